@@ -1,0 +1,1 @@
+//! Takes outbound messages and posts them to their channel's endpoint.

@@ -1,0 +1,1 @@
+//! Takes callbacks and relays them to the SESSIONS_SERVER.

@@ -1,0 +1,35 @@
+//! A channel's answer on its way to the sessions server.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::ids::{CallbackId, SessionId};
+
+/// What a channel posted to `/webhook-response`, as it waits in the callbacks queue.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Callback {
+    /// Made when the answer was accepted; also the forward's `webhook-id`.
+    pub callback_id: CallbackId,
+    /// The session that is answered.
+    pub session_id: SessionId,
+    /// The channel's own JSON text, any value.
+    pub response_data: Box<RawValue>,
+}
+
+/// The body of a forward: what the channel posted.
+#[derive(Debug, Serialize)]
+pub struct ForwardBody<'a> {
+    session_id: &'a SessionId,
+    response_data: &'a RawValue,
+}
+
+impl Callback {
+    /// What the sessions server is sent.
+    #[must_use]
+    pub fn forward_body(&self) -> ForwardBody<'_> {
+        ForwardBody {
+            session_id: &self.session_id,
+            response_data: &self.response_data,
+        }
+    }
+}

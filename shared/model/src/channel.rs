@@ -1,0 +1,280 @@
+//! A channel: a separately deployed web server that speaks one platform.
+//!
+//! A stored document may have been written by another client of the database, so reading one is
+//! lenient (missing fields are empty) and what a delivery needs is checked when it is used.
+//! Writing one through the API is strict: see [`Channel::check`].
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::ids::ChannelId;
+
+/// The key of `channel_metadata` that says where deliveries go.
+pub const ENDPOINT_URL: &str = "endpoint_url";
+
+/// The longest name, in bytes.
+pub const MAX_NAME_BYTES: usize = 256;
+/// The longest description, in bytes.
+pub const MAX_DESCRIPTION_BYTES: usize = 4096;
+/// The longest endpoint URL, in bytes.
+pub const MAX_URL_BYTES: usize = 2048;
+/// The most tags on one channel.
+pub const MAX_TAGS: usize = 64;
+/// The longest tag, in bytes.
+pub const MAX_TAG_BYTES: usize = 128;
+
+/// The five fields of the client's `ChannelStoreObject`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Channel {
+    /// Unique, and part of the API's paths.
+    pub channel_id: ChannelId,
+    /// For people to read.
+    #[serde(default)]
+    pub channel_name: String,
+    /// What the channel does.
+    #[serde(default)]
+    pub channel_description: String,
+    /// Holds `endpoint_url`, and whatever else its owner keeps there.
+    #[serde(default)]
+    pub channel_metadata: Map<String, Value>,
+    /// Labels to search by.
+    #[serde(default)]
+    pub channel_tags: Vec<String>,
+}
+
+/// The fields that an update names; the others stay as they are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelPatch {
+    /// May be named only to repeat the channel's own id: an id never changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel_id: Option<ChannelId>,
+    /// A new name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel_name: Option<String>,
+    /// A new description.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel_description: Option<String>,
+    /// New metadata, in place of all the old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel_metadata: Option<Map<String, Value>>,
+    /// New tags, in place of all the old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel_tags: Option<Vec<String>>,
+}
+
+/// A field that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct FieldError {
+    /// The field's path in the document, dotted.
+    pub field: String,
+    /// What is wrong with it, for its sender to read.
+    pub problem: String,
+}
+
+impl FieldError {
+    /// A problem with the field at this path.
+    pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+impl Channel {
+    /// Where deliveries go.
+    ///
+    /// # Errors
+    /// Says what is wrong with `channel_metadata.endpoint_url`; it must be an absolute http(s)
+    /// URL with a host.
+    pub fn endpoint(&self) -> Result<Url, FieldError> {
+        endpoint(&self.channel_metadata)
+    }
+
+    /// Checks every field against its bound, for a channel that comes in through the API.
+    ///
+    /// # Errors
+    /// All that is wrong, not only the first.
+    pub fn check(&self) -> Result<(), Vec<FieldError>> {
+        check(
+            Some(&self.channel_name),
+            Some(&self.channel_description),
+            Some(&self.channel_metadata),
+            Some(&self.channel_tags),
+        )
+    }
+
+    /// The channel with the patch's fields in place of its own.
+    #[must_use]
+    pub fn patched(mut self, patch: ChannelPatch) -> Self {
+        let ChannelPatch {
+            channel_id: _,
+            channel_name,
+            channel_description,
+            channel_metadata,
+            channel_tags,
+        } = patch;
+        self.channel_name = channel_name.unwrap_or(self.channel_name);
+        self.channel_description = channel_description.unwrap_or(self.channel_description);
+        self.channel_metadata = channel_metadata.unwrap_or(self.channel_metadata);
+        self.channel_tags = channel_tags.unwrap_or(self.channel_tags);
+        self
+    }
+}
+
+impl ChannelPatch {
+    /// Checks the fields that the patch names, for the channel with this id.
+    ///
+    /// # Errors
+    /// All that is wrong, not only the first.
+    pub fn check(&self, id: &ChannelId) -> Result<(), Vec<FieldError>> {
+        let mut errors = check(
+            self.channel_name.as_ref(),
+            self.channel_description.as_ref(),
+            self.channel_metadata.as_ref(),
+            self.channel_tags.as_ref(),
+        )
+        .err()
+        .unwrap_or_default();
+        if self.channel_id.as_ref().is_some_and(|named| named != id) {
+            errors.push(FieldError::new(
+                "channel_id",
+                "cannot be changed; create another channel instead",
+            ));
+        }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
+    }
+}
+
+fn endpoint(metadata: &Map<String, Value>) -> Result<Url, FieldError> {
+    let field = format!("channel_metadata.{ENDPOINT_URL}");
+    let text = match metadata.get(ENDPOINT_URL) {
+        None | Some(Value::Null) => return Err(FieldError::new(field, "is required")),
+        Some(Value::String(text)) => text,
+        Some(_) => return Err(FieldError::new(field, "must be a string")),
+    };
+    http_url(text).map_err(|problem| FieldError::new(field, problem))
+}
+
+/// Reads an absolute http(s) URL with a host.
+///
+/// # Errors
+/// Says which of these it is not, for its sender to read.
+pub fn http_url(text: &str) -> Result<Url, String> {
+    if text.len() > MAX_URL_BYTES {
+        return Err(format!("must be at most {MAX_URL_BYTES} bytes"));
+    }
+    let url = Url::parse(text).map_err(|error| format!("must be an absolute URL: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("must be an http or https URL".to_owned());
+    }
+    Ok(url)
+}
+
+fn check(
+    name: Option<&String>,
+    description: Option<&String>,
+    metadata: Option<&Map<String, Value>>,
+    tags: Option<&Vec<String>>,
+) -> Result<(), Vec<FieldError>> {
+    let mut errors = Vec::new();
+    let mut bound = |field: String, text: &str, most: usize| {
+        if text.len() > most {
+            errors.push(FieldError::new(field, format!("must be at most {most} bytes")));
+        }
+    };
+    if let Some(name) = name {
+        bound("channel_name".to_owned(), name, MAX_NAME_BYTES);
+    }
+    if let Some(description) = description {
+        bound("channel_description".to_owned(), description, MAX_DESCRIPTION_BYTES);
+    }
+    for (at, tag) in tags.into_iter().flatten().enumerate() {
+        bound(format!("channel_tags.{at}"), tag, MAX_TAG_BYTES);
+    }
+    if tags.is_some_and(|tags| tags.len() > MAX_TAGS) {
+        errors.push(FieldError::new("channel_tags", format!("must be at most {MAX_TAGS} tags")));
+    }
+    if let Some(error) = metadata.and_then(|metadata| endpoint(metadata).err()) {
+        errors.push(error);
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    fn channel(document: Value) -> Channel {
+        serde_json::from_value(document).expect("a channel")
+    }
+
+    #[test]
+    fn the_seeds_document_is_a_channel() {
+        let channel = channel(json!({
+            "channel_id": "slack-sim",
+            "channel_name": "Slack Simulated Channel",
+            "channel_description": "Sends messages to Slack (simulated)",
+            "channel_tags": ["slack", "test"],
+            "channel_metadata": {"endpoint_url": "http://localhost:5001/incoming"}
+        }));
+        assert_eq!(channel.check(), Ok(()));
+        assert_eq!(
+            channel.endpoint().unwrap().as_str(),
+            "http://localhost:5001/incoming"
+        );
+    }
+
+    #[rstest]
+    #[case::missing(json!({}), "is required")]
+    #[case::null(json!({"endpoint_url": null}), "is required")]
+    #[case::number(json!({"endpoint_url": 5}), "must be a string")]
+    #[case::relative(json!({"endpoint_url": "/incoming"}), "must be an absolute URL: relative URL without a base")]
+    #[case::other_scheme(json!({"endpoint_url": "ftp://host/x"}), "must be an http or https URL")]
+    #[case::no_host(json!({"endpoint_url": "http://"}), "must be an absolute URL: empty host")]
+    #[case::too_long(json!({"endpoint_url": format!("http://h/{}", "x".repeat(MAX_URL_BYTES))}), "must be at most 2048 bytes")]
+    fn an_endpoint_that_cannot_be_posted_to_is_named(#[case] metadata: Value, #[case] problem: &str) {
+        let channel = channel(json!({"channel_id": "c", "channel_metadata": metadata}));
+        assert_eq!(
+            channel.check(),
+            Err(vec![FieldError::new("channel_metadata.endpoint_url", problem)])
+        );
+    }
+
+    #[test]
+    fn a_patch_replaces_the_fields_it_names_and_leaves_the_rest() {
+        let before = channel(json!({
+            "channel_id": "c", "channel_name": "n", "channel_tags": ["t"],
+            "channel_metadata": {"endpoint_url": "http://h/"}
+        }));
+        let patch: ChannelPatch =
+            serde_json::from_value(json!({"channel_description": "Updated"})).unwrap();
+        let after = before.clone().patched(patch);
+        assert_eq!(after.channel_description, "Updated");
+        assert_eq!(
+            Channel { channel_description: String::new(), ..after },
+            before
+        );
+    }
+
+    #[test]
+    fn a_patch_cannot_change_the_id() {
+        let patch: ChannelPatch = serde_json::from_value(json!({"channel_id": "other"})).unwrap();
+        let errors = patch.check(&"c".parse().unwrap()).unwrap_err();
+        assert_eq!(errors[0].field, "channel_id");
+    }
+}

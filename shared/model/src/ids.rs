@@ -1,0 +1,246 @@
+//! Ids, each a type of its own: what is not an id cannot be passed for one.
+//!
+//! Ids that Roundtrip makes carry a prefix (`msg_`, `cb_`) and a UUIDv7, so they sort by the time
+//! they were made in. Ids that others choose (channels, sessions) are checked when they are parsed
+//! and never again.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use uuid::Uuid;
+
+/// The longest channel id, in characters (all of them ASCII).
+pub const MAX_CHANNEL_ID: usize = 128;
+
+/// The longest session id, in bytes.
+pub const MAX_SESSION_ID_BYTES: usize = 512;
+
+/// Words that stand where a channel id would in the API's paths.
+const RESERVED_CHANNEL_IDS: [&str; 2] = ["message", "messages"];
+
+/// Why a text is not the id that it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// A channel id is empty, too long, or has a character outside `[A-Za-z0-9._~-]`.
+    #[error("must be 1 to {MAX_CHANNEL_ID} characters of A-Z a-z 0-9 . _ ~ -")]
+    ChannelForm,
+    /// A channel id that the API's paths need for themselves, or that a client's URL library
+    /// would resolve away (`.` and `..`).
+    #[error("'{0}' is reserved and cannot be a channel id")]
+    ChannelReserved(String),
+    /// A session id is empty or too long.
+    #[error("must be 1 to {MAX_SESSION_ID_BYTES} bytes, and no control characters")]
+    SessionForm,
+    /// The prefix is missing, or what follows it is no UUID.
+    #[error("must be '{0}' and a UUID of 32 hexadecimal digits")]
+    MadeForm(&'static str),
+}
+
+/// Declares an id that Roundtrip makes: a prefix and a UUIDv7.
+macro_rules! made_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            const PREFIX: &'static str = $prefix;
+
+            /// A new id; later ones sort after earlier ones of the same process.
+            #[must_use]
+            pub fn generate() -> Self {
+                Self(Uuid::now_v7())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}{}", Self::PREFIX, self.0.as_simple())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                text.strip_prefix(Self::PREFIX)
+                    // `Uuid` reads other spellings too; an id has one.
+                    .filter(|rest| rest.len() == uuid::fmt::Simple::LENGTH)
+                    .filter(|rest| !rest.bytes().any(|b| b.is_ascii_uppercase()))
+                    .and_then(|rest| Uuid::try_parse(rest).ok())
+                    .map(Self)
+                    .ok_or(IdError::MadeForm(Self::PREFIX))
+            }
+        }
+
+        string_serde!($name);
+    };
+}
+
+/// Reads and writes an id as its text, by `Display` and `FromStr`.
+macro_rules! string_serde {
+    ($name:ident) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?
+                    .parse()
+                    .map_err(de::Error::custom)
+            }
+        }
+    };
+}
+
+made_id! {
+    /// An accepted message. It is also its `webhook-id`, the same on every try.
+    MessageId, "msg_"
+}
+
+made_id! {
+    /// An accepted callback, and the `webhook-id` under which it is forwarded.
+    CallbackId, "cb_"
+}
+
+/// A channel, by the id its owner chose: `[A-Za-z0-9._~-]{1,128}`, so that it needs no escaping
+/// in a URL.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelId(String);
+
+impl ChannelId {
+    /// The id's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ChannelId {
+    type Error = IdError;
+
+    fn try_from(text: String) -> Result<Self, IdError> {
+        let fits = (1..=MAX_CHANNEL_ID).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._~-".contains(&b));
+        if !fits {
+            return Err(IdError::ChannelForm);
+        }
+        if RESERVED_CHANNEL_IDS.contains(&text.as_str()) || text == "." || text == ".." {
+            return Err(IdError::ChannelReserved(text));
+        }
+        Ok(Self(text))
+    }
+}
+
+/// A session, by the id its client chose. It is carried, never interpreted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(String);
+
+impl SessionId {
+    /// The id's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for SessionId {
+    type Error = IdError;
+
+    fn try_from(text: String) -> Result<Self, IdError> {
+        let fits = (1..=MAX_SESSION_ID_BYTES).contains(&text.len())
+            && !text.chars().any(char::is_control);
+        if fits {
+            Ok(Self(text))
+        } else {
+            Err(IdError::SessionForm)
+        }
+    }
+}
+
+/// The conversions that both chosen ids share.
+macro_rules! chosen_id {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Self::try_from(text.to_owned())
+            }
+        }
+
+        string_serde!($name);
+    };
+}
+
+chosen_id!(ChannelId);
+chosen_id!(SessionId);
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[test]
+    fn a_made_id_reads_back_as_itself() {
+        let id = MessageId::generate();
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[rstest]
+    #[case::no_prefix("0192f0c1a2b37c4d8e9f0a1b2c3d4e5f")]
+    #[case::other_prefix("cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f")]
+    #[case::hyphenated("msg_0192f0c1-a2b3-7c4d-8e9f-0a1b2c3d4e5f")]
+    #[case::upper_case("msg_0192F0C1A2B37C4D8E9F0A1B2C3D4E5F")]
+    #[case::empty("")]
+    fn a_message_id_has_one_spelling(#[case] text: &str) {
+        assert_eq!(
+            text.parse::<MessageId>(),
+            Err(IdError::MadeForm("msg_")),
+            "{text}"
+        );
+    }
+
+    #[rstest]
+    #[case::plain("slack-sim")]
+    #[case::every_kind("A.z_0~-")]
+    #[case::longest(&"x".repeat(MAX_CHANNEL_ID))]
+    #[case::three_dots("...")]
+    fn a_channel_id_that_fits_is_taken(#[case] text: &str) {
+        assert_eq!(text.parse::<ChannelId>().unwrap().as_str(), text);
+    }
+
+    #[rstest]
+    #[case::empty("")]
+    #[case::too_long(&"x".repeat(MAX_CHANNEL_ID + 1))]
+    #[case::slash("a/b")]
+    #[case::space("a b")]
+    #[case::beyond_ascii("kanal-ä")]
+    #[case::reserved("message")]
+    #[case::reserved_too("messages")]
+    #[case::dot(".")]
+    #[case::dots("..")]
+    fn a_channel_id_that_does_not_fit_is_refused(#[case] text: &str) {
+        assert!(text.parse::<ChannelId>().is_err(), "{text}");
+    }
+
+    #[rstest]
+    #[case::empty("")]
+    #[case::too_long(&"x".repeat(MAX_SESSION_ID_BYTES + 1))]
+    #[case::control("a\nb")]
+    fn a_session_id_that_does_not_fit_is_refused(#[case] text: &str) {
+        assert_eq!(text.parse::<SessionId>(), Err(IdError::SessionForm));
+    }
+}

@@ -1,0 +1,23 @@
+//! What Roundtrip speaks of: ids, channels, messages, callbacks, and the rules by which a
+//! delivery is judged and tried again.
+//!
+//! Invariant: nothing here does I/O, reads a clock or draws a random number by itself. Time and
+//! randomness are handed in, so that every rule is a pure function that a test can hold to.
+
+pub mod callback;
+pub mod channel;
+pub mod clock;
+pub mod decision;
+pub mod ids;
+pub mod message;
+pub mod outcome;
+pub mod retry;
+
+pub use callback::Callback;
+pub use channel::{Channel, ChannelPatch};
+pub use clock::{Clock, SystemClock};
+pub use decision::{DeadReason, Decision};
+pub use ids::{CallbackId, ChannelId, MessageId, SessionId};
+pub use message::OutboundMessage;
+pub use outcome::{Outcome, Verdict};
+pub use retry::{Next, RetryPolicy};

@@ -1,0 +1,92 @@
+//! A message on its way to a channel.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::ids::{ChannelId, MessageId, SessionId};
+
+/// What a producer posted, as it waits in the outbound queue.
+///
+/// `message` stays the producer's own text: it is checked to be JSON, and then carried byte by
+/// byte, so that no number is rounded and nothing is parsed twice.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OutboundMessage {
+    /// Made when the message was accepted; also the delivery's `webhook-id`.
+    pub message_id: MessageId,
+    /// Whom it is for.
+    pub channel_id: ChannelId,
+    /// The session that the answer will name.
+    pub session_id: SessionId,
+    /// Any JSON value that says something.
+    pub message: Box<RawValue>,
+    /// Where the channel posts its answer.
+    pub response_url: String,
+}
+
+/// The body of a delivery: these three fields and no other.
+#[derive(Debug, Serialize)]
+pub struct DeliveryBody<'a> {
+    session_id: &'a SessionId,
+    message: &'a RawValue,
+    response_url: &'a str,
+}
+
+impl OutboundMessage {
+    /// What the channel's endpoint is sent.
+    #[must_use]
+    pub fn delivery_body(&self) -> DeliveryBody<'_> {
+        DeliveryBody {
+            session_id: &self.session_id,
+            message: &self.message,
+            response_url: &self.response_url,
+        }
+    }
+}
+
+/// Whether a JSON text says nothing: `null`, `""`, `{}` or `[]`.
+#[must_use]
+pub fn is_empty_json(value: &RawValue) -> bool {
+    let text = value.get().trim();
+    let inside = |open, close| {
+        text.strip_prefix(open)
+            .and_then(|rest| rest.strip_suffix(close))
+            .is_some_and(|inside| inside.trim().is_empty())
+    };
+    text == "null" || text == r#""""# || inside('{', '}') || inside('[', ']')
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("null", true)]
+    #[case(r#""""#, true)]
+    #[case("{ }", true)]
+    #[case("[\n]", true)]
+    #[case(r#"" ""#, false)]
+    #[case("0", false)]
+    #[case("false", false)]
+    #[case("[null]", false)]
+    #[case(r#"{"text":"hi"}"#, false)]
+    fn only_values_that_say_nothing_are_empty(#[case] json: &str, #[case] empty: bool) {
+        let value: Box<RawValue> = serde_json::from_str(json).unwrap();
+        assert_eq!(is_empty_json(&value), empty);
+    }
+
+    #[test]
+    fn the_delivery_is_the_seeds_three_fields_and_keeps_the_message_to_the_byte() {
+        let message: OutboundMessage = serde_json::from_str(
+            r#"{"message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"c",
+               "session_id":"abc123","message":{"n":12345678901234567890.10},
+               "response_url":"http://localhost:8000/webhook-response"}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            serde_json::to_string(&message.delivery_body()).unwrap(),
+            r#"{"session_id":"abc123","message":{"n":12345678901234567890.10},"response_url":"http://localhost:8000/webhook-response"}"#
+        );
+    }
+}

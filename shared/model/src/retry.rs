@@ -1,0 +1,257 @@
+//! When a failed try is made again, and when it is not.
+//!
+//! The default schedule, which is also the broker's set of delay tiers:
+//!
+//! | tries made | wait before the next | running total |
+//! |---|---|---|
+//! | 1 | 1 s | 1 s |
+//! | 2 | 5 s | 6 s |
+//! | 3 | 30 s | 36 s |
+//! | 4 | 2 min | 2 min 36 s |
+//! | 5 | 10 min | 12 min 36 s |
+//! | 6 | 30 min | 42 min 36 s |
+//! | 7 | 2 h | 2 h 42 min 36 s |
+//! | 8 | 6 h | 8 h 42 min 36 s |
+//! | 9 | dead | |
+//!
+//! Each wait is drawn from ±20 % around its interval, so that messages which failed together do
+//! not come back together.
+//!
+//! Invariant: a decision is a pure function of the tries made, the message's age and a random
+//! source.
+
+use std::time::Duration;
+
+use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
+use rand::{Rng, RngExt};
+use time::OffsetDateTime;
+
+use crate::{
+    decision::{DeadKind, DeadReason, Decision},
+    outcome::{Outcome, Verdict},
+};
+
+/// The intervals between tries where nothing else is configured.
+pub const DEFAULT_SCHEDULE: [Duration; 8] = [
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_mins(2),
+    Duration::from_mins(10),
+    Duration::from_mins(30),
+    Duration::from_hours(2),
+    Duration::from_hours(6),
+];
+
+/// How far a wait strays from its interval, as a share of it, both ways.
+pub const JITTER: f64 = 0.2;
+
+/// How old a message may grow before no further try is made.
+pub const DEFAULT_MAX_AGE: Duration = Duration::from_hours(72);
+
+/// The longest wait that another server's `Retry-After` can ask for.
+pub const DEFAULT_RETRY_AFTER_CAP: Duration = Duration::from_hours(1);
+
+/// How often a delivery is tried, and how long apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// The interval after each failed try, in order.
+    pub schedule: Vec<Duration>,
+    /// What follows the end of the schedule.
+    pub then: Then,
+    /// How old a message may grow before no further try is made.
+    pub max_age: Duration,
+    /// The longest wait that `Retry-After` can ask for.
+    pub retry_after_cap: Duration,
+}
+
+/// What follows the end of a schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// No further try.
+    GiveUp,
+    /// The last interval again and again, until the message is too old.
+    RepeatTheLast,
+}
+
+/// What the policy says after a failed try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Try again after this long.
+    After(Duration),
+    /// Every try that the schedule allows was made.
+    Exhausted,
+    /// The message has reached its maximum age.
+    TooOld,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            schedule: DEFAULT_SCHEDULE.to_vec(),
+            then: Then::GiveUp,
+            max_age: DEFAULT_MAX_AGE,
+            retry_after_cap: DEFAULT_RETRY_AFTER_CAP,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// What follows a failed try: `tries` were made, this one included, of a message that was
+    /// accepted at `accepted_at`; `retry_after` is what the other side asked for.
+    #[must_use]
+    pub fn next(
+        &self,
+        tries: u32,
+        retry_after: Option<Duration>,
+        accepted_at: OffsetDateTime,
+        now: OffsetDateTime,
+        random: &mut impl Rng,
+    ) -> Next {
+        if self.is_too_old(accepted_at, now) {
+            return Next::TooOld;
+        }
+        let at = usize::try_from(tries.saturating_sub(1)).unwrap_or(usize::MAX);
+        let interval = match (self.schedule.get(at), self.then) {
+            (Some(interval), _) => *interval,
+            (None, Then::RepeatTheLast) => self.schedule.last().copied().unwrap_or_default(),
+            (None, Then::GiveUp) => return Next::Exhausted,
+        };
+        let wait = interval.mul_f64(random.random_range(1.0 - JITTER..=1.0 + JITTER));
+        let asked = retry_after.unwrap_or_default().min(self.retry_after_cap);
+        Next::After(wait.max(asked))
+    }
+
+    /// Whether a message accepted at `accepted_at` has reached its maximum age. A clock that was
+    /// set back makes nothing old.
+    #[must_use]
+    pub fn is_too_old(&self, accepted_at: OffsetDateTime, now: OffsetDateTime) -> bool {
+        Duration::try_from(now - accepted_at).is_ok_and(|age| age >= self.max_age)
+    }
+
+    /// The decision that an outcome leads to.
+    #[must_use]
+    pub fn decide(
+        &self,
+        outcome: &Outcome,
+        tries: u32,
+        accepted_at: OffsetDateTime,
+        now: OffsetDateTime,
+        random: &mut impl Rng,
+    ) -> Decision {
+        let retry_after = match outcome.verdict() {
+            Verdict::Delivered => return Decision::Done,
+            Verdict::Refused => {
+                return Decision::DeadLetter(DeadReason::new(DeadKind::Refused, outcome.summary()));
+            }
+            Verdict::Failed { retry_after } => retry_after,
+        };
+        match self.next(tries, retry_after, accepted_at, now, random) {
+            Next::After(wait) => Decision::RetryAfter(wait),
+            Next::Exhausted => Decision::DeadLetter(DeadReason::new(
+                DeadKind::AttemptsExhausted,
+                format!("{tries} tries failed; the last: {}", outcome.summary()),
+            )),
+            Next::TooOld => Decision::DeadLetter(DeadReason::new(
+                DeadKind::TooOld,
+                format!(
+                    "older than {} after {tries} tries; the last: {}",
+                    humantime::format_duration(self.max_age),
+                    outcome.summary()
+                ),
+            )),
+        }
+    }
+}
+
+/// The waits between attempts to reach a server of our own (broker, store) that is away: from
+/// 100 ms to 2 s, jittered, for as long as it takes.
+#[must_use]
+pub fn reconnect() -> ExponentialBackoff {
+    ExponentialBackoffBuilder::new()
+        .with_initial_interval(Duration::from_millis(100))
+        .with_multiplier(2.0)
+        .with_randomization_factor(JITTER)
+        .with_max_interval(Duration::from_secs(2))
+        .with_max_elapsed_time(None)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::{SeedableRng, rngs::SmallRng};
+    use time::macros::datetime;
+
+    use super::*;
+
+    const ACCEPTED: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
+
+    fn policy(then: Then) -> RetryPolicy {
+        RetryPolicy { then, ..RetryPolicy::default() }
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_stays_within_the_jitter_of_its_interval(seed: u64, tries in 1_u32..=8) {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let next = policy(Then::GiveUp).next(tries, None, ACCEPTED, ACCEPTED, &mut random);
+            let Next::After(wait) = next else { panic!("{next:?}") };
+            let interval = DEFAULT_SCHEDULE[tries as usize - 1];
+            prop_assert!(wait >= interval.mul_f64(1.0 - JITTER));
+            prop_assert!(wait <= interval.mul_f64(1.0 + JITTER));
+        }
+
+        #[test]
+        fn a_schedule_that_gives_up_ends(seed: u64, tries in 9_u32..) {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let next = policy(Then::GiveUp).next(tries, None, ACCEPTED, ACCEPTED, &mut random);
+            prop_assert_eq!(next, Next::Exhausted);
+        }
+
+        #[test]
+        fn a_schedule_that_repeats_never_gives_up_before_the_maximum_age(
+            seed: u64, tries in 1_u32.., age in 0_i64..72 * 3600,
+        ) {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let now = ACCEPTED + time::Duration::seconds(age);
+            let next = policy(Then::RepeatTheLast).next(tries, None, ACCEPTED, now, &mut random);
+            prop_assert!(matches!(next, Next::After(_)), "{:?}", next);
+        }
+
+        #[test]
+        fn nothing_is_tried_after_the_maximum_age(seed: u64, tries in 1_u32.., over in 0_i64..1_000_000) {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let now = ACCEPTED + DEFAULT_MAX_AGE + time::Duration::seconds(over);
+            let next = policy(Then::RepeatTheLast).next(tries, None, ACCEPTED, now, &mut random);
+            prop_assert_eq!(next, Next::TooOld);
+        }
+
+        #[test]
+        fn retry_after_is_honoured_up_to_its_cap(seed: u64, tries in 1_u32..=8, asked in 0_u64..1_000_000) {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let asked = Duration::from_secs(asked);
+            let next = policy(Then::GiveUp).next(tries, Some(asked), ACCEPTED, ACCEPTED, &mut random);
+            let Next::After(wait) = next else { panic!("{next:?}") };
+            prop_assert!(wait >= asked.min(DEFAULT_RETRY_AFTER_CAP));
+            let interval = DEFAULT_SCHEDULE[tries as usize - 1];
+            prop_assert!(wait <= interval.mul_f64(1.0 + JITTER).max(DEFAULT_RETRY_AFTER_CAP));
+        }
+
+        #[test]
+        fn the_same_draw_gives_the_same_answer(seed: u64, tries: u32, asked in proptest::option::of(0_u64..10_000)) {
+            let asked = asked.map(Duration::from_secs);
+            let next = || {
+                let mut random = SmallRng::seed_from_u64(seed);
+                policy(Then::RepeatTheLast).next(tries, asked, ACCEPTED, ACCEPTED, &mut random)
+            };
+            prop_assert_eq!(next(), next());
+        }
+
+        #[test]
+        fn a_clock_set_back_makes_nothing_old(back in 0_i64..1_000_000_000) {
+            let now = ACCEPTED - time::Duration::seconds(back);
+            prop_assert!(!policy(Then::GiveUp).is_too_old(ACCEPTED, now));
+        }
+    }
+}

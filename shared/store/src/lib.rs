@@ -1,0 +1,136 @@
+//! Channels behind one trait, with two engines: MongoDB, and an embedded one on SQLite.
+//!
+//! Invariant: both engines give the same answer to the same call, the query filter included; one
+//! contract suite holds them to it. A document that another client wrote straight into the
+//! database, with only the seed's fields, works.
+//!
+//! No type of the mongodb crate's or rusqlite's leaves this crate.
+
+mod cache;
+#[cfg(feature = "contract")]
+pub mod contract;
+pub mod embedded;
+pub mod filter;
+pub mod mongo;
+mod page;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use roundtrip_model::{Channel, ChannelId, ChannelPatch};
+
+pub use cache::CachedChannels;
+pub use filter::{Filter, FilterError};
+pub use page::{ChannelPage, Cursor, Direction, PageRequest, Sort, SortField};
+
+/// Where channels are kept.
+#[async_trait]
+pub trait Channels: Send + Sync + 'static {
+    /// Adds a channel.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] where the id is taken.
+    async fn create(&self, channel: &Channel) -> Result<Version, StoreError>;
+
+    /// The channel with this id.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Unreadable`] where a foreign document is no channel.
+    async fn get(&self, id: &ChannelId) -> Result<Versioned, StoreError>;
+
+    /// Replaces the fields that the patch names, in one atomic step, and answers with the whole.
+    /// Fields that Roundtrip does not know stay in the document.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Changed`] where `expected` names another version
+    /// than the one that is stored.
+    async fn update(
+        &self,
+        id: &ChannelId,
+        patch: &ChannelPatch,
+        expected: Option<&Version>,
+    ) -> Result<Versioned, StoreError>;
+
+    /// Removes a channel.
+    ///
+    /// # Errors
+    /// As for [`Channels::update`].
+    async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), StoreError>;
+
+    /// The channels that match, a page at a time.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`] only: a filter and a cursor are checked when they are parsed.
+    async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError>;
+
+    /// Whether the store answers now.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    async fn ping(&self) -> Result<(), StoreError>;
+}
+
+/// A store that roles share.
+pub type SharedChannels = Arc<dyn Channels>;
+
+/// A channel as it is stored, and its version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Versioned {
+    /// The channel.
+    pub channel: Channel,
+    /// Changes with every change of the channel's five fields, whoever makes it.
+    pub version: Version,
+}
+
+/// A version of a channel: a digest of its five fields, so that a change by another client of the
+/// database counts too.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Version(String);
+
+impl Version {
+    /// The version of this content.
+    #[must_use]
+    pub fn of(channel: &Channel) -> Self {
+        use sha2::{Digest, Sha256};
+        let json = serde_json::to_vec(channel).unwrap_or_default();
+        let digest = Sha256::digest(&json);
+        Self(digest[..16].iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// A version as a client names it; any text, which may be no version at all.
+    #[must_use]
+    pub fn named(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is a channel with this id.
+    #[error("a channel with the id '{0}' exists")]
+    Exists(ChannelId),
+    /// There is no channel with this id.
+    #[error("there is no channel with the id '{0}'")]
+    NotFound(ChannelId),
+    /// The channel is not of the expected version.
+    #[error("the channel '{0}' has changed meanwhile")]
+    Changed(ChannelId),
+    /// A document written by another client is not a channel.
+    #[error("the stored document of '{id}' is no channel: {problem}")]
+    Unreadable {
+        /// Which.
+        id: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The store cannot be reached, or failed. The source says how.
+    #[error("the store is away")]
+    Away(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,77 @@
+//! Pages of a query: how many, in what order, and from where on.
+
+use roundtrip_model::Channel;
+
+/// The most channels on one page.
+pub const MAX_LIMIT: u16 = 1000;
+/// How many, where the request does not say.
+pub const DEFAULT_LIMIT: u16 = 100;
+
+/// Which page is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageRequest {
+    /// 1 to [`MAX_LIMIT`].
+    pub limit: u16,
+    /// The order.
+    pub sort: Sort,
+    /// Where the page before it ended.
+    pub cursor: Option<Cursor>,
+}
+
+impl Default for PageRequest {
+    fn default() -> Self {
+        Self {
+            limit: DEFAULT_LIMIT,
+            sort: Sort::default(),
+            cursor: None,
+        }
+    }
+}
+
+/// An order: by one field, then by `channel_id`, both in the one direction. Text is compared byte
+/// by byte, and a missing field counts as an empty text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sort {
+    /// The field.
+    pub field: SortField,
+    /// The direction.
+    pub direction: Direction,
+}
+
+/// A field to sort by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SortField {
+    /// `channel_id`.
+    #[default]
+    ChannelId,
+    /// `channel_name`.
+    ChannelName,
+}
+
+/// Up or down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// From the smallest.
+    #[default]
+    Ascending,
+    /// From the greatest.
+    Descending,
+}
+
+/// Where a page ended: the last channel's sort key. Opaque to clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    /// The sorted field's value.
+    pub value: String,
+    /// The channel's id.
+    pub channel_id: String,
+}
+
+/// A page.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelPage {
+    /// The channels, in order.
+    pub channels: Vec<Channel>,
+    /// Where the next page begins; none where this one is the last.
+    pub next: Option<Cursor>,
+}

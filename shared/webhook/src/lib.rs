@@ -1,0 +1,1 @@
+//! One POST to somebody else's server, every byte of it under one time limit.
