@@ -6,6 +6,7 @@
 //!
 //! No type of lapin's or rusqlite's leaves this crate.
 
+mod config;
 mod delivery;
 mod parcel;
 mod worker;
@@ -19,6 +20,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use config::{
+    Config, DEFAULT_MAX_BACKLOG, DEFAULT_NAMESPACE, DEFAULT_PUBLISH_TIMEOUT, DEFAULT_URL,
+    MAX_OUTBOUND_SHARDS, OpenError, open,
+};
 pub use delivery::{Delivery, Settle, Settlement};
 pub use parcel::{Parcel, Queue, Route};
 pub use worker::{Handler, Worker};

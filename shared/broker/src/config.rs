@@ -1,0 +1,177 @@
+//! Which broker, and with which bounds; and how it is opened.
+//!
+//! Invariant: the URL may hold a password, so nothing here prints it: `Debug` and every error
+//! show its scheme at most.
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use roundtrip_model::Clock;
+use serde::{Deserialize, Serialize};
+
+use crate::{SharedBroker, embedded::Embedded, rabbitmq::RabbitMq};
+
+/// The embedded engine's file where nothing else is configured.
+pub const DEFAULT_URL: &str = "sqlite:data/broker.db";
+
+/// The prefix of every RabbitMQ name where nothing else is configured.
+pub const DEFAULT_NAMESPACE: &str = "roundtrip";
+
+/// Leaves room for ingress to answer 503 within two seconds.
+pub const DEFAULT_PUBLISH_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How many parcels a queue takes where nothing else is configured.
+pub const DEFAULT_MAX_BACKLOG: u64 = 10_000_000;
+
+/// The most shards of the outbound queue: each is a queue and a consumer.
+pub const MAX_OUTBOUND_SHARDS: u16 = 64;
+
+/// The section `broker` of the configuration.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `sqlite:` and a file's path for the embedded engine; `amqp://` or `amqps://` for RabbitMQ.
+    pub url: String,
+    /// The prefix of every name in RabbitMQ, so that several systems can share one.
+    pub namespace: String,
+    /// How many queues share the outbound messages in RabbitMQ, by channel. It can be raised, not
+    /// lowered, while messages wait.
+    pub outbound_shards: u16,
+    /// How long a publish waits for its confirm.
+    #[serde(with = "humantime_serde")]
+    pub publish_timeout: Duration,
+    /// The most parcels in one queue; a full queue refuses.
+    pub max_backlog: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: DEFAULT_URL.to_owned(),
+            namespace: DEFAULT_NAMESPACE.to_owned(),
+            outbound_shards: 1,
+            publish_timeout: DEFAULT_PUBLISH_TIMEOUT,
+            max_backlog: DEFAULT_MAX_BACKLOG,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            url,
+            namespace,
+            outbound_shards,
+            publish_timeout,
+            max_backlog,
+        } = self;
+        f.debug_struct("Config")
+            .field("url", &Masked(url))
+            .field("namespace", namespace)
+            .field("outbound_shards", outbound_shards)
+            .field("publish_timeout", publish_timeout)
+            .field("max_backlog", max_backlog)
+            .finish()
+    }
+}
+
+/// Shows a file's URL whole, and of any other the scheme alone.
+struct Masked<'a>(&'a str);
+
+impl fmt::Debug for Masked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.starts_with(SQLITE) {
+            return fmt::Debug::fmt(self.0, f);
+        }
+        match self.0.split_once("://") {
+            Some((scheme, _)) => write!(f, "\"{scheme}://…\""),
+            None => f.write_str("\"…\""),
+        }
+    }
+}
+
+const SQLITE: &str = "sqlite:";
+const AMQP: [&str; 2] = ["amqp://", "amqps://"];
+
+/// Why a broker could not be opened; each is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URL names no engine.
+    #[error("broker.url must begin with sqlite:, amqp:// or amqps://")]
+    Scheme,
+    /// The URL's scheme is known, the rest of it cannot be used.
+    #[error("broker.url: {0}")]
+    Url(String),
+    /// A setting is out of its bounds.
+    #[error("broker.{field} {problem}")]
+    Setting {
+        /// The setting's name.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Another process has the file open.
+    #[error(
+        "{} is in use by another process: stop that one, or give this one a broker.url of its own \
+         (only RabbitMQ can be shared between processes)",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// The file was written by a newer Roundtrip.
+    #[error(
+        "{} has the schema version {found}, and this Roundtrip knows versions up to {known}: run \
+         the newer Roundtrip that wrote it",
+        path.display()
+    )]
+    NewerSchema {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest version that is known here.
+        known: i64,
+    },
+    /// The file cannot be opened, made or read.
+    #[error("cannot open {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// How it failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Opens the broker that the URL names. RabbitMQ need not be there yet: until it is reached its
+/// status says that it is away.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<SharedBroker, OpenError> {
+    check(config)?;
+    if let Some(path) = config.url.strip_prefix(SQLITE) {
+        return Ok(Arc::new(Embedded::open(path, config, clock).await?));
+    }
+    if AMQP.iter().any(|scheme| config.url.starts_with(scheme)) {
+        return Ok(Arc::new(RabbitMq::open(config, clock).await?));
+    }
+    Err(OpenError::Scheme)
+}
+
+fn check(config: &Config) -> Result<(), OpenError> {
+    let setting = |field, problem| Err(OpenError::Setting { field, problem });
+    if !(1..=MAX_OUTBOUND_SHARDS).contains(&config.outbound_shards) {
+        return setting(
+            "outbound_shards",
+            format!("must be 1 to {MAX_OUTBOUND_SHARDS}"),
+        );
+    }
+    if config.publish_timeout.is_zero() {
+        return setting("publish_timeout", "must be longer than nothing".to_owned());
+    }
+    if config.max_backlog == 0 {
+        return setting("max_backlog", "must be at least 1".to_owned());
+    }
+    if config.namespace.is_empty() {
+        return setting("namespace", "must not be empty".to_owned());
+    }
+    Ok(())
+}
