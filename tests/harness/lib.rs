@@ -1,1 +1,8 @@
 //! The harness of the end-to-end tests.
+
+pub mod counting;
+pub mod http;
+pub mod loader;
+pub mod process;
+pub mod procfs;
+pub mod tally;

@@ -1,0 +1,79 @@
+//! A small HTTP client: one keep-alive connection, one exchange at a time.
+//!
+//! Invariant: it does no more than it must (no pool, no redirects, no retries), so that a loader
+//! made of it costs less than what it loads, and every failure is seen.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, StatusCode,
+    client::conn::http1::{SendRequest, handshake},
+    header::{CONTENT_TYPE, HOST, HeaderValue},
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    host: HeaderValue,
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// If nobody listens there.
+    pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await.context("connecting")?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        // It ends with its sender; a broken exchange reports its own error.
+        tokio::spawn(connection);
+        Ok(Self {
+            sender,
+            host: HeaderValue::from_str(&address.to_string())?,
+        })
+    }
+
+    /// Posts JSON and reads the whole answer.
+    ///
+    /// # Errors
+    /// If the exchange breaks; the connection is of no further use then.
+    pub async fn post(&mut self, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(HOST, &self.host)
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body(Full::new(body))?;
+        self.exchange(request).await
+    }
+
+    /// Gets.
+    ///
+    /// # Errors
+    /// As [`Connection::post`].
+    pub async fn get(&mut self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+        let request = Request::builder()
+            .uri(path)
+            .header(HOST, &self.host)
+            .body(Full::new(Bytes::new()))?;
+        self.exchange(request).await
+    }
+
+    async fn exchange(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        self.sender.ready().await?;
+        let answer = self.sender.send_request(request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        Ok((status, body))
+    }
+}

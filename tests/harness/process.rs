@@ -1,0 +1,239 @@
+//! Child processes: started with an environment of their own, measured, killed and started again.
+//!
+//! Invariant: a process never outlives its [`Process`], and sees nothing of the environment that
+//! the tests run in but `PATH` and `HOME`.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::{
+    http::Connection,
+    procfs::{self, Usage},
+};
+
+/// How long a process may take to become ready.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often readiness is asked for.
+const READY_EVERY: Duration = Duration::from_millis(20);
+
+/// How much of a log an error shows.
+const LOG_TAIL_BYTES: usize = 4_000;
+
+/// What to start. Kept by the process, so that it can be started again as it was.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// What reports call it.
+    pub name: String,
+    /// The executable.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+    /// Its working folder, made where it is not there; its output goes to `NAME.log` in it.
+    pub folder: PathBuf,
+    /// Where `/readyz` answers 200 once it is ready.
+    pub operations: SocketAddr,
+}
+
+/// A running process, or one that was killed and may be started again.
+#[derive(Debug)]
+pub struct Process {
+    program: Program,
+    child: Option<Child>,
+    /// What its killed predecessors used, so that a restart hides nothing.
+    used_before: Usage,
+}
+
+impl Process {
+    /// Starts a program and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it cannot be started, ends, or is not ready within 30 s; the error shows its log's end.
+    pub async fn start(program: Program) -> anyhow::Result<Self> {
+        fs::create_dir_all(&program.folder)
+            .with_context(|| format!("making {}", program.folder.display()))?;
+        let mut process = Self {
+            program,
+            child: None,
+            used_before: Usage::default(),
+        };
+        process.restart().await?;
+        Ok(process)
+    }
+
+    /// What it was started from.
+    #[must_use]
+    pub const fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Whether it was started and has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Starts it (again), as it was, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Process::start`]; and if it is running already.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        if self.is_running() {
+            bail!("{} is running already", self.program.name);
+        }
+        let log = self.log()?;
+        let child = Command::new(&self.program.path)
+            .args(&self.program.args)
+            .env_clear()
+            .envs(std::env::vars().filter(|(name, _)| matches!(name.as_str(), "PATH" | "HOME")))
+            .envs(self.program.env.iter().cloned())
+            .current_dir(&self.program.folder)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {}", self.program.path.display()))?;
+        self.child = Some(child);
+        self.ready().await
+    }
+
+    async fn ready(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + READY_LIMIT;
+        let operations = self.program.operations;
+        loop {
+            let asked = async { Connection::open(operations).await?.get("/readyz").await };
+            match timeout_at(deadline, asked).await {
+                Ok(Ok((status, _))) if status.is_success() => return Ok(()),
+                Err(_) => bail!("{} was not ready in time\n{}", self.program.name, self.tail()),
+                Ok(_) if !self.is_running() => {
+                    bail!("{} ended at its start\n{}", self.program.name, self.tail())
+                }
+                Ok(_) => sleep(READY_EVERY).await,
+            }
+        }
+    }
+
+    /// Kills it with SIGKILL, as a crash or the kernel's memory killer would.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.used_before = self.usage()?;
+        let mut child = self.take()?;
+        child.kill().await.context("killing")
+    }
+
+    /// Asks it to end with SIGTERM, and waits for that.
+    ///
+    /// # Errors
+    /// If it is not running, or does not end within `limit`; it is killed then.
+    pub async fn stop(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        let mut child = self.take()?;
+        let pid = child
+            .id()
+            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
+            .with_context(|| format!("{} has ended already", self.program.name))?;
+        kill_process(pid, Signal::TERM)?;
+        match timeout_at(Instant::now() + limit, child.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => {
+                child.kill().await?;
+                bail!("{} did not end in {limit:?}\n{}", self.program.name, self.tail())
+            }
+        }
+    }
+
+    /// The processor time it has used, with that of the predecessors that were killed, and the
+    /// most memory that it held.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn usage(&self) -> anyhow::Result<Usage> {
+        let pid = self
+            .pid()
+            .with_context(|| format!("{} is not running", self.program.name))?;
+        Ok(self.used_before.and(procfs::usage(pid)?))
+    }
+
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
+    /// The end of its log, for an error that a human reads.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        let log = fs::read(self.log_path()).unwrap_or_default();
+        let from = log.len().saturating_sub(LOG_TAIL_BYTES);
+        String::from_utf8_lossy(&log[from..]).into_owned()
+    }
+
+    fn take(&mut self) -> anyhow::Result<Child> {
+        self.child
+            .take()
+            .with_context(|| format!("{} is not running", self.program.name))
+    }
+
+    fn log(&self) -> anyhow::Result<File> {
+        let path = self.log_path();
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("opening {}", path.display()))
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.program.folder.join(format!("{}.log", self.program.name))
+    }
+}
+
+/// A port that was free a moment ago.
+///
+/// # Errors
+/// If the machine has none.
+pub fn free_port() -> anyhow::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("asking for a port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// The gateway's executable: `ROUNDTRIP_BINARY`, or the one beside the tests' own.
+///
+/// # Errors
+/// If there is none; the error says how to build it.
+pub fn gateway_binary() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("ROUNDTRIP_BINARY") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    // target/PROFILE/benchmark, or target/PROFILE/deps/suite-HASH.
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("roundtrip"))
+        .find(|path| Path::is_file(path))
+        .with_context(|| {
+            format!(
+                "no roundtrip executable near {}: build it with `cargo build -p roundtrip`, \
+                 or name it in ROUNDTRIP_BINARY",
+                own.display()
+            )
+        })
+}

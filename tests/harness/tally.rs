@@ -1,0 +1,121 @@
+//! Counts messages by who they are: each has a session of its own, and the session's name holds
+//! the run and the message's number.
+//!
+//! Invariant: what belongs to another run is not counted, so a straggler of an earlier run changes
+//! no result; and a message that comes twice is one message and one duplicate.
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::bail;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
+
+/// How many of a run's messages came, and how often.
+#[derive(Debug)]
+pub struct Tally {
+    run: String,
+    counts: Vec<AtomicU32>,
+    distinct: AtomicU64,
+    total: AtomicU64,
+    full_at: OnceLock<Instant>,
+    changed: Notify,
+}
+
+impl Tally {
+    /// An empty tally for a run of so many messages.
+    #[must_use]
+    pub fn new(run: &str, messages: usize) -> Self {
+        Self {
+            run: run.to_owned(),
+            counts: (0..messages).map(|_| AtomicU32::new(0)).collect(),
+            distinct: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            full_at: OnceLock::new(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// The session of a message of this run.
+    #[must_use]
+    pub fn session(&self, message: u64) -> String {
+        format!("{}-{message}", self.run)
+    }
+
+    /// Counts one, by its session.
+    pub fn count(&self, session: &str) {
+        let number = session
+            .strip_prefix(self.run.as_str())
+            .and_then(|rest| rest.strip_prefix('-')?.parse::<usize>().ok());
+        let Some(count) = number.and_then(|number| self.counts.get(number)) else {
+            return;
+        };
+        self.total.fetch_add(1, Ordering::AcqRel);
+        if count.fetch_add(1, Ordering::AcqRel) == 0 {
+            let distinct = self.distinct.fetch_add(1, Ordering::AcqRel) + 1;
+            if distinct == self.messages() {
+                self.full_at.get_or_init(Instant::now);
+            }
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// How many messages the run has.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.counts.len() as u64
+    }
+
+    /// How many messages came at least once.
+    #[must_use]
+    pub fn distinct(&self) -> u64 {
+        self.distinct.load(Ordering::Acquire)
+    }
+
+    /// How many came beyond each message's first.
+    #[must_use]
+    pub fn duplicates(&self) -> u64 {
+        // The total is counted first, so it is never the lesser of the two.
+        let distinct = self.distinct();
+        self.total.load(Ordering::Acquire) - distinct
+    }
+
+    /// Waits until so many messages have come.
+    ///
+    /// # Errors
+    /// If they have not within the limit; the error says how many have.
+    pub async fn reach(&self, messages: u64, limit: Duration) -> anyhow::Result<()> {
+        let reached = async {
+            loop {
+                let changed = self.changed.notified();
+                if self.distinct() >= messages {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        if timeout(limit, reached).await.is_err() {
+            bail!(
+                "{} of {messages} messages came within {limit:?}",
+                self.distinct()
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits until every message has come, and says when the last one's first arrival was.
+    ///
+    /// # Errors
+    /// As [`Tally::reach`].
+    pub async fn full(&self, limit: Duration) -> anyhow::Result<Instant> {
+        self.reach(self.messages(), limit).await?;
+        Ok(*self.full_at.get_or_init(Instant::now))
+    }
+}
