@@ -1,1 +1,71 @@
 //! Takes outbound messages and posts them to their channel's endpoint.
+//!
+//! Invariant: every message that is taken ends in one decision, which the worker loop carries out:
+//! delivered, tried again, dead with its reason, or parked at the cost of no try. A message is
+//! dead only for a reason of its own or its channel's, never because a server of ours is away.
+
+mod config;
+mod handler;
+
+use std::{sync::Arc, time::Duration};
+
+use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
+use roundtrip_model::{
+    Clock,
+    retry::{DEFAULT_SCHEDULE, Then},
+};
+use roundtrip_store::CachedChannels;
+use roundtrip_webhook::{ConfigError, Courier, Webhook, window};
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+
+/// Delivers messages.
+pub struct Dispatcher {
+    channels: Arc<CachedChannels>,
+    courier: Courier,
+    concurrency: u16,
+    window: u16,
+    park: Duration,
+}
+
+impl Dispatcher {
+    /// A dispatcher that finds its channels here.
+    ///
+    /// # Errors
+    /// Names the setting that is out of its bounds.
+    pub fn new(
+        config: &Config,
+        channels: Arc<CachedChannels>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, ConfigError> {
+        let policy = config.retry.policy(Then::GiveUp, &DEFAULT_SCHEDULE)?;
+        let webhook = Webhook::new(&config.webhook)?;
+        Ok(Self {
+            channels,
+            courier: Courier::new(webhook, policy, clock),
+            concurrency: config.concurrency,
+            window: window(config.concurrency)?,
+            park: config.park,
+        })
+    }
+
+    /// Works the outbound queue until `stop`, and then up to `drain` longer on what is under way.
+    ///
+    /// # Errors
+    /// [`Closed`] where the broker was closed before it began.
+    pub async fn run(
+        self,
+        broker: SharedBroker,
+        drain: Duration,
+        stop: CancellationToken,
+    ) -> Result<(), Closed> {
+        let consumer = broker.consume(Queue::Outbound, self.window).await?;
+        let worker = Worker {
+            concurrency: usize::from(self.concurrency),
+            drain,
+        };
+        worker.run(consumer, Arc::new(self), stop).await;
+        Ok(())
+    }
+}

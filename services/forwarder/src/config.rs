@@ -1,0 +1,30 @@
+//! The forwarder's section of the configuration.
+
+use roundtrip_webhook::RetryConfig;
+use serde::{Deserialize, Serialize};
+
+/// [`Config::concurrency`] where nothing is configured: the answers all go to one server.
+const DEFAULT_CONCURRENCY: u16 = 64;
+
+/// How answers are forwarded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The most forwards under way at once.
+    pub concurrency: u16,
+    /// How the sessions server is posted to.
+    pub webhook: roundtrip_webhook::Config,
+    /// When a failed forward is tried again. The last interval is repeated until the answer has
+    /// reached its maximum age.
+    pub retry: RetryConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            concurrency: DEFAULT_CONCURRENCY,
+            webhook: roundtrip_webhook::Config::default(),
+            retry: RetryConfig::default(),
+        }
+    }
+}

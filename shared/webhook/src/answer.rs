@@ -1,0 +1,111 @@
+//! What is read and kept of an answer's body.
+//!
+//! Invariant: however long the body is, at most [`MAX_ANSWER_BYTES`] of it (and the piece that
+//! crosses this line) are read, and at most [`EXCERPT_BYTES`] are kept.
+
+use reqwest::Response;
+
+/// The most of an answer that is kept, for a log or a dead letter's reason.
+pub const EXCERPT_BYTES: usize = 1024;
+
+/// The most of an answer that is read, so that its connection can be used again; beyond it, a new
+/// connection is cheaper.
+pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// A character of four bytes may stand across the excerpt's end.
+const LONGEST_CHARACTER: usize = 4;
+
+/// The beginning of a body, as it is read piece by piece.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    kept: Vec<u8>,
+    read: usize,
+}
+
+impl Answer {
+    /// Reads the body to its end, its failure or the limit. What was read by then stays, should
+    /// the future be dropped half-way: a body that stalls takes nothing away from its status.
+    pub(crate) async fn read(&mut self, response: &mut Response) {
+        while self.read < MAX_ANSWER_BYTES {
+            match response.chunk().await {
+                Ok(Some(piece)) => self.take(&piece),
+                // The status line was the answer; a body that breaks off changes nothing.
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, piece: &[u8]) {
+        let room = (EXCERPT_BYTES + LONGEST_CHARACTER).saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(&piece[..piece.len().min(room)]);
+        self.read += piece.len();
+    }
+
+    /// The excerpt: text that can stand in one line of a log.
+    pub(crate) fn excerpt(&self) -> String {
+        let mut excerpt = String::new();
+        for character in String::from_utf8_lossy(&self.kept).chars().map(harmless) {
+            if excerpt.len() + character.len_utf8() > EXCERPT_BYTES {
+                break;
+            }
+            excerpt.push(character);
+        }
+        excerpt.truncate(excerpt.trim_end().len());
+        excerpt
+    }
+}
+
+/// The character, or one that cannot break a line, steer a terminal or turn the text's direction.
+fn harmless(character: char) -> char {
+    match character {
+        '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => ' ',
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            char::REPLACEMENT_CHARACTER
+        }
+        control if control.is_control() => char::REPLACEMENT_CHARACTER,
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn excerpt(body: &[u8]) -> String {
+        let mut answer = Answer::default();
+        answer.take(body);
+        answer.excerpt()
+    }
+
+    #[rstest]
+    #[case::plain(b"no such channel", "no such channel")]
+    #[case::lines(b"a\r\nb\n", "a  b")]
+    #[case::terminal(b"\x1b[31mred", "\u{fffd}[31mred")]
+    #[case::no_text(b"\xff\xfe", "\u{fffd}\u{fffd}")]
+    #[case::direction("a\u{202e}b".as_bytes(), "a\u{fffd}b")]
+    fn an_excerpt_can_stand_in_a_log(#[case] body: &[u8], #[case] expected: &str) {
+        assert_eq!(excerpt(body), expected);
+    }
+
+    #[test]
+    fn an_excerpt_ends_with_a_whole_character() {
+        let body = format!("x{}", "ä".repeat(EXCERPT_BYTES));
+        assert_eq!(excerpt(body.as_bytes()), format!("x{}", "ä".repeat(511)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_it_longer_than_its_limit(pieces: Vec<Vec<u8>>) {
+            let mut answer = Answer::default();
+            for piece in pieces {
+                answer.take(&piece.repeat(50));
+            }
+            let excerpt = answer.excerpt();
+            prop_assert!(excerpt.len() <= EXCERPT_BYTES);
+            prop_assert!(!excerpt.contains(char::is_control));
+        }
+    }
+}

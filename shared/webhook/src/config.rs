@@ -1,0 +1,277 @@
+//! How webhooks are posted and tried again: the two sections that every role which posts has.
+//!
+//! Invariant: a configuration that was turned into a [`crate::Webhook`] or a
+//! [`RetryPolicy`] is within its bounds; what is not is named in one line.
+
+use std::time::Duration;
+
+use roundtrip_model::retry::{DEFAULT_MAX_AGE, DEFAULT_RETRY_AFTER_CAP, RetryPolicy, Then};
+use serde::{Deserialize, Serialize};
+
+/// [`Config::timeout`] where nothing is configured.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// [`Config::connect_timeout`] where nothing is configured.
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// [`Config::max_idle_per_host`] where nothing is configured: as many as a role's default
+/// concurrency, so that one busy host does not make it connect again and again.
+const DEFAULT_MAX_IDLE_PER_HOST: usize = 256;
+
+/// The most intervals in a schedule.
+const MAX_SCHEDULE: usize = 64;
+/// The shortest interval in a schedule; nothing at all would be a busy loop against a server that
+/// is down already.
+const MIN_INTERVAL: Duration = Duration::from_millis(1);
+/// The longest of every duration here: nobody means more than a year.
+const MAX_DURATION: Duration = Duration::from_hours(24 * 366);
+/// The most deliveries that one role of one process has under way at once.
+pub const MAX_CONCURRENCY: u16 = 10_000;
+
+/// How a webhook is posted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The time limit on one exchange, from the connection to the last byte that is read of the
+    /// answer.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// The time limit on making a connection, TLS included.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// The most idle connections that are kept to one host.
+    pub max_idle_per_host: usize,
+    /// What the header `user-agent` says.
+    pub user_agent: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            timeout: DEFAULT_TIMEOUT,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            max_idle_per_host: DEFAULT_MAX_IDLE_PER_HOST,
+            user_agent: concat!("Roundtrip/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        within("webhook.timeout", self.timeout)?;
+        within("webhook.connect_timeout", self.connect_timeout)
+    }
+}
+
+/// When a failed post is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetryConfig {
+    /// The interval after each failed try, in order; where it is left out, the role's own.
+    #[serde(with = "intervals", skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Vec<Duration>>,
+    /// How old a message may grow before no further try is made.
+    #[serde(with = "humantime_serde")]
+    pub max_age: Duration,
+    /// The longest wait that `Retry-After` can ask for.
+    #[serde(with = "humantime_serde")]
+    pub retry_after_cap: Duration,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            schedule: None,
+            max_age: DEFAULT_MAX_AGE,
+            retry_after_cap: DEFAULT_RETRY_AFTER_CAP,
+        }
+    }
+}
+
+impl RetryConfig {
+    /// The policy, with the role's own schedule where none is configured.
+    ///
+    /// # Errors
+    /// Names the first setting that is out of its bounds.
+    pub fn policy(&self, then: Then, default: &[Duration]) -> Result<RetryPolicy, ConfigError> {
+        let schedule = self.schedule.as_deref().unwrap_or(default);
+        if !(1..=MAX_SCHEDULE).contains(&schedule.len()) {
+            return Err(ConfigError::new(
+                "retry.schedule",
+                format!("must have 1 to {MAX_SCHEDULE} intervals"),
+            ));
+        }
+        for interval in schedule {
+            within("retry.schedule", *interval)?;
+        }
+        within("retry.max_age", self.max_age)?;
+        if self.retry_after_cap > MAX_DURATION {
+            return Err(out_of_bounds("retry.retry_after_cap"));
+        }
+        Ok(RetryPolicy {
+            schedule: schedule.to_vec(),
+            then,
+            max_age: self.max_age,
+            retry_after_cap: self.retry_after_cap,
+        })
+    }
+}
+
+/// A setting that is out of its bounds.
+#[derive(Debug, thiserror::Error)]
+#[error("{setting}: {problem}")]
+pub struct ConfigError {
+    /// The setting's path within the role's section, dotted.
+    pub setting: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What the HTTP client said, where it was the one to refuse.
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl ConfigError {
+    /// A problem with this setting.
+    pub fn new(setting: &'static str, problem: impl Into<String>) -> Self {
+        Self {
+            setting,
+            problem: problem.into(),
+            source: None,
+        }
+    }
+}
+
+fn within(setting: &'static str, duration: Duration) -> Result<(), ConfigError> {
+    if (MIN_INTERVAL..=MAX_DURATION).contains(&duration) {
+        Ok(())
+    } else {
+        Err(out_of_bounds(setting))
+    }
+}
+
+fn out_of_bounds(setting: &'static str) -> ConfigError {
+    let least = humantime::format_duration(MIN_INTERVAL);
+    let most = MAX_DURATION.as_secs() / (24 * 60 * 60);
+    ConfigError::new(setting, format!("must be {least} to {most} days"))
+}
+
+/// How many parcels a role takes from its queue ahead of the `concurrency` that it works on: a
+/// quarter more, so that the next one is at hand when a permit comes free, and a slow channel
+/// does not hoard what another process could work on.
+///
+/// # Errors
+/// Where `concurrency` is not 1 to [`MAX_CONCURRENCY`].
+pub fn window(concurrency: u16) -> Result<u16, ConfigError> {
+    if (1..=MAX_CONCURRENCY).contains(&concurrency) {
+        Ok(concurrency + (concurrency / 4).max(1))
+    } else {
+        Err(ConfigError::new(
+            "concurrency",
+            format!("must be 1 to {MAX_CONCURRENCY}"),
+        ))
+    }
+}
+
+/// Reads and writes a list of durations as people write them.
+mod intervals {
+    use std::time::Duration;
+
+    use humantime_serde::Serde;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+    pub(super) fn serialize<S: Serializer>(
+        intervals: &Option<Vec<Duration>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        intervals
+            .as_ref()
+            .map(|intervals| {
+                intervals
+                    .iter()
+                    .copied()
+                    .map(Serde::from)
+                    .collect::<Vec<_>>()
+            })
+            .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Vec<Duration>>, D::Error> {
+        let intervals = Option::<Vec<Serde<Duration>>>::deserialize(deserializer)?;
+        Ok(intervals.map(|intervals| intervals.into_iter().map(Serde::into_inner).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const DEFAULT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+
+    fn read(json: &str) -> RetryConfig {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_schedule_is_a_list_of_durations_as_people_write_them() {
+        let config = read(r#"{"schedule": ["250ms", "1m 30s"]}"#);
+        let policy = config.policy(Then::GiveUp, &DEFAULT).unwrap();
+        assert_eq!(
+            policy.schedule,
+            [Duration::from_millis(250), Duration::from_secs(90)]
+        );
+    }
+
+    #[test]
+    fn without_a_schedule_the_roles_own_is_used() {
+        let policy = read(r#"{"max_age": "1h"}"#)
+            .policy(Then::RepeatTheLast, &DEFAULT)
+            .unwrap();
+        assert_eq!(policy.schedule, DEFAULT);
+        assert_eq!(policy.max_age, Duration::from_hours(1));
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let config = read(r#"{"schedule": ["250ms"]}"#);
+        let written = serde_json::to_string(&config).unwrap();
+        assert_eq!(read(&written), config);
+    }
+
+    #[rstest]
+    #[case::no_interval(r#"{"schedule": []}"#, "retry.schedule: must have 1 to 64 intervals")]
+    #[case::nothing(r#"{"schedule": ["0s"]}"#, "retry.schedule: must be 1ms to 366 days")]
+    #[case::no_age(r#"{"max_age": "0s"}"#, "retry.max_age: must be 1ms to 366 days")]
+    #[case::cap(
+        r#"{"retry_after_cap": "2years"}"#,
+        "retry.retry_after_cap: must be 1ms to 366 days"
+    )]
+    fn what_is_out_of_its_bounds_is_named(#[case] json: &str, #[case] message: &str) {
+        let error = read(json).policy(Then::GiveUp, &DEFAULT).unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+
+    #[rstest]
+    #[case::retry(serde_json::from_str::<RetryConfig>(r#"{"shedule": []}"#).unwrap_err())]
+    #[case::webhook(serde_json::from_str::<Config>(r#"{"shedule": []}"#).unwrap_err())]
+    fn an_unknown_key_is_refused(#[case] error: serde_json::Error) {
+        assert!(error.to_string().contains("shedule"), "{error}");
+    }
+
+    #[rstest]
+    #[case(1, 2)]
+    #[case(256, 320)]
+    #[case(MAX_CONCURRENCY, 12_500)]
+    fn the_window_is_a_little_more_than_the_concurrency(#[case] at_once: u16, #[case] ahead: u16) {
+        assert_eq!(window(at_once).unwrap(), ahead);
+    }
+
+    #[rstest]
+    #[case(0)]
+    #[case(MAX_CONCURRENCY + 1)]
+    fn a_concurrency_out_of_its_bounds_is_refused(#[case] concurrency: u16) {
+        let error = window(concurrency).unwrap_err();
+        assert_eq!(error.to_string(), "concurrency: must be 1 to 10000");
+    }
+}
