@@ -7,6 +7,7 @@
 //! No type of the mongodb crate's or rusqlite's leaves this crate.
 
 mod cache;
+mod config;
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod embedded;
@@ -17,11 +18,14 @@ mod page;
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use roundtrip_model::{Channel, ChannelId, ChannelPatch};
+use roundtrip_model::{Channel, ChannelId, ChannelPatch, channel::FieldError};
 
 pub use cache::CachedChannels;
+pub use config::{Config, OpenError, open};
 pub use filter::{Filter, FilterError};
-pub use page::{ChannelPage, Cursor, Direction, PageRequest, Sort, SortField};
+pub use page::{
+    ChannelPage, Cursor, DEFAULT_LIMIT, Direction, MAX_LIMIT, PageRequest, Sort, SortField,
+};
 
 /// Where channels are kept.
 #[async_trait]
@@ -29,7 +33,7 @@ pub trait Channels: Send + Sync + 'static {
     /// Adds a channel.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] where the id is taken.
+    /// [`StoreError::Exists`] where the id is taken; [`StoreError::Unstorable`].
     async fn create(&self, channel: &Channel) -> Result<Version, StoreError>;
 
     /// The channel with this id.
@@ -43,7 +47,7 @@ pub trait Channels: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Changed`] where `expected` names another version
-    /// than the one that is stored.
+    /// than the one that is stored; [`StoreError::Unstorable`].
     async fn update(
         &self,
         id: &ChannelId,
@@ -94,7 +98,12 @@ impl Version {
         use sha2::{Digest, Sha256};
         let json = serde_json::to_vec(channel).unwrap_or_default();
         let digest = Sha256::digest(&json);
-        Self(digest[..16].iter().map(|byte| format!("{byte:02x}")).collect())
+        Self(
+            digest[..16]
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+        )
     }
 
     /// A version as a client names it; any text, which may be no version at all.
@@ -130,6 +139,9 @@ pub enum StoreError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A field holds what no engine could give back, such as a key with a NUL character.
+    #[error("cannot be stored: {0}")]
+    Unstorable(FieldError),
     /// The store cannot be reached, or failed. The source says how.
     #[error("the store is away")]
     Away(#[source] Box<dyn std::error::Error + Send + Sync>),

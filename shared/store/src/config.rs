@@ -1,0 +1,186 @@
+//! Which store, and how it is reached.
+//!
+//! Invariant: what is printed of a configuration, its URL included, never holds credentials.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::SharedChannels;
+
+/// The store's section of the configuration.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `sqlite:PATH`, `mongodb://…` or `mongodb+srv://…`.
+    pub url: String,
+    /// MongoDB's database, where the URL names none.
+    pub database: String,
+    /// The time limit on each call to the store.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// The most connections that one process opens to MongoDB.
+    pub max_connections: u32,
+    /// How long a known channel is used before it is read again.
+    #[serde(with = "humantime_serde")]
+    pub cache_ttl: Duration,
+    /// The most channels that are kept known.
+    pub cache_size: u64,
+}
+
+/// [`Config::timeout`] where nothing is configured.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
+/// [`Config::max_connections`] where nothing is configured.
+const DEFAULT_MAX_CONNECTIONS: u32 = 100;
+/// [`Config::cache_ttl`] where nothing is configured.
+const DEFAULT_CACHE_TTL: Duration = Duration::from_secs(5);
+/// [`Config::cache_size`] where nothing is configured.
+const DEFAULT_CACHE_SIZE: u64 = 10_000;
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: "sqlite:data/store.db".to_owned(),
+            database: "roundtrip".to_owned(),
+            timeout: DEFAULT_TIMEOUT,
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            cache_ttl: DEFAULT_CACHE_TTL,
+            cache_size: DEFAULT_CACHE_SIZE,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            url,
+            database,
+            timeout,
+            max_connections,
+            cache_ttl,
+            cache_size,
+        } = self;
+        f.debug_struct("Config")
+            .field("url", &without_credentials(url))
+            .field("database", database)
+            .field("timeout", timeout)
+            .field("max_connections", max_connections)
+            .field("cache_ttl", cache_ttl)
+            .field("cache_size", cache_size)
+            .finish()
+    }
+}
+
+/// Why the store could not be opened. One line each, and no credentials in any.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URL is of no engine that there is.
+    #[error("the store's url '{0}' must begin with sqlite:, mongodb:// or mongodb+srv://")]
+    Scheme(String),
+    /// The URL, or a setting beside it, is not as it must be.
+    #[error("the store's {setting} {problem}")]
+    Setting {
+        /// The setting's name.
+        setting: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The embedded store's file cannot be used.
+    #[error("cannot open the store's file '{}'", .path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The embedded store's file was written by a newer Roundtrip.
+    #[error(
+        "the store's file '{}' has schema {found}, and this version knows only up to {known}",
+        .path.display()
+    )]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The newest schema that this version knows.
+        known: i64,
+    },
+}
+
+/// Opens the store that the URL names. A MongoDB that is away is no error here: every call answers
+/// [`crate::StoreError::Away`] until it is back.
+///
+/// # Errors
+/// The URL is of no engine or malformed; the embedded engine's file cannot be used.
+pub async fn open(config: &Config) -> Result<SharedChannels, OpenError> {
+    let url = config.url.as_str();
+    if config.timeout.is_zero() {
+        return Err(OpenError::Setting {
+            setting: "timeout",
+            problem: "must be longer than nothing".to_owned(),
+        });
+    }
+    Err(OpenError::Scheme(without_credentials(url)))
+}
+
+/// The URL with what stands before an `@` of its authority, and its query, left out: both may hold
+/// secrets.
+fn without_credentials(url: &str) -> String {
+    let url = url.split_once('?').map_or(url, |(before, _)| before);
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => {
+            format!("{}://…{}", &url[..scheme], &url[at..])
+        }
+        // A typing error may have lost the slashes and kept the password.
+        (None, Some(at)) => format!("…{}", &url[at..]),
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(
+        "mongodb://user:se@cret@host:27017/db?x=1",
+        "mongodb://…@host:27017/db"
+    )]
+    #[case("mongodb+srv://user:secret@host/", "mongodb+srv://…@host/")]
+    #[case("mongodb:/user:secret@host/", "…@host/")]
+    #[case("sqlite:data/store.db", "sqlite:data/store.db")]
+    fn nothing_that_is_printed_holds_credentials(#[case] url: &str, #[case] printed: &str) {
+        assert_eq!(without_credentials(url), printed);
+        let config = Config {
+            url: url.to_owned(),
+            ..Config::default()
+        };
+        assert!(!format!("{config:?}").contains("cret"));
+    }
+
+    #[rstest]
+    #[case("postgres://user:secret@host/db")]
+    #[case("store.db")]
+    #[case("")]
+    #[tokio::test]
+    async fn a_url_of_no_engine_is_one_clear_line(#[case] url: &str) {
+        let config = Config {
+            url: url.to_owned(),
+            ..Config::default()
+        };
+        let Err(error) = open(&config).await else {
+            panic!("opened {url}")
+        };
+        assert!(matches!(error, OpenError::Scheme(_)), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let read = serde_json::from_str::<Config>(r#"{"uri": "sqlite:x"}"#);
+        assert!(read.unwrap_err().to_string().contains("uri"));
+    }
+}
