@@ -17,7 +17,9 @@ use std::{
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::{
@@ -191,7 +193,10 @@ async fn answer(shared: &Shared, message: &Message) -> anyhow::Result<()> {
     };
     // A connection that fails is dropped, not put back: the gateway may have been restarted.
     let (status, _) = connection.post(&path, body.to_string().into()).await?;
-    ensure!(status == StatusCode::ACCEPTED, "the answer was met with {status}");
+    ensure!(
+        status == StatusCode::ACCEPTED,
+        "the answer was met with {status}"
+    );
     shared
         .idle
         .lock()

@@ -1,8 +1,11 @@
 //! The harness of the end-to-end tests.
 
 pub mod counting;
+pub mod faults;
 pub mod http;
 pub mod loader;
 pub mod process;
 pub mod procfs;
+pub mod servers;
+pub mod stack;
 pub mod tally;

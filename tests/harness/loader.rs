@@ -180,6 +180,6 @@ async fn post(load: &Load, connection: &mut Option<Connection>, body: Bytes) -> 
             *connection = Some(open);
             status.is_success()
         }
-        Ok(Err(_broken)) | Err(_) => false,
+        Ok(Err(_)) | Err(_) => false,
     }
 }

@@ -120,7 +120,11 @@ impl Process {
             let asked = async { Connection::open(operations).await?.get("/readyz").await };
             match timeout_at(deadline, asked).await {
                 Ok(Ok((status, _))) if status.is_success() => return Ok(()),
-                Err(_) => bail!("{} was not ready in time\n{}", self.program.name, self.tail()),
+                Err(_) => bail!(
+                    "{} was not ready in time\n{}",
+                    self.program.name,
+                    self.tail()
+                ),
                 Ok(_) if !self.is_running() => {
                     bail!("{} ended at its start\n{}", self.program.name, self.tail())
                 }
@@ -150,13 +154,15 @@ impl Process {
             .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
             .with_context(|| format!("{} has ended already", self.program.name))?;
         kill_process(pid, Signal::TERM)?;
-        match timeout_at(Instant::now() + limit, child.wait()).await {
-            Ok(status) => Ok(status?),
-            Err(_) => {
-                child.kill().await?;
-                bail!("{} did not end in {limit:?}\n{}", self.program.name, self.tail())
-            }
+        if let Ok(status) = timeout_at(Instant::now() + limit, child.wait()).await {
+            return Ok(status?);
         }
+        child.kill().await?;
+        bail!(
+            "{} did not end in {limit:?}\n{}",
+            self.program.name,
+            self.tail()
+        )
     }
 
     /// The processor time it has used, with that of the predecessors that were killed, and the
@@ -201,7 +207,9 @@ impl Process {
     }
 
     fn log_path(&self) -> PathBuf {
-        self.program.folder.join(format!("{}.log", self.program.name))
+        self.program
+            .folder
+            .join(format!("{}.log", self.program.name))
     }
 }
 

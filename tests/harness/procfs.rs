@@ -10,8 +10,9 @@ use anyhow::Context;
 /// The kernel reports processor time in this unit on every architecture (`USER_HZ`).
 const TICKS_PER_SECOND: u64 = 100;
 
-/// `utime` and `stime` count from the state, which is the first field after the name.
-const UTIME: usize = 11;
+/// Where `stat` has its fields, counted from the parent, which follows the state.
+const SESSION: usize = 2;
+const UTIME: usize = 10;
 
 /// What a process has used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,20 +39,9 @@ impl Usage {
 /// # Errors
 /// If there is no such process.
 pub fn usage(pid: u32) -> anyhow::Result<Usage> {
-    let folder = Path::new("/proc").join(pid.to_string());
-    let read = |name: &str| {
-        fs::read_to_string(folder.join(name)).with_context(|| format!("reading {name} of {pid}"))
-    };
-    let stat = read("stat")?;
-    // The name stands in parentheses and may hold anything, so what follows the last one counts.
-    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
-    let ticks: u64 = fields
-        .split_whitespace()
-        .skip(UTIME)
-        .take(2)
-        .filter_map(|field| field.parse::<u64>().ok())
-        .sum();
-    let status = read("status")?;
+    let fields = fields(pid)?;
+    let ticks: u64 = fields.iter().skip(UTIME).take(2).sum();
+    let status = read(pid, "status")?;
     let peak_kib: u64 = status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))
@@ -63,25 +53,31 @@ pub fn usage(pid: u32) -> anyhow::Result<Usage> {
     })
 }
 
-/// The processes whose command line or environment names a folder: a server that was started
-/// there, and its children.
+/// The processes of a session: a server that was started in one of its own, and its helpers.
 #[must_use]
-pub fn processes_of(folder: &Path) -> Vec<u32> {
-    let Some(folder) = folder.to_str() else {
-        return Vec::new();
-    };
-    let names_it = |path: &Path| {
-        fs::read(path).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(folder))
-    };
+pub fn processes_of_session(session: u32) -> Vec<u32> {
     fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|&pid: &u32| pid != std::process::id())
-        .filter(|pid| {
-            let process = Path::new("/proc").join(pid.to_string());
-            names_it(&process.join("cmdline")) || names_it(&process.join("environ"))
-        })
+        .filter(|&pid| fields(pid).is_ok_and(|fields| fields.get(SESSION) == Some(&session.into())))
         .collect()
+}
+
+/// The numbers in a process's `stat` from its parent on; see proc(5).
+fn fields(pid: u32) -> anyhow::Result<Vec<u64>> {
+    let stat = read(pid, "stat")?;
+    // The name stands in parentheses and may hold anything, so what follows the last one counts;
+    // the state is a letter, and one of the numbers may be negative.
+    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+    let numbers = fields.split_whitespace().skip(1);
+    Ok(numbers
+        .map(|field| field.parse().unwrap_or_default())
+        .collect())
+}
+
+fn read(pid: u32, name: &str) -> anyhow::Result<String> {
+    let path = Path::new("/proc").join(pid.to_string()).join(name);
+    fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
 }

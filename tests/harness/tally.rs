@@ -25,6 +25,7 @@ pub struct Tally {
     counts: Vec<AtomicU32>,
     distinct: AtomicU64,
     total: AtomicU64,
+    first_at: OnceLock<Instant>,
     full_at: OnceLock<Instant>,
     changed: Notify,
 }
@@ -38,6 +39,7 @@ impl Tally {
             counts: (0..messages).map(|_| AtomicU32::new(0)).collect(),
             distinct: AtomicU64::new(0),
             total: AtomicU64::new(0),
+            first_at: OnceLock::new(),
             full_at: OnceLock::new(),
             changed: Notify::new(),
         }
@@ -60,6 +62,9 @@ impl Tally {
         self.total.fetch_add(1, Ordering::AcqRel);
         if count.fetch_add(1, Ordering::AcqRel) == 0 {
             let distinct = self.distinct.fetch_add(1, Ordering::AcqRel) + 1;
+            if distinct == 1 {
+                self.first_at.get_or_init(Instant::now);
+            }
             if distinct == self.messages() {
                 self.full_at.get_or_init(Instant::now);
             }
@@ -85,6 +90,12 @@ impl Tally {
         // The total is counted first, so it is never the lesser of the two.
         let distinct = self.distinct();
         self.total.load(Ordering::Acquire) - distinct
+    }
+
+    /// When the first message came.
+    #[must_use]
+    pub fn first_at(&self) -> Option<Instant> {
+        self.first_at.get().copied()
     }
 
     /// Waits until so many messages have come.

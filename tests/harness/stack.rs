@@ -1,0 +1,258 @@
+//! A whole gateway as its operator runs it: one process on the embedded engines, or a process for
+//! each role on RabbitMQ and MongoDB.
+//!
+//! Invariant: every stack has a folder, a namespace and a database of its own, so that stacks on
+//! one server never meet.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use futures::future::try_join_all;
+use hyper::StatusCode;
+use serde_json::json;
+
+use crate::{
+    http::Connection,
+    process::{Process, Program, free_port},
+    procfs::Usage,
+};
+
+/// How long a process may take to drain and end.
+const STOP_LIMIT: Duration = Duration::from_mins(1);
+
+/// What a stack runs on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Engines {
+    /// SQLite files, all roles in one process.
+    Embedded,
+    /// Servers, and a process for each role.
+    Servers {
+        /// RabbitMQ's URL.
+        broker: String,
+        /// MongoDB's URL.
+        store: String,
+    },
+}
+
+/// A part of the gateway that runs as a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Every role in one process.
+    All,
+    /// The HTTP API.
+    Ingress,
+    /// Delivers to channels.
+    Dispatcher,
+    /// Relays answers to the sessions server.
+    Forwarder,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::All => "all roles",
+            Self::Ingress => "ingress",
+            Self::Dispatcher => "dispatcher",
+            Self::Forwarder => "forwarder",
+        })
+    }
+}
+
+/// What a stack is made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The gateway's executable.
+    pub binary: PathBuf,
+    /// What it runs on.
+    pub engines: Engines,
+    /// Where its processes work and log.
+    pub folder: PathBuf,
+    /// Its queues' prefix and its database's name.
+    pub name: String,
+    /// `SESSIONS_SERVER`.
+    pub sessions_server: String,
+    /// Further environment for every process.
+    pub env: Vec<(String, String)>,
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Stack {
+    plan: Plan,
+    ingress: SocketAddr,
+    processes: BTreeMap<Role, Process>,
+}
+
+impl Stack {
+    /// A stack of which nothing runs yet.
+    ///
+    /// # Errors
+    /// If no port is free.
+    pub fn new(plan: Plan) -> anyhow::Result<Self> {
+        Ok(Self {
+            plan,
+            ingress: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)),
+            processes: BTreeMap::new(),
+        })
+    }
+
+    /// Where the HTTP API listens, whenever it runs; the same after a restart.
+    #[must_use]
+    pub const fn ingress(&self) -> SocketAddr {
+        self.ingress
+    }
+
+    /// The gateway's own response URL.
+    #[must_use]
+    pub fn response_url(&self) -> String {
+        format!("http://{}/webhook-response", self.ingress)
+    }
+
+    /// The processes that make a whole gateway on these engines.
+    #[must_use]
+    pub fn roles(&self) -> &'static [Role] {
+        match self.plan.engines {
+            Engines::Embedded => &[Role::All],
+            Engines::Servers { .. } => &[Role::Ingress, Role::Dispatcher, Role::Forwarder],
+        }
+    }
+
+    /// Starts a process and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub async fn start(&mut self, role: Role) -> anyhow::Result<()> {
+        let process = Process::start(self.program(role)?).await?;
+        self.processes.insert(role, process);
+        Ok(())
+    }
+
+    /// Starts what a whole gateway still lacks.
+    ///
+    /// # Errors
+    /// As [`Stack::start`].
+    pub async fn start_all(&mut self) -> anyhow::Result<()> {
+        for &role in self.roles() {
+            if !self.processes.contains_key(&role) {
+                self.start(role).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A process of this stack.
+    ///
+    /// # Errors
+    /// If it was not started.
+    pub fn process(&mut self, role: Role) -> anyhow::Result<&mut Process> {
+        self.processes
+            .get_mut(&role)
+            .with_context(|| format!("{role} was not started"))
+    }
+
+    /// Drains one process and ends it.
+    ///
+    /// # Errors
+    /// If it does not end by itself, or not with success.
+    pub async fn stop(&mut self, role: Role) -> anyhow::Result<()> {
+        if let Some(mut process) = self.processes.remove(&role) {
+            let status = process.stop(STOP_LIMIT).await?;
+            ensure!(
+                status.success(),
+                "{role} ended with {status}\n{}",
+                process.tail()
+            );
+        }
+        Ok(())
+    }
+
+    /// Drains and ends every process.
+    ///
+    /// # Errors
+    /// As [`Stack::stop`].
+    pub async fn stop_all(&mut self) -> anyhow::Result<()> {
+        let running: Vec<Role> = self.processes.keys().copied().collect();
+        for role in running {
+            self.stop(role).await?;
+        }
+        Ok(())
+    }
+
+    /// What every running process has used since it was started.
+    ///
+    /// # Errors
+    /// If one has ended by itself.
+    pub fn usage(&self) -> anyhow::Result<BTreeMap<Role, Usage>> {
+        self.processes
+            .iter()
+            .map(|(&role, process)| Ok((role, process.usage()?)))
+            .collect()
+    }
+
+    /// Registers so many channels at one endpoint, and returns their ids.
+    ///
+    /// # Errors
+    /// If one is not taken.
+    pub async fn register(
+        &self,
+        channels: usize,
+        endpoint_url: &str,
+    ) -> anyhow::Result<Vec<String>> {
+        let registered = (0..channels).map(async |number| {
+            let id = format!("channel-{number}");
+            let body = json!({
+                "channel_id": id,
+                "channel_name": "A counting channel",
+                "channel_metadata": {"endpoint_url": endpoint_url},
+            });
+            let mut connection = Connection::open(self.ingress).await?;
+            let (status, answer) = connection.post("/channel", body.to_string().into()).await?;
+            ensure!(
+                status == StatusCode::CREATED,
+                "the channel was met with {status}: {}",
+                String::from_utf8_lossy(&answer)
+            );
+            Ok(id)
+        });
+        try_join_all(registered).await
+    }
+
+    fn program(&self, role: Role) -> anyhow::Result<Program> {
+        let operations = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let (broker, store) = match &self.plan.engines {
+            Engines::Embedded => ("sqlite:broker.db", "sqlite:store.db"),
+            Engines::Servers { broker, store } => (broker.as_str(), store.as_str()),
+        };
+        let own = [
+            ("BROKER_URL", broker.to_owned()),
+            ("STORE_URL", store.to_owned()),
+            ("SESSIONS_SERVER", self.plan.sessions_server.clone()),
+            ("ROUNDTRIP__INGRESS__LISTEN", self.ingress.to_string()),
+            ("ROUNDTRIP__OPERATIONS__LISTEN", operations.to_string()),
+            ("ROUNDTRIP__BROKER__NAMESPACE", self.plan.name.clone()),
+            ("ROUNDTRIP__STORE__DATABASE", self.plan.name.clone()),
+        ];
+        let mut args = vec!["serve".to_owned()];
+        if role != Role::All {
+            args.extend(["--role".to_owned(), role.to_string()]);
+        }
+        Ok(Program {
+            name: role.to_string().replace(' ', "-"),
+            path: self.plan.binary.clone(),
+            args,
+            env: own
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .chain(self.plan.env.iter().cloned())
+                .collect(),
+            folder: self.plan.folder.clone(),
+            operations,
+        })
+    }
+}
