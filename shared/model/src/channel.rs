@@ -187,20 +187,30 @@ fn check(
     let mut errors = Vec::new();
     let mut bound = |field: String, text: &str, most: usize| {
         if text.len() > most {
-            errors.push(FieldError::new(field, format!("must be at most {most} bytes")));
+            errors.push(FieldError::new(
+                field,
+                format!("must be at most {most} bytes"),
+            ));
         }
     };
     if let Some(name) = name {
         bound("channel_name".to_owned(), name, MAX_NAME_BYTES);
     }
     if let Some(description) = description {
-        bound("channel_description".to_owned(), description, MAX_DESCRIPTION_BYTES);
+        bound(
+            "channel_description".to_owned(),
+            description,
+            MAX_DESCRIPTION_BYTES,
+        );
     }
     for (at, tag) in tags.into_iter().flatten().enumerate() {
-        bound(format!("channel_tags.{at}"), tag, MAX_TAG_BYTES);
+        bound(format!("channel_tags[{at}]"), tag, MAX_TAG_BYTES);
     }
     if tags.is_some_and(|tags| tags.len() > MAX_TAGS) {
-        errors.push(FieldError::new("channel_tags", format!("must be at most {MAX_TAGS} tags")));
+        errors.push(FieldError::new(
+            "channel_tags",
+            format!("must be at most {MAX_TAGS} tags"),
+        ));
     }
     if let Some(error) = metadata.and_then(|metadata| endpoint(metadata).err()) {
         errors.push(error);
@@ -247,11 +257,17 @@ mod tests {
     #[case::other_scheme(json!({"endpoint_url": "ftp://host/x"}), "must be an http or https URL")]
     #[case::no_host(json!({"endpoint_url": "http://"}), "must be an absolute URL: empty host")]
     #[case::too_long(json!({"endpoint_url": format!("http://h/{}", "x".repeat(MAX_URL_BYTES))}), "must be at most 2048 bytes")]
-    fn an_endpoint_that_cannot_be_posted_to_is_named(#[case] metadata: Value, #[case] problem: &str) {
+    fn an_endpoint_that_cannot_be_posted_to_is_named(
+        #[case] metadata: Value,
+        #[case] problem: &str,
+    ) {
         let channel = channel(json!({"channel_id": "c", "channel_metadata": metadata}));
         assert_eq!(
             channel.check(),
-            Err(vec![FieldError::new("channel_metadata.endpoint_url", problem)])
+            Err(vec![FieldError::new(
+                "channel_metadata.endpoint_url",
+                problem
+            )])
         );
     }
 
@@ -266,7 +282,10 @@ mod tests {
         let after = before.clone().patched(patch);
         assert_eq!(after.channel_description, "Updated");
         assert_eq!(
-            Channel { channel_description: String::new(), ..after },
+            Channel {
+                channel_description: String::new(),
+                ..after
+            },
             before
         );
     }

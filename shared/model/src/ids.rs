@@ -153,8 +153,8 @@ impl TryFrom<String> for SessionId {
     type Error = IdError;
 
     fn try_from(text: String) -> Result<Self, IdError> {
-        let fits = (1..=MAX_SESSION_ID_BYTES).contains(&text.len())
-            && !text.chars().any(char::is_control);
+        let fits =
+            (1..=MAX_SESSION_ID_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
         if fits {
             Ok(Self(text))
         } else {

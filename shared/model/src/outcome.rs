@@ -57,7 +57,9 @@ impl Outcome {
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         match *self {
-            Self::Answered { status: 200..=299, .. } => Verdict::Delivered,
+            Self::Answered {
+                status: 200..=299, ..
+            } => Verdict::Delivered,
             Self::Answered {
                 status: 300..=399 | 408 | 425 | 429 | 500..=599,
                 retry_after,
@@ -72,10 +74,14 @@ impl Outcome {
     #[must_use]
     pub fn summary(&self) -> String {
         match self {
-            Self::Answered { status, excerpt, .. } if excerpt.is_empty() => {
+            Self::Answered {
+                status, excerpt, ..
+            } if excerpt.is_empty() => {
                 format!("answered {status}")
             }
-            Self::Answered { status, excerpt, .. } => format!("answered {status}: {excerpt}"),
+            Self::Answered {
+                status, excerpt, ..
+            } => format!("answered {status}: {excerpt}"),
             Self::Failed(failure) => failure.to_string(),
         }
     }

@@ -188,7 +188,10 @@ mod tests {
     const ACCEPTED: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
 
     fn policy(then: Then) -> RetryPolicy {
-        RetryPolicy { then, ..RetryPolicy::default() }
+        RetryPolicy {
+            then,
+            ..RetryPolicy::default()
+        }
     }
 
     proptest! {

@@ -1,0 +1,118 @@
+//! The channel calls: create, read, update, delete and query.
+
+mod etag;
+mod query;
+
+use axum::{
+    Json as JsonBody,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use roundtrip_model::{Channel, ChannelId, ChannelPatch};
+use roundtrip_store::Versioned;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::{Ingress, body::Json, problem::Problem};
+
+pub(crate) use query::query;
+
+/// The body of `POST /channel`: the seed's five fields and no other.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the client's names, on the wire")]
+pub(crate) struct NewChannel {
+    channel_id: ChannelId,
+    #[serde(default)]
+    channel_name: String,
+    #[serde(default)]
+    channel_description: String,
+    #[serde(default)]
+    channel_metadata: Map<String, Value>,
+    #[serde(default)]
+    channel_tags: Vec<String>,
+}
+
+impl From<NewChannel> for Channel {
+    fn from(new: NewChannel) -> Self {
+        Self {
+            channel_id: new.channel_id,
+            channel_name: new.channel_name,
+            channel_description: new.channel_description,
+            channel_metadata: new.channel_metadata,
+            channel_tags: new.channel_tags,
+        }
+    }
+}
+
+/// `POST /channel`
+pub(crate) async fn create(
+    State(ingress): State<Ingress>,
+    Json(new): Json<NewChannel>,
+) -> Result<impl IntoResponse, Problem> {
+    let channel = Channel::from(new);
+    channel.check().map_err(Problem::invalid)?;
+    let version = ingress.channels.create(&channel).await?;
+    let location = format!("/channel/{}", channel.channel_id);
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, location)],
+        answer(Versioned { channel, version }),
+    ))
+}
+
+/// `GET /channel/{channel_id}`
+pub(crate) async fn read(
+    State(ingress): State<Ingress>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let id = channel_id(&id)?;
+    Ok(answer(ingress.channels.get(&id).await?))
+}
+
+/// `PUT /channel/{channel_id}`
+pub(crate) async fn update(
+    State(ingress): State<Ingress>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Json(patch): Json<ChannelPatch>,
+) -> Result<Response, Problem> {
+    let id = channel_id(&id)?;
+    patch.check(&id).map_err(Problem::invalid)?;
+    let expected = etag::expected(&headers, &id, &*ingress.channels).await?;
+    let updated = ingress
+        .channels
+        .update(&id, &patch, expected.as_ref())
+        .await?;
+    ingress.known.forget(&id).await;
+    Ok(answer(updated))
+}
+
+/// `DELETE /channel/{channel_id}`
+pub(crate) async fn delete(
+    State(ingress): State<Ingress>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let id = channel_id(&id)?;
+    let expected = etag::expected(&headers, &id, &*ingress.channels).await?;
+    ingress.channels.delete(&id, expected.as_ref()).await?;
+    ingress.known.forget(&id).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// An id that cannot be one names no channel.
+fn channel_id(text: &str) -> Result<ChannelId, Problem> {
+    text.parse()
+        .map_err(|_error| Problem::unknown_channel(text))
+}
+
+/// A channel and its `ETag`.
+fn answer(stored: Versioned) -> Response {
+    (
+        [(header::ETAG, format!("\"{}\"", stored.version))],
+        JsonBody(stored.channel),
+    )
+        .into_response()
+}

@@ -1,0 +1,45 @@
+//! `If-Match` (RFC 9110, 13.1.1): an update for the version that its sender saw, or not at all.
+
+use axum::http::{HeaderMap, header};
+use roundtrip_model::ChannelId;
+use roundtrip_store::{Channels, StoreError, Version};
+
+use crate::problem::Problem;
+
+/// The version that the stored channel must have, where the request names any.
+pub(crate) async fn expected(
+    headers: &HeaderMap,
+    id: &ChannelId,
+    channels: &dyn Channels,
+) -> Result<Option<Version>, Problem> {
+    let mut named = Vec::new();
+    for value in headers.get_all(header::IF_MATCH) {
+        let Ok(value) = value.to_str() else {
+            return Err(Problem::bad_request("the header 'If-Match' is not ASCII"));
+        };
+        named.extend(value.split(',').map(str::trim).map(str::to_owned));
+    }
+    match named.as_slice() {
+        [] => Ok(None),
+        // Any version will do, and a channel that does not exist is answered 404 in any case.
+        [any] if any == "*" => Ok(None),
+        [one] => Ok(Some(version(one))),
+        several => {
+            let stored = channels.get(id).await?.version;
+            if several.iter().any(|one| version(one) == stored) {
+                Ok(Some(stored))
+            } else {
+                Err(StoreError::Changed(id.clone()).into())
+            }
+        }
+    }
+}
+
+/// A strong tag's version. A weak one (`W/"…"`) matches none, as the RFC has it for `If-Match`.
+fn version(tag: &str) -> Version {
+    Version::named(
+        tag.strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'))
+            .unwrap_or_default(),
+    )
+}

@@ -1,0 +1,269 @@
+//! What a client is told when it does not get what it asked for: RFC 9457 problem details.
+//!
+//! Invariant: every answer of 400 and above is one of these, and none says more than the client
+//! may know; what an operator needs to know is logged where the error is handled.
+
+use std::time::Duration;
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use roundtrip_broker::PublishError;
+use roundtrip_model::channel::FieldError;
+use roundtrip_store::{FilterError, StoreError};
+use serde::Serialize;
+
+/// What a client that met a broker or store which is away is asked to wait.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// A problem, as RFC 9457 has it: `type`, `title`, `status`, `detail`, and `errors` by field.
+#[derive(Debug, Serialize)]
+pub(crate) struct Problem {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldProblem>,
+    #[serde(skip)]
+    retry_after: Option<Duration>,
+}
+
+/// One field and what is wrong with it.
+#[derive(Debug, Serialize)]
+struct FieldProblem {
+    field: String,
+    detail: String,
+}
+
+impl Problem {
+    fn new(
+        status: StatusCode,
+        kind: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            kind: format!("urn:roundtrip:problem:{kind}"),
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    /// The body is no JSON.
+    pub(crate) fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "malformed-json",
+            "The body is not JSON",
+            detail,
+        )
+    }
+
+    /// The request could not be read, for a reason other than its content.
+    pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "bad-request",
+            "The request cannot be read",
+            detail,
+        )
+    }
+
+    /// Fields that are not as they must be.
+    pub(crate) fn invalid(errors: impl IntoIterator<Item = FieldError>) -> Self {
+        let errors: Vec<_> = errors
+            .into_iter()
+            .map(|error| FieldProblem {
+                field: error.field,
+                detail: error.problem,
+            })
+            .collect();
+        let detail = errors
+            .iter()
+            .map(|error| format!("{}: {}", error.field, error.detail))
+            .collect::<Vec<_>>()
+            .join("; ");
+        Self {
+            errors,
+            ..Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid-field",
+                "A field is missing or wrong",
+                detail,
+            )
+        }
+    }
+
+    /// One field that is not as it must be.
+    pub(crate) fn invalid_field(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::invalid([FieldError::new(field, problem)])
+    }
+
+    /// The body has another media type.
+    pub(crate) fn unsupported_media_type() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-media-type",
+            "The body's media type is not supported",
+            "send JSON, with the header 'Content-Type: application/json'",
+        )
+    }
+
+    /// The body is longer than the limit.
+    pub(crate) fn too_large(limit: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body-too-large",
+            "The body is too large",
+            format!("a body may have at most {limit} bytes"),
+        )
+    }
+
+    /// The body did not arrive in time.
+    pub(crate) fn body_timeout() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body-timeout",
+            "The body did not arrive in time",
+            "send the whole body without pausing",
+        )
+    }
+
+    /// There is nothing under this path.
+    pub(crate) fn unknown_path() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown-path",
+            "There is nothing here",
+            "no such path; the API is listed in the documentation",
+        )
+    }
+
+    /// The path is there, but not for this method.
+    pub(crate) fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            "The method is not allowed here",
+            "the 'Allow' header lists the methods of this path",
+        )
+    }
+
+    /// The id in the path names no channel.
+    pub(crate) fn unknown_channel(id: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown-channel",
+            "The channel does not exist",
+            format!("there is no channel with the id '{id}'"),
+        )
+    }
+
+    /// The gateway itself failed.
+    pub(crate) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "The gateway failed",
+            "this is a defect of the gateway; its log says more",
+        )
+    }
+
+    /// More requests are under way than the gateway takes at once.
+    pub(crate) fn overloaded() -> Self {
+        Self::unavailable(
+            "overloaded",
+            "The gateway is overloaded",
+            "too many requests at once",
+        )
+    }
+
+    fn unavailable(kind: &'static str, title: &'static str, detail: &'static str) -> Self {
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, detail)
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Exists(id) => Self::new(
+                StatusCode::CONFLICT,
+                "channel-exists",
+                "The channel exists",
+                format!("a channel with the id '{id}' exists"),
+            ),
+            StoreError::NotFound(id) => Self::unknown_channel(id.as_str()),
+            StoreError::Changed(id) => Self::new(
+                StatusCode::PRECONDITION_FAILED,
+                "channel-changed",
+                "The channel has changed",
+                format!("the channel '{id}' is no longer of the version that If-Match names"),
+            ),
+            StoreError::Unreadable { id, problem } => Self::invalid_field(
+                "channel_id",
+                format!("the stored document of '{id}' is no channel: {problem}"),
+            ),
+            StoreError::Unstorable(error) => Self::invalid([error]),
+            StoreError::Away(source) => {
+                tracing::warn!(error = %source, "the store did not answer");
+                Self::unavailable("store-away", "The store is away", "try again in a moment")
+            }
+        }
+    }
+}
+
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        tracing::warn!(%error, "not enqueued");
+        match error {
+            PublishError::Away(_) => {
+                Self::unavailable("broker-away", "The broker is away", "nothing was enqueued")
+            }
+            PublishError::Refused(_) => Self::unavailable(
+                "broker-refuses",
+                "The broker takes nothing at the moment",
+                "nothing was enqueued",
+            ),
+            PublishError::Unconfirmed => Self::unavailable(
+                "broker-unconfirmed",
+                "The broker did not confirm in time",
+                "it may or may not have been enqueued; sending it again may double it",
+            ),
+        }
+    }
+}
+
+impl From<FilterError> for Problem {
+    fn from(error: FilterError) -> Self {
+        Self::invalid_field(error.path, error.problem)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after = self.retry_after;
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = (
+            status,
+            [(header::CONTENT_TYPE, "application/problem+json")],
+            body,
+        )
+            .into_response();
+        if let Some(wait) = retry_after {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs()));
+        }
+        response
+    }
+}

@@ -1,0 +1,315 @@
+//! The configuration: defaults, then the file, then the environment.
+//!
+//! Invariant: an unknown key or a value that cannot be is one line on standard error and exit 64
+//! (`EX_USAGE`), before anything has started.
+
+use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
+
+use config::{Environment, File, FileFormat};
+use roundtrip_model::channel::http_url;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::telemetry;
+
+/// The commented default file; a test holds it to the defaults of the code.
+pub(crate) const DEFAULT_FILE: &str = include_str!("../roundtrip.toml");
+
+/// The file that is read where none is named and this one is there.
+const USUAL_FILE: &str = "roundtrip.toml";
+
+/// `EX_USAGE` of sysexits.h.
+const EXIT_USAGE: u8 = 64;
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub environment: Stage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions_server: Option<String>,
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+    pub log: telemetry::Config,
+    pub broker: roundtrip_broker::Config,
+    pub store: roundtrip_store::Config,
+    pub operations: Operations,
+    pub ingress: roundtrip_ingress::Config,
+    pub dispatcher: roundtrip_dispatcher::Config,
+    pub forwarder: roundtrip_forwarder::Config,
+}
+
+/// How long a stop waits for what is under way, where nothing is configured.
+const DEFAULT_DRAIN: Duration = Duration::from_secs(20);
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            environment: Stage::Development,
+            public_url: None,
+            sessions_server: None,
+            drain: DEFAULT_DRAIN,
+            log: telemetry::Config::default(),
+            broker: roundtrip_broker::Config::default(),
+            store: roundtrip_store::Config::default(),
+            operations: Operations::default(),
+            ingress: roundtrip_ingress::Config::default(),
+            dispatcher: roundtrip_dispatcher::Config::default(),
+            forwarder: roundtrip_forwarder::Config::default(),
+        }
+    }
+}
+
+/// Whether strangers can be expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stage {
+    /// Loopback only, with an echo channel and an inbox for answers.
+    Development,
+    /// Nothing is taken for granted.
+    Production,
+}
+
+/// The operations port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Operations {
+    /// Where health and readiness are answered.
+    pub listen: SocketAddr,
+}
+
+impl Default for Operations {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8001)),
+        }
+    }
+}
+
+/// What is wrong with the configuration, in one line.
+#[derive(Debug, thiserror::Error)]
+#[error("roundtrip: configuration: {0}")]
+pub(crate) struct Problem(String);
+
+impl Problem {
+    /// A problem with the value of one key.
+    pub(crate) fn key(key: &str, problem: impl AsRef<str>) -> Self {
+        Self(format!("{key} {}", problem.as_ref()))
+    }
+
+    /// A problem that says itself which key it means.
+    pub(crate) fn said(error: &dyn std::error::Error) -> Self {
+        let mut line = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            line = format!("{line}: {error}");
+            source = error.source();
+        }
+        Self(line.replace('\n', " "))
+    }
+
+    /// Tells it, and what to exit with.
+    pub(crate) fn exit(&self) -> ExitCode {
+        eprintln!("{self}");
+        ExitCode::from(EXIT_USAGE)
+    }
+}
+
+/// Reads and checks the configuration.
+pub(crate) fn load(file: Option<&Path>) -> Result<Config, Problem> {
+    let file = match file {
+        Some(path) => File::from(path).format(FileFormat::Toml).required(true),
+        None => File::new(USUAL_FILE, FileFormat::Toml).required(false),
+    };
+    let environment = Environment::with_prefix("ROUNDTRIP")
+        .prefix_separator("__")
+        .separator("__")
+        .try_parsing(true)
+        .list_separator(",")
+        .with_list_parse_key("dispatcher.retry.schedule")
+        .with_list_parse_key("forwarder.retry.schedule");
+    let mut builder = config::Config::builder()
+        .add_source(file)
+        .add_source(environment);
+    for (variable, key) in SHORT_VARIABLES {
+        // Set but empty means not set: compose files pass `${SESSIONS_SERVER:-}` so.
+        let value = std::env::var(variable)
+            .ok()
+            .filter(|value| !value.is_empty());
+        builder = builder
+            .set_override_option(key, value)
+            .map_err(|error| Problem::said(&error))?;
+    }
+    let config: Config = builder
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .map_err(|error| Problem::said(&error))?;
+    config.check()?;
+    Ok(config)
+}
+
+/// The variables that go without the prefix, for they are part of every deployment.
+const SHORT_VARIABLES: [(&str, &str); 3] = [
+    ("BROKER_URL", "broker.url"),
+    ("STORE_URL", "store.url"),
+    ("SESSIONS_SERVER", "sessions_server"),
+];
+
+impl Config {
+    /// What one value says of another. What each section can say of itself, it says when its
+    /// part is built.
+    fn check(&self) -> Result<(), Problem> {
+        self.sessions_server()?;
+        self.public_url()?;
+        match self.environment {
+            Stage::Development => {
+                for (key, listen) in [
+                    ("ingress.listen", self.ingress.listen),
+                    ("operations.listen", self.operations.listen),
+                ] {
+                    if !listen.ip().is_loopback() {
+                        return Err(Problem::key(
+                            key,
+                            format!(
+                                "is {listen}: environment = \"development\" listens on loopback \
+                                 only; set environment = \"production\""
+                            ),
+                        ));
+                    }
+                }
+            }
+            Stage::Production if self.sessions_server.is_none() => {
+                return Err(Problem::key(
+                    "sessions_server",
+                    "(SESSIONS_SERVER) must be set where environment = \"production\"",
+                ));
+            }
+            Stage::Production if self.public_url.is_none() => {
+                return Err(Problem::key(
+                    "public_url",
+                    "must be set where environment = \"production\": channels answer to it",
+                ));
+            }
+            Stage::Production => {}
+        }
+        Ok(())
+    }
+
+    /// Where answers go: the SESSIONS_SERVER, or in development the inbox.
+    pub(crate) fn sessions_server(&self) -> Result<Url, Problem> {
+        match &self.sessions_server {
+            Some(text) => {
+                http_url(text).map_err(|problem| Problem::key("sessions_server", problem))
+            }
+            None => Ok(self.under_public_url("dev/sessions")?),
+        }
+    }
+
+    /// Where channels answer to, for messages that name no `response_url`.
+    pub(crate) fn own_response_url(&self) -> Result<Url, Problem> {
+        self.under_public_url("webhook-response")
+    }
+
+    /// Where the development default's echo channel takes messages.
+    pub(crate) fn echo_url(&self) -> Result<Url, Problem> {
+        self.under_public_url("dev/echo/incoming")
+    }
+
+    fn under_public_url(&self, path: &str) -> Result<Url, Problem> {
+        let mut url = self.public_url()?;
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path.split('/'));
+        }
+        Ok(url)
+    }
+
+    /// The gateway as channels reach it; in development, where it listens.
+    fn public_url(&self) -> Result<Url, Problem> {
+        let text = self
+            .public_url
+            .clone()
+            .unwrap_or_else(|| format!("http://{}", self.ingress.listen));
+        http_url(&text).map_err(|problem| Problem::key("public_url", problem))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_file_says_what_the_code_does() {
+        let file: Config = config::Config::builder()
+            .add_source(File::from_str(DEFAULT_FILE, FileFormat::Toml))
+            .build()
+            .unwrap()
+            .try_deserialize()
+            .unwrap();
+        assert_eq!(file, Config::default());
+    }
+
+    #[test]
+    fn the_default_file_names_every_key() {
+        let defaults = config::Config::try_from(&Config::default()).unwrap();
+        let table = defaults.cache.into_table().unwrap();
+        for (section, value) in table {
+            let Ok(keys) = value.clone().into_table() else {
+                assert!(
+                    DEFAULT_FILE.contains(&format!("\n{section} = ")),
+                    "{section}"
+                );
+                continue;
+            };
+            for key in keys.keys() {
+                assert!(
+                    DEFAULT_FILE.contains(&format!("\n{key} = "))
+                        || DEFAULT_FILE.contains(&format!("\n[{section}.{key}]")),
+                    "{section}.{key}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_default_is_a_valid_configuration() {
+        assert!(Config::default().check().is_ok());
+    }
+
+    #[test]
+    fn development_listens_on_loopback_only() {
+        let mut config = Config::default();
+        config.ingress.listen = SocketAddr::from(([0, 0, 0, 0], 8000));
+        assert!(config.check().is_err());
+    }
+
+    #[test]
+    fn production_needs_a_sessions_server_and_a_public_url() {
+        let mut config = Config {
+            environment: Stage::Production,
+            ..Config::default()
+        };
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("SESSIONS_SERVER")
+        );
+        config.sessions_server = Some("http://sessions.example/".to_owned());
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("public_url")
+        );
+        config.public_url = Some("https://gateway.example/roundtrip/".to_owned());
+        assert!(config.check().is_ok());
+        assert_eq!(
+            config.own_response_url().unwrap().as_str(),
+            "https://gateway.example/roundtrip/webhook-response"
+        );
+    }
+}

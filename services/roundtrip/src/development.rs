@@ -1,0 +1,41 @@
+//! What the development default adds, so that a newcomer sees a round trip with one `curl`: an
+//! `echo` channel that plays the seed's channel server, and an inbox that plays the sessions
+//! server. Neither exists in production.
+
+mod echo;
+mod inbox;
+
+use std::sync::Arc;
+
+use axum::Router;
+use roundtrip_model::{Channel, Clock, channel::ENDPOINT_URL};
+use roundtrip_store::{Channels, StoreError};
+use serde_json::{Map, Value};
+
+use crate::config::Config;
+
+/// The echo channel's id.
+const ECHO: &str = "echo";
+
+/// The routes of both.
+pub(crate) fn router(clock: Arc<dyn Clock>) -> anyhow::Result<Router> {
+    Ok(echo::router(clock)?.merge(inbox::router()))
+}
+
+/// Registers the echo channel where no channel has its id.
+pub(crate) async fn register_echo(config: &Config, channels: &dyn Channels) -> anyhow::Result<()> {
+    let endpoint = Value::String(config.echo_url()?.into());
+    let echo = Channel {
+        channel_id: ECHO.parse()?,
+        channel_name: "Echo".to_owned(),
+        channel_description: "Answers what it is sent (development only)".to_owned(),
+        channel_metadata: Map::from_iter([(ENDPOINT_URL.to_owned(), endpoint)]),
+        channel_tags: vec!["development".to_owned()],
+    };
+    match channels.create(&echo).await {
+        Ok(_) | Err(StoreError::Exists(_)) => {}
+        // The gateway starts without its store; the newcomer whom this is for has an embedded one.
+        Err(error) => tracing::warn!(%error, "the echo channel is not registered"),
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! A channel server after the seed's Flask example: takes a message, answers to `response_url`.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use bytes::Bytes;
+use roundtrip_model::{CallbackId, Clock, Verdict, channel::http_url};
+use roundtrip_webhook::Webhook;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use time::format_description::well_known::Rfc3339;
+
+/// What a channel server is sent.
+#[derive(Deserialize)]
+struct Incoming {
+    session_id: String,
+    message: Value,
+    response_url: String,
+}
+
+#[derive(Clone)]
+struct Echo {
+    webhook: Webhook,
+    clock: Arc<dyn Clock>,
+}
+
+pub(crate) fn router(clock: Arc<dyn Clock>) -> anyhow::Result<Router> {
+    let webhook = Webhook::new(&roundtrip_webhook::Config::default())?;
+    Ok(Router::new()
+        .route("/dev/echo/incoming", post(incoming))
+        .with_state(Echo { webhook, clock }))
+}
+
+async fn incoming(State(echo): State<Echo>, Json(incoming): Json<Incoming>) -> Response {
+    let url = match http_url(&incoming.response_url) {
+        Ok(url) => url,
+        Err(problem) => return failed(StatusCode::BAD_REQUEST, &format!("response_url {problem}")),
+    };
+    let said = match &incoming.message {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let now = echo.clock.now();
+    let answer = json!({
+        "session_id": incoming.session_id,
+        "response_data": {
+            "text": format!("Received message: '{said}'"),
+            "platform": "Echo (development)",
+            "timestamp": now.format(&Rfc3339).unwrap_or_default(),
+        }
+    });
+    let id = CallbackId::generate().to_string();
+    let outcome = echo
+        .webhook
+        .post(&url, &id, now, Bytes::from(answer.to_string()))
+        .await;
+    if outcome.verdict() == Verdict::Delivered {
+        Json(json!({"success": true, "message": "Response sent"})).into_response()
+    } else {
+        failed(StatusCode::INTERNAL_SERVER_ERROR, &outcome.summary())
+    }
+}
+
+fn failed(status: StatusCode, error: &str) -> Response {
+    (status, Json(json!({"success": false, "error": error}))).into_response()
+}

@@ -1,0 +1,130 @@
+//! How a process starts to stop, and how it ends.
+//!
+//! The first SIGTERM or SIGINT drains: workers first, while the API still answers (what they
+//! deliver may call back), then the servers. A second signal ends the process at once, and so does
+//! the deadline. A task that ends by itself is a failure: the process drains and exits non-zero.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// The exit code of a process that was told twice to stop: 128 + SIGTERM.
+const EXIT_TOLD_TWICE: i32 = 143;
+
+/// How much longer than the drain a server may take to close its connections.
+const CLOSE_TIME: Duration = Duration::from_secs(3);
+
+/// A process's tasks, and the two steps of their stop.
+pub(crate) struct Lifecycle {
+    tasks: [JoinSet<(&'static str, anyhow::Result<()>)>; 2],
+    stops: [CancellationToken; 2],
+}
+
+/// When a task is told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// At the signal.
+    Workers = 0,
+    /// After the workers have drained.
+    Servers = 1,
+}
+
+impl Lifecycle {
+    pub(crate) fn new() -> Self {
+        Self {
+            tasks: [JoinSet::new(), JoinSet::new()],
+            stops: [CancellationToken::new(), CancellationToken::new()],
+        }
+    }
+
+    /// Starts a task; it must not end before the token it is handed says so.
+    pub(crate) fn spawn<F>(
+        &mut self,
+        step: Step,
+        name: &'static str,
+        task: impl FnOnce(CancellationToken) -> F,
+    ) where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let task = task(self.stops[step as usize].clone());
+        self.tasks[step as usize].spawn(async move { (name, task.await) });
+    }
+
+    /// Runs until a signal, or until a task ends by itself; then stops the rest.
+    pub(crate) async fn run(mut self, drain: Duration) -> anyhow::Result<ExitCode> {
+        let mut signals = Signals::listen()?;
+        let mut code = ExitCode::SUCCESS;
+        let [workers, servers] = &mut self.tasks;
+        tokio::select! {
+            name = signals.next() => tracing::info!(signal = name, "stopping"),
+            Some(ended) = workers.join_next() => code = died(ended),
+            Some(ended) = servers.join_next() => code = died(ended),
+        }
+        let [stop_workers, stop_servers] = &self.stops;
+        let stopping = async {
+            stop_workers.cancel();
+            // A worker keeps the deadline itself, and gives back what is not done by then.
+            while workers.join_next().await.is_some() {}
+            stop_servers.cancel();
+            let closed = timeout(CLOSE_TIME, async {
+                while servers.join_next().await.is_some() {}
+            });
+            if closed.await.is_err() {
+                tracing::warn!("connections were still open at the deadline");
+            }
+        };
+        tokio::select! {
+            done = timeout(drain + 2 * CLOSE_TIME, stopping) => {
+                if done.is_err() {
+                    tracing::error!("the drain did not end by its deadline");
+                    code = ExitCode::FAILURE;
+                }
+            }
+            name = signals.next() => {
+                tracing::warn!(signal = name, "a second signal: ending at once");
+                std::process::exit(EXIT_TOLD_TWICE);
+            }
+        }
+        Ok(code)
+    }
+}
+
+fn died(ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>) -> ExitCode {
+    match ended {
+        Ok((task, Ok(()))) => tracing::error!(task, "a task ended by itself"),
+        Ok((task, Err(error))) => {
+            tracing::error!(task, error = format!("{error:#}"), "a task failed");
+        }
+        Err(error) => tracing::error!(%error, "a task panicked"),
+    }
+    ExitCode::FAILURE
+}
+
+/// The signals that mean stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

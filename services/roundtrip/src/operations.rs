@@ -1,0 +1,47 @@
+//! The operations port: is the process alive, and is it of use.
+//!
+//! Readiness follows the broker alone: known channels are served through a store outage, so a
+//! store that is away must not take the gateway out of its load balancer. The answer tells both.
+
+use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use roundtrip_broker::{SharedBroker, Status};
+use roundtrip_store::SharedChannels;
+use serde_json::json;
+
+/// What readiness is asked of.
+#[derive(Clone)]
+pub(crate) struct Operations {
+    pub broker: SharedBroker,
+    pub channels: SharedChannels,
+}
+
+impl Operations {
+    pub(crate) fn router(self) -> Router {
+        Router::new()
+            .route("/healthz", get(async || Json(json!({"status": "alive"}))))
+            .route("/readyz", get(readyz))
+            .with_state(self)
+    }
+}
+
+async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
+    let broker = operations.broker.status();
+    let (status, word) = if broker == Status::Ready {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+    };
+    let broker = match broker {
+        Status::Ready => "ready".to_owned(),
+        Status::Blocked(why) => format!("blocked: {why}"),
+        Status::Away(why) => format!("away: {why}"),
+    };
+    let store = match operations.channels.ping().await {
+        Ok(()) => "ready".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    (
+        status,
+        Json(json!({"status": word, "broker": broker, "store": store})),
+    )
+}

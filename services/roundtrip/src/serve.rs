@@ -1,0 +1,160 @@
+//! The composition root: chooses the engines, builds every part, then starts them.
+
+use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use axum::{Router, serve::ListenerExt};
+use roundtrip_dispatcher::Dispatcher;
+use roundtrip_forwarder::Forwarder;
+use roundtrip_ingress::Ingress;
+use roundtrip_model::{Clock, SystemClock};
+use roundtrip_store::CachedChannels;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::Role,
+    config::{Config, Problem, Stage},
+    development,
+    lifecycle::{Lifecycle, Step},
+    operations::Operations,
+    telemetry,
+};
+
+/// Runs these roles until the process is told to stop.
+pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
+    if let Err(problem) = telemetry::start(&config.log) {
+        return problem.exit();
+    }
+    // Before anything opens a connection: each TLS client would otherwise choose its own provider.
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::error!("another TLS provider was installed first");
+        return ExitCode::FAILURE;
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start the runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(async {
+        serve(config, roles).await.unwrap_or_else(|error| {
+            if let Some(problem) = error.downcast_ref::<Problem>() {
+                return problem.exit();
+            }
+            eprintln!("roundtrip: {error:#}");
+            ExitCode::FAILURE
+        })
+    })
+}
+
+async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let broker = roundtrip_broker::open(&config.broker, Arc::clone(&clock)).await?;
+    let channels = roundtrip_store::open(&config.store).await?;
+    let known = Arc::new(CachedChannels::new(Arc::clone(&channels), &config.store));
+    let own_response_url = config.own_response_url()?;
+
+    let mut lifecycle = Lifecycle::new();
+    if roles.contains(&Role::Ingress) {
+        let ingress = Ingress::new(
+            config.ingress.clone(),
+            Arc::clone(&broker),
+            Arc::clone(&channels),
+            Arc::clone(&known),
+            own_response_url.as_str(),
+            Arc::clone(&clock),
+        );
+        let more = match config.environment {
+            Stage::Development => {
+                development::register_echo(&config, &*channels).await?;
+                development::router(Arc::clone(&clock))?
+            }
+            Stage::Production => Router::new(),
+        };
+        listen(
+            &mut lifecycle,
+            "ingress",
+            config.ingress.listen,
+            ingress.router(more),
+        )
+        .await?;
+    }
+    if roles.contains(&Role::Dispatcher) {
+        let dispatcher =
+            Dispatcher::new(&config.dispatcher, Arc::clone(&known), Arc::clone(&clock))
+                .map_err(|error| Problem::said(&error))?;
+        let (broker, drain) = (Arc::clone(&broker), config.drain);
+        lifecycle.spawn(Step::Workers, "dispatcher", |stop| async move {
+            dispatcher
+                .run(broker, drain, stop)
+                .await
+                .context("the dispatcher")
+        });
+    }
+    if roles.contains(&Role::Forwarder) {
+        let sessions_server = config.sessions_server()?;
+        let forwarder = Forwarder::new(&config.forwarder, sessions_server, Arc::clone(&clock))
+            .map_err(|error| Problem::said(&error))?;
+        let (broker, drain) = (Arc::clone(&broker), config.drain);
+        lifecycle.spawn(Step::Workers, "forwarder", |stop| async move {
+            forwarder
+                .run(broker, drain, stop)
+                .await
+                .context("the forwarder")
+        });
+    }
+    let operations = Operations {
+        broker: Arc::clone(&broker),
+        channels,
+    };
+    listen(
+        &mut lifecycle,
+        "operations",
+        config.operations.listen,
+        operations.router(),
+    )
+    .await?;
+
+    tracing::info!(
+        roles = roles.iter().map(|role| role.name()).collect::<Vec<_>>().join(","),
+        environment = ?config.environment,
+        broker = ?config.broker,
+        store = ?config.store,
+        "started"
+    );
+    let code = lifecycle.run(config.drain).await?;
+    broker.close().await;
+    tracing::info!("stopped");
+    Ok(code)
+}
+
+/// Binds now, so that a port that is taken is told at the start, and serves from then on.
+async fn listen(
+    lifecycle: &mut Lifecycle,
+    name: &'static str,
+    address: SocketAddr,
+    router: Router,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} ({name}.listen)"))?;
+    tracing::info!(%address, "{name} listens");
+    // Small answers to waiting clients: none may wait for a full segment.
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY was refused");
+        }
+    });
+    lifecycle.spawn(Step::Servers, name, |stop: CancellationToken| async move {
+        axum::serve(listener, router)
+            .with_graceful_shutdown(stop.cancelled_owned())
+            .await
+            .context(name)
+    });
+    Ok(())
+}

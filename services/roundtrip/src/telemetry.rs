@@ -1,0 +1,47 @@
+//! Logs: one line an event, as text for people or as JSON for machines.
+
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Problem;
+
+/// The log's section of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// What is logged: a level, or `tracing`'s filter directives.
+    pub level: String,
+    /// In what form.
+    pub format: Format,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// For machines: an object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: Format::Text,
+        }
+    }
+}
+
+/// Starts to log, to standard output.
+pub(crate) fn start(config: &Config) -> Result<(), Problem> {
+    let filter = EnvFilter::try_new(&config.level)
+        .map_err(|error| Problem::key("log.level", format!("is no filter: {error}")))?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter);
+    match config.format {
+        Format::Text => logs.init(),
+        Format::Json => logs.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
