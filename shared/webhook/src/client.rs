@@ -42,22 +42,19 @@ impl Webhook {
         config.check()?;
         // Where the process has chosen a provider already, that one stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        HeaderValue::from_str(&config.user_agent)
+            .map_err(|error| ConfigError::new("webhook.user_agent", error.to_string()))?;
         let client = match builder(config).build() {
             Ok(client) => client,
             // A machine without root certificates posts to http endpoints all the same; to https
-            // ones it says that the certificate's issuer is unknown. What else may be wrong with
-            // the configuration is so here too.
+            // ones it says that the certificate's issuer is unknown. What else may be wrong is
+            // wrong the second time too.
             Err(error) => {
-                let client = builder(config).tls_certs_only([]).build();
-                let client = client.map_err(|error| ConfigError {
-                    problem: one_line(error),
-                    ..ConfigError::new("webhook", "")
-                })?;
+                let without_roots = builder(config).tls_certs_only([]).build();
+                let client =
+                    without_roots.map_err(|error| ConfigError::new("webhook", one_line(error)))?;
                 let problem = one_line(error);
-                tracing::warn!(
-                    problem,
-                    "no root certificates: https endpoints will be refused"
-                );
+                tracing::warn!(problem, "https endpoints will be refused");
                 client
             }
         };

@@ -1,1 +1,247 @@
+use std::sync::Arc;
 
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use roundtrip_model::{Channel, ChannelPatch, Clock};
+use roundtrip_store::{
+    CachedChannels, ChannelPage, Channels, Filter, PageRequest, Version, Versioned,
+};
+use rstest::rstest;
+use serde_json::{Value, json};
+use time::{OffsetDateTime, macros::datetime};
+use tokio::{net::TcpListener, sync::mpsc};
+
+use super::*;
+use crate::Config;
+
+const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
+const MESSAGE: &str = r#"{"message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"slack-sim","session_id":"abc123","message":{"n":12345678901234567890.10},"response_url":"http://localhost:8000/webhook-response"}"#;
+
+#[derive(Debug)]
+struct Noon;
+
+impl Clock for Noon {
+    fn now(&self) -> OffsetDateTime {
+        NOW
+    }
+}
+
+/// A store that answers every question for a channel alike.
+enum Store {
+    Holds(Channel),
+    HoldsNothing,
+    HoldsNoChannel,
+    IsAway,
+}
+
+#[async_trait]
+impl Channels for Store {
+    async fn get(&self, id: &ChannelId) -> Result<Versioned, StoreError> {
+        match self {
+            Self::Holds(channel) => Ok(Versioned {
+                channel: channel.clone(),
+                version: Version::of(channel),
+            }),
+            Self::HoldsNothing => Err(StoreError::NotFound(id.clone())),
+            Self::HoldsNoChannel => Err(StoreError::Unreadable {
+                id: id.to_string(),
+                problem: "channel_tags is no list".to_owned(),
+            }),
+            Self::IsAway => Err(StoreError::Away("no server".into())),
+        }
+    }
+
+    async fn create(&self, _: &Channel) -> Result<Version, StoreError> {
+        unreachable!("a dispatcher only reads")
+    }
+
+    async fn update(
+        &self,
+        _: &ChannelId,
+        _: &ChannelPatch,
+        _: Option<&Version>,
+    ) -> Result<Versioned, StoreError> {
+        unreachable!("a dispatcher only reads")
+    }
+
+    async fn delete(&self, _: &ChannelId, _: Option<&Version>) -> Result<(), StoreError> {
+        unreachable!("a dispatcher only reads")
+    }
+
+    async fn query(&self, _: &Filter, _: &PageRequest) -> Result<ChannelPage, StoreError> {
+        unreachable!("a dispatcher only reads")
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        unreachable!("a dispatcher only reads")
+    }
+}
+
+type Request = (HeaderMap, Bytes);
+
+/// A channel server that answers everything with this status, and the store that knows it.
+async fn channel_server(status: u16) -> (Store, mpsc::UnboundedReceiver<Request>) {
+    let (sender, requests) = mpsc::unbounded_channel();
+    let status = StatusCode::from_u16(status).unwrap();
+    let answer = move |State(sender): State<mpsc::UnboundedSender<Request>>,
+                       headers: HeaderMap,
+                       body: Bytes| async move {
+        let _ = sender.send((headers, body));
+        (status, "said the channel")
+    };
+    let app = Router::new().fallback(answer).with_state(sender);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/incoming", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, app).await });
+    (Store::Holds(channel(&json!(url))), requests)
+}
+
+fn channel(endpoint_url: &Value) -> Channel {
+    serde_json::from_value(json!({
+        "channel_id": "slack-sim",
+        "channel_metadata": {"endpoint_url": endpoint_url},
+    }))
+    .unwrap()
+}
+
+fn dispatcher(store: Store) -> Dispatcher {
+    let channels = CachedChannels::new(Arc::new(store), &roundtrip_store::Config::default());
+    Dispatcher::new(&Config::default(), Arc::new(channels), Arc::new(Noon)).unwrap()
+}
+
+fn parcel(body: &'static str, tries: u32, accepted_at: OffsetDateTime) -> Parcel {
+    Parcel {
+        id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
+        tries,
+        accepted_at,
+        dead: None,
+        body: bytes::Bytes::from_static(body.as_bytes()),
+    }
+}
+
+async fn decide(store: Store, tries: u32) -> Decision {
+    dispatcher(store).handle(&parcel(MESSAGE, tries, NOW)).await
+}
+
+#[track_caller]
+fn reason(decision: Decision) -> DeadReason {
+    match decision {
+        Decision::DeadLetter(reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_delivered_as_the_producer_gave_it() {
+    let (store, mut requests) = channel_server(200).await;
+    assert_eq!(decide(store, 0).await, Decision::Done);
+    let (headers, body) = requests.recv().await.unwrap();
+    assert_eq!(
+        body,
+        r#"{"session_id":"abc123","message":{"n":12345678901234567890.10},"response_url":"http://localhost:8000/webhook-response"}"#
+    );
+    assert_eq!(
+        headers["webhook-id"],
+        "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f"
+    );
+    assert_eq!(headers["webhook-timestamp"], "1795435200");
+}
+
+#[tokio::test]
+async fn a_failed_try_is_made_again() {
+    let (store, _requests) = channel_server(500).await;
+    let decision = decide(store, 0).await;
+    assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
+}
+
+#[tokio::test]
+async fn the_last_try_of_the_schedule_is_the_last() {
+    let (store, mut requests) = channel_server(500).await;
+    let tries = u32::try_from(DEFAULT_TRIES).unwrap();
+    let reason = reason(decide(store, tries).await);
+    assert_eq!(reason.kind, DeadKind::AttemptsExhausted);
+    assert_eq!(
+        reason.detail,
+        "9 tries failed; the last: answered 500: said the channel"
+    );
+    assert!(requests.try_recv().is_ok());
+}
+
+const DEFAULT_TRIES: usize = roundtrip_model::retry::DEFAULT_SCHEDULE.len();
+
+#[tokio::test]
+async fn a_refused_message_is_dead_with_what_the_channel_said() {
+    let (store, _requests) = channel_server(400).await;
+    assert_eq!(
+        reason(decide(store, 0).await),
+        DeadReason::new(DeadKind::Refused, "answered 400: said the channel")
+    );
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_old_is_dead_without_a_try() {
+    let (store, mut requests) = channel_server(200).await;
+    let accepted_at = NOW - time::Duration::days(3);
+    let decision = dispatcher(store)
+        .handle(&parcel(MESSAGE, 2, accepted_at))
+        .await;
+    assert_eq!(
+        reason(decision),
+        DeadReason::new(DeadKind::TooOld, "older than 3days after 2 tries")
+    );
+    assert!(requests.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_messages_wait_at_the_cost_of_no_try() {
+    assert_eq!(
+        decide(Store::IsAway, 3).await,
+        Decision::Park(Config::default().park)
+    );
+}
+
+#[tokio::test]
+async fn a_message_for_no_channel_is_dead() {
+    assert_eq!(
+        reason(decide(Store::HoldsNothing, 0).await),
+        DeadReason::new(
+            DeadKind::UnknownChannel,
+            "there is no channel with the id 'slack-sim'"
+        )
+    );
+}
+
+#[rstest]
+#[case::no_url(Store::Holds(channel(&Value::Null)), "channel_metadata.endpoint_url: is required")]
+#[case::no_channel(
+    Store::HoldsNoChannel,
+    "the stored document of 'slack-sim' is no channel: channel_tags is no list"
+)]
+#[tokio::test]
+async fn a_message_whose_channel_cannot_be_posted_to_is_dead(
+    #[case] store: Store,
+    #[case] detail: &str,
+) {
+    assert_eq!(
+        reason(decide(store, 0).await),
+        DeadReason::new(DeadKind::BadEndpoint, detail)
+    );
+}
+
+#[tokio::test]
+async fn what_nobody_can_read_is_dead() {
+    let decision = dispatcher(Store::HoldsNothing)
+        .handle(&parcel("{}", 0, NOW))
+        .await;
+    assert_eq!(reason(decision).kind, DeadKind::Undecodable);
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failed_try() {
+    let decision = dispatcher(Store::HoldsNothing).panicked(&parcel(MESSAGE, 0, NOW));
+    assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
+}

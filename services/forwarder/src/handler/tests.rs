@@ -1,1 +1,132 @@
+use std::sync::Arc;
 
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use roundtrip_model::Clock;
+use rstest::rstest;
+use time::{OffsetDateTime, macros::datetime};
+use tokio::{net::TcpListener, sync::mpsc};
+
+use super::*;
+use crate::Config;
+
+const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
+const CALLBACK: &str = r#"{"callback_id":"cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","session_id":"abc123","response_data":{"n":1.10}}"#;
+
+#[derive(Debug)]
+struct Noon;
+
+impl Clock for Noon {
+    fn now(&self) -> OffsetDateTime {
+        NOW
+    }
+}
+
+type Request = (HeaderMap, Bytes);
+
+/// A sessions server that answers everything with this status.
+async fn sessions_server(status: u16) -> (url::Url, mpsc::UnboundedReceiver<Request>) {
+    let (sender, requests) = mpsc::unbounded_channel();
+    let status = StatusCode::from_u16(status).unwrap();
+    let answer = move |State(sender): State<mpsc::UnboundedSender<Request>>,
+                       headers: HeaderMap,
+                       body: Bytes| async move {
+        let _ = sender.send((headers, body));
+        status
+    };
+    let app = Router::new().fallback(answer).with_state(sender);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/answers", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, app).await });
+    (url.parse().unwrap(), requests)
+}
+
+fn forwarder(url: url::Url) -> Forwarder {
+    Forwarder::new(&Config::default(), url, Arc::new(Noon)).unwrap()
+}
+
+fn parcel(body: &'static str, tries: u32, accepted_at: OffsetDateTime) -> Parcel {
+    Parcel {
+        id: "cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
+        tries,
+        accepted_at,
+        dead: None,
+        body: bytes::Bytes::from_static(body.as_bytes()),
+    }
+}
+
+fn dead_kind(decision: &Decision) -> Option<DeadKind> {
+    match decision {
+        Decision::DeadLetter(reason) => Some(reason.kind),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_forwarded_as_the_channel_gave_it() {
+    let (url, mut requests) = sessions_server(200).await;
+    let decision = forwarder(url).handle(&parcel(CALLBACK, 0, NOW)).await;
+    assert_eq!(decision, Decision::Done);
+    let (headers, body) = requests.recv().await.unwrap();
+    assert_eq!(
+        body,
+        r#"{"session_id":"abc123","response_data":{"n":1.10}}"#
+    );
+    assert_eq!(headers["webhook-id"], "cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f");
+}
+
+#[rstest]
+#[case::first(0)]
+#[case::far_beyond_the_schedule(10_000)]
+#[tokio::test]
+async fn while_the_sessions_server_fails_answers_wait(#[case] tries: u32) {
+    let (url, _requests) = sessions_server(503).await;
+    let decision = forwarder(url).handle(&parcel(CALLBACK, tries, NOW)).await;
+    assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
+}
+
+#[tokio::test]
+async fn while_the_sessions_server_is_away_answers_wait() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    drop(listener);
+    let forwarder = forwarder(url.parse().unwrap());
+    let decision = forwarder.handle(&parcel(CALLBACK, 10_000, NOW)).await;
+    assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
+}
+
+#[tokio::test]
+async fn a_refused_answer_is_dead() {
+    let (url, _requests) = sessions_server(422).await;
+    let decision = forwarder(url).handle(&parcel(CALLBACK, 0, NOW)).await;
+    assert_eq!(dead_kind(&decision), Some(DeadKind::Refused));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_old_is_dead_without_a_try() {
+    let (url, mut requests) = sessions_server(200).await;
+    let accepted_at = NOW - time::Duration::days(3);
+    let decision = forwarder(url)
+        .handle(&parcel(CALLBACK, 0, accepted_at))
+        .await;
+    assert_eq!(dead_kind(&decision), Some(DeadKind::TooOld));
+    assert!(requests.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn what_nobody_can_read_is_dead() {
+    let (url, _requests) = sessions_server(200).await;
+    let decision = forwarder(url).handle(&parcel("{}", 0, NOW)).await;
+    assert_eq!(dead_kind(&decision), Some(DeadKind::Undecodable));
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failed_try() {
+    let (url, _requests) = sessions_server(200).await;
+    let decision = forwarder(url).panicked(&parcel(CALLBACK, 0, NOW));
+    assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
+}

@@ -1,1 +1,357 @@
+//! Each against a real server on a socket of its own, so that what is asserted is what goes over
+//! the wire.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use rstest::rstest;
+use time::macros::datetime;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+use super::*;
+use crate::{EXCERPT_BYTES, MAX_ANSWER_BYTES};
+
+const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00.9 UTC);
+/// Nothing here should take that long; what does has failed.
+const LIMIT: Duration = Duration::from_secs(20);
+/// The client's time limit in tests that wait for it.
+const SHORT: Duration = Duration::from_millis(300);
+const ENOUGH: Duration = Duration::from_secs(10);
+
+/// What a server does after it has read a request.
+#[derive(Debug, Clone)]
+enum Then {
+    /// Writes these bytes and keeps the connection for the next request.
+    Answer(Vec<u8>),
+    /// Writes these bytes and then nothing more, for ever.
+    Stall(Vec<u8>),
+    /// Writes these bytes, and then body without an end.
+    Endless(Vec<u8>),
+    /// Closes without a word.
+    Close,
+}
+
+/// A server that does one thing with every request and records what it was sent.
+struct Server {
+    url: Url,
+    requests: mpsc::UnboundedReceiver<String>,
+    connections: Arc<AtomicUsize>,
+    written: Arc<AtomicUsize>,
+}
+
+impl Server {
+    async fn start(then: Then) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/incoming", listener.local_addr().unwrap());
+        let (sender, requests) = mpsc::unbounded_channel();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let written = Arc::new(AtomicUsize::new(0));
+        let counted = (Arc::clone(&connections), Arc::clone(&written));
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                counted.0.fetch_add(1, Ordering::SeqCst);
+                let written = Arc::clone(&counted.1);
+                tokio::spawn(serve(socket, then.clone(), sender.clone(), written));
+            }
+        });
+        Self {
+            url: url.parse().unwrap(),
+            requests,
+            connections,
+            written,
+        }
+    }
+
+    async fn answering(answer: &str) -> Self {
+        Self::start(Then::Answer(answer.as_bytes().to_vec())).await
+    }
+
+    fn requests_so_far(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.requests.try_recv().ok()).collect()
+    }
+}
+
+async fn serve(
+    mut socket: TcpStream,
+    then: Then,
+    requests: mpsc::UnboundedSender<String>,
+    written: Arc<AtomicUsize>,
+) {
+    while let Some(request) = read_request(&mut socket).await {
+        let _ = requests.send(request);
+        match &then {
+            Then::Answer(bytes) => socket.write_all(bytes).await.unwrap(),
+            Then::Stall(bytes) => {
+                socket.write_all(bytes).await.unwrap();
+                std::future::pending::<()>().await;
+            }
+            Then::Endless(bytes) => {
+                socket.write_all(bytes).await.unwrap();
+                while let Ok(count) = socket.write(&[b'x'; 4096]).await {
+                    written.fetch_add(count, Ordering::SeqCst);
+                }
+                return;
+            }
+            Then::Close => return,
+        }
+    }
+}
+
+/// One request, head and body; `None` when the client has closed.
+async fn read_request(socket: &mut TcpStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "))
+                .map_or(0, |length| length.parse().unwrap());
+            if body.len() >= length {
+                return Some(text);
+            }
+        }
+        if socket.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+fn webhook(timeout: Duration) -> Webhook {
+    Webhook::new(&Config {
+        timeout,
+        ..Config::default()
+    })
+    .unwrap()
+}
+
+async fn post(webhook: &Webhook, url: &Url) -> Outcome {
+    let post = webhook.post(url, "msg_1", NOW, Bytes::from_static(br#"{"a":1}"#));
+    let outcome = tokio::time::timeout(LIMIT, post).await;
+    outcome.expect("a post ends within its own time limit")
+}
+
+fn answered(status: u16, excerpt: &str) -> Outcome {
+    Outcome::Answered {
+        status,
+        retry_after: None,
+        excerpt: excerpt.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn the_request_is_what_it_should_be_to_the_byte() {
+    let mut server = Server::answering("HTTP/1.1 204 No Content\r\n\r\n").await;
+    let outcome = post(&webhook(ENOUGH), &server.url).await;
+    assert_eq!(outcome, answered(204, ""));
+    let request = server.requests.recv().await.unwrap();
+    let (head, body) = request.split_once("\r\n\r\n").unwrap();
+    assert_eq!(body, r#"{"a":1}"#);
+    let mut lines = head.lines();
+    assert_eq!(lines.next(), Some("POST /incoming HTTP/1.1"));
+    let mut headers: Vec<_> = lines.map(str::to_owned).collect();
+    headers.sort();
+    let authority = format!("host: {}", server.url.authority());
+    assert_eq!(
+        headers,
+        [
+            "accept: */*",
+            "content-length: 7",
+            "content-type: application/json",
+            authority.as_str(),
+            concat!("user-agent: Roundtrip/", env!("CARGO_PKG_VERSION")),
+            "webhook-id: msg_1",
+            "webhook-timestamp: 1795435200",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn no_answer_within_the_limit_is_a_time_out() {
+    let server = Server::start(Then::Stall(Vec::new())).await;
+    let outcome = post(&webhook(SHORT), &server.url).await;
+    assert_eq!(outcome, Outcome::Failed(Failure::TimedOut(SHORT)));
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_a_time_out() {
+    let server = Server::start(Then::Stall(b"HTTP/1.1 200 OK\r\nx: ".to_vec())).await;
+    let outcome = post(&webhook(SHORT), &server.url).await;
+    assert_eq!(outcome, Outcome::Failed(Failure::TimedOut(SHORT)));
+}
+
+#[rstest]
+#[case(200)]
+#[case(500)]
+#[tokio::test]
+async fn a_body_that_stalls_leaves_the_status_as_the_answer(#[case] status: u16) {
+    let head = format!("HTTP/1.1 {status} X\r\ncontent-length: 100\r\n\r\nbegun");
+    let server = Server::start(Then::Stall(head.into_bytes())).await;
+    let outcome = post(&webhook(SHORT), &server.url).await;
+    assert_eq!(outcome, answered(status, "begun"));
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_leaves_the_status_as_the_answer() {
+    let server = Server::answering(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegun\r\nno chunk",
+    )
+    .await;
+    let outcome = post(&webhook(ENOUGH), &server.url).await;
+    assert_eq!(outcome, answered(200, "begun"));
+}
+
+#[tokio::test]
+async fn an_endless_body_is_cut_and_its_connection_dropped() {
+    let head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_vec();
+    let server = Server::start(Then::Endless(head)).await;
+    let outcome = post(&webhook(LIMIT), &server.url).await;
+    assert_eq!(outcome, answered(200, &"x".repeat(EXCERPT_BYTES)));
+    // What the sockets' buffers hold goes out on top of what was read.
+    let buffers = 16 * 1024 * 1024;
+    assert!(server.written.load(Ordering::SeqCst) < MAX_ANSWER_BYTES + buffers);
+}
+
+#[tokio::test]
+async fn a_redirect_is_an_answer_and_is_not_followed() {
+    let mut elsewhere = Server::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let redirect = format!(
+        "HTTP/1.1 307 Temporary Redirect\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n",
+        elsewhere.url
+    );
+    let server = Server::answering(&redirect).await;
+    let outcome = post(&webhook(ENOUGH), &server.url).await;
+    assert_eq!(outcome, answered(307, ""));
+    assert_eq!(elsewhere.requests_so_far(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_told_in_one_line_without_secrets() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = listener.local_addr().unwrap();
+    drop(listener);
+    let url = format!("http://user:secret@{authority}/?token=secret");
+    let outcome = post(&webhook(ENOUGH), &url.parse().unwrap()).await;
+    let Outcome::Failed(Failure::Connect(problem)) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert!(problem.contains("Connection refused"), "{problem}");
+    assert!(!problem.contains("secret"), "{problem}");
+    assert!(!problem.contains('\n'), "{problem}");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_unanswered_fails_after_one_request() {
+    let mut server = Server::start(Then::Close).await;
+    let outcome = post(&webhook(ENOUGH), &server.url).await;
+    assert!(
+        matches!(outcome, Outcome::Failed(Failure::Connection(_))),
+        "{outcome:?}"
+    );
+    assert_eq!(server.requests_so_far().len(), 1);
+}
+
+/// The case in which a client might try again by itself: the connection has been used before.
+#[tokio::test]
+async fn a_kept_connection_that_is_closed_unanswered_fails_after_one_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url: Url = format!("http://{}/", listener.local_addr().unwrap())
+        .parse()
+        .unwrap();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&requests);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            // Answers the first request on each connection and closes upon the second.
+            read_request(&mut socket).await.unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            socket.write_all(answer).await.unwrap();
+            read_request(&mut socket).await.unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let webhook = webhook(ENOUGH);
+    assert_eq!(post(&webhook, &url).await, answered(200, ""));
+    let outcome = post(&webhook, &url).await;
+    assert!(
+        matches!(outcome, Outcome::Failed(Failure::Connection(_))),
+        "{outcome:?}"
+    );
+    assert_eq!(requests.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_body_within_the_limit_leaves_the_connection_for_the_next_post() {
+    let body = "y".repeat(MAX_ANSWER_BYTES - 1);
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let server = Server::answering(&answer).await;
+    let webhook = webhook(ENOUGH);
+    for _ in 0..3 {
+        assert_eq!(
+            post(&webhook, &server.url).await,
+            answered(200, &"y".repeat(EXCERPT_BYTES))
+        );
+    }
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
+}
+
+#[rstest]
+#[case::seconds("120", Some(120))]
+#[case::date("Mon, 23 Nov 2026 12:05:00 GMT", Some(299))]
+#[case::garbage("soon", None)]
+#[tokio::test]
+async fn retry_after_comes_with_the_answer(#[case] value: &str, #[case] seconds: Option<u64>) {
+    let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after:";
+    let server = Server::answering(&format!("{head} {value}\r\n\r\n")).await;
+    let Outcome::Answered { retry_after, .. } = post(&webhook(ENOUGH), &server.url).await else {
+        panic!("answered")
+    };
+    // A date is counted from when the answer came, a moment after NOW.
+    let whole = retry_after.map(|wait| wait.as_secs());
+    assert!(
+        whole == seconds || whole == seconds.map(|n| n - 1),
+        "{whole:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_compressed_answer_is_not_unpacked() {
+    let server = Server::answering(
+        "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\nabc",
+    )
+    .await;
+    assert_eq!(
+        post(&webhook(ENOUGH), &server.url).await,
+        answered(200, "abc")
+    );
+}
+
+#[rstest]
+#[case::timeout(Config { timeout: Duration::ZERO, ..Config::default() }, "webhook.timeout: must be 1ms to 366 days")]
+#[case::connect(Config { connect_timeout: Duration::ZERO, ..Config::default() }, "webhook.connect_timeout: must be 1ms to 366 days")]
+fn a_setting_that_cannot_be_used_is_named(#[case] config: Config, #[case] message: &str) {
+    assert_eq!(Webhook::new(&config).unwrap_err().to_string(), message);
+}
+
+#[test]
+fn a_user_agent_that_is_no_header_is_refused() {
+    let config = Config {
+        user_agent: "a\nb".to_owned(),
+        ..Config::default()
+    };
+    let error = Webhook::new(&config).unwrap_err();
+    assert!(
+        error.to_string().starts_with("webhook.user_agent: "),
+        "{error}"
+    );
+}
