@@ -1,2 +1,257 @@
-//! The benchmark.
-fn main() {}
+//! The benchmark, and the runs that prove what kills and dead endpoints do: `tests/bench`,
+//! `tests/faults`.
+//!
+//! Invariant: everything that it starts (servers, the gateway) it ends, whether it ends itself by
+//! success, by an error, or by a signal that can be caught.
+
+mod measure;
+mod memory;
+mod options;
+mod raw_rabbitmq;
+mod raw_sqlite;
+mod results;
+mod table;
+
+use std::{fs, path::Path, process::ExitCode, sync::Arc, thread::available_parallelism};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use harness::{
+    counting::CountingServer,
+    faults::{self, FaultPlan},
+    process::gateway_binary,
+    servers::{Kind, Server},
+    stack::{Engines, Plan, Stack},
+    tally::Tally,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::spawn_blocking,
+};
+
+use crate::{
+    measure::Bench,
+    options::{Command, Common, Faults, Memory, Options, Run},
+    results::{Measure, Round},
+    table::EngineResults,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const EMBEDDED: &str = "Embedded: SQLite, one process with every role";
+const RABBITMQ: &str = "RabbitMQ and MongoDB's wire, a process for each role";
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::WARN)
+        .init();
+    let options = Options::parse();
+    let work = async {
+        match options.command {
+            Command::Run(options) => run(&options).await,
+            Command::Faults(options) => faults(&options).await,
+            Command::Memory(options) => memory(&options).await,
+        }
+    };
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    // What loses is dropped, and with it everything that it started.
+    tokio::select! {
+        done = work => done,
+        _ = interrupt.recv() => bail!("interrupted"),
+        _ = terminate.recv() => bail!("terminated"),
+    }
+}
+
+/// The servers of the outgrown engines.
+struct Servers {
+    rabbitmq: Server,
+    mongodb: Server,
+}
+
+impl Servers {
+    async fn start(folder: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            rabbitmq: Server::start(Kind::Rabbitmq, &folder.join("rabbitmq")).await?,
+            mongodb: Server::start(Kind::Mongodb, &folder.join("mongodb")).await?,
+        })
+    }
+
+    fn engines(&self) -> Engines {
+        Engines::Servers {
+            broker: self.rabbitmq.url().to_owned(),
+            store: self.mongodb.url().to_owned(),
+        }
+    }
+}
+
+fn plan(common: &Common, engines: Engines, name: &str) -> anyhow::Result<Plan> {
+    Ok(Plan {
+        binary: gateway_binary()?,
+        engines,
+        folder: common.folder.join(name),
+        name: name.to_owned(),
+        sessions_server: String::new(),
+        env: common.env.clone(),
+    })
+}
+
+async fn run(run: &Run) -> anyhow::Result<ExitCode> {
+    let cores = available_parallelism()?.get();
+    let servers = if run.common.engine.rabbitmq() {
+        Some(Servers::start(&run.common.folder).await?)
+    } else {
+        None
+    };
+    let mut benches = Vec::new();
+    if run.common.engine.embedded() {
+        let bench = bench(run, Engines::Embedded, "embedded", Vec::new()).await?;
+        benches.push((bench, results("embedded", EMBEDDED, false)));
+    }
+    if let Some(servers) = &servers {
+        let named = vec![
+            ("RabbitMQ", &servers.rabbitmq),
+            ("MongoDB's wire", &servers.mongodb),
+        ];
+        let bench = bench(run, servers.engines(), "rabbitmq", named).await?;
+        benches.push((bench, results("rabbitmq", RABBITMQ, true)));
+    }
+    // The engines take turns, so that a slow minute of the machine meets both.
+    for number in 1..=run.repeat {
+        for (bench, results) in &mut benches {
+            eprintln!("{}, run {number} of {}", results.key, run.repeat);
+            let mut round = Round::default();
+            let ceiling = measure::ceiling(run, &bench.channel_server).await?;
+            round.values.insert(Measure::Ceiling, ceiling);
+            raw(
+                run,
+                servers.as_ref().filter(|_| results.has_target),
+                &mut round,
+            )
+            .await?;
+            bench.round(number, &mut round).await?;
+            results.rounds.push(round);
+        }
+    }
+    let results: Vec<EngineResults> = benches.into_iter().map(|(_, results)| results).collect();
+    if let Some(path) = &run.json {
+        let json = table::json(run, cores, &results);
+        fs::write(path, format!("{json:#}\n"))
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    print!("{}", table::text(run, cores, &results));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn raw(run: &Run, servers: Option<&Servers>, round: &mut Round) -> anyhow::Result<()> {
+    let size = run.size();
+    let Some(servers) = servers else {
+        let folder = run.common.folder.clone();
+        let rate = spawn_blocking(move || raw_sqlite::measure(&folder, size)).await??;
+        round.values.insert(Measure::RawInsert, rate);
+        return Ok(());
+    };
+    let rates = raw_rabbitmq::measure(servers.rabbitmq.url(), size).await?;
+    round.values.extend([
+        (Measure::RawPublish, rates.publish),
+        (Measure::RawConsumeEach, rates.consume_each),
+        (Measure::RawConsumeMultiple, rates.consume_multiple),
+    ]);
+    Ok(())
+}
+
+async fn bench<'a>(
+    run: &'a Run,
+    engines: Engines,
+    name: &str,
+    servers: Vec<(&'static str, &'a Server)>,
+) -> anyhow::Result<Bench<'a>> {
+    let nothing = Arc::new(Tally::new("nothing", 0));
+    let sessions_server = CountingServer::start(Arc::clone(&nothing)).await?;
+    Ok(Bench {
+        run,
+        stack: Stack::new(Plan {
+            sessions_server: sessions_server.url(),
+            ..plan(&run.common, engines, name)?
+        })?,
+        channel_server: CountingServer::start(nothing).await?,
+        sessions_server,
+        servers,
+        channels: Vec::new(),
+    })
+}
+
+const fn results(key: &'static str, title: &'static str, has_target: bool) -> EngineResults {
+    EngineResults {
+        title,
+        key,
+        has_target,
+        rounds: Vec::new(),
+    }
+}
+
+async fn faults(options: &Faults) -> anyhow::Result<ExitCode> {
+    let mut lost = 0;
+    if options.common.engine.embedded() {
+        lost += fault_run(options, Engines::Embedded, None, EMBEDDED).await?;
+    }
+    if options.common.engine.rabbitmq() {
+        let servers = Servers::start(&options.common.folder).await?;
+        let engines = servers.engines();
+        // MongoDB's goes on until the run is over.
+        let Servers { rabbitmq, mongodb } = servers;
+        lost += fault_run(options, engines, Some(rabbitmq), RABBITMQ).await?;
+        drop(mongodb);
+    }
+    Ok(if lost == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn fault_run(
+    options: &Faults,
+    engines: Engines,
+    broker: Option<Server>,
+    title: &str,
+) -> anyhow::Result<u64> {
+    println!("== {title} ==");
+    let report = faults::run(FaultPlan {
+        stack: plan(&options.common, engines, "faults")?,
+        messages: options.messages,
+        limit: options.limit,
+        broker,
+    })
+    .await?;
+    println!("{report}\n");
+    Ok(report.lost())
+}
+
+async fn memory(options: &Memory) -> anyhow::Result<ExitCode> {
+    let mut under = true;
+    let nobody = CountingServer::start(Arc::new(Tally::new("nothing", 0))).await?;
+    let stack = |engines| {
+        Stack::new(Plan {
+            sessions_server: nobody.url(),
+            ..plan(&options.common, engines, "memory")?
+        })
+    };
+    if options.common.engine.embedded() {
+        println!("== {EMBEDDED} ==");
+        under &= memory::run(options, stack(Engines::Embedded)?).await?;
+    }
+    if options.common.engine.rabbitmq() {
+        let servers = Servers::start(&options.common.folder).await?;
+        println!("== {RABBITMQ} ==");
+        under &= memory::run(options, stack(servers.engines())?).await?;
+    }
+    Ok(if under {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -140,7 +140,7 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
         path: "/channel/message",
         tally: Arc::clone(&delivered),
         body: BodyShape {
-            channels: stack.register(CHANNELS, &channel_server.url()).await?,
+            channels: stack.register(CHANNELS, &[channel_server.url()]).await?,
             response_url: stack.response_url(),
             bytes: BODY_BYTES,
         },

@@ -195,16 +195,17 @@ impl Stack {
             .collect()
     }
 
-    /// Registers so many channels at one endpoint, and returns their ids.
+    /// Registers so many channels at these endpoints, in turn, and returns their ids.
     ///
     /// # Errors
     /// If one is not taken.
     pub async fn register(
         &self,
         channels: usize,
-        endpoint_url: &str,
+        endpoints: &[String],
     ) -> anyhow::Result<Vec<String>> {
-        let registered = (0..channels).map(async |number| {
+        let endpoints = endpoints.iter().cycle().take(channels).enumerate();
+        try_join_all(endpoints.map(async |(number, endpoint_url)| {
             let id = format!("channel-{number}");
             let body = json!({
                 "channel_id": id,
@@ -219,8 +220,8 @@ impl Stack {
                 String::from_utf8_lossy(&answer)
             );
             Ok(id)
-        });
-        try_join_all(registered).await
+        }))
+        .await
     }
 
     fn program(&self, role: Role) -> anyhow::Result<Program> {

@@ -1,0 +1,152 @@
+//! What can be asked of the benchmark.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Measures the gateway, and proves that kills lose nothing.
+#[derive(Debug, Parser)]
+#[command(name = "benchmark")]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Measures rates, latency and use of the machine, beside the engines' own raw rates.
+    Run(Run),
+    /// Posts messages while processes are killed and started again; none may be lost.
+    Faults(Faults),
+    /// Queues messages for a dead endpoint and measures the memory of every role.
+    Memory(Memory),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Messages in each measurement.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) messages: u64,
+    /// Posts (and raw publishes) under way at once.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) in_flight: usize,
+    /// The size of a posted (and raw) body.
+    #[arg(long, default_value_t = 400)]
+    pub(crate) body_bytes: usize,
+    /// Channels that the messages are for, in turn.
+    #[arg(long, default_value_t = 16)]
+    pub(crate) channels: usize,
+    /// Messages sent one at a time, for the latency.
+    #[arg(long, default_value_t = 300)]
+    pub(crate) one_at_a_time: u64,
+    /// Runs; the median of them is shown, with the least and the greatest.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) repeat: usize,
+    /// Also writes the results here, as JSON.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+impl Run {
+    pub(crate) fn size(&self) -> Size {
+        Size {
+            messages: self.messages,
+            in_flight: self.in_flight,
+            body_bytes: self.body_bytes,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Faults {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Messages that are posted.
+    #[arg(long, default_value_t = 5_000)]
+    pub(crate) messages: usize,
+    /// Seconds that the run on one engine may take.
+    #[arg(long, default_value = "300", value_parser = seconds)]
+    pub(crate) limit: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Memory {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Messages that are queued.
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) messages: u64,
+    /// Posts under way at once.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) in_flight: usize,
+    /// The size of a posted body.
+    #[arg(long, default_value_t = 400)]
+    pub(crate) body_bytes: usize,
+    /// Seconds that the tries go on, once all is queued.
+    #[arg(long, default_value = "60", value_parser = seconds)]
+    pub(crate) observe: Duration,
+    /// The most resident memory that a role may ever hold, in MB.
+    #[arg(long, default_value_t = 150)]
+    pub(crate) limit_mb: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// What the gateway runs on.
+    #[arg(long, value_enum, default_value_t = Engine::All)]
+    pub(crate) engine: Engine,
+    /// Where servers and processes work; what is there afterwards are their logs.
+    #[arg(long)]
+    pub(crate) folder: PathBuf,
+    /// Further environment for the gateway, as NAME=VALUE.
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = name_and_value)]
+    pub(crate) env: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// SQLite, one process.
+    Embedded,
+    /// RabbitMQ and MongoDB's wire, a process for each role.
+    Rabbitmq,
+    /// Both, one after the other.
+    All,
+}
+
+impl Engine {
+    pub(crate) fn embedded(self) -> bool {
+        self != Self::Rabbitmq
+    }
+
+    pub(crate) fn rabbitmq(self) -> bool {
+        self != Self::Embedded
+    }
+}
+
+/// How much is measured at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    pub(crate) messages: u64,
+    pub(crate) in_flight: usize,
+    pub(crate) body_bytes: usize,
+}
+
+impl Size {
+    /// The rate of that many messages in that time.
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+    pub(crate) fn per_second(self, took: Duration) -> f64 {
+        self.messages as f64 / took.as_secs_f64()
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
+    text.parse().map(Duration::from_secs)
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("'{text}' is not NAME=VALUE"))
+}
