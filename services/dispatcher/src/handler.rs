@@ -14,7 +14,7 @@ impl Handler for Dispatcher {
     async fn handle(&self, parcel: &Parcel) -> Decision {
         let message = match serde_json::from_slice::<OutboundMessage>(&parcel.body) {
             Ok(message) => message,
-            Err(error) => return not_tried(parcel, None, dead(DeadKind::Undecodable, error)),
+            Err(error) => return not_tried(parcel, None, dead(DeadKind::Undecodable, &error)),
         };
         let channel_id = Some(&message.channel_id);
         if let Some(reason) = self.courier.too_old(parcel.tries, parcel.accepted_at) {
@@ -26,7 +26,9 @@ impl Handler for Dispatcher {
         };
         let body = match serde_json::to_vec(&message.delivery_body()) {
             Ok(body) => body.into(),
-            Err(error) => return not_tried(parcel, channel_id, dead(DeadKind::Undecodable, error)),
+            Err(error) => {
+                return not_tried(parcel, channel_id, dead(DeadKind::Undecodable, &error));
+            }
         };
         self.deliver(parcel, &message, &url, body).await
     }
@@ -42,9 +44,9 @@ impl Dispatcher {
         match self.channels.get(id).await {
             Ok(channel) => channel
                 .endpoint()
-                .map_err(|error| dead(DeadKind::BadEndpoint, error)),
-            Err(error @ StoreError::NotFound(_)) => Err(dead(DeadKind::UnknownChannel, error)),
-            Err(error @ StoreError::Unreadable { .. }) => Err(dead(DeadKind::BadEndpoint, error)),
+                .map_err(|error| dead(DeadKind::BadEndpoint, &error)),
+            Err(error @ StoreError::NotFound(_)) => Err(dead(DeadKind::UnknownChannel, &error)),
+            Err(error @ StoreError::Unreadable { .. }) => Err(dead(DeadKind::BadEndpoint, &error)),
             // The others say nothing of the channel: the store is away, or will be asked again.
             Err(_) => Err(Decision::Park(self.park)),
         }
@@ -92,7 +94,7 @@ impl Dispatcher {
     }
 }
 
-fn dead(kind: DeadKind, detail: impl ToString) -> Decision {
+fn dead(kind: DeadKind, detail: &dyn ToString) -> Decision {
     Decision::DeadLetter(DeadReason::new(kind, detail.to_string()))
 }
 
