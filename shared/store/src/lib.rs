@@ -7,6 +7,7 @@
 //! No type of the mongodb crate's or rusqlite's leaves this crate.
 
 mod cache;
+mod canonical;
 mod config;
 #[cfg(feature = "contract")]
 pub mod contract;

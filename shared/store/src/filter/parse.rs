@@ -1,0 +1,355 @@
+//! Reads a filter from its JSON.
+//!
+//! Invariant: what comes out holds nothing that MongoDB could take for an operator which is not
+//! listed, and is bounded in depth and size.
+
+use serde_json::{Map, Value};
+
+use super::{
+    Comparison, ElemMatch, FieldPath, FilterError, MAX_DEPTH, MAX_NODES, MAX_REGEXES, Node,
+    Pattern, Test,
+};
+use crate::canonical;
+
+/// The fields that a filter can name.
+const FIELDS: [&str; 5] = [
+    "channel_id",
+    "channel_name",
+    "channel_description",
+    "channel_metadata",
+    "channel_tags",
+];
+
+/// What an error's path says where the filter itself is wrong.
+const ROOT: &str = "filter";
+
+/// Reads the conditions that must all hold.
+pub(super) fn filter(json: &Value) -> Result<Vec<Node>, FilterError> {
+    let mut parser = Parser::default();
+    // Bounds first: what follows may recurse.
+    parser.measure(json, 1)?;
+    let Value::Object(document) = json else {
+        return parser.fail("must be an object");
+    };
+    parser.document(document, Within::Channel)
+}
+
+/// What a document of conditions is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Within {
+    /// A channel: only its five fields can be named.
+    Channel,
+    /// An element that `$elemMatch` looks into.
+    Element,
+}
+
+#[derive(Default)]
+struct Parser {
+    /// Where we are in the filter.
+    path: Vec<String>,
+    nodes: usize,
+    regexes: usize,
+}
+
+impl Parser {
+    fn fail<T>(&self, problem: impl Into<String>) -> Result<T, FilterError> {
+        let path = if self.path.is_empty() {
+            ROOT.to_owned()
+        } else {
+            self.path.join(".")
+        };
+        Err(FilterError {
+            path,
+            problem: problem.into(),
+        })
+    }
+
+    /// Does something one step further down the path.
+    fn at<T>(
+        &mut self,
+        step: impl Into<String>,
+        read: impl FnOnce(&mut Self) -> Result<T, FilterError>,
+    ) -> Result<T, FilterError> {
+        self.path.push(step.into());
+        let read = read(self)?;
+        self.path.pop();
+        Ok(read)
+    }
+
+    fn measure(&mut self, json: &Value, depth: usize) -> Result<(), FilterError> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            self.path.clear();
+            return self.fail(format!("must hold at most {MAX_NODES} values"));
+        }
+        if depth > MAX_DEPTH {
+            self.path.clear();
+            return self.fail(format!("must nest at most {MAX_DEPTH} deep"));
+        }
+        match json {
+            Value::Array(array) => array
+                .iter()
+                .try_for_each(|value| self.measure(value, depth + 1)),
+            Value::Object(object) => object
+                .values()
+                .try_for_each(|value| self.measure(value, depth + 1)),
+            _ => Ok(()),
+        }
+    }
+
+    fn document(
+        &mut self,
+        document: &Map<String, Value>,
+        within: Within,
+    ) -> Result<Vec<Node>, FilterError> {
+        document
+            .iter()
+            .map(|(key, value)| {
+                self.at(key, |parser| match key.as_str() {
+                    "$and" => parser.branches(value, within).map(Node::And),
+                    "$or" => parser.branches(value, within).map(Node::Or),
+                    "$nor" => parser.branches(value, within).map(Node::Nor),
+                    _ if key.starts_with('$') => {
+                        parser.fail("is not an operator that can stand here")
+                    }
+                    _ => {
+                        let path = parser.field_path(key, within)?;
+                        Ok(Node::Field(path, parser.condition(value)?))
+                    }
+                })
+            })
+            .collect()
+    }
+
+    fn branches(&mut self, json: &Value, within: Within) -> Result<Vec<Node>, FilterError> {
+        let branches = self.array(json)?;
+        if branches.is_empty() {
+            return self.fail("must not be empty");
+        }
+        branches
+            .iter()
+            .enumerate()
+            .map(|(at, branch)| {
+                self.at(at.to_string(), |parser| {
+                    let Value::Object(branch) = branch else {
+                        return parser.fail("must be an object");
+                    };
+                    parser.document(branch, within).map(Node::And)
+                })
+            })
+            .collect()
+    }
+
+    fn field_path(&self, dotted: &str, within: Within) -> Result<FieldPath, FilterError> {
+        let parts: Vec<String> = dotted.split('.').map(str::to_owned).collect();
+        if parts.iter().any(String::is_empty) {
+            return self.fail("has an empty name in its path");
+        }
+        if parts.iter().any(|part| part.starts_with('$')) {
+            return self.fail("has a name that begins with $ in its path");
+        }
+        if dotted.contains('\0') {
+            return self.fail("has a NUL character in its path");
+        }
+        if parts.len() > MAX_DEPTH {
+            return self.fail(format!("has more than {MAX_DEPTH} names in its path"));
+        }
+        if within == Within::Channel {
+            match (parts[0].as_str(), &parts[1..]) {
+                ("channel_metadata", _) | ("channel_tags", []) => {}
+                ("channel_tags", [at]) if at.bytes().all(|byte| byte.is_ascii_digit()) => {}
+                ("channel_tags", _) => return self.fail("has only numbered elements below it"),
+                (field, []) if FIELDS.contains(&field) => {}
+                (field, _) if FIELDS.contains(&field) => {
+                    return self.fail(format!("has nothing below {field}"));
+                }
+                _ => return self.fail(format!("is no field; there are {}", FIELDS.join(", "))),
+            }
+        }
+        Ok(FieldPath {
+            dotted: dotted.to_owned(),
+            parts,
+        })
+    }
+
+    /// A field's condition: operators, or the value that it must equal.
+    fn condition(&mut self, json: &Value) -> Result<Vec<Test>, FilterError> {
+        match json {
+            Value::Object(object) if is_operators(object) => self.tests(object),
+            value => Ok(vec![Test::Compare(Comparison::Eq, self.operand(value)?)]),
+        }
+    }
+
+    fn tests(&mut self, operators: &Map<String, Value>) -> Result<Vec<Test>, FilterError> {
+        operators
+            .iter()
+            // Read together with its `$regex`.
+            .filter(|(name, _)| *name != "$options" || !operators.contains_key("$regex"))
+            .map(|(name, operand)| {
+                self.at(name, |parser| {
+                    if name == "$regex" {
+                        return parser.regex(operand, operators.get("$options"));
+                    }
+                    parser.test(name, operand)
+                })
+            })
+            .collect()
+    }
+
+    fn test(&mut self, name: &str, operand: &Value) -> Result<Test, FilterError> {
+        let compare = |comparison| move |value| Test::Compare(comparison, value);
+        match name {
+            "$eq" => self.operand(operand).map(compare(Comparison::Eq)),
+            "$gt" => self.operand(operand).map(compare(Comparison::Gt)),
+            "$gte" => self.operand(operand).map(compare(Comparison::Gte)),
+            "$lt" => self.operand(operand).map(compare(Comparison::Lt)),
+            "$lte" => self.operand(operand).map(compare(Comparison::Lte)),
+            "$ne" => self.operand(operand).map(Test::Ne),
+            "$in" => self.operands(operand).map(Test::In),
+            "$nin" => self.operands(operand).map(Test::Nin),
+            "$all" => self.all(operand),
+            "$exists" => self.exists(operand),
+            "$size" => self.size(operand),
+            "$elemMatch" => self.elem_match(operand).map(Test::Elem),
+            "$not" => match operand {
+                Value::Object(object) if is_operators(object) => self.tests(object).map(Test::Not),
+                _ => self.fail("must be an object of operators"),
+            },
+            "$options" => self.fail("needs a $regex beside it"),
+            _ if name.starts_with('$') => self.fail("is not an operator that can stand here"),
+            _ => self.fail("is a field's name among operators"),
+        }
+    }
+
+    fn all(&mut self, operand: &Value) -> Result<Test, FilterError> {
+        let values = self.array(operand)?;
+        let is_elem_match = |value: &Value| {
+            matches!(value, Value::Object(object)
+                if object.keys().next().is_some_and(|key| key == "$elemMatch"))
+        };
+        if !values.first().is_some_and(is_elem_match) {
+            return self.operands(operand).map(Test::All);
+        }
+        let wanted = values
+            .iter()
+            .enumerate()
+            .map(|(at, value)| {
+                self.at(at.to_string(), |parser| match value {
+                    Value::Object(object) if object.len() == 1 && is_elem_match(value) => parser
+                        .at("$elemMatch", |parser| {
+                            parser.elem_match(&object["$elemMatch"])
+                        }),
+                    _ => parser.fail("must be an $elemMatch, as the first one is"),
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Test::AllElements(wanted))
+    }
+
+    fn exists(&self, operand: &Value) -> Result<Test, FilterError> {
+        match operand {
+            Value::Bool(wanted) => Ok(Test::Exists(*wanted)),
+            Value::Number(number) => Ok(Test::Exists(number.as_f64() != Some(0.0))),
+            _ => self.fail("must be true or false"),
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the double was found to be a whole number in the range of u32"
+    )]
+    fn size(&self, operand: &Value) -> Result<Test, FilterError> {
+        let size = match operand {
+            Value::Number(number) => number.as_f64(),
+            _ => None,
+        };
+        match size {
+            Some(size) if size.fract() == 0.0 && (0.0..=f64::from(i32::MAX)).contains(&size) => {
+                Ok(Test::Size(size as u32))
+            }
+            _ => self.fail("must be a whole number, 0 or greater"),
+        }
+    }
+
+    fn elem_match(&mut self, operand: &Value) -> Result<ElemMatch, FilterError> {
+        let Value::Object(object) = operand else {
+            return self.fail("must be an object");
+        };
+        let is_logical = |name: &String| matches!(name.as_str(), "$and" | "$or" | "$nor");
+        if is_operators(object) && !object.keys().next().is_some_and(is_logical) {
+            self.tests(object).map(ElemMatch::Value)
+        } else {
+            self.document(object, Within::Element)
+                .map(ElemMatch::Document)
+        }
+    }
+
+    fn regex(&mut self, operand: &Value, options: Option<&Value>) -> Result<Test, FilterError> {
+        self.regexes += 1;
+        if self.regexes > MAX_REGEXES {
+            return self.fail(format!(
+                "is one too many: a filter holds at most {MAX_REGEXES}"
+            ));
+        }
+        let Value::String(pattern) = operand else {
+            return self.fail("must be a string");
+        };
+        let options = match options {
+            None => "",
+            Some(Value::String(options)) => options,
+            Some(_) => return self.fail("has $options that are no string"),
+        };
+        match Pattern::parse(pattern, options) {
+            Ok(pattern) => Ok(Test::Regex(pattern)),
+            Err(problem) => self.fail(problem),
+        }
+    }
+
+    fn array<'a>(&self, json: &'a Value) -> Result<&'a [Value], FilterError> {
+        match json {
+            Value::Array(array) => Ok(array),
+            _ => self.fail("must be an array"),
+        }
+    }
+
+    fn operands(&mut self, json: &Value) -> Result<Vec<Value>, FilterError> {
+        self.array(json)?
+            .iter()
+            .enumerate()
+            .map(|(at, value)| self.at(at.to_string(), |parser| parser.operand(value)))
+            .collect()
+    }
+
+    /// A value to compare with, which holds no operator at any depth.
+    fn operand(&mut self, json: &Value) -> Result<Value, FilterError> {
+        self.plain(json)?;
+        Ok(canonical::value(json.clone()))
+    }
+
+    fn plain(&mut self, json: &Value) -> Result<(), FilterError> {
+        match json {
+            Value::Array(array) => array
+                .iter()
+                .enumerate()
+                .try_for_each(|(at, value)| self.at(at.to_string(), |parser| parser.plain(value))),
+            Value::Object(object) => object.iter().try_for_each(|(key, value)| {
+                self.at(key, |parser| {
+                    if key.starts_with('$') {
+                        return parser.fail("is an operator inside a value");
+                    }
+                    if key.contains('\0') {
+                        return parser.fail("has a NUL character in its name");
+                    }
+                    parser.plain(value)
+                })
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// MongoDB's rule: the first name decides whether an object is operators or a value.
+fn is_operators(object: &Map<String, Value>) -> bool {
+    object.keys().next().is_some_and(|key| key.starts_with('$'))
+}
