@@ -79,7 +79,8 @@ impl Delivery {
         let parcel = Parcel {
             body: self.parcel.body.clone(),
             id: std::mem::take(&mut self.parcel.id),
-            dead: None,
+            // A parcel of a dead queue keeps its reason when it is parked there.
+            dead: self.parcel.dead.take(),
             ..self.parcel
         };
         match self.lease.take() {

@@ -83,8 +83,8 @@ async fn drain(mut under_way: JoinSet<()>, deadline: Duration) {
 }
 
 async fn work(handler: &dyn Handler, delivery: Delivery) {
-    let handled = AssertUnwindSafe(handler.handle(delivery.parcel()));
-    let decision = match handled.catch_unwind().await {
+    let handling = AssertUnwindSafe(handler.handle(delivery.parcel()));
+    let decision = match handling.catch_unwind().await {
         Ok(decision) => decision,
         Err(_panic) => {
             // The panic hook has logged the message and the place.

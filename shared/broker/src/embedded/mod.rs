@@ -1,46 +1,260 @@
-//! The embedded engine, on one SQLite file.
+//! The embedded engine: durable queues in one SQLite file, for one process.
+//!
+//! Invariant: a reply follows its commit, and a commit follows its sync (`synchronous=FULL`). One
+//! thread, the writer, owns the file and all that is known about it; everybody else sends it
+//! commands. It takes what lies waiting for it, publishes and settlements of many callers alike,
+//! into one transaction, so that they share one sync.
+//!
+//! Where a parcel is:
+//!
+//! ```text
+//!  publish ─▶ ready on disk ──▶ leased to a consumer ──Ack──▶ gone
+//!               ▲   ▲  (a window of them, in memory)  ──Dead─▶ ready, in the dead queue
+//!               │   └────── released, consumer dropped, process died
+//!               └─ due ──── delayed on disk ◀────────── Defer
+//! ```
+//!
+//! All of it is one table. A parcel is ready when its due time has come, and a queue hands out by
+//! the key (due time, sequence number), so a retry queues up behind what was ready before it. Each
+//! queue keeps the key up to which it has read; nothing before that is read again, because
+//! whatever becomes ready later has a later key (see [`timeline`]). A lease is only in memory,
+//! which is why what was leased when the process died is ready at the next start.
 
-use std::sync::Arc;
+mod consumer;
+mod queue;
+mod schema;
+mod table;
+mod timeline;
+mod writer;
 
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use roundtrip_model::Clock;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
 
+use self::{
+    consumer::Receiver,
+    writer::{Command, Publish, Writer},
+};
 use crate::{
     Broker, Closed, Config, Consumer, OpenError, Parcel, PublishError, Queue, Route, Status,
 };
 
-/// The engine.
-pub enum Embedded {}
+/// How many publishes may wait for the writer at once; further ones wait for one of these, within
+/// their time limit. Settlements need no such bound: the windows bound them.
+pub const MAX_WAITING_PUBLISHES: usize = 4096;
+
+/// The largest body; SQLite itself ends at about a gigabyte.
+pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
+
+/// The embedded engine.
+pub struct Embedded {
+    commands: mpsc::Sender<Command>,
+    /// Where publishes wait their turn; a permit goes with the publish to the writer.
+    room: Arc<Semaphore>,
+    publish_timeout: Duration,
+    status: Arc<ArcSwap<Status>>,
+    closed: CancellationToken,
+    next_consumer: AtomicU64,
+}
 
 impl Embedded {
-    /// Opens it.
+    /// Opens the file, or makes it and its folder. `path` is what follows `sqlite:` in the URL.
     ///
     /// # Errors
-    /// See [`OpenError`].
-    pub async fn open(_path: &str, _config: &Config, _clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        Err(OpenError::Url("this engine is not built yet".to_owned()))
+    /// See [`OpenError`]; [`OpenError::InUse`] where another process has it open.
+    pub async fn open(
+        path: &str,
+        config: &Config,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let path = file(path)?;
+        let (commands, inbox) = mpsc::channel();
+        let status = Arc::new(ArcSwap::from_pointee(Status::Ready));
+        let closed = CancellationToken::new();
+        let ended = Ended {
+            status: Arc::clone(&status),
+            closed: closed.clone(),
+        };
+        let max_backlog = config.max_backlog;
+        let (report, opened) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("broker-writer".to_owned());
+        let spawned = thread.spawn({
+            let path = path.clone();
+            move || {
+                let writer = Writer::open(path, &*clock, max_backlog, Arc::clone(&ended.status));
+                let writer = match writer {
+                    Ok(writer) => writer,
+                    Err(error) => {
+                        let _ = report.send(Err(error));
+                        return;
+                    }
+                };
+                let _ = report.send(Ok(()));
+                let asked = writer.run(&inbox);
+                drop(ended);
+                if let Some(asked) = asked {
+                    let _ = asked.send(());
+                }
+            }
+        });
+        spawned.map_err(|error| OpenError::File {
+            path: path.clone(),
+            source: error.into(),
+        })?;
+        opened.await.unwrap_or_else(|_| {
+            Err(OpenError::File {
+                path,
+                source: "the writer ended while it opened the file".into(),
+            })
+        })?;
+        Ok(Self {
+            commands,
+            room: Arc::new(Semaphore::new(MAX_WAITING_PUBLISHES)),
+            publish_timeout: config.publish_timeout,
+            status,
+            closed,
+            next_consumer: AtomicU64::new(0),
+        })
+    }
+
+    async fn take(&self, queue: Queue, parcel: Parcel) -> Result<(), PublishError> {
+        // One limit over both waits: for the room and for the commit.
+        let limit = Instant::now() + self.publish_timeout;
+        let room = timeout_at(limit, Arc::clone(&self.room).acquire_owned()).await;
+        let Ok(room) = room else {
+            return Err(PublishError::Refused(format!(
+                "{MAX_WAITING_PUBLISHES} publishes wait for the disk"
+            )));
+        };
+        let room = room.map_err(|_| away())?;
+        let (reply, replied) = oneshot::channel();
+        let publish = Publish {
+            queue,
+            parcel,
+            reply,
+            room,
+        };
+        self.commands
+            .send(Command::Publish(publish))
+            .map_err(|_| away())?;
+        match timeout_at(limit, replied).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(away()),
+            Err(_) => Err(PublishError::Unconfirmed),
+        }
     }
 }
 
 #[async_trait]
 impl Broker for Embedded {
-    async fn publish(&self, _: Route<'_>, _: Parcel) -> Result<(), PublishError> {
-        match *self {}
+    async fn publish(&self, route: Route<'_>, mut parcel: Parcel) -> Result<(), PublishError> {
+        if parcel.body.len() > MAX_BODY_BYTES {
+            return Err(PublishError::Refused(format!(
+                "a body of {} bytes is over the limit of {MAX_BODY_BYTES}",
+                parcel.body.len()
+            )));
+        }
+        // As it will be when it is read back, whichever way it takes.
+        parcel.accepted_at = timeline::from_millis(timeline::millis(parcel.accepted_at));
+        self.take(route.queue(), parcel).await
     }
 
-    async fn consume(&self, _: Queue, _: u16) -> Result<Box<dyn Consumer>, Closed> {
-        match *self {}
+    async fn consume(&self, queue: Queue, window: u16) -> Result<Box<dyn Consumer>, Closed> {
+        let id = self.next_consumer.fetch_add(1, Ordering::Relaxed);
+        let receiver = Receiver::subscribe(
+            queue,
+            id,
+            usize::from(window.max(1)),
+            self.commands.clone(),
+            self.closed.clone(),
+        )?;
+        Ok(Box::new(receiver))
     }
 
     fn status(&self) -> Status {
-        match *self {}
+        Status::clone(&self.status.load())
     }
 
-    async fn ready(&self, _: Queue) -> Result<u64, PublishError> {
-        match *self {}
+    async fn ready(&self, queue: Queue) -> Result<u64, PublishError> {
+        let (reply, replied) = oneshot::channel();
+        self.commands
+            .send(Command::Ready { queue, reply })
+            .map_err(|_| away())?;
+        match timeout(self.publish_timeout, replied).await {
+            Ok(Ok(ready)) => Ok(ready),
+            Ok(Err(_)) => Err(away()),
+            Err(_) => Err(PublishError::Away(
+                "the disk does not answer in time".to_owned(),
+            )),
+        }
     }
 
     async fn close(&self) {
-        match *self {}
+        self.closed.cancel();
+        let (reply, closed) = oneshot::channel();
+        if self.commands.send(Command::Close(reply)).is_ok() {
+            let _ = closed.await;
+        }
+    }
+}
+
+/// A broker that nobody holds any longer is closed, or its thread would wait for ever.
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.closed.cancel();
+        let (nobody, _) = oneshot::channel();
+        let _ = self.commands.send(Command::Close(nobody));
+    }
+}
+
+/// However the writer ends, a panic included: says so, and ends the consumers.
+struct Ended {
+    status: Arc<ArcSwap<Status>>,
+    closed: CancellationToken,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.status.store(Arc::new(Status::Away(CLOSED.to_owned())));
+        self.closed.cancel();
+    }
+}
+
+const CLOSED: &str = "it was closed";
+
+fn away() -> PublishError {
+    PublishError::Away(CLOSED.to_owned())
+}
+
+/// The file that a URL names: `sqlite:data/broker.db`, `sqlite:///var/lib/broker.db`.
+fn file(path: &str) -> Result<PathBuf, OpenError> {
+    let path = path.strip_prefix("//").unwrap_or(path);
+    match path {
+        "" => Err(OpenError::Url(
+            "names no file, as sqlite:data/broker.db does".to_owned(),
+        )),
+        // SQLite would open no file for it, and everything would be lost with the process.
+        ":memory:" => Err(OpenError::Url(
+            "must name a file: memory keeps nothing".to_owned(),
+        )),
+        path => Ok(Path::new(path).to_owned()),
     }
 }

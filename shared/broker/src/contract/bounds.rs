@@ -1,0 +1,172 @@
+//! Windows, counts, full queues and the end.
+
+use std::collections::HashSet;
+
+use roundtrip_model::Decision;
+use tokio::time::timeout;
+
+use super::{
+    Engine, Harness, LIMIT, LONG_DELAY, assert_quiet, channel, consume, next, numbered, publish,
+    settle, until_count,
+};
+use crate::{PublishError, Queue, Route, Status};
+
+/// Never more than the window is out, and one more comes for each that is settled.
+pub async fn a_window_is_hard<H: Harness>(engine: &mut Engine<H>) {
+    const WINDOW: u16 = 3;
+    let broker = engine.fresh().await;
+    for number in 0..10 {
+        publish(&broker, &numbered(number)).await;
+    }
+    let mut consumer = consume(&broker, Queue::Outbound, WINDOW).await;
+    let mut held = Vec::new();
+    for _ in 0..WINDOW {
+        held.push(next(&mut consumer).await);
+    }
+    assert_quiet(&mut consumer).await;
+    until_count(&broker, Queue::Outbound, 7).await;
+    settle(held.remove(0), Decision::Done).await;
+    held.push(next(&mut consumer).await);
+    assert_quiet(&mut consumer).await;
+    until_count(&broker, Queue::Outbound, 6).await;
+}
+
+/// Both get some, and nothing goes to both.
+pub async fn two_consumers_share_a_queue<H: Harness>(engine: &mut Engine<H>) {
+    const PARCELS: usize = 40;
+    let broker = engine.fresh().await;
+    let mut one = consume(&broker, Queue::Outbound, 1).await;
+    let mut other = consume(&broker, Queue::Outbound, 1).await;
+    for number in 0..40 {
+        publish(&broker, &numbered(number)).await;
+    }
+    let mut seen = HashSet::new();
+    // Each holds one while the other receives: a window of one then forces them to share.
+    for _ in 0..PARCELS / 2 {
+        let from_one = next(&mut one).await;
+        let from_other = next(&mut other).await;
+        for delivery in [from_one, from_other] {
+            assert!(
+                seen.insert(delivery.parcel().id.clone()),
+                "one parcel came twice"
+            );
+            settle(delivery, Decision::Done).await;
+        }
+    }
+    assert_eq!(seen.len(), PARCELS);
+    until_count(&broker, Queue::Outbound, 0).await;
+}
+
+/// What lay in its window, and what was in hand and then dropped.
+pub async fn a_dropped_consumer_gives_back_what_it_held<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let mut sent = HashSet::new();
+    for number in 0..10 {
+        let parcel = numbered(number);
+        publish(&broker, &parcel).await;
+        sent.insert(parcel.id);
+    }
+    let mut first = consume(&broker, Queue::Outbound, 8).await;
+    let in_hand = next(&mut first).await;
+    drop(first);
+    drop(in_hand);
+    let mut second = consume(&broker, Queue::Outbound, 3).await;
+    for _ in 0..10 {
+        let delivery = next(&mut second).await;
+        assert!(sent.remove(&delivery.parcel().id), "one parcel came twice");
+        assert_eq!(delivery.parcel().tries, 0);
+        settle(delivery, Decision::Done).await;
+    }
+    assert!(sent.is_empty());
+}
+
+/// Ready is what a consumer would get now.
+pub async fn ready_counts_neither_the_delayed_nor_the_handed_out<H: Harness>(
+    engine: &mut Engine<H>,
+) {
+    let broker = engine.fresh().await;
+    until_count(&broker, Queue::Outbound, 0).await;
+    for number in 0..5 {
+        publish(&broker, &numbered(number)).await;
+    }
+    until_count(&broker, Queue::Outbound, 5).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+    settle(next(&mut consumer).await, Decision::RetryAfter(LONG_DELAY)).await;
+    let held = next(&mut consumer).await;
+    until_count(&broker, Queue::Outbound, 3).await;
+    drop(consumer);
+    held.release();
+    until_count(&broker, Queue::Outbound, 4).await;
+}
+
+/// The bound may be passed by a few, where the engine counts late, and not by many.
+pub async fn a_full_queue_refuses_and_keeps_what_it_took<H: Harness>(engine: &mut Engine<H>) {
+    const BOUND: usize = 10;
+    const FAR_BEYOND: u32 = 1000;
+    let broker = engine
+        .fresh_with(|config| config.max_backlog = BOUND as u64)
+        .await;
+    let mut taken = HashSet::new();
+    let mut refusal = None;
+    for number in 0..FAR_BEYOND {
+        let parcel = numbered(number);
+        let id = parcel.id.clone();
+        match broker.publish(Route::Outbound(&channel("c")), parcel).await {
+            Ok(()) => taken.insert(id),
+            Err(error) => {
+                refusal = Some(error);
+                break;
+            }
+        };
+    }
+    assert!(
+        matches!(refusal, Some(PublishError::Refused(_))),
+        "{refusal:?}"
+    );
+    assert!(taken.len() >= BOUND, "only {} were taken", taken.len());
+    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+    while !taken.is_empty() {
+        let delivery = next(&mut consumer).await;
+        assert!(
+            taken.remove(&delivery.parcel().id),
+            "it was refused and came, or came twice"
+        );
+        settle(delivery, Decision::Done).await;
+    }
+    let parcel = numbered(FAR_BEYOND);
+    publish(&broker, &parcel).await;
+}
+
+/// It says that it is away.
+pub async fn nothing_is_taken_after_closing<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    broker.close().await;
+    let taken = timeout(LIMIT, broker.publish(Route::Callbacks, numbered(1))).await;
+    let taken = taken.expect("an answer in time");
+    assert!(matches!(taken, Err(PublishError::Away(_))), "{taken:?}");
+    assert!(
+        matches!(broker.status(), Status::Away(_)),
+        "{:?}",
+        broker.status()
+    );
+    assert!(broker.consume(Queue::Callbacks, 1).await.is_err());
+}
+
+/// Whether it waits at that time or not.
+pub async fn a_consumer_ends_with_its_broker<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let mut waiting = consume(&broker, Queue::Callbacks, 1).await;
+    let ended = tokio::spawn(async move { waiting.next().await.is_none() });
+    publish(&broker, &numbered(1)).await;
+    let mut full = consume(&broker, Queue::Outbound, 1).await;
+    let held = next(&mut full).await;
+    broker.close().await;
+    let ended = timeout(LIMIT, ended)
+        .await
+        .expect("ends in time")
+        .expect("ends well");
+    assert!(ended, "it got a parcel");
+    let after = timeout(LIMIT, full.next()).await.expect("ends in time");
+    assert!(after.is_none(), "{after:?}");
+    held.release();
+}

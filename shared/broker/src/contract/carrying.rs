@@ -1,0 +1,148 @@
+//! What is published arrives, as it was and where it belongs.
+
+use std::{collections::HashSet, time::Duration};
+
+use futures::{StreamExt, stream};
+use roundtrip_model::Decision;
+
+use super::{
+    DELAY, Engine, Harness, assert_quiet, channel, consume, next, numbered, parcel, publish,
+    publish_to, settle, until_count,
+};
+use crate::{Parcel, Queue, Route};
+
+/// Id, tries, time of acceptance (to the millisecond), reason and body are carried.
+pub async fn a_parcel_arrives_as_it_was<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let every_byte: Vec<u8> = (0..=255).collect();
+    let sent = Parcel {
+        tries: 3,
+        ..parcel(every_byte)
+    };
+    publish(&broker, &sent).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 10).await;
+    let delivery = next(&mut consumer).await;
+    assert_eq!(*delivery.parcel(), sent);
+    settle(delivery, Decision::Done).await;
+}
+
+/// It need not lie in the queue first.
+pub async fn a_waiting_consumer_gets_what_is_published<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let mut consumer = consume(&broker, Queue::Outbound, 10).await;
+    assert_quiet(&mut consumer).await;
+    let mut sent = numbered(1);
+    // Finer than what is carried.
+    sent.accepted_at += Duration::from_micros(300);
+    publish(&broker, &sent).await;
+    let delivery = next(&mut consumer).await;
+    sent.accepted_at -= Duration::from_micros(300);
+    assert_eq!(*delivery.parcel(), sent);
+    settle(delivery, Decision::Done).await;
+}
+
+/// One channel's messages, published one after another, come one after another.
+pub async fn a_fresh_queue_keeps_its_order<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let sent: Vec<Parcel> = (0..100).map(numbered).collect();
+    for parcel in &sent {
+        publish(&broker, parcel).await;
+    }
+    let mut consumer = consume(&broker, Queue::Outbound, 7).await;
+    for parcel in &sent {
+        let delivery = next(&mut consumer).await;
+        assert_eq!(delivery.parcel().id, parcel.id);
+        settle(delivery, Decision::Done).await;
+    }
+}
+
+/// A callback is no message.
+pub async fn queues_are_apart<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let (message, callback) = (numbered(1), numbered(2));
+    publish(&broker, &message).await;
+    broker
+        .publish(Route::Callbacks, callback.clone())
+        .await
+        .expect("the broker takes it");
+    for (queue, sent) in [(Queue::Callbacks, callback), (Queue::Outbound, message)] {
+        until_count(&broker, queue, 1).await;
+        let mut consumer = consume(&broker, queue, 5).await;
+        let delivery = next(&mut consumer).await;
+        assert_eq!(*delivery.parcel(), sent);
+        settle(delivery, Decision::Done).await;
+        assert_quiet(&mut consumer).await;
+    }
+}
+
+/// Many at once, while others receive.
+pub async fn many_publishers_lose_nothing<H: Harness>(engine: &mut Engine<H>) {
+    const PARCELS: u32 = 2000;
+    const CALLERS: usize = 64;
+    let broker = engine.fresh().await;
+    let mut consumer = consume(&broker, Queue::Outbound, 100).await;
+    let publishing = {
+        let broker = broker.clone();
+        tokio::spawn(async move {
+            let published = stream::iter((0..PARCELS).map(numbered))
+                .map(|parcel| {
+                    let broker = &broker;
+                    async move {
+                        publish(broker, &parcel).await;
+                        parcel.id
+                    }
+                })
+                .buffer_unordered(CALLERS);
+            published.collect::<HashSet<String>>().await
+        })
+    };
+    let mut arrived = HashSet::new();
+    for _ in 0..PARCELS {
+        let delivery = next(&mut consumer).await;
+        assert!(
+            arrived.insert(delivery.parcel().id.clone()),
+            "one parcel came twice"
+        );
+        settle(delivery, Decision::Done).await;
+    }
+    assert_eq!(arrived, publishing.await.expect("the publishers end well"));
+    until_count(&broker, Queue::Outbound, 0).await;
+}
+
+/// A mebibyte.
+pub async fn a_large_body_arrives<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let bytes: Vec<u8> = (0_u8..251).cycle().take(1024 * 1024).collect();
+    let sent = parcel(bytes);
+    publish(&broker, &sent).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+    let delivery = next(&mut consumer).await;
+    assert!(delivery.parcel().body == sent.body, "the body is another");
+    settle(delivery, Decision::Done).await;
+}
+
+/// One consumer is enough for all the shards; and a retry finds its way back to one.
+pub async fn every_shard_reaches_the_consumer<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh_with(|config| config.outbound_shards = 4).await;
+    let mut sent = HashSet::new();
+    for number in 0..40 {
+        let parcel = numbered(number);
+        publish_to(&broker, &channel(&format!("channel-{number}")), &parcel).await;
+        sent.insert(parcel.id);
+    }
+    until_count(&broker, Queue::Outbound, 40).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 50).await;
+    let mut retried = HashSet::new();
+    while !sent.is_empty() {
+        let delivery = next(&mut consumer).await;
+        let id = delivery.parcel().id.clone();
+        if delivery.parcel().tries == 0 {
+            assert!(retried.insert(id), "one parcel came twice");
+            settle(delivery, Decision::RetryAfter(DELAY)).await;
+        } else {
+            assert!(sent.remove(&id), "one parcel came twice");
+            settle(delivery, Decision::Done).await;
+        }
+    }
+    until_count(&broker, Queue::Outbound, 0).await;
+}

@@ -1,0 +1,224 @@
+//! The suite that every engine must pass.
+//!
+//! Invariant: the cases know no engine. [`broker_contract!`](crate::broker_contract) lists them
+//! once, and makes a test of each for the harness it is given, so that no engine can skip one.
+//!
+//! That something does *not* happen is shown by what happens instead (a later parcel arrives
+//! first, a count comes out), and by a short quiet only where nothing else would tell.
+
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "a case panics where an engine fails it"
+)]
+
+mod bounds;
+mod carrying;
+mod settling;
+
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::FutureExt;
+use roundtrip_model::{ChannelId, Decision, MessageId};
+use time::macros::datetime;
+use tokio::time::timeout;
+
+use crate::{Config, Consumer, Delivery, Parcel, Queue, Route, SharedBroker, Status};
+
+pub use self::{bounds::*, carrying::*, settling::*};
+
+/// Within this, whatever is bound to happen has happened.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// How long nothing must happen where only a quiet shows that nothing does.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// Between two looks at a condition.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A delay long enough to tell that it was kept.
+const DELAY: Duration = Duration::from_secs(1);
+
+/// A delay that no case sees the end of.
+const LONG_DELAY: Duration = Duration::from_hours(1);
+
+/// A change to the default configuration.
+pub type Tweak = fn(&mut Config);
+
+/// Makes brokers of one engine, in places of their own.
+#[async_trait]
+pub trait Harness: Default + Send {
+    /// A broker on a fresh place, with this change to its configuration.
+    async fn make(&mut self, tweak: Tweak) -> SharedBroker;
+
+    /// Closes the broker that was made last and opens its place again, as the next process would.
+    async fn reopen(&mut self, broker: SharedBroker) -> SharedBroker;
+
+    /// Removes every place that was made.
+    async fn close(self);
+}
+
+/// Makes a test of every case, for one engine. In a module of the engine's name:
+/// `roundtrip_broker::broker_contract!(TheHarness);`
+#[macro_export]
+macro_rules! broker_contract {
+    ($harness:ty) => {
+        $crate::broker_contract! { @tests $harness;
+            a_parcel_arrives_as_it_was,
+            a_waiting_consumer_gets_what_is_published,
+            a_fresh_queue_keeps_its_order,
+            what_was_done_does_not_come_back,
+            what_was_not_settled_comes_back_after_reopening,
+            a_delivery_that_is_dropped_comes_back,
+            a_retry_comes_after_its_delay_and_counts,
+            a_parked_parcel_comes_after_its_delay_and_counts_nothing,
+            a_delayed_parcel_holds_up_no_other,
+            a_delay_outlasts_reopening,
+            a_dead_message_lies_in_its_dead_queue,
+            a_dead_callback_lies_in_its_own_dead_queue,
+            a_dead_letter_can_be_parked_and_removed,
+            a_window_is_hard,
+            two_consumers_share_a_queue,
+            a_dropped_consumer_gives_back_what_it_held,
+            ready_counts_neither_the_delayed_nor_the_handed_out,
+            queues_are_apart,
+            many_publishers_lose_nothing,
+            a_large_body_arrives,
+            every_shard_reaches_the_consumer,
+            a_full_queue_refuses_and_keeps_what_it_took,
+            nothing_is_taken_after_closing,
+            a_consumer_ends_with_its_broker,
+        }
+    };
+    (@tests $harness:ty; $($case:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::contract::run::<$harness>($crate::contract::$case).await;
+            }
+        )*
+    };
+}
+
+/// Runs one case and cleans up behind it, also where it fails.
+pub async fn run<H: Harness>(case: impl AsyncFnOnce(&mut Engine<H>)) {
+    let mut engine = Engine(H::default());
+    let outcome = AssertUnwindSafe(case(&mut engine)).catch_unwind().await;
+    engine.0.close().await;
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// The engine under test.
+pub struct Engine<H>(H);
+
+impl<H: Harness> Engine<H> {
+    async fn fresh(&mut self) -> SharedBroker {
+        self.fresh_with(|_| {}).await
+    }
+
+    async fn fresh_with(&mut self, tweak: Tweak) -> SharedBroker {
+        let broker = self.0.make(tweak).await;
+        until_ready(&broker).await;
+        broker
+    }
+
+    async fn reopen(&mut self, broker: SharedBroker) -> SharedBroker {
+        let broker = self.0.reopen(broker).await;
+        until_ready(&broker).await;
+        broker
+    }
+}
+
+async fn until_ready(broker: &SharedBroker) {
+    let ready = async {
+        while broker.status() != Status::Ready {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let status = || broker.status();
+    assert!(
+        timeout(LIMIT, ready).await.is_ok(),
+        "not ready within {LIMIT:?}: {:?}",
+        status()
+    );
+}
+
+async fn until_count(broker: &SharedBroker, queue: Queue, expected: u64) {
+    let mut last = None;
+    let counted = async {
+        loop {
+            last = broker.ready(queue).await.ok();
+            if last == Some(expected) {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let counted = timeout(LIMIT, counted).await.is_ok();
+    assert!(
+        counted,
+        "{} holds {last:?} ready parcels, not {expected}",
+        queue.name()
+    );
+}
+
+fn channel(name: &str) -> ChannelId {
+    name.parse().expect("a channel id")
+}
+
+fn parcel(body: impl Into<Bytes>) -> Parcel {
+    Parcel {
+        id: MessageId::generate().to_string(),
+        tries: 0,
+        accepted_at: datetime!(2026-11-23 12:34:56.789 UTC),
+        dead: None,
+        body: body.into(),
+    }
+}
+
+fn numbered(number: u32) -> Parcel {
+    parcel(format!(r#"{{"number":{number}}}"#))
+}
+
+async fn publish(broker: &SharedBroker, parcel: &Parcel) {
+    publish_to(broker, &channel("c"), parcel).await;
+}
+
+async fn publish_to(broker: &SharedBroker, channel: &ChannelId, parcel: &Parcel) {
+    let taken = broker
+        .publish(Route::Outbound(channel), parcel.clone())
+        .await;
+    taken.expect("the broker takes it");
+}
+
+async fn consume(broker: &SharedBroker, queue: Queue, window: u16) -> Box<dyn Consumer> {
+    broker
+        .consume(queue, window)
+        .await
+        .expect("the broker is open")
+}
+
+async fn next(consumer: &mut Box<dyn Consumer>) -> Delivery {
+    let delivery = timeout(LIMIT, consumer.next()).await;
+    delivery
+        .expect("a parcel within the limit")
+        .expect("the broker is open")
+}
+
+async fn settle(delivery: Delivery, decision: Decision) {
+    let settled = timeout(LIMIT, delivery.settle(decision)).await;
+    settled
+        .expect("settled within the limit")
+        .expect("the lease holds");
+}
+
+async fn assert_quiet(consumer: &mut Box<dyn Consumer>) {
+    let delivery = timeout(QUIET, consumer.next()).await;
+    assert!(
+        delivery.is_err(),
+        "nothing should come, but did: {delivery:?}"
+    );
+}

@@ -1,0 +1,215 @@
+//! What a settlement does, at once and after the next start.
+
+use roundtrip_model::{DeadReason, Decision, decision::DeadKind};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    DELAY, Engine, Harness, LIMIT, LONG_DELAY, consume, next, numbered, publish, settle,
+    until_count,
+};
+use crate::{Parcel, Queue, Route};
+
+fn refused() -> DeadReason {
+    DeadReason::new(DeadKind::Refused, "answered 404: \"no such room\" \u{2713}")
+}
+
+/// Also not after the next start: what is published then is the first to come.
+pub async fn what_was_done_does_not_come_back<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    publish(&broker, &numbered(1)).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 10).await;
+    settle(next(&mut consumer).await, Decision::Done).await;
+    drop(consumer);
+    let broker = engine.reopen(broker).await;
+    let later = numbered(2);
+    publish(&broker, &later).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 10).await;
+    let delivery = next(&mut consumer).await;
+    assert_eq!(delivery.parcel().id, later.id);
+    settle(delivery, Decision::Done).await;
+    until_count(&broker, Queue::Outbound, 0).await;
+}
+
+/// Handed out or not; and as it was.
+pub async fn what_was_not_settled_comes_back_after_reopening<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let sent = [numbered(1), numbered(2), numbered(3)];
+    for parcel in &sent {
+        publish(&broker, parcel).await;
+    }
+    let mut consumer = consume(&broker, Queue::Outbound, 2).await;
+    let held = next(&mut consumer).await;
+    let broker = engine.reopen(broker).await;
+    let settled = timeout(LIMIT, held.settle(Decision::Done))
+        .await
+        .expect("an answer in time");
+    assert!(settled.is_err(), "its lease went with the broker");
+    let mut consumer = consume(&broker, Queue::Outbound, 10).await;
+    let mut back = Vec::new();
+    for _ in &sent {
+        let delivery = next(&mut consumer).await;
+        back.push(delivery.parcel().clone());
+        settle(delivery, Decision::Done).await;
+    }
+    back.sort_by(|one, other| one.id.cmp(&other.id));
+    assert_eq!(back, sent);
+}
+
+/// Without waiting for anything, and with no try counted.
+pub async fn a_delivery_that_is_dropped_comes_back<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let sent = numbered(1);
+    publish(&broker, &sent).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+    drop(next(&mut consumer).await);
+    let again = next(&mut consumer).await;
+    assert_eq!(*again.parcel(), sent);
+    again.release();
+    let delivery = next(&mut consumer).await;
+    assert_eq!(*delivery.parcel(), sent);
+    settle(delivery, Decision::Done).await;
+}
+
+/// The try is counted.
+pub async fn a_retry_comes_after_its_delay_and_counts<H: Harness>(engine: &mut Engine<H>) {
+    comes_after_its_delay(engine, Decision::RetryAfter(DELAY), 1).await;
+}
+
+/// No try is counted.
+pub async fn a_parked_parcel_comes_after_its_delay_and_counts_nothing<H: Harness>(
+    engine: &mut Engine<H>,
+) {
+    comes_after_its_delay(engine, Decision::Park(DELAY), 0).await;
+}
+
+async fn comes_after_its_delay<H: Harness>(
+    engine: &mut Engine<H>,
+    decision: Decision,
+    counted: u32,
+) {
+    let broker = engine.fresh().await;
+    let sent = Parcel {
+        tries: 2,
+        ..numbered(1)
+    };
+    publish(&broker, &sent).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+    let delivery = next(&mut consumer).await;
+    let from = Instant::now();
+    settle(delivery, decision).await;
+    let delivery = next(&mut consumer).await;
+    assert!(from.elapsed() >= DELAY, "came after {:?}", from.elapsed());
+    assert_eq!(
+        *delivery.parcel(),
+        Parcel {
+            tries: sent.tries + counted,
+            ..sent
+        }
+    );
+    settle(delivery, Decision::Done).await;
+    until_count(&broker, Queue::Outbound, 0).await;
+}
+
+/// Neither in its queue nor in the window.
+pub async fn a_delayed_parcel_holds_up_no_other<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+    publish(&broker, &numbered(1)).await;
+    settle(next(&mut consumer).await, Decision::RetryAfter(LONG_DELAY)).await;
+    let other = numbered(2);
+    publish(&broker, &other).await;
+    let delivery = next(&mut consumer).await;
+    assert_eq!(delivery.parcel().id, other.id);
+    settle(delivery, Decision::Done).await;
+}
+
+/// What is delayed is neither lost nor early when the next process starts.
+pub async fn a_delay_outlasts_reopening<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let sent = numbered(1);
+    publish(&broker, &sent).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+    let delivery = next(&mut consumer).await;
+    let from = Instant::now();
+    settle(delivery, Decision::RetryAfter(DELAY)).await;
+    drop(consumer);
+    let broker = engine.reopen(broker).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+    let delivery = next(&mut consumer).await;
+    assert!(from.elapsed() >= DELAY, "came after {:?}", from.elapsed());
+    assert_eq!(*delivery.parcel(), Parcel { tries: 1, ..sent });
+    settle(delivery, Decision::Done).await;
+}
+
+/// With its reason, its tries and its body, gone from work, and for good.
+pub async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let sent = Parcel {
+        tries: 4,
+        ..numbered(1)
+    };
+    publish(&broker, &sent).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+    settle(next(&mut consumer).await, Decision::DeadLetter(refused())).await;
+    let dead = Parcel {
+        tries: 5,
+        dead: Some(refused()),
+        ..sent
+    };
+
+    let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
+    let delivery = next(&mut dead_letters).await;
+    assert_eq!(*delivery.parcel(), dead);
+    delivery.release();
+    drop((consumer, dead_letters));
+
+    let broker = engine.reopen(broker).await;
+    until_count(&broker, Queue::Outbound, 0).await;
+    until_count(&broker, Queue::OutboundDead, 1).await;
+    let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
+    let delivery = next(&mut dead_letters).await;
+    assert_eq!(*delivery.parcel(), dead);
+    settle(delivery, Decision::Done).await;
+}
+
+/// Not among the dead messages.
+pub async fn a_dead_callback_lies_in_its_own_dead_queue<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let sent = numbered(1);
+    broker
+        .publish(Route::Callbacks, sent.clone())
+        .await
+        .expect("the broker takes it");
+    let mut consumer = consume(&broker, Queue::Callbacks, 1).await;
+    settle(next(&mut consumer).await, Decision::DeadLetter(refused())).await;
+    let mut dead_letters = consume(&broker, Queue::CallbacksDead, 1).await;
+    let delivery = next(&mut dead_letters).await;
+    assert_eq!(
+        *delivery.parcel(),
+        Parcel {
+            tries: 1,
+            dead: Some(refused()),
+            ..sent
+        }
+    );
+    settle(delivery, Decision::Done).await;
+    until_count(&broker, Queue::OutboundDead, 0).await;
+    until_count(&broker, Queue::Callbacks, 0).await;
+}
+
+/// A dead queue is a queue: a parked dead letter comes back to it, its reason kept.
+pub async fn a_dead_letter_can_be_parked_and_removed<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    publish(&broker, &numbered(1)).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+    settle(next(&mut consumer).await, Decision::DeadLetter(refused())).await;
+    let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
+    let delivery = next(&mut dead_letters).await;
+    let before = delivery.parcel().clone();
+    settle(delivery, Decision::Park(DELAY)).await;
+    let delivery = next(&mut dead_letters).await;
+    assert_eq!(*delivery.parcel(), before);
+    settle(delivery, Decision::Done).await;
+    until_count(&broker, Queue::OutboundDead, 0).await;
+    until_count(&broker, Queue::Outbound, 0).await;
+}

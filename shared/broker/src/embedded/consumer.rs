@@ -1,0 +1,140 @@
+//! The two things that leave the writer: a consumer, and the lease of what it receives.
+//!
+//! Invariant: whatever becomes of a lease (settled, released, dropped anywhere on its way), the
+//! writer is told, and told once.
+
+use std::sync::mpsc;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc as queue, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    queue::Subscriber,
+    writer::{Command, Settling},
+};
+use crate::{Closed, Consumer, Delivery, Parcel, Queue, Settle, SettleError, Settlement};
+
+/// What was handed out, and to whom.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leased {
+    pub(super) queue: Queue,
+    pub(super) seq: i64,
+    pub(super) consumer: u64,
+}
+
+/// A leased parcel on its way to its consumer.
+pub(super) struct Item {
+    parcel: Parcel,
+    lease: Lease,
+}
+
+impl Item {
+    pub(super) fn new(parcel: Parcel, leased: Leased, commands: mpsc::Sender<Command>) -> Self {
+        Self {
+            parcel,
+            lease: Lease {
+                leased: Some(leased),
+                commands,
+            },
+        }
+    }
+}
+
+pub(super) struct Receiver {
+    items: queue::Receiver<Item>,
+    queue: Queue,
+    id: u64,
+    commands: mpsc::Sender<Command>,
+    closed: CancellationToken,
+}
+
+impl Receiver {
+    pub(super) fn subscribe(
+        queue: Queue,
+        id: u64,
+        window: usize,
+        commands: mpsc::Sender<Command>,
+        closed: CancellationToken,
+    ) -> Result<Self, Closed> {
+        // The writer never has more than the window out, so it never finds this full.
+        let (sender, items) = queue::channel(window);
+        let subscriber = Subscriber::new(id, window, sender, commands.clone());
+        if closed.is_cancelled() {
+            return Err(Closed);
+        }
+        commands
+            .send(Command::Subscribe { queue, subscriber })
+            .map_err(|_| Closed)?;
+        Ok(Self {
+            items,
+            queue,
+            id,
+            commands,
+            closed,
+        })
+    }
+}
+
+#[async_trait]
+impl Consumer for Receiver {
+    async fn next(&mut self) -> Option<Delivery> {
+        let item = tokio::select! {
+            biased;
+            () = self.closed.cancelled() => None,
+            item = self.items.recv() => item,
+        };
+        item.map(|Item { parcel, lease }| Delivery::new(parcel, Box::new(lease)))
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        // Before the items go, each of which gives itself back: or they would come here again.
+        let _ = self.commands.send(Command::Unsubscribe {
+            queue: self.queue,
+            consumer: self.id,
+        });
+    }
+}
+
+struct Lease {
+    /// `None` once the writer was told.
+    leased: Option<Leased>,
+    commands: mpsc::Sender<Command>,
+}
+
+#[async_trait]
+impl Settle for Lease {
+    async fn settle(
+        mut self: Box<Self>,
+        _: Parcel,
+        settlement: Settlement,
+    ) -> Result<(), SettleError> {
+        let Some(leased) = self.leased.take() else {
+            return Ok(());
+        };
+        let (reply, settled) = oneshot::channel();
+        let settling = Settling {
+            leased,
+            settlement,
+            reply,
+        };
+        let lost = || SettleError::Lost(super::CLOSED.to_owned());
+        self.commands
+            .send(Command::Settle(settling))
+            .map_err(|_| lost())?;
+        settled.await.map_err(|_| lost())
+    }
+
+    fn release(self: Box<Self>) {}
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(leased) = self.leased.take() {
+            // Where the writer is gone so is the lease.
+            let _ = self.commands.send(Command::Release(leased));
+        }
+    }
+}

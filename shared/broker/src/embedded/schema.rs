@@ -1,0 +1,154 @@
+//! Opens the file: its folder, its lock, its schema.
+//!
+//! Invariant: once it is open no other process reads or writes it (`locking_mode=EXCLUSIVE`), so
+//! what the writer knows of the file stays true.
+
+use std::{fs, path::Path, time::Duration};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, params};
+
+use super::table::code;
+use crate::{OpenError, Queue};
+
+/// The newest schema that is known here, in SQLite's `user_version`.
+const VERSION: i64 = 1;
+
+/// "RTbq", in SQLite's `application_id`: tells a broker's file from any other.
+const APPLICATION: i64 = 0x5254_6271;
+
+/// How long to wait for a process that is just ending to let go of the file.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// Pages of the write-ahead log (4 KiB each) after which it is carried over into the file.
+const CHECKPOINT_PAGES: i64 = 4096;
+
+/// What is kept of a write-ahead log that has grown longer, in bytes.
+const LOG_BYTES: i64 = 64 * 1024 * 1024;
+
+/// Memory for the file's pages, in KiB.
+const CACHE_KIB: i64 = 8192;
+
+const STATEMENTS: usize = 32;
+
+const CREATE: &str = "
+    CREATE TABLE parcel (
+        seq         INTEGER PRIMARY KEY,
+        queue       INTEGER NOT NULL,
+        due         INTEGER NOT NULL, -- ready from this time on
+        delay       INTEGER NOT NULL, -- how long it was to wait for that
+        tries       INTEGER NOT NULL,
+        accepted_at INTEGER NOT NULL,
+        id          TEXT NOT NULL,
+        dead        TEXT,             -- the reason, as JSON
+        body        BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX parcel_by_due ON parcel (queue, due, seq);
+    CREATE TABLE probe (id INTEGER PRIMARY KEY, room BLOB NOT NULL) STRICT;
+";
+
+/// Opens the file at the engine's time `now`, or makes it.
+pub(super) fn open(path: &Path, now: i64) -> Result<Connection, OpenError> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        fs::create_dir_all(folder).map_err(|error| failed(error.into()))?;
+    }
+    let mut connection = connect(path).map_err(|error| match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            OpenError::InUse(path.to_owned())
+        }
+        _ => failed(error.into()),
+    })?;
+    match version(&connection).map_err(|error| failed(error.into()))? {
+        Found::Broker(found) if found > VERSION => {
+            return Err(OpenError::NewerSchema {
+                path: path.to_owned(),
+                found,
+                known: VERSION,
+            });
+        }
+        Found::Foreign => return Err(failed("it is a database of another program".into())),
+        Found::Broker(_) => {}
+        Found::Empty => create(&mut connection).map_err(|error| failed(error.into()))?,
+    }
+    wait_no_longer_than_asked(&connection, now).map_err(|error| failed(error.into()))?;
+    // The file's name must be as safe as what is in it.
+    let folder = folder.unwrap_or(Path::new("."));
+    sync_folder(folder).map_err(|error| failed(error.into()))?;
+    Ok(connection)
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    // No SQLITE_OPEN_URI: the path is a path, whatever characters are in it.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(LOCK_WAIT)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Before anything touches the file: the write-ahead log's index is then kept in memory and
+    // not in a file that is mapped, where a full disk would kill the process.
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    // Takes the lock, which is then held to the end.
+    connection.execute_batch("BEGIN EXCLUSIVE; COMMIT")?;
+    Ok(connection)
+}
+
+enum Found {
+    Empty,
+    Broker(i64),
+    Foreign,
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<Found> {
+    let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    Ok(match (pragma("application_id")?, pragma("user_version")?) {
+        (APPLICATION, version) => Found::Broker(version),
+        (0, 0) if tables == 0 => Found::Empty,
+        _ => Found::Foreign,
+    })
+}
+
+fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(CREATE)?;
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
+/// Where the time of day is earlier than it was for the last process, parcels would wait for what
+/// that one took for the time. None waits longer than its own delay from now.
+fn wait_no_longer_than_asked(connection: &Connection, now: i64) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(
+        "UPDATE parcel SET due = ?2 + delay
+         WHERE queue = ?1 AND due > ?2 AND due > ?2 + delay",
+    )?;
+    for queue in Queue::ALL {
+        statement.execute(params![code(queue), now])?;
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    fs::File::open(folder)?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}

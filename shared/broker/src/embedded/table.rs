@@ -1,0 +1,246 @@
+//! The one table, in SQL. Nothing here decides anything.
+
+use bytes::Bytes;
+use roundtrip_model::{DeadReason, decision::DeadKind};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+
+use super::timeline;
+use crate::{Parcel, Queue};
+
+/// What proves that there is room again after a full disk, in bytes.
+const PROBE_BYTES: i64 = 1024 * 1024;
+
+/// Where a row stands in its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) due: i64,
+    pub(super) seq: i64,
+}
+
+impl Key {
+    /// Before every row.
+    pub(super) const FIRST: Self = Self {
+        due: i64::MIN,
+        seq: i64::MIN,
+    };
+}
+
+/// One change of the table.
+pub(super) enum Change<'a> {
+    Insert {
+        queue: Queue,
+        key: Key,
+        parcel: &'a Parcel,
+    },
+    Delete {
+        seq: i64,
+    },
+    Defer {
+        key: Key,
+        delay: i64,
+        tries: u32,
+    },
+    Bury {
+        queue: Queue,
+        key: Key,
+        tries: u32,
+        reason: &'a DeadReason,
+    },
+}
+
+/// What a queue holds when it is opened.
+pub(super) struct Held {
+    pub(super) total: u64,
+    pub(super) ready: u64,
+    pub(super) next_due: Option<i64>,
+}
+
+pub(super) struct Table {
+    connection: Connection,
+}
+
+impl Table {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// Carries out all the changes, and syncs them, or none.
+    pub(super) fn commit<'a>(
+        &mut self,
+        changes: impl IntoIterator<Item = Change<'a>>,
+    ) -> rusqlite::Result<()> {
+        // Dropped before its commit, as by `?`, it rolls back.
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for change in changes {
+            change.apply(&transaction)?;
+        }
+        transaction.commit()
+    }
+
+    /// The rows after `after` that were ready by `until`, in order.
+    pub(super) fn read(
+        &self,
+        queue: Queue,
+        after: Key,
+        until: i64,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<(Key, Parcel)>> {
+        let mut statement = self.connection.prepare_cached(READ)?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = statement.query_map(
+            params![code(queue), after.due, after.seq, until, limit],
+            parcel,
+        )?;
+        rows.collect()
+    }
+
+    pub(super) fn read_one(&self, seq: i64) -> rusqlite::Result<Option<(Key, Parcel)>> {
+        self.connection
+            .prepare_cached(READ_ONE)?
+            .query_row([seq], parcel)
+            .optional()
+    }
+
+    /// How many rows became ready after `after` and by `until`. Reads the index alone.
+    pub(super) fn count(&self, queue: Queue, after: i64, until: i64) -> rusqlite::Result<u64> {
+        let count: i64 = self
+            .connection
+            .prepare_cached(
+                "SELECT count(*) FROM parcel WHERE queue = ?1 AND due > ?2 AND due <= ?3",
+            )?
+            .query_row(params![code(queue), after, until], |row| row.get(0))?;
+        Ok(count.unsigned_abs())
+    }
+
+    /// When the first row of those that are not ready at `now` will be.
+    pub(super) fn next_due(&self, queue: Queue, now: i64) -> rusqlite::Result<Option<i64>> {
+        self.connection
+            .prepare_cached("SELECT min(due) FROM parcel WHERE queue = ?1 AND due > ?2")?
+            .query_row(params![code(queue), now], |row| row.get(0))
+    }
+
+    pub(super) fn held(&self, queue: Queue, now: i64) -> rusqlite::Result<Held> {
+        let ready = self.count(queue, i64::MIN, now)?;
+        let delayed = self.count(queue, now, i64::MAX)?;
+        Ok(Held {
+            total: ready + delayed,
+            ready,
+            next_due: self.next_due(queue, now)?,
+        })
+    }
+
+    pub(super) fn last_seq(&self) -> rusqlite::Result<i64> {
+        self.connection
+            .query_row("SELECT coalesce(max(seq), 0) FROM parcel", [], |row| {
+                row.get(0)
+            })
+    }
+
+    /// Writes, syncs and removes what a few parcels would need: succeeds where there is room.
+    pub(super) fn probe(&mut self) -> rusqlite::Result<()> {
+        // Two transactions: within one, SQLite would never write the pages.
+        self.connection.execute(
+            "INSERT OR REPLACE INTO probe (id, room) VALUES (1, zeroblob(?1))",
+            [PROBE_BYTES],
+        )?;
+        self.connection.execute("DELETE FROM probe", [])?;
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+pub(super) const READ: &str = "
+    SELECT due, seq, id, tries, accepted_at, dead, body FROM parcel
+    WHERE queue = ?1 AND (due, seq) > (?2, ?3) AND due <= ?4
+    ORDER BY due, seq LIMIT ?5";
+
+const READ_ONE: &str =
+    "SELECT due, seq, id, tries, accepted_at, dead, body FROM parcel WHERE seq = ?1";
+
+impl Change<'_> {
+    fn apply(self, connection: &Connection) -> rusqlite::Result<()> {
+        match self {
+            Self::Insert { queue, key, parcel } => connection
+                .prepare_cached(
+                    "INSERT INTO parcel (seq, queue, due, delay, tries, accepted_at, id, body)
+                     VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7)",
+                )?
+                .execute(params![
+                    key.seq,
+                    code(queue),
+                    key.due,
+                    parcel.tries,
+                    timeline::millis(parcel.accepted_at),
+                    parcel.id,
+                    &parcel.body[..],
+                ])?,
+            Self::Delete { seq } => connection
+                .prepare_cached("DELETE FROM parcel WHERE seq = ?1")?
+                .execute([seq])?,
+            Self::Defer { key, delay, tries } => connection
+                .prepare_cached(
+                    "UPDATE parcel SET due = ?2, delay = ?3, tries = ?4 WHERE seq = ?1",
+                )?
+                .execute(params![key.seq, key.due, delay, tries])?,
+            Self::Bury {
+                queue,
+                key,
+                tries,
+                reason,
+            } => connection
+                .prepare_cached(
+                    "UPDATE parcel SET queue = ?2, due = ?3, delay = 0, tries = ?4, dead = ?5
+                     WHERE seq = ?1",
+                )?
+                .execute(params![
+                    key.seq,
+                    code(queue),
+                    key.due,
+                    tries,
+                    reason_text(reason)
+                ])?,
+        };
+        Ok(())
+    }
+}
+
+fn parcel(row: &Row<'_>) -> rusqlite::Result<(Key, Parcel)> {
+    let dead: Option<String> = row.get(5)?;
+    let key = Key {
+        due: row.get(0)?,
+        seq: row.get(1)?,
+    };
+    let parcel = Parcel {
+        id: row.get(2)?,
+        tries: row.get(3)?,
+        accepted_at: timeline::from_millis(row.get(4)?),
+        dead: dead.map(|text| reason(&text)),
+        body: Bytes::copy_from_slice(row.get_ref(6)?.as_blob()?),
+    };
+    Ok((key, parcel))
+}
+
+fn reason_text(reason: &DeadReason) -> String {
+    // A struct of an enum and a text has no way to fail.
+    serde_json::to_string(reason).unwrap_or_default()
+}
+
+fn reason(text: &str) -> DeadReason {
+    serde_json::from_str(text).unwrap_or_else(|_| DeadReason::new(DeadKind::Undecodable, text))
+}
+
+/// A queue's number in the file. It never changes.
+pub(super) const fn code(queue: Queue) -> i64 {
+    match queue {
+        Queue::Outbound => 0,
+        Queue::Callbacks => 1,
+        Queue::OutboundDead => 2,
+        Queue::CallbacksDead => 3,
+    }
+}

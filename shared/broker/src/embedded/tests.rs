@@ -1,0 +1,1 @@
+//! What the contract cannot see: the file, the disk, the clock.

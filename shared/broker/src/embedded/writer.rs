@@ -1,0 +1,419 @@
+//! The one thread that owns the file: takes commands, commits them in groups, hands out.
+//!
+//! Invariant: what is known in memory changes after the commit, never before; a commit that fails
+//! changes nothing. While the disk takes nothing, publishes are refused, and settlements wait:
+//! giving their parcels back would deliver each of them again and again.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use roundtrip_model::Clock;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{
+    consumer::Leased,
+    queue::{QueueState, Subscriber},
+    schema,
+    table::{Change, Key, Table},
+    timeline::{self, Timeline},
+};
+use crate::{OpenError, Parcel, PublishError, Queue, Settlement, Status};
+
+/// The most commands that share a transaction.
+const MAX_BATCH: usize = 1024;
+
+/// A transaction takes no further command once its bodies have reached this.
+const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
+
+/// How often a disk that takes nothing is tried again.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+
+/// What the writer is asked.
+pub(super) enum Command {
+    Publish(Publish),
+    Settle(Settling),
+    Release(Leased),
+    Subscribe {
+        queue: Queue,
+        subscriber: Subscriber,
+    },
+    Unsubscribe {
+        queue: Queue,
+        consumer: u64,
+    },
+    Ready {
+        queue: Queue,
+        reply: oneshot::Sender<u64>,
+    },
+    Close(oneshot::Sender<()>),
+    #[cfg(test)]
+    Run(Box<dyn FnOnce(&rusqlite::Connection) + Send>),
+}
+
+pub(super) struct Publish {
+    pub(super) queue: Queue,
+    pub(super) parcel: Parcel,
+    pub(super) reply: oneshot::Sender<Result<(), PublishError>>,
+    /// Given back when the writer is done with it, not when the caller gives up.
+    pub(super) room: OwnedSemaphorePermit,
+}
+
+pub(super) struct Settling {
+    pub(super) leased: Leased,
+    pub(super) settlement: Settlement,
+    pub(super) reply: oneshot::Sender<()>,
+}
+
+/// What shares one transaction.
+#[derive(Default)]
+struct Batch {
+    publishes: Vec<Publish>,
+    settlings: Vec<Settling>,
+    bytes: usize,
+    questions: Vec<(Queue, oneshot::Sender<u64>)>,
+    close: Option<oneshot::Sender<()>>,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.publishes.len() + self.settlings.len() >= MAX_BATCH
+            || self.bytes >= MAX_BATCH_BYTES
+            || self.close.is_some()
+    }
+}
+
+/// A publish with its place in the queue.
+struct Placed {
+    publish: Publish,
+    key: Key,
+}
+
+/// The disk takes nothing.
+struct Blocked {
+    why: String,
+    probe_at: Instant,
+}
+
+pub(super) struct Writer {
+    table: Table,
+    timeline: Timeline,
+    queues: [QueueState; Queue::ALL.len()],
+    last_seq: i64,
+    max_backlog: u64,
+    /// Settlements that wait for the disk; the windows bound them.
+    waiting: Vec<Settling>,
+    blocked: Option<Blocked>,
+    status: Arc<ArcSwap<Status>>,
+}
+
+impl Writer {
+    pub(super) fn open(
+        path: PathBuf,
+        clock: &dyn Clock,
+        max_backlog: u64,
+        status: Arc<ArcSwap<Status>>,
+    ) -> Result<Self, OpenError> {
+        let timeline = Timeline::start(clock);
+        let now = timeline.now();
+        let table = Table::new(schema::open(&path, now)?);
+        let queue = |queue| {
+            table
+                .held(queue, now)
+                .map(|held| QueueState::new(queue, &held, now))
+        };
+        let load = || {
+            let [outbound, callbacks, outbound_dead, callbacks_dead] = Queue::ALL;
+            let queues = [
+                queue(outbound)?,
+                queue(callbacks)?,
+                queue(outbound_dead)?,
+                queue(callbacks_dead)?,
+            ];
+            Ok((queues, table.last_seq()?))
+        };
+        let (queues, last_seq) = load().map_err(|source: rusqlite::Error| OpenError::File {
+            path,
+            source: source.into(),
+        })?;
+        Ok(Self {
+            table,
+            timeline,
+            queues,
+            last_seq,
+            max_backlog,
+            waiting: Vec::new(),
+            blocked: None,
+            status,
+        })
+    }
+
+    /// Works until it is told to close. By the return the file is closed; answers with whom to
+    /// tell.
+    pub(super) fn run(mut self, commands: &Receiver<Command>) -> Option<oneshot::Sender<()>> {
+        loop {
+            let batch = self.collect(commands)?;
+            let now = self.timeline.now();
+            for queue in &mut self.queues {
+                if let Err(error) = queue.advance(now, &self.table) {
+                    self.blocked
+                        .get_or_insert_with(|| block(&self.status, &error));
+                }
+            }
+            self.write(batch.publishes, batch.settlings, now);
+            if batch.close.is_some() {
+                return batch.close;
+            }
+            for queue in &mut self.queues {
+                if let Err(error) = queue.hand_out(&self.table) {
+                    self.blocked
+                        .get_or_insert_with(|| block(&self.status, &error));
+                }
+            }
+            for (queue, reply) in batch.questions {
+                let _ = reply.send(self.queue(queue).ready());
+            }
+        }
+    }
+
+    /// Waits for a command or for a time that matters, and takes what else lies there.
+    fn collect(&mut self, commands: &Receiver<Command>) -> Option<Batch> {
+        let mut batch = Batch::default();
+        let first = match self.patience() {
+            None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(patience) => commands.recv_timeout(patience),
+        };
+        match first {
+            Ok(command) => self.take(command, &mut batch),
+            Err(RecvTimeoutError::Timeout) => return Some(batch),
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+        while !batch.is_full() {
+            let Ok(command) = commands.try_recv() else {
+                break;
+            };
+            self.take(command, &mut batch);
+        }
+        Some(batch)
+    }
+
+    /// How long nothing happens by itself.
+    fn patience(&self) -> Option<Duration> {
+        if let Some(blocked) = &self.blocked {
+            return Some(blocked.probe_at.saturating_duration_since(Instant::now()));
+        }
+        let next = self.queues.iter().filter_map(QueueState::wake_at).min()?;
+        let millis = next.saturating_sub(self.timeline.now());
+        Some(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
+    }
+
+    fn take(&mut self, command: Command, batch: &mut Batch) {
+        match command {
+            Command::Publish(publish) => {
+                batch.bytes += publish.parcel.body.len();
+                batch.publishes.push(publish);
+            }
+            Command::Settle(settling) => batch.settlings.push(settling),
+            Command::Release(leased) => self.queue(leased.queue).give_back(leased),
+            Command::Subscribe { queue, subscriber } => self.queue(queue).subscribe(subscriber),
+            Command::Unsubscribe { queue, consumer } => self.queue(queue).unsubscribe(consumer),
+            Command::Ready { queue, reply } => batch.questions.push((queue, reply)),
+            Command::Close(tell) => batch.close = Some(tell),
+            #[cfg(test)]
+            Command::Run(run) => run(self.table.connection()),
+        }
+    }
+
+    fn write(&mut self, publishes: Vec<Publish>, settlings: Vec<Settling>, now: i64) {
+        if self.blocked.is_some() {
+            self.waiting.extend(settlings);
+            self.refuse(publishes);
+            self.probe(now);
+            return;
+        }
+        let placed = self.place(publishes, now);
+        if placed.is_empty() && settlings.is_empty() {
+            return;
+        }
+        match self.commit(&placed, &settlings, now) {
+            Ok(()) => {
+                self.settled(settlings, now);
+                self.published(placed);
+            }
+            Err(error) => {
+                self.blocked = Some(block(&self.status, &error));
+                self.waiting.extend(settlings);
+                self.refuse(placed.into_iter().map(|placed| placed.publish));
+            }
+        }
+    }
+
+    /// Gives each publish its place. Refuses what a full queue has no place for, and forgets what
+    /// its caller has given up.
+    fn place(&mut self, publishes: Vec<Publish>, now: i64) -> Vec<Placed> {
+        let mut totals = self.queues.each_ref().map(QueueState::total);
+        let mut placed = Vec::with_capacity(publishes.len());
+        for publish in publishes {
+            let total = &mut totals[publish.queue as usize];
+            if *total >= self.max_backlog {
+                let full = format!(
+                    "the queue {} is full: {total} parcels",
+                    publish.queue.name()
+                );
+                let _ = publish.reply.send(Err(PublishError::Refused(full)));
+            } else if !publish.reply.is_closed() {
+                *total += 1;
+                self.last_seq += 1;
+                placed.push(Placed {
+                    publish,
+                    key: Key {
+                        due: now,
+                        seq: self.last_seq,
+                    },
+                });
+            }
+        }
+        placed
+    }
+
+    fn commit(
+        &mut self,
+        placed: &[Placed],
+        settlings: &[Settling],
+        now: i64,
+    ) -> rusqlite::Result<()> {
+        let inserts = placed.iter().map(|Placed { publish, key }| Change::Insert {
+            queue: publish.queue,
+            key: *key,
+            parcel: &publish.parcel,
+        });
+        let changes = settlings.iter().map(|settling| change(settling, now));
+        self.table.commit(changes.chain(inserts))
+    }
+
+    fn published(&mut self, placed: Vec<Placed>) {
+        for Placed { publish, key } in placed {
+            let Publish {
+                queue,
+                parcel,
+                reply,
+                room,
+            } = publish;
+            let _ = reply.send(Ok(()));
+            drop(room);
+            self.queue(queue).publish(key, parcel);
+        }
+    }
+
+    fn settled(&mut self, settlings: Vec<Settling>, now: i64) {
+        for Settling {
+            leased,
+            settlement,
+            reply,
+        } in settlings
+        {
+            match settlement {
+                Settlement::Ack => self.queue(leased.queue).forget(leased),
+                Settlement::Defer { delay, .. } => {
+                    let due = now + timeline::delay_millis(delay);
+                    self.queue(leased.queue).defer(leased, due);
+                }
+                Settlement::Dead { .. } => {
+                    self.queue(leased.queue).forget(leased);
+                    let due = now + timeline::delay_millis(Duration::ZERO);
+                    self.queue(leased.queue.dead()).receive(due);
+                }
+            }
+            // The worker may have gone meanwhile.
+            let _ = reply.send(());
+        }
+    }
+
+    fn refuse(&self, publishes: impl IntoIterator<Item = Publish>) {
+        let why = self.blocked.as_ref().map_or("", |blocked| &blocked.why);
+        for publish in publishes {
+            let _ = publish
+                .reply
+                .send(Err(PublishError::Refused(why.to_owned())));
+        }
+    }
+
+    /// Tries a disk that took nothing: first what waits, which may need no room, then whether
+    /// there is room.
+    fn probe(&mut self, now: i64) {
+        let not_yet = self
+            .blocked
+            .as_ref()
+            .is_some_and(|blocked| blocked.probe_at > Instant::now());
+        if not_yet {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        match self.commit(&[], &waiting, now) {
+            Ok(()) => self.settled(waiting, now),
+            Err(_) => self.waiting = waiting,
+        }
+        match self.table.probe() {
+            Ok(()) if self.waiting.is_empty() => {
+                tracing::info!("the broker's disk takes parcels again");
+                self.status.store(Arc::new(Status::Ready));
+                self.blocked = None;
+            }
+            _ => {
+                if let Some(blocked) = &mut self.blocked {
+                    blocked.probe_at = Instant::now() + PROBE_EVERY;
+                }
+            }
+        }
+    }
+
+    fn queue(&mut self, queue: Queue) -> &mut QueueState {
+        &mut self.queues[queue as usize]
+    }
+}
+
+fn change(settling: &Settling, now: i64) -> Change<'_> {
+    let seq = settling.leased.seq;
+    match &settling.settlement {
+        Settlement::Ack => Change::Delete { seq },
+        Settlement::Defer { delay, tries } => {
+            let delay = timeline::delay_millis(*delay);
+            Change::Defer {
+                key: Key {
+                    due: now + delay,
+                    seq,
+                },
+                delay,
+                tries: *tries,
+            }
+        }
+        Settlement::Dead { reason, tries } => Change::Bury {
+            queue: settling.leased.queue.dead(),
+            key: Key {
+                due: now + timeline::delay_millis(Duration::ZERO),
+                seq,
+            },
+            tries: *tries,
+            reason,
+        },
+    }
+}
+
+fn block(status: &ArcSwap<Status>, error: &rusqlite::Error) -> Blocked {
+    let why = match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => "the disk is full".to_owned(),
+        _ => format!("the disk fails: {error}"),
+    };
+    tracing::error!(%why, "the broker's disk takes nothing; publishes are refused");
+    status.store(Arc::new(Status::Blocked(why.clone())));
+    Blocked {
+        why,
+        probe_at: Instant::now() + PROBE_EVERY,
+    }
+}
