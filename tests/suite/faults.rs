@@ -63,6 +63,12 @@ async fn kills_of_every_role_and_of_the_rabbitmq_node_lose_nothing() -> anyhow::
     };
     let report = run(engines, &realm.name, Some(node)).await?;
     lost_nothing(&report, 4);
-    realm.channels().await?.client().database(&realm.name).drop().await?;
+    realm
+        .channels()
+        .await?
+        .client()
+        .database(&realm.name)
+        .drop()
+        .await?;
     Ok(())
 }
