@@ -42,8 +42,11 @@ pub enum Settlement {
 pub trait Settle: Send + Sync {
     /// Carries the settlement out and resolves when it is safe: the parcel is in its new place
     /// before it leaves the old one.
-    async fn settle(self: Box<Self>, parcel: Parcel, settlement: Settlement)
-    -> Result<(), SettleError>;
+    async fn settle(
+        self: Box<Self>,
+        parcel: Parcel,
+        settlement: Settlement,
+    ) -> Result<(), SettleError>;
 
     /// Puts the parcel back in its queue, as it was, without waiting.
     fn release(self: Box<Self>);
@@ -72,9 +75,15 @@ impl Delivery {
         let tries = self.parcel.tries;
         let settlement = match decision {
             Decision::Done => Settlement::Ack,
-            Decision::RetryAfter(delay) => Settlement::Defer { delay, tries: tries + 1 },
+            Decision::RetryAfter(delay) => Settlement::Defer {
+                delay,
+                tries: tries + 1,
+            },
             Decision::Park(delay) => Settlement::Defer { delay, tries },
-            Decision::DeadLetter(reason) => Settlement::Dead { reason, tries: tries + 1 },
+            Decision::DeadLetter(reason) => Settlement::Dead {
+                reason,
+                tries: tries + 1,
+            },
         };
         let parcel = Parcel {
             body: self.parcel.body.clone(),

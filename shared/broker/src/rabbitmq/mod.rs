@@ -1,46 +1,204 @@
 //! RabbitMQ, by lapin.
+//!
+//! | file | what |
+//! |---|---|
+//! | `topology` | exchanges and queues; `tiers`: the delays; `hash`: the shards |
+//! | `wire` | a parcel as an AMQP message |
+//! | `link` | one connection; `status`: whether it is up |
+//! | `publisher` | the publishing connection and its task |
+//! | `consumer` | the receiving connection, and the consumers on it |
+//! | `lane` | one consumer's channel; `acks`: its acknowledgements; `lease`: a delivery's way back |
+//!
+//! Publishing and receiving use separate connections, for RabbitMQ stops reading from one that
+//! publishes when it runs out of memory or disk, and acknowledgements must not stop with it. Each
+//! connection has one loop that builds it anew, with everything on it, for as long as it takes
+//! (docs/adr/0002); lapin's own recovery is not used.
+//!
+//! Invariant: nothing here waits without a limit, but for the next parcel.
 
-use std::sync::Arc;
+mod acks;
+mod consumer;
+mod hash;
+mod lane;
+mod lease;
+mod link;
+mod publisher;
+mod status;
+mod tiers;
+mod topology;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use lapin::{options::QueueDeclareOptions, types::FieldTable};
 use roundtrip_model::Clock;
+use tokio::{sync::watch, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{
+    consumer::Links,
+    link::{Endpoint, LinkError, limited},
+    publisher::Publisher,
+    topology::Topology,
+    wire::Outgoing,
+};
 use crate::{
     Broker, Closed, Config, Consumer, OpenError, Parcel, PublishError, Queue, Route, Status,
 };
 
+/// How long the opening waits for the first attempt to connect, so that what follows finds a
+/// server that is there connected already.
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
+
+/// The limit on asking for a queue's length.
+const READY_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the close waits for acknowledgements to be written, and then for the connections.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// AMQP's limit on a name is 255 bytes; the rest is for what follows the namespace.
+const MAX_NAMESPACE: usize = 200;
+
 /// The engine.
-pub enum RabbitMq {}
+pub struct RabbitMq {
+    engine: Arc<Engine>,
+}
+
+/// What the engine's tasks share.
+struct Engine {
+    topology: Arc<Topology>,
+    clock: Arc<dyn Clock>,
+    publish_timeout: Duration,
+    publisher: Arc<Publisher>,
+    links: Links,
+    /// No publish is taken, and consumers end.
+    closing: CancellationToken,
+    /// The connections end: after the consumers have.
+    hang_up: CancellationToken,
+    consumers: TaskTracker,
+    connections: TaskTracker,
+}
 
 impl RabbitMq {
-    /// Opens it.
+    /// Opens it. The server need not be there: until it is reached the status says that it is
+    /// away.
     ///
     /// # Errors
-    /// See [`OpenError`].
-    pub async fn open(_config: &Config, _clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        Err(OpenError::Url("this engine is not built yet".to_owned()))
+    /// [`OpenError::Url`] or [`OpenError::Setting`] where the URL or the namespace cannot be used.
+    pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let endpoint = Endpoint::parse(&config.url)?;
+        if config.namespace.len() > MAX_NAMESPACE {
+            let problem = format!("must not be longer than {MAX_NAMESPACE} bytes");
+            return Err(OpenError::Setting {
+                field: "namespace",
+                problem,
+            });
+        }
+        if endpoint.is_tls() {
+            // Fails where the program has chosen a provider already, which is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let topology = Arc::new(Topology::new(config));
+        let (publisher, pump, first_attempt) = Publisher::new(&endpoint, &topology);
+        let (links_sender, links) = watch::channel(None);
+        let engine = Arc::new(Engine {
+            topology,
+            clock,
+            publish_timeout: config.publish_timeout,
+            publisher,
+            links,
+            closing: CancellationToken::new(),
+            hang_up: CancellationToken::new(),
+            consumers: TaskTracker::new(),
+            connections: TaskTracker::new(),
+        });
+        engine.connections.spawn(pump.run(engine.hang_up.clone()));
+        let receiving = consumer::keep_connected(endpoint, links_sender, engine.hang_up.clone());
+        engine.connections.spawn(receiving);
+        // Ends when the attempt has, or its limit.
+        let _ = timeout(OPEN_LIMIT, first_attempt).await;
+        Ok(Self { engine })
+    }
+
+    async fn count(&self, queue: Queue) -> Result<u64, LinkError> {
+        let link = self.engine.links.borrow().clone().ok_or(LinkError::Ended)?;
+        let channel = link.channel().await?;
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let mut sum = 0;
+        for name in self.engine.topology.queues(queue) {
+            let asking = channel.queue_declare(name.clone(), passive, FieldTable::default());
+            let answer = limited("queue.declare", READY_LIMIT, asking).await?;
+            sum += u64::from(answer.message_count());
+        }
+        Ok(sum)
     }
 }
 
 #[async_trait]
 impl Broker for RabbitMq {
-    async fn publish(&self, _: Route<'_>, _: Parcel) -> Result<(), PublishError> {
-        match *self {}
+    async fn publish(&self, route: Route<'_>, parcel: Parcel) -> Result<(), PublishError> {
+        let Engine {
+            topology,
+            publisher,
+            publish_timeout,
+            closing,
+            ..
+        } = &*self.engine;
+        if closing.is_cancelled() {
+            return Err(PublishError::Away("it was closed".to_owned()));
+        }
+        let parcel = Parcel {
+            dead: None,
+            ..parcel
+        };
+        let outgoing = Outgoing::new(topology.direct(), topology.key(route), parcel, None)?;
+        publisher.publish(outgoing, *publish_timeout).await
     }
 
-    async fn consume(&self, _: Queue, _: u16) -> Result<Box<dyn Consumer>, Closed> {
-        match *self {}
+    async fn consume(&self, queue: Queue, window: u16) -> Result<Box<dyn Consumer>, Closed> {
+        if self.engine.closing.is_cancelled() {
+            return Err(Closed);
+        }
+        Ok(Box::new(consumer::start(&self.engine, queue, window)))
     }
 
     fn status(&self) -> Status {
-        match *self {}
+        self.engine.publisher.status.get()
     }
 
-    async fn ready(&self, _: Queue) -> Result<u64, PublishError> {
-        match *self {}
+    async fn ready(&self, queue: Queue) -> Result<u64, PublishError> {
+        match timeout(READY_LIMIT, self.count(queue)).await {
+            Ok(Ok(sum)) => Ok(sum),
+            Ok(Err(error)) => Err(PublishError::Away(error.to_string())),
+            Err(_) => Err(PublishError::Away("it did not answer in time".to_owned())),
+        }
     }
 
     async fn close(&self) {
-        match *self {}
+        let Engine {
+            closing,
+            hang_up,
+            consumers,
+            connections,
+            ..
+        } = &*self.engine;
+        closing.cancel();
+        consumers.close();
+        // Where a limit passes, hanging up gives back what is left.
+        let _ = timeout(CLOSE_LIMIT, consumers.wait()).await;
+        hang_up.cancel();
+        connections.close();
+        let _ = timeout(CLOSE_LIMIT, connections.wait()).await;
+    }
+}
+
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        self.engine.closing.cancel();
+        self.engine.hang_up.cancel();
     }
 }

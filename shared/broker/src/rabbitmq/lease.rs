@@ -1,0 +1,157 @@
+//! A delivery's way back to the channel it came on.
+//!
+//! Invariant: the parcel is confirmed in its new place before the old delivery is acked; and a
+//! lease that is dropped before its ack was asked for gives the delivery back.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use backoff::backoff::Backoff;
+use roundtrip_model::retry::reconnect;
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    time::{Instant, sleep},
+};
+
+use super::{Engine, acks::Tag, wire::Outgoing};
+use crate::{Parcel, PublishError, Queue, Settle, SettleError, Settlement};
+
+/// How long a settlement goes on asking a broker that refuses (blocked, say) to take the next try
+/// or the dead letter. Giving the delivery back instead would have it handed out at once, worked
+/// on again (which its endpoint would notice) and refused again, in a circle, until the delivery
+/// limit; a delivery that is held is only one that waits. It must stay well below the 30 minutes
+/// after which RabbitMQ closes a channel over a delivery that was not acked.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// What a lease tells its lane.
+#[derive(Debug)]
+pub(super) enum Settled {
+    /// To be acked; told when the acknowledgement was written.
+    Ack(Tag, oneshot::Sender<()>),
+    /// To be given back.
+    Requeue(Tag),
+}
+
+/// The hold on one delivery, and on a place in its consumer's window.
+pub(super) struct Lease {
+    engine: Arc<Engine>,
+    queue: Queue,
+    shard: usize,
+    tag: Tag,
+    lane: mpsc::UnboundedSender<Settled>,
+    told: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Lease {
+    pub(super) const fn new(
+        engine: Arc<Engine>,
+        queue: Queue,
+        shard: usize,
+        tag: Tag,
+        lane: mpsc::UnboundedSender<Settled>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            engine,
+            queue,
+            shard,
+            tag,
+            lane,
+            told: false,
+            _permit: permit,
+        }
+    }
+
+    /// Whether the channel is gone: the broker will hand the parcel out again.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lane.is_closed()
+    }
+
+    async fn ack(&mut self) -> Result<(), SettleError> {
+        let (done, written) = oneshot::channel();
+        self.told = true;
+        self.lane.send(Settled::Ack(self.tag, done)).map_err(lost)?;
+        written.await.map_err(lost)
+    }
+
+    /// Publishes the parcel's next form, for as long as the delivery can be held.
+    async fn publish(&self, outgoing: Outgoing) -> Result<(), SettleError> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut waits = reconnect();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let taken = tokio::select! {
+                taken = self.engine.publisher.publish(outgoing.clone(), left) => taken,
+                () = self.lane.closed() => return Err(lost(())),
+            };
+            let wait = waits.next_backoff().unwrap_or(waits.max_interval);
+            match taken {
+                Ok(()) => return Ok(()),
+                Err(PublishError::Away(_) | PublishError::Refused(_))
+                    if Instant::now() + wait < deadline => {}
+                Err(error) => return Err(error.into()),
+            }
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.lane.closed() => return Err(lost(())),
+            }
+        }
+    }
+}
+
+fn lost<E>(_: E) -> SettleError {
+    SettleError::Lost("its channel was closed".to_owned())
+}
+
+#[async_trait]
+impl Settle for Lease {
+    async fn settle(
+        mut self: Box<Self>,
+        parcel: Parcel,
+        settlement: Settlement,
+    ) -> Result<(), SettleError> {
+        let topology = &self.engine.topology;
+        let next = match settlement {
+            Settlement::Ack => None,
+            Settlement::Defer { delay, tries } => {
+                let (tier, expiry) = topology.tier(delay);
+                // The queue that it came from, not the key that it came by: a foreign message may
+                // carry a key that leads nowhere from here.
+                let key = &topology.queues(self.queue)[self.shard];
+                Some(Outgoing::new(
+                    tier,
+                    key,
+                    Parcel { tries, ..parcel },
+                    Some(expiry),
+                )?)
+            }
+            Settlement::Dead { reason, tries } => {
+                let key = topology.dead_key(self.queue);
+                let parcel = Parcel {
+                    tries,
+                    dead: Some(reason),
+                    ..parcel
+                };
+                Some(Outgoing::new(topology.direct(), key, parcel, None)?)
+            }
+        };
+        if let Some(next) = next {
+            self.publish(next).await?;
+        }
+        self.ack().await
+    }
+
+    fn release(self: Box<Self>) {
+        // Dropping it does.
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.told {
+            // Fails where the channel is gone, and then the parcel is back already.
+            let _ = self.lane.send(Settled::Requeue(self.tag));
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! The way into RabbitMQ: one connection, one channel with confirms, one task that works it.
+//!
+//! Invariant: a publish is answered `Ok` only when the broker has confirmed it and has not
+//! returned it. lapin hands a returned message to whichever confirm it completes *next* on the
+//! channel, which need not be that message's own; so one task sees every confirm, in order, and
+//! looks up whose message it was before it answers anybody.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use backoff::{ExponentialBackoff, backoff::Backoff};
+use futures::{
+    FutureExt, StreamExt,
+    future::{Fuse, FusedFuture},
+    stream::FuturesUnordered,
+};
+use lapin::{
+    Channel, Confirmation, Event,
+    message::BasicReturnMessage,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+    types::ShortString,
+};
+use roundtrip_model::retry::reconnect;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    link::{Endpoint, Events, Link, LinkError, limited},
+    status::StatusCell,
+    topology::Topology,
+    wire::Outgoing,
+};
+use crate::PublishError;
+
+/// The most publishes without a confirm. More gain no speed, and this bounds the memory that a
+/// broker which confirms nothing can cost.
+const MAX_IN_FLIGHT: usize = 2048;
+
+/// How many publishes are taken from the callers at a time.
+const TAKE_AT_ONCE: usize = 64;
+
+/// The limit on declaring everything: a new quorum queue takes some 100 ms.
+pub(super) const DECLARE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The limit on the answer to a small question.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often the connection is looked at, in case its end came without an event.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+type Answer = Result<(), PublishError>;
+
+/// A publish that a caller waits for. The permit is given back with the confirm, not when the
+/// caller gives up: what was sent stays in lapin's memory until then.
+struct Job {
+    outgoing: Outgoing,
+    reply: oneshot::Sender<Answer>,
+    permit: OwnedSemaphorePermit,
+}
+
+/// The callers' side.
+pub(super) struct Publisher {
+    pub(super) status: StatusCell,
+    jobs: mpsc::UnboundedSender<Job>,
+    permits: Arc<Semaphore>,
+}
+
+/// The task's side.
+pub(super) struct Pump {
+    publisher: Arc<Publisher>,
+    endpoint: Endpoint,
+    topology: Arc<Topology>,
+    /// Unbounded, and holds no more than there are permits.
+    jobs: mpsc::UnboundedReceiver<Job>,
+    /// Told once the first attempt to connect has ended, either way.
+    first_attempt: Option<oneshot::Sender<()>>,
+}
+
+impl Publisher {
+    /// The two sides, and the end of the first attempt to connect.
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        topology: &Arc<Topology>,
+    ) -> (Arc<Self>, Pump, oneshot::Receiver<()>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let (first_attempt, first) = oneshot::channel();
+        let publisher = Arc::new(Self {
+            status: StatusCell::new("publishing", endpoint),
+            jobs: sender,
+            permits: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+        });
+        let pump = Pump {
+            publisher: Arc::clone(&publisher),
+            endpoint: endpoint.clone(),
+            topology: Arc::clone(topology),
+            jobs: receiver,
+            first_attempt: Some(first_attempt),
+        };
+        (publisher, pump, first)
+    }
+
+    /// Publishes, and waits for the confirm no longer than `limit`.
+    pub(super) async fn publish(&self, outgoing: Outgoing, limit: Duration) -> Answer {
+        self.status.check()?;
+        let mut sent = false;
+        let publishing = async {
+            // The semaphore is never closed.
+            let permit = Arc::clone(&self.permits)
+                .acquire_owned()
+                .await
+                .map_err(closed)?;
+            let (reply, answer) = oneshot::channel();
+            sent = true;
+            self.jobs
+                .send(Job {
+                    outgoing,
+                    reply,
+                    permit,
+                })
+                .map_err(closed)?;
+            answer.await.unwrap_or_else(|_| {
+                Err(PublishError::Away(
+                    "the connection was lost before the confirm".to_owned(),
+                ))
+            })
+        };
+        match timeout_at(Instant::now() + limit, publishing).await {
+            Ok(answer) => answer,
+            Err(_) if sent => Err(PublishError::Unconfirmed),
+            Err(_) => Err(PublishError::Refused(format!(
+                "{MAX_IN_FLIGHT} publishes are waiting for their confirm already"
+            ))),
+        }
+    }
+}
+
+fn closed<E>(_: E) -> PublishError {
+    PublishError::Away("it was closed".to_owned())
+}
+
+impl Pump {
+    /// Keeps a connection up and publishes by it, until `closed`.
+    pub(super) async fn run(mut self, closed: CancellationToken) {
+        let mut waits = reconnect();
+        loop {
+            let ended = tokio::select! {
+                () = closed.cancelled() => break,
+                ended = self.connect_and_work(&mut waits, &closed) => ended,
+            };
+            let Err(reason) = ended else { break };
+            let first = self.first_attempt.take();
+            self.publisher.status.away(&reason, first.is_some());
+            drop(first);
+            tokio::select! {
+                () = closed.cancelled() => break,
+                () = sleep(waits.next_backoff().unwrap_or(waits.max_interval)) => {}
+            }
+        }
+        self.publisher.status.closed();
+    }
+
+    /// One connection's life: `Ok` when the broker was closed.
+    async fn connect_and_work(
+        &mut self,
+        waits: &mut ExponentialBackoff,
+        closed: &CancellationToken,
+    ) -> Result<(), LinkError> {
+        let (link, mut events) = Link::connect(&self.endpoint, "publish").await?;
+        let channel = link.channel().await?;
+        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+        limited("confirm.select", ANSWER_LIMIT, confirms).await?;
+        let declaring = self.topology.declare(&channel);
+        limited("declaring the queues", DECLARE_LIMIT, declaring).await?;
+        waits.reset();
+        self.publisher.status.ready();
+        drop(self.first_attempt.take());
+        tokio::select! {
+            () = closed.cancelled() => {}
+            ended = self.work(&link, &channel, &mut events) => ended?,
+        }
+        link.close().await;
+        Ok(())
+    }
+
+    /// Publishes until the connection or the channel is lost.
+    async fn work(
+        &mut self,
+        link: &Link,
+        channel: &Channel,
+        events: &mut Events,
+    ) -> Result<(), LinkError> {
+        let mut in_flight = FuturesUnordered::new();
+        let mut taken = Vec::with_capacity(TAKE_AT_ONCE);
+        let mut returned = Returned::default();
+        let mut redeclaring = pin!(Fuse::terminated());
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(first) = in_flight.next() => {
+                    // All that lapin has completed by now is seen before anything is answered:
+                    // a message that was returned may have been handed to an earlier confirm than
+                    // its own.
+                    let mut completed = vec![first];
+                    while let Some(Some(next)) = in_flight.next().now_or_never() {
+                        completed.push(next);
+                    }
+                    if answer(completed, &mut returned)? && redeclaring.is_terminated() {
+                        redeclaring.set(redeclare(link, &self.topology).fuse());
+                    }
+                }
+                _ = self.jobs.recv_many(&mut taken, TAKE_AT_ONCE) => {
+                    for job in taken.drain(..) {
+                        // Its caller may have given up, or the broker have blocked, since.
+                        if job.reply.is_closed() {
+                            continue;
+                        }
+                        match self.publisher.status.check() {
+                            Ok(()) => in_flight.push(send(channel, job)),
+                            Err(error) => job.answer(Err(error)),
+                        }
+                    }
+                }
+                event = events.next() => match event {
+                    Some(Event::ConnectionBlocked(reason)) => self.publisher.status.blocked(reason),
+                    Some(Event::ConnectionUnblocked) => self.publisher.status.ready(),
+                    Some(Event::Error(error)) => return Err(error.into()),
+                    Some(_) => {}
+                    None => return Err(LinkError::Ended),
+                },
+                result = &mut redeclaring, if !redeclaring.is_terminated() => result?,
+                _ = look.tick() => {
+                    if !link.is_open() || !channel.status().connected() {
+                        return Err(LinkError::Ended);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Declares everything again after a message came back: somebody has deleted a queue.
+async fn redeclare(link: &Link, topology: &Topology) -> Result<(), LinkError> {
+    // A channel of its own: an error would take the channel, and every confirm on it, along.
+    let channel = link.channel().await?;
+    limited(
+        "declaring the queues",
+        DECLARE_LIMIT,
+        topology.declare(&channel),
+    )
+    .await?;
+    tracing::info!("a message was returned for want of its queue; the queues are declared again");
+    Ok(())
+}
+
+/// A publish that has come to its end.
+struct Completed {
+    key: Key,
+    reply: oneshot::Sender<Answer>,
+    result: lapin::Result<Confirmation>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// By what a returned message is known again. Two publishes alike in all of it carry the same
+/// parcel to the same queue: it does not matter which of them is told.
+#[derive(Debug, PartialEq, Eq)]
+struct Key {
+    exchange: ShortString,
+    routing: ShortString,
+    id: Option<ShortString>,
+}
+
+/// The messages that came back and whose own confirm has not been seen yet.
+#[derive(Debug, Default)]
+struct Returned(Vec<(Key, String)>);
+
+impl Returned {
+    fn note(&mut self, message: &BasicReturnMessage) {
+        let key = Key {
+            exchange: message.exchange.clone(),
+            routing: message.routing_key.clone(),
+            id: message.properties.message_id().clone(),
+        };
+        self.0.push((key, message.reply_text.to_string()));
+    }
+
+    fn take(&mut self, key: &Key) -> Option<String> {
+        let at = self.0.iter().position(|(returned, _)| returned == key)?;
+        Some(self.0.swap_remove(at).1)
+    }
+}
+
+impl Job {
+    fn answer(self, answer: Answer) {
+        // Fails where the caller has given up, and then nobody wants the answer.
+        let _ = self.reply.send(answer);
+    }
+}
+
+async fn send(channel: &Channel, job: Job) -> Completed {
+    let Job {
+        outgoing,
+        reply,
+        permit,
+    } = job;
+    let Outgoing {
+        exchange,
+        key,
+        properties,
+        body,
+    } = outgoing;
+    let known_by = Key {
+        exchange: exchange.clone(),
+        routing: key.clone(),
+        id: properties.message_id().clone(),
+    };
+    let mandatory = BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
+    };
+    let result = async {
+        channel
+            .basic_publish(exchange, key, mandatory, &body, properties)
+            .await?
+            .await
+    }
+    .await;
+    Completed {
+        key: known_by,
+        reply,
+        result,
+        _permit: permit,
+    }
+}
+
+/// Answers the callers, and says whether a message came back.
+fn answer(mut completed: Vec<Completed>, returned: &mut Returned) -> Result<bool, LinkError> {
+    let mut any = false;
+    for publish in &mut completed {
+        if let Ok(Confirmation::Ack(message) | Confirmation::Nack(message)) = &mut publish.result
+            && let Some(message) = message.take()
+        {
+            returned.note(&message);
+            any = true;
+        }
+    }
+    let mut lost = None;
+    for Completed {
+        key, reply, result, ..
+    } in completed
+    {
+        let back = returned.take(&key);
+        let answer = match result {
+            Ok(Confirmation::Ack(_)) => match back {
+                None => Ok(()),
+                Some(text) => Err(PublishError::Refused(format!("it was returned: {text}"))),
+            },
+            Ok(Confirmation::Nack(_)) => Err(PublishError::Refused(
+                "the queue is full or cannot store it".to_owned(),
+            )),
+            // Without confirms it would look like success; the channel has them on.
+            Ok(Confirmation::NotRequested) => Err(PublishError::Unconfirmed),
+            Err(error) => {
+                let answer = Err(PublishError::Away(error.to_string()));
+                lost = Some(error);
+                answer
+            }
+        };
+        let _ = reply.send(answer);
+    }
+    lost.map_or(Ok(any), |error| Err(error.into()))
+}

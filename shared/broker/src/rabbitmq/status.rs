@@ -1,0 +1,80 @@
+//! Whether a connection is up, told to whoever asks and logged once for each change.
+
+use std::fmt;
+
+use tokio::sync::watch;
+
+use super::link::Endpoint;
+use crate::{PublishError, Status};
+
+/// The state of one of the two connections.
+pub(super) struct StatusCell {
+    role: &'static str,
+    endpoint: String,
+    state: watch::Sender<Status>,
+}
+
+impl StatusCell {
+    /// Away, without a word in the log: nothing was tried yet.
+    pub(super) fn new(role: &'static str, endpoint: &Endpoint) -> Self {
+        let state = watch::Sender::new(Status::Away("not reached yet".to_owned()));
+        Self {
+            role,
+            endpoint: endpoint.to_string(),
+            state,
+        }
+    }
+
+    pub(super) fn get(&self) -> Status {
+        self.state.borrow().clone()
+    }
+
+    /// Whether a publish can be sent now.
+    pub(super) fn check(&self) -> Result<(), PublishError> {
+        match &*self.state.borrow() {
+            Status::Ready => Ok(()),
+            Status::Blocked(reason) => Err(PublishError::Refused(reason.clone())),
+            Status::Away(reason) => Err(PublishError::Away(reason.clone())),
+        }
+    }
+
+    pub(super) fn ready(&self) {
+        let role = self.role;
+        match self.state.send_replace(Status::Ready) {
+            Status::Ready => {}
+            Status::Blocked(_) => tracing::info!(role, "RabbitMQ takes messages again"),
+            Status::Away(_) => {
+                tracing::info!(role, endpoint = self.endpoint, "connected to RabbitMQ");
+            }
+        }
+    }
+
+    pub(super) fn blocked(&self, reason: String) {
+        let role = self.role;
+        if !matches!(self.get(), Status::Blocked(_)) {
+            tracing::warn!(role, reason, "RabbitMQ takes no messages for now");
+        }
+        self.state.send_replace(Status::Blocked(reason));
+    }
+
+    /// `first` where nothing was tried before, so that a server that is away from the beginning is
+    /// logged too.
+    pub(super) fn away(&self, reason: &impl fmt::Display, first: bool) {
+        let (role, reason) = (self.role, reason.to_string());
+        if first || !matches!(self.get(), Status::Away(_)) {
+            tracing::warn!(
+                role,
+                endpoint = self.endpoint,
+                reason,
+                "RabbitMQ is away; trying again"
+            );
+        }
+        self.state.send_replace(Status::Away(reason));
+    }
+
+    /// The end, at our own wish.
+    pub(super) fn closed(&self) {
+        self.state
+            .send_replace(Status::Away("it was closed".to_owned()));
+    }
+}

@@ -1,0 +1,269 @@
+//! The exchanges and queues, and which of them a parcel goes by.
+//!
+//! | name | what |
+//! |---|---|
+//! | `{ns}.direct` | direct exchange; a queue is bound by its own name |
+//! | `{ns}.outbound.0` … | work queues, a shard each |
+//! | `{ns}.callbacks` | work queue |
+//! | `{ns}.outbound.dead`, `{ns}.callbacks.dead` | dead queues |
+//! | `{ns}.delay.1s` … | for each tier a fanout exchange and its queue, which expires into `{ns}.direct` |
+//!
+//! A tier's exchange is a fanout, and its queue has no dead-letter routing key, so that a parcel
+//! keeps its own routing key on the way through and comes back to the queue (and the shard) that
+//! it left.
+//!
+//! Invariant: every queue is a quorum queue that refuses what it cannot hold and dead-letters at
+//! least once. Declaring it all again changes nothing.
+
+use std::time::Duration;
+
+use lapin::{
+    Channel, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use roundtrip_model::ChannelId;
+
+use super::{
+    hash::fnv1a,
+    tiers::{TIERS, quantise},
+};
+use crate::{Config, Queue, Route};
+
+/// How often the broker hands a parcel out again after its consumer died with it, before it is
+/// dead. Explicit, because RabbitMQ's default has changed between versions.
+const DELIVERY_LIMIT: i64 = 20;
+
+/// A dead queue has nowhere to put what it gives up, so it gives up nothing: RabbitMQ 4 has a
+/// default limit, and no spelling of "none" that 3.10 takes too.
+const DEAD_DELIVERY_LIMIT: i64 = 1_000_000_000;
+
+/// The names of one namespace.
+#[derive(Debug)]
+pub(super) struct Topology {
+    direct: ShortString,
+    outbound: Vec<ShortString>,
+    callbacks: Vec<ShortString>,
+    outbound_dead: Vec<ShortString>,
+    callbacks_dead: Vec<ShortString>,
+    /// As [`TIERS`]; a tier's exchange and its queue have one name.
+    tiers: Vec<ShortString>,
+    max_backlog: i64,
+}
+
+impl Topology {
+    pub(super) fn new(config: &Config) -> Self {
+        let ns = &config.namespace;
+        let named = |queue: Queue| vec![ShortString::from(format!("{ns}.{}", queue.name()))];
+        Self {
+            direct: format!("{ns}.direct").into(),
+            outbound: (0..config.outbound_shards)
+                .map(|shard| format!("{ns}.{}.{shard}", Queue::Outbound.name()).into())
+                .collect(),
+            callbacks: named(Queue::Callbacks),
+            outbound_dead: named(Queue::OutboundDead),
+            callbacks_dead: named(Queue::CallbacksDead),
+            tiers: TIERS
+                .iter()
+                .map(|tier| format!("{ns}.delay.{}", tier.name).into())
+                .collect(),
+            max_backlog: i64::try_from(config.max_backlog).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// The exchange that leads to a queue by the queue's name.
+    pub(super) const fn direct(&self) -> &ShortString {
+        &self.direct
+    }
+
+    /// What a queue is made of: the shards of the outbound queue, each other queue itself.
+    pub(super) fn queues(&self, queue: Queue) -> &[ShortString] {
+        match queue {
+            Queue::Outbound => &self.outbound,
+            Queue::Callbacks => &self.callbacks,
+            Queue::OutboundDead => &self.outbound_dead,
+            Queue::CallbacksDead => &self.callbacks_dead,
+        }
+    }
+
+    /// The routing key of a new parcel.
+    pub(super) fn key(&self, route: Route<'_>) -> &ShortString {
+        match route {
+            Route::Outbound(channel) => &self.outbound[shard(channel, self.outbound.len())],
+            Route::Callbacks => &self.callbacks[0],
+        }
+    }
+
+    /// The routing key of a queue's dead parcels.
+    pub(super) fn dead_key(&self, queue: Queue) -> &ShortString {
+        &self.queues(queue.dead())[0]
+    }
+
+    /// The exchange of the tier for a delay, and the expiry in it.
+    pub(super) fn tier(&self, delay: Duration) -> (&ShortString, u64) {
+        let (index, expiry) = quantise(delay);
+        (&self.tiers[index], expiry)
+    }
+
+    /// Declares everything that is not there yet.
+    ///
+    /// # Errors
+    /// Where something is there that was declared otherwise (another kind of queue, another
+    /// `max_backlog`): better no service than one without its promises.
+    pub(super) async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
+        declare_exchange(channel, &self.direct, ExchangeKind::Direct).await?;
+        for queue in [Queue::OutboundDead, Queue::CallbacksDead] {
+            for name in self.queues(queue) {
+                declare_queue(channel, name, dead_arguments()).await?;
+                bind(channel, name, &self.direct).await?;
+            }
+        }
+        for queue in [Queue::Outbound, Queue::Callbacks] {
+            for name in self.queues(queue) {
+                declare_queue(channel, name, self.work_arguments(queue)).await?;
+                bind(channel, name, &self.direct).await?;
+            }
+        }
+        for name in &self.tiers {
+            declare_exchange(channel, name, ExchangeKind::Fanout).await?;
+            declare_queue(channel, name, self.expires_into(&self.direct)).await?;
+            bind(channel, name, name).await?;
+        }
+        Ok(())
+    }
+
+    fn work_arguments(&self, queue: Queue) -> FieldTable {
+        let mut arguments = self.expires_into(&self.direct);
+        arguments.insert(
+            "x-dead-letter-routing-key".into(),
+            text(self.dead_key(queue).as_str()),
+        );
+        arguments.insert("x-delivery-limit".into(), DELIVERY_LIMIT.into());
+        arguments.insert("x-max-length".into(), self.max_backlog.into());
+        arguments
+    }
+
+    /// At-least-once dead-lettering needs both the strategy and `reject-publish`; with one of them
+    /// only, RabbitMQ silently falls back to at most once.
+    #[expect(
+        clippy::unused_self,
+        reason = "reads as the arguments of this topology's queues"
+    )]
+    fn expires_into(&self, exchange: &ShortString) -> FieldTable {
+        let mut arguments = quorum();
+        arguments.insert("x-dead-letter-exchange".into(), text(exchange.as_str()));
+        arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+        arguments.insert("x-overflow".into(), text("reject-publish"));
+        arguments
+    }
+}
+
+fn dead_arguments() -> FieldTable {
+    let mut arguments = quorum();
+    arguments.insert("x-delivery-limit".into(), DEAD_DELIVERY_LIMIT.into());
+    arguments
+}
+
+fn quorum() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+async fn declare_exchange(
+    channel: &Channel,
+    name: &ShortString,
+    kind: ExchangeKind,
+) -> lapin::Result<()> {
+    let durable = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    channel
+        .exchange_declare(name.clone(), kind, durable, FieldTable::default())
+        .await
+}
+
+async fn declare_queue(
+    channel: &Channel,
+    name: &ShortString,
+    arguments: FieldTable,
+) -> lapin::Result<()> {
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare(name.clone(), durable, arguments)
+        .await?;
+    Ok(())
+}
+
+async fn bind(channel: &Channel, queue: &ShortString, exchange: &ShortString) -> lapin::Result<()> {
+    let options = QueueBindOptions::default();
+    channel
+        .queue_bind(
+            queue.clone(),
+            exchange.clone(),
+            queue.clone(),
+            options,
+            FieldTable::default(),
+        )
+        .await
+}
+
+/// A channel's shard: FNV-1a (64 bits) of its id, its halves xored (its low bits alone depend on
+/// the low bits of the id's bytes alone), modulo the number of shards. It must never change, or a
+/// new version would put a channel's messages elsewhere than the old one beside it.
+fn shard(channel: &ChannelId, shards: usize) -> usize {
+    let hash = fnv1a(channel.as_str().as_bytes());
+    let folded = (hash >> 32) ^ (hash & u64::from(u32::MAX));
+    let shards = u64::try_from(shards).unwrap_or(u64::MAX).max(1);
+    usize::try_from(folded % shards).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_keeps_its_shard_from_version_to_version() {
+        let shard_of = |id: &str| shard(&id.parse().unwrap(), 7);
+        assert_eq!(["echo", "a", "foobar"].map(shard_of), [4, 5, 2]);
+    }
+
+    #[test]
+    fn channels_spread_over_the_shards() {
+        let mut counts = [0_usize; 4];
+        for channel in 0..1000 {
+            counts[shard(&format!("channel-{channel}").parse().unwrap(), 4)] += 1;
+        }
+        assert!(counts.iter().all(|count| *count > 200), "{counts:?}");
+    }
+
+    #[test]
+    fn the_outbound_queue_has_a_queue_for_each_shard() {
+        let config = Config {
+            outbound_shards: 3,
+            ..Config::default()
+        };
+        let topology = Topology::new(&config);
+        let names: Vec<&str> = topology
+            .queues(Queue::Outbound)
+            .iter()
+            .map(ShortString::as_str)
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "roundtrip.outbound.0",
+                "roundtrip.outbound.1",
+                "roundtrip.outbound.2"
+            ]
+        );
+    }
+}

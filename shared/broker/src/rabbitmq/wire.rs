@@ -1,0 +1,287 @@
+//! A parcel as an AMQP message.
+//!
+//! | part | holds |
+//! |---|---|
+//! | body | the parcel's body |
+//! | `message_id` | its id |
+//! | `timestamp` | when it was accepted, in seconds |
+//! | `content_type`, `delivery_mode` | `application/json`, 2 (on disk) |
+//! | header `roundtrip-tries` | its tries |
+//! | header `roundtrip-accepted-at` | when it was accepted, in milliseconds since 1970 |
+//! | headers `roundtrip-dead-kind`, `roundtrip-dead-detail` | why it is dead |
+//!
+//! Invariant: every message decodes to a parcel, whoever wrote it. What it lacks is filled in, the
+//! same on every delivery, so that it can be handled (and refused) like any other.
+
+use bytes::Bytes;
+use lapin::{
+    BasicProperties,
+    message::Delivery,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use roundtrip_model::{Clock, DeadReason, decision::DeadKind};
+use serde::de::{IntoDeserializer, value::Error as DecodeError};
+use time::OffsetDateTime;
+
+use super::hash::fnv1a;
+use crate::{Parcel, PublishError, Queue};
+
+const TRIES: &str = "roundtrip-tries";
+const ACCEPTED_AT: &str = "roundtrip-accepted-at";
+const DEAD_KIND: &str = "roundtrip-dead-kind";
+const DEAD_DETAIL: &str = "roundtrip-dead-detail";
+
+/// RabbitMQ's own header on what it dead-lettered: where and why, the latest first.
+const X_DEATH: &str = "x-death";
+
+/// AMQP's delivery mode of a message that is to be kept on disk.
+const PERSISTENT: u8 = 2;
+
+/// How much of a reason's detail is kept, in bytes: all headers must fit one frame.
+const MAX_DETAIL: usize = 4096;
+
+/// A message on its way to an exchange.
+#[derive(Debug, Clone)]
+pub(super) struct Outgoing {
+    pub(super) exchange: ShortString,
+    pub(super) key: ShortString,
+    pub(super) properties: BasicProperties,
+    pub(super) body: Bytes,
+}
+
+impl Outgoing {
+    /// The message for a parcel; `expiry` in milliseconds where it goes to a delay.
+    ///
+    /// # Errors
+    /// [`PublishError::Refused`] where the parcel's id is longer than AMQP can carry.
+    pub(super) fn new(
+        exchange: &ShortString,
+        key: &ShortString,
+        parcel: Parcel,
+        expiry: Option<u64>,
+    ) -> Result<Self, PublishError> {
+        let id = ShortString::try_new(parcel.id)
+            .map_err(|error| PublishError::Refused(format!("the parcel's id: {error}")))?;
+        let mut headers = FieldTable::default();
+        headers.insert(TRIES.into(), AMQPValue::LongLongInt(parcel.tries.into()));
+        headers.insert(
+            ACCEPTED_AT.into(),
+            AMQPValue::LongLongInt(millis(parcel.accepted_at)),
+        );
+        if let Some(reason) = &parcel.dead {
+            let detail = &reason.detail[..reason.detail.floor_char_boundary(MAX_DETAIL)];
+            headers.insert(DEAD_KIND.into(), text(reason.kind.as_str()));
+            headers.insert(DEAD_DETAIL.into(), text(detail));
+        }
+        let seconds = u64::try_from(parcel.accepted_at.unix_timestamp()).unwrap_or_default();
+        let mut properties = BasicProperties::default()
+            .with_message_id(id)
+            .with_content_type("application/json".into())
+            .with_delivery_mode(PERSISTENT)
+            .with_timestamp(seconds)
+            .with_headers(headers);
+        if let Some(expiry) = expiry {
+            properties = properties.with_expiration(expiry.to_string().into());
+        }
+        Ok(Self {
+            exchange: exchange.clone(),
+            key: key.clone(),
+            properties,
+            body: parcel.body,
+        })
+    }
+}
+
+/// The parcel in a message that was received from a queue.
+pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Parcel {
+    let Delivery {
+        properties, data, ..
+    } = delivery;
+    let empty = FieldTable::default();
+    let headers = properties.headers().as_ref().unwrap_or(&empty);
+    let accepted_at = integer(headers, ACCEPTED_AT)
+        .and_then(from_millis)
+        .or_else(|| {
+            let seconds = i64::try_from((*properties.timestamp())?).ok()?;
+            OffsetDateTime::from_unix_timestamp(seconds).ok()
+        })
+        .unwrap_or_else(|| clock.now());
+    Parcel {
+        id: properties.message_id().as_ref().map_or_else(
+            || format!("foreign-{:016x}", fnv1a(&data)),
+            |id| id.as_str().to_owned(),
+        ),
+        tries: integer(headers, TRIES)
+            .and_then(|tries| u32::try_from(tries).ok())
+            .unwrap_or_default(),
+        accepted_at,
+        dead: (queue == queue.dead()).then(|| dead_reason(headers)),
+        body: Bytes::from(data),
+    }
+}
+
+/// Why a message lies in a dead queue: because we put it there, or the broker did, or somebody
+/// else.
+fn dead_reason(headers: &FieldTable) -> DeadReason {
+    let kind = string(headers, DEAD_KIND).and_then(|name| {
+        let kind: Result<DeadKind, DecodeError> =
+            serde::Deserialize::deserialize(name.into_deserializer());
+        kind.ok()
+    });
+    if let Some(kind) = kind {
+        return DeadReason::new(kind, string(headers, DEAD_DETAIL).unwrap_or_default());
+    }
+    let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get(X_DEATH) else {
+        return DeadReason::new(DeadKind::Undecodable, "it was put here without a reason");
+    };
+    let latest = deaths.as_slice().iter().find_map(AMQPValue::as_field_table);
+    let part = |name| {
+        latest
+            .and_then(|death| string(death, name))
+            .unwrap_or("unknown")
+    };
+    DeadReason::new(
+        DeadKind::DeliveryLimit,
+        format!(
+            "RabbitMQ took it from {}: {}",
+            part("queue"),
+            part("reason")
+        ),
+    )
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+fn string<'a>(headers: &'a FieldTable, name: &str) -> Option<&'a str> {
+    match headers.inner().get(name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
+/// Any of AMQP's whole numbers: brokers and tools rewrite one as another.
+fn integer(headers: &FieldTable, name: &str) -> Option<i64> {
+    Some(match *headers.inner().get(name)? {
+        AMQPValue::ShortShortInt(value) => value.into(),
+        AMQPValue::ShortShortUInt(value) => value.into(),
+        AMQPValue::ShortInt(value) => value.into(),
+        AMQPValue::ShortUInt(value) => value.into(),
+        AMQPValue::LongInt(value) => value.into(),
+        AMQPValue::LongUInt(value) => value.into(),
+        AMQPValue::LongLongInt(value) => value,
+        _ => return None,
+    })
+}
+
+fn millis(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or_default()
+}
+
+fn from_millis(millis: i64) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::types::FieldArray;
+    use proptest::prelude::*;
+    use roundtrip_model::SystemClock;
+    use time::macros::datetime;
+
+    use super::*;
+
+    fn message(properties: BasicProperties, body: &[u8]) -> Delivery {
+        let mut delivery = Delivery::mock(1, "".into(), "".into(), false, body.to_vec());
+        delivery.properties = properties;
+        delivery
+    }
+
+    fn round_trip(parcel: Parcel, queue: Queue) -> Parcel {
+        let name = ShortString::from("name");
+        let outgoing = Outgoing::new(&name, &name, parcel, None).unwrap();
+        decode(
+            message(outgoing.properties, &outgoing.body),
+            queue,
+            &SystemClock,
+        )
+    }
+
+    fn parcel() -> Parcel {
+        Parcel {
+            id: "msg_1".to_owned(),
+            tries: 0,
+            accepted_at: datetime!(2026-11-23 12:00:00.123 UTC),
+            dead: None,
+            body: Bytes::from_static(b"{}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_parcel_comes_back_as_it_was(id in "[a-z0-9_]{1,40}", tries: u32, millis in 0_i64..4_000_000_000_000, body: Vec<u8>) {
+            let parcel = Parcel { id, tries, accepted_at: from_millis(millis).unwrap(), dead: None, body: body.into() };
+            prop_assert_eq!(round_trip(parcel.clone(), Queue::Outbound), parcel);
+        }
+    }
+
+    #[test]
+    fn a_dead_parcel_keeps_its_reason() {
+        let dead = Some(DeadReason::new(DeadKind::UnknownChannel, "no channel `x`"));
+        let parcel = Parcel { dead, ..parcel() };
+        assert_eq!(round_trip(parcel.clone(), Queue::OutboundDead), parcel);
+    }
+
+    #[test]
+    fn a_reason_longer_than_a_frame_is_cut_between_characters() {
+        let dead = Some(DeadReason::new(DeadKind::Refused, "é".repeat(200_000)));
+        let back = round_trip(Parcel { dead, ..parcel() }, Queue::OutboundDead);
+        assert_eq!(back.dead.unwrap().detail, "é".repeat(MAX_DETAIL / 2));
+    }
+
+    #[test]
+    fn a_foreign_message_decodes_alike_every_time() {
+        let decoded = || {
+            decode(
+                message(BasicProperties::default(), b"hello"),
+                Queue::Outbound,
+                &SystemClock,
+            )
+        };
+        assert_eq!(
+            (decoded().id, decoded().tries, decoded().dead),
+            (decoded().id, 0, None)
+        );
+        assert!(decoded().id.starts_with("foreign-"));
+    }
+
+    #[test]
+    fn a_foreign_message_was_accepted_when_its_timestamp_says() {
+        let properties = BasicProperties::default().with_timestamp(1_700_000_000);
+        let decoded = decode(message(properties, b""), Queue::Callbacks, &SystemClock);
+        assert_eq!(decoded.accepted_at.unix_timestamp(), 1_700_000_000);
+    }
+
+    #[test]
+    fn what_the_broker_gave_up_says_so() {
+        let mut death = FieldTable::default();
+        death.insert("queue".into(), text("roundtrip.outbound.0"));
+        death.insert("reason".into(), text("delivery_limit"));
+        let mut headers = FieldTable::default();
+        headers.insert(
+            X_DEATH.into(),
+            AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::FieldTable(death)])),
+        );
+        let properties = BasicProperties::default().with_headers(headers);
+        let reason = decode(message(properties, b""), Queue::OutboundDead, &SystemClock)
+            .dead
+            .unwrap();
+        assert_eq!(reason.kind, DeadKind::DeliveryLimit);
+        assert_eq!(
+            reason.detail,
+            "RabbitMQ took it from roundtrip.outbound.0: delivery_limit"
+        );
+    }
+}
