@@ -77,3 +77,20 @@ impl Connection {
         Ok((status, body))
     }
 }
+
+/// A client that does nothing by itself: no proxy, no redirects, no retries.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn plain_client() -> anyhow::Result<reqwest::Client> {
+    // Where another test of this process was first, its provider is the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        // Only http is spoken here; the machine's certificates need not be there.
+        .tls_certs_only([])
+        .build()
+        .context("making an HTTP client")
+}

@@ -2,10 +2,14 @@
 
 pub mod counting;
 pub mod faults;
+pub mod gateway;
 pub mod http;
 pub mod loader;
 pub mod process;
 pub mod procfs;
+pub mod realm;
+pub mod scripted;
 pub mod servers;
 pub mod stack;
 pub mod tally;
+pub mod wait;

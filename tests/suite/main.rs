@@ -1,3 +1,13 @@
 //! The suite.
 
+#[macro_use]
+mod setups;
+
+mod bad_input;
 mod broker_contract;
+mod faults;
+mod flask_channel;
+mod processes;
+mod retries;
+mod round_trip;
+mod seed;

@@ -1,0 +1,598 @@
+//! The gateway as a test sees it: real processes, on the embedded engines or on RabbitMQ and
+//! MongoDB, and an account of everything that they accepted.
+//!
+//! Invariant: a test ends with an account. [`TestGateway::finish`] fails where something that was
+//! answered 202 was neither delivered nor is a dead letter, and a test cannot end well without it,
+//! for an [`Accounted`] is made by nothing else.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use futures::future::try_join_all;
+use reqwest::{
+    Method,
+    header::{CONTENT_TYPE, HeaderMap},
+};
+use roundtrip_broker::{Delivery, Parcel, Queue, SharedBroker, Status};
+use roundtrip_model::SystemClock;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::{
+    http::plain_client,
+    process::{Process, Program, free_port, gateway_binary},
+    realm::Realm,
+    scripted::ScriptedServer,
+    wait,
+};
+
+/// How long a process may take to drain and end.
+const STOP_LIMIT: Duration = Duration::from_secs(40);
+
+/// How long a request may take to be answered.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+/// How many dead letters are read at most.
+const DEAD_WINDOW: u16 = 1000;
+
+/// What a gateway runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setup {
+    /// SQLite files, all roles in one process.
+    Embedded,
+    /// RabbitMQ and MongoDB, a process for each role.
+    Servers,
+}
+
+/// A gateway to be started.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    setup: Setup,
+    dispatchers: usize,
+    ingress_only: bool,
+    realm: Option<Realm>,
+    env: BTreeMap<String, String>,
+}
+
+impl Plan {
+    /// A gateway on this setup, with a realm of its own.
+    ///
+    /// # Errors
+    /// If the servers are not there.
+    pub fn new(setup: Setup) -> anyhow::Result<Self> {
+        Ok(Self {
+            setup,
+            dispatchers: 1,
+            ingress_only: false,
+            realm: match setup {
+                Setup::Embedded => None,
+                Setup::Servers => Some(Realm::fresh()?),
+            },
+            env: BTreeMap::new(),
+        })
+    }
+
+    /// With this variable in every process's environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// With this `SESSIONS_SERVER`.
+    #[must_use]
+    pub fn sessions_server(self, url: impl Into<String>) -> Self {
+        self.env("SESSIONS_SERVER", url)
+    }
+
+    /// With this schedule of retries for messages: durations, separated by commas.
+    #[must_use]
+    pub fn schedule(self, schedule: &str) -> Self {
+        self.env("ROUNDTRIP__DISPATCHER__RETRY__SCHEDULE", schedule)
+    }
+
+    /// With so many dispatchers, where each role is a process.
+    #[must_use]
+    pub const fn dispatchers(mut self, count: usize) -> Self {
+        self.dispatchers = count;
+        self
+    }
+
+    /// With nothing but the ingress, so that what is enqueued stays where it is.
+    #[must_use]
+    pub const fn ingress_only(mut self) -> Self {
+        self.ingress_only = true;
+        self
+    }
+
+    /// The realm, where there are servers.
+    ///
+    /// # Errors
+    /// On the embedded engines.
+    pub fn realm(&self) -> anyhow::Result<&Realm> {
+        self.realm.as_ref().context("this setup has no servers")
+    }
+
+    /// Starts every process and waits until all are ready.
+    ///
+    /// # Errors
+    /// If one is not; the error shows its log's end.
+    pub async fn start(self) -> anyhow::Result<TestGateway> {
+        let folder = tempfile::tempdir().context("making a folder")?;
+        let ingress = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let programs = self.programs(folder.path(), ingress)?;
+        // The gateway is there first, so that it tells the logs of a start that fails.
+        let mut gateway = TestGateway {
+            plan: self,
+            folder,
+            ingress,
+            client: plain_client()?,
+            processes: BTreeMap::new(),
+            account: Arc::default(),
+            finished: false,
+        };
+        // The first declares the queues; then the others have less to wait for each other.
+        let mut programs = programs.into_iter();
+        if let Some(first) = programs.next() {
+            let process = Process::start(first).await?;
+            gateway.keep(process);
+        }
+        for process in try_join_all(programs.map(Process::start)).await? {
+            gateway.keep(process);
+        }
+        Ok(gateway)
+    }
+
+    fn programs(&self, folder: &Path, ingress: SocketAddr) -> anyhow::Result<Vec<Program>> {
+        let ingress_alone = self.program("ingress", &["ingress"], folder, ingress)?;
+        if self.ingress_only {
+            return Ok(vec![ingress_alone]);
+        }
+        if self.setup == Setup::Embedded {
+            return Ok(vec![self.program("all", &[], folder, ingress)?]);
+        }
+        let mut programs = vec![ingress_alone];
+        for number in 0..self.dispatchers {
+            let name = format!("dispatcher-{number}");
+            programs.push(self.program(&name, &["dispatcher"], folder, ingress)?);
+        }
+        programs.push(self.program("forwarder", &["forwarder"], folder, ingress)?);
+        Ok(programs)
+    }
+
+    fn program(
+        &self,
+        name: &str,
+        roles: &[&str],
+        folder: &Path,
+        ingress: SocketAddr,
+    ) -> anyhow::Result<Program> {
+        let operations = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let mut args = vec!["serve".to_owned()];
+        for role in roles {
+            args.extend(["--role".to_owned(), (*role).to_owned()]);
+        }
+        let mut env = BTreeMap::from([
+            ("BROKER_URL".to_owned(), self.broker_url(folder)),
+            ("ROUNDTRIP__INGRESS__LISTEN".to_owned(), ingress.to_string()),
+            (
+                "ROUNDTRIP__OPERATIONS__LISTEN".to_owned(),
+                operations.to_string(),
+            ),
+        ]);
+        let store = match &self.realm {
+            None => "sqlite:store.db".to_owned(),
+            Some(realm) => {
+                let name = &realm.name;
+                env.insert("ROUNDTRIP__BROKER__NAMESPACE".to_owned(), name.clone());
+                env.insert("ROUNDTRIP__STORE__DATABASE".to_owned(), name.clone());
+                realm.store.to_string()
+            }
+        };
+        env.insert("STORE_URL".to_owned(), store);
+        env.extend(self.env.clone());
+        Ok(Program {
+            name: name.to_owned(),
+            path: gateway_binary()?,
+            args,
+            env: env.into_iter().collect(),
+            folder: folder.to_owned(),
+            operations,
+        })
+    }
+
+    fn broker_url(&self, folder: &Path) -> String {
+        match &self.realm {
+            None => format!("sqlite:{}", folder.join("broker.db").display()),
+            Some(realm) => realm.broker.to_string(),
+        }
+    }
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct TestGateway {
+    plan: Plan,
+    folder: TempDir,
+    ingress: SocketAddr,
+    client: reqwest::Client,
+    processes: BTreeMap<String, Process>,
+    account: Arc<Mutex<Account>>,
+    finished: bool,
+}
+
+/// What was answered 202.
+#[derive(Debug, Default)]
+struct Account {
+    messages: BTreeSet<String>,
+    callbacks: BTreeSet<String>,
+}
+
+/// Everything that was accepted is accounted for.
+#[derive(Debug)]
+#[must_use]
+pub struct Accounted(());
+
+/// The gateway's answer to a request.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub text: String,
+}
+
+impl Answer {
+    /// Its body as JSON; null where it is none.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_default()
+    }
+
+    /// A header's text; empty where it is not there.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    }
+
+    /// Itself, if it has this status.
+    ///
+    /// # Errors
+    /// If it has another: the whole answer.
+    pub fn expect(self, status: u16) -> anyhow::Result<Self> {
+        ensure!(
+            self.status == status,
+            "expected {status}, got {}: {}",
+            self.status,
+            self.text
+        );
+        Ok(self)
+    }
+}
+
+impl TestGateway {
+    /// What it runs on.
+    #[must_use]
+    pub const fn setup(&self) -> Setup {
+        self.plan.setup
+    }
+
+    /// The realm, where there are servers.
+    ///
+    /// # Errors
+    /// On the embedded engines.
+    pub fn realm(&self) -> anyhow::Result<&Realm> {
+        self.plan.realm()
+    }
+
+    /// The URL of a path of the API.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.ingress)
+    }
+
+    /// Where its processes work and log.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The names of its processes.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.processes.keys().cloned().collect()
+    }
+
+    /// The process of this name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn process(&mut self, name: &str) -> anyhow::Result<&mut Process> {
+        self.processes
+            .get_mut(name)
+            .with_context(|| format!("no process {name}"))
+    }
+
+    /// The name of the process that has this role: its own, or the one that has all.
+    #[must_use]
+    pub fn having(&self, role: &str) -> String {
+        match self.plan.setup {
+            Setup::Embedded => "all".to_owned(),
+            Setup::Servers if role == "dispatcher" => "dispatcher-0".to_owned(),
+            Setup::Servers => role.to_owned(),
+        }
+    }
+
+    /// All that a process has logged.
+    ///
+    /// # Errors
+    /// If there is no such log.
+    pub fn log(&self, name: &str) -> anyhow::Result<String> {
+        let path = self.folder().join(format!("{name}.log"));
+        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
+    /// Asks a process to end, and waits until it has drained and ended well.
+    ///
+    /// # Errors
+    /// If it does not end, or not with success.
+    pub async fn stop(&mut self, name: &str) -> anyhow::Result<()> {
+        let process = self.process(name)?;
+        let status = process.stop(STOP_LIMIT).await?;
+        ensure!(
+            status.success(),
+            "{name} ended with {status}\n{}",
+            process.tail()
+        );
+        Ok(())
+    }
+
+    /// Exchanges a request for its answer; what is answered 202 goes into the account.
+    ///
+    /// # Errors
+    /// If no answer comes.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: impl Into<String>,
+    ) -> anyhow::Result<Answer> {
+        let body = body.into();
+        let mut request = self
+            .client
+            .request(method, self.url(path))
+            .timeout(ANSWER_LIMIT)
+            .body(body.clone());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await?;
+        let answer = Answer {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            text: response.text().await?,
+        };
+        if answer.status == 202 {
+            self.enter(path, &body, &answer);
+        }
+        Ok(answer)
+    }
+
+    /// Posts JSON.
+    ///
+    /// # Errors
+    /// If no answer comes.
+    pub async fn post(&self, path: &str, body: impl Into<String>) -> anyhow::Result<Answer> {
+        let json = [(CONTENT_TYPE.as_str(), "application/json")];
+        self.request(Method::POST, path, &json, body).await
+    }
+
+    /// Gets.
+    ///
+    /// # Errors
+    /// If no answer comes.
+    pub async fn get(&self, path: &str) -> anyhow::Result<Answer> {
+        self.request(Method::GET, path, &[], "").await
+    }
+
+    /// Registers a channel at this endpoint.
+    ///
+    /// # Errors
+    /// If it is not taken.
+    pub async fn register(&self, id: &str, endpoint_url: &str) -> anyhow::Result<()> {
+        let channel = json!({
+            "channel_id": id,
+            "channel_metadata": {"endpoint_url": endpoint_url},
+        });
+        let answer = self.post("/channel", channel.to_string()).await?;
+        answer.expect(201).map(drop)
+    }
+
+    /// Sends a message and returns its id. Its `response_url` is the gateway's own.
+    ///
+    /// # Errors
+    /// If it is not accepted.
+    pub async fn send(&self, channel: &str, session: &str) -> anyhow::Result<String> {
+        let body = json!({
+            "channel_id": channel,
+            "session_id": session,
+            "message": format!("Hello, {session}!"),
+        });
+        let answer = self.post("/channel/message", body.to_string()).await?;
+        let answer = answer.expect(202)?.json();
+        Ok(text(&answer, "message_id"))
+    }
+
+    /// Stops what runs and reads a dead queue.
+    ///
+    /// # Errors
+    /// If a process does not end well, or the queue cannot be read.
+    pub async fn dead_letters(&mut self, queue: Queue) -> anyhow::Result<Vec<Parcel>> {
+        let broker = self.broker().await?;
+        let waiting = broker.ready(queue).await?.min(u64::from(DEAD_WINDOW));
+        let mut consumer = broker.consume(queue, DEAD_WINDOW).await?;
+        let mut parcels = Vec::new();
+        let mut deliveries = Vec::new();
+        while u64::try_from(deliveries.len())? < waiting {
+            let next = timeout(wait::WAIT_LIMIT, consumer.next()).await?;
+            let delivery = next.context("the consumer ended")?;
+            parcels.push(delivery.parcel().clone());
+            deliveries.push(delivery);
+        }
+        deliveries.into_iter().for_each(Delivery::release);
+        drop(consumer);
+        broker.close().await;
+        Ok(parcels)
+    }
+
+    /// Stops what runs and counts what lies ready in every queue together.
+    ///
+    /// # Errors
+    /// If a process does not end well, or a queue cannot be asked.
+    pub async fn enqueued(&mut self) -> anyhow::Result<u64> {
+        let broker = self.broker().await?;
+        let mut enqueued = 0;
+        for queue in Queue::ALL {
+            enqueued += broker.ready(queue).await?;
+        }
+        broker.close().await;
+        Ok(enqueued)
+    }
+
+    /// The broker, for this process; the embedded one's file belongs to one process at a time, so
+    /// what runs is stopped first.
+    async fn broker(&mut self) -> anyhow::Result<SharedBroker> {
+        self.stop_all().await?;
+        let mut config = roundtrip_broker::Config {
+            url: self.plan.broker_url(self.folder.path()),
+            ..roundtrip_broker::Config::default()
+        };
+        if let Some(realm) = &self.plan.realm {
+            config.namespace.clone_from(&realm.name);
+        }
+        let broker = roundtrip_broker::open(&config, Arc::new(SystemClock)).await?;
+        wait::until("the broker", async || {
+            (broker.status() == Status::Ready).then_some(())
+        })
+        .await?;
+        Ok(broker)
+    }
+
+    /// Ends the gateway and draws up the account: each accepted message was taken by one of these
+    /// servers or is a dead letter, and each accepted answer was taken by one of these servers.
+    ///
+    /// # Errors
+    /// If one was not, or a process does not end well.
+    pub async fn finish(mut self, servers: &[&ScriptedServer]) -> anyhow::Result<Accounted> {
+        let dead: BTreeSet<String> = self
+            .dead_letters(Queue::OutboundDead)
+            .await?
+            .into_iter()
+            .map(|parcel| parcel.id)
+            .collect();
+        let taken: Vec<_> = servers.iter().flat_map(|server| server.taken()).collect();
+        let answered = servers.iter().flat_map(|server| server.answered());
+        let (messages, callbacks) = {
+            let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+            account.callbacks.extend(answered);
+            (
+                std::mem::take(&mut account.messages),
+                std::mem::take(&mut account.callbacks),
+            )
+        };
+        let delivered: BTreeSet<_> = taken
+            .iter()
+            .map(|request| request.webhook_id().to_owned())
+            .collect();
+        let lost: Vec<_> = messages
+            .iter()
+            .filter(|id| !delivered.contains(*id) && !dead.contains(*id))
+            .collect();
+        ensure!(
+            lost.is_empty(),
+            "accepted, neither delivered nor dead: {lost:?}"
+        );
+        let forwarded: BTreeSet<_> = taken
+            .iter()
+            .filter(|request| request.webhook_id().starts_with("cb_"))
+            .map(|request| request.field("session_id"))
+            .collect();
+        let lost: Vec<_> = callbacks.difference(&forwarded).collect();
+        ensure!(
+            lost.is_empty(),
+            "answers accepted and not forwarded: {lost:?}"
+        );
+        self.end().await
+    }
+
+    /// Ends the gateway without an account, for a test in which something must stay undone; the
+    /// reason is for its reader.
+    ///
+    /// # Errors
+    /// If a process does not end well.
+    pub async fn finish_unaccounted(mut self, _reason: &str) -> anyhow::Result<Accounted> {
+        self.stop_all().await?;
+        self.end().await
+    }
+
+    async fn end(mut self) -> anyhow::Result<Accounted> {
+        self.finished = true;
+        if let Some(realm) = &self.plan.realm {
+            realm.remove().await.context("cleaning up")?;
+        }
+        Ok(Accounted(()))
+    }
+
+    async fn stop_all(&mut self) -> anyhow::Result<()> {
+        for name in self.names() {
+            if self.process(&name)?.is_running() {
+                self.stop(&name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, process: Process) {
+        self.processes
+            .insert(process.program().name.clone(), process);
+    }
+
+    fn enter(&self, path: &str, body: &str, answer: &Answer) {
+        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        if path == "/webhook-response" {
+            let body = serde_json::from_str(body).unwrap_or_default();
+            account.callbacks.insert(text(&body, "session_id"));
+        } else {
+            account.messages.insert(text(&answer.json(), "message_id"));
+        }
+    }
+}
+
+impl Drop for TestGateway {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        // The test has failed; the runner shows this beside its error.
+        for (name, process) in &self.processes {
+            eprintln!("--- the end of {name}'s log\n{}", process.tail());
+        }
+    }
+}
+
+fn text(value: &Value, field: &str) -> String {
+    value[field].as_str().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,114 @@
+//! A test's own corner of the shared servers: a namespace in RabbitMQ and a database in MongoDB.
+//!
+//! Invariant: nobody else has it, and [`Realm::remove`] leaves nothing of it.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use lapin::{
+    ConnectionProperties,
+    options::{ExchangeDeleteOptions, QueueDeleteOptions},
+};
+use url::Url;
+use uuid::Uuid;
+
+/// The broker's delay queues, by the end of their names.
+const DELAYS: [&str; 8] = ["1s", "5s", "30s", "2m", "10m", "30m", "2h", "6h"];
+
+/// The queues that are no delay queues.
+const QUEUES: [&str; 4] = ["outbound.0", "callbacks", "outbound.dead", "callbacks.dead"];
+
+/// Where, on which servers.
+#[derive(Debug, Clone)]
+pub struct Realm {
+    /// The namespace, and the database's name.
+    pub name: String,
+    /// RabbitMQ's URL.
+    pub broker: Url,
+    /// MongoDB's URL.
+    pub store: Url,
+}
+
+impl Realm {
+    /// A fresh one, on the servers that `tests/run` has started.
+    ///
+    /// # Errors
+    /// If `TEST_AMQP_URL` or `TEST_MONGODB_URL` is not set.
+    pub fn fresh() -> anyhow::Result<Self> {
+        let url = |variable: &str| -> anyhow::Result<Url> {
+            let text = std::env::var(variable).with_context(|| {
+                format!("{variable} is not set: run tests/run, which starts the servers")
+            })?;
+            text.parse()
+                .with_context(|| format!("{variable} is no URL"))
+        };
+        Ok(Self {
+            name: format!("test-{}", Uuid::now_v7().simple()),
+            broker: url("TEST_AMQP_URL")?,
+            store: url("TEST_MONGODB_URL")?,
+        })
+    }
+
+    /// RabbitMQ's address, for a proxy in front of it.
+    ///
+    /// # Errors
+    /// If its URL names none.
+    pub fn broker_address(&self) -> anyhow::Result<SocketAddr> {
+        let host = self.broker.host_str().context("the broker's host")?;
+        let port = self.broker.port().unwrap_or(5672);
+        std::net::ToSocketAddrs::to_socket_addrs(&(host, port))?
+            .next()
+            .context("the broker's address")
+    }
+
+    /// RabbitMQ's URL by way of a proxy.
+    #[must_use]
+    pub fn broker_by_way_of(&self, proxy: SocketAddr) -> String {
+        let mut url = self.broker.clone();
+        // A URL with a host takes another one and a port.
+        let _ = url.set_ip_host(proxy.ip());
+        let _ = url.set_port(Some(proxy.port()));
+        url.into()
+    }
+
+    /// The collection `channels`, as another client of the database sees it.
+    ///
+    /// # Errors
+    /// If MongoDB does not answer.
+    pub async fn channels(&self) -> anyhow::Result<mongodb::Collection<bson::Document>> {
+        let client = mongodb::Client::with_uri_str(self.store.as_str()).await?;
+        Ok(client.database(&self.name).collection("channels"))
+    }
+
+    /// Removes its queues, exchanges and database.
+    ///
+    /// # Errors
+    /// If a server does not answer.
+    pub async fn remove(&self) -> anyhow::Result<()> {
+        let broker = self.broker.as_str();
+        let connection =
+            lapin::Connection::connect(broker, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        let delays = DELAYS.map(|delay| format!("delay.{delay}"));
+        for queue in QUEUES
+            .iter()
+            .copied()
+            .chain(delays.iter().map(String::as_str))
+        {
+            let name = format!("{}.{queue}", self.name);
+            channel
+                .queue_delete(name.into(), QueueDeleteOptions::default())
+                .await?;
+        }
+        for exchange in std::iter::once("direct").chain(delays.iter().map(String::as_str)) {
+            let name = format!("{}.{exchange}", self.name);
+            channel
+                .exchange_delete(name.into(), ExchangeDeleteOptions::default())
+                .await?;
+        }
+        connection.close(200, "done".into()).await?;
+        let client = mongodb::Client::with_uri_str(self.store.as_str()).await?;
+        client.database(&self.name).drop().await?;
+        Ok(())
+    }
+}

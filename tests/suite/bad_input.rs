@@ -1,0 +1,219 @@
+//! Bad input: a problem document that names the field, and nothing enqueued.
+
+use harness::gateway::{Accounted, Plan, Setup};
+use reqwest::Method;
+use serde_json::Value;
+
+on_both_setups! {
+    bad_input_is_named_and_nothing_is_enqueued,
+}
+
+/// A request, and the status and the field that its answer must name.
+struct Bad {
+    method: Method,
+    path: &'static str,
+    body: String,
+    status: u16,
+    field: Option<&'static str>,
+}
+
+fn post(
+    path: &'static str,
+    body: impl Into<String>,
+    status: u16,
+    field: impl Into<Option<&'static str>>,
+) -> Bad {
+    Bad {
+        method: Method::POST,
+        path,
+        body: body.into(),
+        status,
+        field: field.into(),
+    }
+}
+
+fn request(method: Method, path: &'static str, status: u16) -> Bad {
+    Bad {
+        method,
+        path,
+        body: String::new(),
+        status,
+        field: None,
+    }
+}
+
+/// One byte more than the default limit of a body.
+fn too_long() -> String {
+    let start = r#"{"channel_id":"known","session_id":"s","message":""#;
+    let end = r#""}"#;
+    let filling = (1 << 20) + 1 - start.len() - end.len();
+    format!("{start}{}{end}", "x".repeat(filling))
+}
+
+fn bad_messages() -> Vec<Bad> {
+    let bad = |body: &str, status, field| post("/channel/message", body, status, field);
+    vec![
+        bad("", 400, None),
+        bad("{", 400, None),
+        bad(
+            r#"{"channel_id":"known","session_id":"s","message":"m",}"#,
+            400,
+            None,
+        ),
+        bad("[]", 422, Some("body")),
+        bad(
+            r#"{"session_id":"s","message":"m"}"#,
+            422,
+            Some("channel_id"),
+        ),
+        bad(
+            r#"{"channel_id":"known","message":"m"}"#,
+            422,
+            Some("session_id"),
+        ),
+        bad(
+            r#"{"channel_id":"known","session_id":"s"}"#,
+            422,
+            Some("message"),
+        ),
+        bad(
+            r#"{"channel_id":7,"session_id":"s","message":"m"}"#,
+            422,
+            Some("channel_id"),
+        ),
+        bad(
+            r#"{"channel_id":"a/b","session_id":"s","message":"m"}"#,
+            422,
+            Some("channel_id"),
+        ),
+        bad(
+            r#"{"channel_id":"known","session_id":["s"],"message":"m"}"#,
+            422,
+            Some("session_id"),
+        ),
+        bad(
+            r#"{"channel_id":"known","session_id":"","message":"m"}"#,
+            422,
+            Some("session_id"),
+        ),
+        bad(
+            r#"{"channel_id":"known","session_id":"s","message":null}"#,
+            422,
+            Some("message"),
+        ),
+        bad(
+            r#"{"channel_id":"known","session_id":"s","message":""}"#,
+            422,
+            Some("message"),
+        ),
+        bad(
+            r#"{"channel_id":"known","session_id":"s","message":"m","response_url":"/here"}"#,
+            422,
+            Some("response_url"),
+        ),
+        bad(
+            r#"{"channel_id":"known","session_id":"s","message":"m","reponse_url":"http://h/"}"#,
+            422,
+            Some("reponse_url"),
+        ),
+        bad(
+            r#"{"channel_id":"unknown","session_id":"s","message":"m"}"#,
+            404,
+            None,
+        ),
+        post("/channel/message", too_long(), 413, None),
+    ]
+}
+
+fn bad_others() -> Vec<Bad> {
+    vec![
+        post("/webhook-response", "{", 400, None),
+        post(
+            "/webhook-response",
+            r#"{"response_data":1}"#,
+            422,
+            "session_id",
+        ),
+        post(
+            "/webhook-response",
+            r#"{"session_id":"s"}"#,
+            422,
+            "response_data",
+        ),
+        post(
+            "/webhook-response",
+            r#"{"session_id":7,"response_data":1}"#,
+            422,
+            "session_id",
+        ),
+        post("/channel", "nonsense", 400, None),
+        post(
+            "/channel",
+            r#"{"channel_id":"c"}"#,
+            422,
+            "channel_metadata.endpoint_url",
+        ),
+        post(
+            "/channel",
+            r#"{"channel_id":"message","channel_metadata":{"endpoint_url":"http://h/"}}"#,
+            422,
+            "channel_id",
+        ),
+        post(
+            "/channel",
+            r#"{"channel_id":"c","channel_metadata":{"endpoint_url":"ftp://h/"}}"#,
+            422,
+            "channel_metadata.endpoint_url",
+        ),
+        post("/channels", "{", 400, None),
+        post("/channels", r#"{"$where":"sleep(1000)"}"#, 422, "$where"),
+        post(
+            "/channels",
+            r#"{"channel_name":{"$function":{}}}"#,
+            422,
+            "channel_name.$function",
+        ),
+        request(Method::GET, "/no/such/path", 404),
+        request(Method::GET, "/channel/unknown", 404),
+        request(Method::DELETE, "/channel/message", 405),
+        request(Method::GET, "/webhook-response", 405),
+        request(Method::PATCH, "/channels", 405),
+    ]
+}
+
+async fn bad_input_is_named_and_nothing_is_enqueued(setup: Setup) -> anyhow::Result<Accounted> {
+    let mut gateway = Plan::new(setup)?.ingress_only().start().await?;
+    gateway.register("known", "http://127.0.0.1:9/").await?;
+    for bad in bad_messages().into_iter().chain(bad_others()) {
+        let mut shown = format!("{} {} {}", bad.method, bad.path, bad.body);
+        shown.truncate(120);
+        let json = [("content-type", "application/json")];
+        let answer = gateway
+            .request(bad.method, bad.path, &json, bad.body)
+            .await?;
+        assert_eq!(answer.status, bad.status, "{shown}: {}", answer.text);
+        assert_eq!(
+            answer.header("content-type"),
+            "application/problem+json",
+            "{shown}"
+        );
+        let problem = answer.json();
+        assert_eq!(problem["status"], bad.status, "{shown}: {problem}");
+        for member in ["type", "title", "detail"] {
+            assert!(problem[member].is_string(), "{shown}: {problem}");
+        }
+        let fields: Vec<_> = problem["errors"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|error| &error["field"])
+            .collect();
+        assert_eq!(
+            fields,
+            bad.field.map(Value::from).iter().collect::<Vec<_>>(),
+            "{shown}: {problem}"
+        );
+    }
+    assert_eq!(gateway.enqueued().await?, 0);
+    gateway.finish(&[]).await
+}

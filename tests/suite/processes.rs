@@ -1,0 +1,208 @@
+//! The gateway as processes: how they start, stop, share the load, and what a crash costs.
+
+use std::{collections::BTreeSet, process::Output, time::Duration};
+
+use anyhow::{Context, ensure};
+use harness::{
+    gateway::{Accounted, Plan, Setup, TestGateway},
+    process::gateway_binary,
+    scripted::{Received, Reply, ScriptedServer},
+    wait,
+};
+use rstest::rstest;
+use tokio::{process::Command, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+on_both_setups! {
+    sigterm_lets_a_delivery_end_that_is_under_way,
+    sigkill_of_each_process_loses_nothing,
+}
+
+async fn sigterm_lets_a_delivery_end_that_is_under_way(setup: Setup) -> anyhow::Result<Accounted> {
+    let gate = CancellationToken::new();
+    let gated = gate.clone();
+    let channel = ScriptedServer::start(move |_| Reply::ok().after(gated.clone())).await?;
+    let mut gateway = Plan::new(setup)?.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    gateway.send("c", "under-way").await?;
+    channel.received_at_least(1).await?;
+
+    let name = gateway.having("dispatcher");
+    let log = gateway.folder().join(format!("{name}.log"));
+    let opened = async {
+        wait::until("the dispatcher to say that it stops", async || {
+            let log = std::fs::read_to_string(&log).ok()?;
+            log.contains("stopping").then_some(())
+        })
+        .await?;
+        gate.cancel();
+        anyhow::Ok(())
+    };
+    tokio::try_join!(gateway.stop(&name), opened)?;
+
+    // Were it not settled, it would come again, and before this one.
+    gateway.process(&name)?.restart().await?;
+    gateway.send("c", "later").await?;
+    let taken = channel.taken_at_least(2).await?;
+    let sessions: Vec<_> = taken
+        .iter()
+        .map(|request| request.field("session_id"))
+        .collect();
+    assert_eq!(sessions, ["under-way", "later"]);
+    gateway.finish(&[&channel]).await
+}
+
+/// The messages of the run in which every process is killed.
+const MESSAGES: usize = 200;
+
+async fn sigkill_of_each_process_loses_nothing(setup: Setup) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::answering("\"answer\"")).await?;
+    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
+    // While the ingress is dead a channel's answer fails, and with it the delivery.
+    let patient = ["500ms"; 30].join(",");
+    let mut gateway = Plan::new(setup)?
+        .sessions_server(sessions.url())
+        .schedule(&patient)
+        .env("ROUNDTRIP__FORWARDER__RETRY__SCHEDULE", "500ms")
+        .start()
+        .await?;
+    gateway.register("c", &channel.url()).await?;
+    let names = gateway.names();
+    let share = MESSAGES / names.len();
+    for (turn, name) in names.iter().enumerate() {
+        // All but the last few of this turn's messages are under way when the process dies.
+        for number in 0..share {
+            gateway
+                .send("c", &format!("session-{turn}-{number}"))
+                .await?;
+        }
+        gateway.process(name)?.kill().await?;
+        gateway.process(name)?.restart().await?;
+    }
+    let expected = share * names.len();
+    wait::until("every answer at the sessions server", async || {
+        let taken = sessions.taken();
+        let answered: BTreeSet<_> = taken.iter().map(|f| f.field("session_id")).collect();
+        (answered.len() == expected).then_some(())
+    })
+    .await?;
+    gateway.finish(&[&channel, &sessions]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_dispatchers_share_the_load() -> anyhow::Result<()> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let plan = Plan::new(Setup::Servers)?.dispatchers(2);
+    let gateway = plan.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    for number in 0..50 {
+        gateway.send("c", &format!("session-{number}")).await?;
+    }
+    let taken = channel.taken_at_least(50).await?;
+    let attempts = |gateway: &TestGateway, name: &str| -> anyhow::Result<usize> {
+        Ok(gateway.log(name)?.matches("delivery.attempted").count())
+    };
+    let shares = wait::until("both dispatchers to log their deliveries", async || {
+        let first = attempts(&gateway, "dispatcher-0").ok()?;
+        let second = attempts(&gateway, "dispatcher-1").ok()?;
+        (first + second >= taken.len()).then_some([first, second])
+    })
+    .await?;
+    assert!(shares.iter().all(|share| *share > 0), "{shares:?}");
+    gateway.finish(&[&channel]).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_written_straight_into_mongodb_is_a_channel() -> anyhow::Result<()> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let gateway = Plan::new(Setup::Servers)?.start().await?;
+    let document = bson::doc! {
+        "channel_id": "slack-sim",
+        "channel_name": "Slack Simulated Channel",
+        "channel_description": "Sends messages to Slack (simulated)",
+        "channel_tags": ["slack", "test"],
+        "channel_metadata": { "endpoint_url": channel.url() },
+    };
+    let channels = gateway.realm()?.channels().await?;
+    channels.insert_one(document).await?;
+    let id = gateway.send("slack-sim", "s").await?;
+    let taken = channel.taken_at_least(1).await?;
+    assert_eq!(
+        taken.iter().map(Received::webhook_id).collect::<Vec<_>>(),
+        [id]
+    );
+    gateway.get("/channel/slack-sim").await?.expect(200)?;
+    gateway.finish(&[&channel]).await.map(drop)
+}
+
+/// How long a process that must not start may take to say so.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(20);
+
+/// Starts a gateway that is expected to end by itself.
+async fn refused(folder: &std::path::Path, env: &[(&str, &str)]) -> anyhow::Result<Output> {
+    let child = Command::new(gateway_binary()?)
+        .arg("serve")
+        .env_clear()
+        .envs(env.iter().copied())
+        .current_dir(folder)
+        .kill_on_drop(true)
+        .output();
+    timeout(REFUSAL_LIMIT, child)
+        .await
+        .context("it was to refuse, and runs")?
+        .context("starting it")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_on_the_same_file_is_refused() -> anyhow::Result<()> {
+    let gateway = Plan::new(Setup::Embedded)?.start().await?;
+    let output = refused(
+        gateway.folder(),
+        &[
+            ("BROKER_URL", "sqlite:broker.db"),
+            ("STORE_URL", "sqlite:store.db"),
+            ("ROUNDTRIP__INGRESS__LISTEN", "127.0.0.1:0"),
+            ("ROUNDTRIP__OPERATIONS__LISTEN", "127.0.0.1:0"),
+        ],
+    )
+    .await?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success(), "it ended well: {stderr}");
+    assert!(stderr.contains("in use by another process"), "{stderr}");
+    assert!(stderr.contains("broker.db"), "{stderr}");
+    gateway.finish(&[]).await.map(drop)
+}
+
+#[rstest]
+#[case::unknown_key("ROUNDTRIP__DISPATCHER__CONCURENCY", "5", "concurency")]
+#[case::unknown_section("ROUNDTRIP__DISPATCHR__CONCURRENCY", "5", "dispatchr")]
+#[case::no_number("ROUNDTRIP__DISPATCHER__CONCURRENCY", "many", "dispatcher.concurrency")]
+#[case::out_of_bounds("ROUNDTRIP__DISPATCHER__CONCURRENCY", "0", "concurrency")]
+#[case::no_duration("ROUNDTRIP__DRAIN", "soon", "drain")]
+#[case::no_interval("ROUNDTRIP__DISPATCHER__RETRY__SCHEDULE", "1s,0s", "retry.schedule")]
+#[case::no_url("SESSIONS_SERVER", "localhost", "sessions_server")]
+#[case::no_broker("BROKER_URL", "kafka://localhost", "broker.url")]
+#[case::no_store("STORE_URL", "postgres://localhost", "store")]
+#[case::no_sessions_server("ROUNDTRIP__ENVIRONMENT", "production", "SESSIONS_SERVER")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_configuration_is_one_line_and_exit_64(
+    #[case] name: &str,
+    #[case] value: &str,
+    #[case] named: &str,
+) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let output = refused(
+        folder.path(),
+        &[
+            ("ROUNDTRIP__INGRESS__LISTEN", "127.0.0.1:0"),
+            ("ROUNDTRIP__OPERATIONS__LISTEN", "127.0.0.1:0"),
+            (name, value),
+        ],
+    )
+    .await?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains(named), "{stderr}");
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! What becomes of a delivery that fails.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use anyhow::Context;
+use harness::{
+    gateway::{Accounted, Plan, Setup},
+    scripted::{Received, Reply, ScriptedServer},
+    wait,
+};
+use roundtrip_broker::Queue;
+use roundtrip_model::{DeadReason, decision::DeadKind};
+
+on_both_setups! {
+    a_failed_try_is_made_again_under_the_same_id,
+    retry_after_is_honoured,
+    a_refused_message_is_a_dead_letter_with_its_reason,
+    a_message_whose_tries_all_fail_is_a_dead_letter_with_its_reason,
+    an_endpoint_that_hangs_is_timed_out_and_tried_again,
+    a_redirect_is_a_failed_try_and_is_not_followed,
+    answers_wait_for_a_sessions_server_that_is_away,
+    a_deleted_channels_message_is_a_dead_letter,
+}
+
+/// Three tries, soon after each other.
+const SHORT_SCHEDULE: &str = "100ms,100ms";
+
+/// Fails each message's first try with this reply and takes the second.
+async fn failing_once(
+    reply: impl Fn() -> Reply + Send + Sync + 'static,
+) -> anyhow::Result<ScriptedServer> {
+    ScriptedServer::start(move |request: &Received| match request.attempt {
+        1 => reply(),
+        _ => Reply::ok(),
+    })
+    .await
+}
+
+async fn a_failed_try_is_made_again_under_the_same_id(setup: Setup) -> anyhow::Result<Accounted> {
+    let channel = failing_once(|| Reply::status(500)).await?;
+    let gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let id = gateway.send("c", "s").await?;
+    channel.taken_at_least(1).await?;
+    let tries = channel.received();
+    assert_eq!(tries.len(), 2);
+    assert!(tries.iter().all(|request| request.webhook_id() == id));
+    assert_eq!(tries[0].body, tries[1].body);
+    gateway.finish(&[&channel]).await
+}
+
+/// By the order of events: of two messages that fail, the one whose endpoint asked for a longer
+/// wait comes back last, though it failed first.
+async fn retry_after_is_honoured(setup: Setup) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|request| {
+        let patient = request.field("session_id") == "patient";
+        match (request.attempt, patient) {
+            (1, true) => Reply::status(503).header("retry-after", "3"),
+            (1, false) => Reply::status(503),
+            _ => Reply::ok(),
+        }
+    })
+    .await?;
+    let gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let patient = gateway.send("c", "patient").await?;
+    channel.received_at_least(1).await?;
+    let eager = gateway.send("c", "eager").await?;
+    let taken = channel.taken_at_least(2).await?;
+    let order: Vec<_> = taken.iter().map(Received::webhook_id).collect();
+    assert_eq!(order, [eager.as_str(), patient.as_str()]);
+    gateway.finish(&[&channel]).await
+}
+
+async fn a_refused_message_is_a_dead_letter_with_its_reason(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::status(400).body("no such user")).await?;
+    let mut gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let id = gateway.send("c", "s").await?;
+    channel.received_at_least(1).await?;
+    let dead = gateway.dead_letters(Queue::OutboundDead).await?;
+    assert_eq!(dead.len(), 1);
+    assert_eq!((dead[0].id.as_str(), dead[0].tries), (id.as_str(), 1));
+    assert_eq!(
+        dead[0].dead,
+        Some(DeadReason::new(
+            DeadKind::Refused,
+            "answered 400: no such user"
+        ))
+    );
+    assert_eq!(channel.received().len(), 1);
+    gateway.finish(&[&channel]).await
+}
+
+async fn a_message_whose_tries_all_fail_is_a_dead_letter_with_its_reason(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::status(502)).await?;
+    let mut gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let id = gateway.send("c", "s").await?;
+    channel.received_at_least(3).await?;
+    let dead = gateway.dead_letters(Queue::OutboundDead).await?;
+    assert_eq!(dead.len(), 1);
+    assert_eq!((dead[0].id.as_str(), dead[0].tries), (id.as_str(), 3));
+    assert_eq!(
+        dead[0].dead,
+        Some(DeadReason::new(
+            DeadKind::AttemptsExhausted,
+            "3 tries failed; the last: answered 502"
+        ))
+    );
+    gateway.finish(&[&channel]).await
+}
+
+async fn an_endpoint_that_hangs_is_timed_out_and_tried_again(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = failing_once(Reply::hang).await?;
+    let plan = Plan::new(setup)?
+        .schedule(SHORT_SCHEDULE)
+        .env("ROUNDTRIP__DISPATCHER__WEBHOOK__TIMEOUT", "500ms");
+    let gateway = plan.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    gateway.send("c", "s").await?;
+    channel.taken_at_least(1).await?;
+    gateway.finish(&[&channel]).await
+}
+
+async fn a_redirect_is_a_failed_try_and_is_not_followed(setup: Setup) -> anyhow::Result<Accounted> {
+    let elsewhere = ScriptedServer::start(|_| Reply::ok()).await?;
+    let location = elsewhere.url();
+    let channel =
+        failing_once(move || Reply::status(307).header("location", location.clone())).await?;
+    let gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
+    gateway.register("c", &channel.url()).await?;
+    gateway.send("c", "s").await?;
+    channel.taken_at_least(1).await?;
+    assert_eq!(elsewhere.received().len(), 0);
+    gateway.finish(&[&channel]).await
+}
+
+async fn answers_wait_for_a_sessions_server_that_is_away(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
+    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    let plan = Plan::new(setup)?
+        .sessions_server(format!("http://{address}/incoming"))
+        .env("ROUNDTRIP__FORWARDER__RETRY__SCHEDULE", "100ms");
+    let gateway = plan.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    gateway.send("c", "s").await?;
+    let forwarder = gateway.having("forwarder");
+    wait::until("three forwards to fail", async || {
+        let log = gateway.log(&forwarder).ok()?;
+        (log.matches("forward.attempted").count() >= 3).then_some(())
+    })
+    .await?;
+    let sessions = ScriptedServer::start_at(address, |_| Reply::ok()).await?;
+    let forwards = sessions.taken_at_least(1).await?;
+    assert_eq!(forwards[0].body, r#"{"session_id":"s","response_data":1}"#);
+    gateway.finish(&[&channel, &sessions]).await
+}
+
+async fn a_deleted_channels_message_is_a_dead_letter(setup: Setup) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::status(500)).await?;
+    let mut gateway = Plan::new(setup)?
+        // Known channels are kept for a moment; here for none.
+        .env("ROUNDTRIP__STORE__CACHE_TTL", "1ms")
+        .schedule("1s,1s,1s")
+        .start()
+        .await?;
+    gateway.register("c", &channel.url()).await?;
+    gateway.send("c", "s").await?;
+    channel.received_at_least(1).await?;
+    let delete = reqwest::Method::DELETE;
+    let answer = gateway.request(delete, "/channel/c", &[], "").await?;
+    answer.expect(204)?;
+    let dispatcher = gateway.having("dispatcher");
+    wait::until("the message to be given up", async || {
+        let log = gateway.log(&dispatcher).ok()?;
+        log.contains("delivery.not_attempted").then_some(())
+    })
+    .await?;
+    let dead = gateway.dead_letters(Queue::OutboundDead).await?;
+    let reason = dead.first().and_then(|parcel| parcel.dead.clone());
+    assert_eq!(
+        reason.context("a reason")?,
+        DeadReason::new(
+            DeadKind::UnknownChannel,
+            "there is no channel with the id 'c'"
+        )
+    );
+    gateway.finish(&[&channel]).await
+}

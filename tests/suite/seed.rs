@@ -1,0 +1,123 @@
+//! The client's specification, its bodies to the letter.
+
+use harness::{
+    gateway::{Accounted, Plan, Setup},
+    scripted::{Reply, ScriptedServer},
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+on_both_setups! {
+    the_seeds_channel_calls_work,
+    the_seeds_message_and_callback_work,
+}
+
+const CREATE: &str = r#"{
+    "channel_id": "slack-sim",
+    "channel_name": "Slack Simulated Channel",
+    "channel_description": "Sends to Slack",
+    "channel_tags": ["slack"],
+    "channel_metadata": {"endpoint_url": "http://localhost:5001/incoming"}
+  }"#;
+const UPDATE: &str = r#"{"channel_description": "Updated"}"#;
+const QUERY: &str = r#"{"channel_tags": {"$in": ["slack"]}}"#;
+const MESSAGE: &str = r#"{
+    "channel_id": "slack-sim",
+    "session_id": "abc123",
+    "message": "Hello, Slack!",
+    "response_url": "http://localhost:8000/webhook-response"
+  }"#;
+const CALLBACK: &str = r#"{
+  "session_id": "abc123",
+  "response_data": {
+    "text": "Message received and handled",
+    "platform": "Slack",
+    "timestamp": "2025-05-27T21:10:00Z"
+  }
+}"#;
+const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
+
+async fn the_seeds_channel_calls_work(setup: Setup) -> anyhow::Result<Accounted> {
+    let gateway = Plan::new(setup)?.start().await?;
+    let mut channel: Value = serde_json::from_str(CREATE)?;
+
+    let created = gateway.post("/channel", CREATE).await?.expect(201)?;
+    assert_eq!(created.json(), channel);
+    let again = gateway.post("/channel", CREATE).await?.expect(409)?;
+    assert_eq!(again.header("content-type"), "application/problem+json");
+
+    let read = gateway.get("/channel/slack-sim").await?.expect(200)?;
+    assert_eq!(read.json(), channel);
+
+    let updated = gateway
+        .request(Method::PUT, "/channel/slack-sim", &JSON, UPDATE)
+        .await?
+        .expect(200)?;
+    channel["channel_description"] = json!("Updated");
+    assert_eq!(updated.json(), channel);
+
+    let found = gateway.post("/channels", QUERY).await?.expect(200)?.json();
+    assert_eq!(found["channels"], json!([channel]));
+
+    let delete = async || {
+        gateway
+            .request(Method::DELETE, "/channel/slack-sim", &[], "")
+            .await
+    };
+    delete().await?.expect(204)?;
+    delete().await?.expect(404)?;
+    gateway.get("/channel/slack-sim").await?.expect(404)?;
+    let found = gateway.post("/channels", QUERY).await?.expect(200)?.json();
+    assert_eq!(found["channels"], json!([]));
+    gateway.finish(&[]).await
+}
+
+async fn the_seeds_message_and_callback_work(setup: Setup) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
+    let plan = Plan::new(setup)?.sessions_server(sessions.url());
+    let gateway = plan.start().await?;
+    gateway.post("/channel", CREATE).await?.expect(201)?;
+    let metadata = json!({"channel_metadata": {"endpoint_url": channel.url()}});
+    gateway
+        .request(
+            Method::PUT,
+            "/channel/slack-sim",
+            &JSON,
+            metadata.to_string(),
+        )
+        .await?
+        .expect(200)?;
+
+    let accepted = gateway
+        .post("/channel/message", MESSAGE)
+        .await?
+        .expect(202)?;
+    let accepted = accepted.json();
+    let id = accepted["message_id"].as_str().unwrap_or_default();
+    assert_eq!(
+        accepted,
+        json!({"success": true, "message_id": id, "session_id": "abc123", "status": "queued"})
+    );
+    let deliveries = channel.taken_at_least(1).await?;
+    assert_eq!(deliveries[0].webhook_id(), id);
+    let body: Value = serde_json::from_str(&deliveries[0].body)?;
+    assert_eq!(
+        body,
+        json!({
+            "session_id": "abc123",
+            "message": "Hello, Slack!",
+            "response_url": "http://localhost:8000/webhook-response",
+        })
+    );
+
+    let answer = gateway
+        .post("/webhook-response", CALLBACK)
+        .await?
+        .expect(202)?;
+    assert_eq!(answer.json(), json!({"success": true}));
+    let forwards = sessions.taken_at_least(1).await?;
+    let forward: Value = serde_json::from_str(&forwards[0].body)?;
+    assert_eq!(forward, serde_json::from_str::<Value>(CALLBACK)?);
+    gateway.finish(&[&channel, &sessions]).await
+}
