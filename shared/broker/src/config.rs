@@ -175,3 +175,126 @@ fn check(config: &Config) -> Result<(), OpenError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use roundtrip_model::SystemClock;
+
+    use super::*;
+
+    async fn refusal(config: Config) -> String {
+        match open(&config, Arc::new(SystemClock)).await {
+            Ok(_) => panic!("it was opened"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn at(url: &str) -> Config {
+        Config {
+            url: url.to_owned(),
+            ..Config::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_url_that_names_no_engine_is_refused_without_showing_it() {
+        for url in [
+            "",
+            "broker.db",
+            "redis://user:secret@host",
+            "postgres:secret",
+            "AMQP//secret",
+        ] {
+            let text = refusal(at(url)).await;
+            assert_eq!(
+                text,
+                "broker.url must begin with sqlite:, amqp:// or amqps://"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_embedded_engine_needs_a_file() {
+        for url in ["sqlite:", "sqlite://", "sqlite::memory:"] {
+            let text = refusal(at(url)).await;
+            assert!(
+                text.starts_with("broker.url: ") && text.contains("file"),
+                "{text}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_setting_out_of_its_bounds_is_named() {
+        let set = Config::default;
+        for (config, field) in [
+            (
+                Config {
+                    outbound_shards: 0,
+                    ..set()
+                },
+                "outbound_shards",
+            ),
+            (
+                Config {
+                    outbound_shards: MAX_OUTBOUND_SHARDS + 1,
+                    ..set()
+                },
+                "outbound_shards",
+            ),
+            (
+                Config {
+                    publish_timeout: Duration::ZERO,
+                    ..set()
+                },
+                "publish_timeout",
+            ),
+            (
+                Config {
+                    max_backlog: 0,
+                    ..set()
+                },
+                "max_backlog",
+            ),
+            (
+                Config {
+                    namespace: String::new(),
+                    ..set()
+                },
+                "namespace",
+            ),
+        ] {
+            let text = refusal(config).await;
+            assert!(text.starts_with(&format!("broker.{field} ")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for url in [
+            "amqps://user:secret@host/vhost",
+            "amqp:user:secret@host",
+            "secret",
+        ] {
+            let shown = format!("{:?}", at(url));
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+        assert!(format!("{:?}", Config::default()).contains(DEFAULT_URL));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let error = serde_json::from_str::<Config>(r#"{"max_backlogs": 5}"#).unwrap_err();
+        assert!(error.to_string().contains("max_backlogs"), "{error}");
+    }
+
+    #[test]
+    fn a_time_limit_is_written_with_its_unit() {
+        let config: Config = serde_json::from_str(r#"{"publish_timeout": "700ms"}"#).unwrap();
+        let expected = Config {
+            publish_timeout: Duration::from_millis(700),
+            ..Config::default()
+        };
+        assert_eq!(config, expected);
+    }
+}

@@ -3,6 +3,9 @@
 //! Invariant: no delivery is held without a permit, so at most `concurrency` are under way; and
 //! the loop alone settles, by what the handler decided.
 
+#[cfg(test)]
+mod tests;
+
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;

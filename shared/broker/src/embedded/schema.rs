@@ -42,7 +42,8 @@ const CREATE: &str = "
         dead        TEXT,             -- the reason, as JSON
         body        BLOB NOT NULL
     ) STRICT;
-    CREATE INDEX parcel_by_due ON parcel (queue, due, seq);
+    -- and by seq, as every index of SQLite's ends with the row's own key
+    CREATE INDEX parcel_by_due ON parcel (queue, due);
     CREATE TABLE probe (id INTEGER PRIMARY KEY, room BLOB NOT NULL) STRICT;
 ";
 

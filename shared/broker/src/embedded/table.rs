@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use roundtrip_model::{DeadReason, decision::DeadKind};
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, TransactionBehavior, params};
 
 use super::timeline;
 use crate::{Parcel, Queue};
@@ -87,13 +87,28 @@ impl Table {
         until: i64,
         limit: usize,
     ) -> rusqlite::Result<Vec<(Key, Parcel)>> {
-        let mut statement = self.connection.prepare_cached(READ)?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = statement.query_map(
-            params![code(queue), after.due, after.seq, until, limit],
-            parcel,
+        // In two steps, for SQLite does not take its index for `(due, seq) > (?, ?)` whole: it
+        // would walk over everything that came due in the same millisecond.
+        let code = code(queue);
+        let mut rows = self.rows(
+            READ_SAME_DUE,
+            params![code, after.due, after.seq, signed(limit)],
         )?;
-        rows.collect()
+        let rest = limit - rows.len();
+        if rest > 0 {
+            rows.extend(self.rows(
+                READ_LATER_DUE,
+                params![code, after.due, until, signed(rest)],
+            )?);
+        }
+        Ok(rows)
+    }
+
+    fn rows(&self, sql: &str, params: impl Params) -> rusqlite::Result<Vec<(Key, Parcel)>> {
+        self.connection
+            .prepare_cached(sql)?
+            .query_map(params, parcel)?
+            .collect()
     }
 
     pub(super) fn read_one(&self, seq: i64) -> rusqlite::Result<Option<(Key, Parcel)>> {
@@ -155,10 +170,13 @@ impl Table {
     }
 }
 
-pub(super) const READ: &str = "
+pub(super) const READ_SAME_DUE: &str = "
     SELECT due, seq, id, tries, accepted_at, dead, body FROM parcel
-    WHERE queue = ?1 AND (due, seq) > (?2, ?3) AND due <= ?4
-    ORDER BY due, seq LIMIT ?5";
+    WHERE queue = ?1 AND due = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4";
+
+pub(super) const READ_LATER_DUE: &str = "
+    SELECT due, seq, id, tries, accepted_at, dead, body FROM parcel
+    WHERE queue = ?1 AND due > ?2 AND due <= ?3 ORDER BY due, seq LIMIT ?4";
 
 const READ_ONE: &str =
     "SELECT due, seq, id, tries, accepted_at, dead, body FROM parcel WHERE seq = ?1";
@@ -208,6 +226,10 @@ impl Change<'_> {
         };
         Ok(())
     }
+}
+
+fn signed(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 fn parcel(row: &Row<'_>) -> rusqlite::Result<(Key, Parcel)> {

@@ -1,1 +1,81 @@
-//! What the contract cannot see: the file, the disk, the clock.
+//! What the contract cannot see: the file, the disk, the time of day, and long histories.
+
+mod file;
+mod history;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use roundtrip_model::{ChannelId, Clock, Decision, MessageId};
+use time::{OffsetDateTime, macros::datetime};
+use tokio::time::timeout;
+
+use super::Embedded;
+use crate::{Broker, Config, Consumer, Delivery, OpenError, Parcel, PublishError, Queue, Route};
+
+/// Within this, whatever is bound to happen has happened.
+const LIMIT: Duration = Duration::from_secs(20);
+
+const NOON: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
+
+#[derive(Debug)]
+struct StoppedAt(OffsetDateTime);
+
+impl Clock for StoppedAt {
+    fn now(&self) -> OffsetDateTime {
+        self.0
+    }
+}
+
+async fn try_open(file: &Path, now: OffsetDateTime) -> Result<Embedded, OpenError> {
+    let path = file.to_str().expect("a path in UTF-8");
+    Embedded::open(path, &Config::default(), Arc::new(StoppedAt(now))).await
+}
+
+async fn open(file: &Path) -> Embedded {
+    open_at(file, NOON).await
+}
+
+async fn open_at(file: &Path, now: OffsetDateTime) -> Embedded {
+    try_open(file, now)
+        .await
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn parcel(body: impl Into<Bytes>) -> Parcel {
+    Parcel {
+        id: MessageId::generate().to_string(),
+        tries: 0,
+        accepted_at: NOON,
+        dead: None,
+        body: body.into(),
+    }
+}
+
+async fn publish(broker: &Embedded, parcel: &Parcel) -> Result<(), PublishError> {
+    let channel: ChannelId = "c".parse().expect("a channel id");
+    broker
+        .publish(Route::Outbound(&channel), parcel.clone())
+        .await
+}
+
+async fn next(consumer: &mut Box<dyn Consumer>) -> Delivery {
+    let delivery = timeout(LIMIT, consumer.next()).await;
+    delivery
+        .expect("a parcel within the limit")
+        .expect("the broker is open")
+}
+
+async fn settle(delivery: Delivery, decision: Decision) {
+    let settled = timeout(LIMIT, delivery.settle(decision)).await;
+    settled
+        .expect("settled within the limit")
+        .expect("the lease holds");
+}
+
+async fn consume(broker: &Embedded, window: u16) -> Box<dyn Consumer> {
+    broker
+        .consume(Queue::Outbound, window)
+        .await
+        .expect("the broker is open")
+}

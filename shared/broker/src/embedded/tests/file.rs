@@ -1,0 +1,303 @@
+//! One file, one process, one disk, and a time of day that need not be right.
+
+use std::{collections::HashSet, fs, time::Duration};
+
+use roundtrip_model::Decision;
+use rusqlite::Connection;
+use tempfile::TempDir;
+use time::Duration as Span;
+
+use super::{
+    LIMIT, NOON, consume, next, open, open_at, parcel, publish, settle, timeout, try_open,
+};
+use crate::{
+    Broker, OpenError, PublishError, Queue, Status,
+    embedded::{Embedded, table, writer::Command},
+};
+
+const HOUR: Duration = Duration::from_hours(1);
+
+/// A large part of the room that the full disk of these tests has.
+const LARGE: usize = 512 * 1024;
+
+#[tokio::test]
+async fn a_second_opener_is_told_which_file_is_in_use() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("broker.db");
+    let first = open(&file).await;
+    let error = try_open(&file, NOON).await.err().expect("it is refused");
+    assert!(matches!(error, OpenError::InUse(_)), "{error:?}");
+    let text = error.to_string();
+    assert!(
+        text.starts_with(&format!("{} is in use by another process", file.display())),
+        "{text}"
+    );
+    // The first is none the worse for it.
+    publish(&first, &parcel("{}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_broker_that_is_dropped_lets_go_of_its_file() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("broker.db");
+    drop(open(&file).await);
+    open(&file).await;
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_version_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("broker.db");
+    open(&file).await.close().await;
+    Connection::open(&file)
+        .unwrap()
+        .pragma_update(None, "user_version", 7)
+        .unwrap();
+    let error = try_open(&file, NOON).await.err().expect("it is refused");
+    assert!(
+        matches!(
+            error,
+            OpenError::NewerSchema {
+                found: 7,
+                known: 1,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_of_another_kind_is_refused_and_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let database = folder.path().join("store.db");
+    Connection::open(&database)
+        .unwrap()
+        .execute_batch("CREATE TABLE channel (id)")
+        .unwrap();
+    let text = folder.path().join("notes.txt");
+    fs::write(
+        &text,
+        "not a database, but long enough to be read as one\n".repeat(100),
+    )
+    .unwrap();
+    for file in [database, text] {
+        let error = try_open(&file, NOON).await.err().expect("it is refused");
+        assert!(matches!(error, OpenError::File { .. }), "{error:?}");
+    }
+    let tables = "SELECT count(*) FROM sqlite_schema";
+    let database = Connection::open(folder.path().join("store.db")).unwrap();
+    let count: i64 = database.query_row(tables, [], |row| row.get(0)).unwrap();
+    assert_eq!(count, 1);
+}
+
+/// The files as they lie on the disk while the process runs are what a power cut leaves.
+#[tokio::test]
+async fn what_was_confirmed_is_in_the_files_at_that_time() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("broker.db");
+    let broker = open(&file).await;
+    let mut consumer = consume(&broker, 2).await;
+    let mut confirmed = HashSet::new();
+    for number in 0..5 {
+        let parcel = parcel(format!("{number}"));
+        publish(&broker, &parcel).await.unwrap();
+        confirmed.insert(parcel.id);
+    }
+    let done = next(&mut consumer).await;
+    confirmed.remove(&done.parcel().id);
+    settle(done, Decision::Done).await;
+    let leased = next(&mut consumer).await;
+
+    let image = folder.path().join("image.db");
+    fs::copy(&file, &image).unwrap();
+    fs::copy(
+        folder.path().join("broker.db-wal"),
+        folder.path().join("image.db-wal"),
+    )
+    .unwrap();
+    let after_the_cut = open(&image).await;
+    assert_eq!(
+        after_the_cut.ready(Queue::Outbound).await.unwrap(),
+        confirmed.len() as u64
+    );
+    let mut consumer = consume(&after_the_cut, 10).await;
+    while !confirmed.is_empty() {
+        let delivery = next(&mut consumer).await;
+        assert!(confirmed.remove(&delivery.parcel().id));
+        settle(delivery, Decision::Done).await;
+    }
+    leased.release();
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_publishes_keeps_settlements_and_recovers() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("broker.db");
+    let broker = open(&file).await;
+    let small = parcel("{}");
+    publish(&broker, &small).await.unwrap();
+    let mut consumer = consume(&broker, 1).await;
+    let in_hand = next(&mut consumer).await;
+
+    let mut taken = HashSet::new();
+    limit_pages(&broker, 1024);
+    let refusal = loop {
+        let large = parcel(vec![b'x'; LARGE]);
+        match publish(&broker, &large).await {
+            Ok(()) => assert!(taken.insert(large.id)),
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(&refusal, PublishError::Refused(why) if why == "the disk is full"),
+        "{refusal:?}"
+    );
+    assert_eq!(
+        broker.status(),
+        Status::Blocked("the disk is full".to_owned())
+    );
+    // It needs no room, so it is carried out while the disk is full.
+    settle(in_hand, Decision::Done).await;
+
+    limit_pages(&broker, u32::MAX - 1);
+    let recovered = async {
+        while broker.status() != Status::Ready {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, recovered).await.expect("recovers");
+    let later = parcel("{}");
+    publish(&broker, &later).await.unwrap();
+    taken.insert(later.id);
+    broker.close().await;
+
+    let broker = open(&file).await;
+    assert_eq!(
+        broker.ready(Queue::Outbound).await.unwrap(),
+        taken.len() as u64
+    );
+    let mut consumer = consume(&broker, 2).await;
+    while !taken.is_empty() {
+        let delivery = next(&mut consumer).await;
+        assert!(
+            taken.remove(&delivery.parcel().id),
+            "refused, settled, or twice"
+        );
+        settle(delivery, Decision::Done).await;
+    }
+}
+
+/// SQLite answers as it does where the disk has no room.
+fn limit_pages(broker: &Embedded, pages: u32) {
+    let limit = move |connection: &Connection| {
+        let set = format!("PRAGMA max_page_count = {pages}");
+        connection.query_row(&set, [], |_| Ok(())).unwrap();
+    };
+    broker.commands.send(Command::Run(Box::new(limit))).unwrap();
+}
+
+#[tokio::test]
+async fn a_clock_set_back_between_two_runs_holds_up_nothing_that_was_ready() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("broker.db");
+    let broker = open(&file).await;
+    let sent = [parcel("1"), parcel("2")];
+    for parcel in &sent {
+        publish(&broker, parcel).await.unwrap();
+    }
+    broker.close().await;
+    let broker = open_at(&file, NOON - Span::days(30)).await;
+    let newer = parcel("3");
+    publish(&broker, &newer).await.unwrap();
+    let mut consumer = consume(&broker, 3).await;
+    for expected in sent.iter().chain([&newer]) {
+        let delivery = next(&mut consumer).await;
+        assert_eq!(delivery.parcel().id, expected.id);
+        settle(delivery, Decision::Done).await;
+    }
+}
+
+#[tokio::test]
+async fn a_clock_set_back_makes_no_parcel_wait_longer_than_its_own_delay() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("broker.db");
+    let broker = open(&file).await;
+    publish(&broker, &parcel("{}")).await.unwrap();
+    let mut consumer = consume(&broker, 1).await;
+    settle(next(&mut consumer).await, Decision::RetryAfter(HOUR)).await;
+    broker.close().await;
+
+    let a_month_before = NOON - Span::days(30);
+    open_at(&file, a_month_before).await.close().await;
+    let broker = open_at(&file, a_month_before + HOUR / 2).await;
+    assert_eq!(broker.ready(Queue::Outbound).await.unwrap(), 0);
+    broker.close().await;
+    let broker = open_at(&file, a_month_before + HOUR + Duration::from_mins(1)).await;
+    assert_eq!(broker.ready(Queue::Outbound).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_delay_counts_on_while_the_process_is_down() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("broker.db");
+    let broker = open(&file).await;
+    publish(&broker, &parcel("{}")).await.unwrap();
+    let mut consumer = consume(&broker, 1).await;
+    settle(next(&mut consumer).await, Decision::RetryAfter(HOUR)).await;
+    broker.close().await;
+    let broker = open_at(&file, NOON + HOUR * 2).await;
+    let mut consumer = consume(&broker, 1).await;
+    let delivery = next(&mut consumer).await;
+    assert_eq!(delivery.parcel().tries, 1);
+    settle(delivery, Decision::Done).await;
+}
+
+/// A retry that has come due does not wait behind everything that was published after it.
+#[tokio::test]
+async fn a_retry_that_is_due_comes_before_what_came_later() {
+    let folder = TempDir::new().unwrap();
+    let broker = open(&folder.path().join("broker.db")).await;
+    let retried = parcel("1");
+    publish(&broker, &retried).await.unwrap();
+    let mut consumer = consume(&broker, 1).await;
+    settle(
+        next(&mut consumer).await,
+        Decision::RetryAfter(Duration::ZERO),
+    )
+    .await;
+    drop(consumer);
+    let due = async { while broker.ready(Queue::Outbound).await.unwrap() == 0 {} };
+    timeout(LIMIT, due).await.expect("comes due");
+    publish(&broker, &parcel("2")).await.unwrap();
+    let mut consumer = consume(&broker, 1).await;
+    let delivery = next(&mut consumer).await;
+    assert_eq!(delivery.parcel().id, retried.id);
+    settle(delivery, Decision::Done).await;
+}
+
+/// A read must find its place by the index: else each would walk over all that is leased.
+#[tokio::test]
+async fn a_read_goes_straight_to_where_the_last_one_ended() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("broker.db");
+    open(&file).await.close().await;
+    let connection = Connection::open(&file).unwrap();
+    let plan = |sql: &str| -> Vec<String> {
+        let mut statement = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+            .unwrap();
+        let rows = statement
+            .query_map([0, 0, 0, 1], |row| row.get("detail"))
+            .unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    };
+    assert_eq!(
+        plan(table::READ_SAME_DUE),
+        ["SEARCH parcel USING INDEX parcel_by_due (queue=? AND due=? AND rowid>?)"]
+    );
+    assert_eq!(
+        plan(table::READ_LATER_DUE),
+        ["SEARCH parcel USING INDEX parcel_by_due (queue=? AND due>? AND due<?)"]
+    );
+}

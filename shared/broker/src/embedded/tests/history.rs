@@ -1,0 +1,178 @@
+//! Long histories of publishes, settlements and restarts, against a plain model.
+
+use std::{collections::HashMap, path::Path, time::Duration};
+
+use proptest::{prelude::*, sample::Index};
+use roundtrip_model::{DeadReason, Decision, decision::DeadKind};
+use tempfile::TempDir;
+
+use super::{LIMIT, consume, next, open, parcel, publish, settle, timeout};
+use crate::{Broker, Consumer, Delivery, Queue, embedded::Embedded};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Publish,
+    Receive,
+    Settle(Index, Verdict),
+    /// A consumer is dropped with all that lies in its window, and another comes.
+    Resubscribe,
+    /// As if the process had ended, whatever it held.
+    Reopen,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Verdict {
+    Done,
+    Retry,
+    Park,
+    Dead,
+    Drop,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let verdict = prop_oneof![
+        Just(Verdict::Done),
+        Just(Verdict::Retry),
+        Just(Verdict::Park),
+        Just(Verdict::Dead),
+        Just(Verdict::Drop),
+    ];
+    prop_oneof![
+        8 => Just(Step::Publish),
+        8 => Just(Step::Receive),
+        6 => (any::<Index>(), verdict).prop_map(|(which, verdict)| Step::Settle(which, verdict)),
+        1 => Just(Step::Resubscribe),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// What there should be: of each parcel that is not done, its tries and whether it is dead.
+#[derive(Default)]
+struct Model(HashMap<String, (u32, bool)>);
+
+impl Model {
+    fn working(&self) -> usize {
+        self.0.values().filter(|(_, dead)| !dead).count()
+    }
+}
+
+struct Run {
+    broker: Embedded,
+    consumer: Box<dyn Consumer>,
+    held: Vec<Delivery>,
+    model: Model,
+}
+
+const WINDOW: u16 = 4;
+
+impl Run {
+    async fn start(file: &Path) -> Self {
+        let broker = open(file).await;
+        let consumer = consume(&broker, WINDOW).await;
+        Self {
+            broker,
+            consumer,
+            held: Vec::new(),
+            model: Model::default(),
+        }
+    }
+
+    async fn step(&mut self, step: Step, file: &Path) {
+        match step {
+            Step::Publish => {
+                let parcel = parcel("{}");
+                publish(&self.broker, &parcel).await.expect("taken");
+                self.model.0.insert(parcel.id, (0, false));
+            }
+            Step::Receive => self.receive().await,
+            Step::Settle(_, _) if self.held.is_empty() => {}
+            Step::Settle(which, verdict) => {
+                let delivery = self.held.swap_remove(which.index(self.held.len()));
+                self.settle(delivery, verdict).await;
+            }
+            Step::Resubscribe => self.consumer = consume(&self.broker, WINDOW).await,
+            Step::Reopen => {
+                self.broker.close().await;
+                self.held.clear();
+                self.broker = open(file).await;
+                self.consumer = consume(&self.broker, WINDOW).await;
+            }
+        }
+    }
+
+    /// Receives where there must be something to receive.
+    async fn receive(&mut self) {
+        let has_room = self.held.len() < usize::from(WINDOW);
+        if self.model.working() > self.held.len() && has_room {
+            let delivery = next(&mut self.consumer).await;
+            let parcel = delivery.parcel();
+            assert_eq!(self.model.0.get(&parcel.id), Some(&(parcel.tries, false)));
+            assert!(
+                self.held.iter().all(|held| held.parcel().id != parcel.id),
+                "doubled"
+            );
+            self.held.push(delivery);
+        }
+    }
+
+    async fn settle(&mut self, delivery: Delivery, verdict: Verdict) {
+        let id = delivery.parcel().id.clone();
+        let decision = match verdict {
+            Verdict::Done => Decision::Done,
+            Verdict::Retry => Decision::RetryAfter(Duration::from_millis(2)),
+            Verdict::Park => Decision::Park(Duration::ZERO),
+            Verdict::Dead => Decision::DeadLetter(DeadReason::new(DeadKind::Refused, "no")),
+            Verdict::Drop => return drop(delivery),
+        };
+        settle(delivery, decision).await;
+        let (tries, dead) = self.model.0.get_mut(&id).expect("it is in the model");
+        match verdict {
+            Verdict::Done => drop(self.model.0.remove(&id)),
+            Verdict::Retry => *tries += 1,
+            Verdict::Dead => (*tries, *dead) = (*tries + 1, true),
+            Verdict::Park | Verdict::Drop => {}
+        }
+    }
+
+    /// Everything comes out once, as the model has it, and then there is nothing.
+    async fn end(mut self) {
+        self.held.clear();
+        drop(self.consumer);
+        for (queue, dead) in [(Queue::Outbound, false), (Queue::OutboundDead, true)] {
+            let mut expected: HashMap<&str, u32> = self
+                .model
+                .0
+                .iter()
+                .filter(|(_, state)| state.1 == dead)
+                .map(|(id, state)| (id.as_str(), state.0))
+                .collect();
+            let mut consumer = self.broker.consume(queue, WINDOW).await.expect("open");
+            while !expected.is_empty() {
+                let delivery = next(&mut consumer).await;
+                let parcel = delivery.parcel();
+                assert_eq!(expected.remove(parcel.id.as_str()), Some(parcel.tries));
+                settle(delivery, Decision::Done).await;
+            }
+            assert_eq!(self.broker.ready(queue).await.expect("open"), 0);
+        }
+        timeout(LIMIT, self.broker.close()).await.expect("closes");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_history_loses_or_doubles_a_parcel(steps in prop::collection::vec(step(), 1..80)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let folder = TempDir::new().unwrap();
+            let file = folder.path().join("broker.db");
+            let mut run = Run::start(&file).await;
+            for step in steps {
+                run.step(step, &file).await;
+            }
+            run.end().await;
+        });
+    }
+}
