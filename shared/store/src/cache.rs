@@ -1,21 +1,63 @@
 //! Known channels, kept for a moment.
+//!
+//! Invariant: while the store answers, a channel is never older than the cache's time to live.
+//! While the store is away, the last that is known is served, however old. A channel that the
+//! store says is gone is gone here too.
 
-use std::sync::Arc;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use moka::future::Cache;
 use roundtrip_model::{Channel, ChannelId};
+use tokio::{sync::Mutex, time::Instant};
+use tracing::{info, warn};
 
 use crate::{Config, SharedChannels, StoreError};
 
 /// Reads channels through a short-lived cache.
 pub struct CachedChannels {
     store: SharedChannels,
+    known: Cache<ChannelId, Known>,
+    time_to_live: Duration,
+    /// Whether the last read found the store away.
+    is_away: AtomicBool,
+    /// Held by the one read that tries a store which is away; the others do not wait with it.
+    trying: Mutex<()>,
+}
+
+/// What the last read of a channel brought. A failure is never fresh: it is only there for those
+/// who waited for that very read.
+#[derive(Clone)]
+struct Known {
+    read: Result<Arc<Channel>, Arc<StoreError>>,
+    fresh_until: Instant,
+}
+
+impl fmt::Debug for CachedChannels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedChannels")
+            .field("time_to_live", &self.time_to_live)
+            .finish_non_exhaustive()
+    }
 }
 
 impl CachedChannels {
     /// Reads this store through a cache.
     #[must_use]
-    pub fn new(store: SharedChannels, _config: &Config) -> Self {
-        Self { store }
+    pub fn new(store: SharedChannels, config: &Config) -> Self {
+        Self {
+            store,
+            known: Cache::new(config.cache_size),
+            time_to_live: config.cache_ttl,
+            is_away: AtomicBool::new(false),
+            trying: Mutex::new(()),
+        }
     }
 
     /// The channel with this id.
@@ -23,9 +65,119 @@ impl CachedChannels {
     /// # Errors
     /// As for [`crate::Channels::get`]; [`StoreError::Away`] only where the channel is not known.
     pub async fn get(&self, id: &ChannelId) -> Result<Arc<Channel>, StoreError> {
-        Ok(Arc::new(self.store.get(id).await?.channel))
+        let last = self.known.get(id).await;
+        if let Some(Known {
+            read: Ok(channel),
+            fresh_until,
+        }) = &last
+        {
+            let is_fresh = Instant::now() < *fresh_until;
+            if is_fresh || (self.is_away() && self.trying.try_lock().is_err()) {
+                return Ok(Arc::clone(channel));
+            }
+        }
+        let last = last.and_then(|last| last.read.ok());
+        let entry = self
+            .known
+            .entry_by_ref(id)
+            .or_insert_with_if(self.read(id, last), |known| {
+                known.read.is_err() || known.fresh_until <= Instant::now()
+            })
+            .await;
+        match entry.into_value().read {
+            Ok(channel) => Ok(channel),
+            Err(error) => {
+                self.drop_failure(id).await;
+                Err(shared(&error))
+            }
+        }
     }
 
-    /// Forgets what is known of a channel, after it was written in this process.
-    pub async fn forget(&self, _id: &ChannelId) {}
+    /// Forgets what is known of a channel, after it was written in this process. A read that is
+    /// under way may still bring the old; it lasts no longer than the time to live.
+    pub async fn forget(&self, id: &ChannelId) {
+        self.known.invalidate(id).await;
+    }
+
+    /// Reads the store, and falls back on what was known before.
+    async fn read(&self, id: &ChannelId, last: Option<Arc<Channel>>) -> Known {
+        // Taken only while the store is away, so that healthy reads go side by side.
+        let _trying = if self.is_away() {
+            self.trying.try_lock().ok()
+        } else {
+            None
+        };
+        let read = match (self.store.get(id).await, last) {
+            (Ok(found), _) => {
+                self.note_away(None);
+                Ok(Arc::new(found.channel))
+            }
+            (Err(error @ StoreError::Away(_)), last) => {
+                self.note_away(Some(&error));
+                last.ok_or_else(|| Arc::new(error))
+            }
+            (Err(error), _) => {
+                self.note_away(None);
+                Err(Arc::new(error))
+            }
+        };
+        Known {
+            // Also for what is served for want of better: the store is not asked at every call.
+            fresh_until: Instant::now() + self.time_to_live,
+            read,
+        }
+    }
+
+    /// A failure is not kept: what is not there may come at any time.
+    async fn drop_failure(&self, id: &ChannelId) {
+        self.known
+            .entry_by_ref(id)
+            .and_compute_with(|entry| async move {
+                match entry {
+                    Some(entry) if entry.value().read.is_err() => moka::ops::compute::Op::Remove,
+                    _ => moka::ops::compute::Op::Nop,
+                }
+            })
+            .await;
+    }
+
+    fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
+    }
+
+    /// Says once when an outage begins and once when it ends.
+    fn note_away(&self, error: Option<&StoreError>) {
+        let was_away = self.is_away.swap(error.is_some(), Ordering::Relaxed);
+        match (was_away, error) {
+            (false, Some(error)) => {
+                warn!(
+                    ?error,
+                    "the store is away; known channels are served as they were"
+                );
+            }
+            (true, None) => info!("the store is back"),
+            _ => {}
+        }
+    }
 }
+
+/// The same error, for one of several who waited for the one read.
+fn shared(error: &Arc<StoreError>) -> StoreError {
+    match &**error {
+        StoreError::NotFound(id) => StoreError::NotFound(id.clone()),
+        StoreError::Unreadable { id, problem } => StoreError::Unreadable {
+            id: id.clone(),
+            problem: problem.clone(),
+        },
+        // `get` answers with no other.
+        _ => StoreError::Away(Box::new(Shared(Arc::clone(error)))),
+    }
+}
+
+/// An error that several were given.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Shared(Arc<StoreError>);
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,11 @@
 //!
 //! Invariant: what is printed of a configuration, its URL included, never holds credentials.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::SharedChannels;
+use crate::{SharedChannels, embedded::SqliteChannels, mongo::MongoChannels};
 
 /// The store's section of the configuration.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +93,12 @@ pub enum OpenError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The embedded store's file is another program's, or another part's of Roundtrip.
+    #[error("the file '{}' is not a Roundtrip store", .path.display())]
+    Foreign {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The embedded store's file was written by a newer Roundtrip.
     #[error(
         "the store's file '{}' has schema {found}, and this version knows only up to {known}",
@@ -120,6 +126,19 @@ pub async fn open(config: &Config) -> Result<SharedChannels, OpenError> {
             setting: "timeout",
             problem: "must be longer than nothing".to_owned(),
         });
+    }
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        // `sqlite://data/store.db` would be a folder of the root's.
+        if path.is_empty() || path.starts_with("//") {
+            return Err(OpenError::Setting {
+                setting: "url",
+                problem: format!("'{url}' must be sqlite:PATH"),
+            });
+        }
+        return Ok(Arc::new(SqliteChannels::open(path, config.timeout).await?));
+    }
+    if url.starts_with("mongodb://") || url.starts_with("mongodb+srv://") {
+        return Ok(Arc::new(MongoChannels::open(config)?));
     }
     Err(OpenError::Scheme(without_credentials(url)))
 }

@@ -1,1 +1,270 @@
-//! The embedded engine, on one SQLite file.
+//! The embedded engine: channels in one SQLite file, which several processes may share.
+//!
+//! Invariant: a write is answered only after SQLite has synced it (`synchronous=FULL`), and is
+//! read, checked and written within one transaction. A query scans in the order asked for and
+//! holds one page, never the whole table.
+
+mod file;
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use roundtrip_model::{Channel, ChannelId, ChannelPatch};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use serde_json::{Map, Value};
+
+use crate::{
+    ChannelPage, Channels, Cursor, Direction, Filter, OpenError, PageRequest, SortField,
+    StoreError, Version, Versioned, canonical, document,
+};
+use file::File;
+
+/// Channels in a SQLite file.
+pub struct SqliteChannels {
+    file: File,
+}
+
+impl SqliteChannels {
+    /// Opens the file, and creates it and its folder where they are missing.
+    ///
+    /// # Errors
+    /// The file cannot be used, or is not a store of this version's.
+    pub async fn open(path: impl AsRef<Path>, timeout: Duration) -> Result<Self, OpenError> {
+        let file = File::open(path.as_ref().to_owned(), timeout).await?;
+        Ok(Self { file })
+    }
+
+    /// Writes a document as another client would: as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`]; also where the document has no id of its own.
+    #[cfg(feature = "contract")]
+    pub async fn insert_foreign(&self, document: &Map<String, Value>) -> Result<(), StoreError> {
+        let document = document.clone();
+        self.file
+            .run(move |connection, _| {
+                connection.execute(INSERT, row(&document)).map_err(away)?;
+                Ok(())
+            })
+            .await
+    }
+}
+
+const INSERT: &str =
+    "INSERT INTO channels (channel_id, channel_name, document) VALUES (?1, ?2, ?3)";
+const UPDATE: &str = "UPDATE channels SET channel_name = ?2, document = ?3 WHERE channel_id = ?1";
+
+/// A row: the keys that queries sort by, and the document.
+fn row(document: &Map<String, Value>) -> (String, String, String) {
+    (
+        document::text(document, "channel_id").to_owned(),
+        document::text(document, "channel_name").to_owned(),
+        Value::Object(document.clone()).to_string(),
+    )
+}
+
+#[async_trait]
+impl Channels for SqliteChannels {
+    async fn create(&self, channel: &Channel) -> Result<Version, StoreError> {
+        let channel = canonical::channel(channel)?;
+        let version = Version::of(&channel);
+        self.file
+            .run(move |connection, _| {
+                let document = document::of(&channel);
+                connection
+                    .execute(INSERT, row(&document))
+                    .map_err(|error| match error.sqlite_error_code() {
+                        Some(rusqlite::ErrorCode::ConstraintViolation) => {
+                            StoreError::Exists(channel.channel_id.clone())
+                        }
+                        _ => away(error),
+                    })?;
+                Ok(())
+            })
+            .await?;
+        Ok(version)
+    }
+
+    async fn get(&self, id: &ChannelId) -> Result<Versioned, StoreError> {
+        let id = id.clone();
+        self.file
+            .run(move |connection, _| {
+                let document = read(connection, &id)?;
+                document::versioned(&document)
+            })
+            .await
+    }
+
+    async fn update(
+        &self,
+        id: &ChannelId,
+        patch: &ChannelPatch,
+        expected: Option<&Version>,
+    ) -> Result<Versioned, StoreError> {
+        let fields = canonical::patch(patch)?;
+        let (id, expected) = (id.clone(), expected.cloned());
+        self.file
+            .run(move |connection, _| {
+                let transaction = write(connection)?;
+                let mut document = read(&transaction, &id)?;
+                check(&document, &id, expected.as_ref())?;
+                // In place: what was there keeps its position, as in MongoDB.
+                document.extend(fields);
+                transaction.execute(UPDATE, row(&document)).map_err(away)?;
+                let updated = document::versioned(&document);
+                transaction.commit().map_err(away)?;
+                updated
+            })
+            .await
+    }
+
+    async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), StoreError> {
+        let (id, expected) = (id.clone(), expected.cloned());
+        self.file
+            .run(move |connection, _| {
+                let transaction = write(connection)?;
+                let document = read(&transaction, &id)?;
+                check(&document, &id, expected.as_ref())?;
+                transaction
+                    .execute("DELETE FROM channels WHERE channel_id = ?1", [id.as_str()])
+                    .map_err(away)?;
+                transaction.commit().map_err(away)
+            })
+            .await
+    }
+
+    async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError> {
+        let (filter, page) = (filter.clone(), page.clone());
+        self.file
+            .run(move |connection, deadline| scan(connection, deadline, &filter, &page))
+            .await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.file
+            .run(|connection, _| {
+                connection
+                    .query_row(
+                        "SELECT count(*) FROM (SELECT 1 FROM channels LIMIT 1)",
+                        [],
+                        |_| Ok(()),
+                    )
+                    .map_err(away)
+            })
+            .await
+    }
+}
+
+fn away(error: rusqlite::Error) -> StoreError {
+    StoreError::Away(Box::new(error))
+}
+
+/// A transaction that has the file's write lock from its beginning, so that nothing changes
+/// between what it reads and what it writes.
+fn write(connection: &mut Connection) -> Result<Transaction<'_>, StoreError> {
+    connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(away)
+}
+
+fn read(connection: &Connection, id: &ChannelId) -> Result<Map<String, Value>, StoreError> {
+    let text: Option<String> = connection
+        .prepare_cached("SELECT document FROM channels WHERE channel_id = ?1")
+        .and_then(|mut statement| {
+            statement
+                .query_row([id.as_str()], |row| row.get(0))
+                .optional()
+        })
+        .map_err(away)?;
+    let text = text.ok_or_else(|| StoreError::NotFound(id.clone()))?;
+    parse(id.as_str(), &text)
+}
+
+fn parse(id: &str, text: &str) -> Result<Map<String, Value>, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Unreadable {
+        id: id.to_owned(),
+        problem: error.to_string(),
+    })
+}
+
+fn check(
+    document: &Map<String, Value>,
+    id: &ChannelId,
+    expected: Option<&Version>,
+) -> Result<(), StoreError> {
+    match expected {
+        Some(expected) if document::versioned(document)?.version != *expected => {
+            Err(StoreError::Changed(id.clone()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Walks the table in the page's order, from its cursor on, until the page is full.
+fn scan(
+    connection: &Connection,
+    deadline: Instant,
+    filter: &Filter,
+    page: &PageRequest,
+) -> Result<ChannelPage, StoreError> {
+    let (after, direction) = match page.sort.direction {
+        Direction::Ascending => (">", "ASC"),
+        Direction::Descending => ("<", "DESC"),
+    };
+    let (key, order) = match page.sort.field {
+        SortField::ChannelId => ("channel_id", format!("channel_id {direction}")),
+        SortField::ChannelName => (
+            "channel_name",
+            format!("channel_name {direction}, channel_id {direction}"),
+        ),
+    };
+    let from = match page.cursor {
+        Some(_) => format!("WHERE ({key}, channel_id) {after} (?1, ?2)"),
+        None => String::new(),
+    };
+    let mut statement = connection
+        .prepare_cached(&format!(
+            "SELECT channel_id, document FROM channels {from} ORDER BY {order}"
+        ))
+        .map_err(away)?;
+    let mut rows = match &page.cursor {
+        Some(cursor) => statement.query([&cursor.value, &cursor.channel_id]),
+        None => statement.query([]),
+    }
+    .map_err(away)?;
+
+    let limit = usize::from(page.limit);
+    let mut channels: Vec<Channel> = Vec::new();
+    while let Some(row) = rows.next().map_err(away)? {
+        if Instant::now() > deadline {
+            return Err(file::too_slow());
+        }
+        let id: String = row.get(0).map_err(away)?;
+        let text: String = row.get(1).map_err(away)?;
+        let Some(document) = document::readable(parse(&id, &text)) else {
+            continue;
+        };
+        if !filter.matches_document(&document) {
+            continue;
+        }
+        let Some(found) = document::readable(document::channel(&document)) else {
+            continue;
+        };
+        // One more than asked for: there is a next page.
+        if channels.len() == limit {
+            let next = channels.last().map(|last| Cursor::after(last, page.sort));
+            return Ok(ChannelPage { channels, next });
+        }
+        channels.push(found);
+    }
+    Ok(ChannelPage {
+        channels,
+        next: None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

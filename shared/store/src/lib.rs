@@ -11,6 +11,7 @@ mod canonical;
 mod config;
 #[cfg(feature = "contract")]
 pub mod contract;
+mod document;
 pub mod embedded;
 pub mod filter;
 pub mod mongo;
@@ -147,3 +148,8 @@ pub enum StoreError {
     #[error("the store is away")]
     Away(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
+
+/// The source of [`StoreError::Away`] where no answer came in time.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {0:?}")]
+pub(crate) struct TimedOut(pub(crate) std::time::Duration);

@@ -1,1 +1,351 @@
-//! MongoDB.
+//! MongoDB: channels in the collection `channels`, the seed's five fields at the top level.
+//!
+//! Invariant: other clients of the database may write at any time. What they wrote beside the five
+//! fields stays, and a change of the five fields between a check and a write is noticed.
+
+mod connection;
+mod translate;
+mod value;
+
+use async_trait::async_trait;
+use bson::{Bson, Document, doc};
+use futures::TryStreamExt;
+use mongodb::{
+    Collection,
+    error::{Error, ErrorKind, WriteFailure},
+    options::ReturnDocument,
+};
+use roundtrip_model::{Channel, ChannelId, ChannelPatch};
+
+use crate::{
+    ChannelPage, Channels, Config, Cursor, Direction, Filter, OpenError, PageRequest, Sort,
+    SortField, StoreError, Version, Versioned, canonical,
+    document::{self, FIELDS},
+};
+use connection::{Connection, Uniqueness};
+
+/// The collection.
+const COLLECTION: &str = "channels";
+/// The server's code for a value that a unique index has already.
+const DUPLICATE_KEY: i32 = 11000;
+/// How often a document that is of the expected version is written to before we believe that it
+/// changes all the time.
+const COMPARE_AND_SET_TRIES: usize = 3;
+
+/// Channels in MongoDB.
+pub struct MongoChannels {
+    connection: Connection,
+}
+
+impl MongoChannels {
+    /// Prepares to connect. Nothing is waited for: the server may be away.
+    ///
+    /// # Errors
+    /// The URL, or a setting beside it, is malformed.
+    pub fn open(config: &Config) -> Result<Self, OpenError> {
+        Ok(Self {
+            connection: Connection::open(config)?,
+        })
+    }
+}
+
+#[async_trait]
+impl Channels for MongoChannels {
+    async fn create(&self, channel: &Channel) -> Result<Version, StoreError> {
+        let channel = canonical::channel(channel)?;
+        let version = Version::of(&channel);
+        self.connection
+            .run(move |connection, channels| async move {
+                let uniqueness = connection.indexes(&channels).await?;
+                insert(&channels, &channel, uniqueness).await
+            })
+            .await?;
+        Ok(version)
+    }
+
+    async fn get(&self, id: &ChannelId) -> Result<Versioned, StoreError> {
+        let id = id.clone();
+        self.connection
+            .run(move |_, channels| async move { versioned(&read(&channels, &id).await?) })
+            .await
+    }
+
+    async fn update(
+        &self,
+        id: &ChannelId,
+        patch: &ChannelPatch,
+        expected: Option<&Version>,
+    ) -> Result<Versioned, StoreError> {
+        let fields = value::to_document(&canonical::patch(patch)?);
+        let (id, expected) = (id.clone(), expected.cloned());
+        self.connection
+            .run(move |_, channels| async move {
+                let updated = match expected {
+                    None => set(&channels, named(&id), fields)
+                        .await?
+                        .ok_or(StoreError::NotFound(id))?,
+                    Some(expected) => compare_and_set(&channels, &id, fields, &expected).await?,
+                };
+                versioned(&updated)
+            })
+            .await
+    }
+
+    async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), StoreError> {
+        let (id, expected) = (id.clone(), expected.cloned());
+        self.connection
+            .run(move |_, channels| async move {
+                match expected {
+                    None => match delete(&channels, named(&id)).await? {
+                        true => Ok(()),
+                        false => Err(StoreError::NotFound(id)),
+                    },
+                    Some(expected) => compare_and_delete(&channels, &id, &expected).await,
+                }
+            })
+            .await
+    }
+
+    async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError> {
+        let (filter, page) = (translate::filter(filter), page.clone());
+        self.connection
+            .run(move |_, channels| async move { query(&channels, &filter, &page).await })
+            .await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.connection
+            .run(|connection, _| async move { connection.ping().await })
+            .await
+    }
+}
+
+fn away(error: Error) -> StoreError {
+    StoreError::Away(Box::new(error))
+}
+
+fn named(id: &ChannelId) -> Document {
+    doc! { "channel_id": id.as_str() }
+}
+
+fn versioned(document: &Document) -> Result<Versioned, StoreError> {
+    document::versioned(&value::to_json(document))
+}
+
+async fn read(channels: &Collection<Document>, id: &ChannelId) -> Result<Document, StoreError> {
+    channels
+        .find_one(named(id))
+        .await
+        .map_err(away)?
+        .ok_or_else(|| StoreError::NotFound(id.clone()))
+}
+
+async fn insert(
+    channels: &Collection<Document>,
+    channel: &Channel,
+    uniqueness: Uniqueness,
+) -> Result<(), StoreError> {
+    let id = &channel.channel_id;
+    let document = value::to_document(&document::of(channel));
+    let exists = match uniqueness {
+        Uniqueness::Enforced => match channels.insert_one(document).await {
+            Ok(_) => false,
+            Err(error) if is_duplicate_key(&error) => true,
+            Err(error) => return Err(away(error)),
+        },
+        // The next best: it holds unless two come at the very same time.
+        Uniqueness::Impossible => {
+            let inserted = channels
+                .update_one(named(id), doc! { "$setOnInsert": document })
+                .upsert(true)
+                .await
+                .map_err(away)?;
+            inserted.matched_count > 0
+        }
+    };
+    if exists {
+        return Err(StoreError::Exists(id.clone()));
+    }
+    Ok(())
+}
+
+fn is_duplicate_key(error: &Error) -> bool {
+    match &*error.kind {
+        ErrorKind::Write(WriteFailure::WriteError(error)) => error.code == DUPLICATE_KEY,
+        ErrorKind::Command(error) => error.code == DUPLICATE_KEY,
+        _ => false,
+    }
+}
+
+/// Sets the fields of the document that the filter finds, and answers with the whole.
+async fn set(
+    channels: &Collection<Document>,
+    filter: Document,
+    fields: Document,
+) -> Result<Option<Document>, StoreError> {
+    // An empty `$set` is an error to servers before 5.0.
+    if fields.is_empty() {
+        return channels.find_one(filter).await.map_err(away);
+    }
+    channels
+        .find_one_and_update(filter, doc! { "$set": fields })
+        .return_document(ReturnDocument::After)
+        .await
+        .map_err(away)
+}
+
+/// Sets the fields if the document is of the expected version, also against clients that know
+/// nothing of versions: the write asks for the very values that were read.
+async fn compare_and_set(
+    channels: &Collection<Document>,
+    id: &ChannelId,
+    fields: Document,
+    expected: &Version,
+) -> Result<Document, StoreError> {
+    for _ in 0..COMPARE_AND_SET_TRIES {
+        let found = as_expected(channels, id, expected).await?;
+        if let Some(updated) = set(channels, unchanged(&found), fields.clone()).await? {
+            return Ok(updated);
+        }
+    }
+    Err(StoreError::Changed(id.clone()))
+}
+
+async fn compare_and_delete(
+    channels: &Collection<Document>,
+    id: &ChannelId,
+    expected: &Version,
+) -> Result<(), StoreError> {
+    for _ in 0..COMPARE_AND_SET_TRIES {
+        let found = as_expected(channels, id, expected).await?;
+        if delete(channels, unchanged(&found)).await? {
+            return Ok(());
+        }
+    }
+    Err(StoreError::Changed(id.clone()))
+}
+
+async fn delete(channels: &Collection<Document>, filter: Document) -> Result<bool, StoreError> {
+    let deleted = channels.delete_one(filter).await.map_err(away)?;
+    Ok(deleted.deleted_count > 0)
+}
+
+async fn as_expected(
+    channels: &Collection<Document>,
+    id: &ChannelId,
+    expected: &Version,
+) -> Result<Document, StoreError> {
+    let found = read(channels, id).await?;
+    if versioned(&found)?.version != *expected {
+        return Err(StoreError::Changed(id.clone()));
+    }
+    Ok(found)
+}
+
+/// Finds the document as long as its five fields are as they were read.
+fn unchanged(found: &Document) -> Document {
+    let mut filter = Document::new();
+    filter.extend(found.get("_id").map(|id| ("_id".to_owned(), id.clone())));
+    for field in FIELDS {
+        let as_it_was = match found.get(field) {
+            Some(value) => doc! { "$eq": value.clone() },
+            None => doc! { "$exists": false },
+        };
+        filter.insert(field, as_it_was);
+    }
+    filter
+}
+
+/// Fills a page from each range in turn.
+async fn query(
+    channels: &Collection<Document>,
+    filter: &Document,
+    page: &PageRequest,
+) -> Result<ChannelPage, StoreError> {
+    let limit = usize::from(page.limit);
+    let projection: Document = FIELDS
+        .map(|field| (field.to_owned(), Bson::Int32(1)))
+        .into_iter()
+        .collect();
+    let mut found: Vec<Channel> = Vec::new();
+    for range in ranges(page) {
+        // No limit for the server: documents that are no channels do not count. One more than the
+        // page holds tells whether there is a next one.
+        let mut documents = channels
+            .find(doc! { "$and": [range.bounds, filter.clone()] })
+            .sort(range.order)
+            .projection(projection.clone())
+            .batch_size(u32::from(page.limit) + 1)
+            .await
+            .map_err(away)?;
+        while let Some(document) = documents.try_next().await.map_err(away)? {
+            let read = document::channel(&value::to_json(&document));
+            let Some(channel) = document::readable(read) else {
+                continue;
+            };
+            if found.len() == limit {
+                let next = found.last().map(|last| Cursor::after(last, page.sort));
+                return Ok(ChannelPage {
+                    channels: found,
+                    next,
+                });
+            }
+            found.push(channel);
+        }
+    }
+    Ok(ChannelPage {
+        channels: found,
+        next: None,
+    })
+}
+
+/// A part of the collection, in an order that an index has.
+struct Range {
+    bounds: Document,
+    order: Document,
+}
+
+/// What is left of the collection after the page's cursor, in the page's order.
+///
+/// By name there are two parts, for a missing name counts as an empty one, and MongoDB's own order
+/// tells them apart: those without a name, by id; and those with one.
+fn ranges(page: &PageRequest) -> Vec<Range> {
+    let Sort { field, direction } = page.sort;
+    let (after, order) = match direction {
+        Direction::Ascending => ("$gt", 1),
+        Direction::Descending => ("$lt", -1),
+    };
+    // `$gte` an empty text: any text, and nothing but text.
+    let by_id = |bounds: Document, last: Option<&Cursor>| Range {
+        bounds: doc! { "$and": [bounds, { "channel_id": match last {
+            Some(last) => doc! { after: last.channel_id.as_str() },
+            None => doc! { "$gte": "" },
+        } }] },
+        order: doc! { "channel_id": order },
+    };
+    let nameless = |last| by_id(doc! { "channel_name": { "$in": [Bson::Null, ""] } }, last);
+    let by_name = |last: Option<&Cursor>| Range {
+        bounds: match last {
+            None => doc! { "channel_name": { "$gt": "" } },
+            Some(last) => doc! { "channel_name": { "$gt": "" }, "$or": [
+                { "channel_name": { after: last.value.as_str() } },
+                { "channel_name": last.value.as_str(), "channel_id": { after: last.channel_id.as_str() } },
+            ] },
+        },
+        order: doc! { "channel_name": order, "channel_id": order },
+    };
+    let last = page.cursor.as_ref();
+    let was_nameless = last.is_some_and(|last| last.value.is_empty());
+    match (field, direction) {
+        (SortField::ChannelId, _) => vec![by_id(doc! {}, last)],
+        (SortField::ChannelName, Direction::Ascending) if last.is_none() => {
+            vec![nameless(None), by_name(None)]
+        }
+        (SortField::ChannelName, Direction::Ascending) if was_nameless => {
+            vec![nameless(last), by_name(None)]
+        }
+        (SortField::ChannelName, Direction::Ascending) => vec![by_name(last)],
+        (SortField::ChannelName, Direction::Descending) if was_nameless => vec![nameless(last)],
+        (SortField::ChannelName, Direction::Descending) => vec![by_name(last), nameless(None)],
+    }
+}

@@ -67,6 +67,20 @@ pub struct Cursor {
     pub channel_id: String,
 }
 
+impl Cursor {
+    /// Where a page ends with this channel.
+    pub(crate) fn after(channel: &Channel, sort: Sort) -> Self {
+        let channel_id = channel.channel_id.to_string();
+        Self {
+            value: match sort.field {
+                SortField::ChannelId => channel_id.clone(),
+                SortField::ChannelName => channel.channel_name.clone(),
+            },
+            channel_id,
+        }
+    }
+}
+
 /// A page.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChannelPage {

@@ -1,0 +1,225 @@
+use std::sync::atomic::AtomicUsize;
+
+use async_trait::async_trait;
+use roundtrip_model::ChannelPatch;
+use serde_json::json;
+use tokio::{sync::Semaphore, time::advance};
+
+use super::*;
+use crate::{ChannelPage, Channels, Filter, PageRequest, Version, Versioned};
+
+const TTL: Duration = Duration::from_secs(5);
+
+/// A store of which a test says what `get` answers.
+struct Fake {
+    answer: std::sync::Mutex<Answer>,
+    reads: AtomicUsize,
+    /// A read waits for one of these.
+    may_read: Semaphore,
+}
+
+#[derive(Clone)]
+enum Answer {
+    Named(&'static str),
+    Gone,
+    Away,
+}
+
+impl Fake {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            answer: std::sync::Mutex::new(Answer::Named("first")),
+            reads: AtomicUsize::new(0),
+            may_read: Semaphore::new(Semaphore::MAX_PERMITS),
+        })
+    }
+
+    fn answers(&self, answer: Answer) {
+        *self.answer.lock().unwrap() = answer;
+    }
+
+    fn reads(&self) -> usize {
+        self.reads.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl Channels for Fake {
+    async fn get(&self, id: &ChannelId) -> Result<Versioned, StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.may_read.acquire().await.unwrap().forget();
+        let answer = self.answer.lock().unwrap().clone();
+        match answer {
+            Answer::Named(name) => {
+                let channel: Channel =
+                    serde_json::from_value(json!({"channel_id": id, "channel_name": name}))
+                        .unwrap();
+                Ok(Versioned {
+                    version: Version::of(&channel),
+                    channel,
+                })
+            }
+            Answer::Gone => Err(StoreError::NotFound(id.clone())),
+            Answer::Away => Err(StoreError::Away("cut off".into())),
+        }
+    }
+
+    async fn create(&self, _: &Channel) -> Result<Version, StoreError> {
+        unreachable!("the cache only reads")
+    }
+
+    async fn update(
+        &self,
+        _: &ChannelId,
+        _: &ChannelPatch,
+        _: Option<&Version>,
+    ) -> Result<Versioned, StoreError> {
+        unreachable!("the cache only reads")
+    }
+
+    async fn delete(&self, _: &ChannelId, _: Option<&Version>) -> Result<(), StoreError> {
+        unreachable!("the cache only reads")
+    }
+
+    async fn query(&self, _: &Filter, _: &PageRequest) -> Result<ChannelPage, StoreError> {
+        unreachable!("the cache only reads")
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        unreachable!("the cache only reads")
+    }
+}
+
+fn cache(store: &Arc<Fake>) -> CachedChannels {
+    let config = Config {
+        cache_ttl: TTL,
+        ..Config::default()
+    };
+    CachedChannels::new(Arc::clone(store) as SharedChannels, &config)
+}
+
+fn id() -> ChannelId {
+    "c".parse().unwrap()
+}
+
+async fn name(cache: &CachedChannels) -> String {
+    cache.get(&id()).await.unwrap().channel_name.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_is_read_again_when_its_time_is_over() {
+    let store = Fake::new();
+    let cache = cache(&store);
+    assert_eq!(name(&cache).await, "first");
+    store.answers(Answer::Named("second"));
+    advance(TTL - Duration::from_millis(1)).await;
+    assert_eq!(name(&cache).await, "first");
+    advance(Duration::from_millis(1)).await;
+    assert_eq!(name(&cache).await, "second");
+    assert_eq!(store.reads(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_who_ask_at_once_are_one_read() {
+    let store = Fake::new();
+    let cache = cache(&store);
+    for round in 1..=2 {
+        store.may_read.forget_permits(Semaphore::MAX_PERMITS);
+        let all = futures::future::join_all((0..100).map(|_| name(&cache)));
+        let release = async {
+            tokio::task::yield_now().await;
+            store.may_read.add_permits(1);
+        };
+        let (names, ()) = tokio::join!(all, release);
+        assert_eq!(names, vec!["first"; 100]);
+        assert_eq!(store.reads(), round);
+        // Now it is known, and old.
+        advance(TTL).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn through_an_outage_the_last_known_is_served_at_any_age() {
+    let store = Fake::new();
+    let cache = cache(&store);
+    assert_eq!(name(&cache).await, "first");
+    store.answers(Answer::Away);
+    for _ in 0..3 {
+        advance(Duration::from_hours(24)).await;
+        assert_eq!(name(&cache).await, "first");
+    }
+    store.answers(Answer::Named("second"));
+    advance(TTL).await;
+    assert_eq!(name(&cache).await, "second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn through_an_outage_the_store_is_not_asked_at_every_call() {
+    let store = Fake::new();
+    let cache = cache(&store);
+    name(&cache).await;
+    store.answers(Answer::Away);
+    advance(TTL).await;
+    for _ in 0..100 {
+        name(&cache).await;
+    }
+    assert_eq!(store.reads(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_one_read_tries_a_store_that_is_away_nobody_waits_with_it() {
+    let store = Fake::new();
+    let cache = cache(&store);
+    name(&cache).await;
+    store.answers(Answer::Away);
+    advance(TTL).await;
+    name(&cache).await;
+    advance(TTL).await;
+
+    store.may_read.forget_permits(Semaphore::MAX_PERMITS);
+    let id = id();
+    let trying = cache.get(&id);
+    tokio::pin!(trying);
+    assert!(futures::poll!(&mut trying).is_pending());
+    assert_eq!(name(&cache).await, "first");
+    store.may_read.add_permits(1);
+    assert_eq!(trying.await.unwrap().channel_name, "first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_not_known_is_away_with_the_store() {
+    let store = Fake::new();
+    let cache = cache(&store);
+    store.answers(Answer::Away);
+    let refused = cache.get(&id()).await;
+    assert!(matches!(refused, Err(StoreError::Away(_))), "{refused:?}");
+    store.answers(Answer::Named("first"));
+    assert_eq!(name(&cache).await, "first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_gone_is_forgotten_and_asked_for_again() {
+    let store = Fake::new();
+    let cache = cache(&store);
+    name(&cache).await;
+    store.answers(Answer::Gone);
+    advance(TTL).await;
+    let gone = cache.get(&id()).await;
+    assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
+    // Nothing is left to serve through an outage.
+    store.answers(Answer::Away);
+    let away = cache.get(&id()).await;
+    assert!(matches!(away, Err(StoreError::Away(_))), "{away:?}");
+    store.answers(Answer::Named("new"));
+    assert_eq!(name(&cache).await, "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_channel_is_read_again() {
+    let store = Fake::new();
+    let cache = cache(&store);
+    name(&cache).await;
+    store.answers(Answer::Named("second"));
+    cache.forget(&id()).await;
+    assert_eq!(name(&cache).await, "second");
+}

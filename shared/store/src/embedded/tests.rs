@@ -1,0 +1,83 @@
+use serde_json::json;
+
+use super::*;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+fn channel(id: &str) -> Channel {
+    serde_json::from_value(json!({ "channel_id": id })).unwrap()
+}
+
+#[tokio::test]
+async fn the_file_and_its_folder_are_created_and_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data/of/the/store.db");
+    let store = SqliteChannels::open(&path, TIMEOUT).await.unwrap();
+    store.create(&channel("c")).await.unwrap();
+    drop(store);
+    let store = SqliteChannels::open(&path, TIMEOUT).await.unwrap();
+    assert_eq!(
+        store.get(&"c".parse().unwrap()).await.unwrap().channel,
+        channel("c")
+    );
+}
+
+#[tokio::test]
+async fn two_stores_share_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let open = || SqliteChannels::open(&path, TIMEOUT);
+    let (one, other) = tokio::join!(open(), open());
+    let (one, other) = (one.unwrap(), other.unwrap());
+    one.create(&channel("c")).await.unwrap();
+    other.delete(&"c".parse().unwrap(), None).await.unwrap();
+    let gone = one.get(&"c".parse().unwrap()).await;
+    assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_schema_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    drop(SqliteChannels::open(&path, TIMEOUT).await.unwrap());
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 2).unwrap();
+    let refused = SqliteChannels::open(&path, TIMEOUT).await.err();
+    assert!(
+        matches!(refused, Some(OpenError::Newer { found: 2, .. })),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn another_programs_file_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.db");
+    let connection = Connection::open(&path).unwrap();
+    connection.execute("CREATE TABLE other (x)", []).unwrap();
+    let refused = SqliteChannels::open(&path, TIMEOUT).await.err();
+    assert!(
+        matches!(refused, Some(OpenError::Foreign { .. })),
+        "{refused:?}"
+    );
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(tables, 1);
+}
+
+#[tokio::test]
+async fn a_file_that_is_locked_for_too_long_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = SqliteChannels::open(&path, Duration::from_millis(100))
+        .await
+        .unwrap();
+    let mut connection = Connection::open(&path).unwrap();
+    let lock = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .unwrap();
+    let refused = store.create(&channel("c")).await;
+    assert!(matches!(refused, Err(StoreError::Away(_))), "{refused:?}");
+    drop(lock);
+}

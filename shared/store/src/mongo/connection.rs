@@ -1,0 +1,280 @@
+//! The connection to MongoDB: made when it is first needed, and bounded in time and number.
+//!
+//! Invariant: a future of the driver's is never dropped half-way, for that would cost its
+//! connection. Each call runs as a task of its own, and the time limit is on waiting for the task.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use bson::{Document, doc};
+use mongodb::{
+    Client, Collection, IndexModel,
+    error::{Error, ErrorKind},
+    options::{ClientOptions, ConnectionString, IndexOptions, WriteConcern},
+};
+use tokio::{
+    sync::{OnceCell, Semaphore},
+    task::JoinHandle,
+    time,
+};
+use tracing::{debug, warn};
+
+use super::{COLLECTION, away};
+use crate::{Config, OpenError, StoreError, TimedOut};
+
+/// How the server's log names us.
+const APP_NAME: &str = "roundtrip";
+/// How long to wait before the indexes are tried again.
+const INDEX_PAUSE: Duration = Duration::from_secs(5);
+/// The longest name that MongoDB gives a database.
+const MAX_DATABASE_BYTES: usize = 63;
+/// Why an index cannot be made as things are: duplicates, or another index of that kind.
+const INDEX_IMPOSSIBLE: [i32; 3] = [super::DUPLICATE_KEY, 85, 86];
+
+/// A connection, perhaps not yet made.
+pub(super) struct Connection {
+    shared: Arc<Shared>,
+    /// Sees to the indexes in the background.
+    indexing: JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.indexing.abort();
+    }
+}
+
+/// What the tasks share.
+pub(super) struct Shared {
+    url: ConnectionString,
+    database: String,
+    timeout: Duration,
+    max_connections: u32,
+    permits: Arc<Semaphore>,
+    channels: OnceCell<Collection<Document>>,
+    indexes: OnceCell<Uniqueness>,
+}
+
+/// Whether the database sees to it that an id is there once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Uniqueness {
+    Enforced,
+    /// Other clients wrote documents that share an id.
+    Impossible,
+}
+
+impl Connection {
+    pub(super) fn open(config: &Config) -> Result<Self, OpenError> {
+        let setting = |setting, problem: String| OpenError::Setting { setting, problem };
+        let url = ConnectionString::parse(&config.url).map_err(|error| {
+            // What the driver says may quote the URL, and so the password in it.
+            let problem = if config.url.contains('@') {
+                "is malformed (a user's name and password must be percent-encoded)".to_owned()
+            } else {
+                format!("is malformed: {error}")
+            };
+            setting("url", problem)
+        })?;
+        let database = config.database.as_str();
+        if database.is_empty()
+            || database.len() > MAX_DATABASE_BYTES
+            || database.contains(['/', '\\', '.', ' ', '"', '$', '\0'])
+        {
+            return Err(setting("database", "is no name for a database".to_owned()));
+        }
+        // The driver reads 0 as no limit.
+        if config.max_connections == 0 {
+            return Err(setting("max_connections", "must be at least 1".to_owned()));
+        }
+        let permits = usize::try_from(config.max_connections)
+            .unwrap_or(Semaphore::MAX_PERMITS)
+            .min(Semaphore::MAX_PERMITS);
+        let shared = Arc::new(Shared {
+            url,
+            database: database.to_owned(),
+            timeout: config.timeout,
+            max_connections: config.max_connections,
+            permits: Arc::new(Semaphore::new(permits)),
+            channels: OnceCell::new(),
+            indexes: OnceCell::new(),
+        });
+        let indexing = tokio::spawn(see_to_indexes(Arc::clone(&shared)));
+        Ok(Self { shared, indexing })
+    }
+
+    /// Runs something as a task, and waits for it as long as the time limit.
+    pub(super) async fn run<T, F>(
+        &self,
+        work: impl FnOnce(Arc<Shared>, Collection<Document>) -> F + Send + 'static,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
+        run(&self.shared, work).await
+    }
+}
+
+async fn run<T, F>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(Arc<Shared>, Collection<Document>) -> F + Send + 'static,
+) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, StoreError>> + Send,
+{
+    let boxed = |error| StoreError::Away(error);
+    let run = async {
+        let permits = Arc::clone(&shared.permits);
+        let permit = permits
+            .acquire_owned()
+            .await
+            .map_err(|closed| boxed(closed.into()))?;
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move {
+            // Held until the driver is done: a server that hangs ties up no more tasks than this.
+            let _permit = permit;
+            let channels = shared.channels().await?;
+            work(shared, channels).await
+        })
+        .await
+        .map_err(|died| boxed(died.into()))?
+    };
+    time::timeout(shared.timeout, run)
+        .await
+        .map_err(|_| boxed(TimedOut(shared.timeout).into()))?
+}
+
+async fn see_to_indexes(shared: Arc<Shared>) {
+    loop {
+        let made = run(&shared, |shared, channels| async move {
+            shared.indexes(&channels).await
+        });
+        match made.await {
+            Ok(_) => return,
+            Err(error) => debug!(error = ?error, "the indexes of channels are not yet there"),
+        }
+        time::sleep(INDEX_PAUSE).await;
+    }
+}
+
+impl Shared {
+    /// The collection; no server is asked for it, but a `mongodb+srv` URL asks the DNS.
+    async fn channels(&self) -> Result<Collection<Document>, StoreError> {
+        let made = self.channels.get_or_try_init(|| async {
+            let mut options = ClientOptions::parse(self.url.clone()).await?;
+            options.app_name.get_or_insert_with(|| APP_NAME.to_owned());
+            options.server_selection_timeout = Some(self.timeout);
+            options.connect_timeout = Some(self.timeout);
+            options.max_pool_size = Some(self.max_connections);
+            options
+                .write_concern
+                .get_or_insert_with(WriteConcern::majority);
+            let database = options
+                .default_database
+                .clone()
+                .unwrap_or_else(|| self.database.clone());
+            let client = Client::with_options(options)?;
+            Ok(client.database(&database).collection(COLLECTION))
+        });
+        made.await.cloned().map_err(away)
+    }
+
+    /// Makes the indexes, unless that was done; all who need them wait for the one try.
+    pub(super) async fn indexes(
+        &self,
+        channels: &Collection<Document>,
+    ) -> Result<Uniqueness, StoreError> {
+        let made = self.indexes.get_or_try_init(|| async {
+            let by_name = IndexModel::builder()
+                .keys(doc! { "channel_name": 1, "channel_id": 1 })
+                .build();
+            channels.create_index(by_name).await?;
+            let by_id = IndexModel::builder()
+                .keys(doc! { "channel_id": 1 })
+                .options(IndexOptions::builder().unique(true).build())
+                .build();
+            match channels.create_index(by_id).await {
+                Ok(_) => Ok(Uniqueness::Enforced),
+                Err(error) if is_impossible(&error) => {
+                    warn!(
+                        %error,
+                        "channel_id cannot be made unique in the database; two channels created \
+                         at the same time may share an id"
+                    );
+                    Ok(Uniqueness::Impossible)
+                }
+                Err(error) => Err(error),
+            }
+        });
+        made.await.copied().map_err(away)
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        let channels = self.channels().await?;
+        channels
+            .client()
+            .database(&channels.namespace().db)
+            .run_command(doc! { "ping": 1 })
+            .await
+            .map(drop)
+            .map_err(away)
+    }
+}
+
+fn is_impossible(error: &Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Command(error) if INDEX_IMPOSSIBLE.contains(&error.code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mongo::MongoChannels;
+
+    /// Nobody listens there: the port is reserved.
+    const AWAY: &str = "mongodb://127.0.0.1:1/";
+
+    fn config(url: &str) -> Config {
+        Config {
+            url: url.to_owned(),
+            timeout: Duration::from_millis(200),
+            ..Config::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_away_opens_and_says_so_at_each_call() {
+        let store = crate::open(&config(AWAY)).await.unwrap();
+        for _ in 0..2 {
+            let refused = store.ping().await;
+            assert!(matches!(refused, Err(StoreError::Away(_))), "{refused:?}");
+        }
+        let refused = store.get(&"c".parse().unwrap()).await;
+        assert!(matches!(refused, Err(StoreError::Away(_))), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_malformed_is_named_without_the_password() {
+        let bad_url = config("mongodb://user:se/cret@host:x/");
+        let bad_option = config("mongodb://host/?maxPoolSize=many");
+        let bad_database = Config {
+            database: "a b".to_owned(),
+            ..config(AWAY)
+        };
+        let no_connections = Config {
+            max_connections: 0,
+            ..config(AWAY)
+        };
+        for (config, named) in [
+            (bad_url, "url"),
+            (bad_option, "url"),
+            (bad_database, "database"),
+            (no_connections, "max_connections"),
+        ] {
+            let Err(OpenError::Setting { setting, problem }) = MongoChannels::open(&config) else {
+                panic!("opened {config:?}")
+            };
+            assert_eq!(setting, named, "{problem}");
+            assert!(!problem.contains("cret"), "{problem}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! A filter in MongoDB's own form.
+//!
+//! Invariant: it is built from what was parsed and never copied from what a client sent, so that
+//! nothing reaches the server that was not looked at.
+
+use bson::{Bson, Document, doc};
+use serde_json::Value;
+
+use super::value::to_bson;
+use crate::{
+    Filter,
+    filter::{Comparison, ElemMatch, Node, Test},
+};
+
+/// The filter for MongoDB.
+pub(super) fn filter(filter: &Filter) -> Document {
+    all(filter.nodes())
+}
+
+fn all(nodes: &[Node]) -> Document {
+    match nodes {
+        [] => Document::new(),
+        [one] => node(one),
+        many => doc! { "$and": branches(many) },
+    }
+}
+
+fn branches(nodes: &[Node]) -> Vec<Document> {
+    nodes.iter().map(node).collect()
+}
+
+fn node(node: &Node) -> Document {
+    match node {
+        Node::And(nodes) => all(nodes),
+        Node::Or(nodes) => doc! { "$or": branches(nodes) },
+        Node::Nor(nodes) => doc! { "$nor": branches(nodes) },
+        Node::Field(path, conditions) => doc! { path.dotted.as_str(): tests(conditions) },
+    }
+}
+
+/// No two of a list share an operator, for they came from one JSON object.
+fn tests(conditions: &[Test]) -> Document {
+    let mut document = Document::new();
+    for condition in conditions {
+        let (operator, operand) = match condition {
+            Test::Compare(comparison, value) => (operator(*comparison), to_bson(value)),
+            Test::Ne(value) => ("$ne", to_bson(value)),
+            Test::In(values) => ("$in", list(values)),
+            Test::Nin(values) => ("$nin", list(values)),
+            Test::All(values) => ("$all", list(values)),
+            Test::AllElements(wanted) => {
+                let wanted = wanted
+                    .iter()
+                    .map(|wanted| doc! { "$elemMatch": elem_match(wanted) });
+                ("$all", Bson::Array(wanted.map(Bson::Document).collect()))
+            }
+            Test::Exists(wanted) => ("$exists", Bson::Boolean(*wanted)),
+            Test::Size(size) => ("$size", Bson::Int64(i64::from(*size))),
+            Test::Elem(wanted) => ("$elemMatch", Bson::Document(elem_match(wanted))),
+            Test::Regex(pattern) => {
+                document.insert("$options", pattern.options.as_str());
+                ("$regex", Bson::String(pattern.source.clone()))
+            }
+            Test::Not(conditions) => ("$not", Bson::Document(tests(conditions))),
+        };
+        document.insert(operator, operand);
+    }
+    document
+}
+
+fn operator(comparison: Comparison) -> &'static str {
+    match comparison {
+        Comparison::Eq => "$eq",
+        Comparison::Gt => "$gt",
+        Comparison::Gte => "$gte",
+        Comparison::Lt => "$lt",
+        Comparison::Lte => "$lte",
+    }
+}
+
+fn list(values: &[Value]) -> Bson {
+    Bson::Array(values.iter().map(to_bson).collect())
+}
+
+fn elem_match(wanted: &ElemMatch) -> Document {
+    match wanted {
+        ElemMatch::Value(conditions) => tests(conditions),
+        ElemMatch::Document(nodes) => all(nodes),
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_filter_is_rebuilt_from_what_was_read() {
+        let json = json!({
+            "channel_tags": {"$all": [{"$elemMatch": {"$gt": "a"}}]},
+            "channel_name": {"$not": {"$regex": "a b", "$options": "xi"}},
+            "$or": [{"channel_metadata.n": 5_000_000_000_i64}, {"$and": [{"channel_id": null}, {}]}],
+        });
+        assert_eq!(
+            filter(&Filter::parse(&json).unwrap()),
+            doc! {"$and": [
+                {"channel_tags": {"$all": [{"$elemMatch": {"$gt": "a"}}]}},
+                {"channel_name": {"$not": {"$options": "i", "$regex": "ab"}}},
+                {"$or": [
+                    {"channel_metadata.n": {"$eq": 5_000_000_000_i64}},
+                    {"$and": [{"channel_id": {"$eq": null}}, {}]},
+                ]},
+            ]}
+        );
+    }
+}
