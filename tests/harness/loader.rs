@@ -111,11 +111,15 @@ pub async fn post_gated(
     progress: &Arc<Progress>,
     gate: &watch::Receiver<u64>,
 ) -> anyhow::Result<Loaded> {
+    // Connections stand before the clock starts.
+    let mut connections = Vec::new();
+    for _ in 0..load.in_flight {
+        connections.push(Connection::open(load.address).await?);
+    }
     let next = Arc::new(AtomicU64::new(0));
     let mut posters = JoinSet::new();
-    // Connections stand before the clock starts.
-    for _ in 0..load.in_flight {
-        let connection = Connection::open(load.address).await?;
+    let since = Instant::now();
+    for connection in connections {
         posters.spawn(poster(
             load.clone(),
             connection,
@@ -124,7 +128,6 @@ pub async fn post_gated(
             gate.clone(),
         ));
     }
-    let since = Instant::now();
     let all = async { while posters.join_next().await.is_some() {} };
     if timeout(load.limit, all).await.is_err() {
         bail!(
