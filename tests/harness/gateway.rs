@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ use crate::{
     http::plain_client,
     process::{Process, Program, free_port, gateway_binary},
     realm::Realm,
-    scripted::ScriptedServer,
+    scripted::{Received, ScriptedServer},
     wait,
 };
 
@@ -135,7 +135,7 @@ impl Plan {
             ingress,
             client: plain_client()?,
             processes: BTreeMap::new(),
-            account: Arc::default(),
+            account: Mutex::default(),
             finished: false,
         };
         // The first declares the queues; then the others have less to wait for each other.
@@ -224,7 +224,7 @@ pub struct TestGateway {
     ingress: SocketAddr,
     client: reqwest::Client,
     processes: BTreeMap<String, Process>,
-    account: Arc<Mutex<Account>>,
+    account: Mutex<Account>,
     finished: bool,
 }
 
@@ -491,6 +491,24 @@ impl TestGateway {
         Ok(broker)
     }
 
+    /// Waits until each message that was accepted has been taken by one of these servers.
+    ///
+    /// # Errors
+    /// If one is not in time: which.
+    pub async fn all_taken(&self, servers: &[&ScriptedServer]) -> anyhow::Result<()> {
+        let accepted = self.account().messages.clone();
+        let what = format!("{} accepted messages to be taken", accepted.len());
+        wait::until(what, async || {
+            let taken: Vec<_> = servers.iter().flat_map(|server| server.taken()).collect();
+            let taken: BTreeSet<_> = taken.iter().map(Received::webhook_id).collect();
+            accepted
+                .iter()
+                .all(|id| taken.contains(id.as_str()))
+                .then_some(())
+        })
+        .await
+    }
+
     /// Ends the gateway and draws up the account: each accepted message was taken by one of these
     /// servers or is a dead letter, and each accepted answer was taken by one of these servers.
     ///
@@ -506,7 +524,7 @@ impl TestGateway {
         let taken: Vec<_> = servers.iter().flat_map(|server| server.taken()).collect();
         let answered = servers.iter().flat_map(|server| server.answered());
         let (messages, callbacks) = {
-            let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut account = self.account();
             account.callbacks.extend(answered);
             (
                 std::mem::take(&mut account.messages),
@@ -565,13 +583,17 @@ impl TestGateway {
         Ok(())
     }
 
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn keep(&mut self, process: Process) {
         self.processes
             .insert(process.program().name.clone(), process);
     }
 
     fn enter(&self, path: &str, body: &str, answer: &Answer) {
-        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut account = self.account();
         if path == "/webhook-response" {
             let body = serde_json::from_str(body).unwrap_or_default();
             account.callbacks.insert(text(&body, "session_id"));

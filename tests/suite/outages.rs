@@ -1,0 +1,65 @@
+//! Servers of ours that are away: nothing that was accepted is lost of it.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use harness::{
+    gateway::{Answer, Plan, Setup, TestGateway},
+    proxy::Proxy,
+    scripted::{Reply, ScriptedServer},
+    wait,
+};
+use rstest::rstest;
+use serde_json::json;
+use tokio::time::timeout;
+
+/// The promise is 2 s; a machine that is busy building gets some more.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many messages are sent before, and how many during the outage.
+const MESSAGES: usize = 20;
+
+async fn try_to_send(gateway: &TestGateway) -> anyhow::Result<Answer> {
+    let body = json!({"channel_id": "c", "session_id": "s", "message": "m"});
+    let answer = gateway.post("/channel/message", body.to_string());
+    timeout(REFUSAL_LIMIT, answer)
+        .await
+        .context("no answer within the limit")?
+}
+
+#[rstest]
+#[case::refuses_connections(Proxy::refuse)]
+#[case::swallows_everything(Proxy::stall)]
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_broker_is_away_messages_are_refused_and_none_is_lost(
+    #[case] break_it: fn(&Proxy),
+) -> anyhow::Result<()> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let plan = Plan::new(Setup::Servers)?;
+    let proxy = Proxy::start(plan.realm()?.broker_address()?).await?;
+    let url = plan.realm()?.broker_by_way_of(proxy.address());
+    let gateway = plan.env("BROKER_URL", url).start().await?;
+    gateway.register("c", &channel.url()).await?;
+    for number in 0..MESSAGES {
+        gateway.send("c", &format!("before-{number}")).await?;
+    }
+
+    break_it(&proxy);
+    for _ in 0..MESSAGES {
+        let refused = try_to_send(&gateway).await?.expect(503)?;
+        assert_eq!(refused.header("content-type"), "application/problem+json");
+        assert!(refused.header("retry-after").parse::<u64>().is_ok());
+    }
+
+    proxy.resume();
+    wait::until("the gateway to accept messages again", async || {
+        let answer = try_to_send(&gateway).await.ok()?;
+        (answer.status == 202).then_some(())
+    })
+    .await?;
+    for number in 0..MESSAGES {
+        gateway.send("c", &format!("after-{number}")).await?;
+    }
+    gateway.all_taken(&[&channel]).await?;
+    gateway.finish(&[&channel]).await.map(drop)
+}
