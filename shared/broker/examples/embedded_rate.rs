@@ -1,16 +1,24 @@
 //! How fast the embedded engine takes parcels, and hands them out and forgets them, on this
 //! machine: `cargo run --release -p roundtrip-broker --example embedded_rate [folder]`.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, stream};
-use roundtrip_broker::{Config, Parcel, Queue, Route, SharedBroker, open};
-use roundtrip_model::{Clock, Decision, MessageId, SystemClock};
+use roundtrip_broker::{Config, Handler, Parcel, Queue, Route, SharedBroker, Worker, open};
+use roundtrip_model::{ChannelId, Clock, Decision, MessageId, SystemClock};
+use tokio_util::sync::CancellationToken;
 
 const PARCELS: u32 = 100_000;
 const BODY_BYTES: usize = 400;
 const WINDOW: u16 = 1000;
+const DRAIN: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() {
@@ -42,22 +50,18 @@ async fn main() {
         publish(&broker, PARCELS, 256),
         consume(&broker, PARCELS, 256)
     );
-    report(
-        "published, consumed and acked at once, 256 and 256",
-        PARCELS,
-        started,
-    );
+    report("published, consumed and acked together", PARCELS, started);
     broker.close().await;
 }
 
 async fn publish(broker: &SharedBroker, parcels: u32, callers: usize) {
-    let channel = "c".parse().expect("an id");
+    let channel: ChannelId = "c".parse().expect("an id");
     let body = Bytes::from(vec![b'x'; BODY_BYTES]);
     // A task for each caller, as an HTTP connection would have.
     let each = parcels as usize / callers;
     let publishing = (0..callers).map(|caller| {
         let (broker, body) = (broker.clone(), body.clone());
-        let channel: roundtrip_model::ChannelId = Clone::clone(&channel);
+        let channel = channel.clone();
         let own = each + usize::from(caller < parcels as usize % callers);
         tokio::spawn(async move {
             for _ in 0..own {
@@ -80,17 +84,39 @@ async fn publish(broker: &SharedBroker, parcels: u32, callers: usize) {
         .expect("publishes");
 }
 
-async fn consume(broker: &SharedBroker, parcels: u32, at_once: usize) {
+/// By the loop that the roles use.
+async fn consume(broker: &SharedBroker, parcels: u32, concurrency: usize) {
     let consumer = broker.consume(Queue::Outbound, WINDOW).await.expect("open");
-    let deliveries = stream::unfold(consumer, |mut consumer| async {
-        consumer.next().await.map(|delivery| (delivery, consumer))
-    });
-    deliveries
-        .take(parcels as usize)
-        .for_each_concurrent(at_once, async |delivery| {
-            delivery.settle(Decision::Done).await.expect("settled");
-        })
-        .await;
+    let stop = CancellationToken::new();
+    let handler = Counting {
+        left: AtomicU32::new(parcels),
+        stop: stop.clone(),
+    };
+    let worker = Worker {
+        concurrency,
+        drain: DRAIN,
+    };
+    worker.run(consumer, Arc::new(handler), stop).await;
+}
+
+/// Is done with each parcel at once, and stops at the last.
+struct Counting {
+    left: AtomicU32,
+    stop: CancellationToken,
+}
+
+#[async_trait]
+impl Handler for Counting {
+    async fn handle(&self, _: &Parcel) -> Decision {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.stop.cancel();
+        }
+        Decision::Done
+    }
+
+    fn panicked(&self, _: &Parcel) -> Decision {
+        Decision::Done
+    }
 }
 
 fn report(what: &str, parcels: u32, started: Instant) {
