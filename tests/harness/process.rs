@@ -6,8 +6,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    ops::Range,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -31,6 +33,13 @@ const READY_EVERY: Duration = Duration::from_millis(20);
 
 /// How much of a log an error shows.
 const LOG_TAIL_BYTES: usize = 4_000;
+
+/// Below the range from which the kernel takes ports for outgoing connections: one of those must
+/// not sit on the port of a process that is being restarted.
+const PORTS: Range<u16> = 20_000..32_000;
+
+/// How far apart the ports of neighbouring processes begin; no divisor of the range's length.
+const PORTS_APART: u32 = 37;
 
 /// What to start. Kept by the process, so that it can be started again as it was.
 #[derive(Debug, Clone)]
@@ -213,13 +222,23 @@ impl Process {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that this process has not been given before.
 ///
 /// # Errors
 /// If the machine has none.
 pub fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("asking for a port")?;
-    Ok(listener.local_addr()?.port())
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    for _ in PORTS {
+        // Processes that run side by side begin at different places.
+        let number = std::process::id()
+            .wrapping_mul(PORTS_APART)
+            .wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(number % u32::try_from(PORTS.len())?)?;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port of {PORTS:?} is free")
 }
 
 /// The gateway's executable: `ROUNDTRIP_BINARY`, or the one beside the tests' own.
