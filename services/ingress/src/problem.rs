@@ -141,7 +141,7 @@ impl Problem {
             StatusCode::NOT_FOUND,
             "unknown-path",
             "There is nothing here",
-            "no such path; the API is listed in the documentation",
+            "the gateway has no such path",
         )
     }
 

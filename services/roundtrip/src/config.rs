@@ -19,7 +19,7 @@ pub(crate) const DEFAULT_FILE: &str = include_str!("../roundtrip.toml");
 const USUAL_FILE: &str = "roundtrip.toml";
 
 /// `EX_USAGE` of sysexits.h.
-const EXIT_USAGE: u8 = 64;
+pub(crate) const EXIT_USAGE: u8 = 64;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -108,6 +108,12 @@ impl Problem {
             source = error.source();
         }
         Self(line.replace('\n', " "))
+    }
+
+    /// A problem that names its key within a section.
+    pub(crate) fn section(section: &str, error: &dyn std::error::Error) -> Self {
+        let Self(line) = Self::said(error);
+        Self(format!("{section}.{line}"))
     }
 
     /// Tells it, and what to exit with.

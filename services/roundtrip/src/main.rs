@@ -12,13 +12,24 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::{
+    cli::{Cli, Command},
+    config::EXIT_USAGE,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => {
+            // Help goes to standard output, an error to standard error; where neither can be
+            // written, nobody reads.
+            let _ = told.print();
+            return ExitCode::from(if told.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
     match cli.command.unwrap_or_default() {
         Command::Serve(arguments) => match config::load(cli.config.as_deref()) {
             Ok(config) => serve::run(config, arguments.roles()),

@@ -4,11 +4,12 @@ use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use axum::{Router, serve::ListenerExt};
+use roundtrip_broker::SharedBroker;
 use roundtrip_dispatcher::Dispatcher;
 use roundtrip_forwarder::Forwarder;
 use roundtrip_ingress::Ingress;
 use roundtrip_model::{Clock, SystemClock};
-use roundtrip_store::CachedChannels;
+use roundtrip_store::{CachedChannels, SharedChannels};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -54,8 +55,8 @@ pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
 
 async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let broker = roundtrip_broker::open(&config.broker, Arc::clone(&clock)).await?;
-    let channels = roundtrip_store::open(&config.store).await?;
+    let broker = open_broker(&config, Arc::clone(&clock)).await?;
+    let channels = open_store(&config).await?;
     let known = Arc::new(CachedChannels::new(Arc::clone(&channels), &config.store));
     let own_response_url = config.own_response_url()?;
 
@@ -87,7 +88,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     if roles.contains(&Role::Dispatcher) {
         let dispatcher =
             Dispatcher::new(&config.dispatcher, Arc::clone(&known), Arc::clone(&clock))
-                .map_err(|error| Problem::said(&error))?;
+                .map_err(|error| Problem::section("dispatcher", &error))?;
         let (broker, drain) = (Arc::clone(&broker), config.drain);
         lifecycle.spawn(Step::Workers, "dispatcher", |stop| async move {
             dispatcher
@@ -99,7 +100,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     if roles.contains(&Role::Forwarder) {
         let sessions_server = config.sessions_server()?;
         let forwarder = Forwarder::new(&config.forwarder, sessions_server, Arc::clone(&clock))
-            .map_err(|error| Problem::said(&error))?;
+            .map_err(|error| Problem::section("forwarder", &error))?;
         let (broker, drain) = (Arc::clone(&broker), config.drain);
         lifecycle.spawn(Step::Workers, "forwarder", |stop| async move {
             forwarder
@@ -131,6 +132,26 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     broker.close().await;
     tracing::info!("stopped");
     Ok(code)
+}
+
+async fn open_broker(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<SharedBroker> {
+    use roundtrip_broker::OpenError::{Scheme, Setting, Url};
+    roundtrip_broker::open(&config.broker, clock)
+        .await
+        .map_err(|error| match error {
+            Scheme | Url(_) | Setting { .. } => Problem::said(&error).into(),
+            other => other.into(),
+        })
+}
+
+async fn open_store(config: &Config) -> anyhow::Result<SharedChannels> {
+    use roundtrip_store::OpenError::{Scheme, Setting};
+    roundtrip_store::open(&config.store)
+        .await
+        .map_err(|error| match error {
+            Scheme(_) | Setting { .. } => Problem::said(&error).into(),
+            other => other.into(),
+        })
 }
 
 /// Binds now, so that a port that is taken is told at the start, and serves from then on.

@@ -1,5 +1,7 @@
 //! Logs: one line an event, as text for people or as JSON for machines.
 
+use std::io::{IsTerminal, stdout};
+
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
@@ -38,7 +40,9 @@ impl Default for Config {
 pub(crate) fn start(config: &Config) -> Result<(), Problem> {
     let filter = EnvFilter::try_new(&config.level)
         .map_err(|error| Problem::key("log.level", format!("is no filter: {error}")))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(stdout().is_terminal());
     match config.format {
         Format::Text => logs.init(),
         Format::Json => logs.json().flatten_event(true).init(),

@@ -18,7 +18,7 @@ use crate::{Ingress, body::Json, problem::Problem};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PageParameters {
-    limit: Option<u16>,
+    limit: Option<String>,
     cursor: Option<String>,
     sort: Option<String>,
 }
@@ -48,13 +48,11 @@ pub(crate) async fn query(
 }
 
 fn page(parameters: PageParameters) -> Result<PageRequest, Problem> {
-    let limit = parameters.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Problem::invalid_field(
-            "limit",
-            format!("must be 1 to {MAX_LIMIT}"),
-        ));
-    }
+    let limit = parameters
+        .limit
+        .map_or(Some(DEFAULT_LIMIT), |text| text.parse().ok())
+        .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+        .ok_or_else(|| Problem::invalid_field("limit", format!("must be 1 to {MAX_LIMIT}")))?;
     let sort = parameters
         .sort
         .as_deref()
