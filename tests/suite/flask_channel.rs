@@ -9,16 +9,17 @@ use std::{
 
 use anyhow::Context;
 use harness::{
-    gateway::{Plan, Setup},
+    gateway::{Accounted, Plan, Setup},
     process::free_port,
     wait,
 };
-use rstest::rstest;
 use serde_json::Value;
 use tokio::{
     net::TcpStream,
     process::{Child, Command},
 };
+
+on_both_setups! { its_answer_reaches_the_development_inbox }
 
 /// The running example; it ends with this.
 struct FlaskChannel {
@@ -59,11 +60,7 @@ fn root() -> anyhow::Result<PathBuf> {
         .context("the workspace's folder")
 }
 
-#[rstest]
-#[case::embedded(Setup::Embedded)]
-#[case::servers(Setup::Servers)]
-#[tokio::test]
-async fn its_answer_reaches_the_development_inbox(#[case] setup: Setup) -> anyhow::Result<()> {
+async fn its_answer_reaches_the_development_inbox(setup: Setup) -> anyhow::Result<Accounted> {
     let channel = FlaskChannel::start().await?;
     let gateway = Plan::new(setup)?.start().await?;
     gateway.register("slack-sim", &channel.endpoint_url).await?;
@@ -82,5 +79,4 @@ async fn its_answer_reaches_the_development_inbox(#[case] setup: Setup) -> anyho
     gateway
         .finish_unaccounted("neither the example nor the inbox keeps a record")
         .await
-        .map(drop)
 }
