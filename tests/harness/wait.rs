@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 /// How long a condition may take to become true. Far beyond what anything here takes on a machine
 /// that is busy building; it ends a test that has failed already.
-pub const WAIT_LIMIT: Duration = Duration::from_secs(60);
+pub const WAIT_LIMIT: Duration = Duration::from_mins(1);
 
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
