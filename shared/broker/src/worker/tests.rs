@@ -281,7 +281,7 @@ async fn a_stop_ends_a_loop_that_waits_for_a_parcel() {
 #[tokio::test(start_paused = true)]
 async fn what_outlasts_the_drain_goes_back_with_no_try_counted() {
     let run = Run::start(2, Gated::new(0), |script| {
-        script.parcels = named(&["1", "2"])
+        script.parcels = named(&["1", "2"]);
     });
     run.until_under_way(2).await;
     let from = tokio::time::Instant::now();
