@@ -1,1 +1,145 @@
 //! The suite that every engine must pass.
+//!
+//! Invariant: there is one list of cases, in [`store_contract!`](crate::store_contract), and an
+//! engine is held to all of it or to none.
+
+mod foreign;
+mod pages;
+mod query;
+mod write;
+
+use std::panic::{AssertUnwindSafe, resume_unwind};
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use roundtrip_model::{Channel, ChannelId, ChannelPatch};
+use serde_json::Value;
+
+pub use foreign::*;
+pub use pages::*;
+pub use query::*;
+pub use write::*;
+
+use crate::{Channels, SharedChannels, StoreError};
+
+/// What a case needs of an engine: a store of its own, empty, and the way past it that another
+/// client of the database has.
+#[async_trait]
+pub trait Harness: Send + Sync + Sized {
+    /// An empty store that no other case uses.
+    async fn start() -> Self;
+
+    /// The store.
+    fn store(&self) -> &SharedChannels;
+
+    /// Another store over the same data, as another process has it.
+    async fn second_store(&self) -> SharedChannels;
+
+    /// Writes a document as another client would.
+    async fn insert_foreign(&self, document: Value);
+
+    /// The whole document as it is stored, but for a key that the database adds.
+    async fn stored(&self, id: &str) -> Value;
+
+    /// Removes what the case left.
+    async fn stop(self);
+}
+
+/// Runs a case on a store of its own, and cleans up also after one that fails.
+///
+/// # Panics
+/// As the case does.
+pub async fn run<H: Harness>(case: impl AsyncFnOnce(&H)) {
+    let harness = H::start().await;
+    let outcome = AssertUnwindSafe(case(&harness)).catch_unwind().await;
+    harness.stop().await;
+    if let Err(failure) = outcome {
+        resume_unwind(failure);
+    }
+}
+
+/// Makes a test of each case, for the engine that the harness starts.
+#[macro_export]
+macro_rules! store_contract {
+    ($harness:ty) => {
+        $crate::store_contract! { @each $harness;
+            a_created_channel_is_got_as_it_was,
+            a_taken_id_is_not_created_again,
+            of_many_creates_of_one_id_one_wins,
+            an_unknown_id_is_not_found_anywhere,
+            an_update_replaces_the_fields_it_names,
+            an_update_of_nothing_answers_with_the_channel,
+            metadata_is_replaced_whole,
+            keys_keep_their_order,
+            numbers_keep_their_kind,
+            the_version_changes_with_the_content_and_only_then,
+            a_write_that_expects_another_version_changes_nothing,
+            a_write_that_expects_this_version_is_done,
+            of_many_updates_of_one_version_one_wins,
+            updates_of_different_fields_are_all_kept,
+            a_deleted_channel_is_gone_and_its_id_is_free,
+            any_text_is_kept,
+            a_big_channel_is_kept,
+            what_cannot_be_stored_is_refused,
+            two_stores_see_each_others_writes,
+            a_store_that_answers_is_pinged,
+            a_foreign_document_is_a_channel,
+            a_foreign_documents_own_fields_stay,
+            a_foreign_document_may_lack_all_but_its_id,
+            a_foreign_document_that_is_no_channel_is_named_and_passed_over,
+            a_foreign_change_counts_as_another_version,
+            a_query_answers_by_its_filter,
+            a_query_tells_missing_fields_from_empty_ones,
+            pages_hold_every_channel_once_in_order,
+            a_full_last_page_has_no_next,
+            pages_go_on_though_channels_come_and_go,
+        }
+    };
+    (@each $harness:ty; $($case:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                $crate::contract::run::<$harness>(async |harness| {
+                    $crate::contract::$case(harness).await;
+                })
+                .await;
+            }
+        )*
+    };
+}
+
+/// The channel in this JSON.
+fn channel(document: Value) -> Channel {
+    serde_json::from_value(document).expect("a channel")
+}
+
+fn id(text: &str) -> ChannelId {
+    text.parse().expect("a channel id")
+}
+
+fn patch(document: Value) -> ChannelPatch {
+    serde_json::from_value(document).expect("a patch")
+}
+
+/// Creates a channel that must not be there yet.
+async fn create(store: &dyn Channels, channel: &Channel) {
+    store.create(channel).await.expect("to create the channel");
+}
+
+/// The channel as the store has it now.
+async fn get(store: &dyn Channels, named: &str) -> Channel {
+    store.get(&id(named)).await.expect("to find it").channel
+}
+
+/// Fails unless the store said that there is no such channel.
+fn assert_not_found<T: std::fmt::Debug>(answer: &Result<T, StoreError>) {
+    assert!(
+        matches!(answer, Err(StoreError::NotFound(id)) if id.as_str() == "nobody"),
+        "{answer:?}"
+    );
+}
+
+/// Fails unless the store said that the channel has changed.
+fn assert_changed<T: std::fmt::Debug>(answer: &Result<T, StoreError>) {
+    assert!(matches!(answer, Err(StoreError::Changed(_))), "{answer:?}");
+}

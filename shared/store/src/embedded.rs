@@ -36,19 +36,35 @@ impl SqliteChannels {
         let file = File::open(path.as_ref().to_owned(), timeout).await?;
         Ok(Self { file })
     }
+}
 
+/// The ways past the store, for the contract's harness.
+#[cfg(feature = "contract")]
+impl SqliteChannels {
     /// Writes a document as another client would: as it is.
     ///
     /// # Errors
-    /// [`StoreError::Away`]; also where the document has no id of its own.
-    #[cfg(feature = "contract")]
+    /// [`StoreError::Away`].
     pub async fn insert_foreign(&self, document: &Map<String, Value>) -> Result<(), StoreError> {
         let document = document.clone();
         self.file
             .run(move |connection, _| {
-                connection.execute(INSERT, row(&document)).map_err(away)?;
-                Ok(())
+                connection
+                    .execute(INSERT, row(&document))
+                    .map(drop)
+                    .map_err(away)
             })
+            .await
+    }
+
+    /// The whole document as it is stored.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn stored(&self, id: &ChannelId) -> Result<Map<String, Value>, StoreError> {
+        let id = id.clone();
+        self.file
+            .run(move |connection, _| read(connection, &id))
             .await
     }
 }

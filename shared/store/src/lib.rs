@@ -100,12 +100,9 @@ impl Version {
         use sha2::{Digest, Sha256};
         let json = serde_json::to_vec(channel).unwrap_or_default();
         let digest = Sha256::digest(&json);
-        Self(
-            digest[..16]
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
-        )
+        let mut half = [0; 16];
+        half.copy_from_slice(&digest[..16]);
+        Self(format!("{:032x}", u128::from_be_bytes(half)))
     }
 
     /// A version as a client names it; any text, which may be no version at all.

@@ -96,10 +96,8 @@ impl Channels for MongoChannels {
         self.connection
             .run(move |_, channels| async move {
                 match expected {
-                    None => match delete(&channels, named(&id)).await? {
-                        true => Ok(()),
-                        false => Err(StoreError::NotFound(id)),
-                    },
+                    None if delete(&channels, named(&id)).await? => Ok(()),
+                    None => Err(StoreError::NotFound(id)),
                     Some(expected) => compare_and_delete(&channels, &id, &expected).await,
                 }
             })
@@ -247,10 +245,10 @@ fn unchanged(found: &Document) -> Document {
     let mut filter = Document::new();
     filter.extend(found.get("_id").map(|id| ("_id".to_owned(), id.clone())));
     for field in FIELDS {
-        let as_it_was = match found.get(field) {
-            Some(value) => doc! { "$eq": value.clone() },
-            None => doc! { "$exists": false },
-        };
+        let as_it_was = found.get(field).map_or_else(
+            || doc! { "$exists": false },
+            |value| doc! { "$eq": value.clone() },
+        );
         filter.insert(field, as_it_was);
     }
     filter
@@ -317,10 +315,10 @@ fn ranges(page: &PageRequest) -> Vec<Range> {
     };
     // `$gte` an empty text: any text, and nothing but text.
     let by_id = |bounds: Document, last: Option<&Cursor>| Range {
-        bounds: doc! { "$and": [bounds, { "channel_id": match last {
-            Some(last) => doc! { after: last.channel_id.as_str() },
-            None => doc! { "$gte": "" },
-        } }] },
+        bounds: doc! { "$and": [bounds, { "channel_id": last.map_or_else(
+            || doc! { "$gte": "" },
+            |last| doc! { after: last.channel_id.as_str() },
+        ) }] },
         order: doc! { "channel_id": order },
     };
     let nameless = |last| by_id(doc! { "channel_name": { "$in": [Bson::Null, ""] } }, last);

@@ -96,7 +96,9 @@ fn holds_of(test: &Test, found: Option<&Value>) -> bool {
             matches!(found, Some(Value::Array(array)) if u32::try_from(array.len()) == Ok(*size))
         }
         Test::Elem(wanted) => has_element(found, wanted),
-        Test::Regex(pattern) => matches!(found, Some(Value::String(text)) if pattern.matches(text)),
+        Test::Regex(pattern) => {
+            matches!(found, Some(Value::String(found)) if pattern.matches(found))
+        }
         Test::Not(tests) => !tests.iter().all(|test| holds_of(test, found)),
     }
 }

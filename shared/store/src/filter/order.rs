@@ -74,7 +74,6 @@ fn double(number: &Number) -> f64 {
 /// Exact: turning the integer into a double first would round it.
 #[expect(
     clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
     reason = "the double was found to be in the range of i64, and its whole part is exact"
 )]
 fn compare_mixed(integer: i64, double: f64) -> Ordering {

@@ -215,8 +215,9 @@ impl Translator<'_> {
             Ast::Repetition(repetition) => {
                 if let RepetitionKind::Range(range) = &repetition.op.kind {
                     let most = match range {
-                        RepetitionRange::Exactly(n) | RepetitionRange::AtLeast(n) => *n,
-                        RepetitionRange::Bounded(_, n) => *n,
+                        RepetitionRange::Exactly(n)
+                        | RepetitionRange::AtLeast(n)
+                        | RepetitionRange::Bounded(_, n) => *n,
                     };
                     if most > MAX_REGEX_REPEAT {
                         return Err(format!(

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// Whether a channel with this metadata matches.
-fn matches(metadata: Value, filter: &Value) -> bool {
+fn matches(metadata: &Value, filter: &Value) -> bool {
     let channel: Channel = serde_json::from_value(json!({
         "channel_id": "slack-sim",
         "channel_name": "Slack",
@@ -18,9 +18,9 @@ fn matches(metadata: Value, filter: &Value) -> bool {
 }
 
 /// Whether `{"a": value}` in the metadata matches a condition on `a`, or on a path below it.
-fn holds(value: Value, path: &str, condition: &Value) -> bool {
+fn holds(value: &Value, path: &str, condition: &Value) -> bool {
     matches(
-        json!({ "a": value }),
+        &json!({ "a": value }),
         &json!({ format!("channel_metadata.{path}"): condition }),
     )
 }
@@ -45,7 +45,7 @@ fn holds(value: Value, path: &str, condition: &Value) -> bool {
 #[case::regex_in_an_array(json!({"channel_tags": {"$regex": "^te"}}), true)]
 #[case::not_regex(json!({"channel_tags": {"$not": {"$regex": "^te"}}}), false)]
 fn a_filter_matches_as_documented(#[case] filter: Value, #[case] expected: bool) {
-    assert_eq!(matches(json!({}), &filter), expected);
+    assert_eq!(matches(&json!({}), &filter), expected);
 }
 
 #[rstest]
@@ -136,7 +136,7 @@ fn a_condition_holds_as_documented(
     #[case] condition: Value,
     #[case] expected: bool,
 ) {
-    assert_eq!(holds(value, path, &condition), expected);
+    assert_eq!(holds(&value, path, &condition), expected);
 }
 
 #[rstest]

@@ -1,0 +1,156 @@
+//! A query's pages.
+#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
+
+use serde_json::json;
+
+use super::{Harness, channel, create, id};
+use crate::{ChannelPage, Cursor, Direction, Filter, PageRequest, Sort, SortField};
+
+/// Every order that there is.
+const SORTS: [Sort; 4] = [
+    sort(SortField::ChannelId, Direction::Ascending),
+    sort(SortField::ChannelId, Direction::Descending),
+    sort(SortField::ChannelName, Direction::Ascending),
+    sort(SortField::ChannelName, Direction::Descending),
+];
+
+/// Names and ids, where the order of bytes is not the order of a dictionary, names come twice,
+/// and some are empty.
+const NAMED: [(&str, &str); 12] = [
+    ("a", "b"),
+    ("B", "Zebra"),
+    ("c", "zebra"),
+    ("d", "zebra"),
+    ("e", "é"),
+    ("f", ""),
+    ("_", ""),
+    ("10", "雪"),
+    ("9", "🚀"),
+    ("~", "z\u{0}"),
+    ("-", "z"),
+    ("g.h", "Zebra"),
+];
+
+/// Ids of foreign documents without a name.
+const NAMELESS: [&str; 2] = ["0", "h"];
+
+const fn sort(field: SortField, direction: Direction) -> Sort {
+    Sort { field, direction }
+}
+
+async fn fill(harness: &impl Harness) {
+    for (id, name) in NAMED {
+        let document = json!({"channel_id": id, "channel_name": name, "channel_tags": ["all"]});
+        create(&**harness.store(), &channel(document)).await;
+    }
+    for id in NAMELESS {
+        harness
+            .insert_foreign(json!({"channel_id": id, "channel_tags": ["all"]}))
+            .await;
+    }
+}
+
+/// The ids in the order that a query must give them.
+fn in_order(sort: Sort) -> Vec<&'static str> {
+    let mut all: Vec<(&str, &str)> = NAMED
+        .into_iter()
+        .chain(NAMELESS.map(|id| (id, "")))
+        .map(|(id, name)| match sort.field {
+            SortField::ChannelId => (id, id),
+            SortField::ChannelName => (name, id),
+        })
+        .collect();
+    all.sort_unstable();
+    if sort.direction == Direction::Descending {
+        all.reverse();
+    }
+    all.into_iter().map(|(_, id)| id).collect()
+}
+
+async fn page(
+    harness: &impl Harness,
+    limit: u16,
+    sort: Sort,
+    cursor: Option<Cursor>,
+) -> ChannelPage {
+    let filter = Filter::parse(&json!({"channel_tags": "all"})).expect("a filter");
+    let request = PageRequest {
+        limit,
+        sort,
+        cursor,
+    };
+    harness
+        .store()
+        .query(&filter, &request)
+        .await
+        .expect("a page")
+}
+
+fn ids(page: &ChannelPage) -> impl Iterator<Item = String> {
+    page.channels
+        .iter()
+        .map(|channel| channel.channel_id.to_string())
+}
+
+/// In every order, whatever the page's length.
+pub async fn pages_hold_every_channel_once_in_order(harness: &impl Harness) {
+    fill(harness).await;
+    create(&**harness.store(), &channel(json!({"channel_id": "other"}))).await;
+    for sort in SORTS {
+        for limit in [1, 3, 1000] {
+            let mut seen = Vec::new();
+            let mut cursor = None;
+            loop {
+                let page = page(harness, limit, sort, cursor).await;
+                assert!(page.channels.len() <= usize::from(limit));
+                seen.extend(ids(&page));
+                cursor = page.next;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(seen, in_order(sort), "{sort:?} by {limit}");
+        }
+    }
+}
+
+/// A page that holds the last channel says that it is the last.
+pub async fn a_full_last_page_has_no_next(harness: &impl Harness) {
+    fill(harness).await;
+    let all = u16::try_from(NAMED.len() + NAMELESS.len()).expect("a few");
+    for sort in SORTS {
+        assert_eq!(page(harness, all, sort, None).await.next, None, "{sort:?}");
+        let next = page(harness, all - 1, sort, None).await.next;
+        assert!(next.is_some(), "{sort:?}");
+        assert_eq!(page(harness, 1, sort, next).await.next, None, "{sort:?}");
+    }
+}
+
+/// Channels that come or go between two pages neither hide nor repeat others.
+pub async fn pages_go_on_though_channels_come_and_go(harness: &impl Harness) {
+    fill(harness).await;
+    let store = harness.store();
+    for sort in SORTS {
+        let expected = in_order(sort);
+        let first = page(harness, 4, sort, None).await;
+        // The one that the page ended with is gone, and a new one is far before it.
+        let last = first.channels[3].clone();
+        store.delete(&last.channel_id, None).await.expect("deleted");
+        let before = match sort.direction {
+            Direction::Ascending => {
+                json!({"channel_id": "--", "channel_name": "", "channel_tags": ["all"]})
+            }
+            Direction::Descending => {
+                json!({"channel_id": "~~", "channel_name": "\u{10ffff}", "channel_tags": ["all"]})
+            }
+        };
+        create(&**store, &channel(before.clone())).await;
+        let rest = page(harness, 1000, sort, first.next.clone()).await;
+        let seen: Vec<_> = ids(&first).chain(ids(&rest)).collect();
+        assert_eq!(seen, expected, "{sort:?}");
+
+        create(&**store, &last).await;
+        let before = before["channel_id"].as_str().expect("an id");
+        store.delete(&id(before), None).await.expect("deleted");
+    }
+}

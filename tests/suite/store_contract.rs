@@ -1,0 +1,158 @@
+//! The store's contract, on both engines.
+
+use std::{env, path::PathBuf};
+
+use async_trait::async_trait;
+use bson::{Document, doc};
+use mongodb::{Client, Collection};
+use roundtrip_store::{
+    Config, SharedChannels, contract::Harness, embedded::SqliteChannels, open, store_contract,
+};
+use serde_json::{Map, Value};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// The URL of a MongoDB in which tests may make databases, and drop them.
+pub(crate) fn mongodb_url() -> String {
+    env::var("TEST_MONGODB_URL")
+        .expect("TEST_MONGODB_URL is not set: run tests/run, or point it to a MongoDB")
+}
+
+/// A name for a database that no other test uses.
+pub(crate) fn database_name() -> String {
+    format!("test_{}", Uuid::now_v7().simple())
+}
+
+fn object(document: Value) -> Map<String, Value> {
+    match document {
+        Value::Object(object) => object,
+        other => panic!("no document: {other}"),
+    }
+}
+
+mod embedded {
+    use super::*;
+
+    struct Embedded {
+        folder: TempDir,
+        store: SharedChannels,
+        foreign: SqliteChannels,
+    }
+
+    impl Embedded {
+        fn path(folder: &TempDir) -> PathBuf {
+            folder.path().join("store.db")
+        }
+
+        async fn open(folder: &TempDir) -> SharedChannels {
+            let config = Config {
+                url: format!("sqlite:{}", Self::path(folder).display()),
+                timeout: super::PATIENCE,
+                ..Config::default()
+            };
+            open(&config).await.unwrap()
+        }
+    }
+
+    #[async_trait]
+    impl Harness for Embedded {
+        async fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Self::open(&folder).await;
+            let foreign = SqliteChannels::open(Self::path(&folder), super::PATIENCE)
+                .await
+                .unwrap();
+            Self {
+                folder,
+                store,
+                foreign,
+            }
+        }
+
+        fn store(&self) -> &SharedChannels {
+            &self.store
+        }
+
+        async fn second_store(&self) -> SharedChannels {
+            Self::open(&self.folder).await
+        }
+
+        async fn insert_foreign(&self, document: Value) {
+            self.foreign.insert_foreign(&object(document)).await.unwrap();
+        }
+
+        async fn stored(&self, id: &str) -> Value {
+            Value::Object(self.foreign.stored(&id.parse().unwrap()).await.unwrap())
+        }
+
+        async fn stop(self) {}
+    }
+
+    store_contract!(Embedded);
+}
+
+mod mongo {
+    use super::*;
+
+    struct Mongo {
+        database: String,
+        store: SharedChannels,
+        foreign: Collection<Document>,
+    }
+
+    impl Mongo {
+        async fn open(database: &str) -> SharedChannels {
+            let config = Config {
+                url: mongodb_url(),
+                database: database.to_owned(),
+                timeout: super::PATIENCE,
+                ..Config::default()
+            };
+            open(&config).await.unwrap()
+        }
+    }
+
+    #[async_trait]
+    impl Harness for Mongo {
+        async fn start() -> Self {
+            let database = database_name();
+            let client = Client::with_uri_str(mongodb_url()).await.unwrap();
+            Self {
+                store: Self::open(&database).await,
+                foreign: client.database(&database).collection("channels"),
+                database,
+            }
+        }
+
+        fn store(&self) -> &SharedChannels {
+            &self.store
+        }
+
+        async fn second_store(&self) -> SharedChannels {
+            Self::open(&self.database).await
+        }
+
+        async fn insert_foreign(&self, document: Value) {
+            let document: Document = object(document).try_into().unwrap();
+            self.foreign.insert_one(document).await.unwrap();
+        }
+
+        async fn stored(&self, id: &str) -> Value {
+            let found = self.foreign.find_one(doc! { "channel_id": id }).await;
+            let mut document = found.unwrap().expect("a document");
+            document.remove("_id");
+            bson::Bson::Document(document).into_relaxed_extjson()
+        }
+
+        async fn stop(self) {
+            drop(self.store);
+            let database = self.foreign.client().database(&self.database);
+            database.drop().await.unwrap();
+        }
+    }
+
+    store_contract!(Mongo);
+}
+
+/// The time limit on a store call here: a loaded machine is no failure.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
