@@ -76,7 +76,8 @@ pub type SharedBroker = Arc<dyn Broker>;
 pub enum Status {
     /// It does.
     Ready,
-    /// It is there and refuses for now: `connection.blocked`, a full queue or a full disk.
+    /// It is there and refuses for now: `connection.blocked` or a full disk. A full queue is no
+    /// status, for the other queues take parcels still: it is told by [`PublishError::Refused`].
     Blocked(String),
     /// It cannot be reached.
     Away(String),
