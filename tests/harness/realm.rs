@@ -2,8 +2,6 @@
 //!
 //! Invariant: nobody else has it, and [`Realm::remove`] leaves nothing of it.
 
-use std::net::SocketAddr;
-
 use anyhow::Context;
 use lapin::{
     ConnectionProperties,
@@ -11,6 +9,12 @@ use lapin::{
 };
 use url::Url;
 use uuid::Uuid;
+
+use crate::proxy::Proxy;
+
+/// The ports where the URLs name none.
+const AMQP_PORT: u16 = 5672;
+const MONGODB_PORT: u16 = 27017;
 
 /// The broker's delay queues, by the end of their names.
 const DELAYS: [&str; 8] = ["1s", "5s", "30s", "2m", "10m", "30m", "2h", "6h"];
@@ -49,26 +53,27 @@ impl Realm {
         })
     }
 
-    /// RabbitMQ's address, for a proxy in front of it.
+    /// RabbitMQ's URL by way of a proxy in front of it, and the proxy.
     ///
     /// # Errors
-    /// If its URL names none.
-    pub fn broker_address(&self) -> anyhow::Result<SocketAddr> {
-        let host = self.broker.host_str().context("the broker's host")?;
-        let port = self.broker.port().unwrap_or(5672);
-        std::net::ToSocketAddrs::to_socket_addrs(&(host, port))?
-            .next()
-            .context("the broker's address")
+    /// If its URL names no address, or the proxy cannot be started.
+    pub async fn broker_by_proxy(&self) -> anyhow::Result<(String, Proxy)> {
+        by_proxy(&self.broker, AMQP_PORT).await
     }
 
-    /// RabbitMQ's URL by way of a proxy.
-    #[must_use]
-    pub fn broker_by_way_of(&self, proxy: SocketAddr) -> String {
-        let mut url = self.broker.clone();
-        // A URL with a host takes another one and a port.
-        let _ = url.set_ip_host(proxy.ip());
-        let _ = url.set_port(Some(proxy.port()));
-        url.into()
+    /// MongoDB's URL by way of a proxy in front of it, and the proxy.
+    ///
+    /// # Errors
+    /// As [`Realm::broker_by_proxy`].
+    pub async fn store_by_proxy(&self) -> anyhow::Result<(String, Proxy)> {
+        let mut url = self.store.clone();
+        if url.path().is_empty() {
+            url.set_path("/");
+        }
+        // The server may name its own address, and the driver would go there past the proxy.
+        url.query_pairs_mut()
+            .append_pair("directConnection", "true");
+        by_proxy(&url, MONGODB_PORT).await
     }
 
     /// The collection `channels`, as another client of the database sees it.
@@ -111,4 +116,19 @@ impl Realm {
         client.database(&self.name).drop().await?;
         Ok(())
     }
+}
+
+async fn by_proxy(url: &Url, usual_port: u16) -> anyhow::Result<(String, Proxy)> {
+    let host = url.host_str().context("a URL without a host")?;
+    let port = url.port().unwrap_or(usual_port);
+    let target = tokio::net::lookup_host((host, port))
+        .await?
+        .next()
+        .context("a host without an address")?;
+    let proxy = Proxy::start(target).await?;
+    let mut url = url.clone();
+    // A URL that has a host takes another one, and a port.
+    let _ = url.set_ip_host(proxy.address().ip());
+    let _ = url.set_port(Some(proxy.address().port()));
+    Ok((url.into(), proxy))
 }

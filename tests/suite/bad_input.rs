@@ -6,6 +6,7 @@ use serde_json::Value;
 
 on_both_setups! {
     bad_input_is_named_and_nothing_is_enqueued,
+    good_input_is_enqueued,
 }
 
 /// A request, and the status and the field that its answer must name.
@@ -216,4 +217,20 @@ async fn bad_input_is_named_and_nothing_is_enqueued(setup: Setup) -> anyhow::Res
     }
     assert_eq!(gateway.enqueued().await?, 0);
     gateway.finish(&[]).await
+}
+
+/// What the case above counts is there to be counted.
+async fn good_input_is_enqueued(setup: Setup) -> anyhow::Result<Accounted> {
+    let mut gateway = Plan::new(setup)?.ingress_only().start().await?;
+    gateway.register("known", "http://127.0.0.1:9/").await?;
+    gateway.send("known", "s").await?;
+    let answer = r#"{"session_id":"s","response_data":1}"#;
+    gateway
+        .post("/webhook-response", answer)
+        .await?
+        .expect(202)?;
+    assert_eq!(gateway.enqueued().await?, 2);
+    gateway
+        .finish_unaccounted("nothing but the ingress ran")
+        .await
 }

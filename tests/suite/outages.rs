@@ -36,8 +36,7 @@ async fn while_the_broker_is_away_messages_are_refused_and_none_is_lost(
 ) -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?;
-    let proxy = Proxy::start(plan.realm()?.broker_address()?).await?;
-    let url = plan.realm()?.broker_by_way_of(proxy.address());
+    let (url, proxy) = plan.realm()?.broker_by_proxy().await?;
     let gateway = plan.env("BROKER_URL", url).start().await?;
     gateway.register("c", &channel.url()).await?;
     for number in 0..MESSAGES {
@@ -60,6 +59,65 @@ async fn while_the_broker_is_away_messages_are_refused_and_none_is_lost(
     for number in 0..MESSAGES {
         gateway.send("c", &format!("after-{number}")).await?;
     }
+    gateway.all_taken(&[&channel]).await?;
+    gateway.finish(&[&channel]).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_store_is_away_known_channels_are_served() -> anyhow::Result<()> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let plan = Plan::new(Setup::Servers)?;
+    let (url, proxy) = plan.realm()?.store_by_proxy().await?;
+    let gateway = plan
+        .env("STORE_URL", url)
+        // Each message asks the store again.
+        .env("ROUNDTRIP__STORE__CACHE_TTL", "1ms")
+        .start()
+        .await?;
+    gateway.register("c", &channel.url()).await?;
+    gateway.send("c", "before").await?;
+    channel.taken_at_least(1).await?;
+
+    proxy.refuse();
+    for number in 0..3 {
+        gateway.send("c", &format!("during-{number}")).await?;
+    }
+    gateway.all_taken(&[&channel]).await?;
+    let refused = gateway.get("/channel/unknown").await?.expect(503)?;
+    assert!(refused.header("retry-after").parse::<u64>().is_ok());
+
+    proxy.resume();
+    gateway.finish(&[&channel]).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_store_is_away_messages_wait_at_the_cost_of_no_try() -> anyhow::Result<()> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let plan = Plan::new(Setup::Servers)?;
+    let (url, proxy) = plan.realm()?.store_by_proxy().await?;
+    let mut gateway = plan
+        .env("STORE_URL", url)
+        .env("ROUNDTRIP__STORE__TIMEOUT", "500ms")
+        .env("ROUNDTRIP__DISPATCHER__PARK", "200ms")
+        // The second failed try would be the last.
+        .schedule("100ms")
+        .start()
+        .await?;
+    gateway.register("c", &channel.url()).await?;
+    // The ingress knows the channel now; the dispatcher was never asked for it.
+    gateway.stop("dispatcher-0").await?;
+    gateway.send("c", "s").await?;
+
+    proxy.refuse();
+    gateway.process("dispatcher-0")?.restart().await?;
+    wait::until("the message to be parked three times", async || {
+        let log = gateway.log("dispatcher-0").ok()?;
+        (log.matches("decision=\"park\"").count() >= 3).then_some(())
+    })
+    .await?;
+    assert_eq!(channel.received().len(), 0);
+
+    proxy.resume();
     gateway.all_taken(&[&channel]).await?;
     gateway.finish(&[&channel]).await.map(drop)
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 on_both_setups! {
     sigterm_lets_a_delivery_end_that_is_under_way,
+    a_delivery_that_outlives_the_drain_goes_back_at_the_cost_of_no_try,
     sigkill_of_each_process_loses_nothing,
 }
 
@@ -49,6 +50,32 @@ async fn sigterm_lets_a_delivery_end_that_is_under_way(setup: Setup) -> anyhow::
         .map(|request| request.field("session_id"))
         .collect();
     assert_eq!(sessions, ["under-way", "later"]);
+    gateway.finish(&[&channel]).await
+}
+
+async fn a_delivery_that_outlives_the_drain_goes_back_at_the_cost_of_no_try(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|request| match request.attempt {
+        1 => Reply::hang(),
+        2 => Reply::status(500),
+        _ => Reply::ok(),
+    })
+    .await?;
+    let mut gateway = Plan::new(setup)?
+        .env("ROUNDTRIP__DRAIN", "100ms")
+        // Did the first one count, the second would be the last.
+        .schedule("100ms")
+        .start()
+        .await?;
+    gateway.register("c", &channel.url()).await?;
+    gateway.send("c", "s").await?;
+    channel.received_at_least(1).await?;
+    let name = gateway.having("dispatcher");
+    gateway.stop(&name).await?;
+    gateway.process(&name)?.restart().await?;
+    channel.taken_at_least(1).await?;
+    assert_eq!(channel.received().len(), 3);
     gateway.finish(&[&channel]).await
 }
 
