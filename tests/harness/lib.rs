@@ -7,6 +7,7 @@ pub mod http;
 pub mod loader;
 pub mod process;
 pub mod procfs;
+pub mod proxy;
 pub mod realm;
 pub mod scripted;
 pub mod servers;

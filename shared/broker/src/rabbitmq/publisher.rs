@@ -44,6 +44,11 @@ const TAKE_AT_ONCE: usize = 64;
 /// The limit on declaring everything: a new quorum queue takes some 100 ms.
 pub(super) const DECLARE_LIMIT: Duration = Duration::from_secs(30);
 
+/// The pause before a queue that has vanished is declared again: RabbitMQ (3.10.8) forgets to tell
+/// the consumers of a deleted quorum queue, and leaves them without deliveries for ever, where the
+/// queue is there again within some 30 ms.
+const REDECLARE_AFTER: Duration = Duration::from_millis(500);
+
 /// The limit on the answer to a small question.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
@@ -243,6 +248,7 @@ impl Pump {
 
 /// Declares everything again after a message came back: somebody has deleted a queue.
 async fn redeclare(link: &Link, topology: &Topology) -> Result<(), LinkError> {
+    sleep(REDECLARE_AFTER).await;
     // A channel of its own: an error would take the channel, and every confirm on it, along.
     let channel = link.channel().await?;
     limited(

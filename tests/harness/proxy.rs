@@ -1,0 +1,159 @@
+//! A TCP proxy that fails on command: it cuts, refuses, goes silent, and comes back.
+//!
+//! Invariant: what it accepted it carries byte for byte and in order, until it is told otherwise;
+//! a mode that is set holds for the connections that are open and for those to come.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinHandle,
+};
+
+/// How much is carried at a time.
+const CHUNK: usize = 16 * 1024;
+
+/// What a proxy does with its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Carries them.
+    Carry,
+    /// Accepts and keeps them, and carries not a byte.
+    Stall,
+    /// Cuts those that are open, and ends new ones at once.
+    Refuse,
+}
+
+/// Which connections hold: those of an earlier cut are ended.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    mode: Mode,
+    cuts: u64,
+}
+
+/// A proxy; it ends when it is dropped, and its connections with it.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    state: Arc<watch::Sender<State>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A proxy in front of `target`, on a free port of the loopback interface.
+    ///
+    /// # Errors
+    /// Where no port can be listened on.
+    pub async fn start(target: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(watch::Sender::new(State {
+            mode: Mode::Carry,
+            cuts: 0,
+        }));
+        let accepting = tokio::spawn(accept(listener, target, Arc::clone(&state)));
+        Ok(Self {
+            address,
+            state,
+            accepting,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Cuts every connection that is open; new ones are carried.
+    pub fn cut(&self) {
+        self.state.send_modify(|state| state.cuts += 1);
+    }
+
+    /// Cuts every connection that is open, and refuses new ones.
+    pub fn refuse(&self) {
+        self.set(Mode::Refuse);
+    }
+
+    /// Lets every connection stay, and carries nothing: a network that swallows packets.
+    pub fn stall(&self) {
+        self.set(Mode::Stall);
+    }
+
+    /// Carries again, also what a stall has held back.
+    pub fn resume(&self) {
+        self.set(Mode::Carry);
+    }
+
+    fn set(&self, mode: Mode) {
+        self.state.send_modify(|state| state.mode = mode);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.refuse();
+    }
+}
+
+async fn accept(listener: TcpListener, target: SocketAddr, state: Arc<watch::Sender<State>>) {
+    loop {
+        // An error is the connection's that was to be accepted, not the listener's.
+        let Ok((client, _)) = listener.accept().await else {
+            continue;
+        };
+        let state = state.subscribe();
+        tokio::spawn(carry(client, target, state));
+    }
+}
+
+async fn carry(client: TcpStream, target: SocketAddr, mut state: watch::Receiver<State>) {
+    let cuts = state.borrow().cuts;
+    let there_and_back = {
+        let state = state.clone();
+        async move {
+            let server = TcpStream::connect(target).await?;
+            client.set_nodelay(true)?;
+            server.set_nodelay(true)?;
+            let (client_reads, client_writes) = client.into_split();
+            let (server_reads, server_writes) = server.into_split();
+            tokio::try_join!(
+                one_way(client_reads, server_writes, state.clone()),
+                one_way(server_reads, client_writes, state),
+            )
+        }
+    };
+    tokio::select! {
+        // An error is one side's end; dropping both sockets ends the other.
+        _ = there_and_back => {}
+        // An error is the proxy's own end.
+        _ = state.wait_for(|now| now.mode == Mode::Refuse || now.cuts != cuts) => {}
+    }
+}
+
+async fn one_way(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut state: watch::Receiver<State>,
+) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let length = from.read(&mut chunk).await?;
+        let carried = state.wait_for(|now| now.mode == Mode::Carry).await;
+        carried.map_err(io::Error::other)?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&chunk[..length]).await?;
+    }
+}

@@ -1,0 +1,419 @@
+//! What only RabbitMQ promises: connections that break, queues that vanish, other clients.
+
+use std::{
+    collections::HashSet,
+    net::{SocketAddr, ToSocketAddrs},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use futures::future::join_all;
+use harness::{
+    proxy::Proxy,
+    wait::{WAIT_LIMIT, until},
+};
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties,
+    options::{BasicGetOptions, BasicPublishOptions, ExchangeDeleteOptions, QueueDeleteOptions},
+};
+use roundtrip_broker::{
+    Config, Consumer, Delivery, Parcel, PublishError, Queue, Route, SettleError, SharedBroker,
+    Status,
+};
+use roundtrip_model::{ChannelId, Decision, MessageId, SystemClock, decision::DeadKind};
+use time::OffsetDateTime;
+use tokio::time::timeout;
+use url::Url;
+use uuid::Uuid;
+
+/// The delivery limit of the work queues, as docs/adr/0002 has it.
+const DELIVERY_LIMIT: usize = 20;
+
+const DELAYS: [&str; 8] = ["1s", "5s", "30s", "2m", "10m", "30m", "2h", "6h"];
+
+/// A namespace of its own on the server that the environment names, behind a proxy.
+struct Place {
+    direct: Url,
+    proxy: Proxy,
+    config: Config,
+}
+
+impl Place {
+    async fn make() -> anyhow::Result<Self> {
+        let direct: Url = std::env::var("TEST_AMQP_URL")
+            .context("TEST_AMQP_URL is not set: run tests/run, or point it to a RabbitMQ")?
+            .parse()?;
+        let proxy = Proxy::start(address(&direct)?).await?;
+        let mut url = direct.clone();
+        url.set_host(Some("127.0.0.1"))?;
+        // A URL with a host takes a port.
+        let _ = url.set_port(Some(proxy.address().port()));
+        let config = Config {
+            url: url.into(),
+            namespace: format!("t-{}", Uuid::now_v7().simple()),
+            ..Config::default()
+        };
+        Ok(Self {
+            direct,
+            proxy,
+            config,
+        })
+    }
+
+    async fn open(&self) -> anyhow::Result<SharedBroker> {
+        Ok(roundtrip_broker::open(&self.config, Arc::new(SystemClock)).await?)
+    }
+
+    fn name(&self, end: &str) -> String {
+        format!("{}.{end}", self.config.namespace)
+    }
+
+    /// Another client's channel, not by way of the proxy.
+    async fn other_client(&self) -> anyhow::Result<(Connection, Channel)> {
+        let properties = ConnectionProperties::default();
+        let connection = Connection::connect(self.direct.as_str(), properties).await?;
+        let channel = connection.create_channel().await?;
+        Ok((connection, channel))
+    }
+
+    async fn delete_queue(&self, end: &str) -> anyhow::Result<()> {
+        let (_connection, channel) = self.other_client().await?;
+        let options = QueueDeleteOptions::default();
+        channel.queue_delete(self.name(end).into(), options).await?;
+        Ok(())
+    }
+
+    /// Closes the broker and leaves nothing on the server.
+    async fn leave(self, broker: SharedBroker) -> anyhow::Result<()> {
+        broker.close().await;
+        let (_connection, channel) = self.other_client().await?;
+        let delays = DELAYS.map(|delay| format!("delay.{delay}"));
+        let queues = ["outbound.0", "callbacks", "outbound.dead", "callbacks.dead"];
+        for end in queues.into_iter().chain(delays.iter().map(String::as_str)) {
+            let options = QueueDeleteOptions::default();
+            channel.queue_delete(self.name(end).into(), options).await?;
+        }
+        for end in delays.iter().map(String::as_str).chain(["direct"]) {
+            let options = ExchangeDeleteOptions::default();
+            let name = self.name(end).into();
+            channel.exchange_delete(name, options).await?;
+        }
+        Ok(())
+    }
+}
+
+fn address(url: &Url) -> anyhow::Result<SocketAddr> {
+    let host = url.host_str().context("a host")?;
+    let mut addresses = (host, url.port().unwrap_or(5672)).to_socket_addrs()?;
+    addresses.next().context("an address")
+}
+
+fn channel() -> ChannelId {
+    "c".parse().expect("a channel id")
+}
+
+fn parcel() -> Parcel {
+    Parcel {
+        id: MessageId::generate().to_string(),
+        tries: 0,
+        accepted_at: OffsetDateTime::UNIX_EPOCH,
+        dead: None,
+        body: "{}".into(),
+    }
+}
+
+async fn publish(broker: &SharedBroker) -> Result<String, PublishError> {
+    let parcel = parcel();
+    let id = parcel.id.clone();
+    broker.publish(Route::Outbound(&channel()), parcel).await?;
+    Ok(id)
+}
+
+async fn until_published(broker: &SharedBroker) -> anyhow::Result<String> {
+    until("a publish to be taken", async || publish(broker).await.ok()).await
+}
+
+async fn until_status(broker: &SharedBroker, wanted: fn(&Status) -> bool) -> anyhow::Result<()> {
+    until("the status", async || {
+        wanted(&broker.status()).then_some(())
+    })
+    .await
+}
+
+async fn next(consumer: &mut Box<dyn Consumer>) -> anyhow::Result<Delivery> {
+    let delivery = timeout(WAIT_LIMIT, consumer.next()).await;
+    delivery
+        .context("a parcel in time")?
+        .context("an open broker")
+}
+
+/// Receives and acks until all of these have come.
+async fn receive_all(
+    consumer: &mut Box<dyn Consumer>,
+    mut wanted: HashSet<String>,
+) -> anyhow::Result<()> {
+    while !wanted.is_empty() {
+        let delivery = next(consumer).await?;
+        wanted.remove(&delivery.parcel().id);
+        // Where the lease is lost it comes again, and is settled then.
+        let _ = delivery.settle(Decision::Done).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_confirmed_around_a_cut_arrives() -> anyhow::Result<()> {
+    const PUBLISHES: usize = 500;
+    let place = Place::make().await?;
+    let broker = place.open().await?;
+    let mut consumer = broker.consume(Queue::Outbound, 10).await?;
+    receive_all(
+        &mut consumer,
+        HashSet::from([until_published(&broker).await?]),
+    )
+    .await?;
+
+    let publishing = join_all((0..PUBLISHES).map(|_| {
+        let broker = broker.clone();
+        tokio::spawn(async move { publish(&broker).await })
+    }));
+    place.proxy.cut();
+    let answers = timeout(WAIT_LIMIT, publishing)
+        .await
+        .context("every publish ends")?;
+    let mut confirmed = HashSet::new();
+    for answer in answers {
+        confirmed.extend(answer?.ok());
+    }
+    confirmed.insert(until_published(&broker).await?);
+    receive_all(&mut consumer, confirmed).await?;
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publish_into_silence_ends_unconfirmed_and_the_silent_connection_is_left()
+-> anyhow::Result<()> {
+    let place = Place::make().await?;
+    let broker = place.open().await?;
+    let mut consumer = broker.consume(Queue::Outbound, 10).await?;
+    until_published(&broker).await?;
+    next(&mut consumer).await?.settle(Decision::Done).await?;
+
+    place.proxy.stall();
+    let answer = timeout(WAIT_LIMIT, publish(&broker))
+        .await
+        .context("the publish ends")?;
+    ensure!(
+        matches!(answer, Err(PublishError::Unconfirmed)),
+        "{answer:?}"
+    );
+    until_status(&broker, |status| matches!(status, Status::Away(_))).await?;
+    place.proxy.cut();
+    place.proxy.resume();
+    let id = until_published(&broker).await?;
+    receive_all(&mut consumer, HashSet::from([id])).await?;
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_away_at_first_is_found_when_it_comes() -> anyhow::Result<()> {
+    let place = Place::make().await?;
+    place.proxy.refuse();
+    let broker = place.open().await?;
+    ensure!(
+        matches!(broker.status(), Status::Away(_)),
+        "{:?}",
+        broker.status()
+    );
+    let mut consumer = broker.consume(Queue::Outbound, 1).await?;
+    let answer = publish(&broker).await;
+    ensure!(matches!(answer, Err(PublishError::Away(_))), "{answer:?}");
+
+    place.proxy.resume();
+    until_status(&broker, |status| *status == Status::Ready).await?;
+    let id = publish(&broker).await?;
+    receive_all(&mut consumer, HashSet::from([id])).await?;
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_of_a_lost_connection_is_lost_and_the_parcel_comes_again() -> anyhow::Result<()> {
+    let place = Place::make().await?;
+    let broker = place.open().await?;
+    let mut consumer = broker.consume(Queue::Outbound, 2).await?;
+    let id = publish(&broker).await?;
+    let held = next(&mut consumer).await?;
+    place.proxy.cut();
+    let again = next(&mut consumer).await?;
+    ensure!(again.parcel().id == id);
+    let settled = timeout(WAIT_LIMIT, held.settle(Decision::Done)).await?;
+    ensure!(matches!(settled, Err(SettleError::Lost(_))), "{settled:?}");
+    again.settle(Decision::Done).await?;
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_that_the_broker_cannot_take_now_is_not_lost() -> anyhow::Result<()> {
+    let place = Place::make().await?;
+    let broker = place.open().await?;
+    let mut consumer = broker.consume(Queue::Outbound, 2).await?;
+    let id = publish(&broker).await?;
+    let held = next(&mut consumer).await?;
+    place.delete_queue("delay.1s").await?;
+    // The first publish comes back, the tier is declared again, and the next one is taken.
+    timeout(
+        WAIT_LIMIT,
+        held.settle(Decision::RetryAfter(Duration::from_secs(1))),
+    )
+    .await??;
+    let again = next(&mut consumer).await?;
+    ensure!(
+        (again.parcel().id == id, again.parcel().tries) == (true, 1),
+        "{again:?}"
+    );
+    again.settle(Decision::Done).await?;
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_returned_message_is_a_failure_and_its_queue_is_declared_again() -> anyhow::Result<()> {
+    let place = Place::make().await?;
+    let broker = place.open().await?;
+    publish(&broker).await?;
+    place.delete_queue("outbound.0").await?;
+    let answer = publish(&broker).await;
+    ensure!(
+        matches!(answer, Err(PublishError::Refused(_))),
+        "{answer:?}"
+    );
+    let id = until_published(&broker).await?;
+    let mut consumer = broker.consume(Queue::Outbound, 1).await?;
+    ensure!(next(&mut consumer).await?.parcel().id == id);
+    place.leave(broker).await
+}
+
+/// lapin hands a returned message to any confirm that completes next, not to its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn among_many_publishes_only_those_that_were_returned_fail() -> anyhow::Result<()> {
+    const CALLERS: usize = 100;
+    const EACH: usize = 20;
+    let place = Place::make().await?;
+    let broker = place.open().await?;
+    place.delete_queue("callbacks").await?;
+    // Half of the callers publish into the void, while confirms of the others come in.
+    let publishing = join_all((0..CALLERS).map(|caller| {
+        let broker = broker.clone();
+        tokio::spawn(async move {
+            let mut taken = [0; 2];
+            for number in 0..EACH {
+                let channel = channel();
+                let outbound = (caller + number) % 2;
+                let route = [Route::Callbacks, Route::Outbound(&channel)][outbound];
+                taken[outbound] += u64::from(broker.publish(route, parcel()).await.is_ok());
+            }
+            taken
+        })
+    }));
+    let mut taken = [0_u64; 2];
+    for answer in timeout(WAIT_LIMIT, publishing).await? {
+        let [callbacks, messages] = answer?;
+        taken[0] += callbacks;
+        taken[1] += messages;
+    }
+    let [callbacks, messages] = taken;
+    let half = (CALLERS * EACH / 2) as u64;
+    ensure!(messages == half, "{messages} of {half} messages were taken");
+    ensure!(callbacks < half, "no callback was returned");
+    for (queue, taken) in [(Queue::Callbacks, callbacks), (Queue::Outbound, messages)] {
+        until(format!("{taken} parcels in {}", queue.name()), async || {
+            (broker.ready(queue).await.ok() == Some(taken)).then_some(())
+        })
+        .await?;
+    }
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_outlives_its_queue() -> anyhow::Result<()> {
+    let place = Place::make().await?;
+    let broker = place.open().await?;
+    let mut consumer = broker.consume(Queue::Outbound, 1).await?;
+    receive_all(&mut consumer, HashSet::from([publish(&broker).await?])).await?;
+    place.delete_queue("outbound.0").await?;
+    let id = until_published(&broker).await?;
+    receive_all(&mut consumer, HashSet::from([id])).await?;
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_hand_when_its_consumer_goes_can_still_be_settled() -> anyhow::Result<()> {
+    let place = Place::make().await?;
+    let broker = place.open().await?;
+    publish(&broker).await?;
+    let buffered = publish(&broker).await?;
+    let mut first = broker.consume(Queue::Outbound, 2).await?;
+    let held = next(&mut first).await?;
+    drop(first);
+    let mut second = broker.consume(Queue::Outbound, 2).await?;
+    ensure!(next(&mut second).await?.parcel().id == buffered);
+    held.settle(Decision::Done).await?;
+    // The connection's end would bring back what was not acked.
+    drop(second);
+    broker.close().await;
+    let broker = place.open().await?;
+    until("one parcel", async || {
+        (broker.ready(Queue::Outbound).await.ok() == Some(1)).then_some(())
+    })
+    .await?;
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_kills_its_consumers_again_and_again_is_dead_with_that_reason() -> anyhow::Result<()> {
+    let place = Place::make().await?;
+    let broker = place.open().await?;
+    let id = publish(&broker).await?;
+    let (connection, _channel) = place.other_client().await?;
+    for _ in 0..=DELIVERY_LIMIT {
+        let channel = connection.create_channel().await?;
+        until("the parcel, back in its queue", async || {
+            let got =
+                channel.basic_get(place.name("outbound.0").into(), BasicGetOptions::default());
+            got.await.ok().flatten()
+        })
+        .await?;
+        // What it received and did not ack counts as a delivery that failed.
+        channel.close(200, "as if it had crashed".into()).await?;
+    }
+    let mut dead_letters = broker.consume(Queue::OutboundDead, 1).await?;
+    let dead = next(&mut dead_letters).await?;
+    ensure!(dead.parcel().id == id);
+    let reason = dead.parcel().dead.as_ref().context("a reason")?;
+    ensure!(reason.kind == DeadKind::DeliveryLimit, "{reason:?}");
+    dead.settle(Decision::Done).await?;
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_clients_bare_message_is_handed_out_like_any_other() -> anyhow::Result<()> {
+    let place = Place::make().await?;
+    let broker = place.open().await?;
+    let (_connection, channel) = place.other_client().await?;
+    let options = BasicPublishOptions::default();
+    let queue = place.name("outbound.0").into();
+    let bare = BasicProperties::default();
+    channel
+        .basic_publish("".into(), queue, options, b"not JSON", bare)
+        .await?
+        .await?;
+    let mut consumer = broker.consume(Queue::Outbound, 1).await?;
+    let delivery = next(&mut consumer).await?;
+    let id = delivery.parcel().id.clone();
+    ensure!(!id.is_empty() && delivery.parcel().body == "not JSON");
+    delivery.settle(Decision::Park(Duration::ZERO)).await?;
+    let delivery = next(&mut consumer).await?;
+    ensure!((delivery.parcel().id.as_str(), delivery.parcel().tries) == (id.as_str(), 0));
+    delivery.settle(Decision::Done).await?;
+    place.leave(broker).await
+}
