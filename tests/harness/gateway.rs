@@ -5,6 +5,9 @@
 //! answered 202 was neither delivered nor is a dead letter, and a test cannot end well without it,
 //! for an [`Accounted`] is made by nothing else.
 
+mod answer;
+mod plan;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
@@ -15,10 +18,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
-use reqwest::{
-    Method,
-    header::{CONTENT_TYPE, HeaderMap},
-};
+use reqwest::{Method, header::CONTENT_TYPE};
 use roundtrip_broker::{Delivery, Parcel, Queue, SharedBroker, Status};
 use roundtrip_model::SystemClock;
 use serde_json::{Value, json};
@@ -27,11 +27,14 @@ use tokio::time::timeout;
 
 use crate::{
     http::plain_client,
-    process::{Process, Program, free_port, gateway_binary},
+    process::{Process, free_port},
     realm::Realm,
     scripted::{Received, ScriptedServer},
     wait,
 };
+
+pub use answer::Answer;
+pub use plan::{Plan, Setup};
 
 /// How long a process may take to drain and end.
 const STOP_LIMIT: Duration = Duration::from_secs(40);
@@ -42,84 +45,31 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// How many dead letters are read at most.
 const DEAD_WINDOW: u16 = 1000;
 
-/// What a gateway runs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Setup {
-    /// SQLite files, all roles in one process.
-    Embedded,
-    /// RabbitMQ and MongoDB, a process for each role.
-    Servers,
+/// A running gateway.
+#[derive(Debug)]
+pub struct TestGateway {
+    plan: Plan,
+    folder: TempDir,
+    ingress: SocketAddr,
+    client: reqwest::Client,
+    processes: BTreeMap<String, Process>,
+    account: Mutex<Account>,
+    finished: bool,
 }
 
-/// A gateway to be started.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    setup: Setup,
-    dispatchers: usize,
-    ingress_only: bool,
-    realm: Option<Realm>,
-    env: BTreeMap<String, String>,
+/// What was answered 202.
+#[derive(Debug, Default)]
+struct Account {
+    messages: BTreeSet<String>,
+    callbacks: BTreeSet<String>,
 }
+
+/// Everything that was accepted is accounted for.
+#[derive(Debug)]
+#[must_use]
+pub struct Accounted(());
 
 impl Plan {
-    /// A gateway on this setup, with a realm of its own.
-    ///
-    /// # Errors
-    /// If the servers are not there.
-    pub fn new(setup: Setup) -> anyhow::Result<Self> {
-        Ok(Self {
-            setup,
-            dispatchers: 1,
-            ingress_only: false,
-            realm: match setup {
-                Setup::Embedded => None,
-                Setup::Servers => Some(Realm::fresh()?),
-            },
-            env: BTreeMap::new(),
-        })
-    }
-
-    /// With this variable in every process's environment.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.env.insert(name.to_owned(), value.into());
-        self
-    }
-
-    /// With this `SESSIONS_SERVER`.
-    #[must_use]
-    pub fn sessions_server(self, url: impl Into<String>) -> Self {
-        self.env("SESSIONS_SERVER", url)
-    }
-
-    /// With this schedule of retries for messages: durations, separated by commas.
-    #[must_use]
-    pub fn schedule(self, schedule: &str) -> Self {
-        self.env("ROUNDTRIP__DISPATCHER__RETRY__SCHEDULE", schedule)
-    }
-
-    /// With so many dispatchers, where each role is a process.
-    #[must_use]
-    pub const fn dispatchers(mut self, count: usize) -> Self {
-        self.dispatchers = count;
-        self
-    }
-
-    /// With nothing but the ingress, so that what is enqueued stays where it is.
-    #[must_use]
-    pub const fn ingress_only(mut self) -> Self {
-        self.ingress_only = true;
-        self
-    }
-
-    /// The realm, where there are servers.
-    ///
-    /// # Errors
-    /// On the embedded engines.
-    pub fn realm(&self) -> anyhow::Result<&Realm> {
-        self.realm.as_ref().context("this setup has no servers")
-    }
-
     /// Starts every process and waits until all are ready.
     ///
     /// # Errors
@@ -148,137 +98,6 @@ impl Plan {
             gateway.keep(process);
         }
         Ok(gateway)
-    }
-
-    fn programs(&self, folder: &Path, ingress: SocketAddr) -> anyhow::Result<Vec<Program>> {
-        let ingress_alone = self.program("ingress", &["ingress"], folder, ingress)?;
-        if self.ingress_only {
-            return Ok(vec![ingress_alone]);
-        }
-        if self.setup == Setup::Embedded {
-            return Ok(vec![self.program("all", &[], folder, ingress)?]);
-        }
-        let mut programs = vec![ingress_alone];
-        for number in 0..self.dispatchers {
-            let name = format!("dispatcher-{number}");
-            programs.push(self.program(&name, &["dispatcher"], folder, ingress)?);
-        }
-        programs.push(self.program("forwarder", &["forwarder"], folder, ingress)?);
-        Ok(programs)
-    }
-
-    fn program(
-        &self,
-        name: &str,
-        roles: &[&str],
-        folder: &Path,
-        ingress: SocketAddr,
-    ) -> anyhow::Result<Program> {
-        let operations = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let mut args = vec!["serve".to_owned()];
-        for role in roles {
-            args.extend(["--role".to_owned(), (*role).to_owned()]);
-        }
-        let mut env = BTreeMap::from([
-            ("BROKER_URL".to_owned(), self.broker_url(folder)),
-            ("ROUNDTRIP__INGRESS__LISTEN".to_owned(), ingress.to_string()),
-            (
-                "ROUNDTRIP__OPERATIONS__LISTEN".to_owned(),
-                operations.to_string(),
-            ),
-        ]);
-        let store = match &self.realm {
-            None => "sqlite:store.db".to_owned(),
-            Some(realm) => {
-                let name = &realm.name;
-                env.insert("ROUNDTRIP__BROKER__NAMESPACE".to_owned(), name.clone());
-                env.insert("ROUNDTRIP__STORE__DATABASE".to_owned(), name.clone());
-                realm.store.to_string()
-            }
-        };
-        env.insert("STORE_URL".to_owned(), store);
-        env.extend(self.env.clone());
-        Ok(Program {
-            name: name.to_owned(),
-            path: gateway_binary()?,
-            args,
-            env: env.into_iter().collect(),
-            folder: folder.to_owned(),
-            operations,
-        })
-    }
-
-    fn broker_url(&self, folder: &Path) -> String {
-        match &self.realm {
-            None => format!("sqlite:{}", folder.join("broker.db").display()),
-            Some(realm) => realm.broker.to_string(),
-        }
-    }
-}
-
-/// A running gateway.
-#[derive(Debug)]
-pub struct TestGateway {
-    plan: Plan,
-    folder: TempDir,
-    ingress: SocketAddr,
-    client: reqwest::Client,
-    processes: BTreeMap<String, Process>,
-    account: Mutex<Account>,
-    finished: bool,
-}
-
-/// What was answered 202.
-#[derive(Debug, Default)]
-struct Account {
-    messages: BTreeSet<String>,
-    callbacks: BTreeSet<String>,
-}
-
-/// Everything that was accepted is accounted for.
-#[derive(Debug)]
-#[must_use]
-pub struct Accounted(());
-
-/// The gateway's answer to a request.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    /// Its status.
-    pub status: u16,
-    /// Its headers.
-    pub headers: HeaderMap,
-    /// Its body.
-    pub text: String,
-}
-
-impl Answer {
-    /// Its body as JSON; null where it is none.
-    #[must_use]
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_default()
-    }
-
-    /// A header's text; empty where it is not there.
-    #[must_use]
-    pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-    }
-
-    /// Itself, if it has this status.
-    ///
-    /// # Errors
-    /// If it has another: the whole answer.
-    pub fn expect(self, status: u16) -> anyhow::Result<Self> {
-        ensure!(
-            self.status == status,
-            "expected {status}, got {}: {}",
-            self.status,
-            self.text
-        );
-        Ok(self)
     }
 }
 

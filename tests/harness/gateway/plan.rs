@@ -1,0 +1,164 @@
+//! What a gateway is to be made of: its setup, its processes, their environment.
+//!
+//! Invariant: every gateway has ports, files and a realm of its own, so that tests never meet.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
+
+use anyhow::Context;
+
+use crate::{
+    process::{Program, free_port, gateway_binary},
+    realm::Realm,
+};
+
+/// What a gateway runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setup {
+    /// SQLite files, all roles in one process.
+    Embedded,
+    /// RabbitMQ and MongoDB, a process for each role.
+    Servers,
+}
+
+/// A gateway to be started.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub(super) setup: Setup,
+    dispatchers: usize,
+    ingress_only: bool,
+    pub(super) realm: Option<Realm>,
+    env: BTreeMap<String, String>,
+}
+
+impl Plan {
+    /// A gateway on this setup, with a realm of its own.
+    ///
+    /// # Errors
+    /// If the servers are not there.
+    pub fn new(setup: Setup) -> anyhow::Result<Self> {
+        Ok(Self {
+            setup,
+            dispatchers: 1,
+            ingress_only: false,
+            realm: match setup {
+                Setup::Embedded => None,
+                Setup::Servers => Some(Realm::fresh()?),
+            },
+            env: BTreeMap::new(),
+        })
+    }
+
+    /// With this variable in every process's environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// With this `SESSIONS_SERVER`.
+    #[must_use]
+    pub fn sessions_server(self, url: impl Into<String>) -> Self {
+        self.env("SESSIONS_SERVER", url)
+    }
+
+    /// With this schedule of retries for messages: durations, separated by commas.
+    #[must_use]
+    pub fn schedule(self, schedule: &str) -> Self {
+        self.env("ROUNDTRIP__DISPATCHER__RETRY__SCHEDULE", schedule)
+    }
+
+    /// With so many dispatchers, where each role is a process.
+    #[must_use]
+    pub const fn dispatchers(mut self, count: usize) -> Self {
+        self.dispatchers = count;
+        self
+    }
+
+    /// With nothing but the ingress, so that what is enqueued stays where it is.
+    #[must_use]
+    pub const fn ingress_only(mut self) -> Self {
+        self.ingress_only = true;
+        self
+    }
+
+    /// The realm, where there are servers.
+    ///
+    /// # Errors
+    /// On the embedded engines.
+    pub fn realm(&self) -> anyhow::Result<&Realm> {
+        self.realm.as_ref().context("this setup has no servers")
+    }
+
+    pub(super) fn programs(
+        &self,
+        folder: &Path,
+        ingress: SocketAddr,
+    ) -> anyhow::Result<Vec<Program>> {
+        let ingress_alone = self.program("ingress", &["ingress"], folder, ingress)?;
+        if self.ingress_only {
+            return Ok(vec![ingress_alone]);
+        }
+        if self.setup == Setup::Embedded {
+            return Ok(vec![self.program("all", &[], folder, ingress)?]);
+        }
+        let mut programs = vec![ingress_alone];
+        for number in 0..self.dispatchers {
+            let name = format!("dispatcher-{number}");
+            programs.push(self.program(&name, &["dispatcher"], folder, ingress)?);
+        }
+        programs.push(self.program("forwarder", &["forwarder"], folder, ingress)?);
+        Ok(programs)
+    }
+
+    fn program(
+        &self,
+        name: &str,
+        roles: &[&str],
+        folder: &Path,
+        ingress: SocketAddr,
+    ) -> anyhow::Result<Program> {
+        let operations = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let mut args = vec!["serve".to_owned()];
+        for role in roles {
+            args.extend(["--role".to_owned(), (*role).to_owned()]);
+        }
+        let mut env = BTreeMap::from([
+            ("BROKER_URL".to_owned(), self.broker_url(folder)),
+            ("ROUNDTRIP__INGRESS__LISTEN".to_owned(), ingress.to_string()),
+            (
+                "ROUNDTRIP__OPERATIONS__LISTEN".to_owned(),
+                operations.to_string(),
+            ),
+        ]);
+        let store = match &self.realm {
+            None => "sqlite:store.db".to_owned(),
+            Some(realm) => {
+                let name = &realm.name;
+                env.insert("ROUNDTRIP__BROKER__NAMESPACE".to_owned(), name.clone());
+                env.insert("ROUNDTRIP__STORE__DATABASE".to_owned(), name.clone());
+                realm.store.to_string()
+            }
+        };
+        env.insert("STORE_URL".to_owned(), store);
+        env.extend(self.env.clone());
+        Ok(Program {
+            name: name.to_owned(),
+            path: gateway_binary()?,
+            args,
+            env: env.into_iter().collect(),
+            folder: folder.to_owned(),
+            operations,
+        })
+    }
+
+    pub(super) fn broker_url(&self, folder: &Path) -> String {
+        match &self.realm {
+            None => format!("sqlite:{}", folder.join("broker.db").display()),
+            Some(realm) => realm.broker.to_string(),
+        }
+    }
+}
