@@ -78,12 +78,13 @@ impl Filter {
     }
 }
 
-/// A condition on a whole document.
+/// A condition on a whole document. It mirrors the JSON: of a list of nodes all must hold, and no
+/// two share a key.
 #[derive(Debug, Clone)]
 pub(crate) enum Node {
-    And(Vec<Node>),
-    Or(Vec<Node>),
-    Nor(Vec<Node>),
+    And(Vec<Vec<Node>>),
+    Or(Vec<Vec<Node>>),
+    Nor(Vec<Vec<Node>>),
     Field(FieldPath, Vec<Test>),
 }
 

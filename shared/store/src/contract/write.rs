@@ -317,7 +317,7 @@ pub async fn a_big_channel_is_kept(harness: &impl Harness) {
     for _ in 0..30 {
         deep = json!({ "in": [deep] });
     }
-    deep = json!({"deep": deep, "zeros": vec![0; 100_000], "text": "x".repeat(800_000)});
+    deep = json!({"deep": deep, "zeros": vec![0; 1000], "text": "x".repeat(800_000)});
     let big = channel(json!({"channel_id": "big", "channel_metadata": {"big": deep}}));
     create(&**harness.store(), &big).await;
     assert_eq!(get(&**harness.store(), "big").await, big);

@@ -34,9 +34,9 @@ fn hold(nodes: &[Node], root: Root<'_>) -> bool {
 
 fn holds(node: &Node, root: Root<'_>) -> bool {
     match node {
-        Node::And(nodes) => hold(nodes, root),
-        Node::Or(nodes) => nodes.iter().any(|node| holds(node, root)),
-        Node::Nor(nodes) => !nodes.iter().any(|node| holds(node, root)),
+        Node::And(branches) => branches.iter().all(|nodes| hold(nodes, root)),
+        Node::Or(branches) => branches.iter().any(|nodes| hold(nodes, root)),
+        Node::Nor(branches) => !branches.iter().any(|nodes| hold(nodes, root)),
         Node::Field(path, tests) => tests.iter().all(|test| holds_at(test, root, path)),
     }
 }

@@ -121,7 +121,7 @@ impl Parser {
             .collect()
     }
 
-    fn branches(&mut self, json: &Value, within: Within) -> Result<Vec<Node>, FilterError> {
+    fn branches(&mut self, json: &Value, within: Within) -> Result<Vec<Vec<Node>>, FilterError> {
         let branches = self.array(json)?;
         if branches.is_empty() {
             return self.fail("must not be empty");
@@ -134,7 +134,7 @@ impl Parser {
                     let Value::Object(branch) = branch else {
                         return parser.fail("must be an object");
                     };
-                    parser.document(branch, within).map(Node::And)
+                    parser.document(branch, within)
                 })
             })
             .collect()

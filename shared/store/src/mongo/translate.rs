@@ -18,24 +18,20 @@ pub(super) fn filter(filter: &Filter) -> Document {
 }
 
 fn all(nodes: &[Node]) -> Document {
-    match nodes {
-        [] => Document::new(),
-        [one] => node(one),
-        many => doc! { "$and": branches(many) },
+    let mut document = Document::new();
+    for node in nodes {
+        match node {
+            Node::And(branches) => document.insert("$and", each(branches)),
+            Node::Or(branches) => document.insert("$or", each(branches)),
+            Node::Nor(branches) => document.insert("$nor", each(branches)),
+            Node::Field(path, conditions) => document.insert(&path.dotted, tests(conditions)),
+        };
     }
+    document
 }
 
-fn branches(nodes: &[Node]) -> Vec<Document> {
-    nodes.iter().map(node).collect()
-}
-
-fn node(node: &Node) -> Document {
-    match node {
-        Node::And(nodes) => all(nodes),
-        Node::Or(nodes) => doc! { "$or": branches(nodes) },
-        Node::Nor(nodes) => doc! { "$nor": branches(nodes) },
-        Node::Field(path, conditions) => doc! { path.dotted.as_str(): tests(conditions) },
-    }
+fn each(branches: &[Vec<Node>]) -> Vec<Document> {
+    branches.iter().map(|nodes| all(nodes)).collect()
 }
 
 /// No two of a list share an operator, for they came from one JSON object.
@@ -104,14 +100,14 @@ mod unit {
         });
         assert_eq!(
             filter(&Filter::parse(&json).unwrap()),
-            doc! {"$and": [
-                {"channel_tags": {"$all": [{"$elemMatch": {"$gt": "a"}}]}},
-                {"channel_name": {"$not": {"$options": "i", "$regex": "ab"}}},
-                {"$or": [
+            doc! {
+                "channel_tags": {"$all": [{"$elemMatch": {"$gt": "a"}}]},
+                "channel_name": {"$not": {"$options": "i", "$regex": "ab"}},
+                "$or": [
                     {"channel_metadata.n": {"$eq": 5_000_000_000_i64}},
                     {"$and": [{"channel_id": {"$eq": null}}, {}]},
-                ]},
-            ]}
+                ],
+            }
         );
     }
 }
