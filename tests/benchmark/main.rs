@@ -234,20 +234,29 @@ async fn fault_run(
 async fn memory(options: &Memory) -> anyhow::Result<ExitCode> {
     let mut under = true;
     let nobody = CountingServer::start(Arc::new(Tally::new("nothing", 0))).await?;
-    let stack = |engines| {
+    let stack = |engines, dead| {
         Stack::new(Plan {
             sessions_server: nobody.url(),
-            ..plan(&options.common, engines, "memory")?
+            ..plan(
+                &options.common,
+                engines,
+                &format!("memory-{dead:?}").to_lowercase(),
+            )?
         })
     };
     if options.common.engine.embedded() {
         println!("== {EMBEDDED} ==");
-        under &= memory::run(options, stack(Engines::Embedded)?).await?;
+        for &dead in options.dead.each() {
+            under &= memory::run(options, dead, stack(Engines::Embedded, dead)?).await?;
+        }
     }
     if options.common.engine.rabbitmq() {
-        let servers = Servers::start(&options.common.folder).await?;
         println!("== {RABBITMQ} ==");
-        under &= memory::run(options, stack(servers.engines())?).await?;
+        for &dead in options.dead.each() {
+            // New servers: those that have 100,000 messages waiting would work on, too.
+            let servers = Servers::start(&options.common.folder.join(format!("{dead:?}"))).await?;
+            under &= memory::run(options, dead, stack(servers.engines(), dead)?).await?;
+        }
     }
     Ok(if under {
         ExitCode::SUCCESS

@@ -1,7 +1,7 @@
 //! The memory run: many messages queued for endpoints that are dead, and what every role holds.
 //!
-//! Invariant: half of the channels refuse connections and half take them and never answer, so the
-//! dispatcher is kept busy both by failing fast and by waiting.
+//! Invariant: an endpoint that refuses and one that never answers are never mixed, for waiting for
+//! the one would spare the dispatcher most of its work with the other.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -17,9 +17,9 @@ use tokio::{
     time::{Duration, Instant, sleep},
 };
 
-use crate::options::Memory;
+use crate::options::{Dead, Memory};
 
-/// How many channels, half of each kind.
+/// How many channels the messages are for.
 const CHANNELS: usize = 8;
 
 /// How long the posting may take.
@@ -30,19 +30,21 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 const BYTES_PER_MB: u64 = 1_000_000;
 
-/// Runs it on one stack and prints the peak of every role; whether all stayed under the limit.
+/// Runs it on one stack, with endpoints that are dead in one way, and prints the peak of every
+/// role; whether all stayed under the limit.
 ///
 /// # Errors
 /// If not every message is accepted, or a role ends.
-pub(crate) async fn run(memory: &Memory, mut stack: Stack) -> anyhow::Result<bool> {
+pub(crate) async fn run(memory: &Memory, dead: Dead, mut stack: Stack) -> anyhow::Result<bool> {
     // Connections wait in its backlog, or stay open, and nobody ever answers.
     let black_hole = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let endpoints = [
-        format!("http://127.0.0.1:{}/refused", free_port()?),
-        format!("http://{}/never", black_hole.local_addr()?),
-    ];
+    let endpoint = if dead == Dead::Silent {
+        format!("http://{}/silent", black_hole.local_addr()?)
+    } else {
+        format!("http://127.0.0.1:{}/refused", free_port()?)
+    };
     stack.start_all().await?;
-    let channels = stack.register(CHANNELS, &endpoints).await?;
+    let channels = stack.register(CHANNELS, &[endpoint]).await?;
     let tally = Arc::new(Tally::new("memory", usize::try_from(memory.messages)?));
     let loaded = post_all(&Load {
         address: stack.ingress(),
@@ -58,7 +60,8 @@ pub(crate) async fn run(memory: &Memory, mut stack: Stack) -> anyhow::Result<boo
     })
     .await?;
     println!(
-        "{} messages accepted in {:.1} s, {} posts made again; tries go on for {} s",
+        "endpoint {dead:?}: {} messages accepted in {:.1} s, {} posts made again; \
+         tries go on for {} s",
         memory.messages,
         loaded.took.as_secs_f64(),
         loaded.repeated,

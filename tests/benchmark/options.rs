@@ -27,7 +27,7 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Messages in each measurement.
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 20_000)]
     pub(crate) messages: u64,
     /// Posts (and raw publishes) under way at once.
     #[arg(long, default_value_t = 256)]
@@ -84,8 +84,11 @@ pub(crate) struct Memory {
     /// The size of a posted body.
     #[arg(long, default_value_t = 400)]
     pub(crate) body_bytes: usize,
+    /// How the endpoints are dead.
+    #[arg(long, value_enum, default_value_t = Dead::Both)]
+    pub(crate) dead: Dead,
     /// Seconds that the tries go on, once all is queued.
-    #[arg(long, default_value = "60", value_parser = seconds)]
+    #[arg(long, default_value = "30", value_parser = seconds)]
     pub(crate) observe: Duration,
     /// The most resident memory that a role may ever hold, in MB.
     #[arg(long, default_value_t = 150)]
@@ -113,6 +116,28 @@ pub(crate) enum Engine {
     Rabbitmq,
     /// Both, one after the other.
     All,
+}
+
+/// How an endpoint is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dead {
+    /// Connections are refused: every try fails at once.
+    Refused,
+    /// Connections are taken and nothing is ever answered: every try waits for its time limit.
+    Silent,
+    /// The one, and then the other on a new stack.
+    Both,
+}
+
+impl Dead {
+    /// Each on its own.
+    pub(crate) fn each(self) -> &'static [Self] {
+        match self {
+            Self::Refused => &[Self::Refused],
+            Self::Silent => &[Self::Silent],
+            Self::Both => &[Self::Refused, Self::Silent],
+        }
+    }
 }
 
 impl Engine {

@@ -138,7 +138,7 @@ fn write_engine(out: &mut String, engine: &EngineResults) -> std::fmt::Result {
 }
 
 fn write_processes(out: &mut String, engine: &EngineResults) -> std::fmt::Result {
-    write!(out, "\n{:<24}", "CPU seconds")?;
+    write!(out, "\n{:<24}", "CPU seconds in all")?;
     for stage in Stage::ALL {
         write!(out, "{:>20}", stage.name())?;
     }
