@@ -50,18 +50,18 @@ mod embedded {
                 timeout: super::PATIENCE,
                 ..Config::default()
             };
-            open(&config).await.unwrap()
+            open(&config).await.expect("an open store")
         }
     }
 
     #[async_trait]
     impl Harness for Embedded {
         async fn start() -> Self {
-            let folder = tempfile::tempdir().unwrap();
+            let folder = tempfile::tempdir().expect("a folder");
             let store = Self::open(&folder).await;
             let foreign = SqliteChannels::open(Self::path(&folder), super::PATIENCE)
                 .await
-                .unwrap();
+                .expect("an open store");
             Self {
                 folder,
                 store,
@@ -78,11 +78,15 @@ mod embedded {
         }
 
         async fn insert_foreign(&self, document: Value) {
-            self.foreign.insert_foreign(&object(document)).await.unwrap();
+            self.foreign
+                .insert_foreign(&object(document))
+                .await
+                .expect("a written document");
         }
 
         async fn stored(&self, id: &str) -> Value {
-            Value::Object(self.foreign.stored(&id.parse().unwrap()).await.unwrap())
+            let id = id.parse().expect("an id");
+            Value::Object(self.foreign.stored(&id).await.expect("a document"))
         }
 
         async fn stop(self) {}
@@ -108,7 +112,7 @@ mod mongo {
                 timeout: super::PATIENCE,
                 ..Config::default()
             };
-            open(&config).await.unwrap()
+            open(&config).await.expect("an open store")
         }
     }
 
@@ -116,11 +120,14 @@ mod mongo {
     impl Harness for Mongo {
         async fn start() -> Self {
             let database = database_name();
-            let client = Client::with_uri_str(mongodb_url()).await.unwrap();
+            let client = Client::with_uri_str(mongodb_url()).await.expect("a client");
             let foreign = client.database(&database);
             // secantusdb 0.7.0b3 hangs for good where an insert and the store's own making of the
             // indexes both come to a collection that is not yet there.
-            foreign.create_collection("channels").await.unwrap();
+            foreign
+                .create_collection("channels")
+                .await
+                .expect("a collection");
             Self {
                 store: Self::open(&database).await,
                 foreign: foreign.collection("channels"),
@@ -137,13 +144,16 @@ mod mongo {
         }
 
         async fn insert_foreign(&self, document: Value) {
-            let document: Document = object(document).try_into().unwrap();
-            self.foreign.insert_one(document).await.unwrap();
+            let document: Document = object(document).try_into().expect("BSON");
+            self.foreign
+                .insert_one(document)
+                .await
+                .expect("a written document");
         }
 
         async fn stored(&self, id: &str) -> Value {
             let found = self.foreign.find_one(doc! { "channel_id": id }).await;
-            let mut document = found.unwrap().expect("a document");
+            let mut document = found.expect("an answer").expect("a document");
             document.remove("_id");
             bson::Bson::Document(document).into_relaxed_extjson()
         }
@@ -151,7 +161,7 @@ mod mongo {
         async fn stop(self) {
             drop(self.store);
             let database = self.foreign.client().database(&self.database);
-            database.drop().await.unwrap();
+            database.drop().await.expect("to drop the database");
         }
     }
 
