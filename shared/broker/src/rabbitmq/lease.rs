@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Engine, acks::Tag, wire::Outgoing};
+use super::{Engine, acks::Tag, topology::Address, wire::Outgoing};
 use crate::{Parcel, PublishError, Queue, Settle, SettleError, Settlement};
 
 /// How long a settlement goes on asking a broker that refuses (blocked, say) to take the next try
@@ -111,29 +111,22 @@ impl Settle for Lease {
         parcel: Parcel,
         settlement: Settlement,
     ) -> Result<(), SettleError> {
-        let topology = &self.engine.topology;
         let next = match settlement {
             Settlement::Ack => None,
             Settlement::Defer { delay, tries } => {
-                let (tier, expiry) = topology.tier(delay);
-                // The queue that it came from, not the key that it came by: a foreign message may
-                // carry a key that leads nowhere from here.
-                let key = &topology.queues(self.queue)[self.shard];
-                Some(Outgoing::new(
-                    tier,
-                    key,
-                    Parcel { tries, ..parcel },
-                    Some(expiry),
-                )?)
+                // To the queue that it came from, not by the key that it came by: a foreign
+                // message may carry a key that leads nowhere from here.
+                let (to, expiry) = Address::delayed(self.queue, self.shard, delay);
+                Some(Outgoing::new(to, Parcel { tries, ..parcel }, Some(expiry))?)
             }
             Settlement::Dead { reason, tries } => {
-                let key = topology.dead_key(self.queue);
+                let dead = Some(reason);
                 let parcel = Parcel {
                     tries,
-                    dead: Some(reason),
+                    dead,
                     ..parcel
                 };
-                Some(Outgoing::new(topology.direct(), key, parcel, None)?)
+                Some(Outgoing::new(Address::dead(self.queue), parcel, None)?)
             }
         };
         if let Some(next) = next {

@@ -155,7 +155,7 @@ impl Broker for RabbitMq {
             dead: None,
             ..parcel
         };
-        let outgoing = Outgoing::new(topology.direct(), topology.key(route), parcel, None)?;
+        let outgoing = Outgoing::new(topology.address(route), parcel, None)?;
         publisher.publish(outgoing, *publish_timeout).await
     }
 

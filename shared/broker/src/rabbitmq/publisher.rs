@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     link::{Endpoint, Events, Link, LinkError, limited},
     status::StatusCell,
-    topology::Topology,
+    topology::{Address, Topology},
     wire::Outgoing,
 };
 use crate::PublishError;
@@ -196,6 +196,7 @@ impl Pump {
         channel: &Channel,
         events: &mut Events,
     ) -> Result<(), LinkError> {
+        let topology = Arc::clone(&self.topology);
         let mut in_flight = FuturesUnordered::new();
         let mut taken = Vec::with_capacity(TAKE_AT_ONCE);
         let mut returned = Returned::default();
@@ -204,6 +205,7 @@ impl Pump {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 Some(first) = in_flight.next() => {
                     // All that lapin has completed by now is seen before anything is answered:
                     // a message that was returned may have been handed to an earlier confirm than
@@ -212,8 +214,8 @@ impl Pump {
                     while let Some(Some(next)) = in_flight.next().now_or_never() {
                         completed.push(next);
                     }
-                    if answer(completed, &mut returned)? && redeclaring.is_terminated() {
-                        redeclaring.set(redeclare(link, &self.topology).fuse());
+                    if answer(completed, &mut returned, &topology)? && redeclaring.is_terminated() {
+                        redeclaring.set(redeclare(link, &topology).fuse());
                     }
                 }
                 _ = self.jobs.recv_many(&mut taken, TAKE_AT_ONCE) => {
@@ -223,7 +225,7 @@ impl Pump {
                             continue;
                         }
                         match self.publisher.status.check() {
-                            Ok(()) => in_flight.push(send(channel, job)),
+                            Ok(()) => in_flight.push(send(channel, &topology, job)),
                             Err(error) => job.answer(Err(error)),
                         }
                     }
@@ -263,38 +265,27 @@ async fn redeclare(link: &Link, topology: &Topology) -> Result<(), LinkError> {
 
 /// A publish that has come to its end.
 struct Completed {
-    key: Key,
+    to: Address,
+    id: Option<ShortString>,
     reply: oneshot::Sender<Answer>,
     result: lapin::Result<Confirmation>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// By what a returned message is known again. Two publishes alike in all of it carry the same
-/// parcel to the same queue: it does not matter which of them is told.
-#[derive(Debug, PartialEq, Eq)]
-struct Key {
-    exchange: ShortString,
-    routing: ShortString,
-    id: Option<ShortString>,
-}
-
 /// The messages that came back and whose own confirm has not been seen yet.
 #[derive(Debug, Default)]
-struct Returned(Vec<(Key, String)>);
+struct Returned(Vec<BasicReturnMessage>);
 
 impl Returned {
-    fn note(&mut self, message: &BasicReturnMessage) {
-        let key = Key {
-            exchange: message.exchange.clone(),
-            routing: message.routing_key.clone(),
-            id: message.properties.message_id().clone(),
-        };
-        self.0.push((key, message.reply_text.to_string()));
-    }
-
-    fn take(&mut self, key: &Key) -> Option<String> {
-        let at = self.0.iter().position(|(returned, _)| returned == key)?;
-        Some(self.0.swap_remove(at).1)
+    /// Why this publish came back, if it did. Two publishes alike in destination and id carry the
+    /// same parcel to the same queue: it does not matter which of them is told.
+    fn take(&mut self, topology: &Topology, publish: &Completed) -> Option<ShortString> {
+        let at = self.0.iter().position(|message| {
+            *message.properties.message_id() == publish.id
+                && message.routing_key == *topology.key(publish.to)
+                && message.exchange == *topology.exchange(publish.to)
+        })?;
+        Some(self.0.swap_remove(at).reply_text)
     }
 }
 
@@ -305,36 +296,31 @@ impl Job {
     }
 }
 
-async fn send(channel: &Channel, job: Job) -> Completed {
+async fn send(channel: &Channel, topology: &Topology, job: Job) -> Completed {
     let Job {
         outgoing,
         reply,
         permit,
     } = job;
     let Outgoing {
-        exchange,
-        key,
+        to,
         properties,
         body,
     } = outgoing;
-    let known_by = Key {
-        exchange: exchange.clone(),
-        routing: key.clone(),
-        id: properties.message_id().clone(),
-    };
+    let id = properties.message_id().clone();
+    let (exchange, key) = (topology.exchange(to).clone(), topology.key(to).clone());
     let mandatory = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
     };
-    let result = async {
-        channel
-            .basic_publish(exchange, key, mandatory, &body, properties)
-            .await?
-            .await
-    }
-    .await;
+    let sent = channel.basic_publish(exchange, key, mandatory, &body, properties);
+    let result = match sent.await {
+        Ok(confirm) => confirm.await,
+        Err(error) => Err(error),
+    };
     Completed {
-        key: known_by,
+        to,
+        id,
         reply,
         result,
         _permit: permit,
@@ -342,27 +328,25 @@ async fn send(channel: &Channel, job: Job) -> Completed {
 }
 
 /// Answers the callers, and says whether a message came back.
-fn answer(mut completed: Vec<Completed>, returned: &mut Returned) -> Result<bool, LinkError> {
-    let mut any = false;
+fn answer(
+    mut completed: Vec<Completed>,
+    returned: &mut Returned,
+    topology: &Topology,
+) -> Result<bool, LinkError> {
+    let before = returned.0.len();
     for publish in &mut completed {
-        if let Ok(Confirmation::Ack(message) | Confirmation::Nack(message)) = &mut publish.result
-            && let Some(message) = message.take()
-        {
-            returned.note(&message);
-            any = true;
+        if let Ok(Confirmation::Ack(message) | Confirmation::Nack(message)) = &mut publish.result {
+            returned.0.extend(message.take());
         }
     }
+    let any = returned.0.len() > before;
     let mut lost = None;
-    for Completed {
-        key, reply, result, ..
-    } in completed
-    {
-        let back = returned.take(&key);
-        let answer = match result {
-            Ok(Confirmation::Ack(_)) => match back {
-                None => Ok(()),
-                Some(text) => Err(PublishError::Refused(format!("it was returned: {text}"))),
-            },
+    for publish in completed {
+        let back = returned.take(topology, &publish);
+        let answer = match publish.result {
+            Ok(Confirmation::Ack(_)) => back.map_or(Ok(()), |text| {
+                Err(PublishError::Refused(format!("it was returned: {text}")))
+            }),
             Ok(Confirmation::Nack(_)) => Err(PublishError::Refused(
                 "the queue is full or cannot store it".to_owned(),
             )),
@@ -374,7 +358,8 @@ fn answer(mut completed: Vec<Completed>, returned: &mut Returned) -> Result<bool
                 answer
             }
         };
-        let _ = reply.send(answer);
+        // Fails where the caller has given up, and then nobody wants the answer.
+        let _ = publish.reply.send(answer);
     }
     lost.map_or(Ok(any), |error| Err(error.into()))
 }

@@ -38,6 +38,33 @@ const DELIVERY_LIMIT: i64 = 20;
 /// default limit, and no spelling of "none" that 3.10 takes too.
 const DEAD_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
+/// Where a parcel is to go: one of the queues, at once or by way of a tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Address {
+    /// The index of a tier in [`TIERS`].
+    tier: Option<usize>,
+    queue: Queue,
+    shard: usize,
+}
+
+impl Address {
+    /// The dead queue of a queue.
+    pub(super) const fn dead(queue: Queue) -> Self {
+        Self {
+            tier: None,
+            queue: queue.dead(),
+            shard: 0,
+        }
+    }
+
+    /// Back to a queue's shard after a delay; and the message's expiry meanwhile.
+    pub(super) fn delayed(queue: Queue, shard: usize, delay: Duration) -> (Self, u64) {
+        let (tier, expiry) = quantise(delay);
+        let tier = Some(tier);
+        (Self { tier, queue, shard }, expiry)
+    }
+}
+
 /// The names of one namespace.
 #[derive(Debug)]
 pub(super) struct Topology {
@@ -71,11 +98,6 @@ impl Topology {
         }
     }
 
-    /// The exchange that leads to a queue by the queue's name.
-    pub(super) const fn direct(&self) -> &ShortString {
-        &self.direct
-    }
-
     /// What a queue is made of: the shards of the outbound queue, each other queue itself.
     pub(super) fn queues(&self, queue: Queue) -> &[ShortString] {
         match queue {
@@ -86,23 +108,27 @@ impl Topology {
         }
     }
 
-    /// The routing key of a new parcel.
-    pub(super) fn key(&self, route: Route<'_>) -> &ShortString {
-        match route {
-            Route::Outbound(channel) => &self.outbound[shard(channel, self.outbound.len())],
-            Route::Callbacks => &self.callbacks[0],
+    /// Where a new parcel goes.
+    pub(super) fn address(&self, route: Route<'_>) -> Address {
+        let shard = match route {
+            Route::Outbound(channel) => shard(channel, self.outbound.len()),
+            Route::Callbacks => 0,
+        };
+        Address {
+            tier: None,
+            queue: route.queue(),
+            shard,
         }
     }
 
-    /// The routing key of a queue's dead parcels.
-    pub(super) fn dead_key(&self, queue: Queue) -> &ShortString {
-        &self.queues(queue.dead())[0]
+    /// The exchange to publish to.
+    pub(super) fn exchange(&self, address: Address) -> &ShortString {
+        address.tier.map_or(&self.direct, |tier| &self.tiers[tier])
     }
 
-    /// The exchange of the tier for a delay, and the expiry in it.
-    pub(super) fn tier(&self, delay: Duration) -> (&ShortString, u64) {
-        let (index, expiry) = quantise(delay);
-        (&self.tiers[index], expiry)
+    /// The routing key to publish with: the name of the queue that is meant in the end.
+    pub(super) fn key(&self, address: Address) -> &ShortString {
+        &self.queues(address.queue)[address.shard]
     }
 
     /// Declares everything that is not there yet.
@@ -136,7 +162,7 @@ impl Topology {
         let mut arguments = self.expires_into(&self.direct);
         arguments.insert(
             "x-dead-letter-routing-key".into(),
-            text(self.dead_key(queue).as_str()),
+            text(self.key(Address::dead(queue)).as_str()),
         );
         arguments.insert("x-delivery-limit".into(), DELIVERY_LIMIT.into());
         arguments.insert("x-max-length".into(), self.max_backlog.into());

@@ -23,7 +23,7 @@ use roundtrip_model::{Clock, DeadReason, decision::DeadKind};
 use serde::de::{IntoDeserializer, value::Error as DecodeError};
 use time::OffsetDateTime;
 
-use super::hash::fnv1a;
+use super::{hash::fnv1a, topology::Address};
 use crate::{Parcel, PublishError, Queue};
 
 const TRIES: &str = "roundtrip-tries";
@@ -40,11 +40,10 @@ const PERSISTENT: u8 = 2;
 /// How much of a reason's detail is kept, in bytes: all headers must fit one frame.
 const MAX_DETAIL: usize = 4096;
 
-/// A message on its way to an exchange.
+/// A message on its way to a queue.
 #[derive(Debug, Clone)]
 pub(super) struct Outgoing {
-    pub(super) exchange: ShortString,
-    pub(super) key: ShortString,
+    pub(super) to: Address,
     pub(super) properties: BasicProperties,
     pub(super) body: Bytes,
 }
@@ -55,8 +54,7 @@ impl Outgoing {
     /// # Errors
     /// [`PublishError::Refused`] where the parcel's id is longer than AMQP can carry.
     pub(super) fn new(
-        exchange: &ShortString,
-        key: &ShortString,
+        to: Address,
         parcel: Parcel,
         expiry: Option<u64>,
     ) -> Result<Self, PublishError> {
@@ -84,8 +82,7 @@ impl Outgoing {
             properties = properties.with_expiration(expiry.to_string().into());
         }
         Ok(Self {
-            exchange: exchange.clone(),
-            key: key.clone(),
+            to,
             properties,
             body: parcel.body,
         })
@@ -200,8 +197,7 @@ mod tests {
     }
 
     fn round_trip(parcel: Parcel, queue: Queue) -> Parcel {
-        let name = ShortString::from("name");
-        let outgoing = Outgoing::new(&name, &name, parcel, None).unwrap();
+        let outgoing = Outgoing::new(Address::dead(queue), parcel, None).unwrap();
         decode(
             message(outgoing.properties, &outgoing.body),
             queue,
