@@ -7,7 +7,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use backoff::{ExponentialBackoff, backoff::Backoff};
+use backoff::backoff::Backoff;
 use futures::{
     FutureExt, StreamExt,
     future::{Fuse, FusedFuture},
@@ -150,11 +150,25 @@ impl Pump {
     pub(super) async fn run(mut self, closed: CancellationToken) {
         let mut waits = reconnect();
         loop {
-            let ended = tokio::select! {
+            let connected = tokio::select! {
                 () = closed.cancelled() => break,
-                ended = self.connect_and_work(&mut waits, &closed) => ended,
+                connected = self.connect() => connected,
             };
-            let Err(reason) = ended else { break };
+            let reason = match connected {
+                Ok((link, channel, mut events)) => {
+                    waits.reset();
+                    self.publisher.status.ready();
+                    drop(self.first_attempt.take());
+                    tokio::select! {
+                        () = closed.cancelled() => {
+                            link.close().await;
+                            break;
+                        }
+                        reason = self.work(&link, &channel, &mut events) => reason,
+                    }
+                }
+                Err(reason) => reason,
+            };
             let first = self.first_attempt.take();
             self.publisher.status.away(&reason, first.is_some());
             drop(first);
@@ -166,36 +180,19 @@ impl Pump {
         self.publisher.status.closed();
     }
 
-    /// One connection's life: `Ok` when the broker was closed.
-    async fn connect_and_work(
-        &mut self,
-        waits: &mut ExponentialBackoff,
-        closed: &CancellationToken,
-    ) -> Result<(), LinkError> {
-        let (link, mut events) = Link::connect(&self.endpoint, "publish").await?;
+    /// A connection with everything declared, and a channel with confirms.
+    async fn connect(&self) -> Result<(Link, Channel, Events), LinkError> {
+        let (link, events) = Link::connect(&self.endpoint, "publish").await?;
         let channel = link.channel().await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         limited("confirm.select", ANSWER_LIMIT, confirms).await?;
         let declaring = self.topology.declare(&channel);
         limited("declaring the queues", DECLARE_LIMIT, declaring).await?;
-        waits.reset();
-        self.publisher.status.ready();
-        drop(self.first_attempt.take());
-        tokio::select! {
-            () = closed.cancelled() => {}
-            ended = self.work(&link, &channel, &mut events) => ended?,
-        }
-        link.close().await;
-        Ok(())
+        Ok((link, channel, events))
     }
 
-    /// Publishes until the connection or the channel is lost.
-    async fn work(
-        &mut self,
-        link: &Link,
-        channel: &Channel,
-        events: &mut Events,
-    ) -> Result<(), LinkError> {
+    /// Publishes until the connection or the channel is lost, and says why it was.
+    async fn work(&mut self, link: &Link, channel: &Channel, events: &mut Events) -> LinkError {
         let topology = Arc::clone(&self.topology);
         let mut in_flight = FuturesUnordered::new();
         let mut taken = Vec::with_capacity(TAKE_AT_ONCE);
@@ -214,8 +211,12 @@ impl Pump {
                     while let Some(Some(next)) = in_flight.next().now_or_never() {
                         completed.push(next);
                     }
-                    if answer(completed, &mut returned, &topology)? && redeclaring.is_terminated() {
-                        redeclaring.set(redeclare(link, &topology).fuse());
+                    match answer(completed, &mut returned, &topology) {
+                        Ok(true) if redeclaring.is_terminated() => {
+                            redeclaring.set(redeclare(link, &topology).fuse());
+                        }
+                        Ok(_) => {}
+                        Err(error) => return error,
                     }
                 }
                 _ = self.jobs.recv_many(&mut taken, TAKE_AT_ONCE) => {
@@ -233,14 +234,18 @@ impl Pump {
                 event = events.next() => match event {
                     Some(Event::ConnectionBlocked(reason)) => self.publisher.status.blocked(reason),
                     Some(Event::ConnectionUnblocked) => self.publisher.status.ready(),
-                    Some(Event::Error(error)) => return Err(error.into()),
+                    Some(Event::Error(error)) => return error.into(),
                     Some(_) => {}
-                    None => return Err(LinkError::Ended),
+                    None => return LinkError::Ended,
                 },
-                result = &mut redeclaring, if !redeclaring.is_terminated() => result?,
+                declared = &mut redeclaring, if !redeclaring.is_terminated() => {
+                    if let Err(error) = declared {
+                        return error;
+                    }
+                }
                 _ = look.tick() => {
                     if !link.is_open() || !channel.status().connected() {
-                        return Err(LinkError::Ended);
+                        return LinkError::Ended;
                     }
                 }
             }
