@@ -36,9 +36,13 @@ impl Default for Config {
     }
 }
 
+/// lapin logs a returned message with its whole body, and each attempt to connect; the broker crate
+/// logs what matters of both. `lapin=…` in `log.level` overrides it.
+const QUIET: &str = "lapin=off";
+
 /// Starts to log, to standard output.
 pub(crate) fn start(config: &Config) -> Result<(), Problem> {
-    let filter = EnvFilter::try_new(&config.level)
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.level))
         .map_err(|error| Problem::key("log.level", format!("is no filter: {error}")))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
