@@ -9,16 +9,7 @@ use super::{
     Comparison, ElemMatch, FieldPath, FilterError, MAX_DEPTH, MAX_NODES, MAX_REGEXES, Node,
     Pattern, Test,
 };
-use crate::canonical;
-
-/// The fields that a filter can name.
-const FIELDS: [&str; 5] = [
-    "channel_id",
-    "channel_name",
-    "channel_description",
-    "channel_metadata",
-    "channel_tags",
-];
+use crate::{canonical, document::FIELDS};
 
 /// What an error's path says where the filter itself is wrong.
 const ROOT: &str = "filter";
