@@ -7,8 +7,8 @@ COPY . .
 # leaves it.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --package roundtrip \
-    && cp target/release/roundtrip /usr/local/bin/roundtrip
+    cargo build --profile dist --locked --package roundtrip \
+    && cp target/dist/roundtrip /usr/local/bin/roundtrip
 
 FROM debian:bookworm-slim
 # The roots that rustls trusts for https, amqps and MongoDB over TLS; the slim image has none.
