@@ -14,6 +14,7 @@ pub mod contract;
 mod document;
 pub mod embedded;
 pub mod filter;
+mod ledger;
 pub mod mongo;
 mod page;
 
@@ -25,6 +26,11 @@ use roundtrip_model::{Channel, ChannelId, ChannelPatch, channel::FieldError};
 pub use cache::CachedChannels;
 pub use config::{Config, OpenError, open};
 pub use filter::{Filter, FilterError};
+pub use ledger::{
+    DeadFilter, DeadLetter, DeadLetters, DeadQueue, Idempotency, Journal, MAX_ENTRIES, MAX_PAGE,
+    MessageFilter, MessageRecord, Progress, Replay, ReplaySource, ReplayStatus, Replays,
+    Reservation,
+};
 pub use page::{
     ChannelPage, Cursor, DEFAULT_LIMIT, Direction, MAX_LIMIT, PageRequest, Sort, SortField,
 };
