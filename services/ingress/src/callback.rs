@@ -34,6 +34,7 @@ pub(crate) async fn receive(
     let parcel = Parcel {
         id: callback.callback_id.to_string(),
         tries: 0,
+        round: 0,
         accepted_at: ingress.clock.now(),
         dead: None,
         body: encode(&callback)?,

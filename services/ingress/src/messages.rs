@@ -62,6 +62,7 @@ pub(crate) async fn send(
     let parcel = Parcel {
         id: message.message_id.to_string(),
         tries: 0,
+        round: 0,
         accepted_at: ingress.clock.now(),
         dead: None,
         body: encode(&message)?,

@@ -53,6 +53,7 @@ fn parcel(body: &'static str, tries: u32, accepted_at: OffsetDateTime) -> Parcel
     Parcel {
         id: "cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
         tries,
+        round: 0,
         accepted_at,
         dead: None,
         body: bytes::Bytes::from_static(body.as_bytes()),

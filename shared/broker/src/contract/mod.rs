@@ -78,6 +78,8 @@ macro_rules! broker_contract {
             a_dead_message_lies_in_its_dead_queue,
             a_dead_callback_lies_in_its_own_dead_queue,
             a_dead_letter_can_be_parked_and_removed,
+            a_parcel_keeps_its_round_wherever_it_goes,
+            a_dead_journal_batch_lies_in_its_own_dead_queue,
             a_window_is_hard,
             two_consumers_share_a_queue,
             a_dropped_consumer_gives_back_what_it_held,
@@ -173,6 +175,7 @@ fn parcel(body: impl Into<Bytes>) -> Parcel {
     Parcel {
         id: MessageId::generate().to_string(),
         tries: 0,
+        round: 0,
         accepted_at: datetime!(2026-11-23 12:34:56.789 UTC),
         dead: None,
         body: body.into(),

@@ -171,23 +171,23 @@ impl Table {
 }
 
 pub(super) const READ_SAME_DUE: &str = "
-    SELECT due, seq, id, tries, accepted_at, dead, body FROM parcel
+    SELECT due, seq, id, tries, accepted_at, dead, body, round FROM parcel
     WHERE queue = ?1 AND due = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4";
 
 pub(super) const READ_LATER_DUE: &str = "
-    SELECT due, seq, id, tries, accepted_at, dead, body FROM parcel
+    SELECT due, seq, id, tries, accepted_at, dead, body, round FROM parcel
     WHERE queue = ?1 AND due > ?2 AND due <= ?3 ORDER BY due, seq LIMIT ?4";
 
 const READ_ONE: &str =
-    "SELECT due, seq, id, tries, accepted_at, dead, body FROM parcel WHERE seq = ?1";
+    "SELECT due, seq, id, tries, accepted_at, dead, body, round FROM parcel WHERE seq = ?1";
 
 impl Change<'_> {
     fn apply(self, connection: &Connection) -> rusqlite::Result<()> {
         match self {
             Self::Insert { queue, key, parcel } => connection
                 .prepare_cached(
-                    "INSERT INTO parcel (seq, queue, due, delay, tries, accepted_at, id, body)
-                     VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7)",
+                    "INSERT INTO parcel (seq, queue, due, delay, tries, accepted_at, id, body, round)
+                     VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8)",
                 )?
                 .execute(params![
                     key.seq,
@@ -197,6 +197,7 @@ impl Change<'_> {
                     timeline::millis(parcel.accepted_at),
                     parcel.id,
                     &parcel.body[..],
+                    parcel.round,
                 ])?,
             Self::Delete { seq } => connection
                 .prepare_cached("DELETE FROM parcel WHERE seq = ?1")?
@@ -241,6 +242,7 @@ fn parcel(row: &Row<'_>) -> rusqlite::Result<(Key, Parcel)> {
     let parcel = Parcel {
         id: row.get(2)?,
         tries: row.get(3)?,
+        round: row.get(7)?,
         accepted_at: timeline::from_millis(row.get(4)?),
         dead: dead.map(|text| reason(&text)),
         body: Bytes::copy_from_slice(row.get_ref(6)?.as_blob()?),
@@ -264,5 +266,7 @@ pub(super) const fn code(queue: Queue) -> i64 {
         Queue::Callbacks => 1,
         Queue::OutboundDead => 2,
         Queue::CallbacksDead => 3,
+        Queue::Journal => 4,
+        Queue::JournalDead => 5,
     }
 }

@@ -104,7 +104,8 @@ struct Blocked {
 pub(super) struct Writer {
     table: Table,
     timeline: Timeline,
-    queues: [QueueState; Queue::ALL.len()],
+    /// As [`Queue::ALL`].
+    queues: Vec<QueueState>,
     last_seq: i64,
     max_backlog: u64,
     /// Settlements that wait for the disk; the windows bound them.
@@ -129,14 +130,8 @@ impl Writer {
                 .map(|held| QueueState::new(queue, &held, now))
         };
         let load = || {
-            let [outbound, callbacks, outbound_dead, callbacks_dead] = Queue::ALL;
-            let queues = [
-                queue(outbound)?,
-                queue(callbacks)?,
-                queue(outbound_dead)?,
-                queue(callbacks_dead)?,
-            ];
-            Ok((queues, table.last_seq()?))
+            let queues: Result<Vec<QueueState>, _> = Queue::ALL.into_iter().map(queue).collect();
+            Ok((queues?, table.last_seq()?))
         };
         let (queues, last_seq) = load().map_err(|source: rusqlite::Error| OpenError::File {
             path,
@@ -257,7 +252,7 @@ impl Writer {
     /// Gives each publish its place. Refuses what a full queue has no place for, and forgets what
     /// its caller has given up.
     fn place(&mut self, publishes: Vec<Publish>, now: i64) -> Vec<Placed> {
-        let mut totals = self.queues.each_ref().map(QueueState::total);
+        let mut totals: Vec<u64> = self.queues.iter().map(QueueState::total).collect();
         let mut placed = Vec::with_capacity(publishes.len());
         for publish in publishes {
             let total = &mut totals[publish.queue as usize];

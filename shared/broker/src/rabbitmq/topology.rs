@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `{ns}.direct` | direct exchange; a queue is bound by its own name |
 //! | `{ns}.outbound.0` … | work queues, a shard each |
-//! | `{ns}.callbacks` | work queue |
-//! | `{ns}.outbound.dead`, `{ns}.callbacks.dead` | dead queues |
+//! | `{ns}.callbacks`, `{ns}.journal` | work queues |
+//! | `{ns}.outbound.dead`, `{ns}.callbacks.dead`, `{ns}.journal.dead` | dead queues |
 //! | `{ns}.delay.1s` … | for each tier a fanout exchange and its queue, which expires into `{ns}.direct` |
 //!
 //! A tier's exchange is a fanout, and its queue has no dead-letter routing key, so that a parcel
@@ -34,9 +34,10 @@ use crate::{Config, Queue, Route};
 /// dead. Explicit, because RabbitMQ's default has changed between versions.
 const DELIVERY_LIMIT: i64 = 20;
 
-/// A dead queue has nowhere to put what it gives up, so it gives up nothing: RabbitMQ 4 has a
-/// default limit, and no spelling of "none" that 3.10 takes too.
-const DEAD_DELIVERY_LIMIT: i64 = 1_000_000_000;
+/// No limit in effect: RabbitMQ 4 has a default limit, and no spelling of "none" that 3.10 takes
+/// too. A dead queue has nowhere to put what it gives up. The journal's entries come back for as
+/// long as the store is away, which says nothing of them.
+const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
 /// The names of one namespace.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(super) struct Topology {
     callbacks: Vec<ShortString>,
     outbound_dead: Vec<ShortString>,
     callbacks_dead: Vec<ShortString>,
+    journal: Vec<ShortString>,
+    journal_dead: Vec<ShortString>,
     /// As [`TIERS`]; a tier's exchange and its queue have one name.
     tiers: Vec<ShortString>,
     max_backlog: i64,
@@ -63,6 +66,8 @@ impl Topology {
             callbacks: named(Queue::Callbacks),
             outbound_dead: named(Queue::OutboundDead),
             callbacks_dead: named(Queue::CallbacksDead),
+            journal: named(Queue::Journal),
+            journal_dead: named(Queue::JournalDead),
             tiers: TIERS
                 .iter()
                 .map(|tier| format!("{ns}.delay.{}", tier.name).into())
@@ -83,6 +88,8 @@ impl Topology {
             Queue::Callbacks => &self.callbacks,
             Queue::OutboundDead => &self.outbound_dead,
             Queue::CallbacksDead => &self.callbacks_dead,
+            Queue::Journal => &self.journal,
+            Queue::JournalDead => &self.journal_dead,
         }
     }
 
@@ -91,6 +98,7 @@ impl Topology {
         match route {
             Route::Outbound(channel) => &self.outbound[shard(channel, self.outbound.len())],
             Route::Callbacks => &self.callbacks[0],
+            Route::Journal => &self.journal[0],
         }
     }
 
@@ -112,13 +120,18 @@ impl Topology {
     /// `max_backlog`): better no service than one without its promises.
     pub(super) async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
         declare_exchange(channel, &self.direct, ExchangeKind::Direct).await?;
-        for queue in [Queue::OutboundDead, Queue::CallbacksDead] {
+        // Dead queues first: a work queue must have somewhere to put what it gives up.
+        for queue in [
+            Queue::OutboundDead,
+            Queue::CallbacksDead,
+            Queue::JournalDead,
+        ] {
             for name in self.queues(queue) {
                 declare_queue(channel, name, dead_arguments()).await?;
                 bind(channel, name, &self.direct).await?;
             }
         }
-        for queue in [Queue::Outbound, Queue::Callbacks] {
+        for queue in [Queue::Outbound, Queue::Callbacks, Queue::Journal] {
             for name in self.queues(queue) {
                 declare_queue(channel, name, self.work_arguments(queue)).await?;
                 bind(channel, name, &self.direct).await?;
@@ -138,7 +151,12 @@ impl Topology {
             "x-dead-letter-routing-key".into(),
             text(self.dead_key(queue).as_str()),
         );
-        arguments.insert("x-delivery-limit".into(), DELIVERY_LIMIT.into());
+        let limit = if queue == Queue::Journal {
+            NO_DELIVERY_LIMIT
+        } else {
+            DELIVERY_LIMIT
+        };
+        arguments.insert("x-delivery-limit".into(), limit.into());
         arguments.insert("x-max-length".into(), self.max_backlog.into());
         arguments
     }
@@ -160,7 +178,7 @@ impl Topology {
 
 fn dead_arguments() -> FieldTable {
     let mut arguments = quorum();
-    arguments.insert("x-delivery-limit".into(), DEAD_DELIVERY_LIMIT.into());
+    arguments.insert("x-delivery-limit".into(), NO_DELIVERY_LIMIT.into());
     arguments
 }
 
