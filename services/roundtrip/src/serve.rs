@@ -146,12 +146,11 @@ async fn open_broker(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<S
 
 async fn open_store(config: &Config) -> anyhow::Result<SharedChannels> {
     use roundtrip_store::OpenError::{Scheme, Setting};
-    roundtrip_store::open(&config.store)
-        .await
-        .map_err(|error| match error {
-            Scheme(_) | Setting { .. } => Problem::said(&error).into(),
-            other => other.into(),
-        })
+    match roundtrip_store::open(&config.store).await {
+        Ok(store) => Ok(store),
+        Err(error @ (Scheme(_) | Setting { .. })) => Err(Problem::said(&error).into()),
+        Err(other) => Err(other.into()),
+    }
 }
 
 /// Binds now, so that a port that is taken is told at the start, and serves from then on.

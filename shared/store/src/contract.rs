@@ -20,7 +20,7 @@ pub use pages::*;
 pub use query::*;
 pub use write::*;
 
-use crate::{Channels, SharedChannels, StoreError};
+use crate::{Channels, SharedStore, StoreError};
 
 /// What a case needs of an engine: a store of its own, empty, and the way past it that another
 /// client of the database has.
@@ -30,10 +30,10 @@ pub trait Harness: Send + Sync + Sized {
     async fn start() -> Self;
 
     /// The store.
-    fn store(&self) -> &SharedChannels;
+    fn store(&self) -> &SharedStore;
 
     /// Another store over the same data, as another process has it.
-    async fn second_store(&self) -> SharedChannels;
+    async fn second_store(&self) -> SharedStore;
 
     /// Writes a document as another client would.
     async fn insert_foreign(&self, document: Value);

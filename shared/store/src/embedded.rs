@@ -5,6 +5,7 @@
 //! holds one page, never the whole table.
 
 mod file;
+mod schema;
 
 use std::{
     path::Path,
@@ -13,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use roundtrip_model::{Channel, ChannelId, ChannelPatch};
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -88,9 +89,9 @@ impl Channels for SqliteChannels {
         let channel = canonical::channel(channel)?;
         let version = Version::of(&channel);
         self.file
-            .run(move |connection, _| {
+            .write(move |transaction| {
                 let document = document::of(&channel);
-                connection
+                transaction
                     .execute(INSERT, row(&document))
                     .map_err(|error| match error.sqlite_error_code() {
                         Some(rusqlite::ErrorCode::ConstraintViolation) => {
@@ -122,32 +123,30 @@ impl Channels for SqliteChannels {
     ) -> Result<Versioned, StoreError> {
         let fields = canonical::patch(patch)?;
         let (id, expected) = (id.clone(), expected.cloned());
-        self.file
-            .run(move |connection, _| {
-                let transaction = write(connection)?;
-                let mut document = read(&transaction, &id)?;
+        let updated = self
+            .file
+            .write(move |transaction| {
+                let mut document = read(transaction, &id)?;
                 check(&document, &id, expected.as_ref())?;
                 // In place: what was there keeps its position, as in MongoDB.
                 document.extend(fields);
                 transaction.execute(UPDATE, row(&document)).map_err(away)?;
-                let updated = document::versioned(&document);
-                transaction.commit().map_err(away)?;
-                updated
+                Ok(document)
             })
-            .await
+            .await?;
+        document::versioned(&updated)
     }
 
     async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), StoreError> {
         let (id, expected) = (id.clone(), expected.cloned());
         self.file
-            .run(move |connection, _| {
-                let transaction = write(connection)?;
-                let document = read(&transaction, &id)?;
+            .write(move |transaction| {
+                let document = read(transaction, &id)?;
                 check(&document, &id, expected.as_ref())?;
                 transaction
                     .execute("DELETE FROM channels WHERE channel_id = ?1", [id.as_str()])
-                    .map_err(away)?;
-                transaction.commit().map_err(away)
+                    .map(drop)
+                    .map_err(away)
             })
             .await
     }
@@ -174,16 +173,10 @@ impl Channels for SqliteChannels {
     }
 }
 
+crate::unbuilt::unbuilt_ledger!(SqliteChannels);
+
 fn away(error: rusqlite::Error) -> StoreError {
     StoreError::Away(Box::new(error))
-}
-
-/// A transaction that has the file's write lock from its beginning, so that nothing changes
-/// between what it reads and what it writes.
-fn write(connection: &mut Connection) -> Result<Transaction<'_>, StoreError> {
-    connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(away)
 }
 
 fn read(connection: &Connection, id: &ChannelId) -> Result<Map<String, Value>, StoreError> {

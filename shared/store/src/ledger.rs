@@ -30,7 +30,7 @@ pub trait Journal: Send + Sync + 'static {
     /// completes it.
     async fn record(&self, entries: &[Entry]) -> Result<(), StoreError>;
 
-    /// A message and its entries by time, the latest [`MAX_ENTRIES`] of them.
+    /// A message and its entries by time and then by id, the latest [`MAX_ENTRIES`] of them.
     ///
     /// # Errors
     /// [`StoreError::Away`].
@@ -39,7 +39,7 @@ pub trait Journal: Send + Sync + 'static {
         id: &MessageId,
     ) -> Result<Option<(MessageRecord, Vec<Entry>)>, StoreError>;
 
-    /// Messages that match, the latest first, in an order that later messages do not disturb.
+    /// Messages that match, by id, the latest first: later messages do not disturb the order.
     ///
     /// # Errors
     /// [`StoreError::Away`].
@@ -105,6 +105,23 @@ pub struct MessageFilter {
     pub until: Option<OffsetDateTime>,
 }
 
+impl MessageFilter {
+    /// Between which ids the messages lie that were accepted in the time asked for: from the first
+    /// on, and before the second. An id begins with the milliseconds of its making, so these
+    /// beginnings of ids compare with whole ones as texts.
+    pub(crate) fn id_bounds(&self) -> (Option<String>, Option<String>) {
+        let bound = |at: OffsetDateTime| {
+            // The first millisecond that is not before this time.
+            let millis = -((-at.unix_timestamp_nanos()).div_euclid(1_000_000));
+            format!("msg_{:012x}", millis.clamp(0, MAX_ID_MILLIS))
+        };
+        (self.since.map(bound), self.until.map(bound))
+    }
+}
+
+/// The greatest time that an id holds: 48 bits of milliseconds.
+const MAX_ID_MILLIS: i128 = (1 << 48) - 1;
+
 /// Where parcels lie that no further try will be made of.
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
@@ -114,7 +131,8 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// [`StoreError::Away`], as for [`Journal::record`].
     async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError>;
 
-    /// Dead letters that match and were not replayed, by [`DeadLetter::dead_id`].
+    /// Dead letters that match and were not replayed, by [`DeadLetter::dead_id`], the smallest
+    /// first.
     ///
     /// # Errors
     /// [`StoreError::Away`].
@@ -234,7 +252,8 @@ pub trait Replays: Send + Sync + 'static {
     /// [`StoreError::Away`].
     async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, StoreError>;
 
-    /// Takes a running replay whose lease nobody holds, if there is one, for this long.
+    /// Takes a running replay whose lease nobody holds, the owner itself not either, if there is
+    /// one, for this long.
     ///
     /// # Errors
     /// [`StoreError::Away`].
@@ -246,8 +265,8 @@ pub trait Replays: Send + Sync + 'static {
     ) -> Result<Option<Replay>, StoreError>;
 
     /// Writes down how far a replay has come, and holds its lease until `lease_until`. Answers
-    /// with the replay's status: what is no longer running was cancelled. `None` where the lease
-    /// is another's by now.
+    /// with the replay's status: what is no longer running was cancelled, and how far it came is
+    /// written down all the same. `None` where the lease is another's by now.
     ///
     /// # Errors
     /// [`StoreError::Away`].

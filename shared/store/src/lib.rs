@@ -1,4 +1,5 @@
-//! Channels behind one trait, with two engines: MongoDB, and an embedded one on SQLite.
+//! Channels, and what is kept of messages, behind traits with two engines: MongoDB, and an embedded
+//! one on SQLite.
 //!
 //! Invariant: both engines give the same answer to the same call, the query filter included; one
 //! contract suite holds them to it. A document that another client wrote straight into the
@@ -17,6 +18,7 @@ pub mod filter;
 mod ledger;
 pub mod mongo;
 mod page;
+mod unbuilt;
 
 use std::{fmt, sync::Arc};
 
@@ -82,8 +84,16 @@ pub trait Channels: Send + Sync + 'static {
     async fn ping(&self) -> Result<(), StoreError>;
 }
 
-/// A store that roles share.
+/// Channels that roles share.
 pub type SharedChannels = Arc<dyn Channels>;
+
+/// A whole store. A role asks for the trait that it needs: an `Arc<dyn Store>` is one of each.
+pub trait Store: Channels + Journal + DeadLetters + Replays + Idempotency {}
+
+impl<T: Channels + Journal + DeadLetters + Replays + Idempotency> Store for T {}
+
+/// A store that roles share.
+pub type SharedStore = Arc<dyn Store>;
 
 /// A channel as it is stored, and its version.
 #[derive(Debug, Clone, PartialEq)]

@@ -41,10 +41,10 @@ async fn a_file_of_a_newer_schema_is_refused() {
     let path = folder.path().join("store.db");
     drop(SqliteChannels::open(&path, TIMEOUT).await.unwrap());
     let connection = Connection::open(&path).unwrap();
-    connection.pragma_update(None, "user_version", 2).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
     let refused = SqliteChannels::open(&path, TIMEOUT).await.err();
     assert!(
-        matches!(refused, Some(OpenError::Newer { found: 2, .. })),
+        matches!(refused, Some(OpenError::Newer { found: 99, .. })),
         "{refused:?}"
     );
 }
