@@ -13,6 +13,7 @@ pub mod journal;
 pub mod message;
 pub mod outcome;
 pub mod retry;
+pub mod settings;
 
 pub use callback::Callback;
 pub use channel::{Channel, ChannelPatch};
@@ -23,3 +24,4 @@ pub use journal::{Entry, Event, State};
 pub use message::OutboundMessage;
 pub use outcome::{Outcome, Verdict};
 pub use retry::{Next, RetryPolicy};
+pub use settings::DeliverySettings;
