@@ -4,6 +4,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use roundtrip_model::SystemClock;
 use serde::{Deserialize, Serialize};
 
 use crate::{SharedStore, embedded::SqliteChannels, mongo::MongoChannels};
@@ -130,10 +131,7 @@ pub enum OpenError {
 /// The URL is of no engine or malformed; the embedded engine's file cannot be used.
 pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
     let url = config.url.as_str();
-    for (setting, duration) in [
-        ("timeout", config.timeout),
-        ("retention", config.retention),
-    ] {
+    for (setting, duration) in [("timeout", config.timeout), ("retention", config.retention)] {
         if duration.is_zero() {
             return Err(OpenError::Setting {
                 setting,
@@ -149,7 +147,10 @@ pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
                 problem: format!("'{url}' must be sqlite:PATH"),
             });
         }
-        return Ok(Arc::new(SqliteChannels::open(path, config.timeout).await?));
+        let store = SqliteChannels::open(path, config.timeout).await?;
+        return Ok(Arc::new(
+            store.keeping(config.retention, Arc::new(SystemClock)),
+        ));
     }
     if url.starts_with("mongodb://") || url.starts_with("mongodb+srv://") {
         return Ok(Arc::new(MongoChannels::open(config)?));

@@ -1,19 +1,26 @@
-//! The embedded engine: channels in one SQLite file, which several processes may share.
+//! The embedded engine: a store in one SQLite file, which several processes may share.
 //!
 //! Invariant: a write is answered only after SQLite has synced it (`synchronous=FULL`), and is
 //! read, checked and written within one transaction. A query scans in the order asked for and
 //! holds one page, never the whole table.
 
+mod dead_letters;
 mod file;
+mod idempotency;
+mod journal;
+mod replays;
+mod retention;
+mod rows;
 mod schema;
 
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use roundtrip_model::{Channel, ChannelId, ChannelPatch};
+use roundtrip_model::{Channel, ChannelId, ChannelPatch, Clock};
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Map, Value};
 
@@ -22,10 +29,12 @@ use crate::{
     StoreError, Version, Versioned, canonical, document,
 };
 use file::File;
+use retention::Retention;
 
-/// Channels in a SQLite file.
+/// A store in a SQLite file.
 pub struct SqliteChannels {
-    file: File,
+    file: Arc<File>,
+    retention: Option<Retention>,
 }
 
 impl SqliteChannels {
@@ -35,7 +44,18 @@ impl SqliteChannels {
     /// The file cannot be used, or is not a store of this version's.
     pub async fn open(path: impl AsRef<Path>, timeout: Duration) -> Result<Self, OpenError> {
         let file = File::open(path.as_ref().to_owned(), timeout).await?;
-        Ok(Self { file })
+        Ok(Self {
+            file: Arc::new(file),
+            retention: None,
+        })
+    }
+
+    /// Forgets from now on, in the background, what is older than this.
+    #[must_use]
+    pub fn keeping(mut self, retention: Duration, clock: Arc<dyn Clock>) -> Self {
+        let file = Arc::clone(&self.file);
+        self.retention = Some(Retention::start(file, retention, clock));
+        self
     }
 }
 
@@ -172,8 +192,6 @@ impl Channels for SqliteChannels {
             .await
     }
 }
-
-crate::unbuilt::unbuilt_ledger!(SqliteChannels);
 
 fn away(error: rusqlite::Error) -> StoreError {
     StoreError::Away(Box::new(error))

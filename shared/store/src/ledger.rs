@@ -112,11 +112,15 @@ impl MessageFilter {
     pub(crate) fn id_bounds(&self) -> (Option<String>, Option<String>) {
         let bound = |at: OffsetDateTime| {
             // The first millisecond that is not before this time.
-            let millis = -((-at.unix_timestamp_nanos()).div_euclid(1_000_000));
-            format!("msg_{:012x}", millis.clamp(0, MAX_ID_MILLIS))
+            first_message_id(-((-at.unix_timestamp_nanos()).div_euclid(1_000_000)))
         };
         (self.since.map(bound), self.until.map(bound))
     }
+}
+
+/// How the ids of messages begin that were made in this millisecond since 1970.
+pub(crate) fn first_message_id(millis: i128) -> String {
+    format!("msg_{:012x}", millis.clamp(0, MAX_ID_MILLIS))
 }
 
 /// The greatest time that an id holds: 48 bits of milliseconds.

@@ -18,7 +18,7 @@ pub mod filter;
 mod ledger;
 pub mod mongo;
 mod page;
-mod unbuilt;
+mod pause;
 
 use std::{fmt, sync::Arc};
 
@@ -36,6 +36,7 @@ pub use ledger::{
 pub use page::{
     ChannelPage, Cursor, DEFAULT_LIMIT, Direction, MAX_LIMIT, PageRequest, Sort, SortField,
 };
+pub use pause::set_paused;
 
 /// Where channels are kept.
 #[async_trait]
