@@ -1,6 +1,7 @@
-//! The channel calls: create, read, update, delete and query.
+//! The channel calls: create, read, update, delete, query, pause and resume.
 
 mod etag;
+mod pause;
 mod query;
 
 use axum::{
@@ -16,6 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::{Ingress, body::Json, problem::Problem};
 
+pub(crate) use pause::{pause, resume};
 pub(crate) use query::query;
 
 /// The body of `POST /channel`: the seed's five fields and no other.

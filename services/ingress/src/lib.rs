@@ -76,6 +76,8 @@ impl Ingress {
                     .put(channels::update)
                     .delete(channels::delete),
             )
+            .route("/channel/{channel_id}/pause", post(channels::pause))
+            .route("/channel/{channel_id}/resume", post(channels::resume))
             .route("/channels", post(channels::query))
             .route("/channel/message", post(messages::send))
             .route("/webhook-response", post(callback::receive))

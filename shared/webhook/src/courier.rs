@@ -38,6 +38,15 @@ pub struct Post<'a> {
     pub accepted_at: OffsetDateTime,
 }
 
+/// What one receiver wants otherwise than the configuration has it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Overrides<'a> {
+    /// The time limit on the exchange.
+    pub timeout: Option<Duration>,
+    /// The interval after each failed try, in order.
+    pub schedule: Option<&'a [Duration]>,
+}
+
 /// A try that was made: what came of it and what follows.
 #[derive(Debug)]
 pub struct Try {
@@ -74,8 +83,19 @@ impl Courier {
         })
     }
 
+    /// The longest wait that another server's `Retry-After` can ask for.
+    #[must_use]
+    pub const fn retry_after_cap(&self) -> Duration {
+        self.policy.retry_after_cap
+    }
+
     /// Makes one try.
     pub async fn attempt(&self, post: Post<'_>) -> Try {
+        self.attempt_with(post, Overrides::default()).await
+    }
+
+    /// Makes one try, as its receiver wants it.
+    pub async fn attempt_with(&self, post: Post<'_>, overrides: Overrides<'_>) -> Try {
         let Post {
             url,
             webhook_id,
@@ -84,15 +104,26 @@ impl Courier {
             accepted_at,
         } = post;
         let started = Instant::now();
+        let timeout = overrides.timeout.unwrap_or(self.webhook.timeout());
         let outcome = self
             .webhook
-            .post(url, webhook_id, self.clock.now(), body)
+            .post_within(timeout, url, webhook_id, self.clock.now(), body)
             .await;
         let attempt = tries.saturating_add(1);
+        let decision = match overrides.schedule {
+            None => self.decide(&self.policy, &outcome, attempt, accepted_at),
+            Some(schedule) => {
+                let policy = RetryPolicy {
+                    schedule: schedule.to_vec(),
+                    ..self.policy.clone()
+                };
+                self.decide(&policy, &outcome, attempt, accepted_at)
+            }
+        };
         Try {
             attempt,
             duration: started.elapsed(),
-            decision: self.decide(&outcome, attempt, accepted_at),
+            decision,
             outcome,
         }
     }
@@ -101,13 +132,19 @@ impl Courier {
     #[must_use]
     pub fn panicked(&self, tries: u32, accepted_at: OffsetDateTime) -> Decision {
         let outcome = Outcome::Failed(Failure::Panicked);
-        self.decide(&outcome, tries.saturating_add(1), accepted_at)
+        let attempt = tries.saturating_add(1);
+        self.decide(&self.policy, &outcome, attempt, accepted_at)
     }
 
-    fn decide(&self, outcome: &Outcome, attempt: u32, accepted_at: OffsetDateTime) -> Decision {
+    fn decide(
+        &self,
+        policy: &RetryPolicy,
+        outcome: &Outcome,
+        attempt: u32,
+        accepted_at: OffsetDateTime,
+    ) -> Decision {
         let now = self.clock.now();
-        self.policy
-            .decide(outcome, attempt, accepted_at, now, &mut rand::rng())
+        policy.decide(outcome, attempt, accepted_at, now, &mut rand::rng())
     }
 }
 
