@@ -24,7 +24,7 @@ impl Handler for Dispatcher {
             Ok(url) => url,
             Err(decision) => return not_tried(parcel, channel_id, decision),
         };
-        let body = match serde_json::to_vec(&message.delivery_body()) {
+        let body = match serde_json::to_vec(&message.delivery_body(&message.response_url)) {
             Ok(body) => body.into(),
             Err(error) => {
                 return not_tried(parcel, channel_id, dead(DeadKind::Undecodable, &error));

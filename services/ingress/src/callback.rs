@@ -29,6 +29,8 @@ pub(crate) async fn receive(
     let callback = Callback {
         callback_id: CallbackId::generate(),
         session_id: answer.session_id,
+        message_id: None,
+        channel_id: None,
         response_data: answer.response_data,
     };
     let parcel = Parcel {

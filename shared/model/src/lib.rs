@@ -14,6 +14,7 @@ pub mod message;
 pub mod outcome;
 pub mod retry;
 pub mod settings;
+pub mod token;
 
 pub use callback::Callback;
 pub use channel::{Channel, ChannelPatch};
@@ -25,3 +26,4 @@ pub use message::OutboundMessage;
 pub use outcome::{Outcome, Verdict};
 pub use retry::{Next, RetryPolicy};
 pub use settings::DeliverySettings;
+pub use token::TokenKey;

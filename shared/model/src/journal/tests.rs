@@ -16,6 +16,7 @@ fn entry(round: u32, event: Event) -> Entry {
     }
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "as the events hold it")]
 fn attempt(attempt: u32, next: After) -> Box<Attempt> {
     Box::new(Attempt {
         attempt,
