@@ -62,7 +62,7 @@ pub(super) async fn forget(file: &File, before: i64) -> Result<(), StoreError> {
         while file
             .write(move |transaction| step(transaction).map_err(away))
             .await?
-            == STEP
+            == usize::from(STEP)
         {}
     }
     Ok(())
