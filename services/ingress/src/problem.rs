@@ -165,6 +165,29 @@ impl Problem {
         )
     }
 
+    /// The id in the path names no message, or none that the journal has reached.
+    pub(crate) fn unknown_message(id: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown-message",
+            "The message is not known",
+            format!(
+                "there is no message with the id '{id}'; one that was just accepted shows up in a \
+                 moment"
+            ),
+        )
+    }
+
+    /// The id in the path names no replay.
+    pub(crate) fn unknown_replay(id: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown-replay",
+            "The replay does not exist",
+            format!("there is no replay with the id '{id}'"),
+        )
+    }
+
     /// The gateway itself failed.
     pub(crate) fn internal() -> Self {
         Self::new(

@@ -39,6 +39,7 @@ pub(crate) struct Config {
     pub ingress: roundtrip_ingress::Config,
     pub dispatcher: roundtrip_dispatcher::Config,
     pub forwarder: roundtrip_forwarder::Config,
+    pub recorder: roundtrip_recorder::Config,
 }
 
 /// How long a stop waits for what is under way, where nothing is configured.
@@ -58,6 +59,7 @@ impl Default for Config {
             ingress: roundtrip_ingress::Config::default(),
             dispatcher: roundtrip_dispatcher::Config::default(),
             forwarder: roundtrip_forwarder::Config::default(),
+            recorder: roundtrip_recorder::Config::default(),
         }
     }
 }

@@ -8,8 +8,10 @@ use roundtrip_broker::SharedBroker;
 use roundtrip_dispatcher::Dispatcher;
 use roundtrip_forwarder::Forwarder;
 use roundtrip_ingress::Ingress;
+use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, SystemClock};
-use roundtrip_store::{CachedChannels, SharedChannels};
+use roundtrip_recorder::Recorder;
+use roundtrip_store::{CachedChannels, SharedChannels, SharedStore};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -56,7 +58,9 @@ pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
 async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let broker = open_broker(&config, Arc::clone(&clock)).await?;
-    let channels = open_store(&config).await?;
+    let store = open_store(&config).await?;
+    let channels: SharedChannels = Arc::clone(&store) as SharedChannels;
+    let journal = Journal::start(Arc::clone(&broker));
     let known = Arc::new(CachedChannels::new(Arc::clone(&channels), &config.store));
     let own_response_url = config.own_response_url()?;
 
@@ -65,7 +69,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         let ingress = Ingress::new(
             config.ingress.clone(),
             Arc::clone(&broker),
-            Arc::clone(&channels),
+            Arc::clone(&store),
             Arc::clone(&known),
             own_response_url.as_str(),
             Arc::clone(&clock),
@@ -109,6 +113,19 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
                 .context("the forwarder")
         });
     }
+    if roles.contains(&Role::Recorder) {
+        let recorder = Recorder::new(
+            &config.recorder,
+            Arc::clone(&broker),
+            Arc::clone(&store),
+            journal.clone(),
+            Arc::clone(&clock),
+        );
+        let drain = config.drain;
+        lifecycle.spawn(Step::Workers, "recorder", |stop| async move {
+            recorder.run(drain, stop).await.context("the recorder")
+        });
+    }
     let operations = Operations {
         broker: Arc::clone(&broker),
         channels,
@@ -129,6 +146,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         "started"
     );
     let code = lifecycle.run(config.drain).await?;
+    journal.close().await;
     broker.close().await;
     tracing::info!("stopped");
     Ok(code)
@@ -144,7 +162,7 @@ async fn open_broker(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<S
         })
 }
 
-async fn open_store(config: &Config) -> anyhow::Result<SharedChannels> {
+async fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
     use roundtrip_store::OpenError::{Scheme, Setting};
     match roundtrip_store::open(&config.store).await {
         Ok(store) => Ok(store),

@@ -28,7 +28,7 @@ pub(crate) async fn resume(
 
 async fn set(ingress: &Ingress, id: &str, paused: bool) -> Result<Response, Problem> {
     let id = channel_id(id)?;
-    let stored = set_paused(&*ingress.channels, &id, paused).await?;
+    let stored = set_paused(&*ingress.store, &id, paused).await?;
     ingress.known.forget(&id).await;
     tracing::info!(channel_id = %id, paused, "channel.paused");
     Ok(answer(stored))
