@@ -82,9 +82,18 @@ mod tests {
     }
 
     #[rstest]
-    #[case("https://gw.example/webhook-response", "https://gw.example/webhook-response")]
-    #[case("https://gw.example/webhook-response", "https://gw.example:443/webhook-response?a=1#b")]
-    #[case("http://127.0.0.1:8000/webhook-response", "http://localhost:8000/webhook-response")]
+    #[case(
+        "https://gw.example/webhook-response",
+        "https://gw.example/webhook-response"
+    )]
+    #[case(
+        "https://gw.example/webhook-response",
+        "https://gw.example:443/webhook-response?a=1#b"
+    )]
+    #[case(
+        "http://127.0.0.1:8000/webhook-response",
+        "http://localhost:8000/webhook-response"
+    )]
     fn the_gateways_own_url_brings_the_message_back(#[case] own: &str, #[case] named: &str) {
         let answers = answers(own);
         let message = message(named);
@@ -94,7 +103,11 @@ mod tests {
         let session: SessionId = "abc123".parse().unwrap();
         let claims = answers.key.verify(&token, &session).expect("its own");
         assert_eq!((claims.message_id, claims.round), (message.message_id, 2));
-        assert!(url.as_str().starts_with(own.trim_start_matches("http://127.0.0.1")) || named.contains("localhost"));
+        assert!(
+            url.as_str()
+                .starts_with(own.trim_start_matches("http://127.0.0.1"))
+                || named.contains("localhost")
+        );
     }
 
     #[rstest]
@@ -107,6 +120,9 @@ mod tests {
     #[case("no url")]
     fn another_url_gets_no_token(#[case] named: &str) {
         let message = message(named);
-        assert_eq!(answers("https://gw.example/webhook-response").url(&message, 0), named);
+        assert_eq!(
+            answers("https://gw.example/webhook-response").url(&message, 0),
+            named
+        );
     }
 }

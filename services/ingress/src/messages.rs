@@ -1,15 +1,21 @@
 //! `POST /channel/message`: a message in.
 
+use std::time::Duration;
+
 use axum::{Json as JsonBody, extract::State, http::StatusCode, response::IntoResponse};
 use bytes::Bytes;
 use roundtrip_broker::{Parcel, Route};
 use roundtrip_model::{
-    ChannelId, MessageId, OutboundMessage, SessionId, channel::http_url, message::is_empty_json,
+    ChannelId, Entry, Event, MessageId, OutboundMessage, SessionId, channel::http_url,
+    journal::Content, message::is_empty_json,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{Ingress, body::Json, problem::Problem};
+
+/// How long an answer waits for its journal entry; it is confirmed as the message was.
+const ENTRY_LIMIT: Duration = Duration::from_secs(2);
 
 /// The body of `POST /channel/message`.
 #[derive(Debug, Deserialize)]
@@ -59,18 +65,7 @@ pub(crate) async fn send(
         message,
         response_url: response_url.unwrap_or_else(|| ingress.own_response_url.to_string()),
     };
-    let parcel = Parcel {
-        id: message.message_id.to_string(),
-        tries: 0,
-        round: 0,
-        accepted_at: ingress.clock.now(),
-        dead: None,
-        body: encode(&message)?,
-    };
-    ingress
-        .broker
-        .publish(Route::Outbound(&message.channel_id), parcel)
-        .await?;
+    ingress.enqueue(&message).await?;
     Ok((
         StatusCode::ACCEPTED,
         JsonBody(Accepted {
@@ -80,6 +75,39 @@ pub(crate) async fn send(
             status: "queued",
         }),
     ))
+}
+
+impl Ingress {
+    /// Puts a message into the queue, and then into the journal. Not both at once: a message that
+    /// was refused must leave nothing, and an entry cannot be called back.
+    pub(crate) async fn enqueue(&self, message: &OutboundMessage) -> Result<(), Problem> {
+        let accepted_at = self.clock.now();
+        let parcel = Parcel {
+            id: message.message_id.to_string(),
+            tries: 0,
+            round: 0,
+            accepted_at,
+            dead: None,
+            body: encode(message)?,
+        };
+        let route = Route::Outbound(&message.channel_id);
+        self.broker.publish(route, parcel).await?;
+        let content = Content {
+            message: message.message.clone(),
+            response_url: message.response_url.clone(),
+        };
+        let event = Event::Accepted(Box::new(content));
+        self.tell(Entry::of(message, 0, accepted_at, event)).await;
+        Ok(())
+    }
+
+    /// Waits until the journal has an entry, but not for ever: what it is about has happened.
+    pub(crate) async fn tell(&self, entry: Entry) {
+        let message_id = entry.message_id;
+        if !self.journal.append_within(entry, ENTRY_LIMIT).await {
+            tracing::warn!(%message_id, "answered before the journal had its entry");
+        }
+    }
 }
 
 /// Writes what a queue carries.

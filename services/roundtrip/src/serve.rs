@@ -1,18 +1,18 @@
 //! The composition root: chooses the engines, builds every part, then starts them.
 
-use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, serve::ListenerExt};
 use roundtrip_broker::SharedBroker;
-use roundtrip_dispatcher::Dispatcher;
+use roundtrip_dispatcher::{Answers, Dispatcher};
 use roundtrip_forwarder::Forwarder;
-use roundtrip_ingress::Ingress;
+use roundtrip_ingress::{Ingress, Parts};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, SystemClock};
 use roundtrip_recorder::Recorder;
 use roundtrip_store::{CachedChannels, SharedChannels, SharedStore};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,6 +23,10 @@ use crate::{
     operations::Operations,
     telemetry,
 };
+
+/// How long the end waits for the last journal entries, whose deliveries are not settled without
+/// them.
+const JOURNAL_CLOSE: Duration = Duration::from_secs(5);
 
 /// Runs these roles until the process is told to stop.
 pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
@@ -63,17 +67,20 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let journal = Journal::start(Arc::clone(&broker));
     let known = Arc::new(CachedChannels::new(Arc::clone(&channels), &config.store));
     let own_response_url = config.own_response_url()?;
+    let tokens = config.tokens()?;
 
     let mut lifecycle = Lifecycle::new();
     if roles.contains(&Role::Ingress) {
-        let ingress = Ingress::new(
-            config.ingress.clone(),
-            Arc::clone(&broker),
-            Arc::clone(&store),
-            Arc::clone(&known),
-            own_response_url.as_str(),
-            Arc::clone(&clock),
-        );
+        let parts = Parts {
+            broker: Arc::clone(&broker),
+            store: Arc::clone(&store),
+            known: Arc::clone(&known),
+            journal: journal.clone(),
+            tokens: tokens.clone(),
+            own_response_url: own_response_url.as_str().into(),
+            clock: Arc::clone(&clock),
+        };
+        let ingress = Ingress::new(config.ingress.clone(), parts);
         let more = match config.environment {
             Stage::Development => {
                 development::register_echo(&config, &*channels).await?;
@@ -90,9 +97,14 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         .await?;
     }
     if roles.contains(&Role::Dispatcher) {
-        let dispatcher =
-            Dispatcher::new(&config.dispatcher, Arc::clone(&known), Arc::clone(&clock))
-                .map_err(|error| Problem::section("dispatcher", &error))?;
+        let dispatcher = Dispatcher::new(
+            &config.dispatcher,
+            Arc::clone(&known),
+            Answers::new(own_response_url, tokens),
+            journal.clone(),
+            Arc::clone(&clock),
+        )
+        .map_err(|error| Problem::section("dispatcher", &error))?;
         let (broker, drain) = (Arc::clone(&broker), config.drain);
         lifecycle.spawn(Step::Workers, "dispatcher", |stop| async move {
             dispatcher
@@ -103,8 +115,13 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     }
     if roles.contains(&Role::Forwarder) {
         let sessions_server = config.sessions_server()?;
-        let forwarder = Forwarder::new(&config.forwarder, sessions_server, Arc::clone(&clock))
-            .map_err(|error| Problem::section("forwarder", &error))?;
+        let forwarder = Forwarder::new(
+            &config.forwarder,
+            sessions_server,
+            journal.clone(),
+            Arc::clone(&clock),
+        )
+        .map_err(|error| Problem::section("forwarder", &error))?;
         let (broker, drain) = (Arc::clone(&broker), config.drain);
         lifecycle.spawn(Step::Workers, "forwarder", |stop| async move {
             forwarder
@@ -146,7 +163,9 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         "started"
     );
     let code = lifecycle.run(config.drain).await?;
-    journal.close().await;
+    if timeout(JOURNAL_CLOSE, journal.close()).await.is_err() {
+        tracing::warn!("the broker did not take the last journal entries");
+    }
     broker.close().await;
     tracing::info!("stopped");
     Ok(code)

@@ -8,6 +8,8 @@
 mod batch;
 mod batcher;
 
+#[cfg(feature = "testing")]
+mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 use crate::{
     decision::{DeadReason, Decision},
     ids::{CallbackId, ChannelId, EntryId, MessageId, ReplayId, SessionId},
+    message::OutboundMessage,
     outcome::Outcome,
 };
 
@@ -260,6 +261,20 @@ enum Phase {
 }
 
 impl Entry {
+    /// A new entry of this message, which had been replayed `round` times.
+    #[must_use]
+    pub fn of(message: &OutboundMessage, round: u32, at: OffsetDateTime, event: Event) -> Self {
+        Self {
+            entry_id: EntryId::generate(),
+            message_id: message.message_id,
+            channel_id: message.channel_id.clone(),
+            session_id: message.session_id.clone(),
+            round,
+            at,
+            event,
+        }
+    }
+
     /// How far this entry brings its message.
     #[must_use]
     pub fn position(&self) -> Position {

@@ -7,7 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use roundtrip_model::{
-    Clock, DeadReason, Decision, Outcome, RetryPolicy, decision::DeadKind, outcome::Failure,
+    Clock, DeadReason, Decision, Outcome, RetryPolicy, decision::DeadKind, journal::Attempt,
+    outcome::Failure,
 };
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -177,6 +178,19 @@ impl From<&Decision> for Told {
 }
 
 impl Try {
+    /// The try as the journal tells it.
+    #[must_use]
+    pub fn journaled(&self) -> Box<Attempt> {
+        let Self {
+            attempt,
+            outcome,
+            decision,
+            ..
+        } = self;
+        let attempt = Attempt::new(*attempt, outcome, self.duration_ms(), decision);
+        Box::new(attempt)
+    }
+
     /// The status that was answered, if any was.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
