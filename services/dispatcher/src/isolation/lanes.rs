@@ -149,13 +149,10 @@ impl Lanes {
             self.forget_idle();
         }
         let breaker = self.rules.breaker;
-        let queued = self
-            .lanes
-            .entry(channel.clone())
-            .or_insert_with(|| Queued {
-                lane: Lane::new(limits, breaker, now),
-                waiters: VecDeque::new(),
-            });
+        let queued = self.lanes.entry(channel.clone()).or_insert_with(|| Queued {
+            lane: Lane::new(limits, breaker, now),
+            waiters: VecDeque::new(),
+        });
         queued.lane.limit(limits, now);
         queued
     }
