@@ -42,7 +42,7 @@ const DEFAULT_CACHE_TTL: Duration = Duration::from_secs(5);
 /// [`Config::cache_size`] where nothing is configured.
 const DEFAULT_CACHE_SIZE: u64 = 10_000;
 /// [`Config::retention`] where nothing is configured: 30 days.
-const DEFAULT_RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
 
 impl Default for Config {
     fn default() -> Self {

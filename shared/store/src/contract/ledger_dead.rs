@@ -2,11 +2,12 @@
 #![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use roundtrip_model::{ReplayId, decision::DeadKind};
+use serde_json::json;
 use time::Duration;
 
 use super::{
     Harness,
-    samples::{at, dead_letter, reason},
+    samples::{at, dead_letter, reason, text},
 };
 use crate::{DeadFilter, DeadLetter, DeadLetters, DeadQueue};
 
@@ -48,117 +49,42 @@ fn twelve() -> Vec<DeadLetter> {
 
 /// A filter for each condition alone and for several together, and which of the twelve it finds.
 fn filters() -> Vec<(DeadFilter, Vec<usize>)> {
-    let all = DeadFilter::default;
     let letters = twelve();
     let little = Duration::nanoseconds(1);
-    let dead_id = |number: usize| letters[number].dead_id.clone();
-    let parcel_id = |number: usize| letters[number].parcel_id.clone();
-    vec![
+    let (third, seventh) = (&letters[3].parcel_id, &letters[7].dead_id);
+    let all: Vec<&str> = letters.iter().map(|letter| &*letter.dead_id).collect();
+    [
+        (json!({"channel_id": "a"}), vec![0, 2, 4, 6, 8, 10]),
+        (json!({"session_id": "z"}), vec![2, 5, 8, 11]),
+        (json!({"session_id": "nobody"}), vec![]),
+        (json!({"queue": "callbacks"}), vec![0, 1, 2, 3]),
+        (json!({"reason": "too_old"}), vec![6, 7, 8, 9, 10, 11]),
+        (json!({"reason": "undecodable"}), vec![]),
+        (json!({"ids": [seventh, third, "x"]}), vec![3, 7]),
+        (json!({"ids": []}), vec![]),
+        (json!({"since": text(at(10_000))}), vec![10, 11]),
+        (json!({"since": text(at(10_000) + little)}), vec![11]),
+        (json!({"until": text(at(2000))}), vec![0, 1]),
+        (json!({"until": text(at(2000) + little)}), vec![0, 1, 2]),
         (
-            DeadFilter {
-                channel: Some(super::id("a")),
-                ..all()
-            },
-            vec![0, 2, 4, 6, 8, 10],
-        ),
-        (
-            DeadFilter {
-                session: "z".parse().ok(),
-                ..all()
-            },
-            vec![2, 5, 8, 11],
-        ),
-        (
-            DeadFilter {
-                session: "nobody".parse().ok(),
-                ..all()
-            },
-            vec![],
-        ),
-        (
-            DeadFilter {
-                queue: Some(DeadQueue::Callbacks),
-                ..all()
-            },
-            vec![0, 1, 2, 3],
-        ),
-        (
-            DeadFilter {
-                reason: Some(DeadKind::TooOld),
-                ..all()
-            },
-            vec![6, 7, 8, 9, 10, 11],
-        ),
-        (
-            DeadFilter {
-                reason: Some(DeadKind::Undecodable),
-                ..all()
-            },
-            vec![],
-        ),
-        (
-            DeadFilter {
-                ids: Some(vec![dead_id(7), parcel_id(3), "x".into()]),
-                ..all()
-            },
-            vec![3, 7],
-        ),
-        (
-            DeadFilter {
-                ids: Some(vec![]),
-                ..all()
-            },
-            vec![],
-        ),
-        (
-            DeadFilter {
-                since: Some(at(10_000)),
-                ..all()
-            },
-            vec![10, 11],
-        ),
-        (
-            DeadFilter {
-                since: Some(at(10_000) + little),
-                ..all()
-            },
-            vec![11],
-        ),
-        (
-            DeadFilter {
-                until: Some(at(2000)),
-                ..all()
-            },
-            vec![0, 1],
-        ),
-        (
-            DeadFilter {
-                until: Some(at(2000) + little),
-                ..all()
-            },
-            vec![0, 1, 2],
-        ),
-        (
-            DeadFilter {
-                channel: Some(super::id("b")),
-                reason: Some(DeadKind::Refused),
-                ..all()
-            },
+            json!({"channel_id": "b", "reason": "refused"}),
             vec![1, 3, 5],
         ),
         (
-            DeadFilter {
-                ids: Some((0..12).map(dead_id).collect()),
-                queue: Some(DeadQueue::Outbound),
-                channel: Some(super::id("b")),
-                session: "z".parse().ok(),
-                reason: Some(DeadKind::Refused),
-                since: Some(at(5000)),
-                until: Some(at(5001)),
-            },
+            json!({
+                "ids": all,
+                "queue": "outbound",
+                "channel_id": "b",
+                "session_id": "z",
+                "reason": "refused",
+                "since": text(at(5000)),
+                "until": text(at(5001)),
+            }),
             vec![5],
         ),
     ]
+    .map(|(filter, expected)| (serde_json::from_value(filter).expect("a filter"), expected))
+    .into()
 }
 
 /// A letter reads back as it was, also one of which little is known.

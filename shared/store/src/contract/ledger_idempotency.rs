@@ -10,7 +10,7 @@ use super::{Harness, samples::at};
 use crate::{Idempotency, Reservation};
 
 /// How long a reservation holds, here.
-const LEASE: Duration = Duration::from_millis(1000);
+const LEASE: Duration = Duration::from_secs(1);
 /// A key as a producer may choose it.
 const KEY: &str = "order 1 / $x.y 🚀";
 

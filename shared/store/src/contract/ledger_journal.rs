@@ -5,9 +5,7 @@ use roundtrip_model::{Entry, Event, State, decision::DeadKind, journal::After};
 
 use super::{
     Harness,
-    samples::{
-        accepted, at, attempt, entry, found, life, message_id, reason, record, state, texts,
-    },
+    samples::{accepted, at, entry, found, life, message_id, reason, record, state, texts, tried},
 };
 use crate::MAX_ENTRIES;
 
@@ -71,11 +69,7 @@ pub async fn the_state_is_the_greatest_position(harness: &impl Harness) {
 
     // Later by the clock, yet of a round that is over.
     let retry = After::Retry { wait_ms: 5000 };
-    record(
-        store,
-        &[entry(id, 0, 60_000, Event::Attempted(attempt(9, retry)))],
-    )
-    .await;
+    record(store, &[entry(id, 0, 60_000, tried(9, retry))]).await;
     let (message, _) = found(store, &id).await;
     assert_eq!(message.state, State::Forwarded);
     assert_eq!(message.updated_at, at(60_000));
@@ -147,7 +141,7 @@ pub async fn a_long_timeline_shows_its_end(harness: &impl Harness) {
     let retry = || After::Retry { wait_ms: 1 };
     let tries = u32::try_from(MAX_ENTRIES).expect("a few") + 50;
     entries.extend((1..=tries).map(|number| {
-        let attempted = Event::Attempted(attempt(number, retry()));
+        let attempted = tried(number, retry());
         entry(id, 0, i64::from(number), attempted)
     }));
     for some in entries.chunks(500) {
@@ -173,7 +167,7 @@ pub async fn content_is_kept_though_it_comes_last(harness: &impl Harness) {
         &long,
     ]) {
         let id = message_id(millis);
-        let attempted = Event::Attempted(attempt(1, After::Arrived));
+        let attempted = tried(1, After::Arrived);
         record(store, &[entry(id, 0, millis + 10, attempted)]).await;
         assert!(found(store, &id).await.0.content.is_none());
 

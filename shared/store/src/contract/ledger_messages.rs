@@ -1,12 +1,13 @@
 //! Which messages are found, and in what pages.
 #![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
-use roundtrip_model::{Entry, Event, MessageId, State, journal::After};
+use roundtrip_model::{Entry, MessageId, State, journal::After};
+use serde_json::{Value, json};
 use time::Duration;
 
 use super::{
     Harness,
-    samples::{accepted, at, attempt, entry, message_id, record},
+    samples::{accepted, at, entry, message_id, record, text, tried},
 };
 use crate::{Journal, MessageFilter};
 
@@ -29,7 +30,7 @@ async fn fill(store: &(impl Journal + ?Sized)) {
             4..8 => After::Retry { wait_ms: 1 },
             _ => continue,
         };
-        entries.push(of(millis + 1, Event::Attempted(attempt(1, next))));
+        entries.push(of(millis + 1, tried(1, next)));
     }
     record(store, &entries).await;
 }
@@ -52,108 +53,43 @@ async fn seconds(
 pub async fn messages_are_found_by_their_filter(harness: &impl Harness) {
     let store = &**harness.store();
     fill(store).await;
-    let all = MessageFilter::default();
-    let session = |id: &str| Some(id.parse().expect("a session id"));
-    let channel = |id: &str| Some(super::id(id));
-    let ids = |seconds: &[i64]| Some(seconds.iter().map(|s| message_id(1000 * s)).collect());
+    let ids = |seconds: &[i64]| -> Value {
+        seconds
+            .iter()
+            .map(|s| message_id(1000 * s).to_string())
+            .collect()
+    };
     for (filter, expected) in [
-        (all.clone(), vec![11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
+        (json!({}), vec![11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
+        (json!({"session_id": "y"}), vec![10, 7, 4, 1]),
+        (json!({"session_id": "nobody"}), vec![]),
+        (json!({"channel_id": "b"}), vec![11, 9, 7, 5, 3, 1]),
+        (json!({"state": "retrying"}), vec![7, 6, 5, 4]),
+        (json!({"state": "dead"}), vec![]),
+        (json!({"ids": ids(&[9, 2, 50])}), vec![9, 2]),
+        (json!({"ids": []}), vec![]),
+        (json!({"since": text(at(9000))}), vec![11, 10, 9]),
+        (json!({"until": text(at(2000))}), vec![1, 0]),
         (
-            MessageFilter {
-                session: session("y"),
-                ..all.clone()
-            },
-            vec![10, 7, 4, 1],
-        ),
-        (
-            MessageFilter {
-                session: session("nobody"),
-                ..all.clone()
-            },
-            vec![],
-        ),
-        (
-            MessageFilter {
-                channel: channel("b"),
-                ..all.clone()
-            },
-            vec![11, 9, 7, 5, 3, 1],
-        ),
-        (
-            MessageFilter {
-                state: Some(State::Retrying),
-                ..all.clone()
-            },
-            vec![7, 6, 5, 4],
-        ),
-        (
-            MessageFilter {
-                state: Some(State::Dead),
-                ..all.clone()
-            },
-            vec![],
-        ),
-        (
-            MessageFilter {
-                message_ids: ids(&[9, 2, 50]),
-                ..all.clone()
-            },
-            vec![9, 2],
-        ),
-        (
-            MessageFilter {
-                message_ids: ids(&[]),
-                ..all.clone()
-            },
-            vec![],
-        ),
-        (
-            MessageFilter {
-                since: Some(at(9000)),
-                ..all.clone()
-            },
-            vec![11, 10, 9],
-        ),
-        (
-            MessageFilter {
-                until: Some(at(2000)),
-                ..all.clone()
-            },
-            vec![1, 0],
-        ),
-        (
-            MessageFilter {
-                since: Some(at(2000)),
-                until: Some(at(5000)),
-                ..all.clone()
-            },
+            json!({"since": text(at(2000)), "until": text(at(5000))}),
             vec![4, 3, 2],
         ),
+        (json!({"channel_id": "a", "state": "delivered"}), vec![2, 0]),
         (
-            MessageFilter {
-                channel: channel("a"),
-                state: Some(State::Delivered),
-                ..all.clone()
-            },
-            vec![2, 0],
-        ),
-        (
-            MessageFilter {
-                message_ids: ids(&[0, 1, 2, 3, 6, 7, 10]),
-                session: session("x"),
-                channel: channel("a"),
-                state: Some(State::Retrying),
-                since: Some(at(1000)),
-                until: Some(at(11_000)),
-            },
+            json!({
+                "ids": ids(&[0, 1, 2, 3, 6, 7, 10]),
+                "session_id": "x",
+                "channel_id": "a",
+                "state": "retrying",
+                "since": text(at(1000)),
+                "until": text(at(11_000)),
+            }),
             vec![6],
         ),
     ] {
-        assert_eq!(
-            seconds(store, &filter, None, 1000).await,
-            expected,
-            "{filter:?}"
-        );
+        let parsed = serde_json::from_value(filter.clone()).expect("a filter");
+        let found = seconds(store, &parsed, None, 1000).await;
+        assert_eq!(found, expected, "{filter}");
     }
 }
 
@@ -231,7 +167,7 @@ pub async fn pages_hold_every_message_once_while_new_ones_come(harness: &impl Ha
         after = Some(message_id(1000 * last));
         seen.extend(page);
         let millis = 1000 * newest;
-        let delivered = Event::Attempted(attempt(2, After::Arrived));
+        let delivered = tried(2, After::Arrived);
         record(
             store,
             &[

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long a lease is, here.
-const LEASE: Duration = Duration::from_millis(1000);
+const LEASE: Duration = Duration::from_secs(1);
 
 fn replay(source: ReplaySource) -> Replay {
     Replay {

@@ -12,19 +12,24 @@ use roundtrip_model::{
     journal::{After, Attempt, Content},
 };
 use serde_json::value::RawValue;
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{DeadLetter, DeadQueue, Journal, MessageRecord};
 
 /// An hour before the first case, to the millisecond.
 static BEGINNING: LazyLock<OffsetDateTime> = LazyLock::new(|| {
-    let before = SystemClock.now() - Duration::from_secs(60 * 60);
+    let before = SystemClock.now() - Duration::from_hours(1);
     before.replace_nanosecond(0).expect("a whole second")
 });
 
 /// So many milliseconds after the beginning.
 pub(super) fn at(millis: i64) -> OffsetDateTime {
     *BEGINNING + time::Duration::milliseconds(millis)
+}
+
+/// The time as it stands in a filter.
+pub(super) fn text(at: OffsetDateTime) -> String {
+    at.format(&Rfc3339).expect("a time as text")
 }
 
 /// The id of the message that was accepted so many milliseconds after the beginning.
@@ -57,16 +62,21 @@ pub(super) fn accepted(json: &str) -> Event {
 }
 
 /// A try that this followed.
-pub(super) fn attempt(attempt: u32, next: After) -> Box<Attempt> {
+pub(super) fn attempt(attempt: u32, next: After) -> Attempt {
     let arrived = next == After::Arrived;
-    Box::new(Attempt {
+    Attempt {
         attempt,
         status: arrived.then_some(200),
         error: (!arrived).then(|| "no connection".to_owned()),
         excerpt: "an \u{0}answer 🚀".to_owned(),
         duration_ms: 86_400_000,
         next,
-    })
+    }
+}
+
+/// The end of a try that this followed.
+pub(super) fn tried(number: u32, next: After) -> Event {
+    Event::Attempted(Box::new(attempt(number, next)))
 }
 
 /// A reason of this kind.
@@ -86,17 +96,17 @@ pub(super) fn life(message_id: MessageId, beginning: i64) -> Vec<Entry> {
     let events = [
         (0, accepted(r#"{"text":"hello"}"#)),
         (0, Event::Delivering { attempt: 1 }),
-        (0, Event::Attempted(attempt(1, retry.clone()))),
-        (0, Event::Attempted(attempt(2, After::Dead(dead.clone())))),
+        (0, tried(1, retry.clone())),
+        (0, tried(2, After::Dead(dead.clone()))),
         (0, Event::Dead(dead.clone())),
         (1, replayed),
-        (1, Event::Attempted(attempt(1, After::Arrived))),
+        (1, tried(1, After::Arrived)),
         (1, Event::Answered { callback_id }),
         (
             1,
             Event::ForwardAttempted {
                 callback_id,
-                attempt: attempt(1, retry),
+                attempt: Box::new(attempt(1, retry)),
             },
         ),
         (
@@ -110,7 +120,7 @@ pub(super) fn life(message_id: MessageId, beginning: i64) -> Vec<Entry> {
             1,
             Event::ForwardAttempted {
                 callback_id,
-                attempt: attempt(2, After::Arrived),
+                attempt: Box::new(attempt(2, After::Arrived)),
             },
         ),
     ];

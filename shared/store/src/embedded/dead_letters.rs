@@ -82,7 +82,7 @@ impl DeadLetters for SqliteChannels {
 }
 
 /// What the filter asks for, of the letters that were not replayed.
-fn conditions(filter: &DeadFilter) -> Conditions {
+pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
     let DeadFilter {
         ids,
         queue,
@@ -130,17 +130,20 @@ fn bury(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> rusqlite::Resu
     Ok(())
 }
 
+pub(super) fn page_sql(conditions: &Conditions, limit: u16) -> String {
+    format!(
+        "SELECT * FROM dead_letters {} ORDER BY dead_id LIMIT {}",
+        conditions.sql(),
+        limit.min(MAX_PAGE)
+    )
+}
+
 fn page(
     connection: &Connection,
     conditions: &Conditions,
     limit: u16,
 ) -> rusqlite::Result<Vec<DeadLetter>> {
-    let sql = format!(
-        "SELECT * FROM dead_letters {} ORDER BY dead_id LIMIT {}",
-        conditions.sql(),
-        limit.min(MAX_PAGE)
-    );
-    let mut statement = connection.prepare_cached(&sql)?;
+    let mut statement = connection.prepare_cached(&page_sql(conditions, limit))?;
     let values = params_from_iter(&conditions.values);
     statement.query_map(values, dead_letter)?.collect()
 }
@@ -163,10 +166,13 @@ fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
     })
 }
 
+pub(super) fn count_sql(conditions: &Conditions) -> String {
+    format!("SELECT count(*) FROM dead_letters {}", conditions.sql())
+}
+
 fn count(connection: &Connection, conditions: &Conditions) -> rusqlite::Result<u64> {
-    let sql = format!("SELECT count(*) FROM dead_letters {}", conditions.sql());
     let count: i64 = connection
-        .prepare_cached(&sql)?
+        .prepare_cached(&count_sql(conditions))?
         .query_row(params_from_iter(&conditions.values), |row| row.get(0))?;
     Ok(count.unsigned_abs())
 }

@@ -205,7 +205,7 @@ fn entry(row: &Row<'_>, record: &MessageRecord) -> rusqlite::Result<Entry> {
     })
 }
 
-fn conditions(filter: &MessageFilter) -> Conditions {
+pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
     let MessageFilter {
         message_ids,
         session,
@@ -228,17 +228,20 @@ fn conditions(filter: &MessageFilter) -> Conditions {
     conditions
 }
 
+pub(super) fn page_sql(conditions: &Conditions, limit: u16) -> String {
+    format!(
+        "{MESSAGE} {} ORDER BY message_id DESC LIMIT {}",
+        conditions.sql(),
+        limit.min(MAX_PAGE)
+    )
+}
+
 fn page(
     connection: &Connection,
     conditions: &Conditions,
     limit: u16,
 ) -> rusqlite::Result<Vec<MessageRecord>> {
-    let sql = format!(
-        "{MESSAGE} {} ORDER BY message_id DESC LIMIT {}",
-        conditions.sql(),
-        limit.min(MAX_PAGE)
-    );
-    let mut statement = connection.prepare_cached(&sql)?;
+    let mut statement = connection.prepare_cached(&page_sql(conditions, limit))?;
     let values = params_from_iter(&conditions.values);
     statement.query_map(values, message_record)?.collect()
 }

@@ -14,7 +14,7 @@ use super::{away, file::File, rows::millis};
 use crate::{StoreError, ledger::first_message_id};
 
 /// How long to wait between two rounds.
-const PAUSE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_mins(1);
 /// How many rows of a kind, or messages with all their entries, go in one transaction.
 const STEP: u16 = 200;
 

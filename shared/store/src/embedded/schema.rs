@@ -6,15 +6,17 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// `PRAGMA application_id`: "RtSt". It tells the file from other SQLite files.
-const APPLICATION_ID: i64 = 0x5274_5374;
+pub(super) const APPLICATION_ID: i64 = 0x5274_5374;
 /// `PRAGMA user_version`: how many of [`STEPS`] the file has had.
-pub(super) const SCHEMA_VERSION: i64 = STEPS.len() as i64;
+pub(super) const SCHEMA_VERSION: i64 = 2;
 
 /// What brings an empty file to version 1, from 1 to 2, and so on.
 const STEPS: [&str; 2] = [CHANNELS, LEDGER];
 
+/// Version 1.
+///
 /// `channel_name` is beside the document so that a query can sort by it.
-const CHANNELS: &str = "
+pub(super) const CHANNELS: &str = "
     CREATE TABLE channels (
         channel_id TEXT NOT NULL PRIMARY KEY,
         channel_name TEXT NOT NULL,
@@ -23,13 +25,14 @@ const CHANNELS: &str = "
     CREATE INDEX channels_by_name ON channels (channel_name, channel_id);
 ";
 
-/// Times are milliseconds since 1970.
+/// Version 2. Times are milliseconds since 1970.
 ///
 /// A message's content has a table of its own: a change of its state must not write the content
 /// anew. An entry is known by its key, of which its time is part, so that a timeline lies together
 /// in its order.
 ///
-/// The indices of dead letters leave out those that were replayed: no query asks for them.
+/// The indices of dead letters leave out those that were replayed: no query asks for them. A page
+/// of some time is found by walking the ids, whose index knows the times.
 const LEDGER: &str = "
     CREATE TABLE messages (
         message_id TEXT NOT NULL PRIMARY KEY,
@@ -42,7 +45,8 @@ const LEDGER: &str = "
     ) STRICT;
     CREATE INDEX messages_by_session ON messages (session_id, message_id);
     CREATE INDEX messages_by_channel ON messages (channel_id, message_id);
-    CREATE INDEX messages_by_state ON messages (state, channel_id, message_id);
+    CREATE INDEX messages_by_state ON messages (state, message_id);
+    CREATE INDEX messages_by_channel_and_state ON messages (channel_id, state, message_id);
 
     CREATE TABLE contents (
         message_id TEXT NOT NULL PRIMARY KEY,
@@ -75,7 +79,7 @@ const LEDGER: &str = "
         body BLOB NOT NULL,
         replayed_by TEXT
     ) STRICT;
-    CREATE INDEX dead_letters_by_id ON dead_letters (dead_id) WHERE replayed_by IS NULL;
+    CREATE INDEX dead_letters_by_id ON dead_letters (dead_id, dead_at) WHERE replayed_by IS NULL;
     CREATE INDEX dead_letters_by_parcel ON dead_letters (parcel_id) WHERE replayed_by IS NULL;
     CREATE INDEX dead_letters_by_queue ON dead_letters (queue, dead_id) WHERE replayed_by IS NULL;
     CREATE INDEX dead_letters_by_channel ON dead_letters (channel_id, dead_id)
