@@ -48,18 +48,16 @@ impl Guard {
         let now = Instant::now();
         let mut state = self.lock();
         let State { breaker, parking } = &mut *state;
-        match breaker.admit(now) {
-            Some(ticket) => Ok(Pass {
+        if let Some(ticket) = breaker.admit(now) {
+            return Ok(Pass {
                 guard: self,
                 ticket: Some(ticket),
-            }),
-            None => {
-                let base = breaker
-                    .blocked_until(now)
-                    .map_or(Duration::ZERO, |until| until - now);
-                Err(parking.park(now, base, MAX_RETURNS_PER_SECOND, rand::random()))
-            }
+            });
         }
+        let base = breaker
+            .blocked_until(now)
+            .map_or(Duration::ZERO, |until| until - now);
+        Err(parking.park(now, base, MAX_RETURNS_PER_SECOND, rand::random()))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
