@@ -10,7 +10,7 @@ use roundtrip_model::{
     ChannelId, MessageId, ReplayId, SessionId, State as MessageState, decision::DeadKind,
 };
 use roundtrip_store::{
-    DeadFilter, DeadQueue, MAX_PAGE, MessageFilter, Progress, Replay, ReplaySource, ReplayStatus,
+    DeadFilter, DeadQueue, MessageFilter, Progress, Replay, ReplaySource, ReplayStatus,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -123,7 +123,7 @@ pub(crate) async fn messages(
             "name at least one field of the filter",
         ));
     }
-    let matched = count(&ingress, &filter).await?;
+    let matched = ingress.store.count_messages(&filter).await?;
     ask(
         &ingress,
         ReplaySource::Messages(filter),
@@ -142,22 +142,6 @@ fn bounded_ids<T>(ids: Option<&[T]>) -> Result<(), Problem> {
         ));
     }
     Ok(())
-}
-
-async fn count(ingress: &Ingress, filter: &MessageFilter) -> Result<u64, Problem> {
-    let mut matched = 0;
-    let mut after: Option<MessageId> = None;
-    loop {
-        let page = ingress
-            .store
-            .messages(filter, after.as_ref(), MAX_PAGE)
-            .await?;
-        matched += u64::try_from(page.len()).unwrap_or(u64::MAX);
-        match page.last() {
-            Some(last) if page.len() == usize::from(MAX_PAGE) => after = Some(last.message_id),
-            _ => return Ok(matched),
-        }
-    }
 }
 
 async fn ask(

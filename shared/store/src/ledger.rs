@@ -49,6 +49,12 @@ pub trait Journal: Send + Sync + 'static {
         after: Option<&MessageId>,
         limit: u16,
     ) -> Result<Vec<MessageRecord>, StoreError>;
+
+    /// How many messages match.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError>;
 }
 
 /// The most entries that a timeline shows.

@@ -49,7 +49,7 @@ async fn seconds(
         .collect()
 }
 
-/// Each condition alone, and several together.
+/// Each condition alone, and several together; the count agrees with the list.
 pub async fn messages_are_found_by_their_filter(harness: &impl Harness) {
     let store = &**harness.store();
     fill(store).await;
@@ -90,6 +90,8 @@ pub async fn messages_are_found_by_their_filter(harness: &impl Harness) {
         let parsed = serde_json::from_value(filter.clone()).expect("a filter");
         let found = seconds(store, &parsed, None, 1000).await;
         assert_eq!(found, expected, "{filter}");
+        let count = store.count_messages(&parsed).await.expect("a count");
+        assert_eq!(count, expected.len() as u64, "{filter}");
     }
 }
 

@@ -79,6 +79,13 @@ impl Journal for SqliteChannels {
             .run(move |connection, _| page(connection, &conditions, limit).map_err(away))
             .await
     }
+
+    async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError> {
+        let conditions = conditions(filter);
+        self.file
+            .run(move |connection, _| count(connection, &conditions).map_err(away))
+            .await
+    }
 }
 
 fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<()> {
@@ -244,4 +251,12 @@ fn page(
     let mut statement = connection.prepare_cached(&page_sql(conditions, limit))?;
     let values = params_from_iter(&conditions.values);
     statement.query_map(values, message_record)?.collect()
+}
+
+fn count(connection: &Connection, conditions: &Conditions) -> rusqlite::Result<u64> {
+    let sql = format!("SELECT count(*) FROM messages {}", conditions.sql());
+    let count: i64 = connection
+        .prepare_cached(&sql)?
+        .query_row(params_from_iter(&conditions.values), |row| row.get(0))?;
+    Ok(count.unsigned_abs())
 }

@@ -101,6 +101,16 @@ impl Journal for MongoChannels {
             })
             .await
     }
+
+    async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError> {
+        let filter = matching(filter, None);
+        self.connection
+            .run(move |_, database| async move {
+                let messages = database.collection::<Document>(MESSAGES);
+                messages.count_documents(filter).await.map_err(away)
+            })
+            .await
+    }
 }
 
 /// How far some entries bring a message.
