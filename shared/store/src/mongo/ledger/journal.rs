@@ -400,3 +400,6 @@ impl MessageRow {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
