@@ -24,7 +24,8 @@ pub struct Parcel {
 /// A queue to consume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Queue {
-    /// Messages for channels; in RabbitMQ several shards, consumed as one.
+    /// Messages for channels: new ones (in RabbitMQ several shards) and those that were put off,
+    /// consumed as one, in turn.
     Outbound,
     /// Answers for the sessions server.
     Callbacks,

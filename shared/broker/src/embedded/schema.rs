@@ -7,7 +7,7 @@ use std::{fs, path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, params};
 
-use super::table::code;
+use super::table::{code, retry_lane};
 use crate::{OpenError, Queue};
 
 /// The newest schema that is known here, in SQLite's `user_version`.
@@ -152,7 +152,9 @@ fn wait_no_longer_than_asked(connection: &Connection, now: i64) -> rusqlite::Res
          WHERE queue = ?1 AND due > ?2 AND due > ?2 + delay",
     )?;
     for queue in Queue::ALL {
-        statement.execute(params![code(queue), now])?;
+        for lane in [code(queue), retry_lane(queue)] {
+            statement.execute(params![lane, now])?;
+        }
     }
     Ok(())
 }

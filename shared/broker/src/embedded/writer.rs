@@ -21,7 +21,7 @@ use super::{
     consumer::Leased,
     queue::{QueueState, Subscriber},
     schema,
-    table::{Change, Key, Table},
+    table::{Change, Key, Table, code, retry_lane},
     timeline::{self, Timeline},
 };
 use crate::{OpenError, Parcel, PublishError, Queue, Settlement, Status};
@@ -124,13 +124,15 @@ impl Writer {
         let timeline = Timeline::start(clock);
         let now = timeline.now();
         let table = Table::new(schema::open(&path, now)?);
-        let queue = |queue| {
-            table
-                .held(queue, now)
-                .map(|held| QueueState::new(queue, &held, now))
+        let queue = |queue| -> rusqlite::Result<QueueState> {
+            let held = |lane| table.held(lane, now).map(|held| (lane, held));
+            let other = Some(retry_lane(queue)).filter(|lane| *lane != code(queue));
+            let other = other.map(held).transpose()?;
+            Ok(QueueState::new(queue, held(code(queue))?, other, now))
         };
         let load = || {
-            let queues: Result<Vec<QueueState>, _> = Queue::ALL.into_iter().map(queue).collect();
+            let queues: rusqlite::Result<Vec<QueueState>> =
+                Queue::ALL.into_iter().map(queue).collect();
             Ok((queues?, table.last_seq()?))
         };
         let (queues, last_seq) = load().map_err(|source: rusqlite::Error| OpenError::File {
@@ -380,6 +382,7 @@ fn change(settling: &Settling, now: i64) -> Change<'_> {
         Settlement::Defer { delay, tries } => {
             let delay = timeline::delay_millis(*delay);
             Change::Defer {
+                lane: retry_lane(settling.leased.queue),
                 key: Key {
                     due: now + delay,
                     seq,

@@ -4,13 +4,15 @@
 //! |---|---|
 //! | `{ns}.direct` | direct exchange; a queue is bound by its own name |
 //! | `{ns}.outbound.0` … | work queues, a shard each |
+//! | `{ns}.outbound.retry` | work queue: what was put off, of every shard |
 //! | `{ns}.callbacks`, `{ns}.journal` | work queues |
 //! | `{ns}.outbound.dead`, `{ns}.callbacks.dead`, `{ns}.journal.dead` | dead queues |
 //! | `{ns}.delay.1s` … | for each tier a fanout exchange and its queue, which expires into `{ns}.direct` |
 //!
 //! A tier's exchange is a fanout, and its queue has no dead-letter routing key, so that a parcel
-//! keeps its own routing key on the way through and comes back to the queue (and the shard) that
-//! it left.
+//! keeps its own routing key on the way through: the queue that it left, or `outbound.retry`. That
+//! is received beside the shards, in turn with them, so that first tries never wait behind a
+//! backlog of later ones, nor these behind those.
 //!
 //! Invariant: every queue is a quorum queue that refuses what it cannot hold and dead-letters at
 //! least once. Declaring it all again changes nothing.
@@ -43,6 +45,7 @@ const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
 #[derive(Debug)]
 pub(super) struct Topology {
     direct: ShortString,
+    /// The shards, and then the queue of retries.
     outbound: Vec<ShortString>,
     callbacks: Vec<ShortString>,
     outbound_dead: Vec<ShortString>,
@@ -61,7 +64,9 @@ impl Topology {
         Self {
             direct: format!("{ns}.direct").into(),
             outbound: (0..config.outbound_shards)
-                .map(|shard| format!("{ns}.{}.{shard}", Queue::Outbound.name()).into())
+                .map(|shard| shard.to_string())
+                .chain(["retry".to_owned()])
+                .map(|end| format!("{ns}.{}.{end}", Queue::Outbound.name()).into())
                 .collect(),
             callbacks: named(Queue::Callbacks),
             outbound_dead: named(Queue::OutboundDead),
@@ -81,7 +86,8 @@ impl Topology {
         &self.direct
     }
 
-    /// What a queue is made of: the shards of the outbound queue, each other queue itself.
+    /// What a queue is made of: the shards of the outbound queue and that of its retries, each
+    /// other queue itself.
     pub(super) fn queues(&self, queue: Queue) -> &[ShortString] {
         match queue {
             Queue::Outbound => &self.outbound,
@@ -96,10 +102,16 @@ impl Topology {
     /// The routing key of a new parcel.
     pub(super) fn key(&self, route: Route<'_>) -> &ShortString {
         match route {
-            Route::Outbound(channel) => &self.outbound[shard(channel, self.outbound.len())],
+            Route::Outbound(channel) => &self.outbound[shard(channel, self.outbound.len() - 1)],
             Route::Callbacks => &self.callbacks[0],
             Route::Journal => &self.journal[0],
         }
+    }
+
+    /// The routing key of a queue's parcels that are put off.
+    pub(super) fn retry_key(&self, queue: Queue) -> &ShortString {
+        let queues = self.queues(queue);
+        &queues[queues.len() - 1]
     }
 
     /// The routing key of a queue's dead parcels.
@@ -264,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_outbound_queue_has_a_queue_for_each_shard() {
+    fn the_outbound_queue_has_a_queue_for_each_shard_and_one_for_retries() {
         let config = Config {
             outbound_shards: 3,
             ..Config::default()
@@ -280,7 +292,8 @@ mod tests {
             [
                 "roundtrip.outbound.0",
                 "roundtrip.outbound.1",
-                "roundtrip.outbound.2"
+                "roundtrip.outbound.2",
+                "roundtrip.outbound.retry"
             ]
         );
     }
