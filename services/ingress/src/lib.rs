@@ -3,16 +3,21 @@
 //! Invariant: a 202 is sent only after the broker has taken the message for good; a request that
 //! gets any other answer has enqueued nothing, or is told that it may have.
 
+mod batch;
 mod body;
 mod callback;
 mod channels;
 mod config;
 mod dead_letters;
 mod history;
+mod idempotency;
 mod messages;
 mod parameters;
 mod problem;
 mod replays;
+
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 
@@ -48,6 +53,7 @@ pub struct Ingress {
     own_response_url: Arc<str>,
     limits: Config,
     under_way: Arc<Semaphore>,
+    batches: Arc<Semaphore>,
 }
 
 /// What an ingress works with.
@@ -90,6 +96,7 @@ impl Ingress {
             clock,
             own_response_url,
             under_way: Arc::new(Semaphore::new(limits.max_requests_in_flight)),
+            batches: Arc::new(Semaphore::new(batch::MAX_AT_ONCE)),
             limits,
         }
     }
@@ -109,6 +116,10 @@ impl Ingress {
             .route("/channel/{channel_id}/resume", post(channels::resume))
             .route("/channels", post(channels::query))
             .route("/channel/message", post(messages::send))
+            .route(
+                "/channel/messages",
+                post(batch::send).layer(DefaultBodyLimit::max(batch::MAX_BYTES)),
+            )
             .route("/channel/message/{message_id}", get(history::timeline))
             .route("/messages", get(history::list))
             .route("/messages/replay", post(replays::messages))
