@@ -125,11 +125,8 @@ impl Publisher {
                     permit,
                 })
                 .map_err(closed)?;
-            answer.await.unwrap_or_else(|_| {
-                Err(PublishError::Away(
-                    "the connection was lost before the confirm".to_owned(),
-                ))
-            })
+            // The connection was lost before the confirm.
+            answer.await.unwrap_or(Err(PublishError::Unconfirmed))
         };
         match timeout_at(Instant::now() + limit, publishing).await {
             Ok(answer) => answer,
@@ -369,9 +366,8 @@ fn answer(mut completed: Vec<Completed>, returned: &mut Returned) -> Result<bool
             // Without confirms it would look like success; the channel has them on.
             Ok(Confirmation::NotRequested) => Err(PublishError::Unconfirmed),
             Err(error) => {
-                let answer = Err(PublishError::Away(error.to_string()));
                 lost = Some(error);
-                answer
+                Err(PublishError::Unconfirmed)
             }
         };
         let _ = reply.send(answer);
