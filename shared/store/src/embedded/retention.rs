@@ -33,7 +33,7 @@ impl Retention {
             loop {
                 // Another process may hold the file for a while; the next round is soon enough.
                 if let Err(error) = forget(&file, millis(clock.now() - keep)).await {
-                    warn!(%error, source = ?std::error::Error::source(&error), "nothing was forgotten");
+                    warn!(%error, source = ?std::error::Error::source(&error), "what is old could not all be forgotten");
                 }
                 time::sleep(PAUSE).await;
             }
