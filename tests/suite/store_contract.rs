@@ -78,7 +78,10 @@ mod embedded {
         }
 
         async fn insert_foreign(&self, document: Value) {
-            self.foreign.insert_foreign(&object(document)).await.unwrap();
+            self.foreign
+                .insert_foreign(&object(document))
+                .await
+                .unwrap();
         }
 
         async fn stored(&self, id: &str) -> Value {
