@@ -171,9 +171,12 @@ async fn an_endpoint_that_fails_gets_only_probes_until_it_recovers(
     let well = Arc::new(AtomicBool::new(false));
     let channel = {
         let well = Arc::clone(&well);
-        ScriptedServer::start(move |_| match well.load(Ordering::SeqCst) {
-            true => Reply::ok(),
-            false => Reply::status(500),
+        ScriptedServer::start(move |_| {
+            if well.load(Ordering::SeqCst) {
+                Reply::ok()
+            } else {
+                Reply::status(500)
+            }
         })
         .await?
     };
@@ -261,9 +264,12 @@ async fn a_sessions_server_that_is_away_gets_only_probes_and_then_all(
     let back = Arc::new(AtomicBool::new(false));
     let sessions = {
         let back = Arc::clone(&back);
-        ScriptedServer::start(move |_| match back.load(Ordering::SeqCst) {
-            true => Reply::ok(),
-            false => Reply::status(503),
+        ScriptedServer::start(move |_| {
+            if back.load(Ordering::SeqCst) {
+                Reply::ok()
+            } else {
+                Reply::status(503)
+            }
         })
         .await?
     };

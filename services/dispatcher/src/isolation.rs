@@ -100,15 +100,13 @@ impl Gate {
             Asked::Parked(parked) => return Err(parked),
             Asked::Wait(turn) => turn,
         };
-        match timeout(lane::PATIENCE, turn).await {
-            Ok(Ok(pass)) => Ok(pass),
-            // Its turn did not come, or will not, for the breaker has opened.
-            Ok(Err(_)) | Err(_) => {
-                let now = Instant::now();
-                let mut lanes = self.shared.lock();
-                Err(lanes.park(channel, limits, Obstacle::Saturated, now))
-            }
+        if let Ok(Ok(pass)) = timeout(lane::PATIENCE, turn).await {
+            return Ok(pass);
         }
+        // Its turn did not come, or will not, for the breaker has opened.
+        let now = Instant::now();
+        let mut lanes = self.shared.lock();
+        Err(lanes.park(channel, limits, Obstacle::Saturated, now))
     }
 
     fn ask(&self, channel: &ChannelId, limits: Limits) -> Asked {

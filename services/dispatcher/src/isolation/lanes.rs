@@ -27,7 +27,7 @@ pub(super) struct Lanes {
     most: usize,
     /// The slots in which a post is under way.
     used: usize,
-    lanes: HashMap<ChannelId, Queued>,
+    channels: HashMap<ChannelId, Queued>,
 }
 
 /// A lane, and who waits for a turn in it.
@@ -47,7 +47,7 @@ impl Lanes {
             rules,
             most,
             used: 0,
-            lanes: HashMap::new(),
+            channels: HashMap::new(),
         }
     }
 
@@ -70,7 +70,7 @@ impl Lanes {
         channel: &ChannelId,
         now: Instant,
     ) -> Option<oneshot::Receiver<Pass>> {
-        let Queued { lane, waiters } = self.lanes.get_mut(channel)?;
+        let Queued { lane, waiters } = self.channels.get_mut(channel)?;
         waiters.retain(|waiter| !waiter.is_closed());
         lane.soon(now, waiters.len()).then(|| {
             let (waiter, turn) = oneshot::channel();
@@ -105,13 +105,12 @@ impl Lanes {
         now: Instant,
     ) -> Option<Change> {
         self.used = self.used.saturating_sub(1);
-        let Queued { lane, waiters } = self.lanes.get_mut(channel)?;
-        let change = match result {
-            Some((signal, took)) => lane.end(ticket, signal, took, now),
-            None => {
-                lane.give_up(ticket, now);
-                None
-            }
+        let Queued { lane, waiters } = self.channels.get_mut(channel)?;
+        let change = if let Some((signal, took)) = result {
+            lane.end(ticket, signal, took, now)
+        } else {
+            lane.give_up(ticket, now);
+            None
         };
         if !lane.is_closed() {
             // Nobody's turn comes soon now: they learn it by losing their place.
@@ -127,7 +126,7 @@ impl Lanes {
         now: Instant,
     ) -> Option<(oneshot::Sender<Pass>, Ticket)> {
         let slots = self.slots();
-        let Queued { lane, waiters } = self.lanes.get_mut(channel)?;
+        let Queued { lane, waiters } = self.channels.get_mut(channel)?;
         while waiters.front().is_some_and(oneshot::Sender::is_closed) {
             waiters.pop_front();
         }
@@ -145,14 +144,17 @@ impl Lanes {
     }
 
     fn queued(&mut self, channel: &ChannelId, limits: Limits, now: Instant) -> &mut Queued {
-        if self.lanes.len() >= self.most && !self.lanes.contains_key(channel) {
+        if self.channels.len() >= self.most && !self.channels.contains_key(channel) {
             self.forget_idle();
         }
         let breaker = self.rules.breaker;
-        let queued = self.lanes.entry(channel.clone()).or_insert_with(|| Queued {
-            lane: Lane::new(limits, breaker, now),
-            waiters: VecDeque::new(),
-        });
+        let queued = self
+            .channels
+            .entry(channel.clone())
+            .or_insert_with(|| Queued {
+                lane: Lane::new(limits, breaker, now),
+                waiters: VecDeque::new(),
+            });
         queued.lane.limit(limits, now);
         queued
     }
@@ -160,7 +162,7 @@ impl Lanes {
     /// Forgets the half of the idle lanes that was not used for the longest.
     fn forget_idle(&mut self) {
         let mut idle: Vec<_> = self
-            .lanes
+            .channels
             .values()
             .filter(|queued| queued.lane.is_idle())
             .map(|queued| queued.lane.last_used())
@@ -175,7 +177,7 @@ impl Lanes {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.lanes.len()
+        self.channels.len()
     }
 }
 
