@@ -171,7 +171,7 @@ impl Lanes {
         let Some(&newest) = idle.get(idle.len() / 2) else {
             return;
         };
-        self.lanes
+        self.channels
             .retain(|_, queued| !queued.lane.is_idle() || queued.lane.last_used() > newest);
     }
 
