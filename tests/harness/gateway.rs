@@ -7,23 +7,22 @@
 
 mod answer;
 mod plan;
+mod remains;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
 use reqwest::{Method, header::CONTENT_TYPE};
-use roundtrip_broker::{Delivery, Parcel, Queue, SharedBroker, Status};
-use roundtrip_model::SystemClock;
+use roundtrip_broker::Queue;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::timeout;
 
 use crate::{
     http::plain_client,
@@ -41,9 +40,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(40);
 
 /// How long a request may take to be answered.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
-
-/// How many dead letters are read at most.
-const DEAD_WINDOW: u16 = 1000;
 
 /// A running gateway.
 #[derive(Debug)]
@@ -178,7 +174,7 @@ impl TestGateway {
         Ok(())
     }
 
-    /// Exchanges a request for its answer; what is answered 202 goes into the account.
+    /// Exchanges a request for its answer; what it accepted goes into the account.
     ///
     /// # Errors
     /// If no answer comes.
@@ -204,9 +200,7 @@ impl TestGateway {
             headers: response.headers().clone(),
             text: response.text().await?,
         };
-        if answer.status == 202 {
-            self.enter(path, &body, &answer);
-        }
+        self.enter(path, &body, &answer);
         Ok(answer)
     }
 
@@ -253,61 +247,6 @@ impl TestGateway {
         let answer = self.post("/channel/message", body.to_string()).await?;
         let answer = answer.expect(202)?.json();
         Ok(text(&answer, "message_id"))
-    }
-
-    /// Stops what runs and reads a dead queue.
-    ///
-    /// # Errors
-    /// If a process does not end well, or the queue cannot be read.
-    pub async fn dead_letters(&mut self, queue: Queue) -> anyhow::Result<Vec<Parcel>> {
-        let broker = self.broker().await?;
-        let waiting = broker.ready(queue).await?.min(u64::from(DEAD_WINDOW));
-        let mut consumer = broker.consume(queue, DEAD_WINDOW).await?;
-        let mut parcels = Vec::new();
-        let mut deliveries = Vec::new();
-        while u64::try_from(deliveries.len())? < waiting {
-            let next = timeout(wait::WAIT_LIMIT, consumer.next()).await?;
-            let delivery = next.context("the consumer ended")?;
-            parcels.push(delivery.parcel().clone());
-            deliveries.push(delivery);
-        }
-        deliveries.into_iter().for_each(Delivery::release);
-        drop(consumer);
-        broker.close().await;
-        Ok(parcels)
-    }
-
-    /// Stops what runs and counts what lies ready in every queue together.
-    ///
-    /// # Errors
-    /// If a process does not end well, or a queue cannot be asked.
-    pub async fn enqueued(&mut self) -> anyhow::Result<u64> {
-        let broker = self.broker().await?;
-        let mut enqueued = 0;
-        for queue in Queue::ALL {
-            enqueued += broker.ready(queue).await?;
-        }
-        broker.close().await;
-        Ok(enqueued)
-    }
-
-    /// The broker, for this process; the embedded one's file belongs to one process at a time, so
-    /// what runs is stopped first.
-    async fn broker(&mut self) -> anyhow::Result<SharedBroker> {
-        self.stop_all().await?;
-        let mut config = roundtrip_broker::Config {
-            url: self.plan.broker_url(self.folder.path()),
-            ..roundtrip_broker::Config::default()
-        };
-        if let Some(realm) = &self.plan.realm {
-            config.namespace.clone_from(&realm.name);
-        }
-        let broker = roundtrip_broker::open(&config, Arc::new(SystemClock)).await?;
-        wait::until("the broker", async || {
-            (broker.status() == Status::Ready).then_some(())
-        })
-        .await?;
-        Ok(broker)
     }
 
     /// Waits until each message that was accepted has been taken by one of these servers.
@@ -413,11 +352,23 @@ impl TestGateway {
 
     fn enter(&self, path: &str, body: &str, answer: &Answer) {
         let mut account = self.account();
-        if path == "/webhook-response" {
-            let body = serde_json::from_str(body).unwrap_or_default();
-            account.callbacks.insert(text(&body, "session_id"));
-        } else {
-            account.messages.insert(text(&answer.json(), "message_id"));
+        let path = path.split('?').next().unwrap_or_default();
+        match (path, answer.status) {
+            ("/webhook-response", 202) => {
+                let body = serde_json::from_str(body).unwrap_or_default();
+                account.callbacks.insert(text(&body, "session_id"));
+            }
+            ("/channel/message", 202) => {
+                account.messages.insert(text(&answer.json(), "message_id"));
+            }
+            ("/channel/messages", 200) => {
+                let answer = answer.json();
+                let results = answer["results"].as_array().into_iter().flatten();
+                let accepted = results.filter(|result| result["status"] == "queued");
+                let ids = accepted.map(|result| text(result, "message_id"));
+                account.messages.extend(ids);
+            }
+            _ => {}
         }
     }
 }

@@ -20,7 +20,15 @@ const MONGODB_PORT: u16 = 27017;
 const DELAYS: [&str; 8] = ["1s", "5s", "30s", "2m", "10m", "30m", "2h", "6h"];
 
 /// The queues that are no delay queues.
-const QUEUES: [&str; 4] = ["outbound.0", "callbacks", "outbound.dead", "callbacks.dead"];
+const QUEUES: [&str; 7] = [
+    "outbound.0",
+    "outbound.retry",
+    "callbacks",
+    "journal",
+    "outbound.dead",
+    "callbacks.dead",
+    "journal.dead",
+];
 
 /// Where, on which servers.
 #[derive(Debug, Clone)]

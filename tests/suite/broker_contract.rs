@@ -109,7 +109,15 @@ mod rabbitmq {
         let channel = connection.create_channel().await?;
         let shards = (0..config.outbound_shards).map(|shard| format!("outbound.{shard}"));
         let tiers = TIERS.map(|tier| format!("delay.{tier}"));
-        let others = ["callbacks", "outbound.dead", "callbacks.dead"].map(str::to_owned);
+        let others = [
+            "outbound.retry",
+            "callbacks",
+            "journal",
+            "outbound.dead",
+            "callbacks.dead",
+            "journal.dead",
+        ]
+        .map(str::to_owned);
         for queue in shards.chain(tiers.clone()).chain(others) {
             let name = format!("{namespace}.{queue}").into();
             channel

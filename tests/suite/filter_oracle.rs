@@ -12,7 +12,7 @@ use proptest::{
     test_runner::{Config as Runs, TestError, TestRunner},
 };
 use roundtrip_model::Channel;
-use roundtrip_store::{Config, Filter, PageRequest, SharedChannels, open};
+use roundtrip_store::{Config, Filter, PageRequest, SharedStore, open};
 use serde_json::{Map, Value, json};
 
 use super::store_contract::{database_name, mongodb_url};
@@ -249,14 +249,14 @@ fn is_comparable(channel: &Channel, filter: &Value) -> bool {
     !asks_for_fields(filter) || !channel.channel_metadata.values().any(has_array_in_array)
 }
 
-async fn fill(store: &SharedChannels, channels: &[Channel]) {
+async fn fill(store: &SharedStore, channels: &[Channel]) {
     for channel in channels {
         let _ = store.delete(&channel.channel_id, None).await;
         store.create(channel).await.expect("created");
     }
 }
 
-async fn answer(store: &SharedChannels, filter: &Filter) -> Result<BTreeSet<String>, String> {
+async fn answer(store: &SharedStore, filter: &Filter) -> Result<BTreeSet<String>, String> {
     let page = store
         .query(filter, &PageRequest::default())
         .await

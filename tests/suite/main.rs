@@ -8,6 +8,7 @@ mod broker_contract;
 mod faults;
 mod filter_oracle;
 mod flask_channel;
+mod isolation;
 mod outages;
 mod processes;
 mod rabbitmq;

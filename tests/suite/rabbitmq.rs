@@ -15,7 +15,11 @@ use harness::{
 };
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
-    options::{BasicGetOptions, BasicPublishOptions, ExchangeDeleteOptions, QueueDeleteOptions},
+    options::{
+        BasicGetOptions, BasicPublishOptions, ExchangeDeleteOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
+    },
+    types::{AMQPValue, FieldTable},
 };
 use roundtrip_broker::{
     Config, Consumer, Delivery, Parcel, PublishError, Queue, Route, SettleError, SharedBroker,
@@ -89,7 +93,15 @@ impl Place {
         broker.close().await;
         let (_connection, channel) = self.other_client().await?;
         let delays = DELAYS.map(|delay| format!("delay.{delay}"));
-        let queues = ["outbound.0", "callbacks", "outbound.dead", "callbacks.dead"];
+        let queues = [
+            "outbound.0",
+            "outbound.retry",
+            "callbacks",
+            "journal",
+            "outbound.dead",
+            "callbacks.dead",
+            "journal.dead",
+        ];
         for end in queues.into_iter().chain(delays.iter().map(String::as_str)) {
             let options = QueueDeleteOptions::default();
             channel.queue_delete(self.name(end).into(), options).await?;
@@ -117,6 +129,7 @@ fn parcel() -> Parcel {
     Parcel {
         id: MessageId::generate().to_string(),
         tries: 0,
+        round: 0,
         accepted_at: OffsetDateTime::UNIX_EPOCH,
         dead: None,
         body: "{}".into(),
@@ -188,6 +201,53 @@ async fn what_was_confirmed_around_a_cut_arrives() -> anyhow::Result<()> {
     }
     confirmed.insert(until_published(&broker).await?);
     receive_all(&mut consumer, confirmed).await?;
+    place.leave(broker).await
+}
+
+/// The first version's work queue, as it declared it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_queues_of_an_older_version_are_taken_over() -> anyhow::Result<()> {
+    let place = Place::make().await?;
+    let (_connection, channel_of_old) = place.other_client().await?;
+    let text = |value: &str| AMQPValue::LongString(value.into());
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments.insert("x-dead-letter-exchange".into(), text(&place.name("direct")));
+    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+    arguments.insert("x-overflow".into(), text("reject-publish"));
+    let dead = text(&place.name("outbound.dead"));
+    arguments.insert("x-dead-letter-routing-key".into(), dead);
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(20));
+    let bound = i64::try_from(place.config.max_backlog)?;
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(bound));
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    let name = place.name("outbound.0");
+    channel_of_old
+        .queue_declare(name.clone().into(), durable, arguments)
+        .await?;
+    // It carried no round.
+    let old = BasicProperties::default().with_message_id("msg_old".into());
+    channel_of_old
+        .basic_publish(
+            "".into(),
+            name.into(),
+            BasicPublishOptions::default(),
+            b"{}",
+            old,
+        )
+        .await?
+        .await?;
+
+    let broker = place.open().await?;
+    let mut consumer = broker.consume(Queue::Outbound, 1).await?;
+    let delivery = next(&mut consumer).await?;
+    let Parcel { id, round, .. } = delivery.parcel().clone();
+    ensure!((id.as_str(), round) == ("msg_old", 0), "{id} {round}");
+    delivery.settle(Decision::Done).await?;
+    broker.publish(Route::Journal, parcel()).await?;
     place.leave(broker).await
 }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bson::{Document, doc};
 use mongodb::{Client, Collection};
 use roundtrip_store::{
-    Config, SharedChannels, contract::Harness, embedded::SqliteChannels, open, store_contract,
+    Config, SharedStore, contract::Harness, embedded::SqliteChannels, open, store_contract,
 };
 use serde_json::{Map, Value};
 use tempfile::TempDir;
@@ -35,7 +35,7 @@ mod embedded {
 
     struct Embedded {
         folder: TempDir,
-        store: SharedChannels,
+        store: SharedStore,
         foreign: SqliteChannels,
     }
 
@@ -44,7 +44,7 @@ mod embedded {
             folder.path().join("store.db")
         }
 
-        async fn open(folder: &TempDir) -> SharedChannels {
+        async fn open(folder: &TempDir) -> SharedStore {
             let config = Config {
                 url: format!("sqlite:{}", Self::path(folder).display()),
                 timeout: super::PATIENCE,
@@ -69,11 +69,11 @@ mod embedded {
             }
         }
 
-        fn store(&self) -> &SharedChannels {
+        fn store(&self) -> &SharedStore {
             &self.store
         }
 
-        async fn second_store(&self) -> SharedChannels {
+        async fn second_store(&self) -> SharedStore {
             Self::open(&self.folder).await
         }
 
@@ -100,12 +100,12 @@ mod mongo {
 
     struct Mongo {
         database: String,
-        store: SharedChannels,
+        store: SharedStore,
         foreign: Collection<Document>,
     }
 
     impl Mongo {
-        async fn open(database: &str) -> SharedChannels {
+        async fn open(database: &str) -> SharedStore {
             let config = Config {
                 url: mongodb_url(),
                 database: database.to_owned(),
@@ -135,11 +135,11 @@ mod mongo {
             }
         }
 
-        fn store(&self) -> &SharedChannels {
+        fn store(&self) -> &SharedStore {
             &self.store
         }
 
-        async fn second_store(&self) -> SharedChannels {
+        async fn second_store(&self) -> SharedStore {
             Self::open(&self.database).await
         }
 

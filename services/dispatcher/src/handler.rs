@@ -1,13 +1,35 @@
 //! What becomes of one outbound message.
 
+use std::{pin::pin, time::Duration};
+
 use async_trait::async_trait;
 use roundtrip_broker::{Handler, Parcel};
-use roundtrip_model::{ChannelId, DeadReason, Decision, OutboundMessage, decision::DeadKind};
-use roundtrip_store::StoreError;
-use roundtrip_webhook::{Post, Told};
+use roundtrip_isolation::Signal;
+use roundtrip_model::{
+    ChannelId, DeadReason, Decision, DeliverySettings, Entry, Event, OutboundMessage, Outcome,
+    decision::DeadKind,
+};
+use roundtrip_store::{StoreError, set_paused};
+use roundtrip_webhook::{Overrides, Post, Told, Try};
+use tokio::{join, time::timeout};
 use url::Url;
 
-use crate::Dispatcher;
+use crate::{
+    Dispatcher,
+    isolation::{Parked, Pass},
+};
+
+/// The status of an endpoint that is gone for good.
+const GONE: u16 = 410;
+
+/// A try that ends within this leaves one entry, its end.
+const QUICK: Duration = Duration::from_secs(1);
+
+/// Where a message goes, and how its channel wants it.
+struct Destination {
+    url: Url,
+    settings: DeliverySettings,
+}
 
 #[async_trait]
 impl Handler for Dispatcher {
@@ -20,17 +42,25 @@ impl Handler for Dispatcher {
         if let Some(reason) = self.courier.too_old(parcel.tries, parcel.accepted_at) {
             return not_tried(parcel, channel_id, Decision::DeadLetter(reason));
         }
-        let url = match self.endpoint(&message.channel_id).await {
-            Ok(url) => url,
+        let destination = match self.destination(&message.channel_id).await {
+            Ok(destination) => destination,
             Err(decision) => return not_tried(parcel, channel_id, decision),
         };
-        let body = match serde_json::to_vec(&message.delivery_body()) {
+        let response_url = self.answers.url(&message, parcel.round);
+        let body = match serde_json::to_vec(&message.delivery_body(&response_url)) {
             Ok(body) => body.into(),
             Err(error) => {
                 return not_tried(parcel, channel_id, dead(DeadKind::Undecodable, &error));
             }
         };
-        self.deliver(parcel, &message, &url, body).await
+        let settings = &destination.settings;
+        match self.gate.enter(&message.channel_id, settings).await {
+            Ok(pass) => {
+                self.deliver(parcel, &message, &destination, body, pass)
+                    .await
+            }
+            Err(parked) => park(parcel, &message, parked),
+        }
     }
 
     fn panicked(&self, parcel: &Parcel) -> Decision {
@@ -40,11 +70,15 @@ impl Handler for Dispatcher {
 
 impl Dispatcher {
     /// Where the channel's messages go, or what becomes of one that has nowhere to go.
-    async fn endpoint(&self, id: &ChannelId) -> Result<Url, Decision> {
+    async fn destination(&self, id: &ChannelId) -> Result<Destination, Decision> {
         match self.channels.get(id).await {
-            Ok(channel) => channel
-                .endpoint()
-                .map_err(|error| dead(DeadKind::BadEndpoint, &error)),
+            Ok(channel) => match channel.endpoint() {
+                Ok(url) => Ok(Destination {
+                    url,
+                    settings: DeliverySettings::of(&channel.channel_metadata),
+                }),
+                Err(error) => Err(dead(DeadKind::BadEndpoint, &error)),
+            },
             Err(error @ StoreError::NotFound(_)) => Err(dead(DeadKind::UnknownChannel, &error)),
             Err(error @ StoreError::Unreadable { .. }) => Err(dead(DeadKind::BadEndpoint, &error)),
             // The others say nothing of the channel: the store is away, or will be asked again.
@@ -56,20 +90,32 @@ impl Dispatcher {
         &self,
         parcel: &Parcel,
         message: &OutboundMessage,
-        url: &Url,
+        Destination { url, settings }: &Destination,
         body: bytes::Bytes,
+        pass: Pass,
     ) -> Decision {
         let webhook_id = message.message_id.to_string();
-        let made = self
-            .courier
-            .attempt(Post {
-                url,
-                webhook_id: &webhook_id,
-                body,
-                tries: parcel.tries,
-                accepted_at: parcel.accepted_at,
-            })
-            .await;
+        let post = Post {
+            url,
+            webhook_id: &webhook_id,
+            body,
+            tries: parcel.tries,
+            accepted_at: parcel.accepted_at,
+        };
+        let overrides = Overrides {
+            timeout: settings.timeout,
+            schedule: settings.retry_schedule.as_deref(),
+        };
+        let attempt = async {
+            let made = self.courier.attempt_with(post, overrides).await;
+            // At once: what the journal takes is none of the channel's time.
+            pass.end(Signal::of(&made.outcome, self.courier.retry_after_cap()));
+            made
+        };
+        let made = self.told_if_long(parcel, message, attempt).await;
+        if matches!(made.outcome, Outcome::Answered { status: GONE, .. }) {
+            self.pause(&message.channel_id).await;
+        }
         let Told {
             decision,
             wait_ms,
@@ -90,8 +136,61 @@ impl Dispatcher {
             reason,
             "delivery.attempted"
         );
+        // Before the decision is carried out: what is settled has its entry.
+        self.tell(parcel, message, Event::Attempted(made.journaled()))
+            .await;
         made.decision
     }
+
+    /// Makes a try; where it takes its time the journal says that it is under way.
+    async fn told_if_long(
+        &self,
+        parcel: &Parcel,
+        message: &OutboundMessage,
+        attempt: impl Future<Output = Try>,
+    ) -> Try {
+        let mut attempt = pin!(attempt);
+        if let Ok(made) = timeout(QUICK, &mut attempt).await {
+            return made;
+        }
+        let delivering = Event::Delivering {
+            attempt: parcel.tries.saturating_add(1),
+        };
+        let ((), made) = join!(self.tell(parcel, message, delivering), attempt);
+        made
+    }
+
+    /// Pauses a channel whose endpoint says that it is gone, so that its messages wait for its
+    /// owner instead of dying one after the other.
+    async fn pause(&self, id: &ChannelId) {
+        let paused = set_paused(&**self.channels.store(), id, true).await;
+        self.channels.forget(id).await;
+        match paused {
+            Ok(_) => tracing::warn!(channel_id = %id, "channel.gone"),
+            // The next message will meet the same answer, and try again.
+            Err(error) => tracing::warn!(channel_id = %id, ?error, "a gone channel is not paused"),
+        }
+    }
+
+    async fn tell(&self, parcel: &Parcel, message: &OutboundMessage, event: Event) {
+        let entry = Entry::of(message, parcel.round, self.clock.now(), event);
+        self.journal.append(entry).await;
+    }
+}
+
+/// Puts a message aside, at the cost of no try. Seldom of interest one by one: a channel's opening
+/// and pausing are told on their own.
+fn park(parcel: &Parcel, message: &OutboundMessage, parked: Parked) -> Decision {
+    let Parked { wait, obstacle } = parked;
+    tracing::debug!(
+        message_id = parcel.id,
+        channel_id = %message.channel_id,
+        tries = parcel.tries,
+        wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+        obstacle = obstacle.as_str(),
+        "delivery.parked"
+    );
+    Decision::Park(wait)
 }
 
 fn dead(kind: DeadKind, detail: &dyn ToString) -> Decision {

@@ -4,12 +4,15 @@
 //! delivered, tried again, dead with its reason, or parked at the cost of no try. A message is
 //! dead only for a reason of its own or its channel's, never because a server of ours is away.
 
+mod answers;
 mod config;
 mod handler;
+mod isolation;
 
 use std::{sync::Arc, time::Duration};
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
+use roundtrip_journal::Journal;
 use roundtrip_model::{
     Clock,
     retry::{DEFAULT_SCHEDULE, Then},
@@ -18,32 +21,53 @@ use roundtrip_store::CachedChannels;
 use roundtrip_webhook::{ConfigError, Courier, Webhook, window};
 use tokio_util::sync::CancellationToken;
 
+pub use answers::Answers;
 pub use config::Config;
+
+use crate::isolation::{Gate, Rules};
 
 /// Delivers messages.
 pub struct Dispatcher {
     channels: Arc<CachedChannels>,
     courier: Courier,
+    gate: Gate,
+    answers: Answers,
+    journal: Journal,
+    clock: Arc<dyn Clock>,
     concurrency: u16,
     window: u16,
     park: Duration,
 }
 
 impl Dispatcher {
-    /// A dispatcher that finds its channels here.
+    /// A dispatcher that finds its channels here, has them answer there, and says in this journal
+    /// what it did.
     ///
     /// # Errors
     /// Names the setting that is out of its bounds.
     pub fn new(
         config: &Config,
         channels: Arc<CachedChannels>,
+        answers: Answers,
+        journal: Journal,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
         let policy = config.retry.policy(Then::GiveUp, &DEFAULT_SCHEDULE)?;
         let webhook = Webhook::new(&config.webhook)?;
+        config.check()?;
+        let gate = Gate::new(Rules {
+            slots: usize::from(config.concurrency),
+            max_in_flight: usize::from(config.max_in_flight_per_channel),
+            paused_park: config.paused_park,
+            breaker: config.breaker,
+        });
         Ok(Self {
             channels,
-            courier: Courier::new(webhook, policy, clock),
+            courier: Courier::new(webhook, policy, Arc::clone(&clock)),
+            gate,
+            answers,
+            journal,
+            clock,
             concurrency: config.concurrency,
             window: window(config.concurrency)?,
             park: config.park,

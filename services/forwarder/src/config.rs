@@ -1,5 +1,6 @@
 //! The forwarder's section of the configuration.
 
+use roundtrip_isolation::BreakerConfig;
 use roundtrip_webhook::RetryConfig;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,8 @@ const DEFAULT_CONCURRENCY: u16 = 64;
 pub struct Config {
     /// The most forwards under way at once.
     pub concurrency: u16,
+    /// When a sessions server that fails is left alone, and answers wait at the cost of no try.
+    pub breaker: BreakerConfig,
     /// How the sessions server is posted to.
     pub webhook: roundtrip_webhook::Config,
     /// When a failed forward is tried again. The last interval is repeated until the answer has
@@ -23,6 +26,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             concurrency: DEFAULT_CONCURRENCY,
+            breaker: BreakerConfig::default(),
             webhook: roundtrip_webhook::Config::default(),
             retry: RetryConfig::default(),
         }

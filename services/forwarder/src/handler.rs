@@ -2,10 +2,13 @@
 
 use async_trait::async_trait;
 use roundtrip_broker::{Handler, Parcel};
-use roundtrip_model::{Callback, DeadReason, Decision, decision::DeadKind};
+use roundtrip_isolation::Signal;
+use roundtrip_model::{
+    Callback, DeadReason, Decision, Entry, EntryId, Event, decision::DeadKind, journal::Attempt,
+};
 use roundtrip_webhook::{Post, Told};
 
-use crate::Forwarder;
+use crate::{Forwarder, guard::Pass};
 
 #[async_trait]
 impl Handler for Forwarder {
@@ -24,7 +27,14 @@ impl Handler for Forwarder {
         if let Some(reason) = self.courier.too_old(parcel.tries, parcel.accepted_at) {
             return not_tried(parcel, Decision::DeadLetter(reason));
         }
-        self.forward(parcel, &callback, body.into()).await
+        match self.guard.enter() {
+            Ok(pass) => self.forward(parcel, &callback, body.into(), pass).await,
+            Err(wait) => {
+                // Seldom of interest one by one: the breaker's opening is told on its own.
+                tracing::debug!(callback_id = parcel.id, ?wait, "forward.parked");
+                Decision::Park(wait)
+            }
+        }
     }
 
     fn panicked(&self, parcel: &Parcel) -> Decision {
@@ -33,7 +43,13 @@ impl Handler for Forwarder {
 }
 
 impl Forwarder {
-    async fn forward(&self, parcel: &Parcel, callback: &Callback, body: bytes::Bytes) -> Decision {
+    async fn forward(
+        &self,
+        parcel: &Parcel,
+        callback: &Callback,
+        body: bytes::Bytes,
+        pass: Pass<'_>,
+    ) -> Decision {
         let webhook_id = callback.callback_id.to_string();
         let made = self
             .courier
@@ -45,6 +61,7 @@ impl Forwarder {
                 accepted_at: parcel.accepted_at,
             })
             .await;
+        pass.end(Signal::of(&made.outcome, self.courier.retry_after_cap()));
         let Told {
             decision,
             wait_ms,
@@ -62,7 +79,36 @@ impl Forwarder {
             reason,
             "forward.attempted"
         );
+        // Before the decision is carried out: what is settled has its entry.
+        self.tell(parcel.round, callback, made.journaled()).await;
         made.decision
+    }
+
+    /// Says what came of a try, where it is known which message was answered.
+    async fn tell(&self, round: u32, callback: &Callback, attempt: Box<Attempt>) {
+        let Callback {
+            callback_id,
+            session_id,
+            message_id: Some(message_id),
+            channel_id: Some(channel_id),
+            ..
+        } = callback
+        else {
+            return;
+        };
+        let entry = Entry {
+            entry_id: EntryId::generate(),
+            message_id: *message_id,
+            channel_id: channel_id.clone(),
+            session_id: session_id.clone(),
+            round,
+            at: self.clock.now(),
+            event: Event::ForwardAttempted {
+                callback_id: *callback_id,
+                attempt,
+            },
+        };
+        self.journal.append(entry).await;
     }
 }
 

@@ -4,17 +4,21 @@
 //! age.
 
 mod config;
+mod guard;
 mod handler;
 
 use std::{sync::Arc, time::Duration};
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
+use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, retry::Then};
 use roundtrip_webhook::{ConfigError, Courier, Webhook, window};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use config::Config;
+
+use crate::guard::Guard;
 
 /// The intervals between tries where nothing else is configured; the last is repeated. Shorter
 /// than a channel's, for there is one SESSIONS_SERVER and everybody waits for it.
@@ -29,27 +33,38 @@ pub const DEFAULT_SCHEDULE: [Duration; 4] = [
 pub struct Forwarder {
     sessions_server: Url,
     courier: Courier,
+    guard: Guard,
+    journal: Journal,
+    clock: Arc<dyn Clock>,
     concurrency: u16,
     window: u16,
 }
 
 impl Forwarder {
-    /// A forwarder that posts to this URL.
+    /// A forwarder that posts to this URL, and says in this journal what it did.
     ///
     /// # Errors
     /// Names the setting that is out of its bounds.
     pub fn new(
         config: &Config,
         sessions_server: Url,
+        journal: Journal,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
         let policy = config
             .retry
             .policy(Then::RepeatTheLast, &DEFAULT_SCHEDULE)?;
         let webhook = Webhook::new(&config.webhook)?;
+        config
+            .breaker
+            .check()
+            .map_err(|(setting, problem)| ConfigError::new(setting, problem))?;
         Ok(Self {
             sessions_server,
-            courier: Courier::new(webhook, policy, clock),
+            courier: Courier::new(webhook, policy, Arc::clone(&clock)),
+            guard: Guard::new(config.breaker),
+            journal,
+            clock,
             concurrency: config.concurrency,
             window: window(config.concurrency)?,
         })

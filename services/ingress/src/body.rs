@@ -21,19 +21,27 @@ impl<T: DeserializeOwned> FromRequest<Ingress> for Json<T> {
         if !is_json(request.headers()) {
             return Err(Problem::unsupported_media_type());
         }
-        let limits = &ingress.limits;
-        // The size is bounded by the router's `DefaultBodyLimit`.
-        let read = Bytes::from_request(request, ingress);
-        let bytes = tokio::time::timeout(limits.body_timeout, read)
-            .await
-            .map_err(|_elapsed| Problem::body_timeout())?
-            .map_err(|rejection| unreadable(&rejection, limits.max_body_bytes))?;
+        let bytes = read(request, ingress, ingress.limits.max_body_bytes).await?;
         parse(&bytes).map(Self)
     }
 }
 
-/// `application/json`, or a type whose suffix says JSON.
-fn is_json(headers: &HeaderMap) -> bool {
+/// The whole body. `limit` is for the answer where it is too long: what bounds it is the route's
+/// `DefaultBodyLimit`.
+pub(crate) async fn read(
+    request: Request,
+    ingress: &Ingress,
+    limit: usize,
+) -> Result<Bytes, Problem> {
+    let read = Bytes::from_request(request, ingress);
+    tokio::time::timeout(ingress.limits.body_timeout, read)
+        .await
+        .map_err(|_elapsed| Problem::body_timeout())?
+        .map_err(|rejection| unreadable(&rejection, limit))
+}
+
+/// The body's media type, without its parameters.
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
     headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -45,10 +53,13 @@ fn is_json(headers: &HeaderMap) -> bool {
                 .trim()
                 .to_ascii_lowercase()
         })
-        .is_some_and(|kind| {
-            kind == "application/json"
-                || (kind.starts_with("application/") && kind.ends_with("+json"))
-        })
+}
+
+/// `application/json`, or a type whose suffix says JSON.
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|kind| {
+        kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+    })
 }
 
 fn unreadable(rejection: &BytesRejection, limit: usize) -> Problem {
@@ -60,7 +71,7 @@ fn unreadable(rejection: &BytesRejection, limit: usize) -> Problem {
 }
 
 /// Reads JSON: 400 where it is none, 422 and the field's path where it is not as it must be.
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // serde would read an array as a struct, field by field.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err(match serde_json::from_slice::<IgnoredAny>(bytes) {
@@ -85,12 +96,18 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// serde names a missing or unknown field in its message only, and puts the position after it.
-fn field_error(path: String, error: &serde_json::Error) -> FieldError {
+/// What serde says, without the position that it puts after it.
+pub(crate) fn said(error: &serde_json::Error) -> String {
     let message = error.to_string();
-    let message = message
+    message
         .rsplit_once(" at line ")
-        .map_or(message.as_str(), |(said, _)| said);
+        .map_or(message.as_str(), |(said, _)| said)
+        .to_owned()
+}
+
+/// serde names a missing or unknown field in its message only.
+fn field_error(path: String, error: &serde_json::Error) -> FieldError {
+    let message = said(error);
     let named = |said: &str| {
         let name = message.strip_prefix(said)?.split('`').next()?;
         Some(

@@ -1,6 +1,7 @@
-//! The channel calls: create, read, update, delete and query.
+//! The channel calls: create, read, update, delete, query, pause and resume.
 
 mod etag;
+mod pause;
 mod query;
 
 use axum::{
@@ -16,6 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::{Ingress, body::Json, problem::Problem};
 
+pub(crate) use pause::{pause, resume};
 pub(crate) use query::query;
 
 /// The body of `POST /channel`: the seed's five fields and no other.
@@ -53,7 +55,7 @@ pub(crate) async fn create(
 ) -> Result<impl IntoResponse, Problem> {
     let channel = Channel::from(new);
     channel.check().map_err(Problem::invalid)?;
-    let version = ingress.channels.create(&channel).await?;
+    let version = ingress.store.create(&channel).await?;
     let location = format!("/channel/{}", channel.channel_id);
     Ok((
         StatusCode::CREATED,
@@ -68,7 +70,7 @@ pub(crate) async fn read(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let id = channel_id(&id)?;
-    Ok(answer(ingress.channels.get(&id).await?))
+    Ok(answer(ingress.store.get(&id).await?))
 }
 
 /// `PUT /channel/{channel_id}`
@@ -80,11 +82,8 @@ pub(crate) async fn update(
 ) -> Result<Response, Problem> {
     let id = channel_id(&id)?;
     patch.check(&id).map_err(Problem::invalid)?;
-    let expected = etag::expected(&headers, &id, &*ingress.channels).await?;
-    let updated = ingress
-        .channels
-        .update(&id, &patch, expected.as_ref())
-        .await?;
+    let expected = etag::expected(&headers, &id, &*ingress.store).await?;
+    let updated = ingress.store.update(&id, &patch, expected.as_ref()).await?;
     ingress.known.forget(&id).await;
     Ok(answer(updated))
 }
@@ -96,8 +95,8 @@ pub(crate) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let id = channel_id(&id)?;
-    let expected = etag::expected(&headers, &id, &*ingress.channels).await?;
-    ingress.channels.delete(&id, expected.as_ref()).await?;
+    let expected = etag::expected(&headers, &id, &*ingress.store).await?;
+    ingress.store.delete(&id, expected.as_ref()).await?;
     ingress.known.forget(&id).await;
     Ok(StatusCode::NO_CONTENT)
 }

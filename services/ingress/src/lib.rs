@@ -3,12 +3,21 @@
 //! Invariant: a 202 is sent only after the broker has taken the message for good; a request that
 //! gets any other answer has enqueued nothing, or is told that it may have.
 
+mod batch;
 mod body;
 mod callback;
 mod channels;
 mod config;
+mod dead_letters;
+mod history;
+mod idempotency;
 mod messages;
+mod parameters;
 mod problem;
+mod replays;
+
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 
@@ -20,8 +29,9 @@ use axum::{
     routing::{get, post},
 };
 use roundtrip_broker::SharedBroker;
-use roundtrip_model::Clock;
-use roundtrip_store::{CachedChannels, SharedChannels};
+use roundtrip_journal::Journal;
+use roundtrip_model::{Clock, TokenKey};
+use roundtrip_store::{CachedChannels, SharedStore};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -33,34 +43,60 @@ use crate::problem::Problem;
 #[derive(Clone)]
 pub struct Ingress {
     broker: SharedBroker,
-    channels: SharedChannels,
+    store: SharedStore,
     known: Arc<CachedChannels>,
+    journal: Journal,
+    /// Knows the tokens that answers bring.
+    tokens: TokenKey,
     clock: Arc<dyn Clock>,
     /// Where channels answer to, for messages that name no `response_url`.
     own_response_url: Arc<str>,
     limits: Config,
     under_way: Arc<Semaphore>,
+    batches: Arc<Semaphore>,
+}
+
+/// What an ingress works with.
+pub struct Parts {
+    /// Takes messages and answers.
+    pub broker: SharedBroker,
+    /// Has the channels, and what happened to messages.
+    pub store: SharedStore,
+    /// The channels as they are known; may be shared with other roles of the process.
+    pub known: Arc<CachedChannels>,
+    /// Takes what happens here.
+    pub journal: Journal,
+    /// The key of the tokens that the dispatcher hands out.
+    pub tokens: TokenKey,
+    /// The gateway's own `/webhook-response`, as channels reach it.
+    pub own_response_url: Arc<str>,
+    /// Tells the time of day.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Ingress {
-    /// An ingress before this broker and store. `known` may be shared with other roles of the
-    /// process; `own_response_url` is the gateway's own `/webhook-response`, as channels reach it.
+    /// An ingress that is made of these, and takes no more than this.
     #[must_use]
-    pub fn new(
-        limits: Config,
-        broker: SharedBroker,
-        channels: SharedChannels,
-        known: Arc<CachedChannels>,
-        own_response_url: &str,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub fn new(limits: Config, parts: Parts) -> Self {
+        let Parts {
+            broker,
+            store,
+            known,
+            journal,
+            tokens,
+            own_response_url,
+            clock,
+        } = parts;
         Self {
             broker,
-            channels,
+            store,
             known,
+            journal,
+            tokens,
             clock,
-            own_response_url: own_response_url.into(),
+            own_response_url,
             under_way: Arc::new(Semaphore::new(limits.max_requests_in_flight)),
+            batches: Arc::new(Semaphore::new(batch::MAX_AT_ONCE)),
             limits,
         }
     }
@@ -76,8 +112,26 @@ impl Ingress {
                     .put(channels::update)
                     .delete(channels::delete),
             )
+            .route("/channel/{channel_id}/pause", post(channels::pause))
+            .route("/channel/{channel_id}/resume", post(channels::resume))
             .route("/channels", post(channels::query))
             .route("/channel/message", post(messages::send))
+            .route(
+                "/channel/messages",
+                post(batch::send).layer(DefaultBodyLimit::max(batch::MAX_BYTES)),
+            )
+            .route("/channel/message/{message_id}", get(history::timeline))
+            .route("/messages", get(history::list))
+            .route("/messages/replay", post(replays::messages))
+            .route(
+                "/dead-letters",
+                get(dead_letters::list).delete(dead_letters::purge),
+            )
+            .route("/dead-letters/replay", post(replays::dead_letters))
+            .route(
+                "/replays/{replay_id}",
+                get(replays::read).delete(replays::cancel),
+            )
             .route("/webhook-response", post(callback::receive))
             .method_not_allowed_fallback(async || Problem::method_not_allowed())
             .fallback(async || Problem::unknown_path())

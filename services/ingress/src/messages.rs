@@ -1,84 +1,168 @@
 //! `POST /channel/message`: a message in.
 
-use axum::{Json as JsonBody, extract::State, http::StatusCode, response::IntoResponse};
+use std::time::Duration;
+
+use axum::{
+    Json as JsonBody,
+    extract::State,
+    http::{HeaderValue, StatusCode},
+    response::{IntoResponse, Response},
+};
 use bytes::Bytes;
 use roundtrip_broker::{Parcel, Route};
 use roundtrip_model::{
-    ChannelId, MessageId, OutboundMessage, SessionId, channel::http_url, message::is_empty_json,
+    ChannelId, Entry, Event, MessageId, OutboundMessage, SessionId, channel::http_url,
+    journal::Content, message::is_empty_json,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Ingress, body::Json, problem::Problem};
+use crate::{
+    Ingress,
+    body::Json,
+    idempotency::{Key, REPLAYED, accept_one},
+    problem::Problem,
+};
+
+/// How long an answer waits for its journal entry; it is confirmed as the message was.
+const ENTRY_LIMIT: Duration = Duration::from_secs(2);
 
 /// The body of `POST /channel/message`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SendMessage {
-    channel_id: ChannelId,
-    session_id: SessionId,
-    message: Box<RawValue>,
-    response_url: Option<String>,
+    pub(crate) channel_id: ChannelId,
+    pub(crate) session_id: SessionId,
+    pub(crate) message: Box<RawValue>,
+    pub(crate) response_url: Option<String>,
 }
 
 /// The answer to a message that was taken.
 #[derive(Debug, Serialize)]
-struct Accepted {
+pub(crate) struct Accepted {
     success: bool,
     message_id: MessageId,
     session_id: SessionId,
     status: &'static str,
+    /// The message was taken before; this is that answer, given again.
+    #[serde(rename = "idempotent_replayed", skip_serializing_if = "is_false")]
+    again: bool,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+impl Accepted {
+    const fn new(message_id: MessageId, session_id: SessionId) -> Self {
+        Self {
+            success: true,
+            message_id,
+            session_id,
+            status: "queued",
+            again: false,
+        }
+    }
+
+    /// The answer to a message that was taken before, under this id.
+    pub(crate) fn again(message_id: MessageId, send: SendMessage) -> Self {
+        Self {
+            again: true,
+            ..Self::new(message_id, send.session_id)
+        }
+    }
 }
 
 pub(crate) async fn send(
     State(ingress): State<Ingress>,
+    key: Option<Key>,
     Json(send): Json<SendMessage>,
-) -> Result<impl IntoResponse, Problem> {
-    let SendMessage {
-        channel_id,
-        session_id,
-        message,
-        response_url,
-    } = send;
-    if is_empty_json(&message) {
-        return Err(Problem::invalid_field("message", "must say something"));
+) -> Result<Response, Problem> {
+    let accepted = accept_one(&ingress, key.as_ref(), send).await?;
+    let again = accepted.again;
+    // The body of the first answer, to the byte; the header says the rest.
+    let first = Accepted {
+        again: false,
+        ..accepted
+    };
+    let mut response = (StatusCode::ACCEPTED, JsonBody(first)).into_response();
+    if again {
+        let headers = response.headers_mut();
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
-    if let Some(url) = &response_url {
-        http_url(url).map_err(|problem| Problem::invalid_field("response_url", problem))?;
-    }
-    let channel = ingress.known.get(&channel_id).await?;
-    // A channel that another client stored may lack one; its messages could only die.
-    channel
-        .endpoint()
-        .map_err(|error| Problem::invalid([error]))?;
+    Ok(response)
+}
 
-    let message = OutboundMessage {
-        message_id: MessageId::generate(),
-        channel_id,
-        session_id,
-        message,
-        response_url: response_url.unwrap_or_else(|| ingress.own_response_url.to_string()),
-    };
-    let parcel = Parcel {
-        id: message.message_id.to_string(),
-        tries: 0,
-        accepted_at: ingress.clock.now(),
-        dead: None,
-        body: encode(&message)?,
-    };
-    ingress
-        .broker
-        .publish(Route::Outbound(&message.channel_id), parcel)
-        .await?;
-    Ok((
-        StatusCode::ACCEPTED,
-        JsonBody(Accepted {
-            success: true,
-            message_id: message.message_id,
-            session_id: message.session_id,
-            status: "queued",
-        }),
-    ))
+impl Ingress {
+    /// Checks a message and enqueues it under this id.
+    pub(crate) async fn accept(
+        &self,
+        send: SendMessage,
+        message_id: MessageId,
+    ) -> Result<Accepted, Problem> {
+        let SendMessage {
+            channel_id,
+            session_id,
+            message,
+            response_url,
+        } = send;
+        if is_empty_json(&message) {
+            return Err(Problem::invalid_field("message", "must say something"));
+        }
+        if let Some(url) = &response_url {
+            http_url(url).map_err(|problem| Problem::invalid_field("response_url", problem))?;
+        }
+        let channel = self.known.get(&channel_id).await?;
+        // A channel that another client stored may lack one; its messages could only die.
+        channel
+            .endpoint()
+            .map_err(|error| Problem::invalid([error]))?;
+
+        let message = OutboundMessage {
+            message_id,
+            channel_id,
+            session_id,
+            message,
+            response_url: response_url.unwrap_or_else(|| self.own_response_url.to_string()),
+        };
+        self.enqueue(&message).await?;
+        Ok(Accepted::new(message_id, message.session_id))
+    }
+
+    /// Puts a message into the queue, and then into the journal. Not both at once: a message that
+    /// was refused must leave nothing, and an entry cannot be called back.
+    async fn enqueue(&self, message: &OutboundMessage) -> Result<(), Problem> {
+        let accepted_at = self.clock.now();
+        let parcel = Parcel {
+            id: message.message_id.to_string(),
+            tries: 0,
+            round: 0,
+            accepted_at,
+            dead: None,
+            body: encode(message)?,
+        };
+        let route = Route::Outbound(&message.channel_id);
+        self.broker.publish(route, parcel).await?;
+        let content = Content {
+            message: message.message.clone(),
+            response_url: message.response_url.clone(),
+        };
+        let event = Event::Accepted(Box::new(content));
+        self.tell(Entry::of(message, 0, accepted_at, event)).await;
+        Ok(())
+    }
+
+    /// Waits until the journal has an entry, but not for ever: what it is about has happened.
+    pub(crate) async fn tell(&self, entry: Entry) {
+        let message_id = entry.message_id;
+        if !self.journal.append_within(entry, ENTRY_LIMIT).await {
+            tracing::warn!(%message_id, "answered before the journal had its entry");
+        }
+    }
 }
 
 /// Writes what a queue carries.

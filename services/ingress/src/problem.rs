@@ -14,8 +14,13 @@ use roundtrip_model::channel::FieldError;
 use roundtrip_store::{FilterError, StoreError};
 use serde::Serialize;
 
+use crate::idempotency::HEADER;
+
 /// What a client that met a broker or store which is away is asked to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// How every `type` begins.
+const KIND: &str = "urn:roundtrip:problem:";
 
 /// A problem, as RFC 9457 has it: `type`, `title`, `status`, `detail`, and `errors` by field.
 #[derive(Debug, Serialize)]
@@ -29,6 +34,9 @@ pub(crate) struct Problem {
     errors: Vec<FieldProblem>,
     #[serde(skip)]
     retry_after: Option<Duration>,
+    /// Nobody can know whether what was asked for has happened.
+    #[serde(skip)]
+    may_be_enqueued: bool,
 }
 
 /// One field and what is wrong with it.
@@ -46,13 +54,19 @@ impl Problem {
         detail: impl Into<String>,
     ) -> Self {
         Self {
-            kind: format!("urn:roundtrip:problem:{kind}"),
+            kind: format!("{KIND}{kind}"),
             title,
             status: status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
             retry_after: None,
+            may_be_enqueued: false,
         }
+    }
+
+    /// Whether the message may be in the queue, for all that its producer is told.
+    pub(crate) const fn may_be_enqueued(&self) -> bool {
+        self.may_be_enqueued
     }
 
     /// The body is no JSON.
@@ -165,6 +179,52 @@ impl Problem {
         )
     }
 
+    /// The id in the path names no message, or none that the journal has reached.
+    pub(crate) fn unknown_message(id: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown-message",
+            "The message is not known",
+            format!(
+                "there is no message with the id '{id}'; one that was just accepted shows up in a \
+                 moment"
+            ),
+        )
+    }
+
+    /// The id in the path names no replay.
+    pub(crate) fn unknown_replay(id: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown-replay",
+            "The replay does not exist",
+            format!("there is no replay with the id '{id}'"),
+        )
+    }
+
+    /// The idempotency key was used for another message.
+    pub(crate) fn key_of_another_message() -> Self {
+        Self {
+            kind: format!("{KIND}idempotency-key-reused"),
+            title: "The idempotency key was used before",
+            ..Self::invalid_field(HEADER, "was used for another message")
+        }
+    }
+
+    /// Another request with this idempotency key has not ended yet.
+    pub(crate) fn key_under_way() -> Self {
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(
+                StatusCode::CONFLICT,
+                "idempotency-key-in-use",
+                "A request with this idempotency key is under way",
+                "the first request has not ended, or nobody knows how it did; try again in a \
+                 moment, and it goes on under the same message id",
+            )
+        }
+    }
+
     /// The gateway itself failed.
     pub(crate) fn internal() -> Self {
         Self::new(
@@ -233,11 +293,14 @@ impl From<PublishError> for Problem {
                 "The broker takes nothing at the moment",
                 "nothing was enqueued",
             ),
-            PublishError::Unconfirmed => Self::unavailable(
-                "broker-unconfirmed",
-                "The broker did not confirm in time",
-                "it may or may not have been enqueued; sending it again may double it",
-            ),
+            PublishError::Unconfirmed => Self {
+                may_be_enqueued: true,
+                ..Self::unavailable(
+                    "broker-unconfirmed",
+                    "The broker did not confirm in time",
+                    "it may or may not have been enqueued; sending it again may double it",
+                )
+            },
         }
     }
 }

@@ -56,6 +56,8 @@ pub(crate) enum Role {
     Dispatcher,
     /// Posts answers to the SESSIONS_SERVER
     Forwarder,
+    /// Writes what happened into the store, and runs replays
+    Recorder,
 }
 
 impl Role {
@@ -65,6 +67,7 @@ impl Role {
             Self::Ingress => "ingress",
             Self::Dispatcher => "dispatcher",
             Self::Forwarder => "forwarder",
+            Self::Recorder => "recorder",
         }
     }
 }

@@ -6,7 +6,8 @@
 use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use config::{Environment, File, FileFormat};
-use roundtrip_model::channel::http_url;
+use roundtrip_model::{TokenKey, channel::http_url, token::MIN_SECRET_BYTES};
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -30,6 +31,8 @@ pub(crate) struct Config {
     pub public_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sessions_server: Option<String>,
+    #[serde(skip_serializing)]
+    pub callback_secret: Option<Secret>,
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
     pub log: telemetry::Config,
@@ -39,6 +42,7 @@ pub(crate) struct Config {
     pub ingress: roundtrip_ingress::Config,
     pub dispatcher: roundtrip_dispatcher::Config,
     pub forwarder: roundtrip_forwarder::Config,
+    pub recorder: roundtrip_recorder::Config,
 }
 
 /// How long a stop waits for what is under way, where nothing is configured.
@@ -50,6 +54,7 @@ impl Default for Config {
             environment: Stage::Development,
             public_url: None,
             sessions_server: None,
+            callback_secret: None,
             drain: DEFAULT_DRAIN,
             log: telemetry::Config::default(),
             broker: roundtrip_broker::Config::default(),
@@ -58,7 +63,18 @@ impl Default for Config {
             ingress: roundtrip_ingress::Config::default(),
             dispatcher: roundtrip_dispatcher::Config::default(),
             forwarder: roundtrip_forwarder::Config::default(),
+            recorder: roundtrip_recorder::Config::default(),
         }
+    }
+}
+
+/// A text that is shown nowhere.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Secret(SecretString);
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.expose_secret() == other.0.expose_secret()
     }
 }
 
@@ -157,10 +173,11 @@ pub(crate) fn load(file: Option<&Path>) -> Result<Config, Problem> {
 }
 
 /// The variables that go without the prefix, for they are part of every deployment.
-const SHORT_VARIABLES: [(&str, &str); 3] = [
+const SHORT_VARIABLES: [(&str, &str); 4] = [
     ("BROKER_URL", "broker.url"),
     ("STORE_URL", "store.url"),
     ("SESSIONS_SERVER", "sessions_server"),
+    ("CALLBACK_SECRET", "callback_secret"),
 ];
 
 impl Config {
@@ -169,6 +186,7 @@ impl Config {
     fn check(&self) -> Result<(), Problem> {
         self.sessions_server()?;
         self.public_url()?;
+        self.tokens()?;
         match self.environment {
             Stage::Development => {
                 for (key, listen) in [
@@ -198,6 +216,13 @@ impl Config {
                     "must be set where environment = \"production\": channels answer to it",
                 ));
             }
+            Stage::Production if self.callback_secret.is_none() => {
+                return Err(Problem::key(
+                    "callback_secret",
+                    "(CALLBACK_SECRET) must be set where environment = \"production\": every role \
+                     knows by it which message an answer belongs to",
+                ));
+            }
             Stage::Production => {}
         }
         Ok(())
@@ -216,6 +241,16 @@ impl Config {
     /// Where channels answer to, for messages that name no `response_url`.
     pub(crate) fn own_response_url(&self) -> Result<Url, Problem> {
         self.under_public_url("webhook-response")
+    }
+
+    /// The key of the tokens in response URLs. Where nothing is configured, which is in
+    /// development only: one that ends with the process.
+    pub(crate) fn tokens(&self) -> Result<TokenKey, Problem> {
+        let key = match &self.callback_secret {
+            Some(Secret(secret)) => TokenKey::new(secret.expose_secret().as_bytes()),
+            None => TokenKey::new(&rand::random::<[u8; MIN_SECRET_BYTES]>()),
+        };
+        key.map_err(|problem| Problem::key("callback_secret", problem.to_string()))
     }
 
     /// Where the development default's echo channel takes messages.
@@ -291,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn production_needs_a_sessions_server_and_a_public_url() {
+    fn production_needs_a_sessions_server_a_public_url_and_a_secret() {
         let mut config = Config {
             environment: Stage::Production,
             ..Config::default()
@@ -312,6 +347,16 @@ mod tests {
                 .contains("public_url")
         );
         config.public_url = Some("https://gateway.example/roundtrip/".to_owned());
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("CALLBACK_SECRET")
+        );
+        config.callback_secret = Some(Secret("x".repeat(31).into()));
+        assert!(config.check().is_err());
+        config.callback_secret = Some(Secret("x".repeat(32).into()));
         assert!(config.check().is_ok());
         assert_eq!(
             config.own_response_url().unwrap().as_str(),

@@ -1,16 +1,18 @@
 //! The composition root: chooses the engines, builds every part, then starts them.
 
-use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, serve::ListenerExt};
 use roundtrip_broker::SharedBroker;
-use roundtrip_dispatcher::Dispatcher;
+use roundtrip_dispatcher::{Answers, Dispatcher};
 use roundtrip_forwarder::Forwarder;
-use roundtrip_ingress::Ingress;
+use roundtrip_ingress::{Ingress, Parts};
+use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, SystemClock};
-use roundtrip_store::{CachedChannels, SharedChannels};
-use tokio::net::TcpListener;
+use roundtrip_recorder::Recorder;
+use roundtrip_store::{CachedChannels, SharedChannels, SharedStore};
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,6 +23,10 @@ use crate::{
     operations::Operations,
     telemetry,
 };
+
+/// How long the end waits for the last journal entries, whose deliveries are not settled without
+/// them.
+const JOURNAL_CLOSE: Duration = Duration::from_secs(5);
 
 /// Runs these roles until the process is told to stop.
 pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
@@ -56,20 +62,25 @@ pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
 async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let broker = open_broker(&config, Arc::clone(&clock)).await?;
-    let channels = open_store(&config).await?;
+    let store = open_store(&config).await?;
+    let channels: SharedChannels = Arc::clone(&store) as SharedChannels;
+    let journal = Journal::start(Arc::clone(&broker));
     let known = Arc::new(CachedChannels::new(Arc::clone(&channels), &config.store));
     let own_response_url = config.own_response_url()?;
+    let tokens = config.tokens()?;
 
     let mut lifecycle = Lifecycle::new();
     if roles.contains(&Role::Ingress) {
-        let ingress = Ingress::new(
-            config.ingress.clone(),
-            Arc::clone(&broker),
-            Arc::clone(&channels),
-            Arc::clone(&known),
-            own_response_url.as_str(),
-            Arc::clone(&clock),
-        );
+        let parts = Parts {
+            broker: Arc::clone(&broker),
+            store: Arc::clone(&store),
+            known: Arc::clone(&known),
+            journal: journal.clone(),
+            tokens: tokens.clone(),
+            own_response_url: own_response_url.as_str().into(),
+            clock: Arc::clone(&clock),
+        };
+        let ingress = Ingress::new(config.ingress.clone(), parts);
         let more = match config.environment {
             Stage::Development => {
                 development::register_echo(&config, &*channels).await?;
@@ -86,9 +97,14 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         .await?;
     }
     if roles.contains(&Role::Dispatcher) {
-        let dispatcher =
-            Dispatcher::new(&config.dispatcher, Arc::clone(&known), Arc::clone(&clock))
-                .map_err(|error| Problem::section("dispatcher", &error))?;
+        let dispatcher = Dispatcher::new(
+            &config.dispatcher,
+            Arc::clone(&known),
+            Answers::new(own_response_url, tokens),
+            journal.clone(),
+            Arc::clone(&clock),
+        )
+        .map_err(|error| Problem::section("dispatcher", &error))?;
         let (broker, drain) = (Arc::clone(&broker), config.drain);
         lifecycle.spawn(Step::Workers, "dispatcher", |stop| async move {
             dispatcher
@@ -99,14 +115,32 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     }
     if roles.contains(&Role::Forwarder) {
         let sessions_server = config.sessions_server()?;
-        let forwarder = Forwarder::new(&config.forwarder, sessions_server, Arc::clone(&clock))
-            .map_err(|error| Problem::section("forwarder", &error))?;
+        let forwarder = Forwarder::new(
+            &config.forwarder,
+            sessions_server,
+            journal.clone(),
+            Arc::clone(&clock),
+        )
+        .map_err(|error| Problem::section("forwarder", &error))?;
         let (broker, drain) = (Arc::clone(&broker), config.drain);
         lifecycle.spawn(Step::Workers, "forwarder", |stop| async move {
             forwarder
                 .run(broker, drain, stop)
                 .await
                 .context("the forwarder")
+        });
+    }
+    if roles.contains(&Role::Recorder) {
+        let recorder = Recorder::new(
+            &config.recorder,
+            Arc::clone(&broker),
+            Arc::clone(&store),
+            journal.clone(),
+            Arc::clone(&clock),
+        );
+        let drain = config.drain;
+        lifecycle.spawn(Step::Workers, "recorder", |stop| async move {
+            recorder.run(drain, stop).await.context("the recorder")
         });
     }
     let operations = Operations {
@@ -129,6 +163,9 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         "started"
     );
     let code = lifecycle.run(config.drain).await?;
+    if timeout(JOURNAL_CLOSE, journal.close()).await.is_err() {
+        tracing::warn!("the broker did not take the last journal entries");
+    }
     broker.close().await;
     tracing::info!("stopped");
     Ok(code)
@@ -144,14 +181,13 @@ async fn open_broker(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<S
         })
 }
 
-async fn open_store(config: &Config) -> anyhow::Result<SharedChannels> {
+async fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
     use roundtrip_store::OpenError::{Scheme, Setting};
-    roundtrip_store::open(&config.store)
-        .await
-        .map_err(|error| match error {
-            Scheme(_) | Setting { .. } => Problem::said(&error).into(),
-            other => other.into(),
-        })
+    match roundtrip_store::open(&config.store).await {
+        Ok(store) => Ok(store),
+        Err(error @ (Scheme(_) | Setting { .. })) => Err(Problem::said(&error).into()),
+        Err(other) => Err(other.into()),
+    }
 }
 
 /// Binds now, so that a port that is taken is told at the start, and serves from then on.

@@ -68,6 +68,7 @@ async fn publish(broker: &SharedBroker, parcels: u32, callers: usize) {
                 let parcel = Parcel {
                     id: MessageId::generate().to_string(),
                     tries: 0,
+                    round: 0,
                     accepted_at: SystemClock.now(),
                     dead: None,
                     body: body.clone(),

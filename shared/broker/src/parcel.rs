@@ -11,6 +11,8 @@ pub struct Parcel {
     pub id: String,
     /// How many times it was worked on; parking does not count.
     pub tries: u32,
+    /// How many times it was replayed; its tries begin anew each time.
+    pub round: u32,
     /// When Roundtrip accepted it. Carried at millisecond precision.
     pub accepted_at: OffsetDateTime,
     /// Why it is dead; only in dead queues.
@@ -22,7 +24,8 @@ pub struct Parcel {
 /// A queue to consume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Queue {
-    /// Messages for channels; in RabbitMQ several shards, consumed as one.
+    /// Messages for channels: new ones (in RabbitMQ several shards) and those that were put off,
+    /// consumed as one, in turn.
     Outbound,
     /// Answers for the sessions server.
     Callbacks,
@@ -30,15 +33,21 @@ pub enum Queue {
     OutboundDead,
     /// Answers that no further try will be made of.
     CallbacksDead,
+    /// What happened to messages, on its way to the store.
+    Journal,
+    /// Journal entries that nobody can read.
+    JournalDead,
 }
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::Outbound,
         Self::Callbacks,
         Self::OutboundDead,
         Self::CallbacksDead,
+        Self::Journal,
+        Self::JournalDead,
     ];
 
     /// The queue's name, as an operator reads it.
@@ -49,6 +58,8 @@ impl Queue {
             Self::Callbacks => "callbacks",
             Self::OutboundDead => "outbound.dead",
             Self::CallbacksDead => "callbacks.dead",
+            Self::Journal => "journal",
+            Self::JournalDead => "journal.dead",
         }
     }
 
@@ -58,6 +69,7 @@ impl Queue {
         match self {
             Self::Outbound | Self::OutboundDead => Self::OutboundDead,
             Self::Callbacks | Self::CallbacksDead => Self::CallbacksDead,
+            Self::Journal | Self::JournalDead => Self::JournalDead,
         }
     }
 }
@@ -69,6 +81,8 @@ pub enum Route<'a> {
     Outbound(&'a ChannelId),
     /// To the callbacks queue.
     Callbacks,
+    /// To the journal queue.
+    Journal,
 }
 
 impl Route<'_> {
@@ -78,6 +92,7 @@ impl Route<'_> {
         match self {
             Self::Outbound(_) => Queue::Outbound,
             Self::Callbacks => Queue::Callbacks,
+            Self::Journal => Queue::Journal,
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::ids::{CallbackId, SessionId};
+use crate::ids::{CallbackId, ChannelId, MessageId, SessionId};
 
 /// What a channel posted to `/webhook-response`, as it waits in the callbacks queue.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -12,6 +12,12 @@ pub struct Callback {
     pub callback_id: CallbackId,
     /// The session that is answered.
     pub session_id: SessionId,
+    /// The message that is answered, where a token told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<MessageId>,
+    /// The channel that answers, where a token told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel_id: Option<ChannelId>,
     /// The channel's own JSON text, any value.
     pub response_data: Box<RawValue>,
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::ids::ChannelId;
+use crate::{ids::ChannelId, settings};
 
 /// The key of `channel_metadata` that says where deliveries go.
 pub const ENDPOINT_URL: &str = "endpoint_url";
@@ -214,6 +214,9 @@ fn check(
     }
     if let Some(error) = metadata.and_then(|metadata| endpoint(metadata).err()) {
         errors.push(error);
+    }
+    if let Some(metadata) = metadata {
+        errors.extend(settings::check(metadata).err().unwrap_or_default());
     }
     if errors.is_empty() {
         Ok(())

@@ -106,6 +106,16 @@ made_id! {
     CallbackId, "cb_"
 }
 
+made_id! {
+    /// A journal entry; tells one that came twice from two.
+    EntryId, "ent_"
+}
+
+made_id! {
+    /// A replay that an operator has asked for.
+    ReplayId, "rpl_"
+}
+
 /// A channel, by the id its owner chose: `[A-Za-z0-9._~-]{1,128}`, so that it needs no escaping
 /// in a URL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

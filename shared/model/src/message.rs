@@ -32,13 +32,14 @@ pub struct DeliveryBody<'a> {
 }
 
 impl OutboundMessage {
-    /// What the channel's endpoint is sent.
+    /// What the channel's endpoint is sent, to answer to this URL: the message's own
+    /// `response_url`, or that with a token.
     #[must_use]
-    pub fn delivery_body(&self) -> DeliveryBody<'_> {
+    pub fn delivery_body<'a>(&'a self, response_url: &'a str) -> DeliveryBody<'a> {
         DeliveryBody {
             session_id: &self.session_id,
             message: &self.message,
-            response_url: &self.response_url,
+            response_url,
         }
     }
 }
@@ -85,7 +86,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(
-            serde_json::to_string(&message.delivery_body()).unwrap(),
+            serde_json::to_string(&message.delivery_body(&message.response_url)).unwrap(),
             r#"{"session_id":"abc123","message":{"n":12345678901234567890.10},"response_url":"http://localhost:8000/webhook-response"}"#
         );
     }

@@ -60,6 +60,12 @@ impl CachedChannels {
         }
     }
 
+    /// The store itself, for what may not come from the cache.
+    #[must_use]
+    pub fn store(&self) -> &SharedChannels {
+        &self.store
+    }
+
     /// The channel with this id.
     ///
     /// # Errors

@@ -4,9 +4,10 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use roundtrip_model::SystemClock;
 use serde::{Deserialize, Serialize};
 
-use crate::{SharedChannels, embedded::SqliteChannels, mongo::MongoChannels};
+use crate::{SharedStore, embedded::SqliteChannels, mongo::MongoChannels};
 
 /// The store's section of the configuration.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,10 @@ pub struct Config {
     pub cache_ttl: Duration,
     /// The most channels that are kept known.
     pub cache_size: u64,
+    /// How long messages, replays that have ended, dead letters that were replayed, and
+    /// idempotency keys are kept. A dead letter that was not replayed stays until it is purged.
+    #[serde(with = "humantime_serde")]
+    pub retention: Duration,
 }
 
 /// [`Config::timeout`] where nothing is configured.
@@ -36,6 +41,8 @@ const DEFAULT_MAX_CONNECTIONS: u32 = 100;
 const DEFAULT_CACHE_TTL: Duration = Duration::from_secs(5);
 /// [`Config::cache_size`] where nothing is configured.
 const DEFAULT_CACHE_SIZE: u64 = 10_000;
+/// [`Config::retention`] where nothing is configured: 30 days.
+const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
 
 impl Default for Config {
     fn default() -> Self {
@@ -46,6 +53,7 @@ impl Default for Config {
             max_connections: DEFAULT_MAX_CONNECTIONS,
             cache_ttl: DEFAULT_CACHE_TTL,
             cache_size: DEFAULT_CACHE_SIZE,
+            retention: DEFAULT_RETENTION,
         }
     }
 }
@@ -59,6 +67,7 @@ impl fmt::Debug for Config {
             max_connections,
             cache_ttl,
             cache_size,
+            retention,
         } = self;
         f.debug_struct("Config")
             .field("url", &without_credentials(url))
@@ -67,6 +76,7 @@ impl fmt::Debug for Config {
             .field("max_connections", max_connections)
             .field("cache_ttl", cache_ttl)
             .field("cache_size", cache_size)
+            .field("retention", retention)
             .finish()
     }
 }
@@ -119,13 +129,15 @@ pub enum OpenError {
 ///
 /// # Errors
 /// The URL is of no engine or malformed; the embedded engine's file cannot be used.
-pub async fn open(config: &Config) -> Result<SharedChannels, OpenError> {
+pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
     let url = config.url.as_str();
-    if config.timeout.is_zero() {
-        return Err(OpenError::Setting {
-            setting: "timeout",
-            problem: "must be longer than nothing".to_owned(),
-        });
+    for (setting, duration) in [("timeout", config.timeout), ("retention", config.retention)] {
+        if duration.is_zero() {
+            return Err(OpenError::Setting {
+                setting,
+                problem: "must be longer than nothing".to_owned(),
+            });
+        }
     }
     if let Some(path) = url.strip_prefix("sqlite:") {
         // `sqlite://data/store.db` would be a folder of the root's.
@@ -135,7 +147,10 @@ pub async fn open(config: &Config) -> Result<SharedChannels, OpenError> {
                 problem: format!("'{url}' must be sqlite:PATH"),
             });
         }
-        return Ok(Arc::new(SqliteChannels::open(path, config.timeout).await?));
+        let store = SqliteChannels::open(path, config.timeout).await?;
+        return Ok(Arc::new(
+            store.keeping(config.retention, Arc::new(SystemClock)),
+        ));
     }
     if url.starts_with("mongodb://") || url.starts_with("mongodb+srv://") {
         return Ok(Arc::new(MongoChannels::open(config)?));

@@ -4,8 +4,14 @@
 //! engine is held to all of it or to none.
 
 mod foreign;
+mod ledger_dead;
+mod ledger_idempotency;
+mod ledger_journal;
+mod ledger_messages;
+mod ledger_replays;
 mod pages;
 mod query;
+mod samples;
 mod write;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -16,11 +22,16 @@ use roundtrip_model::{Channel, ChannelId, ChannelPatch};
 use serde_json::Value;
 
 pub use foreign::*;
+pub use ledger_dead::*;
+pub use ledger_idempotency::*;
+pub use ledger_journal::*;
+pub use ledger_messages::*;
+pub use ledger_replays::*;
 pub use pages::*;
 pub use query::*;
 pub use write::*;
 
-use crate::{Channels, SharedChannels, StoreError};
+use crate::{Channels, SharedStore, StoreError};
 
 /// What a case needs of an engine: a store of its own, empty, and the way past it that another
 /// client of the database has.
@@ -30,10 +41,10 @@ pub trait Harness: Send + Sync + Sized {
     async fn start() -> Self;
 
     /// The store.
-    fn store(&self) -> &SharedChannels;
+    fn store(&self) -> &SharedStore;
 
     /// Another store over the same data, as another process has it.
-    async fn second_store(&self) -> SharedChannels;
+    async fn second_store(&self) -> SharedStore;
 
     /// Writes a document as another client would.
     async fn insert_foreign(&self, document: Value);
@@ -93,6 +104,39 @@ macro_rules! store_contract {
             pages_hold_every_channel_once_in_order,
             a_full_last_page_has_no_next,
             pages_go_on_though_channels_come_and_go,
+            a_timeline_is_what_was_recorded,
+            entries_in_any_order_and_twice_lead_to_the_same,
+            the_state_is_the_greatest_position,
+            of_many_records_of_the_same_entries_one_counts,
+            entries_of_many_messages_are_recorded_in_one_call,
+            entries_of_one_time_stand_by_their_ids,
+            a_long_timeline_shows_its_end,
+            content_is_kept_though_it_comes_last,
+            an_unknown_message_is_none,
+            messages_are_found_by_their_filter,
+            a_time_begins_with_since_and_ends_before_until,
+            a_listed_message_is_the_message,
+            pages_hold_every_message_once_while_new_ones_come,
+            a_dead_letter_is_kept_as_it_was,
+            a_letter_that_is_buried_twice_is_one,
+            dead_letters_are_found_by_their_filter,
+            a_purge_removes_what_its_filter_finds,
+            a_purge_of_everything_leaves_nothing,
+            a_replayed_letter_is_gone,
+            pages_hold_every_letter_once,
+            a_replay_is_kept_as_it_was,
+            a_replay_is_claimed_by_one,
+            a_leased_replay_is_not_claimed,
+            a_lease_that_ran_out_lets_another_go_on,
+            only_the_owner_advances_a_replay,
+            a_cancelled_replay_stops,
+            a_replay_that_has_ended_stays_as_it_is,
+            a_key_gets_its_first_answer,
+            a_key_with_another_fingerprint_is_a_mismatch,
+            a_released_key_is_free,
+            a_reservation_that_ran_out_is_taken_over,
+            a_key_is_settled_by_its_own_message,
+            of_many_requests_with_one_key_one_has_it,
         }
     };
     (@each $harness:ty; $($case:ident,)*) => {

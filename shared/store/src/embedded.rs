@@ -1,19 +1,27 @@
-//! The embedded engine: channels in one SQLite file, which several processes may share.
+//! The embedded engine: a store in one SQLite file, which several processes may share.
 //!
 //! Invariant: a write is answered only after SQLite has synced it (`synchronous=FULL`), and is
 //! read, checked and written within one transaction. A query scans in the order asked for and
 //! holds one page, never the whole table.
 
+mod dead_letters;
 mod file;
+mod idempotency;
+mod journal;
+mod replays;
+mod retention;
+mod rows;
+mod schema;
 
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use roundtrip_model::{Channel, ChannelId, ChannelPatch};
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use roundtrip_model::{Channel, ChannelId, ChannelPatch, Clock};
+use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -21,10 +29,12 @@ use crate::{
     StoreError, Version, Versioned, canonical, document,
 };
 use file::File;
+use retention::Retention;
 
-/// Channels in a SQLite file.
+/// A store in a SQLite file.
 pub struct SqliteChannels {
-    file: File,
+    file: Arc<File>,
+    retention: Option<Retention>,
 }
 
 impl SqliteChannels {
@@ -34,7 +44,18 @@ impl SqliteChannels {
     /// The file cannot be used, or is not a store of this version's.
     pub async fn open(path: impl AsRef<Path>, timeout: Duration) -> Result<Self, OpenError> {
         let file = File::open(path.as_ref().to_owned(), timeout).await?;
-        Ok(Self { file })
+        Ok(Self {
+            file: Arc::new(file),
+            retention: None,
+        })
+    }
+
+    /// Forgets from now on, in the background, what is older than this.
+    #[must_use]
+    pub fn keeping(mut self, retention: Duration, clock: Arc<dyn Clock>) -> Self {
+        let file = Arc::clone(&self.file);
+        self.retention = Some(Retention::start(file, retention, clock));
+        self
     }
 }
 
@@ -88,9 +109,9 @@ impl Channels for SqliteChannels {
         let channel = canonical::channel(channel)?;
         let version = Version::of(&channel);
         self.file
-            .run(move |connection, _| {
+            .write(move |transaction| {
                 let document = document::of(&channel);
-                connection
+                transaction
                     .execute(INSERT, row(&document))
                     .map_err(|error| match error.sqlite_error_code() {
                         Some(rusqlite::ErrorCode::ConstraintViolation) => {
@@ -122,32 +143,30 @@ impl Channels for SqliteChannels {
     ) -> Result<Versioned, StoreError> {
         let fields = canonical::patch(patch)?;
         let (id, expected) = (id.clone(), expected.cloned());
-        self.file
-            .run(move |connection, _| {
-                let transaction = write(connection)?;
-                let mut document = read(&transaction, &id)?;
+        let updated = self
+            .file
+            .write(move |transaction| {
+                let mut document = read(transaction, &id)?;
                 check(&document, &id, expected.as_ref())?;
                 // In place: what was there keeps its position, as in MongoDB.
                 document.extend(fields);
                 transaction.execute(UPDATE, row(&document)).map_err(away)?;
-                let updated = document::versioned(&document);
-                transaction.commit().map_err(away)?;
-                updated
+                Ok(document)
             })
-            .await
+            .await?;
+        document::versioned(&updated)
     }
 
     async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), StoreError> {
         let (id, expected) = (id.clone(), expected.cloned());
         self.file
-            .run(move |connection, _| {
-                let transaction = write(connection)?;
-                let document = read(&transaction, &id)?;
+            .write(move |transaction| {
+                let document = read(transaction, &id)?;
                 check(&document, &id, expected.as_ref())?;
                 transaction
                     .execute("DELETE FROM channels WHERE channel_id = ?1", [id.as_str()])
-                    .map_err(away)?;
-                transaction.commit().map_err(away)
+                    .map(drop)
+                    .map_err(away)
             })
             .await
     }
@@ -176,14 +195,6 @@ impl Channels for SqliteChannels {
 
 fn away(error: rusqlite::Error) -> StoreError {
     StoreError::Away(Box::new(error))
-}
-
-/// A transaction that has the file's write lock from its beginning, so that nothing changes
-/// between what it reads and what it writes.
-fn write(connection: &mut Connection) -> Result<Transaction<'_>, StoreError> {
-    connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(away)
 }
 
 fn read(connection: &Connection, id: &ChannelId) -> Result<Map<String, Value>, StoreError> {

@@ -1,4 +1,5 @@
-//! Channels behind one trait, with two engines: MongoDB, and an embedded one on SQLite.
+//! Channels, and what is kept of messages, behind traits with two engines: MongoDB, and an embedded
+//! one on SQLite.
 //!
 //! Invariant: both engines give the same answer to the same call, the query filter included; one
 //! contract suite holds them to it. A document that another client wrote straight into the
@@ -14,8 +15,10 @@ pub mod contract;
 mod document;
 pub mod embedded;
 pub mod filter;
+mod ledger;
 pub mod mongo;
 mod page;
+mod pause;
 
 use std::{fmt, sync::Arc};
 
@@ -25,9 +28,15 @@ use roundtrip_model::{Channel, ChannelId, ChannelPatch, channel::FieldError};
 pub use cache::CachedChannels;
 pub use config::{Config, OpenError, open};
 pub use filter::{Filter, FilterError};
+pub use ledger::{
+    DeadFilter, DeadLetter, DeadLetters, DeadQueue, Idempotency, Journal, MAX_ENTRIES, MAX_PAGE,
+    MessageFilter, MessageRecord, Progress, Replay, ReplaySource, ReplayStatus, Replays,
+    Reservation,
+};
 pub use page::{
     ChannelPage, Cursor, DEFAULT_LIMIT, Direction, MAX_LIMIT, PageRequest, Sort, SortField,
 };
+pub use pause::set_paused;
 
 /// Where channels are kept.
 #[async_trait]
@@ -76,8 +85,16 @@ pub trait Channels: Send + Sync + 'static {
     async fn ping(&self) -> Result<(), StoreError>;
 }
 
-/// A store that roles share.
+/// Channels that roles share.
 pub type SharedChannels = Arc<dyn Channels>;
+
+/// A whole store. A role asks for the trait that it needs: an `Arc<dyn Store>` is one of each.
+pub trait Store: Channels + Journal + DeadLetters + Replays + Idempotency {}
+
+impl<T: Channels + Journal + DeadLetters + Replays + Idempotency> Store for T {}
+
+/// A store that roles share.
+pub type SharedStore = Arc<dyn Store>;
 
 /// A channel as it is stored, and its version.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,17 +1,22 @@
-//! MongoDB: channels in the collection `channels`, the seed's five fields at the top level.
+//! MongoDB: channels in the collection `channels`, the seed's five fields at the top level, and
+//! what is kept of messages in collections beside it.
 //!
 //! Invariant: other clients of the database may write at any time. What they wrote beside the five
 //! fields stays, and a change of the five fields between a check and a write is noticed.
 
 mod connection;
+mod indexes;
+mod ledger;
 mod translate;
 mod value;
+
+use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
 use bson::{Bson, Document, doc};
 use futures::TryStreamExt;
 use mongodb::{
-    Collection,
+    Collection, Database,
     error::{Error, ErrorKind, WriteFailure},
     options::ReturnDocument,
 };
@@ -22,10 +27,11 @@ use crate::{
     SortField, StoreError, Version, Versioned, canonical,
     document::{self, FIELDS},
 };
-use connection::{Connection, Uniqueness};
+use connection::{Connection, Shared};
+use indexes::Uniqueness;
 
-/// The collection.
-const COLLECTION: &str = "channels";
+/// The collection of channels.
+const CHANNELS: &str = "channels";
 /// The server's code for a value that a unique index has already.
 const DUPLICATE_KEY: i32 = 11000;
 /// How often a document that is of the expected version is written to before we believe that it
@@ -47,6 +53,24 @@ impl MongoChannels {
             connection: Connection::open(config)?,
         })
     }
+
+    /// Runs something with the collection of channels, as [`Connection::run`] does.
+    async fn run<T, F>(
+        &self,
+        work: impl FnOnce(Arc<Shared>, Collection<Document>) -> F + Send + 'static,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
+        self.connection
+            .run(|shared, database| work(shared, channels(&database)))
+            .await
+    }
+}
+
+fn channels(database: &Database) -> Collection<Document> {
+    database.collection(CHANNELS)
 }
 
 #[async_trait]
@@ -54,19 +78,17 @@ impl Channels for MongoChannels {
     async fn create(&self, channel: &Channel) -> Result<Version, StoreError> {
         let channel = canonical::channel(channel)?;
         let version = Version::of(&channel);
-        self.connection
-            .run(move |connection, channels| async move {
-                let uniqueness = connection.indexes(&channels).await?;
-                insert(&channels, &channel, uniqueness).await
-            })
-            .await?;
+        self.run(move |shared, channels| async move {
+            let uniqueness = shared.uniqueness().await?;
+            insert(&channels, &channel, uniqueness).await
+        })
+        .await?;
         Ok(version)
     }
 
     async fn get(&self, id: &ChannelId) -> Result<Versioned, StoreError> {
         let id = id.clone();
-        self.connection
-            .run(move |_, channels| async move { versioned(&read(&channels, &id).await?) })
+        self.run(move |_, channels| async move { versioned(&read(&channels, &id).await?) })
             .await
     }
 
@@ -78,42 +100,42 @@ impl Channels for MongoChannels {
     ) -> Result<Versioned, StoreError> {
         let fields = value::to_document(&canonical::patch(patch)?);
         let (id, expected) = (id.clone(), expected.cloned());
-        self.connection
-            .run(move |_, channels| async move {
-                let updated = match expected {
-                    None => set(&channels, named(&id), fields)
-                        .await?
-                        .ok_or(StoreError::NotFound(id))?,
-                    Some(expected) => compare_and_set(&channels, &id, fields, &expected).await?,
-                };
-                versioned(&updated)
-            })
-            .await
+        self.run(move |_, channels| async move {
+            let updated = match expected {
+                None => set(&channels, named(&id), fields)
+                    .await?
+                    .ok_or(StoreError::NotFound(id))?,
+                Some(expected) => compare_and_set(&channels, &id, fields, &expected).await?,
+            };
+            versioned(&updated)
+        })
+        .await
     }
 
     async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), StoreError> {
         let (id, expected) = (id.clone(), expected.cloned());
-        self.connection
-            .run(move |_, channels| async move {
-                match expected {
-                    None if delete(&channels, named(&id)).await? => Ok(()),
-                    None => Err(StoreError::NotFound(id)),
-                    Some(expected) => compare_and_delete(&channels, &id, &expected).await,
-                }
-            })
-            .await
+        self.run(move |_, channels| async move {
+            match expected {
+                None if delete(&channels, named(&id)).await? => Ok(()),
+                None => Err(StoreError::NotFound(id)),
+                Some(expected) => compare_and_delete(&channels, &id, &expected).await,
+            }
+        })
+        .await
     }
 
     async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError> {
         let (filter, page) = (translate::filter(filter), page.clone());
-        self.connection
-            .run(move |_, channels| async move { query(&channels, &filter, &page).await })
+        self.run(move |_, channels| async move { query(&channels, &filter, &page).await })
             .await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.connection
-            .run(|connection, _| async move { connection.ping().await })
+            .run(|_, database| async move {
+                let pinged = database.run_command(doc! { "ping": 1 }).await;
+                pinged.map(drop).map_err(away)
+            })
             .await
     }
 }

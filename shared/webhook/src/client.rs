@@ -64,6 +64,12 @@ impl Webhook {
         })
     }
 
+    /// The configured time limit.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Posts this JSON once. `webhook_id` names the message, the same on every try; `now` is the
     /// time of this try.
     pub async fn post(
@@ -73,8 +79,21 @@ impl Webhook {
         now: OffsetDateTime,
         body: Bytes,
     ) -> Outcome {
+        self.post_within(self.timeout, url, webhook_id, now, body)
+            .await
+    }
+
+    /// As [`Webhook::post`], under this time limit instead of the configured one.
+    pub async fn post_within(
+        &self,
+        timeout: Duration,
+        url: &Url,
+        webhook_id: &str,
+        now: OffsetDateTime,
+        body: Bytes,
+    ) -> Outcome {
         let started = Instant::now();
-        let deadline = started + self.timeout;
+        let deadline = started + timeout;
         // The headers of Standard Webhooks; a signature would be made here, of these and the body.
         let request = self
             .client
@@ -86,7 +105,7 @@ impl Webhook {
         let mut response = match timeout_at(deadline, request.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Outcome::Failed(failure(error)),
-            Err(_elapsed) => return Outcome::Failed(Failure::TimedOut(self.timeout)),
+            Err(_elapsed) => return Outcome::Failed(Failure::TimedOut(timeout)),
         };
         let retry_after = wait_asked_for(&response, now + started.elapsed());
         let mut answer = Answer::default();

@@ -7,7 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use roundtrip_model::{
-    Clock, DeadReason, Decision, Outcome, RetryPolicy, decision::DeadKind, outcome::Failure,
+    Clock, DeadReason, Decision, Outcome, RetryPolicy, decision::DeadKind, journal::Attempt,
+    outcome::Failure,
 };
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -36,6 +37,15 @@ pub struct Post<'a> {
     pub tries: u32,
     /// When Roundtrip accepted the message.
     pub accepted_at: OffsetDateTime,
+}
+
+/// What one receiver wants otherwise than the configuration has it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Overrides<'a> {
+    /// The time limit on the exchange.
+    pub timeout: Option<Duration>,
+    /// The interval after each failed try, in order.
+    pub schedule: Option<&'a [Duration]>,
 }
 
 /// A try that was made: what came of it and what follows.
@@ -74,8 +84,19 @@ impl Courier {
         })
     }
 
+    /// The longest wait that another server's `Retry-After` can ask for.
+    #[must_use]
+    pub const fn retry_after_cap(&self) -> Duration {
+        self.policy.retry_after_cap
+    }
+
     /// Makes one try.
     pub async fn attempt(&self, post: Post<'_>) -> Try {
+        self.attempt_with(post, Overrides::default()).await
+    }
+
+    /// Makes one try, as its receiver wants it.
+    pub async fn attempt_with(&self, post: Post<'_>, overrides: Overrides<'_>) -> Try {
         let Post {
             url,
             webhook_id,
@@ -84,15 +105,26 @@ impl Courier {
             accepted_at,
         } = post;
         let started = Instant::now();
+        let timeout = overrides.timeout.unwrap_or(self.webhook.timeout());
         let outcome = self
             .webhook
-            .post(url, webhook_id, self.clock.now(), body)
+            .post_within(timeout, url, webhook_id, self.clock.now(), body)
             .await;
         let attempt = tries.saturating_add(1);
+        let decision = match overrides.schedule {
+            None => self.decide(&self.policy, &outcome, attempt, accepted_at),
+            Some(schedule) => {
+                let policy = RetryPolicy {
+                    schedule: schedule.to_vec(),
+                    ..self.policy.clone()
+                };
+                self.decide(&policy, &outcome, attempt, accepted_at)
+            }
+        };
         Try {
             attempt,
             duration: started.elapsed(),
-            decision: self.decide(&outcome, attempt, accepted_at),
+            decision,
             outcome,
         }
     }
@@ -101,13 +133,19 @@ impl Courier {
     #[must_use]
     pub fn panicked(&self, tries: u32, accepted_at: OffsetDateTime) -> Decision {
         let outcome = Outcome::Failed(Failure::Panicked);
-        self.decide(&outcome, tries.saturating_add(1), accepted_at)
+        let attempt = tries.saturating_add(1);
+        self.decide(&self.policy, &outcome, attempt, accepted_at)
     }
 
-    fn decide(&self, outcome: &Outcome, attempt: u32, accepted_at: OffsetDateTime) -> Decision {
+    fn decide(
+        &self,
+        policy: &RetryPolicy,
+        outcome: &Outcome,
+        attempt: u32,
+        accepted_at: OffsetDateTime,
+    ) -> Decision {
         let now = self.clock.now();
-        self.policy
-            .decide(outcome, attempt, accepted_at, now, &mut rand::rng())
+        policy.decide(outcome, attempt, accepted_at, now, &mut rand::rng())
     }
 }
 
@@ -140,6 +178,19 @@ impl From<&Decision> for Told {
 }
 
 impl Try {
+    /// The try as the journal tells it.
+    #[must_use]
+    pub fn journaled(&self) -> Box<Attempt> {
+        let Self {
+            attempt,
+            outcome,
+            decision,
+            ..
+        } = self;
+        let attempt = Attempt::new(*attempt, outcome, self.duration_ms(), decision);
+        Box::new(attempt)
+    }
+
     /// The status that was answered, if any was.
     #[must_use]
     pub fn status(&self) -> Option<u16> {

@@ -15,6 +15,9 @@ use crate::{
     realm::Realm,
 };
 
+/// The secret of the tokens in response URLs: the dispatcher makes them, the ingress knows them.
+const CALLBACK_SECRET: &str = "the-tests'-own-secret-of-32-bytes-or-more";
+
 /// What a gateway runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setup {
@@ -110,7 +113,9 @@ impl Plan {
             let name = format!("dispatcher-{number}");
             programs.push(self.program(&name, &["dispatcher"], folder, ingress)?);
         }
-        programs.push(self.program("forwarder", &["forwarder"], folder, ingress)?);
+        for role in ["forwarder", "recorder"] {
+            programs.push(self.program(role, &[role], folder, ingress)?);
+        }
         Ok(programs)
     }
 
@@ -133,17 +138,14 @@ impl Plan {
                 "ROUNDTRIP__OPERATIONS__LISTEN".to_owned(),
                 operations.to_string(),
             ),
+            ("CALLBACK_SECRET".to_owned(), CALLBACK_SECRET.to_owned()),
         ]);
-        let store = match &self.realm {
-            None => "sqlite:store.db".to_owned(),
-            Some(realm) => {
-                let name = &realm.name;
-                env.insert("ROUNDTRIP__BROKER__NAMESPACE".to_owned(), name.clone());
-                env.insert("ROUNDTRIP__STORE__DATABASE".to_owned(), name.clone());
-                realm.store.to_string()
-            }
-        };
-        env.insert("STORE_URL".to_owned(), store);
+        if let Some(realm) = &self.realm {
+            let name = &realm.name;
+            env.insert("ROUNDTRIP__BROKER__NAMESPACE".to_owned(), name.clone());
+            env.insert("ROUNDTRIP__STORE__DATABASE".to_owned(), name.clone());
+        }
+        env.insert("STORE_URL".to_owned(), self.store_url(folder));
         env.extend(self.env.clone());
         Ok(Program {
             name: name.to_owned(),
@@ -159,6 +161,13 @@ impl Plan {
         match &self.realm {
             None => format!("sqlite:{}", folder.join("broker.db").display()),
             Some(realm) => realm.broker.to_string(),
+        }
+    }
+
+    pub(super) fn store_url(&self, folder: &Path) -> String {
+        match &self.realm {
+            None => format!("sqlite:{}", folder.join("store.db").display()),
+            Some(realm) => realm.store.to_string(),
         }
     }
 }

@@ -6,7 +6,10 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
-use roundtrip_model::{Channel, ChannelPatch, Clock};
+use roundtrip_journal::Journal;
+use roundtrip_model::{
+    Channel, ChannelPatch, Clock, TokenKey, journal::After, token::MIN_SECRET_BYTES,
+};
 use roundtrip_store::{
     CachedChannels, ChannelPage, Channels, Filter, PageRequest, Version, Versioned,
 };
@@ -16,7 +19,7 @@ use time::{OffsetDateTime, macros::datetime};
 use tokio::{net::TcpListener, sync::mpsc};
 
 use super::*;
-use crate::Config;
+use crate::{Answers, Config};
 
 const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
 const MESSAGE: &str = r#"{"message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"slack-sim","session_id":"abc123","message":{"n":12345678901234567890.10},"response_url":"http://localhost:8000/webhook-response"}"#;
@@ -109,14 +112,30 @@ fn channel(endpoint_url: &Value) -> Channel {
 }
 
 fn dispatcher(store: Store) -> Dispatcher {
+    observed(store).0
+}
+
+/// A dispatcher, and what it says in its journal.
+fn observed(store: Store) -> (Dispatcher, mpsc::UnboundedReceiver<Entry>) {
     let channels = CachedChannels::new(Arc::new(store), &roundtrip_store::Config::default());
-    Dispatcher::new(&Config::default(), Arc::new(channels), Arc::new(Noon)).unwrap()
+    let key = TokenKey::new(&[7; MIN_SECRET_BYTES]).unwrap();
+    let answers = Answers::new("https://gw.example/webhook-response".parse().unwrap(), key);
+    let (journal, entries) = Journal::observed();
+    let dispatcher = Dispatcher::new(
+        &Config::default(),
+        Arc::new(channels),
+        answers,
+        journal,
+        Arc::new(Noon),
+    );
+    (dispatcher.unwrap(), entries)
 }
 
 fn parcel(body: &'static str, tries: u32, accepted_at: OffsetDateTime) -> Parcel {
     Parcel {
         id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
         tries,
+        round: 0,
         accepted_at,
         dead: None,
         body: bytes::Bytes::from_static(body.as_bytes()),
@@ -149,6 +168,82 @@ async fn a_message_is_delivered_as_the_producer_gave_it() {
         "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f"
     );
     assert_eq!(headers["webhook-timestamp"], "1795435200");
+}
+
+#[tokio::test]
+async fn an_answer_to_the_gateway_brings_the_message_back() {
+    let (store, mut requests) = channel_server(200).await;
+    let own = MESSAGE.replace("http://localhost:8000", "https://gw.example");
+    let sent = Parcel {
+        body: own.into(),
+        round: 3,
+        ..parcel("", 0, NOW)
+    };
+    assert_eq!(dispatcher(store).handle(&sent).await, Decision::Done);
+    let (_, body) = requests.recv().await.unwrap();
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let url = Url::parse(body["response_url"].as_str().unwrap()).unwrap();
+    let (_, token) = url.query_pairs().last().expect("a token");
+    let key = TokenKey::new(&[7; MIN_SECRET_BYTES]).unwrap();
+    let claims = key.verify(&token, &"abc123".parse().unwrap()).unwrap();
+    assert_eq!(claims.channel_id.as_str(), "slack-sim");
+    assert_eq!((claims.message_id.to_string(), claims.round), (sent.id, 3));
+}
+
+#[rstest]
+#[case::delivered(200, After::Arrived)]
+#[case::refused(
+    404,
+    After::Dead(DeadReason::new(DeadKind::Refused, "answered 404: said the channel"))
+)]
+#[tokio::test]
+async fn a_try_is_in_the_journal_before_it_is_decided(#[case] status: u16, #[case] next: After) {
+    let (store, _requests) = channel_server(status).await;
+    let (dispatcher, mut entries) = observed(store);
+    let sent = Parcel {
+        round: 2,
+        ..parcel(MESSAGE, 4, NOW)
+    };
+    dispatcher.handle(&sent).await;
+    let entry = entries.try_recv().expect("an entry by now");
+    assert_eq!((entry.message_id.to_string(), entry.round), (sent.id, 2));
+    let Event::Attempted(attempt) = entry.event else {
+        panic!("{entry:?}")
+    };
+    assert_eq!((attempt.attempt, attempt.status), (5, Some(status)));
+    assert_eq!(attempt.excerpt, "said the channel");
+    assert_eq!(attempt.next, next);
+    assert!(entries.try_recv().is_err(), "one entry and no other");
+}
+
+#[tokio::test]
+async fn a_try_that_takes_its_time_is_told_before_it_ends() {
+    let (mut sender, mut receiver) = (Vec::new(), Vec::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (dispatcher, mut entries) = observed(Store::Holds(channel(&json!(url))));
+    let sent = parcel(MESSAGE, 0, NOW);
+    let handling = dispatcher.handle(&sent);
+    let hearing = async {
+        // Takes the connection and says nothing.
+        sender.push(listener.accept().await.unwrap());
+        receiver.push(entries.recv().await.unwrap());
+    };
+    tokio::select! {
+        decision = handling => panic!("{decision:?} before the journal knew"),
+        () = hearing => {}
+    }
+    assert!(matches!(
+        receiver[0].event,
+        Event::Delivering { attempt: 1 }
+    ));
+}
+
+#[tokio::test]
+async fn what_was_not_tried_is_not_in_the_journal() {
+    let (dispatcher, mut entries) = observed(Store::HoldsNothing);
+    dispatcher.handle(&parcel(MESSAGE, 0, NOW)).await;
+    assert!(entries.try_recv().is_err());
 }
 
 #[tokio::test]

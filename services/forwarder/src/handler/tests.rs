@@ -6,7 +6,8 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
-use roundtrip_model::Clock;
+use roundtrip_journal::Journal;
+use roundtrip_model::{Clock, journal::After};
 use rstest::rstest;
 use time::{OffsetDateTime, macros::datetime};
 use tokio::{net::TcpListener, sync::mpsc};
@@ -46,13 +47,21 @@ async fn sessions_server(status: u16) -> (url::Url, mpsc::UnboundedReceiver<Requ
 }
 
 fn forwarder(url: url::Url) -> Forwarder {
-    Forwarder::new(&Config::default(), url, Arc::new(Noon)).unwrap()
+    observed(url).0
+}
+
+/// A forwarder, and what it says in its journal.
+fn observed(url: url::Url) -> (Forwarder, mpsc::UnboundedReceiver<Entry>) {
+    let (journal, entries) = Journal::observed();
+    let forwarder = Forwarder::new(&Config::default(), url, journal, Arc::new(Noon));
+    (forwarder.unwrap(), entries)
 }
 
 fn parcel(body: &'static str, tries: u32, accepted_at: OffsetDateTime) -> Parcel {
     Parcel {
         id: "cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
         tries,
+        round: 0,
         accepted_at,
         dead: None,
         body: bytes::Bytes::from_static(body.as_bytes()),
@@ -77,6 +86,27 @@ async fn an_answer_is_forwarded_as_the_channel_gave_it() {
         r#"{"session_id":"abc123","response_data":{"n":1.10}}"#
     );
     assert_eq!(headers["webhook-id"], "cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f");
+}
+
+#[tokio::test]
+async fn a_try_is_in_the_journal_where_the_message_is_known() {
+    const KNOWN: &str = r#"{"callback_id":"cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","session_id":"abc123","message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"slack-sim","response_data":1}"#;
+    let (url, _requests) = sessions_server(200).await;
+    let (forwarder, mut entries) = observed(url);
+    forwarder.handle(&parcel(CALLBACK, 0, NOW)).await;
+    assert!(entries.try_recv().is_err(), "of which message?");
+    let known = Parcel {
+        round: 2,
+        ..parcel(KNOWN, 1, NOW)
+    };
+    forwarder.handle(&known).await;
+    let entry = entries.try_recv().expect("an entry by now");
+    assert_eq!(entry.channel_id.as_str(), "slack-sim");
+    assert_eq!(entry.round, 2);
+    let Event::ForwardAttempted { attempt, .. } = entry.event else {
+        panic!("{entry:?}")
+    };
+    assert_eq!((attempt.attempt, &attempt.next), (2, &After::Arrived));
 }
 
 #[rstest]

@@ -40,7 +40,7 @@ pub(crate) async fn query(
         parameters.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let filter = Filter::parse(&filter)?;
     let request = page(parameters)?;
-    let page = ingress.channels.query(&filter, &request).await?;
+    let page = ingress.store.query(&filter, &request).await?;
     Ok(JsonBody(Found {
         channels: page.channels,
         next_cursor: page.next.map(|cursor| write_cursor(request.sort, cursor)),

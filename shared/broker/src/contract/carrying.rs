@@ -11,12 +11,13 @@ use super::{
 };
 use crate::{Parcel, Queue, Route};
 
-/// Id, tries, time of acceptance (to the millisecond), reason and body are carried.
+/// Id, tries, round, time of acceptance (to the millisecond), reason and body are carried.
 pub async fn a_parcel_arrives_as_it_was<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let every_byte: Vec<u8> = (0..=255).collect();
     let sent = Parcel {
         tries: 3,
+        round: 2,
         ..parcel(every_byte)
     };
     publish(&broker, &sent).await;
@@ -56,7 +57,7 @@ pub async fn a_fresh_queue_keeps_its_order<H: Harness>(engine: &mut Engine<H>) {
     }
 }
 
-/// A callback is no message.
+/// A callback is no message, and neither is a journal entry.
 pub async fn queues_are_apart<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let (message, callback) = (numbered(1), numbered(2));
@@ -65,7 +66,16 @@ pub async fn queues_are_apart<H: Harness>(engine: &mut Engine<H>) {
         .publish(Route::Callbacks, callback.clone())
         .await
         .expect("the broker takes it");
-    for (queue, sent) in [(Queue::Callbacks, callback), (Queue::Outbound, message)] {
+    let entries = numbered(3);
+    broker
+        .publish(Route::Journal, entries.clone())
+        .await
+        .expect("the broker takes it");
+    for (queue, sent) in [
+        (Queue::Callbacks, callback),
+        (Queue::Outbound, message),
+        (Queue::Journal, entries),
+    ] {
         until_count(&broker, queue, 1).await;
         let mut consumer = consume(&broker, queue, 5).await;
         let delivery = next(&mut consumer).await;

@@ -13,6 +13,7 @@
 
 mod bounds;
 mod carrying;
+mod fairness;
 mod settling;
 
 use std::{panic::AssertUnwindSafe, time::Duration};
@@ -26,7 +27,7 @@ use tokio::time::timeout;
 
 use crate::{Config, Consumer, Delivery, Parcel, Queue, Route, SharedBroker, Status};
 
-pub use self::{bounds::*, carrying::*, settling::*};
+pub use self::{bounds::*, carrying::*, fairness::*, settling::*};
 
 /// Within this, whatever is bound to happen has happened.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -78,6 +79,10 @@ macro_rules! broker_contract {
             a_dead_message_lies_in_its_dead_queue,
             a_dead_callback_lies_in_its_own_dead_queue,
             a_dead_letter_can_be_parked_and_removed,
+            a_parcel_keeps_its_round_wherever_it_goes,
+            a_dead_journal_batch_lies_in_its_own_dead_queue,
+            a_new_parcel_does_not_wait_behind_retries,
+            a_retry_does_not_wait_behind_new_parcels,
             a_window_is_hard,
             two_consumers_share_a_queue,
             a_dropped_consumer_gives_back_what_it_held,
@@ -147,6 +152,10 @@ async fn until_ready(broker: &SharedBroker) {
 }
 
 async fn until_count(broker: &SharedBroker, queue: Queue, expected: u64) {
+    until_count_within(LIMIT, broker, queue, expected).await;
+}
+
+async fn until_count_within(limit: Duration, broker: &SharedBroker, queue: Queue, expected: u64) {
     let mut last = None;
     let counted = async {
         loop {
@@ -157,7 +166,7 @@ async fn until_count(broker: &SharedBroker, queue: Queue, expected: u64) {
             tokio::time::sleep(LOOK).await;
         }
     };
-    let counted = timeout(LIMIT, counted).await.is_ok();
+    let counted = timeout(limit, counted).await.is_ok();
     assert!(
         counted,
         "{} holds {last:?} ready parcels, not {expected}",
@@ -173,6 +182,7 @@ fn parcel(body: impl Into<Bytes>) -> Parcel {
     Parcel {
         id: MessageId::generate().to_string(),
         tries: 0,
+        round: 0,
         accepted_at: datetime!(2026-11-23 12:34:56.789 UTC),
         dead: None,
         body: body.into(),

@@ -197,6 +197,45 @@ pub async fn a_dead_callback_lies_in_its_own_dead_queue<H: Harness>(engine: &mut
     until_count(&broker, Queue::Callbacks, 0).await;
 }
 
+/// Through a retry, its death and the next process.
+pub async fn a_parcel_keeps_its_round_wherever_it_goes<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let sent = Parcel {
+        round: 7,
+        ..numbered(1)
+    };
+    publish(&broker, &sent).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+    settle(next(&mut consumer).await, Decision::RetryAfter(DELAY)).await;
+    let again = next(&mut consumer).await;
+    assert_eq!(again.parcel().round, 7);
+    settle(again, Decision::DeadLetter(refused())).await;
+    drop(consumer);
+    let broker = engine.reopen(broker).await;
+    let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
+    let dead = next(&mut dead_letters).await;
+    assert_eq!((dead.parcel().round, dead.parcel().tries), (7, 2));
+    settle(dead, Decision::Done).await;
+}
+
+/// Among neither the dead messages nor the dead answers.
+pub async fn a_dead_journal_batch_lies_in_its_own_dead_queue<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let sent = numbered(1);
+    broker
+        .publish(Route::Journal, sent.clone())
+        .await
+        .expect("the broker takes it");
+    let mut consumer = consume(&broker, Queue::Journal, 1).await;
+    settle(next(&mut consumer).await, Decision::DeadLetter(refused())).await;
+    let mut dead = consume(&broker, Queue::JournalDead, 1).await;
+    let delivery = next(&mut dead).await;
+    assert_eq!(delivery.parcel().id, sent.id);
+    settle(delivery, Decision::Done).await;
+    until_count(&broker, Queue::OutboundDead, 0).await;
+    until_count(&broker, Queue::CallbacksDead, 0).await;
+}
+
 /// A dead queue is a queue: a parked dead letter comes back to it, its reason kept.
 pub async fn a_dead_letter_can_be_parked_and_removed<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;

@@ -1,8 +1,8 @@
 //! What the writer knows of one queue, in memory: how far it has read, what came back, who
 //! receives.
 //!
-//! Invariant: every row up to `cursor` is leased, or in `returned`, or gone. `unread` counts the
-//! ready rows after it. No subscriber has more than its window out.
+//! Invariant: every row of a lane up to its `cursor` is leased, or in `returned`, or gone. `unread`
+//! counts the ready rows after it. No subscriber has more than its window out.
 
 use std::{collections::VecDeque, sync::mpsc};
 
@@ -48,14 +48,56 @@ impl Subscriber {
     }
 }
 
-pub(super) struct QueueState {
-    queue: Queue,
+/// Rows that are handed out in their order. A queue has one lane, or two: what was put off comes
+/// back in one of its own.
+struct Lane {
+    /// Its number in the file.
+    code: i64,
     cursor: Key,
     /// The time up to which rows that came due were counted.
     mark: i64,
     /// No row comes due between `mark` and this.
     next_due: Option<i64>,
     unread: u64,
+}
+
+impl Lane {
+    /// Counts what has come due.
+    fn advance(&mut self, now: i64, table: &Table) -> rusqlite::Result<()> {
+        if self.next_due.is_some_and(|due| due <= now) {
+            let came_due = table.count(self.code, self.mark, now)?;
+            self.next_due = table.next_due(self.code, now)?;
+            self.unread += came_due;
+        }
+        self.mark = now;
+        Ok(())
+    }
+
+    fn read(&mut self, limit: usize, table: &Table) -> rusqlite::Result<Vec<(Key, Parcel)>> {
+        let rows = table.read(self.code, self.cursor, self.mark, limit)?;
+        self.unread = match rows.len() {
+            full if full == limit => self.unread.saturating_sub(limit as u64),
+            _ => 0,
+        };
+        if let Some((key, _)) = rows.last() {
+            self.cursor = *key;
+        }
+        Ok(rows)
+    }
+
+    fn expect_at(&mut self, due: i64) {
+        self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+    }
+}
+
+pub(super) struct QueueState {
+    queue: Queue,
+    /// The lane of new parcels.
+    fresh: Lane,
+    /// The lane of those that were put off, where it is another.
+    retries: Option<Lane>,
+    /// Whose turn it is to be read.
+    retries_first: bool,
     /// Sequence numbers of what was leased and given back; they are read anew.
     returned: VecDeque<i64>,
     /// All rows: ready, delayed and leased.
@@ -64,15 +106,28 @@ pub(super) struct QueueState {
 }
 
 impl QueueState {
-    pub(super) fn new(queue: Queue, held: &Held, now: i64) -> Self {
-        Self {
-            queue,
+    /// A queue whose first lane holds this, and its other lane that.
+    pub(super) fn new(
+        queue: Queue,
+        first: (i64, Held),
+        other: Option<(i64, Held)>,
+        now: i64,
+    ) -> Self {
+        let total = first.1.total + other.as_ref().map_or(0, |(_, held)| held.total);
+        let lane = |(code, held): (i64, Held)| Lane {
+            code,
             cursor: Key::FIRST,
             mark: now,
             next_due: held.next_due,
             unread: held.ready,
+        };
+        Self {
+            queue,
+            fresh: lane(first),
+            retries: other.map(lane),
+            retries_first: false,
             returned: VecDeque::new(),
-            total: held.total,
+            total,
             subscribers: Vec::new(),
         }
     }
@@ -82,23 +137,26 @@ impl QueueState {
     }
 
     pub(super) fn ready(&self) -> u64 {
-        self.unread + self.returned.len() as u64
+        let unread: u64 = self.lanes().map(|lane| lane.unread).sum();
+        unread + self.returned.len() as u64
     }
 
     /// When the next delayed row comes due, where somebody waits for it.
     pub(super) fn wake_at(&self) -> Option<i64> {
-        self.next_due.filter(|_| self.room() > 0)
+        let next = self.lanes().filter_map(|lane| lane.next_due).min();
+        next.filter(|_| self.room() > 0)
     }
 
     /// Counts what has come due.
     pub(super) fn advance(&mut self, now: i64, table: &Table) -> rusqlite::Result<()> {
-        if self.next_due.is_some_and(|due| due <= now) {
-            let came_due = table.count(self.queue, self.mark, now)?;
-            self.next_due = table.next_due(self.queue, now)?;
-            self.unread += came_due;
-        }
-        self.mark = now;
-        Ok(())
+        self.fresh.advance(now, table)?;
+        self.retries
+            .as_mut()
+            .map_or(Ok(()), |lane| lane.advance(now, table))
+    }
+
+    fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        std::iter::once(&self.fresh).chain(&self.retries)
     }
 
     pub(super) fn subscribe(&mut self, subscriber: Subscriber) {
@@ -124,24 +182,25 @@ impl QueueState {
 
     /// A leased row is delayed.
     pub(super) fn defer(&mut self, leased: Leased, due: i64) {
-        self.expect_at(due);
+        let lane = self.retries.as_mut().unwrap_or(&mut self.fresh);
+        lane.expect_at(due);
         self.make_room(leased.consumer);
     }
 
     /// A row came from another queue, and comes due at `due`.
     pub(super) fn receive(&mut self, due: i64) {
         self.total += 1;
-        self.expect_at(due);
+        self.fresh.expect_at(due);
     }
 
     /// A new row was committed. It goes straight to a consumer where nothing waits before it.
     pub(super) fn publish(&mut self, key: Key, parcel: Parcel) {
         self.total += 1;
         if self.ready() == 0 && self.room() > 0 {
-            self.cursor = key;
+            self.fresh.cursor = key;
             self.lease(key.seq, parcel);
         } else {
-            self.unread += 1;
+            self.fresh.unread += 1;
         }
     }
 
@@ -154,7 +213,7 @@ impl QueueState {
                 if let Some((_, parcel)) = row {
                     self.lease(seq, parcel);
                 }
-            } else if self.unread > 0 {
+            } else if self.lanes().any(|lane| lane.unread > 0) {
                 self.read(table)?;
             } else {
                 break;
@@ -163,15 +222,20 @@ impl QueueState {
         Ok(())
     }
 
+    /// Reads the lane whose turn it is. Where something lies ready in both they share the room,
+    /// so that neither waits behind the other.
     fn read(&mut self, table: &Table) -> rusqlite::Result<()> {
-        let limit = self.room().min(READ_AT_ONCE);
-        let rows = table.read(self.queue, self.cursor, self.mark, limit)?;
-        self.unread = match rows.len() {
-            full if full == limit => self.unread.saturating_sub(limit as u64),
-            _ => 0,
+        let room = self.room();
+        let retries = self.retries.as_mut().filter(|lane| lane.unread > 0);
+        let (lane, share) = match retries {
+            Some(retries) if self.fresh.unread == 0 => (retries, room),
+            Some(retries) if self.retries_first => (retries, room.div_ceil(2)),
+            Some(_) => (&mut self.fresh, room.div_ceil(2)),
+            None => (&mut self.fresh, room),
         };
+        let rows = lane.read(share.min(READ_AT_ONCE), table)?;
+        self.retries_first = !self.retries_first;
         for (key, parcel) in rows {
-            self.cursor = key;
             self.lease(key.seq, parcel);
         }
         Ok(())
@@ -206,9 +270,5 @@ impl QueueState {
         if let Some(subscriber) = self.subscribers.iter_mut().find(|s| s.id == consumer) {
             subscriber.out = subscriber.out.saturating_sub(1);
         }
-    }
-
-    fn expect_at(&mut self, due: i64) {
-        self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
     }
 }

@@ -7,11 +7,11 @@ use std::{fs, path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, params};
 
-use super::table::code;
+use super::table::{code, retry_lane};
 use crate::{OpenError, Queue};
 
 /// The newest schema that is known here, in SQLite's `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// "RTbq", in SQLite's `application_id`: tells a broker's file from any other.
 const APPLICATION: i64 = 0x5254_6271;
@@ -40,12 +40,16 @@ const CREATE: &str = "
         accepted_at INTEGER NOT NULL,
         id          TEXT NOT NULL,
         dead        TEXT,             -- the reason, as JSON
-        body        BLOB NOT NULL
+        body        BLOB NOT NULL,
+        round       INTEGER NOT NULL DEFAULT 0 -- how many times it was replayed
     ) STRICT;
     -- and by seq, as every index of SQLite's ends with the row's own key
     CREATE INDEX parcel_by_due ON parcel (queue, due);
     CREATE TABLE probe (id INTEGER PRIMARY KEY, room BLOB NOT NULL) STRICT;
 ";
+
+/// From version 1, which knew no replays.
+const FROM_1: &str = "ALTER TABLE parcel ADD COLUMN round INTEGER NOT NULL DEFAULT 0;";
 
 /// Opens the file at the engine's time `now`, or makes it.
 pub(super) fn open(path: &Path, now: i64) -> Result<Connection, OpenError> {
@@ -74,6 +78,7 @@ pub(super) fn open(path: &Path, now: i64) -> Result<Connection, OpenError> {
             });
         }
         Found::Foreign => return Err(failed("it is a database of another program".into())),
+        Found::Broker(1) => migrate(&mut connection).map_err(|error| failed(error.into()))?,
         Found::Broker(_) => {}
         Found::Empty => create(&mut connection).map_err(|error| failed(error.into()))?,
     }
@@ -131,6 +136,14 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
+/// Brings a file of version 1 to this one, or leaves it as it was.
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(FROM_1)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
 /// Where the time of day is earlier than it was for the last process, parcels would wait for what
 /// that one took for the time. None waits longer than its own delay from now.
 fn wait_no_longer_than_asked(connection: &Connection, now: i64) -> rusqlite::Result<()> {
@@ -139,7 +152,9 @@ fn wait_no_longer_than_asked(connection: &Connection, now: i64) -> rusqlite::Res
          WHERE queue = ?1 AND due > ?2 AND due > ?2 + delay",
     )?;
     for queue in Queue::ALL {
-        statement.execute(params![code(queue), now])?;
+        for lane in [code(queue), retry_lane(queue)] {
+            statement.execute(params![lane, now])?;
+        }
     }
     Ok(())
 }

@@ -36,6 +36,7 @@ pub(super) enum Change<'a> {
         seq: i64,
     },
     Defer {
+        lane: i64,
         key: Key,
         delay: i64,
         tries: u32,
@@ -48,7 +49,7 @@ pub(super) enum Change<'a> {
     },
 }
 
-/// What a queue holds when it is opened.
+/// What a lane holds when it is opened.
 pub(super) struct Held {
     pub(super) total: u64,
     pub(super) ready: u64,
@@ -82,23 +83,22 @@ impl Table {
     /// The rows after `after` that were ready by `until`, in order.
     pub(super) fn read(
         &self,
-        queue: Queue,
+        lane: i64,
         after: Key,
         until: i64,
         limit: usize,
     ) -> rusqlite::Result<Vec<(Key, Parcel)>> {
         // In two steps, for SQLite does not take its index for `(due, seq) > (?, ?)` whole: it
         // would walk over everything that came due in the same millisecond.
-        let code = code(queue);
         let mut rows = self.rows(
             READ_SAME_DUE,
-            params![code, after.due, after.seq, signed(limit)],
+            params![lane, after.due, after.seq, signed(limit)],
         )?;
         let rest = limit - rows.len();
         if rest > 0 {
             rows.extend(self.rows(
                 READ_LATER_DUE,
-                params![code, after.due, until, signed(rest)],
+                params![lane, after.due, until, signed(rest)],
             )?);
         }
         Ok(rows)
@@ -119,30 +119,30 @@ impl Table {
     }
 
     /// How many rows became ready after `after` and by `until`. Reads the index alone.
-    pub(super) fn count(&self, queue: Queue, after: i64, until: i64) -> rusqlite::Result<u64> {
+    pub(super) fn count(&self, lane: i64, after: i64, until: i64) -> rusqlite::Result<u64> {
         let count: i64 = self
             .connection
             .prepare_cached(
                 "SELECT count(*) FROM parcel WHERE queue = ?1 AND due > ?2 AND due <= ?3",
             )?
-            .query_row(params![code(queue), after, until], |row| row.get(0))?;
+            .query_row(params![lane, after, until], |row| row.get(0))?;
         Ok(count.unsigned_abs())
     }
 
     /// When the first row of those that are not ready at `now` will be.
-    pub(super) fn next_due(&self, queue: Queue, now: i64) -> rusqlite::Result<Option<i64>> {
+    pub(super) fn next_due(&self, lane: i64, now: i64) -> rusqlite::Result<Option<i64>> {
         self.connection
             .prepare_cached("SELECT min(due) FROM parcel WHERE queue = ?1 AND due > ?2")?
-            .query_row(params![code(queue), now], |row| row.get(0))
+            .query_row(params![lane, now], |row| row.get(0))
     }
 
-    pub(super) fn held(&self, queue: Queue, now: i64) -> rusqlite::Result<Held> {
-        let ready = self.count(queue, i64::MIN, now)?;
-        let delayed = self.count(queue, now, i64::MAX)?;
+    pub(super) fn held(&self, lane: i64, now: i64) -> rusqlite::Result<Held> {
+        let ready = self.count(lane, i64::MIN, now)?;
+        let delayed = self.count(lane, now, i64::MAX)?;
         Ok(Held {
             total: ready + delayed,
             ready,
-            next_due: self.next_due(queue, now)?,
+            next_due: self.next_due(lane, now)?,
         })
     }
 
@@ -171,23 +171,23 @@ impl Table {
 }
 
 pub(super) const READ_SAME_DUE: &str = "
-    SELECT due, seq, id, tries, accepted_at, dead, body FROM parcel
+    SELECT due, seq, id, tries, accepted_at, dead, body, round FROM parcel
     WHERE queue = ?1 AND due = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4";
 
 pub(super) const READ_LATER_DUE: &str = "
-    SELECT due, seq, id, tries, accepted_at, dead, body FROM parcel
+    SELECT due, seq, id, tries, accepted_at, dead, body, round FROM parcel
     WHERE queue = ?1 AND due > ?2 AND due <= ?3 ORDER BY due, seq LIMIT ?4";
 
 const READ_ONE: &str =
-    "SELECT due, seq, id, tries, accepted_at, dead, body FROM parcel WHERE seq = ?1";
+    "SELECT due, seq, id, tries, accepted_at, dead, body, round FROM parcel WHERE seq = ?1";
 
 impl Change<'_> {
     fn apply(self, connection: &Connection) -> rusqlite::Result<()> {
         match self {
             Self::Insert { queue, key, parcel } => connection
                 .prepare_cached(
-                    "INSERT INTO parcel (seq, queue, due, delay, tries, accepted_at, id, body)
-                     VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7)",
+                    "INSERT INTO parcel (seq, queue, due, delay, tries, accepted_at, id, body, round)
+                     VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8)",
                 )?
                 .execute(params![
                     key.seq,
@@ -197,15 +197,22 @@ impl Change<'_> {
                     timeline::millis(parcel.accepted_at),
                     parcel.id,
                     &parcel.body[..],
+                    parcel.round,
                 ])?,
             Self::Delete { seq } => connection
                 .prepare_cached("DELETE FROM parcel WHERE seq = ?1")?
                 .execute([seq])?,
-            Self::Defer { key, delay, tries } => connection
+            Self::Defer {
+                lane,
+                key,
+                delay,
+                tries,
+            } => connection
                 .prepare_cached(
-                    "UPDATE parcel SET due = ?2, delay = ?3, tries = ?4 WHERE seq = ?1",
+                    "UPDATE parcel SET queue = ?2, due = ?3, delay = ?4, tries = ?5
+                     WHERE seq = ?1",
                 )?
-                .execute(params![key.seq, key.due, delay, tries])?,
+                .execute(params![key.seq, lane, key.due, delay, tries])?,
             Self::Bury {
                 queue,
                 key,
@@ -241,6 +248,7 @@ fn parcel(row: &Row<'_>) -> rusqlite::Result<(Key, Parcel)> {
     let parcel = Parcel {
         id: row.get(2)?,
         tries: row.get(3)?,
+        round: row.get(7)?,
         accepted_at: timeline::from_millis(row.get(4)?),
         dead: dead.map(|text| reason(&text)),
         body: Bytes::copy_from_slice(row.get_ref(6)?.as_blob()?),
@@ -257,6 +265,18 @@ fn reason(text: &str) -> DeadReason {
     serde_json::from_str(text).unwrap_or_else(|_| DeadReason::new(DeadKind::Undecodable, text))
 }
 
+/// Where outbound messages come back to that were put off, in the file: beside those that were
+/// not, so that neither waits behind the other.
+const OUTBOUND_RETRY: i64 = 6;
+
+/// The lane in which a parcel comes back that was put off.
+pub(super) const fn retry_lane(queue: Queue) -> i64 {
+    match queue {
+        Queue::Outbound => OUTBOUND_RETRY,
+        other => code(other),
+    }
+}
+
 /// A queue's number in the file. It never changes.
 pub(super) const fn code(queue: Queue) -> i64 {
     match queue {
@@ -264,5 +284,7 @@ pub(super) const fn code(queue: Queue) -> i64 {
         Queue::Callbacks => 1,
         Queue::OutboundDead => 2,
         Queue::CallbacksDead => 3,
+        Queue::Journal => 4,
+        Queue::JournalDead => 5,
     }
 }

@@ -46,6 +46,7 @@ fn parcel(body: impl Into<Bytes>) -> Parcel {
     Parcel {
         id: MessageId::generate().to_string(),
         tries: 0,
+        round: 0,
         accepted_at: NOON,
         dead: None,
         body: body.into(),

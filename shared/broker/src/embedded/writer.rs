@@ -21,7 +21,7 @@ use super::{
     consumer::Leased,
     queue::{QueueState, Subscriber},
     schema,
-    table::{Change, Key, Table},
+    table::{Change, Key, Table, code, retry_lane},
     timeline::{self, Timeline},
 };
 use crate::{OpenError, Parcel, PublishError, Queue, Settlement, Status};
@@ -104,7 +104,8 @@ struct Blocked {
 pub(super) struct Writer {
     table: Table,
     timeline: Timeline,
-    queues: [QueueState; Queue::ALL.len()],
+    /// As [`Queue::ALL`].
+    queues: Vec<QueueState>,
     last_seq: i64,
     max_backlog: u64,
     /// Settlements that wait for the disk; the windows bound them.
@@ -123,20 +124,16 @@ impl Writer {
         let timeline = Timeline::start(clock);
         let now = timeline.now();
         let table = Table::new(schema::open(&path, now)?);
-        let queue = |queue| {
-            table
-                .held(queue, now)
-                .map(|held| QueueState::new(queue, &held, now))
+        let queue = |queue| -> rusqlite::Result<QueueState> {
+            let held = |lane| table.held(lane, now).map(|held| (lane, held));
+            let other = Some(retry_lane(queue)).filter(|lane| *lane != code(queue));
+            let other = other.map(held).transpose()?;
+            Ok(QueueState::new(queue, held(code(queue))?, other, now))
         };
         let load = || {
-            let [outbound, callbacks, outbound_dead, callbacks_dead] = Queue::ALL;
-            let queues = [
-                queue(outbound)?,
-                queue(callbacks)?,
-                queue(outbound_dead)?,
-                queue(callbacks_dead)?,
-            ];
-            Ok((queues, table.last_seq()?))
+            let queues: rusqlite::Result<Vec<QueueState>> =
+                Queue::ALL.into_iter().map(queue).collect();
+            Ok((queues?, table.last_seq()?))
         };
         let (queues, last_seq) = load().map_err(|source: rusqlite::Error| OpenError::File {
             path,
@@ -257,7 +254,7 @@ impl Writer {
     /// Gives each publish its place. Refuses what a full queue has no place for, and forgets what
     /// its caller has given up.
     fn place(&mut self, publishes: Vec<Publish>, now: i64) -> Vec<Placed> {
-        let mut totals = self.queues.each_ref().map(QueueState::total);
+        let mut totals: Vec<u64> = self.queues.iter().map(QueueState::total).collect();
         let mut placed = Vec::with_capacity(publishes.len());
         for publish in publishes {
             let total = &mut totals[publish.queue as usize];
@@ -385,6 +382,7 @@ fn change(settling: &Settling, now: i64) -> Change<'_> {
         Settlement::Defer { delay, tries } => {
             let delay = timeline::delay_millis(*delay);
             Change::Defer {
+                lane: retry_lane(settling.leased.queue),
                 key: Key {
                     due: now + delay,
                     seq,

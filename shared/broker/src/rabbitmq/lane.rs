@@ -38,7 +38,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A delivery of one of the lane's queues; none where the broker has cancelled that consumer.
-type Received = Option<(usize, lapin::Result<Delivery>)>;
+type Received = Option<lapin::Result<Delivery>>;
 
 /// Where deliveries go.
 pub(super) type Out = mpsc::Sender<(Parcel, Lease)>;
@@ -56,7 +56,7 @@ pub(super) enum End {
     Lost,
 }
 
-/// A channel with a consumer on each of a queue's shards.
+/// A channel with a consumer on each of the queues that one is made of: shards, and retries.
 pub(super) struct Lane {
     engine: Arc<Engine>,
     queue: Queue,
@@ -77,11 +77,11 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Opens a channel and consumes every shard of the queue.
+    /// Opens a channel and consumes all that the queue is made of, each in its turn.
     ///
-    /// The prefetch of each shard is the whole window, so that one busy shard can fill it. What
-    /// is handed out over all shards is bounded by the window's permits; what lapin buffers, by
-    /// window times shards.
+    /// The prefetch of each is the whole window, so that one busy queue can fill it. What is handed
+    /// out over all of them is bounded by the window's permits; what lapin buffers, by the window
+    /// times their number.
     pub(super) async fn open(
         engine: &Arc<Engine>,
         link: Arc<Link>,
@@ -95,7 +95,7 @@ impl Lane {
         limited("basic.qos", ANSWER_LIMIT, channel.basic_qos(window, each)).await?;
         let mut tags = Vec::new();
         let mut deliveries = SelectAll::new();
-        for (shard, name) in engine.topology.queues(queue).iter().enumerate() {
+        for name in engine.topology.queues(queue) {
             let consuming = channel.basic_consume(
                 name.clone(),
                 "".into(),
@@ -104,7 +104,7 @@ impl Lane {
             );
             let consumer = limited("basic.consume", ANSWER_LIMIT, consuming).await?;
             tags.push(consumer.tag());
-            let received = consumer.map(move |delivery| Some((shard, delivery)));
+            let received = consumer.map(Some);
             deliveries.push(received.chain(once(async { None })).boxed());
         }
         let (lease_settled, settled) = mpsc::unbounded_channel();
@@ -152,31 +152,24 @@ impl Lane {
                     permit = next.ok();
                 }
                 received = self.deliveries.next(), if permit.is_some() => match received {
-                    Some(Some((shard, Ok(delivery)))) => {
+                    Some(Some(Ok(delivery))) => {
                         if let Some(permit) = permit.take() {
-                            self.hand_out(shard, delivery, permit, out);
+                            self.hand_out(delivery, permit, out);
                         }
                     }
                     Some(None) => return End::Cancelled,
-                    Some(Some((_, Err(_)))) | None => return End::Lost,
+                    Some(Some(Err(_))) | None => return End::Lost,
                 },
             }
         }
     }
 
-    fn hand_out(&self, shard: usize, delivery: Delivery, permit: OwnedSemaphorePermit, out: &Out) {
+    fn hand_out(&self, delivery: Delivery, permit: OwnedSemaphorePermit, out: &Out) {
         let Some(settled) = self.lease_settled.clone() else {
             return;
         };
         let tag = delivery.delivery_tag;
-        let lease = Lease::new(
-            Arc::clone(&self.engine),
-            self.queue,
-            shard,
-            tag,
-            settled,
-            permit,
-        );
+        let lease = Lease::new(Arc::clone(&self.engine), self.queue, tag, settled, permit);
         let parcel = decode(delivery, self.queue, &*self.engine.clock);
         // There is room, for there was a permit. Where the consumer was dropped meanwhile, so is
         // the lease, and the parcel goes back.
@@ -257,7 +250,7 @@ impl Lane {
         }
         // Each stream ends once its consumer is cancelled, so this waits for nothing.
         while let Some(received) = self.deliveries.next().await {
-            if let Some((_, Ok(delivery))) = received {
+            if let Some(Ok(delivery)) = received {
                 self.requeued.push(delivery.delivery_tag);
             }
         }

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{Engine, acks::Tag, topology::Address, wire::Outgoing};
-use crate::{Parcel, PublishError, Queue, Settle, SettleError, Settlement};
+use crate::{Parcel, Queue, Settle, SettleError, Settlement};
 
 /// How long a settlement goes on asking a broker that refuses (blocked, say) to take the next try
 /// or the dead letter. Giving the delivery back instead would have it handed out at once, worked
@@ -36,7 +36,6 @@ pub(super) enum Settled {
 pub(super) struct Lease {
     engine: Arc<Engine>,
     queue: Queue,
-    shard: usize,
     tag: Tag,
     lane: mpsc::UnboundedSender<Settled>,
     told: bool,
@@ -47,7 +46,6 @@ impl Lease {
     pub(super) const fn new(
         engine: Arc<Engine>,
         queue: Queue,
-        shard: usize,
         tag: Tag,
         lane: mpsc::UnboundedSender<Settled>,
         permit: OwnedSemaphorePermit,
@@ -55,7 +53,6 @@ impl Lease {
         Self {
             engine,
             queue,
-            shard,
             tag,
             lane,
             told: false,
@@ -88,8 +85,9 @@ impl Lease {
             let wait = waits.next_backoff().unwrap_or(waits.max_interval);
             match taken {
                 Ok(()) => return Ok(()),
-                Err(PublishError::Away(_) | PublishError::Refused(_))
-                    if Instant::now() + wait < deadline => {}
+                // One that was not confirmed may be doubled by this; giving the delivery back would
+                // double the try itself.
+                Err(_) if Instant::now() + wait < deadline => {}
                 Err(error) => return Err(error.into()),
             }
             tokio::select! {
@@ -114,9 +112,9 @@ impl Settle for Lease {
         let next = match settlement {
             Settlement::Ack => None,
             Settlement::Defer { delay, tries } => {
-                // To the queue that it came from, not by the key that it came by: a foreign
-                // message may carry a key that leads nowhere from here.
-                let (to, expiry) = Address::delayed(self.queue, self.shard, delay);
+                // Not by the key that it came by: a foreign message may carry one that leads nowhere
+                // from here.
+                let (to, expiry) = self.engine.topology.delayed(self.queue, delay);
                 Some(Outgoing::new(to, Parcel { tries, ..parcel }, Some(expiry))?)
             }
             Settlement::Dead { reason, tries } => {

@@ -125,11 +125,8 @@ impl Publisher {
                     permit,
                 })
                 .map_err(closed)?;
-            answer.await.unwrap_or_else(|_| {
-                Err(PublishError::Away(
-                    "the connection was lost before the confirm".to_owned(),
-                ))
-            })
+            // The connection was lost before the confirm.
+            answer.await.unwrap_or(Err(PublishError::Unconfirmed))
         };
         match timeout_at(Instant::now() + limit, publishing).await {
             Ok(answer) => answer,
@@ -358,9 +355,8 @@ fn answer(
             // Without confirms it would look like success; the channel has them on.
             Ok(Confirmation::NotRequested) => Err(PublishError::Unconfirmed),
             Err(error) => {
-                let answer = Err(PublishError::Away(error.to_string()));
                 lost = Some(error);
-                answer
+                Err(PublishError::Unconfirmed)
             }
         };
         // Fails where the caller has given up, and then nobody wants the answer.

@@ -4,13 +4,15 @@
 //! |---|---|
 //! | `{ns}.direct` | direct exchange; a queue is bound by its own name |
 //! | `{ns}.outbound.0` … | work queues, a shard each |
-//! | `{ns}.callbacks` | work queue |
-//! | `{ns}.outbound.dead`, `{ns}.callbacks.dead` | dead queues |
+//! | `{ns}.outbound.retry` | work queue: what was put off, of every shard |
+//! | `{ns}.callbacks`, `{ns}.journal` | work queues |
+//! | `{ns}.outbound.dead`, `{ns}.callbacks.dead`, `{ns}.journal.dead` | dead queues |
 //! | `{ns}.delay.1s` … | for each tier a fanout exchange and its queue, which expires into `{ns}.direct` |
 //!
 //! A tier's exchange is a fanout, and its queue has no dead-letter routing key, so that a parcel
-//! keeps its own routing key on the way through and comes back to the queue (and the shard) that
-//! it left.
+//! keeps its own routing key on the way through: the queue that it left, or `outbound.retry`. That
+//! is received beside the shards, in turn with them, so that first tries never wait behind a
+//! backlog of later ones, nor these behind those.
 //!
 //! Invariant: every queue is a quorum queue that refuses what it cannot hold and dead-letters at
 //! least once. Declaring it all again changes nothing.
@@ -34,9 +36,10 @@ use crate::{Config, Queue, Route};
 /// dead. Explicit, because RabbitMQ's default has changed between versions.
 const DELIVERY_LIMIT: i64 = 20;
 
-/// A dead queue has nowhere to put what it gives up, so it gives up nothing: RabbitMQ 4 has a
-/// default limit, and no spelling of "none" that 3.10 takes too.
-const DEAD_DELIVERY_LIMIT: i64 = 1_000_000_000;
+/// No limit in effect: RabbitMQ 4 has a default limit, and no spelling of "none" that 3.10 takes
+/// too. A dead queue has nowhere to put what it gives up. The journal's entries come back for as
+/// long as the store is away, which says nothing of them.
+const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
 /// Where a parcel is to go: one of the queues, at once or by way of a tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,23 +59,19 @@ impl Address {
             shard: 0,
         }
     }
-
-    /// Back to a queue's shard after a delay; and the message's expiry meanwhile.
-    pub(super) fn delayed(queue: Queue, shard: usize, delay: Duration) -> (Self, u64) {
-        let (tier, expiry) = quantise(delay);
-        let tier = Some(tier);
-        (Self { tier, queue, shard }, expiry)
-    }
 }
 
 /// The names of one namespace.
 #[derive(Debug)]
 pub(super) struct Topology {
     direct: ShortString,
+    /// The shards, and then the queue of retries.
     outbound: Vec<ShortString>,
     callbacks: Vec<ShortString>,
     outbound_dead: Vec<ShortString>,
     callbacks_dead: Vec<ShortString>,
+    journal: Vec<ShortString>,
+    journal_dead: Vec<ShortString>,
     /// As [`TIERS`]; a tier's exchange and its queue have one name.
     tiers: Vec<ShortString>,
     max_backlog: i64,
@@ -85,11 +84,15 @@ impl Topology {
         Self {
             direct: format!("{ns}.direct").into(),
             outbound: (0..config.outbound_shards)
-                .map(|shard| format!("{ns}.{}.{shard}", Queue::Outbound.name()).into())
+                .map(|shard| shard.to_string())
+                .chain(["retry".to_owned()])
+                .map(|end| format!("{ns}.{}.{end}", Queue::Outbound.name()).into())
                 .collect(),
             callbacks: named(Queue::Callbacks),
             outbound_dead: named(Queue::OutboundDead),
             callbacks_dead: named(Queue::CallbacksDead),
+            journal: named(Queue::Journal),
+            journal_dead: named(Queue::JournalDead),
             tiers: TIERS
                 .iter()
                 .map(|tier| format!("{ns}.delay.{}", tier.name).into())
@@ -98,27 +101,41 @@ impl Topology {
         }
     }
 
-    /// What a queue is made of: the shards of the outbound queue, each other queue itself.
+    /// What a queue is made of: the shards of the outbound queue and that of its retries, each
+    /// other queue itself.
     pub(super) fn queues(&self, queue: Queue) -> &[ShortString] {
         match queue {
             Queue::Outbound => &self.outbound,
             Queue::Callbacks => &self.callbacks,
             Queue::OutboundDead => &self.outbound_dead,
             Queue::CallbacksDead => &self.callbacks_dead,
+            Queue::Journal => &self.journal,
+            Queue::JournalDead => &self.journal_dead,
         }
     }
 
     /// Where a new parcel goes.
     pub(super) fn address(&self, route: Route<'_>) -> Address {
         let shard = match route {
-            Route::Outbound(channel) => shard(channel, self.outbound.len()),
-            Route::Callbacks => 0,
+            Route::Outbound(channel) => shard(channel, self.outbound.len() - 1),
+            Route::Callbacks | Route::Journal => 0,
         };
         Address {
             tier: None,
             queue: route.queue(),
             shard,
         }
+    }
+
+    /// Where a queue's parcels go that are put off, and their expiry on the way.
+    pub(super) fn delayed(&self, queue: Queue, delay: Duration) -> (Address, u64) {
+        let (tier, expiry) = quantise(delay);
+        let address = Address {
+            tier: Some(tier),
+            queue,
+            shard: self.queues(queue).len() - 1,
+        };
+        (address, expiry)
     }
 
     /// The exchange to publish to.
@@ -138,13 +155,18 @@ impl Topology {
     /// `max_backlog`): better no service than one without its promises.
     pub(super) async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
         declare_exchange(channel, &self.direct, ExchangeKind::Direct).await?;
-        for queue in [Queue::OutboundDead, Queue::CallbacksDead] {
+        // Dead queues first: a work queue must have somewhere to put what it gives up.
+        for queue in [
+            Queue::OutboundDead,
+            Queue::CallbacksDead,
+            Queue::JournalDead,
+        ] {
             for name in self.queues(queue) {
                 declare_queue(channel, name, dead_arguments()).await?;
                 bind(channel, name, &self.direct).await?;
             }
         }
-        for queue in [Queue::Outbound, Queue::Callbacks] {
+        for queue in [Queue::Outbound, Queue::Callbacks, Queue::Journal] {
             for name in self.queues(queue) {
                 declare_queue(channel, name, self.work_arguments(queue)).await?;
                 bind(channel, name, &self.direct).await?;
@@ -164,7 +186,12 @@ impl Topology {
             "x-dead-letter-routing-key".into(),
             text(self.key(Address::dead(queue)).as_str()),
         );
-        arguments.insert("x-delivery-limit".into(), DELIVERY_LIMIT.into());
+        let limit = if queue == Queue::Journal {
+            NO_DELIVERY_LIMIT
+        } else {
+            DELIVERY_LIMIT
+        };
+        arguments.insert("x-delivery-limit".into(), limit.into());
         arguments.insert("x-max-length".into(), self.max_backlog.into());
         arguments
     }
@@ -186,7 +213,7 @@ impl Topology {
 
 fn dead_arguments() -> FieldTable {
     let mut arguments = quorum();
-    arguments.insert("x-delivery-limit".into(), DEAD_DELIVERY_LIMIT.into());
+    arguments.insert("x-delivery-limit".into(), NO_DELIVERY_LIMIT.into());
     arguments
 }
 
@@ -272,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_outbound_queue_has_a_queue_for_each_shard() {
+    fn the_outbound_queue_has_a_queue_for_each_shard_and_one_for_retries() {
         let config = Config {
             outbound_shards: 3,
             ..Config::default()
@@ -288,7 +315,8 @@ mod tests {
             [
                 "roundtrip.outbound.0",
                 "roundtrip.outbound.1",
-                "roundtrip.outbound.2"
+                "roundtrip.outbound.2",
+                "roundtrip.outbound.retry"
             ]
         );
     }

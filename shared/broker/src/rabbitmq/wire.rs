@@ -7,6 +7,7 @@
 //! | `timestamp` | when it was accepted, in seconds |
 //! | `content_type`, `delivery_mode` | `application/json`, 2 (on disk) |
 //! | header `roundtrip-tries` | its tries |
+//! | header `roundtrip-round` | how many times it was replayed; left out where it never was |
 //! | header `roundtrip-accepted-at` | when it was accepted, in milliseconds since 1970 |
 //! | headers `roundtrip-dead-kind`, `roundtrip-dead-detail` | why it is dead |
 //!
@@ -27,6 +28,7 @@ use super::{hash::fnv1a, topology::Address};
 use crate::{Parcel, PublishError, Queue};
 
 const TRIES: &str = "roundtrip-tries";
+const ROUND: &str = "roundtrip-round";
 const ACCEPTED_AT: &str = "roundtrip-accepted-at";
 const DEAD_KIND: &str = "roundtrip-dead-kind";
 const DEAD_DETAIL: &str = "roundtrip-dead-detail";
@@ -62,6 +64,9 @@ impl Outgoing {
             .map_err(|error| PublishError::Refused(format!("the parcel's id: {error}")))?;
         let mut headers = FieldTable::default();
         headers.insert(TRIES.into(), AMQPValue::LongLongInt(parcel.tries.into()));
+        if parcel.round > 0 {
+            headers.insert(ROUND.into(), AMQPValue::LongLongInt(parcel.round.into()));
+        }
         headers.insert(
             ACCEPTED_AT.into(),
             AMQPValue::LongLongInt(millis(parcel.accepted_at)),
@@ -108,9 +113,8 @@ pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Par
             || format!("foreign-{:016x}", fnv1a(&data)),
             |id| id.as_str().to_owned(),
         ),
-        tries: integer(headers, TRIES)
-            .and_then(|tries| u32::try_from(tries).ok())
-            .unwrap_or_default(),
+        tries: count(headers, TRIES),
+        round: count(headers, ROUND),
         accepted_at,
         dead: (queue == queue.dead()).then(|| dead_reason(headers)),
         body: Bytes::from(data),
@@ -157,6 +161,12 @@ fn string<'a>(headers: &'a FieldTable, name: &str) -> Option<&'a str> {
         AMQPValue::ShortString(text) => Some(text.as_str()),
         _ => None,
     }
+}
+
+fn count(headers: &FieldTable, name: &str) -> u32 {
+    integer(headers, name)
+        .and_then(|count| u32::try_from(count).ok())
+        .unwrap_or_default()
 }
 
 /// Any of AMQP's whole numbers: brokers and tools rewrite one as another.
@@ -209,6 +219,7 @@ mod tests {
         Parcel {
             id: "msg_1".to_owned(),
             tries: 0,
+            round: 0,
             accepted_at: datetime!(2026-11-23 12:00:00.123 UTC),
             dead: None,
             body: Bytes::from_static(b"{}"),
@@ -217,8 +228,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_parcel_comes_back_as_it_was(id in "[a-z0-9_]{1,40}", tries: u32, millis in 0_i64..4_000_000_000_000, body: Vec<u8>) {
-            let parcel = Parcel { id, tries, accepted_at: from_millis(millis).unwrap(), dead: None, body: body.into() };
+        fn a_parcel_comes_back_as_it_was(id in "[a-z0-9_]{1,40}", tries: u32, round: u32, millis in 0_i64..4_000_000_000_000, body: Vec<u8>) {
+            let parcel = Parcel { id, tries, round, accepted_at: from_millis(millis).unwrap(), dead: None, body: body.into() };
             prop_assert_eq!(round_trip(parcel.clone(), Queue::Outbound), parcel);
         }
     }

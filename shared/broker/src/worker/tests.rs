@@ -64,6 +64,7 @@ impl Consumer for Scripted {
         let parcel = Parcel {
             id,
             tries: 2,
+            round: 0,
             accepted_at: OffsetDateTime::UNIX_EPOCH,
             dead: None,
             body: Bytes::new(),

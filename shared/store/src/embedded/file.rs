@@ -1,45 +1,34 @@
-//! The SQLite file: its schema, its connections, and the threads that they run on.
+//! The SQLite file: its connections, and the threads that they run on.
 //!
 //! Invariant: at most [`MAX_CONNECTIONS`] blocking threads are taken, whatever the number of
-//! callers; a caller waits no longer than the time limit.
+//! callers; a caller waits no longer than the time limit. One writer of this process is at work at
+//! a time, and the others take no thread while they wait: SQLite's own lock would have each of them
+//! sleep on one.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
-use tokio::sync::Semaphore;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::schema::{self, Refused, SCHEMA_VERSION};
 use crate::{OpenError, StoreError, TimedOut};
 
 /// The most connections, and blocking threads, at once.
 const MAX_CONNECTIONS: usize = 4;
-/// `PRAGMA application_id`: "RtSt". It tells the file from other SQLite files.
-const APPLICATION_ID: i64 = 0x5274_5374;
-/// `PRAGMA user_version`: the schema below.
-const SCHEMA_VERSION: i64 = 1;
 /// How long to wait before the file is tried again while another process opens it.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How many prepared statements a connection keeps.
-const STATEMENT_CACHE: usize = 16;
-
-/// `channel_name` is beside the document so that a query can sort by it.
-const SCHEMA: &str = "
-    CREATE TABLE channels (
-        channel_id TEXT NOT NULL PRIMARY KEY,
-        channel_name TEXT NOT NULL,
-        document TEXT NOT NULL
-    ) STRICT;
-    CREATE INDEX channels_by_name ON channels (channel_name, channel_id);
-";
+const STATEMENT_CACHE: usize = 64;
 
 /// An open file.
 pub(super) struct File {
     shared: Arc<Shared>,
     permits: Arc<Semaphore>,
+    writer: Arc<Semaphore>,
     timeout: Duration,
 }
 
@@ -52,6 +41,13 @@ struct Shared {
 impl File {
     pub(super) async fn open(path: PathBuf, timeout: Duration) -> Result<Self, OpenError> {
         let deadline = Instant::now() + timeout;
+        if let Some(folder) = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            && let Err(error) = tokio::fs::create_dir_all(folder).await
+        {
+            return Err(file_error(path, error));
+        }
         let connection = loop {
             let prepared = path.clone();
             let opened = tokio::task::spawn_blocking(move || prepare(&prepared, timeout)).await;
@@ -61,7 +57,7 @@ impl File {
                 Ok(Err(Refused::Sqlite(error))) if is_busy(&error) && Instant::now() < deadline => {
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }
-                Ok(Err(refused)) => return Err(refused.into_open_error(path)),
+                Ok(Err(why)) => return Err(refused(why, path)),
                 Err(died) => return Err(file_error(path, died)),
             }
         };
@@ -72,6 +68,7 @@ impl File {
                 idle: Mutex::new(vec![connection]),
             }),
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            writer: Arc::new(Semaphore::new(1)),
             timeout,
         })
     }
@@ -83,23 +80,59 @@ impl File {
         work: impl FnOnce(&mut Connection, Instant) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let deadline = Instant::now() + self.timeout;
-        let (shared, permits) = (Arc::clone(&self.shared), Arc::clone(&self.permits));
-        let run = async move {
-            let permit = permits.acquire_owned().await.map_err(boxed)?;
-            tokio::task::spawn_blocking(move || {
-                // Held for as long as the thread is: its caller may have gone by then.
-                let _permit = permit;
-                let mut connection = shared.take()?;
-                let done = work(&mut connection, deadline);
-                shared.put_back(connection);
-                done
+        self.limited(self.on_thread(None, move |connection| work(connection, deadline)))
+            .await
+    }
+
+    /// Runs something within a transaction, and commits it where it went well. The transaction has
+    /// the file's write lock from its beginning, so that nothing changes between what it reads and
+    /// what it writes.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let write = async {
+            let turn = Arc::clone(&self.writer).acquire_owned().await;
+            self.on_thread(Some(turn.map_err(boxed)?), |connection| {
+                let transaction = connection
+                    .transaction_with_behavior(TransactionBehavior::Immediate)
+                    .map_err(boxed)?;
+                let done = work(&transaction)?;
+                transaction.commit().map_err(boxed)?;
+                Ok(done)
             })
             .await
-            .map_err(boxed)?
         };
-        tokio::time::timeout(self.timeout, run)
+        self.limited(write).await
+    }
+
+    async fn limited<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        tokio::time::timeout(self.timeout, work)
             .await
             .map_err(|_| boxed(TimedOut(self.timeout)))?
+    }
+
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        turn: Option<OwnedSemaphorePermit>,
+        work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = permit.map_err(boxed)?;
+        tokio::task::spawn_blocking(move || {
+            // Held for as long as the thread is: its caller may have gone by then.
+            let _held = (permit, turn);
+            let mut connection = shared.take()?;
+            let done = work(&mut connection);
+            shared.put_back(connection);
+            done
+        })
+        .await
+        .map_err(boxed)?
     }
 }
 
@@ -145,32 +178,15 @@ fn connect(path: &Path, timeout: Duration) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Why a file was not opened.
-enum Refused {
-    Sqlite(rusqlite::Error),
-    Folder(std::io::Error),
-    Foreign,
-    Newer(i64),
-}
-
-impl From<rusqlite::Error> for Refused {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
-impl Refused {
-    fn into_open_error(self, path: PathBuf) -> OpenError {
-        match self {
-            Self::Sqlite(source) => file_error(path, source),
-            Self::Folder(source) => file_error(path, source),
-            Self::Foreign => OpenError::Foreign { path },
-            Self::Newer(found) => OpenError::Newer {
-                path,
-                found,
-                known: SCHEMA_VERSION,
-            },
-        }
+fn refused(refused: Refused, path: PathBuf) -> OpenError {
+    match refused {
+        Refused::Sqlite(source) => file_error(path, source),
+        Refused::Foreign => OpenError::Foreign { path },
+        Refused::Newer(found) => OpenError::Newer {
+            path,
+            found,
+            known: SCHEMA_VERSION,
+        },
     }
 }
 
@@ -190,29 +206,8 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 
 /// Opens the file and sees to its schema.
 fn prepare(path: &Path, timeout: Duration) -> Result<Connection, Refused> {
-    if let Some(folder) = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-    {
-        fs::create_dir_all(folder).map_err(Refused::Folder)?;
-    }
     let mut connection = connect(path, timeout)?;
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let number = |sql: &str| transaction.query_row(sql, [], |row| row.get::<_, i64>(0));
-    let version = number("PRAGMA user_version")?;
-    let application = number("PRAGMA application_id")?;
-    let tables = number("SELECT count(*) FROM sqlite_schema")?;
-    match (application, version) {
-        (0, 0) if tables == 0 => {
-            transaction.execute_batch(SCHEMA)?;
-            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        }
-        (APPLICATION_ID, SCHEMA_VERSION) => {}
-        (APPLICATION_ID, newer) => return Err(Refused::Newer(newer)),
-        _ => return Err(Refused::Foreign),
-    }
-    transaction.commit()?;
+    schema::prepare(&mut connection)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     Ok(connection)
 }

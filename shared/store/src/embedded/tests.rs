@@ -1,6 +1,11 @@
+mod queries;
+mod retention;
+
+use rusqlite::TransactionBehavior;
 use serde_json::json;
 
 use super::*;
+use crate::Journal;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -36,15 +41,39 @@ async fn two_stores_share_a_file() {
 }
 
 #[tokio::test]
+async fn a_file_of_version_1_keeps_its_channels_and_gets_what_it_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch(schema::CHANNELS).unwrap();
+    let pragma = |name, value| connection.pragma_update(None, name, value).unwrap();
+    pragma("application_id", schema::APPLICATION_ID);
+    pragma("user_version", 1);
+    connection
+        .execute(INSERT, row(&document::of(&channel("c"))))
+        .unwrap();
+
+    // Two processes start with the new version at once, and one later.
+    let open = || SqliteChannels::open(&path, TIMEOUT);
+    let (one, other) = tokio::join!(open(), open());
+    for store in [one.unwrap(), other.unwrap(), open().await.unwrap()] {
+        let kept = store.get(&"c".parse().unwrap()).await.unwrap();
+        assert_eq!(kept.channel, channel("c"));
+        let id = roundtrip_model::MessageId::generate();
+        assert!(store.message(&id).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
 async fn a_file_of_a_newer_schema_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     drop(SqliteChannels::open(&path, TIMEOUT).await.unwrap());
     let connection = Connection::open(&path).unwrap();
-    connection.pragma_update(None, "user_version", 2).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
     let refused = SqliteChannels::open(&path, TIMEOUT).await.err();
     assert!(
-        matches!(refused, Some(OpenError::Newer { found: 2, .. })),
+        matches!(refused, Some(OpenError::Newer { found: 99, .. })),
         "{refused:?}"
     );
 }

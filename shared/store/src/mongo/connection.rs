@@ -5,20 +5,21 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use bson::{Document, doc};
 use mongodb::{
-    Client, Collection, IndexModel,
-    error::{Error, ErrorKind},
-    options::{ClientOptions, ConnectionString, IndexOptions, WriteConcern},
+    Client, Database,
+    options::{ClientOptions, ConnectionString, WriteConcern},
 };
 use tokio::{
     sync::{OnceCell, Semaphore},
     task::JoinHandle,
     time,
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::{COLLECTION, away};
+use super::{
+    away,
+    indexes::{self, Uniqueness},
+};
 use crate::{Config, OpenError, StoreError, TimedOut};
 
 /// How the server's log names us.
@@ -27,8 +28,6 @@ const APP_NAME: &str = "roundtrip";
 const INDEX_PAUSE: Duration = Duration::from_secs(5);
 /// The longest name that MongoDB gives a database.
 const MAX_DATABASE_BYTES: usize = 63;
-/// Why an index cannot be made as things are: duplicates, or another index of that kind.
-const INDEX_IMPOSSIBLE: [i32; 3] = [super::DUPLICATE_KEY, 85, 86];
 
 /// A connection, perhaps not yet made.
 pub(super) struct Connection {
@@ -46,20 +45,14 @@ impl Drop for Connection {
 /// What the tasks share.
 pub(super) struct Shared {
     url: ConnectionString,
-    database: String,
+    database_name: String,
     timeout: Duration,
     max_connections: u32,
+    retention: Duration,
     permits: Arc<Semaphore>,
-    channels: OnceCell<Collection<Document>>,
-    indexes: OnceCell<Uniqueness>,
-}
-
-/// Whether the database sees to it that an id is there once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Uniqueness {
-    Enforced,
-    /// Other clients wrote documents that share an id.
-    Impossible,
+    database: OnceCell<Database>,
+    channels_indexed: OnceCell<Uniqueness>,
+    ledger_indexed: OnceCell<()>,
 }
 
 impl Connection {
@@ -90,12 +83,14 @@ impl Connection {
             .min(Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
             url,
-            database: database.to_owned(),
+            database_name: database.to_owned(),
             timeout: config.timeout,
             max_connections: config.max_connections,
+            retention: config.retention,
             permits: Arc::new(Semaphore::new(permits)),
-            channels: OnceCell::new(),
-            indexes: OnceCell::new(),
+            database: OnceCell::new(),
+            channels_indexed: OnceCell::new(),
+            ledger_indexed: OnceCell::new(),
         });
         let indexing = tokio::spawn(see_to_indexes(Arc::clone(&shared)));
         Ok(Self { shared, indexing })
@@ -104,7 +99,7 @@ impl Connection {
     /// Runs something as a task, and waits for it as long as the time limit.
     pub(super) async fn run<T, F>(
         &self,
-        work: impl FnOnce(Arc<Shared>, Collection<Document>) -> F + Send + 'static,
+        work: impl FnOnce(Arc<Shared>, Database) -> F + Send + 'static,
     ) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -116,7 +111,7 @@ impl Connection {
 
 async fn run<T, F>(
     shared: &Arc<Shared>,
-    work: impl FnOnce(Arc<Shared>, Collection<Document>) -> F + Send + 'static,
+    work: impl FnOnce(Arc<Shared>, Database) -> F + Send + 'static,
 ) -> Result<T, StoreError>
 where
     T: Send + 'static,
@@ -133,8 +128,8 @@ where
         tokio::spawn(async move {
             // Held until the driver is done: a server that hangs ties up no more tasks than this.
             let _permit = permit;
-            let channels = shared.channels().await?;
-            work(shared, channels).await
+            let database = shared.database().await?.clone();
+            work(shared, database).await
         })
         .await
         .map_err(|died| boxed(died.into()))?
@@ -146,21 +141,22 @@ where
 
 async fn see_to_indexes(shared: Arc<Shared>) {
     loop {
-        let made = run(&shared, |shared, channels| async move {
-            shared.indexes(&channels).await
+        let made = run(&shared, |shared, _| async move {
+            shared.uniqueness().await?;
+            shared.ledger_indexes().await
         });
         match made.await {
-            Ok(_) => return,
-            Err(error) => debug!(error = ?error, "the indexes of channels are not yet there"),
+            Ok(()) => return,
+            Err(error) => debug!(error = ?error, "the indexes are not yet there"),
         }
         time::sleep(INDEX_PAUSE).await;
     }
 }
 
 impl Shared {
-    /// The collection; no server is asked for it, but a `mongodb+srv` URL asks the DNS.
-    async fn channels(&self) -> Result<Collection<Document>, StoreError> {
-        let made = self.channels.get_or_try_init(|| async {
+    /// The database; no server is asked for it, but a `mongodb+srv` URL asks the DNS.
+    async fn database(&self) -> Result<&Database, StoreError> {
+        let made = self.database.get_or_try_init(|| async {
             let mut options = ClientOptions::parse(self.url.clone()).await?;
             options.app_name.get_or_insert_with(|| APP_NAME.to_owned());
             options.server_selection_timeout = Some(self.timeout);
@@ -169,60 +165,33 @@ impl Shared {
             options
                 .write_concern
                 .get_or_insert_with(WriteConcern::majority);
-            let database = options
+            let name = options
                 .default_database
                 .clone()
-                .unwrap_or_else(|| self.database.clone());
-            let client = Client::with_options(options)?;
-            Ok(client.database(&database).collection(COLLECTION))
+                .unwrap_or_else(|| self.database_name.clone());
+            Ok(Client::with_options(options)?.database(&name))
         });
-        made.await.cloned().map_err(away)
+        made.await.map_err(away)
     }
 
-    /// Makes the indexes, unless that was done; all who need them wait for the one try.
-    pub(super) async fn indexes(
-        &self,
-        channels: &Collection<Document>,
-    ) -> Result<Uniqueness, StoreError> {
-        let made = self.indexes.get_or_try_init(|| async {
-            let by_name = IndexModel::builder()
-                .keys(doc! { "channel_name": 1, "channel_id": 1 })
-                .build();
-            channels.create_index(by_name).await?;
-            let by_id = IndexModel::builder()
-                .keys(doc! { "channel_id": 1 })
-                .options(IndexOptions::builder().unique(true).build())
-                .build();
-            match channels.create_index(by_id).await {
-                Ok(_) => Ok(Uniqueness::Enforced),
-                Err(error) if is_impossible(&error) => {
-                    warn!(
-                        %error,
-                        "channel_id cannot be made unique in the database; two channels created \
-                         at the same time may share an id"
-                    );
-                    Ok(Uniqueness::Impossible)
-                }
-                Err(error) => Err(error),
-            }
-        });
+    /// Makes the indexes of channels, unless that was done; all who need them wait for the one
+    /// try.
+    pub(super) async fn uniqueness(&self) -> Result<Uniqueness, StoreError> {
+        let database = self.database().await?;
+        let made = self
+            .channels_indexed
+            .get_or_try_init(|| indexes::of_channels(database));
         made.await.copied().map_err(away)
     }
 
-    pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        let channels = self.channels().await?;
-        channels
-            .client()
-            .database(&channels.namespace().db)
-            .run_command(doc! { "ping": 1 })
-            .await
-            .map(drop)
-            .map_err(away)
+    /// Makes the indexes of what is kept of messages, unless that was done.
+    async fn ledger_indexes(&self) -> Result<(), StoreError> {
+        let database = self.database().await?;
+        let made = self
+            .ledger_indexed
+            .get_or_try_init(|| indexes::of_ledger(database, self.retention));
+        made.await.copied().map_err(away)
     }
-}
-
-fn is_impossible(error: &Error) -> bool {
-    matches!(&*error.kind, ErrorKind::Command(error) if INDEX_IMPOSSIBLE.contains(&error.code))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{
     LIMIT, NOON, consume, next, open, open_at, parcel, publish, settle, timeout, try_open,
 };
 use crate::{
-    Broker, OpenError, PublishError, Queue, Status,
+    Broker, OpenError, Parcel, PublishError, Queue, Status,
     embedded::{Embedded, table, writer::Command},
 };
 
@@ -59,12 +59,53 @@ async fn a_file_of_a_newer_version_is_refused() {
             error,
             OpenError::NewerSchema {
                 found: 7,
-                known: 1,
+                known: 2,
                 ..
             }
         ),
         "{error:?}"
     );
+}
+
+/// Version 1 knew no rounds and no journal.
+#[tokio::test]
+async fn a_file_of_the_first_version_is_brought_up_and_loses_nothing() {
+    const FIRST: &str = "
+        CREATE TABLE parcel (
+            seq INTEGER PRIMARY KEY, queue INTEGER NOT NULL, due INTEGER NOT NULL,
+            delay INTEGER NOT NULL, tries INTEGER NOT NULL, accepted_at INTEGER NOT NULL,
+            id TEXT NOT NULL, dead TEXT, body BLOB NOT NULL
+        ) STRICT;
+        CREATE INDEX parcel_by_due ON parcel (queue, due);
+        CREATE TABLE probe (id INTEGER PRIMARY KEY, room BLOB NOT NULL) STRICT;
+        INSERT INTO parcel VALUES (9, 0, 5, 5, 3, 0, 'msg_old', NULL, CAST('{}' AS BLOB));
+        PRAGMA application_id = 0x52546271;
+        PRAGMA user_version = 1;";
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("broker.db");
+    Connection::open(&file)
+        .unwrap()
+        .execute_batch(FIRST)
+        .unwrap();
+    // Twice: the second time it is of this version.
+    for _ in 0..2 {
+        let broker = open(&file).await;
+        let mut consumer = consume(&broker, 1).await;
+        let delivery = next(&mut consumer).await;
+        let old = delivery.parcel();
+        assert_eq!(
+            (old.id.as_str(), old.tries, old.round, &old.body[..]),
+            ("msg_old", 3, 0, &b"{}"[..])
+        );
+        delivery.release();
+        drop(consumer);
+        let replayed = Parcel {
+            round: 1,
+            ..parcel("{}")
+        };
+        publish(&broker, &replayed).await.unwrap();
+        broker.close().await;
+    }
 }
 
 #[tokio::test]

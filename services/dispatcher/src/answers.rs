@@ -1,0 +1,128 @@
+//! Where a channel answers to.
+//!
+//! Invariant: a token goes to the gateway's own URL and nowhere else.
+
+use std::borrow::Cow;
+
+use roundtrip_model::{
+    OutboundMessage, TokenKey,
+    token::{Claims, QUERY},
+};
+use url::{Host, Url};
+
+/// The gateway's own `/webhook-response`, and the key of the tokens that are taken there.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    own: Url,
+    key: TokenKey,
+}
+
+impl Answers {
+    /// Answers to this URL bring a token of this key.
+    #[must_use]
+    pub const fn new(own: Url, key: TokenKey) -> Self {
+        Self { own, key }
+    }
+
+    /// The `response_url` that the channel is given: the message's own, and a token where that
+    /// is the gateway's, whoever named it.
+    pub(crate) fn url<'a>(&self, message: &'a OutboundMessage, round: u32) -> Cow<'a, str> {
+        match Url::parse(&message.response_url) {
+            Ok(mut url) if self.is_own(&url) => {
+                let claims = Claims {
+                    message_id: message.message_id,
+                    channel_id: message.channel_id.clone(),
+                    round,
+                };
+                let token = self.key.sign(&claims, &message.session_id);
+                url.query_pairs_mut().append_pair(QUERY, &token);
+                Cow::Owned(url.into())
+            }
+            _ => Cow::Borrowed(&message.response_url),
+        }
+    }
+
+    fn is_own(&self, url: &Url) -> bool {
+        let own = &self.own;
+        url.scheme() == own.scheme()
+            && url.path() == own.path()
+            && url.port_or_known_default() == own.port_or_known_default()
+            // On one machine `localhost` and 127.0.0.1 are the same place.
+            && (url.host() == own.host() || is_loopback(url) && is_loopback(own))
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roundtrip_model::{SessionId, token::MIN_SECRET_BYTES};
+    use rstest::rstest;
+
+    use super::*;
+
+    fn message(response_url: &str) -> OutboundMessage {
+        let message = serde_json::json!({
+            "message_id": "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f", "channel_id": "c",
+            "session_id": "abc123", "message": "hi", "response_url": response_url,
+        });
+        serde_json::from_str(&message.to_string()).unwrap()
+    }
+
+    fn answers(own: &str) -> Answers {
+        let key = TokenKey::new(&[7; MIN_SECRET_BYTES]).unwrap();
+        Answers::new(own.parse().unwrap(), key)
+    }
+
+    #[rstest]
+    #[case(
+        "https://gw.example/webhook-response",
+        "https://gw.example/webhook-response"
+    )]
+    #[case(
+        "https://gw.example/webhook-response",
+        "https://gw.example:443/webhook-response?a=1#b"
+    )]
+    #[case(
+        "http://127.0.0.1:8000/webhook-response",
+        "http://localhost:8000/webhook-response"
+    )]
+    fn the_gateways_own_url_brings_the_message_back(#[case] own: &str, #[case] named: &str) {
+        let answers = answers(own);
+        let message = message(named);
+        let url = Url::parse(&answers.url(&message, 2)).unwrap();
+        let token = url.query_pairs().find(|(name, _)| name == QUERY);
+        let (_, token) = token.expect("a token");
+        let session: SessionId = "abc123".parse().unwrap();
+        let claims = answers.key.verify(&token, &session).expect("its own");
+        assert_eq!((claims.message_id, claims.round), (message.message_id, 2));
+        assert!(
+            url.as_str()
+                .starts_with(own.trim_start_matches("http://127.0.0.1"))
+                || named.contains("localhost")
+        );
+    }
+
+    #[rstest]
+    #[case("http://gw.example/webhook-response")]
+    #[case("https://gw.example/webhook-response/")]
+    #[case("https://gw.example:8443/webhook-response")]
+    #[case("https://gw.example.evil/webhook-response")]
+    #[case("https://evil.example/webhook-response")]
+    #[case("http://localhost/webhook-response")]
+    #[case("no url")]
+    fn another_url_gets_no_token(#[case] named: &str) {
+        let message = message(named);
+        assert_eq!(
+            answers("https://gw.example/webhook-response").url(&message, 0),
+            named
+        );
+    }
+}

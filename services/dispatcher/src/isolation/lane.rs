@@ -1,0 +1,261 @@
+//! One channel's lane: what is under way for it, and whether one more may begin.
+//!
+//! Invariant: what is under way never exceeds the channel's cap, nor what [`Slots`] grants it; it
+//! is counted before the post begins. Time and randomness are handed in.
+
+use std::time::Duration;
+
+use roundtrip_isolation::{
+    Breaker, BreakerConfig, Change, MAX_RETURNS_PER_SECOND, Parking, Rate, Signal, Ticket,
+};
+use tokio::time::Instant;
+
+/// From this duration on a channel counts as slow.
+const SLOW: Duration = Duration::from_secs(1);
+/// How long a delivery may wait in its slot for another of its channel to end. Less than the
+/// broker's shortest delay; and so little that nobody behind it notices.
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+/// A slow channel gets one of so many free slots.
+const SLOW_SHARE: usize = 4;
+/// One of so many slots is never a slow channel's.
+const RESERVE: usize = 8;
+/// The weight of the latest try in the average duration.
+const LATEST: f64 = 0.2;
+/// How far parking while paused is shortened at random.
+const SPREAD: f64 = 0.2;
+
+/// What a channel is allowed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// The most deliveries under way at once.
+    pub(crate) max_in_flight: usize,
+    /// The most that begin in a second.
+    pub(crate) rate_per_second: Option<f64>,
+    /// Whether none may begin.
+    pub(crate) paused: bool,
+}
+
+/// The dispatcher's slots, which all channels share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slots {
+    /// All of them.
+    pub(super) total: usize,
+    /// Those in which a post is under way.
+    pub(super) used: usize,
+}
+
+impl Slots {
+    /// Whether a channel that holds so many may have one more: no channel gets more than it
+    /// leaves free for all others, and a slow one a quarter of that, and none of the reserve.
+    const fn allow(self, held: usize, slow: bool) -> bool {
+        let free = self.total.saturating_sub(self.used);
+        if slow {
+            free > self.total / RESERVE && (held == 0 || (held + 1) * SLOW_SHARE <= free)
+        } else {
+            held < free
+        }
+    }
+}
+
+/// Why one may not begin now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// The channel's owner, or its endpoint with a 410, has paused it.
+    Paused,
+    /// Its breaker is open, or half-open with all probes under way.
+    Open,
+    /// It has as many under way as it may have.
+    Saturated,
+    /// It has had as many as its rate allows.
+    OverRate,
+}
+
+impl Obstacle {
+    /// Its name in a log.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Paused => "paused",
+            Self::Open => "open",
+            Self::Saturated => "saturated",
+            Self::OverRate => "over_rate",
+        }
+    }
+}
+
+/// One channel's lane.
+#[derive(Debug)]
+pub(super) struct Lane {
+    limits: Limits,
+    breaker: Breaker,
+    rate: Option<Rate>,
+    parking: Parking,
+    in_flight: usize,
+    /// The average of the latest tries, in seconds.
+    average: Option<f64>,
+    /// When a try last ended, or the first of those under way began.
+    moved: Instant,
+    used: Instant,
+}
+
+impl Lane {
+    pub(super) fn new(limits: Limits, breaker: BreakerConfig, now: Instant) -> Self {
+        Self {
+            limits,
+            breaker: Breaker::new(breaker),
+            rate: limits.rate_per_second.map(|rate| Rate::new(rate, now)),
+            parking: Parking::default(),
+            in_flight: 0,
+            average: None,
+            moved: now,
+            used: now,
+        }
+    }
+
+    /// Takes the limits as they are now: a channel's settings can change at any time.
+    pub(super) fn limit(&mut self, limits: Limits, now: Instant) {
+        self.used = now;
+        if limits.rate_per_second != self.limits.rate_per_second {
+            match (limits.rate_per_second, &mut self.rate) {
+                (Some(per_second), Some(rate)) => rate.set(per_second, now),
+                (Some(per_second), none) => *none = Some(Rate::new(per_second, now)),
+                (None, rate) => *rate = None,
+            }
+        }
+        self.limits = limits;
+    }
+
+    /// Begins a try, if one may begin now.
+    pub(super) fn begin(&mut self, now: Instant, slots: Slots) -> Result<Ticket, Obstacle> {
+        if self.limits.paused {
+            return Err(Obstacle::Paused);
+        }
+        if self.breaker.blocked_until(now).is_some() {
+            return Err(Obstacle::Open);
+        }
+        let slow = self.duration(now) >= SLOW;
+        if self.in_flight >= self.limits.max_in_flight || !slots.allow(self.in_flight, slow) {
+            return Err(Obstacle::Saturated);
+        }
+        if self.rate.as_mut().is_some_and(|rate| !rate.take(now)) {
+            return Err(Obstacle::OverRate);
+        }
+        let ticket = self.breaker.admit(now).ok_or(Obstacle::Open)?;
+        if self.in_flight == 0 {
+            self.moved = now;
+        }
+        self.in_flight += 1;
+        Ok(ticket)
+    }
+
+    /// Whether one more of a saturated channel, behind those that wait already, will soon have its
+    /// turn.
+    pub(super) fn soon(&self, now: Instant, waiting: usize) -> bool {
+        let duration = self.duration(now);
+        let ahead = f64::from(u32::try_from(waiting + 1).unwrap_or(u32::MAX));
+        duration <= PATIENCE
+            && duration.as_secs_f64() * ahead <= PATIENCE.as_secs_f64() * self.at_once()
+    }
+
+    /// How long one that may not begin is put aside. `random` is drawn from 0 to 1.
+    pub(super) fn park(
+        &mut self,
+        now: Instant,
+        obstacle: Obstacle,
+        paused_park: Duration,
+        random: f64,
+    ) -> Duration {
+        let base = match obstacle {
+            Obstacle::Paused => paused_park.mul_f64(1.0 - SPREAD * random),
+            Obstacle::Open => self
+                .breaker
+                .blocked_until(now)
+                .map_or(Duration::ZERO, |until| until - now),
+            Obstacle::OverRate => self
+                .rate
+                .as_mut()
+                .and_then(|rate| rate.blocked_for(now))
+                .unwrap_or_default(),
+            Obstacle::Saturated => Duration::ZERO,
+        };
+        let pace = if obstacle == Obstacle::Paused {
+            MAX_RETURNS_PER_SECOND
+        } else {
+            self.pace(now)
+        };
+        self.parking.park(now, base, pace, random)
+    }
+
+    /// Ends a try.
+    pub(super) fn end(
+        &mut self,
+        ticket: Ticket,
+        signal: Signal,
+        took: Duration,
+        now: Instant,
+    ) -> Option<Change> {
+        self.leave(now);
+        let took = took.as_secs_f64();
+        let change = self.breaker.record(ticket, signal, now);
+        self.average = Some(match (self.average, change) {
+            (Some(average), None | Some(Change::Opened(_))) => {
+                average * (1.0 - LATEST) + took * LATEST
+            }
+            // How it was before it recovered says nothing any more.
+            (None, _) | (_, Some(Change::Closed)) => took,
+        });
+        if change == Some(Change::Closed) {
+            self.parking = Parking::default();
+        }
+        change
+    }
+
+    /// Ends a try that has no result.
+    pub(super) fn give_up(&mut self, ticket: Ticket, now: Instant) {
+        self.leave(now);
+        self.breaker.forget(ticket);
+    }
+
+    pub(super) const fn is_idle(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    pub(super) const fn is_closed(&self) -> bool {
+        self.breaker.is_closed()
+    }
+
+    pub(super) const fn last_used(&self) -> Instant {
+        self.used
+    }
+
+    fn leave(&mut self, now: Instant) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.moved = now;
+        self.used = now;
+    }
+
+    /// How long a try takes: the average, or for how long nothing of what is under way has ended,
+    /// so that a channel counts as slow before its first time-out.
+    fn duration(&self, now: Instant) -> Duration {
+        let average = Duration::from_secs_f64(self.average.unwrap_or_default());
+        if self.in_flight == 0 {
+            return average;
+        }
+        average.max(now.saturating_duration_since(self.moved))
+    }
+
+    /// How many the channel can take in a second.
+    fn pace(&self, now: Instant) -> f64 {
+        let duration = self.duration(now).as_secs_f64().max(f64::MIN_POSITIVE);
+        let pace = self.at_once() / duration;
+        self.limits
+            .rate_per_second
+            .map_or(pace, |rate| pace.min(rate))
+    }
+
+    fn at_once(&self) -> f64 {
+        f64::from(u32::try_from(self.limits.max_in_flight).unwrap_or(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,298 @@
+use proptest::prelude::*;
+use roundtrip_isolation::{MAX_PARK, MIN_PARK};
+use rstest::rstest;
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    max_in_flight: 64,
+    rate_per_second: None,
+    paused: false,
+};
+const BREAKER: BreakerConfig = BreakerConfig {
+    failures: 3,
+    wait: Duration::from_secs(2),
+    max_wait: Duration::from_mins(2),
+    probes: 1,
+};
+const PAUSED_PARK: Duration = Duration::from_secs(30);
+
+fn lane(limits: Limits, now: Instant) -> Lane {
+    Lane::new(limits, BREAKER, now)
+}
+
+const fn slots(total: usize, used: usize) -> Slots {
+    Slots { total, used }
+}
+
+/// Begins as many as may begin, each of which takes a slot.
+fn fill(lane: &mut Lane, now: Instant, slots: &mut Slots) -> usize {
+    let mut begun = 0;
+    while let Ok(_ticket) = lane.begin(now, *slots) {
+        slots.used += 1;
+        begun += 1;
+    }
+    begun
+}
+
+#[test]
+fn a_channel_never_has_more_than_its_cap() {
+    let now = Instant::now();
+    let limits = Limits {
+        max_in_flight: 3,
+        ..LIMITS
+    };
+    let mut lane = lane(limits, now);
+    assert_eq!(fill(&mut lane, now, &mut slots(256, 0)), 3);
+    assert_eq!(
+        lane.begin(now, slots(256, 3)).unwrap_err(),
+        Obstacle::Saturated
+    );
+}
+
+#[test]
+fn a_cap_that_was_lowered_holds_at_once() {
+    let now = Instant::now();
+    let mut lane = lane(LIMITS, now);
+    let ticket = lane.begin(now, slots(256, 0)).unwrap();
+    let _other = lane.begin(now, slots(256, 1)).unwrap();
+    let limits = Limits {
+        max_in_flight: 1,
+        ..LIMITS
+    };
+    lane.limit(limits, now);
+    lane.end(ticket, Signal::Alive, Duration::ZERO, now);
+    assert_eq!(
+        lane.begin(now, slots(256, 1)).unwrap_err(),
+        Obstacle::Saturated
+    );
+}
+
+#[rstest]
+#[case::first_of_all(8, 0, 4)]
+#[case::after_another(8, 4, 2)]
+#[case::the_last_slot(8, 7, 1)]
+fn a_channel_gets_no_more_than_it_leaves_free(
+    #[case] total: usize,
+    #[case] used: usize,
+    #[case] granted: usize,
+) {
+    let now = Instant::now();
+    assert_eq!(
+        fill(&mut lane(LIMITS, now), now, &mut slots(total, used)),
+        granted
+    );
+}
+
+/// However many channels hang: once they are known to be slow, a new channel finds a slot.
+#[test]
+fn slow_channels_leave_the_reserve_however_many_they_are() {
+    let mut now = Instant::now();
+    let mut slots = slots(256, 0);
+    let mut lanes: Vec<_> = (0..100).map(|_| lane(LIMITS, now)).collect();
+    for lane in &mut lanes {
+        let ticket = lane.begin(now, slots).unwrap();
+        lane.end(ticket, Signal::Failing, Duration::from_secs(30), now);
+    }
+    for _ in 0..10 {
+        now += Duration::from_secs(10);
+        for lane in &mut lanes {
+            fill(lane, now, &mut slots);
+        }
+    }
+    assert_eq!(slots.total - slots.used, slots.total / RESERVE);
+    assert!(fill(&mut lane(LIMITS, now), now, &mut slots) > 0);
+}
+
+#[test]
+fn a_channel_of_which_nothing_ends_counts_as_slow_before_its_first_time_out() {
+    let now = Instant::now();
+    let mut lane = lane(LIMITS, now);
+    let mut slots = slots(256, 0);
+    let _ticket = lane.begin(now, slots).unwrap();
+    slots.used += 200;
+    assert!(lane.soon(now, 0));
+    let later = now + SLOW;
+    assert!(!lane.soon(later, 0));
+    assert!(fill(&mut lane, later, &mut slots) < 64 / 2);
+}
+
+#[test]
+fn a_slow_channel_makes_progress_with_any_number_of_slots() {
+    for total in 1..20 {
+        let now = Instant::now();
+        let mut lane = lane(LIMITS, now);
+        let ticket = lane.begin(now, slots(total, 0)).unwrap();
+        lane.end(ticket, Signal::Alive, Duration::from_secs(10), now);
+        assert!(lane.begin(now, slots(total, 0)).is_ok(), "{total}");
+    }
+}
+
+#[test]
+fn a_rate_is_enforced() {
+    let now = Instant::now();
+    let limits = Limits {
+        rate_per_second: Some(5.0),
+        ..LIMITS
+    };
+    let mut lane = lane(limits, now);
+    assert_eq!(fill(&mut lane, now, &mut slots(256, 0)), 5);
+    assert_eq!(
+        lane.begin(now, slots(256, 5)).unwrap_err(),
+        Obstacle::OverRate
+    );
+    lane.limit(LIMITS, now);
+    assert!(lane.begin(now, slots(256, 5)).is_ok());
+}
+
+#[test]
+fn what_is_parked_for_its_rate_comes_back_at_that_rate() {
+    let now = Instant::now();
+    let limits = Limits {
+        rate_per_second: Some(5.0),
+        ..LIMITS
+    };
+    let mut lane = lane(limits, now);
+    let mut park = || lane.park(now, Obstacle::OverRate, PAUSED_PARK, 0.0);
+    let waits: Vec<_> = (0..100).map(|_| park()).collect();
+    assert_eq!(waits[99], Duration::from_secs(20));
+}
+
+#[test]
+fn while_its_breaker_is_open_a_channel_gets_none_and_its_messages_wait_for_longer_than_that() {
+    let now = Instant::now();
+    let mut lane = lane(LIMITS, now);
+    for _ in 0..BREAKER.failures {
+        let ticket = lane.begin(now, slots(256, 0)).unwrap();
+        lane.end(ticket, Signal::Failing, Duration::ZERO, now);
+    }
+    assert_eq!(lane.begin(now, slots(256, 0)).unwrap_err(), Obstacle::Open);
+    assert!(lane.park(now, Obstacle::Open, PAUSED_PARK, 0.0) > BREAKER.wait);
+    let probed = now + BREAKER.wait;
+    assert_eq!(fill(&mut lane, probed, &mut slots(256, 0)), 1);
+}
+
+#[test]
+fn a_channel_that_recovered_goes_at_full_speed() {
+    let now = Instant::now();
+    let mut lane = lane(LIMITS, now);
+    for _ in 0..BREAKER.failures {
+        let ticket = lane.begin(now, slots(256, 0)).unwrap();
+        lane.end(ticket, Signal::Failing, Duration::from_secs(30), now);
+    }
+    for _ in 0..20_000 {
+        lane.park(now, Obstacle::Open, PAUSED_PARK, 0.0);
+    }
+    let now = now + BREAKER.wait;
+    let ticket = lane.begin(now, slots(256, 0)).unwrap();
+    let quick = Duration::from_millis(5);
+    assert_eq!(
+        lane.end(ticket, Signal::Alive, quick, now),
+        Some(Change::Closed)
+    );
+    assert!(lane.soon(now, 0));
+    assert_eq!(
+        lane.park(now, Obstacle::Saturated, PAUSED_PARK, 0.0),
+        MIN_PARK
+    );
+}
+
+#[test]
+fn a_paused_channel_gets_none_and_looks_again_soon() {
+    let now = Instant::now();
+    let limits = Limits {
+        paused: true,
+        ..LIMITS
+    };
+    let mut lane = lane(limits, now);
+    assert_eq!(
+        lane.begin(now, slots(256, 0)).unwrap_err(),
+        Obstacle::Paused
+    );
+    for random in [0.0, 0.5, 1.0] {
+        let wait = lane.park(now, Obstacle::Paused, PAUSED_PARK, random);
+        assert!(wait.as_secs() <= PAUSED_PARK.as_secs(), "{wait:?}");
+    }
+    lane.limit(LIMITS, now);
+    assert!(lane.begin(now, slots(256, 0)).is_ok());
+}
+
+#[test]
+fn behind_a_quick_channel_many_wait_and_behind_a_slower_one_few() {
+    let now = Instant::now();
+    let average = |millis| {
+        let mut lane = lane(LIMITS, now);
+        let ticket = lane.begin(now, slots(256, 0)).unwrap();
+        lane.end(ticket, Signal::Alive, Duration::from_millis(millis), now);
+        lane
+    };
+    assert!(average(5).soon(now, 1000));
+    assert!(average(50).soon(now, 100));
+    assert!(!average(50).soon(now, 200));
+    assert!(!average(200).soon(now, 0));
+}
+
+/// What may happen in a lane.
+#[derive(Debug, Clone)]
+enum Step {
+    Begin,
+    End(usize, bool),
+    GiveUp(usize),
+    Park,
+    Pass(u64),
+    Cap(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => Just(Step::Begin),
+        3 => (any::<usize>(), any::<bool>()).prop_map(|(which, alive)| Step::End(which, alive)),
+        1 => any::<usize>().prop_map(Step::GiveUp),
+        2 => Just(Step::Park),
+        2 => (0_u64..5000).prop_map(Step::Pass),
+        1 => (1_usize..10).prop_map(Step::Cap),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_more_than_the_cap_are_ever_begun(steps in prop::collection::vec(step(), 1..300)) {
+        let mut now = Instant::now();
+        let mut lane = lane(LIMITS, now);
+        let mut cap = LIMITS.max_in_flight;
+        let mut slots = slots(32, 0);
+        let mut under_way = Vec::new();
+        for step in steps {
+            match step {
+                Step::Begin => {
+                    if let Ok(ticket) = lane.begin(now, slots) {
+                        prop_assert!(under_way.len() < cap);
+                        prop_assert!(under_way.len() < slots.total / 2);
+                        under_way.push((ticket, now));
+                    }
+                }
+                Step::End(which, alive) if !under_way.is_empty() => {
+                    let (ticket, begun) = under_way.swap_remove(which % under_way.len());
+                    let signal = if alive { Signal::Alive } else { Signal::Failing };
+                    lane.end(ticket, signal, now - begun, now);
+                }
+                Step::GiveUp(which) if !under_way.is_empty() => {
+                    let (ticket, _) = under_way.swap_remove(which % under_way.len());
+                    lane.give_up(ticket, now);
+                }
+                Step::Park => {
+                    let wait = lane.park(now, Obstacle::Saturated, PAUSED_PARK, 0.5);
+                    prop_assert!((MIN_PARK..=MAX_PARK).contains(&wait));
+                }
+                Step::Pass(millis) => now += Duration::from_millis(millis),
+                Step::Cap(max_in_flight) => {
+                    cap = max_in_flight;
+                    lane.limit(Limits { max_in_flight, ..LIMITS }, now);
+                }
+                Step::End(..) | Step::GiveUp(_) => {}
+            }
+            slots.used = under_way.len();
+            prop_assert_eq!(lane.is_idle(), under_way.is_empty());
+        }
+    }
+}

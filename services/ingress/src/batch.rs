@@ -1,0 +1,211 @@
+//! `POST /channel/messages`: many messages in, each with a result of its own.
+//!
+//! Invariant: the results are in the order of the messages, and each is what the single call would
+//! have answered; no message fails because of another.
+
+use axum::{
+    Json as JsonBody,
+    extract::{Request, State},
+    http::HeaderMap,
+};
+use futures::future::join_all;
+use roundtrip_model::{ChannelId, SessionId};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, SeqAccess, Visitor},
+};
+use serde_json::{error::Category, value::RawValue};
+use tokio::sync::Semaphore;
+
+use crate::{
+    Ingress,
+    body::{is_json, media_type, parse, read, said},
+    idempotency::{Key, accept_one},
+    messages::{Accepted, SendMessage},
+    problem::Problem,
+};
+
+/// The most messages in one call.
+pub(crate) const MAX_MESSAGES: usize = 1000;
+
+/// The longest body: 16 MiB. Each message has the single call's limit besides.
+pub(crate) const MAX_BYTES: usize = 16 << 20;
+
+/// The most batches under way at once; one more is answered 503. Each holds its body, and what is
+/// made of it, in memory.
+pub(crate) const MAX_AT_ONCE: usize = 8;
+
+/// Of one batch, how many messages that have a key are under way at once: each is two writes to
+/// the store, which has a time limit on every one.
+const KEYED_AT_ONCE: usize = 32;
+
+/// The media types of NDJSON.
+const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
+
+/// A message of a batch: the single call's body, and its header as a field.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Item {
+    channel_id: ChannelId,
+    session_id: SessionId,
+    message: Box<RawValue>,
+    response_url: Option<String>,
+    idempotency_key: Option<Key>,
+}
+
+/// The answer to a batch.
+#[derive(Debug, Serialize)]
+pub(crate) struct Results {
+    accepted: usize,
+    rejected: usize,
+    results: Vec<Outcome>,
+}
+
+/// What became of one message.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Outcome {
+    Accepted(Accepted),
+    Rejected {
+        success: bool,
+        #[serde(flatten)]
+        problem: Problem,
+    },
+}
+
+/// `POST /channel/messages`
+pub(crate) async fn send(
+    State(ingress): State<Ingress>,
+    request: Request,
+) -> Result<JsonBody<Results>, Problem> {
+    let is_array = is_json(request.headers());
+    if !is_array && !is_ndjson(request.headers()) {
+        return Err(Problem::unsupported_media_type());
+    }
+    let _permit = ingress
+        .batches
+        .try_acquire()
+        .map_err(|_none_left| Problem::overloaded())?;
+    let body = read(request, &ingress, MAX_BYTES).await?;
+    let texts = if is_array {
+        array(&body)?
+    } else {
+        lines(&body)
+    };
+    if !(1..=MAX_MESSAGES).contains(&texts.len()) {
+        return Err(Problem::invalid_field("body", count_problem()));
+    }
+    let keyed = Semaphore::new(KEYED_AT_ONCE);
+    // All at once: the broker bounds what is under way, and confirms many as fast as one.
+    let answers = join_all(texts.iter().map(|text| accept(&ingress, &keyed, text))).await;
+    let accepted = answers.iter().filter(|answer| answer.is_ok()).count();
+    Ok(JsonBody(Results {
+        accepted,
+        rejected: answers.len() - accepted,
+        results: answers.into_iter().map(Outcome::from).collect(),
+    }))
+}
+
+async fn accept(ingress: &Ingress, keyed: &Semaphore, text: &[u8]) -> Result<Accepted, Problem> {
+    let limit = ingress.limits.max_body_bytes;
+    if text.len() > limit {
+        return Err(Problem::too_large(limit));
+    }
+    let Item {
+        channel_id,
+        session_id,
+        message,
+        response_url,
+        idempotency_key: key,
+    } = parse(text)?;
+    let send = SendMessage {
+        channel_id,
+        session_id,
+        message,
+        response_url,
+    };
+    let _permit = match key {
+        // It is never closed.
+        Some(_) => keyed.acquire().await.ok(),
+        None => None,
+    };
+    accept_one(ingress, key.as_ref(), send).await
+}
+
+impl From<Result<Accepted, Problem>> for Outcome {
+    fn from(answer: Result<Accepted, Problem>) -> Self {
+        match answer {
+            Ok(accepted) => Self::Accepted(accepted),
+            Err(problem) => Self::Rejected {
+                success: false,
+                problem,
+            },
+        }
+    }
+}
+
+fn is_ndjson(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|kind| NDJSON.contains(&kind.as_str()))
+}
+
+fn count_problem() -> String {
+    format!("must have 1 to {MAX_MESSAGES} messages")
+}
+
+/// The lines that have something on them, and one more than the limit at the most.
+fn lines(body: &[u8]) -> Vec<&[u8]> {
+    body.split(|&byte| byte == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .filter(|line| !line.is_empty())
+        .take(MAX_MESSAGES + 1)
+        .collect()
+}
+
+/// The elements of a JSON array, as they are written.
+fn array(body: &[u8]) -> Result<Vec<&[u8]>, Problem> {
+    let Elements(elements) =
+        serde_json::from_slice(body).map_err(|error| match error.classify() {
+            Category::Data => Problem::invalid_field("body", said(&error)),
+            Category::Syntax | Category::Eof | Category::Io => {
+                Problem::malformed(error.to_string())
+            }
+        })?;
+    Ok(elements
+        .into_iter()
+        .map(|text| text.get().as_bytes())
+        .collect())
+}
+
+/// The elements of an array. It stops at the limit, so that a body of millions of small ones takes
+/// no memory.
+struct Elements<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Elements<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Elements<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON array of messages")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = seq.next_element()? {
+                    if elements.len() == MAX_MESSAGES {
+                        return Err(A::Error::custom(count_problem()));
+                    }
+                    elements.push(element);
+                }
+                Ok(Elements(elements))
+            }
+        }
+
+        deserializer.deserialize_seq(Reader)
+    }
+}
+
+#[cfg(test)]
+mod tests;

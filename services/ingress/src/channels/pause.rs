@@ -1,0 +1,35 @@
+//! `POST /channel/{channel_id}/pause` and `/resume`: a paused channel accepts messages and
+//! delivers none.
+
+use axum::{
+    extract::{Path, State},
+    response::Response,
+};
+use roundtrip_store::set_paused;
+
+use super::{answer, channel_id};
+use crate::{Ingress, problem::Problem};
+
+/// `POST /channel/{channel_id}/pause`
+pub(crate) async fn pause(
+    State(ingress): State<Ingress>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    set(&ingress, &id, true).await
+}
+
+/// `POST /channel/{channel_id}/resume`
+pub(crate) async fn resume(
+    State(ingress): State<Ingress>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    set(&ingress, &id, false).await
+}
+
+async fn set(ingress: &Ingress, id: &str, paused: bool) -> Result<Response, Problem> {
+    let id = channel_id(id)?;
+    let stored = set_paused(&*ingress.store, &id, paused).await?;
+    ingress.known.forget(&id).await;
+    tracing::info!(channel_id = %id, paused, "channel.paused");
+    Ok(answer(stored))
+}

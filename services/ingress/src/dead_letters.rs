@@ -1,0 +1,112 @@
+//! Dead letters: list, replay, purge.
+
+use axum::{Json as JsonBody, extract::State};
+use roundtrip_model::{ChannelId, SessionId, decision::DeadKind};
+use roundtrip_store::{DeadFilter, DeadLetter, DeadQueue};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::{
+    Ingress,
+    history::{next, page_size},
+    parameters::Parameters,
+    problem::Problem,
+};
+
+/// The query parameters that choose dead letters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeadParameters {
+    /// One id, or several with commas between.
+    id: Option<String>,
+    queue: Option<DeadQueue>,
+    channel_id: Option<ChannelId>,
+    session_id: Option<SessionId>,
+    reason: Option<DeadKind>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    since: Option<OffsetDateTime>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    until: Option<OffsetDateTime>,
+    /// Only for a list.
+    limit: Option<u16>,
+    cursor: Option<String>,
+    /// Only for a purge: no other parameter is needed.
+    #[serde(default)]
+    all: bool,
+}
+
+impl DeadParameters {
+    fn into_filter(self) -> DeadFilter {
+        DeadFilter {
+            ids: self
+                .id
+                .map(|ids| ids.split(',').map(str::to_owned).collect()),
+            queue: self.queue,
+            channel: self.channel_id,
+            session: self.session_id,
+            reason: self.reason,
+            since: self.since,
+            until: self.until,
+        }
+    }
+}
+
+/// A page of dead letters, by id.
+#[derive(Debug, Serialize)]
+pub(crate) struct Letters {
+    dead_letters: Vec<DeadLetter>,
+    next_cursor: Option<String>,
+}
+
+/// `GET /dead-letters`
+pub(crate) async fn list(
+    State(ingress): State<Ingress>,
+    Parameters(mut parameters): Parameters<DeadParameters>,
+) -> Result<JsonBody<Letters>, Problem> {
+    if parameters.all {
+        return Err(Problem::invalid_field(
+            "all",
+            "is a parameter of the purge alone",
+        ));
+    }
+    let limit = page_size(parameters.limit)?;
+    let cursor = parameters.cursor.take();
+    let filter = parameters.into_filter();
+    let dead_letters = ingress
+        .store
+        .dead_letters(&filter, cursor.as_deref(), limit)
+        .await?;
+    let next_cursor = next(&dead_letters, limit, |letter| letter.dead_id.clone());
+    Ok(JsonBody(Letters {
+        dead_letters,
+        next_cursor,
+    }))
+}
+
+/// How many were removed.
+#[derive(Debug, Serialize)]
+pub(crate) struct Purged {
+    purged: u64,
+}
+
+/// `DELETE /dead-letters`
+pub(crate) async fn purge(
+    State(ingress): State<Ingress>,
+    Parameters(parameters): Parameters<DeadParameters>,
+) -> Result<JsonBody<Purged>, Problem> {
+    if parameters.limit.is_some() || parameters.cursor.is_some() {
+        return Err(Problem::invalid_field("limit", "a purge has no pages"));
+    }
+    let all = parameters.all;
+    let filter = parameters.into_filter();
+    // A purge cannot be taken back: a parameter that was forgotten must not mean everything.
+    if !all && filter == DeadFilter::default() {
+        return Err(Problem::invalid_field(
+            "all",
+            "name a filter, or say all=true",
+        ));
+    }
+    let purged = ingress.store.purge_dead_letters(&filter).await?;
+    tracing::warn!(purged, ?filter, "dead_letters.purged");
+    Ok(JsonBody(Purged { purged }))
+}

@@ -1,0 +1,163 @@
+use futures::future::join_all;
+use rstest::rstest;
+
+use super::*;
+use crate::testing::{Answer, Bench, Mood};
+
+const BODY: &str = r#"{"channel_id":"c","session_id":"s","message":{"n":1}}"#;
+
+async fn keyed(bench: &Bench, key: &str, body: &str) -> Answer {
+    bench.post("/channel/message", &[(HEADER, key)], body).await
+}
+
+fn replayed(answer: &Answer) -> bool {
+    answer.headers.get(REPLAYED).is_some_and(|is| is == "true")
+}
+
+#[tokio::test]
+async fn a_repeat_gets_the_first_answer_and_is_not_enqueued() {
+    let bench = Bench::new().await;
+    let first = keyed(&bench, "k", BODY).await;
+    let again = keyed(&bench, "k", BODY).await;
+    assert_eq!((first.status, again.status), (202, 202));
+    assert_eq!(first.text, again.text);
+    assert_eq!((replayed(&first), replayed(&again)), (false, true));
+    assert_eq!(bench.broker.taken().len(), 1);
+}
+
+#[tokio::test]
+async fn another_message_under_the_key_is_422_and_names_the_header() {
+    let bench = Bench::new().await;
+    keyed(&bench, "k", BODY).await;
+    let other = keyed(&bench, "k", &BODY.replace('1', "2")).await;
+    assert_eq!(other.status, 422);
+    let problem = other.json();
+    assert_eq!(problem["errors"][0]["field"], HEADER);
+    assert_eq!(
+        problem["type"],
+        "urn:roundtrip:problem:idempotency-key-reused"
+    );
+    assert_eq!(bench.broker.taken().len(), 1);
+}
+
+#[tokio::test]
+async fn of_repeats_at_once_one_is_enqueued_and_all_get_its_answer() {
+    let bench = Bench::new().await;
+    let answers = join_all((0..20).map(|_| keyed(&bench, "k", BODY))).await;
+    assert_eq!(bench.broker.taken().len(), 1);
+    for answer in &answers {
+        assert_eq!(answer.status, 202, "{}", answer.text);
+        assert_eq!(answer.text, answers[0].text);
+    }
+    let first = answers.iter().filter(|answer| !replayed(answer));
+    assert_eq!(first.count(), 1);
+}
+
+#[tokio::test]
+async fn a_repeat_that_waited_in_vain_is_409_and_told_when_to_come_back() {
+    let bench = Bench::new().await;
+    bench.broker.set(Mood::NeverAnswers);
+    let repeat = tokio::select! {
+        // Polled first, so it has the key.
+        biased;
+        _ = keyed(&bench, "k", BODY) => unreachable!("the broker never answers"),
+        repeat = keyed(&bench, "k", BODY) => repeat,
+    };
+    assert_eq!(repeat.status, 409, "{}", repeat.text);
+    assert!(repeat.headers.contains_key("retry-after"));
+    assert_eq!(bench.broker.taken().len(), 0);
+}
+
+#[tokio::test]
+async fn what_was_not_enqueued_is_not_remembered() {
+    let bench = Bench::new().await;
+    bench.broker.set(Mood::IsAway);
+    assert_eq!(keyed(&bench, "k", BODY).await.status, 503);
+    let unknown = BODY.replace("\"c\"", "\"unknown\"");
+    assert_eq!(keyed(&bench, "k", &unknown).await.status, 404);
+    bench.broker.set(Mood::Takes);
+    let taken = keyed(&bench, "k", BODY).await;
+    assert_eq!((taken.status, replayed(&taken)), (202, false));
+    assert_eq!(bench.broker.taken().len(), 1);
+}
+
+#[tokio::test]
+async fn what_may_have_been_enqueued_is_enqueued_again_under_its_id() {
+    let bench = Bench::new().await;
+    bench.broker.set(Mood::Unconfirmed);
+    assert_eq!(keyed(&bench, "k", BODY).await.status, 503);
+    bench.clock.advance(LEASE);
+    // Still nobody knows, so this refusal must not free the key either.
+    bench.broker.set(Mood::IsAway);
+    assert_eq!(keyed(&bench, "k", BODY).await.status, 503);
+    bench.clock.advance(LEASE);
+    bench.broker.set(Mood::Takes);
+    let taken = keyed(&bench, "k", BODY).await;
+    assert_eq!(taken.status, 202, "{}", taken.text);
+    let ids = bench.broker.taken();
+    assert_eq!(ids.len(), 2);
+    assert!(ids.iter().all(|id| taken.json()["message_id"] == **id));
+}
+
+#[tokio::test]
+async fn without_a_key_each_request_is_a_message() {
+    let bench = Bench::new().await;
+    for _ in 0..2 {
+        let sent = bench.post("/channel/message", &[], BODY).await;
+        assert_eq!(sent.status, 202);
+    }
+    assert_eq!(bench.broker.taken().len(), 2);
+}
+
+#[rstest]
+#[case::empty("")]
+#[case::too_long(&"k".repeat(MAX_KEY_BYTES + 1))]
+#[case::not_ascii("clé")]
+#[tokio::test]
+async fn a_bad_key_is_422_and_names_the_header(#[case] key: &str) {
+    let bench = Bench::new().await;
+    let refused = keyed(&bench, key, BODY).await;
+    assert_eq!(refused.status, 422);
+    assert_eq!(refused.json()["errors"][0]["field"], HEADER);
+    assert_eq!(bench.broker.taken().len(), 0);
+}
+
+#[tokio::test]
+async fn two_keys_on_one_request_are_422() {
+    let bench = Bench::new().await;
+    let keys = [(HEADER, "a"), (HEADER, "b")];
+    let refused = bench.post("/channel/message", &keys, BODY).await;
+    assert_eq!(refused.json()["errors"][0]["field"], HEADER);
+}
+
+#[test]
+fn the_longest_key_is_a_key() {
+    assert!(Key::try_from("~ ".repeat(127) + "!").is_ok());
+}
+
+fn print(body: &str) -> String {
+    fingerprint(&serde_json::from_str(body).unwrap())
+}
+
+#[rstest]
+#[case::white_space(
+    "{\"channel_id\":\"c\",\"session_id\":\"s\",\"message\":{\r\n\t\"n\" : 1 } }",
+    true
+)]
+#[case::order(r#"{"message":{"n":1},"session_id":"s","channel_id":"c"}"#, true)]
+#[case::channel(r#"{"channel_id":"d","session_id":"s","message":{"n":1}}"#, false)]
+#[case::session(r#"{"channel_id":"c","session_id":"t","message":{"n":1}}"#, false)]
+#[case::number(r#"{"channel_id":"c","session_id":"s","message":{"n":1.0}}"#, false)]
+#[case::url(
+    r#"{"channel_id":"c","session_id":"s","message":{"n":1},"response_url":"http://h/"}"#,
+    false
+)]
+fn what_counts_as_the_same_message(#[case] body: &str, #[case] same: bool) {
+    assert_eq!(print(BODY) == print(body), same);
+}
+
+#[test]
+fn white_space_counts_within_a_text() {
+    let tight = without_white_space(" [ \"a b\" , \"\\\" \\\\\" , 1 ] ");
+    assert_eq!(tight, br#"["a b","\" \\",1]"#);
+}

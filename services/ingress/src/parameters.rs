@@ -1,0 +1,31 @@
+//! Reading the query string: each wrong parameter named.
+
+use axum::{
+    extract::{FromRequestParts, Query},
+    http::request::Parts,
+};
+use serde::de::DeserializeOwned;
+
+use crate::problem::Problem;
+
+/// What axum says before it names the parameter.
+const PREFIX: &str = "Failed to deserialize query string: ";
+
+/// The query string, read into a `T`.
+pub(crate) struct Parameters<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        let read = Query::<T>::try_from_uri(&parts.uri).map_err(|rejection| {
+            let said = rejection.body_text();
+            let said = said.strip_prefix(PREFIX).unwrap_or(&said);
+            match said.split_once(": ") {
+                Some((name, problem)) => Problem::invalid_field(name, problem),
+                None => Problem::invalid_field("query", said),
+            }
+        })?;
+        Ok(Self(read.0))
+    }
+}

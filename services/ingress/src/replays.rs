@@ -1,0 +1,204 @@
+//! Replays: asked for, looked at, cancelled.
+
+use axum::{
+    Json as JsonBody,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use roundtrip_model::{
+    ChannelId, MessageId, ReplayId, SessionId, State as MessageState, decision::DeadKind,
+};
+use roundtrip_store::{
+    DeadFilter, DeadQueue, MessageFilter, Progress, Replay, ReplaySource, ReplayStatus,
+};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::{Ingress, body::Json, problem::Problem};
+
+/// The most a second that can be asked for.
+const MAX_RATE: u32 = 10_000;
+
+/// The most ids that one request can name.
+const MAX_IDS: usize = 1000;
+
+/// How a replay of dead letters is asked for. Not a filter that is flattened into this: serde would
+/// pass over a misspelt field, and the replay would be of everything.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReplayDeadLetters {
+    #[serde(default)]
+    dry_run: bool,
+    rate_per_second: Option<u32>,
+    ids: Option<Vec<String>>,
+    queue: Option<DeadQueue>,
+    channel_id: Option<ChannelId>,
+    session_id: Option<SessionId>,
+    reason: Option<DeadKind>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    since: Option<OffsetDateTime>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    until: Option<OffsetDateTime>,
+}
+
+/// How a replay of messages is asked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReplayMessages {
+    #[serde(default)]
+    dry_run: bool,
+    rate_per_second: Option<u32>,
+    ids: Option<Vec<MessageId>>,
+    channel_id: Option<ChannelId>,
+    session_id: Option<SessionId>,
+    state: Option<MessageState>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    since: Option<OffsetDateTime>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    until: Option<OffsetDateTime>,
+}
+
+/// What a dry run tells.
+#[derive(Debug, Serialize)]
+struct DryRun {
+    dry_run: bool,
+    matched: u64,
+}
+
+/// `POST /dead-letters/replay`
+pub(crate) async fn dead_letters(
+    State(ingress): State<Ingress>,
+    Json(request): Json<ReplayDeadLetters>,
+) -> Result<Response, Problem> {
+    let ReplayDeadLetters {
+        dry_run,
+        rate_per_second,
+        ..
+    } = request;
+    let filter = DeadFilter {
+        ids: request.ids,
+        queue: request.queue,
+        channel: request.channel_id,
+        session: request.session_id,
+        reason: request.reason,
+        since: request.since,
+        until: request.until,
+    };
+    bounded_ids(filter.ids.as_deref())?;
+    let matched = ingress.store.count_dead_letters(&filter).await?;
+    ask(
+        &ingress,
+        ReplaySource::DeadLetters(filter),
+        matched,
+        dry_run,
+        rate_per_second,
+    )
+    .await
+}
+
+/// `POST /messages/replay`
+pub(crate) async fn messages(
+    State(ingress): State<Ingress>,
+    Json(request): Json<ReplayMessages>,
+) -> Result<Response, Problem> {
+    let ReplayMessages {
+        dry_run,
+        rate_per_second,
+        ..
+    } = request;
+    let filter = MessageFilter {
+        message_ids: request.ids,
+        session: request.session_id,
+        channel: request.channel_id,
+        state: request.state,
+        since: request.since,
+        until: request.until,
+    };
+    bounded_ids(filter.message_ids.as_deref())?;
+    // Everything that was ever delivered, once more: never by a field that was forgotten.
+    if filter == MessageFilter::default() {
+        return Err(Problem::invalid_field(
+            "body",
+            "name at least one field of the filter",
+        ));
+    }
+    let matched = ingress.store.count_messages(&filter).await?;
+    ask(
+        &ingress,
+        ReplaySource::Messages(filter),
+        matched,
+        dry_run,
+        rate_per_second,
+    )
+    .await
+}
+
+fn bounded_ids<T>(ids: Option<&[T]>) -> Result<(), Problem> {
+    if ids.is_some_and(|ids| ids.is_empty() || ids.len() > MAX_IDS) {
+        return Err(Problem::invalid_field(
+            "ids",
+            format!("must be 1 to {MAX_IDS} ids"),
+        ));
+    }
+    Ok(())
+}
+
+async fn ask(
+    ingress: &Ingress,
+    source: ReplaySource,
+    matched: u64,
+    dry_run: bool,
+    rate_per_second: Option<u32>,
+) -> Result<Response, Problem> {
+    if rate_per_second.is_some_and(|rate| !(1..=MAX_RATE).contains(&rate)) {
+        let problem = format!("must be 1 to {MAX_RATE}");
+        return Err(Problem::invalid_field("rate_per_second", problem));
+    }
+    if dry_run {
+        return Ok(JsonBody(DryRun { dry_run, matched }).into_response());
+    }
+    let replay = Replay {
+        replay_id: ReplayId::generate(),
+        source,
+        rate_per_second,
+        status: ReplayStatus::Running,
+        matched,
+        progress: Progress::default(),
+        created_at: ingress.clock.now(),
+        ended_at: None,
+    };
+    ingress.store.create_replay(&replay).await?;
+    tracing::info!(replay_id = %replay.replay_id, matched, ?rate_per_second, "replay.asked_for");
+    Ok((StatusCode::ACCEPTED, JsonBody(replay)).into_response())
+}
+
+/// `GET /replays/{replay_id}`
+pub(crate) async fn read(
+    State(ingress): State<Ingress>,
+    Path(id): Path<String>,
+) -> Result<JsonBody<Replay>, Problem> {
+    let replay = ingress.store.replay(&replay_id(&id)?).await?;
+    replay
+        .map(JsonBody)
+        .ok_or_else(|| Problem::unknown_replay(&id))
+}
+
+/// `DELETE /replays/{replay_id}`: what was put back stays so.
+pub(crate) async fn cancel(
+    State(ingress): State<Ingress>,
+    Path(id): Path<String>,
+) -> Result<JsonBody<Replay>, Problem> {
+    let now = ingress.clock.now();
+    let ended = ingress
+        .store
+        .end_replay(&replay_id(&id)?, ReplayStatus::Cancelled, now)
+        .await?;
+    ended
+        .map(JsonBody)
+        .ok_or_else(|| Problem::unknown_replay(&id))
+}
+
+fn replay_id(text: &str) -> Result<ReplayId, Problem> {
+    text.parse().map_err(|_error| Problem::unknown_replay(text))
+}

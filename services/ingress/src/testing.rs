@@ -1,0 +1,191 @@
+//! An ingress for the tests beside the code: a broker that does what it is told, the embedded
+//! store, and a clock that can be moved.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, Request},
+};
+use roundtrip_broker::{
+    Broker, Closed, Consumer, Parcel, PublishError, Queue, Route, SharedBroker, Status,
+};
+use roundtrip_journal::Journal;
+use roundtrip_model::{Clock, SystemClock, TokenKey};
+use roundtrip_store::{CachedChannels, SharedChannels};
+use serde_json::Value;
+use tempfile::TempDir;
+use time::OffsetDateTime;
+use tower::ServiceExt;
+
+use crate::{Config, Ingress, Parts};
+
+/// The longest answer that is read.
+const MAX_ANSWER: usize = 1 << 22;
+
+/// What the broker does with the next messages.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Mood {
+    #[default]
+    Takes,
+    IsAway,
+    /// Takes them, and its confirm gets lost.
+    Unconfirmed,
+    NeverAnswers,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct FakeBroker {
+    mood: Mutex<Mood>,
+    taken: Mutex<Vec<String>>,
+}
+
+impl FakeBroker {
+    pub(crate) fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
+    }
+
+    /// The ids of the messages that were enqueued.
+    pub(crate) fn taken(&self) -> Vec<String> {
+        self.taken.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Broker for FakeBroker {
+    async fn publish(&self, route: Route<'_>, parcel: Parcel) -> Result<(), PublishError> {
+        if route.queue() != Queue::Outbound {
+            return Ok(());
+        }
+        let mood = *self.mood.lock().unwrap();
+        // Lets the requests that came meanwhile begin.
+        tokio::task::yield_now().await;
+        match mood {
+            Mood::IsAway => return Err(PublishError::Away("as told".to_owned())),
+            Mood::NeverAnswers => return std::future::pending().await,
+            Mood::Takes | Mood::Unconfirmed => self.taken.lock().unwrap().push(parcel.id),
+        }
+        match mood {
+            Mood::Unconfirmed => Err(PublishError::Unconfirmed),
+            _ => Ok(()),
+        }
+    }
+
+    async fn consume(&self, _queue: Queue, _window: u16) -> Result<Box<dyn Consumer>, Closed> {
+        Err(Closed)
+    }
+
+    fn status(&self) -> Status {
+        Status::Ready
+    }
+
+    async fn ready(&self, _queue: Queue) -> Result<u64, PublishError> {
+        Ok(0)
+    }
+
+    async fn close(&self) {}
+}
+
+/// The machine's clock and so many seconds. Not an arbitrary time: the store forgets what is old.
+#[derive(Debug, Default)]
+pub(crate) struct SetClock(AtomicI64);
+
+impl SetClock {
+    pub(crate) fn advance(&self, by: Duration) {
+        let seconds = i64::try_from(by.as_secs()).unwrap();
+        self.0.fetch_add(seconds, Ordering::Relaxed);
+    }
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> OffsetDateTime {
+        SystemClock.now() + time::Duration::seconds(self.0.load(Ordering::Relaxed))
+    }
+}
+
+pub(crate) struct Bench {
+    pub(crate) broker: Arc<FakeBroker>,
+    pub(crate) clock: Arc<SetClock>,
+    router: Router,
+    _folder: TempDir,
+}
+
+/// An answer.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap()
+    }
+}
+
+impl Bench {
+    /// With a channel `c`.
+    pub(crate) async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = Arc::new(FakeBroker::default());
+        let clock = Arc::new(SetClock::default());
+        let config = roundtrip_store::Config {
+            url: format!("sqlite:{}", folder.path().join("store.db").display()),
+            ..roundtrip_store::Config::default()
+        };
+        let store = roundtrip_store::open(&config).await.unwrap();
+        let channels = Arc::clone(&store) as SharedChannels;
+        let parts = Parts {
+            broker: Arc::clone(&broker) as SharedBroker,
+            store,
+            known: Arc::new(CachedChannels::new(channels, &config)),
+            journal: Journal::start(Arc::clone(&broker) as SharedBroker),
+            tokens: TokenKey::new(&[7; 32]).unwrap(),
+            own_response_url: "http://gateway.example/webhook-response".into(),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        };
+        let bench = Self {
+            broker,
+            clock,
+            router: Ingress::new(Config::default(), parts).router(Router::new()),
+            _folder: folder,
+        };
+        let channel = r#"{"channel_id":"c","channel_metadata":{"endpoint_url":"http://h/"}}"#;
+        let created = bench.post("/channel", &[], channel).await;
+        assert_eq!(created.status, 201, "{}", created.text);
+        bench
+    }
+
+    /// Posts JSON, unless the headers name another type.
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<String>,
+    ) -> Answer {
+        let mut request = Request::post(path);
+        if !headers.iter().any(|(name, _)| *name == "content-type") {
+            request = request.header("content-type", "application/json");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::from(body.into())).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = to_bytes(body, MAX_ANSWER).await.unwrap();
+        Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            text: String::from_utf8(body.to_vec()).unwrap(),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The recorder's section of the configuration.
+
+use serde::{Deserialize, Serialize};
+
+/// [`Config::batches_at_once`] where nothing is configured: each holds up to 500 entries.
+const DEFAULT_BATCHES_AT_ONCE: u16 = 4;
+/// [`Config::dead_letters_at_once`] where nothing is configured.
+const DEFAULT_DEAD_LETTERS_AT_ONCE: u16 = 32;
+
+/// How much is recorded at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The most batches of journal entries that are written at once.
+    pub batches_at_once: u16,
+    /// The most dead letters of each queue that are written at once.
+    pub dead_letters_at_once: u16,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            batches_at_once: DEFAULT_BATCHES_AT_ONCE,
+            dead_letters_at_once: DEFAULT_DEAD_LETTERS_AT_ONCE,
+        }
+    }
+}

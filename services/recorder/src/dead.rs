@@ -1,0 +1,146 @@
+//! Dead letters out of their queues and into the store, where an operator finds them.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use roundtrip_broker::{Handler, Parcel};
+use roundtrip_journal::Journal;
+use roundtrip_model::{
+    Callback, CallbackId, ChannelId, Clock, DeadReason, Decision, Entry, EntryId, Event, MessageId,
+    OutboundMessage, SessionId, decision::DeadKind,
+};
+use roundtrip_store::{DeadLetter, DeadQueue, SharedStore};
+
+use crate::patience::until_taken;
+
+/// How long a letter whose burial panicked waits for its next try.
+const AFTER_A_PANIC: Duration = Duration::from_secs(30);
+
+/// Keeps the dead letters of one queue.
+pub(crate) struct Undertaker {
+    queue: DeadQueue,
+    store: SharedStore,
+    journal: Journal,
+    clock: Arc<dyn Clock>,
+}
+
+/// Whose a dead parcel is, as far as its body tells.
+#[derive(Default)]
+struct Subject {
+    message_id: Option<MessageId>,
+    channel_id: Option<ChannelId>,
+    session_id: Option<SessionId>,
+    callback_id: Option<CallbackId>,
+}
+
+impl Undertaker {
+    pub(crate) fn new(
+        queue: DeadQueue,
+        store: SharedStore,
+        journal: Journal,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            queue,
+            store,
+            journal,
+            clock,
+        }
+    }
+
+    /// What can be read of the body; a poison one is kept all the same.
+    fn subject(&self, parcel: &Parcel) -> Subject {
+        match self.queue {
+            DeadQueue::Outbound => serde_json::from_slice(&parcel.body)
+                .map(|message: OutboundMessage| Subject {
+                    message_id: Some(message.message_id),
+                    channel_id: Some(message.channel_id),
+                    session_id: Some(message.session_id),
+                    callback_id: None,
+                })
+                .unwrap_or_default(),
+            DeadQueue::Callbacks => serde_json::from_slice(&parcel.body)
+                .map(|callback: Callback| Subject {
+                    message_id: callback.message_id,
+                    channel_id: callback.channel_id,
+                    session_id: Some(callback.session_id),
+                    callback_id: Some(callback.callback_id),
+                })
+                .unwrap_or_default(),
+        }
+    }
+
+    fn letter(&self, parcel: &Parcel) -> (DeadLetter, Option<Entry>) {
+        let subject = self.subject(parcel);
+        let reason = parcel.dead.clone().unwrap_or_else(|| {
+            DeadReason::new(
+                DeadKind::DeliveryLimit,
+                "found in the dead queue without a reason",
+            )
+        });
+        let dead_at = self.clock.now();
+        let entry = subject
+            .message_id
+            .zip(subject.channel_id.clone())
+            .zip(subject.session_id.clone());
+        let entry = entry.map(|((message_id, channel_id), session_id)| Entry {
+            entry_id: EntryId::generate(),
+            message_id,
+            channel_id,
+            session_id,
+            round: parcel.round,
+            at: dead_at,
+            event: match subject.callback_id {
+                None => Event::Dead(reason.clone()),
+                Some(callback_id) => Event::AnswerDead {
+                    callback_id,
+                    reason: reason.clone(),
+                },
+            },
+        });
+        let letter = DeadLetter {
+            dead_id: format!("{}.{}", parcel.id, parcel.round),
+            queue: self.queue,
+            parcel_id: parcel.id.clone(),
+            message_id: subject.message_id,
+            channel_id: subject.channel_id,
+            session_id: subject.session_id,
+            reason,
+            tries: parcel.tries,
+            round: parcel.round,
+            accepted_at: parcel.accepted_at,
+            dead_at,
+            body: parcel.body.clone(),
+        };
+        (letter, entry)
+    }
+}
+
+#[async_trait]
+impl Handler for Undertaker {
+    async fn handle(&self, parcel: &Parcel) -> Decision {
+        let (letter, entry) = self.letter(parcel);
+        let letters = [letter];
+        if let Err(parked) = until_taken("a dead letter", || self.store.bury(&letters)).await {
+            return parked;
+        }
+        if let Some(entry) = entry {
+            self.journal.append(entry).await;
+        }
+        let [letter] = &letters;
+        tracing::info!(
+            dead_id = letter.dead_id,
+            queue = ?letter.queue,
+            channel_id = letter.channel_id.as_ref().map(ChannelId::as_str),
+            reason = letter.reason.kind.as_str(),
+            detail = letter.reason.detail,
+            tries = letter.tries,
+            "dead_letter.kept"
+        );
+        Decision::Done
+    }
+
+    fn panicked(&self, _parcel: &Parcel) -> Decision {
+        Decision::RetryAfter(AFTER_A_PANIC)
+    }
+}

@@ -1,0 +1,106 @@
+//! Drains the journal and the dead queues into the store, and runs replays.
+//!
+//! Invariant: a parcel is settled only after what it brings is in the store. What the store has
+//! already changes nothing, so a parcel that comes twice does no harm, and neither do two recorders
+//! side by side.
+
+mod config;
+mod dead;
+mod entries;
+mod patience;
+mod replay;
+
+use std::{sync::Arc, time::Duration};
+
+use roundtrip_broker::{Closed, Handler, Queue, SharedBroker, Worker};
+use roundtrip_journal::Journal;
+use roundtrip_model::Clock;
+use roundtrip_store::SharedStore;
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+
+use crate::{dead::Undertaker, entries::Scribe, replay::Replayer};
+
+/// Records.
+pub struct Recorder {
+    config: Config,
+    broker: SharedBroker,
+    store: SharedStore,
+    journal: Journal,
+    clock: Arc<dyn Clock>,
+}
+
+impl Recorder {
+    /// A recorder between this broker and this store.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        broker: SharedBroker,
+        store: SharedStore,
+        journal: Journal,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            config: config.clone(),
+            broker,
+            store,
+            journal,
+            clock,
+        }
+    }
+
+    /// Works the journal and the dead queues, and runs replays, until `stop`; then up to `drain`
+    /// longer on what is under way.
+    ///
+    /// # Errors
+    /// [`Closed`] where the broker was closed before it began.
+    pub async fn run(self, drain: Duration, stop: CancellationToken) -> Result<(), Closed> {
+        let scribe = Arc::new(Scribe::new(Arc::clone(&self.store)));
+        let undertaker = |queue| {
+            let store = Arc::clone(&self.store);
+            let (journal, clock) = (self.journal.clone(), Arc::clone(&self.clock));
+            Arc::new(Undertaker::new(queue, store, journal, clock))
+        };
+        let (outbound, callbacks) = (
+            undertaker(roundtrip_store::DeadQueue::Outbound),
+            undertaker(roundtrip_store::DeadQueue::Callbacks),
+        );
+        let replayer = Replayer::new(
+            Arc::clone(&self.broker),
+            Arc::clone(&self.store),
+            self.journal.clone(),
+            Arc::clone(&self.clock),
+        );
+        let batches = self.config.batches_at_once;
+        let letters = self.config.dead_letters_at_once;
+        futures::future::try_join4(
+            self.work(Queue::Journal, batches, scribe, drain, &stop),
+            self.work(Queue::OutboundDead, letters, outbound, drain, &stop),
+            self.work(Queue::CallbacksDead, letters, callbacks, drain, &stop),
+            async {
+                replayer.run(&stop).await;
+                Ok(())
+            },
+        )
+        .await?;
+        Ok(())
+    }
+
+    async fn work(
+        &self,
+        queue: Queue,
+        at_once: u16,
+        handler: Arc<dyn Handler>,
+        drain: Duration,
+        stop: &CancellationToken,
+    ) -> Result<(), Closed> {
+        let consumer = self.broker.consume(queue, at_once).await?;
+        let worker = Worker {
+            concurrency: usize::from(at_once),
+            drain,
+        };
+        worker.run(consumer, handler, stop.clone()).await;
+        Ok(())
+    }
+}

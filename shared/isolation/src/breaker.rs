@@ -1,0 +1,306 @@
+//! The circuit breaker.
+//!
+//! ```text
+//!          failures in a row, or most of a window
+//!        ┌────────────────────────────────────────▶ open ◀──────────┐
+//!      closed                                         │ wait        │ a probe fails:
+//!        ▲                                            ▼             │ wait twice as long
+//!        └───────────── a probe succeeds ──────── half-open ────────┘
+//! ```
+//!
+//! Invariant: while it is open nobody is let through, and while it is half-open never more than
+//! the allowed probes at once. A result counts only in the state in which its try was let through,
+//! so that the late failures of tries from before the opening open nothing again.
+
+use std::time::Duration;
+
+use roundtrip_model::Outcome;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+/// [`BreakerConfig::failures`] where nothing is configured.
+const DEFAULT_FAILURES: u32 = 8;
+/// [`BreakerConfig::wait`] where nothing is configured.
+const DEFAULT_WAIT: Duration = Duration::from_secs(2);
+/// [`BreakerConfig::max_wait`] where nothing is configured.
+const DEFAULT_MAX_WAIT: Duration = Duration::from_mins(2);
+/// [`BreakerConfig::probes`] where nothing is configured.
+const DEFAULT_PROBES: u32 = 2;
+
+/// The shortest wait that can be configured; a shorter one would be no breaker.
+const MIN_WAIT: Duration = Duration::from_millis(10);
+/// The longest wait that can be configured.
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
+
+/// How long results are counted together for [`WINDOW_SHARE`].
+const WINDOW: Duration = Duration::from_secs(10);
+/// The fewest results of a window that say anything.
+const WINDOW_RESULTS: u32 = 20;
+/// The share of failures in a window that opens: three of four. Below it the endpoint takes
+/// enough for its messages to get there by their own retries.
+const WINDOW_SHARE: (u32, u32) = (3, 4);
+
+/// When a breaker opens, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BreakerConfig {
+    /// So many failures in a row open it.
+    pub failures: u32,
+    /// How long it stays open the first time; each further time twice as long.
+    #[serde(with = "humantime_serde")]
+    pub wait: Duration,
+    /// The longest that it stays open.
+    #[serde(with = "humantime_serde")]
+    pub max_wait: Duration,
+    /// The most tries at once while it is half-open.
+    pub probes: u32,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self {
+            failures: DEFAULT_FAILURES,
+            wait: DEFAULT_WAIT,
+            max_wait: DEFAULT_MAX_WAIT,
+            probes: DEFAULT_PROBES,
+        }
+    }
+}
+
+/// A setting that is out of its bounds: which, and what is wrong.
+pub type Invalid = (&'static str, &'static str);
+
+impl BreakerConfig {
+    /// Checks the bounds.
+    ///
+    /// # Errors
+    /// The first setting that is out of them.
+    pub fn check(&self) -> Result<(), Invalid> {
+        if self.failures == 0 {
+            return Err(("breaker.failures", "must be at least 1"));
+        }
+        if self.probes == 0 {
+            return Err(("breaker.probes", "must be at least 1"));
+        }
+        if !(MIN_WAIT..=LONGEST_WAIT).contains(&self.wait) {
+            return Err(("breaker.wait", "must be 10ms to 1h"));
+        }
+        if !(self.wait..=LONGEST_WAIT).contains(&self.max_wait) {
+            return Err(("breaker.max_wait", "must be 'breaker.wait' to 1h"));
+        }
+        Ok(())
+    }
+
+    fn wait_after(&self, openings: u32) -> Duration {
+        let factor = 2_u32.saturating_pow(openings);
+        self.wait.saturating_mul(factor).min(self.max_wait)
+    }
+}
+
+/// What a try says of the endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// It answers. A refusal is an answer too: it speaks of the message, not of the endpoint.
+    Alive,
+    /// It fails: no answer in time, no connection, or an answer that says so.
+    Failing,
+    /// It asks for quiet (429 with `Retry-After`).
+    Hold(Duration),
+}
+
+/// The status of "too many requests".
+const TOO_MANY_REQUESTS: u16 = 429;
+
+impl Signal {
+    /// What this outcome says; no more quiet is granted than `cap`.
+    #[must_use]
+    pub fn of(outcome: &Outcome, cap: Duration) -> Self {
+        use roundtrip_model::Verdict;
+        match (outcome, outcome.verdict()) {
+            (
+                Outcome::Answered {
+                    status: TOO_MANY_REQUESTS,
+                    ..
+                },
+                Verdict::Failed {
+                    retry_after: Some(wait),
+                },
+            ) if !wait.is_zero() => Self::Hold(wait.min(cap)),
+            (_, Verdict::Failed { .. }) => Self::Failing,
+            (_, Verdict::Delivered | Verdict::Refused) => Self::Alive,
+        }
+    }
+}
+
+/// Says under which state a try was let through. Hand it back with the try's result.
+#[derive(Debug)]
+#[must_use = "a probe that is never handed back keeps the breaker half-open"]
+pub struct Ticket {
+    era: u64,
+}
+
+/// A change of state, for a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It opened, for this long.
+    Opened(Duration),
+    /// It closed.
+    Closed,
+}
+
+/// A breaker before one endpoint.
+#[derive(Debug)]
+pub struct Breaker {
+    config: BreakerConfig,
+    state: State,
+    /// Counts the states; a ticket of another one has nothing to say.
+    era: u64,
+    /// How often it opened since it was last closed.
+    openings: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    Closed(Counts),
+    Open { until: Instant },
+    HalfOpen { probing: u32 },
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    in_a_row: u32,
+    window: Option<Instant>,
+    results: u32,
+    failures: u32,
+}
+
+impl Breaker {
+    /// A closed breaker.
+    #[must_use]
+    pub fn new(config: BreakerConfig) -> Self {
+        Self {
+            config,
+            state: State::Closed(Counts::default()),
+            era: 0,
+            openings: 0,
+        }
+    }
+
+    /// Whether everybody is let through.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed(_))
+    }
+
+    /// Until when nobody would be let through; nothing where somebody would be now.
+    #[must_use]
+    pub fn blocked_until(&self, now: Instant) -> Option<Instant> {
+        match self.state {
+            State::Open { until } => (now < until).then_some(until),
+            State::HalfOpen { probing } => {
+                // By then the probes may have ended.
+                (probing >= self.config.probes).then(|| now + self.config.wait)
+            }
+            State::Closed(_) => None,
+        }
+    }
+
+    /// Lets a try through, if it may be made now.
+    pub fn admit(&mut self, now: Instant) -> Option<Ticket> {
+        if self.blocked_until(now).is_some() {
+            return None;
+        }
+        match &mut self.state {
+            State::Closed(_) => {}
+            State::Open { .. } => self.enter(State::HalfOpen { probing: 1 }),
+            State::HalfOpen { probing } => *probing += 1,
+        }
+        Some(Ticket { era: self.era })
+    }
+
+    /// Takes the result of a try that was let through.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a ticket is good for one result"
+    )]
+    pub fn record(&mut self, ticket: Ticket, signal: Signal, now: Instant) -> Option<Change> {
+        if let Signal::Hold(wait) = signal {
+            // The endpoint's own word counts whenever it comes, but it shortens no other wait.
+            let until = now + wait;
+            if self
+                .blocked_until(now)
+                .is_some_and(|blocked| blocked >= until)
+            {
+                return None;
+            }
+            return Some(self.open(until, wait));
+        }
+        if ticket.era != self.era {
+            return None;
+        }
+        match (&mut self.state, signal) {
+            (State::HalfOpen { .. }, Signal::Alive) => {
+                self.openings = 0;
+                self.enter(State::Closed(Counts::default()));
+                Some(Change::Closed)
+            }
+            (State::HalfOpen { .. }, _) => Some(self.open_for_longer(now)),
+            (State::Closed(counts), signal) => counts
+                .add(signal == Signal::Failing, now, &self.config)
+                .then(|| self.open_for_longer(now)),
+            // Nobody was let through while it was open.
+            (State::Open { .. }, _) => None,
+        }
+    }
+
+    /// Takes back the ticket of a try that ended without a result.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a ticket is good for one result"
+    )]
+    pub fn forget(&mut self, ticket: Ticket) {
+        if ticket.era == self.era
+            && let State::HalfOpen { probing } = &mut self.state
+        {
+            *probing = probing.saturating_sub(1);
+        }
+    }
+
+    fn open_for_longer(&mut self, now: Instant) -> Change {
+        let wait = self.config.wait_after(self.openings);
+        self.openings = self.openings.saturating_add(1);
+        self.open(now + wait, wait)
+    }
+
+    fn open(&mut self, until: Instant, wait: Duration) -> Change {
+        self.enter(State::Open { until });
+        Change::Opened(wait)
+    }
+
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.era += 1;
+    }
+}
+
+impl Counts {
+    /// Adds a result and says whether the breaker opens.
+    fn add(&mut self, failed: bool, now: Instant, config: &BreakerConfig) -> bool {
+        if self.window.is_none_or(|since| now >= since + WINDOW) {
+            (self.window, self.results, self.failures) = (Some(now), 0, 0);
+        }
+        self.results += 1;
+        if !failed {
+            self.in_a_row = 0;
+            return false;
+        }
+        self.in_a_row += 1;
+        self.failures += 1;
+        let (share, of) = WINDOW_SHARE;
+        let most = self.results >= WINDOW_RESULTS && self.failures * of >= self.results * share;
+        most || self.in_a_row >= config.failures
+    }
+}
+
+#[cfg(test)]
+mod tests;

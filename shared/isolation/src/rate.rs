@@ -1,0 +1,107 @@
+//! A rate: so many a second on average, and never more than a second's worth at once.
+//!
+//! Invariant: within any time `t` at most `rate * t`, and a second's worth (at least one) more,
+//! are taken.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A bucket of tokens that fills at a rate. It starts full.
+#[derive(Debug)]
+pub struct Rate {
+    per_second: f64,
+    tokens: f64,
+    at: Instant,
+}
+
+impl Rate {
+    /// A full bucket.
+    #[must_use]
+    pub fn new(per_second: f64, now: Instant) -> Self {
+        Self {
+            per_second,
+            tokens: most(per_second),
+            at: now,
+        }
+    }
+
+    /// Goes on at another rate. What was taken stays taken.
+    pub fn set(&mut self, per_second: f64, now: Instant) {
+        self.fill(now);
+        self.per_second = per_second;
+        self.tokens = self.tokens.min(most(per_second));
+    }
+
+    /// How long until one can be taken; nothing where one can now.
+    #[must_use]
+    pub fn blocked_for(&mut self, now: Instant) -> Option<Duration> {
+        self.fill(now);
+        let missing = 1.0 - self.tokens;
+        (missing > 0.0).then(|| Duration::from_secs_f64(missing / self.per_second))
+    }
+
+    /// Takes one, if there is one.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let there = self.blocked_for(now).is_none();
+        if there {
+            self.tokens -= 1.0;
+        }
+        there
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.tokens = (self.tokens + passed * self.per_second).min(most(self.per_second));
+        self.at = self.at.max(now);
+    }
+}
+
+/// The most tokens: a second's worth, but never less than one, or nothing could ever be taken.
+const fn most(per_second: f64) -> f64 {
+    per_second.max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_more_are_taken_than_the_rate_and_a_seconds_worth(
+            per_second in 0.01_f64..1000.0,
+            pauses in prop::collection::vec(0_u64..500, 1..300),
+        ) {
+            let begin = Instant::now();
+            let mut now = begin;
+            let mut rate = Rate::new(per_second, now);
+            let mut taken = 0.0;
+            for millis in pauses {
+                now += Duration::from_millis(millis);
+                taken += f64::from(u8::from(rate.take(now)));
+            }
+            let allowed = (now - begin).as_secs_f64() * per_second + per_second.max(1.0);
+            prop_assert!(taken <= allowed + 1e-6, "{} of {}", taken, allowed);
+        }
+
+        #[test]
+        fn after_the_wait_that_it_names_one_can_be_taken(per_second in 0.01_f64..1000.0) {
+            let now = Instant::now();
+            let mut rate = Rate::new(per_second, now);
+            while rate.take(now) {}
+            let wait = rate.blocked_for(now).unwrap();
+            prop_assert!(rate.take(now + wait + Duration::from_micros(1)));
+        }
+    }
+
+    #[test]
+    fn a_new_rate_gives_nothing_for_nothing() {
+        let now = Instant::now();
+        let mut rate = Rate::new(2.0, now);
+        assert!(rate.take(now) && rate.take(now));
+        rate.set(1000.0, now);
+        assert!(!rate.take(now));
+    }
+}

@@ -1,0 +1,86 @@
+//! Entries that share a parcel.
+
+use bytes::Bytes;
+use roundtrip_broker::Parcel;
+use roundtrip_model::EntryId;
+use time::OffsetDateTime;
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::Instant,
+};
+
+/// The most entries in one parcel.
+pub const MAX_BATCH_ENTRIES: usize = 500;
+
+/// A parcel takes no further entry once its JSON has reached this, in bytes.
+pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
+
+/// An entry that waits for its confirm.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) id: EntryId,
+    pub(crate) at: OffsetDateTime,
+    pub(crate) json: Vec<u8>,
+    pub(crate) done: oneshot::Sender<()>,
+    /// Given back with the confirm.
+    pub(crate) _room: OwnedSemaphorePermit,
+}
+
+/// What leaves together.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    entries: Vec<Pending>,
+    bytes: usize,
+    /// When its first entry came.
+    pub(crate) since: Instant,
+}
+
+impl Batch {
+    pub(crate) fn of(first: Pending) -> Self {
+        Self {
+            bytes: first.json.len(),
+            entries: vec![first],
+            since: Instant::now(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, entry: Pending) {
+        self.bytes += entry.json.len();
+        self.entries.push(entry);
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.entries.len() >= MAX_BATCH_ENTRIES || self.bytes >= MAX_BATCH_BYTES
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The parcel, under the id and the time of its first entry.
+    pub(crate) fn parcel(&self) -> Option<Parcel> {
+        let first = self.entries.first()?;
+        let mut body = Vec::with_capacity(self.bytes + self.entries.len() + 1);
+        for (index, entry) in self.entries.iter().enumerate() {
+            body.push(if index == 0 { b'[' } else { b',' });
+            body.extend_from_slice(&entry.json);
+        }
+        body.push(b']');
+        Some(Parcel {
+            id: first.id.to_string(),
+            tries: 0,
+            round: 0,
+            accepted_at: first.at,
+            dead: None,
+            body: Bytes::from(body),
+        })
+    }
+
+    /// Tells everybody who waits.
+    pub(crate) fn confirmed(self) {
+        for entry in self.entries {
+            // Fails where nobody waits any more.
+            let _ = entry.done.send(());
+        }
+    }
+}

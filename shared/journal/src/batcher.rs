@@ -1,0 +1,105 @@
+//! The one task that gathers entries and publishes them.
+//!
+//! A batch leaves at once where none is under way, so a single entry waits for nobody; what comes
+//! meanwhile gathers, and leaves when the one before is confirmed, when it is full, or after
+//! [`LINGER`].
+
+use std::time::Duration;
+
+use backoff::backoff::Backoff;
+use futures::{StreamExt, stream::FuturesUnordered};
+use roundtrip_broker::{Route, SharedBroker};
+use roundtrip_model::retry::reconnect;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{Batch, Pending};
+
+/// How long a batch waits for those before it, at the most.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// The most batches under way at once.
+const MAX_UNDER_WAY: usize = 4;
+
+/// Works until `stop`, or until nobody can append any more; then until all is confirmed.
+pub(crate) async fn run(
+    broker: SharedBroker,
+    mut inbox: mpsc::UnboundedReceiver<Pending>,
+    stop: CancellationToken,
+) {
+    let mut under_way = FuturesUnordered::new();
+    let mut gathering: Option<Batch> = None;
+    let mut ended = false;
+    loop {
+        let leaves = |batch: &mut Batch| {
+            under_way.is_empty()
+                || under_way.len() < MAX_UNDER_WAY
+                    && (ended || batch.is_full() || batch.since.elapsed() >= LINGER)
+        };
+        if let Some(batch) = gathering.take_if(leaves) {
+            under_way.push(publish(&broker, batch));
+            continue;
+        }
+        if ended && gathering.is_none() && under_way.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let full = gathering.as_ref().is_some_and(Batch::is_full);
+        let waits_until = gathering
+            .as_ref()
+            .filter(|_| under_way.len() < MAX_UNDER_WAY)
+            .map(|batch| batch.since + LINGER);
+        tokio::select! {
+            Some(()) = under_way.next() => {}
+            entry = inbox.recv(), if !ended && !full => match entry {
+                Some(entry) => gather(&mut gathering, entry, &mut inbox),
+                None => ended = true,
+            },
+            () = sleep_until(waits_until.unwrap_or(now)), if waits_until.is_some() => {}
+            // What was taken before is still received.
+            () = stop.cancelled(), if !inbox.is_closed() => inbox.close(),
+        }
+    }
+}
+
+/// Takes the entry, and what else lies there.
+fn gather(
+    gathering: &mut Option<Batch>,
+    entry: Pending,
+    inbox: &mut mpsc::UnboundedReceiver<Pending>,
+) {
+    let batch = match gathering {
+        Some(batch) => {
+            batch.push(entry);
+            batch
+        }
+        None => gathering.insert(Batch::of(entry)),
+    };
+    while !batch.is_full() {
+        let Ok(entry) = inbox.try_recv() else { break };
+        batch.push(entry);
+    }
+}
+
+/// Publishes the batch until it is confirmed, and tells those who wait.
+async fn publish(broker: &SharedBroker, batch: Batch) {
+    let Some(parcel) = batch.parcel() else {
+        return;
+    };
+    let mut waits = reconnect();
+    let mut complained = false;
+    while let Err(error) = broker.publish(Route::Journal, parcel.clone()).await {
+        if !complained {
+            complained = true;
+            tracing::warn!(entries = batch.len(), %error, "journal entries wait for the broker");
+        }
+        sleep(waits.next_backoff().unwrap_or(waits.max_interval)).await;
+    }
+    if complained {
+        tracing::info!(entries = batch.len(), "the broker took the journal entries");
+    }
+    batch.confirmed();
+}

@@ -1,0 +1,341 @@
+//! What happened to a message: entries, and the state that follows from them.
+//!
+//! ```text
+//!            ┌─────────── fails ───────────┐
+//!            ▼                             │
+//! queued ─▶ delivering ─▶ retrying ─▶ delivering ─▶ delivered ─▶ answered ─▶ forwarded
+//!   │            └───────────┴───────▶ dead ◀────────────────────────┘
+//!   │                                   │ replay: the next round
+//!   └────────────◀── replayed ◀─────────┘
+//! ```
+//!
+//! Invariant: the state is the greatest position among a message's entries, and nothing else. So
+//! entries that arrive late, twice or in any order lead to the same state, and recorders need not
+//! agree on anything.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+
+use crate::{
+    decision::{DeadReason, Decision},
+    ids::{CallbackId, ChannelId, EntryId, MessageId, ReplayId, SessionId},
+    message::OutboundMessage,
+    outcome::Outcome,
+};
+
+/// One thing that happened to a message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Entry {
+    /// Tells an entry that came twice from two entries.
+    pub entry_id: EntryId,
+    /// The message.
+    pub message_id: MessageId,
+    /// Its channel.
+    pub channel_id: ChannelId,
+    /// Its session.
+    pub session_id: SessionId,
+    /// How many times the message had been replayed by then.
+    pub round: u32,
+    /// When it happened.
+    #[serde(with = "millis")]
+    pub at: OffsetDateTime,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The message was accepted and is in the queue.
+    Accepted(Box<Content>),
+    /// A try has begun and takes its time; a quick one leaves only its `Attempted`.
+    Delivering {
+        /// Which try, from 1 on.
+        attempt: u32,
+    },
+    /// A try to deliver the message has ended.
+    Attempted(Box<Attempt>),
+    /// The channel answered.
+    Answered {
+        /// The answer.
+        callback_id: CallbackId,
+    },
+    /// A try to forward an answer has ended.
+    ForwardAttempted {
+        /// The answer.
+        callback_id: CallbackId,
+        /// The try.
+        attempt: Box<Attempt>,
+    },
+    /// The message was found in the dead queue.
+    Dead(DeadReason),
+    /// An answer of the message was found in the dead queue.
+    AnswerDead {
+        /// The answer.
+        callback_id: CallbackId,
+        /// Why it is there.
+        reason: DeadReason,
+    },
+    /// The message, or an answer of it, was put back into its queue.
+    Replayed {
+        /// By which replay.
+        replay_id: ReplayId,
+    },
+}
+
+/// What an accepted message says, and where its answer goes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Content {
+    /// The producer's own JSON.
+    pub message: Box<RawValue>,
+    /// Where the channel answers.
+    pub response_url: String,
+}
+
+/// A try that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Which try, from 1 on.
+    pub attempt: u32,
+    /// The status that was answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why there was no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The beginning of the answer's body.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub excerpt: String,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// What followed.
+    pub next: After,
+}
+
+/// What followed a try.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum After {
+    /// Nothing: it arrived.
+    Arrived,
+    /// Another try, after this wait.
+    Retry {
+        /// In milliseconds.
+        wait_ms: u64,
+    },
+    /// The dead queue.
+    Dead(DeadReason),
+}
+
+impl Attempt {
+    /// A try with this outcome, which led to this decision.
+    #[must_use]
+    pub fn new(attempt: u32, outcome: &Outcome, duration_ms: u64, decision: &Decision) -> Self {
+        let (status, error, excerpt) = match outcome {
+            Outcome::Answered {
+                status, excerpt, ..
+            } => (Some(*status), None, excerpt.clone()),
+            Outcome::Failed(failure) => (None, Some(failure.to_string()), String::new()),
+        };
+        let next = match decision {
+            Decision::Done => After::Arrived,
+            Decision::RetryAfter(wait) | Decision::Park(wait) => After::Retry {
+                wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            },
+            Decision::DeadLetter(reason) => After::Dead(reason.clone()),
+        };
+        Self {
+            attempt,
+            status,
+            error,
+            excerpt,
+            duration_ms,
+            next,
+        }
+    }
+}
+
+/// Where a message stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Accepted, and not tried yet.
+    Queued,
+    /// A try is under way.
+    Delivering,
+    /// A try has failed, and another will follow.
+    Retrying,
+    /// The channel has taken it.
+    Delivered,
+    /// The channel has answered.
+    Answered,
+    /// The answer is with the sessions server. Final.
+    Forwarded,
+    /// It, or its answer, lies in a dead queue.
+    Dead,
+    /// It was put back into its queue, and not tried yet since.
+    Replayed,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 8] = [
+        Self::Queued,
+        Self::Delivering,
+        Self::Retrying,
+        Self::Delivered,
+        Self::Answered,
+        Self::Forwarded,
+        Self::Dead,
+        Self::Replayed,
+    ];
+
+    /// The state's name, as it is stored and shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Delivering => "delivering",
+            Self::Retrying => "retrying",
+            Self::Delivered => "delivered",
+            Self::Answered => "answered",
+            Self::Forwarded => "forwarded",
+            Self::Dead => "dead",
+            Self::Replayed => "replayed",
+        }
+    }
+
+    /// The state with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
+    /// The state that these entries of one message lead to; none without entries.
+    pub fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Option<Self> {
+        entries
+            .into_iter()
+            .map(Entry::position)
+            .max()
+            .map(|position| position.state)
+    }
+}
+
+/// How far an entry brings its message. A store keeps the greatest it has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Ordered by round, then phase, then try. Never negative.
+    pub rank: i64,
+    /// The state there; a rank has one state.
+    pub state: State,
+}
+
+/// The parts of a rank, in bits: 23 for the round, 4 for the phase, 36 for the try.
+const PHASE_BITS: u32 = 4;
+const STEP_BITS: u32 = 36;
+const MAX_ROUND: u32 = (1 << 23) - 1;
+
+impl Position {
+    fn new(round: u32, phase: Phase, step: u64, state: State) -> Self {
+        let step = step.min((1 << STEP_BITS) - 1).cast_signed();
+        let round = i64::from(round.min(MAX_ROUND));
+        Self {
+            rank: (round << (PHASE_BITS + STEP_BITS)) | ((phase as i64) << STEP_BITS) | step,
+            state,
+        }
+    }
+}
+
+/// What outranks what within a round: a delivery outranks a death, for what died may have arrived
+/// after all; and an answer outranks both.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    UnderWay = 0,
+    Dead = 1,
+    Delivered = 2,
+    Answered = 3,
+    AnswerDead = 4,
+    Forwarded = 5,
+}
+
+impl Entry {
+    /// A new entry of this message, which had been replayed `round` times.
+    #[must_use]
+    pub fn of(message: &OutboundMessage, round: u32, at: OffsetDateTime, event: Event) -> Self {
+        Self {
+            entry_id: EntryId::generate(),
+            message_id: message.message_id,
+            channel_id: message.channel_id.clone(),
+            session_id: message.session_id.clone(),
+            round,
+            at,
+            event,
+        }
+    }
+
+    /// How far this entry brings its message.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        // A try's beginning, its end, the next one's beginning, …
+        let begun = |attempt: u32| 2 * u64::from(attempt);
+        let at = |phase, step, state| Position::new(self.round, phase, step, state);
+        match &self.event {
+            Event::Accepted(_) | Event::Replayed { .. } => {
+                let again = self.round > 0;
+                let state = if again {
+                    State::Replayed
+                } else {
+                    State::Queued
+                };
+                at(Phase::UnderWay, 0, state)
+            }
+            Event::Delivering { attempt } => {
+                at(Phase::UnderWay, begun(*attempt), State::Delivering)
+            }
+            Event::Attempted(attempt) => match attempt.next {
+                After::Arrived => at(Phase::Delivered, 0, State::Delivered),
+                After::Retry { .. } => {
+                    at(Phase::UnderWay, begun(attempt.attempt) + 1, State::Retrying)
+                }
+                After::Dead(_) => at(Phase::Dead, 0, State::Dead),
+            },
+            Event::Dead(_) => at(Phase::Dead, 0, State::Dead),
+            Event::Answered { .. } => at(Phase::Answered, 0, State::Answered),
+            Event::ForwardAttempted { attempt, .. } => match attempt.next {
+                After::Arrived => at(Phase::Forwarded, 0, State::Forwarded),
+                After::Retry { .. } => at(Phase::Answered, 0, State::Answered),
+                After::Dead(_) => at(Phase::AnswerDead, 0, State::Dead),
+            },
+            Event::AnswerDead { .. } => at(Phase::AnswerDead, 0, State::Dead),
+        }
+    }
+}
+
+/// Times as milliseconds since 1970, the precision at which queues carry them.
+mod millis {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+    use time::OffsetDateTime;
+
+    const NANOS: i128 = 1_000_000;
+
+    pub(super) fn serialize<S: Serializer>(
+        at: &OffsetDateTime,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let millis = at.unix_timestamp_nanos().div_euclid(NANOS);
+        serializer.serialize_i64(i64::try_from(millis).unwrap_or(i64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<OffsetDateTime, D::Error> {
+        let millis = i64::deserialize(deserializer)?;
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * NANOS)
+            .map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+use proptest::{prelude::*, sample::select};
+use time::macros::datetime;
+
+use super::*;
+use crate::decision::DeadKind;
+
+fn entry(round: u32, event: Event) -> Entry {
+    Entry {
+        entry_id: EntryId::generate(),
+        message_id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".parse().unwrap(),
+        channel_id: "c".parse().unwrap(),
+        session_id: "s".parse().unwrap(),
+        round,
+        at: datetime!(2026-11-23 12:00 UTC),
+        event,
+    }
+}
+
+#[expect(clippy::unnecessary_box_returns, reason = "as the events hold it")]
+fn attempt(attempt: u32, next: After) -> Box<Attempt> {
+    Box::new(Attempt {
+        attempt,
+        status: Some(200),
+        error: None,
+        excerpt: String::new(),
+        duration_ms: 1,
+        next,
+    })
+}
+
+fn accepted() -> Event {
+    Event::Accepted(Box::new(Content {
+        message: serde_json::from_str("\"m\"").unwrap(),
+        response_url: "http://h/".to_owned(),
+    }))
+}
+
+fn reason() -> DeadReason {
+    DeadReason::new(DeadKind::Refused, "answered 400")
+}
+
+fn forward(number: u32, next: After) -> Event {
+    Event::ForwardAttempted {
+        callback_id: CallbackId::generate(),
+        attempt: attempt(number, next),
+    }
+}
+
+fn replayed() -> Event {
+    Event::Replayed {
+        replay_id: ReplayId::generate(),
+    }
+}
+
+fn answered() -> Event {
+    Event::Answered {
+        callback_id: CallbackId::generate(),
+    }
+}
+
+/// Walks a message through these events and checks the state after each.
+fn walk(steps: Vec<(u32, Event, State)>) {
+    let mut entries = Vec::new();
+    for (round, event, state) in steps {
+        entries.push(entry(round, event));
+        assert_eq!(State::of(&entries), Some(state), "{entries:#?}");
+    }
+}
+
+#[test]
+fn a_message_that_arrives_walks_to_forwarded() {
+    walk(vec![
+        (0, accepted(), State::Queued),
+        (0, Event::Delivering { attempt: 1 }, State::Delivering),
+        (
+            0,
+            Event::Attempted(attempt(1, After::Retry { wait_ms: 1 })),
+            State::Retrying,
+        ),
+        (0, Event::Delivering { attempt: 2 }, State::Delivering),
+        (
+            0,
+            Event::Attempted(attempt(2, After::Arrived)),
+            State::Delivered,
+        ),
+        (0, answered(), State::Answered),
+        (0, forward(1, After::Retry { wait_ms: 1 }), State::Answered),
+        (0, forward(2, After::Arrived), State::Forwarded),
+    ]);
+}
+
+#[test]
+fn a_dead_message_that_is_replayed_begins_again() {
+    walk(vec![
+        (0, accepted(), State::Queued),
+        (
+            0,
+            Event::Attempted(attempt(1, After::Dead(reason()))),
+            State::Dead,
+        ),
+        (0, Event::Dead(reason()), State::Dead),
+        (1, replayed(), State::Replayed),
+        (1, Event::Delivering { attempt: 1 }, State::Delivering),
+        (
+            1,
+            Event::Attempted(attempt(1, After::Arrived)),
+            State::Delivered,
+        ),
+    ]);
+}
+
+#[test]
+fn an_answer_that_nobody_takes_is_dead_until_it_is_replayed() {
+    walk(vec![
+        (0, answered(), State::Answered),
+        (0, forward(1, After::Dead(reason())), State::Dead),
+        (1, replayed(), State::Replayed),
+        (1, forward(1, After::Arrived), State::Forwarded),
+    ]);
+}
+
+#[test]
+fn a_name_leads_back_to_its_state() {
+    for state in State::ALL {
+        assert_eq!(State::named(state.as_str()), Some(state));
+    }
+}
+
+fn any_entry() -> impl Strategy<Value = Entry> {
+    let next = select(vec![
+        After::Arrived,
+        After::Retry { wait_ms: 1 },
+        After::Dead(reason()),
+    ]);
+    let event = (0..8_u8, 1_u32.., next).prop_map(|(kind, number, next)| match kind {
+        0 => accepted(),
+        1 => Event::Delivering { attempt: number },
+        2 => Event::Attempted(attempt(number, next)),
+        3 => answered(),
+        4 => forward(number, next),
+        5 => Event::Dead(reason()),
+        6 => Event::AnswerDead {
+            callback_id: CallbackId::generate(),
+            reason: reason(),
+        },
+        _ => replayed(),
+    });
+    (0_u32..4, event).prop_map(|(round, event)| entry(round, event))
+}
+
+proptest! {
+    #[test]
+    fn order_and_repetition_change_nothing(
+        entries in proptest::collection::vec(any_entry(), 1..20),
+        again in proptest::collection::vec(any::<prop::sample::Index>(), 0..20),
+        seed: u64,
+    ) {
+        use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
+        let mut other = entries.clone();
+        other.extend(again.iter().map(|index| index.get(&entries).clone()));
+        other.shuffle(&mut SmallRng::seed_from_u64(seed));
+        prop_assert_eq!(State::of(&entries), State::of(&other));
+    }
+
+    #[test]
+    fn a_rank_has_one_state(one in any_entry(), other in any_entry()) {
+        let (one, other) = (one.position(), other.position());
+        prop_assert!(one.rank >= 0);
+        prop_assert!(one.rank != other.rank || one.state == other.state);
+    }
+
+    #[test]
+    fn a_later_round_outranks_every_earlier_one(early in any_entry(), late in any_entry()) {
+        prop_assume!(early.round < late.round);
+        prop_assert!(early.position() < late.position());
+    }
+
+    #[test]
+    fn an_entry_reads_back_as_it_was_written(entry in any_entry()) {
+        let json = serde_json::to_string(&entry).unwrap();
+        let read: Entry = serde_json::from_str(&json).unwrap();
+        prop_assert_eq!(serde_json::to_string(&read).unwrap(), json);
+        prop_assert_eq!(read.position(), entry.position());
+    }
+}

@@ -1,0 +1,278 @@
+//! What a channel says of its own deliveries, in `channel_metadata.delivery`.
+//!
+//! Invariant: reading never fails. A setting that another client wrote wrongly straight into the
+//! database counts as not set, for a message must not die of it; what comes in through the API is
+//! checked first ([`check`]), and every setting that is wrong is named.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::channel::FieldError;
+
+/// The key of `channel_metadata` that holds the settings.
+pub const DELIVERY: &str = "delivery";
+/// The key that pauses a channel.
+pub const PAUSED: &str = "paused";
+
+const TIMEOUT: &str = "timeout";
+const MAX_IN_FLIGHT: &str = "max_in_flight";
+const RATE_PER_SECOND: &str = "rate_per_second";
+const RETRY_SCHEDULE: &str = "retry_schedule";
+
+/// The shortest time limit on a delivery.
+pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
+/// The longest: a broker that waits much longer for an answer gives the delivery to another.
+pub const MAX_TIMEOUT: Duration = Duration::from_mins(5);
+/// The most deliveries at once that a channel can ask for; the dispatcher's own concurrency is a
+/// bound too.
+pub const MAX_IN_FLIGHT_BOUND: u16 = 10_000;
+/// The slowest rate: one delivery in 100 seconds.
+pub const MIN_RATE: f64 = 0.01;
+/// The fastest rate, beyond what one process can do.
+pub const MAX_RATE: f64 = 100_000.0;
+/// The most intervals of a retry schedule.
+pub const MAX_INTERVALS: usize = 64;
+/// The shortest interval of a retry schedule.
+pub const MIN_INTERVAL: Duration = Duration::from_millis(10);
+/// The longest: RabbitMQ's last delay queue can hold no message for longer.
+pub const MAX_INTERVAL: Duration = Duration::from_hours(6);
+
+/// A channel's settings; what is not set is the dispatcher's own.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DeliverySettings {
+    /// The time limit on one delivery.
+    pub timeout: Option<Duration>,
+    /// The most deliveries under way at once in one dispatcher process.
+    pub max_in_flight: Option<u16>,
+    /// The most deliveries a second that one dispatcher process begins.
+    pub rate_per_second: Option<f64>,
+    /// The interval after each failed try, in order.
+    pub retry_schedule: Option<Vec<Duration>>,
+    /// Whether messages are accepted and kept, and none is delivered.
+    pub paused: bool,
+}
+
+impl DeliverySettings {
+    /// The settings in this metadata; one that is wrong counts as not set.
+    #[must_use]
+    pub fn of(metadata: &Map<String, Value>) -> Self {
+        let Some(Value::Object(delivery)) = metadata.get(DELIVERY) else {
+            return Self::default();
+        };
+        let value = |key: &str| delivery.get(key);
+        Self {
+            timeout: value(TIMEOUT).and_then(|value| timeout(value).ok()),
+            max_in_flight: value(MAX_IN_FLIGHT).and_then(|value| max_in_flight(value).ok()),
+            rate_per_second: value(RATE_PER_SECOND).and_then(|value| rate(value).ok()),
+            retry_schedule: value(RETRY_SCHEDULE).and_then(|value| schedule(value).ok()),
+            paused: value(PAUSED).and_then(Value::as_bool).unwrap_or_default(),
+        }
+    }
+}
+
+/// Checks the settings in metadata that comes in through the API.
+///
+/// # Errors
+/// All that is wrong, each by its path; a key that is no setting is wrong too.
+pub fn check(metadata: &Map<String, Value>) -> Result<(), Vec<FieldError>> {
+    let path = format!("channel_metadata.{DELIVERY}");
+    let delivery = match metadata.get(DELIVERY) {
+        None => return Ok(()),
+        Some(Value::Object(delivery)) => delivery,
+        Some(_) => return Err(vec![FieldError::new(path, "must be an object")]),
+    };
+    let errors: Vec<_> = delivery
+        .iter()
+        .filter_map(|(key, value)| {
+            let checked = match key.as_str() {
+                TIMEOUT => timeout(value).map(drop),
+                MAX_IN_FLIGHT => max_in_flight(value).map(drop),
+                RATE_PER_SECOND => rate(value).map(drop),
+                RETRY_SCHEDULE => schedule(value).map(drop),
+                PAUSED if value.is_boolean() => Ok(()),
+                PAUSED => Err("must be true or false".to_owned()),
+                _ => Err(format!(
+                    "is no setting; there are {TIMEOUT}, {MAX_IN_FLIGHT}, {RATE_PER_SECOND}, \
+                     {RETRY_SCHEDULE} and {PAUSED}"
+                )),
+            };
+            let problem = checked.err()?;
+            Some(FieldError::new(format!("{path}.{key}"), problem))
+        })
+        .collect();
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors)
+    }
+}
+
+/// The metadata with the channel paused or not; nothing where that is so already.
+#[must_use]
+pub fn with_paused(metadata: &Map<String, Value>, paused: bool) -> Option<Map<String, Value>> {
+    if DeliverySettings::of(metadata).paused == paused {
+        return None;
+    }
+    let mut metadata = metadata.clone();
+    let delivery = metadata
+        .entry(DELIVERY)
+        .or_insert_with(|| Value::Object(Map::new()));
+    // What another client left there and is no object holds no setting that could be lost.
+    if !delivery.is_object() {
+        *delivery = Value::Object(Map::new());
+    }
+    if let Some(delivery) = delivery.as_object_mut() {
+        delivery.insert(PAUSED.to_owned(), Value::Bool(paused));
+    }
+    Some(metadata)
+}
+
+fn timeout(value: &Value) -> Result<Duration, String> {
+    duration(value, MIN_TIMEOUT, MAX_TIMEOUT)
+}
+
+fn max_in_flight(value: &Value) -> Result<u16, String> {
+    value
+        .as_u64()
+        .and_then(|number| u16::try_from(number).ok())
+        .filter(|number| (1..=MAX_IN_FLIGHT_BOUND).contains(number))
+        .ok_or_else(|| format!("must be a whole number, 1 to {MAX_IN_FLIGHT_BOUND}"))
+}
+
+fn rate(value: &Value) -> Result<f64, String> {
+    value
+        .as_f64()
+        .filter(|rate| (MIN_RATE..=MAX_RATE).contains(rate))
+        .ok_or_else(|| format!("must be a number, {MIN_RATE} to {MAX_RATE}"))
+}
+
+fn schedule(value: &Value) -> Result<Vec<Duration>, String> {
+    let intervals = value
+        .as_array()
+        .filter(|intervals| (1..=MAX_INTERVALS).contains(&intervals.len()))
+        .ok_or_else(|| format!("must be a list of 1 to {MAX_INTERVALS} durations"))?;
+    intervals
+        .iter()
+        .map(|interval| {
+            duration(interval, MIN_INTERVAL, MAX_INTERVAL)
+                .map_err(|problem| format!("each interval {problem}"))
+        })
+        .collect()
+}
+
+fn duration(value: &Value, least: Duration, most: Duration) -> Result<Duration, String> {
+    value
+        .as_str()
+        .and_then(|text| humantime::parse_duration(text).ok())
+        .filter(|duration| (least..=most).contains(duration))
+        .ok_or_else(|| {
+            format!(
+                "must be a duration such as \"10s\", {} to {}",
+                humantime::format_duration(least),
+                humantime::format_duration(most)
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    fn metadata(delivery: Value) -> Map<String, Value> {
+        Map::from_iter([
+            ("endpoint_url".to_owned(), json!("http://h/")),
+            (DELIVERY.to_owned(), delivery),
+        ])
+    }
+
+    #[test]
+    fn every_setting_is_read() {
+        let metadata = metadata(json!({
+            "timeout": "10s", "max_in_flight": 32, "rate_per_second": 50,
+            "retry_schedule": ["1s", "5s"], "paused": true,
+        }));
+        assert_eq!(check(&metadata), Ok(()));
+        assert_eq!(
+            DeliverySettings::of(&metadata),
+            DeliverySettings {
+                timeout: Some(Duration::from_secs(10)),
+                max_in_flight: Some(32),
+                rate_per_second: Some(50.0),
+                retry_schedule: Some(vec![Duration::from_secs(1), Duration::from_secs(5)]),
+                paused: true,
+            }
+        );
+    }
+
+    #[rstest]
+    #[case::no_object(json!("fast"), "", "must be an object")]
+    #[case::unknown(json!({"tymeout": "1s"}), ".tymeout", "is no setting; there are timeout, max_in_flight, rate_per_second, retry_schedule and paused")]
+    #[case::timeout(json!({"timeout": 10}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]
+    #[case::short(json!({"timeout": "1ms"}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]
+    #[case::long(json!({"timeout": "6m"}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]
+    #[case::none_at_once(json!({"max_in_flight": 0}), ".max_in_flight", "must be a whole number, 1 to 10000")]
+    #[case::too_many(json!({"max_in_flight": 10_001}), ".max_in_flight", "must be a whole number, 1 to 10000")]
+    #[case::no_rate(json!({"rate_per_second": 0}), ".rate_per_second", "must be a number, 0.01 to 100000")]
+    #[case::empty(json!({"retry_schedule": []}), ".retry_schedule", "must be a list of 1 to 64 durations")]
+    #[case::interval(json!({"retry_schedule": ["7h"]}), ".retry_schedule", "each interval must be a duration such as \"10s\", 10ms to 6h")]
+    #[case::paused(json!({"paused": "yes"}), ".paused", "must be true or false")]
+    fn a_wrong_setting_is_named_and_counts_as_not_set(
+        #[case] delivery: Value,
+        #[case] field: &str,
+        #[case] problem: &str,
+    ) {
+        let metadata = metadata(delivery);
+        assert_eq!(
+            check(&metadata),
+            Err(vec![FieldError::new(
+                format!("channel_metadata.delivery{field}"),
+                problem
+            )])
+        );
+        assert_eq!(DeliverySettings::of(&metadata), DeliverySettings::default());
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_named() {
+        let metadata = metadata(json!({"timeout": null, "paused": 1}));
+        assert_eq!(check(&metadata).unwrap_err().len(), 2);
+    }
+
+    #[test]
+    fn pausing_and_resuming_leave_all_else_as_it_is() {
+        let before = metadata(json!({"timeout": "10s", "paused": false, "other": [1]}));
+        let paused = with_paused(&before, true).unwrap();
+        assert!(DeliverySettings::of(&paused).paused);
+        assert_eq!(with_paused(&paused, true), None);
+        assert_eq!(with_paused(&paused, false), Some(before));
+    }
+
+    #[rstest]
+    #[case::nothing(Map::new())]
+    #[case::no_object(metadata(json!("fast")))]
+    fn any_channel_can_be_paused(#[case] before: Map<String, Value>) {
+        assert_eq!(with_paused(&before, false), None);
+        let paused = with_paused(&before, true).unwrap();
+        assert!(DeliverySettings::of(&paused).paused);
+        assert_eq!(check(&paused), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_the_check_is_read(timeout in 0_u64..1_000_000, at_once: u16, rate: f64) {
+            let metadata = metadata(json!({
+                "timeout": format!("{timeout}ms"), "max_in_flight": at_once,
+                "rate_per_second": rate,
+            }));
+            let read = DeliverySettings::of(&metadata);
+            let all = read.timeout.is_some() && read.max_in_flight.is_some()
+                && read.rate_per_second.is_some();
+            prop_assert_eq!(check(&metadata).is_ok(), all);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Dead letters.
+#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
+
+use roundtrip_model::{ReplayId, decision::DeadKind};
+use serde_json::json;
+use time::Duration;
+
+use super::{
+    Harness,
+    samples::{at, dead_letter, reason, text},
+};
+use crate::{DeadFilter, DeadLetter, DeadLetters, DeadQueue};
+
+async fn bury(store: &(impl DeadLetters + ?Sized), letters: &[DeadLetter]) {
+    store.bury(letters).await.expect("to bury");
+}
+
+async fn listed(
+    store: &(impl DeadLetters + ?Sized),
+    filter: &DeadFilter,
+    after: Option<&str>,
+    limit: u16,
+) -> Vec<DeadLetter> {
+    let page = store.dead_letters(filter, after, limit).await;
+    page.expect("a page")
+}
+
+/// Twelve letters, one each second: of channels `a` and `b` in turn, of sessions `x`, `y`, `z` in
+/// turn; the first four answers, the others messages; the first six refused, the others too old.
+fn twelve() -> Vec<DeadLetter> {
+    let kinds = |number| match number {
+        0..6 => DeadKind::Refused,
+        _ => DeadKind::TooOld,
+    };
+    let queues = |number| match number {
+        0..4 => DeadQueue::Callbacks,
+        _ => DeadQueue::Outbound,
+    };
+    (0..12_usize)
+        .map(|number| DeadLetter {
+            queue: queues(number),
+            channel_id: Some(super::id(["a", "b"][number % 2])),
+            session_id: ["x", "y", "z"][number % 3].parse().ok(),
+            reason: reason(kinds(number)),
+            ..dead_letter(1000 * i64::try_from(number).expect("a few"))
+        })
+        .collect()
+}
+
+/// A filter for each condition alone and for several together, and which of the twelve it finds.
+fn filters() -> Vec<(DeadFilter, Vec<usize>)> {
+    let letters = twelve();
+    let little = Duration::nanoseconds(1);
+    let (third, seventh) = (&letters[3].parcel_id, &letters[7].dead_id);
+    let all: Vec<&str> = letters.iter().map(|letter| &*letter.dead_id).collect();
+    [
+        (json!({"channel_id": "a"}), vec![0, 2, 4, 6, 8, 10]),
+        (json!({"session_id": "z"}), vec![2, 5, 8, 11]),
+        (json!({"session_id": "nobody"}), vec![]),
+        (json!({"queue": "callbacks"}), vec![0, 1, 2, 3]),
+        (json!({"reason": "too_old"}), vec![6, 7, 8, 9, 10, 11]),
+        (json!({"reason": "undecodable"}), vec![]),
+        (json!({"ids": [seventh, third, "x"]}), vec![3, 7]),
+        (json!({"ids": []}), vec![]),
+        (json!({"since": text(at(10_000))}), vec![10, 11]),
+        (json!({"since": text(at(10_000) + little)}), vec![11]),
+        (json!({"until": text(at(2000))}), vec![0, 1]),
+        (json!({"until": text(at(2000) + little)}), vec![0, 1, 2]),
+        (
+            json!({"channel_id": "b", "reason": "refused"}),
+            vec![1, 3, 5],
+        ),
+        (
+            json!({
+                "ids": all,
+                "queue": "outbound",
+                "channel_id": "b",
+                "session_id": "z",
+                "reason": "refused",
+                "since": text(at(5000)),
+                "until": text(at(5001)),
+            }),
+            vec![5],
+        ),
+    ]
+    .map(|(filter, expected)| (serde_json::from_value(filter).expect("a filter"), expected))
+    .into()
+}
+
+/// A letter reads back as it was, also one of which little is known.
+pub async fn a_dead_letter_is_kept_as_it_was(harness: &impl Harness) {
+    let store = &**harness.store();
+    let known = dead_letter(0);
+    let unknown = DeadLetter {
+        dead_id: "zzz.4".to_owned(),
+        queue: DeadQueue::Callbacks,
+        parcel_id: "zzz".to_owned(),
+        message_id: None,
+        channel_id: None,
+        session_id: None,
+        reason: reason(DeadKind::Undecodable),
+        round: 4,
+        body: bytes::Bytes::new(),
+        ..dead_letter(1)
+    };
+    bury(store, &[]).await;
+    bury(store, &[unknown.clone(), known.clone()]).await;
+    let letters = listed(store, &DeadFilter::default(), None, 10).await;
+    assert_eq!(letters, [known, unknown]);
+}
+
+/// The same letter twice is one, in one call and in two; what died again is another.
+pub async fn a_letter_that_is_buried_twice_is_one(harness: &impl Harness) {
+    let store = &**harness.store();
+    let (letter, other) = (dead_letter(0), dead_letter(1));
+    let again = DeadLetter {
+        dead_id: format!("{}.1", letter.parcel_id),
+        round: 1,
+        ..letter.clone()
+    };
+    bury(store, &[letter.clone(), letter.clone()]).await;
+    let late = DeadLetter {
+        dead_at: at(500),
+        ..letter.clone()
+    };
+    bury(store, &[late, again.clone(), other.clone()]).await;
+    let letters = listed(store, &DeadFilter::default(), None, 10).await;
+    assert_eq!(letters, [letter.clone(), again.clone(), other]);
+
+    // By the parcel's own id: of both rounds.
+    let parcel = DeadFilter {
+        ids: Some(vec![letter.parcel_id.clone()]),
+        ..DeadFilter::default()
+    };
+    assert_eq!(listed(store, &parcel, None, 10).await, [letter, again]);
+}
+
+/// Each condition alone and several together; the count agrees with the list.
+pub async fn dead_letters_are_found_by_their_filter(harness: &impl Harness) {
+    let store = &**harness.store();
+    let letters = twelve();
+    bury(store, &letters).await;
+    for (filter, expected) in filters() {
+        let expected: Vec<_> = expected.into_iter().map(|n| letters[n].clone()).collect();
+        let found = listed(store, &filter, None, 100).await;
+        assert_eq!(found, expected, "{filter:?}");
+        let count = store.count_dead_letters(&filter).await.expect("a count");
+        assert_eq!(count, expected.len() as u64, "{filter:?}");
+    }
+}
+
+/// A purge removes what the list shows, says how many, and leaves the others.
+pub async fn a_purge_removes_what_its_filter_finds(harness: &impl Harness) {
+    let store = &**harness.store();
+    let letters = twelve();
+    for (filter, expected) in filters() {
+        bury(store, &letters).await;
+        let purged = store.purge_dead_letters(&filter).await.expect("a purge");
+        assert_eq!(purged, expected.len() as u64, "{filter:?}");
+        let numbered = letters.iter().enumerate();
+        let others: Vec<_> = numbered
+            .filter(|(number, _)| !expected.contains(number))
+            .map(|(_, letter)| letter.clone())
+            .collect();
+        let left = listed(store, &DeadFilter::default(), None, 100).await;
+        assert_eq!(left, others, "{filter:?}");
+    }
+}
+
+/// However many they are.
+pub async fn a_purge_of_everything_leaves_nothing(harness: &impl Harness) {
+    let store = &**harness.store();
+    let letters: Vec<DeadLetter> = (0..1234).map(dead_letter).collect();
+    for some in letters.chunks(500) {
+        bury(store, some).await;
+    }
+    let all = DeadFilter::default();
+    assert_eq!(store.count_dead_letters(&all).await.expect("a count"), 1234);
+    assert_eq!(store.purge_dead_letters(&all).await.expect("a purge"), 1234);
+    assert_eq!(store.count_dead_letters(&all).await.expect("a count"), 0);
+    assert_eq!(store.purge_dead_letters(&all).await.expect("a purge"), 0);
+    assert_eq!(listed(store, &all, None, 100).await, []);
+}
+
+/// A replayed letter is in no list, no count and no purge, and does not come back though its queue
+/// brings it once more.
+pub async fn a_replayed_letter_is_gone(harness: &impl Harness) {
+    let store = &**harness.store();
+    let letters = twelve();
+    bury(store, &letters).await;
+    let by = ReplayId::generate();
+    let replayed = [3, 7].map(|number: usize| letters[number].dead_id.clone());
+    store.mark_replayed(&[], &by).await.expect("to mark none");
+    for _ in 0..2 {
+        let marked = store.mark_replayed(&replayed, &by).await;
+        marked.expect("to mark, and to mark again");
+        bury(store, &letters).await;
+    }
+    let all = DeadFilter::default();
+    let left = listed(store, &all, None, 100).await;
+    assert_eq!(left.len(), 10);
+    assert!(left.iter().all(|left| !replayed.contains(&left.dead_id)));
+    let named = DeadFilter {
+        ids: Some(replayed.to_vec()),
+        ..all.clone()
+    };
+    assert_eq!(listed(store, &named, None, 100).await, []);
+    assert_eq!(store.count_dead_letters(&named).await.expect("a count"), 0);
+    assert_eq!(store.purge_dead_letters(&named).await.expect("a purge"), 0);
+    assert_eq!(store.count_dead_letters(&all).await.expect("a count"), 10);
+}
+
+/// In order, though some are replayed and others come between two pages.
+pub async fn pages_hold_every_letter_once(harness: &impl Harness) {
+    let store = &**harness.store();
+    let letters = twelve();
+    bury(store, &letters).await;
+    let all = DeadFilter::default();
+    let mut seen = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let page = listed(store, &all, after.as_deref(), 5).await;
+        assert!(page.len() <= 5);
+        let Some(last) = page.last() else {
+            break;
+        };
+        after = Some(last.dead_id.clone());
+        let done: Vec<_> = page.iter().map(|letter| letter.dead_id.clone()).collect();
+        let marked = store.mark_replayed(&done, &ReplayId::generate()).await;
+        marked.expect("to mark");
+        seen.extend(page);
+    }
+    assert_eq!(seen, letters);
+}

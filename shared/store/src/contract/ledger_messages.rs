@@ -1,0 +1,185 @@
+//! Which messages are found, and in what pages.
+#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
+
+use roundtrip_model::{Entry, MessageId, State, journal::After};
+use serde_json::{Value, json};
+use time::Duration;
+
+use super::{
+    Harness,
+    samples::{accepted, at, entry, message_id, record, text, tried},
+};
+use crate::{Journal, MessageFilter};
+
+/// Twelve messages, one each second: of channels `a` and `b` in turn, of sessions `x`, `y`, `z` in
+/// turn; the first four delivered, the next four retrying, the others queued.
+async fn fill(store: &(impl Journal + ?Sized)) {
+    let mut entries = Vec::new();
+    for number in 0..12 {
+        let millis = 1000 * number;
+        let of = |millis, event| Entry {
+            channel_id: super::id(["a", "b"][usize::try_from(number).expect("a few") % 2]),
+            session_id: ["x", "y", "z"][usize::try_from(number).expect("a few") % 3]
+                .parse()
+                .expect("a session id"),
+            ..entry(message_id(1000 * number), 0, millis, event)
+        };
+        entries.push(of(millis, accepted("1")));
+        let next = match number {
+            0..4 => After::Arrived,
+            4..8 => After::Retry { wait_ms: 1 },
+            _ => continue,
+        };
+        entries.push(of(millis + 1, tried(1, next)));
+    }
+    record(store, &entries).await;
+}
+
+/// The seconds of the messages that are found.
+async fn seconds(
+    store: &(impl Journal + ?Sized),
+    filter: &MessageFilter,
+    after: Option<&MessageId>,
+    limit: u16,
+) -> Vec<i64> {
+    let page = store.messages(filter, after, limit).await.expect("a page");
+    let known = |id: MessageId| (0..100).find(|second| message_id(1000 * second) == id);
+    page.iter()
+        .map(|message| known(message.message_id).expect("a message of the case"))
+        .collect()
+}
+
+/// Each condition alone, and several together; the count agrees with the list.
+pub async fn messages_are_found_by_their_filter(harness: &impl Harness) {
+    let store = &**harness.store();
+    fill(store).await;
+    let ids = |seconds: &[i64]| -> Value {
+        seconds
+            .iter()
+            .map(|s| message_id(1000 * s).to_string())
+            .collect()
+    };
+    for (filter, expected) in [
+        (json!({}), vec![11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
+        (json!({"session_id": "y"}), vec![10, 7, 4, 1]),
+        (json!({"session_id": "nobody"}), vec![]),
+        (json!({"channel_id": "b"}), vec![11, 9, 7, 5, 3, 1]),
+        (json!({"state": "retrying"}), vec![7, 6, 5, 4]),
+        (json!({"state": "dead"}), vec![]),
+        (json!({"ids": ids(&[9, 2, 50])}), vec![9, 2]),
+        (json!({"ids": []}), vec![]),
+        (json!({"since": text(at(9000))}), vec![11, 10, 9]),
+        (json!({"until": text(at(2000))}), vec![1, 0]),
+        (
+            json!({"since": text(at(2000)), "until": text(at(5000))}),
+            vec![4, 3, 2],
+        ),
+        (json!({"channel_id": "a", "state": "delivered"}), vec![2, 0]),
+        (
+            json!({
+                "ids": ids(&[0, 1, 2, 3, 6, 7, 10]),
+                "session_id": "x",
+                "channel_id": "a",
+                "state": "retrying",
+                "since": text(at(1000)),
+                "until": text(at(11_000)),
+            }),
+            vec![6],
+        ),
+    ] {
+        let parsed = serde_json::from_value(filter.clone()).expect("a filter");
+        let found = seconds(store, &parsed, None, 1000).await;
+        assert_eq!(found, expected, "{filter}");
+        let count = store.count_messages(&parsed).await.expect("a count");
+        assert_eq!(count, expected.len() as u64, "{filter}");
+    }
+}
+
+/// A message that was accepted at a bound is in since it, and out until it; a bound between two
+/// milliseconds is after the first.
+pub async fn a_time_begins_with_since_and_ends_before_until(harness: &impl Harness) {
+    let store = &**harness.store();
+    fill(store).await;
+    let little = Duration::nanoseconds(1);
+    for (bound, newer, older) in [
+        (at(10_000) - little, vec![11, 10], 10),
+        (at(10_000), vec![11, 10], 10),
+        (at(10_000) + little, vec![11], 11),
+        (at(10_001), vec![11], 11),
+        (
+            time::macros::datetime!(1900-01-01 0:00 UTC),
+            (0..12).rev().collect(),
+            0,
+        ),
+        (time::macros::datetime!(9999-12-31 0:00 UTC), vec![], 12),
+    ] {
+        let since = MessageFilter {
+            since: Some(bound),
+            ..MessageFilter::default()
+        };
+        assert_eq!(
+            seconds(store, &since, None, 1000).await,
+            newer,
+            "since {bound}"
+        );
+        let until = MessageFilter {
+            until: Some(bound),
+            ..MessageFilter::default()
+        };
+        let found = seconds(store, &until, None, 1000).await;
+        assert_eq!(found, (0..older).rev().collect::<Vec<_>>(), "until {bound}");
+    }
+}
+
+/// A listing tells of a message what the message itself tells, its content too.
+pub async fn a_listed_message_is_the_message(harness: &impl Harness) {
+    let store = &**harness.store();
+    fill(store).await;
+    let only = MessageFilter {
+        message_ids: Some(vec![message_id(5000)]),
+        ..MessageFilter::default()
+    };
+    let page = store.messages(&only, None, 10).await.expect("a page");
+    let [listed] = &page[..] else {
+        panic!("{page:?}");
+    };
+    assert_eq!(listed.message_id, message_id(5000));
+    assert_eq!(listed.channel_id.as_str(), "b");
+    assert_eq!(listed.session_id.as_str(), "z");
+    assert_eq!(listed.state, State::Retrying);
+    assert_eq!(listed.round, 0);
+    assert_eq!(listed.updated_at, at(5001));
+    let content = listed.content.as_ref().expect("its content");
+    assert_eq!(content.message.get(), "1");
+}
+
+/// While new ones come, and old ones change their state.
+pub async fn pages_hold_every_message_once_while_new_ones_come(harness: &impl Harness) {
+    let store = &**harness.store();
+    let all = MessageFilter::default();
+    fill(store).await;
+    let mut seen = Vec::new();
+    let mut after = None;
+    let mut newest = 12;
+    loop {
+        let page = seconds(store, &all, after.as_ref(), 5).await;
+        let Some(last) = page.last() else {
+            break;
+        };
+        after = Some(message_id(1000 * last));
+        seen.extend(page);
+        let millis = 1000 * newest;
+        let delivered = tried(2, After::Arrived);
+        record(
+            store,
+            &[
+                entry(message_id(millis), 0, millis, accepted("1")),
+                entry(message_id(8000), 0, millis, delivered),
+            ],
+        )
+        .await;
+        newest += 1;
+    }
+    assert_eq!(seen, (0..12).rev().collect::<Vec<_>>());
+    assert_eq!(seconds(store, &all, None, 1).await, [newest - 1]);
+}

@@ -1,0 +1,178 @@
+//! Messages, entries and dead letters to keep.
+//!
+//! Their times are of the hour before the suite ran: a database that forgets what is old must not
+//! forget them.
+
+use std::{sync::LazyLock, time::Duration};
+
+use bytes::Bytes;
+use roundtrip_model::{
+    CallbackId, Clock, DeadReason, Entry, EntryId, Event, MessageId, State, SystemClock,
+    decision::DeadKind,
+    journal::{After, Attempt, Content},
+};
+use serde_json::value::RawValue;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{DeadLetter, DeadQueue, Journal, MessageRecord};
+
+/// An hour before the first case, to the millisecond.
+static BEGINNING: LazyLock<OffsetDateTime> = LazyLock::new(|| {
+    let before = SystemClock.now() - Duration::from_hours(1);
+    before.replace_nanosecond(0).expect("a whole second")
+});
+
+/// So many milliseconds after the beginning.
+pub(super) fn at(millis: i64) -> OffsetDateTime {
+    *BEGINNING + time::Duration::milliseconds(millis)
+}
+
+/// The time as it stands in a filter.
+pub(super) fn text(at: OffsetDateTime) -> String {
+    at.format(&Rfc3339).expect("a time as text")
+}
+
+/// The id of the message that was accepted so many milliseconds after the beginning.
+pub(super) fn message_id(millis: i64) -> MessageId {
+    let made = at(millis).unix_timestamp_nanos() / 1_000_000;
+    let id = format!("msg_{made:012x}70008000000000000000");
+    id.parse().expect("a message id")
+}
+
+/// An entry of that message, of channel `c` and session `s`, so many milliseconds after the
+/// beginning.
+pub(super) fn entry(message_id: MessageId, round: u32, millis: i64, event: Event) -> Entry {
+    Entry {
+        entry_id: EntryId::generate(),
+        message_id,
+        channel_id: super::id("c"),
+        session_id: "s".parse().expect("a session id"),
+        round,
+        at: at(millis),
+        event,
+    }
+}
+
+/// A message that says this.
+pub(super) fn accepted(json: &str) -> Event {
+    Event::Accepted(Box::new(Content {
+        message: RawValue::from_string(json.to_owned()).expect("JSON"),
+        response_url: "http://gateway/webhook-response".to_owned(),
+    }))
+}
+
+/// A try that this followed.
+pub(super) fn attempt(attempt: u32, next: After) -> Attempt {
+    let arrived = next == After::Arrived;
+    Attempt {
+        attempt,
+        status: arrived.then_some(200),
+        error: (!arrived).then(|| "no connection".to_owned()),
+        excerpt: "an \u{0}answer 🚀".to_owned(),
+        duration_ms: 86_400_000,
+        next,
+    }
+}
+
+/// The end of a try that this followed.
+pub(super) fn tried(number: u32, next: After) -> Event {
+    Event::Attempted(Box::new(attempt(number, next)))
+}
+
+/// A reason of this kind.
+pub(super) fn reason(kind: DeadKind) -> DeadReason {
+    DeadReason::new(kind, "the channel answered 400 'no'")
+}
+
+/// One of each kind of event, in the order of a message that died once, was replayed, and was
+/// forwarded at last. The first is in round 0, the last in round 1.
+pub(super) fn life(message_id: MessageId, beginning: i64) -> Vec<Entry> {
+    let callback_id = CallbackId::generate();
+    let retry = After::Retry { wait_ms: 1000 };
+    let dead = reason(DeadKind::Refused);
+    let replayed = Event::Replayed {
+        replay_id: roundtrip_model::ReplayId::generate(),
+    };
+    let events = [
+        (0, accepted(r#"{"text":"hello"}"#)),
+        (0, Event::Delivering { attempt: 1 }),
+        (0, tried(1, retry.clone())),
+        (0, tried(2, After::Dead(dead.clone()))),
+        (0, Event::Dead(dead.clone())),
+        (1, replayed),
+        (1, tried(1, After::Arrived)),
+        (1, Event::Answered { callback_id }),
+        (
+            1,
+            Event::ForwardAttempted {
+                callback_id,
+                attempt: Box::new(attempt(1, retry)),
+            },
+        ),
+        (
+            1,
+            Event::AnswerDead {
+                callback_id,
+                reason: dead,
+            },
+        ),
+        (
+            1,
+            Event::ForwardAttempted {
+                callback_id,
+                attempt: Box::new(attempt(2, After::Arrived)),
+            },
+        ),
+    ];
+    (beginning..)
+        .zip(events)
+        .map(|(millis, (round, event))| entry(message_id, round, millis, event))
+        .collect()
+}
+
+/// Entries as text, to compare.
+pub(super) fn texts(entries: &[Entry]) -> Vec<String> {
+    entries
+        .iter()
+        .map(|entry| serde_json::to_string(entry).expect("JSON"))
+        .collect()
+}
+
+/// Records entries.
+pub(super) async fn record(store: &(impl Journal + ?Sized), entries: &[Entry]) {
+    store.record(entries).await.expect("to record");
+}
+
+/// A message that must be there, and its timeline.
+pub(super) async fn found(
+    store: &(impl Journal + ?Sized),
+    id: &MessageId,
+) -> (MessageRecord, Vec<Entry>) {
+    let found = store.message(id).await.expect("to look for the message");
+    found.expect("the message to be there")
+}
+
+/// The state of a message that must be there.
+pub(super) async fn state(store: &(impl Journal + ?Sized), id: &MessageId) -> State {
+    found(store, id).await.0.state
+}
+
+/// A dead letter whose message was accepted, and found dead, so many milliseconds after the
+/// beginning.
+pub(super) fn dead_letter(millis: i64) -> DeadLetter {
+    let message_id = message_id(millis);
+    DeadLetter {
+        dead_id: format!("{message_id}.0"),
+        queue: DeadQueue::Outbound,
+        parcel_id: message_id.to_string(),
+        message_id: Some(message_id),
+        channel_id: Some(super::id("c")),
+        session_id: Some("s".parse().expect("a session id")),
+        reason: reason(DeadKind::Refused),
+        tries: 3,
+        round: 0,
+        accepted_at: at(millis),
+        dead_at: at(millis),
+        body: Bytes::from_static(b"\x00 not text \xff"),
+    }
+}

@@ -1,0 +1,197 @@
+//! Dead letters.
+//!
+//! Invariant: a letter that was replayed is kept, without its body, so that the queue which brings
+//! it once more does not bring it back.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use roundtrip_model::{DeadReason, ReplayId};
+use rusqlite::{Connection, Row, Transaction, params, params_from_iter};
+
+use super::{
+    SqliteChannels, away,
+    rows::{Columns, Conditions, millis, millis_from, name},
+};
+use crate::{DeadFilter, DeadLetter, DeadLetters, MAX_PAGE, StoreError};
+
+/// How many letters a purge removes in one transaction.
+const PURGE_STEP: usize = 500;
+
+const INSERT: &str = "
+    INSERT INTO dead_letters (dead_id, queue, parcel_id, message_id, channel_id, session_id,
+        reason, detail, tries, round, accepted_at, dead_at, body)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+    ON CONFLICT DO NOTHING";
+const MARK: &str = "
+    UPDATE dead_letters SET replayed_by = ?2, body = x'' WHERE dead_id = ?1 AND replayed_by IS NULL";
+
+#[async_trait]
+impl DeadLetters for SqliteChannels {
+    async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let letters = letters.to_vec();
+        self.file
+            .write(move |transaction| bury(transaction, &letters).map_err(away))
+            .await
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &DeadFilter,
+        after: Option<&str>,
+        limit: u16,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let mut conditions = conditions(filter);
+        conditions.maybe("dead_id > ?", after.map(str::to_owned));
+        self.file
+            .run(move |connection, _| page(connection, &conditions, limit).map_err(away))
+            .await
+    }
+
+    async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
+        let conditions = conditions(filter);
+        self.file
+            .run(move |connection, _| count(connection, &conditions).map_err(away))
+            .await
+    }
+
+    async fn mark_replayed(&self, dead_ids: &[String], by: &ReplayId) -> Result<(), StoreError> {
+        let (dead_ids, by) = (dead_ids.to_vec(), by.to_string());
+        self.file
+            .write(move |transaction| mark(transaction, &dead_ids, &by).map_err(away))
+            .await
+    }
+
+    async fn purge_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
+        let mut purged = 0;
+        // In steps: however many they are, no other writer waits for long.
+        loop {
+            let conditions = conditions(filter);
+            let removed = self
+                .file
+                .write(move |transaction| purge(transaction, &conditions).map_err(away))
+                .await?;
+            purged += removed as u64;
+            if removed < PURGE_STEP {
+                return Ok(purged);
+            }
+        }
+    }
+}
+
+/// What the filter asks for, of the letters that were not replayed.
+pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
+    let DeadFilter {
+        ids,
+        queue,
+        channel,
+        session,
+        reason,
+        since,
+        until,
+    } = filter;
+    let mut conditions = Conditions::default();
+    conditions.plain("replayed_by IS NULL");
+    conditions.ids(
+        "(dead_id IN (SELECT value FROM json_each(?))
+          OR parcel_id IN (SELECT value FROM json_each(?)))",
+        ids.as_deref(),
+    );
+    conditions.maybe("queue = ?", queue.map(name));
+    conditions.maybe("channel_id = ?", channel.as_ref().map(ToString::to_string));
+    conditions.maybe("session_id = ?", session.as_ref().map(ToString::to_string));
+    conditions.maybe("reason = ?", reason.map(|kind| kind.as_str().to_owned()));
+    conditions.maybe("dead_at >= ?", since.map(millis_from));
+    conditions.maybe("dead_at < ?", until.map(millis_from));
+    conditions
+}
+
+fn bury(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(INSERT)?;
+    for letter in letters {
+        insert.execute(params![
+            letter.dead_id,
+            name(letter.queue),
+            letter.parcel_id,
+            letter.message_id.as_ref().map(ToString::to_string),
+            letter.channel_id.as_ref().map(ToString::to_string),
+            letter.session_id.as_ref().map(ToString::to_string),
+            letter.reason.kind.as_str(),
+            letter.reason.detail,
+            letter.tries,
+            letter.round,
+            millis(letter.accepted_at),
+            millis(letter.dead_at),
+            &letter.body[..],
+        ])?;
+    }
+    Ok(())
+}
+
+pub(super) fn page_sql(conditions: &Conditions, limit: u16) -> String {
+    format!(
+        "SELECT * FROM dead_letters {} ORDER BY dead_id LIMIT {}",
+        conditions.sql(),
+        limit.min(MAX_PAGE)
+    )
+}
+
+fn page(
+    connection: &Connection,
+    conditions: &Conditions,
+    limit: u16,
+) -> rusqlite::Result<Vec<DeadLetter>> {
+    let mut statement = connection.prepare_cached(&page_sql(conditions, limit))?;
+    let values = params_from_iter(&conditions.values);
+    statement.query_map(values, dead_letter)?.collect()
+}
+
+fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
+    let columns = Columns(row);
+    Ok(DeadLetter {
+        dead_id: columns.get("dead_id")?,
+        queue: columns.named("queue")?,
+        parcel_id: columns.get("parcel_id")?,
+        message_id: columns.optional("message_id")?,
+        channel_id: columns.optional("channel_id")?,
+        session_id: columns.optional("session_id")?,
+        reason: DeadReason::new(columns.named("reason")?, columns.get::<String>("detail")?),
+        tries: columns.get("tries")?,
+        round: columns.get("round")?,
+        accepted_at: columns.time("accepted_at")?,
+        dead_at: columns.time("dead_at")?,
+        body: Bytes::from(columns.get::<Vec<u8>>("body")?),
+    })
+}
+
+pub(super) fn count_sql(conditions: &Conditions) -> String {
+    format!("SELECT count(*) FROM dead_letters {}", conditions.sql())
+}
+
+fn count(connection: &Connection, conditions: &Conditions) -> rusqlite::Result<u64> {
+    let count: i64 = connection
+        .prepare_cached(&count_sql(conditions))?
+        .query_row(params_from_iter(&conditions.values), |row| row.get(0))?;
+    Ok(count.unsigned_abs())
+}
+
+fn mark(transaction: &Transaction<'_>, dead_ids: &[String], by: &str) -> rusqlite::Result<()> {
+    let mut mark = transaction.prepare_cached(MARK)?;
+    for dead_id in dead_ids {
+        mark.execute((dead_id, by))?;
+    }
+    Ok(())
+}
+
+fn purge(transaction: &Transaction<'_>, conditions: &Conditions) -> rusqlite::Result<usize> {
+    let sql = format!(
+        "DELETE FROM dead_letters WHERE rowid IN
+         (SELECT rowid FROM dead_letters {} LIMIT {PURGE_STEP})",
+        conditions.sql()
+    );
+    transaction
+        .prepare_cached(&sql)?
+        .execute(params_from_iter(&conditions.values))
+}

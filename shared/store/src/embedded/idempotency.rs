@@ -1,0 +1,136 @@
+//! Idempotency keys.
+//!
+//! Invariant: a key is looked up and taken within one write transaction, so that of many requests
+//! at once one has it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use roundtrip_model::MessageId;
+use rusqlite::{OptionalExtension, Transaction};
+use time::OffsetDateTime;
+
+use super::{
+    SqliteChannels, away,
+    rows::{Columns, millis},
+};
+use crate::{Idempotency, Reservation, StoreError};
+
+const INSERT: &str = "
+    INSERT INTO idempotency (key, fingerprint, message_id, done, taken_at, lease_until)
+    VALUES (?1, ?2, ?3, 0, ?4, ?5)";
+const TAKE_OVER: &str = "UPDATE idempotency SET lease_until = ?2 WHERE key = ?1";
+const COMPLETE: &str = "UPDATE idempotency SET done = 1 WHERE key = ?1 AND message_id = ?2";
+const RELEASE: &str = "DELETE FROM idempotency WHERE key = ?1 AND message_id = ?2 AND done = 0";
+
+#[async_trait]
+impl Idempotency for SqliteChannels {
+    async fn reserve(
+        &self,
+        key: &str,
+        fingerprint: &str,
+        message_id: &MessageId,
+        now: OffsetDateTime,
+        lease: Duration,
+    ) -> Result<Reservation, StoreError> {
+        let request = Request {
+            key: key.to_owned(),
+            fingerprint: fingerprint.to_owned(),
+            message_id: *message_id,
+            now: millis(now),
+            lease_until: millis(now + lease),
+        };
+        self.file
+            .write(move |transaction| reserve(transaction, &request).map_err(away))
+            .await
+    }
+
+    async fn complete(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError> {
+        self.change(COMPLETE, key, message_id).await
+    }
+
+    async fn release(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError> {
+        self.change(RELEASE, key, message_id).await
+    }
+}
+
+impl SqliteChannels {
+    async fn change(
+        &self,
+        sql: &'static str,
+        key: &str,
+        message_id: &MessageId,
+    ) -> Result<(), StoreError> {
+        let of = (key.to_owned(), message_id.to_string());
+        self.file
+            .write(move |transaction| {
+                transaction
+                    .prepare_cached(sql)
+                    .and_then(|mut change| change.execute(of))
+                    .map(drop)
+                    .map_err(away)
+            })
+            .await
+    }
+}
+
+struct Request {
+    key: String,
+    fingerprint: String,
+    message_id: MessageId,
+    now: i64,
+    lease_until: i64,
+}
+
+/// A key that was taken before.
+struct Earlier {
+    fingerprint: String,
+    message_id: MessageId,
+    done: bool,
+    lease_until: i64,
+}
+
+fn reserve(transaction: &Transaction<'_>, request: &Request) -> rusqlite::Result<Reservation> {
+    let Request {
+        key,
+        fingerprint,
+        message_id,
+        now,
+        lease_until,
+    } = request;
+    let Some(earlier) = earlier(transaction, key)? else {
+        let id = message_id.to_string();
+        transaction
+            .prepare_cached(INSERT)?
+            .execute((key, fingerprint, id, now, lease_until))?;
+        return Ok(Reservation::Taken(*message_id));
+    };
+    if earlier.fingerprint != *fingerprint {
+        return Ok(Reservation::Mismatch);
+    }
+    if earlier.done {
+        return Ok(Reservation::Done(earlier.message_id));
+    }
+    if earlier.lease_until > *now {
+        return Ok(Reservation::UnderWay);
+    }
+    transaction
+        .prepare_cached(TAKE_OVER)?
+        .execute((key, lease_until))?;
+    Ok(Reservation::Taken(earlier.message_id))
+}
+
+fn earlier(transaction: &Transaction<'_>, key: &str) -> rusqlite::Result<Option<Earlier>> {
+    transaction
+        .prepare_cached("SELECT * FROM idempotency WHERE key = ?1")?
+        .query_row([key], |row| {
+            let columns = Columns(row);
+            Ok(Earlier {
+                fingerprint: columns.get("fingerprint")?,
+                message_id: columns.parsed("message_id")?,
+                done: columns.get("done")?,
+                lease_until: columns.get("lease_until")?,
+            })
+        })
+        .optional()
+}

@@ -1,0 +1,262 @@
+//! What happened to messages.
+//!
+//! Invariant: all entries of a call are recorded or none, and an entry that is there already is
+//! left as it is.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use roundtrip_model::{Entry, Event, MessageId, journal::Content};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_from_iter};
+use serde_json::value::RawValue;
+
+use super::{
+    SqliteChannels, away,
+    rows::{Columns, Conditions, millis},
+};
+use crate::{Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, StoreError};
+
+/// What stands in the place of an `Accepted`, whose content is kept beside the entries.
+const ACCEPTED: &str = r#""accepted""#;
+
+const INSERT_ENTRY: &str = "
+    INSERT INTO entries (message_id, at, entry_id, round, event) VALUES (?1, ?2, ?3, ?4, ?5)
+    ON CONFLICT DO NOTHING";
+const INSERT_CONTENT: &str = "
+    INSERT INTO contents (message_id, message, response_url) VALUES (?1, ?2, ?3)
+    ON CONFLICT DO NOTHING";
+const ADVANCE: &str = "
+    INSERT INTO messages (message_id, channel_id, session_id, state, position, round, updated_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+    ON CONFLICT DO UPDATE SET
+        state = CASE WHEN excluded.position > position THEN excluded.state ELSE state END,
+        position = max(position, excluded.position),
+        round = max(round, excluded.round),
+        updated_at = max(updated_at, excluded.updated_at)
+    WHERE excluded.position > position OR excluded.updated_at > updated_at";
+const MESSAGE: &str = "
+    SELECT messages.*, message, response_url
+    FROM messages LEFT JOIN contents USING (message_id)";
+const TIMELINE: &str = "
+    SELECT entry_id, round, at, event FROM entries WHERE message_id = ?1
+    ORDER BY at DESC, entry_id DESC";
+
+#[async_trait]
+impl Journal for SqliteChannels {
+    async fn record(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let entries = entries.to_vec();
+        self.file
+            .write(move |transaction| record(transaction, &entries).map_err(away))
+            .await
+    }
+
+    async fn message(
+        &self,
+        id: &MessageId,
+    ) -> Result<Option<(MessageRecord, Vec<Entry>)>, StoreError> {
+        let id = *id;
+        self.file
+            .run(move |connection, _| {
+                // One snapshot for both.
+                let snapshot = connection.transaction().map_err(away)?;
+                message(&snapshot, &id).map_err(away)
+            })
+            .await
+    }
+
+    async fn messages(
+        &self,
+        filter: &MessageFilter,
+        after: Option<&MessageId>,
+        limit: u16,
+    ) -> Result<Vec<MessageRecord>, StoreError> {
+        let mut conditions = conditions(filter);
+        conditions.maybe("message_id < ?", after.map(ToString::to_string));
+        self.file
+            .run(move |connection, _| page(connection, &conditions, limit).map_err(away))
+            .await
+    }
+
+    async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError> {
+        let conditions = conditions(filter);
+        self.file
+            .run(move |connection, _| count(connection, &conditions).map_err(away))
+            .await
+    }
+}
+
+fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(INSERT_ENTRY)?;
+    let mut content = transaction.prepare_cached(INSERT_CONTENT)?;
+    let mut furthest = HashMap::new();
+    for entry in entries {
+        let message_id = entry.message_id.to_string();
+        let event = match &entry.event {
+            Event::Accepted(said) => {
+                content.execute((&message_id, said.message.get(), &said.response_url))?;
+                ACCEPTED.to_owned()
+            }
+            event => serde_json::to_string(event).map_err(unwritable)?,
+        };
+        let entry_id = entry.entry_id.to_string();
+        insert.execute((message_id, millis(entry.at), entry_id, entry.round, event))?;
+        furthest
+            .entry(entry.message_id)
+            .and_modify(|far: &mut Far<'_>| far.take(entry))
+            .or_insert_with(|| Far::at(entry));
+    }
+    let mut advance = transaction.prepare_cached(ADVANCE)?;
+    for far in furthest.values() {
+        let position = far.position;
+        advance.execute(params![
+            far.entry.message_id.to_string(),
+            far.entry.channel_id.as_str(),
+            far.entry.session_id.as_str(),
+            position.state.as_str(),
+            position.rank,
+            far.round,
+            far.updated_at,
+        ])?;
+    }
+    Ok(())
+}
+
+/// How far some entries bring a message.
+struct Far<'a> {
+    entry: &'a Entry,
+    position: roundtrip_model::journal::Position,
+    round: u32,
+    updated_at: i64,
+}
+
+impl<'a> Far<'a> {
+    fn at(entry: &'a Entry) -> Self {
+        Self {
+            entry,
+            position: entry.position(),
+            round: entry.round,
+            updated_at: millis(entry.at),
+        }
+    }
+
+    fn take(&mut self, entry: &Entry) {
+        self.position = self.position.max(entry.position());
+        self.round = self.round.max(entry.round);
+        self.updated_at = self.updated_at.max(millis(entry.at));
+    }
+}
+
+fn unwritable(error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
+}
+
+fn message(
+    snapshot: &Transaction<'_>,
+    id: &MessageId,
+) -> rusqlite::Result<Option<(MessageRecord, Vec<Entry>)>> {
+    let id = id.to_string();
+    let found = snapshot
+        .prepare_cached(&format!("{MESSAGE} WHERE message_id = ?1"))?
+        .query_row([&id], message_record)
+        .optional()?;
+    let Some(record) = found else {
+        return Ok(None);
+    };
+    let mut timeline = snapshot.prepare_cached(TIMELINE)?;
+    let entries = timeline.query_map([&id], |row| entry(row, &record))?;
+    let mut entries: Vec<Entry> = entries.take(MAX_ENTRIES).collect::<Result<_, _>>()?;
+    entries.reverse();
+    Ok(Some((record, entries)))
+}
+
+fn message_record(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {
+    let columns = Columns(row);
+    let message: Option<String> = columns.get("message")?;
+    let content = match message {
+        Some(message) => Some(Content {
+            message: RawValue::from_string(message).map_err(unwritable)?,
+            response_url: columns.get("response_url")?,
+        }),
+        None => None,
+    };
+    Ok(MessageRecord {
+        message_id: columns.parsed("message_id")?,
+        channel_id: columns.parsed("channel_id")?,
+        session_id: columns.parsed("session_id")?,
+        state: columns.named("state")?,
+        round: columns.get("round")?,
+        updated_at: columns.time("updated_at")?,
+        content,
+    })
+}
+
+fn entry(row: &Row<'_>, record: &MessageRecord) -> rusqlite::Result<Entry> {
+    let columns = Columns(row);
+    let event = match &record.content {
+        Some(content) if row.get_ref("event")?.as_str()? == ACCEPTED => {
+            Event::Accepted(Box::new(content.clone()))
+        }
+        _ => columns.json("event")?,
+    };
+    Ok(Entry {
+        entry_id: columns.parsed("entry_id")?,
+        message_id: record.message_id,
+        channel_id: record.channel_id.clone(),
+        session_id: record.session_id.clone(),
+        round: columns.get("round")?,
+        at: columns.time("at")?,
+        event,
+    })
+}
+
+pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
+    let MessageFilter {
+        message_ids,
+        session,
+        channel,
+        state,
+        since: _,
+        until: _,
+    } = filter;
+    let (from, before) = filter.id_bounds();
+    let mut conditions = Conditions::default();
+    conditions.ids(
+        "message_id IN (SELECT value FROM json_each(?))",
+        message_ids.as_deref(),
+    );
+    conditions.maybe("session_id = ?", session.as_ref().map(ToString::to_string));
+    conditions.maybe("channel_id = ?", channel.as_ref().map(ToString::to_string));
+    conditions.maybe("state = ?", state.map(|state| state.as_str().to_owned()));
+    conditions.maybe("message_id >= ?", from);
+    conditions.maybe("message_id < ?", before);
+    conditions
+}
+
+pub(super) fn page_sql(conditions: &Conditions, limit: u16) -> String {
+    format!(
+        "{MESSAGE} {} ORDER BY message_id DESC LIMIT {}",
+        conditions.sql(),
+        limit.min(MAX_PAGE)
+    )
+}
+
+fn page(
+    connection: &Connection,
+    conditions: &Conditions,
+    limit: u16,
+) -> rusqlite::Result<Vec<MessageRecord>> {
+    let mut statement = connection.prepare_cached(&page_sql(conditions, limit))?;
+    let values = params_from_iter(&conditions.values);
+    statement.query_map(values, message_record)?.collect()
+}
+
+fn count(connection: &Connection, conditions: &Conditions) -> rusqlite::Result<u64> {
+    let sql = format!("SELECT count(*) FROM messages {}", conditions.sql());
+    let count: i64 = connection
+        .prepare_cached(&sql)?
+        .query_row(params_from_iter(&conditions.values), |row| row.get(0))?;
+    Ok(count.unsigned_abs())
+}

@@ -1,0 +1,160 @@
+//! Replays, and who works on them.
+//!
+//! Invariant: a lease has one owner, for it is taken within a write transaction.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use roundtrip_model::ReplayId;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use time::OffsetDateTime;
+
+use super::{
+    SqliteChannels, away,
+    rows::{Columns, count, millis, name},
+};
+use crate::{Progress, Replay, ReplayStatus, Replays, StoreError};
+
+const INSERT: &str = "
+    INSERT INTO replays (replay_id, source, rate_per_second, status, matched, replayed, skipped,
+        cursor, created_at, ended_at, lease_until)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0)";
+const CLAIM: &str = "
+    UPDATE replays SET owner = ?1, lease_until = ?3
+    WHERE replay_id = (
+        SELECT replay_id FROM replays
+        WHERE status = 'running' AND (owner IS NULL OR lease_until <= ?2)
+        ORDER BY replay_id LIMIT 1)
+    RETURNING *";
+const ADVANCE: &str = "
+    UPDATE replays SET replayed = ?3, skipped = ?4, cursor = ?5, lease_until = ?6
+    WHERE replay_id = ?1 AND owner = ?2
+    RETURNING *";
+const END: &str = "
+    UPDATE replays SET status = ?2, ended_at = ?3 WHERE replay_id = ?1 AND status = 'running'";
+
+#[async_trait]
+impl Replays for SqliteChannels {
+    async fn create_replay(&self, replay: &Replay) -> Result<(), StoreError> {
+        let replay = replay.clone();
+        self.file
+            .write(move |transaction| insert(transaction, &replay).map_err(away))
+            .await
+    }
+
+    async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, StoreError> {
+        let id = *id;
+        self.file
+            .run(move |connection, _| read(connection, &id).map_err(away))
+            .await
+    }
+
+    async fn claim_replay(
+        &self,
+        owner: &str,
+        now: OffsetDateTime,
+        lease: Duration,
+    ) -> Result<Option<Replay>, StoreError> {
+        let owner = owner.to_owned();
+        self.file
+            .write(move |transaction| {
+                transaction
+                    .prepare_cached(CLAIM)
+                    .and_then(|mut claim| {
+                        let values = params![owner, millis(now), millis(now + lease)];
+                        claim.query_row(values, replay).optional()
+                    })
+                    .map_err(away)
+            })
+            .await
+    }
+
+    async fn advance_replay(
+        &self,
+        id: &ReplayId,
+        owner: &str,
+        progress: &Progress,
+        lease_until: OffsetDateTime,
+    ) -> Result<Option<ReplayStatus>, StoreError> {
+        let (id, owner, progress) = (id.to_string(), owner.to_owned(), progress.clone());
+        self.file
+            .write(move |transaction| {
+                let advanced = transaction
+                    .prepare_cached(ADVANCE)
+                    .and_then(|mut advance| {
+                        let values = params![
+                            id,
+                            owner,
+                            count(progress.replayed),
+                            count(progress.skipped),
+                            progress.cursor,
+                            millis(lease_until),
+                        ];
+                        advance.query_row(values, replay).optional()
+                    })
+                    .map_err(away)?;
+                Ok(advanced.map(|replay| replay.status))
+            })
+            .await
+    }
+
+    async fn end_replay(
+        &self,
+        id: &ReplayId,
+        status: ReplayStatus,
+        now: OffsetDateTime,
+    ) -> Result<Option<Replay>, StoreError> {
+        let id = *id;
+        self.file
+            .write(move |transaction| {
+                let values = params![id.to_string(), name(status), millis(now)];
+                transaction.execute(END, values).map_err(away)?;
+                read(transaction, &id).map_err(away)
+            })
+            .await
+    }
+}
+
+fn insert(connection: &Connection, replay: &Replay) -> rusqlite::Result<()> {
+    let source = serde_json::to_string(&replay.source)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let values = params![
+        replay.replay_id.to_string(),
+        source,
+        replay.rate_per_second,
+        name(replay.status),
+        count(replay.matched),
+        count(replay.progress.replayed),
+        count(replay.progress.skipped),
+        replay.progress.cursor,
+        millis(replay.created_at),
+        replay.ended_at.map(millis),
+    ];
+    connection.execute(INSERT, values).map(drop)
+}
+
+fn read(connection: &Connection, id: &ReplayId) -> rusqlite::Result<Option<Replay>> {
+    connection
+        .prepare_cached("SELECT * FROM replays WHERE replay_id = ?1")?
+        .query_row([id.to_string()], replay)
+        .optional()
+}
+
+fn replay(row: &Row<'_>) -> rusqlite::Result<Replay> {
+    let columns = Columns(row);
+    let number = |column| columns.get::<i64>(column).map(i64::unsigned_abs);
+    Ok(Replay {
+        replay_id: columns.parsed("replay_id")?,
+        source: columns.json("source")?,
+        rate_per_second: columns.get("rate_per_second")?,
+        status: columns.named("status")?,
+        matched: number("matched")?,
+        progress: Progress {
+            replayed: number("replayed")?,
+            skipped: number("skipped")?,
+            cursor: columns.get("cursor")?,
+        },
+        created_at: columns.time("created_at")?,
+        ended_at: columns.optional_time("ended_at")?,
+    })
+}

@@ -1,0 +1,109 @@
+//! Forgetting what is older than the retention.
+//!
+//! Invariant: it goes in small transactions, so that no other writer waits for long, and what
+//! nobody has dealt with stays: a dead letter that was not replayed, a replay that runs.
+
+use std::{sync::Arc, time::Duration};
+
+use roundtrip_model::Clock;
+use rusqlite::Transaction;
+use tokio::{task::JoinHandle, time};
+use tracing::warn;
+
+use super::{away, file::File, rows::millis};
+use crate::{StoreError, ledger::first_message_id};
+
+/// How long to wait between two rounds.
+const PAUSE: Duration = Duration::from_mins(1);
+/// How many rows of a kind, or messages with all their entries, go in one transaction.
+const STEP: u16 = 200;
+
+/// Forgets in the background, for as long as it is held.
+pub(super) struct Retention(JoinHandle<()>);
+
+impl Drop for Retention {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Retention {
+    pub(super) fn start(file: Arc<File>, keep: Duration, clock: Arc<dyn Clock>) -> Self {
+        Self(tokio::spawn(async move {
+            loop {
+                // Another process may hold the file for a while; the next round is soon enough.
+                if let Err(error) = forget(&file, millis(clock.now() - keep)).await {
+                    warn!(%error, source = ?std::error::Error::source(&error), "what is old could not all be forgotten");
+                }
+                time::sleep(PAUSE).await;
+            }
+        }))
+    }
+}
+
+/// Removes what is from before this time.
+pub(super) async fn forget(file: &File, before: i64) -> Result<(), StoreError> {
+    // Ids begin with the time of their making, so the oldest come first.
+    let mut after = String::new();
+    loop {
+        let step = file
+            .write(move |transaction| messages(transaction, before, &after).map_err(away))
+            .await?;
+        match step {
+            Some(last) => after = last,
+            None => break,
+        }
+    }
+    for sql in OTHERS {
+        let step = move |transaction: &Transaction<'_>| {
+            let mut delete = transaction.prepare_cached(sql)?;
+            delete.execute((before, STEP))
+        };
+        while file
+            .write(move |transaction| step(transaction).map_err(away))
+            .await?
+            == usize::from(STEP)
+        {}
+    }
+    Ok(())
+}
+
+const OTHERS: [&str; 3] = [
+    "DELETE FROM dead_letters WHERE rowid IN (SELECT rowid FROM dead_letters
+     WHERE replayed_by IS NOT NULL AND dead_at < ?1 LIMIT ?2)",
+    "DELETE FROM replays WHERE rowid IN (SELECT rowid FROM replays
+     WHERE ended_at IS NOT NULL AND ended_at < ?1 LIMIT ?2)",
+    "DELETE FROM idempotency WHERE rowid IN (SELECT rowid FROM idempotency
+     WHERE taken_at < ?1 LIMIT ?2)",
+];
+
+/// Removes messages to which nothing has happened since, beginning after this id. Answers with the
+/// last one that was removed, where there may be more.
+fn messages(
+    transaction: &Transaction<'_>,
+    before: i64,
+    after: &str,
+) -> rusqlite::Result<Option<String>> {
+    let mut find = transaction.prepare_cached(
+        "SELECT message_id FROM messages
+         WHERE message_id > ?1 AND message_id < ?2 AND updated_at < ?3
+         ORDER BY message_id LIMIT ?4",
+    )?;
+    let ids = find.query_map(
+        (after, first_message_id(before.into()), before, STEP),
+        |row| row.get(0),
+    )?;
+    let ids: Vec<String> = ids.collect::<Result<_, _>>()?;
+    for sql in [
+        "DELETE FROM entries WHERE message_id = ?1",
+        "DELETE FROM contents WHERE message_id = ?1",
+        "DELETE FROM messages WHERE message_id = ?1",
+    ] {
+        let mut delete = transaction.prepare_cached(sql)?;
+        for id in &ids {
+            delete.execute([id])?;
+        }
+    }
+    let full = ids.len() == usize::from(STEP);
+    Ok(ids.into_iter().next_back().filter(|_| full))
+}

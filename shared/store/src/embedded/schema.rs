@@ -1,0 +1,159 @@
+//! The file's tables, and how an older file gets those of this version.
+//!
+//! Invariant: a file is brought up to date within one transaction, so that two processes which
+//! open it at once, or one that dies over it, leave it whole.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+/// `PRAGMA application_id`: "RtSt". It tells the file from other SQLite files.
+pub(super) const APPLICATION_ID: i64 = 0x5274_5374;
+/// `PRAGMA user_version`: how many of [`STEPS`] the file has had.
+pub(super) const SCHEMA_VERSION: i64 = 2;
+
+/// What brings an empty file to version 1, from 1 to 2, and so on.
+const STEPS: [&str; 2] = [CHANNELS, LEDGER];
+
+/// Version 1.
+///
+/// `channel_name` is beside the document so that a query can sort by it.
+pub(super) const CHANNELS: &str = "
+    CREATE TABLE channels (
+        channel_id TEXT NOT NULL PRIMARY KEY,
+        channel_name TEXT NOT NULL,
+        document TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX channels_by_name ON channels (channel_name, channel_id);
+";
+
+/// Version 2. Times are milliseconds since 1970.
+///
+/// A message's content has a table of its own: a change of its state must not write the content
+/// anew. An entry is known by its key, of which its time is part, so that a timeline lies together
+/// in its order.
+///
+/// The indices of dead letters leave out those that were replayed: no query asks for them. A page
+/// of some time is found by walking the ids, whose index knows the times.
+const LEDGER: &str = "
+    CREATE TABLE messages (
+        message_id TEXT NOT NULL PRIMARY KEY,
+        channel_id TEXT NOT NULL,
+        session_id TEXT NOT NULL,
+        state TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        round INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX messages_by_session ON messages (session_id, message_id);
+    CREATE INDEX messages_by_channel ON messages (channel_id, message_id);
+    CREATE INDEX messages_by_state ON messages (state, message_id);
+    CREATE INDEX messages_by_channel_and_state ON messages (channel_id, state, message_id);
+
+    CREATE TABLE contents (
+        message_id TEXT NOT NULL PRIMARY KEY,
+        message TEXT NOT NULL,
+        response_url TEXT NOT NULL
+    ) STRICT;
+
+    CREATE TABLE entries (
+        message_id TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        entry_id TEXT NOT NULL,
+        round INTEGER NOT NULL,
+        event TEXT NOT NULL,
+        PRIMARY KEY (message_id, at, entry_id)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE dead_letters (
+        dead_id TEXT NOT NULL PRIMARY KEY,
+        queue TEXT NOT NULL,
+        parcel_id TEXT NOT NULL,
+        message_id TEXT,
+        channel_id TEXT,
+        session_id TEXT,
+        reason TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        tries INTEGER NOT NULL,
+        round INTEGER NOT NULL,
+        accepted_at INTEGER NOT NULL,
+        dead_at INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        replayed_by TEXT
+    ) STRICT;
+    CREATE INDEX dead_letters_by_id ON dead_letters (dead_id, dead_at) WHERE replayed_by IS NULL;
+    CREATE INDEX dead_letters_by_parcel ON dead_letters (parcel_id) WHERE replayed_by IS NULL;
+    CREATE INDEX dead_letters_by_queue ON dead_letters (queue, dead_id) WHERE replayed_by IS NULL;
+    CREATE INDEX dead_letters_by_channel ON dead_letters (channel_id, dead_id)
+        WHERE replayed_by IS NULL;
+    CREATE INDEX dead_letters_by_session ON dead_letters (session_id, dead_id)
+        WHERE replayed_by IS NULL;
+    CREATE INDEX dead_letters_by_reason ON dead_letters (reason, dead_id)
+        WHERE replayed_by IS NULL;
+    CREATE INDEX dead_letters_by_time ON dead_letters (dead_at) WHERE replayed_by IS NULL;
+    CREATE INDEX dead_letters_replayed ON dead_letters (dead_at) WHERE replayed_by IS NOT NULL;
+
+    CREATE TABLE replays (
+        replay_id TEXT NOT NULL PRIMARY KEY,
+        source TEXT NOT NULL,
+        rate_per_second INTEGER,
+        status TEXT NOT NULL,
+        matched INTEGER NOT NULL,
+        replayed INTEGER NOT NULL,
+        skipped INTEGER NOT NULL,
+        cursor TEXT,
+        created_at INTEGER NOT NULL,
+        ended_at INTEGER,
+        owner TEXT,
+        lease_until INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX replays_running ON replays (replay_id) WHERE status = 'running';
+    CREATE INDEX replays_ended ON replays (ended_at) WHERE ended_at IS NOT NULL;
+
+    CREATE TABLE idempotency (
+        key TEXT NOT NULL PRIMARY KEY,
+        fingerprint TEXT NOT NULL,
+        message_id TEXT NOT NULL,
+        done INTEGER NOT NULL,
+        taken_at INTEGER NOT NULL,
+        lease_until INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX idempotency_by_time ON idempotency (taken_at);
+";
+
+/// Why a file is not made ready.
+pub(super) enum Refused {
+    Sqlite(rusqlite::Error),
+    /// It is another program's, or another part's of Roundtrip.
+    Foreign,
+    /// It is of this newer version.
+    Newer(i64),
+}
+
+impl From<rusqlite::Error> for Refused {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+/// Makes the tables, or those that an older version did not know.
+pub(super) fn prepare(connection: &mut Connection) -> Result<(), Refused> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let number = |sql: &str| transaction.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let version = number("PRAGMA user_version")?;
+    let application = number("PRAGMA application_id")?;
+    let tables = number("SELECT count(*) FROM sqlite_schema")?;
+    let done = match (application, version) {
+        (0, 0) if tables == 0 => 0,
+        (APPLICATION_ID, version) => usize::try_from(version).map_err(|_| Refused::Foreign)?,
+        _ => return Err(Refused::Foreign),
+    };
+    let missing = STEPS.get(done..).ok_or(Refused::Newer(version))?;
+    for step in missing {
+        transaction.execute_batch(step)?;
+    }
+    if !missing.is_empty() {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! What is kept of messages, in a collection for each kind.
+//!
+//! Invariant: no write depends on what was read before it, unless it asks for the very value that
+//! was read; so any number of processes write at once. Times are milliseconds, as MongoDB's are.
+
+mod dead_letters;
+mod idempotency;
+mod journal;
+mod replays;
+
+use std::{collections::BTreeSet, error};
+
+use bson::{Binary, Bson, DateTime, Document, spec::BinarySubtype};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use mongodb::{
+    Cursor,
+    error::{Error, ErrorKind},
+};
+use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+use tracing::warn;
+
+use super::{DUPLICATE_KEY, away};
+use crate::StoreError;
+
+/// The collections.
+pub(super) const ENTRIES: &str = "entries";
+pub(super) const MESSAGES: &str = "messages";
+pub(super) const DEAD_LETTERS: &str = "dead_letters";
+pub(super) const REPLAYS: &str = "replays";
+pub(super) const IDEMPOTENCY: &str = "idempotency";
+
+const NANOS_PER_MILLI: i128 = 1_000_000;
+
+/// A time as it is stored, the rest of its millisecond cut off.
+fn stored(at: OffsetDateTime) -> DateTime {
+    let millis = at.unix_timestamp_nanos().div_euclid(NANOS_PER_MILLI);
+    DateTime::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))
+}
+
+/// The first stored time that is not before this one.
+fn stored_from(at: OffsetDateTime) -> DateTime {
+    let millis = -(-at.unix_timestamp_nanos()).div_euclid(NANOS_PER_MILLI);
+    DateTime::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))
+}
+
+/// The stored time that is this much later.
+fn later(at: DateTime, by: std::time::Duration) -> DateTime {
+    let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+    DateTime::from_millis(at.timestamp_millis().saturating_add(by))
+}
+
+fn read_time(at: DateTime) -> Result<OffsetDateTime, Unreadable> {
+    let nanos = i128::from(at.timestamp_millis()) * NANOS_PER_MILLI;
+    OffsetDateTime::from_unix_timestamp_nanos(nanos).map_err(|error| Unreadable(error.into()))
+}
+
+fn binary(bytes: &Bytes) -> Binary {
+    Binary {
+        subtype: BinarySubtype::Generic,
+        bytes: bytes.to_vec(),
+    }
+}
+
+/// A document that is none of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("a stored document cannot be read")]
+struct Unreadable(#[source] Box<dyn error::Error + Send + Sync>);
+
+impl From<Unreadable> for StoreError {
+    fn from(unreadable: Unreadable) -> Self {
+        Self::Away(Box::new(unreadable))
+    }
+}
+
+fn row<T: DeserializeOwned>(document: Document) -> Result<T, Unreadable> {
+    bson::deserialize_from_document(document).map_err(|error| Unreadable(error.into()))
+}
+
+/// Reads what a query has found. What is none of ours is passed over, and said so: it must not
+/// hide the others.
+async fn rows<R: DeserializeOwned, T>(
+    mut found: Cursor<Document>,
+    read: impl Fn(R) -> Result<T, Unreadable>,
+) -> Result<Vec<T>, StoreError> {
+    let mut all = Vec::new();
+    while let Some(document) = found.try_next().await.map_err(away)? {
+        match row(document).and_then(&read) {
+            Ok(one) => all.push(one),
+            Err(Unreadable(error)) => warn!(%error, "a query passes over a stored document"),
+        }
+    }
+    Ok(all)
+}
+
+/// The document of something that has one.
+fn document(row: &impl serde::Serialize) -> Result<Document, StoreError> {
+    bson::serialize_to_document(row).map_err(|error| StoreError::Away(Box::new(error)))
+}
+
+/// The name that a variant has where it is stored.
+fn name(variant: &impl serde::Serialize) -> Result<Bson, StoreError> {
+    bson::serialize_to_bson(variant).map_err(|error| StoreError::Away(Box::new(error)))
+}
+
+/// An insert of many, of which some were there already, has done what it should.
+fn unless_there<T>(inserted: Result<T, Error>) -> Result<(), StoreError> {
+    let Err(error) = inserted else { return Ok(()) };
+    match &*error.kind {
+        ErrorKind::InsertMany(failed)
+            if failed.write_concern_error.is_none()
+                && failed
+                    .write_errors
+                    .iter()
+                    .flatten()
+                    .all(|error| error.code == DUPLICATE_KEY) =>
+        {
+            Ok(())
+        }
+        _ => Err(away(error)),
+    }
+}
+
+/// Each once, for a list of `$in`.
+fn texts<T: ToString>(all: &[T]) -> Vec<String> {
+    let once: BTreeSet<String> = all.iter().map(T::to_string).collect();
+    once.into_iter().collect()
+}

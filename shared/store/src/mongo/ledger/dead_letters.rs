@@ -1,0 +1,260 @@
+//! Dead letters.
+//!
+//! Invariant: a letter that is there stays as it is when it is buried again, above all one that
+//! was replayed.
+
+use async_trait::async_trait;
+use bson::{Binary, DateTime, Document, doc};
+use mongodb::Collection;
+use roundtrip_model::{ChannelId, DeadReason, MessageId, ReplayId, SessionId};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    super::{MongoChannels, away},
+    DEAD_LETTERS, Unreadable, binary, document, name, read_time, rows, stored, stored_from, texts,
+    unless_there,
+};
+use crate::{DeadFilter, DeadLetter, DeadLetters, DeadQueue, MAX_PAGE, StoreError};
+
+/// How many letters one step of a purge removes: each step has the time limit to itself.
+const PURGE_STEP: u16 = MAX_PAGE;
+
+#[async_trait]
+impl DeadLetters for MongoChannels {
+    async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let rows: Result<Vec<_>, _> = letters
+            .iter()
+            .map(|letter| document(&LetterRow::of(letter)))
+            .collect();
+        let rows = rows?;
+        self.connection
+            .run(move |_, database| async move {
+                let letters = database.collection::<Document>(DEAD_LETTERS);
+                unless_there(letters.insert_many(rows).ordered(false).await)
+            })
+            .await
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: &DeadFilter,
+        after: Option<&str>,
+        limit: u16,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        // MongoDB reads 0 as no limit.
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let filter = matching(filter, after)?;
+        self.connection
+            .run(move |_, database| async move {
+                let found = database
+                    .collection::<Document>(DEAD_LETTERS)
+                    .find(filter)
+                    .sort(doc! { "_id": 1 })
+                    .limit(i64::from(limit.min(MAX_PAGE)))
+                    .await
+                    .map_err(away)?;
+                rows(found, LetterRow::letter).await
+            })
+            .await
+    }
+
+    async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
+        let filter = matching(filter, None)?;
+        self.connection
+            .run(move |_, database| async move {
+                let letters = database.collection::<Document>(DEAD_LETTERS);
+                letters.count_documents(filter).await.map_err(away)
+            })
+            .await
+    }
+
+    async fn mark_replayed(&self, dead_ids: &[String], by: &ReplayId) -> Result<(), StoreError> {
+        if dead_ids.is_empty() {
+            return Ok(());
+        }
+        let which = doc! { "_id": { "$in": texts(dead_ids) }, "replayed": false };
+        let change = doc! {
+            "$set": { "replayed": true, "replayed_by": by.to_string() },
+            "$currentDate": { "replayed_at": true },
+        };
+        self.connection
+            .run(move |_, database| async move {
+                let letters = database.collection::<Document>(DEAD_LETTERS);
+                let marked = letters.update_many(which, change).await;
+                marked.map(drop).map_err(away)
+            })
+            .await
+    }
+
+    async fn purge_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
+        let mut purged = 0;
+        let mut last: Option<String> = None;
+        loop {
+            let filter = matching(filter, last.as_deref())?;
+            let step = self
+                .connection
+                .run(move |_, database| async move {
+                    purge_step(&database.collection(DEAD_LETTERS), filter).await
+                })
+                .await?;
+            purged += step.removed;
+            if step.last.is_none() {
+                return Ok(purged);
+            }
+            last = step.last;
+        }
+    }
+}
+
+/// What a step of a purge did.
+struct PurgeStep {
+    removed: u64,
+    /// The last that it found; none where it found none.
+    last: Option<String>,
+}
+
+async fn purge_step(
+    letters: &Collection<Document>,
+    filter: Document,
+) -> Result<PurgeStep, StoreError> {
+    #[derive(Deserialize)]
+    struct Found {
+        #[serde(rename = "_id")]
+        dead_id: String,
+    }
+
+    let found = letters
+        .find(filter)
+        .projection(doc! { "_id": 1 })
+        .sort(doc! { "_id": 1 })
+        .limit(i64::from(PURGE_STEP))
+        .await
+        .map_err(away)?;
+    let ids: Vec<String> = rows(found, |found: Found| Ok(found.dead_id)).await?;
+    let Some(last) = ids.last().cloned() else {
+        return Ok(PurgeStep {
+            removed: 0,
+            last: None,
+        });
+    };
+    // One that is being replayed at this moment is not removed.
+    let deleted = letters
+        .delete_many(doc! { "_id": { "$in": ids }, "replayed": false })
+        .await
+        .map_err(away)?;
+    Ok(PurgeStep {
+        removed: deleted.deleted_count,
+        last: Some(last),
+    })
+}
+
+fn matching(filter: &DeadFilter, after: Option<&str>) -> Result<Document, StoreError> {
+    let DeadFilter {
+        ids,
+        queue,
+        channel,
+        session,
+        reason,
+        since,
+        until,
+    } = filter;
+    let mut filter = doc! { "replayed": false };
+    if let Some(after) = after {
+        filter.insert("_id", doc! { "$gt": after });
+    }
+    if let Some(ids) = ids {
+        let ids = texts(ids);
+        filter.insert(
+            "$or",
+            [
+                doc! { "_id": { "$in": ids.clone() } },
+                doc! { "parcel_id": { "$in": ids } },
+            ]
+            .to_vec(),
+        );
+    }
+    if let Some(queue) = queue {
+        filter.insert("queue", name(queue)?);
+    }
+    if let Some(channel) = channel {
+        filter.insert("channel_id", channel.as_str());
+    }
+    if let Some(session) = session {
+        filter.insert("session_id", session.as_str());
+    }
+    if let Some(reason) = reason {
+        filter.insert("reason.kind", reason.as_str());
+    }
+    let mut dead_at = Document::new();
+    dead_at.extend(since.map(|since| ("$gte".to_owned(), stored_from(since).into())));
+    dead_at.extend(until.map(|until| ("$lt".to_owned(), stored_from(until).into())));
+    if !dead_at.is_empty() {
+        filter.insert("dead_at", dead_at);
+    }
+    Ok(filter)
+}
+
+/// A dead letter as it is stored.
+#[derive(Serialize, Deserialize)]
+struct LetterRow {
+    #[serde(rename = "_id")]
+    dead_id: String,
+    queue: DeadQueue,
+    parcel_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<MessageId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel_id: Option<ChannelId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_id: Option<SessionId>,
+    reason: DeadReason,
+    tries: u32,
+    round: u32,
+    accepted_at: DateTime,
+    dead_at: DateTime,
+    body: Binary,
+    /// Said of every letter, so that an index finds those that were not.
+    replayed: bool,
+}
+
+impl LetterRow {
+    fn of(letter: &DeadLetter) -> Self {
+        Self {
+            dead_id: letter.dead_id.clone(),
+            queue: letter.queue,
+            parcel_id: letter.parcel_id.clone(),
+            message_id: letter.message_id,
+            channel_id: letter.channel_id.clone(),
+            session_id: letter.session_id.clone(),
+            reason: letter.reason.clone(),
+            tries: letter.tries,
+            round: letter.round,
+            accepted_at: stored(letter.accepted_at),
+            dead_at: stored(letter.dead_at),
+            body: binary(&letter.body),
+            replayed: false,
+        }
+    }
+
+    fn letter(self) -> Result<DeadLetter, Unreadable> {
+        Ok(DeadLetter {
+            dead_id: self.dead_id,
+            queue: self.queue,
+            parcel_id: self.parcel_id,
+            message_id: self.message_id,
+            channel_id: self.channel_id,
+            session_id: self.session_id,
+            reason: self.reason,
+            tries: self.tries,
+            round: self.round,
+            accepted_at: read_time(self.accepted_at)?,
+            dead_at: read_time(self.dead_at)?,
+            body: self.body.bytes.into(),
+        })
+    }
+}

@@ -1,0 +1,132 @@
+//! Idempotency keys.
+//!
+//! Invariant: a key is taken by an insert, which one request alone can win; and taken over only
+//! from the very lease that was seen to have run out.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bson::{DateTime, Document, doc};
+use mongodb::Collection;
+use roundtrip_model::MessageId;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{
+    super::{MongoChannels, away, is_duplicate_key},
+    IDEMPOTENCY, document, later, row, stored,
+};
+use crate::{Idempotency, Reservation, StoreError};
+
+/// How often a key is looked at that others take and leave at this moment.
+const RESERVE_TRIES: usize = 3;
+
+#[async_trait]
+impl Idempotency for MongoChannels {
+    async fn reserve(
+        &self,
+        key: &str,
+        fingerprint: &str,
+        message_id: &MessageId,
+        now: OffsetDateTime,
+        lease: Duration,
+    ) -> Result<Reservation, StoreError> {
+        let now = stored(now);
+        let wanted = KeyRow {
+            key: key.to_owned(),
+            fingerprint: fingerprint.to_owned(),
+            message_id: *message_id,
+            done: false,
+            taken_at: now,
+            lease_until: later(now, lease),
+        };
+        self.connection
+            .run(move |_, database| async move {
+                reserve(&database.collection(IDEMPOTENCY), &wanted).await
+            })
+            .await
+    }
+
+    async fn complete(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError> {
+        let which = doc! { "_id": key, "message_id": message_id.to_string() };
+        self.connection
+            .run(move |_, database| async move {
+                let completed = database
+                    .collection::<Document>(IDEMPOTENCY)
+                    .update_one(which, doc! { "$set": { "done": true } })
+                    .await;
+                completed.map(drop).map_err(away)
+            })
+            .await
+    }
+
+    async fn release(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError> {
+        let which = doc! { "_id": key, "message_id": message_id.to_string(), "done": false };
+        self.connection
+            .run(move |_, database| async move {
+                let keys = database.collection::<Document>(IDEMPOTENCY);
+                keys.delete_one(which).await.map(drop).map_err(away)
+            })
+            .await
+    }
+}
+
+async fn reserve(keys: &Collection<Document>, wanted: &KeyRow) -> Result<Reservation, StoreError> {
+    for _ in 0..RESERVE_TRIES {
+        match keys.insert_one(document(wanted)?).await {
+            Ok(_) => return Ok(Reservation::Taken(wanted.message_id)),
+            Err(error) if is_duplicate_key(&error) => {}
+            Err(error) => return Err(away(error)),
+        }
+        let named = doc! { "_id": wanted.key.as_str() };
+        let Some(found) = keys.find_one(named).await.map_err(away)? else {
+            continue;
+        };
+        let found: KeyRow = row(found)?;
+        if found.fingerprint != wanted.fingerprint {
+            return Ok(Reservation::Mismatch);
+        }
+        if found.done {
+            return Ok(Reservation::Done(found.message_id));
+        }
+        if found.lease_until > wanted.taken_at {
+            return Ok(Reservation::UnderWay);
+        }
+        let taken_over = keys
+            .find_one_and_update(
+                found.unchanged(),
+                doc! { "$set": { "lease_until": wanted.lease_until } },
+            )
+            .await
+            .map_err(away)?;
+        if taken_over.is_some() {
+            return Ok(Reservation::Taken(found.message_id));
+        }
+    }
+    // Others were quicker each time.
+    Ok(Reservation::UnderWay)
+}
+
+/// A key as it is stored.
+#[derive(Serialize, Deserialize)]
+struct KeyRow {
+    #[serde(rename = "_id")]
+    key: String,
+    fingerprint: String,
+    message_id: MessageId,
+    done: bool,
+    taken_at: DateTime,
+    lease_until: DateTime,
+}
+
+impl KeyRow {
+    /// Finds the key as long as it is as it was read.
+    fn unchanged(&self) -> Document {
+        doc! {
+            "_id": self.key.as_str(),
+            "message_id": self.message_id.to_string(),
+            "done": self.done,
+            "lease_until": self.lease_until,
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What a gateway that was stopped left in its queues and in its store.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use bytes::Bytes;
+use roundtrip_broker::{Delivery, Parcel, Queue, Route, SharedBroker, Status};
+use roundtrip_model::{Clock, SystemClock};
+use roundtrip_store::{DeadFilter, DeadQueue, SharedStore};
+use tokio::time::timeout;
+
+use super::TestGateway;
+use crate::wait;
+
+/// How many dead letters are read at most from a queue, and on one page from the store.
+const DEAD_WINDOW: u16 = 1000;
+
+impl TestGateway {
+    /// Stops what runs and reads a dead queue, and what the recorder took from it into the store:
+    /// what is dead and was not replayed.
+    ///
+    /// # Errors
+    /// If a process does not end well, or the queue or the store cannot be read.
+    pub async fn dead_letters(&mut self, queue: Queue) -> anyhow::Result<Vec<Parcel>> {
+        let mut parcels = self.in_dead_queue(queue).await?;
+        let store = self.store().await?;
+        let filter = DeadFilter {
+            queue: Some(match queue {
+                Queue::CallbacksDead => DeadQueue::Callbacks,
+                _ => DeadQueue::Outbound,
+            }),
+            ..DeadFilter::default()
+        };
+        let mut after: Option<String> = None;
+        loop {
+            let page = store
+                .dead_letters(&filter, after.as_deref(), DEAD_WINDOW)
+                .await?;
+            let Some(last) = page.last() else {
+                return Ok(parcels);
+            };
+            after = Some(last.dead_id.clone());
+            for letter in page {
+                // A recorder that was stopped in between leaves a letter in both.
+                if !parcels
+                    .iter()
+                    .any(|known| (&known.id, known.round) == (&letter.parcel_id, letter.round))
+                {
+                    parcels.push(Parcel {
+                        id: letter.parcel_id,
+                        tries: letter.tries,
+                        round: letter.round,
+                        accepted_at: letter.accepted_at,
+                        dead: Some(letter.reason),
+                        body: letter.body,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The store, for this process, past any proxy.
+    async fn store(&self) -> anyhow::Result<SharedStore> {
+        let mut config = roundtrip_store::Config {
+            url: self.plan.store_url(self.folder.path()),
+            ..roundtrip_store::Config::default()
+        };
+        if let Some(realm) = &self.plan.realm {
+            config.database.clone_from(&realm.name);
+        }
+        Ok(roundtrip_store::open(&config).await?)
+    }
+
+    async fn in_dead_queue(&mut self, queue: Queue) -> anyhow::Result<Vec<Parcel>> {
+        let broker = self.broker().await?;
+        let waiting = broker.ready(queue).await?.min(u64::from(DEAD_WINDOW));
+        let mut consumer = broker.consume(queue, DEAD_WINDOW).await?;
+        let mut parcels = Vec::new();
+        let mut deliveries = Vec::new();
+        while u64::try_from(deliveries.len())? < waiting {
+            let next = timeout(wait::WAIT_LIMIT, consumer.next()).await?;
+            let delivery = next.context("the consumer ended")?;
+            parcels.push(delivery.parcel().clone());
+            deliveries.push(delivery);
+        }
+        deliveries.into_iter().for_each(Delivery::release);
+        drop(consumer);
+        broker.close().await;
+        Ok(parcels)
+    }
+
+    /// Stops what runs, puts a parcel of this id and body into the queue that the route leads to,
+    /// as a broken process or another version might, and starts everything again.
+    ///
+    /// # Errors
+    /// If a process does not end well or start again, or the parcel is not taken.
+    pub async fn slip_in(
+        &mut self,
+        route: Route<'_>,
+        id: &str,
+        body: &'static [u8],
+    ) -> anyhow::Result<()> {
+        let broker = self.broker().await?;
+        let parcel = Parcel {
+            id: id.to_owned(),
+            tries: 0,
+            round: 0,
+            accepted_at: SystemClock.now(),
+            dead: None,
+            body: Bytes::from_static(body),
+        };
+        broker.publish(route, parcel).await?;
+        broker.close().await;
+        for name in self.names() {
+            self.process(&name)?.restart().await?;
+        }
+        Ok(())
+    }
+
+    /// Stops what runs and counts the messages and answers that lie ready, in every queue together.
+    ///
+    /// # Errors
+    /// If a process does not end well, or a queue cannot be asked.
+    pub async fn enqueued(&mut self) -> anyhow::Result<u64> {
+        let broker = self.broker().await?;
+        let mut enqueued = 0;
+        let journal = [Queue::Journal, Queue::JournalDead];
+        for queue in Queue::ALL {
+            if journal.contains(&queue) {
+                continue;
+            }
+            enqueued += broker.ready(queue).await?;
+        }
+        broker.close().await;
+        Ok(enqueued)
+    }
+
+    /// The broker, for this process; the embedded one's file belongs to one process at a time, so
+    /// what runs is stopped first.
+    async fn broker(&mut self) -> anyhow::Result<SharedBroker> {
+        self.stop_all().await?;
+        let mut config = roundtrip_broker::Config {
+            url: self.plan.broker_url(self.folder.path()),
+            ..roundtrip_broker::Config::default()
+        };
+        if let Some(realm) = &self.plan.realm {
+            config.namespace.clone_from(&realm.name);
+        }
+        let broker = roundtrip_broker::open(&config, Arc::new(SystemClock)).await?;
+        wait::until("the broker", async || {
+            (broker.status() == Status::Ready).then_some(())
+        })
+        .await?;
+        Ok(broker)
+    }
+}
