@@ -4,6 +4,7 @@
 //! Invariant: everything that it starts (servers, the gateway) it ends, whether it ends itself by
 //! success, by an error, or by a signal that can be caught.
 
+mod isolation;
 mod measure;
 mod memory;
 mod options;
@@ -19,7 +20,9 @@ use clap::Parser;
 use harness::{
     counting::CountingServer,
     faults::{self, FaultPlan},
+    outage::{self, OutagePlan},
     process::gateway_binary,
+    replay::{self, ReplayPlan},
     servers::{Kind, Server},
     stack::{Engines, Plan, Stack},
     tally::Tally,
@@ -31,7 +34,7 @@ use tokio::{
 
 use crate::{
     measure::Bench,
-    options::{Command, Common, Faults, Memory, Options, Run},
+    options::{Command, Common, Faults, Memory, Options, Replay, Run, StoreAway},
     results::{Measure, Round},
     table::EngineResults,
 };
@@ -53,6 +56,9 @@ async fn main() -> anyhow::Result<ExitCode> {
         match options.command {
             Command::Run(options) => run(&options).await,
             Command::Faults(options) => faults(&options).await,
+            Command::Replay(options) => replay(&options).await,
+            Command::Store(options) => store(&options).await,
+            Command::Isolation(options) => isolation(&options).await,
             Command::Memory(options) => memory(&options).await,
         }
     };
@@ -194,41 +200,105 @@ const fn results(key: &'static str, title: &'static str, has_target: bool) -> En
 }
 
 async fn faults(options: &Faults) -> anyhow::Result<ExitCode> {
+    let seed = options.seed.unwrap_or_else(rand::random);
+    println!("seed {seed}\n");
     let mut lost = 0;
     if options.common.engine.embedded() {
-        lost += fault_run(options, Engines::Embedded, None, EMBEDDED).await?;
+        lost += fault_run(options, seed, Engines::Embedded, None, EMBEDDED).await?;
     }
     if options.common.engine.rabbitmq() {
         let servers = Servers::start(&options.common.folder).await?;
         let engines = servers.engines();
         // MongoDB's goes on until the run is over.
         let Servers { rabbitmq, mongodb } = servers;
-        lost += fault_run(options, engines, Some(rabbitmq), RABBITMQ).await?;
+        lost += fault_run(options, seed, engines, Some(rabbitmq), RABBITMQ).await?;
         drop(mongodb);
     }
-    Ok(if lost == 0 {
+    Ok(exit_code(lost == 0))
+}
+
+fn exit_code(good: bool) -> ExitCode {
+    if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    }
 }
 
 async fn fault_run(
     options: &Faults,
+    seed: u64,
     engines: Engines,
     broker: Option<Server>,
     title: &str,
-) -> anyhow::Result<u64> {
+) -> anyhow::Result<usize> {
     println!("== {title} ==");
     let report = faults::run(FaultPlan {
         stack: plan(&options.common, engines, "faults")?,
         messages: options.messages,
+        faults: options.count,
+        seed,
         limit: options.limit,
         broker,
     })
     .await?;
     println!("{report}\n");
-    Ok(report.lost())
+    Ok(report.lost.len())
+}
+
+async fn replay(options: &Replay) -> anyhow::Result<ExitCode> {
+    let run = async |engines, title| {
+        println!("== {title} ==");
+        let report = replay::run(ReplayPlan {
+            stack: plan(&options.common, engines, "replay")?,
+            letters: options.messages,
+            rate: options.rate,
+            limit: options.limit,
+        })
+        .await?;
+        println!("{report}\n");
+        anyhow::Ok(report.kept_its_promise())
+    };
+    let mut good = true;
+    if options.common.engine.embedded() {
+        good &= run(Engines::Embedded, EMBEDDED).await?;
+    }
+    if options.common.engine.rabbitmq() {
+        let servers = Servers::start(&options.common.folder).await?;
+        good &= run(servers.engines(), RABBITMQ).await?;
+    }
+    Ok(exit_code(good))
+}
+
+async fn store(options: &StoreAway) -> anyhow::Result<ExitCode> {
+    let servers = Servers::start(&options.common.folder).await?;
+    println!("== {RABBITMQ} ==");
+    let report = outage::run(OutagePlan {
+        stack: plan(&options.common, servers.engines(), "store")?,
+        outage: options.outage,
+        rate: options.rate,
+        limit: options.limit,
+    })
+    .await?;
+    println!("{report}");
+    Ok(exit_code(report.refused == 0 && report.missing.is_empty()))
+}
+
+async fn isolation(options: &options::Isolation) -> anyhow::Result<ExitCode> {
+    let servers = if options.common.engine.rabbitmq() {
+        Some(Servers::start(&options.common.folder).await?)
+    } else {
+        None
+    };
+    let mut engines = Vec::new();
+    if options.common.engine.embedded() {
+        engines.push((EMBEDDED, "embedded", Engines::Embedded));
+    }
+    if let Some(servers) = &servers {
+        engines.push((RABBITMQ, "rabbitmq", servers.engines()));
+    }
+    let reached = isolation::run(options, &engines).await?;
+    Ok(exit_code(reached))
 }
 
 async fn memory(options: &Memory) -> anyhow::Result<ExitCode> {
@@ -258,9 +328,5 @@ async fn memory(options: &Memory) -> anyhow::Result<ExitCode> {
             under &= memory::run(options, dead, stack(servers.engines(), dead)?).await?;
         }
     }
-    Ok(if under {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(exit_code(under))
 }

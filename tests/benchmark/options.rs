@@ -16,8 +16,14 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// Measures rates, latency and use of the machine, beside the engines' own raw rates.
     Run(Run),
-    /// Posts messages while processes are killed and started again; none may be lost.
+    /// Posts messages while everything fails that can; none may be lost.
     Faults(Faults),
+    /// Replays dead letters and kills the process that does it half-way; none may be lost.
+    Replay(Replay),
+    /// Takes the store away under load; nothing may be refused or missing.
+    Store(StoreAway),
+    /// Measures what channels that hang and fail cost the others.
+    Isolation(Isolation),
     /// Queues messages for a dead endpoint and measures the memory of every role.
     Memory(Memory),
 }
@@ -64,11 +70,74 @@ pub(crate) struct Faults {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Messages that are posted.
-    #[arg(long, default_value_t = 5_000)]
+    #[arg(long, default_value_t = 1_000)]
     pub(crate) messages: usize,
+    /// Faults that are drawn.
+    #[arg(long = "faults", default_value_t = 8)]
+    pub(crate) count: usize,
+    /// What they are drawn from; another one each time where it is not given.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
     /// Seconds that the run on one engine may take.
+    #[arg(long, default_value = "900", value_parser = seconds)]
+    pub(crate) limit: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Dead letters that are replayed.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) messages: usize,
+    /// How many a second.
+    #[arg(long, default_value_t = 500)]
+    pub(crate) rate: u32,
+    /// Seconds that the run on one engine may take.
+    #[arg(long, default_value = "600", value_parser = seconds)]
+    pub(crate) limit: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StoreAway {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Seconds that the store is away.
+    #[arg(long = "seconds", default_value = "120", value_parser = seconds)]
+    pub(crate) outage: Duration,
+    /// Messages a second.
+    #[arg(long, default_value_t = 200)]
+    pub(crate) rate: u32,
+    /// Seconds until everything must be recorded, once the store is back.
     #[arg(long, default_value = "300", value_parser = seconds)]
     pub(crate) limit: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Isolation {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Channels; two of them are bad.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) channels: usize,
+    /// Messages for the good channels in each run.
+    #[arg(long, default_value_t = 6_000)]
+    pub(crate) messages: usize,
+    /// Messages a second for the good channels.
+    #[arg(long, default_value_t = 200)]
+    pub(crate) rate: u32,
+    /// Messages that wait for the channel that hangs.
+    #[arg(long, default_value_t = 20_000)]
+    pub(crate) waiting: usize,
+    /// Messages that wait for the channel that fails.
+    #[arg(long, default_value_t = 2_000)]
+    pub(crate) failing: usize,
+    /// The size of a posted body.
+    #[arg(long, default_value_t = 400)]
+    pub(crate) body_bytes: usize,
+    /// Runs with the bad channels, and as many without; they take turns.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) repeat: usize,
 }
 
 #[derive(Debug, Args)]

@@ -165,10 +165,8 @@ impl Round {
     pub(crate) fn percentiles(&mut self, p50: Measure, p99: Measure, mut times: Vec<Duration>) {
         times.sort_unstable();
         for (measure, percent) in [(p50, 50), (p99, 99)] {
-            // The nearest rank, counted from 1.
-            let rank = (times.len() * percent).div_ceil(100);
-            if let Some(time) = times.get(rank.saturating_sub(1)) {
-                self.values.insert(measure, time.as_secs_f64() * 1_000.0);
+            if let Some(millis) = percentile(&times, percent) {
+                self.values.insert(measure, millis);
             }
         }
     }
@@ -183,6 +181,13 @@ impl Round {
             .min_by(f64::total_cmp)?;
         Some(self.values.get(&measure)? / limit)
     }
+}
+
+/// A percentile of times that are sorted, in milliseconds: the nearest rank.
+pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> Option<f64> {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    let time = sorted.get(rank.saturating_sub(1))?;
+    Some(time.as_secs_f64() * 1_000.0)
 }
 
 /// The median of several rounds, with the least and the greatest.

@@ -9,7 +9,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::Duration,
 };
@@ -47,6 +47,8 @@ pub struct CountingServer {
 struct Shared {
     tally: RwLock<Arc<Tally>>,
     answers: AtomicBool,
+    /// What every request is answered while it is out of order; 0 while it is not.
+    out_of_order: AtomicU16,
     /// Connections to the gateway that wait for the next answer.
     idle: Mutex<Vec<Connection>>,
 }
@@ -69,6 +71,7 @@ impl CountingServer {
         let shared = Arc::new(Shared {
             tally: RwLock::new(tally),
             answers: AtomicBool::new(false),
+            out_of_order: AtomicU16::new(0),
             idle: Mutex::default(),
         });
         let closed = CancellationToken::new();
@@ -108,6 +111,18 @@ impl CountingServer {
     pub fn answer(&self, answers: bool) {
         self.shared.answers.store(answers, Ordering::Release);
     }
+
+    /// Answers everything with this status from now on, and counts nothing.
+    pub fn fail(&self, status: StatusCode) {
+        self.shared
+            .out_of_order
+            .store(status.as_u16(), Ordering::Release);
+    }
+
+    /// Is as it was before it failed.
+    pub fn recover(&self) {
+        self.shared.out_of_order.store(0, Ordering::Release);
+    }
 }
 
 impl Drop for CountingServer {
@@ -140,8 +155,9 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
 }
 
 async fn receive(shared: &Shared, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let status = match handle(shared, request).await {
-        Ok(()) => StatusCode::OK,
+    let out_of_order = StatusCode::from_u16(shared.out_of_order.load(Ordering::Acquire));
+    let status = match handle(shared, request, out_of_order.is_ok()).await {
+        Ok(()) => out_of_order.unwrap_or(StatusCode::OK),
         Err(error) => {
             tracing::debug!(%error, "not taken");
             StatusCode::INTERNAL_SERVER_ERROR
@@ -152,8 +168,16 @@ async fn receive(shared: &Shared, request: Request<Incoming>) -> Response<Full<B
     response
 }
 
-async fn handle(shared: &Shared, request: Request<Incoming>) -> anyhow::Result<()> {
+async fn handle(
+    shared: &Shared,
+    request: Request<Incoming>,
+    out_of_order: bool,
+) -> anyhow::Result<()> {
+    // Read even then: the connection is used again.
     let body = request.into_body().collect().await?.to_bytes();
+    if out_of_order {
+        return Ok(());
+    }
     let message: Message = serde_json::from_slice(&body)?;
     let tally = {
         let current = shared.tally.read().unwrap_or_else(PoisonError::into_inner);

@@ -1,29 +1,40 @@
-//! The fault run: messages are posted while the gateway's processes, and the broker, are killed
-//! and started again.
+//! The fault run: messages are posted while processes and the broker are killed, connections cut,
+//! the store is away and endpoints fail; then every accepted message is accounted for.
 //!
-//! Invariant: every kill falls into live traffic. The loader is held back at a gate until the kill
-//! is done, so it can neither be over before a kill nor pause for one; and a process is started
+//! Invariant: every fault falls into live traffic. The loader is held back at a gate until the
+//! fault is over, so it can neither be over before it nor pause for it; and a process is started
 //! again only after work was done (or refused) without it.
 
+mod draw;
+mod inflict;
+
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
+use roundtrip_model::State;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout_at},
 };
 
 use crate::{
+    account::{self, End},
     counting::CountingServer,
     loader::{self, BodyShape, Load, Progress},
+    realm::Realm,
     servers::Server,
-    stack::{Plan, Role, Stack},
+    stack::{Engines, Plan, Stack},
     tally::Tally,
 };
+
+use self::inflict::{Proxies, Victims};
+
+pub use self::draw::Fault;
 
 /// How many channels the messages are for.
 const CHANNELS: usize = 8;
@@ -34,11 +45,22 @@ const BODY_BYTES: usize = 400;
 /// How many posts are under way at once.
 const IN_FLIGHT: usize = 32;
 
-/// How often the loader's progress is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How many times as many messages as are in flight each fault needs for itself.
+const MESSAGES_A_FAULT: usize = 3 * IN_FLIGHT;
 
-/// The share of the messages (one in so many) that may be accepted while a victim is dead.
-const WITHOUT_VICTIM: u64 = 20;
+/// How many ids of lost messages a report names.
+const NAMED: usize = 10;
+
+/// Waits that end within the run, whatever fails meanwhile.
+const PATIENCE: [(&str, &str); 4] = [
+    (
+        "ROUNDTRIP__DISPATCHER__RETRY__SCHEDULE",
+        "1s,1s,1s,5s,5s,5s,5s,5s,5s,5s,5s,5s",
+    ),
+    ("ROUNDTRIP__DISPATCHER__BREAKER__MAX_WAIT", "4s"),
+    ("ROUNDTRIP__FORWARDER__RETRY__SCHEDULE", "1s,5s"),
+    ("ROUNDTRIP__FORWARDER__BREAKER__MAX_WAIT", "4s"),
+];
 
 /// What a fault run does.
 #[derive(Debug)]
@@ -47,6 +69,10 @@ pub struct FaultPlan {
     pub stack: Plan,
     /// How many messages are posted.
     pub messages: usize,
+    /// How many faults are drawn.
+    pub faults: usize,
+    /// What they are drawn from.
+    pub seed: u64,
     /// How long the whole may take.
     pub limit: Duration,
     /// RabbitMQ's node, to be killed too; none on the embedded engines.
@@ -56,82 +82,94 @@ pub struct FaultPlan {
 /// What a fault run came to.
 #[derive(Debug, Clone)]
 pub struct FaultReport {
+    /// What the faults were drawn from.
+    pub seed: u64,
+    /// What was inflicted, in order, and after how many accepted messages.
+    pub faults: Vec<(Fault, u64)>,
     /// Messages that were answered 202.
     pub accepted: u64,
-    /// Messages whose answer reached the sessions server.
-    pub answered: u64,
+    /// Messages that were at a channel.
+    pub delivered: u64,
+    /// Messages whose timeline ends with a forwarded answer, which the sessions server has.
+    pub forwarded: u64,
+    /// Messages whose timeline ends as dead.
+    pub dead: u64,
+    /// The ids of the other accepted messages.
+    pub lost: Vec<String>,
     /// Deliveries beyond each message's first.
     pub duplicate_deliveries: u64,
     /// Answers beyond each message's first.
     pub duplicate_forwards: u64,
     /// Posts that were not answered 202 and were made again.
     pub repeated_posts: u64,
-    /// What was killed, in order, and after how many accepted messages.
-    pub kills: Vec<(String, u64)>,
-    /// From the first post to the last answer.
+    /// From the first post until each message was accounted for.
     pub took: Duration,
-}
-
-impl FaultReport {
-    /// Accepted messages whose answer never came.
-    #[must_use]
-    pub const fn lost(&self) -> u64 {
-        self.accepted.saturating_sub(self.answered)
-    }
 }
 
 impl fmt::Display for FaultReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, accepted) in &self.kills {
-            writeln!(f, "killed {name:<26} after {accepted:>6} accepted messages")?;
+        for (fault, accepted) in &self.faults {
+            writeln!(f, "{fault:<34}after {accepted:>6} accepted messages")?;
         }
-        writeln!(f, "accepted                          {:>6}", self.accepted)?;
-        writeln!(f, "answered                          {:>6}", self.answered)?;
-        writeln!(f, "lost                              {:>6}", self.lost())?;
+        let mut kinds: BTreeMap<Fault, u64> = BTreeMap::new();
+        for (fault, _) in &self.faults {
+            *kinds.entry(*fault).or_default() += 1;
+        }
+        writeln!(f)?;
+        for (fault, times) in kinds {
+            writeln!(f, "{fault:<34}{times:>6}")?;
+        }
+        let counts = [
+            ("faults", self.faults.len() as u64),
+            ("accepted", self.accepted),
+            ("delivered", self.delivered),
+            ("answered and forwarded", self.forwarded),
+            ("dead", self.dead),
+            ("lost", self.lost.len() as u64),
+            ("duplicate deliveries", self.duplicate_deliveries),
+            ("duplicate forwards", self.duplicate_forwards),
+            ("posts that were made again", self.repeated_posts),
+        ];
+        for (name, count) in counts {
+            writeln!(f, "{name:<34}{count:>6}")?;
+        }
+        for id in self.lost.iter().take(NAMED) {
+            writeln!(f, "lost: {id}")?;
+        }
         writeln!(
             f,
-            "duplicate deliveries              {:>6}",
-            self.duplicate_deliveries
-        )?;
-        writeln!(
-            f,
-            "duplicate forwards                {:>6}",
-            self.duplicate_forwards
-        )?;
-        writeln!(
-            f,
-            "posts that were made again        {:>6}",
-            self.repeated_posts
-        )?;
-        write!(
-            f,
-            "seconds in all                    {:>6.1}",
+            "{:<34}{:>6.1}",
+            "seconds in all",
             self.took.as_secs_f64()
-        )
+        )?;
+        write!(f, "{:<34}{:>6}", "seed", self.seed)
     }
-}
-
-/// What is killed.
-#[derive(Debug, Clone, Copy)]
-enum Victim {
-    Process(Role),
-    Broker,
 }
 
 /// Runs it.
 ///
 /// # Errors
-/// If the limit passes before every answer came, or something does not start again.
+/// If the limit passes before the faults are over, or something does not start again.
 pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
+    ensure!(
+        plan.messages >= (plan.faults + 1) * MESSAGES_A_FAULT,
+        "{} faults need {} messages at the least",
+        plan.faults,
+        (plan.faults + 1) * MESSAGES_A_FAULT
+    );
+    let messages = plan.messages as u64;
     let run = plan.stack.name.clone();
     let delivered = Arc::new(Tally::new(&run, plan.messages));
-    let answered = Arc::new(Tally::new(&run, plan.messages));
-    let channel_server = CountingServer::start(Arc::clone(&delivered)).await?;
-    channel_server.answer(true);
-    let sessions_server = CountingServer::start(Arc::clone(&answered)).await?;
+    let forwarded = Arc::new(Tally::new(&run, plan.messages));
+    let channels = CountingServer::start(Arc::clone(&delivered)).await?;
+    channels.answer(true);
+    let sessions = CountingServer::start(Arc::clone(&forwarded)).await?;
 
+    let (engines, proxies) = by_proxies(plan.stack.engines).await?;
     let mut stack = Stack::new(Plan {
-        sessions_server: sessions_server.url(),
+        engines,
+        sessions_server: sessions.url(),
+        env: owned(&PATIENCE).chain(plan.stack.env).collect(),
         ..plan.stack
     })?;
     stack.start_all().await?;
@@ -140,7 +178,7 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
         path: "/channel/message",
         tally: Arc::clone(&delivered),
         body: BodyShape {
-            channels: stack.register(CHANNELS, &[channel_server.url()]).await?,
+            channels: stack.register(CHANNELS, &[channels.url()]).await?,
             response_url: stack.response_url(),
             bytes: BODY_BYTES,
         },
@@ -148,137 +186,80 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
         limit: plan.limit,
     };
 
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(Progress::keeping_ids());
     let (gate, gated) = watch::channel(0);
     let since = Instant::now();
-    let faults = Faults {
+    let deadline = since + plan.limit;
+    let roles = stack.roles();
+    let drawn = draw::draw(plan.seed, plan.faults, messages, roles, proxies.is_some());
+    let victims = Victims {
         stack: &mut stack,
         broker: plan.broker.as_mut(),
+        proxies: proxies.as_ref(),
+        channels: &channels,
+        sessions: &sessions,
         progress: &progress,
         gate,
-        messages: plan.messages as u64,
+        messages,
+        meanwhile: (messages / (2 * plan.faults.max(1) as u64)).max(2 * IN_FLIGHT as u64),
     };
-    let (loaded, kills) = timeout(plan.limit, async {
+    let (loaded, faults) = timeout_at(deadline, async {
         tokio::try_join!(
             loader::post_gated(&load, &progress, &gated),
-            faults.inflict()
+            victims.inflict(&drawn)
         )
     })
     .await
     .context("the fault run's limit passed")??;
-    let left = plan.limit.saturating_sub(since.elapsed());
-    if let Err(error) = answered.full(left).await {
-        bail!(
-            "answers are missing: {error}; {} were delivered",
-            delivered.distinct()
-        );
-    }
+
+    let accepted = progress.accepted_ids();
+    let ended = account::settle(load.address, accepted, End::Forwarded, deadline).await?;
     let took = since.elapsed();
+    let arrived = |message| forwarded.arrived_at(message).is_some();
+    let (mut at_sessions, mut dead, mut lost) = (0, 0, Vec::new());
+    for account::Ended { message, state } in ended {
+        match state {
+            Some(State::Forwarded) if arrived(message.message) => at_sessions += 1,
+            Some(State::Dead) => dead += 1,
+            _ => lost.push(message.id),
+        }
+    }
     stack.stop_all().await?;
     Ok(FaultReport {
+        seed: plan.seed,
+        faults,
         accepted: progress.accepted.load(Ordering::Acquire),
-        answered: answered.distinct(),
+        delivered: delivered.distinct(),
+        forwarded: at_sessions,
+        dead,
+        lost,
         duplicate_deliveries: delivered.duplicates(),
-        duplicate_forwards: answered.duplicates(),
+        duplicate_forwards: forwarded.duplicates(),
         repeated_posts: loaded.repeated,
-        kills,
         took,
     })
 }
 
-/// Inflicts the kills, each at its place in the stream of messages.
-struct Faults<'a> {
-    stack: &'a mut Stack,
-    broker: Option<&'a mut Server>,
-    progress: &'a Progress,
-    gate: watch::Sender<u64>,
-    messages: u64,
+/// The same engines by way of proxies, where they are servers.
+async fn by_proxies(engines: Engines) -> anyhow::Result<(Engines, Option<Proxies>)> {
+    let Engines::Servers { broker, store } = engines else {
+        return Ok((engines, None));
+    };
+    let realm = Realm {
+        name: String::new(),
+        broker: broker.parse()?,
+        store: store.parse()?,
+    };
+    let (broker, broker_proxy) = realm.broker_by_proxy().await?;
+    let (store, store_proxy) = realm.store_by_proxy().await?;
+    let proxies = Proxies {
+        broker: broker_proxy,
+        store: store_proxy,
+    };
+    Ok((Engines::Servers { broker, store }, Some(proxies)))
 }
 
-impl Faults<'_> {
-    async fn inflict(self) -> anyhow::Result<Vec<(String, u64)>> {
-        let mut this = self;
-        let victims = this.victims();
-        let parts = victims.len() as u64 + 1;
-        let mut kills = Vec::new();
-        for (number, victim) in (1..).zip(victims) {
-            let place = this.messages * number / parts;
-            // A little beyond, so that posts are under way when the kill comes.
-            this.gate.send_replace(place + IN_FLIGHT as u64);
-            this.accepted(place).await;
-            let at = this.progress.accepted.load(Ordering::Acquire);
-            let name = this.inflict_one(victim).await?;
-            kills.push((name, at));
-        }
-        this.gate.send_replace(u64::MAX);
-        // Held until the loader is done, for its posters wait on the gate.
-        this.accepted(this.messages).await;
-        Ok(kills)
-    }
-
-    fn victims(&self) -> Vec<Victim> {
-        if self.stack.roles() == [Role::All] {
-            return vec![Victim::Process(Role::All); 3];
-        }
-        let roles = [Role::Dispatcher, Role::Forwarder, Role::Ingress].map(Victim::Process);
-        let broker = self.broker.is_some().then_some(Victim::Broker);
-        roles.into_iter().chain(broker).collect()
-    }
-
-    async fn inflict_one(&mut self, victim: Victim) -> anyhow::Result<String> {
-        match victim {
-            Victim::Process(role @ (Role::Dispatcher | Role::Forwarder)) => {
-                self.stack.process(role)?.kill().await?;
-                // Messages pile up, to be found by the next one.
-                self.accepted(self.open_gate() - 1).await;
-                self.stack.process(role)?.restart().await?;
-                Ok(format!("the {role}"))
-            }
-            Victim::Process(role) => {
-                let repeated = self.progress.repeated.load(Ordering::Acquire);
-                self.stack.process(role)?.kill().await?;
-                self.open_gate();
-                self.refused(repeated).await;
-                self.stack.process(role)?.restart().await?;
-                Ok(match role {
-                    Role::All => "the one process".to_owned(),
-                    _ => format!("the {role}"),
-                })
-            }
-            Victim::Broker => {
-                let repeated = self.progress.repeated.load(Ordering::Acquire);
-                self.server()?.kill().await?;
-                self.open_gate();
-                self.refused(repeated).await;
-                self.server()?.restart().await?;
-                Ok("the RabbitMQ node".to_owned())
-            }
-        }
-    }
-
-    /// Lets the loader go on a little after a kill, and says how far.
-    fn open_gate(&self) -> u64 {
-        let accepted = self.progress.accepted.load(Ordering::Acquire);
-        let gate = (accepted + self.messages / WITHOUT_VICTIM).max(accepted + IN_FLIGHT as u64 * 2);
-        self.gate.send_replace(gate);
-        gate
-    }
-
-    fn server(&mut self) -> anyhow::Result<&mut Server> {
-        self.broker.as_deref_mut().context("no broker to kill")
-    }
-
-    /// Waits until so many messages were accepted.
-    async fn accepted(&self, messages: u64) {
-        while self.progress.accepted.load(Ordering::Acquire) < messages.min(self.messages) {
-            sleep(LOOK_EVERY).await;
-        }
-    }
-
-    /// Waits until a post was refused beyond those before.
-    async fn refused(&self, before: u64) {
-        while self.progress.repeated.load(Ordering::Acquire) <= before {
-            sleep(LOOK_EVERY).await;
-        }
-    }
+fn owned<'a>(env: &'a [(&str, &str)]) -> impl Iterator<Item = (String, String)> + 'a {
+    env.iter()
+        .map(|&(name, value)| (name.to_owned(), value.to_owned()))
 }

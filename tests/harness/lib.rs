@@ -1,14 +1,17 @@
 //! The harness of the end-to-end tests.
 
+pub mod account;
 pub mod counting;
 pub mod faults;
 pub mod gateway;
 pub mod http;
 pub mod loader;
+pub mod outage;
 pub mod process;
 pub mod procfs;
 pub mod proxy;
 pub mod realm;
+pub mod replay;
 pub mod scripted;
 pub mod servers;
 pub mod stack;

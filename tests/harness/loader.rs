@@ -6,7 +6,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -14,10 +14,11 @@ use std::{
 
 use anyhow::bail;
 use bytes::Bytes;
+use serde::Deserialize;
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{http::Connection, tally::Tally};
@@ -80,6 +81,52 @@ pub struct Progress {
     pub accepted: AtomicU64,
     /// Posts that were not, and were made again.
     pub repeated: AtomicU64,
+    ids: Option<Mutex<Vec<Accepted>>>,
+}
+
+/// A message that was answered 202.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its number in the run.
+    pub message: u64,
+    /// The id that the gateway gave it.
+    pub id: String,
+}
+
+impl Progress {
+    /// One that keeps the id of each accepted message.
+    #[must_use]
+    pub fn keeping_ids() -> Self {
+        Self {
+            ids: Some(Mutex::default()),
+            ..Self::default()
+        }
+    }
+
+    /// Every accepted message, where ids are kept.
+    #[must_use]
+    pub fn accepted_ids(&self) -> Vec<Accepted> {
+        self.ids().map(|ids| ids.clone()).unwrap_or_default()
+    }
+
+    fn ids(&self) -> Option<MutexGuard<'_, Vec<Accepted>>> {
+        let ids = self.ids.as_ref()?;
+        Some(ids.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn keep(&self, message: u64, answer: &[u8]) {
+        #[derive(Deserialize)]
+        struct Answer {
+            message_id: String,
+        }
+        let Some(mut ids) = self.ids() else {
+            return;
+        };
+        // An answer without an id leaves a message without one, and the account says so.
+        let answer = serde_json::from_slice(answer);
+        let id = answer.map_or_else(|_| String::new(), |Answer { message_id }| message_id);
+        ids.push(Accepted { message, id });
+    }
 }
 
 /// What a loader did.
@@ -99,7 +146,21 @@ pub struct Loaded {
 /// If it takes longer than the load's limit.
 pub async fn post_all(load: &Load) -> anyhow::Result<Loaded> {
     let (_open, gate) = watch::channel(u64::MAX);
-    post_gated(load, &Arc::default(), &gate).await
+    post(load, &Arc::default(), &gate, Duration::ZERO).await
+}
+
+/// Posts a run's messages, each at its own time, however the earlier ones fare (up to as many as
+/// the load has in flight): message n is due n intervals after [`Loaded::since`].
+///
+/// # Errors
+/// As [`post_all`].
+pub async fn post_paced(
+    load: &Load,
+    progress: &Arc<Progress>,
+    every: Duration,
+) -> anyhow::Result<Loaded> {
+    let (_open, gate) = watch::channel(u64::MAX);
+    post(load, progress, &gate, every).await
 }
 
 /// Posts a run's messages; those from the gate's number on wait until the gate moves.
@@ -110,6 +171,15 @@ pub async fn post_gated(
     load: &Load,
     progress: &Arc<Progress>,
     gate: &watch::Receiver<u64>,
+) -> anyhow::Result<Loaded> {
+    post(load, progress, gate, Duration::ZERO).await
+}
+
+async fn post(
+    load: &Load,
+    progress: &Arc<Progress>,
+    gate: &watch::Receiver<u64>,
+    every: Duration,
 ) -> anyhow::Result<Loaded> {
     // Connections stand before the clock starts.
     let mut connections = Vec::new();
@@ -126,6 +196,7 @@ pub async fn post_gated(
             Arc::clone(progress),
             Arc::clone(&next),
             gate.clone(),
+            Pace { since, every },
         ));
     }
     let all = async { while posters.join_next().await.is_some() {} };
@@ -144,12 +215,27 @@ pub async fn post_gated(
     })
 }
 
+/// When each message is due.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    since: Instant,
+    every: Duration,
+}
+
+impl Pace {
+    fn due(self, message: u64) -> Instant {
+        // A run of more than 2^32 messages ends no time soon.
+        self.since + self.every * u32::try_from(message).unwrap_or(u32::MAX)
+    }
+}
+
 async fn poster(
     load: Load,
     connection: Connection,
     progress: Arc<Progress>,
     next: Arc<AtomicU64>,
     mut gate: watch::Receiver<u64>,
+    pace: Pace,
 ) {
     let mut connection = Some(connection);
     loop {
@@ -159,30 +245,37 @@ async fn poster(
         {
             return;
         }
+        if !pace.every.is_zero() {
+            sleep_until(pace.due(message)).await;
+        }
         let body = load.body.make(message, &load.tally.session(message));
-        while !post(&load, &mut connection, body.clone()).await {
+        let answer = loop {
+            if let Some(answer) = post_once(&load, &mut connection, body.clone()).await {
+                break answer;
+            }
             progress.repeated.fetch_add(1, Ordering::AcqRel);
             sleep(AGAIN_AFTER).await;
-        }
+        };
+        progress.keep(message, &answer);
         progress.accepted.fetch_add(1, Ordering::AcqRel);
     }
 }
 
-/// Posts once; whether it was accepted.
-async fn post(load: &Load, connection: &mut Option<Connection>, body: Bytes) -> bool {
+/// Posts once; the answer, where it was accepted.
+async fn post_once(load: &Load, connection: &mut Option<Connection>, body: Bytes) -> Option<Bytes> {
     let exchange = async {
         let mut open = match connection.take() {
             Some(open) => open,
             None => Connection::open(load.address).await?,
         };
-        let (status, _) = open.post(load.path, body).await?;
-        anyhow::Ok((open, status))
+        let (status, answer) = open.post(load.path, body).await?;
+        anyhow::Ok((open, status, answer))
     };
     match timeout(POST_LIMIT, exchange).await {
-        Ok(Ok((open, status))) => {
+        Ok(Ok((open, status, answer))) => {
             *connection = Some(open);
-            status.is_success()
+            status.is_success().then_some(answer)
         }
-        Ok(Err(_)) | Err(_) => false,
+        Ok(Err(_)) | Err(_) => None,
     }
 }

@@ -23,6 +23,9 @@ use crate::{
     procfs::Usage,
 };
 
+/// The secret of the tokens in response URLs: the dispatcher makes them, the ingress knows them.
+const CALLBACK_SECRET: &str = "the-tests'-own-secret-of-32-bytes-or-more";
+
 /// How long a process may take to drain and end.
 const STOP_LIMIT: Duration = Duration::from_mins(1);
 
@@ -51,6 +54,8 @@ pub enum Role {
     Dispatcher,
     /// Relays answers to the sessions server.
     Forwarder,
+    /// Writes what happened into the store, and runs replays.
+    Recorder,
 }
 
 impl fmt::Display for Role {
@@ -60,6 +65,7 @@ impl fmt::Display for Role {
             Self::Ingress => "ingress",
             Self::Dispatcher => "dispatcher",
             Self::Forwarder => "forwarder",
+            Self::Recorder => "recorder",
         })
     }
 }
@@ -119,7 +125,12 @@ impl Stack {
     pub fn roles(&self) -> &'static [Role] {
         match self.plan.engines {
             Engines::Embedded => &[Role::All],
-            Engines::Servers { .. } => &[Role::Ingress, Role::Dispatcher, Role::Forwarder],
+            Engines::Servers { .. } => &[
+                Role::Ingress,
+                Role::Dispatcher,
+                Role::Forwarder,
+                Role::Recorder,
+            ],
         }
     }
 
@@ -234,6 +245,7 @@ impl Stack {
             ("BROKER_URL", broker.to_owned()),
             ("STORE_URL", store.to_owned()),
             ("SESSIONS_SERVER", self.plan.sessions_server.clone()),
+            ("CALLBACK_SECRET", CALLBACK_SECRET.to_owned()),
             ("ROUNDTRIP__INGRESS__LISTEN", self.ingress.to_string()),
             ("ROUNDTRIP__OPERATIONS__LISTEN", operations.to_string()),
             ("ROUNDTRIP__BROKER__NAMESPACE", self.plan.name.clone()),

@@ -23,6 +23,8 @@ use tokio::{
 pub struct Tally {
     run: String,
     counts: Vec<AtomicU32>,
+    /// When each message came first.
+    arrivals: Vec<OnceLock<Instant>>,
     distinct: AtomicU64,
     total: AtomicU64,
     first_at: OnceLock<Instant>,
@@ -37,6 +39,7 @@ impl Tally {
         Self {
             run: run.to_owned(),
             counts: (0..messages).map(|_| AtomicU32::new(0)).collect(),
+            arrivals: (0..messages).map(|_| OnceLock::new()).collect(),
             distinct: AtomicU64::new(0),
             total: AtomicU64::new(0),
             first_at: OnceLock::new(),
@@ -56,11 +59,14 @@ impl Tally {
         let number = session
             .strip_prefix(self.run.as_str())
             .and_then(|rest| rest.strip_prefix('-')?.parse::<usize>().ok());
-        let Some(count) = number.and_then(|number| self.counts.get(number)) else {
+        let place =
+            number.and_then(|number| self.counts.get(number).zip(self.arrivals.get(number)));
+        let Some((count, arrival)) = place else {
             return;
         };
         self.total.fetch_add(1, Ordering::AcqRel);
         if count.fetch_add(1, Ordering::AcqRel) == 0 {
+            arrival.get_or_init(Instant::now);
             let distinct = self.distinct.fetch_add(1, Ordering::AcqRel) + 1;
             if distinct == 1 {
                 self.first_at.get_or_init(Instant::now);
@@ -90,6 +96,13 @@ impl Tally {
         // The total is counted first, so it is never the lesser of the two.
         let distinct = self.distinct();
         self.total.load(Ordering::Acquire) - distinct
+    }
+
+    /// When this message came first; nothing where it has not.
+    #[must_use]
+    pub fn arrived_at(&self, message: u64) -> Option<Instant> {
+        let arrival = self.arrivals.get(usize::try_from(message).ok()?)?;
+        arrival.get().copied()
     }
 
     /// When the first message came.

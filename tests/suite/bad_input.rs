@@ -126,6 +126,57 @@ fn bad_messages() -> Vec<Bad> {
     ]
 }
 
+fn bad_operations() -> Vec<Bad> {
+    let get = |path, field: &'static str| Bad {
+        field: Some(field),
+        ..request(Method::GET, path, 422)
+    };
+    let purge = |path, field: &'static str| Bad {
+        field: Some(field),
+        ..request(Method::DELETE, path, 422)
+    };
+    let dead = |body: &str, field: &'static str| post("/dead-letters/replay", body, 422, field);
+    let again = |body: &str, field: &'static str| post("/messages/replay", body, 422, field);
+    vec![
+        get("/messages?limit=0", "limit"),
+        get("/messages?limit=1001", "limit"),
+        get("/messages?state=nonsense", "state"),
+        get("/messages?since=yesterday", "since"),
+        get("/messages?cursor=nonsense", "cursor"),
+        get("/messages?chanel_id=c", "chanel_id"),
+        get("/dead-letters?queue=nonsense", "queue"),
+        get("/dead-letters?reason=nonsense", "reason"),
+        get("/dead-letters?all=true", "all"),
+        purge("/dead-letters", "all"),
+        purge("/dead-letters?channel_id=a/b", "channel_id"),
+        purge("/dead-letters?all=true&limit=5", "limit"),
+        request(Method::GET, "/channel/message/nonsense", 404),
+        request(
+            Method::GET,
+            "/channel/message/msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f",
+            404,
+        ),
+        request(Method::GET, "/replays/nonsense", 404),
+        request(
+            Method::DELETE,
+            "/replays/rpl_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f",
+            404,
+        ),
+        dead(r#"{"queue":"journal"}"#, "queue"),
+        dead(r#"{"chanel_id":"c"}"#, "chanel_id"),
+        dead(r#"{"ids":[]}"#, "ids"),
+        dead(r#"{"rate_per_second":0}"#, "rate_per_second"),
+        post("/dead-letters/replay", "{", 400, None),
+        again("{}", "body"),
+        again(r#"{"ids":["nonsense"]}"#, "ids[0]"),
+        again(r#"{"channel_id":"c","dry_run":"yes"}"#, "dry_run"),
+        post("/channel/messages", "[", 400, None),
+        post("/channel/messages", "[]", 422, "body"),
+        post("/channel/messages", "{}", 422, "body"),
+        request(Method::GET, "/channel/messages", 405),
+    ]
+}
+
 fn bad_others() -> Vec<Bad> {
     vec![
         post("/webhook-response", "{", 400, None),
@@ -185,7 +236,8 @@ fn bad_others() -> Vec<Bad> {
 async fn bad_input_is_named_and_nothing_is_enqueued(setup: Setup) -> anyhow::Result<Accounted> {
     let mut gateway = Plan::new(setup)?.ingress_only().start().await?;
     gateway.register("known", "http://127.0.0.1:9/").await?;
-    for bad in bad_messages().into_iter().chain(bad_others()) {
+    let bad = bad_messages().into_iter().chain(bad_others());
+    for bad in bad.chain(bad_operations()) {
         let mut shown = format!("{} {} {}", bad.method, bad.path, bad.body);
         shown.truncate(120);
         let json = [("content-type", "application/json")];

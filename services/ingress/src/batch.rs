@@ -55,7 +55,7 @@ struct Item {
 
 /// The answer to a batch.
 #[derive(Debug, Serialize)]
-pub(crate) struct Results {
+pub(crate) struct Answered {
     accepted: usize,
     rejected: usize,
     results: Vec<Outcome>,
@@ -77,7 +77,7 @@ enum Outcome {
 pub(crate) async fn send(
     State(ingress): State<Ingress>,
     request: Request,
-) -> Result<JsonBody<Results>, Problem> {
+) -> Result<JsonBody<Answered>, Problem> {
     let is_array = is_json(request.headers());
     if !is_array && !is_ndjson(request.headers()) {
         return Err(Problem::unsupported_media_type());
@@ -99,7 +99,7 @@ pub(crate) async fn send(
     // All at once: the broker bounds what is under way, and confirms many as fast as one.
     let answers = join_all(texts.iter().map(|text| accept(&ingress, &keyed, text))).await;
     let accepted = answers.iter().filter(|answer| answer.is_ok()).count();
-    Ok(JsonBody(Results {
+    Ok(JsonBody(Answered {
         accepted,
         rejected: answers.len() - accepted,
         results: answers.into_iter().map(Outcome::from).collect(),

@@ -1,0 +1,204 @@
+//! The isolation run: what a channel that hangs with a long backlog, and one that fails, cost the
+//! others.
+//!
+//! Invariant: a run without the bad channels and one with them are the same in everything else,
+//! and take turns, so that a slow minute of the machine meets both. A message's time counts from
+//! when it was due to be posted, so that a stall counts for every message that it held up.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, ensure};
+use harness::{
+    counting::CountingServer,
+    loader::{BodyShape, Load, Progress, post_all, post_paced},
+    realm::Realm,
+    scripted::{Reply, ScriptedServer},
+    stack::{Engines, Plan, Stack},
+    tally::Tally,
+};
+
+use crate::{
+    options::Isolation,
+    plan,
+    results::{Spread, percentile},
+};
+
+/// How much longer the others' p99 may be beside the bad channels.
+const TARGET: f64 = 1.5;
+
+/// The channels that are bad: one hangs, one fails.
+const BAD: usize = 2;
+
+/// The most posts under way at once.
+const IN_FLIGHT: usize = 64;
+
+/// How long posting, or arriving, may take.
+const LIMIT: Duration = Duration::from_mins(5);
+
+/// Messages before the clock starts: connections stand, and channels are known.
+const WARM_UP: usize = 500;
+
+/// The others' times in one run, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    p50: f64,
+    p99: f64,
+}
+
+/// Runs it on these engines and prints the table; whether the target was reached on all of them.
+///
+/// # Errors
+/// If a good channel's message does not arrive in time.
+pub(crate) async fn run(
+    options: &Isolation,
+    engines: &[(&str, &str, Engines)],
+) -> anyhow::Result<bool> {
+    ensure!(
+        options.channels > BAD,
+        "more than {BAD} channels are needed"
+    );
+    let mut results = vec![Vec::new(); engines.len()];
+    for number in 1..=options.repeat {
+        for ((_, key, engine), results) in engines.iter().zip(&mut results) {
+            let mut times = Vec::new();
+            for bad in [false, true] {
+                let kind = if bad { "bad" } else { "well" };
+                eprintln!("{key}, {kind}, run {number} of {}", options.repeat);
+                let name = format!("isolation-{key}-{kind}-{number}");
+                times.push(measure(options, engine, &name, bad).await?);
+            }
+            results.extend(times.first().copied().zip(times.last().copied()));
+        }
+    }
+    println!(
+        "{} channels; {} messages at {} a second for {} of them; beside them, one that hangs \
+         (time limit 30 s) with {} waiting and one that answers 500 with {}; {} runs of each",
+        options.channels,
+        options.messages,
+        options.rate,
+        options.channels - BAD,
+        options.waiting,
+        options.failing,
+        options.repeat
+    );
+    let mut reached = true;
+    for ((title, ..), results) in engines.iter().zip(&results) {
+        reached &= table(title, results)?;
+    }
+    println!(
+        "\nHow it was measured\n  the others' times, from when a message was due to be posted until \
+         it is at its channel\n  bad / well: each run with the bad channels by the one before it \
+         without them"
+    );
+    Ok(reached)
+}
+
+fn table(title: &str, results: &[(Times, Times)]) -> anyhow::Result<bool> {
+    println!("\n== {title} ==");
+    println!(
+        "{:<24}{:>10}{:>10}{:>10}",
+        "", "median", "least", "greatest"
+    );
+    let row = |name: &str, unit: &str, of: &dyn Fn(&(Times, Times)) -> f64| {
+        let spread = Spread::of(results.iter().map(of)).context("nothing was measured")?;
+        let Spread {
+            median,
+            least,
+            greatest,
+        } = spread;
+        println!("{name:<24}{median:>10.2}{least:>10.2}{greatest:>10.2} {unit}");
+        anyhow::Ok(median)
+    };
+    row("all well, p50", "ms", &|(well, _)| well.p50)?;
+    row("two bad, p50", "ms", &|(_, bad)| bad.p50)?;
+    row("all well, p99", "ms", &|(well, _)| well.p99)?;
+    row("two bad, p99", "ms", &|(_, bad)| bad.p99)?;
+    row("bad / well, p50", "", &|(well, bad)| bad.p50 / well.p50)?;
+    let ratio = row("bad / well, p99", "", &|(well, bad)| bad.p99 / well.p99)?;
+    let verdict = if ratio <= TARGET { "reached" } else { "MISSED" };
+    println!("the target of {TARGET} is {verdict}");
+    Ok(ratio <= TARGET)
+}
+
+/// One run on a gateway of its own.
+async fn measure(
+    options: &Isolation,
+    engines: &Engines,
+    name: &str,
+    bad: bool,
+) -> anyhow::Result<Times> {
+    let good = options.channels - BAD;
+    let tally = Arc::new(Tally::new("good", options.messages));
+    let warm_up = Arc::new(Tally::new("warm", WARM_UP));
+    let server = CountingServer::start(Arc::clone(&warm_up)).await?;
+    let hangs = ScriptedServer::start(|_| Reply::hang()).await?;
+    let fails = ScriptedServer::start(|_| Reply::status(500)).await?;
+    let mut stack = Stack::new(Plan {
+        sessions_server: server.url(),
+        ..plan(&options.common, engines.clone(), name)?
+    })?;
+    stack.start_all().await?;
+    let mut endpoints = vec![hangs.url(), fails.url()];
+    endpoints.extend(std::iter::repeat_n(server.url(), good));
+    let channels = stack.register(options.channels, &endpoints).await?;
+    let (bad_channels, good_channels) = channels.split_at(BAD);
+    let load = |tally: &Arc<Tally>, channels: &[String]| Load {
+        address: stack.ingress(),
+        path: "/channel/message",
+        tally: Arc::clone(tally),
+        body: BodyShape {
+            channels: channels.to_vec(),
+            response_url: stack.response_url(),
+            bytes: options.body_bytes,
+        },
+        in_flight: IN_FLIGHT,
+        limit: LIMIT,
+    };
+
+    post_all(&load(&warm_up, good_channels)).await?;
+    warm_up.full(LIMIT).await?;
+    server.count_into(Arc::clone(&tally));
+    let every = Duration::from_secs(1) / options.rate;
+    let paced = load(&tally, good_channels);
+    let progress = Arc::new(Progress::default());
+    let posted = post_paced(&paced, &progress, every);
+    let loaded = if bad {
+        for (channel, waiting) in bad_channels.iter().zip([options.waiting, options.failing]) {
+            let backlog = Arc::new(Tally::new("bad", waiting));
+            post_all(&load(&backlog, std::slice::from_ref(channel))).await?;
+        }
+        // The bad ones go on getting their share.
+        let share = Arc::new(Tally::new("bad", options.messages * BAD / good));
+        let shared = load(&share, bad_channels);
+        let their_progress = Arc::new(Progress::default());
+        let apart = every * u32::try_from(good / BAD)?;
+        let (loaded, _) = tokio::try_join!(posted, post_paced(&shared, &their_progress, apart))?;
+        loaded
+    } else {
+        posted.await?
+    };
+    tally.full(LIMIT).await?;
+    let mut times: Vec<Duration> = (0u32..)
+        .zip(0..tally.messages())
+        .filter_map(|(number, message)| {
+            Some(tally.arrived_at(message)? - (loaded.since + every * number))
+        })
+        .collect();
+    times.sort_unstable();
+    // What hangs would be waited for; and its backlog is not to burden the next run.
+    drop((hangs, fails));
+    stack.stop_all().await?;
+    if let Engines::Servers { broker, store } = engines {
+        let realm = Realm {
+            name: name.to_owned(),
+            broker: broker.parse()?,
+            store: store.parse()?,
+        };
+        realm.remove().await?;
+    }
+    let of = |percent| percentile(&times, percent).context("nothing was measured");
+    Ok(Times {
+        p50: of(50)?,
+        p99: of(99)?,
+    })
+}

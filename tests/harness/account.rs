@@ -1,0 +1,141 @@
+//! What became of accepted messages, as an operator would find out: by `GET /channel/message/{id}`.
+//!
+//! Invariant: a message counts as ended only where the gateway tells a final state, and its own
+//! timeline leads to that state.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::ensure;
+use futures::future::join_all;
+use hyper::StatusCode;
+use roundtrip_model::{Entry, State};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{http::Connection, loader::Accepted};
+
+/// How many messages are asked for at once.
+const ASKED_AT_ONCE: usize = 8;
+
+/// How long a message that has not ended is left alone.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+
+/// Where messages end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Each is answered, and its answer forwarded.
+    Forwarded,
+    /// No answer is expected.
+    Delivered,
+}
+
+impl End {
+    fn is_final(self, state: State) -> bool {
+        match self {
+            Self::Forwarded => matches!(state, State::Forwarded | State::Dead),
+            Self::Delivered => matches!(state, State::Delivered | State::Dead),
+        }
+    }
+}
+
+/// A message and where it ended; nothing where it has not in time.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// The message.
+    pub message: Accepted,
+    /// Its final state.
+    pub state: Option<State>,
+}
+
+/// What the API tells of a message.
+#[derive(Debug, Deserialize)]
+struct Timeline {
+    state: State,
+    timeline: Vec<Entry>,
+}
+
+/// Asks for each message until it has ended, or the deadline has come.
+///
+/// # Errors
+/// If a state does not follow from its timeline.
+pub async fn settle(
+    ingress: SocketAddr,
+    accepted: Vec<Accepted>,
+    end: End,
+    deadline: Instant,
+) -> anyhow::Result<Vec<Ended>> {
+    let accepted = Arc::new(accepted);
+    let next = Arc::new(AtomicUsize::new(0));
+    let askers = (0..ASKED_AT_ONCE).map(|_| {
+        let (accepted, next) = (Arc::clone(&accepted), Arc::clone(&next));
+        async move {
+            let mut connection = None;
+            let mut ended = Vec::new();
+            while let Some(message) = accepted.get(next.fetch_add(1, Ordering::AcqRel)) {
+                let state = ask(ingress, &mut connection, message, end, deadline).await?;
+                ended.push(Ended {
+                    message: message.clone(),
+                    state,
+                });
+            }
+            anyhow::Ok(ended)
+        }
+    });
+    let mut all = Vec::new();
+    for ended in join_all(askers).await {
+        all.extend(ended?);
+    }
+    Ok(all)
+}
+
+async fn ask(
+    ingress: SocketAddr,
+    connection: &mut Option<Connection>,
+    message: &Accepted,
+    end: End,
+    deadline: Instant,
+) -> anyhow::Result<Option<State>> {
+    loop {
+        let asked = look(ingress, connection, &message.id);
+        // One that the deadline cut short, or that broke, leaves no connection behind.
+        if let Ok(Ok(Some(Timeline { state, timeline }))) = timeout_at(deadline, asked).await {
+            let follows = State::of(&timeline);
+            ensure!(
+                follows == Some(state),
+                "{} is {state:?}, and its timeline leads to {follows:?}",
+                message.id
+            );
+            if end.is_final(state) {
+                return Ok(Some(state));
+            }
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        sleep(ASK_EVERY).await;
+    }
+}
+
+async fn look(
+    ingress: SocketAddr,
+    connection: &mut Option<Connection>,
+    id: &str,
+) -> anyhow::Result<Option<Timeline>> {
+    let mut open = match connection.take() {
+        Some(open) => open,
+        None => Connection::open(ingress).await?,
+    };
+    let (status, body) = open.get(&format!("/channel/message/{id}")).await?;
+    *connection = Some(open);
+    if status != StatusCode::OK {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_slice(&body)?))
+}

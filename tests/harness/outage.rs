@@ -1,0 +1,168 @@
+//! The outage run: the store is out of reach for a while under load; known channels are served all
+//! the same, and afterwards every entry is there.
+//!
+//! Invariant: the load goes on at its own pace throughout, so the outage slows nothing down that
+//! would then count as well served.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use roundtrip_model::State;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    account::{self, End},
+    counting::CountingServer,
+    loader::{self, BodyShape, Load, Progress},
+    realm::Realm,
+    stack::{Engines, Plan, Stack},
+    tally::Tally,
+};
+
+/// How many channels the messages are for.
+const CHANNELS: usize = 8;
+
+/// The most posts under way at once.
+const IN_FLIGHT: usize = 32;
+
+/// The size of a posted body.
+const BODY_BYTES: usize = 400;
+
+/// The load goes on so long before the outage and after it.
+const AROUND: Duration = Duration::from_secs(3);
+
+/// What an outage run does.
+#[derive(Debug)]
+pub struct OutagePlan {
+    /// The gateway, on servers.
+    pub stack: Plan,
+    /// How long the store is away.
+    pub outage: Duration,
+    /// Messages a second.
+    pub rate: u32,
+    /// How long everything may take until it is accounted for, once the store is back.
+    pub limit: Duration,
+}
+
+/// What an outage run came to.
+#[derive(Debug, Clone)]
+pub struct OutageReport {
+    /// How long the store was away.
+    pub outage: Duration,
+    /// Messages that were answered 202.
+    pub accepted: u64,
+    /// Messages that were accepted while the store was away.
+    pub accepted_meanwhile: u64,
+    /// Messages that were delivered while the store was away.
+    pub delivered_meanwhile: u64,
+    /// Posts that were not answered 202.
+    pub refused: u64,
+    /// Messages whose timeline ends as delivered.
+    pub delivered: u64,
+    /// The ids of those of which it does not.
+    pub missing: Vec<String>,
+    /// From the store's return until the last timeline was complete.
+    pub caught_up: Duration,
+}
+
+impl fmt::Display for OutageReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |f: &mut fmt::Formatter<'_>, name, time: Duration| {
+            writeln!(f, "{name:<34}{:>6.1}", time.as_secs_f64())
+        };
+        seconds(f, "seconds without the store", self.outage)?;
+        let counts = [
+            ("accepted", self.accepted),
+            ("accepted meanwhile", self.accepted_meanwhile),
+            ("delivered meanwhile", self.delivered_meanwhile),
+            ("posts not answered 202", self.refused),
+            ("delivered, by their timelines", self.delivered),
+            ("timelines that lack their end", self.missing.len() as u64),
+        ];
+        for (name, count) in counts {
+            writeln!(f, "{name:<34}{count:>6}")?;
+        }
+        let took = self.caught_up.as_secs_f64();
+        write!(f, "{:<34}{took:>6.1}", "seconds until all was recorded")
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// If something does not start, or the load does not end in time.
+pub async fn run(plan: OutagePlan) -> anyhow::Result<OutageReport> {
+    let Engines::Servers { broker, store } = plan.stack.engines else {
+        bail!("the embedded store is part of the process: it cannot be away");
+    };
+    let realm = Realm {
+        name: String::new(),
+        broker: broker.parse()?,
+        store: store.parse()?,
+    };
+    let (store, proxy) = realm.store_by_proxy().await?;
+    let lasts = plan.outage + AROUND * 2;
+    let messages = usize::try_from(lasts.as_secs() * u64::from(plan.rate))?;
+    let tally = Arc::new(Tally::new(&plan.stack.name, messages));
+    let channel = CountingServer::start(Arc::clone(&tally)).await?;
+    let mut stack = Stack::new(Plan {
+        engines: Engines::Servers { broker, store },
+        sessions_server: channel.url(),
+        ..plan.stack
+    })?;
+    stack.start_all().await?;
+    let load = Load {
+        address: stack.ingress(),
+        path: "/channel/message",
+        tally: Arc::clone(&tally),
+        body: BodyShape {
+            channels: stack.register(CHANNELS, &[channel.url()]).await?,
+            response_url: stack.response_url(),
+            bytes: BODY_BYTES,
+        },
+        in_flight: IN_FLIGHT,
+        limit: lasts + plan.limit,
+    };
+
+    let progress = Arc::new(Progress::keeping_ids());
+    let every = Duration::from_secs(1) / plan.rate;
+    let outage = async {
+        let counts = || (progress.accepted.load(Ordering::Acquire), tally.distinct());
+        sleep(AROUND).await;
+        proxy.refuse();
+        let before = counts();
+        sleep(plan.outage).await;
+        let after = counts();
+        proxy.resume();
+        anyhow::Ok((after.0 - before.0, after.1 - before.1, Instant::now()))
+    };
+    let loaded = loader::post_paced(&load, &progress, every);
+    let (loaded, (accepted_meanwhile, delivered_meanwhile, back)) =
+        tokio::try_join!(loaded, outage)?;
+
+    let deadline = Instant::now() + plan.limit;
+    let accepted = progress.accepted_ids();
+    let ended = account::settle(load.address, accepted, End::Delivered, deadline)
+        .await
+        .context("accounting")?;
+    let caught_up = back.elapsed();
+    // A dead one would be missing too: no channel refuses anything here.
+    let (delivered, missing): (Vec<_>, Vec<_>) = ended
+        .into_iter()
+        .partition(|ended| ended.state == Some(State::Delivered));
+    stack.stop_all().await?;
+    Ok(OutageReport {
+        outage: plan.outage,
+        accepted: progress.accepted.load(Ordering::Acquire),
+        accepted_meanwhile,
+        delivered_meanwhile,
+        refused: loaded.repeated,
+        delivered: delivered.len() as u64,
+        missing: missing.into_iter().map(|ended| ended.message.id).collect(),
+        caught_up,
+    })
+}

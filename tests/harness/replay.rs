@@ -1,0 +1,252 @@
+//! The replay run: dead letters are replayed, the process that replays is killed half-way and
+//! started again, and all of them must be delivered.
+//!
+//! Invariant: the progress is looked at throughout, also across the kill; whoever reads it may
+//! believe it.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use hyper::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{
+    counting::CountingServer,
+    http::Connection,
+    loader::{self, BodyShape, Load, Progress},
+    stack::{Plan, Role, Stack},
+    tally::Tally,
+};
+
+/// How many posts are under way at once.
+const IN_FLIGHT: usize = 32;
+
+/// The size of a posted body.
+const BODY_BYTES: usize = 400;
+
+/// How often the replay is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The most that a crash may put back twice, as the recorder promises.
+pub const PAGE: u64 = 100;
+
+/// What a replay run does.
+#[derive(Debug)]
+pub struct ReplayPlan {
+    /// The gateway.
+    pub stack: Plan,
+    /// How many dead letters there are.
+    pub letters: usize,
+    /// `rate_per_second`.
+    pub rate: u32,
+    /// How long the whole may take.
+    pub limit: Duration,
+}
+
+/// What a replay run came to.
+#[derive(Debug, Clone)]
+pub struct ReplayReport {
+    /// Dead letters that matched.
+    pub matched: u64,
+    /// The progress when the process was killed.
+    pub at_kill: u64,
+    /// The progress when the replay was done.
+    pub replayed: u64,
+    /// What could not be put back.
+    pub skipped: u64,
+    /// Messages that were delivered.
+    pub delivered: u64,
+    /// Deliveries beyond each message's first.
+    pub duplicates: u64,
+    /// Whether the progress ever went back, or beyond what matched.
+    pub monotonic: bool,
+    /// From the request until it was done and all were delivered.
+    pub took: Duration,
+}
+
+impl ReplayReport {
+    /// Letters that were not delivered.
+    #[must_use]
+    pub const fn lost(&self) -> u64 {
+        self.matched.saturating_sub(self.delivered)
+    }
+
+    /// Whether everything is as promised. The one process delivers too, so its kill may double what
+    /// it was delivering as well.
+    #[must_use]
+    pub const fn kept_its_promise(&self) -> bool {
+        self.lost() == 0
+            && self.monotonic
+            && self.replayed + self.skipped == self.matched
+            && self.duplicates <= PAGE
+    }
+}
+
+impl fmt::Display for ReplayReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            ("dead letters", self.matched),
+            ("progress at the kill", self.at_kill),
+            ("progress at the end", self.replayed),
+            ("skipped", self.skipped),
+            ("delivered", self.delivered),
+            ("lost", self.lost()),
+            ("duplicate deliveries", self.duplicates),
+        ];
+        for (name, count) in counts {
+            writeln!(f, "{name:<34}{count:>6}")?;
+        }
+        let monotonic = if self.monotonic { "yes" } else { "NO" };
+        writeln!(f, "{:<34}{monotonic:>6}", "progress only ever grew")?;
+        write!(
+            f,
+            "{:<34}{:>6.1}",
+            "seconds in all",
+            self.took.as_secs_f64()
+        )
+    }
+}
+
+/// A replay as the API tells of it.
+#[derive(Debug, Deserialize)]
+struct Told {
+    replay_id: String,
+    status: String,
+    matched: u64,
+    progress: ToldProgress,
+}
+
+#[derive(Debug, Deserialize)]
+struct ToldProgress {
+    replayed: u64,
+    skipped: u64,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// If the limit passes first.
+pub async fn run(plan: ReplayPlan) -> anyhow::Result<ReplayReport> {
+    let deadline = Instant::now() + plan.limit;
+    let letters = plan.letters as u64;
+    let tally = Arc::new(Tally::new(&plan.stack.name, plan.letters));
+    let channel = CountingServer::start(Arc::clone(&tally)).await?;
+    let mut stack = Stack::new(Plan {
+        sessions_server: channel.url(),
+        ..plan.stack
+    })?;
+    stack.start_all().await?;
+
+    // Refused for good, each at its first try.
+    channel.fail(StatusCode::BAD_REQUEST);
+    let load = Load {
+        address: stack.ingress(),
+        path: "/channel/message",
+        tally: Arc::clone(&tally),
+        body: BodyShape {
+            channels: stack.register(1, &[channel.url()]).await?,
+            response_url: stack.response_url(),
+            bytes: BODY_BYTES,
+        },
+        in_flight: IN_FLIGHT,
+        limit: plan.limit,
+    };
+    let progress = Arc::new(Progress::default());
+    loader::post_paced(&load, &progress, Duration::ZERO).await?;
+    ensure!(
+        progress.repeated.load(Ordering::Acquire) == 0,
+        "a post was not accepted"
+    );
+    let dead = async {
+        let dry_run = json!({"dry_run": true});
+        while ask(load.address, &dry_run).await?["matched"].as_u64() != Some(letters) {
+            sleep(LOOK_EVERY).await;
+        }
+        anyhow::Ok(())
+    };
+    timeout_at(deadline, dead)
+        .await
+        .context("not every message was dead in time")??;
+    channel.recover();
+
+    let since = Instant::now();
+    let request = json!({"rate_per_second": plan.rate});
+    let replay: Told = serde_json::from_value(ask(load.address, &request).await?)?;
+    let followed = follow(&mut stack, &replay, letters);
+    let followed = timeout_at(deadline, followed)
+        .await
+        .context("the replay was not done in time")??;
+    tally.full(deadline - Instant::now()).await?;
+    let took = since.elapsed();
+    // What is on its way twice arrives before its process has ended.
+    stack.stop_all().await?;
+    Ok(ReplayReport {
+        matched: replay.matched,
+        at_kill: followed.at_kill,
+        replayed: followed.last.progress.replayed,
+        skipped: followed.last.progress.skipped,
+        delivered: tally.distinct(),
+        duplicates: tally.duplicates(),
+        monotonic: followed.monotonic,
+        took,
+    })
+}
+
+struct Followed {
+    at_kill: u64,
+    monotonic: bool,
+    last: Told,
+}
+
+/// Looks at a replay until it is done; half-way its process is killed and started again.
+async fn follow(stack: &mut Stack, replay: &Told, letters: u64) -> anyhow::Result<Followed> {
+    let path = format!("/replays/{}", replay.replay_id);
+    let victim = match stack.roles() {
+        [Role::All] => Role::All,
+        _ => Role::Recorder,
+    };
+    let (mut seen, mut at_kill, mut monotonic) = (0, None, true);
+    loop {
+        let mut connection = Connection::open(stack.ingress()).await?;
+        let (status, body) = connection.get(&path).await?;
+        ensure!(status == StatusCode::OK, "the replay was met with {status}");
+        let told: Told = serde_json::from_slice(&body)?;
+        let now = told.progress.replayed + told.progress.skipped;
+        monotonic &= now >= seen && now <= letters;
+        seen = now;
+        if told.status != "running" {
+            ensure!(told.status == "done", "the replay is {}", told.status);
+            return Ok(Followed {
+                at_kill: at_kill.context("the replay was done before the kill")?,
+                monotonic,
+                last: told,
+            });
+        }
+        if at_kill.is_none() && now >= letters / 2 {
+            at_kill = Some(now);
+            let process = stack.process(victim)?;
+            process.kill().await?;
+            process.restart().await?;
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn ask(ingress: SocketAddr, request: &Value) -> anyhow::Result<Value> {
+    let mut connection = Connection::open(ingress).await?;
+    let body = request.to_string().into();
+    let (status, answer) = connection.post("/dead-letters/replay", body).await?;
+    ensure!(
+        status.is_success(),
+        "the request was met with {status}: {}",
+        String::from_utf8_lossy(&answer)
+    );
+    Ok(serde_json::from_slice(&answer)?)
+}

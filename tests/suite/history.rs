@@ -1,0 +1,494 @@
+//! What the person on call does: looks a message up, lists what is dead, sends it again.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use harness::{
+    gateway::{Accounted, Plan, Setup, TestGateway},
+    scripted::{Reply, ScriptedServer},
+    wait,
+};
+use reqwest::Method;
+use roundtrip_model::{Clock, SystemClock};
+use serde_json::{Value, json};
+use time::format_description::well_known::Rfc3339;
+
+on_both_setups! {
+    a_message_shows_its_way_from_queued_to_forwarded,
+    messages_are_listed_by_session_channel_and_state,
+    messages_are_listed_by_time,
+    a_list_goes_on_page_by_page,
+    a_dead_letter_is_replayed_by_its_id_and_then_gone,
+    dead_letters_are_replayed_by_a_filter_and_the_others_stay,
+    purged_dead_letters_are_gone,
+    a_cancelled_replay_leaves_the_rest,
+    a_delivered_message_is_sent_again,
+    a_recorder_that_is_killed_loses_no_entry,
+}
+
+/// Three tries, soon after each other.
+const SHORT_SCHEDULE: &str = "100ms,100ms";
+
+/// Later than any test, and earlier.
+const FAR_AWAY: [&str; 2] = ["2999-01-01T00:00:00Z", "1999-01-01T00:00:00Z"];
+
+/// Waits until an answer is as it must be.
+async fn until_answered(
+    gateway: &TestGateway,
+    path: &str,
+    is_so: impl Fn(&Value) -> bool,
+) -> anyhow::Result<Value> {
+    wait::until(format!("GET {path}"), async || {
+        let answer = gateway.get(path).await.ok()?;
+        let json = answer.json();
+        (answer.status == 200 && is_so(&json)).then_some(json)
+    })
+    .await
+}
+
+/// Waits until the message's timeline says so.
+async fn until_told(
+    gateway: &TestGateway,
+    id: &str,
+    is_so: impl Fn(&Value) -> bool,
+) -> anyhow::Result<Value> {
+    until_answered(gateway, &format!("/channel/message/{id}"), is_so).await
+}
+
+/// The names of what happened, in order. A try that lasts long is told at its beginning too; how
+/// long it lasts is the machine's affair.
+fn events(message: &Value) -> Vec<&str> {
+    let entries = message["timeline"].as_array().into_iter().flatten();
+    entries
+        .filter_map(|entry| entry["event"].as_object()?.keys().next())
+        .map(String::as_str)
+        .filter(|event| *event != "delivering")
+        .collect()
+}
+
+/// The ids that a list has, in order.
+fn ids(list: &Value, of: &str, field: &str) -> Vec<String> {
+    let items = list[of].as_array().into_iter().flatten();
+    items
+        .map(|item| item[field].as_str().unwrap_or_default().to_owned())
+        .collect()
+}
+
+fn message_ids(list: &Value) -> BTreeSet<String> {
+    ids(list, "messages", "message_id").into_iter().collect()
+}
+
+fn set<'a>(ids: impl IntoIterator<Item = &'a String>) -> BTreeSet<String> {
+    ids.into_iter().cloned().collect()
+}
+
+/// A channel server that refuses everything until it is told not to.
+async fn refusing() -> anyhow::Result<(ScriptedServer, Arc<AtomicBool>)> {
+    let well = Arc::new(AtomicBool::new(false));
+    let is_well = Arc::clone(&well);
+    let server = ScriptedServer::start(move |_| {
+        if is_well.load(Ordering::Relaxed) {
+            Reply::ok()
+        } else {
+            Reply::status(400).body("no such user")
+        }
+    })
+    .await?;
+    Ok((server, well))
+}
+
+/// Waits until so many dead letters of a channel are listed.
+async fn dead(gateway: &TestGateway, channel: &str, count: usize) -> anyhow::Result<Value> {
+    let path = format!("/dead-letters?channel_id={channel}");
+    until_answered(gateway, &path, |list| {
+        ids(list, "dead_letters", "dead_id").len() == count
+    })
+    .await
+}
+
+/// Asks for a replay and waits until it has ended.
+async fn replay(gateway: &TestGateway, path: &str, body: &Value) -> anyhow::Result<Value> {
+    let asked = gateway.post(path, body.to_string()).await?.expect(202)?;
+    let id = asked.json()["replay_id"].as_str().map(str::to_owned);
+    let path = format!("/replays/{}", id.unwrap_or_default());
+    until_answered(gateway, &path, |replay| replay["status"] == "done").await
+}
+
+async fn a_message_shows_its_way_from_queued_to_forwarded(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|request| match request.attempt {
+        1 => Reply::status(500).body("not yet"),
+        _ => Reply::answering("1"),
+    })
+    .await?;
+    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
+    let gateway = Plan::new(setup)?
+        .sessions_server(sessions.url())
+        .schedule(SHORT_SCHEDULE)
+        .start()
+        .await?;
+    gateway.register("c", &channel.url()).await?;
+    let id = gateway.send("c", "s").await?;
+    let message = until_told(&gateway, &id, |message| {
+        message["state"] == "forwarded" && events(message).len() >= 5
+    })
+    .await?;
+
+    assert_eq!(message["message_id"], *id);
+    assert_eq!(
+        (&message["channel_id"], &message["session_id"]),
+        (&"c".into(), &"s".into())
+    );
+    let told = events(&message);
+    assert_eq!(told[..2], ["accepted", "attempted"], "{message:#}");
+    let mut rest = told[2..].to_vec();
+    rest.sort_unstable();
+    assert_eq!(rest, ["answered", "attempted", "forward_attempted"]);
+    let entries = message["timeline"].as_array().into_iter().flatten();
+    let tries: Vec<_> = entries
+        .map(|entry| &entry["event"]["attempted"])
+        .filter(|attempt| attempt.is_object())
+        .collect();
+    assert_eq!(
+        (&tries[0]["attempt"], &tries[0]["status"]),
+        (&1.into(), &500.into())
+    );
+    assert_eq!(tries[0]["excerpt"], "not yet");
+    assert!(tries[0]["next"]["retry"]["wait_ms"].is_u64(), "{message:#}");
+    assert_eq!(
+        (&tries[1]["attempt"], &tries[1]["status"]),
+        (&2.into(), &200.into())
+    );
+    assert_eq!(tries[1]["next"], "arrived");
+    gateway.finish(&[&channel, &sessions]).await
+}
+
+async fn messages_are_listed_by_session_channel_and_state(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let good = ScriptedServer::start(|_| Reply::ok()).await?;
+    let bad = ScriptedServer::start(|_| Reply::status(400)).await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    gateway.register("good", &good.url()).await?;
+    gateway.register("bad", &bad.url()).await?;
+    let one = gateway.send("good", "one").await?;
+    let two = gateway.send("good", "two").await?;
+    let three = gateway.send("bad", "one").await?;
+    for (query, expected) in [
+        ("state=delivered", vec![&one, &two]),
+        ("state=dead", vec![&three]),
+        ("session_id=one", vec![&one, &three]),
+        ("channel_id=good", vec![&one, &two]),
+        ("channel_id=good&session_id=one&state=delivered", vec![&one]),
+        ("channel_id=bad&state=delivered", vec![]),
+        ("", vec![&one, &two, &three]),
+    ] {
+        let expected = set(expected);
+        let path = format!("/messages?{query}");
+        let list = until_answered(&gateway, &path, |list| message_ids(list) == expected);
+        list.await?;
+    }
+    gateway.finish(&[&good, &bad]).await
+}
+
+async fn messages_are_listed_by_time(setup: Setup) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let early = gateway.send("c", "s").await?;
+    // Ids tell milliseconds: neither message is of this one.
+    let sent = SystemClock.now();
+    let between = wait::until("the clock to move on", async || {
+        let now = SystemClock.now();
+        (now > sent + Duration::from_millis(2)).then_some(now)
+    })
+    .await?;
+    wait::until("the clock to move on again", async || {
+        (SystemClock.now() > between + Duration::from_millis(2)).then_some(())
+    })
+    .await?;
+    let late = gateway.send("c", "s").await?;
+    let between = between.format(&Rfc3339)?;
+    let [future, past] = FAR_AWAY;
+    for (query, expected) in [
+        (format!("since={between}"), vec![&late]),
+        (format!("until={between}"), vec![&early]),
+        (format!("since={past}&until={future}"), vec![&early, &late]),
+        (format!("since={future}"), vec![]),
+        (format!("until={past}"), vec![]),
+    ] {
+        let expected = set(expected);
+        let path = format!("/messages?{query}");
+        until_answered(&gateway, &path, |list| message_ids(list) == expected).await?;
+    }
+    gateway.all_taken(&[&channel]).await?;
+    gateway.finish(&[&channel]).await
+}
+
+async fn a_list_goes_on_page_by_page(setup: Setup) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::status(400)).await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let mut sent = Vec::new();
+    for number in 0..5 {
+        sent.push(gateway.send("c", &format!("s{number}")).await?);
+    }
+    dead(&gateway, "c", 5).await?;
+    until_answered(&gateway, "/messages?state=dead", |list| {
+        message_ids(list).len() == 5
+    })
+    .await?;
+    for (list, of, field) in [
+        ("/messages", "messages", "message_id"),
+        ("/dead-letters", "dead_letters", "parcel_id"),
+    ] {
+        let mut listed = Vec::new();
+        let mut path = format!("{list}?limit=2");
+        loop {
+            let page = gateway.get(&path).await?.expect(200)?.json();
+            let on_page = ids(&page, of, field);
+            assert!(on_page.len() <= 2, "{page}");
+            listed.extend(on_page);
+            let Some(cursor) = page["next_cursor"].as_str() else {
+                break;
+            };
+            path = format!("{list}?limit=2&cursor={cursor}");
+        }
+        let mut sorted = listed.clone();
+        sorted.sort_unstable();
+        if list == "/messages" {
+            // The latest first.
+            listed.reverse();
+        }
+        assert_eq!(listed, sorted, "{list}");
+        assert_eq!(listed, sent, "{list}");
+    }
+    gateway.finish(&[&channel]).await
+}
+
+async fn a_dead_letter_is_replayed_by_its_id_and_then_gone(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let (channel, well) = refusing().await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let id = gateway.send("c", "s").await?;
+    let list = dead(&gateway, "c", 1).await?;
+    let letter = &list["dead_letters"][0];
+    assert_eq!(
+        letter["reason"],
+        json!({"kind": "refused", "detail": "answered 400: no such user"})
+    );
+    assert_eq!(
+        (
+            &letter["message_id"],
+            &letter["session_id"],
+            &letter["tries"]
+        ),
+        (&id.as_str().into(), &"s".into(), &1.into())
+    );
+
+    well.store(true, Ordering::Relaxed);
+    let by_id = json!({"ids": [letter["dead_id"]]});
+    let dry = json!({"ids": [letter["dead_id"]], "dry_run": true});
+    let dry = gateway
+        .post("/dead-letters/replay", dry.to_string())
+        .await?;
+    assert_eq!(
+        dry.expect(200)?.json(),
+        json!({"dry_run": true, "matched": 1})
+    );
+    dead(&gateway, "c", 1).await?;
+
+    let replayed = replay(&gateway, "/dead-letters/replay", &by_id).await?;
+    assert_eq!(
+        (&replayed["matched"], &replayed["progress"]["replayed"]),
+        (&1.into(), &1.into())
+    );
+    let taken = channel.taken_at_least(1).await?;
+    assert_eq!(taken[0].webhook_id(), id);
+    dead(&gateway, "c", 0).await?;
+    let message = until_told(&gateway, &id, |message| message["state"] == "delivered").await?;
+    assert_eq!(message["round"], 1);
+    assert!(events(&message).contains(&"replayed"), "{message:#}");
+    gateway.finish(&[&channel]).await
+}
+
+async fn dead_letters_are_replayed_by_a_filter_and_the_others_stay(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let (channel, well) = refusing().await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    for id in ["a", "b"] {
+        gateway.register(id, &channel.url()).await?;
+        for number in 0..3 {
+            gateway.send(id, &format!("{id}{number}")).await?;
+        }
+    }
+    dead(&gateway, "a", 3).await?;
+    dead(&gateway, "b", 3).await?;
+    well.store(true, Ordering::Relaxed);
+    let filter = json!({
+        "queue": "outbound", "channel_id": "a", "reason": "refused", "rate_per_second": 50
+    });
+    let replayed = replay(&gateway, "/dead-letters/replay", &filter).await?;
+    assert_eq!(replayed["progress"]["replayed"], 3);
+    let taken = channel.taken_at_least(3).await?;
+    let sessions: BTreeSet<_> = taken
+        .iter()
+        .map(|taken| taken.field("session_id"))
+        .collect();
+    assert_eq!(sessions, ["a0", "a1", "a2"].map(str::to_owned).into());
+    dead(&gateway, "a", 0).await?;
+    dead(&gateway, "b", 3).await?;
+    gateway.finish(&[&channel]).await
+}
+
+async fn purged_dead_letters_are_gone(setup: Setup) -> anyhow::Result<Accounted> {
+    let (channel, _well) = refusing().await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    for id in ["a", "b"] {
+        gateway.register(id, &channel.url()).await?;
+        gateway.send(id, "s").await?;
+        dead(&gateway, id, 1).await?;
+    }
+    let purge = "/dead-letters?channel_id=a&reason=refused";
+    let purged = gateway.request(Method::DELETE, purge, &[], "").await?;
+    assert_eq!(purged.expect(200)?.json(), json!({"purged": 1}));
+    dead(&gateway, "a", 0).await?;
+    dead(&gateway, "b", 1).await?;
+    gateway.finish_unaccounted("what was purged is gone").await
+}
+
+async fn a_cancelled_replay_leaves_the_rest(setup: Setup) -> anyhow::Result<Accounted> {
+    let (channel, well) = refusing().await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    for number in 0..60 {
+        gateway.send("c", &format!("s{number}")).await?;
+    }
+    dead(&gateway, "c", 60).await?;
+    well.store(true, Ordering::Relaxed);
+    // A minute's work.
+    let slowly = json!({"channel_id": "c", "rate_per_second": 1}).to_string();
+    let asked = gateway.post("/dead-letters/replay", slowly).await?;
+    let asked = asked.expect(202)?.json();
+    let path = format!(
+        "/replays/{}",
+        asked["replay_id"].as_str().unwrap_or_default()
+    );
+    channel.taken_at_least(1).await?;
+
+    let cancelled = gateway.request(Method::DELETE, &path, &[], "").await?;
+    assert_eq!(cancelled.expect(200)?.json()["status"], "cancelled");
+    // Another is begun only once the recorder has left the cancelled one.
+    let one = json!({"ids": [], "channel_id": "c"});
+    let refused = gateway
+        .post("/dead-letters/replay", one.to_string())
+        .await?;
+    assert_eq!(refused.expect(422)?.json()["errors"][0]["field"], "ids");
+    let none = json!({"session_id": "nobody"});
+    replay(&gateway, "/dead-letters/replay", &none).await?;
+    let replay = gateway.get(&path).await?.expect(200)?.json();
+    assert_eq!(replay["status"], "cancelled");
+    let replayed = replay["progress"]["replayed"].as_u64().unwrap_or_default();
+    assert!((1..60).contains(&replayed), "{replay}");
+    dead(&gateway, "c", 60 - usize::try_from(replayed)?).await?;
+    wait::until("what was replayed to be taken", async || {
+        (channel.taken().len() == usize::try_from(replayed).ok()?).then_some(())
+    })
+    .await?;
+    gateway.finish(&[&channel]).await
+}
+
+async fn a_delivered_message_is_sent_again(setup: Setup) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let id = gateway.send("c", "lost").await?;
+    gateway.send("c", "kept").await?;
+    until_told(&gateway, &id, |message| {
+        message["state"] == "delivered" && events(message).contains(&"accepted")
+    })
+    .await?;
+    let lost = json!({"channel_id": "c", "session_id": "lost", "state": "delivered"});
+    let replayed = replay(&gateway, "/messages/replay", &lost).await?;
+    assert_eq!(replayed["progress"]["replayed"], 1);
+    let again = wait::until("the message to be taken twice", async || {
+        let taken = channel.taken().into_iter();
+        let of_it: Vec<_> = taken.filter(|taken| taken.webhook_id() == id).collect();
+        (of_it.len() == 2).then_some(of_it)
+    })
+    .await?;
+    assert_eq!(again[0].field("message"), again[1].field("message"));
+    until_told(&gateway, &id, |message| {
+        message["state"] == "delivered" && message["round"] == 1
+    })
+    .await?;
+    gateway.all_taken(&[&channel]).await?;
+    gateway.finish(&[&channel]).await
+}
+
+/// Waits until of each message its acceptance and its delivery are told.
+async fn all_told(gateway: &TestGateway, sent: &[String]) -> anyhow::Result<()> {
+    for id in sent {
+        until_told(gateway, id, |message| {
+            let told = events(message);
+            message["state"] == "delivered"
+                && ["accepted", "attempted"]
+                    .iter()
+                    .all(|event| told.contains(event))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn a_recorder_that_is_killed_loses_no_entry(setup: Setup) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let mut gateway = Plan::new(setup)?.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let recorder = gateway.having("recorder");
+    let mut sent = Vec::new();
+    for round in 0..3 {
+        for number in 0..20 {
+            sent.push(gateway.send("c", &format!("{round}-{number}")).await?);
+        }
+        gateway.process(&recorder)?.kill().await?;
+        gateway.process(&recorder)?.restart().await?;
+    }
+    all_told(&gateway, &sent).await?;
+    gateway.finish(&[&channel]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_away_misses_no_entry() -> anyhow::Result<()> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let plan = Plan::new(Setup::Servers)?;
+    let (url, proxy) = plan.realm()?.store_by_proxy().await?;
+    let gateway = plan.env("STORE_URL", url).start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let mut sent = vec![gateway.send("c", "before").await?];
+    all_told(&gateway, &sent).await?;
+
+    proxy.refuse();
+    for number in 0..20 {
+        sent.push(gateway.send("c", &format!("during-{number}")).await?);
+    }
+    // Accepting and delivering go on.
+    gateway.all_taken(&[&channel]).await?;
+    let path = format!("/channel/message/{}", sent[0]);
+    let refused = gateway.get(&path).await?.expect(503)?;
+    assert!(refused.header("retry-after").parse::<u64>().is_ok());
+
+    proxy.resume();
+    all_told(&gateway, &sent).await?;
+    gateway.finish(&[&channel]).await.map(drop)
+}
