@@ -6,7 +6,7 @@ mod query;
 
 use axum::{
     Json as JsonBody,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -15,7 +15,7 @@ use roundtrip_store::Versioned;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{Ingress, body::Json, problem::Problem};
+use crate::{Ingress, body::Json, parameters::PathId, problem::Problem};
 
 pub(crate) use pause::{pause, resume};
 pub(crate) use query::query;
@@ -67,7 +67,7 @@ pub(crate) async fn create(
 /// `GET /channel/{channel_id}`
 pub(crate) async fn read(
     State(ingress): State<Ingress>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
 ) -> Result<Response, Problem> {
     let id = channel_id(&id)?;
     Ok(answer(ingress.store.get(&id).await?))
@@ -76,7 +76,7 @@ pub(crate) async fn read(
 /// `PUT /channel/{channel_id}`
 pub(crate) async fn update(
     State(ingress): State<Ingress>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     headers: HeaderMap,
     Json(patch): Json<ChannelPatch>,
 ) -> Result<Response, Problem> {
@@ -91,7 +91,7 @@ pub(crate) async fn update(
 /// `DELETE /channel/{channel_id}`
 pub(crate) async fn delete(
     State(ingress): State<Ingress>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let id = channel_id(&id)?;

@@ -1,15 +1,16 @@
 //! What happened to messages: `GET /channel/message/{message_id}` and `GET /messages`.
 
-use axum::{
-    Json as JsonBody,
-    extract::{Path, State},
-};
+use axum::{Json as JsonBody, extract::State};
 use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State as MessageState};
 use roundtrip_store::{MAX_PAGE, MessageFilter, MessageRecord};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{Ingress, parameters::Parameters, problem::Problem};
+use crate::{
+    Ingress,
+    parameters::{Parameters, PathId},
+    problem::Problem,
+};
 
 /// How many, where the request does not say.
 pub(crate) const DEFAULT_PAGE: u16 = 100;
@@ -25,7 +26,7 @@ pub(crate) struct Timeline {
 /// `GET /channel/message/{message_id}`
 pub(crate) async fn timeline(
     State(ingress): State<Ingress>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
 ) -> Result<JsonBody<Timeline>, Problem> {
     let id: MessageId = id.parse().map_err(|_error| Problem::unknown_message(&id))?;
     let found = ingress.store.message(&id).await?;

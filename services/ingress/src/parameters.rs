@@ -1,7 +1,7 @@
-//! Reading the query string: each wrong parameter named.
+//! Reading the query string and the id in the path: what is wrong is named.
 
 use axum::{
-    extract::{FromRequestParts, Query},
+    extract::{FromRequestParts, Path, Query},
     http::request::Parts,
 };
 use serde::de::DeserializeOwned;
@@ -13,6 +13,20 @@ const PREFIX: &str = "Failed to deserialize query string: ";
 
 /// The query string, read into a `T`.
 pub(crate) struct Parameters<T>(pub(crate) T);
+
+/// The id in the path. One that is no text names nothing.
+pub(crate) struct PathId(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Path::<String>::from_request_parts(parts, state)
+            .await
+            .map(|Path(id)| Self(id))
+            .map_err(|_rejection| Problem::unknown_path())
+    }
+}
 
 impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
     type Rejection = Problem;

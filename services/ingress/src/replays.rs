@@ -2,7 +2,7 @@
 
 use axum::{
     Json as JsonBody,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -15,7 +15,7 @@ use roundtrip_store::{
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{Ingress, body::Json, problem::Problem};
+use crate::{Ingress, body::Json, parameters::PathId, problem::Problem};
 
 /// The most a second that can be asked for.
 const MAX_RATE: u32 = 10_000;
@@ -176,7 +176,7 @@ async fn ask(
 /// `GET /replays/{replay_id}`
 pub(crate) async fn read(
     State(ingress): State<Ingress>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
 ) -> Result<JsonBody<Replay>, Problem> {
     let replay = ingress.store.replay(&replay_id(&id)?).await?;
     replay
@@ -187,7 +187,7 @@ pub(crate) async fn read(
 /// `DELETE /replays/{replay_id}`: what was put back stays so.
 pub(crate) async fn cancel(
     State(ingress): State<Ingress>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
 ) -> Result<JsonBody<Replay>, Problem> {
     let now = ingress.clock.now();
     let ended = ingress

@@ -26,6 +26,7 @@ pub(crate) struct Undertaker {
 
 /// Whose a dead parcel is, as far as its body tells.
 #[derive(Default)]
+#[expect(clippy::struct_field_names, reason = "each is an id, of another kind")]
 struct Subject {
     message_id: Option<MessageId>,
     channel_id: Option<ChannelId>,
@@ -133,7 +134,6 @@ impl Handler for Undertaker {
             queue = ?letter.queue,
             channel_id = letter.channel_id.as_ref().map(ChannelId::as_str),
             reason = letter.reason.kind.as_str(),
-            detail = letter.reason.detail,
             tries = letter.tries,
             "dead_letter.kept"
         );

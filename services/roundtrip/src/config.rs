@@ -186,6 +186,26 @@ impl Config {
     fn check(&self) -> Result<(), Problem> {
         self.sessions_server()?;
         self.public_url()?;
+        for (key, is_nothing) in [
+            ("ingress.max_body_bytes", self.ingress.max_body_bytes == 0),
+            ("ingress.body_timeout", self.ingress.body_timeout.is_zero()),
+            (
+                "ingress.max_requests_in_flight",
+                self.ingress.max_requests_in_flight == 0,
+            ),
+            (
+                "recorder.batches_at_once",
+                self.recorder.batches_at_once == 0,
+            ),
+            (
+                "recorder.dead_letters_at_once",
+                self.recorder.dead_letters_at_once == 0,
+            ),
+        ] {
+            if is_nothing {
+                return Err(Problem::key(key, "must be more than nothing"));
+            }
+        }
         self.tokens()?;
         match self.environment {
             Stage::Development => {

@@ -8,7 +8,7 @@ mod inbox;
 use std::sync::Arc;
 
 use axum::Router;
-use roundtrip_model::{Channel, Clock, channel::ENDPOINT_URL};
+use roundtrip_model::{Channel, ChannelPatch, Clock, channel::ENDPOINT_URL};
 use roundtrip_store::{Channels, StoreError};
 use serde_json::{Map, Value};
 
@@ -22,7 +22,7 @@ pub(crate) fn router(clock: Arc<dyn Clock>) -> anyhow::Result<Router> {
     Ok(echo::router(clock)?.merge(inbox::router()))
 }
 
-/// Registers the echo channel where no channel has its id.
+/// Registers the echo channel, or says anew where it is.
 pub(crate) async fn register_echo(config: &Config, channels: &dyn Channels) -> anyhow::Result<()> {
     let endpoint = Value::String(config.echo_url()?.into());
     let echo = Channel {
@@ -32,8 +32,19 @@ pub(crate) async fn register_echo(config: &Config, channels: &dyn Channels) -> a
         channel_metadata: Map::from_iter([(ENDPOINT_URL.to_owned(), endpoint)]),
         channel_tags: vec!["development".to_owned()],
     };
-    match channels.create(&echo).await {
-        Ok(_) | Err(StoreError::Exists(_)) => {}
+    let registered = match channels.create(&echo).await {
+        // Where it listens now, which need not be where it listened when it was registered.
+        Err(StoreError::Exists(id)) => {
+            let moved = ChannelPatch {
+                channel_metadata: Some(echo.channel_metadata),
+                ..ChannelPatch::default()
+            };
+            channels.update(&id, &moved, None).await.map(|_| ())
+        }
+        created => created.map(|_| ()),
+    };
+    match registered {
+        Ok(()) => {}
         // The gateway starts without its store; the newcomer whom this is for has an embedded one.
         Err(error) => tracing::warn!(%error, "the echo channel is not registered"),
     }

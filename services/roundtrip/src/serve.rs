@@ -69,14 +69,36 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let own_response_url = config.own_response_url()?;
     let tokens = config.tokens()?;
 
+    // Everything is built before anything starts: what cannot be is told first.
+    let dispatcher = roles.contains(&Role::Dispatcher).then(|| {
+        Dispatcher::new(
+            &config.dispatcher,
+            Arc::clone(&known),
+            Answers::new(own_response_url.clone(), tokens.clone()),
+            journal.clone(),
+            Arc::clone(&clock),
+        )
+        .map_err(|error| Problem::section("dispatcher", &error))
+    });
+    let forwarder = roles.contains(&Role::Forwarder).then(|| {
+        Forwarder::new(
+            &config.forwarder,
+            config.sessions_server()?,
+            journal.clone(),
+            Arc::clone(&clock),
+        )
+        .map_err(|error| Problem::section("forwarder", &error))
+    });
+    let (dispatcher, forwarder) = (dispatcher.transpose()?, forwarder.transpose()?);
+
     let mut lifecycle = Lifecycle::new();
     if roles.contains(&Role::Ingress) {
         let parts = Parts {
             broker: Arc::clone(&broker),
             store: Arc::clone(&store),
-            known: Arc::clone(&known),
+            known,
             journal: journal.clone(),
-            tokens: tokens.clone(),
+            tokens,
             own_response_url: own_response_url.as_str().into(),
             clock: Arc::clone(&clock),
         };
@@ -88,72 +110,43 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             }
             Stage::Production => Router::new(),
         };
-        listen(
-            &mut lifecycle,
-            "ingress",
-            config.ingress.listen,
-            ingress.router(more),
-        )
-        .await?;
+        let router = ingress.router(more);
+        listen(&mut lifecycle, "ingress", config.ingress.listen, router).await?;
     }
-    if roles.contains(&Role::Dispatcher) {
-        let dispatcher = Dispatcher::new(
-            &config.dispatcher,
-            Arc::clone(&known),
-            Answers::new(own_response_url, tokens),
-            journal.clone(),
-            Arc::clone(&clock),
-        )
-        .map_err(|error| Problem::section("dispatcher", &error))?;
-        let (broker, drain) = (Arc::clone(&broker), config.drain);
+    let operations = Operations {
+        broker: Arc::clone(&broker),
+        channels,
+    };
+    let (listen_at, router) = (config.operations.listen, operations.router());
+    listen(&mut lifecycle, "operations", listen_at, router).await?;
+
+    let drain = config.drain;
+    if let Some(dispatcher) = dispatcher {
+        let broker = Arc::clone(&broker);
         lifecycle.spawn(Step::Workers, "dispatcher", |stop| async move {
-            dispatcher
-                .run(broker, drain, stop)
-                .await
-                .context("the dispatcher")
+            let run = dispatcher.run(broker, drain, stop);
+            run.await.context("the dispatcher")
         });
     }
-    if roles.contains(&Role::Forwarder) {
-        let sessions_server = config.sessions_server()?;
-        let forwarder = Forwarder::new(
-            &config.forwarder,
-            sessions_server,
-            journal.clone(),
-            Arc::clone(&clock),
-        )
-        .map_err(|error| Problem::section("forwarder", &error))?;
-        let (broker, drain) = (Arc::clone(&broker), config.drain);
+    if let Some(forwarder) = forwarder {
+        let broker = Arc::clone(&broker);
         lifecycle.spawn(Step::Workers, "forwarder", |stop| async move {
-            forwarder
-                .run(broker, drain, stop)
-                .await
-                .context("the forwarder")
+            let run = forwarder.run(broker, drain, stop);
+            run.await.context("the forwarder")
         });
     }
     if roles.contains(&Role::Recorder) {
         let recorder = Recorder::new(
             &config.recorder,
             Arc::clone(&broker),
-            Arc::clone(&store),
+            store,
             journal.clone(),
-            Arc::clone(&clock),
+            clock,
         );
-        let drain = config.drain;
         lifecycle.spawn(Step::Workers, "recorder", |stop| async move {
             recorder.run(drain, stop).await.context("the recorder")
         });
     }
-    let operations = Operations {
-        broker: Arc::clone(&broker),
-        channels,
-    };
-    listen(
-        &mut lifecycle,
-        "operations",
-        config.operations.listen,
-        operations.router(),
-    )
-    .await?;
 
     tracing::info!(
         roles = roles.iter().map(|role| role.name()).collect::<Vec<_>>().join(","),

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, stdout};
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::config::Problem;
 
@@ -42,6 +42,14 @@ const QUIET: &str = "lapin=off";
 
 /// Starts to log, to standard output.
 pub(crate) fn start(config: &Config) -> Result<(), Problem> {
+    // A misspelt level would be taken for the name of a module, and silence everything.
+    let named_alone = !config.level.contains(['=', ',', '[']);
+    if named_alone && config.level.parse::<LevelFilter>().is_err() {
+        return Err(Problem::key(
+            "log.level",
+            "must be error, warn, info, debug, trace or off",
+        ));
+    }
     let filter = EnvFilter::try_new(format!("{QUIET},{}", config.level))
         .map_err(|error| Problem::key("log.level", format!("is no filter: {error}")))?;
     let logs = tracing_subscriber::fmt()

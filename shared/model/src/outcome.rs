@@ -70,15 +70,21 @@ impl Outcome {
         }
     }
 
-    /// The outcome in one line, for a log or a dead letter's reason.
+    /// The outcome in one line, for a log: nothing that the other side wrote, which may be the
+    /// message itself.
+    #[must_use]
+    pub fn headline(&self) -> String {
+        match self {
+            Self::Answered { status, .. } => format!("answered {status}"),
+            Self::Failed(failure) => failure.to_string(),
+        }
+    }
+
+    /// The outcome in one line with the beginning of the answer, for a dead letter's reason.
     #[must_use]
     pub fn summary(&self) -> String {
         match self {
-            Self::Answered {
-                status, excerpt, ..
-            } if excerpt.is_empty() => {
-                format!("answered {status}")
-            }
+            Self::Answered { excerpt, .. } if excerpt.is_empty() => self.headline(),
             Self::Answered {
                 status, excerpt, ..
             } => format!("answered {status}: {excerpt}"),

@@ -203,7 +203,7 @@ impl Try {
     /// What went wrong, in one line; nothing where it arrived.
     #[must_use]
     pub fn error(&self) -> Option<String> {
-        (self.decision != Decision::Done).then(|| self.outcome.summary())
+        (self.decision != Decision::Done).then(|| self.outcome.headline())
     }
 
     /// How long it took, in milliseconds.

@@ -1,19 +1,16 @@
 //! `POST /channel/{channel_id}/pause` and `/resume`: a paused channel accepts messages and
 //! delivers none.
 
-use axum::{
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use roundtrip_store::set_paused;
 
 use super::{answer, channel_id};
-use crate::{Ingress, problem::Problem};
+use crate::{Ingress, parameters::PathId, problem::Problem};
 
 /// `POST /channel/{channel_id}/pause`
 pub(crate) async fn pause(
     State(ingress): State<Ingress>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
 ) -> Result<Response, Problem> {
     set(&ingress, &id, true).await
 }
@@ -21,7 +18,7 @@ pub(crate) async fn pause(
 /// `POST /channel/{channel_id}/resume`
 pub(crate) async fn resume(
     State(ingress): State<Ingress>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
 ) -> Result<Response, Problem> {
     set(&ingress, &id, false).await
 }

@@ -1,9 +1,6 @@
 //! `POST /channels`: channels by a filter, a page at a time.
 
-use axum::{
-    Json as JsonBody,
-    extract::{Query, State, rejection::QueryRejection},
-};
+use axum::{Json as JsonBody, extract::State};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use roundtrip_model::Channel;
 use roundtrip_store::{
@@ -12,7 +9,7 @@ use roundtrip_store::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Ingress, body::Json, problem::Problem};
+use crate::{Ingress, body::Json, parameters::Parameters, problem::Problem};
 
 /// The query parameters.
 #[derive(Debug, Deserialize)]
@@ -33,11 +30,9 @@ pub(crate) struct Found {
 /// `POST /channels`
 pub(crate) async fn query(
     State(ingress): State<Ingress>,
-    parameters: Result<Query<PageParameters>, QueryRejection>,
+    Parameters(parameters): Parameters<PageParameters>,
     Json(filter): Json<Value>,
 ) -> Result<JsonBody<Found>, Problem> {
-    let Query(parameters) =
-        parameters.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let filter = Filter::parse(&filter)?;
     let request = page(parameters)?;
     let page = ingress.store.query(&filter, &request).await?;
