@@ -96,7 +96,19 @@ fn path() -> impl Strategy<Value = String> {
 
 fn regex() -> impl Strategy<Value = Value> {
     let pattern = prop::sample::select(vec![
-        "", "a", "^a", "b$", "^a.?$", "^(a|b)$", "[^a]", r"\d", r"^\w$", r"^\W", "A", "a+b?", "(?:é|雪)",
+        "",
+        "a",
+        "^a",
+        "b$",
+        "^a.?$",
+        "^(a|b)$",
+        "[^a]",
+        r"\d",
+        r"^\w$",
+        r"^\W",
+        "A",
+        "a+b?",
+        "(?:é|雪)",
     ]);
     (pattern, prop::sample::select(vec!["", "i", "s", "is", "m"])).prop_filter_map(
         "a pattern that is taken",
@@ -112,18 +124,27 @@ fn regex() -> impl Strategy<Value = Value> {
 fn operators(depth: u32) -> BoxedStrategy<Value> {
     let values = || prop::collection::vec(value(), 0..4).prop_map(Value::from);
     let mut one = vec![
-        (prop::sample::select(vec!["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"]), value())
+        (
+            prop::sample::select(vec!["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"]),
+            value(),
+        )
             .prop_map(|(operator, value)| json!({ operator: value }))
             .boxed(),
         (prop::sample::select(vec!["$in", "$nin", "$all"]), values())
             .prop_map(|(operator, values)| json!({ operator: values }))
             .boxed(),
-        any::<bool>().prop_map(|wanted| json!({ "$exists": wanted })).boxed(),
+        any::<bool>()
+            .prop_map(|wanted| json!({ "$exists": wanted }))
+            .boxed(),
         (0_u8..4).prop_map(|size| json!({ "$size": size })).boxed(),
         regex().boxed(),
     ];
     if depth > 0 {
-        one.push(operators(depth - 1).prop_map(|inner| json!({ "$not": inner })).boxed());
+        one.push(
+            operators(depth - 1)
+                .prop_map(|inner| json!({ "$not": inner }))
+                .boxed(),
+        );
         one.push(elem_match(depth - 1));
         one.push(
             prop::collection::vec(elem_match(depth - 1), 1..3)
