@@ -134,12 +134,14 @@ async fn a_full_batch_of_lines_is_delivered(setup: Setup) -> anyhow::Result<Acco
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let gateway = Plan::new(setup)?.start().await?;
     gateway.register("c", &channel.url()).await?;
-    let lines: String = (0..1000)
-        .map(|n| format!("{}\n", message(&format!("s{n}"))))
+    let lines: Vec<_> = (0..1000)
+        .map(|number| message(&format!("s{number}")).to_string())
         .collect();
     let ndjson = [("content-type", "application/x-ndjson")];
     let path = "/channel/messages";
-    let answer = gateway.request(Method::POST, path, &ndjson, lines).await?;
+    let answer = gateway
+        .request(Method::POST, path, &ndjson, lines.join("\n"))
+        .await?;
     let answer = answer.expect(200)?.json();
     assert_eq!(
         (&answer["accepted"], &answer["rejected"]),

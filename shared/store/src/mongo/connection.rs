@@ -52,7 +52,6 @@ pub(super) struct Shared {
     permits: Arc<Semaphore>,
     database: OnceCell<Database>,
     channels_indexed: OnceCell<Uniqueness>,
-    ledger_indexed: OnceCell<()>,
 }
 
 impl Connection {
@@ -90,7 +89,6 @@ impl Connection {
             permits: Arc::new(Semaphore::new(permits)),
             database: OnceCell::new(),
             channels_indexed: OnceCell::new(),
-            ledger_indexed: OnceCell::new(),
         });
         let indexing = tokio::spawn(see_to_indexes(Arc::clone(&shared)));
         Ok(Self { shared, indexing })
@@ -140,15 +138,32 @@ where
 }
 
 async fn see_to_indexes(shared: Arc<Shared>) {
-    loop {
-        let made = run(&shared, |shared, _| async move {
-            shared.uniqueness().await?;
-            shared.ledger_indexes().await
-        });
-        match made.await {
-            Ok(()) => return,
-            Err(error) => debug!(error = ?error, "the indexes are not yet there"),
-        }
+    let channels = || {
+        run(&shared, |shared, _| async move {
+            shared.uniqueness().await.map(drop)
+        })
+    };
+    until_made(channels).await;
+    for needed in &indexes::LEDGER {
+        // Without a time limit, and without a permit: how long it takes is the collection's size,
+        // and nobody waits for it.
+        let make = || async {
+            let shared = Arc::clone(&shared);
+            let made = tokio::spawn(async move {
+                let database = shared.database().await?;
+                let made = needed.make(database, shared.retention).await;
+                made.map_err(away)
+            });
+            made.await
+                .map_err(|died| StoreError::Away(Box::new(died)))?
+        };
+        until_made(make).await;
+    }
+}
+
+async fn until_made<F: Future<Output = Result<(), StoreError>>>(make: impl Fn() -> F) {
+    while let Err(error) = make().await {
+        debug!(error = ?error, "the indexes are not yet there");
         time::sleep(INDEX_PAUSE).await;
     }
 }
@@ -181,15 +196,6 @@ impl Shared {
         let made = self
             .channels_indexed
             .get_or_try_init(|| indexes::of_channels(database));
-        made.await.copied().map_err(away)
-    }
-
-    /// Makes the indexes of what is kept of messages, unless that was done.
-    async fn ledger_indexes(&self) -> Result<(), StoreError> {
-        let database = self.database().await?;
-        let made = self
-            .ledger_indexed
-            .get_or_try_init(|| indexes::of_ledger(database, self.retention));
         made.await.copied().map_err(away)
     }
 }

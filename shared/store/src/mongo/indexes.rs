@@ -55,93 +55,95 @@ pub(super) async fn of_channels(database: &Database) -> Result<Uniqueness, Error
     }
 }
 
-/// Makes those of what is kept of messages.
-///
-/// The ids ascend in all of them, also where pages descend: MongoDB walks an index either way.
-pub(super) async fn of_ledger(database: &Database, retention: Duration) -> Result<(), Error> {
-    let expiring = [
-        (ENTRIES, "at"),
-        (MESSAGES, "updated_at"),
-        (DEAD_LETTERS, "replayed_at"),
-        (REPLAYS, "ended_at"),
-        (IDEMPOTENCY, "taken_at"),
-    ];
-    for (collection, field) in expiring {
-        expire(database, collection, field, retention).await?;
-    }
-    let entries = [doc! { "message_id": 1, "at": 1, "_id": 1 }];
-    let messages = [
-        doc! { "session_id": 1, "_id": 1 },
-        doc! { "channel_id": 1, "_id": 1 },
-        doc! { "position.s": 1, "_id": 1 },
-    ];
-    // Those that were replayed are never asked for.
-    let dead_letters = [
-        doc! { "replayed": 1, "_id": 1 },
-        doc! { "replayed": 1, "queue": 1, "_id": 1 },
-        doc! { "replayed": 1, "channel_id": 1, "_id": 1 },
-        doc! { "replayed": 1, "session_id": 1, "_id": 1 },
-        doc! { "replayed": 1, "reason.kind": 1, "_id": 1 },
-        doc! { "parcel_id": 1 },
-    ];
-    let replays = [doc! { "status": 1, "_id": 1 }];
-    make(database, ENTRIES, entries).await?;
-    make(database, MESSAGES, messages).await?;
-    make(database, DEAD_LETTERS, dead_letters).await?;
-    make(database, REPLAYS, replays).await
+/// What a collection needs.
+pub(super) struct Needed {
+    collection: &'static str,
+    /// The time in this field says from when on the retention counts.
+    expiring: &'static str,
+    /// The fields of each index. All ascend, also where pages descend: MongoDB walks an index
+    /// either way.
+    keys: &'static [&'static [&'static str]],
 }
 
-async fn make(
-    database: &Database,
-    collection: &str,
-    keys: impl IntoIterator<Item = Document>,
-) -> Result<(), Error> {
-    let models = keys.into_iter().map(|keys| model(keys, None));
-    let made = database
-        .collection::<Document>(collection)
-        .create_indexes(models)
-        .await;
-    match made {
-        Ok(_) => Ok(()),
-        Err(error) if code(&error).is_some_and(conflicts) => {
-            warn!(%error, collection, "indexes cannot be made; queries will be slower");
-            Ok(())
-        }
-        Err(error) => Err(error),
-    }
-}
+/// What the collections need that keep something of messages.
+pub(super) const LEDGER: [Needed; 5] = [
+    Needed {
+        collection: MESSAGES,
+        expiring: "updated_at",
+        keys: &[
+            &["session_id", "_id"],
+            &["channel_id", "_id"],
+            &["position.s", "_id"],
+        ],
+    },
+    Needed {
+        collection: ENTRIES,
+        expiring: "at",
+        keys: &[&["message_id", "at", "_id"]],
+    },
+    Needed {
+        collection: DEAD_LETTERS,
+        expiring: "replayed_at",
+        // Those that were replayed are never asked for.
+        keys: &[
+            &["replayed", "_id"],
+            &["replayed", "queue", "_id"],
+            &["replayed", "channel_id", "_id"],
+            &["replayed", "session_id", "_id"],
+            &["replayed", "reason.kind", "_id"],
+            &["parcel_id"],
+        ],
+    },
+    Needed {
+        collection: REPLAYS,
+        expiring: "ended_at",
+        keys: &[&["status", "_id"]],
+    },
+    Needed {
+        collection: IDEMPOTENCY,
+        expiring: "taken_at",
+        keys: &[],
+    },
+];
 
-/// Sees to it that documents go this long after the time in the field.
-async fn expire(
-    database: &Database,
-    collection: &str,
-    field: &str,
-    after: Duration,
-) -> Result<(), Error> {
-    let after = Duration::from_secs(after.as_secs().clamp(1, MAX_EXPIRY_SECONDS));
-    let made = database
-        .collection::<Document>(collection)
-        .create_index(model(doc! { field: 1 }, Some(after)))
-        .await;
-    let Err(error) = made else { return Ok(()) };
-    if !code(&error).is_some_and(conflicts) {
-        return Err(error);
-    }
-    // It was made with another retention.
-    let change = doc! {
-        "collMod": collection,
-        "index": {
-            "keyPattern": { field: 1 },
-            "expireAfterSeconds": i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
-        },
-    };
-    match database.run_command(change).await {
-        Ok(_) => Ok(()),
-        Err(error) if code(&error).is_some() => {
-            warn!(%error, collection, "the retention cannot be changed; an earlier one stays");
-            Ok(())
+impl Needed {
+    /// Makes what the collection needs.
+    pub(super) async fn make(&self, database: &Database, retention: Duration) -> Result<(), Error> {
+        let after = Duration::from_secs(retention.as_secs().clamp(1, MAX_EXPIRY_SECONDS));
+        let expiry = doc! { self.expiring: 1 };
+        let mut models = vec![model(expiry.clone(), Some(after))];
+        for fields in self.keys {
+            let ascending = fields.iter().map(|field| ((*field).to_owned(), 1.into()));
+            models.push(model(ascending.collect(), None));
         }
-        Err(error) => Err(error),
+        let collection = database.collection::<Document>(self.collection);
+        match collection.create_indexes(models.clone()).await {
+            Err(error) if code(&error).is_some_and(conflicts) => {}
+            made => return made.map(drop),
+        }
+        // The expiry was made with another retention, most likely.
+        let change = doc! {
+            "collMod": self.collection,
+            "index": {
+                "keyPattern": expiry,
+                "expireAfterSeconds": i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+            },
+        };
+        match database.run_command(change).await {
+            Err(error) if code(&error).is_none() => return Err(error),
+            // Where it may not, the second try says so.
+            _ => {}
+        }
+        match collection.create_indexes(models).await {
+            Err(error) if code(&error).is_some_and(conflicts) => {
+                warn!(
+                    %error, collection = self.collection,
+                    "indexes cannot be made; queries will be slower, or an earlier retention stays"
+                );
+                Ok(())
+            }
+            made => made.map(drop),
+        }
     }
 }
 

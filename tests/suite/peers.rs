@@ -1,0 +1,305 @@
+//! What we must not do: ten failures that were reproduced in a well-known peer. Each is a test of
+//! ours; those that stand elsewhere are named here.
+//!
+//! | what happened there | what shows that it does not here |
+//! |---|---|
+//! | behind a 20 s endpoint a message for a fast one waited 16.8 s | `isolation::a_hung_channels_backlog_does_not_stop_a_healthy_one` |
+//! | the in-flight cap was soft: 610 of 500 | `isolation::the_cap_on_what_is_under_way_is_hard`; the brokers' contract, `a_window_is_hard` |
+//! | the answer's body stood outside the time limit: a stalled one was posted again for ever, and a drain never ended | `a_stalled_answer_is_one_delivery_and_holds_up_no_drain` |
+//! | with the queue down a post was stored, and its repeat refused though nothing was ever sent | `producers::without_the_broker_no_key_is_remembered` |
+//! | a broker restart emptied the queue | `faults::on_rabbitmq_and_mongodb_faults_lose_nothing`; the brokers' contract, `what_was_not_settled_comes_back_after_reopening` |
+//! | after a broker restart the consumer never came back | `outages::while_the_broker_is_away_messages_are_refused_and_none_is_lost`; `rabbitmq::a_consumer_outlives_its_queue` |
+//! | a nack dropped the task | the brokers' contract, `a_delivery_that_is_dropped_comes_back` |
+//! | a per-endpoint rate was stored and not enforced | the dispatcher's lanes, `a_rate_is_enforced` and `what_is_parked_for_its_rate_comes_back_at_that_rate` |
+//! | 429 was tried again at the ordinary pace | `what_a_429_asks_for_is_waited` |
+//! | the HTTP client repeated a dropped request by itself, and one try was recorded | `each_request_that_is_dropped_is_a_try_of_its_own` |
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use harness::{
+    gateway::{Accounted, Plan, Setup, TestGateway},
+    scripted::{Received, Reply, ScriptedServer},
+    wait,
+};
+use roundtrip_broker::Route;
+use roundtrip_model::ChannelId;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+on_both_setups! {
+    a_stalled_answer_is_one_delivery_and_holds_up_no_drain,
+    what_a_429_asks_for_is_waited,
+    each_request_that_is_dropped_is_a_try_of_its_own,
+    what_no_version_can_decode_is_dead_with_its_reason_and_comes_once,
+}
+
+/// What a bare server does with a request.
+#[derive(Clone, Copy)]
+enum Then {
+    /// Takes it.
+    Take,
+    /// Sends the head of a 200 and a little of its body, and no more.
+    Stall,
+    /// Closes the connection without a word.
+    Drop,
+}
+
+/// A server below HTTP's good manners.
+struct Bare {
+    address: SocketAddr,
+    /// The body of each request, in order.
+    bodies: Arc<Mutex<Vec<String>>>,
+    _accepting: AbortOnDropHandle<()>,
+}
+
+impl Bare {
+    /// Does with the n-th request (from 1 on) whose body holds some text what this says.
+    async fn start(then: fn(&str, usize) -> Then) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let bodies = Arc::new(Mutex::new(Vec::new()));
+        let accepting = tokio::spawn({
+            let bodies = Arc::clone(&bodies);
+            async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(serve(stream, Arc::clone(&bodies), then));
+                }
+            }
+        });
+        Ok(Self {
+            address,
+            bodies,
+            _accepting: AbortOnDropHandle::new(accepting),
+        })
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/incoming", self.address)
+    }
+
+    /// How many requests were for this session.
+    fn requests_for(&self, session: &str) -> usize {
+        let bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        let quoted = format!("\"{session}\"");
+        bodies.iter().filter(|body| body.contains(&quoted)).count()
+    }
+
+    async fn request_for(&self, session: &str) -> anyhow::Result<()> {
+        wait::until(format!("a request for {session}"), async || {
+            (self.requests_for(session) > 0).then_some(())
+        })
+        .await
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    bodies: Arc<Mutex<Vec<String>>>,
+    then: fn(&str, usize) -> Then,
+) {
+    while let Some(body) = read_request(&mut stream).await {
+        let count = {
+            let mut bodies = bodies.lock().unwrap_or_else(PoisonError::into_inner);
+            bodies.push(body.clone());
+            bodies.iter().filter(|earlier| **earlier == body).count()
+        };
+        let answer: &[u8] = match then(&body, count) {
+            Then::Take => b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            Then::Stall => b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nand then",
+            Then::Drop => return,
+        };
+        // Who asked may have gone; the next read tells.
+        let _ = stream.write_all(answer).await;
+    }
+}
+
+/// The body of the next request; none where the connection ends.
+async fn read_request(stream: &mut TcpStream) -> Option<String> {
+    const END_OF_HEAD: &str = "\r\n\r\n";
+    let mut request = String::new();
+    let mut chunk = [0; 4096];
+    loop {
+        if let Some((head, body)) = request.split_once(END_OF_HEAD) {
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                name.eq_ignore_ascii_case("content-length")
+                    .then(|| value.trim().parse::<usize>().ok())?
+            })?;
+            if body.len() >= length {
+                return Some(body.to_owned());
+            }
+        }
+        let read = stream
+            .read(&mut chunk)
+            .await
+            .ok()
+            .filter(|read| *read > 0)?;
+        request.push_str(&String::from_utf8_lossy(&chunk[..read]));
+    }
+}
+
+/// What the API tells of a message, once it is in this state.
+async fn until_state(gateway: &TestGateway, id: &str, state: &str) -> anyhow::Result<Value> {
+    let path = format!("/channel/message/{id}");
+    wait::until(format!("{id} to be {state}"), async || {
+        let told = gateway.get(&path).await.ok()?.json();
+        (told["state"] == state).then_some(told)
+    })
+    .await
+}
+
+/// The tries that a message's timeline tells of.
+fn tries(told: &Value) -> Vec<&Value> {
+    let timeline = told["timeline"].as_array();
+    let entries = timeline.into_iter().flatten();
+    entries
+        .map(|entry| &entry["event"]["attempted"])
+        .filter(|attempted| attempted.is_object())
+        .collect()
+}
+
+async fn a_stalled_answer_is_one_delivery_and_holds_up_no_drain(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = Bare::start(|body, _| {
+        if body.contains("\"stalls\"") {
+            Then::Stall
+        } else {
+            Then::Take
+        }
+    })
+    .await?;
+    let mut gateway = Plan::new(setup)?
+        .schedule("100ms,100ms")
+        .env("ROUNDTRIP__DISPATCHER__WEBHOOK__TIMEOUT", "1s")
+        .start()
+        .await?;
+    gateway.register("c", &channel.url()).await?;
+    let id = gateway.send("c", "stalls").await?;
+    channel.request_for("stalls").await?;
+    // Ends well, and within its time.
+    let dispatcher = gateway.having("dispatcher");
+    gateway.stop(&dispatcher).await?;
+    gateway.process(&dispatcher)?.restart().await?;
+    let told = until_state(&gateway, &id, "delivered").await?;
+    assert_eq!(tries(&told).len(), 1);
+    // Were it to come again, it would come before this one.
+    gateway.send("c", "later").await?;
+    channel.request_for("later").await?;
+    assert_eq!(channel.requests_for("stalls"), 1);
+    gateway
+        .finish_unaccounted("both were at a server that keeps its own account")
+        .await
+}
+
+/// By the order of events: of two messages that fail, the one whose endpoint asked for a longer
+/// wait comes back last, though it failed first.
+async fn what_a_429_asks_for_is_waited(setup: Setup) -> anyhow::Result<Accounted> {
+    let busy = ScriptedServer::start(|request: &Received| match request.attempt {
+        1 => Reply::status(429).header("retry-after", "4"),
+        _ => Reply::ok(),
+    })
+    .await?;
+    let failing = ScriptedServer::start(|request: &Received| match request.attempt {
+        1 => Reply::status(503),
+        _ => Reply::ok(),
+    })
+    .await?;
+    let gateway = Plan::new(setup)?.schedule("100ms,100ms").start().await?;
+    gateway.register("busy", &busy.url()).await?;
+    gateway.register("failing", &failing.url()).await?;
+    gateway.send("busy", "s").await?;
+    busy.received_at_least(1).await?;
+    gateway.send("failing", "s").await?;
+    failing.taken_at_least(1).await?;
+    assert_eq!(busy.received().len(), 1);
+    busy.taken_at_least(1).await?;
+    gateway.finish(&[&busy, &failing]).await
+}
+
+async fn each_request_that_is_dropped_is_a_try_of_its_own(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = Bare::start(|body, count| {
+        if body.contains("\"dropped\"") && count < 3 {
+            Then::Drop
+        } else {
+            Then::Take
+        }
+    })
+    .await?;
+    let gateway = Plan::new(setup)?
+        .schedule("100ms,100ms,100ms")
+        .start()
+        .await?;
+    gateway.register("c", &channel.url()).await?;
+    // It leaves a kept connection behind: there a client is tempted to post again by itself.
+    let first = gateway.send("c", "first").await?;
+    until_state(&gateway, &first, "delivered").await?;
+    let id = gateway.send("c", "dropped").await?;
+    let told = until_state(&gateway, &id, "delivered").await?;
+    assert_eq!(channel.requests_for("dropped"), 3);
+    let tries = tries(&told);
+    assert_eq!(tries.len(), 3, "{told:#}");
+    assert!(
+        tries[..2]
+            .iter()
+            .all(|attempt| attempt["error"].is_string())
+    );
+    assert_eq!(tries[2]["status"], 200);
+    gateway
+        .finish_unaccounted("both were at a server that keeps its own account")
+        .await
+}
+
+async fn what_no_version_can_decode_is_dead_with_its_reason_and_comes_once(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let mut gateway = Plan::new(setup)?.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let id: ChannelId = "c".parse()?;
+    for (route, poison) in [
+        (Route::Outbound(&id), "msg_poison"),
+        (Route::Callbacks, "cb_poison"),
+        (Route::Journal, "journal_poison"),
+    ] {
+        gateway.slip_in(route, poison, b"\xff{ no JSON").await?;
+    }
+    let letters = wait::until("two dead letters", async || {
+        let answer = gateway.get("/dead-letters?reason=undecodable").await.ok()?;
+        let letters = answer.json()["dead_letters"].as_array()?.clone();
+        (letters.len() >= 2).then_some(letters)
+    })
+    .await?;
+    let mut ids: Vec<_> = letters.iter().map(|letter| &letter["parcel_id"]).collect();
+    ids.sort_by_key(ToString::to_string);
+    assert_eq!(ids, ["cb_poison", "msg_poison"]);
+    // What comes after it goes its way.
+    gateway.send("c", "good").await?;
+    gateway.all_taken(&[&channel]).await?;
+    let told = |role: &str, of: [&str; 2]| -> anyhow::Result<usize> {
+        let log = gateway.log(&gateway.having(role))?;
+        let lines = log.lines();
+        Ok(lines
+            .filter(|line| of.iter().all(|word| line.contains(word)))
+            .count())
+    };
+    assert_eq!(
+        told("dispatcher", ["delivery.not_attempted", "msg_poison"])?,
+        1
+    );
+    assert_eq!(
+        told("forwarder", ["forward.not_attempted", "cb_poison"])?,
+        1
+    );
+    assert_eq!(told("recorder", ["cannot be read", "journal_poison"])?, 1);
+    gateway.finish(&[&channel]).await
+}

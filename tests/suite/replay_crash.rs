@@ -1,0 +1,61 @@
+//! A replay outlives the crash of the process that runs it. `tests/faults replay` runs the same
+//! with 10,000 dead letters.
+
+use std::time::Duration;
+
+use harness::{
+    process::gateway_binary,
+    realm::Realm,
+    replay::{self, ReplayPlan, ReplayReport},
+    stack::{Engines, Plan},
+};
+use tempfile::TempDir;
+
+const LETTERS: usize = 300;
+
+const RATE: u32 = 100;
+
+/// Far beyond what it takes; another process takes over after 30 s.
+const LIMIT: Duration = Duration::from_mins(3);
+
+async fn run(engines: Engines, name: &str) -> anyhow::Result<ReplayReport> {
+    let folder = TempDir::new()?;
+    let report = replay::run(ReplayPlan {
+        stack: Plan {
+            binary: gateway_binary()?,
+            engines,
+            folder: folder.path().to_owned(),
+            name: name.to_owned(),
+            sessions_server: String::new(),
+            env: Vec::new(),
+        },
+        letters: LETTERS,
+        rate: RATE,
+        limit: LIMIT,
+    })
+    .await?;
+    // The runner shows it where a test fails.
+    println!("{report}");
+    Ok(report)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_embedded_engines_it_goes_on_and_loses_nothing() -> anyhow::Result<()> {
+    let report = run(Engines::Embedded, "replay").await?;
+    assert_eq!(report.matched, LETTERS as u64);
+    assert!(report.kept_its_promise());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_rabbitmq_and_mongodb_it_goes_on_and_loses_nothing() -> anyhow::Result<()> {
+    let realm = Realm::fresh()?;
+    let engines = Engines::Servers {
+        broker: realm.broker.to_string(),
+        store: realm.store.to_string(),
+    };
+    let report = run(engines, &realm.name).await?;
+    assert_eq!(report.matched, LETTERS as u64);
+    assert!(report.kept_its_promise());
+    realm.remove().await
+}
