@@ -227,10 +227,9 @@ impl Breaker {
         if let Signal::Hold(wait) = signal {
             // The endpoint's own word counts whenever it comes, but it shortens no other wait.
             let until = now + wait;
-            if self
-                .blocked_until(now)
-                .is_some_and(|blocked| blocked >= until)
-            {
+            // Half-open it always opens: a probe that ended without doing so would be counted as under
+            // way for ever.
+            if matches!(self.state, State::Open { until: open } if open >= until) {
                 return None;
             }
             return Some(self.open(until, wait));
