@@ -226,6 +226,11 @@ async fn follow(stack: &mut Stack, replay: &Told, letters: u64) -> anyhow::Resul
     loop {
         let mut connection = Connection::open(stack.ingress()).await?;
         let (status, body) = connection.get(&path).await?;
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            // The store is slow under the load that it is put to: looked at again.
+            sleep(LOOK_EVERY).await;
+            continue;
+        }
         ensure!(status == StatusCode::OK, "the replay was met with {status}");
         let told: Told = serde_json::from_slice(&body)?;
         let now = told.progress.replayed + told.progress.skipped;
