@@ -1,6 +1,9 @@
 //! The store's contract, on both engines.
 
-#![expect(clippy::unwrap_used, reason = "a harness: what fails here fails the test")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a harness: what fails here fails the test"
+)]
 
 use std::{env, path::PathBuf};
 
