@@ -35,7 +35,10 @@ const BODY_BYTES: usize = 400;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The most that a crash may put back twice, as the recorder promises.
-pub const PAGE: u64 = 100;
+const PAGE: u64 = 100;
+
+/// The most that the dispatcher may be delivering to the one channel, by its default.
+const UNDER_DELIVERY: u64 = 64;
 
 /// What a replay run does.
 #[derive(Debug)]
@@ -65,6 +68,8 @@ pub struct ReplayReport {
     pub delivered: u64,
     /// Deliveries beyond each message's first.
     pub duplicates: u64,
+    /// The most duplicates that the kill excuses: what was in flight.
+    pub excused: u64,
     /// Whether the progress ever went back, or beyond what matched.
     pub monotonic: bool,
     /// From the request until it was done and all were delivered.
@@ -78,14 +83,13 @@ impl ReplayReport {
         self.matched.saturating_sub(self.delivered)
     }
 
-    /// Whether everything is as promised. The one process delivers too, so its kill may double what
-    /// it was delivering as well.
+    /// Whether everything is as promised.
     #[must_use]
     pub const fn kept_its_promise(&self) -> bool {
         self.lost() == 0
             && self.monotonic
             && self.replayed + self.skipped == self.matched
-            && self.duplicates <= PAGE
+            && self.duplicates <= self.excused
     }
 }
 
@@ -99,6 +103,7 @@ impl fmt::Display for ReplayReport {
             ("delivered", self.delivered),
             ("lost", self.lost()),
             ("duplicate deliveries", self.duplicates),
+            ("of which the kill excuses", self.excused),
         ];
         for (name, count) in counts {
             writeln!(f, "{name:<34}{count:>6}")?;
@@ -194,6 +199,11 @@ pub async fn run(plan: ReplayPlan) -> anyhow::Result<ReplayReport> {
         skipped: followed.last.progress.skipped,
         delivered: tally.distinct(),
         duplicates: tally.duplicates(),
+        // The one process delivers too, and what it was delivering comes again as well.
+        excused: match stack.roles() {
+            [Role::All] => PAGE + UNDER_DELIVERY,
+            _ => PAGE,
+        },
         monotonic: followed.monotonic,
         took,
     })
@@ -216,6 +226,11 @@ async fn follow(stack: &mut Stack, replay: &Told, letters: u64) -> anyhow::Resul
     loop {
         let mut connection = Connection::open(stack.ingress()).await?;
         let (status, body) = connection.get(&path).await?;
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            // The store is slow under the load that it is put to: looked at again.
+            sleep(LOOK_EVERY).await;
+            continue;
+        }
         ensure!(status == StatusCode::OK, "the replay was met with {status}");
         let told: Told = serde_json::from_slice(&body)?;
         let now = told.progress.replayed + told.progress.skipped;

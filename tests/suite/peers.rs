@@ -282,24 +282,24 @@ async fn what_no_version_can_decode_is_dead_with_its_reason_and_comes_once(
     let mut ids: Vec<_> = letters.iter().map(|letter| &letter["parcel_id"]).collect();
     ids.sort_by_key(ToString::to_string);
     assert_eq!(ids, ["cb_poison", "msg_poison"]);
+    let told = |role: &str, of: [&str; 2]| {
+        let log = gateway.log(&gateway.having(role)).unwrap_or_default();
+        let lines = log.lines();
+        lines
+            .filter(|line| of.iter().all(|word| line.contains(word)))
+            .count()
+    };
+    let of_the_batch = ["cannot be read", "journal_poison"];
+    wait::until("the recorder to tell of the poison", async || {
+        (told("recorder", of_the_batch) > 0).then_some(())
+    })
+    .await?;
     // What comes after it goes its way.
     gateway.send("c", "good").await?;
     gateway.all_taken(&[&channel]).await?;
-    let told = |role: &str, of: [&str; 2]| -> anyhow::Result<usize> {
-        let log = gateway.log(&gateway.having(role))?;
-        let lines = log.lines();
-        Ok(lines
-            .filter(|line| of.iter().all(|word| line.contains(word)))
-            .count())
-    };
-    assert_eq!(
-        told("dispatcher", ["delivery.not_attempted", "msg_poison"])?,
-        1
-    );
-    assert_eq!(
-        told("forwarder", ["forward.not_attempted", "cb_poison"])?,
-        1
-    );
-    assert_eq!(told("recorder", ["cannot be read", "journal_poison"])?, 1);
+    let of_the_message = ["delivery.not_attempted", "msg_poison"];
+    assert_eq!(told("dispatcher", of_the_message), 1);
+    assert_eq!(told("forwarder", ["forward.not_attempted", "cb_poison"]), 1);
+    assert_eq!(told("recorder", of_the_batch), 1);
     gateway.finish(&[&channel]).await
 }

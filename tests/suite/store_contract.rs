@@ -1,5 +1,10 @@
 //! The store's contract, on both engines.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a harness: what fails here fails the test"
+)]
+
 use std::{env, path::PathBuf};
 
 use async_trait::async_trait;
