@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// [`Config::batches_at_once`] where nothing is configured: each holds up to 500 entries.
-const DEFAULT_BATCHES_AT_ONCE: u16 = 4;
+/// [`Config::batches_at_once`] where nothing is configured: each holds 1 to 500 entries.
+const DEFAULT_BATCHES_AT_ONCE: u16 = 64;
 /// [`Config::dead_letters_at_once`] where nothing is configured.
 const DEFAULT_DEAD_LETTERS_AT_ONCE: u16 = 32;
 
@@ -11,7 +11,7 @@ const DEFAULT_DEAD_LETTERS_AT_ONCE: u16 = 32;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The most batches of journal entries that are written at once.
+    /// The most batches of journal entries that are held at once, to be written together.
     pub batches_at_once: u16,
     /// The most dead letters of each queue that are written at once.
     pub dead_letters_at_once: u16,

@@ -1,23 +1,64 @@
 //! Journal entries into the store.
+//!
+//! Invariant: a parcel is done only after a write that held all of its entries. What lies waiting is
+//! written together, for a store takes hundreds of entries in the time of one, and after an outage
+//! there are many small parcels.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use roundtrip_broker::{Handler, Parcel};
-use roundtrip_model::{DeadReason, Decision, decision::DeadKind};
+use roundtrip_model::{DeadReason, Decision, Entry, decision::DeadKind};
 use roundtrip_store::SharedStore;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::patience::until_taken;
 
 /// How long a batch whose recording panicked waits for its next try.
-const AFTER_A_PANIC: std::time::Duration = std::time::Duration::from_secs(30);
+const AFTER_A_PANIC: Duration = Duration::from_secs(30);
+
+/// A write takes no further parcel once it holds so many entries.
+const ENOUGH_FOR_A_WRITE: usize = 500;
 
 /// Records batches of entries.
 pub(crate) struct Scribe {
-    store: SharedStore,
+    desk: mpsc::Sender<Page>,
+}
+
+/// A parcel's entries, and whom to tell what became of them.
+struct Page {
+    entries: Vec<Entry>,
+    done: oneshot::Sender<Decision>,
 }
 
 impl Scribe {
-    pub(crate) fn new(store: SharedStore) -> Self {
-        Self { store }
+    /// Starts the task that writes; at most `waiting` parcels lie before it.
+    pub(crate) fn start(store: SharedStore, waiting: u16) -> Self {
+        let (desk, pages) = mpsc::channel(usize::from(waiting.max(1)));
+        tokio::spawn(write(store, pages));
+        Self { desk }
+    }
+}
+
+/// Writes what lies waiting, until the scribe is dropped.
+async fn write(store: SharedStore, mut pages: mpsc::Receiver<Page>) {
+    while let Some(first) = pages.recv().await {
+        let mut entries = first.entries;
+        let mut waiting = vec![first.done];
+        while entries.len() < ENOUGH_FOR_A_WRITE
+            && let Ok(page) = pages.try_recv()
+        {
+            entries.extend(page.entries);
+            waiting.push(page.done);
+        }
+        let decision = match until_taken("entries", || store.record(&entries)).await {
+            Ok(()) => Decision::Done,
+            Err(parked) => parked,
+        };
+        for done in waiting {
+            // Whoever has gone meanwhile gets the parcel again, and recording it again is harmless.
+            let _ = done.send(decision.clone());
+        }
     }
 }
 
@@ -34,10 +75,11 @@ impl Handler for Scribe {
                 ));
             }
         };
-        match until_taken("entries", || self.store.record(&entries)).await {
-            Ok(()) => Decision::Done,
-            Err(parked) => parked,
+        let (done, told) = oneshot::channel();
+        if self.desk.send(Page { entries, done }).await.is_err() {
+            return self.panicked(parcel);
         }
+        told.await.unwrap_or_else(|_| self.panicked(parcel))
     }
 
     fn panicked(&self, _parcel: &Parcel) -> Decision {

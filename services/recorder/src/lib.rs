@@ -56,7 +56,6 @@ impl Recorder {
     /// # Errors
     /// [`Closed`] where the broker was closed before it began.
     pub async fn run(self, drain: Duration, stop: CancellationToken) -> Result<(), Closed> {
-        let scribe = Arc::new(Scribe::new(Arc::clone(&self.store)));
         let undertaker = |queue| {
             let store = Arc::clone(&self.store);
             let (journal, clock) = (self.journal.clone(), Arc::clone(&self.clock));
@@ -73,6 +72,7 @@ impl Recorder {
             Arc::clone(&self.clock),
         );
         let batches = self.config.batches_at_once;
+        let scribe = Arc::new(Scribe::start(Arc::clone(&self.store), batches));
         let letters = self.config.dead_letters_at_once;
         futures::future::try_join4(
             self.work(Queue::Journal, batches, scribe, drain, &stop),

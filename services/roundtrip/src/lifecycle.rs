@@ -24,6 +24,7 @@ const CLOSE_TIME: Duration = Duration::from_secs(3);
 pub(crate) struct Lifecycle {
     tasks: [JoinSet<(&'static str, anyhow::Result<()>)>; 2],
     stops: [CancellationToken; 2],
+    signals: Signals,
 }
 
 /// When a task is told to stop.
@@ -36,11 +37,14 @@ pub(crate) enum Step {
 }
 
 impl Lifecycle {
-    pub(crate) fn new() -> Self {
-        Self {
+    /// No tasks yet. Listens for signals from now on: whoever is told by an open port that the
+    /// process is there may tell it to stop.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self {
             tasks: [JoinSet::new(), JoinSet::new()],
             stops: [CancellationToken::new(), CancellationToken::new()],
-        }
+            signals: Signals::listen()?,
+        })
     }
 
     /// Starts a task; it must not end before the token it is handed says so.
@@ -57,8 +61,8 @@ impl Lifecycle {
     }
 
     /// Runs until a signal, or until a task ends by itself; then stops the rest.
-    pub(crate) async fn run(mut self, drain: Duration) -> anyhow::Result<ExitCode> {
-        let mut signals = Signals::listen()?;
+    pub(crate) async fn run(mut self, drain: Duration) -> ExitCode {
+        let signals = &mut self.signals;
         let mut code = ExitCode::SUCCESS;
         let [workers, servers] = &mut self.tasks;
         tokio::select! {
@@ -91,7 +95,7 @@ impl Lifecycle {
                 std::process::exit(EXIT_TOLD_TWICE);
             }
         }
-        Ok(code)
+        code
     }
 }
 

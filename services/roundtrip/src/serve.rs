@@ -91,7 +91,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     });
     let (dispatcher, forwarder) = (dispatcher.transpose()?, forwarder.transpose()?);
 
-    let mut lifecycle = Lifecycle::new();
+    let mut lifecycle = Lifecycle::new()?;
     if roles.contains(&Role::Ingress) {
         let parts = Parts {
             broker: Arc::clone(&broker),
@@ -155,7 +155,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         store = ?config.store,
         "started"
     );
-    let code = lifecycle.run(config.drain).await?;
+    let code = lifecycle.run(config.drain).await;
     if timeout(JOURNAL_CLOSE, journal.close()).await.is_err() {
         tracing::warn!("the broker did not take the last journal entries");
     }
