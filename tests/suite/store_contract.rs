@@ -1,10 +1,5 @@
 //! The store's contract, on both engines.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a harness: what fails here fails the test"
-)]
-
 use std::{env, path::PathBuf};
 
 use async_trait::async_trait;
