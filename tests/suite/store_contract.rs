@@ -116,6 +116,16 @@ mod mongo {
         }
     }
 
+    /// Every collection of the store.
+    const COLLECTIONS: [&str; 6] = [
+        "channels",
+        "entries",
+        "messages",
+        "dead_letters",
+        "replays",
+        "idempotency",
+    ];
+
     #[async_trait]
     impl Harness for Mongo {
         async fn start() -> Self {
@@ -124,10 +134,12 @@ mod mongo {
             let foreign = client.database(&database);
             // secantusdb 0.7.0b3 hangs for good where an insert and the store's own making of the
             // indexes both come to a collection that is not yet there.
-            foreign
-                .create_collection("channels")
-                .await
-                .expect("a collection");
+            for collection in COLLECTIONS {
+                foreign
+                    .create_collection(collection)
+                    .await
+                    .expect("a collection");
+            }
             Self {
                 store: Self::open(&database).await,
                 foreign: foreign.collection("channels"),
