@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    collections::make_collections,
     http::plain_client,
     process::{Process, free_port},
     realm::Realm,
@@ -74,6 +75,9 @@ impl Plan {
         let folder = tempfile::tempdir().context("making a folder")?;
         let ingress = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let programs = self.programs(folder.path(), ingress)?;
+        if let Some(realm) = &self.realm {
+            make_collections(realm.store.as_str(), &realm.name).await?;
+        }
         // The gateway is there first, so that it tells the logs of a start that fails.
         let mut gateway = TestGateway {
             plan: self,

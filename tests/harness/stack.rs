@@ -18,6 +18,7 @@ use hyper::StatusCode;
 use serde_json::json;
 
 use crate::{
+    collections::make_collections,
     http::Connection,
     process::{Process, Program, free_port},
     procfs::Usage,
@@ -92,6 +93,7 @@ pub struct Plan {
 pub struct Stack {
     plan: Plan,
     ingress: SocketAddr,
+    has_collections: bool,
     processes: BTreeMap<Role, Process>,
 }
 
@@ -104,6 +106,7 @@ impl Stack {
         Ok(Self {
             plan,
             ingress: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)),
+            has_collections: false,
             processes: BTreeMap::new(),
         })
     }
@@ -139,6 +142,12 @@ impl Stack {
     /// # Errors
     /// As [`Process::start`].
     pub async fn start(&mut self, role: Role) -> anyhow::Result<()> {
+        if let Engines::Servers { store, .. } = &self.plan.engines
+            && !self.has_collections
+        {
+            make_collections(store, &self.plan.name).await?;
+            self.has_collections = true;
+        }
         let process = Process::start(self.program(role)?).await?;
         self.processes.insert(role, process);
         Ok(())

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use proptest::{
     prelude::*,
-    test_runner::{Config as Runs, TestError, TestRunner},
+    test_runner::{Config as Runs, RngSeed, TestError, TestRunner},
 };
 use roundtrip_model::Channel;
 use roundtrip_store::{Config, Filter, PageRequest, SharedStore, open};
@@ -23,6 +23,8 @@ const BATCHES: u32 = 30;
 const CHANNELS: usize = 12;
 /// How many filters each batch is asked.
 const FILTERS: usize = 20;
+/// The seed of the ordinary run.
+const SEED: u64 = 20_261_123;
 /// How often a failure is made smaller.
 const SHRINKS: u32 = 100;
 /// The time limit on a store call: a loaded machine is no failure.
@@ -124,11 +126,14 @@ fn regex() -> impl Strategy<Value = Value> {
 
 /// One or several operators on one path.
 ///
-/// DEVIATES: `{"$all": [[3]]}` matches `[3]` by MongoDB's manual, as `{"$eq": [3]}` does, and not
-/// in secantusdb. So no `$all` here asks for an array.
+/// DEVIATES: `$all` is an `$and` of equalities by MongoDB's manual: `{"$all": [[3]]}` matches `[3]`
+/// as `{"$eq": [3]}` does, and `{"$all": [null]}` a document without the field as `{"$eq": null}`
+/// does. Neither is so in secantusdb: no `$all` here asks for an array or for null.
 fn operators(depth: u32) -> BoxedStrategy<Value> {
     let values = || prop::collection::vec(value(), 0..4).prop_map(Value::from);
-    let all_value = value().prop_filter("no array", |value| !value.is_array());
+    let all_value = value().prop_filter("no array, no null", |value| {
+        !value.is_array() && !value.is_null()
+    });
     let mut one = vec![
         (
             prop::sample::select(vec!["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"]),
@@ -265,6 +270,15 @@ async fn answer(store: &SharedStore, filter: &Filter) -> Result<BTreeSet<String>
     Ok(ids.map(|channel| channel.channel_id.to_string()).collect())
 }
 
+/// The same cases on every run, as not every deviation of the stand-in is known, and a change must
+/// not fail for one that it did not make. `PROPTEST_RNG_SEED` draws others, to search for more.
+fn seed() -> RngSeed {
+    match Runs::default().rng_seed {
+        RngSeed::Random => RngSeed::Fixed(SEED),
+        chosen @ RngSeed::Fixed(_) => chosen,
+    }
+}
+
 #[test]
 fn the_filter_answers_as_the_server_does() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -280,6 +294,7 @@ fn the_filter_answers_as_the_server_does() {
         cases: BATCHES,
         failure_persistence: None,
         max_shrink_iters: SHRINKS,
+        rng_seed: seed(),
         ..Runs::default()
     };
     let filter = filter().prop_filter("no null by an index", |filter| {

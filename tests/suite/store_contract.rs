@@ -4,6 +4,7 @@ use std::{env, path::PathBuf};
 
 use async_trait::async_trait;
 use bson::{Document, doc};
+use harness::collections::make_collections;
 use mongodb::{Client, Collection};
 use roundtrip_store::{
     Config, SharedStore, contract::Harness, embedded::SqliteChannels, open, store_contract,
@@ -116,30 +117,15 @@ mod mongo {
         }
     }
 
-    /// Every collection of the store.
-    const COLLECTIONS: [&str; 6] = [
-        "channels",
-        "entries",
-        "messages",
-        "dead_letters",
-        "replays",
-        "idempotency",
-    ];
-
     #[async_trait]
     impl Harness for Mongo {
         async fn start() -> Self {
             let database = database_name();
             let client = Client::with_uri_str(mongodb_url()).await.expect("a client");
             let foreign = client.database(&database);
-            // secantusdb 0.7.0b3 hangs for good where an insert and the store's own making of the
-            // indexes both come to a collection that is not yet there.
-            for collection in COLLECTIONS {
-                foreign
-                    .create_collection(collection)
-                    .await
-                    .expect("a collection");
-            }
+            make_collections(&mongodb_url(), &database)
+                .await
+                .expect("collections");
             Self {
                 store: Self::open(&database).await,
                 foreign: foreign.collection("channels"),
