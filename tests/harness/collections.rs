@@ -5,7 +5,8 @@
 use mongodb::Client;
 
 /// Every collection of the store.
-const COLLECTIONS: [&str; 6] = [
+const COLLECTIONS: [&str; 7] = [
+    "channel_secrets",
     "channels",
     "dead_letters",
     "entries",

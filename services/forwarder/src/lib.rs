@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, retry::Then};
+use roundtrip_model::{Clock, Signer, retry::Then};
 use roundtrip_webhook::{ConfigError, Courier, Webhook, window};
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -32,6 +32,7 @@ pub const DEFAULT_SCHEDULE: [Duration; 4] = [
 /// Forwards answers.
 pub struct Forwarder {
     sessions_server: Url,
+    signer: Option<Signer>,
     courier: Courier,
     guard: Guard,
     journal: Journal,
@@ -41,13 +42,15 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// A forwarder that posts to this URL, and says in this journal what it did.
+    /// A forwarder that posts to this URL, signed where there is a signer, and says in this journal
+    /// what it did.
     ///
     /// # Errors
     /// Names the setting that is out of its bounds.
     pub fn new(
         config: &Config,
         sessions_server: Url,
+        signer: Option<Signer>,
         journal: Journal,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
@@ -61,6 +64,7 @@ impl Forwarder {
             .map_err(|(setting, problem)| ConfigError::new(setting, problem))?;
         Ok(Self {
             sessions_server,
+            signer,
             courier: Courier::new(webhook, policy, Arc::clone(&clock)),
             guard: Guard::new(config.breaker),
             journal,

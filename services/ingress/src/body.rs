@@ -1,7 +1,7 @@
 //! Reading a request's body: bounded in size and time, JSON, each wrong field named.
 
 use axum::{
-    extract::{FromRequest, Request, rejection::BytesRejection},
+    extract::{FromRequest, OptionalFromRequest, Request, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header},
 };
 use bytes::Bytes;
@@ -23,6 +23,23 @@ impl<T: DeserializeOwned> FromRequest<Ingress> for Json<T> {
         }
         let bytes = read(request, ingress, ingress.limits.max_body_bytes).await?;
         parse(&bytes).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned> OptionalFromRequest<Ingress> for Json<T> {
+    type Rejection = Problem;
+
+    /// None where the body is empty, whatever its type is said to be.
+    async fn from_request(request: Request, ingress: &Ingress) -> Result<Option<Self>, Problem> {
+        let is_json = is_json(request.headers());
+        let bytes = read(request, ingress, ingress.limits.max_body_bytes).await?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        if !is_json {
+            return Err(Problem::unsupported_media_type());
+        }
+        parse(&bytes).map(|read| Some(Self(read)))
     }
 }
 

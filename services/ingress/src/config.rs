@@ -14,6 +14,11 @@ const DEFAULT_MAX_REQUESTS_IN_FLIGHT: usize = 4096;
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8000);
 
+/// How long a rotated secret signs beside the new one, where nothing is configured.
+const DEFAULT_SECRET_OVERLAP: Duration = Duration::from_hours(24);
+/// The longest that it can be asked to.
+pub const MAX_SECRET_OVERLAP: Duration = Duration::from_hours(30 * 24);
+
 /// Where the API listens, and what it takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -27,6 +32,9 @@ pub struct Config {
     pub body_timeout: Duration,
     /// The most requests under way at once; one more is answered 503.
     pub max_requests_in_flight: usize,
+    /// How long a channel's old secret signs beside the new one, where a rotation does not say.
+    #[serde(with = "humantime_serde")]
+    pub secret_overlap: Duration,
 }
 
 impl Default for Config {
@@ -36,6 +44,7 @@ impl Default for Config {
             max_body_bytes: DEFAULT_MAX_BODY_BYTES,
             body_timeout: DEFAULT_BODY_TIMEOUT,
             max_requests_in_flight: DEFAULT_MAX_REQUESTS_IN_FLIGHT,
+            secret_overlap: DEFAULT_SECRET_OVERLAP,
         }
     }
 }

@@ -30,12 +30,12 @@ use axum::{
 };
 use roundtrip_broker::SharedBroker;
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, TokenKey};
+use roundtrip_model::{Clock, SealingKeys, TokenKey};
 use roundtrip_store::{CachedChannels, SharedStore};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use config::Config;
+pub use config::{Config, MAX_SECRET_OVERLAP};
 
 use crate::problem::Problem;
 
@@ -48,6 +48,8 @@ pub struct Ingress {
     journal: Journal,
     /// Knows the tokens that answers bring.
     tokens: TokenKey,
+    /// Seals the secrets of channels.
+    sealing: SealingKeys,
     clock: Arc<dyn Clock>,
     /// Where channels answer to, for messages that name no `response_url`.
     own_response_url: Arc<str>,
@@ -68,6 +70,8 @@ pub struct Parts {
     pub journal: Journal,
     /// The key of the tokens that the dispatcher hands out.
     pub tokens: TokenKey,
+    /// The keys that the secrets of channels are sealed with.
+    pub sealing: SealingKeys,
     /// The gateway's own `/webhook-response`, as channels reach it.
     pub own_response_url: Arc<str>,
     /// Tells the time of day.
@@ -84,6 +88,7 @@ impl Ingress {
             known,
             journal,
             tokens,
+            sealing,
             own_response_url,
             clock,
         } = parts;
@@ -93,6 +98,7 @@ impl Ingress {
             known,
             journal,
             tokens,
+            sealing,
             clock,
             own_response_url,
             under_way: Arc::new(Semaphore::new(limits.max_requests_in_flight)),
@@ -114,6 +120,10 @@ impl Ingress {
             )
             .route("/channel/{channel_id}/pause", post(channels::pause))
             .route("/channel/{channel_id}/resume", post(channels::resume))
+            .route(
+                "/channel/{channel_id}/secret/rotate",
+                post(channels::rotate),
+            )
             .route("/channels", post(channels::query))
             .route("/channel/message", post(messages::send))
             .route(

@@ -19,7 +19,7 @@ use roundtrip_broker::{
     Broker, Closed, Consumer, Parcel, PublishError, Queue, Route, SharedBroker, Status,
 };
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, SystemClock, TokenKey};
+use roundtrip_model::{Clock, SealingKeys, SystemClock, TokenKey};
 use roundtrip_store::{CachedChannels, SharedChannels};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -30,6 +30,9 @@ use crate::{Config, Ingress, Parts};
 
 /// The longest answer that is read.
 const MAX_ANSWER: usize = 1 << 22;
+
+/// 32 bytes of nothing.
+const SEALING_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 /// What the broker does with the next messages.
 #[derive(Debug, Clone, Copy, Default)]
@@ -149,6 +152,7 @@ impl Bench {
             known: Arc::new(CachedChannels::new(channels, &config)),
             journal: Journal::start(Arc::clone(&broker) as SharedBroker),
             tokens: TokenKey::new(&[7; 32]).unwrap(),
+            sealing: SealingKeys::parse([SEALING_KEY]).unwrap(),
             own_response_url: "http://gateway.example/webhook-response".into(),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
         };

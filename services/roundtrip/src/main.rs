@@ -3,10 +3,12 @@
 mod cli;
 mod config;
 mod development;
+mod key_file;
 mod lifecycle;
 mod operations;
 mod serve;
 mod telemetry;
+mod workers;
 
 use std::process::ExitCode;
 

@@ -13,7 +13,9 @@ pub mod journal;
 pub mod message;
 pub mod outcome;
 pub mod retry;
+pub mod sealing;
 pub mod settings;
+pub mod signing;
 pub mod token;
 
 pub use callback::Callback;
@@ -25,5 +27,7 @@ pub use journal::{Entry, Event, State};
 pub use message::OutboundMessage;
 pub use outcome::{Outcome, Verdict};
 pub use retry::{Next, RetryPolicy};
+pub use sealing::SealingKeys;
 pub use settings::DeliverySettings;
+pub use signing::{Signer, SigningSecret};
 pub use token::TokenKey;

@@ -19,13 +19,14 @@ mod ledger;
 pub mod mongo;
 mod page;
 mod pause;
+mod secrets;
 
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use roundtrip_model::{Channel, ChannelId, ChannelPatch, channel::FieldError};
 
-pub use cache::CachedChannels;
+pub use cache::{CachedChannels, KnownChannel};
 pub use config::{Config, OpenError, open};
 pub use filter::{Filter, FilterError};
 pub use ledger::{
@@ -37,6 +38,7 @@ pub use page::{
     ChannelPage, Cursor, DEFAULT_LIMIT, Direction, MAX_LIMIT, PageRequest, Sort, SortField,
 };
 pub use pause::set_paused;
+pub use secrets::{SealedSecret, Secrets, SharedSecrets, Signing};
 
 /// Where channels are kept.
 #[async_trait]
@@ -66,7 +68,7 @@ pub trait Channels: Send + Sync + 'static {
         expected: Option<&Version>,
     ) -> Result<Versioned, StoreError>;
 
-    /// Removes a channel.
+    /// Removes a channel, and its secrets.
     ///
     /// # Errors
     /// As for [`Channels::update`].
@@ -89,9 +91,9 @@ pub trait Channels: Send + Sync + 'static {
 pub type SharedChannels = Arc<dyn Channels>;
 
 /// A whole store. A role asks for the trait that it needs: an `Arc<dyn Store>` is one of each.
-pub trait Store: Channels + Journal + DeadLetters + Replays + Idempotency {}
+pub trait Store: Channels + Secrets + Journal + DeadLetters + Replays + Idempotency {}
 
-impl<T: Channels + Journal + DeadLetters + Replays + Idempotency> Store for T {}
+impl<T: Channels + Secrets + Journal + DeadLetters + Replays + Idempotency> Store for T {}
 
 /// A store that roles share.
 pub type SharedStore = Arc<dyn Store>;

@@ -53,7 +53,7 @@ fn forwarder(url: url::Url) -> Forwarder {
 /// A forwarder, and what it says in its journal.
 fn observed(url: url::Url) -> (Forwarder, mpsc::UnboundedReceiver<Entry>) {
     let (journal, entries) = Journal::observed();
-    let forwarder = Forwarder::new(&Config::default(), url, journal, Arc::new(Noon));
+    let forwarder = Forwarder::new(&Config::default(), url, None, journal, Arc::new(Noon));
     (forwarder.unwrap(), entries)
 }
 

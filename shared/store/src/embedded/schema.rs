@@ -8,10 +8,10 @@ use rusqlite::{Connection, TransactionBehavior};
 /// `PRAGMA application_id`: "RtSt". It tells the file from other SQLite files.
 pub(super) const APPLICATION_ID: i64 = 0x5274_5374;
 /// `PRAGMA user_version`: how many of [`STEPS`] the file has had.
-pub(super) const SCHEMA_VERSION: i64 = 2;
+pub(super) const SCHEMA_VERSION: i64 = 3;
 
 /// What brings an empty file to version 1, from 1 to 2, and so on.
-const STEPS: [&str; 2] = [CHANNELS, LEDGER];
+const STEPS: [&str; 3] = [CHANNELS, LEDGER, SECRETS];
 
 /// Version 1.
 ///
@@ -117,6 +117,14 @@ const LEDGER: &str = "
         lease_until INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX idempotency_by_time ON idempotency (taken_at);
+";
+
+/// Version 3. What signs a channel's deliveries, sealed; the newest first.
+const SECRETS: &str = "
+    CREATE TABLE channel_secrets (
+        channel_id TEXT NOT NULL PRIMARY KEY,
+        secrets TEXT NOT NULL
+    ) STRICT;
 ";
 
 /// Why a file is not made ready.
