@@ -17,4 +17,5 @@ pub mod scripted;
 pub mod servers;
 pub mod stack;
 pub mod tally;
+pub mod verifier;
 pub mod wait;

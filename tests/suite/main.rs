@@ -19,4 +19,5 @@ mod replay_crash;
 mod retries;
 mod round_trip;
 mod seed;
+mod signatures;
 mod store_contract;
