@@ -68,12 +68,14 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let known = Arc::new(CachedChannels::new(Arc::clone(&channels), &config.store));
     let own_response_url = config.own_response_url()?;
     let tokens = config.tokens()?;
+    let egress = Arc::new(config.egress()?);
 
     // Everything is built before anything starts: what cannot be is told first.
     let dispatcher = roles.contains(&Role::Dispatcher).then(|| {
         Dispatcher::new(
             &config.dispatcher,
             Arc::clone(&known),
+            Arc::clone(&egress),
             Answers::new(own_response_url.clone(), tokens.clone()),
             journal.clone(),
             Arc::clone(&clock),
@@ -84,6 +86,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         Forwarder::new(
             &config.forwarder,
             config.sessions_server()?,
+            egress.roots().clone(),
             journal.clone(),
             Arc::clone(&clock),
         )
@@ -100,13 +103,14 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             journal: journal.clone(),
             tokens,
             own_response_url: own_response_url.as_str().into(),
+            guard: Arc::clone(egress.guard()),
             clock: Arc::clone(&clock),
         };
         let ingress = Ingress::new(config.ingress.clone(), parts);
         let more = match config.environment {
             Stage::Development => {
                 development::register_echo(&config, &*channels).await?;
-                development::router(Arc::clone(&clock))?
+                development::router(Arc::clone(&clock), Arc::clone(&egress))?
             }
             Stage::Production => Router::new(),
         };
