@@ -3,8 +3,8 @@
 //! A key is presented as `rt_{id}_{secret}`: the id is public, the secret is 32 random bytes in
 //! base64url without padding.
 //!
-//! Invariant: the secret is in a [`PresentedKey`] alone, which its owner is shown once. What is
-//! kept is a [`KeyHash`], and neither shows anything of the secret in `Debug`.
+//! Invariant: the secret is in an [`IssuedKey`] alone, which its owner is shown once. What is kept is
+//! a [`KeyHash`], and neither shows anything of the secret in `Debug`.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
@@ -145,14 +145,11 @@ impl NewKey {
         self,
         secret: [u8; SECRET_BYTES],
         now: OffsetDateTime,
-    ) -> Result<(ApiKey, PresentedKey), Vec<FieldError>> {
+    ) -> Result<(ApiKey, IssuedKey), Vec<FieldError>> {
         self.check(now)?;
         let key_id = ApiKeyId::generate();
         let secret = BASE64_URL_SAFE_NO_PAD.encode(secret);
-        let presented = PresentedKey {
-            key_id,
-            text: format!("{PREFIX}{key_id}_{secret}"),
-        };
+        let issued = IssuedKey(format!("{PREFIX}{key_id}_{secret}"));
         let key = ApiKey {
             key_id,
             name: self.name,
@@ -162,9 +159,9 @@ impl NewKey {
             created_at: now,
             expires_at: self.expires_at,
             revoked_at: None,
-            hash: KeyHash::of(presented.expose()),
+            hash: KeyHash::of(issued.expose()),
         };
-        Ok((key, presented))
+        Ok((key, issued))
     }
 
     fn check(&self, now: OffsetDateTime) -> Result<(), Vec<FieldError>> {
@@ -251,31 +248,37 @@ impl fmt::Debug for KeyHash {
     }
 }
 
-/// A key as it is presented. Only its id is shown by `Debug`.
+/// A key that was just made, for its owner's eyes. `Debug` shows nothing of it.
 #[derive(Clone)]
+pub struct IssuedKey(String);
+
+impl IssuedKey {
+    /// The key's text, secret and all.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for IssuedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IssuedKey(…)")
+    }
+}
+
+/// A key as somebody presents it: whose it claims to be, and what it is to be known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PresentedKey {
-    key_id: ApiKeyId,
-    text: String,
+    /// Whose key it claims to be.
+    pub key_id: ApiKeyId,
+    /// The hash of what was presented.
+    pub hash: KeyHash,
 }
 
 /// The text is no key. It does not say why: it may be one that was mistyped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is not a key, which is rt_, its id, _ and its secret")]
 pub struct NoKey;
-
-impl PresentedKey {
-    /// Whose key it claims to be.
-    #[must_use]
-    pub const fn key_id(&self) -> ApiKeyId {
-        self.key_id
-    }
-
-    /// The key's text, secret and all: for its owner's eyes.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.text
-    }
-}
 
 impl FromStr for PresentedKey {
     type Err = NoKey;
@@ -286,20 +289,16 @@ impl FromStr for PresentedKey {
         let rest = text.strip_prefix(PREFIX).ok_or(NoKey)?;
         let (id, secret) = rest.split_at_checked(ApiKeyId::LENGTH).ok_or(NoKey)?;
         let secret = secret.strip_prefix('_').ok_or(NoKey)?;
-        let decoded = BASE64_URL_SAFE_NO_PAD.decode(secret).map_err(|_| NoKey)?;
-        if decoded.len() != SECRET_BYTES {
-            return Err(NoKey);
+        // One more than fits: the decoder asks for room for whole triples.
+        let mut decoded = [0; SECRET_BYTES + 1];
+        match BASE64_URL_SAFE_NO_PAD.decode_slice(secret, &mut decoded) {
+            Ok(SECRET_BYTES) => {}
+            Ok(_) | Err(_) => return Err(NoKey),
         }
         Ok(Self {
             key_id: id.parse().map_err(|_| NoKey)?,
-            text: text.to_owned(),
+            hash: KeyHash::of(text),
         })
-    }
-}
-
-impl fmt::Debug for PresentedKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PresentedKey({}, …)", self.key_id)
     }
 }
 
@@ -323,23 +322,23 @@ mod tests {
         }
     }
 
-    fn made(secret: [u8; SECRET_BYTES]) -> (ApiKey, PresentedKey) {
+    fn made(secret: [u8; SECRET_BYTES]) -> (ApiKey, IssuedKey) {
         new_key().make(secret, NOW).unwrap()
     }
 
     proptest! {
         #[test]
         fn a_key_that_was_made_is_known_again(secret: [u8; SECRET_BYTES]) {
-            let (key, presented) = made(secret);
-            let read: PresentedKey = presented.expose().parse().unwrap();
-            prop_assert_eq!(read.key_id(), key.key_id);
-            prop_assert_eq!(KeyHash::of(read.expose()), key.hash);
+            let (key, issued) = made(secret);
+            let presented: PresentedKey = issued.expose().parse().unwrap();
+            prop_assert_eq!(presented.key_id, key.key_id);
+            prop_assert_eq!(presented.hash, key.hash);
         }
 
         #[test]
         fn any_change_of_a_byte_makes_it_another(at: prop::sample::Index, byte in 0_u8..128) {
-            let (key, presented) = made([7; SECRET_BYTES]);
-            let mut bytes = presented.expose().as_bytes().to_vec();
+            let (key, issued) = made([7; SECRET_BYTES]);
+            let mut bytes = issued.expose().as_bytes().to_vec();
             let at = at.index(bytes.len());
             prop_assume!(bytes[at] != byte);
             bytes[at] = byte;
@@ -355,10 +354,16 @@ mod tests {
 
     #[test]
     fn nothing_of_the_secret_is_shown() {
-        let (key, presented) = made([0xA5; SECRET_BYTES]);
-        let secret = presented.expose().rsplit_once('_').unwrap().1;
+        let (key, issued) = made([0xA5; SECRET_BYTES]);
+        let secret = issued.expose().rsplit_once('_').unwrap().1;
+        let presented: PresentedKey = issued.expose().parse().unwrap();
         let json = serde_json::to_string(&key).unwrap();
-        for shown in [format!("{key:?}"), format!("{presented:?}"), json] {
+        for shown in [
+            format!("{key:?}"),
+            format!("{issued:?}"),
+            format!("{presented:?}"),
+            json,
+        ] {
             assert!(!shown.contains(&secret[..6]), "{shown}");
             assert!(!shown.contains("165, 165"), "{shown}");
         }

@@ -75,18 +75,16 @@ pub async fn a_key_that_expires_is_active_until_then(harness: &impl Harness) {
         expires_at: Some(at(1000)),
         ..key(name)
     };
-    let (early, late) = (expiring("early"), expiring("late"));
-    for key in [&key("lasting"), &expiring("expiring"), &early, &late] {
+    let [lasting, expires] = [key("lasting"), expiring("expires")];
+    let [early, late] = ["early", "late"].map(expiring);
+    for key in [&lasting, &expires, &early, &late] {
         create(store, key).await;
     }
     for (key, millis) in [(&early, 500), (&late, 2000)] {
         let revoked = store.revoke_key(&key.key_id, at(millis)).await;
         revoked.expect("to revoke");
     }
-    assert_eq!(
-        active(store, at(999)).await,
-        ["lasting", "expiring", "late"]
-    );
+    assert_eq!(active(store, at(999)).await, ["lasting", "expires", "late"]);
     assert_eq!(active(store, at(1000)).await, ["lasting"]);
 }
 
