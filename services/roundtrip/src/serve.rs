@@ -61,6 +61,7 @@ pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
 
 async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let egress = Arc::new(config.egress()?);
     let broker = open_broker(&config, Arc::clone(&clock)).await?;
     let store = open_store(&config).await?;
     let channels: SharedChannels = Arc::clone(&store) as SharedChannels;
@@ -68,7 +69,6 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let known = Arc::new(CachedChannels::new(Arc::clone(&channels), &config.store));
     let own_response_url = config.own_response_url()?;
     let tokens = config.tokens()?;
-    let egress = Arc::new(config.egress()?);
 
     // Everything is built before anything starts: what cannot be is told first.
     let dispatcher = roles.contains(&Role::Dispatcher).then(|| {
@@ -125,20 +125,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     listen(&mut lifecycle, "operations", listen_at, router).await?;
 
     let drain = config.drain;
-    if let Some(dispatcher) = dispatcher {
-        let broker = Arc::clone(&broker);
-        lifecycle.spawn(Step::Workers, "dispatcher", |stop| async move {
-            let run = dispatcher.run(broker, drain, stop);
-            run.await.context("the dispatcher")
-        });
-    }
-    if let Some(forwarder) = forwarder {
-        let broker = Arc::clone(&broker);
-        lifecycle.spawn(Step::Workers, "forwarder", |stop| async move {
-            let run = forwarder.run(broker, drain, stop);
-            run.await.context("the forwarder")
-        });
-    }
+    work(&mut lifecycle, &broker, drain, dispatcher, forwarder);
     if roles.contains(&Role::Recorder) {
         let recorder = Recorder::new(
             &config.recorder,
@@ -166,6 +153,30 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     broker.close().await;
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// Starts the two that post.
+fn work(
+    lifecycle: &mut Lifecycle,
+    broker: &SharedBroker,
+    drain: Duration,
+    dispatcher: Option<Dispatcher>,
+    forwarder: Option<Forwarder>,
+) {
+    if let Some(dispatcher) = dispatcher {
+        let broker = Arc::clone(broker);
+        lifecycle.spawn(Step::Workers, "dispatcher", |stop| async move {
+            let run = dispatcher.run(broker, drain, stop);
+            run.await.context("the dispatcher")
+        });
+    }
+    if let Some(forwarder) = forwarder {
+        let broker = Arc::clone(broker);
+        lifecycle.spawn(Step::Workers, "forwarder", |stop| async move {
+            let run = forwarder.run(broker, drain, stop);
+            run.await.context("the forwarder")
+        });
+    }
 }
 
 async fn open_broker(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<SharedBroker> {
