@@ -29,6 +29,7 @@ use axum::{
     routing::{get, post},
 };
 use roundtrip_broker::SharedBroker;
+use roundtrip_egress::Guard;
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, SealingKeys, TokenKey};
 use roundtrip_store::{CachedChannels, SharedStore};
@@ -53,6 +54,7 @@ pub struct Ingress {
     clock: Arc<dyn Clock>,
     /// Where channels answer to, for messages that name no `response_url`.
     own_response_url: Arc<str>,
+    guard: Arc<Guard>,
     limits: Config,
     under_way: Arc<Semaphore>,
     batches: Arc<Semaphore>,
@@ -74,6 +76,8 @@ pub struct Parts {
     pub sealing: SealingKeys,
     /// The gateway's own `/webhook-response`, as channels reach it.
     pub own_response_url: Arc<str>,
+    /// Says which endpoints a channel may have.
+    pub guard: Arc<Guard>,
     /// Tells the time of day.
     pub clock: Arc<dyn Clock>,
 }
@@ -90,6 +94,7 @@ impl Ingress {
             tokens,
             sealing,
             own_response_url,
+            guard,
             clock,
         } = parts;
         Self {
@@ -101,6 +106,7 @@ impl Ingress {
             sealing,
             clock,
             own_response_url,
+            guard,
             under_way: Arc::new(Semaphore::new(limits.max_requests_in_flight)),
             batches: Arc::new(Semaphore::new(batch::MAX_AT_ONCE)),
             limits,

@@ -59,6 +59,7 @@ pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
 
 async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let egress = Arc::new(config.egress()?);
     let broker = open_broker(&config, Arc::clone(&clock)).await?;
     let store = open_store(&config).await?;
     let channels: SharedChannels = Arc::clone(&store) as SharedChannels;
@@ -76,6 +77,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             store: &store,
             known: &known,
             journal: &journal,
+            egress: &egress,
             tokens: &tokens,
             own_response_url: &own_response_url,
             clock: &clock,
@@ -92,13 +94,14 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             tokens,
             sealing,
             own_response_url: own_response_url.as_str().into(),
+            guard: Arc::clone(egress.guard()),
             clock: Arc::clone(&clock),
         };
         let ingress = Ingress::new(config.ingress.clone(), parts);
         let more = match config.environment {
             Stage::Development => {
                 development::register_echo(&config, &*channels).await?;
-                development::router(Arc::clone(&clock))?
+                development::router(Arc::clone(&clock), Arc::clone(&egress))?
             }
             Stage::Production => Router::new(),
         };

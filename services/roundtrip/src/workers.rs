@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use anyhow::Context;
 use roundtrip_broker::SharedBroker;
 use roundtrip_dispatcher::{Answers, Dispatcher};
+use roundtrip_egress::Egress;
 use roundtrip_forwarder::Forwarder;
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, TokenKey};
@@ -34,6 +35,7 @@ pub(crate) struct Common<'a> {
     pub store: &'a SharedStore,
     pub known: &'a Arc<CachedChannels>,
     pub journal: &'a Journal,
+    pub egress: &'a Arc<Egress>,
     pub tokens: &'a TokenKey,
     pub own_response_url: &'a Url,
     pub clock: &'a Arc<dyn Clock>,
@@ -101,6 +103,7 @@ fn dispatcher(config: &Config, common: Common<'_>) -> Result<Dispatcher, Problem
     Dispatcher::new(
         &config.dispatcher,
         Arc::clone(common.known),
+        Arc::clone(common.egress),
         Answers::new(common.own_response_url.clone(), common.tokens.clone()),
         common.journal.clone(),
         Arc::clone(common.clock),
@@ -113,6 +116,7 @@ fn forwarder(config: &Config, common: Common<'_>) -> Result<Forwarder, Problem> 
         &config.forwarder,
         config.sessions_server()?,
         config.sessions_signer()?,
+        common.egress.roots().clone(),
         common.journal.clone(),
         Arc::clone(common.clock),
     )

@@ -15,6 +15,7 @@ pub mod contract;
 mod document;
 pub mod embedded;
 pub mod filter;
+mod keys;
 mod ledger;
 pub mod mongo;
 mod page;
@@ -29,6 +30,7 @@ use roundtrip_model::{Channel, ChannelId, ChannelPatch, channel::FieldError};
 pub use cache::{CachedChannels, KnownChannel};
 pub use config::{Config, OpenError, open};
 pub use filter::{Filter, FilterError};
+pub use keys::{ApiKeys, MAX_ACTIVE_KEYS};
 pub use ledger::{
     DeadFilter, DeadLetter, DeadLetters, DeadQueue, Idempotency, Journal, MAX_ENTRIES, MAX_PAGE,
     MessageFilter, MessageRecord, Progress, Replay, ReplaySource, ReplayStatus, Replays,
@@ -91,9 +93,15 @@ pub trait Channels: Send + Sync + 'static {
 pub type SharedChannels = Arc<dyn Channels>;
 
 /// A whole store. A role asks for the trait that it needs: an `Arc<dyn Store>` is one of each.
-pub trait Store: Channels + Secrets + Journal + DeadLetters + Replays + Idempotency {}
+pub trait Store:
+    Channels + Secrets + Journal + DeadLetters + Replays + Idempotency + ApiKeys
+{
+}
 
-impl<T: Channels + Secrets + Journal + DeadLetters + Replays + Idempotency> Store for T {}
+impl<T> Store for T where
+    T: Channels + Secrets + Journal + DeadLetters + Replays + Idempotency + ApiKeys
+{
+}
 
 /// A store that roles share.
 pub type SharedStore = Arc<dyn Store>;
@@ -160,6 +168,9 @@ pub enum StoreError {
     /// A field holds what no engine could give back, such as a key with a NUL character.
     #[error("cannot be stored: {0}")]
     Unstorable(FieldError),
+    /// As many API keys are active as there can be.
+    #[error("no more than {MAX_ACTIVE_KEYS} API keys can be active at once")]
+    TooMany,
     /// The store cannot be reached, or failed. The source says how.
     #[error("the store is away")]
     Away(#[source] Box<dyn std::error::Error + Send + Sync>),
