@@ -15,7 +15,7 @@ use roundtrip_store::Versioned;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{Ingress, body::Json, parameters::PathId, problem::Problem};
+use crate::{Ingress, access::Caller, body::Json, parameters::PathId, problem::Problem};
 
 pub(crate) use pause::{pause, resume};
 pub(crate) use query::query;
@@ -51,9 +51,11 @@ impl From<NewChannel> for Channel {
 /// `POST /channel`
 pub(crate) async fn create(
     State(ingress): State<Ingress>,
+    caller: Caller,
     Json(new): Json<NewChannel>,
 ) -> Result<impl IntoResponse, Problem> {
     let channel = Channel::from(new);
+    caller.allow(&channel.channel_id)?;
     channel.check().map_err(Problem::invalid)?;
     let version = ingress.store.create(&channel).await?;
     let location = format!("/channel/{}", channel.channel_id);
