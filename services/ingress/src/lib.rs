@@ -31,6 +31,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use roundtrip_broker::SharedBroker;
+use roundtrip_egress::Guard;
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, TokenKey};
 use roundtrip_store::{CachedChannels, SharedStore};
@@ -56,6 +57,7 @@ pub struct Ingress {
     doorkeeper: Arc<Doorkeeper>,
     /// Where channels answer to, for messages that name no `response_url`.
     own_response_url: Arc<str>,
+    guard: Arc<Guard>,
     limits: Config,
     under_way: Arc<Semaphore>,
     batches: Arc<Semaphore>,
@@ -77,6 +79,8 @@ pub struct Parts {
     pub own_response_url: Arc<str>,
     /// Which keys open it.
     pub keys: KeySettings,
+    /// Says which endpoints a channel may have.
+    pub guard: Arc<Guard>,
     /// Tells the time of day.
     pub clock: Arc<dyn Clock>,
 }
@@ -94,6 +98,7 @@ impl Ingress {
             tokens,
             own_response_url,
             keys,
+            guard,
             clock,
         } = parts;
         let doorkeeper = Doorkeeper::start(&keys, &limits, Arc::clone(&store), Arc::clone(&clock));
@@ -106,6 +111,7 @@ impl Ingress {
             tokens,
             clock,
             own_response_url,
+            guard,
             under_way: Arc::new(Semaphore::new(limits.max_requests_in_flight)),
             batches: Arc::new(Semaphore::new(batch::MAX_AT_ONCE)),
             limits,

@@ -18,6 +18,7 @@ use axum::{
 use roundtrip_broker::{
     Broker, Closed, Consumer, Parcel, PublishError, Queue, Route, SharedBroker, Status,
 };
+use roundtrip_egress::Loopback;
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, KeyHash, SystemClock, TokenKey};
 use roundtrip_store::{CachedChannels, SharedChannels, SharedStore};
@@ -161,6 +162,7 @@ impl Bench {
         };
         let store = roundtrip_store::open(&config).await.unwrap();
         let channels = Arc::clone(&store) as SharedChannels;
+        let guard = roundtrip_egress::Config::default().guard(Loopback::Refused);
         let parts = Parts {
             broker: Arc::clone(&broker) as SharedBroker,
             store: Arc::clone(&store),
@@ -169,6 +171,7 @@ impl Bench {
             tokens: TokenKey::new(&[7; 32]).unwrap(),
             own_response_url: "http://gateway.example/webhook-response".into(),
             keys,
+            guard: Arc::new(guard.unwrap()),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
         };
         let bench = Self {
