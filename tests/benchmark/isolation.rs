@@ -186,18 +186,6 @@ async fn measure(
             Some(tally.arrived_at(message)? - (loaded.since + every * number))
         })
         .collect();
-    if std::env::var_os("ISO_DUMP").is_some() {
-        for (second, chunk) in times.chunks(options.rate as usize).enumerate() {
-            let mut c: Vec<_> = chunk.to_vec();
-            c.sort_unstable();
-            eprintln!(
-                "DUMP {name} {second} p50 {:?} p90 {:?} max {:?}",
-                c[c.len() / 2],
-                c[c.len() * 9 / 10],
-                c[c.len() - 1]
-            );
-        }
-    }
     times.sort_unstable();
     // What hangs would be waited for; and its backlog is not to burden the next run.
     drop((hangs, fails));
