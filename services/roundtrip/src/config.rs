@@ -12,9 +12,9 @@ use std::{
 
 use config::{Environment, File, FileFormat};
 use roundtrip_egress::{Egress, Loopback};
-use roundtrip_ingress::MAX_SECRET_OVERLAP;
+use roundtrip_ingress::{MAX_KEY_BYTES, MAX_SECRET_OVERLAP};
 use roundtrip_model::{
-    SealingKeys, Signer, SigningSecret, TokenKey, channel::http_url, signing::MAX_SECRETS,
+    KeyHash, SealingKeys, Signer, SigningSecret, TokenKey, channel::http_url, signing::MAX_SECRETS,
     token::MIN_SECRET_BYTES,
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -52,6 +52,8 @@ pub(crate) struct Config {
     pub sessions_secret: Option<SecretList>,
     #[serde(skip_serializing)]
     pub encryption_keys: Option<SecretList>,
+    #[serde(skip_serializing)]
+    pub operator_key: Option<Secret>,
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
     pub log: telemetry::Config,
@@ -65,6 +67,9 @@ pub(crate) struct Config {
     pub recorder: roundtrip_recorder::Config,
 }
 
+/// The shortest key of the configuration's. Nobody goes through that many characters at random.
+const MIN_OPERATOR_KEY_BYTES: usize = 32;
+
 /// How long a stop waits for what is under way, where nothing is configured.
 const DEFAULT_DRAIN: Duration = Duration::from_secs(20);
 
@@ -77,6 +82,7 @@ impl Default for Config {
             callback_secret: None,
             sessions_secret: None,
             encryption_keys: None,
+            operator_key: None,
             drain: DEFAULT_DRAIN,
             log: telemetry::Config::default(),
             broker: roundtrip_broker::Config::default(),
@@ -196,6 +202,15 @@ impl Problem {
         Self(format!("{section}.{line}"))
     }
 
+    /// Nobody could call the gateway.
+    pub(crate) fn no_key() -> Self {
+        Self(
+            "there is no API key, so nobody could call the gateway; make one with `roundtrip keys \
+             create --name first --role operator`, or set operator_key (OPERATOR_KEY)"
+                .to_owned(),
+        )
+    }
+
     /// Tells it, and what to exit with.
     pub(crate) fn exit(&self) -> ExitCode {
         eprintln!("{self}");
@@ -205,6 +220,13 @@ impl Problem {
 
 /// Reads and checks the configuration.
 pub(crate) fn load(file: Option<&Path>) -> Result<Config, Problem> {
+    let config = read(file)?;
+    config.check()?;
+    Ok(config)
+}
+
+/// Reads the configuration, for what needs no more of it than a section, which checks itself.
+pub(crate) fn read(file: Option<&Path>) -> Result<Config, Problem> {
     let file = match file {
         Some(path) => File::from(path).format(FileFormat::Toml).required(true),
         None => File::new(USUAL_FILE, FileFormat::Toml).required(false),
@@ -233,22 +255,21 @@ pub(crate) fn load(file: Option<&Path>) -> Result<Config, Problem> {
             .set_override_option(key, value)
             .map_err(|error| Problem::said(&error))?;
     }
-    let config: Config = builder
+    builder
         .build()
         .and_then(config::Config::try_deserialize)
-        .map_err(|error| Problem::said(&error))?;
-    config.check()?;
-    Ok(config)
+        .map_err(|error| Problem::said(&error))
 }
 
 /// The variables that go without the prefix, for they are part of every deployment.
-const SHORT_VARIABLES: [(&str, &str); 6] = [
+const SHORT_VARIABLES: [(&str, &str); 7] = [
     ("BROKER_URL", "broker.url"),
     ("STORE_URL", "store.url"),
     ("SESSIONS_SERVER", "sessions_server"),
     ("CALLBACK_SECRET", "callback_secret"),
     ("SESSIONS_SECRET", "sessions_secret"),
     ("ENCRYPTION_KEYS", "encryption_keys"),
+    ("OPERATOR_KEY", "operator_key"),
 ];
 
 impl Config {
@@ -260,6 +281,7 @@ impl Config {
         for (key, is_nothing) in [
             ("ingress.max_body_bytes", self.ingress.max_body_bytes == 0),
             ("ingress.body_timeout", self.ingress.body_timeout.is_zero()),
+            ("ingress.rate_per_key", self.ingress.rate_per_key == Some(0)),
             (
                 "ingress.max_requests_in_flight",
                 self.ingress.max_requests_in_flight == 0,
@@ -285,6 +307,7 @@ impl Config {
         self.tokens()?;
         self.sessions_signer()?;
         self.configured_sealing()?;
+        self.operator_key()?;
         match self.environment {
             Stage::Development => {
                 for (key, listen) in [
@@ -415,6 +438,26 @@ impl Config {
             .and_then(Path::parent)
             .unwrap_or(Path::new(DATA_FOLDER));
         beside.join(KEY_FILE)
+    }
+
+    /// What the operator's key from the configuration is known by, where there is one.
+    pub(crate) fn operator_key(&self) -> Result<Option<KeyHash>, Problem> {
+        let Some(Secret(key)) = &self.operator_key else {
+            return Ok(None);
+        };
+        let key = key.expose_secret();
+        let is_long_enough = (MIN_OPERATOR_KEY_BYTES..=MAX_KEY_BYTES).contains(&key.len());
+        // What else can stand in a header would not come back as it was sent.
+        if is_long_enough && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(Some(KeyHash::of(key)));
+        }
+        Err(Problem::key(
+            "operator_key",
+            format!(
+                "must be {MIN_OPERATOR_KEY_BYTES} to {MAX_KEY_BYTES} printable ASCII characters \
+                 without spaces"
+            ),
+        ))
     }
 
     /// Where the development default's echo channel takes messages.
@@ -556,6 +599,19 @@ mod tests {
         assert!(error.contains("ENCRYPTION_KEYS"), "{error}");
         config.encryption_keys = Some(SecretList::of(KEY));
         config.check().unwrap();
+        for wrong in [
+            "x".repeat(31),
+            "x ".repeat(32),
+            "ä".repeat(32),
+            "x".repeat(513),
+        ] {
+            config.operator_key = Some(Secret(wrong.clone().into()));
+            let problem = config.check().unwrap_err().to_string();
+            assert!(problem.contains("operator_key"), "{problem}");
+            assert!(!problem.contains(&wrong), "{problem}");
+        }
+        config.operator_key = Some(Secret("x".repeat(32).into()));
+        assert!(config.check().is_ok());
         assert_eq!(
             config.own_response_url().unwrap().as_str(),
             "https://gateway.example/roundtrip/webhook-response"
