@@ -11,10 +11,13 @@ mod config;
 mod dead_letters;
 mod history;
 mod idempotency;
+mod limits;
 mod messages;
 mod parameters;
 mod problem;
 mod replays;
+mod scan;
+mod seldom;
 
 #[cfg(test)]
 mod testing;
@@ -23,9 +26,9 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Request, State},
-    middleware::{self, Next},
-    response::{IntoResponse, Response},
+    extract::DefaultBodyLimit,
+    middleware,
+    response::IntoResponse,
     routing::{get, post},
 };
 use roundtrip_broker::SharedBroker;
@@ -35,7 +38,8 @@ use roundtrip_store::{CachedChannels, SharedStore};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use config::Config;
+pub use config::{Config, ConfigError, Tls};
+pub use limits::{MAX_HEADERS, MAX_PATH_BYTES, MAX_QUERY_BYTES};
 
 use crate::problem::Problem;
 
@@ -53,6 +57,8 @@ pub struct Ingress {
     own_response_url: Arc<str>,
     limits: Config,
     under_way: Arc<Semaphore>,
+    /// What is left of the bytes that bodies may have together.
+    bytes: Arc<Semaphore>,
     batches: Arc<Semaphore>,
 }
 
@@ -96,6 +102,7 @@ impl Ingress {
             clock,
             own_response_url,
             under_way: Arc::new(Semaphore::new(limits.max_requests_in_flight)),
+            bytes: Arc::new(Semaphore::new(limits.max_bytes_in_flight)),
             batches: Arc::new(Semaphore::new(batch::MAX_AT_ONCE)),
             limits,
         }
@@ -103,7 +110,7 @@ impl Ingress {
 
     /// The API's routes, and beside them those of `more`; every limit applies to both.
     pub fn router(self, more: Router) -> Router {
-        let limits = self.limits.clone();
+        let max_body_bytes = self.limits.max_body_bytes;
         Router::new()
             .route("/channel", post(channels::create))
             .route(
@@ -116,10 +123,7 @@ impl Ingress {
             .route("/channel/{channel_id}/resume", post(channels::resume))
             .route("/channels", post(channels::query))
             .route("/channel/message", post(messages::send))
-            .route(
-                "/channel/messages",
-                post(batch::send).layer(DefaultBodyLimit::max(batch::MAX_BYTES)),
-            )
+            .route("/channel/messages", post(batch::send))
             .route("/channel/message/{message_id}", get(history::timeline))
             .route("/messages", get(history::list))
             .route("/messages/replay", post(replays::messages))
@@ -137,18 +141,11 @@ impl Ingress {
             .fallback(async || Problem::unknown_path())
             .with_state(self.clone())
             .merge(more)
-            .layer(DefaultBodyLimit::max(limits.max_body_bytes))
-            .layer(middleware::from_fn_with_state(self, shed_load))
+            // For the routes of `more`; the API's own read their bodies themselves.
+            .layer(DefaultBodyLimit::max(max_body_bytes))
+            .layer(middleware::from_fn_with_state(self, limits::enforce))
             .layer(CatchPanicLayer::custom(|_panic| {
                 Problem::internal().into_response()
             }))
-    }
-}
-
-/// Refuses a request beyond the limit at once: a queue of requests would be memory without bound.
-async fn shed_load(State(ingress): State<Ingress>, request: Request, next: Next) -> Response {
-    match ingress.under_way.try_acquire() {
-        Ok(_permit) => next.run(request).await,
-        Err(_none_left) => Problem::overloaded().into_response(),
     }
 }

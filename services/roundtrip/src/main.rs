@@ -2,8 +2,10 @@
 
 mod cli;
 mod config;
+mod descriptors;
 mod development;
 mod lifecycle;
+mod listener;
 mod operations;
 mod serve;
 mod telemetry;
