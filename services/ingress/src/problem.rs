@@ -316,6 +316,12 @@ impl From<StoreError> for Problem {
                 format!("the stored document of '{id}' is no channel: {problem}"),
             ),
             StoreError::Unstorable(error) => Self::invalid([error]),
+            StoreError::TooMany => Self::new(
+                StatusCode::CONFLICT,
+                "too-many-keys",
+                "There are too many API keys",
+                "as many are active as there can be; revoke some",
+            ),
             StoreError::Away(source) => {
                 if let Some(unsaid) = STORE_AWAY.due() {
                     tracing::warn!(error = %source, unsaid, "the store did not answer");
