@@ -11,7 +11,7 @@ use roundtrip_model::channel::FieldError;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 
-use crate::{Ingress, limits::Held, problem::Problem, scan};
+use crate::{Ingress, limits::Held, problem::Problem, scan, unique::Unique};
 
 /// A JSON body, read into a `T`.
 pub(crate) struct Json<T>(pub(crate) T);
@@ -25,6 +25,23 @@ impl<T: DeserializeOwned> FromRequest<Ingress> for Json<T> {
         }
         let bytes = read(request, ingress, ingress.limits.max_body_bytes).await?;
         parse(&bytes, ingress.limits.max_json_depth).map(Self)
+    }
+}
+
+/// A JSON body as [`Json`], in which no object has a name twice: for what is kept as it was sent.
+pub(crate) struct UniqueJson<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Ingress> for UniqueJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, ingress: &Ingress) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::unsupported_media_type());
+        }
+        let bytes = read(request, ingress, ingress.limits.max_body_bytes).await?;
+        let max_depth = ingress.limits.max_json_depth;
+        parse::<Unique>(&bytes, max_depth)?;
+        parse(&bytes, max_depth).map(Self)
     }
 }
 
@@ -185,6 +202,8 @@ fn field_error(path: String, error: &serde_json::Error) -> FieldError {
     };
     if let Some(field) = named("missing field `") {
         FieldError::new(field, "is required")
+    } else if let Some(field) = named("duplicate field `") {
+        FieldError::new(field, "is there twice")
     } else if let Some(field) = named("unknown field `") {
         FieldError::new(field, "is not a field that this call knows")
     } else {
@@ -257,6 +276,26 @@ mod tests {
             assert_eq!(problem["status"], 422, "{body}");
             assert_eq!(problem["errors"][0]["field"], "body", "{body}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_there_twice_is_named_by_its_path() {
+        for (body, field) in [
+            (r#"{"a":1,"b":2,"a":3}"#, "a"),
+            (r#"{"a":{"x":[{"y":1,"y":1}]}}"#, "a.x[0].y"),
+            (r#"{"a":1,"\u0061":1}"#, "a"),
+        ] {
+            let problem = refused::<Unique>(body).await;
+            assert_eq!(
+                problem["errors"],
+                json!([{"field": field, "detail": "is there twice"}]),
+                "{body}"
+            );
+        }
+        let body = r#"{"a":{"x":1},"b":{"x":[1.5,-1,"x",null,true]}}"#;
+        assert!(parse::<Unique>(body.as_bytes(), DEPTH).is_ok());
+        let problem = refused::<SendMessage>(r#"{"session_id":"s","session_id":"s"}"#).await;
+        assert_eq!(problem["errors"][0]["field"], "session_id");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use roundtrip_store::Versioned;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{Ingress, body::Json, parameters::PathId, problem::Problem};
+use crate::{Ingress, body::UniqueJson, parameters::PathId, problem::Problem};
 
 pub(crate) use pause::{pause, resume};
 pub(crate) use query::query;
@@ -51,7 +51,7 @@ impl From<NewChannel> for Channel {
 /// `POST /channel`
 pub(crate) async fn create(
     State(ingress): State<Ingress>,
-    Json(new): Json<NewChannel>,
+    UniqueJson(new): UniqueJson<NewChannel>,
 ) -> Result<impl IntoResponse, Problem> {
     let channel = Channel::from(new);
     channel.check().map_err(Problem::invalid)?;
@@ -78,7 +78,7 @@ pub(crate) async fn update(
     State(ingress): State<Ingress>,
     PathId(id): PathId,
     headers: HeaderMap,
-    Json(patch): Json<ChannelPatch>,
+    UniqueJson(patch): UniqueJson<ChannelPatch>,
 ) -> Result<Response, Problem> {
     let id = channel_id(&id)?;
     patch.check(&id).map_err(Problem::invalid)?;

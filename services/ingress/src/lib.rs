@@ -18,6 +18,7 @@ mod problem;
 mod replays;
 mod scan;
 mod seldom;
+mod unique;
 
 #[cfg(test)]
 mod testing;

@@ -6,6 +6,7 @@
 //! connection is answered 503 and closed.
 
 mod activity;
+mod stream;
 mod tls;
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
@@ -27,7 +28,7 @@ use tower::ServiceExt;
 
 pub(crate) use tls::Tls;
 
-use self::activity::{Activity, Noticed};
+use self::{activity::Activity, stream::Stream};
 
 /// How long nothing is accepted after the kernel had nothing to give, as when no file descriptor
 /// is left.
@@ -236,7 +237,7 @@ impl Server {
                 }
             }
         });
-        let io = TokioIo::new(Noticed::new(stream, Arc::clone(&activity)));
+        let io = TokioIo::new(Stream::new(stream, Arc::clone(&activity)));
         let mut connection = pin!(self.http.serve_connection(io, service));
         let mut stopped = pin!(self.stop.cancelled());
         let mut stopping = false;

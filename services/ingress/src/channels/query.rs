@@ -9,7 +9,7 @@ use roundtrip_store::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Ingress, body::Json, parameters::Parameters, problem::Problem};
+use crate::{Ingress, body::UniqueJson, parameters::Parameters, problem::Problem};
 
 /// The query parameters.
 #[derive(Debug, Deserialize)]
@@ -31,7 +31,7 @@ pub(crate) struct Found {
 pub(crate) async fn query(
     State(ingress): State<Ingress>,
     Parameters(parameters): Parameters<PageParameters>,
-    Json(filter): Json<Value>,
+    UniqueJson(filter): UniqueJson<Value>,
 ) -> Result<JsonBody<Found>, Problem> {
     let filter = Filter::parse(&filter)?;
     let request = page(parameters)?;

@@ -163,6 +163,20 @@ async fn headers_far_beyond_their_bound_are_given_up_on() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_refused_before_it_was_read_is_answered() {
+    let port = Port::open(LIMITS).await;
+    let length = 8 << 20;
+    let head = format!("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n");
+    let (read, mut write) = port.say(&head).await.into_split();
+    // As clients do that write all before they read. Where the gateway resets the connection this
+    // fails, and so may the reading.
+    let written = timeout(TEST_LIMIT, write.write_all(&vec![b'x'; length])).await;
+    assert!(written.is_ok(), "it is not read");
+    let told = rest(read.reunite(write).unwrap()).await;
+    assert!(told.starts_with("HTTP/1.1 405 "), "{told}");
+}
+
+#[tokio::test]
 async fn a_stop_closes_what_is_idle_and_what_is_silent() {
     let port = Port::open(LIMITS).await;
     let silent = port.connect().await;
