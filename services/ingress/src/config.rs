@@ -31,6 +31,8 @@ const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// [`Config::idle_timeout`] where nothing is configured: longer than the 60 s for which load
 /// balancers keep a connection, so that it is they who close it.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long API keys outlive an outage of the store, where nothing is configured.
+const DEFAULT_KEYS_MAX_AGE: Duration = Duration::from_hours(1);
 
 /// The least depth at which every call of the API can be made.
 const MIN_JSON_DEPTH: usize = 8;
@@ -75,6 +77,13 @@ pub struct Config {
     /// How long a connection is kept on which no request is under way.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
+    /// The most requests a second with one key that names no rate of its own, to each ingress;
+    /// none is without a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_per_key: Option<u32>,
+    /// How long API keys are used as they were last read while the store is away.
+    #[serde(with = "humantime_serde")]
+    pub keys_max_age: Duration,
 }
 
 /// The section `ingress.tls`.
@@ -101,6 +110,8 @@ impl Default for Config {
             header_timeout: DEFAULT_HEADER_TIMEOUT,
             body_timeout: DEFAULT_BODY_TIMEOUT,
             idle_timeout: DEFAULT_IDLE_TIMEOUT,
+            rate_per_key: None,
+            keys_max_age: DEFAULT_KEYS_MAX_AGE,
         }
     }
 }
@@ -127,6 +138,9 @@ impl Config {
             if value == 0 {
                 return fail(setting, "must be more than nothing".to_owned());
             }
+        }
+        if self.rate_per_key == Some(0) {
+            return fail("rate_per_key", "must be more than nothing".to_owned());
         }
         let (least, most) = (self.max_body_bytes.max(batch::MAX_BYTES), u32::MAX as usize);
         if !(least..=most).contains(&self.max_bytes_in_flight) {
