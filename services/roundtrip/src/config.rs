@@ -12,7 +12,7 @@ use std::{
 
 use config::{Environment, File, FileFormat};
 use roundtrip_egress::{Egress, Loopback};
-use roundtrip_ingress::{MAX_KEY_BYTES, MAX_SECRET_OVERLAP};
+use roundtrip_ingress::MAX_KEY_BYTES;
 use roundtrip_model::{
     KeyHash, SealingKeys, Signer, SigningSecret, TokenKey, channel::http_url, signing::MAX_SECRETS,
     token::MIN_SECRET_BYTES,
@@ -278,14 +278,10 @@ impl Config {
     fn check(&self) -> Result<(), Problem> {
         self.sessions_server()?;
         self.public_url()?;
+        self.ingress
+            .check()
+            .map_err(|error| Problem::section("ingress", &error))?;
         for (key, is_nothing) in [
-            ("ingress.max_body_bytes", self.ingress.max_body_bytes == 0),
-            ("ingress.body_timeout", self.ingress.body_timeout.is_zero()),
-            ("ingress.rate_per_key", self.ingress.rate_per_key == Some(0)),
-            (
-                "ingress.max_requests_in_flight",
-                self.ingress.max_requests_in_flight == 0,
-            ),
             (
                 "recorder.batches_at_once",
                 self.recorder.batches_at_once == 0,
@@ -298,11 +294,6 @@ impl Config {
             if is_nothing {
                 return Err(Problem::key(key, "must be more than nothing"));
             }
-        }
-        if self.ingress.secret_overlap > MAX_SECRET_OVERLAP {
-            let most = humantime::format_duration(MAX_SECRET_OVERLAP);
-            let problem = format!("must be at most {most}");
-            return Err(Problem::key("ingress.secret_overlap", problem));
         }
         self.tokens()?;
         self.sessions_signer()?;
@@ -475,10 +466,10 @@ impl Config {
 
     /// The gateway as channels reach it; in development, where it listens.
     fn public_url(&self) -> Result<Url, Problem> {
-        let text = self
-            .public_url
-            .clone()
-            .unwrap_or_else(|| format!("http://{}", self.ingress.listen));
+        let text = self.public_url.clone().unwrap_or_else(|| {
+            let scheme = self.ingress.tls.as_ref().map_or("http", |_| "https");
+            format!("{scheme}://{}", self.ingress.listen)
+        });
         http_url(&text).map_err(|problem| Problem::key("public_url", problem))
     }
 }

@@ -2,10 +2,12 @@
 
 mod cli;
 mod config;
+mod descriptors;
 mod development;
 mod key_file;
 mod keys;
 mod lifecycle;
+mod listener;
 mod operations;
 mod runtime;
 mod serve;
