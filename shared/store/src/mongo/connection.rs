@@ -3,12 +3,18 @@
 //! Invariant: a future of the driver's is never dropped half-way, for that would cost its
 //! connection. Each call runs as a task of its own, and the time limit is on waiting for the task.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use mongodb::{
     Client, Database,
-    options::{ClientOptions, ConnectionString, WriteConcern},
+    options::{ClientOptions, ConnectionString, Tls, TlsOptions, WriteConcern},
 };
+use roundtrip_tls::Roots;
 use tokio::{
     sync::{OnceCell, Semaphore},
     task::JoinHandle,
@@ -45,6 +51,7 @@ impl Drop for Connection {
 /// What the tasks share.
 pub(super) struct Shared {
     url: ConnectionString,
+    ca_file: Option<PathBuf>,
     database_name: String,
     timeout: Duration,
     max_connections: u32,
@@ -66,6 +73,16 @@ impl Connection {
             };
             setting("url", problem)
         })?;
+        if let Some(path) = &config.ca_file {
+            if matches!(url.tls, Some(Tls::Disabled)) {
+                return Err(setting(
+                    "ca_file",
+                    "is of no use: the url turns TLS off".to_owned(),
+                ));
+            }
+            // The driver passes over what it cannot read in this file.
+            Roots::read(path)?;
+        }
         let database = config.database.as_str();
         if database.is_empty()
             || database.len() > MAX_DATABASE_BYTES
@@ -82,6 +99,7 @@ impl Connection {
             .min(Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
             url,
+            ca_file: config.ca_file.clone(),
             database_name: database.to_owned(),
             timeout: config.timeout,
             max_connections: config.max_connections,
@@ -168,11 +186,25 @@ async fn until_made<F: Future<Output = Result<(), StoreError>>>(make: impl Fn() 
     }
 }
 
+/// Turns TLS on and trusts these authorities, unless the URL has named some.
+fn trust(tls: &mut Option<Tls>, ca_file: &Path) {
+    let mut options = match tls.take() {
+        Some(Tls::Enabled(options)) => options,
+        _ => TlsOptions::default(),
+    };
+    let path = &mut options.ca_file_path;
+    path.get_or_insert_with(|| ca_file.to_owned());
+    *tls = Some(Tls::Enabled(options));
+}
+
 impl Shared {
     /// The database; no server is asked for it, but a `mongodb+srv` URL asks the DNS.
     async fn database(&self) -> Result<&Database, StoreError> {
         let made = self.database.get_or_try_init(|| async {
             let mut options = ClientOptions::parse(self.url.clone()).await?;
+            if let Some(path) = &self.ca_file {
+                trust(&mut options.tls, path);
+            }
             options.app_name.get_or_insert_with(|| APP_NAME.to_owned());
             options.server_selection_timeout = Some(self.timeout);
             options.connect_timeout = Some(self.timeout);
@@ -239,7 +271,12 @@ mod tests {
             max_connections: 0,
             ..config(AWAY)
         };
+        let no_tls = Config {
+            ca_file: Some("/nowhere/ca.pem".into()),
+            ..config("mongodb://host/?tls=false")
+        };
         for (config, named) in [
+            (no_tls, "ca_file"),
             (bad_url, "url"),
             (bad_option, "url"),
             (bad_database, "database"),
