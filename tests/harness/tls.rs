@@ -21,6 +21,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 /// The year after which an expired certificate was of no use any more.
 const LONG_AGO: i32 = 2001;
@@ -38,14 +39,14 @@ pub struct Identity {
 }
 
 impl Authority {
-    /// A new one.
+    /// A new one, of a name that no other has: they could not be told apart.
     ///
     /// # Errors
     /// If no key can be made.
     pub fn new() -> anyhow::Result<Self> {
         let mut of = CertificateParams::new(Vec::new())?;
         of.distinguished_name
-            .push(DnType::CommonName, "a test's own authority");
+            .push(DnType::CommonName, format!("authority {}", Uuid::now_v7()));
         of.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Ok(Self(CertifiedIssuer::self_signed(
             of,

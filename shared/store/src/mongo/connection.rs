@@ -32,6 +32,9 @@ use crate::{Config, OpenError, StoreError, TimedOut};
 const APP_NAME: &str = "roundtrip";
 /// How long to wait before the indexes are tried again.
 const INDEX_PAUSE: Duration = Duration::from_secs(5);
+/// How much of a call's time limit the driver may spend on finding a server. Less than all: only
+/// the driver can say why there is none, such as a certificate that is not to be trusted.
+const SELECTION_SHARE: f64 = 0.9;
 /// The longest name that MongoDB gives a database.
 const MAX_DATABASE_BYTES: usize = 63;
 
@@ -206,7 +209,7 @@ impl Shared {
                 trust(&mut options.tls, path);
             }
             options.app_name.get_or_insert_with(|| APP_NAME.to_owned());
-            options.server_selection_timeout = Some(self.timeout);
+            options.server_selection_timeout = Some(self.timeout.mul_f64(SELECTION_SHARE));
             options.connect_timeout = Some(self.timeout);
             options.max_pool_size = Some(self.max_connections);
             options
