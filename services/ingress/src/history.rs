@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use crate::{
     Ingress,
+    access::Caller,
     parameters::{Parameters, PathId},
     problem::Problem,
 };
@@ -26,10 +27,13 @@ pub(crate) struct Timeline {
 /// `GET /channel/message/{message_id}`
 pub(crate) async fn timeline(
     State(ingress): State<Ingress>,
+    caller: Caller,
     PathId(id): PathId,
 ) -> Result<JsonBody<Timeline>, Problem> {
     let id: MessageId = id.parse().map_err(|_error| Problem::unknown_message(&id))?;
     let found = ingress.store.message(&id).await?;
+    // Another channel's is as if it were not there: even that it is there is not told.
+    let found = found.filter(|(message, _)| caller.sees(Some(&message.channel_id)));
     let (message, timeline) = found.ok_or_else(|| Problem::unknown_message(&id.to_string()))?;
     Ok(JsonBody(Timeline { message, timeline }))
 }
@@ -59,14 +63,15 @@ pub(crate) struct Messages {
 /// `GET /messages`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
+    caller: Caller,
     Parameters(parameters): Parameters<MessageParameters>,
 ) -> Result<JsonBody<Messages>, Problem> {
     let limit = page_size(parameters.limit)?;
     let filter = MessageFilter {
         message_ids: None,
         session: parameters.session_id,
+        channels: caller.among(parameters.channel_id.as_ref())?,
         channel: parameters.channel_id,
-        channels: None,
         state: parameters.state,
         since: parameters.since,
         until: parameters.until,

@@ -3,6 +3,8 @@
 //! Invariant: a 202 is sent only after the broker has taken the message for good; a request that
 //! gets any other answer has enqueued nothing, or is told that it may have.
 
+mod access;
+mod api_keys;
 mod batch;
 mod body;
 mod callback;
@@ -15,6 +17,7 @@ mod messages;
 mod parameters;
 mod problem;
 mod replays;
+mod routes;
 
 #[cfg(test)]
 mod testing;
@@ -26,7 +29,6 @@ use axum::{
     extract::{DefaultBodyLimit, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use roundtrip_broker::SharedBroker;
 use roundtrip_egress::Guard;
@@ -36,9 +38,11 @@ use roundtrip_store::{CachedChannels, SharedStore};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub use access::{Access, KeySettings, MAX_KEY_BYTES};
 pub use config::Config;
+pub use routes::calls;
 
-use crate::problem::Problem;
+use crate::{access::Doorkeeper, problem::Problem};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -50,6 +54,7 @@ pub struct Ingress {
     /// Knows the tokens that answers bring.
     tokens: TokenKey,
     clock: Arc<dyn Clock>,
+    doorkeeper: Arc<Doorkeeper>,
     /// Where channels answer to, for messages that name no `response_url`.
     own_response_url: Arc<str>,
     guard: Arc<Guard>,
@@ -72,6 +77,8 @@ pub struct Parts {
     pub tokens: TokenKey,
     /// The gateway's own `/webhook-response`, as channels reach it.
     pub own_response_url: Arc<str>,
+    /// Which keys open it.
+    pub keys: KeySettings,
     /// Says which endpoints a channel may have.
     pub guard: Arc<Guard>,
     /// Tells the time of day.
@@ -79,7 +86,8 @@ pub struct Parts {
 }
 
 impl Ingress {
-    /// An ingress that is made of these, and takes no more than this.
+    /// An ingress that is made of these, and takes no more than this. Must be called within a
+    /// runtime.
     #[must_use]
     pub fn new(limits: Config, parts: Parts) -> Self {
         let Parts {
@@ -89,10 +97,13 @@ impl Ingress {
             journal,
             tokens,
             own_response_url,
+            keys,
             guard,
             clock,
         } = parts;
+        let doorkeeper = Doorkeeper::start(&keys, &limits, Arc::clone(&store), Arc::clone(&clock));
         Self {
+            doorkeeper: Arc::new(doorkeeper),
             broker,
             store,
             known,
@@ -107,43 +118,13 @@ impl Ingress {
         }
     }
 
-    /// The API's routes, and beside them those of `more`; every limit applies to both.
+    /// The API's routes, and beside them those of `more`, which are for development: no key stands
+    /// before them. Every limit applies to both.
     pub fn router(self, more: Router) -> Router {
-        let limits = self.limits.clone();
-        Router::new()
-            .route("/channel", post(channels::create))
-            .route(
-                "/channel/{channel_id}",
-                get(channels::read)
-                    .put(channels::update)
-                    .delete(channels::delete),
-            )
-            .route("/channel/{channel_id}/pause", post(channels::pause))
-            .route("/channel/{channel_id}/resume", post(channels::resume))
-            .route("/channels", post(channels::query))
-            .route("/channel/message", post(messages::send))
-            .route(
-                "/channel/messages",
-                post(batch::send).layer(DefaultBodyLimit::max(batch::MAX_BYTES)),
-            )
-            .route("/channel/message/{message_id}", get(history::timeline))
-            .route("/messages", get(history::list))
-            .route("/messages/replay", post(replays::messages))
-            .route(
-                "/dead-letters",
-                get(dead_letters::list).delete(dead_letters::purge),
-            )
-            .route("/dead-letters/replay", post(replays::dead_letters))
-            .route(
-                "/replays/{replay_id}",
-                get(replays::read).delete(replays::cancel),
-            )
-            .route("/webhook-response", post(callback::receive))
-            .method_not_allowed_fallback(async || Problem::method_not_allowed())
-            .fallback(async || Problem::unknown_path())
-            .with_state(self.clone())
+        let max_body_bytes = self.limits.max_body_bytes;
+        routes::router(&self)
             .merge(more)
-            .layer(DefaultBodyLimit::max(limits.max_body_bytes))
+            .layer(DefaultBodyLimit::max(max_body_bytes))
             .layer(middleware::from_fn_with_state(self, shed_load))
             .layer(CatchPanicLayer::custom(|_panic| {
                 Problem::internal().into_response()

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use roundtrip_broker::PublishError;
-use roundtrip_model::channel::FieldError;
+use roundtrip_model::{KeyRole, channel::FieldError};
 use roundtrip_store::{FilterError, StoreError};
 use serde::Serialize;
 
@@ -166,6 +166,83 @@ impl Problem {
             "method-not-allowed",
             "The method is not allowed here",
             "the 'Allow' header lists the methods of this path",
+        )
+    }
+
+    /// No key, or none that is good; which of them is not told.
+    pub(crate) fn no_key() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "no-valid-key",
+            "A valid API key is needed",
+            "send one with the header 'Authorization: Bearer rt_…'",
+        )
+    }
+
+    /// Keys cannot be looked up.
+    pub(crate) fn keys_away() -> Self {
+        Self::unavailable("store-away", "The store is away", "try again in a moment")
+    }
+
+    /// The key's role does not allow the call; operators' keys always do.
+    pub(crate) fn other_role(needed: &[KeyRole], role: KeyRole) -> Self {
+        let needed: Vec<&str> = std::iter::once(&KeyRole::Operator)
+            .chain(needed)
+            .map(|role| role.as_str())
+            .collect();
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "role-not-allowed",
+            "The key's role does not allow this",
+            format!(
+                "this call needs a key with the role {}; this one's is {role}",
+                needed.join(" or ")
+            ),
+        )
+    }
+
+    /// The key is limited to other channels.
+    pub(crate) fn other_channel(id: &str) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "channel-not-allowed",
+            "The key is limited to other channels",
+            format!("this key may not use the channel '{id}'"),
+        )
+    }
+
+    /// A key was asked for that may do more than the key that asks for it.
+    pub(crate) fn wider_key(field: &'static str, problem: &'static str) -> Self {
+        Self {
+            kind: format!("{KIND}wider-key"),
+            title: "A key cannot make one that may do more",
+            status: StatusCode::FORBIDDEN.as_u16(),
+            ..Self::invalid_field(field, problem)
+        }
+    }
+
+    /// The key has had its requests for now.
+    pub(crate) fn rate_limited(wait: Duration) -> Self {
+        // In whole seconds, as the header is, and never too soon.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self {
+            retry_after: Some(Duration::from_secs(seconds.max(1))),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate-limited",
+                "Too many requests with this key",
+                "the header 'Retry-After' says when to try again",
+            )
+        }
+    }
+
+    /// The id in the path names no key.
+    pub(crate) fn unknown_key(id: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown-key",
+            "The API key does not exist",
+            format!("there is no API key with the id '{id}'"),
         )
     }
 
@@ -328,6 +405,11 @@ impl IntoResponse for Problem {
             body,
         )
             .into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(wait) = retry_after {
             response
                 .headers_mut()

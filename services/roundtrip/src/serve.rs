@@ -7,11 +7,11 @@ use axum::{Router, serve::ListenerExt};
 use roundtrip_broker::SharedBroker;
 use roundtrip_dispatcher::{Answers, Dispatcher};
 use roundtrip_forwarder::Forwarder;
-use roundtrip_ingress::{Ingress, Parts};
+use roundtrip_ingress::{Ingress, KeySettings, Parts};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, SystemClock};
 use roundtrip_recorder::Recorder;
-use roundtrip_store::{CachedChannels, SharedChannels, SharedStore};
+use roundtrip_store::{CachedChannels, SharedChannels, SharedStore, Store};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use crate::{
     development,
     lifecycle::{Lifecycle, Step},
     operations::Operations,
-    telemetry,
+    runtime, telemetry,
 };
 
 /// How long the end waits for the last journal entries, whose deliveries are not settled without
@@ -33,37 +33,14 @@ pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
     if let Err(problem) = telemetry::start(&config.log) {
         return problem.exit();
     }
-    // Before anything opens a connection: each TLS client would otherwise choose its own provider.
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
-        tracing::error!("another TLS provider was installed first");
-        return ExitCode::FAILURE;
-    }
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "cannot start the runtime");
-            return ExitCode::FAILURE;
-        }
-    };
-    runtime.block_on(async {
-        serve(config, roles).await.unwrap_or_else(|error| {
-            if let Some(problem) = error.downcast_ref::<Problem>() {
-                return problem.exit();
-            }
-            eprintln!("roundtrip: {error:#}");
-            ExitCode::FAILURE
-        })
-    })
+    runtime::run(serve(config, roles))
 }
 
 async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let egress = Arc::new(config.egress()?);
     let broker = open_broker(&config, Arc::clone(&clock)).await?;
-    let store = open_store(&config).await?;
+    let store = open_store(&config.store).await?;
     let channels: SharedChannels = Arc::clone(&store) as SharedChannels;
     let journal = Journal::start(Arc::clone(&broker));
     let known = Arc::new(CachedChannels::new(Arc::clone(&channels), &config.store));
@@ -103,6 +80,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             journal: journal.clone(),
             tokens,
             own_response_url: own_response_url.as_str().into(),
+            keys: keys(&config, &*store, &*clock).await?,
             guard: Arc::clone(egress.guard()),
             clock: Arc::clone(&clock),
         };
@@ -155,6 +133,28 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     Ok(code)
 }
 
+/// Which keys open the ingress. One that nobody could ever call is not worth starting; where the
+/// store cannot say, it starts, and answers nobody until it can.
+async fn keys(
+    config: &Config,
+    store: &dyn Store,
+    clock: &dyn Clock,
+) -> anyhow::Result<KeySettings> {
+    let settings = KeySettings {
+        required: config.environment == Stage::Production,
+        operator: config.operator_key()?,
+        time_to_live: config.store.cache_ttl,
+    };
+    if settings.required && settings.operator.is_none() {
+        match store.active_keys(clock.now()).await {
+            Ok(keys) if keys.is_empty() => return Err(Problem::no_key().into()),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(?error, "whether there are API keys is not known"),
+        }
+    }
+    Ok(settings)
+}
+
 /// Starts the two that post.
 fn work(
     lifecycle: &mut Lifecycle,
@@ -189,9 +189,9 @@ async fn open_broker(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<S
         })
 }
 
-async fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
+pub(crate) async fn open_store(config: &roundtrip_store::Config) -> anyhow::Result<SharedStore> {
     use roundtrip_store::OpenError::{Roots, Scheme, Setting};
-    match roundtrip_store::open(&config.store).await {
+    match roundtrip_store::open(config).await {
         Ok(store) => Ok(store),
         Err(error @ (Scheme(_) | Setting { .. } | Roots(_))) => Err(Problem::said(&error).into()),
         Err(other) => Err(other.into()),

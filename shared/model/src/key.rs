@@ -147,6 +147,11 @@ impl NewKey {
         now: OffsetDateTime,
     ) -> Result<(ApiKey, IssuedKey), Vec<FieldError>> {
         self.check(now)?;
+        // As exactly as every store keeps it.
+        let (now, expires_at) = (
+            now.truncate_to_millisecond(),
+            self.expires_at.map(OffsetDateTime::truncate_to_millisecond),
+        );
         let key_id = ApiKeyId::generate();
         let secret = BASE64_URL_SAFE_NO_PAD.encode(secret);
         let issued = IssuedKey(format!("{PREFIX}{key_id}_{secret}"));
@@ -157,7 +162,7 @@ impl NewKey {
             channels: self.channels,
             rate_per_second: self.rate_per_second,
             created_at: now,
-            expires_at: self.expires_at,
+            expires_at,
             revoked_at: None,
             hash: KeyHash::of(issued.expose()),
         };
