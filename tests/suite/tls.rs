@@ -1,160 +1,114 @@
-//! TLS toward the operator's own servers: RabbitMQ and MongoDB under a private certificate
-//! authority. Each refusal stands beside a connection that differs from it in one thing and is
-//! made, so that it is the certificate that was refused.
+//! The API by https, with a certificate of the gateway's own.
 
-use std::{error::Error, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{fs, path::Path};
 
 use anyhow::Context;
 use harness::{
-    gateway::{Accounted, Plan, Setup},
-    realm::Realm,
+    gateway::{Plan, Setup, TestGateway},
     scripted::{Reply, ScriptedServer},
-    servers::Server,
-    tls::{Authority, TlsFront},
+    wait::{self, WAIT_LIMIT},
 };
-use roundtrip_broker::Status;
-use roundtrip_model::SystemClock;
-use roundtrip_store::StoreError;
+use reqwest::{Certificate, Client, Version};
+use serde_json::json;
 use tempfile::TempDir;
-use uuid::Uuid;
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
-/// RabbitMQ under TLS, and MongoDB behind a front that speaks it: both are `localhost`, by the same
-/// authority.
-struct UnderTls {
-    folder: TempDir,
-    ca_file: PathBuf,
-    rabbitmq: Server,
-    mongodb: TlsFront,
+/// Makes a certificate and its key where the gateway looks for them.
+fn certify(folder: &Path) -> anyhow::Result<Certificate> {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
+    fs::write(folder.join("tls.key"), made.signing_key.serialize_pem())?;
+    fs::write(folder.join("tls.crt"), made.cert.pem())?;
+    Ok(Certificate::from_pem(made.cert.pem().as_bytes())?)
 }
 
-async fn under_tls() -> anyhow::Result<UnderTls> {
+async fn start(folder: &TempDir, settings: &[(&str, &str)]) -> anyhow::Result<TestGateway> {
+    let file = |name| folder.path().join(name).display().to_string();
+    let plan = Plan::new(Setup::Embedded)?
+        .env("ROUNDTRIP__INGRESS__TLS__CERT_FILE", file("tls.crt"))
+        .env("ROUNDTRIP__INGRESS__TLS__KEY_FILE", file("tls.key"));
+    let plan = settings
+        .iter()
+        .fold(plan, |plan, (name, value)| plan.env(name, *value));
+    plan.start().await
+}
+
+/// A client that trusts this certificate and no other.
+fn client(trusted: Certificate) -> anyhow::Result<Client> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .no_proxy()
+        .tls_certs_only([trusted])
+        .build()
+        .context("making a client")
+}
+
+fn url(gateway: &TestGateway, path: &str) -> String {
+    gateway.url(path).replacen("http:", "https:", 1)
+}
+
+#[tokio::test]
+async fn a_message_is_taken_by_https_and_by_nothing_else() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let authority = Authority::new()?;
-    let identity = authority.identity("localhost")?;
-    Ok(UnderTls {
-        ca_file: authority.write(folder.path())?,
-        rabbitmq: Server::start_with_tls(&folder.path().join("rabbitmq"), &identity).await?,
-        mongodb: TlsFront::start(mongodb_itself().await?, &identity).await?,
-        folder,
+    let client = client(certify(folder.path())?)?;
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let gateway = start(&folder, &[]).await?;
+    let known = json!({"channel_id": "c", "channel_metadata": {"endpoint_url": channel.url()}});
+    let message = json!({"channel_id": "c", "session_id": "s", "message": "m"});
+    for (path, body, status) in [("/channel", known, 201), ("/channel/message", message, 202)] {
+        let request = client.post(url(&gateway, path)).body(body.to_string());
+        let answer = request
+            .header("content-type", "application/json")
+            .send()
+            .await?;
+        assert_eq!(answer.status(), status);
+        assert_eq!(answer.version(), Version::HTTP_2);
+    }
+    channel.taken_at_least(1).await?;
+    assert!(gateway.get("/channel/c").await.is_err());
+    gateway.finish(&[&channel]).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_client_that_never_shakes_hands_is_cut() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let client = client(certify(folder.path())?)?;
+    let settings = [("ROUNDTRIP__INGRESS__HEADER_TIMEOUT", "1s")];
+    let gateway = start(&folder, &settings).await?;
+    let address = gateway.url("").replacen("http://", "", 1);
+    let mut silent = TcpStream::connect(address).await?;
+    let mut said = Vec::new();
+    let cut = timeout(WAIT_LIMIT, silent.read_to_end(&mut said)).await;
+    assert!(cut.is_ok(), "the connection stays open");
+    assert_eq!(said, b"");
+    let honest = client.get(url(&gateway, "/channel/echo")).send().await?;
+    assert_eq!(honest.status(), 200);
+    gateway.finish(&[]).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_renewed_is_shown_without_a_restart() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let first = client(certify(folder.path())?)?;
+    let gateway = start(&folder, &[]).await?;
+    first.get(url(&gateway, "/channel/echo")).send().await?;
+
+    let second = client(certify(folder.path())?)?;
+    wait::until("the new certificate", async || {
+        second.get(url(&gateway, "/channel/echo")).send().await.ok()
     })
-}
+    .await?;
 
-async fn mongodb_itself() -> anyhow::Result<SocketAddr> {
-    let url = Realm::fresh()?.store;
-    let host = url.host_str().context("a host")?;
-    let port = url.port().unwrap_or(27017);
-    let mut found = tokio::net::lookup_host((host, port)).await?;
-    found.next().context("an address")
-}
-
-impl UnderTls {
-    /// Another authority's certificate, in a file of its own.
-    fn stranger(&self) -> anyhow::Result<PathBuf> {
-        let folder = self.folder.path().join("stranger");
-        std::fs::create_dir_all(&folder)?;
-        Authority::new()?.write(&folder)
-    }
-
-    fn amqps(&self, host: &str) -> anyhow::Result<String> {
-        let port = self.rabbitmq.tls_port()?;
-        Ok(format!("amqps://guest:guest@{host}:{port}/%2f"))
-    }
-
-    fn mongodb(&self, host: &str) -> String {
-        let port = self.mongodb.port();
-        // The server names its own address, and the driver would go there, past the front.
-        format!("mongodb://{host}:{port}/?directConnection=true&tls=true")
-    }
-
-    /// How the broker's crate finds RabbitMQ.
-    async fn broker(&self, host: &str, ca_file: Option<PathBuf>) -> anyhow::Result<Status> {
-        let config = roundtrip_broker::Config {
-            url: self.amqps(host)?,
-            ca_file,
-            namespace: format!("test-{}", Uuid::now_v7().simple()),
-            ..roundtrip_broker::Config::default()
-        };
-        let broker = roundtrip_broker::open(&config, Arc::new(SystemClock)).await?;
-        let status = broker.status();
-        broker.close().await;
-        Ok(status)
-    }
-
-    /// How the store's crate finds MongoDB.
-    async fn store(
-        &self,
-        host: &str,
-        ca_file: Option<PathBuf>,
-    ) -> anyhow::Result<Result<(), String>> {
-        let config = roundtrip_store::Config {
-            url: self.mongodb(host),
-            ca_file,
-            ..roundtrip_store::Config::default()
-        };
-        let pinged = roundtrip_store::open(&config).await?.ping().await;
-        Ok(pinged.map_err(|error| chain(&error)))
-    }
-}
-
-fn chain(error: &StoreError) -> String {
-    let mut told = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        told = format!("{told}: {error}");
-        source = error.source();
-    }
-    told
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_message_goes_round_over_rabbitmq_and_mongodb_under_tls() -> anyhow::Result<()> {
-    let servers = under_tls().await?;
-    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
-    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
-    let ca_file = servers.ca_file.display().to_string();
-    let gateway = Plan::new(Setup::Servers)?
-        .env("BROKER_URL", servers.amqps("localhost")?)
-        .env("ROUNDTRIP__BROKER__CA_FILE", &ca_file)
-        .env("STORE_URL", servers.mongodb("localhost"))
-        .env("ROUNDTRIP__STORE__CA_FILE", &ca_file)
-        .sessions_server(sessions.url())
-        .start()
-        .await?;
-    gateway.register("c", &channel.url()).await?;
-    gateway.send("c", "s").await?;
-    let forwards = sessions.taken_at_least(1).await?;
-    assert_eq!(forwards[0].field("session_id"), "s");
-    let _: Accounted = gateway.finish(&[&channel, &sessions]).await?;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_cannot_prove_itself_is_away() -> anyhow::Result<()> {
-    let servers = under_tls().await?;
-    let own = || Some(servers.ca_file.clone());
-
-    assert_eq!(servers.broker("localhost", own()).await?, Status::Ready);
-    for (why, host, ca_file) in [
-        ("another authority", "localhost", Some(servers.stranger()?)),
-        ("the public ones", "localhost", None),
-        ("another name", "127.0.0.1", own()),
-    ] {
-        let status = servers.broker(host, ca_file).await?;
-        let Status::Away(reason) = status else {
-            anyhow::bail!("RabbitMQ was believed, and should not by {why}: {status:?}")
-        };
-        assert!(reason.contains("certificate"), "{why}: {reason}");
-    }
-
-    assert_eq!(servers.store("localhost", own()).await?, Ok(()));
-    for (why, host, ca_file) in [
-        ("another authority", "localhost", Some(servers.stranger()?)),
-        ("the public ones", "localhost", None),
-        ("another name", "127.0.0.1", own()),
-    ] {
-        let pinged = servers.store(host, ca_file).await?;
-        let reason = pinged.expect_err(why);
-        assert!(reason.contains("certificate"), "{why}: {reason}");
-    }
-    Ok(())
+    // Half of a change is none: the key of another certificate.
+    fs::write(folder.path().join("tls.key"), "nonsense")?;
+    wait::until("the log to tell of it", async || {
+        let log = gateway.log("all").ok()?;
+        log.contains("the certificate in use stays").then_some(())
+    })
+    .await?;
+    let fresh = client(Certificate::from_pem(&fs::read(
+        folder.path().join("tls.crt"),
+    )?)?)?;
+    let answer = fresh.get(url(&gateway, "/channel/echo")).send().await?;
+    assert_eq!(answer.status(), 200);
+    gateway.finish(&[]).await.map(drop)
 }

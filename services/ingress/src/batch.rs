@@ -29,7 +29,7 @@ use crate::{
 /// The most messages in one call.
 pub(crate) const MAX_MESSAGES: usize = 1000;
 
-/// The longest body: 16 MiB. Each message has the single call's limit besides.
+/// The longest body: 16 MiB. Each message has the single call's limits besides.
 pub(crate) const MAX_BYTES: usize = 16 << 20;
 
 /// The most batches under way at once; one more is answered 503. Each holds its body, and what is
@@ -129,7 +129,7 @@ async fn accept(
         message,
         response_url,
         idempotency_key: key,
-    } = parse(text)?;
+    } = parse(text, ingress.limits.max_json_depth)?;
     let send = SendMessage {
         channel_id,
         session_id,

@@ -2,7 +2,7 @@
 
 use axum::{Json as JsonBody, extract::State};
 use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State as MessageState};
-use roundtrip_store::{MAX_PAGE, MessageFilter, MessageRecord};
+use roundtrip_store::{Detail, MAX_PAGE, MessageFilter, MessageRecord};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -78,7 +78,7 @@ pub(crate) async fn list(
     };
     let messages = ingress
         .store
-        .messages(&filter, parameters.cursor.as_ref(), limit)
+        .messages(&filter, parameters.cursor.as_ref(), limit, Detail::Outline)
         .await?;
     let next_cursor = next(&messages, limit, |message| message.message_id);
     Ok(JsonBody(Messages {

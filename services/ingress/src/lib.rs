@@ -13,23 +13,22 @@ mod config;
 mod dead_letters;
 mod history;
 mod idempotency;
+mod limits;
 mod messages;
 mod parameters;
 mod problem;
 mod replays;
 mod routes;
+mod scan;
+mod seldom;
+mod unique;
 
 #[cfg(test)]
 mod testing;
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::{DefaultBodyLimit, Request, State},
-    middleware::{self, Next},
-    response::{IntoResponse, Response},
-};
+use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse};
 use roundtrip_broker::SharedBroker;
 use roundtrip_egress::Guard;
 use roundtrip_journal::Journal;
@@ -39,7 +38,8 @@ use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use access::{Access, KeySettings, MAX_KEY_BYTES};
-pub use config::Config;
+pub use config::{Config, ConfigError, Tls};
+pub use limits::{MAX_HEADERS, MAX_PATH_BYTES, MAX_QUERY_BYTES};
 pub use routes::calls;
 
 use crate::{access::Doorkeeper, problem::Problem};
@@ -60,6 +60,8 @@ pub struct Ingress {
     guard: Arc<Guard>,
     limits: Config,
     under_way: Arc<Semaphore>,
+    /// What is left of the bytes that bodies may have together.
+    bytes: Arc<Semaphore>,
     batches: Arc<Semaphore>,
 }
 
@@ -113,6 +115,7 @@ impl Ingress {
             own_response_url,
             guard,
             under_way: Arc::new(Semaphore::new(limits.max_requests_in_flight)),
+            bytes: Arc::new(Semaphore::new(limits.max_bytes_in_flight)),
             batches: Arc::new(Semaphore::new(batch::MAX_AT_ONCE)),
             limits,
         }
@@ -124,18 +127,11 @@ impl Ingress {
         let max_body_bytes = self.limits.max_body_bytes;
         routes::router(&self)
             .merge(more)
+            // For the routes of `more`; the API's own read their bodies themselves.
             .layer(DefaultBodyLimit::max(max_body_bytes))
-            .layer(middleware::from_fn_with_state(self, shed_load))
+            .layer(middleware::from_fn_with_state(self, limits::enforce))
             .layer(CatchPanicLayer::custom(|_panic| {
                 Problem::internal().into_response()
             }))
-    }
-}
-
-/// Refuses a request beyond the limit at once: a queue of requests would be memory without bound.
-async fn shed_load(State(ingress): State<Ingress>, request: Request, next: Next) -> Response {
-    match ingress.under_way.try_acquire() {
-        Ok(_permit) => next.run(request).await,
-        Err(_none_left) => Problem::overloaded().into_response(),
     }
 }

@@ -14,10 +14,14 @@ use roundtrip_model::{KeyRole, channel::FieldError};
 use roundtrip_store::{FilterError, StoreError};
 use serde::Serialize;
 
-use crate::idempotency::HEADER;
+use crate::{idempotency::HEADER, seldom::Seldom};
 
 /// What a client that met a broker or store which is away is asked to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Each is met by every request while it lasts.
+static STORE_AWAY: Seldom = Seldom::new();
+static NOT_ENQUEUED: Seldom = Seldom::new();
 
 /// How every `type` begins.
 const KIND: &str = "urn:roundtrip:problem:";
@@ -126,6 +130,42 @@ impl Problem {
             "unsupported-media-type",
             "The body's media type is not supported",
             "send JSON, with the header 'Content-Type: application/json'",
+        )
+    }
+
+    /// The body is compressed.
+    pub(crate) fn unsupported_coding() -> Self {
+        Self {
+            detail: "send the body as it is, without 'Content-Encoding'".to_owned(),
+            ..Self::unsupported_media_type()
+        }
+    }
+
+    /// The body is in another character set than JSON's.
+    pub(crate) fn unsupported_charset() -> Self {
+        Self {
+            detail: "send JSON in UTF-8, the only character set that it has".to_owned(),
+            ..Self::unsupported_media_type()
+        }
+    }
+
+    /// The path or the query string is longer than the limit.
+    pub(crate) fn uri_too_long(part: &str, limit: usize) -> Self {
+        Self::new(
+            StatusCode::URI_TOO_LONG,
+            "uri-too-long",
+            "The URL is too long",
+            format!("its {part} may have at most {limit} bytes"),
+        )
+    }
+
+    /// The headers are too many or too long.
+    pub(crate) fn headers_too_large(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "headers-too-large",
+            "The headers are too large",
+            detail,
         )
     }
 
@@ -317,7 +357,7 @@ impl Problem {
         Self::unavailable(
             "overloaded",
             "The gateway is overloaded",
-            "too many requests at once",
+            "too many requests, or too many bytes of them, at once",
         )
     }
 
@@ -345,8 +385,11 @@ impl From<StoreError> for Problem {
                 "The channel has changed",
                 format!("the channel '{id}' is no longer of the version that If-Match names"),
             ),
-            StoreError::Unreadable { id, problem } => Self::invalid_field(
-                "channel_id",
+            // Written by another client of the database, and not by whoever asks now.
+            StoreError::Unreadable { id, problem } => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "unreadable-channel",
+                "The stored channel cannot be read",
                 format!("the stored document of '{id}' is no channel: {problem}"),
             ),
             StoreError::Unstorable(error) => Self::invalid([error]),
@@ -357,7 +400,9 @@ impl From<StoreError> for Problem {
                 "as many are active as there can be; revoke some",
             ),
             StoreError::Away(source) => {
-                tracing::warn!(error = %source, "the store did not answer");
+                if let Some(unsaid) = STORE_AWAY.due() {
+                    tracing::warn!(error = %source, unsaid, "the store did not answer");
+                }
                 Self::unavailable("store-away", "The store is away", "try again in a moment")
             }
         }
@@ -366,7 +411,9 @@ impl From<StoreError> for Problem {
 
 impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
-        tracing::warn!(%error, "not enqueued");
+        if let Some(unsaid) = NOT_ENQUEUED.due() {
+            tracing::warn!(%error, unsaid, "not enqueued");
+        }
         match error {
             PublishError::Away(_) => {
                 Self::unavailable("broker-away", "The broker is away", "nothing was enqueued")

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
     handler::Handler,
     http::Method,
     middleware::from_fn_with_state,
@@ -43,7 +42,7 @@ fn table() -> Vec<Call> {
         post("/channel/{channel_id}/resume", OPERATES, channels::resume),
         post("/channels", READS, channels::query),
         post("/channel/message", SENDS, messages::send),
-        post("/channel/messages", SENDS, batch::send).with_body_of(batch::MAX_BYTES),
+        post("/channel/messages", SENDS, batch::send),
         get("/channel/message/{message_id}", FOLLOWS, history::timeline),
         get("/messages", READS, history::list),
         post("/messages/replay", OPERATES, replays::messages),
@@ -106,14 +105,6 @@ impl Call {
             path,
             access,
             handler: on(filter, handler),
-        }
-    }
-
-    /// With a body of up to so many bytes, where that is not the configured limit.
-    fn with_body_of(self, bytes: usize) -> Self {
-        Self {
-            handler: self.handler.layer(DefaultBodyLimit::max(bytes)),
-            ..self
         }
     }
 }

@@ -216,14 +216,10 @@ impl Config {
     fn check(&self) -> Result<(), Problem> {
         self.sessions_server()?;
         self.public_url()?;
+        self.ingress
+            .check()
+            .map_err(|error| Problem::section("ingress", &error))?;
         for (key, is_nothing) in [
-            ("ingress.max_body_bytes", self.ingress.max_body_bytes == 0),
-            ("ingress.body_timeout", self.ingress.body_timeout.is_zero()),
-            ("ingress.rate_per_key", self.ingress.rate_per_key == Some(0)),
-            (
-                "ingress.max_requests_in_flight",
-                self.ingress.max_requests_in_flight == 0,
-            ),
             (
                 "recorder.batches_at_once",
                 self.recorder.batches_at_once == 0,
@@ -349,10 +345,10 @@ impl Config {
 
     /// The gateway as channels reach it; in development, where it listens.
     fn public_url(&self) -> Result<Url, Problem> {
-        let text = self
-            .public_url
-            .clone()
-            .unwrap_or_else(|| format!("http://{}", self.ingress.listen));
+        let text = self.public_url.clone().unwrap_or_else(|| {
+            let scheme = self.ingress.tls.as_ref().map_or("http", |_| "https");
+            format!("{scheme}://{}", self.ingress.listen)
+        });
         http_url(&text).map_err(|problem| Problem::key("public_url", problem))
     }
 }

@@ -2,9 +2,11 @@
 
 mod cli;
 mod config;
+mod descriptors;
 mod development;
 mod keys;
 mod lifecycle;
+mod listener;
 mod operations;
 mod runtime;
 mod serve;

@@ -1,9 +1,9 @@
 //! The composition root: chooses the engines, builds every part, then starts them.
 
-use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use axum::{Router, serve::ListenerExt};
+use axum::Router;
 use roundtrip_broker::SharedBroker;
 use roundtrip_dispatcher::{Answers, Dispatcher};
 use roundtrip_forwarder::Forwarder;
@@ -12,15 +12,15 @@ use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, SystemClock};
 use roundtrip_recorder::Recorder;
 use roundtrip_store::{CachedChannels, SharedChannels, SharedStore, Store};
-use tokio::{net::TcpListener, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 use crate::{
     cli::Role,
     config::{Config, Problem, Stage},
-    development,
+    descriptors, development,
     lifecycle::{Lifecycle, Step},
-    operations::Operations,
+    listener::{Limits, Listener, Tls},
+    operations::{self, Operations},
     runtime, telemetry,
 };
 
@@ -93,25 +93,22 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             Stage::Production => Router::new(),
         };
         let router = ingress.router(more);
-        listen(&mut lifecycle, "ingress", config.ingress.listen, router).await?;
+        let listener = open_api(&config.ingress).await?;
+        serve_by(&mut lifecycle, "ingress", listener, router);
     }
     let operations = Operations {
         broker: Arc::clone(&broker),
         channels,
     };
-    let (listen_at, router) = (config.operations.listen, operations.router());
-    listen(&mut lifecycle, "operations", listen_at, router).await?;
+    let at = config.operations.listen;
+    let listener = Listener::bind("operations", at, None, operations::LIMITS).await?;
+    serve_by(&mut lifecycle, "operations", listener, operations.router());
 
     let drain = config.drain;
     work(&mut lifecycle, &broker, drain, dispatcher, forwarder);
     if roles.contains(&Role::Recorder) {
-        let recorder = Recorder::new(
-            &config.recorder,
-            Arc::clone(&broker),
-            store,
-            journal.clone(),
-            clock,
-        );
+        let told = journal.clone();
+        let recorder = Recorder::new(&config.recorder, Arc::clone(&broker), store, told, clock);
         lifecycle.spawn(Step::Workers, "recorder", |stop| async move {
             recorder.run(drain, stop).await.context("the recorder")
         });
@@ -198,28 +195,23 @@ pub(crate) async fn open_store(config: &roundtrip_store::Config) -> anyhow::Resu
     }
 }
 
-/// Binds now, so that a port that is taken is told at the start, and serves from then on.
-async fn listen(
-    lifecycle: &mut Lifecycle,
-    name: &'static str,
-    address: SocketAddr,
-    router: Router,
-) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} ({name}.listen)"))?;
-    tracing::info!(%address, "{name} listens");
-    // Small answers to waiting clients: none may wait for a full segment.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY was refused");
-        }
+/// Opens the API's port, and before it the files that it needs.
+async fn open_api(config: &roundtrip_ingress::Config) -> anyhow::Result<Listener> {
+    let tls = config.tls.as_ref().map(Tls::new).transpose();
+    let tls = tls.map_err(|error| Problem::section("ingress.tls", &error))?;
+    let limits = Limits {
+        connections: config.max_connections,
+        header_bytes: config.max_header_bytes,
+        header_timeout: config.header_timeout,
+        idle_timeout: config.idle_timeout,
+    };
+    descriptors::enough_for(limits.connections);
+    Listener::bind("ingress", config.listen, tls, limits).await
+}
+
+fn serve_by(lifecycle: &mut Lifecycle, name: &'static str, listener: Listener, router: Router) {
+    lifecycle.spawn(Step::Servers, name, |stop| async move {
+        listener.run(router, stop).await;
+        Ok(())
     });
-    lifecycle.spawn(Step::Servers, name, |stop: CancellationToken| async move {
-        axum::serve(listener, router)
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await
-            .context(name)
-    });
-    Ok(())
 }
