@@ -37,11 +37,8 @@ const NAME: &str = "hooks.rebind.example";
 
 /// A gateway as production has it, that may connect to [`GOOD`].
 fn production(setup: Setup) -> anyhow::Result<Plan> {
-    Ok(Plan::new(setup)?
-        .env("ROUNDTRIP__ENVIRONMENT", "production")
-        .env("ROUNDTRIP__PUBLIC_URL", "https://gateway.example")
-        .sessions_server("https://sessions.example/")
-        .env("ROUNDTRIP__EGRESS__ALLOW", GOOD.to_string()))
+    let plan = Plan::new(setup)?.production();
+    Ok(plan.env("ROUNDTRIP__EGRESS__ALLOW", GOOD.to_string()))
 }
 
 /// A channel's server on [`GOOD`] that keeps no connection, so that each try resolves anew, and on
