@@ -5,6 +5,7 @@ mod setups;
 
 mod bad_input;
 mod broker_contract;
+mod egress;
 mod faults;
 mod filter_oracle;
 mod flask_channel;
@@ -24,3 +25,4 @@ mod seed;
 mod signatures;
 mod store_contract;
 mod tls;
+mod tls_outward;
