@@ -10,6 +10,7 @@ mod filter_oracle;
 mod flask_channel;
 mod history;
 mod isolation;
+mod keys;
 mod limits;
 mod outages;
 mod peers;
