@@ -4,6 +4,7 @@
 //! Invariant: everything that it starts (servers, the gateway) it ends, whether it ends itself by
 //! success, by an error, or by a signal that can be caught.
 
+mod forged;
 mod isolation;
 mod measure;
 mod memory;
@@ -59,6 +60,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             Command::Replay(options) => replay(&options).await,
             Command::Store(options) => store(&options).await,
             Command::Isolation(options) => isolation(&options).await,
+            Command::Forged(options) => forged(&options).await,
             Command::Memory(options) => memory(&options).await,
         }
     };
@@ -285,20 +287,34 @@ async fn store(options: &StoreAway) -> anyhow::Result<ExitCode> {
 }
 
 async fn isolation(options: &options::Isolation) -> anyhow::Result<ExitCode> {
-    let servers = if options.common.engine.rabbitmq() {
-        Some(Servers::start(&options.common.folder).await?)
+    let (engines, _servers) = engines(&options.common).await?;
+    let reached = isolation::run(options, &engines).await?;
+    Ok(exit_code(reached))
+}
+
+async fn forged(options: &options::Forged) -> anyhow::Result<ExitCode> {
+    let (engines, _servers) = engines(&options.common).await?;
+    let good = forged::run(options, &engines).await?;
+    Ok(exit_code(good))
+}
+
+/// The engines that were asked for, and the servers that they need.
+async fn engines(
+    common: &Common,
+) -> anyhow::Result<(Vec<(&'static str, &'static str, Engines)>, Option<Servers>)> {
+    let servers = if common.engine.rabbitmq() {
+        Some(Servers::start(&common.folder).await?)
     } else {
         None
     };
     let mut engines = Vec::new();
-    if options.common.engine.embedded() {
+    if common.engine.embedded() {
         engines.push((EMBEDDED, "embedded", Engines::Embedded));
     }
     if let Some(servers) = &servers {
         engines.push((RABBITMQ, "rabbitmq", servers.engines()));
     }
-    let reached = isolation::run(options, &engines).await?;
-    Ok(exit_code(reached))
+    Ok((engines, servers))
 }
 
 async fn memory(options: &Memory) -> anyhow::Result<ExitCode> {

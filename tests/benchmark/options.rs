@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Store(StoreAway),
     /// Measures what channels that hang and fail cost the others.
     Isolation(Isolation),
+    /// Measures what forged answers cost the honest ones; none may be taken.
+    Forged(Forged),
     /// Queues messages for a dead endpoint and measures the memory of every role.
     Memory(Memory),
 }
@@ -141,6 +143,27 @@ pub(crate) struct Isolation {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Forged {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Forged answers in each round.
+    #[arg(long = "forged", default_value_t = 10_000)]
+    pub(crate) count: usize,
+    /// Connections that they come over, one after the other on each.
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub(crate) forgers: usize,
+    /// Honest answers a second.
+    #[arg(long, default_value_t = 200)]
+    pub(crate) rate: u32,
+    /// Honest answers before the forged ones begin, in each round.
+    #[arg(long, default_value_t = 600)]
+    pub(crate) honest: u32,
+    /// Rounds.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) repeat: usize,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Memory {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -237,6 +260,13 @@ impl Size {
 
 fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
     text.parse().map(Duration::from_secs)
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err(format!("'{text}' is no number above 0")),
+    }
 }
 
 fn name_and_value(text: &str) -> Result<(String, String), String> {

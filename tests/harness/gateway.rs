@@ -36,7 +36,7 @@ use crate::{
 };
 
 pub use answer::Answer;
-pub use plan::{OPERATOR_KEY, Plan, Setup};
+pub use plan::{CALLBACK_SECRET, OPERATOR_KEY, Plan, Setup};
 
 /// How long a process may take to drain and end.
 const STOP_LIMIT: Duration = Duration::from_secs(40);

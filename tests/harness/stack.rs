@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The secret of the tokens in response URLs: the dispatcher makes them, the ingress knows them.
-const CALLBACK_SECRET: &str = "the-tests'-own-secret-of-32-bytes-or-more";
+pub const CALLBACK_SECRET: &str = "the-tests'-own-secret-of-32-bytes-or-more";
 
 /// How long a process may take to drain and end.
 const STOP_LIMIT: Duration = Duration::from_mins(1);

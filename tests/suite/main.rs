@@ -5,6 +5,7 @@ mod setups;
 
 mod bad_input;
 mod broker_contract;
+mod callbacks;
 mod egress;
 mod faults;
 mod filter_oracle;

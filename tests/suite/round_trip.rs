@@ -63,7 +63,7 @@ async fn a_delivery_is_exactly_the_three_fields(setup: Setup) -> anyhow::Result<
     let own = own.unwrap_or_default();
     let (path, query) = own.split_once('?').unwrap_or_default();
     assert_eq!(path, gateway.url("/webhook-response"));
-    assert!(query.starts_with("token=v1."), "{own}");
+    assert!(query.starts_with("token=v2."), "{own}");
     gateway.finish(&[&channel]).await
 }
 

@@ -2,31 +2,42 @@
 //!
 //! Invariant: a token goes to the gateway's own URL and nowhere else.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use roundtrip_model::{
-    OutboundMessage, TokenKey,
+    OutboundMessage, TokenKeys,
     token::{Claims, QUERY},
 };
+use time::OffsetDateTime;
 use url::{Host, Url};
 
-/// The gateway's own `/webhook-response`, and the key of the tokens that are taken there.
+/// The gateway's own `/webhook-response`, and the keys of the tokens that are taken there.
 #[derive(Debug, Clone)]
 pub struct Answers {
     own: Url,
-    key: TokenKey,
+    keys: TokenKeys,
+    time_to_live: Duration,
 }
 
 impl Answers {
-    /// Answers to this URL bring a token of this key.
+    /// Answers to this URL bring a token of these keys, within this time after the delivery.
     #[must_use]
-    pub const fn new(own: Url, key: TokenKey) -> Self {
-        Self { own, key }
+    pub const fn new(own: Url, keys: TokenKeys, time_to_live: Duration) -> Self {
+        Self {
+            own,
+            keys,
+            time_to_live,
+        }
     }
 
     /// The `response_url` that the channel is given: the message's own, and a token where that
-    /// is the gateway's, whoever named it.
-    pub(crate) fn url<'a>(&self, message: &'a OutboundMessage, round: u32) -> Cow<'a, str> {
+    /// is the gateway's, whoever named it. It is delivered now, and the token's time begins.
+    pub(crate) fn url<'a>(
+        &self,
+        message: &'a OutboundMessage,
+        round: u32,
+        now: OffsetDateTime,
+    ) -> Cow<'a, str> {
         match Url::parse(&message.response_url) {
             Ok(mut url) if self.is_own(&url) => {
                 let claims = Claims {
@@ -34,7 +45,9 @@ impl Answers {
                     channel_id: message.channel_id.clone(),
                     round,
                 };
-                let token = self.key.sign(&claims, &message.session_id);
+                let token = self
+                    .keys
+                    .sign(&claims, &message.session_id, now + self.time_to_live);
                 url.query_pairs_mut().append_pair(QUERY, &token);
                 Cow::Owned(url.into())
             }
@@ -65,8 +78,12 @@ fn is_loopback(url: &Url) -> bool {
 mod tests {
     use roundtrip_model::{SessionId, token::MIN_SECRET_BYTES};
     use rstest::rstest;
+    use time::macros::datetime;
 
     use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
+    const HOUR: Duration = Duration::from_hours(1);
 
     fn message(response_url: &str) -> OutboundMessage {
         let message = serde_json::json!({
@@ -77,8 +94,8 @@ mod tests {
     }
 
     fn answers(own: &str) -> Answers {
-        let key = TokenKey::new(&[7; MIN_SECRET_BYTES]).unwrap();
-        Answers::new(own.parse().unwrap(), key)
+        let keys = TokenKeys::new([&[7; MIN_SECRET_BYTES][..]]).unwrap();
+        Answers::new(own.parse().unwrap(), keys, HOUR)
     }
 
     #[rstest]
@@ -97,11 +114,14 @@ mod tests {
     fn the_gateways_own_url_brings_the_message_back(#[case] own: &str, #[case] named: &str) {
         let answers = answers(own);
         let message = message(named);
-        let url = Url::parse(&answers.url(&message, 2)).unwrap();
+        let url = Url::parse(&answers.url(&message, 2, NOW)).unwrap();
         let token = url.query_pairs().find(|(name, _)| name == QUERY);
         let (_, token) = token.expect("a token");
         let session: SessionId = "abc123".parse().unwrap();
-        let claims = answers.key.verify(&token, &session).expect("its own");
+        let last = NOW + HOUR - Duration::from_secs(1);
+        let proven = answers.keys.check(&token, last).expect("its own");
+        assert!(answers.keys.check(&token, NOW + HOUR).is_err());
+        let claims = proven.claims(&session).expect("its session's");
         assert_eq!((claims.message_id, claims.round), (message.message_id, 2));
         assert!(
             url.as_str()
@@ -121,7 +141,7 @@ mod tests {
     fn another_url_gets_no_token(#[case] named: &str) {
         let message = message(named);
         assert_eq!(
-            answers("https://gw.example/webhook-response").url(&message, 0),
+            answers("https://gw.example/webhook-response").url(&message, 0, NOW),
             named
         );
     }

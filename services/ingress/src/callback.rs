@@ -1,20 +1,27 @@
 //! `POST /webhook-response`: an answer in.
+//!
+//! Invariant: a token that is worth nothing is refused, whatever else is asked for, and before the
+//! body is looked at; what it takes to refuse one is a MAC. Why it was refused is counted
+//! ([`Refusals`](crate::refusals::Refusals)) and told to nobody.
 
 use std::borrow::Cow;
 
 use axum::{
     Json as JsonBody,
-    extract::{RawQuery, State},
+    extract::{FromRequest, RawQuery, Request, State},
     http::StatusCode,
     response::IntoResponse,
 };
 use roundtrip_broker::{Parcel, Route};
-use roundtrip_model::{Callback, CallbackId, Entry, EntryId, Event, SessionId, token::QUERY};
+use roundtrip_model::{
+    Callback, CallbackId, Entry, EntryId, Event, SessionId,
+    token::{Proven, QUERY, Refusal},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::form_urlencoded;
 
-use crate::{Ingress, body::Json, messages::encode, problem::Problem};
+use crate::{CallbackAuth, Ingress, body::Json, messages::encode, problem::Problem};
 
 /// The body of `POST /webhook-response`. Channel servers are other people's: what else they put
 /// into it is passed over.
@@ -33,23 +40,35 @@ struct Accepted {
 pub(crate) async fn receive(
     State(ingress): State<Ingress>,
     RawQuery(query): RawQuery,
-    Json(answer): Json<Answer>,
+    request: Request,
 ) -> Result<impl IntoResponse, Problem> {
-    let claims =
-        token(query.as_deref()).and_then(|token| ingress.tokens.verify(&token, &answer.session_id));
+    let proven = ingress.proven(query.as_deref())?;
+    let Json(answer) = Json::<Answer>::from_request(request, &ingress).await?;
     let accepted_at = ingress.clock.now();
+    let Answer {
+        session_id,
+        response_data,
+    } = answer;
+    let (callback_id, claims) = match &proven {
+        Some(proven) => {
+            let claims = proven.claims(&session_id);
+            let claims = claims.map_err(|refusal| ingress.worthless(refusal))?;
+            (proven.callback_id(response_data.get()), Some(claims))
+        }
+        None => (CallbackId::generate(), None),
+    };
     let callback = Callback {
-        callback_id: CallbackId::generate(),
-        session_id: answer.session_id,
-        message_id: claims.as_ref().map(|claims| claims.message_id),
-        channel_id: claims.as_ref().map(|claims| claims.channel_id.clone()),
-        response_data: answer.response_data,
+        callback_id,
+        session_id,
+        message_id: claims.map(|claims| claims.message_id),
+        channel_id: claims.map(|claims| claims.channel_id.clone()),
+        response_data,
     };
     let parcel = Parcel {
         id: callback.callback_id.to_string(),
         tries: 0,
         // The message's: what is told of its answer belongs to that round.
-        round: claims.as_ref().map_or(0, |claims| claims.round),
+        round: claims.map_or(0, |claims| claims.round),
         accepted_at,
         dead: None,
         body: encode(&callback)?,
@@ -59,7 +78,7 @@ pub(crate) async fn receive(
         let entry = Entry {
             entry_id: EntryId::generate(),
             message_id: claims.message_id,
-            channel_id: claims.channel_id,
+            channel_id: claims.channel_id.clone(),
             session_id: callback.session_id,
             round: claims.round,
             at: accepted_at,
@@ -70,6 +89,28 @@ pub(crate) async fn receive(
         ingress.tell(entry).await;
     }
     Ok((StatusCode::ACCEPTED, JsonBody(Accepted { success: true })))
+}
+
+impl Ingress {
+    /// The token in the query, where there is one: it must be good, also where none is needed.
+    fn proven(&self, query: Option<&str>) -> Result<Option<Proven<'_>>, Problem> {
+        match (token(query), self.callback_auth) {
+            (Some(token), _) => {
+                let proven = self.tokens.check(&token, self.clock.now());
+                proven.map(Some).map_err(|refusal| self.worthless(refusal))
+            }
+            (None, CallbackAuth::Open) => Ok(None),
+            (None, CallbackAuth::Signed) => {
+                self.refusals.missing();
+                Err(Problem::answer_refused())
+            }
+        }
+    }
+
+    fn worthless(&self, refusal: Refusal) -> Problem {
+        self.refusals.worthless(refusal);
+        Problem::answer_refused()
+    }
 }
 
 /// The token in a query string: the last, for the gateway appended its own.
@@ -90,8 +131,9 @@ mod tests {
             (None, None),
             (Some(""), None),
             (Some("tokens=a"), None),
-            (Some("a=1&token=v1.x.y-_"), Some("v1.x.y-_")),
-            (Some("token=the+producers&token=v1.z"), Some("v1.z")),
+            (Some("token"), Some("")),
+            (Some("a=1&token=v2.x.y-_"), Some("v2.x.y-_")),
+            (Some("token=the+producers&token=v2.z"), Some("v2.z")),
         ] {
             assert_eq!(token(query).as_deref(), expected, "{query:?}");
         }

@@ -51,6 +51,16 @@ const DEFAULT_SECRET_OVERLAP: Duration = Duration::from_hours(24);
 /// The longest that it can be asked to.
 pub(crate) const MAX_SECRET_OVERLAP: Duration = Duration::from_hours(30 * 24);
 
+/// Whether an answer needs a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CallbackAuth {
+    /// None without a good one is taken.
+    Signed,
+    /// One without a token is taken too, and belongs to no message; one with a bad one is not.
+    Open,
+}
+
 /// Where the API listens, and what it takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

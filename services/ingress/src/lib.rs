@@ -17,6 +17,7 @@ mod limits;
 mod messages;
 mod parameters;
 mod problem;
+mod refusals;
 mod replays;
 mod routes;
 mod scan;
@@ -32,17 +33,17 @@ use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse
 use roundtrip_broker::SharedBroker;
 use roundtrip_egress::Guard;
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, SealingKeys, TokenKey};
+use roundtrip_model::{Clock, SealingKeys, TokenKeys};
 use roundtrip_store::{CachedChannels, SharedStore};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use access::{Access, KeySettings, MAX_KEY_BYTES};
-pub use config::{Config, ConfigError, Tls};
+pub use config::{CallbackAuth, Config, ConfigError, Tls};
 pub use limits::{MAX_HEADERS, MAX_PATH_BYTES, MAX_QUERY_BYTES};
 pub use routes::calls;
 
-use crate::{access::Doorkeeper, problem::Problem};
+use crate::{access::Doorkeeper, problem::Problem, refusals::Refusals};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -52,7 +53,9 @@ pub struct Ingress {
     known: Arc<CachedChannels>,
     journal: Journal,
     /// Knows the tokens that answers bring.
-    tokens: TokenKey,
+    tokens: TokenKeys,
+    callback_auth: CallbackAuth,
+    refusals: Arc<Refusals>,
     /// Seals the secrets of channels.
     sealing: SealingKeys,
     clock: Arc<dyn Clock>,
@@ -77,8 +80,10 @@ pub struct Parts {
     pub known: Arc<CachedChannels>,
     /// Takes what happens here.
     pub journal: Journal,
-    /// The key of the tokens that the dispatcher hands out.
-    pub tokens: TokenKey,
+    /// The keys of the tokens that the dispatcher hands out.
+    pub tokens: TokenKeys,
+    /// Whether an answer needs one.
+    pub callback_auth: CallbackAuth,
     /// The keys that the secrets of channels are sealed with.
     pub sealing: SealingKeys,
     /// The gateway's own `/webhook-response`, as channels reach it.
@@ -102,6 +107,7 @@ impl Ingress {
             known,
             journal,
             tokens,
+            callback_auth,
             sealing,
             own_response_url,
             keys,
@@ -116,6 +122,8 @@ impl Ingress {
             known,
             journal,
             tokens,
+            callback_auth,
+            refusals: Arc::default(),
             sealing,
             clock,
             own_response_url,

@@ -219,6 +219,17 @@ impl Problem {
         )
     }
 
+    /// An answer that brings no token, or one that is worth nothing; which of them is not told.
+    pub(crate) fn answer_refused() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "answer-refused",
+            "The answer cannot be taken",
+            "post it to the 'response_url' as the delivery named it, in the delivery's session and \
+             before its token ends",
+        )
+    }
+
     /// Keys cannot be looked up.
     pub(crate) fn keys_away() -> Self {
         Self::unavailable("store-away", "The store is away", "try again in a moment")

@@ -20,14 +20,14 @@ use roundtrip_broker::{
 };
 use roundtrip_egress::Loopback;
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, KeyHash, SealingKeys, SystemClock, TokenKey};
+use roundtrip_model::{Clock, KeyHash, SealingKeys, SystemClock, TokenKeys};
 use roundtrip_store::{CachedChannels, SharedChannels, SharedStore};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use tower::ServiceExt;
 
-use crate::{Config, Ingress, KeySettings, Parts};
+use crate::{CallbackAuth, Config, Ingress, KeySettings, Parts};
 
 /// The longest answer that is read.
 const MAX_ANSWER: usize = 1 << 22;
@@ -171,7 +171,8 @@ impl Bench {
             store: Arc::clone(&store),
             known: Arc::new(CachedChannels::new(channels, &config)),
             journal: Journal::start(Arc::clone(&broker) as SharedBroker),
-            tokens: TokenKey::new(&[7; 32]).unwrap(),
+            tokens: TokenKeys::new([&[7; 32][..]]).unwrap(),
+            callback_auth: CallbackAuth::Open,
             sealing: SealingKeys::parse([SEALING_KEY]).unwrap(),
             own_response_url: "http://gateway.example/webhook-response".into(),
             keys,

@@ -12,10 +12,10 @@ use std::{
 
 use config::{Environment, File, FileFormat};
 use roundtrip_egress::{Egress, Loopback};
-use roundtrip_ingress::MAX_KEY_BYTES;
+use roundtrip_ingress::{CallbackAuth, MAX_KEY_BYTES};
 use roundtrip_model::{
-    KeyHash, SealingKeys, Signer, SigningSecret, TokenKey, channel::http_url, signing::MAX_SECRETS,
-    token::MIN_SECRET_BYTES,
+    KeyHash, SealingKeys, Signer, SigningSecret, TokenKeys, channel::http_url,
+    signing::MAX_SECRETS, token::MIN_SECRET_BYTES,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -47,7 +47,11 @@ pub(crate) struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sessions_server: Option<String>,
     #[serde(skip_serializing)]
-    pub callback_secret: Option<Secret>,
+    pub callback_secret: Option<SecretList>,
+    #[serde(with = "humantime_serde")]
+    pub callback_ttl: Duration,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub callback_auth: Option<CallbackAuth>,
     #[serde(skip_serializing)]
     pub sessions_secret: Option<SecretList>,
     #[serde(skip_serializing)]
@@ -72,6 +76,12 @@ const MIN_OPERATOR_KEY_BYTES: usize = 32;
 
 /// How long a stop waits for what is under way, where nothing is configured.
 const DEFAULT_DRAIN: Duration = Duration::from_secs(20);
+/// How long after a delivery its answer is taken, where nothing is configured.
+const DEFAULT_CALLBACK_TTL: Duration = Duration::from_hours(7 * 24);
+/// The shortest that this can be: a channel needs a moment.
+const MIN_CALLBACK_TTL: Duration = Duration::from_secs(1);
+/// The longest: nobody means more than a year.
+const MAX_CALLBACK_TTL: Duration = Duration::from_hours(366 * 24);
 
 impl Default for Config {
     fn default() -> Self {
@@ -80,6 +90,8 @@ impl Default for Config {
             public_url: None,
             sessions_server: None,
             callback_secret: None,
+            callback_ttl: DEFAULT_CALLBACK_TTL,
+            callback_auth: None,
             sessions_secret: None,
             encryption_keys: None,
             operator_key: None,
@@ -296,6 +308,9 @@ impl Config {
             }
         }
         self.tokens()?;
+        if !(MIN_CALLBACK_TTL..=MAX_CALLBACK_TTL).contains(&self.callback_ttl) {
+            return Err(Problem::key("callback_ttl", "must be 1s to 366 days"));
+        }
         self.sessions_signer()?;
         self.configured_sealing()?;
         self.operator_key()?;
@@ -378,14 +393,23 @@ impl Config {
         self.under_public_url("webhook-response")
     }
 
-    /// The key of the tokens in response URLs. Where nothing is configured, which is in
-    /// development only: one that ends with the process.
-    pub(crate) fn tokens(&self) -> Result<TokenKey, Problem> {
-        let key = match &self.callback_secret {
-            Some(Secret(secret)) => TokenKey::new(secret.expose_secret().as_bytes()),
-            None => TokenKey::new(&rand::random::<[u8; MIN_SECRET_BYTES]>()),
+    /// The keys of the tokens in response URLs. Where nothing is configured, which is in development
+    /// only: one that ends with the process.
+    pub(crate) fn tokens(&self) -> Result<TokenKeys, Problem> {
+        let keys = match &self.callback_secret {
+            Some(secrets) => TokenKeys::new(secrets.iter().map(str::as_bytes)),
+            None => TokenKeys::new([rand::random::<[u8; MIN_SECRET_BYTES]>().as_slice()]),
         };
-        key.map_err(|problem| Problem::key("callback_secret", problem.to_string()))
+        keys.map_err(|problem| Problem::key("callback_secret", problem.to_string()))
+    }
+
+    /// Whether an answer needs a token: in development not, for the bare call of the client's
+    /// specification has none.
+    pub(crate) fn callback_auth(&self) -> CallbackAuth {
+        self.callback_auth.unwrap_or(match self.environment {
+            Stage::Development => CallbackAuth::Open,
+            Stage::Production => CallbackAuth::Signed,
+        })
     }
 
     /// What signs the answers for the SESSIONS_SERVER; nothing in development, where nothing is
@@ -580,9 +604,10 @@ mod tests {
                 .to_string()
                 .contains("CALLBACK_SECRET")
         );
-        config.callback_secret = Some(Secret("x".repeat(31).into()));
+        config.callback_secret = Some(SecretList::of(&"x".repeat(31)));
         assert!(config.check().is_err());
-        config.callback_secret = Some(Secret("x".repeat(32).into()));
+        config.callback_secret = Some(SecretList::of(&"x".repeat(32)));
+        assert_eq!(config.callback_auth(), CallbackAuth::Signed);
         let error = config.check().unwrap_err().to_string();
         assert!(error.contains("SESSIONS_SECRET"), "{error}");
         config.sessions_secret = Some(SecretList::of(&format!("{WHSEC}, {WHSEC}")));

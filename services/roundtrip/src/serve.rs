@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 
 use axum::Router;
 use roundtrip_broker::SharedBroker;
-use roundtrip_ingress::{Ingress, KeySettings, Parts};
+use roundtrip_ingress::{CallbackAuth, Ingress, KeySettings, Parts};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, SealingKeys, SystemClock};
 use roundtrip_store::{CachedChannels, SharedChannels, SharedSecrets, SharedStore, Store};
@@ -60,6 +60,9 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         },
     )?;
 
+    if config.environment == Stage::Production && config.callback_auth() == CallbackAuth::Open {
+        tracing::warn!("callback_auth = \"open\": whoever reaches the gateway can forge an answer");
+    }
     let mut lifecycle = Lifecycle::new()?;
     if let Some(sealing) = sealing.filter(|_| roles.contains(&Role::Ingress)) {
         let parts = Parts {
@@ -68,6 +71,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             known,
             journal: journal.clone(),
             tokens,
+            callback_auth: config.callback_auth(),
             sealing,
             own_response_url: own_response_url.as_str().into(),
             keys: keys(&config, &*store, &*clock).await?,

@@ -10,7 +10,7 @@ use roundtrip_dispatcher::{Answers, Dispatcher};
 use roundtrip_egress::Egress;
 use roundtrip_forwarder::Forwarder;
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, TokenKey};
+use roundtrip_model::{Clock, TokenKeys};
 use roundtrip_recorder::Recorder;
 use roundtrip_store::{CachedChannels, SharedStore};
 use url::Url;
@@ -36,7 +36,7 @@ pub(crate) struct Common<'a> {
     pub known: &'a Arc<CachedChannels>,
     pub journal: &'a Journal,
     pub egress: &'a Arc<Egress>,
-    pub tokens: &'a TokenKey,
+    pub tokens: &'a TokenKeys,
     pub own_response_url: &'a Url,
     pub clock: &'a Arc<dyn Clock>,
 }
@@ -100,11 +100,13 @@ impl Workers {
 }
 
 fn dispatcher(config: &Config, common: Common<'_>) -> Result<Dispatcher, Problem> {
+    let own = common.own_response_url.clone();
+    let answers = Answers::new(own, common.tokens.clone(), config.callback_ttl);
     Dispatcher::new(
         &config.dispatcher,
         Arc::clone(common.known),
         Arc::clone(common.egress),
-        Answers::new(common.own_response_url.clone(), common.tokens.clone()),
+        answers,
         common.journal.clone(),
         Arc::clone(common.clock),
     )

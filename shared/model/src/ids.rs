@@ -104,9 +104,30 @@ made_id! {
     MessageId, "msg_"
 }
 
+impl MessageId {
+    /// The id's UUID.
+    pub(crate) const fn bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// The id with this UUID.
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
 made_id! {
-    /// An accepted callback, and the `webhook-id` under which it is forwarded.
+    /// An accepted callback, and the `webhook-id` under which it is forwarded. Where a token told
+    /// which message is answered it is derived from the answer (a UUIDv8), so that an answer which
+    /// is posted again has the id that it had.
     CallbackId, "cb_"
+}
+
+impl CallbackId {
+    /// The id that follows from this digest.
+    pub(crate) const fn derived(digest: [u8; 16]) -> Self {
+        Self(uuid::Builder::from_custom_bytes(digest).into_uuid())
+    }
 }
 
 made_id! {

@@ -32,4 +32,4 @@ pub use retry::{Next, RetryPolicy};
 pub use sealing::SealingKeys;
 pub use settings::DeliverySettings;
 pub use signing::{Signer, SigningSecret};
-pub use token::TokenKey;
+pub use token::TokenKeys;

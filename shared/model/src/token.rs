@@ -1,19 +1,23 @@
 //! The token in a delivery's `response_url`: it tells which message an answer belongs to, with no
 //! database read, and that whoever answers was given it.
 //!
-//! `v1.{what}.{mac}`: base64url without padding. `what` is the message, the round and the channel,
-//! and readable; `mac` is HMAC-SHA256 over it and the session, which the answer itself names.
+//! `v2.{key}.{what}.{mac}`, base64url without padding. `key` names the secret that it was made
+//! with; `what` is the message, the round, when the token ends, a tag of the session, and the
+//! channel; `mac` is HMAC-SHA256 over `what`. The session's tag is keyed too: it can be compared,
+//! and read by nobody.
 //!
-//! Invariant: a token that was not made with this key for this session is worth nothing, whatever
-//! part of it is right.
+//! Invariant: a token that was not made with one of these secrets, that has ended, or that came
+//! with another session's answer is worth nothing, whatever part of it is right. To find that out
+//! takes one MAC, and for all but the session nothing else than the token.
 
-use std::fmt;
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 
-use crate::ids::{ChannelId, MessageId, SessionId};
+use crate::ids::{CallbackId, ChannelId, MessageId, SessionId};
 
 /// The query parameter that carries it.
 pub const QUERY: &str = "token";
@@ -21,10 +25,24 @@ pub const QUERY: &str = "token";
 /// The shortest secret, in bytes.
 pub const MIN_SECRET_BYTES: usize = 32;
 
-const VERSION: &str = "v1";
+const VERSION: &str = "v2.";
 
-/// Keeps the key's other uses, should it have any, apart from this one.
-const PURPOSE: &[u8] = b"roundtrip response token v1\0";
+/// The longest token that is looked at: one for the longest channel id is shorter.
+const MAX_TOKEN_BYTES: usize = 400;
+
+/// Keep the secret's uses apart from each other, and from any other that it should have.
+const TOKEN: &[u8] = b"roundtrip response token v2\0";
+const SESSION: &[u8] = b"roundtrip response token v2, session\0";
+const CALLBACK: &[u8] = b"roundtrip response token v2, callback\0";
+const NAME: &[u8] = b"roundtrip response token v2, name\0";
+
+/// How much of its digest names a secret, in bytes and in characters.
+const NAME_BYTES: usize = 6;
+const NAME_CHARACTERS: usize = 8;
+/// How much of a MAC is a session's tag, or a callback's id.
+const TAG_BYTES: usize = 16;
+/// The message, the round, the end, the session's tag; what follows is the channel.
+const FIXED_BYTES: usize = 16 + 4 + 8 + TAG_BYTES;
 
 /// What a token tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,166 +55,266 @@ pub struct Claims {
     pub round: u32,
 }
 
-/// The secret is too short.
-#[derive(Debug, thiserror::Error)]
-#[error("must be {MIN_SECRET_BYTES} bytes or longer")]
-pub struct ShortSecret;
+/// Why secrets cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// There is none.
+    #[error("must hold a secret")]
+    None,
+    /// One is too short.
+    #[error("must be {MIN_SECRET_BYTES} bytes or longer")]
+    Short,
+    /// One is there twice.
+    #[error("must not hold a secret twice")]
+    Twice,
+}
 
-/// Makes tokens and knows its own. It shows nothing of the secret.
+/// Why a token is worth nothing. For a count; whoever brought it is told no reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has not the form of one.
+    Malformed,
+    /// It was made with a secret that is not known, or no longer.
+    UnknownKey,
+    /// It was not made with the secret that it names.
+    Forged,
+    /// Its time is over.
+    Expired,
+    /// It came with another session's answer.
+    OtherSession,
+}
+
+/// Makes tokens and knows its own. A clone has the same secrets; it shows nothing of them.
 #[derive(Clone)]
-pub struct TokenKey(Hmac<Sha256>);
+pub struct TokenKeys(Arc<[TokenKey]>);
 
-impl TokenKey {
-    /// A key of this secret.
+struct TokenKey {
+    name: String,
+    mac: Hmac<Sha256>,
+}
+
+/// A token that is the gateway's own and has not ended. What it tells is for the session that it
+/// was made for.
+pub struct Proven<'a> {
+    key: &'a TokenKey,
+    session: [u8; TAG_BYTES],
+    claims: Claims,
+}
+
+impl TokenKeys {
+    /// Keys of these secrets: the first makes tokens, all of them are known.
     ///
     /// # Errors
-    /// [`ShortSecret`] where it has fewer than [`MIN_SECRET_BYTES`].
-    pub fn new(secret: &[u8]) -> Result<Self, ShortSecret> {
-        if secret.len() < MIN_SECRET_BYTES {
-            return Err(ShortSecret);
+    /// [`SecretError`]
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, SecretError> {
+        let mut keys: Vec<TokenKey> = Vec::new();
+        for secret in secrets {
+            let key = TokenKey::new(secret)?;
+            if keys.iter().any(|other| other.name == key.name) {
+                return Err(SecretError::Twice);
+            }
+            keys.push(key);
         }
-        // HMAC takes keys of every length.
-        Hmac::new_from_slice(secret)
-            .map(Self)
-            .map_err(|_| ShortSecret)
+        if keys.is_empty() {
+            return Err(SecretError::None);
+        }
+        Ok(Self(keys.into()))
     }
 
-    /// The token that an answer in this session is to bring.
+    /// The token that an answer in this session is to bring, before it ends.
     #[must_use]
-    pub fn sign(&self, claims: &Claims, session: &SessionId) -> String {
-        let Claims {
-            message_id,
-            channel_id,
-            round,
-        } = claims;
-        let what = BASE64_URL_SAFE_NO_PAD.encode(format!("{message_id}.{round}.{channel_id}"));
-        let mac = self.mac(&what, session).finalize().into_bytes();
+    pub fn sign(&self, claims: &Claims, session: &SessionId, ends_at: OffsetDateTime) -> String {
+        // There is one: `new` saw to it.
+        let key = &self.0[0];
+        let channel = claims.channel_id.as_str().as_bytes();
+        let mut what = Vec::with_capacity(FIXED_BYTES + channel.len());
+        what.extend(claims.message_id.bytes());
+        what.extend(claims.round.to_be_bytes());
+        what.extend(ends_at.unix_timestamp().to_be_bytes());
+        what.extend(key.session(session));
+        what.extend(channel);
+        let what = BASE64_URL_SAFE_NO_PAD.encode(what);
+        let mac = key.of(TOKEN, [what.as_bytes()]).finalize().into_bytes();
         let mac = BASE64_URL_SAFE_NO_PAD.encode(mac);
-        format!("{VERSION}.{what}.{mac}")
+        format!("{VERSION}{}.{what}.{mac}", key.name)
     }
 
-    /// What a token tells that came with an answer in this session; nothing where it was not made
-    /// for it.
-    #[must_use]
-    pub fn verify(&self, token: &str, session: &SessionId) -> Option<Claims> {
-        let (what, mac) = token
-            .strip_prefix(VERSION)?
-            .strip_prefix('.')?
-            .split_once('.')?;
-        let mac = BASE64_URL_SAFE_NO_PAD.decode(mac).ok()?;
+    /// Looks at a token without the answer that it came with.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub fn check(&self, token: &str, now: OffsetDateTime) -> Result<Proven<'_>, Refusal> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(Refusal::Malformed);
+        }
+        let mut parts = token
+            .strip_prefix(VERSION)
+            .ok_or(Refusal::Malformed)?
+            .split('.');
+        let (Some(name), Some(what), Some(mac), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Refusal::Malformed);
+        };
+        let decode = |text| {
+            let bytes = BASE64_URL_SAFE_NO_PAD.decode(text);
+            bytes.map_err(|_error| Refusal::Malformed)
+        };
+        // The names are no secrets.
+        let key = self.0.iter().find(|key| key.name == name);
+        let key = key.ok_or(Refusal::UnknownKey)?;
         // Compares in constant time.
-        self.mac(what, session).verify_slice(&mac).ok()?;
-        let what = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(what).ok()?).ok()?;
-        // The channel comes last, for it may have dots.
-        let mut parts = what.splitn(3, '.');
-        Some(Claims {
-            message_id: parts.next()?.parse().ok()?,
-            round: parts.next()?.parse().ok()?,
-            channel_id: parts.next()?.parse().ok()?,
+        key.of(TOKEN, [what.as_bytes()])
+            .verify_slice(&decode(mac)?)
+            .map_err(|_error| Refusal::Forged)?;
+        let Read {
+            claims,
+            ends_at,
+            session,
+        } = read(&decode(what)?).ok_or(Refusal::Malformed)?;
+        if now.unix_timestamp() >= ends_at {
+            return Err(Refusal::Expired);
+        }
+        Ok(Proven {
+            key,
+            session,
+            claims,
         })
-    }
-
-    fn mac(&self, what: &str, session: &SessionId) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
-        mac.update(PURPOSE);
-        mac.update(what.as_bytes());
-        // No character of base64url, so where the one ends and the other begins is certain.
-        mac.update(b".");
-        mac.update(session.as_str().as_bytes());
-        mac
     }
 }
 
-impl fmt::Debug for TokenKey {
+impl TokenKey {
+    fn new(secret: &[u8]) -> Result<Self, SecretError> {
+        if secret.len() < MIN_SECRET_BYTES {
+            return Err(SecretError::Short);
+        }
+        let name = Sha256::new_with_prefix(NAME)
+            .chain_update(secret)
+            .finalize();
+        Ok(Self {
+            name: BASE64_URL_SAFE_NO_PAD.encode(&name[..NAME_BYTES]),
+            // HMAC takes keys of every length.
+            mac: Hmac::new_from_slice(secret).map_err(|_error| SecretError::Short)?,
+        })
+    }
+
+    fn of<const N: usize>(&self, purpose: &[u8], parts: [&[u8]; N]) -> Hmac<Sha256> {
+        let mut mac = self.mac.clone();
+        mac.update(purpose);
+        for part in parts {
+            mac.update(part);
+        }
+        mac
+    }
+
+    fn session(&self, session: &SessionId) -> [u8; TAG_BYTES] {
+        tag(self.of(SESSION, [session.as_str().as_bytes()]))
+    }
+}
+
+/// The beginning of a MAC.
+fn tag(mac: Hmac<Sha256>) -> [u8; TAG_BYTES] {
+    let mut tag = [0; TAG_BYTES];
+    tag.copy_from_slice(&mac.finalize().into_bytes()[..TAG_BYTES]);
+    tag
+}
+
+struct Read {
+    claims: Claims,
+    ends_at: i64,
+    session: [u8; TAG_BYTES],
+}
+
+fn read(what: &[u8]) -> Option<Read> {
+    let (message_id, what) = what.split_first_chunk()?;
+    let (round, what) = what.split_first_chunk()?;
+    let (ends_at, what) = what.split_first_chunk()?;
+    let (session, channel) = what.split_first_chunk()?;
+    Some(Read {
+        claims: Claims {
+            message_id: MessageId::from_bytes(*message_id),
+            channel_id: str::from_utf8(channel).ok()?.parse().ok()?,
+            round: u32::from_be_bytes(*round),
+        },
+        ends_at: i64::from_be_bytes(*ends_at),
+        session: *session,
+    })
+}
+
+impl Proven<'_> {
+    /// What the token tells of an answer in this session.
+    ///
+    /// # Errors
+    /// [`Refusal::OtherSession`]
+    pub fn claims(&self, session: &SessionId) -> Result<&Claims, Refusal> {
+        // Compares in constant time.
+        self.key
+            .of(SESSION, [session.as_str().as_bytes()])
+            .verify_truncated_left(&self.session)
+            .map(|()| &self.claims)
+            .map_err(|_error| Refusal::OtherSession)
+    }
+
+    /// The id of an answer that says this: the same for the same token and the same bytes, so that
+    /// an answer which is posted again is forwarded under the `webhook-id` that it had.
+    #[must_use]
+    pub fn callback_id(&self, response_data: &str) -> CallbackId {
+        let Claims {
+            message_id, round, ..
+        } = &self.claims;
+        let parts = [
+            message_id.bytes().as_slice(),
+            &round.to_be_bytes(),
+            response_data.as_bytes(),
+        ];
+        CallbackId::derived(tag(self.key.of(CALLBACK, parts)))
+    }
+}
+
+/// The text with every token left out of it: what another server says may quote the URL that it
+/// was given.
+#[must_use]
+pub fn redacted(text: &str) -> Cow<'_, str> {
+    let is_tokens = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    let mut kept = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(VERSION) {
+        let (before, from) = rest.split_at(at);
+        let length = from.bytes().take_while(|byte| is_tokens(byte)).count();
+        let run = &from[..length];
+        // A piece that is cut before its MAC has begun is worth nothing; but which part an excerpt
+        // ends in is nobody's to guess.
+        let is_token = run.len() > VERSION.len() + NAME_CHARACTERS
+            && run.as_bytes()[VERSION.len() + NAME_CHARACTERS] == b'.';
+        kept.push_str(before);
+        if is_token {
+            kept.push('…');
+            rest = &from[length..];
+        } else {
+            kept.push_str(VERSION);
+            rest = &from[VERSION.len()..];
+        }
+    }
+    if kept.is_empty() {
+        return Cow::Borrowed(rest);
+    }
+    kept.push_str(rest);
+    Cow::Owned(kept)
+}
+
+impl fmt::Debug for TokenKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenKey(…)")
+        write!(f, "TokenKeys({})", self.0.len())
+    }
+}
+
+impl fmt::Debug for Proven<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proven")
+            .field("claims", &self.claims)
+            .finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn key(secret: &str) -> TokenKey {
-        TokenKey::new(secret.repeat(MIN_SECRET_BYTES).as_bytes()).unwrap()
-    }
-
-    fn session(id: &str) -> SessionId {
-        id.parse().unwrap()
-    }
-
-    fn claims(channel: &str, round: u32) -> Claims {
-        Claims {
-            message_id: MessageId::generate(),
-            channel_id: channel.parse().unwrap(),
-            round,
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_token_tells_what_it_was_made_with(channel in "[A-Za-z0-9_~-][A-Za-z0-9._~-]{7,127}", round: u32, id in "[^\\pC]{1,60}") {
-            let (key, claims, session) = (key("k"), claims(&channel, round), session(&id));
-            let token = key.sign(&claims, &session);
-            prop_assert_eq!(key.verify(&token, &session), Some(claims));
-        }
-
-        #[test]
-        fn a_token_needs_no_escaping_in_a_url(channel in "[A-Za-z0-9_~-]{1,128}", round: u32) {
-            let token = key("k").sign(&claims(&channel, round), &session("s"));
-            prop_assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)), "{token}");
-        }
-
-        #[test]
-        fn any_change_of_a_byte_makes_it_worthless(at: prop::sample::Index, byte in 0_u8..128) {
-            let (key, session) = (key("k"), session("s"));
-            let token = key.sign(&claims("c", 0), &session);
-            let mut bytes = token.clone().into_bytes();
-            let at = at.index(bytes.len());
-            prop_assume!(bytes[at] != byte);
-            bytes[at] = byte;
-            let changed = String::from_utf8(bytes).unwrap();
-            prop_assert_eq!(key.verify(&changed, &session), None, "{}", changed);
-        }
-
-        #[test]
-        fn a_part_or_more_than_the_whole_is_worthless(at: prop::sample::Index, more in "[A-Za-z0-9._-]{1,9}") {
-            let (key, session) = (key("k"), session("s"));
-            let token = key.sign(&claims("c", 0), &session);
-            prop_assert_eq!(key.verify(&token[..at.index(token.len())], &session), None);
-            prop_assert_eq!(key.verify(&format!("{token}{more}"), &session), None);
-            prop_assert_eq!(key.verify(&more, &session), None);
-        }
-
-        #[test]
-        fn it_is_worthless_in_another_session(one in "[a-z.]{1,20}", other in "[a-z.]{1,20}") {
-            prop_assume!(one != other);
-            let key = key("k");
-            let token = key.sign(&claims("c", 0), &session(&one));
-            prop_assert_eq!(key.verify(&token, &session(&other)), None);
-        }
-    }
-
-    #[test]
-    fn it_is_worthless_under_another_key() {
-        let token = key("k").sign(&claims("c", 0), &session("s"));
-        assert_eq!(key("l").verify(&token, &session("s")), None);
-    }
-
-    #[test]
-    fn neither_the_session_nor_the_secret_can_be_read_off() {
-        let (key, session) = (key("k"), session("a-secret-session"));
-        let token = key.sign(&claims("c", 0), &session);
-        let what = token.split('.').nth(1).unwrap();
-        let what = BASE64_URL_SAFE_NO_PAD.decode(what).unwrap();
-        assert!(!String::from_utf8(what).unwrap().contains("secret"));
-        assert_eq!(format!("{key:?}"), "TokenKey(…)");
-    }
-
-    #[test]
-    fn a_short_secret_is_refused() {
-        assert!(TokenKey::new(&[7; MIN_SECRET_BYTES - 1]).is_err());
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@
 //! crosses this line) are read, and at most [`EXCERPT_BYTES`] are kept.
 
 use reqwest::Response;
+use roundtrip_model::token::redacted;
 
 /// The most of an answer that is kept, for a log or a dead letter's reason.
 pub const EXCERPT_BYTES: usize = 1024;
@@ -41,10 +42,12 @@ impl Answer {
         self.read += piece.len();
     }
 
-    /// The excerpt: text that can stand in one line of a log.
+    /// The excerpt: text that can stand in one line of a log. A server that fails may quote the URL
+    /// that it was to answer to; the token in it stays out of logs and dead letters.
     pub(crate) fn excerpt(&self) -> String {
         let mut excerpt = String::new();
-        for character in String::from_utf8_lossy(&self.kept).chars().map(harmless) {
+        let kept = String::from_utf8_lossy(&self.kept);
+        for character in redacted(&kept).chars().map(harmless) {
             if excerpt.len() + character.len_utf8() > EXCERPT_BYTES {
                 break;
             }
@@ -85,6 +88,10 @@ mod tests {
     #[case::lines(b"a\r\nb\n", "a  b")]
     #[case::terminal(b"\x1b[31mred", "\u{fffd}[31mred")]
     #[case::no_text(b"\xff\xfe", "\u{fffd}\u{fffd}")]
+    #[case::token(
+        b"401 for http://h/webhook-response?token=v2.AbCdEf-_.e30.MAC\"}",
+        "401 for http://h/webhook-response?token=\u{2026}\"}"
+    )]
     #[case::direction("a\u{202e}b".as_bytes(), "a\u{fffd}b")]
     fn an_excerpt_can_stand_in_a_log(#[case] body: &[u8], #[case] expected: &str) {
         assert_eq!(excerpt(body), expected);

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The secret of the tokens in response URLs: the dispatcher makes them, the ingress knows them.
-const CALLBACK_SECRET: &str = "the-tests'-own-secret-of-32-bytes-or-more";
+pub const CALLBACK_SECRET: &str = "the-tests'-own-secret-of-32-bytes-or-more";
 
 /// The key that [`Plan::production`] configures, an operator's.
 pub const OPERATOR_KEY: &str = "the-tests'-own-operator-key-of-32-bytes-or-more";

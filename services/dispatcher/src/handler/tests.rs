@@ -9,7 +9,7 @@ use axum::{
 use roundtrip_egress::{Egress, Loopback};
 use roundtrip_journal::Journal;
 use roundtrip_model::{
-    Channel, ChannelPatch, Clock, TokenKey, journal::After, token::MIN_SECRET_BYTES,
+    Channel, ChannelPatch, Clock, TokenKeys, journal::After, token::MIN_SECRET_BYTES,
 };
 use roundtrip_store::{
     CachedChannels, ChannelPage, Channels, Filter, PageRequest, Version, Versioned,
@@ -112,6 +112,10 @@ fn channel(endpoint_url: &Value) -> Channel {
     .unwrap()
 }
 
+fn token_keys() -> TokenKeys {
+    TokenKeys::new([&[7; MIN_SECRET_BYTES][..]]).unwrap()
+}
+
 fn dispatcher(store: Store) -> Dispatcher {
     observed(store).0
 }
@@ -119,8 +123,8 @@ fn dispatcher(store: Store) -> Dispatcher {
 /// A dispatcher, and what it says in its journal.
 fn observed(store: Store) -> (Dispatcher, mpsc::UnboundedReceiver<Entry>) {
     let channels = CachedChannels::new(Arc::new(store), &roundtrip_store::Config::default());
-    let key = TokenKey::new(&[7; MIN_SECRET_BYTES]).unwrap();
-    let answers = Answers::new("https://gw.example/webhook-response".parse().unwrap(), key);
+    let own = "https://gw.example/webhook-response".parse().unwrap();
+    let answers = Answers::new(own, token_keys(), Duration::from_hours(1));
     let (journal, entries) = Journal::observed();
     let egress = Egress::new(&roundtrip_egress::Config::default(), Loopback::Allowed).unwrap();
     let dispatcher = Dispatcher::new(
@@ -187,8 +191,9 @@ async fn an_answer_to_the_gateway_brings_the_message_back() {
     let body: Value = serde_json::from_slice(&body).unwrap();
     let url = Url::parse(body["response_url"].as_str().unwrap()).unwrap();
     let (_, token) = url.query_pairs().last().expect("a token");
-    let key = TokenKey::new(&[7; MIN_SECRET_BYTES]).unwrap();
-    let claims = key.verify(&token, &"abc123".parse().unwrap()).unwrap();
+    let keys = token_keys();
+    let proven = keys.check(&token, NOW).unwrap();
+    let claims = proven.claims(&"abc123".parse().unwrap()).unwrap();
     assert_eq!(claims.channel_id.as_str(), "slack-sim");
     assert_eq!((claims.message_id.to_string(), claims.round), (sent.id, 3));
 }

@@ -1,0 +1,75 @@
+//! Answers that were refused, counted by reason.
+//!
+//! Invariant: every refusal is told, and a flood of them in a line every [`REPORT_EVERY`], for a
+//! line each would be a second attack. Neither the token nor what came with it is in any.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use roundtrip_model::token::Refusal;
+use tokio::time::sleep;
+
+/// How long refusals are gathered, from the first on, before they are told.
+pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// Counts since the last report.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    missing: AtomicU64,
+    malformed: AtomicU64,
+    unknown_key: AtomicU64,
+    forged: AtomicU64,
+    expired: AtomicU64,
+    other_session: AtomicU64,
+    is_report_due: AtomicBool,
+}
+
+impl Refusals {
+    /// Counts an answer without a token where one was needed.
+    pub(crate) fn missing(self: &Arc<Self>) {
+        self.count(&self.missing);
+    }
+
+    /// Counts a token that is worth nothing.
+    pub(crate) fn worthless(self: &Arc<Self>, refusal: Refusal) {
+        self.count(match refusal {
+            Refusal::Malformed => &self.malformed,
+            Refusal::UnknownKey => &self.unknown_key,
+            Refusal::Forged => &self.forged,
+            Refusal::Expired => &self.expired,
+            Refusal::OtherSession => &self.other_session,
+        });
+    }
+
+    fn count(self: &Arc<Self>, of: &AtomicU64) {
+        of.fetch_add(1, Ordering::Relaxed);
+        if self.is_report_due.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let refusals = Arc::clone(self);
+        tokio::spawn(async move {
+            sleep(REPORT_EVERY).await;
+            // Before the counts are taken: what is counted in between gets a report of its own.
+            refusals.is_report_due.store(false, Ordering::Release);
+            refusals.report();
+        });
+    }
+
+    fn report(&self) {
+        let taken = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
+        tracing::warn!(
+            missing = taken(&self.missing),
+            malformed = taken(&self.malformed),
+            unknown_key = taken(&self.unknown_key),
+            forged = taken(&self.forged),
+            expired = taken(&self.expired),
+            other_session = taken(&self.other_session),
+            "callbacks.refused"
+        );
+    }
+}

@@ -1,0 +1,247 @@
+//! The way back: whoever was given a token can answer, and nobody else; and an answer that is posted
+//! again can be told from a new one.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::Context;
+use futures::{StreamExt, TryStreamExt, stream};
+use harness::{
+    gateway::{Accounted, CALLBACK_SECRET, Plan, Setup, TestGateway},
+    scripted::{Received, Reply, ScriptedServer},
+    wait,
+};
+use roundtrip_model::{Clock, MessageId, SystemClock, TokenKeys, token::Claims};
+use url::Url;
+
+on_both_setups! {
+    a_thousand_forged_answers_are_refused_and_none_is_enqueued,
+    the_answer_of_whoever_was_given_the_token_arrives,
+    in_the_open_a_bad_token_is_refused_all_the_same,
+    tokens_of_every_configured_secret_are_taken,
+    a_repeated_answer_is_forwarded_under_the_id_that_it_had,
+    a_token_is_in_no_log_no_timeline_and_no_dead_letter,
+}
+
+const SIGNED: (&str, &str) = ("ROUNDTRIP__CALLBACK_AUTH", "signed");
+const ANSWER: &str = r#"{"session_id":"abc123","response_data":{"text":"hi"}}"#;
+const OTHER_SECRET: &str = "another-secret-that-nobody-was-given-at-all";
+const HOUR: Duration = Duration::from_hours(1);
+const FORGED: usize = 1_000;
+/// How many of them are under way at once.
+const AT_ONCE: usize = 16;
+
+/// A token for the session `abc123`, made with this secret, that ends in an hour from then.
+fn token(secret: &str, since: time::Duration) -> anyhow::Result<String> {
+    let keys = TokenKeys::new([secret.as_bytes()])?;
+    let claims = Claims {
+        message_id: MessageId::generate(),
+        channel_id: "c".parse()?,
+        round: 0,
+    };
+    let ends_at = SystemClock.now() + since + HOUR;
+    Ok(keys.sign(&claims, &"abc123".parse()?, ends_at))
+}
+
+fn with(token: &str) -> String {
+    format!("/webhook-response?token={token}")
+}
+
+/// Calls that must be refused.
+fn forgeries() -> anyhow::Result<Vec<(String, &'static str)>> {
+    let now = time::Duration::ZERO;
+    let good = token(CALLBACK_SECRET, now)?;
+    let (what, mac) = good.rsplit_once('.').context("a token")?;
+    let other = token(CALLBACK_SECRET, now)?;
+    let (_, other_mac) = other.rsplit_once('.').context("a token")?;
+    let expired = token(CALLBACK_SECRET, -2 * time::Duration::HOUR)?;
+    let other_session = r#"{"session_id":"other","response_data":1}"#;
+    Ok(vec![
+        ("/webhook-response".to_owned(), ANSWER),
+        ("/webhook-response?tokens=x".to_owned(), ANSWER),
+        (with(""), ANSWER),
+        (with("nonsense"), ANSWER),
+        (with(&good.replacen("v2", "v1", 1)), ANSWER),
+        (with(what), ANSWER),
+        (with(&format!("{what}.")), ANSWER),
+        (with(&format!("{what}.{other_mac}")), ANSWER),
+        (with(&format!("{what}.{mac}A")), ANSWER),
+        (with(&token(OTHER_SECRET, now)?), ANSWER),
+        (with(&expired), ANSWER),
+        (with(&good), other_session),
+        // The token comes first: a body that is none is not even looked at.
+        (with("nonsense"), "{"),
+    ])
+}
+
+async fn refused(gateway: &TestGateway, path: &str, body: &str) -> anyhow::Result<String> {
+    Ok(gateway.post(path, body).await?.expect(401)?.text)
+}
+
+/// How many refusals its log counts.
+fn counted(gateway: &TestGateway) -> Option<usize> {
+    // The one process that there is.
+    let log = gateway.log(gateway.names().first()?).ok()?;
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("callbacks.refused"));
+    let counts = lines
+        .flat_map(str::split_whitespace)
+        .filter_map(|word| word.split_once('='))
+        .filter_map(|(_, count)| count.parse::<usize>().ok());
+    Some(counts.sum())
+}
+
+async fn a_thousand_forged_answers_are_refused_and_none_is_enqueued(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
+    let mut gateway = plan.ingress_only().start().await?;
+    let forgeries = forgeries()?;
+    let calls = forgeries.iter().cycle().take(FORGED);
+    let told: BTreeSet<String> = stream::iter(calls)
+        .map(|(path, body)| refused(&gateway, path, body))
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await?;
+    // One and the same answer: it tells nobody how near he came.
+    assert_eq!(told.len(), 1, "{told:?}");
+    wait::until("all of them in the log's counts", async || {
+        counted(&gateway).filter(|count| *count == FORGED)
+    })
+    .await?;
+    assert_eq!(gateway.enqueued().await?, 0);
+    gateway.finish(&[]).await
+}
+
+async fn the_answer_of_whoever_was_given_the_token_arrives(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
+    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
+    let plan = Plan::new(setup)?.sessions_server(sessions.url());
+    let gateway = plan.env(SIGNED.0, SIGNED.1).start().await?;
+    gateway.register("c", &channel.url()).await?;
+    gateway.send("c", "abc123").await?;
+    let forwards = sessions.taken_at_least(1).await?;
+    assert_eq!(
+        forwards[0].body,
+        r#"{"session_id":"abc123","response_data":1}"#
+    );
+    gateway.finish(&[&channel, &sessions]).await
+}
+
+async fn in_the_open_a_bad_token_is_refused_all_the_same(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let plan = Plan::new(setup)?.env(SIGNED.0, "open");
+    let mut gateway = plan.ingress_only().start().await?;
+    let mut tried = 0;
+    for (path, body) in forgeries()? {
+        // Without any it is the bare call of the client's specification.
+        if path.contains("?token=") {
+            refused(&gateway, &path, body).await?;
+            tried += 1;
+        }
+    }
+    assert_eq!(tried, 11);
+    let bare = gateway.post("/webhook-response", ANSWER).await?;
+    bare.expect(202)?;
+    // The one, and none of the others.
+    assert_eq!(gateway.enqueued().await?, 1);
+    gateway
+        .finish_unaccounted("nothing but the ingress ran")
+        .await
+}
+
+async fn tokens_of_every_configured_secret_are_taken(setup: Setup) -> anyhow::Result<Accounted> {
+    let secrets = format!("{OTHER_SECRET},{CALLBACK_SECRET}");
+    let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
+    let plan = plan.env("CALLBACK_SECRET", secrets);
+    let mut gateway = plan.ingress_only().start().await?;
+    let now = time::Duration::ZERO;
+    for secret in [OTHER_SECRET, CALLBACK_SECRET] {
+        let path = with(&token(secret, now)?);
+        gateway.post(&path, ANSWER).await?.expect(202)?;
+    }
+    let unknown = with(&token(&OTHER_SECRET.to_uppercase(), now)?);
+    refused(&gateway, &unknown, ANSWER).await?;
+    assert_eq!(gateway.enqueued().await?, 2);
+    gateway
+        .finish_unaccounted("nothing but the ingress ran")
+        .await
+}
+
+/// The path and query of the `response_url` that a delivery names.
+fn way_back(delivery: &Received) -> anyhow::Result<String> {
+    let url: Url = delivery.field("response_url").parse()?;
+    let query = url.query().unwrap_or_default();
+    Ok(format!("{}?{query}", url.path()))
+}
+
+async fn a_repeated_answer_is_forwarded_under_the_id_that_it_had(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
+    let plan = Plan::new(setup)?.sessions_server(sessions.url());
+    let gateway = plan.env(SIGNED.0, SIGNED.1).start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let id = gateway.send("c", "abc123").await?;
+    let path = way_back(&channel.taken_at_least(1).await?[0])?;
+    let another = r#"{"session_id":"abc123","response_data":{"text":"ho"}}"#;
+    for answer in [ANSWER, ANSWER, another] {
+        gateway.post(&path, answer).await?.expect(202)?;
+    }
+    let forwards = sessions.taken_at_least(3).await?;
+    let ids = |body: &str| -> BTreeSet<String> {
+        let of = forwards.iter().filter(|forward| forward.body == body);
+        of.map(|forward| forward.webhook_id().to_owned()).collect()
+    };
+    let (same, other) = (ids(ANSWER), ids(another));
+    assert_eq!((same.len(), other.len()), (1, 1), "{forwards:?}");
+    assert_ne!(same, other);
+    wait::until("the journal to have the forwards", async || {
+        let path = format!("/channel/message/{id}");
+        let message = gateway.get(&path).await.ok()?.json();
+        let events = message["timeline"].as_array()?.iter();
+        let forwarded = events.filter(|entry| entry["event"]["forward_attempted"].is_object());
+        (message["state"] == "forwarded" && forwarded.count() == 3).then_some(())
+    })
+    .await?;
+    gateway.finish(&[&channel, &sessions]).await
+}
+
+async fn a_token_is_in_no_log_no_timeline_and_no_dead_letter(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    // As a server that fails over its answer would say: with the URL that it was given.
+    let channel = ScriptedServer::start(|received| {
+        Reply::status(400).body(format!("401 for {}", received.field("response_url")))
+    })
+    .await?;
+    let plan = Plan::new(setup)?.env("ROUNDTRIP__LOG__LEVEL", "debug");
+    let mut gateway = plan.env(SIGNED.0, SIGNED.1).start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let id = gateway.send("c", "abc123").await?;
+    let path = way_back(&channel.received_at_least(1).await?[0])?;
+    let (_, token) = path.split_once("token=").context("no token")?;
+    let other_session = r#"{"session_id":"other","response_data":1}"#;
+    refused(&gateway, &path, other_session).await?;
+    let dead = wait::until("the dead letter", async || {
+        let dead = gateway.get("/dead-letters").await.ok()?.text;
+        dead.contains(&id).then_some(dead)
+    })
+    .await?;
+    assert!(dead.contains("401 for"), "{dead}");
+    let timeline = gateway.get(&format!("/channel/message/{id}")).await?.text;
+    let mut told = vec![dead, timeline];
+    for name in gateway.names() {
+        gateway.stop(&name).await?;
+        told.push(gateway.log(&name)?);
+    }
+    for text in told {
+        let line = text.lines().find(|line| line.contains(token));
+        assert_eq!(line, None);
+    }
+    gateway.finish(&[&channel]).await
+}
