@@ -5,6 +5,7 @@ mod setups;
 
 mod bad_input;
 mod broker_contract;
+mod egress;
 mod faults;
 mod filter_oracle;
 mod flask_channel;
@@ -23,3 +24,4 @@ mod round_trip;
 mod seed;
 mod store_contract;
 mod tls;
+mod tls_outward;
