@@ -14,8 +14,8 @@ use crate::batch;
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
 /// [`Config::max_body_bytes`] where nothing is configured: 1 MiB.
 const DEFAULT_MAX_BODY_BYTES: usize = 1 << 20;
-/// [`Config::max_bytes_in_flight`] where nothing is configured: 256 MiB.
-const DEFAULT_MAX_BYTES_IN_FLIGHT: usize = 256 << 20;
+/// [`Config::max_bytes_in_flight`] where nothing is configured: 128 MiB.
+const DEFAULT_MAX_BYTES_IN_FLIGHT: usize = 128 << 20;
 /// [`Config::max_json_depth`] where nothing is configured.
 const DEFAULT_MAX_JSON_DEPTH: usize = 64;
 /// [`Config::max_requests_in_flight`] where nothing is configured.

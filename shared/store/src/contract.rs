@@ -126,6 +126,7 @@ macro_rules! store_contract {
             a_purge_removes_what_its_filter_finds,
             a_purge_of_everything_leaves_nothing,
             a_replayed_letter_is_gone,
+            what_a_replay_marked_is_counted,
             pages_hold_every_letter_once,
             a_replay_is_kept_as_it_was,
             a_replay_is_claimed_by_one,
