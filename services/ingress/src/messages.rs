@@ -121,9 +121,10 @@ impl Ingress {
         if let Some(url) = &response_url {
             http_url(url).map_err(|problem| Problem::invalid_field("response_url", problem))?;
         }
-        let channel = self.known.get(&channel_id).await?;
+        let known = self.known.get(&channel_id).await?;
         // A channel that another client stored may lack one; its messages could only die.
-        channel
+        known
+            .channel
             .endpoint()
             .map_err(|error| Problem::invalid([error]))?;
 
