@@ -307,6 +307,13 @@ impl Config {
                 return Err(Problem::key(key, "must be more than nothing"));
             }
         }
+        // Or keys would be too old from the end of one reading of them to the next.
+        if self.ingress.keys_max_age <= self.store.cache_ttl {
+            return Err(Problem::key(
+                "ingress.keys_max_age",
+                "must be longer than store.cache_ttl",
+            ));
+        }
         self.tokens()?;
         if !(MIN_CALLBACK_TTL..=MAX_CALLBACK_TTL).contains(&self.callback_ttl) {
             return Err(Problem::key("callback_ttl", "must be 1s to 366 days"));
