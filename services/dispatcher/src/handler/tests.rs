@@ -9,10 +9,12 @@ use axum::{
 use roundtrip_egress::{Egress, Loopback};
 use roundtrip_journal::Journal;
 use roundtrip_model::{
-    Channel, ChannelPatch, Clock, TokenKeys, journal::After, token::MIN_SECRET_BYTES,
+    Channel, ChannelPatch, Clock, SealingKeys, Signer, SigningSecret, TokenKeys, journal::After,
+    token::MIN_SECRET_BYTES,
 };
 use roundtrip_store::{
-    CachedChannels, ChannelPage, Channels, Filter, PageRequest, Version, Versioned,
+    CachedChannels, ChannelPage, Channels, Filter, PageRequest, SealedSecret, Secrets, Version,
+    Versioned,
 };
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -122,7 +124,13 @@ fn dispatcher(store: Store) -> Dispatcher {
 
 /// A dispatcher, and what it says in its journal.
 fn observed(store: Store) -> (Dispatcher, mpsc::UnboundedReceiver<Entry>) {
-    let channels = CachedChannels::new(Arc::new(store), &roundtrip_store::Config::default());
+    knowing(CachedChannels::new(
+        Arc::new(store),
+        &roundtrip_store::Config::default(),
+    ))
+}
+
+fn knowing(channels: CachedChannels) -> (Dispatcher, mpsc::UnboundedReceiver<Entry>) {
     let own = "https://gw.example/webhook-response".parse().unwrap();
     let answers = Answers::new(own, token_keys(), Duration::from_hours(1));
     let (journal, entries) = Journal::observed();
@@ -367,4 +375,74 @@ async fn a_panic_is_a_failed_try_and_in_the_journal() {
     };
     assert_eq!((attempt.attempt, attempt.status), (4, None));
     assert!(attempt.error.is_some());
+}
+
+/// The secrets of every channel.
+struct Sealed(Vec<SealedSecret>);
+
+#[async_trait]
+impl Secrets for Sealed {
+    async fn secrets(&self, _: &ChannelId) -> Result<Vec<SealedSecret>, StoreError> {
+        Ok(self.0.clone())
+    }
+
+    async fn replace_secrets(
+        &self,
+        _: &ChannelId,
+        _: &[SealedSecret],
+        _: &[SealedSecret],
+    ) -> Result<(), StoreError> {
+        unreachable!("a dispatcher only reads")
+    }
+}
+
+/// 32 bytes each.
+const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+const ANOTHER_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+
+fn keys(text: &str) -> SealingKeys {
+    SealingKeys::parse([text]).unwrap()
+}
+
+/// What a dispatcher with this key decides, where these secrets were sealed for these channels
+/// under this one, the newest first.
+async fn decide_signing(store: Store, key: &str, secrets: &[(u8, &str)]) -> Decision {
+    let seal = |&(byte, owner): &(u8, &str)| SealedSecret {
+        sealed: keys(KEY).seal(&[byte; 32], owner, [byte; 12]).unwrap(),
+        until_ms: None,
+    };
+    let secrets = Sealed(secrets.iter().map(seal).collect());
+    let channels = CachedChannels::new(Arc::new(store), &roundtrip_store::Config::default())
+        .with_secrets(Arc::new(secrets), keys(key));
+    let (dispatcher, _entries) = knowing(channels);
+    dispatcher.handle(&parcel(MESSAGE, 0, NOW)).await
+}
+
+#[tokio::test]
+async fn a_delivery_is_signed_by_the_secrets_that_open() {
+    let (store, mut requests) = channel_server(200).await;
+    let of_another_channel = (3, "another");
+    let secrets = [(1, "slack-sim"), (2, "slack-sim"), of_another_channel];
+    assert_eq!(decide_signing(store, KEY, &secrets).await, Decision::Done);
+    let (headers, body) = requests.recv().await.unwrap();
+    let older = (SigningSecret::new([2; 32]), None);
+    let signer = Signer::new(&SigningSecret::new([1; 32]), [older]);
+    let id = headers["webhook-id"].to_str().unwrap();
+    assert_eq!(headers["webhook-signature"], signer.sign(id, NOW, &body));
+}
+
+#[tokio::test]
+async fn a_channel_without_a_secret_is_delivered_unsigned() {
+    let (store, mut requests) = channel_server(200).await;
+    assert_eq!(decide_signing(store, KEY, &[]).await, Decision::Done);
+    let (headers, _) = requests.recv().await.unwrap();
+    assert!(!headers.contains_key("webhook-signature"));
+}
+
+#[tokio::test]
+async fn a_secret_that_does_not_open_parks_the_message() {
+    let (store, mut requests) = channel_server(200).await;
+    let decision = decide_signing(store, ANOTHER_KEY, &[(1, "slack-sim")]).await;
+    assert!(matches!(decision, Decision::Park(_)), "{decision:?}");
+    assert!(requests.try_recv().is_err());
 }
