@@ -2,7 +2,7 @@
 
 mod etag;
 mod pause;
-mod query;
+pub(crate) mod query;
 
 use axum::{
     Json as JsonBody,

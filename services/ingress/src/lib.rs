@@ -9,6 +9,9 @@ mod callback;
 mod channels;
 mod config;
 mod dead_letters;
+mod document;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod history;
 mod idempotency;
 mod messages;
@@ -133,6 +136,8 @@ impl Ingress {
                 get(replays::read).delete(replays::cancel),
             )
             .route("/webhook-response", post(callback::receive))
+            .route("/openapi.json", get(document::json))
+            .route("/docs", get(document::docs))
             .method_not_allowed_fallback(async || Problem::method_not_allowed())
             .fallback(async || Problem::unknown_path())
             .with_state(self.clone())

@@ -164,6 +164,10 @@ impl Bench {
         bench
     }
 
+    pub(crate) const fn router(&self) -> &Router {
+        &self.router
+    }
+
     /// Posts JSON, unless the headers name another type.
     pub(crate) async fn post(
         &self,
@@ -171,10 +175,21 @@ impl Bench {
         headers: &[(&str, &str)],
         body: impl Into<String>,
     ) -> Answer {
-        let mut request = Request::post(path);
+        let mut headers = headers.to_vec();
         if !headers.iter().any(|(name, _)| *name == "content-type") {
-            request = request.header("content-type", "application/json");
+            headers.push(("content-type", "application/json"));
         }
+        self.request("POST", path, &headers, body).await
+    }
+
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<String>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

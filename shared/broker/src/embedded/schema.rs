@@ -30,7 +30,7 @@ const CACHE_KIB: i64 = 8192;
 
 const STATEMENTS: usize = 32;
 
-const CREATE: &str = "
+pub(super) const CREATE: &str = "
     CREATE TABLE parcel (
         seq         INTEGER PRIMARY KEY,
         queue       INTEGER NOT NULL,

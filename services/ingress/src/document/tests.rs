@@ -1,0 +1,143 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use roundtrip_model::{
+    DeliverySettings, State,
+    channel::{MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES, MAX_TAG_BYTES, MAX_TAGS, MAX_URL_BYTES},
+    ids::{MAX_CHANNEL_ID, MAX_SESSION_ID_BYTES},
+};
+use serde_json::json;
+
+use super::*;
+use crate::testing::Bench;
+
+/// A method that no path has.
+const NO_METHOD: &str = "TRACE";
+
+/// Every path of the document, and its methods.
+fn documented() -> BTreeMap<String, BTreeSet<String>> {
+    let paths = DOCUMENT["paths"].as_object().unwrap();
+    let methods = |item: &Value| {
+        let keys = item.as_object().unwrap().keys();
+        keys.filter(|key| *key != "parameters")
+            .map(|key| key.to_uppercase())
+            .collect()
+    };
+    paths
+        .iter()
+        .map(|(path, item)| (path.clone(), methods(item)))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_document_has_the_routers_paths_and_methods_and_no_others() {
+    let bench = Bench::new().await;
+    // axum tells its paths in no other way; they stand in its debug output as "/path".
+    let debug = format!("{:?}", bench.router());
+    let routed: BTreeSet<&str> = debug
+        .split('"')
+        .filter(|text| text.starts_with('/') && !text.contains("{*"))
+        .collect();
+    let documented = documented();
+    let paths: BTreeSet<&str> = documented.keys().map(String::as_str).collect();
+    assert_eq!(paths, routed);
+    for (path, methods) in documented {
+        let answer = bench.request(NO_METHOD, &path, &[], "").await;
+        assert_eq!(answer.status, 405, "{path}");
+        let allowed: BTreeSet<String> = answer.headers["allow"]
+            .to_str()
+            .unwrap()
+            .split(',')
+            .filter(|method| *method != "HEAD")
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(allowed, methods, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn it_is_served_whole_and_as_a_page_that_loads_nothing() {
+    let bench = Bench::new().await;
+    let json = bench.request("GET", "/openapi.json", &[], "").await;
+    assert_eq!(
+        (json.status, &json.json()["openapi"]),
+        (200, &json!("3.1.0"))
+    );
+    let page = bench.request("GET", "/docs", &[], "").await;
+    assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
+    for (path, methods) in documented() {
+        for method in methods {
+            let call = format!("<code>{method} {path}</code>");
+            assert!(page.text.contains(&call), "{call}");
+        }
+    }
+    for loads in ["<script", "<link", "<img", "src=", "@import", "url("] {
+        assert!(!page.text.contains(loads), "{loads}");
+    }
+}
+
+#[test]
+fn no_part_overwrites_another_and_every_reference_leads_somewhere() {
+    let leaves = |value: &Value| value.to_string().matches(':').count();
+    // A member that was overwritten would be missing.
+    let parts = PARTS.map(|part| serde_json::from_str::<Value>(part).unwrap());
+    let shared = ["paths", "components", "parameters", "headers", "responses", "schemas"];
+    let twice = parts.iter().enumerate().any(|(at, one)| {
+        parts[at + 1..]
+            .iter()
+            .any(|other| overlap(one, other, &shared))
+    });
+    assert!(!twice);
+    assert!(leaves(&DOCUMENT) > 0);
+    check_references(&DOCUMENT);
+}
+
+/// Whether both have a member of one name that is no shared container.
+fn overlap(one: &Value, other: &Value, shared: &[&str]) -> bool {
+    let (Some(one), Some(other)) = (one.as_object(), other.as_object()) else {
+        return false;
+    };
+    one.iter().any(|(key, value)| match other.get(key) {
+        None => false,
+        Some(same) => !shared.contains(&key.as_str()) || overlap(value, same, shared),
+    })
+}
+
+fn check_references(value: &Value) {
+    match value {
+        Value::Object(members) => {
+            if let Some(Value::String(reference)) = members.get("$ref") {
+                let found = DOCUMENT.pointer(reference.strip_prefix('#').unwrap());
+                assert!(found.is_some(), "{reference}");
+            }
+            members.values().for_each(check_references);
+        }
+        Value::Array(elements) => elements.iter().for_each(check_references),
+        _ => {}
+    }
+}
+
+#[test]
+fn its_bounds_are_the_codes() {
+    let schemas = &DOCUMENT["components"]["schemas"];
+    let is = |pointer: &str, bound: Value| {
+        assert_eq!(schemas.pointer(pointer), Some(&bound), "{pointer}");
+    };
+    is("/SessionId/maxLength", json!(MAX_SESSION_ID_BYTES));
+    is("/HttpUrl/maxLength", json!(MAX_URL_BYTES));
+    is("/ChannelName/maxLength", json!(MAX_NAME_BYTES));
+    is("/ChannelDescription/maxLength", json!(MAX_DESCRIPTION_BYTES));
+    is("/ChannelTags/maxItems", json!(MAX_TAGS));
+    is("/ChannelTags/items/maxLength", json!(MAX_TAG_BYTES));
+    is("/Batch/maxItems", json!(crate::batch::MAX_MESSAGES));
+    let id = format!("^[A-Za-z0-9._~-]{{1,{MAX_CHANNEL_ID}}}$");
+    is("/ChannelId/pattern", json!(id));
+    is("/State/enum", json!(State::ALL));
+    let settings = schemas["DeliverySettings"]["properties"].as_object().unwrap();
+    // Those that are read; a key that is none of them is refused.
+    let known = serde_json::to_value(settings.keys().collect::<Vec<_>>()).unwrap();
+    assert_eq!(
+        known,
+        json!(["timeout", "max_in_flight", "rate_per_second", "retry_schedule", "paused"])
+    );
+    let _ = DeliverySettings::default();
+}
