@@ -5,7 +5,8 @@
 use mongodb::Client;
 
 /// Every collection of the store.
-const COLLECTIONS: [&str; 6] = [
+const COLLECTIONS: [&str; 7] = [
+    "api_keys",
     "channels",
     "dead_letters",
     "entries",

@@ -12,13 +12,14 @@ mod isolation;
 use std::{sync::Arc, time::Duration};
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
+use roundtrip_egress::Egress;
 use roundtrip_journal::Journal;
 use roundtrip_model::{
     Clock,
     retry::{DEFAULT_SCHEDULE, Then},
 };
 use roundtrip_store::CachedChannels;
-use roundtrip_webhook::{ConfigError, Courier, Webhook, window};
+use roundtrip_webhook::{ConfigError, Courier, Reach, Webhook, window};
 use tokio_util::sync::CancellationToken;
 
 pub use answers::Answers;
@@ -40,20 +41,21 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// A dispatcher that finds its channels here, has them answer there, and says in this journal
-    /// what it did.
+    /// A dispatcher that finds its channels here, connects to them as far as it may, has them answer
+    /// there, and says in this journal what it did.
     ///
     /// # Errors
     /// Names the setting that is out of its bounds.
     pub fn new(
         config: &Config,
         channels: Arc<CachedChannels>,
+        egress: Arc<Egress>,
         answers: Answers,
         journal: Journal,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
         let policy = config.retry.policy(Then::GiveUp, &DEFAULT_SCHEDULE)?;
-        let webhook = Webhook::new(&config.webhook)?;
+        let webhook = Webhook::new(&config.webhook, Reach::Vetted(egress))?;
         config.check()?;
         let gate = Gate::new(Rules {
             slots: usize::from(config.concurrency),

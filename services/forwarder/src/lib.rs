@@ -12,7 +12,8 @@ use std::{sync::Arc, time::Duration};
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, retry::Then};
-use roundtrip_webhook::{ConfigError, Courier, Webhook, window};
+use roundtrip_tls::Roots;
+use roundtrip_webhook::{ConfigError, Courier, Reach, Webhook, window};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -41,20 +42,23 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// A forwarder that posts to this URL, and says in this journal what it did.
+    /// A forwarder that posts to this URL, trusts these certificate authorities there beside the
+    /// public ones, and says in this journal what it did. The URL is the operator's own and is not
+    /// vetted.
     ///
     /// # Errors
     /// Names the setting that is out of its bounds.
     pub fn new(
         config: &Config,
         sessions_server: Url,
+        roots: Roots,
         journal: Journal,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
         let policy = config
             .retry
             .policy(Then::RepeatTheLast, &DEFAULT_SCHEDULE)?;
-        let webhook = Webhook::new(&config.webhook)?;
+        let webhook = Webhook::new(&config.webhook, Reach::Own(roots))?;
         config
             .breaker
             .check()

@@ -1,5 +1,6 @@
 //! The channel calls: create, read, update, delete, query, pause and resume.
 
+mod endpoint;
 mod etag;
 mod pause;
 pub(crate) mod query;
@@ -10,7 +11,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use roundtrip_model::{Channel, ChannelId, ChannelPatch};
+use roundtrip_model::{Channel, ChannelId, ChannelPatch, channel::FieldError};
 use roundtrip_store::Versioned;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -54,7 +55,9 @@ pub(crate) async fn create(
     Json(new): Json<NewChannel>,
 ) -> Result<impl IntoResponse, Problem> {
     let channel = Channel::from(new);
-    channel.check().map_err(Problem::invalid)?;
+    let checked = channel.check();
+    let vetted = endpoint::vet(&ingress.guard, Some(&channel.channel_metadata));
+    together(checked, vetted).map_err(Problem::invalid)?;
     let version = ingress.store.create(&channel).await?;
     let location = format!("/channel/{}", channel.channel_id);
     Ok((
@@ -81,7 +84,8 @@ pub(crate) async fn update(
     Json(patch): Json<ChannelPatch>,
 ) -> Result<Response, Problem> {
     let id = channel_id(&id)?;
-    patch.check(&id).map_err(Problem::invalid)?;
+    let vetted = endpoint::vet(&ingress.guard, patch.channel_metadata.as_ref());
+    together(patch.check(&id), vetted).map_err(Problem::invalid)?;
     let expected = etag::expected(&headers, &id, &*ingress.store).await?;
     let updated = ingress.store.update(&id, &patch, expected.as_ref()).await?;
     ingress.known.forget(&id).await;
@@ -99,6 +103,20 @@ pub(crate) async fn delete(
     ingress.store.delete(&id, expected.as_ref()).await?;
     ingress.known.forget(&id).await;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// All that is wrong, whoever found it.
+fn together(
+    checked: Result<(), Vec<FieldError>>,
+    vetted: Option<FieldError>,
+) -> Result<(), Vec<FieldError>> {
+    let mut errors = checked.err().unwrap_or_default();
+    errors.extend(vetted);
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors)
+    }
 }
 
 /// An id that cannot be one names no channel.

@@ -43,6 +43,7 @@ impl DeadParameters {
                 .map(|ids| ids.split(',').map(str::to_owned).collect()),
             queue: self.queue,
             channel: self.channel_id,
+            channels: None,
             session: self.session_id,
             reason: self.reason,
             since: self.since,

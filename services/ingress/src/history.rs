@@ -66,6 +66,7 @@ pub(crate) async fn list(
         message_ids: None,
         session: parameters.session_id,
         channel: parameters.channel_id,
+        channels: None,
         state: parameters.state,
         since: parameters.since,
         until: parameters.until,

@@ -273,6 +273,12 @@ impl From<StoreError> for Problem {
                 format!("the stored document of '{id}' is no channel: {problem}"),
             ),
             StoreError::Unstorable(error) => Self::invalid([error]),
+            StoreError::TooMany => Self::new(
+                StatusCode::CONFLICT,
+                "too-many-keys",
+                "There are too many API keys",
+                "as many are active as there can be; revoke some",
+            ),
             StoreError::Away(source) => {
                 tracing::warn!(error = %source, "the store did not answer");
                 Self::unavailable("store-away", "The store is away", "try again in a moment")

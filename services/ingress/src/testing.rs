@@ -18,6 +18,7 @@ use axum::{
 use roundtrip_broker::{
     Broker, Closed, Consumer, Parcel, PublishError, Queue, Route, SharedBroker, Status,
 };
+use roundtrip_egress::Loopback;
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, SystemClock, TokenKey};
 use roundtrip_store::{CachedChannels, SharedChannels};
@@ -143,6 +144,7 @@ impl Bench {
         };
         let store = roundtrip_store::open(&config).await.unwrap();
         let channels = Arc::clone(&store) as SharedChannels;
+        let guard = roundtrip_egress::Config::default().guard(Loopback::Refused);
         let parts = Parts {
             broker: Arc::clone(&broker) as SharedBroker,
             store,
@@ -150,6 +152,7 @@ impl Bench {
             journal: Journal::start(Arc::clone(&broker) as SharedBroker),
             tokens: TokenKey::new(&[7; 32]).unwrap(),
             own_response_url: "http://gateway.example/webhook-response".into(),
+            guard: Arc::new(guard.unwrap()),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
         };
         let bench = Self {

@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use config::{Environment, File, FileFormat};
+use roundtrip_egress::{Egress, Loopback};
 use roundtrip_model::{TokenKey, channel::http_url, token::MIN_SECRET_BYTES};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,7 @@ pub(crate) struct Config {
     pub log: telemetry::Config,
     pub broker: roundtrip_broker::Config,
     pub store: roundtrip_store::Config,
+    pub egress: roundtrip_egress::Config,
     pub operations: Operations,
     pub ingress: roundtrip_ingress::Config,
     pub dispatcher: roundtrip_dispatcher::Config,
@@ -59,6 +61,7 @@ impl Default for Config {
             log: telemetry::Config::default(),
             broker: roundtrip_broker::Config::default(),
             store: roundtrip_store::Config::default(),
+            egress: roundtrip_egress::Config::default(),
             operations: Operations::default(),
             ingress: roundtrip_ingress::Config::default(),
             dispatcher: roundtrip_dispatcher::Config::default(),
@@ -151,7 +154,12 @@ pub(crate) fn load(file: Option<&Path>) -> Result<Config, Problem> {
         .try_parsing(true)
         .list_separator(",")
         .with_list_parse_key("dispatcher.retry.schedule")
-        .with_list_parse_key("forwarder.retry.schedule");
+        .with_list_parse_key("forwarder.retry.schedule")
+        .with_list_parse_key("egress.allow")
+        .with_list_parse_key("egress.deny")
+        .with_list_parse_key("egress.ports")
+        .with_list_parse_key("egress.refused_ports")
+        .with_list_parse_key("egress.nameservers");
     let mut builder = config::Config::builder()
         .add_source(file)
         .add_source(environment);
@@ -256,6 +264,15 @@ impl Config {
             }
             None => Ok(self.under_public_url("dev/sessions")?),
         }
+    }
+
+    /// Where channels may be. In development they run on the same machine.
+    pub(crate) fn egress(&self) -> Result<Egress, Problem> {
+        let loopback = match self.environment {
+            Stage::Development => Loopback::Allowed,
+            Stage::Production => Loopback::Refused,
+        };
+        Egress::new(&self.egress, loopback).map_err(|error| Problem::section("egress", &error))
     }
 
     /// Where channels answer to, for messages that name no `response_url`.

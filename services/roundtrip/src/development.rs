@@ -8,6 +8,7 @@ mod inbox;
 use std::sync::Arc;
 
 use axum::Router;
+use roundtrip_egress::Egress;
 use roundtrip_model::{Channel, ChannelPatch, Clock, channel::ENDPOINT_URL};
 use roundtrip_store::{Channels, StoreError};
 use serde_json::{Map, Value};
@@ -18,8 +19,8 @@ use crate::config::Config;
 const ECHO: &str = "echo";
 
 /// The routes of both.
-pub(crate) fn router(clock: Arc<dyn Clock>) -> anyhow::Result<Router> {
-    Ok(echo::router(clock)?.merge(inbox::router()))
+pub(crate) fn router(clock: Arc<dyn Clock>, egress: Arc<Egress>) -> anyhow::Result<Router> {
+    Ok(echo::router(clock, egress)?.merge(inbox::router()))
 }
 
 /// Registers the echo channel, or says anew where it is.

@@ -61,6 +61,7 @@ pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
 
 async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let egress = Arc::new(config.egress()?);
     let broker = open_broker(&config, Arc::clone(&clock)).await?;
     let store = open_store(&config).await?;
     let channels: SharedChannels = Arc::clone(&store) as SharedChannels;
@@ -74,6 +75,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         Dispatcher::new(
             &config.dispatcher,
             Arc::clone(&known),
+            Arc::clone(&egress),
             Answers::new(own_response_url.clone(), tokens.clone()),
             journal.clone(),
             Arc::clone(&clock),
@@ -84,6 +86,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         Forwarder::new(
             &config.forwarder,
             config.sessions_server()?,
+            egress.roots().clone(),
             journal.clone(),
             Arc::clone(&clock),
         )
@@ -100,13 +103,14 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             journal: journal.clone(),
             tokens,
             own_response_url: own_response_url.as_str().into(),
+            guard: Arc::clone(egress.guard()),
             clock: Arc::clone(&clock),
         };
         let ingress = Ingress::new(config.ingress.clone(), parts);
         let more = match config.environment {
             Stage::Development => {
                 development::register_echo(&config, &*channels).await?;
-                development::router(Arc::clone(&clock))?
+                development::router(Arc::clone(&clock), Arc::clone(&egress))?
             }
             Stage::Production => Router::new(),
         };
@@ -121,20 +125,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     listen(&mut lifecycle, "operations", listen_at, router).await?;
 
     let drain = config.drain;
-    if let Some(dispatcher) = dispatcher {
-        let broker = Arc::clone(&broker);
-        lifecycle.spawn(Step::Workers, "dispatcher", |stop| async move {
-            let run = dispatcher.run(broker, drain, stop);
-            run.await.context("the dispatcher")
-        });
-    }
-    if let Some(forwarder) = forwarder {
-        let broker = Arc::clone(&broker);
-        lifecycle.spawn(Step::Workers, "forwarder", |stop| async move {
-            let run = forwarder.run(broker, drain, stop);
-            run.await.context("the forwarder")
-        });
-    }
+    work(&mut lifecycle, &broker, drain, dispatcher, forwarder);
     if roles.contains(&Role::Recorder) {
         let recorder = Recorder::new(
             &config.recorder,
@@ -162,6 +153,30 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     broker.close().await;
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// Starts the two that post.
+fn work(
+    lifecycle: &mut Lifecycle,
+    broker: &SharedBroker,
+    drain: Duration,
+    dispatcher: Option<Dispatcher>,
+    forwarder: Option<Forwarder>,
+) {
+    if let Some(dispatcher) = dispatcher {
+        let broker = Arc::clone(broker);
+        lifecycle.spawn(Step::Workers, "dispatcher", |stop| async move {
+            let run = dispatcher.run(broker, drain, stop);
+            run.await.context("the dispatcher")
+        });
+    }
+    if let Some(forwarder) = forwarder {
+        let broker = Arc::clone(broker);
+        lifecycle.spawn(Step::Workers, "forwarder", |stop| async move {
+            let run = forwarder.run(broker, drain, stop);
+            run.await.context("the forwarder")
+        });
+    }
 }
 
 async fn open_broker(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<SharedBroker> {

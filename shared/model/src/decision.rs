@@ -51,6 +51,8 @@ pub enum DeadKind {
     UnknownChannel,
     /// Its channel has no endpoint that can be posted to.
     BadEndpoint,
+    /// Its channel's endpoint is one that may not be connected to.
+    EndpointRefused,
     /// Nobody can read it.
     Undecodable,
     /// The broker itself gave it up, having handed it out too often without an answer.
@@ -67,6 +69,7 @@ impl DeadKind {
             Self::Refused => "refused",
             Self::UnknownChannel => "unknown_channel",
             Self::BadEndpoint => "bad_endpoint",
+            Self::EndpointRefused => "endpoint_refused",
             Self::Undecodable => "undecodable",
             Self::DeliveryLimit => "delivery_limit",
         }

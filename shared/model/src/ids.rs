@@ -46,6 +46,9 @@ macro_rules! made_id {
         impl $name {
             const PREFIX: &'static str = $prefix;
 
+            /// How long its text is, in bytes.
+            pub const LENGTH: usize = Self::PREFIX.len() + uuid::fmt::Simple::LENGTH;
+
             /// A new id; later ones sort after earlier ones of the same process.
             #[must_use]
             pub fn generate() -> Self {
@@ -114,6 +117,11 @@ made_id! {
 made_id! {
     /// A replay that an operator has asked for.
     ReplayId, "rpl_"
+}
+
+made_id! {
+    /// An API key. Public: what it opens is its secret's.
+    ApiKeyId, "key_"
 }
 
 /// A channel, by the id its owner chose: `[A-Za-z0-9._~-]{1,128}`, so that it needs no escaping

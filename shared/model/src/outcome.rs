@@ -33,6 +33,10 @@ pub enum Failure {
     /// The connection broke before an answer was whole.
     #[error("the connection failed: {0}")]
     Connection(String),
+    /// No connection was attempted: the endpoint is one that may not be posted to, and this is
+    /// the rule that it breaks.
+    #[error("the endpoint {0}")]
+    NotAllowed(String),
     /// The handler panicked.
     #[error("the delivery's handler panicked")]
     Panicked,
@@ -48,7 +52,7 @@ pub enum Verdict {
         /// `Retry-After`, as a time from now.
         retry_after: Option<Duration>,
     },
-    /// The other side will never take it.
+    /// The other side will never take it, or will never be asked.
     Refused,
 }
 
@@ -65,7 +69,7 @@ impl Outcome {
                 retry_after,
                 ..
             } => Verdict::Failed { retry_after },
-            Self::Answered { .. } => Verdict::Refused,
+            Self::Answered { .. } | Self::Failed(Failure::NotAllowed(_)) => Verdict::Refused,
             Self::Failed(_) => Verdict::Failed { retry_after: None },
         }
     }
@@ -119,6 +123,13 @@ mod tests {
             excerpt: String::new(),
         };
         assert_eq!(outcome.verdict(), verdict);
+    }
+
+    #[test]
+    fn an_endpoint_that_may_not_be_posted_to_is_final() {
+        let outcome = Outcome::Failed(Failure::NotAllowed("must not be this one".to_owned()));
+        assert_eq!(outcome.verdict(), Verdict::Refused);
+        assert_eq!(outcome.summary(), "the endpoint must not be this one");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use time::OffsetDateTime;
 
 use crate::{
     decision::{DeadKind, DeadReason, Decision},
-    outcome::{Outcome, Verdict},
+    outcome::{Failure, Outcome, Verdict},
 };
 
 /// The intervals between tries where nothing else is configured.
@@ -142,7 +142,11 @@ impl RetryPolicy {
         let retry_after = match outcome.verdict() {
             Verdict::Delivered => return Decision::Done,
             Verdict::Refused => {
-                return Decision::DeadLetter(DeadReason::new(DeadKind::Refused, outcome.summary()));
+                let kind = match outcome {
+                    Outcome::Failed(Failure::NotAllowed(_)) => DeadKind::EndpointRefused,
+                    _ => DeadKind::Refused,
+                };
+                return Decision::DeadLetter(DeadReason::new(kind, outcome.summary()));
             }
             Verdict::Failed { retry_after } => retry_after,
         };

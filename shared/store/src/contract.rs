@@ -7,6 +7,7 @@ mod foreign;
 mod ledger_dead;
 mod ledger_idempotency;
 mod ledger_journal;
+mod ledger_keys;
 mod ledger_messages;
 mod ledger_replays;
 mod pages;
@@ -25,6 +26,7 @@ pub use foreign::*;
 pub use ledger_dead::*;
 pub use ledger_idempotency::*;
 pub use ledger_journal::*;
+pub use ledger_keys::*;
 pub use ledger_messages::*;
 pub use ledger_replays::*;
 pub use pages::*;
@@ -101,6 +103,7 @@ macro_rules! store_contract {
             a_foreign_change_counts_as_another_version,
             a_query_answers_by_its_filter,
             a_query_tells_missing_fields_from_empty_ones,
+            a_query_within_channels_finds_no_others,
             pages_hold_every_channel_once_in_order,
             a_full_last_page_has_no_next,
             pages_go_on_though_channels_come_and_go,
@@ -137,6 +140,10 @@ macro_rules! store_contract {
             a_reservation_that_ran_out_is_taken_over,
             a_key_is_settled_by_its_own_message,
             of_many_requests_with_one_key_one_has_it,
+            an_api_key_is_kept_as_it_was,
+            a_revoked_key_is_active_no_more,
+            a_key_that_expires_is_active_until_then,
+            pages_hold_every_key_once,
         }
     };
     (@each $harness:ty; $($case:ident,)*) => {

@@ -8,6 +8,7 @@ mod dead_letters;
 mod file;
 mod idempotency;
 mod journal;
+mod keys;
 mod replays;
 mod retention;
 mod rows;

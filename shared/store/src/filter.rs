@@ -12,7 +12,7 @@ mod order;
 mod parse;
 mod pattern;
 
-use roundtrip_model::Channel;
+use roundtrip_model::{Channel, ChannelId};
 use serde_json::{Map, Value};
 
 pub(crate) use pattern::Pattern;
@@ -55,6 +55,20 @@ impl Filter {
     /// The first thing that is wrong.
     pub fn parse(filter: &Value) -> Result<Self, FilterError> {
         parse::filter(filter).map(|nodes| Self { nodes })
+    }
+
+    /// The same filter, of these channels alone.
+    #[must_use]
+    pub fn within<'a>(self, channels: impl IntoIterator<Item = &'a ChannelId>) -> Self {
+        let ids = channels.into_iter().map(|id| Value::from(id.as_str()));
+        let path = FieldPath {
+            dotted: "channel_id".to_owned(),
+            parts: vec!["channel_id".to_owned()],
+        };
+        let among = Node::Field(path, vec![Test::In(ids.collect())]);
+        Self {
+            nodes: vec![Node::And(vec![self.nodes, vec![among]])],
+        }
     }
 
     /// Whether the channel matches, as MongoDB would say.

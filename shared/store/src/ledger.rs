@@ -94,6 +94,9 @@ pub struct MessageFilter {
     /// Of this channel.
     #[serde(rename = "channel_id", skip_serializing_if = "Option::is_none")]
     pub channel: Option<ChannelId>,
+    /// Of these channels and no others.
+    #[serde(rename = "channel_ids", skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Vec<ChannelId>>,
     /// In this state now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
@@ -227,6 +230,9 @@ pub struct DeadFilter {
     /// Of this channel.
     #[serde(rename = "channel_id", skip_serializing_if = "Option::is_none")]
     pub channel: Option<ChannelId>,
+    /// Of these channels and no others.
+    #[serde(rename = "channel_ids", skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Vec<ChannelId>>,
     /// Of this session.
     #[serde(rename = "session_id", skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,

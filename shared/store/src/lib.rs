@@ -15,6 +15,7 @@ pub mod contract;
 mod document;
 pub mod embedded;
 pub mod filter;
+mod keys;
 mod ledger;
 pub mod mongo;
 mod page;
@@ -28,6 +29,7 @@ use roundtrip_model::{Channel, ChannelId, ChannelPatch, channel::FieldError};
 pub use cache::CachedChannels;
 pub use config::{Config, OpenError, open};
 pub use filter::{Filter, FilterError};
+pub use keys::{ApiKeys, MAX_ACTIVE_KEYS};
 pub use ledger::{
     DeadFilter, DeadLetter, DeadLetters, DeadQueue, Idempotency, Journal, MAX_ENTRIES, MAX_PAGE,
     MessageFilter, MessageRecord, Progress, Replay, ReplaySource, ReplayStatus, Replays,
@@ -89,9 +91,9 @@ pub trait Channels: Send + Sync + 'static {
 pub type SharedChannels = Arc<dyn Channels>;
 
 /// A whole store. A role asks for the trait that it needs: an `Arc<dyn Store>` is one of each.
-pub trait Store: Channels + Journal + DeadLetters + Replays + Idempotency {}
+pub trait Store: Channels + Journal + DeadLetters + Replays + Idempotency + ApiKeys {}
 
-impl<T: Channels + Journal + DeadLetters + Replays + Idempotency> Store for T {}
+impl<T: Channels + Journal + DeadLetters + Replays + Idempotency + ApiKeys> Store for T {}
 
 /// A store that roles share.
 pub type SharedStore = Arc<dyn Store>;
@@ -158,6 +160,9 @@ pub enum StoreError {
     /// A field holds what no engine could give back, such as a key with a NUL character.
     #[error("cannot be stored: {0}")]
     Unstorable(FieldError),
+    /// As many API keys are active as there can be.
+    #[error("no more than {MAX_ACTIVE_KEYS} API keys can be active at once")]
+    TooMany,
     /// The store cannot be reached, or failed. The source says how.
     #[error("the store is away")]
     Away(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -15,6 +15,7 @@ use url::Url;
 use crate::{
     answer::Answer,
     config::{Config, ConfigError},
+    reach::Reach,
     retry_after,
 };
 
@@ -30,29 +31,31 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 #[derive(Debug, Clone)]
 pub struct Webhook {
     client: Client,
+    reach: Reach,
     timeout: Duration,
 }
 
 impl Webhook {
-    /// A client with these limits.
+    /// A client with these limits that connects where it may.
     ///
     /// # Errors
     /// Names the setting that cannot be used.
-    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+    pub fn new(config: &Config, reach: Reach) -> Result<Self, ConfigError> {
         config.check()?;
         // Where the process has chosen a provider already, that one stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
         HeaderValue::from_str(&config.user_agent)
             .map_err(|error| ConfigError::new("webhook.user_agent", error.to_string()))?;
-        let client = match builder(config).build() {
+        let said = |error| ConfigError::new("webhook", one_line(error));
+        let roots = reach.roots().map_err(said)?;
+        let builder = || reach.resolving(builder(config));
+        let client = match builder().tls_certs_merge(roots.clone()).build() {
             Ok(client) => client,
             // A machine without root certificates posts to http endpoints all the same; to https
             // ones it says that the certificate's issuer is unknown. What else may be wrong is
             // wrong the second time too.
             Err(error) => {
-                let without_roots = builder(config).tls_certs_only([]).build();
-                let client =
-                    without_roots.map_err(|error| ConfigError::new("webhook", one_line(error)))?;
+                let client = builder().tls_certs_only(roots).build().map_err(said)?;
                 let problem = one_line(error);
                 tracing::warn!(problem, "https endpoints will be refused");
                 client
@@ -60,6 +63,7 @@ impl Webhook {
         };
         Ok(Self {
             client,
+            reach,
             timeout: config.timeout,
         })
     }
@@ -92,6 +96,9 @@ impl Webhook {
         now: OffsetDateTime,
         body: Bytes,
     ) -> Outcome {
+        if let Err(refusal) = self.reach.vet(url) {
+            return Outcome::Failed(Failure::NotAllowed(refusal.to_string()));
+        }
         let started = Instant::now();
         let deadline = started + timeout;
         // The headers of Standard Webhooks; a signature would be made here, of these and the body.
@@ -170,5 +177,7 @@ fn one_line(error: reqwest::Error) -> String {
     causes.join(": ")
 }
 
+#[cfg(test)]
+mod reach_tests;
 #[cfg(test)]
 mod tests;

@@ -2,16 +2,18 @@
 //! from its outcome.
 //!
 //! Invariant: [`Webhook::post`] makes at most one request and ends within its time limit, whatever
-//! the other side does; it follows no redirect, uses no proxy, and never holds more than a bounded
-//! piece of an answer. Trying again is the policy's business ([`Courier`]), never the client's.
+//! the other side does; it connects only where its [`Reach`] lets it, follows no redirect, uses no
+//! proxy, and never holds more than a bounded piece of an answer. Trying again is the policy's business ([`Courier`]), never the client's.
 
 mod answer;
 mod client;
 mod config;
 mod courier;
+mod reach;
 mod retry_after;
 
 pub use answer::{EXCERPT_BYTES, MAX_ANSWER_BYTES};
 pub use client::Webhook;
 pub use config::{Config, ConfigError, MAX_CONCURRENCY, RetryConfig, window};
 pub use courier::{Courier, Overrides, Post, Told, Try};
+pub use reach::Reach;

@@ -6,6 +6,7 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
+use roundtrip_egress::{Egress, Loopback};
 use roundtrip_journal::Journal;
 use roundtrip_model::{
     Channel, ChannelPatch, Clock, TokenKey, journal::After, token::MIN_SECRET_BYTES,
@@ -121,9 +122,11 @@ fn observed(store: Store) -> (Dispatcher, mpsc::UnboundedReceiver<Entry>) {
     let key = TokenKey::new(&[7; MIN_SECRET_BYTES]).unwrap();
     let answers = Answers::new("https://gw.example/webhook-response".parse().unwrap(), key);
     let (journal, entries) = Journal::observed();
+    let egress = Egress::new(&roundtrip_egress::Config::default(), Loopback::Allowed).unwrap();
     let dispatcher = Dispatcher::new(
         &Config::default(),
         Arc::new(channels),
+        Arc::new(egress),
         answers,
         journal,
         Arc::new(Noon),
@@ -324,6 +327,19 @@ async fn a_message_whose_channel_cannot_be_posted_to_is_dead(
     assert_eq!(
         reason(decide(store, 0).await),
         DeadReason::new(DeadKind::BadEndpoint, detail)
+    );
+}
+
+/// Such a channel comes in past the API, or by an API that allowed more.
+#[tokio::test]
+async fn a_message_whose_channel_may_not_be_connected_to_is_dead_after_one_look() {
+    let store = Store::Holds(channel(&json!("http://169.254.169.254/latest/")));
+    assert_eq!(
+        reason(decide(store, 0).await),
+        DeadReason::new(
+            DeadKind::EndpointRefused,
+            "the endpoint must not lead to a link-local address"
+        )
     );
 }
 

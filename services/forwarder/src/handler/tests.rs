@@ -8,6 +8,7 @@ use axum::{
 };
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, journal::After};
+use roundtrip_tls::Roots;
 use rstest::rstest;
 use time::{OffsetDateTime, macros::datetime};
 use tokio::{net::TcpListener, sync::mpsc};
@@ -53,7 +54,8 @@ fn forwarder(url: url::Url) -> Forwarder {
 /// A forwarder, and what it says in its journal.
 fn observed(url: url::Url) -> (Forwarder, mpsc::UnboundedReceiver<Entry>) {
     let (journal, entries) = Journal::observed();
-    let forwarder = Forwarder::new(&Config::default(), url, journal, Arc::new(Noon));
+    let roots = Roots::default();
+    let forwarder = Forwarder::new(&Config::default(), url, roots, journal, Arc::new(Noon));
     (forwarder.unwrap(), entries)
 }
 

@@ -10,8 +10,9 @@ use axum::{
     routing::post,
 };
 use bytes::Bytes;
+use roundtrip_egress::Egress;
 use roundtrip_model::{CallbackId, Clock, Verdict, channel::http_url};
-use roundtrip_webhook::Webhook;
+use roundtrip_webhook::{Reach, Webhook};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
@@ -30,8 +31,10 @@ struct Echo {
     clock: Arc<dyn Clock>,
 }
 
-pub(crate) fn router(clock: Arc<dyn Clock>) -> anyhow::Result<Router> {
-    let webhook = Webhook::new(&roundtrip_webhook::Config::default())?;
+pub(crate) fn router(clock: Arc<dyn Clock>, egress: Arc<Egress>) -> anyhow::Result<Router> {
+    // A producer may have named the URL.
+    let reach = Reach::Vetted(egress);
+    let webhook = Webhook::new(&roundtrip_webhook::Config::default(), reach)?;
     Ok(Router::new()
         .route("/dev/echo/incoming", post(incoming))
         .with_state(Echo { webhook, clock }))

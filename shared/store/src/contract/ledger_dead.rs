@@ -55,6 +55,9 @@ fn filters() -> Vec<(DeadFilter, Vec<usize>)> {
     let all: Vec<&str> = letters.iter().map(|letter| &*letter.dead_id).collect();
     [
         (json!({"channel_id": "a"}), vec![0, 2, 4, 6, 8, 10]),
+        (json!({"channel_ids": ["a", "a"]}), vec![0, 2, 4, 6, 8, 10]),
+        (json!({"channel_ids": []}), vec![]),
+        (json!({"channel_id": "a", "channel_ids": ["b"]}), vec![]),
         (json!({"session_id": "z"}), vec![2, 5, 8, 11]),
         (json!({"session_id": "nobody"}), vec![]),
         (json!({"queue": "callbacks"}), vec![0, 1, 2, 3]),
@@ -75,6 +78,7 @@ fn filters() -> Vec<(DeadFilter, Vec<usize>)> {
                 "ids": all,
                 "queue": "outbound",
                 "channel_id": "b",
+                "channel_ids": ["b", "a"],
                 "session_id": "z",
                 "reason": "refused",
                 "since": text(at(5000)),
@@ -106,7 +110,14 @@ pub async fn a_dead_letter_is_kept_as_it_was(harness: &impl Harness) {
     bury(store, &[]).await;
     bury(store, &[unknown.clone(), known.clone()]).await;
     let letters = listed(store, &DeadFilter::default(), None, 10).await;
-    assert_eq!(letters, [known, unknown]);
+    assert_eq!(letters, [known.clone(), unknown]);
+
+    // One whose channel is not known is of no list of channels.
+    let of_c = DeadFilter {
+        channels: Some(vec![super::id("c")]),
+        ..DeadFilter::default()
+    };
+    assert_eq!(listed(store, &of_c, None, 10).await, [known]);
 }
 
 /// The same letter twice is one, in one call and in two; what died again is another.

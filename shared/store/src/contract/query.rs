@@ -122,3 +122,36 @@ pub async fn a_query_tells_missing_fields_from_empty_ones(harness: &impl Harness
         assert_eq!(found(harness, &filter).await, expected, "{filter}");
     }
 }
+
+/// Whatever the filter asks for, and of channels that are not there too.
+pub async fn a_query_within_channels_finds_no_others(harness: &impl Harness) {
+    let store = &**harness.store();
+    for id in ["a", "b", "c", "d"] {
+        create(
+            store,
+            &channel(json!({"channel_id": id, "channel_name": id})),
+        )
+        .await;
+    }
+    let allowed = ["b", "d", "e"].map(super::id);
+    for (filter, expected) in [
+        (json!({}), "bd"),
+        (json!({"channel_id": "a"}), ""),
+        (
+            json!({"$or": [{"channel_id": "a"}, {"channel_name": "d"}]}),
+            "d",
+        ),
+        (json!({"$nor": [{"channel_id": "b"}]}), "d"),
+        (json!({"$and": [{"channel_id": {"$ne": "d"}}]}), "b"),
+    ] {
+        let parsed = Filter::parse(&filter).expect("a filter").within(&allowed);
+        let page = store.query(&parsed, &PageRequest::default()).await;
+        let found: String = page
+            .unwrap_or_else(|error| panic!("{filter}: {error:?}"))
+            .channels
+            .iter()
+            .map(|channel| channel.channel_id.as_str())
+            .collect();
+        assert_eq!(found, expected, "{filter}");
+    }
+}

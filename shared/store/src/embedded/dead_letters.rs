@@ -87,6 +87,7 @@ pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
         ids,
         queue,
         channel,
+        channels,
         session,
         reason,
         since,
@@ -101,6 +102,10 @@ pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
     );
     conditions.maybe("queue = ?", queue.map(name));
     conditions.maybe("channel_id = ?", channel.as_ref().map(ToString::to_string));
+    conditions.ids(
+        "channel_id IN (SELECT value FROM json_each(?))",
+        channels.as_deref(),
+    );
     conditions.maybe("session_id = ?", session.as_ref().map(ToString::to_string));
     conditions.maybe("reason = ?", reason.map(|kind| kind.as_str().to_owned()));
     conditions.maybe("dead_at >= ?", since.map(millis_from));

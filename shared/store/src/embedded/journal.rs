@@ -217,6 +217,7 @@ pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
         message_ids,
         session,
         channel,
+        channels,
         state,
         since: _,
         until: _,
@@ -229,6 +230,10 @@ pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
     );
     conditions.maybe("session_id = ?", session.as_ref().map(ToString::to_string));
     conditions.maybe("channel_id = ?", channel.as_ref().map(ToString::to_string));
+    conditions.ids(
+        "channel_id IN (SELECT value FROM json_each(?))",
+        channels.as_deref(),
+    );
     conditions.maybe("state = ?", state.map(|state| state.as_str().to_owned()));
     conditions.maybe("message_id >= ?", from);
     conditions.maybe("message_id < ?", before);

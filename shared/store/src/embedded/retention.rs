@@ -68,13 +68,15 @@ pub(super) async fn forget(file: &File, before: i64) -> Result<(), StoreError> {
     Ok(())
 }
 
-const OTHERS: [&str; 3] = [
+const OTHERS: [&str; 4] = [
     "DELETE FROM dead_letters WHERE rowid IN (SELECT rowid FROM dead_letters
      WHERE replayed_by IS NOT NULL AND dead_at < ?1 LIMIT ?2)",
     "DELETE FROM replays WHERE rowid IN (SELECT rowid FROM replays
      WHERE ended_at IS NOT NULL AND ended_at < ?1 LIMIT ?2)",
     "DELETE FROM idempotency WHERE rowid IN (SELECT rowid FROM idempotency
      WHERE taken_at < ?1 LIMIT ?2)",
+    "DELETE FROM api_keys WHERE rowid IN (SELECT rowid FROM api_keys
+     WHERE ends_at IS NOT NULL AND ends_at < ?1 LIMIT ?2)",
 ];
 
 /// Removes messages to which nothing has happened since, beginning after this id. Answers with the

@@ -8,10 +8,10 @@ use rusqlite::{Connection, TransactionBehavior};
 /// `PRAGMA application_id`: "RtSt". It tells the file from other SQLite files.
 pub(super) const APPLICATION_ID: i64 = 0x5274_5374;
 /// `PRAGMA user_version`: how many of [`STEPS`] the file has had.
-pub(super) const SCHEMA_VERSION: i64 = 2;
+pub(super) const SCHEMA_VERSION: i64 = 3;
 
 /// What brings an empty file to version 1, from 1 to 2, and so on.
-const STEPS: [&str; 2] = [CHANNELS, LEDGER];
+const STEPS: [&str; 3] = [CHANNELS, LEDGER, API_KEYS];
 
 /// Version 1.
 ///
@@ -117,6 +117,23 @@ const LEDGER: &str = "
         lease_until INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX idempotency_by_time ON idempotency (taken_at);
+";
+
+/// Version 3. `ends_at` is the earlier of `expires_at` and `revoked_at`.
+const API_KEYS: &str = "
+    CREATE TABLE api_keys (
+        key_id TEXT NOT NULL PRIMARY KEY,
+        name TEXT NOT NULL,
+        role TEXT NOT NULL,
+        channels TEXT,
+        rate_per_second INTEGER,
+        created_at INTEGER NOT NULL,
+        expires_at INTEGER,
+        revoked_at INTEGER,
+        ends_at INTEGER,
+        hash BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX api_keys_ended ON api_keys (ends_at) WHERE ends_at IS NOT NULL;
 ";
 
 /// Why a file is not made ready.

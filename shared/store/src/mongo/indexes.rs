@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::{
     DUPLICATE_KEY, channels,
-    ledger::{DEAD_LETTERS, ENTRIES, IDEMPOTENCY, MESSAGES, REPLAYS},
+    ledger::{API_KEYS, DEAD_LETTERS, ENTRIES, IDEMPOTENCY, MESSAGES, REPLAYS},
 };
 
 /// The server's codes for an index that is there with other options, or under another name.
@@ -66,7 +66,7 @@ pub(super) struct Needed {
 }
 
 /// What the collections need that keep something of messages.
-pub(super) const LEDGER: [Needed; 5] = [
+pub(super) const LEDGER: [Needed; 6] = [
     Needed {
         collection: MESSAGES,
         expiring: "updated_at",
@@ -102,6 +102,11 @@ pub(super) const LEDGER: [Needed; 5] = [
     Needed {
         collection: IDEMPOTENCY,
         expiring: "taken_at",
+        keys: &[],
+    },
+    Needed {
+        collection: API_KEYS,
+        expiring: "ends_at",
         keys: &[],
     },
 ];

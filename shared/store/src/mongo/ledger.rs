@@ -6,6 +6,7 @@
 mod dead_letters;
 mod idempotency;
 mod journal;
+mod keys;
 mod replays;
 
 use std::{collections::BTreeSet, error};
@@ -17,6 +18,7 @@ use mongodb::{
     Cursor,
     error::{Error, ErrorKind},
 };
+use roundtrip_model::ChannelId;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use tracing::warn;
@@ -30,6 +32,7 @@ pub(super) const MESSAGES: &str = "messages";
 pub(super) const DEAD_LETTERS: &str = "dead_letters";
 pub(super) const REPLAYS: &str = "replays";
 pub(super) const IDEMPOTENCY: &str = "idempotency";
+pub(super) const API_KEYS: &str = "api_keys";
 
 const NANOS_PER_MILLI: i128 = 1_000_000;
 
@@ -120,6 +123,14 @@ fn unless_there<T>(inserted: Result<T, Error>) -> Result<(), StoreError> {
         }
         _ => Err(away(error)),
     }
+}
+
+/// Asks for this channel and for one of these, where either is asked for.
+fn of_channels(channel: Option<&ChannelId>, channels: Option<&[ChannelId]>) -> Option<Document> {
+    let mut asked = Document::new();
+    asked.extend(channel.map(|channel| ("$eq".to_owned(), channel.as_str().into())));
+    asked.extend(channels.map(|channels| ("$in".to_owned(), texts(channels).into())));
+    (!asked.is_empty()).then_some(asked)
 }
 
 /// Each once, for a list of `$in`.

@@ -6,6 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use roundtrip_tls::Roots;
 use rstest::rstest;
 use time::macros::datetime;
 use tokio::{
@@ -124,11 +125,11 @@ async fn read_request(socket: &mut TcpStream) -> Option<String> {
 }
 
 fn webhook(timeout: Duration) -> Webhook {
-    Webhook::new(&Config {
+    let config = Config {
         timeout,
         ..Config::default()
-    })
-    .unwrap()
+    };
+    Webhook::new(&config, Reach::Own(Roots::default())).unwrap()
 }
 
 async fn post(webhook: &Webhook, url: &Url) -> Outcome {
@@ -340,7 +341,8 @@ async fn a_compressed_answer_is_not_unpacked() {
 #[case::timeout(Config { timeout: Duration::ZERO, ..Config::default() }, "webhook.timeout: must be 1ms to 366 days")]
 #[case::connect(Config { connect_timeout: Duration::ZERO, ..Config::default() }, "webhook.connect_timeout: must be 1ms to 366 days")]
 fn a_setting_that_cannot_be_used_is_named(#[case] config: Config, #[case] message: &str) {
-    assert_eq!(Webhook::new(&config).unwrap_err().to_string(), message);
+    let error = Webhook::new(&config, Reach::Own(Roots::default())).unwrap_err();
+    assert_eq!(error.to_string(), message);
 }
 
 #[test]
@@ -349,7 +351,7 @@ fn a_user_agent_that_is_no_header_is_refused() {
         user_agent: "a\nb".to_owned(),
         ..Config::default()
     };
-    let error = Webhook::new(&config).unwrap_err();
+    let error = Webhook::new(&config, Reach::Own(Roots::default())).unwrap_err();
     assert!(
         error.to_string().starts_with("webhook.user_agent: "),
         "{error}"

@@ -1,13 +1,15 @@
 //! What is forgotten, and what stays.
 
 use bytes::Bytes;
-use roundtrip_model::{DeadReason, Entry, EntryId, Event, MessageId, ReplayId, decision::DeadKind};
+use roundtrip_model::{
+    DeadReason, Entry, EntryId, Event, KeyRole, MessageId, NewKey, ReplayId, decision::DeadKind,
+};
 use time::{OffsetDateTime, macros::datetime};
 
 use super::*;
 use crate::{
-    DeadFilter, DeadLetter, DeadLetters, DeadQueue, Idempotency, Journal, MessageFilter, Progress,
-    Replay, ReplaySource, ReplayStatus, Replays, Reservation,
+    ApiKeys, DeadFilter, DeadLetter, DeadLetters, DeadQueue, Idempotency, Journal, MessageFilter,
+    Progress, Replay, ReplaySource, ReplayStatus, Replays, Reservation,
 };
 
 /// What is older than this is forgotten.
@@ -170,6 +172,27 @@ async fn an_old_key_is_free_again() {
         let reserved = store.reserve(key, "f", &later, NEW, lease).await;
         assert_eq!(reserved.unwrap(), expected, "{key}");
     }
+}
+
+#[tokio::test]
+async fn an_api_key_stays_until_it_has_ended_long_ago() {
+    let (_folder, store) = store().await;
+    let key = |expires_at| {
+        let new = NewKey {
+            name: "n".to_owned(),
+            role: KeyRole::Viewer,
+            channels: None,
+            rate_per_second: None,
+            expires_at,
+        };
+        new.make([0; 32], datetime!(2026-01-01 0:00 UTC)).unwrap().0
+    };
+    let (lasting, ended, ends) = (key(None), key(Some(OLD)), key(Some(NEW)));
+    for key in [&lasting, &ended, &ends] {
+        store.create_key(key).await.unwrap();
+    }
+    forget(&store).await;
+    assert_eq!(store.keys(None, 10).await.unwrap(), [lasting, ends]);
 }
 
 /// A clock that stands still.

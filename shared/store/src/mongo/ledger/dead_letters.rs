@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     super::{MongoChannels, away},
-    DEAD_LETTERS, Unreadable, binary, document, name, read_time, rows, stored, stored_from, texts,
-    unless_there,
+    DEAD_LETTERS, Unreadable, binary, document, name, of_channels, read_time, rows, stored,
+    stored_from, texts, unless_there,
 };
 use crate::{DeadFilter, DeadLetter, DeadLetters, DeadQueue, MAX_PAGE, StoreError};
 
@@ -158,6 +158,7 @@ fn matching(filter: &DeadFilter, after: Option<&str>) -> Result<Document, StoreE
         ids,
         queue,
         channel,
+        channels,
         session,
         reason,
         since,
@@ -181,9 +182,8 @@ fn matching(filter: &DeadFilter, after: Option<&str>) -> Result<Document, StoreE
     if let Some(queue) = queue {
         filter.insert("queue", name(queue)?);
     }
-    if let Some(channel) = channel {
-        filter.insert("channel_id", channel.as_str());
-    }
+    let of_channels = of_channels(channel.as_ref(), channels.as_deref());
+    filter.extend(of_channels.map(|asked| ("channel_id".to_owned(), asked.into())));
     if let Some(session) = session {
         filter.insert("session_id", session.as_str());
     }

@@ -21,7 +21,8 @@ use serde_json::value::RawValue;
 
 use super::{
     super::{DUPLICATE_KEY, MongoChannels, away},
-    ENTRIES, MESSAGES, Unreadable, document, read_time, row, rows, stored, texts, unless_there,
+    ENTRIES, MESSAGES, Unreadable, document, of_channels, read_time, row, rows, stored, texts,
+    unless_there,
 };
 use crate::{Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, StoreError};
 
@@ -278,6 +279,7 @@ fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Document {
         message_ids,
         session,
         channel,
+        channels,
         state,
         since: _,
         until: _,
@@ -299,9 +301,8 @@ fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Document {
     if let Some(session) = session {
         filter.insert("session_id", session.as_str());
     }
-    if let Some(channel) = channel {
-        filter.insert("channel_id", channel.as_str());
-    }
+    let of_channels = of_channels(channel.as_ref(), channels.as_deref());
+    filter.extend(of_channels.map(|asked| ("channel_id".to_owned(), asked.into())));
     if let Some(state) = state {
         filter.insert("position.s", state.as_str());
     }

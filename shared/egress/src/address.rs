@@ -1,0 +1,272 @@
+//! What an address is: the IANA registries of special addresses, and the IPv6 addresses that carry
+//! an IPv4 address inside them.
+//!
+//! Invariant: an address of which [`special`] says nothing is global unicast: nothing of the
+//! machine, of its network or of its cloud answers there. A new special range is one line in one
+//! of the tables.
+//!
+//! Sources: IANA IPv4 and IPv6 Special-Purpose Address Registries, IANA IPv6 Address Space (only
+//! 2000::/3 is handed out as global unicast), and what the large clouds document.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+/// Why an address is special.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Special {
+    /// `0.0.0.0/8`, `::`: this machine, to most systems.
+    Unspecified,
+    /// This machine.
+    Loopback,
+    /// RFC 1918, and IPv6's unique local and site-local addresses.
+    Private,
+    /// Between a carrier and its customers (RFC 6598).
+    Shared,
+    /// This link; among them the metadata services of most clouds.
+    LinkLocal,
+    /// A cloud's own service for the machines that run in it, outside of the link-local range.
+    Metadata,
+    /// A group.
+    Multicast,
+    /// Everybody on this link.
+    Broadcast,
+    /// For examples in texts.
+    Documentation,
+    /// For measurements between two networks.
+    Benchmarking,
+    /// Set aside for a protocol.
+    Protocol,
+    /// Reserved, or not handed out as global unicast.
+    Reserved,
+    /// An IPv6 address that carries an IPv4 address inside it.
+    Embedding(Embedding),
+}
+
+/// How an IPv6 address carries an IPv4 address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Embedding {
+    /// `::a.b.c.d`, long deprecated.
+    Compatible,
+    /// `64:ff9b::a.b.c.d` (RFC 6052): a translator goes to that IPv4 address.
+    Nat64,
+    /// `2002:aabb:ccdd::/48`.
+    SixToFour,
+    /// `2001::/32`: a server's address, and a client's in disguise.
+    Teredo,
+    /// An interface identifier of `0:5efe:a.b.c.d` or `200:5efe:a.b.c.d`, under any prefix.
+    Isatap,
+}
+
+impl fmt::Display for Special {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unspecified => "the unspecified address",
+            Self::Loopback => "a loopback address",
+            Self::Private => "a private address",
+            Self::Shared => "a shared address of a carrier",
+            Self::LinkLocal => "a link-local address",
+            Self::Metadata => "a cloud's own service",
+            Self::Multicast => "a multicast address",
+            Self::Broadcast => "the broadcast address",
+            Self::Documentation => "an address for documentation",
+            Self::Benchmarking => "an address for benchmarking",
+            Self::Protocol => "an address that is set aside for a protocol",
+            Self::Reserved => "a reserved address",
+            Self::Embedding(Embedding::Compatible) => "an IPv4-compatible IPv6 address",
+            Self::Embedding(Embedding::Nat64) => "a NAT64 address",
+            Self::Embedding(Embedding::SixToFour) => "a 6to4 address",
+            Self::Embedding(Embedding::Teredo) => "a Teredo address",
+            Self::Embedding(Embedding::Isatap) => "an ISATAP address",
+        })
+    }
+}
+
+impl Special {
+    /// Whether a name that the operator has allowed may lead here all the same. Not to what a
+    /// machine tells nobody but itself and its cloud: that takes the address's own permission, so
+    /// that an allowed name whose DNS was taken over cannot fetch credentials.
+    #[must_use]
+    pub const fn yields_to_a_name(self) -> bool {
+        !matches!(self, Self::LinkLocal | Self::Metadata)
+    }
+}
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, length: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length)
+}
+
+const fn v6(of: [u16; 8], length: u8) -> Ipv6Net {
+    let address = Ipv6Addr::new(of[0], of[1], of[2], of[3], of[4], of[5], of[6], of[7]);
+    Ipv6Net::new_assert(address, length)
+}
+
+/// The first that matches counts.
+const SPECIAL_V4: [(Ipv4Net, Special); 23] = [
+    // Alibaba Cloud.
+    (v4(100, 100, 100, 200, 32), Special::Metadata),
+    // Oracle Cloud's alternative.
+    (v4(192, 0, 0, 192, 32), Special::Metadata),
+    // Azure's wire server: public by its number, and in no registry.
+    (v4(168, 63, 129, 16, 32), Special::Metadata),
+    (v4(0, 0, 0, 0, 8), Special::Unspecified),
+    (v4(10, 0, 0, 0, 8), Special::Private),
+    (v4(100, 64, 0, 0, 10), Special::Shared),
+    (v4(127, 0, 0, 0, 8), Special::Loopback),
+    // 169.254.169.254 (AWS, Azure, Google Cloud, …), 169.254.170.2 (credentials of AWS's
+    // containers) and whatever else a cloud puts there.
+    (v4(169, 254, 0, 0, 16), Special::LinkLocal),
+    (v4(172, 16, 0, 0, 12), Special::Private),
+    (v4(192, 0, 0, 0, 24), Special::Protocol),
+    (v4(192, 0, 2, 0, 24), Special::Documentation),
+    // AS112: sinks for misdirected DNS queries.
+    (v4(192, 31, 196, 0, 24), Special::Protocol),
+    // Automatic multicast tunnelling.
+    (v4(192, 52, 193, 0, 24), Special::Protocol),
+    // The former anycast of 6to4 relays.
+    (v4(192, 88, 99, 0, 24), Special::Protocol),
+    (v4(192, 168, 0, 0, 16), Special::Private),
+    // AS112 again.
+    (v4(192, 175, 48, 0, 24), Special::Protocol),
+    (v4(198, 18, 0, 0, 15), Special::Benchmarking),
+    (v4(198, 51, 100, 0, 24), Special::Documentation),
+    (v4(203, 0, 113, 0, 24), Special::Documentation),
+    // MCAST-TEST-NET, before the range that it lies in.
+    (v4(233, 252, 0, 0, 24), Special::Documentation),
+    (v4(224, 0, 0, 0, 4), Special::Multicast),
+    (v4(255, 255, 255, 255, 32), Special::Broadcast),
+    (v4(240, 0, 0, 0, 4), Special::Reserved),
+];
+
+/// As handed out: global unicast comes out of this, and what is special in it stands below.
+const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
+
+/// The first that matches counts.
+const SPECIAL_V6: [(Ipv6Net, Special); 16] = [
+    (v6([0; 8], 128), Special::Unspecified),
+    (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), Special::Loopback),
+    (v6([0; 8], 96), Special::Embedding(Embedding::Compatible)),
+    (
+        v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96),
+        Special::Embedding(Embedding::Nat64),
+    ),
+    // For translators of one's own (RFC 8215).
+    (
+        v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48),
+        Special::Embedding(Embedding::Nat64),
+    ),
+    (
+        v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32),
+        Special::Embedding(Embedding::Teredo),
+    ),
+    (v6([0x2001, 2, 0, 0, 0, 0, 0, 0], 48), Special::Benchmarking),
+    (
+        v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
+        Special::Documentation,
+    ),
+    // The rest of what IETF protocols were given: ORCHID, AMT, AS112, anycasts, drones' ids.
+    (v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23), Special::Protocol),
+    (
+        v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16),
+        Special::Embedding(Embedding::SixToFour),
+    ),
+    (
+        v6([0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0], 48),
+        Special::Protocol,
+    ),
+    (
+        v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
+        Special::Documentation,
+    ),
+    // AWS (fd00:ec2::254 and its neighbours) and Google Cloud, before the range they lie in.
+    (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32), Special::Metadata),
+    (
+        v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
+        Special::Metadata,
+    ),
+    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), Special::LinkLocal),
+    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), Special::Multicast),
+];
+
+/// Unique local addresses (`fc00::/7`) and the site-local ones they replaced (`fec0::/10`).
+const PRIVATE_V6: [Ipv6Net; 2] = [
+    v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
+    v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),
+];
+
+/// What makes an address special, if anything does. An IPv4-mapped IPv6 address is what it maps:
+/// the system connects there.
+#[must_use]
+pub fn special(address: IpAddr) -> Option<Special> {
+    match address.to_canonical() {
+        IpAddr::V4(address) => special_v4(address),
+        IpAddr::V6(address) => special_v6(address),
+    }
+}
+
+fn special_v4(address: Ipv4Addr) -> Option<Special> {
+    let found = SPECIAL_V4.iter().find(|(net, _)| net.contains(&address));
+    found.map(|(_, special)| *special)
+}
+
+fn special_v6(address: Ipv6Addr) -> Option<Special> {
+    let found = SPECIAL_V6.iter().find(|(net, _)| net.contains(&address));
+    if let Some((_, special)) = found {
+        return Some(*special);
+    }
+    if PRIVATE_V6.iter().any(|net| net.contains(&address)) {
+        return Some(Special::Private);
+    }
+    if !GLOBAL_UNICAST.contains(&address) {
+        return Some(Special::Reserved);
+    }
+    is_isatap(address).then_some(Special::Embedding(Embedding::Isatap))
+}
+
+/// The IPv4 addresses inside an IPv6 address: what a translator, a relay or the system itself
+/// would go on to.
+pub fn embedded(address: IpAddr) -> impl Iterator<Item = Ipv4Addr> {
+    let found = match address {
+        IpAddr::V4(_) => [None, None],
+        IpAddr::V6(address) => embedded_v6(address),
+    };
+    found.into_iter().flatten()
+}
+
+fn embedded_v6(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
+    if let Some(mapped) = address.to_ipv4_mapped() {
+        return [Some(mapped), None];
+    }
+    let of = address.segments();
+    let last = join(of[6], of[7]);
+    match special_v6(address) {
+        Some(Special::Embedding(Embedding::SixToFour)) => [Some(join(of[1], of[2])), None],
+        // The client's address is written with every bit turned over.
+        Some(Special::Embedding(Embedding::Teredo)) => {
+            [Some(join(of[2], of[3])), Some(join(!of[6], !of[7]))]
+        }
+        Some(Special::Embedding(_)) => [Some(last), None],
+        // A private or link-local prefix hides none: the prefix decides first, and this decides
+        // only where the operator has allowed it.
+        _ if is_isatap(address) => [Some(last), None],
+        _ => [None, None],
+    }
+}
+
+/// The interface identifier of ISATAP; the second bit of the first byte says "unique".
+const fn is_isatap(address: Ipv6Addr) -> bool {
+    let [_, _, _, _, e, f, _, _] = address.segments();
+    f == 0x5efe && (e == 0 || e == 0x200)
+}
+
+const fn join(high: u16, low: u16) -> Ipv4Addr {
+    let [a, b] = high.to_be_bytes();
+    let [c, d] = low.to_be_bytes();
+    Ipv4Addr::new(a, b, c, d)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! The rules: which URL may be posted to, and which addresses its host's name may lead to.
+//!
+//! Invariant: no I/O, and the same answer for every spelling of a host. A URL is judged as it was
+//! parsed, and what was parsed is what is connected to, so that no second reader understands it
+//! otherwise. `deny` wins over everything; `allow` wins over the built-in rules about hosts and
+//! addresses, and over nothing else.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use roundtrip_model::channel::http_url;
+use url::{Host, Url};
+
+use crate::{
+    address::{Special, embedded, special},
+    config::Loopback,
+    pattern::Patterns,
+    ports::Ports,
+};
+
+/// The longest name that DNS has.
+const MAX_NAME_BYTES: usize = 253;
+
+/// Names that mean this machine or its network (RFC 6761 and 6762, RFC 8375, ICANN's `.internal`),
+/// with all that lies below them.
+const LOCAL_DOMAINS: [&str; 5] = ["localhost", "local", "internal", "localdomain", "home.arpa"];
+
+/// Names that machines know of themselves, or that clouds answer with their own service.
+const LOCAL_NAMES: [&str; 6] = [
+    "ip6-localhost",
+    "ip6-loopback",
+    "broadcasthost",
+    "metadata",
+    "metadata.goog",
+    "instance-data",
+];
+
+/// Why an endpoint is refused. Reads on after the name of a field, for its owner; says nothing that
+/// the owner has not written, no address least of all.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is no absolute http(s) URL.
+    #[error("{0}")]
+    Url(String),
+    /// It holds what other programs read otherwise.
+    #[error("must not contain backslashes or control characters")]
+    Spelling,
+    /// It is not http or https.
+    #[error("must be an http or https URL")]
+    Scheme,
+    /// It holds a user's name or password.
+    #[error("must not contain a user name or a password")]
+    UserInfo,
+    /// Its port is not among those that may be used.
+    #[error("must not use port {0}")]
+    Port(u16),
+    /// Its host has a name that no DNS server may answer.
+    #[error("must name a host as DNS knows it")]
+    NoName,
+    /// Its host's name means the gateway's own machine or network.
+    #[error("must not name a host of the gateway's own network")]
+    LocalName,
+    /// Its host is, or has, a special address.
+    #[error("must not lead to {0}")]
+    Address(Special),
+    /// The operator has denied it.
+    #[error("must not lead to a host that is denied here")]
+    Denied,
+}
+
+/// How much is known of where a name leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    /// The operator trusts it.
+    Allowed,
+    /// Anybody may have registered it.
+    Unknown,
+}
+
+/// The rules of one configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    allow: Patterns,
+    deny: Patterns,
+    ports: Ports,
+    loopback: Loopback,
+}
+
+impl Guard {
+    pub(crate) fn new(
+        mut allow: Patterns,
+        deny: Patterns,
+        ports: Ports,
+        loopback: Loopback,
+    ) -> Self {
+        if loopback == Loopback::Allowed {
+            allow.add_net(IpNet::V4(Ipv4Net::new_assert(
+                Ipv4Addr::new(127, 0, 0, 0),
+                8,
+            )));
+            allow.add_net(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)));
+        }
+        Self {
+            allow,
+            deny,
+            ports,
+            loopback,
+        }
+    }
+
+    /// Reads an endpoint's URL and vets it, as far as that goes without asking the DNS.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn vet_url(&self, text: &str) -> Result<Url, Refusal> {
+        // A URL's reader takes a backslash for a slash and drops line ends; whoever reads the
+        // same text by other rules sees another host in it.
+        if text.contains(|character: char| character == '\\' || character.is_control()) {
+            return Err(Refusal::Spelling);
+        }
+        let url = http_url(text).map_err(Refusal::Url)?;
+        self.vet(&url)?;
+        Ok(url)
+    }
+
+    /// Vets a URL, as far as that goes without asking the DNS: its scheme, its host where that is
+    /// an address, its host's name, its port. Where the host is an address nothing else is left to
+    /// be vetted.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn vet(&self, url: &Url) -> Result<(), Refusal> {
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(Refusal::Scheme);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Refusal::UserInfo);
+        }
+        let any_port = match url.host() {
+            Some(Host::Ipv4(address)) => self.literal(address.into())?,
+            Some(Host::Ipv6(address)) => self.literal(address.into())?,
+            Some(Host::Domain(name)) => {
+                let name = normal(name);
+                self.name(&name)?;
+                self.loopback == Loopback::Allowed && is_localhost(&name)
+            }
+            None => return Err(Refusal::NoName),
+        };
+        match url.port_or_known_default() {
+            Some(port) if any_port || self.ports.allow(port) => Ok(()),
+            port => Err(Refusal::Port(port.unwrap_or_default())),
+        }
+    }
+
+    /// Vets what a name leads to: all of it. One refused address spoils the answer, for whoever
+    /// mixes good and bad ones means the bad ones to be met sooner or later.
+    ///
+    /// # Errors
+    /// The first rule that the name or one of the addresses breaks.
+    pub fn vet_answer(
+        &self,
+        name: &str,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> Result<(), Refusal> {
+        let named = self.name(&normal(name))?;
+        for address in addresses {
+            self.address(address, named)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it may be connected to at any port.
+    fn literal(&self, address: IpAddr) -> Result<bool, Refusal> {
+        self.address(address, Named::Unknown)?;
+        let is_loopback = special(address) == Some(Special::Loopback);
+        Ok(self.loopback == Loopback::Allowed && is_loopback)
+    }
+
+    fn address(&self, address: IpAddr, named: Named) -> Result<(), Refusal> {
+        // Each by itself: an IPv6 range that is allowed allows no private IPv4 address that hides
+        // in it.
+        let all = || {
+            let hidden = embedded(address).map(IpAddr::V4);
+            std::iter::once(address.to_canonical()).chain(hidden)
+        };
+        if all().any(|address| self.deny.has_address(address)) {
+            return Err(Refusal::Denied);
+        }
+        for address in all() {
+            match special(address) {
+                None => {}
+                Some(_) if self.allow.has_address(address) => {}
+                Some(special) if named == Named::Allowed && special.yields_to_a_name() => {}
+                Some(special) => return Err(Refusal::Address(special)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Vets a host's name in its normal form.
+    fn name(&self, name: &str) -> Result<Named, Refusal> {
+        if self.deny.has_name(name) {
+            return Err(Refusal::Denied);
+        }
+        if self.allow.has_name(name) {
+            return Ok(Named::Allowed);
+        }
+        if self.loopback == Loopback::Allowed && is_localhost(name) {
+            return Ok(Named::Unknown);
+        }
+        // The system's resolver reads numbers in forms that a URL's reader does not know. None is
+        // left once that one is done with a host; should one slip through, it ends here.
+        if !is_dns_name(name) || ends_in_a_number(name) {
+            return Err(Refusal::NoName);
+        }
+        let is_local = LOCAL_DOMAINS.iter().any(|domain| is_below(name, domain));
+        if is_local || LOCAL_NAMES.contains(&name) {
+            return Err(Refusal::LocalName);
+        }
+        Ok(Named::Unknown)
+    }
+}
+
+/// In lower case and without its final dot: `LOCALHOST.` is `localhost`.
+fn normal(name: &str) -> String {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.to_ascii_lowercase()
+}
+
+fn is_localhost(name: &str) -> bool {
+    is_below(name, "localhost")
+}
+
+/// Whether a name is this domain or lies below it.
+fn is_below(name: &str, domain: &str) -> bool {
+    name.strip_suffix(domain)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+fn is_dns_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(plain);
+    name.len() <= MAX_NAME_BYTES && name.split('.').all(label)
+}
+
+fn ends_in_a_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let digits = |text: &str, radix| text.chars().all(|character| character.is_digit(radix));
+    digits(last, 10) || last.strip_prefix("0x").is_some_and(|rest| digits(rest, 16))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+mod properties;
+mod tables;
+
+use super::*;
+use crate::Config;
+
+/// The rules of production, with these entries.
+fn guard(allow: &[&str], deny: &[&str]) -> Guard {
+    configured(allow, deny, Loopback::Refused)
+}
+
+fn configured(allow: &[&str], deny: &[&str], loopback: Loopback) -> Guard {
+    let owned = |entries: &[&str]| entries.iter().map(|entry| (*entry).to_owned()).collect();
+    let config = Config {
+        allow: owned(allow),
+        deny: owned(deny),
+        ..Config::default()
+    };
+    config.guard(loopback).unwrap()
+}
+
+fn answer(guard: &Guard, name: &str, addresses: &[&str]) -> Result<(), Refusal> {
+    let addresses = addresses.iter().map(|address| address.parse().unwrap());
+    guard.vet_answer(name, addresses)
+}
+
+fn refused(guard: &Guard, url: &str) -> Refusal {
+    guard.vet_url(url).expect_err(url)
+}
+
+#[test]
+fn what_is_allowed_overrides_the_rules_about_hosts_and_addresses() {
+    let guard = guard(&["10.1.0.0/16", "*.corp.internal", "printer"], &[]);
+    for url in [
+        "http://10.1.2.3/",
+        "http://[::ffff:10.1.2.3]/",
+        "http://hooks.corp.internal/",
+        "http://printer/",
+    ] {
+        assert!(guard.vet_url(url).is_ok(), "{url}");
+    }
+    refused(&guard, "http://10.2.0.1/");
+    refused(&guard, "http://corp.internal/");
+    refused(&guard, "http://hooks.corp.internal.localhost/");
+}
+
+#[test]
+fn an_allowed_name_may_lead_anywhere_but_to_what_hands_out_credentials() {
+    let guard = guard(&["hooks.corp.internal", "169.254.1.1"], &["10.9.0.0/16"]);
+    let at = |address| answer(&guard, "hooks.corp.internal", &[address]);
+    for good in ["10.0.0.1", "127.0.0.1", "fd12::1", "8.8.8.8", "169.254.1.1"] {
+        assert_eq!(at(good), Ok(()), "{good}");
+    }
+    for bad in [
+        "169.254.169.254",
+        "fe80::1",
+        "fd00:ec2::254",
+        "100.100.100.200",
+        "::ffff:169.254.169.254",
+        "64:ff9b::169.254.169.254",
+        "10.9.1.1",
+    ] {
+        assert!(at(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn what_is_denied_stays_so_whatever_else_is_said() {
+    let guard = guard(
+        &["example.org", "*.example.org", "203.0.113.0/24"],
+        &["evil.example.org", "203.0.113.7", "8.8.8.0/24"],
+    );
+    assert!(guard.vet_url("https://good.example.org/").is_ok());
+    assert!(guard.vet_url("https://203.0.113.8/").is_ok());
+    for url in [
+        "https://evil.example.org/",
+        "https://EVIL.example.org./",
+        "https://203.0.113.7/",
+        "https://[::ffff:203.0.113.7]/",
+        "https://8.8.8.8/",
+        "https://[64:ff9b::808:808]/",
+    ] {
+        assert_eq!(refused(&guard, url), Refusal::Denied, "{url}");
+    }
+    let denied = answer(&guard, "good.example.org", &["8.8.4.4", "8.8.8.8"]);
+    assert_eq!(denied, Err(Refusal::Denied));
+}
+
+#[test]
+fn an_allowed_ipv6_range_allows_no_private_ipv4_address_inside_it() {
+    let guard = guard(&["::/0"], &[]);
+    assert!(guard.vet_url("http://[fd12::1]/").is_ok());
+    assert!(guard.vet_url("http://[64:ff9b::8.8.8.8]/").is_ok());
+    for url in [
+        "http://[64:ff9b::10.0.0.1]/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://[2002:a00:1::1]/",
+        "http://[fd12::5efe:10.0.0.1]/",
+    ] {
+        let Refusal::Address(special) = refused(&guard, url) else {
+            panic!("{url}")
+        };
+        assert_eq!(special, Special::Private, "{url}");
+    }
+}
+
+#[test]
+fn the_development_default_may_connect_to_the_machine_itself_at_any_port() {
+    let guard = configured(&[], &["127.0.0.9"], Loopback::Allowed);
+    for url in [
+        "http://localhost:5000/incoming",
+        "http://127.0.0.1:6379/",
+        "http://[::1]:81/",
+        "http://api.localhost/",
+        "http://127.1/",
+    ] {
+        assert!(guard.vet_url(url).is_ok(), "{url}");
+    }
+    assert_eq!(answer(&guard, "localhost", &["127.0.0.1", "::1"]), Ok(()));
+    for url in [
+        "http://10.0.0.1/",
+        "http://169.254.169.254/",
+        "http://0.0.0.0/",
+        "http://metadata.google.internal/",
+        "http://127.0.0.9/",
+        "http://8.8.8.8:6379/",
+    ] {
+        refused(&guard, url);
+    }
+    assert!(answer(&guard, "localhost", &["127.0.0.1", "10.0.0.1"]).is_err());
+}
+
+#[test]
+fn an_allowed_host_keeps_to_the_ports() {
+    let guard = guard(&["10.0.0.0/8", "db.corp.internal"], &[]);
+    assert_eq!(
+        refused(&guard, "http://10.0.0.1:6379/"),
+        Refusal::Port(6379)
+    );
+    assert_eq!(
+        refused(&guard, "http://db.corp.internal:5432/"),
+        Refusal::Port(5432)
+    );
+}
+
+#[test]
+fn a_refusal_tells_nothing_that_its_reader_has_not_written() {
+    let guard = guard(&[], &[]);
+    let refusal = answer(&guard, "hooks.example.org", &["10.20.30.40"]).unwrap_err();
+    assert_eq!(refusal.to_string(), "must not lead to a private address");
+    let refusal = refused(&guard, "http://user:secret@example.org/");
+    assert!(!refusal.to_string().contains("secret"), "{refusal}");
+}

@@ -1,0 +1,182 @@
+//! What an operator writes into `allow` and `deny`: ranges of addresses, and names.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use url::Host;
+
+/// A list of ranges and names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Patterns {
+    nets: Vec<IpNet>,
+    names: Vec<Name>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Name {
+    Exactly(String),
+    /// What stands before it ends with a dot: `*.example.org` holds `.example.org`.
+    Below(String),
+}
+
+impl Patterns {
+    /// Reads a list. An empty entry is none: that is what an unset variable leaves behind.
+    ///
+    /// # Errors
+    /// The first entry that cannot be read, and why, in one line.
+    pub(crate) fn read(entries: &[String]) -> Result<Self, String> {
+        let mut patterns = Self::default();
+        for entry in entries {
+            let entry = entry.trim();
+            if !entry.is_empty() {
+                let added = patterns.add(entry);
+                added.map_err(|problem| format!("'{entry}' {problem}"))?;
+            }
+        }
+        Ok(patterns)
+    }
+
+    fn add(&mut self, entry: &str) -> Result<(), String> {
+        if let Ok(address) = entry.parse::<IpAddr>() {
+            self.nets.push(address.into());
+        } else if entry.contains('/') {
+            self.nets.push(net(entry)?);
+        } else {
+            self.names.push(name(entry)?);
+        }
+        let mapped = self.nets.last().is_some_and(|net| match net {
+            IpNet::V6(net) => net.addr().to_ipv4_mapped().is_some(),
+            IpNet::V4(_) => false,
+        });
+        if mapped {
+            // Addresses are looked up as what they map; this entry would never be found.
+            return Err("must be written as IPv4".to_owned());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn add_net(&mut self, net: IpNet) {
+        self.nets.push(net);
+    }
+
+    /// Whether a range holds this address, which must be canonical.
+    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
+        self.nets.iter().any(|net| net.contains(&address))
+    }
+
+    /// Whether an entry names this host, which must be in lower case and without a final dot.
+    pub(crate) fn has_name(&self, host: &str) -> bool {
+        self.names.iter().any(|name| match name {
+            Name::Exactly(name) => host == name,
+            Name::Below(end) => host.len() > end.len() && host.ends_with(end.as_str()),
+        })
+    }
+}
+
+fn net(entry: &str) -> Result<IpNet, String> {
+    let net: IpNet = entry
+        .parse()
+        .map_err(|_| "is no range of addresses".to_owned())?;
+    if net.addr() != net.network() {
+        return Err(format!(
+            "has bits beyond its prefix; is {} meant?",
+            net.trunc()
+        ));
+    }
+    Ok(net)
+}
+
+fn name(entry: &str) -> Result<Name, String> {
+    let (below, host) = match entry.strip_prefix("*.") {
+        Some(host) => (true, host),
+        None => (false, entry),
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    // As in a URL, so that both sides of a comparison are spelled alike.
+    match Host::parse(host) {
+        Ok(Host::Domain(host)) if !host.contains(['*', ':']) && !host.is_empty() => Ok(if below {
+            Name::Below(format!(".{host}"))
+        } else {
+            Name::Exactly(host)
+        }),
+        _ => Err(
+            "is neither an address, nor a range as of 10.0.0.0/8, nor a host's name, nor \
+                  *. and a name"
+                .to_owned(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn read(entries: &[&str]) -> Result<Patterns, String> {
+        let entries: Vec<_> = entries.iter().map(|entry| (*entry).to_owned()).collect();
+        Patterns::read(&entries)
+    }
+
+    #[rstest]
+    #[case("10.0.0.0/8", "10.255.255.255", true)]
+    #[case("10.0.0.0/8", "11.0.0.0", false)]
+    #[case("192.0.2.7", "192.0.2.7", true)]
+    #[case("192.0.2.7", "192.0.2.8", false)]
+    #[case("fd00::/8", "fdff::1", true)]
+    #[case("::1", "::1", true)]
+    #[case("0.0.0.0/0", "::1", false)]
+    fn a_range_holds_its_addresses(
+        #[case] entry: &str,
+        #[case] address: &str,
+        #[case] holds: bool,
+    ) {
+        let patterns = read(&[entry]).unwrap();
+        assert_eq!(patterns.has_address(address.parse().unwrap()), holds);
+    }
+
+    #[rstest]
+    #[case("hooks.example.org", "hooks.example.org", true)]
+    #[case("Hooks.Example.ORG.", "hooks.example.org", true)]
+    #[case("hooks.example.org", "a.hooks.example.org", false)]
+    #[case("*.example.org", "a.example.org", true)]
+    #[case("*.example.org", "a.b.example.org", true)]
+    #[case("*.example.org", "example.org", false)]
+    #[case("*.example.org", "badexample.org", false)]
+    #[case("*.example.org", ".example.org", false)]
+    #[case("bücher.example", "xn--bcher-kva.example", true)]
+    #[case("db_1", "db_1", true)]
+    fn a_name_is_itself_and_a_star_is_what_lies_below(
+        #[case] entry: &str,
+        #[case] host: &str,
+        #[case] named: bool,
+    ) {
+        assert_eq!(read(&[entry]).unwrap().has_name(host), named);
+    }
+
+    #[rstest]
+    #[case("*")]
+    #[case("*.")]
+    #[case("a.*.example")]
+    #[case("http://example.org")]
+    #[case("example.org:80")]
+    #[case("10.0.0.0/33")]
+    #[case("10.0.0.1/8")]
+    #[case("10.0.0/8")]
+    #[case("0x7f.1")]
+    #[case("2130706433")]
+    #[case("[::1]")]
+    #[case("::ffff:10.0.0.0/104")]
+    #[case("::ffff:10.0.0.1")]
+    #[case("fe80::1%eth0")]
+    #[case("user@example.org")]
+    fn what_is_none_of_these_is_refused_and_named(#[case] entry: &str) {
+        let problem = read(&["example.org", entry]).unwrap_err();
+        assert!(problem.starts_with(&format!("'{entry}' ")), "{problem}");
+    }
+
+    #[test]
+    fn an_empty_entry_is_none() {
+        assert_eq!(read(&["", " "]).unwrap(), Patterns::default());
+    }
+}

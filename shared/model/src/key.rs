@@ -1,0 +1,434 @@
+//! API keys: what one is, what it may do, and how it is known again.
+//!
+//! A key is presented as `rt_{id}_{secret}`: the id is public, the secret is 32 random bytes in
+//! base64url without padding.
+//!
+//! Invariant: the secret is in an [`IssuedKey`] alone, which its owner is shown once. What is kept is
+//! a [`KeyHash`], and neither shows anything of the secret in `Debug`.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use time::OffsetDateTime;
+
+use crate::{
+    channel::FieldError,
+    ids::{ApiKeyId, ChannelId},
+};
+
+/// How every key begins, so that one that went astray is recognised for what it is.
+const PREFIX: &str = "rt_";
+/// The length of a secret.
+pub const SECRET_BYTES: usize = 32;
+/// The longest name, in bytes.
+pub const MAX_NAME_BYTES: usize = 128;
+/// The most channels that one key is limited to.
+pub const MAX_CHANNELS: usize = 100;
+/// The highest rate, in requests a second.
+pub const MAX_RATE: u32 = 1_000_000;
+
+/// What a key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyRole {
+    /// Sends messages, and reads what became of them.
+    Producer,
+    /// Does everything.
+    Operator,
+    /// Reads everything, and changes nothing.
+    Viewer,
+}
+
+impl KeyRole {
+    /// Every role.
+    pub const ALL: [Self; 3] = [Self::Producer, Self::Operator, Self::Viewer];
+
+    /// Its name, as it is written everywhere.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Producer => "producer",
+            Self::Operator => "operator",
+            Self::Viewer => "viewer",
+        }
+    }
+}
+
+impl fmt::Display for KeyRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The text names no role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be producer, operator or viewer")]
+pub struct UnknownRole;
+
+impl FromStr for KeyRole {
+    type Err = UnknownRole;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRole> {
+        let named = Self::ALL.into_iter().find(|role| role.as_str() == text);
+        named.ok_or(UnknownRole)
+    }
+}
+
+/// A key as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ApiKey {
+    /// Its id, which says nothing of its secret.
+    pub key_id: ApiKeyId,
+    /// For people to tell it from others.
+    pub name: String,
+    /// What it may do.
+    pub role: KeyRole,
+    /// With which channels; none is with all.
+    pub channels: Option<BTreeSet<ChannelId>>,
+    /// The most requests a second to each ingress; none is what the configuration says.
+    pub rate_per_second: Option<u32>,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// From when on it is worth nothing.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub expires_at: Option<OffsetDateTime>,
+    /// When it was revoked.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub revoked_at: Option<OffsetDateTime>,
+    /// What it is known by.
+    #[serde(skip)]
+    pub hash: KeyHash,
+}
+
+impl ApiKey {
+    /// When it ended or will end, by being revoked or by expiring, whichever comes first.
+    #[must_use]
+    pub fn ends_at(&self) -> Option<OffsetDateTime> {
+        [self.revoked_at, self.expires_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether it is worth something at this time.
+    #[must_use]
+    pub fn is_active(&self, now: OffsetDateTime) -> bool {
+        self.ends_at().is_none_or(|end| now < end)
+    }
+}
+
+/// What is asked for where a key is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewKey {
+    /// See [`ApiKey::name`].
+    pub name: String,
+    /// See [`ApiKey::role`].
+    pub role: KeyRole,
+    /// See [`ApiKey::channels`].
+    pub channels: Option<BTreeSet<ChannelId>>,
+    /// See [`ApiKey::rate_per_second`].
+    pub rate_per_second: Option<u32>,
+    /// See [`ApiKey::expires_at`].
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+impl NewKey {
+    /// Makes the key, of this secret, which must come from a generator that nobody can predict.
+    ///
+    /// # Errors
+    /// All that is wrong, not only the first.
+    pub fn make(
+        self,
+        secret: [u8; SECRET_BYTES],
+        now: OffsetDateTime,
+    ) -> Result<(ApiKey, IssuedKey), Vec<FieldError>> {
+        self.check(now)?;
+        let key_id = ApiKeyId::generate();
+        let secret = BASE64_URL_SAFE_NO_PAD.encode(secret);
+        let issued = IssuedKey(format!("{PREFIX}{key_id}_{secret}"));
+        let key = ApiKey {
+            key_id,
+            name: self.name,
+            role: self.role,
+            channels: self.channels,
+            rate_per_second: self.rate_per_second,
+            created_at: now,
+            expires_at: self.expires_at,
+            revoked_at: None,
+            hash: KeyHash::of(issued.expose()),
+        };
+        Ok((key, issued))
+    }
+
+    fn check(&self, now: OffsetDateTime) -> Result<(), Vec<FieldError>> {
+        let mut errors = Vec::new();
+        let mut unless = |fits: bool, field: &str, problem: String| {
+            if !fits {
+                errors.push(FieldError::new(field, problem));
+            }
+        };
+        unless(
+            (1..=MAX_NAME_BYTES).contains(&self.name.len())
+                && !self.name.chars().any(char::is_control),
+            "name",
+            format!("must be 1 to {MAX_NAME_BYTES} bytes, and no control characters"),
+        );
+        unless(
+            self.channels
+                .as_ref()
+                .is_none_or(|channels| (1..=MAX_CHANNELS).contains(&channels.len())),
+            "channels",
+            format!("must be 1 to {MAX_CHANNELS} channels; leave it out for all"),
+        );
+        unless(
+            self.rate_per_second
+                .is_none_or(|rate| (1..=MAX_RATE).contains(&rate)),
+            "rate_per_second",
+            format!("must be 1 to {MAX_RATE}"),
+        );
+        unless(
+            self.expires_at.is_none_or(|end| now < end),
+            "expires_at",
+            "must be in the future".to_owned(),
+        );
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
+    }
+}
+
+/// What a key is known by: SHA-256 of the whole text that is presented.
+///
+/// A fast hash is right here. Slow ones are for passwords, which can be guessed; nobody goes
+/// through 256 random bits, however fast each guess is.
+#[derive(Clone, Copy)]
+pub struct KeyHash([u8; HASH_BYTES]);
+
+/// The length of a hash.
+pub const HASH_BYTES: usize = 32;
+
+impl KeyHash {
+    /// The hash of this text.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        Self(Sha256::digest(text.as_bytes()).into())
+    }
+
+    /// The hash that was kept as these bytes.
+    #[must_use]
+    pub const fn kept(bytes: [u8; HASH_BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes, to be kept.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; HASH_BYTES] {
+        &self.0
+    }
+}
+
+/// In constant time, so that how long it takes tells nothing.
+impl PartialEq for KeyHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for KeyHash {}
+
+impl fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyHash(…)")
+    }
+}
+
+/// A key that was just made, for its owner's eyes. `Debug` shows nothing of it.
+#[derive(Clone)]
+pub struct IssuedKey(String);
+
+impl IssuedKey {
+    /// The key's text, secret and all.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for IssuedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IssuedKey(…)")
+    }
+}
+
+/// A key as somebody presents it: whose it claims to be, and what it is to be known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PresentedKey {
+    /// Whose key it claims to be.
+    pub key_id: ApiKeyId,
+    /// The hash of what was presented.
+    pub hash: KeyHash,
+}
+
+/// The text is no key. It does not say why: it may be one that was mistyped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not a key, which is rt_, its id, _ and its secret")]
+pub struct NoKey;
+
+impl FromStr for PresentedKey {
+    type Err = NoKey;
+
+    fn from_str(text: &str) -> Result<Self, NoKey> {
+        // The secret may have underscores, and the id has one: the length of the id tells them
+        // apart.
+        let rest = text.strip_prefix(PREFIX).ok_or(NoKey)?;
+        let (id, secret) = rest.split_at_checked(ApiKeyId::LENGTH).ok_or(NoKey)?;
+        let secret = secret.strip_prefix('_').ok_or(NoKey)?;
+        // One more than fits: the decoder asks for room for whole triples.
+        let mut decoded = [0; SECRET_BYTES + 1];
+        match BASE64_URL_SAFE_NO_PAD.decode_slice(secret, &mut decoded) {
+            Ok(SECRET_BYTES) => {}
+            Ok(_) | Err(_) => return Err(NoKey),
+        }
+        Ok(Self {
+            key_id: id.parse().map_err(|_| NoKey)?,
+            hash: KeyHash::of(text),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+    use time::{Duration, macros::datetime};
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-23 08:00 UTC);
+
+    fn new_key() -> NewKey {
+        NewKey {
+            name: "n".to_owned(),
+            role: KeyRole::Producer,
+            channels: None,
+            rate_per_second: None,
+            expires_at: None,
+        }
+    }
+
+    fn made(secret: [u8; SECRET_BYTES]) -> (ApiKey, IssuedKey) {
+        new_key().make(secret, NOW).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_that_was_made_is_known_again(secret: [u8; SECRET_BYTES]) {
+            let (key, issued) = made(secret);
+            let presented: PresentedKey = issued.expose().parse().unwrap();
+            prop_assert_eq!(presented.key_id, key.key_id);
+            prop_assert_eq!(presented.hash, key.hash);
+        }
+
+        #[test]
+        fn any_change_of_a_byte_makes_it_another(at: prop::sample::Index, byte in 0_u8..128) {
+            let (key, issued) = made([7; SECRET_BYTES]);
+            let mut bytes = issued.expose().as_bytes().to_vec();
+            let at = at.index(bytes.len());
+            prop_assume!(bytes[at] != byte);
+            bytes[at] = byte;
+            let changed = String::from_utf8(bytes).unwrap();
+            prop_assert!(KeyHash::of(&changed) != key.hash, "{changed}");
+        }
+
+        #[test]
+        fn no_text_is_read_with_a_panic(text in "(rt_)?(key_)?[0-9a-f]{0,33}_?.{0,50}") {
+            let _ = text.parse::<PresentedKey>();
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_secret_is_shown() {
+        let (key, issued) = made([0xA5; SECRET_BYTES]);
+        let secret = issued.expose().rsplit_once('_').unwrap().1;
+        let presented: PresentedKey = issued.expose().parse().unwrap();
+        let json = serde_json::to_string(&key).unwrap();
+        for shown in [
+            format!("{key:?}"),
+            format!("{issued:?}"),
+            format!("{presented:?}"),
+            json,
+        ] {
+            assert!(!shown.contains(&secret[..6]), "{shown}");
+            assert!(!shown.contains("165, 165"), "{shown}");
+        }
+    }
+
+    #[rstest]
+    #[case::empty("")]
+    #[case::no_prefix(
+        "key_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    )]
+    #[case::no_secret("rt_key_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f")]
+    #[case::no_separator(
+        "rt_key_0192f0c1a2b37c4d8e9f0a1b2c3d4e5fAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    )]
+    #[case::short("rt_key_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f_AAAA")]
+    #[case::padded(
+        "rt_key_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+    )]
+    #[case::within_a_character("rt_key_0192f0c1a2b37c4d8e9f0a1b2c3d4ä_A")]
+    fn what_is_no_key_is_refused(#[case] text: &str) {
+        assert_eq!(text.parse::<PresentedKey>().unwrap_err(), NoKey);
+    }
+
+    #[rstest]
+    #[case::no_name(NewKey { name: String::new(), ..new_key() }, "name")]
+    #[case::long_name(NewKey { name: "x".repeat(MAX_NAME_BYTES + 1), ..new_key() }, "name")]
+    #[case::control(NewKey { name: "a\nb".to_owned(), ..new_key() }, "name")]
+    #[case::no_channel(NewKey { channels: Some(BTreeSet::new()), ..new_key() }, "channels")]
+    #[case::no_rate(NewKey { rate_per_second: Some(0), ..new_key() }, "rate_per_second")]
+    #[case::past(NewKey { expires_at: Some(NOW), ..new_key() }, "expires_at")]
+    fn what_cannot_be_is_named(#[case] new: NewKey, #[case] field: &str) {
+        let errors = new.make([0; SECRET_BYTES], NOW).unwrap_err();
+        assert_eq!(errors[0].field, field);
+        assert_eq!(errors.len(), 1);
+    }
+
+    #[test]
+    fn a_key_ends_when_it_is_revoked_or_expires() {
+        let (key, _) = made([0; SECRET_BYTES]);
+        let hour = Duration::HOUR;
+        let revoked = ApiKey {
+            revoked_at: Some(NOW + hour),
+            ..key.clone()
+        };
+        let expired = ApiKey {
+            expires_at: Some(NOW + hour),
+            ..key.clone()
+        };
+        let both = ApiKey {
+            expires_at: Some(NOW + 2 * hour),
+            ..revoked.clone()
+        };
+        for key in [revoked, expired, both] {
+            assert!(key.is_active(NOW));
+            assert!(!key.is_active(NOW + hour), "{key:?}");
+        }
+        assert!(key.is_active(NOW + 1000 * hour));
+    }
+
+    #[test]
+    fn a_role_reads_back_as_itself() {
+        for role in KeyRole::ALL {
+            assert_eq!(role.to_string().parse(), Ok(role));
+            assert_eq!(serde_json::to_value(role).unwrap(), role.as_str());
+        }
+        assert_eq!("admin".parse::<KeyRole>(), Err(UnknownRole));
+    }
+}

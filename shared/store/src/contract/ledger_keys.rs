@@ -1,0 +1,114 @@
+//! API keys.
+#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
+
+use roundtrip_model::{ApiKey, ApiKeyId, KeyRole, NewKey};
+use time::OffsetDateTime;
+
+use super::{Harness, samples::at};
+use crate::ApiKeys;
+
+fn key(name: &str) -> ApiKey {
+    let new = NewKey {
+        name: name.to_owned(),
+        role: KeyRole::Producer,
+        channels: None,
+        rate_per_second: None,
+        expires_at: None,
+    };
+    let (key, _) = new.make([7; 32], at(0)).expect("a key");
+    key
+}
+
+async fn create(store: &(impl ApiKeys + ?Sized), key: &ApiKey) {
+    store.create_key(key).await.expect("to create the key");
+}
+
+async fn found(store: &(impl ApiKeys + ?Sized), id: &ApiKeyId) -> Option<ApiKey> {
+    store.key(id).await.expect("to look for the key")
+}
+
+/// The names of those that are active.
+async fn active(store: &(impl ApiKeys + ?Sized), now: OffsetDateTime) -> Vec<String> {
+    let keys = store.active_keys(now).await.expect("the keys");
+    keys.into_iter().map(|key| key.name).collect()
+}
+
+/// Whatever it has and lacks; its hash too, by which it is known again.
+pub async fn an_api_key_is_kept_as_it_was(harness: &impl Harness) {
+    let (store, second) = (&**harness.store(), harness.second_store().await);
+    let limited = ApiKey {
+        role: KeyRole::Viewer,
+        channels: Some(["b", "a"].map(super::id).into()),
+        rate_per_second: Some(5),
+        expires_at: Some(at(9000)),
+        ..key("limited 🚀")
+    };
+    for key in [key("plain"), limited] {
+        create(store, &key).await;
+        let kept = found(&*second, &key.key_id).await;
+        assert_eq!(kept, Some(key));
+    }
+    assert_eq!(found(store, &ApiKeyId::generate()).await, None);
+}
+
+/// At once, in every process, and for good: the first time counts.
+pub async fn a_revoked_key_is_active_no_more(harness: &impl Harness) {
+    let (store, second) = (&**harness.store(), harness.second_store().await);
+    let (revoked, other) = (key("revoked"), key("other"));
+    create(store, &revoked).await;
+    create(store, &other).await;
+    for (store, millis) in [(store, 1000), (&*second, 2000)] {
+        let ended = store.revoke_key(&revoked.key_id, at(millis)).await;
+        let ended = ended.expect("to revoke").expect("a key");
+        assert_eq!(ended.revoked_at, Some(at(1000)));
+        assert_eq!(active(store, at(3000)).await, ["other"]);
+    }
+    assert_eq!(found(store, &other.key_id).await, Some(other));
+    let nobody = store.revoke_key(&ApiKeyId::generate(), at(0)).await;
+    assert_eq!(nobody.expect("to revoke none"), None);
+}
+
+/// Also where it is revoked before or after that.
+pub async fn a_key_that_expires_is_active_until_then(harness: &impl Harness) {
+    let store = &**harness.store();
+    let expiring = |name| ApiKey {
+        expires_at: Some(at(1000)),
+        ..key(name)
+    };
+    let [lasting, expires] = [key("lasting"), expiring("expires")];
+    let [early, late] = ["early", "late"].map(expiring);
+    for key in [&lasting, &expires, &early, &late] {
+        create(store, key).await;
+    }
+    for (key, millis) in [(&early, 500), (&late, 2000)] {
+        let revoked = store.revoke_key(&key.key_id, at(millis)).await;
+        revoked.expect("to revoke");
+    }
+    assert_eq!(active(store, at(999)).await, ["lasting", "expires", "late"]);
+    assert_eq!(active(store, at(1000)).await, ["lasting"]);
+}
+
+/// The earliest first, those that have ended too.
+pub async fn pages_hold_every_key_once(harness: &impl Harness) {
+    let store = &**harness.store();
+    let keys: Vec<ApiKey> = (0..12).map(|number| key(&number.to_string())).collect();
+    for key in &keys {
+        create(store, key).await;
+    }
+    let ended = store.revoke_key(&keys[3].key_id, at(1)).await;
+    ended.expect("to revoke");
+    let mut seen = Vec::new();
+    let mut after: Option<ApiKeyId> = None;
+    loop {
+        let page = store.keys(after.as_ref(), 5).await.expect("a page");
+        assert!(page.len() <= 5);
+        let Some(last) = page.last() else {
+            break;
+        };
+        after = Some(last.key_id);
+        seen.extend(page.into_iter().map(|key| key.name));
+    }
+    let names: Vec<String> = keys.into_iter().map(|key| key.name).collect();
+    assert_eq!(seen, names);
+    assert_eq!(store.keys(None, 0).await.expect("no page"), []);
+}

@@ -1,0 +1,141 @@
+//! API keys.
+//!
+//! Invariant: how many are active is counted within the write that adds one, so there is never one
+//! too many.
+
+use async_trait::async_trait;
+use roundtrip_model::{ApiKey, ApiKeyId, KeyHash};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use time::OffsetDateTime;
+
+use super::{
+    SqliteChannels, away,
+    rows::{Columns, millis, name},
+};
+use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_PAGE, StoreError};
+
+const INSERT: &str = "
+    INSERT INTO api_keys (key_id, name, role, channels, rate_per_second, created_at, expires_at,
+        revoked_at, ends_at, hash)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+const COUNT_ACTIVE: &str = "SELECT count(*) FROM api_keys WHERE ends_at IS NULL OR ends_at > ?1";
+const ACTIVE: &str = "
+    SELECT * FROM api_keys WHERE ends_at IS NULL OR ends_at > ?1 ORDER BY key_id LIMIT ?2";
+const PAGE: &str = "SELECT * FROM api_keys WHERE key_id > ?1 ORDER BY key_id LIMIT ?2";
+const REVOKE: &str = "
+    UPDATE api_keys SET revoked_at = ?2, ends_at = min(?2, coalesce(ends_at, ?2))
+    WHERE key_id = ?1 AND revoked_at IS NULL";
+
+#[async_trait]
+impl ApiKeys for SqliteChannels {
+    async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError> {
+        let key = key.clone();
+        self.file
+            .write(move |transaction| {
+                let active: i64 = transaction
+                    .query_row(COUNT_ACTIVE, [millis(key.created_at)], |row| row.get(0))
+                    .map_err(away)?;
+                if active >= i64::from(MAX_ACTIVE_KEYS) {
+                    return Err(StoreError::TooMany);
+                }
+                insert(transaction, &key).map_err(away)
+            })
+            .await
+    }
+
+    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, StoreError> {
+        let id = *id;
+        self.file
+            .run(move |connection, _| read(connection, &id).map_err(away))
+            .await
+    }
+
+    async fn keys(&self, after: Option<&ApiKeyId>, limit: u16) -> Result<Vec<ApiKey>, StoreError> {
+        let after = after.map(ToString::to_string).unwrap_or_default();
+        self.file
+            .run(move |connection, _| {
+                let values = params![after, limit.min(MAX_PAGE)];
+                rows(connection, PAGE, values).map_err(away)
+            })
+            .await
+    }
+
+    async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError> {
+        let now = millis(now);
+        self.file
+            .run(move |connection, _| {
+                rows(connection, ACTIVE, params![now, MAX_ACTIVE_KEYS]).map_err(away)
+            })
+            .await
+    }
+
+    async fn revoke_key(
+        &self,
+        id: &ApiKeyId,
+        now: OffsetDateTime,
+    ) -> Result<Option<ApiKey>, StoreError> {
+        let id = *id;
+        self.file
+            .write(move |transaction| {
+                transaction
+                    .execute(REVOKE, params![id.to_string(), millis(now)])
+                    .and_then(|_| read(transaction, &id))
+                    .map_err(away)
+            })
+            .await
+    }
+}
+
+fn insert(transaction: &Transaction<'_>, key: &ApiKey) -> rusqlite::Result<()> {
+    let channels = key.channels.as_ref().map(serde_json::to_string);
+    let channels = channels
+        .transpose()
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let values = params![
+        key.key_id.to_string(),
+        key.name,
+        name(key.role),
+        channels,
+        key.rate_per_second,
+        millis(key.created_at),
+        key.expires_at.map(millis),
+        key.revoked_at.map(millis),
+        key.ends_at().map(millis),
+        key.hash.as_bytes(),
+    ];
+    transaction.execute(INSERT, values).map(drop)
+}
+
+fn read(connection: &Connection, id: &ApiKeyId) -> rusqlite::Result<Option<ApiKey>> {
+    connection
+        .prepare_cached("SELECT * FROM api_keys WHERE key_id = ?1")?
+        .query_row([id.to_string()], key)
+        .optional()
+}
+
+fn rows(
+    connection: &Connection,
+    sql: &str,
+    values: impl rusqlite::Params,
+) -> rusqlite::Result<Vec<ApiKey>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_map(values, key)?.collect()
+}
+
+fn key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
+    let columns = Columns(row);
+    Ok(ApiKey {
+        key_id: columns.parsed("key_id")?,
+        name: columns.get("name")?,
+        role: columns.named("role")?,
+        channels: match row.get_ref("channels")? {
+            rusqlite::types::ValueRef::Null => None,
+            _ => Some(columns.json("channels")?),
+        },
+        rate_per_second: columns.get("rate_per_second")?,
+        created_at: columns.time("created_at")?,
+        expires_at: columns.optional_time("expires_at")?,
+        revoked_at: columns.optional_time("revoked_at")?,
+        hash: KeyHash::kept(columns.get("hash")?),
+    })
+}

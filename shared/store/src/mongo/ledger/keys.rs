@@ -1,0 +1,190 @@
+//! API keys.
+//!
+//! Invariant: a key that was revoked is not revoked again, for the very write asks for one that was
+//! not.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use bson::{Binary, DateTime, Document, doc, spec::BinarySubtype};
+use mongodb::{Collection, options::ReturnDocument};
+use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyHash, KeyRole};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{
+    super::{MongoChannels, away, is_duplicate_key},
+    API_KEYS, Unreadable, document, read_time, row, rows, stored,
+};
+use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_PAGE, StoreError};
+
+#[async_trait]
+impl ApiKeys for MongoChannels {
+    async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError> {
+        let row = document(&KeyRow::of(key))?;
+        let active = active(key.created_at);
+        self.connection
+            .run(move |_, database| async move {
+                let keys: Collection<Document> = database.collection(API_KEYS);
+                let count = keys.count_documents(active).await.map_err(away)?;
+                if count >= u64::from(MAX_ACTIVE_KEYS) {
+                    return Err(StoreError::TooMany);
+                }
+                match keys.insert_one(row).await {
+                    Ok(_) => Ok(()),
+                    // The call before this one arrived, and its answer did not.
+                    Err(error) if is_duplicate_key(&error) => Ok(()),
+                    Err(error) => Err(away(error)),
+                }
+            })
+            .await
+    }
+
+    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, StoreError> {
+        let which = named(id);
+        self.connection
+            .run(move |_, database| async move {
+                let keys = database.collection::<Document>(API_KEYS);
+                read(keys.find_one(which).await.map_err(away)?)
+            })
+            .await
+    }
+
+    async fn keys(&self, after: Option<&ApiKeyId>, limit: u16) -> Result<Vec<ApiKey>, StoreError> {
+        // MongoDB reads 0 as no limit.
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let filter = after.map_or_else(Document::new, |after| {
+            doc! { "_id": { "$gt": after.to_string() } }
+        });
+        self.page(filter, limit.min(MAX_PAGE)).await
+    }
+
+    async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError> {
+        self.page(active(now), MAX_ACTIVE_KEYS).await
+    }
+
+    async fn revoke_key(
+        &self,
+        id: &ApiKeyId,
+        now: OffsetDateTime,
+    ) -> Result<Option<ApiKey>, StoreError> {
+        let which = named(id);
+        let mut active = which.clone();
+        // Of one that is not there, too.
+        active.insert("revoked_at", bson::Bson::Null);
+        let now = stored(now);
+        // `$min` sets a field that is not there.
+        let change = doc! { "$set": { "revoked_at": now }, "$min": { "ends_at": now } };
+        self.connection
+            .run(move |_, database| async move {
+                let keys = database.collection::<Document>(API_KEYS);
+                let revoked = keys
+                    .find_one_and_update(active, change)
+                    .return_document(ReturnDocument::After)
+                    .await
+                    .map_err(away)?;
+                match revoked {
+                    Some(revoked) => read(Some(revoked)),
+                    None => read(keys.find_one(which).await.map_err(away)?),
+                }
+            })
+            .await
+    }
+}
+
+impl MongoChannels {
+    async fn page(&self, filter: Document, limit: u16) -> Result<Vec<ApiKey>, StoreError> {
+        self.connection
+            .run(move |_, database| async move {
+                let found = database
+                    .collection::<Document>(API_KEYS)
+                    .find(filter)
+                    .sort(doc! { "_id": 1 })
+                    .limit(i64::from(limit))
+                    .await
+                    .map_err(away)?;
+                rows(found, KeyRow::key).await
+            })
+            .await
+    }
+}
+
+fn named(id: &ApiKeyId) -> Document {
+    doc! { "_id": id.to_string() }
+}
+
+/// Finds what has not ended at this time.
+fn active(now: OffsetDateTime) -> Document {
+    doc! { "$or": [
+        { "ends_at": { "$exists": false } },
+        { "ends_at": { "$gt": stored(now) } },
+    ] }
+}
+
+fn read(found: Option<Document>) -> Result<Option<ApiKey>, StoreError> {
+    let key = found.map(|found| row::<KeyRow>(found)?.key());
+    Ok(key.transpose()?)
+}
+
+/// A key as it is stored.
+#[derive(Serialize, Deserialize)]
+struct KeyRow {
+    #[serde(rename = "_id")]
+    key_id: ApiKeyId,
+    name: String,
+    role: KeyRole,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    channels: Option<BTreeSet<ChannelId>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate_per_second: Option<u32>,
+    created_at: DateTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<DateTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revoked_at: Option<DateTime>,
+    /// The earlier of the two; from then on the retention counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ends_at: Option<DateTime>,
+    hash: Binary,
+}
+
+impl KeyRow {
+    fn of(key: &ApiKey) -> Self {
+        Self {
+            key_id: key.key_id,
+            name: key.name.clone(),
+            role: key.role,
+            channels: key.channels.clone(),
+            rate_per_second: key.rate_per_second,
+            created_at: stored(key.created_at),
+            expires_at: key.expires_at.map(stored),
+            revoked_at: key.revoked_at.map(stored),
+            ends_at: key.ends_at().map(stored),
+            hash: Binary {
+                subtype: BinarySubtype::Generic,
+                bytes: key.hash.as_bytes().to_vec(),
+            },
+        }
+    }
+
+    fn key(self) -> Result<ApiKey, Unreadable> {
+        let hash: [u8; 32] = self
+            .hash
+            .bytes
+            .try_into()
+            .map_err(|_| Unreadable("a hash of another length".into()))?;
+        Ok(ApiKey {
+            key_id: self.key_id,
+            name: self.name,
+            role: self.role,
+            channels: self.channels,
+            rate_per_second: self.rate_per_second,
+            created_at: read_time(self.created_at)?,
+            expires_at: self.expires_at.map(read_time).transpose()?,
+            revoked_at: self.revoked_at.map(read_time).transpose()?,
+            hash: KeyHash::kept(hash),
+        })
+    }
+}

@@ -1,0 +1,144 @@
+//! The certificates of certificate authorities that an operator trusts beside, or instead of, the
+//! public ones.
+//!
+//! Invariant: what [`Roots::read`] returns can be used: a file that is missing, empty or damaged is
+//! told at the start, by its name, and is never a set of roots with one less in it.
+
+use std::path::{Path, PathBuf};
+
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem, pem::PemObject},
+};
+
+/// Certificates that a chain may end in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roots(Vec<CertificateDer<'static>>);
+
+/// Why a file gives no roots. One line each.
+#[derive(Debug, thiserror::Error)]
+pub enum RootsError {
+    /// It cannot be read, or is no PEM.
+    #[error("cannot be read from '{}'", path.display())]
+    Pem {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: pem::Error,
+    },
+    /// It is PEM without a certificate.
+    #[error("holds no certificate: '{}'", .0.display())]
+    Empty(PathBuf),
+    /// One of its certificates is none.
+    #[error("holds a certificate that cannot be used: '{}'", path.display())]
+    Certificate {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+}
+
+impl Roots {
+    /// Reads a PEM file of one or more certificates.
+    ///
+    /// # Errors
+    /// See [`RootsError`].
+    pub fn read(path: &Path) -> Result<Self, RootsError> {
+        let read: Result<Vec<_>, _> =
+            CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+        let certificates = read.map_err(|source| RootsError::Pem {
+            path: path.to_owned(),
+            source,
+        })?;
+        if certificates.is_empty() {
+            return Err(RootsError::Empty(path.to_owned()));
+        }
+        let mut store = RootCertStore::empty();
+        for certificate in &certificates {
+            let added = store.add(certificate.clone());
+            added.map_err(|source| RootsError::Certificate {
+                path: path.to_owned(),
+                source,
+            })?;
+        }
+        Ok(Self(certificates))
+    }
+
+    /// Reads the file that is configured, if one is.
+    ///
+    /// # Errors
+    /// See [`RootsError`].
+    pub fn configured(path: Option<&Path>) -> Result<Self, RootsError> {
+        path.map_or_else(|| Ok(Self::default()), Self::read)
+    }
+
+    /// The certificates, in DER.
+    #[must_use]
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.0
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn authority() -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut of = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        of.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        of.self_signed(&key).unwrap().pem()
+    }
+
+    fn read(content: &str) -> Result<Roots, RootsError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        std::fs::write(&path, content).unwrap();
+        Roots::read(&path)
+    }
+
+    #[test]
+    fn each_certificate_of_a_file_is_a_root() {
+        let roots = read(&format!("{}{}", authority(), authority())).unwrap();
+        assert_eq!(roots.certificates().len(), 2);
+    }
+
+    #[rstest]
+    #[case::empty("", "holds no certificate")]
+    #[case::no_pem("ca", "holds no certificate")]
+    #[case::damaged(
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        "holds a certificate that cannot be used"
+    )]
+    #[case::cut("-----BEGIN CERTIFICATE-----\nAAAA\n", "cannot be read from")]
+    fn a_file_that_gives_no_roots_is_refused(#[case] content: &str, #[case] problem: &str) {
+        let error = read(content).unwrap_err().to_string();
+        assert!(error.starts_with(problem), "{error}");
+    }
+
+    #[test]
+    fn one_damaged_certificate_spoils_the_file() {
+        let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(read(&format!("{}{damaged}", authority())).is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = Roots::read(Path::new("/nowhere/ca.pem")).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/ca.pem"), "{error}");
+    }
+
+    #[test]
+    fn nothing_configured_is_no_root() {
+        assert!(Roots::configured(None).unwrap().is_empty());
+    }
+}
