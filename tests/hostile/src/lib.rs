@@ -74,7 +74,10 @@ fn filter(input: &[u8]) {
                 }
             }
         }
-        Err(error) => assert!(!error.problem.is_empty() && !error.path.is_empty(), "{error}"),
+        Err(error) => assert!(
+            !error.problem.is_empty() && !error.path.is_empty(),
+            "{error}"
+        ),
     }
 }
 

@@ -237,7 +237,10 @@ struct Schema<'a>(&'a Value);
 
 impl std::fmt::Display for Schema<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0["$ref"].as_str().and_then(|path| path.rsplit_once('/')) {
+        match self.0["$ref"]
+            .as_str()
+            .and_then(|path| path.rsplit_once('/'))
+        {
             Some((_, name)) => write!(f, "<a href=\"#schema-{0}\">{0}</a>", Text(name)),
             None if self.0.is_null() => Ok(()),
             None => write!(f, "<code>{}</code>", Verbatim(&self.0.to_string())),
