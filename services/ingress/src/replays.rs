@@ -12,7 +12,7 @@ use roundtrip_model::{
 use roundtrip_store::{
     DeadFilter, DeadQueue, MessageFilter, Progress, Replay, ReplaySource, ReplayStatus,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use time::OffsetDateTime;
 
 use crate::{Ingress, body::Json, parameters::PathId, problem::Problem};
@@ -30,6 +30,7 @@ const MAX_IDS: usize = 1000;
 pub(crate) struct ReplayDeadLetters {
     #[serde(default)]
     dry_run: bool,
+    #[serde(default, deserialize_with = "whole")]
     rate_per_second: Option<u32>,
     ids: Option<Vec<String>>,
     queue: Option<DeadQueue>,
@@ -48,6 +49,7 @@ pub(crate) struct ReplayDeadLetters {
 pub(crate) struct ReplayMessages {
     #[serde(default)]
     dry_run: bool,
+    #[serde(default, deserialize_with = "whole")]
     rate_per_second: Option<u32>,
     ids: Option<Vec<MessageId>>,
     channel_id: Option<ChannelId>,
@@ -57,6 +59,23 @@ pub(crate) struct ReplayMessages {
     since: Option<OffsetDateTime>,
     #[serde(default, with = "time::serde::rfc3339::option")]
     until: Option<OffsetDateTime>,
+}
+
+/// A whole number, however JSON spells it: `50` and `50.0` are one (JSON Schema, 4.2.3).
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the double was found to be a whole number in the range of u32"
+)]
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let Some(number) = Option::<f64>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    if number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number) {
+        Ok(Some(number as u32))
+    } else {
+        Err(D::Error::custom("must be a whole number, 1 or greater"))
+    }
 }
 
 /// What a dry run tells.

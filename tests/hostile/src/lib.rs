@@ -146,3 +146,6 @@ impl Clock for Epoch {
         OffsetDateTime::UNIX_EPOCH
     }
 }
+
+#[cfg(test)]
+mod tests;
