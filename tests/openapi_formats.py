@@ -78,3 +78,5 @@ def before_call(ctx, case, kwargs):
         case.body = without_lone_options(case.body)
     if case.method == "PUT" and isinstance(case.body, dict) and case.body.get("channel_id"):
         case.body["channel_id"] = case.path_parameters["channel_id"]
+    if case.operation.path == "/api-keys" and isinstance(case.body, dict) and case.body.get("expires_at"):
+        case.body["expires_at"] = "9" + case.body["expires_at"][1:]

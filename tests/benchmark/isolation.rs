@@ -35,8 +35,9 @@ const IN_FLIGHT: usize = 64;
 /// How long posting, or arriving, may take.
 const LIMIT: Duration = Duration::from_mins(5);
 
-/// Messages before the clock starts: connections stand, and channels are known.
-const WARM_UP: usize = 500;
+/// Seconds of the same load before the clock starts: connections stand, channels are known, and the
+/// store has its indexes.
+const WARM_UP: usize = 5;
 
 /// The others' times in one run, in milliseconds.
 #[derive(Debug, Clone, Copy)]
@@ -129,7 +130,8 @@ async fn measure(
 ) -> anyhow::Result<Times> {
     let good = options.channels - BAD;
     let tally = Arc::new(Tally::new("good", options.messages));
-    let warm_up = Arc::new(Tally::new("warm", WARM_UP));
+    let rate = usize::try_from(options.rate)?;
+    let warm_up = Arc::new(Tally::new("warm", WARM_UP * rate));
     let server = CountingServer::start(Arc::clone(&warm_up)).await?;
     let hangs = ScriptedServer::start(|_| Reply::hang()).await?;
     let fails = ScriptedServer::start(|_| Reply::status(500)).await?;
@@ -155,10 +157,10 @@ async fn measure(
         limit: LIMIT,
     };
 
-    post_all(&load(&warm_up, good_channels)).await?;
+    let every = Duration::from_secs(1) / options.rate;
+    post_paced(&load(&warm_up, good_channels), &Arc::default(), every).await?;
     warm_up.full(LIMIT).await?;
     server.count_into(Arc::clone(&tally));
-    let every = Duration::from_secs(1) / options.rate;
     let paced = load(&tally, good_channels);
     let progress = Arc::new(Progress::default());
     let posted = post_paced(&paced, &progress, every);

@@ -16,12 +16,11 @@ use crate::proxy::Proxy;
 const AMQP_PORT: u16 = 5672;
 const MONGODB_PORT: u16 = 27017;
 
-/// The broker's delay queues, by the end of their names.
-const DELAYS: [&str; 8] = ["1s", "5s", "30s", "2m", "10m", "30m", "2h", "6h"];
+/// How many delay queues the broker has, each twice as long as the one before it.
+const DELAYS: u32 = 16;
 
-/// The queues that are no delay queues.
-const QUEUES: [&str; 7] = [
-    "outbound.0",
+/// The queues that are neither delay queues nor shards.
+const QUEUES: [&str; 6] = [
     "outbound.retry",
     "callbacks",
     "journal",
@@ -98,32 +97,35 @@ impl Realm {
     /// # Errors
     /// If a server does not answer.
     pub async fn remove(&self) -> anyhow::Result<()> {
-        let broker = self.broker.as_str();
-        let connection =
-            lapin::Connection::connect(broker, ConnectionProperties::default()).await?;
-        let channel = connection.create_channel().await?;
-        let delays = DELAYS.map(|delay| format!("delay.{delay}"));
-        for queue in QUEUES
-            .iter()
-            .copied()
-            .chain(delays.iter().map(String::as_str))
-        {
-            let name = format!("{}.{queue}", self.name);
-            channel
-                .queue_delete(name.into(), QueueDeleteOptions::default())
-                .await?;
-        }
-        for exchange in std::iter::once("direct").chain(delays.iter().map(String::as_str)) {
-            let name = format!("{}.{exchange}", self.name);
-            channel
-                .exchange_delete(name.into(), ExchangeDeleteOptions::default())
-                .await?;
-        }
-        connection.close(200, "done".into()).await?;
+        remove_namespace(self.broker.as_str(), &self.name, 1).await?;
         let client = mongodb::Client::with_uri_str(self.store.as_str()).await?;
         client.database(&self.name).drop().await?;
         Ok(())
     }
+}
+
+/// Removes a namespace's queues and exchanges, with so many shards of the outbound queue.
+///
+/// # Errors
+/// If RabbitMQ does not answer.
+pub async fn remove_namespace(url: &str, namespace: &str, shards: u16) -> lapin::Result<()> {
+    let connection = lapin::Connection::connect(url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    let delays = || (0..DELAYS).map(|tier| format!("delay.{}s", 1 << tier));
+    let shards = (0..shards).map(|shard| format!("outbound.{shard}"));
+    let queues = QUEUES.map(str::to_owned).into_iter();
+    for end in queues.chain(shards).chain(delays()) {
+        let name = format!("{namespace}.{end}").into();
+        // One that is not there is no error.
+        let options = QueueDeleteOptions::default();
+        channel.queue_delete(name, options).await?;
+    }
+    for end in std::iter::once("direct".to_owned()).chain(delays()) {
+        let name = format!("{namespace}.{end}").into();
+        let options = ExchangeDeleteOptions::default();
+        channel.exchange_delete(name, options).await?;
+    }
+    connection.close(200, "done".into()).await
 }
 
 async fn by_proxy(url: &Url, usual_port: u16) -> anyhow::Result<(String, Proxy)> {

@@ -52,10 +52,7 @@ mod embedded {
 
 mod rabbitmq {
     use async_trait::async_trait;
-    use lapin::{
-        Connection, ConnectionProperties,
-        options::{ExchangeDeleteOptions, QueueDeleteOptions},
-    };
+    use harness::realm::remove_namespace;
     use roundtrip_broker::{
         Config, SharedBroker,
         contract::{Harness, Tweak},
@@ -63,8 +60,6 @@ mod rabbitmq {
     use uuid::Uuid;
 
     const URL: &str = "TEST_AMQP_URL";
-
-    const TIERS: [&str; 8] = ["1s", "5s", "30s", "2m", "10m", "30m", "2h", "6h"];
 
     /// A namespace of its own, on the server that the environment names.
     #[derive(Default)]
@@ -96,41 +91,17 @@ mod rabbitmq {
         async fn close(self) {
             // Where it was never made its cause is told already.
             if self.config != Config::default() {
-                remove(&self.config)
+                let Config {
+                    url,
+                    namespace,
+                    outbound_shards,
+                    ..
+                } = &self.config;
+                remove_namespace(url, namespace, *outbound_shards)
                     .await
                     .expect("the namespace is removed");
             }
         }
-    }
-
-    async fn remove(config: &Config) -> lapin::Result<()> {
-        let namespace = &config.namespace;
-        let connection = Connection::connect(&config.url, ConnectionProperties::default()).await?;
-        let channel = connection.create_channel().await?;
-        let shards = (0..config.outbound_shards).map(|shard| format!("outbound.{shard}"));
-        let tiers = TIERS.map(|tier| format!("delay.{tier}"));
-        let others = [
-            "outbound.retry",
-            "callbacks",
-            "journal",
-            "outbound.dead",
-            "callbacks.dead",
-            "journal.dead",
-        ]
-        .map(str::to_owned);
-        for queue in shards.chain(tiers.clone()).chain(others) {
-            let name = format!("{namespace}.{queue}").into();
-            channel
-                .queue_delete(name, QueueDeleteOptions::default())
-                .await?;
-        }
-        for exchange in tiers.into_iter().chain(["direct".to_owned()]) {
-            let name = format!("{namespace}.{exchange}").into();
-            channel
-                .exchange_delete(name, ExchangeDeleteOptions::default())
-                .await?;
-        }
-        connection.close(200, "done".into()).await
     }
 
     roundtrip_broker::broker_contract!(RabbitMq);

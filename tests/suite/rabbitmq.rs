@@ -11,14 +11,12 @@ use anyhow::{Context, ensure};
 use futures::future::join_all;
 use harness::{
     proxy::Proxy,
+    realm::remove_namespace,
     wait::{WAIT_LIMIT, until},
 };
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
-    options::{
-        BasicGetOptions, BasicPublishOptions, ExchangeDeleteOptions, QueueDeclareOptions,
-        QueueDeleteOptions,
-    },
+    options::{BasicGetOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable},
 };
 use roundtrip_broker::{
@@ -33,8 +31,6 @@ use uuid::Uuid;
 
 /// The delivery limit of the work queues, as docs/adr/0002 has it.
 const DELIVERY_LIMIT: usize = 20;
-
-const DELAYS: [&str; 8] = ["1s", "5s", "30s", "2m", "10m", "30m", "2h", "6h"];
 
 /// A namespace of its own on the server that the environment names, behind a proxy.
 struct Place {
@@ -91,26 +87,8 @@ impl Place {
     /// Closes the broker and leaves nothing on the server.
     async fn leave(self, broker: SharedBroker) -> anyhow::Result<()> {
         broker.close().await;
-        let (_connection, channel) = self.other_client().await?;
-        let delays = DELAYS.map(|delay| format!("delay.{delay}"));
-        let queues = [
-            "outbound.0",
-            "outbound.retry",
-            "callbacks",
-            "journal",
-            "outbound.dead",
-            "callbacks.dead",
-            "journal.dead",
-        ];
-        for end in queues.into_iter().chain(delays.iter().map(String::as_str)) {
-            let options = QueueDeleteOptions::default();
-            channel.queue_delete(self.name(end).into(), options).await?;
-        }
-        for end in delays.iter().map(String::as_str).chain(["direct"]) {
-            let options = ExchangeDeleteOptions::default();
-            let name = self.name(end).into();
-            channel.exchange_delete(name, options).await?;
-        }
+        let namespace = &self.config.namespace;
+        remove_namespace(self.direct.as_str(), namespace, self.config.outbound_shards).await?;
         Ok(())
     }
 }

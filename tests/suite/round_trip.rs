@@ -16,7 +16,7 @@ on_both_setups! {
 
 /// Numbers that a double cannot hold, an escape and a member order that must not change.
 const MESSAGE: &str = r#"{"n":12345678901234567890.10,"b":"\u00e4","a":[1.0,null]}"#;
-const RESPONSE: &str = r#"{"z":1e400,"text":"caf\u00e9","a":{"y":-0.0}}"#;
+const RESPONSE: &str = r#"{"z":1.50e300,"text":"caf\u00e9","a":{"y":-0.0}}"#;
 
 async fn a_message_goes_out_and_its_answer_comes_back(setup: Setup) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::answering(RESPONSE)).await?;

@@ -63,8 +63,19 @@ impl Handler for Dispatcher {
         }
     }
 
-    fn panicked(&self, parcel: &Parcel) -> Decision {
-        self.courier.panicked(parcel.tries, parcel.accepted_at)
+    async fn panicked(&self, parcel: &Parcel) -> Decision {
+        let made = self.courier.panicked(parcel.tries, parcel.accepted_at);
+        // The panic itself is in the log; here it is told of which message.
+        tracing::error!(
+            message_id = parcel.id,
+            attempt = made.attempt,
+            "delivery.panicked"
+        );
+        if let Ok(message) = serde_json::from_slice::<OutboundMessage>(&parcel.body) {
+            self.tell(parcel, &message, Event::Attempted(made.journaled()))
+                .await;
+        }
+        made.decision
     }
 }
 

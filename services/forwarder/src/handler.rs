@@ -37,8 +37,18 @@ impl Handler for Forwarder {
         }
     }
 
-    fn panicked(&self, parcel: &Parcel) -> Decision {
-        self.courier.panicked(parcel.tries, parcel.accepted_at)
+    async fn panicked(&self, parcel: &Parcel) -> Decision {
+        let made = self.courier.panicked(parcel.tries, parcel.accepted_at);
+        // The panic itself is in the log; here it is told of which answer.
+        tracing::error!(
+            callback_id = parcel.id,
+            attempt = made.attempt,
+            "forward.panicked"
+        );
+        if let Ok(callback) = serde_json::from_slice::<Callback>(&parcel.body) {
+            self.tell(parcel.round, &callback, made.journaled()).await;
+        }
+        made.decision
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     Ingress,
+    access::Caller,
     body::{is_json, media_type, parse, read, said},
     idempotency::{Key, accept_one},
     messages::{Accepted, SendMessage},
@@ -28,7 +29,7 @@ use crate::{
 /// The most messages in one call.
 pub(crate) const MAX_MESSAGES: usize = 1000;
 
-/// The longest body: 16 MiB. Each message has the single call's limit besides.
+/// The longest body: 16 MiB. Each message has the single call's limits besides.
 pub(crate) const MAX_BYTES: usize = 16 << 20;
 
 /// The most batches under way at once; one more is answered 503. Each holds its body, and what is
@@ -76,6 +77,7 @@ enum Outcome {
 /// `POST /channel/messages`
 pub(crate) async fn send(
     State(ingress): State<Ingress>,
+    caller: Caller,
     request: Request,
 ) -> Result<JsonBody<Answered>, Problem> {
     let is_array = is_json(request.headers());
@@ -97,7 +99,12 @@ pub(crate) async fn send(
     }
     let keyed = Semaphore::new(KEYED_AT_ONCE);
     // All at once: the broker bounds what is under way, and confirms many as fast as one.
-    let answers = join_all(texts.iter().map(|text| accept(&ingress, &keyed, text))).await;
+    let answers = join_all(
+        texts
+            .iter()
+            .map(|text| accept(&ingress, &caller, &keyed, text)),
+    )
+    .await;
     let accepted = answers.iter().filter(|answer| answer.is_ok()).count();
     Ok(JsonBody(Answered {
         accepted,
@@ -106,7 +113,12 @@ pub(crate) async fn send(
     }))
 }
 
-async fn accept(ingress: &Ingress, keyed: &Semaphore, text: &[u8]) -> Result<Accepted, Problem> {
+async fn accept(
+    ingress: &Ingress,
+    caller: &Caller,
+    keyed: &Semaphore,
+    text: &[u8],
+) -> Result<Accepted, Problem> {
     let limit = ingress.limits.max_body_bytes;
     if text.len() > limit {
         return Err(Problem::too_large(limit));
@@ -117,7 +129,7 @@ async fn accept(ingress: &Ingress, keyed: &Semaphore, text: &[u8]) -> Result<Acc
         message,
         response_url,
         idempotency_key: key,
-    } = parse(text)?;
+    } = parse(text, ingress.limits.max_json_depth)?;
     let send = SendMessage {
         channel_id,
         session_id,
@@ -129,7 +141,7 @@ async fn accept(ingress: &Ingress, keyed: &Semaphore, text: &[u8]) -> Result<Acc
         Some(_) => keyed.acquire().await.ok(),
         None => None,
     };
-    accept_one(ingress, key.as_ref(), send).await
+    accept_one(ingress, caller, key.as_ref(), send).await
 }
 
 impl From<Result<Accepted, Problem>> for Outcome {

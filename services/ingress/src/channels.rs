@@ -16,7 +16,7 @@ use roundtrip_store::Versioned;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{Ingress, body::Json, parameters::PathId, problem::Problem};
+use crate::{Ingress, access::Caller, body::UniqueJson, parameters::PathId, problem::Problem};
 
 pub(crate) use pause::{pause, resume};
 pub(crate) use query::query;
@@ -52,9 +52,11 @@ impl From<NewChannel> for Channel {
 /// `POST /channel`
 pub(crate) async fn create(
     State(ingress): State<Ingress>,
-    Json(new): Json<NewChannel>,
+    caller: Caller,
+    UniqueJson(new): UniqueJson<NewChannel>,
 ) -> Result<impl IntoResponse, Problem> {
     let channel = Channel::from(new);
+    caller.allow(&channel.channel_id)?;
     let checked = channel.check();
     let vetted = endpoint::vet(&ingress.guard, Some(&channel.channel_metadata));
     together(checked, vetted).map_err(Problem::invalid)?;
@@ -81,7 +83,7 @@ pub(crate) async fn update(
     State(ingress): State<Ingress>,
     PathId(id): PathId,
     headers: HeaderMap,
-    Json(patch): Json<ChannelPatch>,
+    UniqueJson(patch): UniqueJson<ChannelPatch>,
 ) -> Result<Response, Problem> {
     let id = channel_id(&id)?;
     let vetted = endpoint::vet(&ingress.guard, patch.channel_metadata.as_ref());

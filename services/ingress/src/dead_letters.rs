@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use crate::{
     Ingress,
+    access::Caller,
     history::{next, page_size},
     parameters::Parameters,
     problem::Problem,
@@ -36,19 +37,43 @@ pub(crate) struct DeadParameters {
 }
 
 impl DeadParameters {
-    fn into_filter(self) -> DeadFilter {
-        DeadFilter {
+    /// Whether they choose nothing, and so everything.
+    const fn is_empty(&self) -> bool {
+        let Self {
+            id,
+            queue,
+            channel_id,
+            session_id,
+            reason,
+            since,
+            until,
+            limit: _,
+            cursor: _,
+            all: _,
+        } = self;
+        id.is_none()
+            && queue.is_none()
+            && channel_id.is_none()
+            && session_id.is_none()
+            && reason.is_none()
+            && since.is_none()
+            && until.is_none()
+    }
+
+    /// What they choose of what the caller may see.
+    fn into_filter(self, caller: &Caller) -> Result<DeadFilter, Problem> {
+        Ok(DeadFilter {
+            channels: caller.among(self.channel_id.as_ref())?,
             ids: self
                 .id
                 .map(|ids| ids.split(',').map(str::to_owned).collect()),
             queue: self.queue,
             channel: self.channel_id,
-            channels: None,
             session: self.session_id,
             reason: self.reason,
             since: self.since,
             until: self.until,
-        }
+        })
     }
 }
 
@@ -62,6 +87,7 @@ pub(crate) struct Letters {
 /// `GET /dead-letters`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
+    caller: Caller,
     Parameters(mut parameters): Parameters<DeadParameters>,
 ) -> Result<JsonBody<Letters>, Problem> {
     if parameters.all {
@@ -72,7 +98,7 @@ pub(crate) async fn list(
     }
     let limit = page_size(parameters.limit)?;
     let cursor = parameters.cursor.take();
-    let filter = parameters.into_filter();
+    let filter = parameters.into_filter(&caller)?;
     let dead_letters = ingress
         .store
         .dead_letters(&filter, cursor.as_deref(), limit)
@@ -93,21 +119,21 @@ pub(crate) struct Purged {
 /// `DELETE /dead-letters`
 pub(crate) async fn purge(
     State(ingress): State<Ingress>,
+    caller: Caller,
     Parameters(parameters): Parameters<DeadParameters>,
 ) -> Result<JsonBody<Purged>, Problem> {
     if parameters.limit.is_some() || parameters.cursor.is_some() {
         return Err(Problem::invalid_field("limit", "a purge has no pages"));
     }
-    let all = parameters.all;
-    let filter = parameters.into_filter();
     // A purge cannot be taken back: a parameter that was forgotten must not mean everything.
-    if !all && filter == DeadFilter::default() {
+    if !parameters.all && parameters.is_empty() {
         return Err(Problem::invalid_field(
             "all",
             "name a filter, or say all=true",
         ));
     }
+    let filter = parameters.into_filter(&caller)?;
     let purged = ingress.store.purge_dead_letters(&filter).await?;
-    tracing::warn!(purged, ?filter, "dead_letters.purged");
+    tracing::warn!(purged, ?filter, by = %caller, "dead_letters.purged");
     Ok(JsonBody(Purged { purged }))
 }

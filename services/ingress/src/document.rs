@@ -16,11 +16,12 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 /// The parts of the document, each with paths and components of its own.
-const PARTS: [&str; 4] = [
+const PARTS: [&str; 5] = [
     include_str!("../openapi/api.json"),
     include_str!("../openapi/channels.json"),
     include_str!("../openapi/messages.json"),
     include_str!("../openapi/dead_letters.json"),
+    include_str!("../openapi/api_keys.json"),
 ];
 
 /// What the page may do: show itself. Nothing is loaded, nothing runs, nobody frames it.

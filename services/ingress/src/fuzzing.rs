@@ -14,8 +14,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, value::RawValue};
 
 use crate::{
+    api_keys::CreateKey,
     batch::{self, Item},
-    body::parse,
+    body,
     callback::{self, Answer},
     channels::{
         NewChannel,
@@ -28,7 +29,11 @@ use crate::{
     parameters,
     problem::Problem,
     replays::{ReplayDeadLetters, ReplayMessages},
+    unique::Unique,
 };
+
+/// As the default configuration has it.
+const DEPTH: usize = 64;
 
 /// The bodies of the channel calls and of the replays.
 pub fn bodies(input: &[u8]) {
@@ -42,6 +47,7 @@ pub fn bodies(input: &[u8]) {
         let read: Channel = serde_json::from_slice(&json).expect("and reads back");
         assert_eq!(read, channel);
     }
+    told(parse::<Unique>(input));
     if let Some(patch) = told(parse::<ChannelPatch>(input))
         && let Err(errors) = patch.check(&"c".parse().expect("an id"))
     {
@@ -49,6 +55,7 @@ pub fn bodies(input: &[u8]) {
     }
     told(parse::<ReplayDeadLetters>(input));
     told(parse::<ReplayMessages>(input));
+    told(parse::<CreateKey>(input));
 }
 
 /// The bodies of the message calls, alone and in a batch of either form, and of the callback.
@@ -107,6 +114,10 @@ pub fn idempotency_key(input: &[u8]) {
         let value = |json: &RawValue| serde_json::from_str::<Value>(json.get()).ok();
         assert_eq!(value(&bare), value(&json));
     }
+}
+
+fn parse<T: DeserializeOwned>(input: &[u8]) -> Result<T, Problem> {
+    body::parse(input, DEPTH)
 }
 
 fn sort(sort: roundtrip_store::Sort) -> String {

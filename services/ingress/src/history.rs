@@ -2,12 +2,13 @@
 
 use axum::{Json as JsonBody, extract::State};
 use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State as MessageState};
-use roundtrip_store::{MAX_PAGE, MessageFilter, MessageRecord};
+use roundtrip_store::{Detail, MAX_PAGE, MessageFilter, MessageRecord};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::{
     Ingress,
+    access::Caller,
     parameters::{Parameters, PathId},
     problem::Problem,
 };
@@ -26,10 +27,13 @@ pub(crate) struct Timeline {
 /// `GET /channel/message/{message_id}`
 pub(crate) async fn timeline(
     State(ingress): State<Ingress>,
+    caller: Caller,
     PathId(id): PathId,
 ) -> Result<JsonBody<Timeline>, Problem> {
     let id: MessageId = id.parse().map_err(|_error| Problem::unknown_message(&id))?;
     let found = ingress.store.message(&id).await?;
+    // Another channel's is as if it were not there: even that it is there is not told.
+    let found = found.filter(|(message, _)| caller.sees(Some(&message.channel_id)));
     let (message, timeline) = found.ok_or_else(|| Problem::unknown_message(&id.to_string()))?;
     Ok(JsonBody(Timeline { message, timeline }))
 }
@@ -59,21 +63,22 @@ pub(crate) struct Messages {
 /// `GET /messages`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
+    caller: Caller,
     Parameters(parameters): Parameters<MessageParameters>,
 ) -> Result<JsonBody<Messages>, Problem> {
     let limit = page_size(parameters.limit)?;
     let filter = MessageFilter {
         message_ids: None,
         session: parameters.session_id,
+        channels: caller.among(parameters.channel_id.as_ref())?,
         channel: parameters.channel_id,
-        channels: None,
         state: parameters.state,
         since: parameters.since,
         until: parameters.until,
     };
     let messages = ingress
         .store
-        .messages(&filter, parameters.cursor.as_ref(), limit)
+        .messages(&filter, parameters.cursor.as_ref(), limit, Detail::Outline)
         .await?;
     let next_cursor = next(&messages, limit, |message| message.message_id);
     Ok(JsonBody(Messages {

@@ -1,8 +1,8 @@
 //! `Idempotency-Key`: a message that is posted again gets the first answer and is not enqueued
 //! again.
 //!
-//! Keys are the gateway's, not a channel's: a key that comes back for another channel is a
-//! mistake of the producer, and is told so. What counts as the same message: the same channel,
+//! Keys are their caller's, so that no producer meets another's; they are not a channel's: a key
+//! that comes back for another channel is a mistake of the producer, and is told so. What counts as the same message: the same channel,
 //! session and `response_url`, and the same JSON in `message`, white space between its parts and
 //! the order of the body's own fields apart.
 //!
@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     Ingress,
+    access::Caller,
     messages::{Accepted, SendMessage},
     problem::Problem,
 };
@@ -95,16 +96,19 @@ pub(crate) fn read(value: &HeaderValue) -> Result<Key, KeyForm> {
     text.to_owned().try_into()
 }
 
-/// Takes a message, and where it has a key, no more than once.
+/// Takes a message that its caller may send, and where it has a key, no more than once.
 pub(crate) async fn accept_one(
     ingress: &Ingress,
+    caller: &Caller,
     key: Option<&Key>,
     send: SendMessage,
 ) -> Result<Accepted, Problem> {
+    caller.allow(&send.channel_id)?;
     let message_id = MessageId::generate();
     let Some(Key(key)) = key else {
         return ingress.accept(send, message_id).await;
     };
+    let key = &caller.idempotency_key(key);
     match reserve(ingress, key, &fingerprint(&send), &message_id).await? {
         Reservation::Taken(reserved) => {
             let accepted = ingress.accept(send, reserved).await;

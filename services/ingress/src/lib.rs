@@ -3,6 +3,8 @@
 //! Invariant: a 202 is sent only after the broker has taken the message for good; a request that
 //! gets any other answer has enqueued nothing, or is told that it may have.
 
+mod access;
+mod api_keys;
 mod batch;
 mod body;
 mod callback;
@@ -14,23 +16,22 @@ mod document;
 pub mod fuzzing;
 mod history;
 mod idempotency;
+mod limits;
 mod messages;
 mod parameters;
 mod problem;
 mod replays;
+mod routes;
+mod scan;
+mod seldom;
+mod unique;
 
 #[cfg(test)]
 mod testing;
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::{DefaultBodyLimit, Request, State},
-    middleware::{self, Next},
-    response::{IntoResponse, Response},
-    routing::{get, post},
-};
+use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse};
 use roundtrip_broker::SharedBroker;
 use roundtrip_egress::Guard;
 use roundtrip_journal::Journal;
@@ -39,9 +40,12 @@ use roundtrip_store::{CachedChannels, SharedStore};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use config::Config;
+pub use access::{Access, KeySettings, MAX_KEY_BYTES};
+pub use config::{Config, ConfigError, Tls};
+pub use limits::{MAX_HEADERS, MAX_PATH_BYTES, MAX_QUERY_BYTES};
+pub use routes::calls;
 
-use crate::problem::Problem;
+use crate::{access::Doorkeeper, problem::Problem};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -53,11 +57,14 @@ pub struct Ingress {
     /// Knows the tokens that answers bring.
     tokens: TokenKey,
     clock: Arc<dyn Clock>,
+    doorkeeper: Arc<Doorkeeper>,
     /// Where channels answer to, for messages that name no `response_url`.
     own_response_url: Arc<str>,
     guard: Arc<Guard>,
     limits: Config,
     under_way: Arc<Semaphore>,
+    /// What is left of the bytes that bodies may have together.
+    bytes: Arc<Semaphore>,
     batches: Arc<Semaphore>,
 }
 
@@ -75,6 +82,8 @@ pub struct Parts {
     pub tokens: TokenKey,
     /// The gateway's own `/webhook-response`, as channels reach it.
     pub own_response_url: Arc<str>,
+    /// Which keys open it.
+    pub keys: KeySettings,
     /// Says which endpoints a channel may have.
     pub guard: Arc<Guard>,
     /// Tells the time of day.
@@ -82,7 +91,8 @@ pub struct Parts {
 }
 
 impl Ingress {
-    /// An ingress that is made of these, and takes no more than this.
+    /// An ingress that is made of these, and takes no more than this. Must be called within a
+    /// runtime.
     #[must_use]
     pub fn new(limits: Config, parts: Parts) -> Self {
         let Parts {
@@ -92,10 +102,13 @@ impl Ingress {
             journal,
             tokens,
             own_response_url,
+            keys,
             guard,
             clock,
         } = parts;
+        let doorkeeper = Doorkeeper::start(&keys, &limits, Arc::clone(&store), Arc::clone(&clock));
         Self {
+            doorkeeper: Arc::new(doorkeeper),
             broker,
             store,
             known,
@@ -105,61 +118,23 @@ impl Ingress {
             own_response_url,
             guard,
             under_way: Arc::new(Semaphore::new(limits.max_requests_in_flight)),
+            bytes: Arc::new(Semaphore::new(limits.max_bytes_in_flight)),
             batches: Arc::new(Semaphore::new(batch::MAX_AT_ONCE)),
             limits,
         }
     }
 
-    /// The API's routes, and beside them those of `more`; every limit applies to both.
+    /// The API's routes, and beside them those of `more`, which are for development: no key stands
+    /// before them. Every limit applies to both.
     pub fn router(self, more: Router) -> Router {
-        let limits = self.limits.clone();
-        Router::new()
-            .route("/channel", post(channels::create))
-            .route(
-                "/channel/{channel_id}",
-                get(channels::read)
-                    .put(channels::update)
-                    .delete(channels::delete),
-            )
-            .route("/channel/{channel_id}/pause", post(channels::pause))
-            .route("/channel/{channel_id}/resume", post(channels::resume))
-            .route("/channels", post(channels::query))
-            .route("/channel/message", post(messages::send))
-            .route(
-                "/channel/messages",
-                post(batch::send).layer(DefaultBodyLimit::max(batch::MAX_BYTES)),
-            )
-            .route("/channel/message/{message_id}", get(history::timeline))
-            .route("/messages", get(history::list))
-            .route("/messages/replay", post(replays::messages))
-            .route(
-                "/dead-letters",
-                get(dead_letters::list).delete(dead_letters::purge),
-            )
-            .route("/dead-letters/replay", post(replays::dead_letters))
-            .route(
-                "/replays/{replay_id}",
-                get(replays::read).delete(replays::cancel),
-            )
-            .route("/webhook-response", post(callback::receive))
-            .route("/openapi.json", get(document::json))
-            .route("/docs", get(document::docs))
-            .method_not_allowed_fallback(async || Problem::method_not_allowed())
-            .fallback(async || Problem::unknown_path())
-            .with_state(self.clone())
+        let max_body_bytes = self.limits.max_body_bytes;
+        routes::router(&self)
             .merge(more)
-            .layer(DefaultBodyLimit::max(limits.max_body_bytes))
-            .layer(middleware::from_fn_with_state(self, shed_load))
+            // For the routes of `more`; the API's own read their bodies themselves.
+            .layer(DefaultBodyLimit::max(max_body_bytes))
+            .layer(middleware::from_fn_with_state(self, limits::enforce))
             .layer(CatchPanicLayer::custom(|_panic| {
                 Problem::internal().into_response()
             }))
-    }
-}
-
-/// Refuses a request beyond the limit at once: a queue of requests would be memory without bound.
-async fn shed_load(State(ingress): State<Ingress>, request: Request, next: Next) -> Response {
-    match ingress.under_way.try_acquire() {
-        Ok(_permit) => next.run(request).await,
-        Err(_none_left) => Problem::overloaded().into_response(),
     }
 }

@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     Ingress,
+    access::Caller,
     body::Json,
     idempotency::{Key, REPLAYED, accept_one},
     problem::Problem,
@@ -79,10 +80,11 @@ impl Accepted {
 
 pub(crate) async fn send(
     State(ingress): State<Ingress>,
+    caller: Caller,
     key: Option<Key>,
     Json(send): Json<SendMessage>,
 ) -> Result<Response, Problem> {
-    let accepted = accept_one(&ingress, key.as_ref(), send).await?;
+    let accepted = accept_one(&ingress, &caller, key.as_ref(), send).await?;
     let again = accepted.again;
     // The body of the first answer, to the byte; the header says the rest.
     let first = Accepted {

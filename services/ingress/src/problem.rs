@@ -10,14 +10,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use roundtrip_broker::PublishError;
-use roundtrip_model::channel::FieldError;
+use roundtrip_model::{KeyRole, channel::FieldError};
 use roundtrip_store::{FilterError, StoreError};
 use serde::Serialize;
 
-use crate::idempotency::HEADER;
+use crate::{idempotency::HEADER, seldom::Seldom};
 
 /// What a client that met a broker or store which is away is asked to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Each is met by every request while it lasts.
+static STORE_AWAY: Seldom = Seldom::new();
+static NOT_ENQUEUED: Seldom = Seldom::new();
 
 /// How every `type` begins.
 const KIND: &str = "urn:roundtrip:problem:";
@@ -129,6 +133,42 @@ impl Problem {
         )
     }
 
+    /// The body is compressed.
+    pub(crate) fn unsupported_coding() -> Self {
+        Self {
+            detail: "send the body as it is, without 'Content-Encoding'".to_owned(),
+            ..Self::unsupported_media_type()
+        }
+    }
+
+    /// The body is in another character set than JSON's.
+    pub(crate) fn unsupported_charset() -> Self {
+        Self {
+            detail: "send JSON in UTF-8, the only character set that it has".to_owned(),
+            ..Self::unsupported_media_type()
+        }
+    }
+
+    /// The path or the query string is longer than the limit.
+    pub(crate) fn uri_too_long(part: &str, limit: usize) -> Self {
+        Self::new(
+            StatusCode::URI_TOO_LONG,
+            "uri-too-long",
+            "The URL is too long",
+            format!("its {part} may have at most {limit} bytes"),
+        )
+    }
+
+    /// The headers are too many or too long.
+    pub(crate) fn headers_too_large(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "headers-too-large",
+            "The headers are too large",
+            detail,
+        )
+    }
+
     /// The body is longer than the limit.
     pub(crate) fn too_large(limit: usize) -> Self {
         Self::new(
@@ -166,6 +206,83 @@ impl Problem {
             "method-not-allowed",
             "The method is not allowed here",
             "the 'Allow' header lists the methods of this path",
+        )
+    }
+
+    /// No key, or none that is good; which of them is not told.
+    pub(crate) fn no_key() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "no-valid-key",
+            "A valid API key is needed",
+            "send one with the header 'Authorization: Bearer rt_…'",
+        )
+    }
+
+    /// Keys cannot be looked up.
+    pub(crate) fn keys_away() -> Self {
+        Self::unavailable("store-away", "The store is away", "try again in a moment")
+    }
+
+    /// The key's role does not allow the call; operators' keys always do.
+    pub(crate) fn other_role(needed: &[KeyRole], role: KeyRole) -> Self {
+        let needed: Vec<&str> = std::iter::once(&KeyRole::Operator)
+            .chain(needed)
+            .map(|role| role.as_str())
+            .collect();
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "role-not-allowed",
+            "The key's role does not allow this",
+            format!(
+                "this call needs a key with the role {}; this one's is {role}",
+                needed.join(" or ")
+            ),
+        )
+    }
+
+    /// The key is limited to other channels.
+    pub(crate) fn other_channel(id: &str) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "channel-not-allowed",
+            "The key is limited to other channels",
+            format!("this key may not use the channel '{id}'"),
+        )
+    }
+
+    /// A key was asked for that may do more than the key that asks for it.
+    pub(crate) fn wider_key(field: &'static str, problem: &'static str) -> Self {
+        Self {
+            kind: format!("{KIND}wider-key"),
+            title: "A key cannot make one that may do more",
+            status: StatusCode::FORBIDDEN.as_u16(),
+            ..Self::invalid_field(field, problem)
+        }
+    }
+
+    /// The key has had its requests for now.
+    pub(crate) fn rate_limited(wait: Duration) -> Self {
+        // In whole seconds, as the header is, and never too soon.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self {
+            retry_after: Some(Duration::from_secs(seconds.max(1))),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate-limited",
+                "Too many requests with this key",
+                "the header 'Retry-After' says when to try again",
+            )
+        }
+    }
+
+    /// The id in the path names no key.
+    pub(crate) fn unknown_key(id: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown-key",
+            "The API key does not exist",
+            format!("there is no API key with the id '{id}'"),
         )
     }
 
@@ -240,7 +357,7 @@ impl Problem {
         Self::unavailable(
             "overloaded",
             "The gateway is overloaded",
-            "too many requests at once",
+            "too many requests, or too many bytes of them, at once",
         )
     }
 
@@ -268,8 +385,11 @@ impl From<StoreError> for Problem {
                 "The channel has changed",
                 format!("the channel '{id}' is no longer of the version that If-Match names"),
             ),
-            StoreError::Unreadable { id, problem } => Self::invalid_field(
-                "channel_id",
+            // Written by another client of the database, and not by whoever asks now.
+            StoreError::Unreadable { id, problem } => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "unreadable-channel",
+                "The stored channel cannot be read",
                 format!("the stored document of '{id}' is no channel: {problem}"),
             ),
             StoreError::Unstorable(error) => Self::invalid([error]),
@@ -280,7 +400,9 @@ impl From<StoreError> for Problem {
                 "as many are active as there can be; revoke some",
             ),
             StoreError::Away(source) => {
-                tracing::warn!(error = %source, "the store did not answer");
+                if let Some(unsaid) = STORE_AWAY.due() {
+                    tracing::warn!(error = %source, unsaid, "the store did not answer");
+                }
                 Self::unavailable("store-away", "The store is away", "try again in a moment")
             }
         }
@@ -289,7 +411,9 @@ impl From<StoreError> for Problem {
 
 impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
-        tracing::warn!(%error, "not enqueued");
+        if let Some(unsaid) = NOT_ENQUEUED.due() {
+            tracing::warn!(%error, unsaid, "not enqueued");
+        }
         match error {
             PublishError::Away(_) => {
                 Self::unavailable("broker-away", "The broker is away", "nothing was enqueued")
@@ -328,6 +452,11 @@ impl IntoResponse for Problem {
             body,
         )
             .into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(wait) = retry_after {
             response
                 .headers_mut()

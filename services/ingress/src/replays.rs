@@ -12,10 +12,16 @@ use roundtrip_model::{
 use roundtrip_store::{
     DeadFilter, DeadQueue, MessageFilter, Progress, Replay, ReplaySource, ReplayStatus,
 };
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{Ingress, body::Json, parameters::PathId, problem::Problem};
+use crate::{
+    Ingress,
+    access::Caller,
+    body::{Json, whole_number},
+    parameters::PathId,
+    problem::Problem,
+};
 
 /// The most a second that can be asked for.
 const MAX_RATE: u32 = 10_000;
@@ -30,7 +36,7 @@ const MAX_IDS: usize = 1000;
 pub(crate) struct ReplayDeadLetters {
     #[serde(default)]
     dry_run: bool,
-    #[serde(default, deserialize_with = "whole")]
+    #[serde(default, deserialize_with = "whole_number")]
     rate_per_second: Option<u32>,
     ids: Option<Vec<String>>,
     queue: Option<DeadQueue>,
@@ -49,7 +55,7 @@ pub(crate) struct ReplayDeadLetters {
 pub(crate) struct ReplayMessages {
     #[serde(default)]
     dry_run: bool,
-    #[serde(default, deserialize_with = "whole")]
+    #[serde(default, deserialize_with = "whole_number")]
     rate_per_second: Option<u32>,
     ids: Option<Vec<MessageId>>,
     channel_id: Option<ChannelId>,
@@ -59,23 +65,6 @@ pub(crate) struct ReplayMessages {
     since: Option<OffsetDateTime>,
     #[serde(default, with = "time::serde::rfc3339::option")]
     until: Option<OffsetDateTime>,
-}
-
-/// A whole number, however JSON spells it: `50` and `50.0` are one (JSON Schema, 4.2.3).
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the double was found to be a whole number in the range of u32"
-)]
-fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    let Some(number) = Option::<f64>::deserialize(deserializer)? else {
-        return Ok(None);
-    };
-    if number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number) {
-        Ok(Some(number as u32))
-    } else {
-        Err(D::Error::custom("must be a whole number, 1 or greater"))
-    }
 }
 
 /// What a dry run tells.
@@ -88,6 +77,7 @@ struct DryRun {
 /// `POST /dead-letters/replay`
 pub(crate) async fn dead_letters(
     State(ingress): State<Ingress>,
+    caller: Caller,
     Json(request): Json<ReplayDeadLetters>,
 ) -> Result<Response, Problem> {
     let ReplayDeadLetters {
@@ -98,8 +88,8 @@ pub(crate) async fn dead_letters(
     let filter = DeadFilter {
         ids: request.ids,
         queue: request.queue,
+        channels: caller.among(request.channel_id.as_ref())?,
         channel: request.channel_id,
-        channels: None,
         session: request.session_id,
         reason: request.reason,
         since: request.since,
@@ -109,6 +99,7 @@ pub(crate) async fn dead_letters(
     let matched = ingress.store.count_dead_letters(&filter).await?;
     ask(
         &ingress,
+        &caller,
         ReplaySource::DeadLetters(filter),
         matched,
         dry_run,
@@ -120,6 +111,7 @@ pub(crate) async fn dead_letters(
 /// `POST /messages/replay`
 pub(crate) async fn messages(
     State(ingress): State<Ingress>,
+    caller: Caller,
     Json(request): Json<ReplayMessages>,
 ) -> Result<Response, Problem> {
     let ReplayMessages {
@@ -127,7 +119,7 @@ pub(crate) async fn messages(
         rate_per_second,
         ..
     } = request;
-    let filter = MessageFilter {
+    let mut filter = MessageFilter {
         message_ids: request.ids,
         session: request.session_id,
         channel: request.channel_id,
@@ -144,9 +136,11 @@ pub(crate) async fn messages(
             "name at least one field of the filter",
         ));
     }
+    filter.channels = caller.among(filter.channel.as_ref())?;
     let matched = ingress.store.count_messages(&filter).await?;
     ask(
         &ingress,
+        &caller,
         ReplaySource::Messages(filter),
         matched,
         dry_run,
@@ -167,6 +161,7 @@ fn bounded_ids<T>(ids: Option<&[T]>) -> Result<(), Problem> {
 
 async fn ask(
     ingress: &Ingress,
+    caller: &Caller,
     source: ReplaySource,
     matched: u64,
     dry_run: bool,
@@ -190,36 +185,56 @@ async fn ask(
         ended_at: None,
     };
     ingress.store.create_replay(&replay).await?;
-    tracing::info!(replay_id = %replay.replay_id, matched, ?rate_per_second, "replay.asked_for");
+    let replay_id = replay.replay_id;
+    tracing::info!(%replay_id, matched, ?rate_per_second, by = %caller, "replay.asked_for");
     Ok((StatusCode::ACCEPTED, JsonBody(replay)).into_response())
 }
 
 /// `GET /replays/{replay_id}`
 pub(crate) async fn read(
     State(ingress): State<Ingress>,
+    caller: Caller,
     PathId(id): PathId,
 ) -> Result<JsonBody<Replay>, Problem> {
-    let replay = ingress.store.replay(&replay_id(&id)?).await?;
-    replay
-        .map(JsonBody)
-        .ok_or_else(|| Problem::unknown_replay(&id))
+    seen(&ingress, &caller, &id).await.map(JsonBody)
 }
 
 /// `DELETE /replays/{replay_id}`: what was put back stays so.
 pub(crate) async fn cancel(
     State(ingress): State<Ingress>,
+    caller: Caller,
     PathId(id): PathId,
 ) -> Result<JsonBody<Replay>, Problem> {
+    let replay = seen(&ingress, &caller, &id).await?;
     let now = ingress.clock.now();
     let ended = ingress
         .store
-        .end_replay(&replay_id(&id)?, ReplayStatus::Cancelled, now)
+        .end_replay(&replay.replay_id, ReplayStatus::Cancelled, now)
         .await?;
     ended
         .map(JsonBody)
         .ok_or_else(|| Problem::unknown_replay(&id))
 }
 
-fn replay_id(text: &str) -> Result<ReplayId, Problem> {
-    text.parse().map_err(|_error| Problem::unknown_replay(text))
+/// The replay with this id, if the caller may see it: one of other channels is as if it were not
+/// there.
+async fn seen(ingress: &Ingress, caller: &Caller, id: &str) -> Result<Replay, Problem> {
+    let unknown = || Problem::unknown_replay(id);
+    let parsed: ReplayId = id.parse().map_err(|_error| unknown())?;
+    let replay = ingress.store.replay(&parsed).await?;
+    replay
+        .filter(|replay| caller.covers(channels(&replay.source)))
+        .ok_or_else(unknown)
+}
+
+/// The channels that a replay is limited to, where it is.
+fn channels(source: &ReplaySource) -> Option<Vec<&ChannelId>> {
+    let (channel, channels) = match source {
+        ReplaySource::DeadLetters(filter) => (&filter.channel, &filter.channels),
+        ReplaySource::Messages(filter) => (&filter.channel, &filter.channels),
+    };
+    match (channel, channels) {
+        (Some(channel), _) => Some(vec![channel]),
+        (None, channels) => channels.as_ref().map(|channels| channels.iter().collect()),
+    }
 }

@@ -13,21 +13,21 @@ use async_trait::async_trait;
 use axum::{
     Router,
     body::{Body, to_bytes},
-    http::{HeaderMap, Request},
+    http::{HeaderMap, Method, Request},
 };
 use roundtrip_broker::{
     Broker, Closed, Consumer, Parcel, PublishError, Queue, Route, SharedBroker, Status,
 };
 use roundtrip_egress::Loopback;
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, SystemClock, TokenKey};
-use roundtrip_store::{CachedChannels, SharedChannels};
-use serde_json::Value;
+use roundtrip_model::{Clock, KeyHash, SystemClock, TokenKey};
+use roundtrip_store::{CachedChannels, SharedChannels, SharedStore};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use tower::ServiceExt;
 
-use crate::{Config, Ingress, Parts};
+use crate::{Config, Ingress, KeySettings, Parts};
 
 /// The longest answer that is read.
 const MAX_ANSWER: usize = 1 << 22;
@@ -114,10 +114,14 @@ impl Clock for SetClock {
 
 pub(crate) struct Bench {
     pub(crate) broker: Arc<FakeBroker>,
+    pub(crate) store: SharedStore,
     pub(crate) clock: Arc<SetClock>,
     router: Router,
     _folder: TempDir,
 }
+
+/// The operator's key from the configuration, where keys are required.
+pub(crate) const OPERATOR_KEY: &str = "the-operators-own-key-of-32-bytes-or-more";
 
 /// An answer.
 pub(crate) struct Answer {
@@ -133,8 +137,22 @@ impl Answer {
 }
 
 impl Bench {
-    /// With a channel `c`.
+    /// With a channel `c`, and no need of a key.
     pub(crate) async fn new() -> Self {
+        Self::made(KeySettings::default()).await
+    }
+
+    /// With a channel `c`, and nothing without a key.
+    pub(crate) async fn in_production() -> Self {
+        Self::made(KeySettings {
+            required: true,
+            operator: Some(KeyHash::of(OPERATOR_KEY)),
+            time_to_live: Duration::from_secs(5),
+        })
+        .await
+    }
+
+    async fn made(keys: KeySettings) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let broker = Arc::new(FakeBroker::default());
         let clock = Arc::new(SetClock::default());
@@ -147,28 +165,32 @@ impl Bench {
         let guard = roundtrip_egress::Config::default().guard(Loopback::Refused);
         let parts = Parts {
             broker: Arc::clone(&broker) as SharedBroker,
-            store,
+            store: Arc::clone(&store),
             known: Arc::new(CachedChannels::new(channels, &config)),
             journal: Journal::start(Arc::clone(&broker) as SharedBroker),
             tokens: TokenKey::new(&[7; 32]).unwrap(),
             own_response_url: "http://gateway.example/webhook-response".into(),
+            keys,
             guard: Arc::new(guard.unwrap()),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
         };
         let bench = Self {
             broker,
+            store,
             clock,
             router: Ingress::new(Config::default(), parts).router(Router::new()),
             _folder: folder,
         };
-        let channel = r#"{"channel_id":"c","channel_metadata":{"endpoint_url":"http://h/"}}"#;
-        let created = bench.post("/channel", &[], channel).await;
-        assert_eq!(created.status, 201, "{}", created.text);
+        bench.add_channel("c").await;
         bench
     }
 
-    pub(crate) const fn router(&self) -> &Router {
-        &self.router
+    /// Adds a channel.
+    pub(crate) async fn add_channel(&self, id: &str) {
+        let metadata = json!({"endpoint_url": "http://h/"});
+        let channel = json!({"channel_id": id, "channel_metadata": metadata});
+        let channel = serde_json::from_value(channel).unwrap();
+        self.store.create(&channel).await.unwrap();
     }
 
     /// Posts JSON, unless the headers name another type.
@@ -178,21 +200,21 @@ impl Bench {
         headers: &[(&str, &str)],
         body: impl Into<String>,
     ) -> Answer {
-        let mut headers = headers.to_vec();
-        if !headers.iter().any(|(name, _)| *name == "content-type") {
-            headers.push(("content-type", "application/json"));
-        }
-        self.request("POST", path, &headers, body).await
+        self.request(Method::POST, path, headers, body).await
     }
 
+    /// Makes any request, as [`Bench::post`] does.
     pub(crate) async fn request(
         &self,
-        method: &str,
+        method: Method,
         path: &str,
         headers: &[(&str, &str)],
         body: impl Into<String>,
     ) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
+        if !headers.iter().any(|(name, _)| *name == "content-type") {
+            request = request.header("content-type", "application/json");
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -140,7 +140,7 @@ impl Handler for Undertaker {
         Decision::Done
     }
 
-    fn panicked(&self, _parcel: &Parcel) -> Decision {
+    async fn panicked(&self, _parcel: &Parcel) -> Decision {
         Decision::RetryAfter(AFTER_A_PANIC)
     }
 }

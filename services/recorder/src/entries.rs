@@ -77,12 +77,12 @@ impl Handler for Scribe {
         };
         let (done, told) = oneshot::channel();
         if self.desk.send(Page { entries, done }).await.is_err() {
-            return self.panicked(parcel);
+            return Decision::RetryAfter(AFTER_A_PANIC);
         }
-        told.await.unwrap_or_else(|_| self.panicked(parcel))
+        told.await.unwrap_or(Decision::RetryAfter(AFTER_A_PANIC))
     }
 
-    fn panicked(&self, _parcel: &Parcel) -> Decision {
+    async fn panicked(&self, _parcel: &Parcel) -> Decision {
         Decision::RetryAfter(AFTER_A_PANIC)
     }
 }

@@ -8,6 +8,7 @@ mod config;
 mod dead;
 mod entries;
 mod patience;
+mod poison;
 mod replay;
 
 use std::{sync::Arc, time::Duration};
@@ -74,12 +75,16 @@ impl Recorder {
         let batches = self.config.batches_at_once;
         let scribe = Arc::new(Scribe::start(Arc::clone(&self.store), batches));
         let letters = self.config.dead_letters_at_once;
-        futures::future::try_join4(
+        futures::future::try_join5(
             self.work(Queue::Journal, batches, scribe, drain, &stop),
             self.work(Queue::OutboundDead, letters, outbound, drain, &stop),
             self.work(Queue::CallbacksDead, letters, callbacks, drain, &stop),
             async {
                 replayer.run(&stop).await;
+                Ok(())
+            },
+            async {
+                poison::watch(&*self.broker, &stop).await;
                 Ok(())
             },
         )

@@ -15,7 +15,7 @@ use roundtrip_model::{
     retry::reconnect,
 };
 use roundtrip_store::{
-    DeadFilter, DeadLetter, DeadQueue, MessageFilter, MessageRecord, Progress, Replay,
+    DeadFilter, DeadLetter, DeadQueue, Detail, MessageFilter, MessageRecord, Progress, Replay,
     ReplaySource, ReplayStatus, SharedStore, StoreError,
 };
 use time::OffsetDateTime;
@@ -193,7 +193,10 @@ impl Replayer {
             }
             ReplaySource::Messages(filter) => {
                 let after = after.and_then(|id| id.parse().ok());
-                let messages = self.store.messages(filter, after.as_ref(), limit).await?;
+                let messages = self
+                    .store
+                    .messages(filter, after.as_ref(), limit, Detail::Whole)
+                    .await?;
                 Ok(messages
                     .into_iter()
                     .map(|message| from_message(message, now))

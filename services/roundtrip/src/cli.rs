@@ -1,8 +1,9 @@
 //! The command line.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use roundtrip_model::{ApiKeyId, ChannelId, KeyRole};
 
 /// A channel-webhook gateway: posts messages to channels, and carries their answers back.
 #[derive(Debug, Parser)]
@@ -19,8 +20,46 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the gateway; what runs where no command is named
     Serve(ServeArguments),
+    /// Make, list and revoke API keys, straight in the store; the gateway need not run
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
     /// Print the default configuration, every key with its comment
     Config,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Make a key and print it, this once
+    Create(CreateKey),
+    /// List the keys, the earliest first
+    List,
+    /// End a key for good
+    Revoke {
+        /// The key's id, as of `roundtrip keys list`
+        id: ApiKeyId,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateKey {
+    /// What people call it
+    #[arg(long)]
+    pub name: String,
+    /// producer: sends messages and reads what became of them; viewer: reads everything; operator:
+    /// does everything
+    #[arg(long, value_name = "producer|viewer|operator")]
+    pub role: KeyRole,
+    /// A channel that it is limited to; may be repeated [default: every channel]
+    #[arg(long = "channel", value_name = "CHANNEL_ID")]
+    pub channels: Vec<ChannelId>,
+    /// How long it is worth something, such as 90days [default: for ever]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub expires_in: Option<Duration>,
+    /// The most requests a second to each ingress [default: ingress.rate_per_key]
+    #[arg(long = "rate", value_name = "N")]
+    pub rate_per_second: Option<u32>,
 }
 
 impl Default for Command {

@@ -7,7 +7,8 @@ use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use config::{Environment, File, FileFormat};
 use roundtrip_egress::{Egress, Loopback};
-use roundtrip_model::{TokenKey, channel::http_url, token::MIN_SECRET_BYTES};
+use roundtrip_ingress::MAX_KEY_BYTES;
+use roundtrip_model::{KeyHash, TokenKey, channel::http_url, token::MIN_SECRET_BYTES};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -34,6 +35,8 @@ pub(crate) struct Config {
     pub sessions_server: Option<String>,
     #[serde(skip_serializing)]
     pub callback_secret: Option<Secret>,
+    #[serde(skip_serializing)]
+    pub operator_key: Option<Secret>,
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
     pub log: telemetry::Config,
@@ -47,6 +50,9 @@ pub(crate) struct Config {
     pub recorder: roundtrip_recorder::Config,
 }
 
+/// The shortest key of the configuration's. Nobody goes through that many characters at random.
+const MIN_OPERATOR_KEY_BYTES: usize = 32;
+
 /// How long a stop waits for what is under way, where nothing is configured.
 const DEFAULT_DRAIN: Duration = Duration::from_secs(20);
 
@@ -57,6 +63,7 @@ impl Default for Config {
             public_url: None,
             sessions_server: None,
             callback_secret: None,
+            operator_key: None,
             drain: DEFAULT_DRAIN,
             log: telemetry::Config::default(),
             broker: roundtrip_broker::Config::default(),
@@ -135,6 +142,15 @@ impl Problem {
         Self(format!("{section}.{line}"))
     }
 
+    /// Nobody could call the gateway.
+    pub(crate) fn no_key() -> Self {
+        Self(
+            "there is no API key, so nobody could call the gateway; make one with `roundtrip keys \
+             create --name first --role operator`, or set operator_key (OPERATOR_KEY)"
+                .to_owned(),
+        )
+    }
+
     /// Tells it, and what to exit with.
     pub(crate) fn exit(&self) -> ExitCode {
         eprintln!("{self}");
@@ -144,6 +160,13 @@ impl Problem {
 
 /// Reads and checks the configuration.
 pub(crate) fn load(file: Option<&Path>) -> Result<Config, Problem> {
+    let config = read(file)?;
+    config.check()?;
+    Ok(config)
+}
+
+/// Reads the configuration, for what needs no more of it than a section, which checks itself.
+pub(crate) fn read(file: Option<&Path>) -> Result<Config, Problem> {
     let file = match file {
         Some(path) => File::from(path).format(FileFormat::Toml).required(true),
         None => File::new(USUAL_FILE, FileFormat::Toml).required(false),
@@ -172,20 +195,19 @@ pub(crate) fn load(file: Option<&Path>) -> Result<Config, Problem> {
             .set_override_option(key, value)
             .map_err(|error| Problem::said(&error))?;
     }
-    let config: Config = builder
+    builder
         .build()
         .and_then(config::Config::try_deserialize)
-        .map_err(|error| Problem::said(&error))?;
-    config.check()?;
-    Ok(config)
+        .map_err(|error| Problem::said(&error))
 }
 
 /// The variables that go without the prefix, for they are part of every deployment.
-const SHORT_VARIABLES: [(&str, &str); 4] = [
+const SHORT_VARIABLES: [(&str, &str); 5] = [
     ("BROKER_URL", "broker.url"),
     ("STORE_URL", "store.url"),
     ("SESSIONS_SERVER", "sessions_server"),
     ("CALLBACK_SECRET", "callback_secret"),
+    ("OPERATOR_KEY", "operator_key"),
 ];
 
 impl Config {
@@ -194,13 +216,10 @@ impl Config {
     fn check(&self) -> Result<(), Problem> {
         self.sessions_server()?;
         self.public_url()?;
+        self.ingress
+            .check()
+            .map_err(|error| Problem::section("ingress", &error))?;
         for (key, is_nothing) in [
-            ("ingress.max_body_bytes", self.ingress.max_body_bytes == 0),
-            ("ingress.body_timeout", self.ingress.body_timeout.is_zero()),
-            (
-                "ingress.max_requests_in_flight",
-                self.ingress.max_requests_in_flight == 0,
-            ),
             (
                 "recorder.batches_at_once",
                 self.recorder.batches_at_once == 0,
@@ -215,6 +234,7 @@ impl Config {
             }
         }
         self.tokens()?;
+        self.operator_key()?;
         match self.environment {
             Stage::Development => {
                 for (key, listen) in [
@@ -290,6 +310,26 @@ impl Config {
         key.map_err(|problem| Problem::key("callback_secret", problem.to_string()))
     }
 
+    /// What the operator's key from the configuration is known by, where there is one.
+    pub(crate) fn operator_key(&self) -> Result<Option<KeyHash>, Problem> {
+        let Some(Secret(key)) = &self.operator_key else {
+            return Ok(None);
+        };
+        let key = key.expose_secret();
+        let is_long_enough = (MIN_OPERATOR_KEY_BYTES..=MAX_KEY_BYTES).contains(&key.len());
+        // What else can stand in a header would not come back as it was sent.
+        if is_long_enough && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(Some(KeyHash::of(key)));
+        }
+        Err(Problem::key(
+            "operator_key",
+            format!(
+                "must be {MIN_OPERATOR_KEY_BYTES} to {MAX_KEY_BYTES} printable ASCII characters \
+                 without spaces"
+            ),
+        ))
+    }
+
     /// Where the development default's echo channel takes messages.
     pub(crate) fn echo_url(&self) -> Result<Url, Problem> {
         self.under_public_url("dev/echo/incoming")
@@ -305,10 +345,10 @@ impl Config {
 
     /// The gateway as channels reach it; in development, where it listens.
     fn public_url(&self) -> Result<Url, Problem> {
-        let text = self
-            .public_url
-            .clone()
-            .unwrap_or_else(|| format!("http://{}", self.ingress.listen));
+        let text = self.public_url.clone().unwrap_or_else(|| {
+            let scheme = self.ingress.tls.as_ref().map_or("http", |_| "https");
+            format!("{scheme}://{}", self.ingress.listen)
+        });
         http_url(&text).map_err(|problem| Problem::key("public_url", problem))
     }
 }
@@ -394,6 +434,19 @@ mod tests {
         config.callback_secret = Some(Secret("x".repeat(31).into()));
         assert!(config.check().is_err());
         config.callback_secret = Some(Secret("x".repeat(32).into()));
+        assert!(config.check().is_ok());
+        for wrong in [
+            "x".repeat(31),
+            "x ".repeat(32),
+            "ä".repeat(32),
+            "x".repeat(513),
+        ] {
+            config.operator_key = Some(Secret(wrong.clone().into()));
+            let problem = config.check().unwrap_err().to_string();
+            assert!(problem.contains("operator_key"), "{problem}");
+            assert!(!problem.contains(&wrong), "{problem}");
+        }
+        config.operator_key = Some(Secret("x".repeat(32).into()));
         assert!(config.check().is_ok());
         assert_eq!(
             config.own_response_url().unwrap().as_str(),

@@ -2,9 +2,13 @@
 
 mod cli;
 mod config;
+mod descriptors;
 mod development;
+mod keys;
 mod lifecycle;
+mod listener;
 mod operations;
+mod runtime;
 mod serve;
 mod telemetry;
 
@@ -33,6 +37,10 @@ fn main() -> ExitCode {
     match cli.command.unwrap_or_default() {
         Command::Serve(arguments) => match config::load(cli.config.as_deref()) {
             Ok(config) => serve::run(config, arguments.roles()),
+            Err(error) => error.exit(),
+        },
+        Command::Keys { command } => match config::read(cli.config.as_deref()) {
+            Ok(config) => keys::run(config.store, command),
             Err(error) => error.exit(),
         },
         Command::Config => {

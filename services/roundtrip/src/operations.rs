@@ -3,10 +3,22 @@
 //! Readiness follows the broker alone: known channels are served through a store outage, so a
 //! store that is away must not take the gateway out of its load balancer. The answer tells both.
 
+use std::time::Duration;
+
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use roundtrip_broker::{SharedBroker, Status};
 use roundtrip_store::SharedChannels;
 use serde_json::json;
+
+use crate::listener::Limits;
+
+/// What the connections of this port may take: those of probes and scrapers.
+pub(crate) const LIMITS: Limits = Limits {
+    connections: 256,
+    header_bytes: 16 << 10,
+    header_timeout: Duration::from_secs(10),
+    idle_timeout: Duration::from_secs(75),
+};
 
 /// What readiness is asked of.
 #[derive(Clone)]

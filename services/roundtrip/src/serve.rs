@@ -1,27 +1,27 @@
 //! The composition root: chooses the engines, builds every part, then starts them.
 
-use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use axum::{Router, serve::ListenerExt};
+use axum::Router;
 use roundtrip_broker::SharedBroker;
 use roundtrip_dispatcher::{Answers, Dispatcher};
 use roundtrip_forwarder::Forwarder;
-use roundtrip_ingress::{Ingress, Parts};
+use roundtrip_ingress::{Ingress, KeySettings, Parts};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, SystemClock};
 use roundtrip_recorder::Recorder;
-use roundtrip_store::{CachedChannels, SharedChannels, SharedStore};
-use tokio::{net::TcpListener, time::timeout};
-use tokio_util::sync::CancellationToken;
+use roundtrip_store::{CachedChannels, SharedChannels, SharedStore, Store};
+use tokio::time::timeout;
 
 use crate::{
     cli::Role,
     config::{Config, Problem, Stage},
-    development,
+    descriptors, development,
     lifecycle::{Lifecycle, Step},
-    operations::Operations,
-    telemetry,
+    listener::{Limits, Listener, Tls},
+    operations::{self, Operations},
+    runtime, telemetry,
 };
 
 /// How long the end waits for the last journal entries, whose deliveries are not settled without
@@ -33,37 +33,14 @@ pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
     if let Err(problem) = telemetry::start(&config.log) {
         return problem.exit();
     }
-    // Before anything opens a connection: each TLS client would otherwise choose its own provider.
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
-        tracing::error!("another TLS provider was installed first");
-        return ExitCode::FAILURE;
-    }
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "cannot start the runtime");
-            return ExitCode::FAILURE;
-        }
-    };
-    runtime.block_on(async {
-        serve(config, roles).await.unwrap_or_else(|error| {
-            if let Some(problem) = error.downcast_ref::<Problem>() {
-                return problem.exit();
-            }
-            eprintln!("roundtrip: {error:#}");
-            ExitCode::FAILURE
-        })
-    })
+    runtime::run(serve(config, roles))
 }
 
 async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let egress = Arc::new(config.egress()?);
     let broker = open_broker(&config, Arc::clone(&clock)).await?;
-    let store = open_store(&config).await?;
+    let store = open_store(&config.store).await?;
     let channels: SharedChannels = Arc::clone(&store) as SharedChannels;
     let journal = Journal::start(Arc::clone(&broker));
     let known = Arc::new(CachedChannels::new(Arc::clone(&channels), &config.store));
@@ -103,6 +80,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             journal: journal.clone(),
             tokens,
             own_response_url: own_response_url.as_str().into(),
+            keys: keys(&config, &*store, &*clock).await?,
             guard: Arc::clone(egress.guard()),
             clock: Arc::clone(&clock),
         };
@@ -115,25 +93,22 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             Stage::Production => Router::new(),
         };
         let router = ingress.router(more);
-        listen(&mut lifecycle, "ingress", config.ingress.listen, router).await?;
+        let listener = open_api(&config.ingress).await?;
+        serve_by(&mut lifecycle, "ingress", listener, router);
     }
     let operations = Operations {
         broker: Arc::clone(&broker),
         channels,
     };
-    let (listen_at, router) = (config.operations.listen, operations.router());
-    listen(&mut lifecycle, "operations", listen_at, router).await?;
+    let at = config.operations.listen;
+    let listener = Listener::bind("operations", at, None, operations::LIMITS).await?;
+    serve_by(&mut lifecycle, "operations", listener, operations.router());
 
     let drain = config.drain;
     work(&mut lifecycle, &broker, drain, dispatcher, forwarder);
     if roles.contains(&Role::Recorder) {
-        let recorder = Recorder::new(
-            &config.recorder,
-            Arc::clone(&broker),
-            store,
-            journal.clone(),
-            clock,
-        );
+        let told = journal.clone();
+        let recorder = Recorder::new(&config.recorder, Arc::clone(&broker), store, told, clock);
         lifecycle.spawn(Step::Workers, "recorder", |stop| async move {
             recorder.run(drain, stop).await.context("the recorder")
         });
@@ -153,6 +128,28 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     broker.close().await;
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// Which keys open the ingress. One that nobody could ever call is not worth starting; where the
+/// store cannot say, it starts, and answers nobody until it can.
+async fn keys(
+    config: &Config,
+    store: &dyn Store,
+    clock: &dyn Clock,
+) -> anyhow::Result<KeySettings> {
+    let settings = KeySettings {
+        required: config.environment == Stage::Production,
+        operator: config.operator_key()?,
+        time_to_live: config.store.cache_ttl,
+    };
+    if settings.required && settings.operator.is_none() {
+        match store.active_keys(clock.now()).await {
+            Ok(keys) if keys.is_empty() => return Err(Problem::no_key().into()),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(?error, "whether there are API keys is not known"),
+        }
+    }
+    Ok(settings)
 }
 
 /// Starts the two that post.
@@ -189,37 +186,32 @@ async fn open_broker(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<S
         })
 }
 
-async fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
+pub(crate) async fn open_store(config: &roundtrip_store::Config) -> anyhow::Result<SharedStore> {
     use roundtrip_store::OpenError::{Scheme, Setting};
-    match roundtrip_store::open(&config.store).await {
+    match roundtrip_store::open(config).await {
         Ok(store) => Ok(store),
         Err(error @ (Scheme(_) | Setting { .. })) => Err(Problem::said(&error).into()),
         Err(other) => Err(other.into()),
     }
 }
 
-/// Binds now, so that a port that is taken is told at the start, and serves from then on.
-async fn listen(
-    lifecycle: &mut Lifecycle,
-    name: &'static str,
-    address: SocketAddr,
-    router: Router,
-) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} ({name}.listen)"))?;
-    tracing::info!(%address, "{name} listens");
-    // Small answers to waiting clients: none may wait for a full segment.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY was refused");
-        }
+/// Opens the API's port, and before it the files that it needs.
+async fn open_api(config: &roundtrip_ingress::Config) -> anyhow::Result<Listener> {
+    let tls = config.tls.as_ref().map(Tls::new).transpose();
+    let tls = tls.map_err(|error| Problem::section("ingress.tls", &error))?;
+    let limits = Limits {
+        connections: config.max_connections,
+        header_bytes: config.max_header_bytes,
+        header_timeout: config.header_timeout,
+        idle_timeout: config.idle_timeout,
+    };
+    descriptors::enough_for(limits.connections);
+    Listener::bind("ingress", config.listen, tls, limits).await
+}
+
+fn serve_by(lifecycle: &mut Lifecycle, name: &'static str, listener: Listener, router: Router) {
+    lifecycle.spawn(Step::Servers, name, |stop| async move {
+        listener.run(router, stop).await;
+        Ok(())
     });
-    lifecycle.spawn(Step::Servers, name, |stop: CancellationToken| async move {
-        axum::serve(listener, router)
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await
-            .context(name)
-    });
-    Ok(())
 }

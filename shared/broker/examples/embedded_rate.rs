@@ -115,7 +115,7 @@ impl Handler for Counting {
         Decision::Done
     }
 
-    fn panicked(&self, _: &Parcel) -> Decision {
+    async fn panicked(&self, _: &Parcel) -> Decision {
         Decision::Done
     }
 }

@@ -23,7 +23,7 @@ pub trait Handler: Send + Sync + 'static {
     async fn handle(&self, parcel: &Parcel) -> Decision;
 
     /// What becomes of a parcel whose handling panicked: it counts as a failed try.
-    fn panicked(&self, parcel: &Parcel) -> Decision;
+    async fn panicked(&self, parcel: &Parcel) -> Decision;
 }
 
 /// How a role works its queue.
@@ -91,7 +91,7 @@ async fn work(handler: &dyn Handler, delivery: Delivery) {
         Ok(decision) => decision,
         Err(_panic) => {
             // The panic hook has logged the message and the place.
-            handler.panicked(delivery.parcel())
+            handler.panicked(delivery.parcel()).await
         }
     };
     let id = delivery.parcel().id.clone();

@@ -1,19 +1,23 @@
 //! Known channels, kept for a moment.
 //!
+//! A channel that is asked for is read again before its time is over, beside those who ask: nobody
+//! waits for the store but for a channel that was not asked for lately.
+//!
 //! Invariant: while the store answers, a channel is never older than the cache's time to live.
 //! While the store is away, the last that is known is served, however old. A channel that the
 //! store says is gone is gone here too.
 
 use std::{
     fmt,
+    ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use moka::future::Cache;
+use moka::{future::Cache, ops::compute::Op};
 use roundtrip_model::{Channel, ChannelId};
 use tokio::{sync::Mutex, time::Instant};
 use tracing::{info, warn};
@@ -31,12 +35,19 @@ pub struct CachedChannels {
     trying: Mutex<()>,
 }
 
+/// When a channel is read again, as a share of its time to live; drawn, so that channels which were
+/// read together are not read together for ever.
+const READ_AGAIN: Range<f64> = 0.6..0.9;
+
 /// What the last read of a channel brought. A failure is never fresh: it is only there for those
 /// who waited for that very read.
 #[derive(Clone)]
 struct Known {
     read: Result<Arc<Channel>, Arc<StoreError>>,
+    again_from: Instant,
     fresh_until: Instant,
+    /// Whether it is being read again, or was.
+    read_again: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for CachedChannels {
@@ -70,14 +81,16 @@ impl CachedChannels {
     ///
     /// # Errors
     /// As for [`crate::Channels::get`]; [`StoreError::Away`] only where the channel is not known.
-    pub async fn get(&self, id: &ChannelId) -> Result<Arc<Channel>, StoreError> {
+    pub async fn get(self: &Arc<Self>, id: &ChannelId) -> Result<Arc<Channel>, StoreError> {
         let last = self.known.get(id).await;
-        if let Some(Known {
-            read: Ok(channel),
-            fresh_until,
-        }) = &last
+        if let Some(known) = &last
+            && let Ok(channel) = &known.read
         {
-            let is_fresh = Instant::now() < *fresh_until;
+            let now = Instant::now();
+            let is_fresh = now < known.fresh_until;
+            if is_fresh && now >= known.again_from && !known.read_again.swap(true, Relaxed) {
+                tokio::spawn(Arc::clone(self).refresh(id.clone(), known.clone()));
+            }
             if is_fresh || (self.is_away() && self.trying.try_lock().is_err()) {
                 return Ok(Arc::clone(channel));
             }
@@ -105,6 +118,26 @@ impl CachedChannels {
         self.known.invalidate(id).await;
     }
 
+    /// Reads a channel again that is fresh still. What was forgotten meanwhile stays forgotten: this
+    /// read may have come before the write.
+    async fn refresh(self: Arc<Self>, id: ChannelId, last: Known) {
+        let known = self.read(&id, None).await;
+        self.known
+            .entry_by_ref(&id)
+            .and_compute_with(|entry| async move {
+                let is_last = |known: &Known| Arc::ptr_eq(&known.read_again, &last.read_again);
+                match (&known.read, entry) {
+                    (_, None) => Op::Nop,
+                    (_, Some(entry)) if !is_last(entry.value()) => Op::Nop,
+                    (Ok(_), _) => Op::Put(known),
+                    // What is known serves on; who asks when its time is over tries the store.
+                    (Err(error), _) if matches!(**error, StoreError::Away(_)) => Op::Nop,
+                    (Err(_), _) => Op::Remove,
+                }
+            })
+            .await;
+    }
+
     /// Reads the store, and falls back on what was known before.
     async fn read(&self, id: &ChannelId, last: Option<Arc<Channel>>) -> Known {
         // Taken only while the store is away, so that healthy reads go side by side.
@@ -127,10 +160,13 @@ impl CachedChannels {
                 Err(Arc::new(error))
             }
         };
+        let now = Instant::now();
         Known {
+            again_from: now + self.time_to_live.mul_f64(rand::random_range(READ_AGAIN)),
             // Also for what is served for want of better: the store is not asked at every call.
-            fresh_until: Instant::now() + self.time_to_live,
+            fresh_until: now + self.time_to_live,
             read,
+            read_again: Arc::default(),
         }
     }
 
@@ -140,20 +176,20 @@ impl CachedChannels {
             .entry_by_ref(id)
             .and_compute_with(|entry| async move {
                 match entry {
-                    Some(entry) if entry.value().read.is_err() => moka::ops::compute::Op::Remove,
-                    _ => moka::ops::compute::Op::Nop,
+                    Some(entry) if entry.value().read.is_err() => Op::Remove,
+                    _ => Op::Nop,
                 }
             })
             .await;
     }
 
     fn is_away(&self) -> bool {
-        self.is_away.load(Ordering::Relaxed)
+        self.is_away.load(Relaxed)
     }
 
     /// Says once when an outage begins and once when it ends.
     fn note_away(&self, error: Option<&StoreError>) {
-        let was_away = self.is_away.swap(error.is_some(), Ordering::Relaxed);
+        let was_away = self.is_away.swap(error.is_some(), Relaxed);
         match (was_away, error) {
             (false, Some(error)) => {
                 warn!(

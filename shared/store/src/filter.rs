@@ -27,6 +27,8 @@ pub const MAX_REGEXES: usize = 16;
 pub const MAX_REGEX_BYTES: usize = 1024;
 /// The most memory that one compiled regular expression takes.
 pub const MAX_REGEX_COMPILED_BYTES: usize = 256 * 1024;
+/// The most memory that matching one takes; beyond it matching gets slower, not larger.
+pub const MAX_REGEX_MATCHING_BYTES: usize = 1024 * 1024;
 /// The greatest bound of a repetition (`a{2,1000}`) in a regular expression.
 pub const MAX_REGEX_REPEAT: u32 = 1000;
 /// How deep a regular expression's groups nest.

@@ -48,6 +48,7 @@ pub trait Journal: Send + Sync + 'static {
         filter: &MessageFilter,
         after: Option<&MessageId>,
         limit: u16,
+        detail: Detail,
     ) -> Result<Vec<MessageRecord>, StoreError>;
 
     /// How many messages match.
@@ -55,6 +56,15 @@ pub trait Journal: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Away`].
     async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError>;
+}
+
+/// How much is read of each message of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// All of it. A content can be as long as a request: mind the limit.
+    Whole,
+    /// All but its content, which is not read.
+    Outline,
 }
 
 /// The most entries that a timeline shows.
@@ -76,7 +86,7 @@ pub struct MessageRecord {
     /// When the latest entry happened.
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,
-    /// What it says; none while its `Accepted` entry has not come.
+    /// What it says; none while its `Accepted` entry has not come, and in an outline.
     #[serde(skip)]
     pub content: Option<Content>,
 }

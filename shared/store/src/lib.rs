@@ -31,8 +31,8 @@ pub use config::{Config, OpenError, open};
 pub use filter::{Filter, FilterError};
 pub use keys::{ApiKeys, MAX_ACTIVE_KEYS};
 pub use ledger::{
-    DeadFilter, DeadLetter, DeadLetters, DeadQueue, Idempotency, Journal, MAX_ENTRIES, MAX_PAGE,
-    MessageFilter, MessageRecord, Progress, Replay, ReplaySource, ReplayStatus, Replays,
+    DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, Idempotency, Journal, MAX_ENTRIES,
+    MAX_PAGE, MessageFilter, MessageRecord, Progress, Replay, ReplaySource, ReplayStatus, Replays,
     Reservation,
 };
 pub use page::{

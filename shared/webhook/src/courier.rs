@@ -129,12 +129,17 @@ impl Courier {
         }
     }
 
-    /// What follows a try whose handling panicked after `tries` others.
+    /// The try whose handling panicked after `tries` others. Nobody knows how long it took.
     #[must_use]
-    pub fn panicked(&self, tries: u32, accepted_at: OffsetDateTime) -> Decision {
+    pub fn panicked(&self, tries: u32, accepted_at: OffsetDateTime) -> Try {
         let outcome = Outcome::Failed(Failure::Panicked);
         let attempt = tries.saturating_add(1);
-        self.decide(&self.policy, &outcome, attempt, accepted_at)
+        Try {
+            attempt,
+            duration: Duration::ZERO,
+            decision: self.decide(&self.policy, &outcome, attempt, accepted_at),
+            outcome,
+        }
     }
 
     fn decide(

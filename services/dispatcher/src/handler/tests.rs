@@ -352,7 +352,14 @@ async fn what_nobody_can_read_is_dead() {
 }
 
 #[tokio::test]
-async fn a_panic_is_a_failed_try() {
-    let decision = dispatcher(Store::HoldsNothing).panicked(&parcel(MESSAGE, 0, NOW));
+async fn a_panic_is_a_failed_try_and_in_the_journal() {
+    let (dispatcher, mut entries) = observed(Store::HoldsNothing);
+    let decision = dispatcher.panicked(&parcel(MESSAGE, 3, NOW)).await;
     assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
+    let entry = entries.try_recv().expect("an entry by now");
+    let Event::Attempted(attempt) = entry.event else {
+        panic!("{entry:?}")
+    };
+    assert_eq!((attempt.attempt, attempt.status), (4, None));
+    assert!(attempt.error.is_some());
 }

@@ -159,6 +159,6 @@ async fn what_nobody_can_read_is_dead() {
 #[tokio::test]
 async fn a_panic_is_a_failed_try() {
     let (url, _requests) = sessions_server(200).await;
-    let decision = forwarder(url).panicked(&parcel(CALLBACK, 0, NOW));
+    let decision = forwarder(url).panicked(&parcel(CALLBACK, 0, NOW)).await;
     assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
 }

@@ -9,7 +9,7 @@ use roundtrip_store::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Ingress, body::Json, parameters::Parameters, problem::Problem};
+use crate::{Ingress, access::Caller, body::UniqueJson, parameters::Parameters, problem::Problem};
 
 /// The query parameters.
 #[derive(Debug, Deserialize)]
@@ -30,10 +30,14 @@ pub(crate) struct Found {
 /// `POST /channels`
 pub(crate) async fn query(
     State(ingress): State<Ingress>,
+    caller: Caller,
     Parameters(parameters): Parameters<PageParameters>,
-    Json(filter): Json<Value>,
+    UniqueJson(filter): UniqueJson<Value>,
 ) -> Result<JsonBody<Found>, Problem> {
-    let filter = Filter::parse(&filter)?;
+    let mut filter = Filter::parse(&filter)?;
+    if let Some(own) = caller.channels() {
+        filter = filter.within(own);
+    }
     let request = page(parameters)?;
     let page = ingress.store.query(&filter, &request).await?;
     Ok(JsonBody(Found {

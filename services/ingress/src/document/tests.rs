@@ -1,18 +1,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use axum::http::Method;
 use roundtrip_model::{
-    State,
+    KeyRole, State,
     channel::{MAX_DESCRIPTION_CHARS, MAX_NAME_CHARS, MAX_TAG_CHARS, MAX_TAGS, MAX_URL_BYTES},
     decision::DeadKind,
     ids::{MAX_CHANNEL_ID, MAX_SESSION_ID_CHARS},
+    key,
 };
 use serde_json::json;
 
 use super::*;
-use crate::testing::Bench;
-
-/// A method that no path has.
-const NO_METHOD: &str = "TRACE";
+use crate::{Access, testing::Bench};
 
 /// Every path of the document, and its methods.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
@@ -29,42 +28,38 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
-#[tokio::test]
-async fn the_document_has_the_routers_paths_and_methods_and_no_others() {
-    let bench = Bench::new().await;
-    // axum tells its paths in no other way; they stand in its debug output as "/path".
-    let debug = format!("{:?}", bench.router());
-    let routed: BTreeSet<&str> = debug
-        .split('"')
-        // `/` alone is where the fallback begins.
-        .filter(|text| text.starts_with('/') && text.len() > 1 && !text.contains("{*"))
-        .collect();
-    let documented = documented();
-    let paths: BTreeSet<&str> = documented.keys().map(String::as_str).collect();
-    assert_eq!(paths, routed);
-    for (path, methods) in documented {
-        let answer = bench.request(NO_METHOD, &path, &[], "").await;
-        assert_eq!(answer.status, 405, "{path}");
-        let allowed: BTreeSet<String> = answer.headers["allow"]
-            .to_str()
-            .unwrap()
-            .split(',')
-            .filter(|method| *method != "HEAD")
-            .map(str::to_owned)
-            .collect();
-        assert_eq!(allowed, methods, "{path}");
+#[test]
+fn the_document_has_the_routers_calls_and_no_others() {
+    let mut routed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (method, path, _) in crate::calls() {
+        let methods = routed.entry(path.to_owned()).or_default();
+        methods.insert(method.to_string());
+    }
+    assert_eq!(documented(), routed);
+}
+
+#[test]
+fn a_call_that_needs_a_key_says_so_and_one_that_needs_none_too() {
+    for (method, path, access) in crate::calls() {
+        let operation = &DOCUMENT["paths"][path][method.as_str().to_lowercase()];
+        let open = operation["security"] == json!([{}]);
+        assert_eq!(open, access == Access::Open, "{method} {path}");
+        let told = ["401", "403", "429"].map(|status| operation["responses"].get(status).is_some());
+        let roles = matches!(access, Access::Roles(_));
+        assert_eq!(told[1], roles, "{method} {path}: 403");
+        assert_eq!((told[0], told[2]), (!open, !open), "{method} {path}");
     }
 }
 
 #[tokio::test]
 async fn it_is_served_whole_and_as_a_page_that_loads_nothing() {
     let bench = Bench::new().await;
-    let json = bench.request("GET", "/openapi.json", &[], "").await;
+    let json = bench.request(Method::GET, "/openapi.json", &[], "").await;
     assert_eq!(
         (json.status, &json.json()["openapi"]),
         (200, &json!("3.1.0"))
     );
-    let page = bench.request("GET", "/docs", &[], "").await;
+    let page = bench.request(Method::GET, "/docs", &[], "").await;
     assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
     for (path, methods) in documented() {
         for method in methods {
@@ -145,6 +140,15 @@ fn its_bounds_are_the_codes() {
     is("/ChannelId/pattern", json!(id));
     is("/State/enum", json!(State::ALL));
     is("/DeadKind/enum", json!(kinds()));
+    is(
+        "/NewApiKey/properties/name/maxLength",
+        json!(key::MAX_NAME_CHARS),
+    );
+    let channels = "/NewApiKey/properties/channels/anyOf/0/maxItems";
+    is(channels, json!(key::MAX_CHANNELS));
+    let rate = "/NewApiKey/properties/rate_per_second/maximum";
+    is(rate, json!(key::MAX_RATE));
+    is("/KeyRole/enum", json!(KeyRole::ALL));
     let settings = schemas["DeliverySettings"]["properties"]
         .as_object()
         .unwrap();

@@ -20,6 +20,8 @@ use crate::{Closed, Consumer, Delivery, Parcel, Queue, Settle, SettleError, Sett
 pub(super) struct Leased {
     pub(super) queue: Queue,
     pub(super) seq: i64,
+    /// Of the body.
+    pub(super) bytes: usize,
     pub(super) consumer: u64,
 }
 

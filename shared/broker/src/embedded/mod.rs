@@ -66,6 +66,10 @@ pub const MAX_WAITING_PUBLISHES: usize = 4096;
 /// The largest body; SQLite itself ends at about a gigabyte.
 pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
+/// A consumer gets nothing further while the bodies that it holds reach this: a window is counted
+/// in parcels, and a backlog of long ones would take many times the memory that it was meant to.
+pub const MAX_WINDOW_BYTES: usize = 64 * 1024 * 1024;
+
 /// The embedded engine.
 pub struct Embedded {
     commands: mpsc::Sender<Command>,

@@ -2,15 +2,17 @@
 //! receives.
 //!
 //! Invariant: every row of a lane up to its `cursor` is leased, or in `returned`, or gone. `unread`
-//! counts the ready rows after it. No subscriber has more than its window out.
+//! counts the ready rows after it. No subscriber has more than its window out, nor more bytes than
+//! [`MAX_WINDOW_BYTES`] and one body.
 
 use std::{collections::VecDeque, sync::mpsc};
 
 use tokio::sync::mpsc as queue;
 
 use super::{
+    MAX_WINDOW_BYTES,
     consumer::{Item, Leased},
-    table::{Held, Key, Table},
+    table::{Held, Key, Page, Share, Table},
     writer::Command,
 };
 use crate::{Parcel, Queue};
@@ -23,6 +25,7 @@ pub(super) struct Subscriber {
     id: u64,
     window: usize,
     out: usize,
+    bytes_out: usize,
     items: queue::Sender<Item>,
     commands: mpsc::Sender<Command>,
 }
@@ -38,13 +41,21 @@ impl Subscriber {
             id,
             window,
             out: 0,
+            bytes_out: 0,
             items,
             commands,
         }
     }
 
     fn room(&self) -> usize {
+        if self.bytes_room() == 0 {
+            return 0;
+        }
         self.window - self.out
+    }
+
+    fn bytes_room(&self) -> usize {
+        MAX_WINDOW_BYTES.saturating_sub(self.bytes_out)
     }
 }
 
@@ -73,11 +84,12 @@ impl Lane {
         Ok(())
     }
 
-    fn read(&mut self, limit: usize, table: &Table) -> rusqlite::Result<Vec<(Key, Parcel)>> {
-        let rows = table.read(self.code, self.cursor, self.mark, limit)?;
-        self.unread = match rows.len() {
-            full if full == limit => self.unread.saturating_sub(limit as u64),
-            _ => 0,
+    fn read(&mut self, share: Share, table: &Table) -> rusqlite::Result<Vec<(Key, Parcel)>> {
+        let Page { rows, is_full, .. } = table.read(self.code, self.cursor, self.mark, share)?;
+        self.unread = if is_full {
+            self.unread.saturating_sub(rows.len() as u64)
+        } else {
+            0
         };
         if let Some((key, _)) = rows.last() {
             self.cursor = *key;
@@ -171,20 +183,20 @@ impl QueueState {
     /// A leased row is ready again.
     pub(super) fn give_back(&mut self, leased: Leased) {
         self.returned.push_back(leased.seq);
-        self.make_room(leased.consumer);
+        self.make_room(leased);
     }
 
     /// A leased row has left the queue.
     pub(super) fn forget(&mut self, leased: Leased) {
         self.total = self.total.saturating_sub(1);
-        self.make_room(leased.consumer);
+        self.make_room(leased);
     }
 
     /// A leased row is delayed.
     pub(super) fn defer(&mut self, leased: Leased, due: i64) {
         let lane = self.retries.as_mut().unwrap_or(&mut self.fresh);
         lane.expect_at(due);
-        self.make_room(leased.consumer);
+        self.make_room(leased);
     }
 
     /// A row came from another queue, and comes due at `due`.
@@ -226,6 +238,7 @@ impl QueueState {
     /// so that neither waits behind the other.
     fn read(&mut self, table: &Table) -> rusqlite::Result<()> {
         let room = self.room();
+        let bytes: usize = self.subscribers.iter().map(Subscriber::bytes_room).sum();
         let retries = self.retries.as_mut().filter(|lane| lane.unread > 0);
         let (lane, share) = match retries {
             Some(retries) if self.fresh.unread == 0 => (retries, room),
@@ -233,7 +246,11 @@ impl QueueState {
             Some(_) => (&mut self.fresh, room.div_ceil(2)),
             None => (&mut self.fresh, room),
         };
-        let rows = lane.read(share.min(READ_AT_ONCE), table)?;
+        let share = Share {
+            rows: share.min(READ_AT_ONCE),
+            bytes: bytes.div_ceil(if share < room { 2 } else { 1 }),
+        };
+        let rows = lane.read(share, table)?;
         self.retries_first = !self.retries_first;
         for (key, parcel) in rows {
             self.lease(key.seq, parcel);
@@ -255,10 +272,13 @@ impl QueueState {
             self.returned.push_back(seq);
             return;
         };
+        let bytes = parcel.body.len();
         subscriber.out += 1;
+        subscriber.bytes_out += bytes;
         let leased = Leased {
             queue: self.queue,
             seq,
+            bytes,
             consumer: subscriber.id,
         };
         let item = Item::new(parcel, leased, subscriber.commands.clone());
@@ -266,9 +286,11 @@ impl QueueState {
         let _ = subscriber.items.try_send(item);
     }
 
-    fn make_room(&mut self, consumer: u64) {
-        if let Some(subscriber) = self.subscribers.iter_mut().find(|s| s.id == consumer) {
+    fn make_room(&mut self, leased: Leased) {
+        let id = leased.consumer;
+        if let Some(subscriber) = self.subscribers.iter_mut().find(|s| s.id == id) {
             subscriber.out = subscriber.out.saturating_sub(1);
+            subscriber.bytes_out = subscriber.bytes_out.saturating_sub(leased.bytes);
         }
     }
 }

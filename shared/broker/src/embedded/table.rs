@@ -49,6 +49,21 @@ pub(super) enum Change<'a> {
     },
 }
 
+/// How much a read takes into memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Share {
+    pub(super) rows: usize,
+    /// It ends with the row that reaches this.
+    pub(super) bytes: usize,
+}
+
+/// What was read, and whether there may be more.
+pub(super) struct Page {
+    pub(super) rows: Vec<(Key, Parcel)>,
+    pub(super) is_full: bool,
+    bytes: usize,
+}
+
 /// What a lane holds when it is opened.
 pub(super) struct Held {
     pub(super) total: u64,
@@ -86,29 +101,45 @@ impl Table {
         lane: i64,
         after: Key,
         until: i64,
-        limit: usize,
-    ) -> rusqlite::Result<Vec<(Key, Parcel)>> {
+        share: Share,
+    ) -> rusqlite::Result<Page> {
+        let mut read = Page {
+            rows: Vec::new(),
+            is_full: false,
+            bytes: 0,
+        };
         // In two steps, for SQLite does not take its index for `(due, seq) > (?, ?)` whole: it
         // would walk over everything that came due in the same millisecond.
-        let mut rows = self.rows(
-            READ_SAME_DUE,
-            params![lane, after.due, after.seq, signed(limit)],
-        )?;
-        let rest = limit - rows.len();
-        if rest > 0 {
-            rows.extend(self.rows(
-                READ_LATER_DUE,
-                params![lane, after.due, until, signed(rest)],
-            )?);
+        let limit = signed(share.rows);
+        let same_due = params![lane, after.due, after.seq, limit];
+        self.add(&mut read, share, READ_SAME_DUE, same_due)?;
+        if !read.is_full {
+            let limit = signed(share.rows - read.rows.len());
+            let later_due = params![lane, after.due, until, limit];
+            self.add(&mut read, share, READ_LATER_DUE, later_due)?;
         }
-        Ok(rows)
+        Ok(read)
     }
 
-    fn rows(&self, sql: &str, params: impl Params) -> rusqlite::Result<Vec<(Key, Parcel)>> {
-        self.connection
-            .prepare_cached(sql)?
-            .query_map(params, parcel)?
-            .collect()
+    fn add(
+        &self,
+        read: &mut Page,
+        share: Share,
+        sql: &str,
+        params: impl Params,
+    ) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        // One at a time: a row that is not stepped to is not read.
+        for row in statement.query_map(params, parcel)? {
+            let (key, parcel) = row?;
+            read.bytes += parcel.body.len();
+            read.rows.push((key, parcel));
+            if read.rows.len() >= share.rows || read.bytes >= share.bytes {
+                read.is_full = true;
+                break;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn read_one(&self, seq: i64) -> rusqlite::Result<Option<(Key, Parcel)>> {

@@ -2,6 +2,7 @@
 
 mod file;
 mod history;
+mod window;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

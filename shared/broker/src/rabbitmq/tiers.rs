@@ -1,109 +1,70 @@
-//! The retry tiers: one queue for each delay, in which a parcel waits until it expires.
+//! The delay tiers: queues in which a parcel waits until it expires.
+//!
+//! Each holds the delays of up to its own, and of more than the tier's before it, which is half as
+//! long. So every delay is kept to the millisecond: delays that are rounded to those of a few
+//! queues come back together, thousands at once where a channel's backlog was put aside.
 //!
 //! Invariant: a parcel comes back no earlier than asked, but for delays beyond the last tier; and
-//! because RabbitMQ expires messages at a queue's head only, every expiry in a tier lies within
-//! ±20 % of the tier, so that the head blocks nobody for longer than 0.4 of it.
+//! because RabbitMQ expires messages at a queue's head only, every expiry in a tier is at least
+//! half of its longest, so that the head blocks nobody for longer than the other half.
 
 use std::time::Duration;
 
-/// A delay queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tier {
-    /// What its exchange and its queue are named after.
-    pub(super) name: &'static str,
-    /// The delay in its middle.
-    pub(super) delay: Duration,
+/// How many there are: from a second to nine hours, which is more than the retry policy's longest
+/// interval.
+pub(super) const TIERS: usize = 16;
+
+/// The longest delay of the first tier; each one after it holds twice as much.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// The longest delay in a tier, which it is named after.
+pub(super) const fn longest(tier: usize) -> Duration {
+    FIRST.saturating_mul(1 << tier)
 }
 
-/// Every tier, shortest first: the intervals of the retry policy's default schedule.
-pub(super) const TIERS: [Tier; 8] = [
-    tier("1s", Duration::from_secs(1)),
-    tier("5s", Duration::from_secs(5)),
-    tier("30s", Duration::from_secs(30)),
-    tier("2m", Duration::from_mins(2)),
-    tier("10m", Duration::from_mins(10)),
-    tier("30m", Duration::from_mins(30)),
-    tier("2h", Duration::from_hours(2)),
-    tier("6h", Duration::from_hours(6)),
-];
-
-const fn tier(name: &'static str, delay: Duration) -> Tier {
-    Tier { name, delay }
-}
-
-impl Tier {
-    /// The shortest expiry in this tier, in milliseconds.
-    const fn shortest(self) -> u128 {
-        self.delay.as_millis() * 4 / 5
-    }
-
-    /// The longest expiry in this tier, in milliseconds.
-    const fn longest(self) -> u128 {
-        self.delay.as_millis() * 6 / 5
-    }
-}
-
-/// The index in [`TIERS`] that a delay belongs to, and the message's expiry there in milliseconds.
-/// A delay beyond the last tier's longest expiry is cut to that.
+/// The index of the tier that a delay belongs to, and the message's expiry there in milliseconds.
+/// A delay beyond the last tier's is cut to that.
 pub(super) fn quantise(delay: Duration) -> (usize, u64) {
+    let tier = (0..TIERS)
+        .find(|&tier| delay <= longest(tier))
+        .unwrap_or(TIERS - 1);
     // Rounded up: a fraction of a millisecond must not make it early.
     let wanted = delay.as_nanos().div_ceil(1_000_000);
-    let last = TIERS.len() - 1;
-    let index = TIERS
-        .iter()
-        .position(|tier| tier.longest() >= wanted)
-        .unwrap_or(last);
-    let tier = TIERS[index];
-    let expiry = wanted.clamp(tier.shortest(), tier.longest());
-    (index, u64::try_from(expiry).unwrap_or(u64::MAX))
+    let longest = longest(tier).as_millis();
+    let expiry = wanted.clamp(longest / 2, longest);
+    (tier, u64::try_from(expiry).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use roundtrip_model::retry::DEFAULT_SCHEDULE;
+    use roundtrip_model::settings::MAX_INTERVAL;
 
     use super::*;
 
     #[test]
-    fn the_tiers_are_the_default_schedule() {
-        assert_eq!(TIERS.map(|tier| tier.delay), DEFAULT_SCHEDULE);
+    fn the_longest_interval_has_room_for_its_spread() {
+        assert!(longest(TIERS - 1) >= MAX_INTERVAL.mul_f64(1.2));
     }
 
     #[test]
-    fn a_delay_beyond_the_last_tier_gets_its_longest_expiry() {
-        let seven_hours_and_twelve_minutes = 25_920_000;
-        assert_eq!(
-            quantise(Duration::from_hours(100)),
-            (7, seven_hours_and_twelve_minutes)
-        );
+    fn a_delay_beyond_the_last_tier_is_cut() {
+        assert_eq!(quantise(Duration::from_hours(100)), (15, 32_768_000));
     }
 
     proptest! {
         #[test]
-        fn no_delay_ends_early_and_no_head_blocks_for_long(nanos in 0_u64..=25_920_000_000_000) {
+        fn no_delay_ends_early_and_no_head_blocks_for_long(nanos in 0_u64..=32_768_000_000_000) {
             let delay = Duration::from_nanos(nanos);
-            let (index, expiry) = quantise(delay);
+            let (tier, expiry) = quantise(delay);
             let expiry = Duration::from_millis(expiry);
-            let tier = TIERS[index].delay;
             prop_assert!(expiry >= delay);
-            prop_assert!(expiry >= tier * 4 / 5 && expiry <= tier * 6 / 5);
+            prop_assert!(expiry >= longest(tier) / 2 && expiry <= longest(tier));
         }
 
         #[test]
-        fn a_longer_delay_never_expires_sooner(one: u32, other: u32) {
-            let (shorter, longer) = (one.min(other), one.max(other));
-            let expiry = |millis| quantise(Duration::from_millis(u64::from(millis))).1;
-            prop_assert!(expiry(shorter) <= expiry(longer));
-        }
-
-        #[test]
-        fn the_smallest_tier_that_can_hold_a_delay_is_taken(millis in 0_u64..=25_920_000) {
-            let delay = Duration::from_millis(millis);
-            let (index, _) = quantise(delay);
-            for smaller in &TIERS[..index] {
-                prop_assert!(smaller.delay * 6 / 5 < delay);
-            }
+        fn a_delay_is_kept_to_the_millisecond(millis in 500_u64..=32_768_000) {
+            prop_assert_eq!(quantise(Duration::from_millis(millis)).1, millis);
         }
     }
 }

@@ -28,7 +28,7 @@ use roundtrip_model::ChannelId;
 
 use super::{
     hash::fnv1a,
-    tiers::{TIERS, quantise},
+    tiers::{TIERS, longest, quantise},
 };
 use crate::{Config, Queue, Route};
 
@@ -44,7 +44,7 @@ const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
 /// Where a parcel is to go: one of the queues, at once or by way of a tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Address {
-    /// The index of a tier in [`TIERS`].
+    /// The index of a tier.
     tier: Option<usize>,
     queue: Queue,
     shard: usize,
@@ -72,7 +72,7 @@ pub(super) struct Topology {
     callbacks_dead: Vec<ShortString>,
     journal: Vec<ShortString>,
     journal_dead: Vec<ShortString>,
-    /// As [`TIERS`]; a tier's exchange and its queue have one name.
+    /// A tier's exchange and its queue have one name.
     tiers: Vec<ShortString>,
     max_backlog: i64,
 }
@@ -93,9 +93,8 @@ impl Topology {
             callbacks_dead: named(Queue::CallbacksDead),
             journal: named(Queue::Journal),
             journal_dead: named(Queue::JournalDead),
-            tiers: TIERS
-                .iter()
-                .map(|tier| format!("{ns}.delay.{}", tier.name).into())
+            tiers: (0..TIERS)
+                .map(|tier| format!("{ns}.delay.{}s", longest(tier).as_secs()).into())
                 .collect(),
             max_backlog: i64::try_from(config.max_backlog).unwrap_or(i64::MAX),
         }

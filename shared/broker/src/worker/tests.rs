@@ -130,7 +130,7 @@ impl Handler for Gated {
         Decision::Done
     }
 
-    fn panicked(&self, _: &Parcel) -> Decision {
+    async fn panicked(&self, _: &Parcel) -> Decision {
         Decision::DeadLetter(DeadReason::new(DeadKind::Refused, "panicked"))
     }
 }

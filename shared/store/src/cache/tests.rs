@@ -1,4 +1,4 @@
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use roundtrip_model::ChannelPatch;
@@ -90,19 +90,20 @@ impl Channels for Fake {
     }
 }
 
-fn cache(store: &Arc<Fake>) -> CachedChannels {
+fn cache(store: &Arc<Fake>) -> Arc<CachedChannels> {
     let config = Config {
         cache_ttl: TTL,
         ..Config::default()
     };
-    CachedChannels::new(Arc::clone(store) as SharedChannels, &config)
+    let store = Arc::clone(store) as SharedChannels;
+    Arc::new(CachedChannels::new(store, &config))
 }
 
 fn id() -> ChannelId {
     "c".parse().unwrap()
 }
 
-async fn name(cache: &CachedChannels) -> String {
+async fn name(cache: &Arc<CachedChannels>) -> String {
     cache.get(&id()).await.unwrap().channel_name.clone()
 }
 
@@ -222,4 +223,53 @@ async fn a_forgotten_channel_is_read_again() {
     store.answers(Answer::Named("second"));
     cache.forget(&id()).await;
     assert_eq!(name(&cache).await, "second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_asked_for_is_read_again_before_its_time_is_over() {
+    let store = Fake::new();
+    let cache = cache(&store);
+    name(&cache).await;
+    store.answers(Answer::Named("second"));
+    store.may_read.forget_permits(Semaphore::MAX_PERMITS);
+    advance(TTL.mul_f64(READ_AGAIN.end)).await;
+    // Nobody waits for that read, and it is one, however many ask.
+    for _ in 0..100 {
+        assert_eq!(name(&cache).await, "first");
+    }
+    store.may_read.add_permits(1);
+    while name(&cache).await != "second" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.reads(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_found_gone_before_its_time_is_over_is_gone() {
+    let store = Fake::new();
+    let cache = cache(&store);
+    name(&cache).await;
+    store.answers(Answer::Gone);
+    advance(TTL.mul_f64(READ_AGAIN.end)).await;
+    while cache.get(&id()).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(
+        cache.get(&id()).await,
+        Err(StoreError::NotFound(_))
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_found_away_before_a_channels_time_is_over_changes_nothing() {
+    let store = Fake::new();
+    let cache = cache(&store);
+    name(&cache).await;
+    store.answers(Answer::Away);
+    advance(TTL.mul_f64(READ_AGAIN.end)).await;
+    while store.reads() < 2 {
+        assert_eq!(name(&cache).await, "first");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(name(&cache).await, "first");
 }

@@ -9,7 +9,7 @@ use super::{
     Harness,
     samples::{accepted, at, entry, message_id, record, text, tried},
 };
-use crate::{Journal, MessageFilter};
+use crate::{Detail, Journal, MessageFilter};
 
 /// Twelve messages, one each second: of channels `a` and `b` in turn, of sessions `x`, `y`, `z` in
 /// turn; the first four delivered, the next four retrying, the others queued.
@@ -42,7 +42,10 @@ async fn seconds(
     after: Option<&MessageId>,
     limit: u16,
 ) -> Vec<i64> {
-    let page = store.messages(filter, after, limit).await.expect("a page");
+    let page = store
+        .messages(filter, after, limit, Detail::Outline)
+        .await
+        .expect("a page");
     let known = |id: MessageId| (0..100).find(|second| message_id(1000 * second) == id);
     page.iter()
         .map(|message| known(message.message_id).expect("a message of the case"))
@@ -146,10 +149,19 @@ pub async fn a_listed_message_is_the_message(harness: &impl Harness) {
         message_ids: Some(vec![message_id(5000)]),
         ..MessageFilter::default()
     };
-    let page = store.messages(&only, None, 10).await.expect("a page");
-    let [listed] = &page[..] else {
-        panic!("{page:?}");
+    let listed = async |detail| {
+        let page = store.messages(&only, None, 10, detail).await;
+        let page = page.expect("a page");
+        assert_eq!(page.len(), 1, "{page:?}");
+        page.into_iter().next().expect("one message")
     };
+    let outline = listed(Detail::Outline).await;
+    assert!(outline.content.is_none(), "{outline:?}");
+    let listed = listed(Detail::Whole).await;
+    assert_eq!(
+        (outline.message_id, outline.state, outline.updated_at),
+        (listed.message_id, listed.state, listed.updated_at)
+    );
     assert_eq!(listed.message_id, message_id(5000));
     assert_eq!(listed.channel_id.as_str(), "b");
     assert_eq!(listed.session_id.as_str(), "z");

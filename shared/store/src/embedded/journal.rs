@@ -14,7 +14,7 @@ use super::{
     SqliteChannels, away,
     rows::{Columns, Conditions, millis},
 };
-use crate::{Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, StoreError};
+use crate::{Detail, Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, StoreError};
 
 /// What stands in the place of an `Accepted`, whose content is kept beside the entries.
 const ACCEPTED: &str = r#""accepted""#;
@@ -37,6 +37,8 @@ const ADVANCE: &str = "
 const MESSAGE: &str = "
     SELECT messages.*, message, response_url
     FROM messages LEFT JOIN contents USING (message_id)";
+const OUTLINE: &str = "
+    SELECT messages.*, NULL AS message, NULL AS response_url FROM messages";
 const TIMELINE: &str = "
     SELECT entry_id, round, at, event FROM entries WHERE message_id = ?1
     ORDER BY at DESC, entry_id DESC";
@@ -72,11 +74,12 @@ impl Journal for SqliteChannels {
         filter: &MessageFilter,
         after: Option<&MessageId>,
         limit: u16,
+        detail: Detail,
     ) -> Result<Vec<MessageRecord>, StoreError> {
         let mut conditions = conditions(filter);
         conditions.maybe("message_id < ?", after.map(ToString::to_string));
         self.file
-            .run(move |connection, _| page(connection, &conditions, limit).map_err(away))
+            .run(move |connection, _| page(connection, &conditions, limit, detail).map_err(away))
             .await
     }
 
@@ -240,9 +243,13 @@ pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
     conditions
 }
 
-pub(super) fn page_sql(conditions: &Conditions, limit: u16) -> String {
+pub(super) fn page_sql(conditions: &Conditions, limit: u16, detail: Detail) -> String {
+    let select = match detail {
+        Detail::Whole => MESSAGE,
+        Detail::Outline => OUTLINE,
+    };
     format!(
-        "{MESSAGE} {} ORDER BY message_id DESC LIMIT {}",
+        "{select} {} ORDER BY message_id DESC LIMIT {}",
         conditions.sql(),
         limit.min(MAX_PAGE)
     )
@@ -252,8 +259,9 @@ fn page(
     connection: &Connection,
     conditions: &Conditions,
     limit: u16,
+    detail: Detail,
 ) -> rusqlite::Result<Vec<MessageRecord>> {
-    let mut statement = connection.prepare_cached(&page_sql(conditions, limit))?;
+    let mut statement = connection.prepare_cached(&page_sql(conditions, limit, detail))?;
     let values = params_from_iter(&conditions.values);
     statement.query_map(values, message_record)?.collect()
 }

@@ -7,12 +7,15 @@ use serde_json::{Map, Value};
 
 use super::{
     Comparison, ElemMatch, FieldPath, FilterError, MAX_DEPTH, MAX_NODES, MAX_REGEXES, Node,
-    Pattern, Test,
+    Pattern, Test, pattern::OPTIONS,
 };
 use crate::{canonical, document::FIELDS};
 
 /// What an error's path says where the filter itself is wrong.
 const ROOT: &str = "filter";
+
+/// How a name is shown that is empty.
+const NO_NAME: &str = "\"\"";
 
 /// Reads the conditions that must all hold.
 pub(super) fn filter(json: &Value) -> Result<Vec<Node>, FilterError> {
@@ -47,7 +50,11 @@ impl Parser {
         let path = if self.path.is_empty() {
             ROOT.to_owned()
         } else {
-            self.path.join(".")
+            let shown = |step: &String| match step.as_str() {
+                "" => NO_NAME.to_owned(),
+                name => name.to_owned(),
+            };
+            self.path.iter().map(shown).collect::<Vec<_>>().join(".")
         };
         Err(FilterError {
             path,
@@ -289,12 +296,22 @@ impl Parser {
         let options = match options {
             None => "",
             Some(Value::String(options)) => options,
-            Some(_) => return self.fail("has $options that are no string"),
+            Some(_) => return self.fail_options("must be a string"),
         };
+        if let Some(other) = options.chars().find(|option| !OPTIONS.contains(*option)) {
+            return self.fail_options(format!("has '{other}'; there are i, m, s and x"));
+        }
         match Pattern::parse(pattern, options) {
             Ok(pattern) => Ok(Test::Regex(pattern)),
             Err(problem) => self.fail(problem),
         }
+    }
+
+    /// The options are read with their `$regex`, and what is wrong with them is named by their own.
+    fn fail_options<T>(&mut self, problem: impl Into<String>) -> Result<T, FilterError> {
+        self.path.pop();
+        self.path.push("$options".to_owned());
+        self.fail(problem)
     }
 
     fn array<'a>(&self, json: &'a Value) -> Result<&'a [Value], FilterError> {

@@ -22,7 +22,13 @@ use regex_syntax::ast::{
     RepetitionRange, SpecialLiteralKind, parse::ParserBuilder,
 };
 
-use super::{MAX_REGEX_BYTES, MAX_REGEX_COMPILED_BYTES, MAX_REGEX_NESTING, MAX_REGEX_REPEAT};
+use super::{
+    MAX_REGEX_BYTES, MAX_REGEX_COMPILED_BYTES, MAX_REGEX_MATCHING_BYTES, MAX_REGEX_NESTING,
+    MAX_REGEX_REPEAT,
+};
+
+/// The options that there are.
+pub(super) const OPTIONS: &str = "imsx";
 
 /// A regular expression, for both engines.
 #[derive(Debug, Clone)]
@@ -35,7 +41,7 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
-    /// Reads a pattern and its options, of `i`, `m`, `s`, `x`.
+    /// Reads a pattern and its options, of [`OPTIONS`].
     ///
     /// # Errors
     /// What is wrong, or not the same to both engines, for the filter's sender to read.
@@ -45,9 +51,6 @@ impl Pattern {
         }
         if source.contains('\0') {
             return Err("must not have a NUL character".to_owned());
-        }
-        if let Some(other) = options.chars().find(|option| !"imsx".contains(*option)) {
-            return Err(format!("has the option '{other}'; there are i, m, s and x"));
         }
         let source = if options.contains('x') {
             without_blanks(source)
@@ -71,6 +74,7 @@ impl Pattern {
             .multi_line(options.contains('m'))
             .dot_matches_new_line(options.contains('s'))
             .size_limit(MAX_REGEX_COMPILED_BYTES)
+            .dfa_size_limit(MAX_REGEX_MATCHING_BYTES)
             .build()
             .map_err(|error| match error {
                 regex::Error::CompiledTooBig(_) => "is too complex".to_owned(),
@@ -451,7 +455,6 @@ mod tests {
     #[case::too_deep(&format!("{}a{}", "(".repeat(60), ")".repeat(60)), "")]
     #[case::nul("a\0", "")]
     #[case::unclosed("(a", "")]
-    #[case::other_option("a", "u")]
     fn what_both_engines_do_not_read_alike_is_refused(
         #[case] pattern: &str,
         #[case] options: &str,

@@ -5,7 +5,7 @@ use rstest::rstest;
 use time::macros::datetime;
 
 use super::*;
-use crate::{DeadFilter, DeadQueue, MessageFilter};
+use crate::{DeadFilter, DeadQueue, Detail, MessageFilter};
 
 /// How SQLite would look for it, a line for each table.
 async fn plan(sql: String, conditions: rows::Conditions) -> String {
@@ -44,7 +44,11 @@ fn messages() -> MessageFilter {
 #[tokio::test]
 async fn messages_are_found_by_an_index(#[case] filter: MessageFilter, #[case] index: &str) {
     let conditions = journal::conditions(&filter);
-    let plan = plan(journal::page_sql(&conditions, 100), conditions).await;
+    let plan = plan(
+        journal::page_sql(&conditions, 100, Detail::Outline),
+        conditions,
+    )
+    .await;
     assert!(plan.contains(index), "{plan}");
     assert!(!plan.contains("TEMP B-TREE"), "{plan}");
 }

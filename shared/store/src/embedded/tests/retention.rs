@@ -8,8 +8,8 @@ use time::{OffsetDateTime, macros::datetime};
 
 use super::*;
 use crate::{
-    ApiKeys, DeadFilter, DeadLetter, DeadLetters, DeadQueue, Idempotency, Journal, MessageFilter,
-    Progress, Replay, ReplaySource, ReplayStatus, Replays, Reservation,
+    ApiKeys, DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, Idempotency, Journal,
+    MessageFilter, Progress, Replay, ReplaySource, ReplayStatus, Replays, Reservation,
 };
 
 /// What is older than this is forgotten.
@@ -79,7 +79,7 @@ async fn messages_to_which_nothing_happened_for_long_are_forgotten() {
 
     forget(&store).await;
     let left = store
-        .messages(&MessageFilter::default(), None, 1000)
+        .messages(&MessageFilter::default(), None, 1000, Detail::Whole)
         .await
         .unwrap();
     let left: Vec<MessageId> = left.iter().map(|message| message.message_id).collect();

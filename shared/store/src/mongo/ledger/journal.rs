@@ -24,7 +24,7 @@ use super::{
     ENTRIES, MESSAGES, Unreadable, document, of_channels, read_time, row, rows, stored, texts,
     unless_there,
 };
-use crate::{Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, StoreError};
+use crate::{Detail, Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, StoreError};
 
 /// What stands in the place of an `Accepted`, whose content is kept with its message.
 const ACCEPTED: &str = r#""accepted""#;
@@ -83,6 +83,7 @@ impl Journal for MongoChannels {
         filter: &MessageFilter,
         after: Option<&MessageId>,
         limit: u16,
+        detail: Detail,
     ) -> Result<Vec<MessageRecord>, StoreError> {
         // MongoDB reads 0 as no limit.
         if limit == 0 {
@@ -91,14 +92,15 @@ impl Journal for MongoChannels {
         let filter = matching(filter, after);
         self.connection
             .run(move |_, database| async move {
-                let found = database
-                    .collection::<Document>(MESSAGES)
+                let messages = database.collection::<Document>(MESSAGES);
+                let mut find = messages
                     .find(filter)
                     .sort(doc! { "_id": -1 })
-                    .limit(i64::from(limit.min(MAX_PAGE)))
-                    .await
-                    .map_err(away)?;
-                rows(found, MessageRow::record).await
+                    .limit(i64::from(limit.min(MAX_PAGE)));
+                if detail == Detail::Outline {
+                    find = find.projection(doc! { "content": 0 });
+                }
+                rows(find.await.map_err(away)?, MessageRow::record).await
             })
             .await
     }

@@ -1,0 +1,181 @@
+use std::sync::atomic::AtomicBool;
+
+use async_trait::async_trait;
+use roundtrip_model::{KeyRole, NewKey, SystemClock};
+use time::OffsetDateTime;
+
+use super::*;
+
+const TIME_TO_LIVE: Duration = Duration::from_secs(5);
+const MAX_AGE: Duration = Duration::from_mins(10);
+
+/// A store of keys that can be away, and counts what it is asked.
+#[derive(Default)]
+struct Store {
+    keys: Mutex<Vec<ApiKey>>,
+    reads: AtomicU64,
+    is_away: AtomicBool,
+}
+
+impl Store {
+    fn add(&self, rate_per_second: Option<u32>) -> ApiKeyId {
+        let new = NewKey {
+            name: "n".to_owned(),
+            role: KeyRole::Viewer,
+            channels: None,
+            rate_per_second,
+            expires_at: None,
+        };
+        let (key, _) = new.make([0; 32], SystemClock.now()).unwrap();
+        let id = key.key_id;
+        self.keys.lock().unwrap().push(key);
+        id
+    }
+
+    fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl ApiKeys for Store {
+    async fn active_keys(&self, _: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err(StoreError::Away("as told".into()));
+        }
+        Ok(self.keys.lock().unwrap().clone())
+    }
+
+    async fn create_key(&self, _: &ApiKey) -> Result<(), StoreError> {
+        unreachable!("a keyring makes no keys")
+    }
+
+    async fn key(&self, _: &ApiKeyId) -> Result<Option<ApiKey>, StoreError> {
+        unreachable!("a keyring reads them all")
+    }
+
+    async fn keys(&self, _: Option<&ApiKeyId>, _: u16) -> Result<Vec<ApiKey>, StoreError> {
+        unreachable!("a keyring reads those that are active")
+    }
+
+    async fn revoke_key(
+        &self,
+        _: &ApiKeyId,
+        _: OffsetDateTime,
+    ) -> Result<Option<ApiKey>, StoreError> {
+        unreachable!("a keyring revokes none")
+    }
+}
+
+fn keyring(store: &Arc<Store>) -> Keyring {
+    let reading = Reading {
+        time_to_live: TIME_TO_LIVE,
+        max_age: MAX_AGE,
+        default_rate: None,
+    };
+    let store = Arc::clone(store) as Arc<dyn ApiKeys>;
+    Keyring::start(store, Arc::new(SystemClock), reading)
+}
+
+async fn has(keyring: &Keyring, id: ApiKeyId) -> bool {
+    keyring.find(id).await.unwrap().is_some()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_known_key_costs_no_read() {
+    let store = Arc::new(Store::default());
+    let id = store.add(None);
+    let keyring = keyring(&store);
+    assert!(has(&keyring, id).await);
+    let reads = store.reads();
+    for _ in 0..1000 {
+        assert!(has(&keyring, id).await);
+    }
+    assert_eq!(store.reads(), reads);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_was_just_made_is_found() {
+    let store = Arc::new(Store::default());
+    let keyring = keyring(&store);
+    assert!(!has(&keyring, ApiKeyId::generate()).await);
+    let id = store.add(None);
+    assert!(has(&keyring, id).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_gone_is_gone_within_the_time_to_live() {
+    let store = Arc::new(Store::default());
+    let id = store.add(None);
+    let keyring = keyring(&store);
+    assert!(has(&keyring, id).await);
+    store.keys.lock().unwrap().clear();
+    tokio::time::sleep(TIME_TO_LIVE + PAUSE).await;
+    assert!(!has(&keyring, id).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_keys_are_made_up_reads_are_few_and_calls_do_not_wait() {
+    let store = Arc::new(Store::default());
+    let keyring = Arc::new(keyring(&store));
+    let began = Instant::now();
+    let found = futures::future::join_all((0..10_000).map(|_| {
+        let keyring = Arc::clone(&keyring);
+        tokio::spawn(async move { has(&keyring, ApiKeyId::generate()).await })
+    }))
+    .await;
+    assert!(found.into_iter().all(|found| !found.unwrap()));
+    assert!(began.elapsed() < 4 * PAUSE, "{:?}", began.elapsed());
+    assert!(store.reads() <= 5, "{}", store.reads());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_away_keys_are_used_until_they_are_too_old() {
+    let store = Arc::new(Store::default());
+    let (id, unknown) = (store.add(None), ApiKeyId::generate());
+    let keyring = keyring(&store);
+    assert!(has(&keyring, id).await);
+    store.set_away(true);
+    tokio::time::sleep(MAX_AGE / 2).await;
+    assert!(has(&keyring, id).await);
+    // It may have been made by somebody who sees the store.
+    assert!(keyring.find(unknown).await.is_err());
+    tokio::time::sleep(MAX_AGE).await;
+    assert!(keyring.find(id).await.is_err());
+    store.set_away(false);
+    tokio::time::sleep(TIME_TO_LIVE + PAUSE).await;
+    assert!(has(&keyring, id).await);
+    assert!(!has(&keyring, unknown).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_never_there_says_nothing_of_any_key() {
+    let store = Arc::new(Store::default());
+    store.set_away(true);
+    let keyring = keyring(&store);
+    assert!(keyring.find(ApiKeyId::generate()).await.is_err());
+    let id = store.add(None);
+    store.set_away(false);
+    assert!(has(&keyring, id).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_goes_on_when_keys_are_read_again() {
+    let store = Arc::new(Store::default());
+    let id = store.add(Some(10));
+    let keyring = keyring(&store);
+    let known = keyring.find(id).await.unwrap().unwrap();
+    let now = Instant::now();
+    assert_eq!((0..10).find_map(|_| known.blocked_for(now)), None);
+    let reads = store.reads();
+    keyring.read_again().await;
+    assert!(store.reads() > reads);
+    let known = keyring.find(id).await.unwrap().unwrap();
+    assert!(known.blocked_for(now).is_some());
+    assert_eq!(known.blocked_for(now + Duration::from_secs(1)), None);
+}

@@ -1,0 +1,144 @@
+//! API keys: made, listed, revoked.
+//!
+//! Invariant: a key's secret is in the answer to its making and nowhere else. A caller that is
+//! limited, to channels or in time, makes and sees no key that is less so.
+
+use std::collections::BTreeSet;
+
+use axum::{
+    Json as JsonBody,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
+use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyRole, NewKey};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::{
+    Ingress,
+    access::Caller,
+    body::{Json, whole_number},
+    history::{next, page_size},
+    parameters::{Parameters, PathId},
+    problem::Problem,
+};
+
+/// The body of `POST /api-keys`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateKey {
+    name: String,
+    role: KeyRole,
+    channels: Option<BTreeSet<ChannelId>>,
+    #[serde(default, deserialize_with = "whole_number")]
+    rate_per_second: Option<u32>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    expires_at: Option<OffsetDateTime>,
+}
+
+/// A key that was made.
+#[derive(Serialize)]
+struct Made {
+    #[serde(flatten)]
+    key: ApiKey,
+    /// The key itself, this once.
+    #[serde(rename = "key")]
+    secret: String,
+}
+
+/// `POST /api-keys`
+pub(crate) async fn create(
+    State(ingress): State<Ingress>,
+    caller: Caller,
+    Json(wanted): Json<CreateKey>,
+) -> Result<impl IntoResponse, Problem> {
+    if !caller.covers(wanted.channels.as_ref()) {
+        return Err(Problem::wider_key(
+            "channels",
+            "must be some of this key's own channels",
+        ));
+    }
+    if !caller.outlives(wanted.expires_at) {
+        return Err(Problem::wider_key(
+            "expires_at",
+            "must not be later than this key's own",
+        ));
+    }
+    let new = NewKey {
+        name: wanted.name,
+        role: wanted.role,
+        channels: wanted.channels,
+        rate_per_second: wanted.rate_per_second,
+        expires_at: wanted.expires_at,
+    };
+    let (key, issued) = new
+        .make(rand::random(), ingress.clock.now())
+        .map_err(Problem::invalid)?;
+    ingress.store.create_key(&key).await?;
+    ingress.doorkeeper.read_again().await;
+    tracing::info!(key_id = %key.key_id, role = %key.role, by = %caller, "api_key.created");
+    let made = Made {
+        key,
+        secret: issued.expose().to_owned(),
+    };
+    Ok((
+        StatusCode::CREATED,
+        [(header::CACHE_CONTROL, "no-store")],
+        JsonBody(made),
+    ))
+}
+
+/// The query parameters of `GET /api-keys`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KeyParameters {
+    limit: Option<u16>,
+    cursor: Option<ApiKeyId>,
+}
+
+/// A page of keys, the earliest first.
+#[derive(Debug, Serialize)]
+pub(crate) struct Keys {
+    api_keys: Vec<ApiKey>,
+    next_cursor: Option<ApiKeyId>,
+}
+
+/// `GET /api-keys`
+pub(crate) async fn list(
+    State(ingress): State<Ingress>,
+    caller: Caller,
+    Parameters(parameters): Parameters<KeyParameters>,
+) -> Result<JsonBody<Keys>, Problem> {
+    let limit = page_size(parameters.limit)?;
+    let mut api_keys = ingress
+        .store
+        .keys(parameters.cursor.as_ref(), limit)
+        .await?;
+    let next_cursor = next(&api_keys, limit, |key| key.key_id);
+    api_keys.retain(|key| caller.covers(key.channels.as_ref()));
+    Ok(JsonBody(Keys {
+        api_keys,
+        next_cursor,
+    }))
+}
+
+/// `DELETE /api-keys/{key_id}`: the key ends for good.
+pub(crate) async fn revoke(
+    State(ingress): State<Ingress>,
+    caller: Caller,
+    PathId(text): PathId,
+) -> Result<JsonBody<ApiKey>, Problem> {
+    let unknown = || Problem::unknown_key(&text);
+    let id: ApiKeyId = text.parse().map_err(|_error| unknown())?;
+    let key = ingress.store.key(&id).await?.ok_or_else(unknown)?;
+    if !caller.covers(key.channels.as_ref()) {
+        return Err(unknown());
+    }
+    let now = ingress.clock.now();
+    let revoked = ingress.store.revoke_key(&id, now).await?;
+    let revoked = revoked.ok_or_else(unknown)?;
+    ingress.doorkeeper.read_again().await;
+    tracing::info!(key_id = %id, by = %caller, "api_key.revoked");
+    Ok(JsonBody(revoked))
+}

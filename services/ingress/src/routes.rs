@@ -1,0 +1,129 @@
+//! Every call of the API, and who may make it.
+//!
+//! Invariant: this table is the only way into the router, and a call cannot be put into it without
+//! saying who may make it.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    handler::Handler,
+    http::Method,
+    middleware::from_fn_with_state,
+    routing::{MethodFilter, MethodRouter, on},
+};
+use roundtrip_model::KeyRole;
+
+use crate::{
+    Ingress,
+    access::{Access, guard},
+    api_keys, batch, callback, channels, dead_letters, document, history, messages,
+    problem::Problem,
+    replays,
+};
+
+/// Looks and changes nothing.
+const READS: Access = Access::Roles(&[KeyRole::Viewer]);
+/// Sends messages.
+const SENDS: Access = Access::Roles(&[KeyRole::Producer]);
+/// Looks at one message, whose id is known to whoever sent it.
+const FOLLOWS: Access = Access::Roles(&[KeyRole::Producer, KeyRole::Viewer]);
+/// Everything else is for operators alone.
+const OPERATES: Access = Access::Roles(&[]);
+
+/// The table.
+fn table() -> Vec<Call> {
+    vec![
+        post("/channel", OPERATES, channels::create),
+        get("/channel/{channel_id}", READS, channels::read),
+        put("/channel/{channel_id}", OPERATES, channels::update),
+        delete("/channel/{channel_id}", OPERATES, channels::delete),
+        post("/channel/{channel_id}/pause", OPERATES, channels::pause),
+        post("/channel/{channel_id}/resume", OPERATES, channels::resume),
+        post("/channels", READS, channels::query),
+        post("/channel/message", SENDS, messages::send),
+        post("/channel/messages", SENDS, batch::send),
+        get("/channel/message/{message_id}", FOLLOWS, history::timeline),
+        get("/messages", READS, history::list),
+        post("/messages/replay", OPERATES, replays::messages),
+        get("/dead-letters", READS, dead_letters::list),
+        delete("/dead-letters", OPERATES, dead_letters::purge),
+        post("/dead-letters/replay", OPERATES, replays::dead_letters),
+        get("/replays/{replay_id}", READS, replays::read),
+        delete("/replays/{replay_id}", OPERATES, replays::cancel),
+        post("/api-keys", OPERATES, api_keys::create),
+        get("/api-keys", OPERATES, api_keys::list),
+        delete("/api-keys/{key_id}", OPERATES, api_keys::revoke),
+        // Channel servers have no keys; the token in their response URL is what they have.
+        post("/webhook-response", Access::Open, callback::receive),
+        get("/openapi.json", Access::AnyKey, document::json),
+        get("/docs", Access::AnyKey, document::docs),
+    ]
+}
+
+/// Every call: its method, its path and who may make it.
+#[must_use]
+pub fn calls() -> Vec<(Method, &'static str, Access)> {
+    let calls = table().into_iter();
+    calls
+        .map(|call| (call.method, call.path, call.access))
+        .collect()
+}
+
+/// The router of the table. What is not in it needs a key too, so that a stranger does not even
+/// learn what there is.
+pub(crate) fn router(ingress: &Ingress) -> Router {
+    let guarded = |access| from_fn_with_state((Arc::clone(&ingress.doorkeeper), access), guard);
+    let unknown_path = async || Problem::unknown_path();
+    let method_not_allowed = async || Problem::method_not_allowed();
+    let mut router = Router::new();
+    for call in table() {
+        router = router.route(call.path, call.handler.route_layer(guarded(call.access)));
+    }
+    router
+        .method_not_allowed_fallback(method_not_allowed.layer(guarded(Access::AnyKey)))
+        .fallback(unknown_path.layer(guarded(Access::AnyKey)))
+        .with_state(ingress.clone())
+}
+
+/// A row of the table.
+struct Call {
+    method: Method,
+    path: &'static str,
+    access: Access,
+    handler: MethodRouter<Ingress>,
+}
+
+impl Call {
+    fn new<H, T>(method: Method, path: &'static str, access: Access, handler: H) -> Self
+    where
+        H: Handler<T, Ingress>,
+        T: 'static,
+    {
+        // Only methods that axum knows are named here.
+        let filter = MethodFilter::try_from(method.clone()).unwrap_or(MethodFilter::TRACE);
+        Self {
+            method,
+            path,
+            access,
+            handler: on(filter, handler),
+        }
+    }
+}
+
+/// Declares a row's beginning for each method.
+macro_rules! methods {
+    ($($name:ident $method:ident),+) => {
+        $(
+            fn $name<H, T>(path: &'static str, access: Access, handler: H) -> Call
+            where
+                H: Handler<T, Ingress>,
+                T: 'static,
+            {
+                Call::new(Method::$method, path, access, handler)
+            }
+        )+
+    };
+}
+
+methods! { get GET, post POST, put PUT, delete DELETE }

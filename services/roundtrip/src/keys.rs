@@ -1,0 +1,134 @@
+//! `roundtrip keys`: API keys, straight in the store, so that the first one needs none.
+//!
+//! Invariant: standard output has what was asked for and nothing else, so that a script can take
+//! the key from it.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, Clock, NewKey, SystemClock};
+use roundtrip_store::{Config, MAX_PAGE, Store};
+use time::OffsetDateTime;
+
+use crate::{
+    cli::{CreateKey, KeysCommand},
+    config::EXIT_USAGE,
+    runtime, serve,
+};
+
+/// Does it.
+pub(crate) fn run(config: Config, command: KeysCommand) -> ExitCode {
+    runtime::run(async move {
+        let store = serve::open_store(&config).await?;
+        match command {
+            KeysCommand::Create(wanted) => create(&*store, wanted).await,
+            KeysCommand::List => list(&*store).await,
+            KeysCommand::Revoke { id } => revoke(&*store, &id).await,
+        }
+    })
+}
+
+async fn create(store: &dyn Store, wanted: CreateKey) -> anyhow::Result<ExitCode> {
+    let now = SystemClock.now();
+    let expires_at = wanted.expires_in.map(|duration| {
+        let duration = time::Duration::try_from(duration).ok();
+        duration.and_then(|duration| now.checked_add(duration))
+    });
+    let new = NewKey {
+        name: wanted.name,
+        role: wanted.role,
+        channels: (!wanted.channels.is_empty()).then(|| wanted.channels.into_iter().collect()),
+        rate_per_second: wanted.rate_per_second,
+        expires_at: match expires_at {
+            Some(None) => return Ok(misused("--expires-in is too long")),
+            Some(end) => end,
+            None => None,
+        },
+    };
+    let (key, issued) = match new.make(rand::random(), now) {
+        Ok(made) => made,
+        Err(errors) => {
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            return Ok(misused(&errors.join("; ")));
+        }
+    };
+    store.create_key(&key).await?;
+    print(issued.expose())?;
+    eprintln!(
+        "{} is the key's id. The key itself is shown this once.",
+        key.key_id
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn misused(problem: &str) -> ExitCode {
+    eprintln!("roundtrip: keys create: {problem}");
+    ExitCode::from(EXIT_USAGE)
+}
+
+async fn list(store: &dyn Store) -> anyhow::Result<ExitCode> {
+    let now = SystemClock.now();
+    print(&format!(
+        "{:36}  {:8}  {:16}  {:16}  {:20}  {}",
+        "ID", "ROLE", "CREATED", "ENDS", "CHANNELS", "NAME"
+    ))?;
+    let mut after: Option<ApiKeyId> = None;
+    loop {
+        let page = store.keys(after.as_ref(), MAX_PAGE).await?;
+        let Some(last) = page.last() else {
+            return Ok(ExitCode::SUCCESS);
+        };
+        after = Some(last.key_id);
+        for key in &page {
+            print(&row(key, now))?;
+        }
+    }
+}
+
+fn row(key: &ApiKey, now: OffsetDateTime) -> String {
+    let ends = match (key.revoked_at, key.expires_at) {
+        (Some(_), _) => "revoked".to_owned(),
+        (None, Some(_)) if !key.is_active(now) => "expired".to_owned(),
+        (None, Some(end)) => minute(end),
+        (None, None) => "never".to_owned(),
+    };
+    let channels = key.channels.as_ref().map_or_else(
+        || "all".to_owned(),
+        |channels| {
+            let ids: Vec<&str> = channels.iter().map(ChannelId::as_str).collect();
+            ids.join(",")
+        },
+    );
+    format!(
+        "{}  {:8}  {:16}  {ends:16}  {channels:20}  {}",
+        key.key_id,
+        key.role,
+        minute(key.created_at),
+        key.name
+    )
+}
+
+/// A time for people: in UTC, to the minute.
+fn minute(at: OffsetDateTime) -> String {
+    format!("{} {:02}:{:02}", at.date(), at.hour(), at.minute())
+}
+
+async fn revoke(store: &dyn Store, id: &ApiKeyId) -> anyhow::Result<ExitCode> {
+    let revoked = store.revoke_key(id, SystemClock.now()).await;
+    let Some(key) = revoked? else {
+        bail!("there is no key {id}");
+    };
+    eprintln!(
+        "{id} ('{}') is revoked; every ingress knows within store.cache_ttl.",
+        key.name
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(line: &str) -> anyhow::Result<()> {
+    // Not `println!`, which panics where nobody reads to the end.
+    writeln!(io::stdout(), "{line}").context("writing")
+}

@@ -1,0 +1,318 @@
+//! Serving HTTP to whoever connects: plainly or by TLS, HTTP/1.1 or HTTP/2.
+//!
+//! Invariant: no peer keeps anything by doing nothing. Every connection has a place of a bounded
+//! number, and gives it back unless it makes a request within its time; what a request itself may
+//! take is bounded by the router. No honest client waits behind the others: beyond the last place a
+//! connection is answered 503 and closed.
+
+mod activity;
+mod stream;
+mod tls;
+
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use axum::{Router, body::Body};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+pub(crate) use tls::Tls;
+
+use self::{activity::Activity, stream::Stream};
+
+/// How long nothing is accepted after the kernel had nothing to give, as when no file descriptor
+/// is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How much longer than the router's own bound, which answers with a problem document, a request's
+/// headers may be before the parser gives up on them.
+const PARSER_ROOM: usize = 2;
+
+/// How long a connection may take to end once it is told to: what is written must be read.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+
+/// The most connections beyond the last place that are told so at once; the others are just closed.
+const REFUSALS_AT_ONCE: usize = 64;
+
+/// How long one that is told so may take to read it.
+const REFUSAL_TIME: Duration = Duration::from_millis(500);
+
+/// What it is asked to wait before it tries again.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// HTTP/2: the most requests at once on one connection.
+const MAX_STREAMS: u32 = 128;
+
+/// HTTP/2: the most streams that a peer may open and reset before they were looked at, and the most
+/// that we reset for its mistakes; then the connection ends ("rapid reset").
+const MAX_RESET_STREAMS: usize = 32;
+
+/// HTTP/2: what a peer may send ahead of what is read, in bytes: on one stream, on a connection.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 256 << 10;
+
+/// HTTP/2: what is kept of an answer that its stream does not take yet, in bytes.
+const MAX_SEND_BUFFER: usize = 64 << 10;
+
+/// What a connection may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// The most connections at once.
+    pub connections: usize,
+    /// The most bytes of one request's headers.
+    pub header_bytes: usize,
+    /// How long a request's headers may take to arrive, and a TLS handshake.
+    pub header_timeout: Duration,
+    /// How long a connection is kept on which no request is under way.
+    pub idle_timeout: Duration,
+}
+
+impl Limits {
+    /// How often a connection is looked at. Its end can come nearer while nobody looks, so it is
+    /// kept by no more than this longer than its limit.
+    fn look_every(&self) -> Duration {
+        self.header_timeout.min(self.idle_timeout)
+    }
+}
+
+/// An open port.
+pub(crate) struct Listener {
+    name: &'static str,
+    tcp: TcpListener,
+    tls: Option<Tls>,
+    limits: Limits,
+}
+
+/// What the connections of one port share.
+struct Server {
+    router: Router,
+    http: Builder<TokioExecutor>,
+    tls: Option<Tls>,
+    limits: Limits,
+    stop: CancellationToken,
+}
+
+impl Listener {
+    /// Binds now, so that a port that is taken is told at the start.
+    pub(crate) async fn bind(
+        name: &'static str,
+        address: SocketAddr,
+        tls: Option<Tls>,
+        limits: Limits,
+    ) -> anyhow::Result<Self> {
+        let tcp = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address} ({name}.listen)"))?;
+        tracing::info!(%address, tls = tls.is_some(), "{name} listens");
+        Ok(Self {
+            name,
+            tcp,
+            tls,
+            limits,
+        })
+    }
+
+    /// Serves until `stop`; then answers what is under way, closes what is idle, and returns once
+    /// no connection is left.
+    pub(crate) async fn run(self, router: Router, stop: CancellationToken) {
+        let Self {
+            name,
+            tcp,
+            tls,
+            limits,
+        } = self;
+        let renewing = tls.clone();
+        let server = Arc::new(Server {
+            router,
+            http: http(&limits),
+            tls,
+            limits,
+            stop: stop.clone(),
+        });
+        let places = Arc::new(Semaphore::new(limits.connections));
+        let refusals = Arc::new(Semaphore::new(REFUSALS_AT_ONCE));
+        let connections = TaskTracker::new();
+        let accepting = async {
+            loop {
+                let stream = match tcp.accept().await {
+                    Ok((stream, _peer)) => stream,
+                    Err(error) if is_of_one_connection(&error) => continue,
+                    Err(error) => {
+                        tracing::error!(%error, "{name} cannot accept connections");
+                        sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
+                // Small answers to waiting clients: none may wait for a full segment.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "TCP_NODELAY was refused");
+                }
+                if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+                    connections.spawn(Arc::clone(&server).connection(stream, place));
+                } else if server.tls.is_none()
+                    && let Ok(permit) = Arc::clone(&refusals).try_acquire_owned()
+                {
+                    connections.spawn(refuse(stream, permit));
+                }
+            }
+        };
+        let renewing = async {
+            match renewing {
+                Some(tls) => tls.keep_renewed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = accepting => {}
+            () = renewing => {}
+        }
+        drop(tcp);
+        connections.close();
+        connections.wait().await;
+    }
+}
+
+fn http(limits: &Limits) -> Builder<TokioExecutor> {
+    let mut http = Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        // Ours, which takes no timer for each request: see `Activity`.
+        .header_read_timeout(None)
+        .max_buf_size(limits.header_bytes * PARSER_ROOM);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
+        .max_local_error_reset_streams(MAX_RESET_STREAMS)
+        .max_header_list_size(u32::try_from(limits.header_bytes * PARSER_ROOM).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(MAX_SEND_BUFFER);
+    http
+}
+
+impl Server {
+    async fn connection(self: Arc<Self>, stream: TcpStream, place: OwnedSemaphorePermit) {
+        match &self.tls {
+            None => self.serve(stream).await,
+            Some(tls) => {
+                let handshake = timeout(self.limits.header_timeout, tls.accept(stream));
+                let shaken = tokio::select! {
+                    shaken = handshake => shaken,
+                    () = self.stop.cancelled() => return,
+                };
+                match shaken {
+                    Ok(Ok(stream)) => self.serve(stream).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                    Err(_elapsed) => tracing::debug!("a TLS handshake took too long"),
+                }
+            }
+        }
+        drop(place);
+    }
+
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let activity = Arc::new(Activity::new(self.limits));
+        let router = self.router.clone();
+        let service = hyper::service::service_fn({
+            let activity = Arc::clone(&activity);
+            move |request: hyper::Request<hyper::body::Incoming>| {
+                let under_way = activity.begin(request.version());
+                let answer = router.clone().oneshot(request.map(Body::new));
+                async move {
+                    let answer = answer.await;
+                    drop(under_way);
+                    answer
+                }
+            }
+        });
+        let io = TokioIo::new(Stream::new(stream, Arc::clone(&activity)));
+        let mut connection = pin!(self.http.serve_connection(io, service));
+        let mut stopped = pin!(self.stop.cancelled());
+        let mut stopping = false;
+        let mut look = pin!(sleep(self.limits.look_every()));
+        loop {
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::trace!(%error, "a connection ended with an error");
+                    }
+                    return;
+                }
+                () = &mut stopped, if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = &mut look => {
+                    let now = Instant::now();
+                    let ends_at = activity.ends_at();
+                    if ends_at <= now {
+                        break;
+                    }
+                    look.as_mut().reset(ends_at.min(now + self.limits.look_every()));
+                }
+            }
+        }
+        connection.as_mut().graceful_shutdown();
+        let _ = timeout(CLOSE_TIME, connection).await;
+    }
+}
+
+/// Errors that mean the connection, and not the port.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// What a connection is told for which there is no place.
+const REFUSAL: &str = concat!(
+    r#"{"type":"urn:roundtrip:problem:overloaded","title":"The gateway is overloaded","#,
+    r#""status":503,"detail":"too many connections at once"}"#,
+);
+
+fn refusal() -> String {
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\n\
+         content-type: application/problem+json\r\n\
+         content-length: {}\r\n\
+         retry-after: {}\r\n\
+         connection: close\r\n\r\n\
+         {REFUSAL}",
+        REFUSAL.len(),
+        RETRY_AFTER.as_secs(),
+    )
+}
+
+/// Tells a peer that there is no place for it.
+async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
+    let told = async {
+        stream.write_all(refusal().as_bytes()).await?;
+        stream.shutdown().await?;
+        // Until the peer has closed: closing while its request lies unread would reset the
+        // connection, and the answer would be lost.
+        let mut unread = [0; 1024];
+        while stream.read(&mut unread).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(REFUSAL_TIME, told).await;
+    drop(permit);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! What happens on one connection, as far as it decides how long it is kept.
+//!
+//! ```text
+//!  accepted ──────────────────── header_timeout ──▶ the first request has begun, or it ends
+//!  a request is under way ────── no limit here: the router bounds every request
+//!  nothing arrives ───────────── idle_timeout
+//!  the next one's headers come ─ header_timeout, from their first byte (HTTP/1.1)
+//! ```
+//!
+//! On HTTP/2 headers come among other frames, and `idle_timeout` holds in place of the last. An
+//! answer that its client does not read counts as nothing: it ends with `idle_timeout` too.
+//!
+//! Invariant: noticing costs a few atomic operations for each request, and sets no timer.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::http::Version;
+use tokio::time::Instant;
+
+use super::Limits;
+
+/// What is known of a connection.
+pub(super) struct Activity {
+    limits: Limits,
+    accepted: Instant,
+    under_way: AtomicUsize,
+    /// Milliseconds from `accepted` to when what goes on now began.
+    since: AtomicU64,
+    /// Headers are arriving.
+    heading: AtomicBool,
+    http2: AtomicBool,
+}
+
+impl Activity {
+    /// A connection that was just accepted; its first request's headers are awaited.
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            accepted: Instant::now(),
+            under_way: AtomicUsize::new(0),
+            since: AtomicU64::new(0),
+            heading: AtomicBool::new(true),
+            http2: AtomicBool::new(false),
+        }
+    }
+
+    /// When the connection is to end, if nothing happens by then.
+    pub(super) fn ends_at(&self) -> Instant {
+        if self.under_way.load(Ordering::Acquire) > 0 {
+            // The router ends it; then the time begins to count.
+            return Instant::now() + self.limits.idle_timeout;
+        }
+        let since = self.accepted + Duration::from_millis(self.since.load(Ordering::Relaxed));
+        if self.heading.load(Ordering::Relaxed) {
+            since + self.limits.header_timeout
+        } else {
+            since + self.limits.idle_timeout
+        }
+    }
+
+    /// A request has begun; it ends when what is returned is dropped.
+    pub(super) fn begin(self: &Arc<Self>, version: Version) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::AcqRel);
+        self.heading.store(false, Ordering::Relaxed);
+        if version == Version::HTTP_2 {
+            self.http2.store(true, Ordering::Relaxed);
+        }
+        UnderWay(Arc::clone(self))
+    }
+
+    /// Bytes have arrived.
+    pub(super) fn noticed(&self) {
+        let is_head = self.under_way.load(Ordering::Acquire) == 0
+            && !self.heading.load(Ordering::Relaxed)
+            && !self.http2.load(Ordering::Relaxed);
+        if is_head {
+            self.begins_now();
+            self.heading.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn begins_now(&self) {
+        let millis = u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.since.store(millis, Ordering::Relaxed);
+    }
+}
+
+/// A request that is under way.
+pub(super) struct UnderWay(Arc<Activity>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.begins_now();
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: Duration = Duration::from_secs(10);
+    const IDLE: Duration = Duration::from_secs(75);
+
+    fn activity() -> Arc<Activity> {
+        Arc::new(Activity::new(Limits {
+            connections: 1,
+            header_bytes: 1,
+            header_timeout: HEADER,
+            idle_timeout: IDLE,
+        }))
+    }
+
+    fn left(activity: &Activity) -> Duration {
+        activity.ends_at().saturating_duration_since(Instant::now())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_alone_do_not_prolong_the_wait_for_the_first_request() {
+        let activity = activity();
+        for _ in 0..10 {
+            tokio::time::advance(HEADER / 10).await;
+            activity.noticed();
+        }
+        assert_eq!(left(&activity), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_under_way_is_not_idle_however_long_it_takes() {
+        let activity = activity();
+        let under_way = activity.begin(Version::HTTP_11);
+        tokio::time::advance(IDLE * 3).await;
+        assert_eq!(left(&activity), IDLE);
+        drop(under_way);
+        assert_eq!(left(&activity), IDLE);
+        tokio::time::advance(IDLE).await;
+        assert_eq!(left(&activity), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_headers_have_their_time_from_their_first_byte() {
+        let activity = activity();
+        drop(activity.begin(Version::HTTP_11));
+        tokio::time::advance(IDLE / 2).await;
+        activity.noticed();
+        assert_eq!(left(&activity), HEADER);
+        tokio::time::advance(HEADER / 2).await;
+        activity.noticed();
+        assert_eq!(left(&activity), HEADER / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_of_http_2_are_no_headers_and_no_activity() {
+        let activity = activity();
+        drop(activity.begin(Version::HTTP_2));
+        tokio::time::advance(IDLE / 3).await;
+        activity.noticed();
+        assert_eq!(left(&activity), IDLE / 3 * 2);
+    }
+}

@@ -1,0 +1,189 @@
+use std::{convert::Infallible, future::pending};
+
+use axum::routing::get;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// Beyond what anything here takes; it ends a test that has failed already.
+const TEST_LIMIT: Duration = Duration::from_secs(30);
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// So long that a test which waited for it has failed.
+const LONG: Duration = Duration::from_mins(10);
+
+const LIMITS: Limits = Limits {
+    connections: 2,
+    header_bytes: 4096,
+    header_timeout: LONG,
+    idle_timeout: LONG,
+};
+
+struct Port {
+    address: SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Port {
+    async fn open(limits: Limits) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = Listener::bind("test", any, None, limits).await.unwrap();
+        let address = listener.tcp.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let router = Router::new()
+            .route("/", get(async || "here"))
+            .route("/never", get(pending::<Infallible>));
+        Self {
+            address,
+            serving: tokio::spawn(listener.run(router, stop.clone())),
+            stop,
+        }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Connects and writes.
+    async fn say(&self, text: &str) -> TcpStream {
+        let mut stream = self.connect().await;
+        stream.write_all(text.as_bytes()).await.unwrap();
+        stream
+    }
+}
+
+/// What comes until the peer closes.
+async fn rest(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    let read = timeout(TEST_LIMIT, stream.read_to_string(&mut text)).await;
+    // A reset is an end too.
+    let _ = read.expect("the connection stays open");
+    text
+}
+
+/// What comes first.
+async fn head(stream: &mut TcpStream) -> String {
+    let mut bytes = [0; 1024];
+    let read = timeout(TEST_LIMIT, stream.read(&mut bytes)).await;
+    String::from_utf8_lossy(&bytes[..read.unwrap().unwrap()]).into_owned()
+}
+
+const REQUEST: &str = "GET / HTTP/1.1\r\nhost: h\r\n\r\n";
+
+#[tokio::test]
+async fn who_says_nothing_or_never_ends_its_headers_is_cut() {
+    let limits = Limits {
+        header_timeout: SHORT,
+        ..LIMITS
+    };
+    let port = Port::open(limits).await;
+    for text in [
+        "",
+        "GET / HTTP/1.1\r\nx: ",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let stream = port.say(text).await;
+        let said = rest(stream).await;
+        assert!(!said.contains("200 OK"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn headers_of_a_later_request_have_their_time_too() {
+    let limits = Limits {
+        header_timeout: SHORT,
+        ..LIMITS
+    };
+    let port = Port::open(limits).await;
+    let mut stream = port.say(REQUEST).await;
+    assert!(head(&mut stream).await.contains("200 OK"));
+    stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    assert_eq!(rest(stream).await, "");
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_and_one_with_a_request_is_not() {
+    let limits = Limits {
+        idle_timeout: SHORT,
+        ..LIMITS
+    };
+    let port = Port::open(limits).await;
+    let mut waiting = port.say("GET /never HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    let idle = port.say(REQUEST).await;
+    assert!(rest(idle).await.contains("200 OK"));
+    // By now it has waited as long as the other, which was closed.
+    let waited = timeout(SHORT, waiting.read(&mut [0])).await;
+    assert!(waited.is_err(), "{waited:?}");
+}
+
+#[tokio::test]
+async fn beyond_the_last_place_a_connection_is_told_so_and_closed() {
+    let port = Port::open(LIMITS).await;
+    let mut first = port.say(REQUEST).await;
+    assert!(head(&mut first).await.contains("200 OK"));
+    let mut second = port.say(REQUEST).await;
+    assert!(head(&mut second).await.contains("200 OK"));
+
+    let told = rest(port.say(REQUEST).await).await;
+    let (head_of_it, body) = told.split_once("\r\n\r\n").unwrap();
+    assert!(head_of_it.starts_with("HTTP/1.1 503 "), "{told}");
+    assert!(head_of_it.contains("retry-after: 2"), "{told}");
+    assert_eq!(body, REFUSAL);
+    serde_json::from_str::<serde_json::Value>(body).unwrap();
+
+    // Those that have a place go on, and a place that comes free is given to the next.
+    first.write_all(REQUEST.as_bytes()).await.unwrap();
+    assert!(head(&mut first).await.contains("200 OK"));
+    drop(second);
+    let next = async {
+        loop {
+            let mut next = port.say(REQUEST).await;
+            if head(&mut next).await.contains("200 OK") {
+                return;
+            }
+        }
+    };
+    timeout(TEST_LIMIT, next).await.unwrap();
+}
+
+#[tokio::test]
+async fn headers_far_beyond_their_bound_are_given_up_on() {
+    let port = Port::open(LIMITS).await;
+    let long = format!(
+        "GET / HTTP/1.1\r\nx: {}\r\n\r\n",
+        "x".repeat(LIMITS.header_bytes * (PARSER_ROOM + 2))
+    );
+    assert!(
+        rest(port.say(&long).await)
+            .await
+            .starts_with("HTTP/1.1 431 ")
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_is_refused_before_it_was_read_is_answered() {
+    let port = Port::open(LIMITS).await;
+    let length = 8 << 20;
+    let head = format!("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n");
+    let (read, mut write) = port.say(&head).await.into_split();
+    // As clients do that write all before they read. Where the gateway resets the connection this
+    // fails, and so may the reading.
+    let written = timeout(TEST_LIMIT, write.write_all(&vec![b'x'; length])).await;
+    assert!(written.is_ok(), "it is not read");
+    let told = rest(read.reunite(write).unwrap()).await;
+    assert!(told.starts_with("HTTP/1.1 405 "), "{told}");
+}
+
+#[tokio::test]
+async fn a_stop_closes_what_is_idle_and_what_is_silent() {
+    let port = Port::open(LIMITS).await;
+    let silent = port.connect().await;
+    let mut idle = port.say(REQUEST).await;
+    assert!(head(&mut idle).await.contains("200 OK"));
+    port.stop.cancel();
+    assert_eq!(rest(idle).await, "");
+    assert_eq!(rest(silent).await, "");
+    timeout(TEST_LIMIT, port.serving).await.unwrap().unwrap();
+}

@@ -1,0 +1,33 @@
+//! What a command runs on.
+
+use std::process::ExitCode;
+
+use crate::config::Problem;
+
+/// Runs a command to its end. What is wrong is told on standard error.
+pub(crate) fn run(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    // Before anything opens a connection: each TLS client would otherwise choose its own provider.
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        eprintln!("roundtrip: another TLS provider was installed first");
+        return ExitCode::FAILURE;
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("roundtrip: cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(async {
+        command.await.unwrap_or_else(|error| {
+            if let Some(problem) = error.downcast_ref::<Problem>() {
+                return problem.exit();
+            }
+            eprintln!("roundtrip: {error:#}");
+            ExitCode::FAILURE
+        })
+    })
+}

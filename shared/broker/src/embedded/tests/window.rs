@@ -1,0 +1,61 @@
+//! A consumer's window, in bytes.
+
+use roundtrip_model::Decision;
+use tempfile::TempDir;
+
+use super::{consume, next, open, parcel, publish, settle};
+use crate::{
+    Broker, Queue,
+    embedded::{Embedded, MAX_WINDOW_BYTES},
+};
+
+const EACH: usize = MAX_WINDOW_BYTES / 8;
+
+/// More than the window holds, of which the last bring it over.
+const ALL: u64 = 12;
+const FIT: u64 = 8;
+
+async fn waiting(broker: &Embedded) -> u64 {
+    broker.ready(Queue::Outbound).await.unwrap()
+}
+
+#[tokio::test]
+async fn long_bodies_stay_on_disk_until_those_before_them_are_settled() {
+    let folder = TempDir::new().unwrap();
+    let broker = open(&folder.path().join("broker.db")).await;
+    for _ in 0..ALL {
+        publish(&broker, &parcel(vec![b'x'; EACH])).await.unwrap();
+    }
+    let mut consumer = consume(&broker, 1000).await;
+    let first = next(&mut consumer).await;
+    assert_eq!(waiting(&broker).await, ALL - FIT);
+
+    // One that is settled makes room for one, however it is settled.
+    settle(first, Decision::Done).await;
+    let second = next(&mut consumer).await;
+    assert_eq!(waiting(&broker).await, ALL - FIT - 1);
+    second.release();
+    // It is ready again, and the next to be handed out in the room that it left.
+    assert_eq!(waiting(&broker).await, ALL - FIT - 1);
+
+    for _ in 0..ALL - 1 {
+        settle(next(&mut consumer).await, Decision::Done).await;
+    }
+    assert_eq!(waiting(&broker).await, 0);
+}
+
+#[tokio::test]
+async fn one_body_that_is_longer_than_the_window_is_handed_out_alone() {
+    let folder = TempDir::new().unwrap();
+    let broker = open(&folder.path().join("broker.db")).await;
+    let mut consumer = consume(&broker, 1000).await;
+    let long = parcel(vec![b'x'; MAX_WINDOW_BYTES]);
+    for parcel in [&long, &parcel("{}")] {
+        publish(&broker, parcel).await.unwrap();
+    }
+    let first = next(&mut consumer).await;
+    assert_eq!(first.parcel().id, long.id);
+    assert_eq!(waiting(&broker).await, 1);
+    settle(first, Decision::Done).await;
+    settle(next(&mut consumer).await, Decision::Done).await;
+}

@@ -1,0 +1,280 @@
+//! Limits: what is beyond one is refused and enqueues nothing, and whoever keeps within them is
+//! answered meanwhile.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, ensure};
+use futures::future::{join_all, select_all};
+use harness::{
+    gateway::{Plan, Setup, TestGateway},
+    wait::{self, WAIT_LIMIT},
+};
+use reqwest::Method;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+const MESSAGE: &str = r#"{"channel_id":"known","session_id":"s","message":"m"}"#;
+
+/// A connection that is written byte by byte.
+struct Raw(TcpStream);
+
+impl Raw {
+    async fn open(gateway: &TestGateway) -> anyhow::Result<Self> {
+        let url = reqwest::Url::parse(&gateway.url("/"))?;
+        let port = url.port().context("the gateway has a port")?;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Ok(Self(TcpStream::connect(address).await?))
+    }
+
+    async fn say(&mut self, text: &str) -> anyhow::Result<()> {
+        self.0.write_all(text.as_bytes()).await?;
+        Ok(())
+    }
+
+    /// The head of a message that announces so many bytes.
+    async fn announce(&mut self, bytes: usize) -> anyhow::Result<()> {
+        self.say(&head(bytes, "")).await
+    }
+
+    /// The same, and waits until the gateway waits for them.
+    async fn begin(&mut self, bytes: usize) -> anyhow::Result<()> {
+        const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+        self.say(&head(bytes, "expect: 100-continue\r\n")).await?;
+        let mut told = [0; CONTINUE.len()];
+        timeout(WAIT_LIMIT, self.0.read_exact(&mut told)).await??;
+        ensure!(told == CONTINUE, "told {}", String::from_utf8_lossy(&told));
+        Ok(())
+    }
+
+    /// What comes until the gateway closes.
+    async fn rest(&mut self) -> anyhow::Result<String> {
+        let mut bytes = Vec::new();
+        let read = timeout(WAIT_LIMIT, self.0.read_to_end(&mut bytes)).await;
+        // A reset is an end too; whether there is one in time is what matters.
+        let _ = read.context("the connection stays open")?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+fn head(bytes: usize, more: &str) -> String {
+    format!(
+        "POST /channel/message HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{more}\
+         content-type: application/json\r\ncontent-length: {bytes}\r\n\r\n"
+    )
+}
+
+/// The status and the body of an answer.
+fn read(answer: &str) -> (u16, Value) {
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (
+        status.unwrap_or_default(),
+        serde_json::from_str(body).unwrap_or_default(),
+    )
+}
+
+async fn ingress(settings: &[(&str, &str)]) -> anyhow::Result<TestGateway> {
+    let plan = settings
+        .iter()
+        .fold(Plan::new(Setup::Embedded)?, |plan, (name, value)| {
+            plan.env(&format!("ROUNDTRIP__INGRESS__{name}"), *value)
+        });
+    let gateway = plan.ingress_only().start().await?;
+    gateway.register("known", "http://127.0.0.1:9/").await?;
+    Ok(gateway)
+}
+
+/// Ends the test; so many messages must be in the queue.
+async fn end_with(mut gateway: TestGateway, enqueued: u64) -> anyhow::Result<()> {
+    assert_eq!(gateway.enqueued().await?, enqueued);
+    let ended = gateway.finish_unaccounted("nothing but the ingress ran");
+    ended.await.map(drop)
+}
+
+#[tokio::test]
+async fn silent_clients_are_cut_and_honest_ones_are_answered_meanwhile() -> anyhow::Result<()> {
+    let gateway = ingress(&[("HEADER_TIMEOUT", "2s"), ("MAX_CONNECTIONS", "60")]).await?;
+    let mut silent = Vec::new();
+    for number in 0..50 {
+        let mut raw = Raw::open(&gateway).await?;
+        if number % 2 == 0 {
+            raw.say("POST /channel/message HTTP/1.1\r\nhost: ").await?;
+        }
+        silent.push(raw);
+    }
+    for _ in 0..10 {
+        gateway.send("known", "s").await?;
+    }
+    for said in join_all(silent.iter_mut().map(Raw::rest)).await {
+        assert_eq!(said?, "");
+    }
+    end_with(gateway, 10).await
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_bound_is_told_503_and_the_others_go_on() -> anyhow::Result<()> {
+    let gateway = ingress(&[("MAX_CONNECTIONS", "8")]).await?;
+    let head = "POST /channel/message HTTP/1.1\r\n";
+    let mut all = Vec::new();
+    // The harness has one already; among so many, some must be told.
+    for _ in 0..16 {
+        let mut raw = Raw::open(&gateway).await?;
+        // Where there is no place the gateway may have closed it by now.
+        let _ = raw.say(head).await;
+        all.push(raw);
+    }
+    let (told, at, others) = select_all(all.iter_mut().map(|raw| Box::pin(raw.rest()))).await;
+    drop(others);
+    let (status, problem) = read(&told?);
+    assert_eq!(status, 503);
+    assert_eq!(problem["type"], "urn:roundtrip:problem:overloaded");
+    gateway.send("known", "s").await?;
+
+    drop(all.swap_remove(at));
+    drop(all);
+    wait::until("a place for a new connection", async || {
+        let mut raw = Raw::open(&gateway).await.ok()?;
+        raw.announce(MESSAGE.len()).await.ok()?;
+        raw.say(MESSAGE).await.ok()?;
+        let (status, _) = read(&raw.rest().await.ok()?);
+        (status == 202).then_some(())
+    })
+    .await?;
+    end_with(gateway, 2).await
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_408() -> anyhow::Result<()> {
+    let gateway = ingress(&[("BODY_TIMEOUT", "1s")]).await?;
+    let mut raw = Raw::open(&gateway).await?;
+    raw.announce(MESSAGE.len()).await?;
+    raw.say(&MESSAGE[..10]).await?;
+    let (status, problem) = read(&raw.rest().await?);
+    assert_eq!(status, 408);
+    assert_eq!(problem["status"], 408);
+    end_with(gateway, 0).await
+}
+
+#[tokio::test]
+async fn more_requests_than_may_be_under_way_are_503_until_one_has_ended() -> anyhow::Result<()> {
+    let gateway = ingress(&[("MAX_REQUESTS_IN_FLIGHT", "2")]).await?;
+    let mut under_way = Vec::new();
+    for _ in 0..2 {
+        let mut raw = Raw::open(&gateway).await?;
+        raw.begin(MESSAGE.len()).await?;
+        under_way.push(raw);
+    }
+    let refused = gateway.get("/channel/known").await?.expect(503)?;
+    assert_eq!(refused.header("retry-after"), "2");
+    assert_eq!(refused.header("content-type"), "application/problem+json");
+
+    for raw in &mut under_way {
+        raw.say(MESSAGE).await?;
+        assert_eq!(read(&raw.rest().await?).0, 202);
+    }
+    gateway.get("/channel/known").await?.expect(200)?;
+    end_with(gateway, 2).await
+}
+
+#[tokio::test]
+async fn more_bytes_than_may_be_under_way_are_503_until_they_have_gone() -> anyhow::Result<()> {
+    /// The least that can be configured is the longest batch.
+    const BOUND: usize = 16 << 20;
+    const EACH: usize = 1 << 20;
+    let bound = BOUND.to_string();
+    let gateway = ingress(&[("MAX_BYTES_IN_FLIGHT", bound.as_str())]).await?;
+    let all_but_the_end = " ".repeat(EACH - 1);
+    let mut under_way = Vec::new();
+    for _ in 0..=BOUND / EACH {
+        let mut raw = Raw::open(&gateway).await?;
+        raw.announce(EACH).await?;
+        // What is refused may be closed before it is sent whole.
+        let _ = raw.say(&all_but_the_end).await;
+        under_way.push(raw);
+    }
+    let answers = under_way.iter_mut().map(|raw| Box::pin(raw.rest()));
+    let (refused, _, others) = select_all(answers).await;
+    drop(others);
+    assert_eq!(read(&refused?).0, 503);
+
+    drop(under_way);
+    gateway.send("known", "s").await?;
+    end_with(gateway, 1).await
+}
+
+#[tokio::test]
+async fn what_is_beyond_a_limit_is_a_problem_and_enqueues_nothing() -> anyhow::Result<()> {
+    let gateway = ingress(&[]).await?;
+    let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    let message =
+        |message: &str| format!(r#"{{"channel_id":"known","session_id":"s","message":{message}}}"#);
+    let answer = |data: &str| format!(r#"{{"session_id":"s","response_data":{data}}}"#);
+    let many = "x: 1\r\n".repeat(70);
+    let long = "x".repeat(20 << 10);
+
+    let send = "/channel/message";
+    let back = "/webhook-response";
+    let path = format!("/channel/{}", "c".repeat(1100));
+    let query = format!("/messages?session_id={}", "s".repeat(9000));
+    for (path, header, body, status, field) in [
+        (send, None, message(&deep), 422, Some("message")),
+        (send, None, message(r#""\ud800""#), 422, Some("message")),
+        (send, None, message("1e400"), 422, Some("message")),
+        (back, None, answer(&deep), 422, Some("response_data")),
+        (
+            back,
+            None,
+            answer(r#"["\udfff"]"#),
+            422,
+            Some("response_data"),
+        ),
+        (
+            "/channels",
+            None,
+            format!(r#"{{"channel_name":{deep}}}"#),
+            422,
+            Some("channel_name"),
+        ),
+        (
+            send,
+            Some(("content-encoding", "gzip")),
+            message("1"),
+            415,
+            None,
+        ),
+        (
+            send,
+            Some(("x-long", long.as_str())),
+            message("1"),
+            431,
+            None,
+        ),
+        (path.as_str(), None, String::new(), 414, None),
+        (query.as_str(), None, String::new(), 414, None),
+    ] {
+        let headers: Vec<_> = [Some(JSON), header].into_iter().flatten().collect();
+        let refused = gateway.request(Method::POST, path, &headers, body).await?;
+        let shown = &path[..path.len().min(40)];
+        assert_eq!(refused.status, status, "{shown}: {}", refused.text);
+        assert_eq!(
+            refused.header("content-type"),
+            "application/problem+json",
+            "{shown}"
+        );
+        let named = refused.json()["errors"][0]["field"].clone();
+        assert_eq!(named.as_str(), field, "{shown}");
+    }
+
+    let mut raw = Raw::open(&gateway).await?;
+    let head = "GET /channel/known HTTP/1.1\r\nhost: h\r\nconnection: close\r\n";
+    raw.say(&format!("{head}{many}\r\n")).await?;
+    let (status, problem) = read(&raw.rest().await?);
+    assert_eq!((status, &problem["status"]), (431, &Value::from(431)));
+    end_with(gateway, 0).await
+}

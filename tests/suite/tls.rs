@@ -1,0 +1,114 @@
+//! The API by https, with a certificate of the gateway's own.
+
+use std::{fs, path::Path};
+
+use anyhow::Context;
+use harness::{
+    gateway::{Plan, Setup, TestGateway},
+    scripted::{Reply, ScriptedServer},
+    wait::{self, WAIT_LIMIT},
+};
+use reqwest::{Certificate, Client, Version};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+
+/// Makes a certificate and its key where the gateway looks for them.
+fn certify(folder: &Path) -> anyhow::Result<Certificate> {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
+    fs::write(folder.join("tls.key"), made.signing_key.serialize_pem())?;
+    fs::write(folder.join("tls.crt"), made.cert.pem())?;
+    Ok(Certificate::from_pem(made.cert.pem().as_bytes())?)
+}
+
+async fn start(folder: &TempDir, settings: &[(&str, &str)]) -> anyhow::Result<TestGateway> {
+    let file = |name| folder.path().join(name).display().to_string();
+    let plan = Plan::new(Setup::Embedded)?
+        .env("ROUNDTRIP__INGRESS__TLS__CERT_FILE", file("tls.crt"))
+        .env("ROUNDTRIP__INGRESS__TLS__KEY_FILE", file("tls.key"));
+    let plan = settings
+        .iter()
+        .fold(plan, |plan, (name, value)| plan.env(name, *value));
+    plan.start().await
+}
+
+/// A client that trusts this certificate and no other.
+fn client(trusted: Certificate) -> anyhow::Result<Client> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .no_proxy()
+        .tls_certs_only([trusted])
+        .build()
+        .context("making a client")
+}
+
+fn url(gateway: &TestGateway, path: &str) -> String {
+    gateway.url(path).replacen("http:", "https:", 1)
+}
+
+#[tokio::test]
+async fn a_message_is_taken_by_https_and_by_nothing_else() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let client = client(certify(folder.path())?)?;
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let gateway = start(&folder, &[]).await?;
+    let known = json!({"channel_id": "c", "channel_metadata": {"endpoint_url": channel.url()}});
+    let message = json!({"channel_id": "c", "session_id": "s", "message": "m"});
+    for (path, body, status) in [("/channel", known, 201), ("/channel/message", message, 202)] {
+        let request = client.post(url(&gateway, path)).body(body.to_string());
+        let answer = request
+            .header("content-type", "application/json")
+            .send()
+            .await?;
+        assert_eq!(answer.status(), status);
+        assert_eq!(answer.version(), Version::HTTP_2);
+    }
+    channel.taken_at_least(1).await?;
+    assert!(gateway.get("/channel/c").await.is_err());
+    gateway.finish(&[&channel]).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_client_that_never_shakes_hands_is_cut() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let client = client(certify(folder.path())?)?;
+    let settings = [("ROUNDTRIP__INGRESS__HEADER_TIMEOUT", "1s")];
+    let gateway = start(&folder, &settings).await?;
+    let address = gateway.url("").replacen("http://", "", 1);
+    let mut silent = TcpStream::connect(address).await?;
+    let mut said = Vec::new();
+    let cut = timeout(WAIT_LIMIT, silent.read_to_end(&mut said)).await;
+    assert!(cut.is_ok(), "the connection stays open");
+    assert_eq!(said, b"");
+    let honest = client.get(url(&gateway, "/channel/echo")).send().await?;
+    assert_eq!(honest.status(), 200);
+    gateway.finish(&[]).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_renewed_is_shown_without_a_restart() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let first = client(certify(folder.path())?)?;
+    let gateway = start(&folder, &[]).await?;
+    first.get(url(&gateway, "/channel/echo")).send().await?;
+
+    let second = client(certify(folder.path())?)?;
+    wait::until("the new certificate", async || {
+        second.get(url(&gateway, "/channel/echo")).send().await.ok()
+    })
+    .await?;
+
+    // Half of a change is none: the key of another certificate.
+    fs::write(folder.path().join("tls.key"), "nonsense")?;
+    wait::until("the log to tell of it", async || {
+        let log = gateway.log("all").ok()?;
+        log.contains("the certificate in use stays").then_some(())
+    })
+    .await?;
+    let fresh = client(Certificate::from_pem(&fs::read(
+        folder.path().join("tls.crt"),
+    )?)?)?;
+    let answer = fresh.get(url(&gateway, "/channel/echo")).send().await?;
+    assert_eq!(answer.status(), 200);
+    gateway.finish(&[]).await.map(drop)
+}
