@@ -13,6 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     path::Path,
+    process::Output,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -23,18 +24,19 @@ use reqwest::{Method, header::CONTENT_TYPE};
 use roundtrip_broker::Queue;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::{process::Command, time::timeout};
 
 use crate::{
     collections::make_collections,
     http::plain_client,
-    process::{Process, free_port},
+    process::{Process, Program, free_port, gateway_binary},
     realm::Realm,
     scripted::{Received, ScriptedServer},
     wait,
 };
 
 pub use answer::Answer;
-pub use plan::{Plan, Setup};
+pub use plan::{OPERATOR_KEY, Plan, Setup};
 
 /// How long a process may take to drain and end.
 const STOP_LIMIT: Duration = Duration::from_secs(40);
@@ -49,6 +51,7 @@ pub struct TestGateway {
     folder: TempDir,
     ingress: SocketAddr,
     client: reqwest::Client,
+    programs: Vec<Program>,
     processes: BTreeMap<String, Process>,
     account: Mutex<Account>,
     finished: bool,
@@ -72,36 +75,64 @@ impl Plan {
     /// # Errors
     /// If one is not; the error shows its log's end.
     pub async fn start(self) -> anyhow::Result<TestGateway> {
+        let mut gateway = self.prepare().await?;
+        gateway.start_all().await?;
+        Ok(gateway)
+    }
+
+    /// Makes all that the processes need, and starts none.
+    ///
+    /// # Errors
+    /// If no port is free, or the store does not answer.
+    pub async fn prepare(self) -> anyhow::Result<TestGateway> {
         let folder = tempfile::tempdir().context("making a folder")?;
         let ingress = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let programs = self.programs(folder.path(), ingress)?;
         if let Some(realm) = &self.realm {
             make_collections(realm.store.as_str(), &realm.name).await?;
         }
-        // The gateway is there first, so that it tells the logs of a start that fails.
-        let mut gateway = TestGateway {
+        Ok(TestGateway {
             plan: self,
             folder,
             ingress,
             client: plain_client()?,
+            programs,
             processes: BTreeMap::new(),
             account: Mutex::default(),
             finished: false,
-        };
-        // The first declares the queues; then the others have less to wait for each other.
-        let mut programs = programs.into_iter();
-        if let Some(first) = programs.next() {
-            let process = Process::start(first).await?;
-            gateway.keep(process);
-        }
-        for process in try_join_all(programs.map(Process::start)).await? {
-            gateway.keep(process);
-        }
-        Ok(gateway)
+        })
     }
 }
 
 impl TestGateway {
+    /// Starts every process and waits until all are ready.
+    ///
+    /// # Errors
+    /// As [`Plan::start`].
+    pub async fn start_all(&mut self) -> anyhow::Result<()> {
+        // The first declares the queues; then the others have less to wait for each other.
+        let mut programs = self.programs.clone().into_iter();
+        if let Some(first) = programs.next() {
+            let process = Process::start(first).await?;
+            self.keep(process);
+        }
+        for process in try_join_all(programs.map(Process::start)).await? {
+            self.keep(process);
+        }
+        Ok(())
+    }
+
+    /// Starts the process that has the ingress, which is expected to end by itself, and says how it
+    /// did.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub async fn refused_start(&self) -> anyhow::Result<Output> {
+        let program = self.programs.first().context("no process")?;
+        let arguments: Vec<&str> = program.args.iter().map(String::as_str).collect();
+        self.run(&arguments, program.env.clone()).await
+    }
+
     /// What it runs on.
     #[must_use]
     pub const fn setup(&self) -> Setup {
@@ -178,12 +209,29 @@ impl TestGateway {
         Ok(())
     }
 
-    /// Exchanges a request for its answer; what it accepted goes into the account.
+    /// Exchanges a request for its answer; what it accepted goes into the account. Where the gateway
+    /// asks for keys, an operator's is presented.
     ///
     /// # Errors
     /// If no answer comes.
     pub async fn request(
         &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: impl Into<String>,
+    ) -> anyhow::Result<Answer> {
+        let key = self.plan.in_production.then_some(OPERATOR_KEY);
+        self.request_with(key, method, path, headers, body).await
+    }
+
+    /// As [`TestGateway::request`], with this key or with none.
+    ///
+    /// # Errors
+    /// If no answer comes.
+    pub async fn request_with(
+        &self,
+        key: Option<&str>,
         method: Method,
         path: &str,
         headers: &[(&'static str, &str)],
@@ -198,6 +246,9 @@ impl TestGateway {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        if let Some(key) = key {
+            request = request.bearer_auth(key);
+        }
         let response = request.send().await?;
         let answer = Answer {
             status: response.status().as_u16(),
@@ -206,6 +257,29 @@ impl TestGateway {
         };
         self.enter(path, &body, &answer);
         Ok(answer)
+    }
+
+    /// Runs a command of the executable's on the gateway's store, beside its processes.
+    ///
+    /// # Errors
+    /// If it cannot be run, or does not end in time.
+    pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let env = self.plan.store_env(self.folder());
+        self.run(arguments, env).await
+    }
+
+    async fn run(&self, arguments: &[&str], env: Vec<(String, String)>) -> anyhow::Result<Output> {
+        let ended = Command::new(gateway_binary()?)
+            .args(arguments)
+            .env_clear()
+            .envs(env)
+            .current_dir(self.folder())
+            .kill_on_drop(true)
+            .output();
+        timeout(STOP_LIMIT, ended)
+            .await
+            .context("a command did not end")?
+            .context("running a command")
     }
 
     /// Posts JSON.

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod collections;
 pub mod counting;
+pub mod dns;
 pub mod faults;
 pub mod gateway;
 pub mod http;
@@ -17,4 +18,6 @@ pub mod scripted;
 pub mod servers;
 pub mod stack;
 pub mod tally;
+pub mod tls;
+pub mod trap;
 pub mod wait;

@@ -201,6 +201,12 @@ impl ScriptedServer {
         format!("http://{}/incoming", self.address)
     }
 
+    /// Its port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// Every request that came, in order.
     #[must_use]
     pub fn received(&self) -> Vec<Received> {

@@ -12,7 +12,10 @@ use std::{
 use anyhow::{Context, ensure};
 use tokio::task::spawn_blocking;
 
-use crate::procfs::{self, Usage};
+use crate::{
+    procfs::{self, Usage},
+    tls::Identity,
+};
 
 /// What there is to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,27 @@ impl Server {
         };
         server.restart().await?;
         Ok(server)
+    }
+
+    /// Starts a RabbitMQ that listens under TLS too, on a port of its own.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_with_tls(folder: &Path, identity: &Identity) -> anyhow::Result<Self> {
+        let tls = folder.join("tls");
+        fs::create_dir_all(&tls)?;
+        fs::write(tls.join("certificate.pem"), &identity.certificate)?;
+        fs::write(tls.join("key.pem"), &identity.key)?;
+        Self::start(Kind::Rabbitmq, folder).await
+    }
+
+    /// The port on which it listens under TLS.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn tls_port(&self) -> anyhow::Result<u16> {
+        let port = fs::read_to_string(self.folder.join("tls/port"));
+        Ok(port.context("it has no TLS port")?.trim().parse()?)
     }
 
     /// Its URL; the same after a restart.

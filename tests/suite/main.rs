@@ -5,11 +5,13 @@ mod setups;
 
 mod bad_input;
 mod broker_contract;
+mod egress;
 mod faults;
 mod filter_oracle;
 mod flask_channel;
 mod history;
 mod isolation;
+mod keys;
 mod limits;
 mod outages;
 mod peers;
@@ -22,3 +24,4 @@ mod round_trip;
 mod seed;
 mod store_contract;
 mod tls;
+mod tls_outward;

@@ -235,6 +235,18 @@ async fn a_second_process_on_the_same_file_is_refused() -> anyhow::Result<()> {
 #[case::no_url("SESSIONS_SERVER", "localhost", "sessions_server")]
 #[case::no_broker("BROKER_URL", "kafka://localhost", "broker.url")]
 #[case::no_store("STORE_URL", "postgres://localhost", "store")]
+#[case::no_range(
+    "ROUNDTRIP__EGRESS__ALLOW",
+    "example.org,10.0.0.1/8",
+    "egress.allow: '10.0.0.1/8'"
+)]
+#[case::no_port("ROUNDTRIP__EGRESS__PORTS", "https", "egress.ports: 'https'")]
+#[case::no_nameserver("ROUNDTRIP__EGRESS__NAMESERVERS", "dns", "egress.nameservers")]
+#[case::no_roots(
+    "ROUNDTRIP__EGRESS__CA_FILE",
+    "/nowhere/ca.pem",
+    "egress.ca_file: cannot be read"
+)]
 #[case::no_sessions_server("ROUNDTRIP__ENVIRONMENT", "production", "SESSIONS_SERVER")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_configuration_is_one_line_and_exit_64(

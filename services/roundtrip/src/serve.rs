@@ -177,20 +177,20 @@ fn work(
 }
 
 async fn open_broker(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<SharedBroker> {
-    use roundtrip_broker::OpenError::{Scheme, Setting, Url};
+    use roundtrip_broker::OpenError::{Roots, Scheme, Setting, Url};
     roundtrip_broker::open(&config.broker, clock)
         .await
         .map_err(|error| match error {
-            Scheme | Url(_) | Setting { .. } => Problem::said(&error).into(),
+            Scheme | Url(_) | Setting { .. } | Roots(_) => Problem::said(&error).into(),
             other => other.into(),
         })
 }
 
 pub(crate) async fn open_store(config: &roundtrip_store::Config) -> anyhow::Result<SharedStore> {
-    use roundtrip_store::OpenError::{Scheme, Setting};
+    use roundtrip_store::OpenError::{Roots, Scheme, Setting};
     match roundtrip_store::open(config).await {
         Ok(store) => Ok(store),
-        Err(error @ (Scheme(_) | Setting { .. })) => Err(Problem::said(&error).into()),
+        Err(error @ (Scheme(_) | Setting { .. } | Roots(_))) => Err(Problem::said(&error).into()),
         Err(other) => Err(other.into()),
     }
 }

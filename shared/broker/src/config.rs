@@ -6,6 +6,7 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use roundtrip_model::Clock;
+use roundtrip_tls::RootsError;
 use serde::{Deserialize, Serialize};
 
 use crate::{SharedBroker, embedded::Embedded, rabbitmq::RabbitMq};
@@ -31,6 +32,10 @@ pub const MAX_OUTBOUND_SHARDS: u16 = 64;
 pub struct Config {
     /// `sqlite:` and a file's path for the embedded engine; `amqp://` or `amqps://` for RabbitMQ.
     pub url: String,
+    /// For `amqps://`: a PEM file of the certificate authorities that RabbitMQ is trusted by, in
+    /// place of the machine's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
     /// The prefix of every name in RabbitMQ, so that several systems can share one.
     pub namespace: String,
     /// How many queues share the outbound messages in RabbitMQ, by channel. It can be raised, not
@@ -47,6 +52,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             url: DEFAULT_URL.to_owned(),
+            ca_file: None,
             namespace: DEFAULT_NAMESPACE.to_owned(),
             outbound_shards: 1,
             publish_timeout: DEFAULT_PUBLISH_TIMEOUT,
@@ -59,6 +65,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             url,
+            ca_file,
             namespace,
             outbound_shards,
             publish_timeout,
@@ -66,6 +73,7 @@ impl fmt::Debug for Config {
         } = self;
         f.debug_struct("Config")
             .field("url", &Masked(url))
+            .field("ca_file", ca_file)
             .field("namespace", namespace)
             .field("outbound_shards", outbound_shards)
             .field("publish_timeout", publish_timeout)
@@ -109,6 +117,9 @@ pub enum OpenError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The certificate authorities cannot be used.
+    #[error("broker.ca_file")]
+    Roots(#[from] RootsError),
     /// Another process has the file open.
     #[error(
         "{} is in use by another process: stop that one, or give this one a broker.url of its own \
@@ -267,6 +278,19 @@ mod tests {
             let text = refusal(config).await;
             assert!(text.starts_with(&format!("broker.{field} ")), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn certificate_authorities_that_cannot_be_used_are_told() {
+        let nowhere = |url| Config {
+            ca_file: Some("/nowhere/ca.pem".into()),
+            ..at(url)
+        };
+        let text = refusal(nowhere("amqps://mq.example")).await;
+        assert_eq!(text, "broker.ca_file");
+        // Whoever sets one believes the connection to be under TLS.
+        let text = refusal(nowhere("amqp://mq.example")).await;
+        assert_eq!(text, "broker.ca_file is of no use: the url is not amqps://");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use crate::{
     channel::FieldError,
@@ -29,6 +29,10 @@ pub const MAX_NAME_CHARS: usize = 128;
 pub const MAX_CHANNELS: usize = 100;
 /// The highest rate, in requests a second.
 pub const MAX_RATE: u32 = 1_000_000;
+
+/// The longest that a key can be made for, where it is to end at all: 100 years. Times far beyond
+/// are such as not every store gives back.
+pub const MAX_LIFETIME: Duration = Duration::days(36_525);
 
 /// What a key may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -196,9 +200,10 @@ impl NewKey {
             format!("must be 1 to {MAX_RATE}"),
         );
         unless(
-            self.expires_at.is_none_or(|end| now < end),
+            self.expires_at
+                .is_none_or(|end| now < end && end - now <= MAX_LIFETIME),
             "expires_at",
-            "must be in the future".to_owned(),
+            "must be in the future, and within 100 years".to_owned(),
         );
         if errors.is_empty() {
             Ok(())
@@ -311,7 +316,7 @@ impl FromStr for PresentedKey {
 mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
-    use time::{Duration, macros::datetime};
+    use time::macros::datetime;
 
     use super::*;
 
@@ -399,6 +404,7 @@ mod tests {
     #[case::no_channel(NewKey { channels: Some(BTreeSet::new()), ..new_key() }, "channels")]
     #[case::no_rate(NewKey { rate_per_second: Some(0), ..new_key() }, "rate_per_second")]
     #[case::past(NewKey { expires_at: Some(NOW), ..new_key() }, "expires_at")]
+    #[case::far(NewKey { expires_at: Some(datetime!(9999-12-31 23:00 -23)), ..new_key() }, "expires_at")]
     fn what_cannot_be_is_named(#[case] new: NewKey, #[case] field: &str) {
         let errors = new.make([0; SECRET_BYTES], NOW).unwrap_err();
         assert_eq!(errors[0].field, field);

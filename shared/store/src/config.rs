@@ -5,6 +5,7 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use roundtrip_model::SystemClock;
+use roundtrip_tls::RootsError;
 use serde::{Deserialize, Serialize};
 
 use crate::{SharedStore, embedded::SqliteChannels, mongo::MongoChannels};
@@ -15,6 +16,10 @@ use crate::{SharedStore, embedded::SqliteChannels, mongo::MongoChannels};
 pub struct Config {
     /// `sqlite:PATH`, `mongodb://…` or `mongodb+srv://…`.
     pub url: String,
+    /// For MongoDB: a PEM file of the certificate authorities that it is trusted by, in place of the
+    /// public ones; it turns TLS on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
     /// MongoDB's database, where the URL names none.
     pub database: String,
     /// The time limit on each call to the store.
@@ -48,6 +53,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             url: "sqlite:data/store.db".to_owned(),
+            ca_file: None,
             database: "roundtrip".to_owned(),
             timeout: DEFAULT_TIMEOUT,
             max_connections: DEFAULT_MAX_CONNECTIONS,
@@ -62,6 +68,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             url,
+            ca_file,
             database,
             timeout,
             max_connections,
@@ -71,6 +78,7 @@ impl fmt::Debug for Config {
         } = self;
         f.debug_struct("Config")
             .field("url", &without_credentials(url))
+            .field("ca_file", ca_file)
             .field("database", database)
             .field("timeout", timeout)
             .field("max_connections", max_connections)
@@ -95,6 +103,9 @@ pub enum OpenError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The certificate authorities cannot be used.
+    #[error("the store's ca_file")]
+    Roots(#[from] RootsError),
     /// The embedded store's file cannot be used.
     #[error("cannot open the store's file '{}'", .path.display())]
     File {

@@ -18,6 +18,12 @@ use crate::{
 /// The secret of the tokens in response URLs: the dispatcher makes them, the ingress knows them.
 const CALLBACK_SECRET: &str = "the-tests'-own-secret-of-32-bytes-or-more";
 
+/// The key that [`Plan::production`] configures, an operator's.
+pub const OPERATOR_KEY: &str = "the-tests'-own-operator-key-of-32-bytes-or-more";
+
+/// Where nobody listens: the port is reserved.
+const NOWHERE: &str = "http://127.0.0.1:1/";
+
 /// What a gateway runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setup {
@@ -33,6 +39,7 @@ pub struct Plan {
     pub(super) setup: Setup,
     dispatchers: usize,
     ingress_only: bool,
+    pub(super) in_production: bool,
     pub(super) realm: Option<Realm>,
     env: BTreeMap<String, String>,
 }
@@ -47,6 +54,7 @@ impl Plan {
             setup,
             dispatchers: 1,
             ingress_only: false,
+            in_production: false,
             realm: match setup {
                 Setup::Embedded => None,
                 Setup::Servers => Some(Realm::fresh()?),
@@ -85,6 +93,24 @@ impl Plan {
     #[must_use]
     pub const fn ingress_only(mut self) -> Self {
         self.ingress_only = true;
+        self
+    }
+
+    /// In the production environment, where nothing is answered without a key. The gateway's own
+    /// requests ([`super::TestGateway::request`] and what is made of it) present
+    /// [`OPERATOR_KEY`]. Channels may be on this machine all the same.
+    #[must_use]
+    pub fn production(mut self) -> Self {
+        self.in_production = true;
+        for (name, value) in [
+            ("ROUNDTRIP__ENVIRONMENT", "production"),
+            ("SESSIONS_SERVER", NOWHERE),
+            ("OPERATOR_KEY", OPERATOR_KEY),
+            ("ROUNDTRIP__EGRESS__ALLOW", "127.0.0.0/8"),
+        ] {
+            let name = name.to_owned();
+            self.env.entry(name).or_insert_with(|| value.to_owned());
+        }
         self
     }
 
@@ -139,13 +165,16 @@ impl Plan {
                 operations.to_string(),
             ),
             ("CALLBACK_SECRET".to_owned(), CALLBACK_SECRET.to_owned()),
+            (
+                "ROUNDTRIP__PUBLIC_URL".to_owned(),
+                format!("http://{ingress}"),
+            ),
         ]);
         if let Some(realm) = &self.realm {
             let name = &realm.name;
             env.insert("ROUNDTRIP__BROKER__NAMESPACE".to_owned(), name.clone());
-            env.insert("ROUNDTRIP__STORE__DATABASE".to_owned(), name.clone());
         }
-        env.insert("STORE_URL".to_owned(), self.store_url(folder));
+        env.extend(self.store_env(folder));
         env.extend(self.env.clone());
         Ok(Program {
             name: name.to_owned(),
@@ -162,6 +191,16 @@ impl Plan {
             None => format!("sqlite:{}", folder.join("broker.db").display()),
             Some(realm) => realm.broker.to_string(),
         }
+    }
+
+    /// What a process needs to come to the store.
+    pub(super) fn store_env(&self, folder: &Path) -> Vec<(String, String)> {
+        let mut env = vec![("STORE_URL".to_owned(), self.store_url(folder))];
+        if let Some(realm) = &self.realm {
+            let database = "ROUNDTRIP__STORE__DATABASE".to_owned();
+            env.push((database, realm.name.clone()));
+        }
+        env
     }
 
     pub(super) fn store_url(&self, folder: &Path) -> String {

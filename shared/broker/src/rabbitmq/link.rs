@@ -6,23 +6,24 @@
 //! shuts that down.
 
 use std::{
-    fmt,
+    fmt, io,
     net::Shutdown,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures::{Stream, StreamExt};
+use futures::{AsyncRead, AsyncWrite, Stream, StreamExt};
 use lapin::{
     Channel, Connection, ConnectionProperties, Event,
-    tcp::{AMQPUriTcpExt, AsyncTcpStream, TLSConfig},
+    tcp::{AMQPUriTcpExt, AsyncTcpStream, RustlsConnectorConfig, TLSConfig},
     uri::{AMQPScheme, AMQPUri},
 };
+use roundtrip_tls::Roots;
 use socket2::{SockRef, Socket};
 use tokio::time::timeout;
 
-use crate::OpenError;
+use crate::{Config, OpenError};
 
 /// The limit on reaching the server: name, TCP and TLS.
 const SOCKET_LIMIT: Duration = Duration::from_secs(4);
@@ -50,11 +51,28 @@ const REPLY_SUCCESS: u16 = 200;
 #[derive(Clone)]
 pub(super) struct Endpoint {
     uri: AMQPUri,
+    /// Whom to trust in place of the machine's authorities; nobody: those.
+    roots: Roots,
 }
 
 impl Endpoint {
+    /// What is configured.
+    pub(super) fn of(config: &Config) -> Result<Self, OpenError> {
+        let mut endpoint = Self::parse(&config.url)?;
+        if let Some(path) = &config.ca_file {
+            if !endpoint.is_tls() {
+                return Err(OpenError::Setting {
+                    field: "ca_file",
+                    problem: "is of no use: the url is not amqps://".to_owned(),
+                });
+            }
+            endpoint.roots = Roots::read(path)?;
+        }
+        Ok(endpoint)
+    }
+
     /// Reads a URL.
-    pub(super) fn parse(url: &str) -> Result<Self, OpenError> {
+    fn parse(url: &str) -> Result<Self, OpenError> {
         // The parser's words never repeat the URL, which may hold a password.
         let parsed = url::Url::parse(url).map_err(|error| OpenError::Url(error.to_string()))?;
         let mut uri: AMQPUri = url.parse().map_err(OpenError::Url)?;
@@ -69,12 +87,31 @@ impl Endpoint {
             "/".clone_into(&mut uri.vhost);
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        Ok(Self { uri })
+        Ok(Self {
+            uri,
+            roots: Roots::default(),
+        })
     }
 
     /// Whether the connection is under TLS.
     pub(super) fn is_tls(&self) -> bool {
         self.uri.scheme == AMQPScheme::AMQPS
+    }
+
+    /// Puts a connection under TLS. The server must prove the URL's host.
+    async fn secured<S>(&self, stream: AsyncTcpStream<S>) -> io::Result<AsyncTcpStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let host = &self.uri.authority.host;
+        if self.roots.is_empty() {
+            return stream.into_tls(host, TLSConfig::default()).await;
+        }
+        let roots = self.roots.certificates().to_vec();
+        let connector = RustlsConnectorConfig::default()
+            .with_parsable_certificates(roots)
+            .connector_with_no_client_auth()?;
+        stream.into_rustls(&connector, host).await
     }
 }
 
@@ -139,6 +176,7 @@ impl Link {
         let properties = ConnectionProperties::default()
             .with_connection_name(format!("roundtrip {role}").into());
         let slot = Arc::clone(&plug.0);
+        let to = endpoint.clone();
         let connecting = Connection::connector(
             endpoint.uri.clone(),
             runtime,
@@ -154,11 +192,7 @@ impl Link {
                     }
                     match uri.scheme {
                         AMQPScheme::AMQP => Ok(stream),
-                        AMQPScheme::AMQPS => {
-                            stream
-                                .into_tls(&uri.authority.host, TLSConfig::default())
-                                .await
-                        }
+                        AMQPScheme::AMQPS => to.secured(stream).await,
                     }
                 };
                 match timeout(SOCKET_LIMIT, opening).await {

@@ -87,9 +87,10 @@ impl RabbitMq {
     /// away.
     ///
     /// # Errors
-    /// [`OpenError::Url`] or [`OpenError::Setting`] where the URL or the namespace cannot be used.
+    /// [`OpenError::Url`], [`OpenError::Setting`] or [`OpenError::Roots`] where the URL, the namespace
+    /// or the certificate authorities cannot be used.
     pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let endpoint = Endpoint::parse(&config.url)?;
+        let endpoint = Endpoint::of(config)?;
         if config.namespace.len() > MAX_NAMESPACE {
             let problem = format!("must not be longer than {MAX_NAMESPACE} bytes");
             return Err(OpenError::Setting {

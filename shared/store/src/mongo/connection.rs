@@ -3,12 +3,18 @@
 //! Invariant: a future of the driver's is never dropped half-way, for that would cost its
 //! connection. Each call runs as a task of its own, and the time limit is on waiting for the task.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use mongodb::{
     Client, Database,
-    options::{ClientOptions, ConnectionString, WriteConcern},
+    options::{ClientOptions, ConnectionString, Tls, TlsOptions, WriteConcern},
 };
+use roundtrip_tls::Roots;
 use tokio::{
     sync::{OnceCell, Semaphore},
     task::JoinHandle,
@@ -26,6 +32,9 @@ use crate::{Config, OpenError, StoreError, TimedOut};
 const APP_NAME: &str = "roundtrip";
 /// How long to wait before the indexes are tried again.
 const INDEX_PAUSE: Duration = Duration::from_secs(5);
+/// How much of a call's time limit the driver may spend on finding a server. Less than all: only
+/// the driver can say why there is none, such as a certificate that is not to be trusted.
+const SELECTION_SHARE: f64 = 0.9;
 /// The longest name that MongoDB gives a database.
 const MAX_DATABASE_BYTES: usize = 63;
 
@@ -45,6 +54,7 @@ impl Drop for Connection {
 /// What the tasks share.
 pub(super) struct Shared {
     url: ConnectionString,
+    ca_file: Option<PathBuf>,
     database_name: String,
     timeout: Duration,
     max_connections: u32,
@@ -66,6 +76,16 @@ impl Connection {
             };
             setting("url", problem)
         })?;
+        if let Some(path) = &config.ca_file {
+            if matches!(url.tls, Some(Tls::Disabled)) {
+                return Err(setting(
+                    "ca_file",
+                    "is of no use: the url turns TLS off".to_owned(),
+                ));
+            }
+            // The driver passes over what it cannot read in this file.
+            Roots::read(path)?;
+        }
         let database = config.database.as_str();
         if database.is_empty()
             || database.len() > MAX_DATABASE_BYTES
@@ -82,6 +102,7 @@ impl Connection {
             .min(Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
             url,
+            ca_file: config.ca_file.clone(),
             database_name: database.to_owned(),
             timeout: config.timeout,
             max_connections: config.max_connections,
@@ -168,13 +189,27 @@ async fn until_made<F: Future<Output = Result<(), StoreError>>>(make: impl Fn() 
     }
 }
 
+/// Turns TLS on and trusts these authorities, unless the URL has named some.
+fn trust(tls: &mut Option<Tls>, ca_file: &Path) {
+    let mut options = match tls.take() {
+        Some(Tls::Enabled(options)) => options,
+        _ => TlsOptions::default(),
+    };
+    let path = &mut options.ca_file_path;
+    path.get_or_insert_with(|| ca_file.to_owned());
+    *tls = Some(Tls::Enabled(options));
+}
+
 impl Shared {
     /// The database; no server is asked for it, but a `mongodb+srv` URL asks the DNS.
     async fn database(&self) -> Result<&Database, StoreError> {
         let made = self.database.get_or_try_init(|| async {
             let mut options = ClientOptions::parse(self.url.clone()).await?;
+            if let Some(path) = &self.ca_file {
+                trust(&mut options.tls, path);
+            }
             options.app_name.get_or_insert_with(|| APP_NAME.to_owned());
-            options.server_selection_timeout = Some(self.timeout);
+            options.server_selection_timeout = Some(self.timeout.mul_f64(SELECTION_SHARE));
             options.connect_timeout = Some(self.timeout);
             options.max_pool_size = Some(self.max_connections);
             options
@@ -239,7 +274,12 @@ mod tests {
             max_connections: 0,
             ..config(AWAY)
         };
+        let no_tls = Config {
+            ca_file: Some("/nowhere/ca.pem".into()),
+            ..config("mongodb://host/?tls=false")
+        };
         for (config, named) in [
+            (no_tls, "ca_file"),
             (bad_url, "url"),
             (bad_option, "url"),
             (bad_database, "database"),

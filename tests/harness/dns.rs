@@ -1,0 +1,158 @@
+//! A name server that answers as a test tells it to, and may answer otherwise the next time.
+//!
+//! Invariant: what it answered is not good for longer than the question: every answer's time to
+//! live is 0, as those are who mean to change it.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context;
+use tokio::net::UdpSocket;
+use tokio_util::task::AbortOnDropHandle;
+
+/// The types of question that are answered (RFC 1035, RFC 3596).
+const A: u16 = 1;
+const AAAA: u16 = 28;
+
+/// Longer than a question over UDP.
+const MAX_QUESTION: usize = 1500;
+/// The header of a message, and where its parts are.
+const HEADER: usize = 12;
+/// An answer, recursion is there.
+const ANSWERED: [u8; 2] = [0x81, 0x80];
+/// Where the question's name stands, as a pointer.
+const THE_NAME: [u8; 2] = [0xc0, 12];
+const INTERNET: [u8; 2] = [0, 1];
+
+/// The server. Dropping it closes it.
+pub struct NameServer {
+    address: SocketAddr,
+    asked: Arc<Mutex<BTreeMap<(String, u16), usize>>>,
+    _answering: AbortOnDropHandle<()>,
+}
+
+impl NameServer {
+    /// Starts a server that answers the n-th question (from 0 on) for a name, which comes in lower
+    /// case, with these addresses. What they are decides which type of question they answer; the
+    /// two types are counted apart.
+    ///
+    /// # Errors
+    /// If no port is free.
+    pub async fn start(
+        answers: impl Fn(&str, usize) -> Vec<IpAddr> + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        let socket = socket.context("listening")?;
+        let address = socket.local_addr()?;
+        let asked = Arc::new(Mutex::new(BTreeMap::new()));
+        let counted = Arc::clone(&asked);
+        let answering = tokio::spawn(async move {
+            let mut bytes = [0; MAX_QUESTION];
+            // It answers until it is aborted.
+            while let Ok((length, from)) = socket.recv_from(&mut bytes).await {
+                let Some(question) = Question::read(&bytes[..length]) else {
+                    continue;
+                };
+                let before = {
+                    let mut asked = counted.lock().unwrap_or_else(PoisonError::into_inner);
+                    let count = asked
+                        .entry((question.name.clone(), question.kind))
+                        .or_insert(0);
+                    *count += 1;
+                    *count - 1
+                };
+                let answer = question.answer(&answers(&question.name, before));
+                // Who asked may have gone.
+                let _ = socket.send_to(&answer, from).await;
+            }
+        });
+        Ok(Self {
+            address,
+            asked,
+            _answering: AbortOnDropHandle::new(answering),
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How often it was asked for a name's IPv4 addresses.
+    #[must_use]
+    pub fn asked(&self, name: &str) -> usize {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked
+            .get(&(name.to_owned(), A))
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for NameServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NameServer")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The one question of a message.
+struct Question<'a> {
+    id: &'a [u8],
+    /// The question as it came: the case of its letters may be the asker's secret.
+    section: &'a [u8],
+    name: String,
+    kind: u16,
+}
+
+impl<'a> Question<'a> {
+    fn read(message: &'a [u8]) -> Option<Self> {
+        let mut at = HEADER;
+        let mut labels = Vec::new();
+        loop {
+            let length = usize::from(*message.get(at)?);
+            at += 1;
+            if length == 0 {
+                break;
+            }
+            labels.push(String::from_utf8_lossy(message.get(at..at + length)?).to_lowercase());
+            at += length;
+        }
+        let kind = u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?);
+        Some(Self {
+            id: message.get(..2)?,
+            section: message.get(HEADER..at + 4)?,
+            name: labels.join("."),
+            kind,
+        })
+    }
+
+    fn answer(&self, addresses: &[IpAddr]) -> Vec<u8> {
+        let data: Vec<Vec<u8>> = addresses
+            .iter()
+            .filter_map(|address| match address {
+                IpAddr::V4(address) if self.kind == A => Some(address.octets().to_vec()),
+                IpAddr::V6(address) if self.kind == AAAA => Some(address.octets().to_vec()),
+                _ => None,
+            })
+            .collect();
+        let count = u16::try_from(data.len()).unwrap_or_default().to_be_bytes();
+        let mut message = [self.id, &ANSWERED, &[0, 1], &count, &[0; 4], self.section].concat();
+        for data in data {
+            let length = u16::try_from(data.len()).unwrap_or_default().to_be_bytes();
+            message.extend(THE_NAME);
+            message.extend(self.kind.to_be_bytes());
+            message.extend(INTERNET);
+            message.extend([0; 4]);
+            message.extend(length);
+            message.extend(data);
+        }
+        message
+    }
+}

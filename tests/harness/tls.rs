@@ -1,0 +1,152 @@
+//! A private certificate authority, and servers that prove themselves by it.
+//!
+//! Invariant: keys and certificates are made for one test and lie in its folder alone.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+/// The year after which an expired certificate was of no use any more.
+const LONG_AGO: i32 = 2001;
+
+/// A certificate authority.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// What a server proves itself with: its certificate and key, in PEM.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+impl Authority {
+    /// A new one, of a name that no other has: they could not be told apart.
+    ///
+    /// # Errors
+    /// If no key can be made.
+    pub fn new() -> anyhow::Result<Self> {
+        let mut of = CertificateParams::new(Vec::new())?;
+        of.distinguished_name
+            .push(DnType::CommonName, format!("authority {}", Uuid::now_v7()));
+        of.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Ok(Self(CertifiedIssuer::self_signed(
+            of,
+            KeyPair::generate()?,
+        )?))
+    }
+
+    /// Writes its certificate into a file of this folder.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&self, folder: &Path) -> anyhow::Result<PathBuf> {
+        let path = folder.join("ca.pem");
+        std::fs::write(&path, self.0.pem()).context("writing the authority's certificate")?;
+        Ok(path)
+    }
+
+    /// A server's identity under this name or address.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn identity(&self, name: &str) -> anyhow::Result<Identity> {
+        self.sign(&CertificateParams::new([name.to_owned()])?)
+    }
+
+    /// The same, long expired.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn expired_identity(&self, name: &str) -> anyhow::Result<Identity> {
+        let mut of = CertificateParams::new([name.to_owned()])?;
+        of.not_before = rcgen::date_time_ymd(LONG_AGO - 1, 1, 1);
+        of.not_after = rcgen::date_time_ymd(LONG_AGO, 1, 1);
+        self.sign(&of)
+    }
+
+    fn sign(&self, of: &CertificateParams) -> anyhow::Result<Identity> {
+        let key = KeyPair::generate()?;
+        Ok(Identity {
+            certificate: of.signed_by(&key, &self.0)?.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+}
+
+impl Identity {
+    fn server(&self) -> anyhow::Result<ServerConfig> {
+        let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes())?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)?;
+        Ok(config)
+    }
+}
+
+/// A front that speaks TLS to whoever comes, and plainly to the server behind it. Dropping it
+/// closes it.
+#[derive(Debug)]
+pub struct TlsFront {
+    address: SocketAddr,
+    _serving: AbortOnDropHandle<()>,
+}
+
+impl TlsFront {
+    /// A front of `target` on a free port of the loopback.
+    ///
+    /// # Errors
+    /// If no port is free, or the identity cannot be used.
+    pub async fn start(target: SocketAddr, identity: &Identity) -> anyhow::Result<Self> {
+        let acceptor = TlsAcceptor::from(Arc::new(identity.server()?));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let serving = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(carry(client, acceptor.clone(), target));
+            }
+        });
+        Ok(Self {
+            address,
+            _serving: AbortOnDropHandle::new(serving),
+        })
+    }
+
+    /// Its port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.address.port()
+    }
+}
+
+/// An error is one side's end, or a client that does not trust us; dropping both sockets ends the
+/// other.
+async fn carry(client: TcpStream, acceptor: TlsAcceptor, target: SocketAddr) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    let mut client = acceptor.accept(client).await?;
+    let mut server = TcpStream::connect(target).await?;
+    server.set_nodelay(true)?;
+    copy_bidirectional(&mut client, &mut server).await?;
+    Ok(())
+}

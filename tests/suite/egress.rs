@@ -1,0 +1,316 @@
+//! Where the gateway connects for a channel, and where it does not: as production has it, with real
+//! DNS. What may be reached stands on 127.0.0.2, which is allowed here by hand; what may not, on
+//! 127.0.0.1.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context;
+use bson::doc;
+use harness::{
+    dns::NameServer,
+    gateway::{Accounted, Plan, Setup, TestGateway},
+    scripted::{Reply, ScriptedServer},
+    tls::{Authority, TlsFront},
+    trap::Trap,
+    wait,
+};
+use reqwest::Method;
+use roundtrip_broker::Queue;
+use roundtrip_model::{DeadReason, decision::DeadKind};
+use serde_json::json;
+
+on_both_setups! {
+    a_name_that_changes_its_answer_is_connected_to_where_it_may_be_and_nowhere_else,
+    a_channel_that_may_not_be_connected_to_is_refused_by_the_api,
+    what_the_environment_names_as_a_proxy_is_not_used,
+}
+
+/// Where the channel's server may be.
+const GOOD: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+/// Where it may not.
+const BAD: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// The channel's host.
+const NAME: &str = "hooks.rebind.example";
+
+/// A gateway as production has it, that may connect to [`GOOD`].
+fn production(setup: Setup) -> anyhow::Result<Plan> {
+    let plan = Plan::new(setup)?.production();
+    Ok(plan.env("ROUNDTRIP__EGRESS__ALLOW", GOOD.to_string()))
+}
+
+/// A channel's server on [`GOOD`] that keeps no connection, so that each try resolves anew, and on
+/// the same port of [`BAD`] one that nobody may come to.
+async fn servers() -> anyhow::Result<(ScriptedServer, Trap)> {
+    let closing = |_: &_| Reply::ok().header("connection", "close");
+    let good = ScriptedServer::start_at(SocketAddr::new(GOOD, 0), closing).await?;
+    let bad = Trap::start_at(SocketAddr::new(BAD, good.port())).await?;
+    Ok((good, bad))
+}
+
+/// What the API tells of a message's failed tries, once there is one more than `known`.
+async fn errors(gateway: &TestGateway, id: &str, known: usize) -> anyhow::Result<Vec<String>> {
+    let path = format!("/channel/message/{id}");
+    wait::until(format!("{id} to fail for the {known}. time"), async || {
+        let told = gateway.get(&path).await.ok()?.json();
+        let timeline = told["timeline"].as_array()?.clone();
+        let errors: Vec<_> = timeline
+            .iter()
+            .filter_map(|entry| entry["event"]["attempted"]["error"].as_str())
+            .map(str::to_owned)
+            .collect();
+        (errors.len() > known).then_some(errors)
+    })
+    .await
+}
+
+async fn a_name_that_changes_its_answer_is_connected_to_where_it_may_be_and_nowhere_else(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let (good, bad) = servers().await?;
+    let answer = Arc::new(Mutex::new(vec![GOOD]));
+    let set = |addresses: &[IpAddr]| {
+        *answer.lock().unwrap_or_else(PoisonError::into_inner) = addresses.to_vec();
+    };
+    let answered = Arc::clone(&answer);
+    let dns = NameServer::start(move |name, _| match name {
+        NAME => answered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone(),
+        _ => Vec::new(),
+    })
+    .await?;
+    let gateway = production(setup)?
+        .env("ROUNDTRIP__EGRESS__NAMESERVERS", dns.address().to_string())
+        .schedule(&["200ms"; 60].join(","))
+        .start()
+        .await?;
+
+    // Well when the channel is made, and another place when it is connected to.
+    let url = format!("http://{NAME}:{}/incoming", good.port());
+    gateway.register("c", &url).await?;
+    assert_eq!(
+        dns.asked(NAME),
+        0,
+        "a channel is made without asking the DNS"
+    );
+    set(&[BAD]);
+    let first = gateway.send("c", "first").await?;
+    let told = errors(&gateway, &first, 0).await?;
+    assert!(told[0].contains("address is not allowed"), "{told:?}");
+    assert!(!told[0].contains("127."), "{told:?}");
+    // A wrong answer may be put right: the message was kept.
+    set(&[GOOD]);
+    good.taken_at_least(1).await?;
+
+    // Good and bad in one answer.
+    for mixed in [[GOOD, BAD], [BAD, GOOD]] {
+        set(&mixed);
+        let before = good.taken().len();
+        let id = gateway.send("c", "mixed").await?;
+        errors(&gateway, &id, 0).await?;
+        assert_eq!(good.taken().len(), before);
+        set(&[GOOD]);
+        good.taken_at_least(before + 1).await?;
+    }
+    assert_eq!(bad.connections(), 0);
+    gateway.finish(&[&good]).await
+}
+
+/// The usual attack: the first answer is for whoever checks, the second for whoever connects.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_answers_otherwise_each_time_is_connected_to_as_it_was_vetted()
+-> anyhow::Result<()> {
+    const MESSAGES: usize = 10;
+    let (good, bad) = servers().await?;
+    let dns = NameServer::start(|_, before| vec![if before % 2 == 0 { GOOD } else { BAD }]).await?;
+    let gateway = production(Setup::Embedded)?
+        .env("ROUNDTRIP__EGRESS__NAMESERVERS", dns.address().to_string())
+        .schedule(&["100ms"; 60].join(","))
+        .start()
+        .await?;
+    let url = format!("http://{NAME}:{}/incoming", good.port());
+    gateway.register("c", &url).await?;
+    for number in 0..MESSAGES {
+        gateway.send("c", &format!("s{number}")).await?;
+    }
+    gateway.all_taken(&[&good]).await?;
+    // Two of them had a good answer at the least, so there was a bad one between.
+    assert!(dns.asked(NAME) > MESSAGES, "{}", dns.asked(NAME));
+    assert_eq!(bad.connections(), 0);
+    let _: Accounted = gateway.finish(&[&good]).await?;
+    Ok(())
+}
+
+async fn a_channel_that_may_not_be_connected_to_is_refused_by_the_api(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let gateway = production(setup)?.start().await?;
+    gateway
+        .register("good", "https://hooks.example.org/")
+        .await?;
+    for url in [
+        "http://127.0.0.1/",
+        "http://2130706433/",
+        "http://0x7f.1:8000/",
+        "http://localhost./",
+        "http://[::ffff:169.254.169.254]/",
+        "http://[64:ff9b::a00:1]/",
+        "http://metadata.google.internal/",
+        "http://10.0.0.1/",
+        "https://user:secret@hooks.example.org/",
+        "https://hooks.example.org:6379/",
+        "https://hooks.example.org\\@10.0.0.1/",
+    ] {
+        let metadata = json!({"endpoint_url": url});
+        let channel = json!({"channel_id": "bad", "channel_metadata": metadata});
+        let made = gateway.post("/channel", channel.to_string()).await?;
+        let headers = [("content-type", "application/json")];
+        let patch = json!({"channel_metadata": metadata}).to_string();
+        let changed = gateway
+            .request(Method::PUT, "/channel/good", &headers, patch)
+            .await?;
+        for answer in [made, changed] {
+            let problem = answer.expect(422)?.json();
+            let errors = problem["errors"].as_array().context("errors")?;
+            assert_eq!(errors.len(), 1, "{url}: {problem}");
+            let text = errors[0].to_string();
+            assert!(
+                text.contains("channel_metadata.endpoint_url"),
+                "{url}: {text}"
+            );
+            assert!(!text.contains("secret"), "{text}");
+        }
+    }
+    gateway.get("/channel/bad").await?.expect(404)?;
+    let kept = gateway.get("/channel/good").await?.expect(200)?.json();
+    assert_eq!(
+        kept["channel_metadata"]["endpoint_url"],
+        "https://hooks.example.org/"
+    );
+    gateway.finish(&[]).await
+}
+
+/// As another client of the database may write it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_came_past_the_api_is_not_connected_to() -> anyhow::Result<()> {
+    let bad = Trap::start_at(SocketAddr::new(BAD, 0)).await?;
+    let mut gateway = production(Setup::Servers)?.start().await?;
+    let channels = gateway.realm()?.channels().await?;
+    let url = format!("http://127.1:{}/", bad.address().port());
+    channels
+        .insert_one(doc! {"channel_id": "c", "channel_metadata": {"endpoint_url": url}})
+        .await?;
+    let id = gateway.send("c", "s").await?;
+    let path = format!("/channel/message/{id}");
+    wait::until("the message to be dead", async || {
+        let told = gateway.get(&path).await.ok()?.json();
+        (told["state"] == "dead").then_some(())
+    })
+    .await?;
+    let told = errors(&gateway, &id, 0).await?;
+    let rule = "the endpoint must not lead to a loopback address";
+    assert_eq!(told, [rule], "one look, and no second");
+    let dead = gateway.dead_letters(Queue::OutboundDead).await?;
+    let reason = dead.first().and_then(|parcel| parcel.dead.clone());
+    assert_eq!(
+        reason,
+        Some(DeadReason::new(DeadKind::EndpointRefused, rule))
+    );
+    assert_eq!(bad.connections(), 0);
+    let _: Accounted = gateway.finish(&[]).await?;
+    Ok(())
+}
+
+async fn what_the_environment_names_as_a_proxy_is_not_used(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let (good, _bad) = servers().await?;
+    let proxy = Trap::start_at(SocketAddr::new(BAD, 0)).await?;
+    let proxy_url = format!("http://{}", proxy.address());
+    let mut plan = production(setup)?;
+    for variable in [
+        "HTTP_PROXY",
+        "http_proxy",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "all_proxy",
+    ] {
+        plan = plan.env(variable, &proxy_url);
+    }
+    let gateway = plan.start().await?;
+    gateway.register("c", &good.url()).await?;
+    gateway.send("c", "s").await?;
+    gateway.all_taken(&[&good]).await?;
+    assert_eq!(proxy.connections(), 0);
+    gateway.finish(&[&good]).await
+}
+
+/// Each front stands before the same server; what differs is how it proves itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_https_a_private_authority_is_believed_and_whoever_cannot_prove_itself_is_not()
+-> anyhow::Result<()> {
+    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
+    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
+    let behind = SocketAddr::new(BAD, channel.port());
+    let folder = tempfile::tempdir()?;
+    let authority = Authority::new()?;
+    let own = authority.identity("localhost")?;
+    let good = TlsFront::start(behind, &own).await?;
+    let to_sessions = TlsFront::start(SocketAddr::new(BAD, sessions.port()), &own).await?;
+    let refused = [
+        (
+            "unknown",
+            TlsFront::start(behind, &Authority::new()?.identity("localhost")?).await?,
+            "UnknownIssuer",
+        ),
+        (
+            "misnamed",
+            TlsFront::start(behind, &authority.identity("hooks.example")?).await?,
+            "not valid for name",
+        ),
+        (
+            "expired",
+            TlsFront::start(behind, &authority.expired_identity("localhost")?).await?,
+            "expired",
+        ),
+    ];
+    let url = |front: &TlsFront| format!("https://localhost:{}/incoming", front.port());
+    // In development, where the machine itself may be connected to.
+    let mut gateway = Plan::new(Setup::Embedded)?
+        .env(
+            "ROUNDTRIP__EGRESS__CA_FILE",
+            authority.write(folder.path())?.display().to_string(),
+        )
+        .sessions_server(url(&to_sessions))
+        .schedule("100ms")
+        .start()
+        .await?;
+
+    gateway.register("good", &url(&good)).await?;
+    gateway.send("good", "s").await?;
+    sessions.taken_at_least(1).await?;
+
+    for (name, front, problem) in &refused {
+        gateway.register(name, &url(front)).await?;
+        let id = gateway.send(name, "s").await?;
+        // It was tried again: a certificate can be renewed.
+        let told = errors(&gateway, &id, 1).await?;
+        for error in &told {
+            let clear = error.contains("certificate") && error.contains(problem);
+            assert!(clear, "{name}: {error}");
+        }
+    }
+    assert_eq!(channel.received().len(), 1);
+    let dead = gateway.dead_letters(Queue::OutboundDead).await?;
+    let kinds: Vec<_> = dead
+        .iter()
+        .filter_map(|parcel| Some(parcel.dead.as_ref()?.kind))
+        .collect();
+    assert_eq!(kinds, [DeadKind::AttemptsExhausted; 3]);
+    let _: Accounted = gateway.finish(&[&channel, &sessions]).await?;
+    Ok(())
+}

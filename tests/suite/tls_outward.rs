@@ -1,0 +1,160 @@
+//! TLS toward the operator's own servers: RabbitMQ and MongoDB under a private certificate
+//! authority. Each refusal stands beside a connection that differs from it in one thing and is
+//! made, so that it is the certificate that was refused.
+
+use std::{error::Error, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use anyhow::Context;
+use harness::{
+    gateway::{Accounted, Plan, Setup},
+    realm::Realm,
+    scripted::{Reply, ScriptedServer},
+    servers::Server,
+    tls::{Authority, TlsFront},
+};
+use roundtrip_broker::Status;
+use roundtrip_model::SystemClock;
+use roundtrip_store::StoreError;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// RabbitMQ under TLS, and MongoDB behind a front that speaks it: both are `localhost`, by the same
+/// authority.
+struct UnderTls {
+    folder: TempDir,
+    ca_file: PathBuf,
+    rabbitmq: Server,
+    mongodb: TlsFront,
+}
+
+async fn under_tls() -> anyhow::Result<UnderTls> {
+    let folder = tempfile::tempdir()?;
+    let authority = Authority::new()?;
+    let identity = authority.identity("localhost")?;
+    Ok(UnderTls {
+        ca_file: authority.write(folder.path())?,
+        rabbitmq: Server::start_with_tls(&folder.path().join("rabbitmq"), &identity).await?,
+        mongodb: TlsFront::start(mongodb_itself().await?, &identity).await?,
+        folder,
+    })
+}
+
+async fn mongodb_itself() -> anyhow::Result<SocketAddr> {
+    let url = Realm::fresh()?.store;
+    let host = url.host_str().context("a host")?;
+    let port = url.port().unwrap_or(27017);
+    let mut found = tokio::net::lookup_host((host, port)).await?;
+    found.next().context("an address")
+}
+
+impl UnderTls {
+    /// Another authority's certificate, in a file of its own.
+    fn stranger(&self) -> anyhow::Result<PathBuf> {
+        let folder = self.folder.path().join("stranger");
+        std::fs::create_dir_all(&folder)?;
+        Authority::new()?.write(&folder)
+    }
+
+    fn amqps(&self, host: &str) -> anyhow::Result<String> {
+        let port = self.rabbitmq.tls_port()?;
+        Ok(format!("amqps://guest:guest@{host}:{port}/%2f"))
+    }
+
+    fn mongodb(&self, host: &str) -> String {
+        let port = self.mongodb.port();
+        // The server names its own address, and the driver would go there, past the front.
+        format!("mongodb://{host}:{port}/?directConnection=true&tls=true")
+    }
+
+    /// How the broker's crate finds RabbitMQ.
+    async fn broker(&self, host: &str, ca_file: Option<PathBuf>) -> anyhow::Result<Status> {
+        let config = roundtrip_broker::Config {
+            url: self.amqps(host)?,
+            ca_file,
+            namespace: format!("test-{}", Uuid::now_v7().simple()),
+            ..roundtrip_broker::Config::default()
+        };
+        let broker = roundtrip_broker::open(&config, Arc::new(SystemClock)).await?;
+        let status = broker.status();
+        broker.close().await;
+        Ok(status)
+    }
+
+    /// How the store's crate finds MongoDB.
+    async fn store(
+        &self,
+        host: &str,
+        ca_file: Option<PathBuf>,
+    ) -> anyhow::Result<Result<(), String>> {
+        let config = roundtrip_store::Config {
+            url: self.mongodb(host),
+            ca_file,
+            ..roundtrip_store::Config::default()
+        };
+        let pinged = roundtrip_store::open(&config).await?.ping().await;
+        Ok(pinged.map_err(|error| chain(&error)))
+    }
+}
+
+fn chain(error: &StoreError) -> String {
+    let mut told = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        told = format!("{told}: {error}");
+        source = error.source();
+    }
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_goes_round_over_rabbitmq_and_mongodb_under_tls() -> anyhow::Result<()> {
+    let servers = under_tls().await?;
+    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
+    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
+    let ca_file = servers.ca_file.display().to_string();
+    let gateway = Plan::new(Setup::Servers)?
+        .env("BROKER_URL", servers.amqps("localhost")?)
+        .env("ROUNDTRIP__BROKER__CA_FILE", &ca_file)
+        .env("STORE_URL", servers.mongodb("localhost"))
+        .env("ROUNDTRIP__STORE__CA_FILE", &ca_file)
+        .sessions_server(sessions.url())
+        .start()
+        .await?;
+    gateway.register("c", &channel.url()).await?;
+    gateway.send("c", "s").await?;
+    let forwards = sessions.taken_at_least(1).await?;
+    assert_eq!(forwards[0].field("session_id"), "s");
+    let _: Accounted = gateway.finish(&[&channel, &sessions]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_prove_itself_is_away() -> anyhow::Result<()> {
+    let servers = under_tls().await?;
+    let own = || Some(servers.ca_file.clone());
+
+    assert_eq!(servers.broker("localhost", own()).await?, Status::Ready);
+    for (why, host, ca_file) in [
+        ("another authority", "localhost", Some(servers.stranger()?)),
+        ("the public ones", "localhost", None),
+        ("another name", "127.0.0.1", own()),
+    ] {
+        let status = servers.broker(host, ca_file).await?;
+        let Status::Away(reason) = status else {
+            anyhow::bail!("RabbitMQ was believed, and should not by {why}: {status:?}")
+        };
+        assert!(reason.contains("certificate"), "{why}: {reason}");
+    }
+
+    assert_eq!(servers.store("localhost", own()).await?, Ok(()));
+    for (why, host, ca_file) in [
+        ("another authority", "localhost", Some(servers.stranger()?)),
+        ("the public ones", "localhost", None),
+        ("another name", "127.0.0.1", own()),
+    ] {
+        let pinged = servers.store(host, ca_file).await?;
+        let reason = pinged.expect_err(why);
+        assert!(reason.contains("certificate"), "{why}: {reason}");
+    }
+    Ok(())
+}
