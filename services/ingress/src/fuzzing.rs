@@ -9,11 +9,12 @@ use axum::{
     http::{HeaderValue, Uri},
     response::IntoResponse,
 };
-use roundtrip_model::{Channel, ChannelPatch, message::is_empty_json};
-use serde::de::DeserializeOwned;
+use roundtrip_model::{ApiKeyId, Channel, ChannelPatch, PresentedKey, message::is_empty_json};
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
+    access::bearer,
     api_keys::CreateKey,
     batch::{self, Item},
     body,
@@ -29,6 +30,7 @@ use crate::{
     parameters,
     problem::Problem,
     replays::{ReplayDeadLetters, ReplayMessages},
+    scan,
     unique::Unique,
 };
 
@@ -114,6 +116,41 @@ pub fn idempotency_key(input: &[u8]) {
         let value = |json: &RawValue| serde_json::from_str::<Value>(json.get()).ok();
         assert_eq!(value(&bare), value(&json));
     }
+}
+
+/// The header `Authorization`, and the key in it.
+pub fn api_key(input: &[u8]) {
+    if let Ok(value) = HeaderValue::from_bytes(input)
+        && let Some(text) = bearer(&value)
+        && let Ok(PresentedKey { key_id, .. }) = text.parse()
+    {
+        assert!(text.contains(&key_id.to_string()), "{key_id}");
+        assert_eq!(key_id.to_string().parse(), Ok::<ApiKeyId, _>(key_id));
+    }
+}
+
+/// What every body is looked over for, held against the parser: what passes, whoever gets it can
+/// read, and what does not pass is too deep or nothing that could be read.
+pub fn json(input: &[u8]) {
+    let read = serde_json::from_slice::<Value>(input);
+    let is_json = serde_json::from_slice::<IgnoredAny>(input).is_ok();
+    match scan::check(input, DEPTH) {
+        Ok(()) if is_json => assert!(read.is_ok(), "{read:?}"),
+        Ok(()) => {}
+        Err(error) => {
+            assert!(!error.field.is_empty() && !error.problem.is_empty());
+            assert!(!read.is_ok_and(|value| depth(&value) <= DEPTH), "{error}");
+        }
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    let deepest = match value {
+        Value::Array(elements) => elements.iter().map(depth).max(),
+        Value::Object(members) => members.values().map(depth).max(),
+        _ => return 0,
+    };
+    1 + deepest.unwrap_or_default()
 }
 
 fn parse<T: DeserializeOwned>(input: &[u8]) -> Result<T, Problem> {

@@ -3,10 +3,11 @@
 //!
 //! Invariant: none panics, whatever the bytes.
 
-use std::sync::LazyLock;
+use std::{net::IpAddr, sync::LazyLock};
 
 use bytes::Bytes;
 use roundtrip_broker::fuzzing;
+use roundtrip_egress::{Guard, Loopback, address::special};
 use roundtrip_ingress::fuzzing as api;
 use roundtrip_model::{
     Callback, Channel, Clock, Entry, OutboundMessage, SessionId, State, TokenKey,
@@ -21,14 +22,17 @@ pub type Target = fn(&[u8]);
 /// Every target by its name, which is also that of its file and of its folder of seeds.
 pub const TARGETS: &[(&str, Target)] = &[
     ("api_bodies", api::bodies),
+    ("api_key", api::api_key),
     ("api_messages", api::messages),
     ("api_queries", api::queries),
     ("broker_message", broker_message),
     ("broker_row", broker_row),
     ("callback_token", callback_token),
+    ("endpoint_url", endpoint_url),
     ("filter", filter),
     ("idempotency_key", api::idempotency_key),
     ("journal", journal),
+    ("json", api::json),
 ];
 
 /// The target of this name.
@@ -78,6 +82,29 @@ fn filter(input: &[u8]) {
             !error.problem.is_empty() && !error.path.is_empty(),
             "{error}"
         ),
+    }
+}
+
+/// The URL that a channel's owner gives: what passes leads to no address that is refused, and
+/// passes again as the URL library writes it.
+fn endpoint_url(input: &[u8]) {
+    static GUARD: LazyLock<Guard> = LazyLock::new(|| {
+        let guard = roundtrip_egress::Config::default().guard(Loopback::Refused);
+        guard.expect("the defaults")
+    });
+    let Ok(text) = str::from_utf8(input) else {
+        return;
+    };
+    let Ok(url) = GUARD.vet_url(text) else {
+        return;
+    };
+    assert!(matches!(url.scheme(), "http" | "https"), "{url}");
+    assert_eq!((url.username(), url.password()), ("", None), "{url}");
+    assert!(GUARD.vet_url(url.as_str()).is_ok(), "{url}");
+    let host = url.host_str().expect("a host");
+    let bare = host.trim_matches(['[', ']']).trim_end_matches('.');
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        assert_eq!(special(address), None, "{url}");
     }
 }
 
