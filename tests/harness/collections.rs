@@ -5,8 +5,9 @@
 use mongodb::Client;
 
 /// Every collection of the store.
-const COLLECTIONS: [&str; 7] = [
+const COLLECTIONS: [&str; 8] = [
     "api_keys",
+    "channel_secrets",
     "channels",
     "dead_letters",
     "entries",

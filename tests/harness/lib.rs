@@ -20,4 +20,5 @@ pub mod stack;
 pub mod tally;
 pub mod tls;
 pub mod trap;
+pub mod verifier;
 pub mod wait;

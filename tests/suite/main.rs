@@ -22,6 +22,7 @@ mod replay_crash;
 mod retries;
 mod round_trip;
 mod seed;
+mod signatures;
 mod store_contract;
 mod tls;
 mod tls_outward;

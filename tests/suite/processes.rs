@@ -230,6 +230,8 @@ async fn a_second_process_on_the_same_file_is_refused() -> anyhow::Result<()> {
 #[case::unknown_section("ROUNDTRIP__DISPATCHR__CONCURRENCY", "5", "dispatchr")]
 #[case::no_number("ROUNDTRIP__DISPATCHER__CONCURRENCY", "many", "dispatcher.concurrency")]
 #[case::out_of_bounds("ROUNDTRIP__DISPATCHER__CONCURRENCY", "0", "concurrency")]
+#[case::too_flat("ROUNDTRIP__INGRESS__MAX_JSON_DEPTH", "3", "ingress.max_json_depth")]
+#[case::half_of_tls("ROUNDTRIP__INGRESS__TLS__CERT_FILE", "tls.crt", "key_file")]
 #[case::no_duration("ROUNDTRIP__DRAIN", "soon", "drain")]
 #[case::no_interval("ROUNDTRIP__DISPATCHER__RETRY__SCHEDULE", "1s,0s", "retry.schedule")]
 #[case::no_url("SESSIONS_SERVER", "localhost", "sessions_server")]

@@ -1,6 +1,6 @@
 //! What becomes of one outbound message.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use roundtrip_broker::{Handler, Parcel};
@@ -9,7 +9,7 @@ use roundtrip_model::{
     ChannelId, DeadReason, Decision, DeliverySettings, Entry, Event, OutboundMessage, Outcome,
     decision::DeadKind,
 };
-use roundtrip_store::{StoreError, set_paused};
+use roundtrip_store::{KnownChannel, Signing, StoreError, set_paused};
 use roundtrip_webhook::{Overrides, Post, Told, Try};
 use tokio::{join, time::timeout};
 use url::Url;
@@ -27,6 +27,8 @@ const QUICK: Duration = Duration::from_secs(1);
 
 /// Where a message goes, and how its channel wants it.
 struct Destination {
+    /// The channel, for its signer.
+    known: Arc<KnownChannel>,
     url: Url,
     settings: DeliverySettings,
 }
@@ -83,10 +85,16 @@ impl Dispatcher {
     /// Where the channel's messages go, or what becomes of one that has nowhere to go.
     async fn destination(&self, id: &ChannelId) -> Result<Destination, Decision> {
         match self.channels.get(id).await {
-            Ok(channel) => match channel.endpoint() {
+            // What it should sign with is there, and does not open: an operator's business, and no
+            // reason to be refused by the channel.
+            Ok(known) if matches!(known.signing, Signing::Impossible) => {
+                Err(Decision::Park(self.park))
+            }
+            Ok(known) => match known.channel.endpoint() {
                 Ok(url) => Ok(Destination {
                     url,
-                    settings: DeliverySettings::of(&channel.channel_metadata),
+                    settings: DeliverySettings::of(&known.channel.channel_metadata),
+                    known,
                 }),
                 Err(error) => Err(dead(DeadKind::BadEndpoint, &error)),
             },
@@ -101,7 +109,11 @@ impl Dispatcher {
         &self,
         parcel: &Parcel,
         message: &OutboundMessage,
-        Destination { url, settings }: &Destination,
+        Destination {
+            known,
+            url,
+            settings,
+        }: &Destination,
         body: bytes::Bytes,
         pass: Pass,
     ) -> Decision {
@@ -110,6 +122,7 @@ impl Dispatcher {
             url,
             webhook_id: &webhook_id,
             body,
+            signer: known.signing.signer(),
             tries: parcel.tries,
             accepted_at: parcel.accepted_at,
         };

@@ -67,6 +67,7 @@ impl Forwarder {
                 url: &self.sessions_server,
                 webhook_id: &webhook_id,
                 body,
+                signer: self.signer.as_ref(),
                 tries: parcel.tries,
                 accepted_at: parcel.accepted_at,
             })

@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, retry::Then};
+use roundtrip_model::{Clock, Signer, retry::Then};
 use roundtrip_tls::Roots;
 use roundtrip_webhook::{ConfigError, Courier, Reach, Webhook, window};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,7 @@ pub const DEFAULT_SCHEDULE: [Duration; 4] = [
 /// Forwards answers.
 pub struct Forwarder {
     sessions_server: Url,
+    signer: Option<Signer>,
     courier: Courier,
     guard: Guard,
     journal: Journal,
@@ -42,15 +43,16 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// A forwarder that posts to this URL, trusts these certificate authorities there beside the
-    /// public ones, and says in this journal what it did. The URL is the operator's own and is not
-    /// vetted.
+    /// A forwarder that posts to this URL, signed where there is a signer; trusts these certificate
+    /// authorities there beside the public ones; and says in this journal what it did. The URL is
+    /// the operator's own and is not vetted.
     ///
     /// # Errors
     /// Names the setting that is out of its bounds.
     pub fn new(
         config: &Config,
         sessions_server: Url,
+        signer: Option<Signer>,
         roots: Roots,
         journal: Journal,
         clock: Arc<dyn Clock>,
@@ -65,6 +67,7 @@ impl Forwarder {
             .map_err(|(setting, problem)| ConfigError::new(setting, problem))?;
         Ok(Self {
             sessions_server,
+            signer,
             courier: Courier::new(webhook, policy, Arc::clone(&clock)),
             guard: Guard::new(config.breaker),
             journal,

@@ -2,7 +2,7 @@
 
 use axum::{
     body::{Body, HttpBody},
-    extract::{FromRequest, Request},
+    extract::{FromRequest, OptionalFromRequest, Request},
     http::{HeaderMap, header},
 };
 use bytes::{Bytes, BytesMut};
@@ -28,6 +28,23 @@ impl<T: DeserializeOwned> FromRequest<Ingress> for Json<T> {
         }
         let bytes = read(request, ingress, ingress.limits.max_body_bytes).await?;
         parse(&bytes, ingress.limits.max_json_depth).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned> OptionalFromRequest<Ingress> for Json<T> {
+    type Rejection = Problem;
+
+    /// None where the body is empty, whatever its type is said to be.
+    async fn from_request(request: Request, ingress: &Ingress) -> Result<Option<Self>, Problem> {
+        let is_json = is_json(request.headers());
+        let bytes = read(request, ingress, ingress.limits.max_body_bytes).await?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        if !is_json {
+            return Err(Problem::unsupported_media_type());
+        }
+        parse(&bytes, ingress.limits.max_json_depth).map(|read| Some(Self(read)))
     }
 }
 

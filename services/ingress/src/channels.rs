@@ -1,9 +1,13 @@
-//! The channel calls: create, read, update, delete, query, pause and resume.
+//! The channel calls: create, read, update, delete, query, pause and resume, and the secret that
+//! signs its deliveries.
 
 mod endpoint;
 mod etag;
 mod pause;
 pub(crate) mod query;
+mod secret;
+
+use std::time::Duration;
 
 use axum::{
     Json as JsonBody,
@@ -13,13 +17,14 @@ use axum::{
 };
 use roundtrip_model::{Channel, ChannelId, ChannelPatch, channel::FieldError};
 use roundtrip_store::Versioned;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{Ingress, access::Caller, body::UniqueJson, parameters::PathId, problem::Problem};
 
 pub(crate) use pause::{pause, resume};
 pub(crate) use query::query;
+pub(crate) use secret::rotate;
 
 /// The body of `POST /channel`: the seed's five fields and no other.
 #[derive(Debug, Deserialize)]
@@ -61,12 +66,37 @@ pub(crate) async fn create(
     let vetted = endpoint::vet(&ingress.guard, Some(&channel.channel_metadata));
     together(checked, vetted).map_err(Problem::invalid)?;
     let version = ingress.store.create(&channel).await?;
-    let location = format!("/channel/{}", channel.channel_id);
-    Ok((
-        StatusCode::CREATED,
-        [(header::LOCATION, location)],
-        answer(Versioned { channel, version }),
-    ))
+    let id = &channel.channel_id;
+    // Without an overlap: what an earlier channel of this id left over signs nothing of this one's.
+    let secret = match ingress.new_secret(id, Duration::ZERO).await {
+        Ok((secret, _)) => secret,
+        Err(problem) => {
+            // Its owner will try again, and must not be told that the channel exists. Where this
+            // fails too, that is so; a rotation makes the secret that it lacks.
+            if let Err(error) = ingress.store.delete(id, Some(&version)).await {
+                tracing::warn!(channel_id = %id, %error, "a channel is left without a secret");
+            }
+            return Err(problem);
+        }
+    };
+    ingress.known.forget(id).await;
+    let headers = [
+        (header::LOCATION, format!("/channel/{id}")),
+        (header::ETAG, etag::of(&version)),
+    ];
+    let created = Created {
+        channel,
+        signing_secret: secret.reveal(),
+    };
+    Ok((StatusCode::CREATED, headers, JsonBody(created)))
+}
+
+/// The answer to a channel that was created: the channel, and the one sight of its secret.
+#[derive(Serialize)]
+struct Created {
+    #[serde(flatten)]
+    channel: Channel,
+    signing_secret: String,
 }
 
 /// `GET /channel/{channel_id}`
@@ -130,7 +160,7 @@ fn channel_id(text: &str) -> Result<ChannelId, Problem> {
 /// A channel and its `ETag`.
 fn answer(stored: Versioned) -> Response {
     (
-        [(header::ETAG, format!("\"{}\"", stored.version))],
+        [(header::ETAG, etag::of(&stored.version))],
         JsonBody(stored.channel),
     )
         .into_response()

@@ -14,8 +14,8 @@ use crate::batch;
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
 /// [`Config::max_body_bytes`] where nothing is configured: 1 MiB.
 const DEFAULT_MAX_BODY_BYTES: usize = 1 << 20;
-/// [`Config::max_bytes_in_flight`] where nothing is configured: 256 MiB.
-const DEFAULT_MAX_BYTES_IN_FLIGHT: usize = 256 << 20;
+/// [`Config::max_bytes_in_flight`] where nothing is configured: 128 MiB.
+const DEFAULT_MAX_BYTES_IN_FLIGHT: usize = 128 << 20;
 /// [`Config::max_json_depth`] where nothing is configured.
 const DEFAULT_MAX_JSON_DEPTH: usize = 64;
 /// [`Config::max_requests_in_flight`] where nothing is configured.
@@ -45,6 +45,11 @@ const HEADER_BYTES: std::ops::RangeInclusive<usize> = (4 << 10)..=(256 << 10);
 const MAX_TIMEOUT: Duration = Duration::from_hours(1);
 /// The most connections that can be asked for.
 const MAX_CONNECTIONS: usize = 1_000_000;
+
+/// How long a rotated secret signs beside the new one, where nothing is configured.
+const DEFAULT_SECRET_OVERLAP: Duration = Duration::from_hours(24);
+/// The longest that it can be asked to.
+pub(crate) const MAX_SECRET_OVERLAP: Duration = Duration::from_hours(30 * 24);
 
 /// Where the API listens, and what it takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +82,9 @@ pub struct Config {
     /// How long a connection is kept on which no request is under way.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
+    /// How long a channel's old secret signs beside the new one, where a rotation does not say.
+    #[serde(with = "humantime_serde")]
+    pub secret_overlap: Duration,
     /// The most requests a second with one key that names no rate of its own, to each ingress;
     /// none is without a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,6 +118,7 @@ impl Default for Config {
             header_timeout: DEFAULT_HEADER_TIMEOUT,
             body_timeout: DEFAULT_BODY_TIMEOUT,
             idle_timeout: DEFAULT_IDLE_TIMEOUT,
+            secret_overlap: DEFAULT_SECRET_OVERLAP,
             rate_per_key: None,
             keys_max_age: DEFAULT_KEYS_MAX_AGE,
         }
@@ -138,6 +147,10 @@ impl Config {
             if value == 0 {
                 return fail(setting, "must be more than nothing".to_owned());
             }
+        }
+        if self.secret_overlap > MAX_SECRET_OVERLAP {
+            let most = humantime::format_duration(MAX_SECRET_OVERLAP);
+            return fail("secret_overlap", format!("must be at most {most}"));
         }
         if self.rate_per_key == Some(0) {
             return fail("rate_per_key", "must be more than nothing".to_owned());

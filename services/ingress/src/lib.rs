@@ -35,7 +35,7 @@ use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse
 use roundtrip_broker::SharedBroker;
 use roundtrip_egress::Guard;
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, TokenKey};
+use roundtrip_model::{Clock, SealingKeys, TokenKey};
 use roundtrip_store::{CachedChannels, SharedStore};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -56,6 +56,8 @@ pub struct Ingress {
     journal: Journal,
     /// Knows the tokens that answers bring.
     tokens: TokenKey,
+    /// Seals the secrets of channels.
+    sealing: SealingKeys,
     clock: Arc<dyn Clock>,
     doorkeeper: Arc<Doorkeeper>,
     /// Where channels answer to, for messages that name no `response_url`.
@@ -80,6 +82,8 @@ pub struct Parts {
     pub journal: Journal,
     /// The key of the tokens that the dispatcher hands out.
     pub tokens: TokenKey,
+    /// The keys that the secrets of channels are sealed with.
+    pub sealing: SealingKeys,
     /// The gateway's own `/webhook-response`, as channels reach it.
     pub own_response_url: Arc<str>,
     /// Which keys open it.
@@ -101,6 +105,7 @@ impl Ingress {
             known,
             journal,
             tokens,
+            sealing,
             own_response_url,
             keys,
             guard,
@@ -114,6 +119,7 @@ impl Ingress {
             known,
             journal,
             tokens,
+            sealing,
             clock,
             own_response_url,
             guard,

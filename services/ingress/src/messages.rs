@@ -23,10 +23,13 @@ use crate::{
     body::Json,
     idempotency::{Key, REPLAYED, accept_one},
     problem::Problem,
+    seldom::Seldom,
 };
 
 /// How long an answer waits for its journal entry; it is confirmed as the message was.
 const ENTRY_LIMIT: Duration = Duration::from_secs(2);
+
+static UNTOLD: Seldom = Seldom::new();
 
 /// The body of `POST /channel/message`.
 #[derive(Debug, Deserialize)]
@@ -118,9 +121,10 @@ impl Ingress {
         if let Some(url) = &response_url {
             http_url(url).map_err(|problem| Problem::invalid_field("response_url", problem))?;
         }
-        let channel = self.known.get(&channel_id).await?;
+        let known = self.known.get(&channel_id).await?;
         // A channel that another client stored may lack one; its messages could only die.
-        channel
+        known
+            .channel
             .endpoint()
             .map_err(|error| Problem::invalid([error]))?;
 
@@ -161,8 +165,10 @@ impl Ingress {
     /// Waits until the journal has an entry, but not for ever: what it is about has happened.
     pub(crate) async fn tell(&self, entry: Entry) {
         let message_id = entry.message_id;
-        if !self.journal.append_within(entry, ENTRY_LIMIT).await {
-            tracing::warn!(%message_id, "answered before the journal had its entry");
+        if !self.journal.append_within(entry, ENTRY_LIMIT).await
+            && let Some(unsaid) = UNTOLD.due()
+        {
+            tracing::warn!(%message_id, unsaid, "answered before the journal had its entry");
         }
     }
 }

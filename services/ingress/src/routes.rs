@@ -40,6 +40,11 @@ fn table() -> Vec<Call> {
         delete("/channel/{channel_id}", OPERATES, channels::delete),
         post("/channel/{channel_id}/pause", OPERATES, channels::pause),
         post("/channel/{channel_id}/resume", OPERATES, channels::resume),
+        post(
+            "/channel/{channel_id}/secret/rotate",
+            OPERATES,
+            channels::rotate,
+        ),
         post("/channels", READS, channels::query),
         post("/channel/message", SENDS, messages::send),
         post("/channel/messages", SENDS, batch::send),

@@ -20,7 +20,7 @@ use roundtrip_broker::{
 };
 use roundtrip_egress::Loopback;
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, KeyHash, SystemClock, TokenKey};
+use roundtrip_model::{Clock, KeyHash, SealingKeys, SystemClock, TokenKey};
 use roundtrip_store::{CachedChannels, SharedChannels, SharedStore};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -31,6 +31,9 @@ use crate::{Config, Ingress, KeySettings, Parts};
 
 /// The longest answer that is read.
 const MAX_ANSWER: usize = 1 << 22;
+
+/// 32 bytes of nothing.
+const SEALING_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 /// What the broker does with the next messages.
 #[derive(Debug, Clone, Copy, Default)]
@@ -169,6 +172,7 @@ impl Bench {
             known: Arc::new(CachedChannels::new(channels, &config)),
             journal: Journal::start(Arc::clone(&broker) as SharedBroker),
             tokens: TokenKey::new(&[7; 32]).unwrap(),
+            sealing: SealingKeys::parse([SEALING_KEY]).unwrap(),
             own_response_url: "http://gateway.example/webhook-response".into(),
             keys,
             guard: Arc::new(guard.unwrap()),

@@ -125,6 +125,10 @@ impl Replayer {
             ..
         } = replay;
         let source = before(replay.source, created_at);
+        // A process that died between the two had marked what it had not yet counted: marked letters
+        // are not listed again, and would never be counted.
+        let cursor = progress.cursor.as_deref();
+        progress.replayed += self.store.count_replayed(&replay_id, cursor).await?;
         let limit = rate_per_second
             .map_or(PAGE, |rate| {
                 u16::try_from(rate / PAGES_A_SECOND).unwrap_or(PAGE)

@@ -3,23 +3,36 @@
 //! Invariant: an unknown key or a value that cannot be is one line on standard error and exit 64
 //! (`EX_USAGE`), before anything has started.
 
-use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use config::{Environment, File, FileFormat};
 use roundtrip_egress::{Egress, Loopback};
 use roundtrip_ingress::MAX_KEY_BYTES;
-use roundtrip_model::{KeyHash, TokenKey, channel::http_url, token::MIN_SECRET_BYTES};
+use roundtrip_model::{
+    KeyHash, SealingKeys, Signer, SigningSecret, TokenKey, channel::http_url, signing::MAX_SECRETS,
+    token::MIN_SECRET_BYTES,
+};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 
-use crate::telemetry;
+use crate::{key_file, telemetry};
 
 /// The commented default file; a test holds it to the defaults of the code.
 pub(crate) const DEFAULT_FILE: &str = include_str!("../roundtrip.toml");
 
 /// The file that is read where none is named and this one is there.
 const USUAL_FILE: &str = "roundtrip.toml";
+
+/// Where the data lies where the store is another server's.
+const DATA_FOLDER: &str = "data";
+/// The file of development's encryption key.
+const KEY_FILE: &str = "encryption.key";
 
 /// `EX_USAGE` of sysexits.h.
 pub(crate) const EXIT_USAGE: u8 = 64;
@@ -35,6 +48,10 @@ pub(crate) struct Config {
     pub sessions_server: Option<String>,
     #[serde(skip_serializing)]
     pub callback_secret: Option<Secret>,
+    #[serde(skip_serializing)]
+    pub sessions_secret: Option<SecretList>,
+    #[serde(skip_serializing)]
+    pub encryption_keys: Option<SecretList>,
     #[serde(skip_serializing)]
     pub operator_key: Option<Secret>,
     #[serde(with = "humantime_serde")]
@@ -63,6 +80,8 @@ impl Default for Config {
             public_url: None,
             sessions_server: None,
             callback_secret: None,
+            sessions_secret: None,
+            encryption_keys: None,
             operator_key: None,
             drain: DEFAULT_DRAIN,
             log: telemetry::Config::default(),
@@ -85,6 +104,47 @@ pub(crate) struct Secret(SecretString);
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.0.expose_secret() == other.0.expose_secret()
+    }
+}
+
+/// Several of them: a list, or one text with commas in between, as environments have it.
+#[derive(Debug, Clone)]
+pub(crate) struct SecretList(Vec<SecretString>);
+
+impl SecretList {
+    fn of(text: &str) -> Self {
+        let parts = text.split(',').map(str::trim);
+        Self(
+            parts
+                .filter(|part| !part.is_empty())
+                .map(SecretString::from)
+                .collect(),
+        )
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(ExposeSecret::expose_secret)
+    }
+}
+
+impl PartialEq for SecretList {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            One(SecretString),
+            Several(Vec<SecretString>),
+        }
+        Ok(match Written::deserialize(deserializer)? {
+            Written::One(text) => Self::of(text.expose_secret()),
+            Written::Several(texts) => Self(texts),
+        })
     }
 }
 
@@ -202,11 +262,13 @@ pub(crate) fn read(file: Option<&Path>) -> Result<Config, Problem> {
 }
 
 /// The variables that go without the prefix, for they are part of every deployment.
-const SHORT_VARIABLES: [(&str, &str); 5] = [
+const SHORT_VARIABLES: [(&str, &str); 7] = [
     ("BROKER_URL", "broker.url"),
     ("STORE_URL", "store.url"),
     ("SESSIONS_SERVER", "sessions_server"),
     ("CALLBACK_SECRET", "callback_secret"),
+    ("SESSIONS_SECRET", "sessions_secret"),
+    ("ENCRYPTION_KEYS", "encryption_keys"),
     ("OPERATOR_KEY", "operator_key"),
 ];
 
@@ -234,6 +296,8 @@ impl Config {
             }
         }
         self.tokens()?;
+        self.sessions_signer()?;
+        self.configured_sealing()?;
         self.operator_key()?;
         match self.environment {
             Stage::Development => {
@@ -269,6 +333,20 @@ impl Config {
                     "callback_secret",
                     "(CALLBACK_SECRET) must be set where environment = \"production\": every role \
                      knows by it which message an answer belongs to",
+                ));
+            }
+            Stage::Production if self.sessions_secret.is_none() => {
+                return Err(Problem::key(
+                    "sessions_secret",
+                    "(SESSIONS_SECRET) must be set where environment = \"production\": the sessions \
+                     server knows by it that an answer comes from the gateway",
+                ));
+            }
+            Stage::Production if self.encryption_keys.is_none() => {
+                return Err(Problem::key(
+                    "encryption_keys",
+                    "(ENCRYPTION_KEYS) must be set where environment = \"production\": the secrets of \
+                     channels are kept under them",
                 ));
             }
             Stage::Production => {}
@@ -308,6 +386,49 @@ impl Config {
             None => TokenKey::new(&rand::random::<[u8; MIN_SECRET_BYTES]>()),
         };
         key.map_err(|problem| Problem::key("callback_secret", problem.to_string()))
+    }
+
+    /// What signs the answers for the SESSIONS_SERVER; nothing in development, where nothing is
+    /// configured.
+    pub(crate) fn sessions_signer(&self) -> Result<Option<Signer>, Problem> {
+        let Some(list) = &self.sessions_secret else {
+            return Ok(None);
+        };
+        let secrets: Result<Vec<SigningSecret>, _> = list.iter().map(str::parse).collect();
+        let secrets = secrets
+            .map_err(|problem| Problem::key("sessions_secret", format!("each {problem}")))?;
+        let (newest, older) = match secrets.split_first() {
+            Some(split) if secrets.len() <= MAX_SECRETS => split,
+            _ => {
+                let problem = format!("must hold 1 to {MAX_SECRETS} secrets");
+                return Err(Problem::key("sessions_secret", problem));
+            }
+        };
+        let older = older.iter().map(|older| (older.clone(), None));
+        Ok(Some(Signer::new(newest, older)))
+    }
+
+    /// The keys of the secrets at rest. Where none are configured, which is in development only:
+    /// the one in a file beside the data.
+    pub(crate) fn sealing(&self) -> Result<SealingKeys, Problem> {
+        match self.configured_sealing()? {
+            Some(keys) => Ok(keys),
+            None => key_file::open(&self.key_file()).map_err(|error| Problem::said(&error)),
+        }
+    }
+
+    fn configured_sealing(&self) -> Result<Option<SealingKeys>, Problem> {
+        let keys = self.encryption_keys.as_ref();
+        let keys = keys.map(|keys| SealingKeys::parse(keys.iter())).transpose();
+        keys.map_err(|problem| Problem::key("encryption_keys", problem.to_string()))
+    }
+
+    fn key_file(&self) -> PathBuf {
+        let file = self.store.url.strip_prefix("sqlite:").map(Path::new);
+        let beside = file
+            .and_then(Path::parent)
+            .unwrap_or(Path::new(DATA_FOLDER));
+        beside.join(KEY_FILE)
     }
 
     /// What the operator's key from the configuration is known by, where there is one.
@@ -356,6 +477,34 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const WHSEC: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+    #[test]
+    fn a_secret_that_cannot_be_is_refused_and_not_shown() {
+        let sessions = |text: &str| Config {
+            sessions_secret: Some(SecretList::of(text)),
+            ..Config::default()
+        };
+        let encryption = |text: &str| Config {
+            encryption_keys: Some(SecretList::of(text)),
+            ..Config::default()
+        };
+        for (config, key) in [
+            (sessions("whsec_short"), "sessions_secret"),
+            (sessions(&format!("{WHSEC},short")), "sessions_secret"),
+            (sessions(","), "sessions_secret"),
+            (sessions(&[WHSEC; 4].join(",")), "sessions_secret"),
+            (encryption("short"), "encryption_keys"),
+            (encryption(","), "encryption_keys"),
+            (encryption(&[KEY; 2].join(",")), "encryption_keys"),
+        ] {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(key) && !error.contains("short"), "{error}");
+            assert!(!format!("{config:?}").contains("short"));
+        }
+    }
 
     #[test]
     fn the_default_file_says_what_the_code_does() {
@@ -434,7 +583,13 @@ mod tests {
         config.callback_secret = Some(Secret("x".repeat(31).into()));
         assert!(config.check().is_err());
         config.callback_secret = Some(Secret("x".repeat(32).into()));
-        assert!(config.check().is_ok());
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("SESSIONS_SECRET"), "{error}");
+        config.sessions_secret = Some(SecretList::of(&format!("{WHSEC}, {WHSEC}")));
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("ENCRYPTION_KEYS"), "{error}");
+        config.encryption_keys = Some(SecretList::of(KEY));
+        config.check().unwrap();
         for wrong in [
             "x".repeat(31),
             "x ".repeat(32),

@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod descriptors;
 mod development;
+mod key_file;
 mod keys;
 mod lifecycle;
 mod listener;
@@ -11,6 +12,7 @@ mod operations;
 mod runtime;
 mod serve;
 mod telemetry;
+mod workers;
 
 use std::process::ExitCode;
 

@@ -2,16 +2,12 @@
 
 use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use axum::Router;
 use roundtrip_broker::SharedBroker;
-use roundtrip_dispatcher::{Answers, Dispatcher};
-use roundtrip_forwarder::Forwarder;
 use roundtrip_ingress::{Ingress, KeySettings, Parts};
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, SystemClock};
-use roundtrip_recorder::Recorder;
-use roundtrip_store::{CachedChannels, SharedChannels, SharedStore, Store};
+use roundtrip_model::{Clock, SealingKeys, SystemClock};
+use roundtrip_store::{CachedChannels, SharedChannels, SharedSecrets, SharedStore, Store};
 use tokio::time::timeout;
 
 use crate::{
@@ -22,6 +18,7 @@ use crate::{
     listener::{Limits, Listener, Tls},
     operations::{self, Operations},
     runtime, telemetry,
+    workers::{Common, Workers},
 };
 
 /// How long the end waits for the last journal entries, whose deliveries are not settled without
@@ -43,42 +40,35 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let store = open_store(&config.store).await?;
     let channels: SharedChannels = Arc::clone(&store) as SharedChannels;
     let journal = Journal::start(Arc::clone(&broker));
-    let known = Arc::new(CachedChannels::new(Arc::clone(&channels), &config.store));
+    let (known, sealing) = known_channels(&config, &roles, &store)?;
     let own_response_url = config.own_response_url()?;
     let tokens = config.tokens()?;
 
     // Everything is built before anything starts: what cannot be is told first.
-    let dispatcher = roles.contains(&Role::Dispatcher).then(|| {
-        Dispatcher::new(
-            &config.dispatcher,
-            Arc::clone(&known),
-            Arc::clone(&egress),
-            Answers::new(own_response_url.clone(), tokens.clone()),
-            journal.clone(),
-            Arc::clone(&clock),
-        )
-        .map_err(|error| Problem::section("dispatcher", &error))
-    });
-    let forwarder = roles.contains(&Role::Forwarder).then(|| {
-        Forwarder::new(
-            &config.forwarder,
-            config.sessions_server()?,
-            egress.roots().clone(),
-            journal.clone(),
-            Arc::clone(&clock),
-        )
-        .map_err(|error| Problem::section("forwarder", &error))
-    });
-    let (dispatcher, forwarder) = (dispatcher.transpose()?, forwarder.transpose()?);
+    let workers = Workers::build(
+        &config,
+        &roles,
+        Common {
+            broker: &broker,
+            store: &store,
+            known: &known,
+            journal: &journal,
+            egress: &egress,
+            tokens: &tokens,
+            own_response_url: &own_response_url,
+            clock: &clock,
+        },
+    )?;
 
     let mut lifecycle = Lifecycle::new()?;
-    if roles.contains(&Role::Ingress) {
+    if let Some(sealing) = sealing.filter(|_| roles.contains(&Role::Ingress)) {
         let parts = Parts {
             broker: Arc::clone(&broker),
             store: Arc::clone(&store),
             known,
             journal: journal.clone(),
             tokens,
+            sealing,
             own_response_url: own_response_url.as_str().into(),
             keys: keys(&config, &*store, &*clock).await?,
             guard: Arc::clone(egress.guard()),
@@ -104,16 +94,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let listener = Listener::bind("operations", at, None, operations::LIMITS).await?;
     serve_by(&mut lifecycle, "operations", listener, operations.router());
 
-    let drain = config.drain;
-    work(&mut lifecycle, &broker, drain, dispatcher, forwarder);
-    if roles.contains(&Role::Recorder) {
-        let told = journal.clone();
-        let recorder = Recorder::new(&config.recorder, Arc::clone(&broker), store, told, clock);
-        lifecycle.spawn(Step::Workers, "recorder", |stop| async move {
-            recorder.run(drain, stop).await.context("the recorder")
-        });
-    }
-
+    workers.spawn(&mut lifecycle, &broker, config.drain);
     tracing::info!(
         roles = roles.iter().map(|role| role.name()).collect::<Vec<_>>().join(","),
         environment = ?config.environment,
@@ -152,28 +133,25 @@ async fn keys(
     Ok(settings)
 }
 
-/// Starts the two that post.
-fn work(
-    lifecycle: &mut Lifecycle,
-    broker: &SharedBroker,
-    drain: Duration,
-    dispatcher: Option<Dispatcher>,
-    forwarder: Option<Forwarder>,
-) {
-    if let Some(dispatcher) = dispatcher {
-        let broker = Arc::clone(broker);
-        lifecycle.spawn(Step::Workers, "dispatcher", |stop| async move {
-            let run = dispatcher.run(broker, drain, stop);
-            run.await.context("the dispatcher")
-        });
+/// The channels as roles know them, and the keys of their secrets, where a role needs those: the
+/// others neither make secrets nor sign with them.
+fn known_channels(
+    config: &Config,
+    roles: &BTreeSet<Role>,
+    store: &SharedStore,
+) -> Result<(Arc<CachedChannels>, Option<SealingKeys>), Problem> {
+    let known = CachedChannels::new(Arc::clone(store) as SharedChannels, &config.store);
+    let signs = roles.contains(&Role::Dispatcher);
+    if !signs && !roles.contains(&Role::Ingress) {
+        return Ok((Arc::new(known), None));
     }
-    if let Some(forwarder) = forwarder {
-        let broker = Arc::clone(broker);
-        lifecycle.spawn(Step::Workers, "forwarder", |stop| async move {
-            let run = forwarder.run(broker, drain, stop);
-            run.await.context("the forwarder")
-        });
-    }
+    let keys = config.sealing()?;
+    let known = if signs {
+        known.with_secrets(Arc::clone(store) as SharedSecrets, keys.clone())
+    } else {
+        known
+    };
+    Ok((Arc::new(known), Some(keys)))
 }
 
 async fn open_broker(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<SharedBroker> {

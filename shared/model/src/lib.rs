@@ -14,7 +14,9 @@ pub mod key;
 pub mod message;
 pub mod outcome;
 pub mod retry;
+pub mod sealing;
 pub mod settings;
+pub mod signing;
 pub mod token;
 
 pub use callback::Callback;
@@ -27,5 +29,7 @@ pub use key::{ApiKey, IssuedKey, KeyHash, KeyRole, NewKey, PresentedKey};
 pub use message::OutboundMessage;
 pub use outcome::{Outcome, Verdict};
 pub use retry::{Next, RetryPolicy};
+pub use sealing::SealingKeys;
 pub use settings::DeliverySettings;
+pub use signing::{Signer, SigningSecret};
 pub use token::TokenKey;

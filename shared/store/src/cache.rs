@@ -6,6 +6,9 @@
 //! Invariant: while the store answers, a channel is never older than the cache's time to live.
 //! While the store is away, the last that is known is served, however old. A channel that the
 //! store says is gone is gone here too.
+//!
+//! Where the cache is told to, a channel brings what signs its deliveries with it, read and opened
+//! once for all of its time to live.
 
 use std::{
     fmt,
@@ -18,15 +21,19 @@ use std::{
 };
 
 use moka::{future::Cache, ops::compute::Op};
-use roundtrip_model::{Channel, ChannelId};
-use tokio::{sync::Mutex, time::Instant};
+use roundtrip_model::{Channel, ChannelId, SealingKeys};
+use tokio::{sync::Mutex, time::Instant, try_join};
 use tracing::{info, warn};
 
-use crate::{Config, SharedChannels, StoreError};
+use crate::{
+    Config, SharedChannels, SharedSecrets, StoreError,
+    secrets::{self, Signing},
+};
 
 /// Reads channels through a short-lived cache.
 pub struct CachedChannels {
     store: SharedChannels,
+    secrets: Option<(SharedSecrets, SealingKeys)>,
     known: Cache<ChannelId, Known>,
     time_to_live: Duration,
     /// Whether the last read found the store away.
@@ -35,6 +42,14 @@ pub struct CachedChannels {
     trying: Mutex<()>,
 }
 
+/// A channel as it was read last.
+#[derive(Debug)]
+pub struct KnownChannel {
+    /// The channel.
+    pub channel: Channel,
+    /// How its deliveries are signed; not at all where the cache was not told to find that out.
+    pub signing: Signing,
+}
 /// When a channel is read again, as a share of its time to live; drawn, so that channels which were
 /// read together are not read together for ever.
 const READ_AGAIN: Range<f64> = 0.6..0.9;
@@ -43,7 +58,7 @@ const READ_AGAIN: Range<f64> = 0.6..0.9;
 /// who waited for that very read.
 #[derive(Clone)]
 struct Known {
-    read: Result<Arc<Channel>, Arc<StoreError>>,
+    read: Result<Arc<KnownChannel>, Arc<StoreError>>,
     again_from: Instant,
     fresh_until: Instant,
     /// Whether it is being read again, or was.
@@ -64,11 +79,19 @@ impl CachedChannels {
     pub fn new(store: SharedChannels, config: &Config) -> Self {
         Self {
             store,
+            secrets: None,
             known: Cache::new(config.cache_size),
             time_to_live: config.cache_ttl,
             is_away: AtomicBool::new(false),
             trying: Mutex::new(()),
         }
+    }
+
+    /// Finds out besides how deliveries are signed: by these secrets, which these keys open.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: SharedSecrets, keys: SealingKeys) -> Self {
+        self.secrets = Some((secrets, keys));
+        self
     }
 
     /// The store itself, for what may not come from the cache.
@@ -81,7 +104,7 @@ impl CachedChannels {
     ///
     /// # Errors
     /// As for [`crate::Channels::get`]; [`StoreError::Away`] only where the channel is not known.
-    pub async fn get(self: &Arc<Self>, id: &ChannelId) -> Result<Arc<Channel>, StoreError> {
+    pub async fn get(self: &Arc<Self>, id: &ChannelId) -> Result<Arc<KnownChannel>, StoreError> {
         let last = self.known.get(id).await;
         if let Some(known) = &last
             && let Ok(channel) = &known.read
@@ -139,17 +162,17 @@ impl CachedChannels {
     }
 
     /// Reads the store, and falls back on what was known before.
-    async fn read(&self, id: &ChannelId, last: Option<Arc<Channel>>) -> Known {
+    async fn read(&self, id: &ChannelId, last: Option<Arc<KnownChannel>>) -> Known {
         // Taken only while the store is away, so that healthy reads go side by side.
         let _trying = if self.is_away() {
             self.trying.try_lock().ok()
         } else {
             None
         };
-        let read = match (self.store.get(id).await, last) {
+        let read = match (self.read_now(id).await, last) {
             (Ok(found), _) => {
                 self.note_away(None);
-                Ok(Arc::new(found.channel))
+                Ok(Arc::new(found))
             }
             (Err(error @ StoreError::Away(_)), last) => {
                 self.note_away(Some(&error));
@@ -168,6 +191,20 @@ impl CachedChannels {
             read,
             read_again: Arc::default(),
         }
+    }
+
+    async fn read_now(&self, id: &ChannelId) -> Result<KnownChannel, StoreError> {
+        let Some((secrets, keys)) = &self.secrets else {
+            return Ok(KnownChannel {
+                channel: self.store.get(id).await?.channel,
+                signing: Signing::Unsigned,
+            });
+        };
+        let (found, sealed) = try_join!(self.store.get(id), secrets.secrets(id))?;
+        Ok(KnownChannel {
+            channel: found.channel,
+            signing: secrets::open(id, &sealed, keys),
+        })
     }
 
     /// A failure is not kept: what is not there may come at any time.

@@ -13,6 +13,7 @@ mod ledger_replays;
 mod pages;
 mod query;
 mod samples;
+mod secrets;
 mod write;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -31,6 +32,7 @@ pub use ledger_messages::*;
 pub use ledger_replays::*;
 pub use pages::*;
 pub use query::*;
+pub use secrets::*;
 pub use write::*;
 
 use crate::{Channels, SharedStore, StoreError};
@@ -107,6 +109,12 @@ macro_rules! store_contract {
             pages_hold_every_channel_once_in_order,
             a_full_last_page_has_no_next,
             pages_go_on_though_channels_come_and_go,
+            secrets_are_kept_as_they_were,
+            secrets_replace_those_that_were_seen,
+            of_many_who_replace_secrets_one_wins,
+            a_deleted_channels_secrets_are_gone,
+            a_channel_that_stays_keeps_its_secrets,
+            secrets_are_no_part_of_the_channel,
             a_timeline_is_what_was_recorded,
             entries_in_any_order_and_twice_lead_to_the_same,
             the_state_is_the_greatest_position,
@@ -126,6 +134,7 @@ macro_rules! store_contract {
             a_purge_removes_what_its_filter_finds,
             a_purge_of_everything_leaves_nothing,
             a_replayed_letter_is_gone,
+            what_a_replay_marked_is_counted,
             pages_hold_every_letter_once,
             a_replay_is_kept_as_it_was,
             a_replay_is_claimed_by_one,

@@ -13,6 +13,7 @@ mod replays;
 mod retention;
 mod rows;
 mod schema;
+mod secrets;
 
 use std::{
     path::Path,
@@ -166,8 +167,8 @@ impl Channels for SqliteChannels {
                 check(&document, &id, expected.as_ref())?;
                 transaction
                     .execute("DELETE FROM channels WHERE channel_id = ?1", [id.as_str()])
-                    .map(drop)
-                    .map_err(away)
+                    .map_err(away)?;
+                secrets::delete(transaction, &id)
             })
             .await
     }

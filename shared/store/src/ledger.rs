@@ -178,6 +178,13 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// [`StoreError::Away`].
     async fn mark_replayed(&self, dead_ids: &[String], by: &ReplayId) -> Result<(), StoreError>;
 
+    /// How many behind `after` were marked by this replay: what it had done and not yet counted when
+    /// its process died.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    async fn count_replayed(&self, by: &ReplayId, after: Option<&str>) -> Result<u64, StoreError>;
+
     /// Removes those that match and were not replayed; says how many.
     ///
     /// # Errors

@@ -20,13 +20,14 @@ mod ledger;
 pub mod mongo;
 mod page;
 mod pause;
+mod secrets;
 
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use roundtrip_model::{Channel, ChannelId, ChannelPatch, channel::FieldError};
 
-pub use cache::CachedChannels;
+pub use cache::{CachedChannels, KnownChannel};
 pub use config::{Config, OpenError, open};
 pub use filter::{Filter, FilterError};
 pub use keys::{ApiKeys, MAX_ACTIVE_KEYS};
@@ -39,6 +40,7 @@ pub use page::{
     ChannelPage, Cursor, DEFAULT_LIMIT, Direction, MAX_LIMIT, PageRequest, Sort, SortField,
 };
 pub use pause::set_paused;
+pub use secrets::{SealedSecret, Secrets, SharedSecrets, Signing};
 
 /// Where channels are kept.
 #[async_trait]
@@ -68,7 +70,7 @@ pub trait Channels: Send + Sync + 'static {
         expected: Option<&Version>,
     ) -> Result<Versioned, StoreError>;
 
-    /// Removes a channel.
+    /// Removes a channel, and its secrets.
     ///
     /// # Errors
     /// As for [`Channels::update`].
@@ -91,9 +93,15 @@ pub trait Channels: Send + Sync + 'static {
 pub type SharedChannels = Arc<dyn Channels>;
 
 /// A whole store. A role asks for the trait that it needs: an `Arc<dyn Store>` is one of each.
-pub trait Store: Channels + Journal + DeadLetters + Replays + Idempotency + ApiKeys {}
+pub trait Store:
+    Channels + Secrets + Journal + DeadLetters + Replays + Idempotency + ApiKeys
+{
+}
 
-impl<T: Channels + Journal + DeadLetters + Replays + Idempotency + ApiKeys> Store for T {}
+impl<T> Store for T where
+    T: Channels + Secrets + Journal + DeadLetters + Replays + Idempotency + ApiKeys
+{
+}
 
 /// A store that roles share.
 pub type SharedStore = Arc<dyn Store>;

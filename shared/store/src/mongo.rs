@@ -7,6 +7,7 @@
 mod connection;
 mod indexes;
 mod ledger;
+mod secrets;
 mod translate;
 mod value;
 
@@ -114,14 +115,21 @@ impl Channels for MongoChannels {
 
     async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), StoreError> {
         let (id, expected) = (id.clone(), expected.cloned());
-        self.run(move |_, channels| async move {
-            match expected {
-                None if delete(&channels, named(&id)).await? => Ok(()),
-                None => Err(StoreError::NotFound(id)),
-                Some(expected) => compare_and_delete(&channels, &id, &expected).await,
-            }
-        })
-        .await
+        self.connection
+            .run(move |_, database| async move {
+                // Seen before the channel goes: a channel that is created under this id meanwhile
+                // keeps its own.
+                let seen = secrets::read(&secrets::of(&database), &id).await?;
+                let channels = channels(&database);
+                match expected {
+                    None if delete(&channels, named(&id)).await? => {}
+                    None => return Err(StoreError::NotFound(id)),
+                    Some(expected) => compare_and_delete(&channels, &id, &expected).await?,
+                }
+                secrets::delete(&secrets::of(&database), &id, &seen).await;
+                Ok(())
+            })
+            .await
     }
 
     async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError> {

@@ -7,7 +7,7 @@ use reqwest::{
     Client, ClientBuilder, Response,
     header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
-use roundtrip_model::{Outcome, outcome::Failure};
+use roundtrip_model::{Outcome, Signer, outcome::Failure};
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -25,6 +25,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 const WEBHOOK_ID: &str = "webhook-id";
 const WEBHOOK_TIMESTAMP: &str = "webhook-timestamp";
+const WEBHOOK_SIGNATURE: &str = "webhook-signature";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Posts webhooks. Cheap to clone: clones share their connections.
@@ -74,8 +75,8 @@ impl Webhook {
         self.timeout
     }
 
-    /// Posts this JSON once. `webhook_id` names the message, the same on every try; `now` is the
-    /// time of this try.
+    /// Posts this JSON once, unsigned. `webhook_id` names the message, the same on every try; `now`
+    /// is the time of this try.
     pub async fn post(
         &self,
         url: &Url,
@@ -83,11 +84,12 @@ impl Webhook {
         now: OffsetDateTime,
         body: Bytes,
     ) -> Outcome {
-        self.post_within(self.timeout, url, webhook_id, now, body)
+        self.post_within(self.timeout, url, webhook_id, now, body, None)
             .await
     }
 
-    /// As [`Webhook::post`], under this time limit instead of the configured one.
+    /// As [`Webhook::post`], under this time limit instead of the configured one, and signed where
+    /// there is a signer.
     pub async fn post_within(
         &self,
         timeout: Duration,
@@ -95,20 +97,24 @@ impl Webhook {
         webhook_id: &str,
         now: OffsetDateTime,
         body: Bytes,
+        signer: Option<&Signer>,
     ) -> Outcome {
         if let Err(refusal) = self.reach.vet(url) {
             return Outcome::Failed(Failure::NotAllowed(refusal.to_string()));
         }
         let started = Instant::now();
         let deadline = started + timeout;
-        // The headers of Standard Webhooks; a signature would be made here, of these and the body.
-        let request = self
+        // The headers of Standard Webhooks, the signature over the others and the body.
+        let mut request = self
             .client
             .post(url.clone())
             .header(CONTENT_TYPE, JSON)
             .header(WEBHOOK_ID, webhook_id)
-            .header(WEBHOOK_TIMESTAMP, now.unix_timestamp())
-            .body(body);
+            .header(WEBHOOK_TIMESTAMP, now.unix_timestamp());
+        if let Some(signer) = signer {
+            request = request.header(WEBHOOK_SIGNATURE, signer.sign(webhook_id, now, &body));
+        }
+        let request = request.body(body);
         let mut response = match timeout_at(deadline, request.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Outcome::Failed(failure(error)),

@@ -7,8 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use roundtrip_model::{
-    Clock, DeadReason, Decision, Outcome, RetryPolicy, decision::DeadKind, journal::Attempt,
-    outcome::Failure,
+    Clock, DeadReason, Decision, Outcome, RetryPolicy, Signer, decision::DeadKind,
+    journal::Attempt, outcome::Failure,
 };
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -33,6 +33,8 @@ pub struct Post<'a> {
     pub webhook_id: &'a str,
     /// JSON.
     pub body: Bytes,
+    /// Signs it, where its receiver has a secret.
+    pub signer: Option<&'a Signer>,
     /// The tries made before this one.
     pub tries: u32,
     /// When Roundtrip accepted the message.
@@ -101,6 +103,7 @@ impl Courier {
             url,
             webhook_id,
             body,
+            signer,
             tries,
             accepted_at,
         } = post;
@@ -108,7 +111,7 @@ impl Courier {
         let timeout = overrides.timeout.unwrap_or(self.webhook.timeout());
         let outcome = self
             .webhook
-            .post_within(timeout, url, webhook_id, self.clock.now(), body)
+            .post_within(timeout, url, webhook_id, self.clock.now(), body, signer)
             .await;
         let attempt = tries.saturating_add(1);
         let decision = match overrides.schedule {

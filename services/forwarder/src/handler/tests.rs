@@ -55,7 +55,14 @@ fn forwarder(url: url::Url) -> Forwarder {
 fn observed(url: url::Url) -> (Forwarder, mpsc::UnboundedReceiver<Entry>) {
     let (journal, entries) = Journal::observed();
     let roots = Roots::default();
-    let forwarder = Forwarder::new(&Config::default(), url, roots, journal, Arc::new(Noon));
+    let forwarder = Forwarder::new(
+        &Config::default(),
+        url,
+        None,
+        roots,
+        journal,
+        Arc::new(Noon),
+    );
     (forwarder.unwrap(), entries)
 }
 

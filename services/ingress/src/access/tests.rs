@@ -263,6 +263,7 @@ async fn a_key_reaches_no_channel_but_its_own() {
         (Method::PUT, "/channel/ID", r#"{"channel_name":"n"}"#),
         (Method::POST, "/channel/ID/pause", ""),
         (Method::POST, "/channel/ID/resume", ""),
+        (Method::POST, "/channel/ID/secret/rotate", ""),
         (Method::DELETE, "/channel/ID", ""),
         (Method::POST, "/channel/message", ABOUT),
         (Method::GET, "/messages?channel_id=ID", ""),

@@ -35,6 +35,11 @@ pub(crate) async fn expected(
     }
 }
 
+/// The tag of a version.
+pub(crate) fn of(version: &Version) -> String {
+    format!("\"{version}\"")
+}
+
 /// A strong tag's version. A weak one (`W/"…"`) matches none, as the RFC has it for `If-Match`.
 fn version(tag: &str) -> Version {
     Version::named(

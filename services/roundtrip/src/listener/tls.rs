@@ -134,3 +134,58 @@ fn read(files: &roundtrip_ingress::Tls) -> Result<(CertifiedKey, Text), TlsError
         .map_err(|_| TlsError::Mismatch(name(&files.key_file)))?;
     Ok((key, [cert_text, key_text]))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    struct Made {
+        cert: String,
+        key: String,
+    }
+
+    fn made() -> Made {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        Made {
+            cert: made.cert.pem(),
+            key: made.signing_key.serialize_pem(),
+        }
+    }
+
+    fn refusal(cert: Option<&str>, key: Option<&str>) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name, text: Option<&str>| {
+            let path = folder.path().join(name);
+            if let Some(text) = text {
+                fs::write(&path, text).unwrap();
+            }
+            path
+        };
+        let files = roundtrip_ingress::Tls {
+            cert_file: file("tls.crt", cert),
+            key_file: file("tls.key", key),
+        };
+        match read(&files) {
+            Ok(_) => panic!("they were taken"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_named_and_never_shown() {
+        let (one, other) = (made(), made());
+        let (cert, key) = (Some(one.cert.as_str()), Some(one.key.as_str()));
+        for (refusal, named) in [
+            (refusal(None, key), "cert_file "),
+            (refusal(Some("nonsense"), key), "cert_file "),
+            (refusal(cert, None), "key_file "),
+            (refusal(cert, Some("nonsense")), "key_file "),
+            (refusal(cert, Some(&other.key)), "key_file "),
+        ] {
+            assert!(refusal.starts_with(named), "{refusal}");
+            assert!(!refusal.contains("PRIVATE"), "{refusal}");
+        }
+    }
+}

@@ -104,7 +104,7 @@ fn id() -> ChannelId {
 }
 
 async fn name(cache: &Arc<CachedChannels>) -> String {
-    cache.get(&id()).await.unwrap().channel_name.clone()
+    cache.get(&id()).await.unwrap().channel.channel_name.clone()
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +184,7 @@ async fn while_one_read_tries_a_store_that_is_away_nobody_waits_with_it() {
     assert!(futures::poll!(&mut trying).is_pending());
     assert_eq!(name(&cache).await, "first");
     store.may_read.add_permits(1);
-    assert_eq!(trying.await.unwrap().channel_name, "first");
+    assert_eq!(trying.await.unwrap().channel.channel_name, "first");
 }
 
 #[tokio::test(start_paused = true)]

@@ -221,6 +221,30 @@ pub async fn a_replayed_letter_is_gone(harness: &impl Harness) {
     assert_eq!(store.count_dead_letters(&all).await.expect("a count"), 10);
 }
 
+/// What a replay marked is counted, from any letter on, and nothing that another one did.
+pub async fn what_a_replay_marked_is_counted(harness: &impl Harness) {
+    let store = &**harness.store();
+    let letters = twelve();
+    bury(store, &letters).await;
+    let mut ids: Vec<_> = letters.into_iter().map(|letter| letter.dead_id).collect();
+    ids.sort_unstable();
+    let (by, other) = (ReplayId::generate(), ReplayId::generate());
+    let marked = store.mark_replayed(&ids[..5], &by).await;
+    marked.expect("to mark five");
+    let marked = store.mark_replayed(&ids[4..9], &other).await;
+    marked.expect("to mark the four that are left of five");
+    for (by, after, expected) in [
+        (by, None, 5),
+        (by, Some(&ids[1]), 3),
+        (by, Some(&ids[4]), 0),
+        (other, None, 4),
+        (ReplayId::generate(), None, 0),
+    ] {
+        let counted = store.count_replayed(&by, after.map(String::as_str)).await;
+        assert_eq!(counted.expect("a count"), expected, "after {after:?}");
+    }
+}
+
 /// In order, though some are replayed and others come between two pages.
 pub async fn pages_hold_every_letter_once(harness: &impl Harness) {
     let store = &**harness.store();

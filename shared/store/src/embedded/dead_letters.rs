@@ -24,6 +24,9 @@ const INSERT: &str = "
     ON CONFLICT DO NOTHING";
 const MARK: &str = "
     UPDATE dead_letters SET replayed_by = ?2, body = x'' WHERE dead_id = ?1 AND replayed_by IS NULL";
+// No index for it: it is asked when a replay is taken up.
+const COUNT_REPLAYED: &str =
+    "SELECT count(*) FROM dead_letters WHERE replayed_by = ?1 AND dead_id > ?2";
 
 #[async_trait]
 impl DeadLetters for SqliteChannels {
@@ -61,6 +64,19 @@ impl DeadLetters for SqliteChannels {
         let (dead_ids, by) = (dead_ids.to_vec(), by.to_string());
         self.file
             .write(move |transaction| mark(transaction, &dead_ids, &by).map_err(away))
+            .await
+    }
+
+    async fn count_replayed(&self, by: &ReplayId, after: Option<&str>) -> Result<u64, StoreError> {
+        let (by, after) = (by.to_string(), after.unwrap_or_default().to_owned());
+        self.file
+            .run(move |connection, _| {
+                let count: i64 = connection
+                    .prepare_cached(COUNT_REPLAYED)
+                    .and_then(|mut count| count.query_row((by, after), |row| row.get(0)))
+                    .map_err(away)?;
+                Ok(count.unsigned_abs())
+            })
             .await
     }
 

@@ -8,10 +8,10 @@ use rusqlite::{Connection, TransactionBehavior};
 /// `PRAGMA application_id`: "RtSt". It tells the file from other SQLite files.
 pub(super) const APPLICATION_ID: i64 = 0x5274_5374;
 /// `PRAGMA user_version`: how many of [`STEPS`] the file has had.
-pub(super) const SCHEMA_VERSION: i64 = 3;
+pub(super) const SCHEMA_VERSION: i64 = 4;
 
 /// What brings an empty file to version 1, from 1 to 2, and so on.
-const STEPS: [&str; 3] = [CHANNELS, LEDGER, API_KEYS];
+const STEPS: [&str; 4] = [CHANNELS, LEDGER, API_KEYS, SECRETS];
 
 /// Version 1.
 ///
@@ -134,6 +134,14 @@ const API_KEYS: &str = "
         hash BLOB NOT NULL
     ) STRICT;
     CREATE INDEX api_keys_ended ON api_keys (ends_at) WHERE ends_at IS NOT NULL;
+";
+
+/// Version 4. What signs a channel's deliveries, sealed; the newest first.
+const SECRETS: &str = "
+    CREATE TABLE channel_secrets (
+        channel_id TEXT NOT NULL PRIMARY KEY,
+        secrets TEXT NOT NULL
+    ) STRICT;
 ";
 
 /// Why a file is not made ready.

@@ -28,6 +28,24 @@ async fn the_file_and_its_folder_are_created_and_found_again() {
     );
 }
 
+/// Messages are in it.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_is_made_can_be_read_by_nobody_else() {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    let folder = tempfile::tempdir().unwrap();
+    let made = folder.path().join("data");
+    let store = SqliteChannels::open(&made.join("store.db"), TIMEOUT).await;
+    store.unwrap().create(&channel("c")).await.unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&made), 0o700);
+    for file in fs::read_dir(&made).unwrap() {
+        let path = file.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+}
+
 #[tokio::test]
 async fn two_stores_share_a_file() {
     let folder = tempfile::tempdir().unwrap();

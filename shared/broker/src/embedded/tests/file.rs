@@ -36,6 +36,28 @@ async fn a_second_opener_is_told_which_file_is_in_use() {
     publish(&first, &parcel("{}")).await.unwrap();
 }
 
+/// Messages are in it.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_is_made_can_be_read_by_nobody_else() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = TempDir::new().unwrap();
+    let made = folder.path().join("data");
+    let broker = open(&made.join("broker.db")).await;
+    publish(&broker, &parcel("{}")).await.unwrap();
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&made), 0o700);
+    let files: Vec<_> = fs::read_dir(&made)
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert!(files.len() > 1, "the file and its log: {files:?}");
+    for file in files {
+        assert_eq!(mode(&file.path()), 0o600, "{file:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_broker_that_is_dropped_lets_go_of_its_file() {
     let folder = TempDir::new().unwrap();

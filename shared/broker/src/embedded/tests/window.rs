@@ -1,11 +1,13 @@
 //! A consumer's window, in bytes.
 
+use std::sync::Arc;
+
 use roundtrip_model::Decision;
 use tempfile::TempDir;
 
-use super::{consume, next, open, parcel, publish, settle};
+use super::{LIMIT, NOON, StoppedAt, consume, next, parcel, publish, settle};
 use crate::{
-    Broker, Queue,
+    Broker, Config, Queue,
     embedded::{Embedded, MAX_WINDOW_BYTES},
 };
 
@@ -15,6 +17,18 @@ const EACH: usize = MAX_WINDOW_BYTES / 8;
 const ALL: u64 = 12;
 const FIT: u64 = 8;
 
+/// With time for bodies so long.
+async fn open(folder: &TempDir) -> Embedded {
+    let config = Config {
+        publish_timeout: LIMIT,
+        ..Config::default()
+    };
+    let file = folder.path().join("broker.db");
+    Embedded::open(file.to_str().unwrap(), &config, Arc::new(StoppedAt(NOON)))
+        .await
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
 async fn waiting(broker: &Embedded) -> u64 {
     broker.ready(Queue::Outbound).await.unwrap()
 }
@@ -22,7 +36,7 @@ async fn waiting(broker: &Embedded) -> u64 {
 #[tokio::test]
 async fn long_bodies_stay_on_disk_until_those_before_them_are_settled() {
     let folder = TempDir::new().unwrap();
-    let broker = open(&folder.path().join("broker.db")).await;
+    let broker = open(&folder).await;
     for _ in 0..ALL {
         publish(&broker, &parcel(vec![b'x'; EACH])).await.unwrap();
     }
@@ -47,7 +61,7 @@ async fn long_bodies_stay_on_disk_until_those_before_them_are_settled() {
 #[tokio::test]
 async fn one_body_that_is_longer_than_the_window_is_handed_out_alone() {
     let folder = TempDir::new().unwrap();
-    let broker = open(&folder.path().join("broker.db")).await;
+    let broker = open(&folder).await;
     let mut consumer = consume(&broker, 1000).await;
     let long = parcel(vec![b'x'; MAX_WINDOW_BYTES]);
     for parcel in [&long, &parcel("{}")] {

@@ -91,6 +91,20 @@ impl DeadLetters for MongoChannels {
             .await
     }
 
+    async fn count_replayed(&self, by: &ReplayId, after: Option<&str>) -> Result<u64, StoreError> {
+        // No index for it: it is asked when a replay is taken up.
+        let which = doc! {
+            "_id": { "$gt": after.unwrap_or_default() },
+            "replayed_by": by.to_string(),
+        };
+        self.connection
+            .run(move |_, database| async move {
+                let letters = database.collection::<Document>(DEAD_LETTERS);
+                letters.count_documents(which).await.map_err(away)
+            })
+            .await
+    }
+
     async fn purge_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
         let mut purged = 0;
         let mut last: Option<String> = None;

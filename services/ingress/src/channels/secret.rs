@@ -1,0 +1,194 @@
+//! What signs a channel's deliveries: made with the channel, shown once, and rotated by
+//! `POST /channel/{channel_id}/secret/rotate`.
+//!
+//! Invariant: a secret leaves the process in two ways only, as text in the one answer that shows it
+//! and sealed to the store.
+
+use std::time::Duration;
+
+use axum::{Json as JsonBody, extract::State};
+use roundtrip_model::{ChannelId, SigningSecret, signing::MAX_SECRETS};
+use roundtrip_store::{SealedSecret, StoreError};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::channel_id;
+use crate::{
+    Ingress, body::Json, config::MAX_SECRET_OVERLAP, parameters::PathId, problem::Problem,
+};
+
+/// How often others may rotate in between before it is given up.
+const MAX_RACES: u32 = 16;
+
+/// The body, all of it optional.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rotate {
+    #[serde(default, with = "humantime_serde")]
+    overlap: Option<Duration>,
+}
+
+/// The answer: the one place where the secret is shown.
+#[derive(Serialize)]
+pub(crate) struct Rotated {
+    channel_id: ChannelId,
+    signing_secret: String,
+    /// Until when older secrets sign beside the new one; none where there is no older one.
+    #[serde(with = "time::serde::rfc3339::option")]
+    old_secrets_sign_until: Option<OffsetDateTime>,
+}
+
+/// `POST /channel/{channel_id}/secret/rotate`
+pub(crate) async fn rotate(
+    State(ingress): State<Ingress>,
+    PathId(id): PathId,
+    body: Option<Json<Rotate>>,
+) -> Result<JsonBody<Rotated>, Problem> {
+    let id = channel_id(&id)?;
+    let Rotate { overlap } = body.map(|Json(body)| body).unwrap_or_default();
+    let overlap = overlap.unwrap_or(ingress.limits.secret_overlap);
+    if overlap > MAX_SECRET_OVERLAP {
+        let most = humantime::format_duration(MAX_SECRET_OVERLAP);
+        return Err(Problem::invalid_field(
+            "overlap",
+            format!("must be at most {most}"),
+        ));
+    }
+    // Secrets are no part of the channel; without one there would be nothing to sign.
+    ingress.store.get(&id).await?;
+    let (secret, old_secrets_sign_until) = ingress.new_secret(&id, overlap).await?;
+    ingress.known.forget(&id).await;
+    tracing::info!(channel_id = %id, ?overlap, "channel.secret_rotated");
+    Ok(JsonBody(Rotated {
+        channel_id: id,
+        signing_secret: secret.reveal(),
+        old_secrets_sign_until,
+    }))
+}
+
+impl Ingress {
+    /// Makes a channel a new secret, and lets the older ones sign beside it for so long. Answers
+    /// with the secret, and until when an older one signs.
+    pub(super) async fn new_secret(
+        &self,
+        id: &ChannelId,
+        overlap: Duration,
+    ) -> Result<(SigningSecret, Option<OffsetDateTime>), Problem> {
+        let secret = SigningSecret::new(rand::random());
+        let sealed = self
+            .sealing
+            .seal(secret.bytes(), id.as_str(), rand::random())
+            .map_err(|error| {
+                tracing::error!(%error, channel_id = %id, "a secret could not be sealed");
+                Problem::internal()
+            })?;
+        for _ in 0..MAX_RACES {
+            let seen = self.store.secrets(id).await?;
+            let new = rotated(sealed.clone(), &seen, self.clock.now(), overlap);
+            match self.store.replace_secrets(id, &seen, &new).await {
+                Ok(()) => {
+                    let until = new.iter().filter_map(SealedSecret::until).max();
+                    return Ok((secret, until));
+                }
+                Err(StoreError::Changed(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Changed(id.clone()).into())
+    }
+}
+
+/// The secrets after a rotation, the newest first: of the older ones those that still sign, none of
+/// them longer than before.
+fn rotated(
+    sealed: String,
+    older: &[SealedSecret],
+    now: OffsetDateTime,
+    overlap: Duration,
+) -> Vec<SealedSecret> {
+    let now = milliseconds(now);
+    let overlap = i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX);
+    let end = now.saturating_add(overlap);
+    let newest = SealedSecret {
+        sealed,
+        until_ms: None,
+    };
+    let older = older.iter().map(|older| SealedSecret {
+        sealed: older.sealed.clone(),
+        until_ms: Some(older.until_ms.map_or(end, |until| until.min(end))),
+    });
+    let still = older.filter(|older| older.until_ms > Some(now));
+    std::iter::once(newest)
+        .chain(still)
+        .take(MAX_SECRETS)
+        .collect()
+}
+
+fn milliseconds(at: OffsetDateTime) -> i64 {
+    const NANOS: i128 = 1_000_000;
+    i64::try_from(at.unix_timestamp_nanos().div_euclid(NANOS)).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
+    const HOUR: Duration = Duration::from_hours(1);
+
+    /// The secrets after these rotations: how long after the beginning each was, and its overlap.
+    fn after(rotations: &[(Duration, Duration)]) -> Vec<(String, Option<i64>)> {
+        let mut secrets = Vec::new();
+        for (number, (since, overlap)) in rotations.iter().enumerate() {
+            secrets = rotated(number.to_string(), &secrets, NOW + *since, *overlap);
+        }
+        let since = |until: i64| (until - milliseconds(NOW)) / 3_600_000;
+        secrets
+            .into_iter()
+            .map(|secret| (secret.sealed, secret.until_ms.map(since)))
+            .collect()
+    }
+
+    fn secret(name: &str, until: Option<i64>) -> (String, Option<i64>) {
+        (name.to_owned(), until)
+    }
+
+    #[test]
+    fn the_old_one_signs_until_the_overlap_is_over() {
+        let zero = Duration::ZERO;
+        let both = [secret("1", None), secret("0", Some(24))];
+        assert_eq!(after(&[(zero, zero), (zero, 24 * HOUR)]), both);
+        // And is gone with the next rotation after that.
+        let later = after(&[(zero, zero), (zero, HOUR), (HOUR, HOUR)]);
+        assert_eq!(later, [secret("2", None), secret("1", Some(2))]);
+    }
+
+    #[test]
+    fn no_rotation_lets_an_old_one_sign_longer() {
+        let zero = Duration::ZERO;
+        let secrets = after(&[(zero, zero), (zero, 2 * HOUR), (HOUR, 24 * HOUR)]);
+        let expected = [
+            secret("2", None),
+            secret("1", Some(25)),
+            secret("0", Some(2)),
+        ];
+        assert_eq!(secrets, expected);
+    }
+
+    #[test]
+    fn without_an_overlap_the_new_one_signs_alone() {
+        let zero = Duration::ZERO;
+        let secrets = after(&[(zero, zero), (zero, HOUR), (zero, zero)]);
+        assert_eq!(secrets, [secret("2", None)]);
+    }
+
+    #[test]
+    fn many_rotations_keep_the_newest_few() {
+        let secrets = after(&[(Duration::ZERO, HOUR); 9]);
+        assert_eq!(secrets.len(), MAX_SECRETS);
+        assert_eq!(secrets[0], secret("8", None));
+        assert_eq!(secrets[2], secret("6", Some(1)));
+    }
+}

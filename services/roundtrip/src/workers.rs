@@ -1,0 +1,124 @@
+//! The roles that work queues: built from the configuration, then started.
+//!
+//! Invariant: what cannot be built is told before anything has started.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use roundtrip_broker::SharedBroker;
+use roundtrip_dispatcher::{Answers, Dispatcher};
+use roundtrip_egress::Egress;
+use roundtrip_forwarder::Forwarder;
+use roundtrip_journal::Journal;
+use roundtrip_model::{Clock, TokenKey};
+use roundtrip_recorder::Recorder;
+use roundtrip_store::{CachedChannels, SharedStore};
+use url::Url;
+
+use crate::{
+    cli::Role,
+    config::{Config, Problem},
+    lifecycle::{Lifecycle, Step},
+};
+
+/// The workers of this process.
+pub(crate) struct Workers {
+    dispatcher: Option<Dispatcher>,
+    forwarder: Option<Forwarder>,
+    recorder: Option<Recorder>,
+}
+
+/// What the roles of a process share.
+#[derive(Clone, Copy)]
+pub(crate) struct Common<'a> {
+    pub broker: &'a SharedBroker,
+    pub store: &'a SharedStore,
+    pub known: &'a Arc<CachedChannels>,
+    pub journal: &'a Journal,
+    pub egress: &'a Arc<Egress>,
+    pub tokens: &'a TokenKey,
+    pub own_response_url: &'a Url,
+    pub clock: &'a Arc<dyn Clock>,
+}
+
+impl Workers {
+    /// Builds those of these roles.
+    pub(crate) fn build(
+        config: &Config,
+        roles: &BTreeSet<Role>,
+        common: Common<'_>,
+    ) -> Result<Self, Problem> {
+        let dispatcher = roles
+            .contains(&Role::Dispatcher)
+            .then(|| dispatcher(config, common));
+        let forwarder = roles
+            .contains(&Role::Forwarder)
+            .then(|| forwarder(config, common));
+        let recorder = roles.contains(&Role::Recorder).then(|| {
+            Recorder::new(
+                &config.recorder,
+                Arc::clone(common.broker),
+                Arc::clone(common.store),
+                common.journal.clone(),
+                Arc::clone(common.clock),
+            )
+        });
+        Ok(Self {
+            dispatcher: dispatcher.transpose()?,
+            forwarder: forwarder.transpose()?,
+            recorder,
+        })
+    }
+
+    /// Starts them.
+    pub(crate) fn spawn(self, lifecycle: &mut Lifecycle, broker: &SharedBroker, drain: Duration) {
+        let Self {
+            dispatcher,
+            forwarder,
+            recorder,
+        } = self;
+        if let Some(dispatcher) = dispatcher {
+            let broker = Arc::clone(broker);
+            lifecycle.spawn(Step::Workers, "dispatcher", |stop| async move {
+                let run = dispatcher.run(broker, drain, stop);
+                run.await.context("the dispatcher")
+            });
+        }
+        if let Some(forwarder) = forwarder {
+            let broker = Arc::clone(broker);
+            lifecycle.spawn(Step::Workers, "forwarder", |stop| async move {
+                let run = forwarder.run(broker, drain, stop);
+                run.await.context("the forwarder")
+            });
+        }
+        if let Some(recorder) = recorder {
+            lifecycle.spawn(Step::Workers, "recorder", |stop| async move {
+                recorder.run(drain, stop).await.context("the recorder")
+            });
+        }
+    }
+}
+
+fn dispatcher(config: &Config, common: Common<'_>) -> Result<Dispatcher, Problem> {
+    Dispatcher::new(
+        &config.dispatcher,
+        Arc::clone(common.known),
+        Arc::clone(common.egress),
+        Answers::new(common.own_response_url.clone(), common.tokens.clone()),
+        common.journal.clone(),
+        Arc::clone(common.clock),
+    )
+    .map_err(|error| Problem::section("dispatcher", &error))
+}
+
+fn forwarder(config: &Config, common: Common<'_>) -> Result<Forwarder, Problem> {
+    Forwarder::new(
+        &config.forwarder,
+        config.sessions_server()?,
+        config.sessions_signer()?,
+        common.egress.roots().clone(),
+        common.journal.clone(),
+        Arc::clone(common.clock),
+    )
+    .map_err(|error| Problem::section("forwarder", &error))
+}

@@ -1,0 +1,243 @@
+//! Secrets at rest: sealed with AES-256-GCM under a key of the configuration.
+//!
+//! `v1.{key}.{sealed}`: which key, as the beginning of its digest, and the base64url of the nonce,
+//! the text and its tag. The first key seals and every key opens, so that keys can be rotated.
+//!
+//! Invariant: what was sealed for one owner opens for no other, and a text that was changed opens
+//! for nobody.
+
+use std::{fmt, sync::Arc};
+
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use sha2::{Digest, Sha256};
+
+/// How long a key is, in bytes.
+pub const KEY_BYTES: usize = 32;
+/// How long a nonce is, in bytes. Drawn at random: so few secrets are sealed under one key that no
+/// two share one.
+pub const NONCE_BYTES: usize = NONCE_LEN;
+
+const VERSION: &str = "v1";
+/// Keeps the key's other uses, should it have any, apart from this one.
+const PURPOSE: &[u8] = b"roundtrip sealed secret v1\0";
+/// How much of its digest names a key.
+const NAME_BYTES: usize = 6;
+
+/// Why keys cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// There is none.
+    #[error("must hold a key")]
+    None,
+    /// One is not as it must be.
+    #[error("must each be the base64 of {KEY_BYTES} bytes")]
+    Form,
+    /// One is there twice.
+    #[error("must not hold a key twice")]
+    Twice,
+}
+
+/// Why a sealed text does not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unopened {
+    /// It is not of this form.
+    #[error("it is no sealed secret")]
+    Malformed,
+    /// It was sealed under a key that is not configured.
+    #[error("the key that it was sealed under is not configured")]
+    UnknownKey,
+    /// It was changed, or sealed for another.
+    #[error("it was changed, or is another's")]
+    Changed,
+}
+
+/// Seals and opens. A clone has the same keys; it shows none of them.
+#[derive(Clone)]
+pub struct SealingKeys(Arc<[SealingKey]>);
+
+struct SealingKey {
+    name: String,
+    key: LessSafeKey,
+}
+
+impl SealingKeys {
+    /// Keys, each as the base64 of its bytes; the first seals.
+    ///
+    /// # Errors
+    /// [`KeyError`]
+    pub fn parse<'a>(keys: impl IntoIterator<Item = &'a str>) -> Result<Self, KeyError> {
+        let mut all: Vec<SealingKey> = Vec::new();
+        for text in keys {
+            let key = SealingKey::parse(text)?;
+            if all.iter().any(|other| other.name == key.name) {
+                return Err(KeyError::Twice);
+            }
+            all.push(key);
+        }
+        if all.is_empty() {
+            return Err(KeyError::None);
+        }
+        Ok(Self(all.into()))
+    }
+
+    /// Seals this for its owner, with a nonce that was drawn for it.
+    ///
+    /// # Errors
+    /// [`Unopened::Malformed`] where it is too long for the cipher, which is far beyond a secret.
+    pub fn seal(
+        &self,
+        secret: &[u8],
+        owner: &str,
+        nonce: [u8; NONCE_BYTES],
+    ) -> Result<String, Unopened> {
+        // There is one: `parse` saw to it.
+        let SealingKey { name, key } = self.0.first().ok_or(Unopened::UnknownKey)?;
+        let mut text = secret.to_vec();
+        key.seal_in_place_append_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(owned_by(owner)),
+            &mut text,
+        )
+        .map_err(|_unspecified| Unopened::Malformed)?;
+        let sealed = BASE64_URL_SAFE_NO_PAD.encode([&nonce[..], &text].concat());
+        Ok(format!("{VERSION}.{name}.{sealed}"))
+    }
+
+    /// Opens what was sealed for this owner.
+    ///
+    /// # Errors
+    /// [`Unopened`]
+    pub fn open(&self, sealed: &str, owner: &str) -> Result<Vec<u8>, Unopened> {
+        let (name, sealed) = sealed
+            .strip_prefix(VERSION)
+            .and_then(|rest| rest.strip_prefix('.'))
+            .and_then(|rest| rest.split_once('.'))
+            .ok_or(Unopened::Malformed)?;
+        let SealingKey { key, .. } = self
+            .0
+            .iter()
+            .find(|key| key.name == name)
+            .ok_or(Unopened::UnknownKey)?;
+        let bytes = BASE64_URL_SAFE_NO_PAD
+            .decode(sealed)
+            .map_err(|_error| Unopened::Malformed)?;
+        let (nonce, text) = bytes
+            .split_first_chunk::<NONCE_BYTES>()
+            .ok_or(Unopened::Malformed)?;
+        let mut text = text.to_vec();
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let opened = key
+            .open_in_place(nonce, Aad::from(owned_by(owner)), &mut text)
+            .map_err(|_unspecified| Unopened::Changed)?;
+        Ok(opened.to_vec())
+    }
+}
+
+impl SealingKey {
+    fn parse(text: &str) -> Result<Self, KeyError> {
+        let bytes = BASE64_STANDARD
+            .decode(text.trim())
+            .map_err(|_error| KeyError::Form)?;
+        // It is checked for its length there.
+        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_unspecified| KeyError::Form)?;
+        let digest = Sha256::new_with_prefix(PURPOSE).chain_update(&bytes);
+        let name = BASE64_URL_SAFE_NO_PAD.encode(&digest.finalize()[..NAME_BYTES]);
+        Ok(Self {
+            name,
+            key: LessSafeKey::new(key),
+        })
+    }
+}
+
+fn owned_by(owner: &str) -> Vec<u8> {
+    [PURPOSE, owner.as_bytes()].concat()
+}
+
+impl fmt::Debug for SealingKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SealingKeys({})", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn key(byte: u8) -> String {
+        BASE64_STANDARD.encode([byte; KEY_BYTES])
+    }
+
+    fn keys(bytes: &[u8]) -> SealingKeys {
+        let texts: Vec<_> = bytes.iter().copied().map(key).collect();
+        SealingKeys::parse(texts.iter().map(String::as_str)).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_sealed_opens(secret: Vec<u8>, owner in "[a-z]{0,9}", nonce: [u8; NONCE_BYTES]) {
+            let keys = keys(&[1]);
+            let sealed = keys.seal(&secret, &owner, nonce).unwrap();
+            prop_assert_eq!(keys.open(&sealed, &owner), Ok(secret));
+        }
+
+        #[test]
+        fn no_byte_can_be_changed(at: prop::sample::Index, byte in 0_u8..128) {
+            let keys = keys(&[1]);
+            let sealed = keys.seal(&[7; 32], "c", [3; NONCE_BYTES]).unwrap();
+            let mut bytes = sealed.into_bytes();
+            let at = at.index(bytes.len());
+            prop_assume!(bytes[at] != byte);
+            bytes[at] = byte;
+            prop_assert!(keys.open(str::from_utf8(&bytes).unwrap(), "c").is_err());
+        }
+    }
+
+    #[test]
+    fn another_owner_opens_nothing() {
+        let sealed = keys(&[1]).seal(b"secret", "c", [0; NONCE_BYTES]).unwrap();
+        assert_eq!(keys(&[1]).open(&sealed, "d"), Err(Unopened::Changed));
+    }
+
+    #[test]
+    fn a_key_that_was_rotated_out_of_first_place_still_opens() {
+        let sealed = keys(&[1]).seal(b"secret", "c", [0; NONCE_BYTES]).unwrap();
+        assert_eq!(keys(&[2, 1]).open(&sealed, "c").unwrap(), b"secret");
+        assert_eq!(keys(&[2]).open(&sealed, "c"), Err(Unopened::UnknownKey));
+        let anew = keys(&[2, 1])
+            .seal(b"secret", "c", [0; NONCE_BYTES])
+            .unwrap();
+        assert_eq!(keys(&[2]).open(&anew, "c").unwrap(), b"secret");
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("v1")]
+    #[case("v1.x")]
+    #[case("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
+    fn what_is_no_sealed_secret_is_named_so(#[case] text: &str) {
+        assert_eq!(keys(&[1]).open(text, "c"), Err(Unopened::Malformed));
+    }
+
+    #[test]
+    fn keys_that_cannot_be_are_refused() {
+        let parse = |texts: &[&str]| SealingKeys::parse(texts.iter().copied()).map(drop);
+        assert_eq!(parse(&[]), Err(KeyError::None));
+        for bad in [
+            "",
+            "x",
+            &BASE64_STANDARD.encode([0; KEY_BYTES - 1]),
+            &"0".repeat(64),
+        ] {
+            assert_eq!(parse(&[bad]), Err(KeyError::Form), "{bad}");
+        }
+        assert_eq!(parse(&[&key(1), &key(1)]), Err(KeyError::Twice));
+        assert_eq!(format!("{:?}", keys(&[1, 2])), "SealingKeys(2)");
+    }
+}

@@ -1,0 +1,249 @@
+//! Signatures of Standard Webhooks (<https://www.standardwebhooks.com>), version 1.0.0.
+//!
+//! `webhook-signature` is `v1,` and the base64 of HMAC-SHA256 over `{id}.{timestamp}.{body}`, once
+//! for each secret, separated by a space: while a secret is rotated a receiver may know the old one
+//! or the new one.
+//!
+//! Invariant: a signature is over the very bytes that are sent, and no secret is ever shown but by
+//! [`SigningSecret::reveal`].
+
+use std::{fmt, fmt::Write, str::FromStr};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use time::OffsetDateTime;
+
+/// What a secret's text begins with.
+const PREFIX: &str = "whsec_";
+/// The shortest secret that the specification allows, in bytes.
+pub const MIN_SECRET_BYTES: usize = 24;
+/// The longest.
+pub const MAX_SECRET_BYTES: usize = 64;
+/// How long ours are.
+pub const NEW_SECRET_BYTES: usize = 32;
+/// The most secrets that sign one message. More rotations within one overlap drop the oldest.
+pub const MAX_SECRETS: usize = 3;
+
+/// How long a signature is, its version and the space before it included.
+const SIGNATURE_CHARACTERS: usize = 48;
+
+/// A secret that is shared with a receiver. It shows nothing of itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningSecret(Vec<u8>);
+
+/// A text that is no secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be '{PREFIX}' and the base64 of {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes")]
+pub struct NoSecret;
+
+impl SigningSecret {
+    /// The secret of these random bytes.
+    #[must_use]
+    pub fn new(random: [u8; NEW_SECRET_BYTES]) -> Self {
+        Self(random.into())
+    }
+
+    /// The secret of bytes that were sealed.
+    ///
+    /// # Errors
+    /// [`NoSecret`] where there are too few or too many.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, NoSecret> {
+        if (MIN_SECRET_BYTES..=MAX_SECRET_BYTES).contains(&bytes.len()) {
+            Ok(Self(bytes))
+        } else {
+            Err(NoSecret)
+        }
+    }
+
+    /// Its bytes, to be sealed.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Its text, for the one answer in which it is shown.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        format!("{PREFIX}{}", BASE64_STANDARD.encode(&self.0))
+    }
+}
+
+impl FromStr for SigningSecret {
+    type Err = NoSecret;
+
+    fn from_str(text: &str) -> Result<Self, NoSecret> {
+        let base64 = text.strip_prefix(PREFIX).ok_or(NoSecret)?;
+        let bytes = BASE64_STANDARD.decode(base64).map_err(|_error| NoSecret)?;
+        Self::from_bytes(bytes)
+    }
+}
+
+impl fmt::Debug for SigningSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningSecret(…)")
+    }
+}
+
+/// Signs what one receiver is sent.
+#[derive(Clone)]
+pub struct Signer {
+    newest: Hmac<Sha256>,
+    /// Those that go on signing beside it, each until its time.
+    older: Vec<(Hmac<Sha256>, Option<OffsetDateTime>)>,
+}
+
+impl Signer {
+    /// Signs with this secret, and with older ones, each before its time if it has one.
+    #[must_use]
+    pub fn new(
+        newest: &SigningSecret,
+        older: impl IntoIterator<Item = (SigningSecret, Option<OffsetDateTime>)>,
+    ) -> Self {
+        Self {
+            newest: keyed(newest),
+            older: older
+                .into_iter()
+                .map(|(secret, until)| (keyed(&secret), until))
+                .collect(),
+        }
+    }
+
+    /// The header `webhook-signature` of this body under this id, sent now.
+    #[must_use]
+    pub fn sign(&self, id: &str, now: OffsetDateTime, body: &[u8]) -> String {
+        let timestamp = now.unix_timestamp().to_string();
+        let older = self
+            .older
+            .iter()
+            .filter(|(_, until)| until.is_none_or(|until| now < until))
+            .map(|(key, _)| key);
+        let mut header = String::with_capacity(SIGNATURE_CHARACTERS * (1 + self.older.len()));
+        for key in std::iter::once(&self.newest).chain(older) {
+            let mut mac = key.clone();
+            for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
+                mac.update(part);
+            }
+            let signature = BASE64_STANDARD.encode(mac.finalize().into_bytes());
+            let space = if header.is_empty() { "" } else { " " };
+            // Writing to a String does not fail.
+            let _ = write!(header, "{space}v1,{signature}");
+        }
+        header
+    }
+}
+
+fn keyed(secret: &SigningSecret) -> Hmac<Sha256> {
+    let mut key = [0; MAX_SECRET_BYTES];
+    // HMAC fills a short key up with zeros to its block, which is this long.
+    key[..secret.0.len()].copy_from_slice(&secret.0);
+    Hmac::new(&key.into())
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signer({} secrets)", 1 + self.older.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+    use time::{Duration, macros::datetime};
+
+    use super::*;
+
+    /// Of the specification's own example.
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
+    const BODY: &[u8] = br#"{"test": 2432232314}"#;
+    const SIGNATURE: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+
+    fn at() -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(1_614_265_330).unwrap()
+    }
+
+    fn secret(byte: u8) -> SigningSecret {
+        SigningSecret::new([byte; NEW_SECRET_BYTES])
+    }
+
+    fn alone(secret: &SigningSecret) -> String {
+        Signer::new(secret, []).sign(ID, at(), BODY)
+    }
+
+    #[test]
+    fn the_specifications_example_is_signed_as_it_says() {
+        assert_eq!(alone(&SECRET.parse().unwrap()), SIGNATURE);
+        assert_eq!(SIGNATURE.len() + 1, SIGNATURE_CHARACTERS);
+    }
+
+    #[test]
+    fn during_a_rotation_each_secret_signs_for_itself() {
+        let older = [
+            (secret(1), Some(at() + Duration::SECOND)),
+            (secret(2), None),
+        ];
+        let header = Signer::new(&secret(0), older).sign(ID, at(), BODY);
+        let expected = [0, 1, 2].map(|byte| alone(&secret(byte))).join(" ");
+        assert_eq!(header, expected);
+    }
+
+    #[test]
+    fn an_old_secret_signs_no_longer_than_it_should() {
+        let signer = Signer::new(&secret(0), [(secret(1), Some(at()))]);
+        assert_eq!(signer.sign(ID, at(), BODY), alone(&secret(0)));
+        let before = at() - Duration::SECOND;
+        assert!(signer.sign(ID, before, BODY).contains(' '));
+    }
+
+    #[rstest]
+    #[case::no_prefix("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
+    #[case::no_base64("whsec_!")]
+    #[case::empty("whsec_")]
+    #[case::too_short("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")]
+    #[case::too_long(&format!("whsec_{}", BASE64_STANDARD.encode([0; MAX_SECRET_BYTES + 1])))]
+    fn what_is_no_secret_is_refused(#[case] text: &str) {
+        assert_eq!(text.parse::<SigningSecret>(), Err(NoSecret));
+        assert!(!NoSecret.to_string().contains("AAAA"));
+    }
+
+    #[test]
+    fn neither_a_secret_nor_a_signer_shows_itself() {
+        let secret: SigningSecret = SECRET.parse().unwrap();
+        let signer = Signer::new(&secret, []);
+        assert_eq!(
+            format!("{secret:?} {signer:?}"),
+            "SigningSecret(…) Signer(1 secrets)"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_secret_reads_back(bytes in prop::collection::vec(any::<u8>(), MIN_SECRET_BYTES..=MAX_SECRET_BYTES)) {
+            let secret = SigningSecret::from_bytes(bytes).unwrap();
+            prop_assert_eq!(secret.reveal().parse(), Ok(secret));
+        }
+
+        /// By the one-shot form, of a text that was put together.
+        #[test]
+        fn a_signature_is_the_macs(byte: u8, id in "[a-z_0-9]{1,40}", body: Vec<u8>, seconds in 0_i64..4_000_000_000) {
+            let secret = secret(byte);
+            let now = OffsetDateTime::from_unix_timestamp(seconds).unwrap() + Duration::milliseconds(999);
+            let mut text = format!("{id}.{seconds}.").into_bytes();
+            text.extend(&body);
+            let mut mac = Hmac::<Sha256>::new_from_slice(secret.bytes()).unwrap();
+            mac.update(&text);
+            let expected = format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()));
+            prop_assert_eq!(Signer::new(&secret, []).sign(&id, now, &body), expected);
+        }
+    }
+
+    #[test]
+    fn the_timestamp_is_in_seconds() {
+        let signer = Signer::new(&secret(0), []);
+        let half = datetime!(2026-11-23 12:00:00.5 UTC);
+        let whole = datetime!(2026-11-23 12:00:00 UTC);
+        assert_eq!(signer.sign(ID, half, BODY), signer.sign(ID, whole, BODY));
+    }
+}

@@ -1,0 +1,102 @@
+//! The sealed secrets of channels, a document for each channel.
+//!
+//! Invariant: a document is written or removed only as long as its newest secret is the one that
+//! was seen, so of two that write at once one is told.
+
+use async_trait::async_trait;
+use bson::{Document, doc};
+use mongodb::{Collection, Database};
+use roundtrip_model::ChannelId;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::{MongoChannels, away, is_duplicate_key};
+use crate::{SealedSecret, Secrets, StoreError, secrets::newest};
+
+/// The collection.
+const SECRETS: &str = "channel_secrets";
+
+/// A channel's secrets as they are stored.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SecretsRow {
+    #[serde(rename = "_id")]
+    channel_id: String,
+    /// The first of `secrets`, to be asked for.
+    newest: String,
+    secrets: Vec<SealedSecret>,
+}
+
+#[async_trait]
+impl Secrets for MongoChannels {
+    async fn secrets(&self, id: &ChannelId) -> Result<Vec<SealedSecret>, StoreError> {
+        let id = id.clone();
+        self.connection
+            .run(move |_, database| async move { read(&of(&database), &id).await })
+            .await
+    }
+
+    async fn replace_secrets(
+        &self,
+        id: &ChannelId,
+        seen: &[SealedSecret],
+        new: &[SealedSecret],
+    ) -> Result<(), StoreError> {
+        let (id, seen) = (id.clone(), newest(seen).map(str::to_owned));
+        let row = SecretsRow {
+            channel_id: id.to_string(),
+            newest: newest(new).unwrap_or_default().to_owned(),
+            secrets: new.to_vec(),
+        };
+        self.connection
+            .run(move |_, database| async move {
+                let secrets = of(&database);
+                let was_put = match seen {
+                    None => match secrets.insert_one(row).await {
+                        Ok(_) => true,
+                        Err(error) if is_duplicate_key(&error) => false,
+                        Err(error) => return Err(away(error)),
+                    },
+                    Some(seen) => {
+                        let replaced = secrets.replace_one(as_seen(&id, &seen), row).await;
+                        replaced.map_err(away)?.matched_count > 0
+                    }
+                };
+                if was_put {
+                    Ok(())
+                } else {
+                    Err(StoreError::Changed(id))
+                }
+            })
+            .await
+    }
+}
+
+pub(super) fn of(database: &Database) -> Collection<SecretsRow> {
+    database.collection(SECRETS)
+}
+
+fn as_seen(id: &ChannelId, newest: &str) -> Document {
+    doc! { "_id": id.as_str(), "newest": newest }
+}
+
+pub(super) async fn read(
+    secrets: &Collection<SecretsRow>,
+    id: &ChannelId,
+) -> Result<Vec<SealedSecret>, StoreError> {
+    let found = secrets.find_one(doc! { "_id": id.as_str() }).await;
+    let row = found.map_err(away)?;
+    Ok(row.map_or_else(Vec::new, |row| row.secrets))
+}
+
+/// Removes those of a channel that was deleted. Where that fails they are left over, and do no
+/// harm: the next channel that is created under this id gets its own in their place.
+pub(super) async fn delete(
+    secrets: &Collection<SecretsRow>,
+    id: &ChannelId,
+    seen: &[SealedSecret],
+) {
+    let Some(newest) = newest(seen) else { return };
+    if let Err(error) = secrets.delete_one(as_seen(id, newest)).await {
+        warn!(%error, channel_id = %id, "a deleted channel's secrets are left over");
+    }
+}
