@@ -79,4 +79,5 @@ def before_call(ctx, case, kwargs):
     if case.method == "PUT" and isinstance(case.body, dict) and case.body.get("channel_id"):
         case.body["channel_id"] = case.path_parameters["channel_id"]
     if case.operation.path == "/api-keys" and isinstance(case.body, dict) and case.body.get("expires_at"):
-        case.body["expires_at"] = "9" + case.body["expires_at"][1:]
+        # In the future, and not too far; a leap year, for the day may be one of such.
+        case.body["expires_at"] = "2096" + case.body["expires_at"][4:]

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 on_both_setups! {
     a_stranger_gets_in_nowhere,
     a_producer_sends_and_follows_its_own,
+    an_idempotency_key_answers_nobody_but_its_caller,
     a_key_sees_and_replays_nothing_of_other_channels,
     a_key_that_is_revoked_ends_while_its_successor_goes_on,
     the_command_line_makes_lists_and_revokes_keys,
@@ -163,6 +164,38 @@ async fn a_producer_sends_and_follows_its_own(setup: Setup) -> anyhow::Result<Ac
             "{told}"
         );
     }
+    gateway.finish(&[&channel]).await
+}
+
+async fn an_idempotency_key_answers_nobody_but_its_caller(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let gateway = Plan::new(setup)?.production().start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let (_, first) = make(&gateway, "producer", Value::Null).await?;
+    let (_, second) = make(&gateway, "producer", Value::Null).await?;
+    let headers = [JSON[0], ("idempotency-key", "order-4711")];
+    let send = async |key: &str, said: &str| {
+        let body = json!({"channel_id": "c", "session_id": "s", "message": said});
+        let (method, path) = (Method::POST, "/channel/message");
+        let sent = gateway.request_with(Some(key), method, path, &headers, body.to_string());
+        let sent = sent.await?.expect(202)?;
+        anyhow::Ok((
+            sent.json()["message_id"].clone(),
+            sent.header("idempotent-replayed").to_owned(),
+        ))
+    };
+    let (of_first, _) = send(&first, "one").await?;
+    // Neither its answer nor that it was used is told.
+    for said in ["one", "two"] {
+        let key = if said == "one" { &second } else { OPERATOR_KEY };
+        let (id, replayed) = send(key, said).await?;
+        assert_ne!(id, of_first);
+        assert_eq!(replayed, "");
+    }
+    assert_eq!(send(&first, "one").await?, (of_first, "true".to_owned()));
+    channel.taken_at_least(3).await?;
     gateway.finish(&[&channel]).await
 }
 

@@ -249,6 +249,9 @@ async fn a_second_process_on_the_same_file_is_refused() -> anyhow::Result<()> {
     "/nowhere/ca.pem",
     "egress.ca_file: cannot be read"
 )]
+#[case::short_key("OPERATOR_KEY", "too-short", "operator_key")]
+#[case::no_rate("ROUNDTRIP__INGRESS__RATE_PER_KEY", "0", "rate_per_key")]
+#[case::no_age("ROUNDTRIP__INGRESS__KEYS_MAX_AGE", "1s", "keys_max_age")]
 #[case::no_sessions_server("ROUNDTRIP__ENVIRONMENT", "production", "SESSIONS_SERVER")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_configuration_is_one_line_and_exit_64(

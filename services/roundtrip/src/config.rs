@@ -295,6 +295,13 @@ impl Config {
                 return Err(Problem::key(key, "must be more than nothing"));
             }
         }
+        // Or keys would be too old from the end of one reading of them to the next.
+        if self.ingress.keys_max_age <= self.store.cache_ttl {
+            return Err(Problem::key(
+                "ingress.keys_max_age",
+                "must be longer than store.cache_ttl",
+            ));
+        }
         self.tokens()?;
         self.sessions_signer()?;
         self.configured_sealing()?;

@@ -24,14 +24,14 @@ pub(crate) fn run(config: Config, command: KeysCommand) -> ExitCode {
     runtime::run(async move {
         let store = serve::open_store(&config).await?;
         match command {
-            KeysCommand::Create(wanted) => create(&*store, wanted).await,
+            KeysCommand::Create(wanted) => create(&*store, wanted, &config.shown_url()).await,
             KeysCommand::List => list(&*store).await,
             KeysCommand::Revoke { id } => revoke(&*store, &id).await,
         }
     })
 }
 
-async fn create(store: &dyn Store, wanted: CreateKey) -> anyhow::Result<ExitCode> {
+async fn create(store: &dyn Store, wanted: CreateKey, url: &str) -> anyhow::Result<ExitCode> {
     let now = SystemClock.now();
     let expires_at = wanted.expires_in.map(|duration| {
         let duration = time::Duration::try_from(duration).ok();
@@ -57,8 +57,9 @@ async fn create(store: &dyn Store, wanted: CreateKey) -> anyhow::Result<ExitCode
     };
     store.create_key(&key).await?;
     print(issued.expose())?;
+    // Which store: a relative path in the wrong folder is one of its own, which no ingress reads.
     eprintln!(
-        "{} is the key's id. The key itself is shown this once.",
+        "{} is its id, in {url}. The key itself is shown this once.",
         key.key_id
     );
     Ok(ExitCode::SUCCESS)

@@ -58,6 +58,8 @@ pub struct Config {
     pub allow: Vec<String>,
     /// The same, never to be connected to; wins over everything else.
     pub deny: Vec<String>,
+    /// Whether an endpoint must be https.
+    pub https_only: bool,
     /// The ports that an endpoint may have, as `443` or `1024-65535`.
     pub ports: Vec<String>,
     /// Ports out of these that it may not have.
@@ -74,6 +76,7 @@ impl Default for Config {
         Self {
             allow: Vec::new(),
             deny: Vec::new(),
+            https_only: false,
             ports: DEFAULT_PORTS.map(str::to_owned).to_vec(),
             refused_ports: DEFAULT_REFUSED_PORTS.to_vec(),
             nameservers: Vec::new(),
@@ -127,7 +130,7 @@ impl Config {
             ranges: ranges.map_err(entry("ports"))?,
             refused: self.refused_ports.clone(),
         };
-        Ok(Guard::new(allow, deny, ports, loopback))
+        Ok(Guard::new(allow, deny, ports, loopback).https_only(self.https_only))
     }
 
     /// The certificate authorities of [`Config::ca_file`]; none where none is configured.

@@ -48,6 +48,9 @@ pub enum Refusal {
     /// It is not http or https.
     #[error("must be an http or https URL")]
     Scheme,
+    /// It is http, and the operator wants https.
+    #[error("must be an https URL")]
+    Plain,
     /// It holds a user's name or password.
     #[error("must not contain a user name or a password")]
     UserInfo,
@@ -84,6 +87,7 @@ pub struct Guard {
     deny: Patterns,
     ports: Ports,
     loopback: Loopback,
+    https_only: bool,
 }
 
 impl Guard {
@@ -105,7 +109,13 @@ impl Guard {
             deny,
             ports,
             loopback,
+            https_only: false,
         }
+    }
+
+    pub(crate) fn https_only(mut self, https_only: bool) -> Self {
+        self.https_only = https_only;
+        self
     }
 
     /// Reads an endpoint's URL and vets it, as far as that goes without asking the DNS.
@@ -132,6 +142,9 @@ impl Guard {
     pub fn vet(&self, url: &Url) -> Result<(), Refusal> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Refusal::Scheme);
+        }
+        if self.https_only && url.scheme() != "https" {
+            return Err(Refusal::Plain);
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Refusal::UserInfo);

@@ -64,6 +64,14 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The URL, to be shown: without what may be secret in it.
+    #[must_use]
+    pub fn shown_url(&self) -> String {
+        without_credentials(&self.url)
+    }
+}
+
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

@@ -21,6 +21,10 @@ const CALLBACK_SECRET: &str = "the-tests'-own-secret-of-32-bytes-or-more";
 /// The key that [`Plan::production`] configures, an operator's.
 pub const OPERATOR_KEY: &str = "the-tests'-own-operator-key-of-32-bytes-or-more";
 
+/// What else production asks for: what signs forwards, and what seals channels' secrets.
+const SESSIONS_SECRET: &str = "whsec_dGhlLXRlc3RzJy1vd24tc2Vzc2lvbnMtc2VjcmV0LSE=";
+const ENCRYPTION_KEY: &str = "dGhlLXRlc3RzJy1vd24tZW5jcnlwdGlvbi1rZXktITI=";
+
 /// Where nobody listens: the port is reserved.
 const NOWHERE: &str = "http://127.0.0.1:1/";
 
@@ -106,6 +110,8 @@ impl Plan {
             ("ROUNDTRIP__ENVIRONMENT", "production"),
             ("SESSIONS_SERVER", NOWHERE),
             ("OPERATOR_KEY", OPERATOR_KEY),
+            ("SESSIONS_SECRET", SESSIONS_SECRET),
+            ("ENCRYPTION_KEYS", ENCRYPTION_KEY),
             ("ROUNDTRIP__EGRESS__ALLOW", "127.0.0.0/8"),
         ] {
             let name = name.to_owned();

@@ -131,6 +131,19 @@ fn the_development_default_may_connect_to_the_machine_itself_at_any_port() {
 }
 
 #[test]
+fn where_https_is_asked_for_nothing_else_is_taken_at_any_port() {
+    let config = Config {
+        https_only: true,
+        allow: vec!["10.0.0.1".to_owned()],
+        ..Config::default()
+    };
+    let guard = config.guard(Loopback::Refused).unwrap();
+    assert!(guard.vet_url("https://example.org/").is_ok());
+    assert_eq!(refused(&guard, "http://example.org:443/"), Refusal::Plain);
+    assert_eq!(refused(&guard, "http://10.0.0.1/"), Refusal::Plain);
+}
+
+#[test]
 fn an_allowed_host_keeps_to_the_ports() {
     let guard = guard(&["10.0.0.0/8", "db.corp.internal"], &[]);
     assert_eq!(

@@ -76,6 +76,13 @@ impl Connection {
             };
             setting("url", problem)
         })?;
+        if let Some(Tls::Enabled(options)) = &url.tls
+            && options.allow_invalid_certificates == Some(true)
+        {
+            let problem = "must not turn the verification of certificates off; trust an authority of \
+                           your own by ca_file";
+            return Err(setting("url", problem.to_owned()));
+        }
         if let Some(path) = &config.ca_file {
             if matches!(url.tls, Some(Tls::Disabled)) {
                 return Err(setting(
@@ -274,11 +281,13 @@ mod tests {
             max_connections: 0,
             ..config(AWAY)
         };
+        let unverified = config("mongodb://host/?tls=true&tlsInsecure=true");
         let no_tls = Config {
             ca_file: Some("/nowhere/ca.pem".into()),
             ..config("mongodb://host/?tls=false")
         };
         for (config, named) in [
+            (unverified, "url"),
             (no_tls, "ca_file"),
             (bad_url, "url"),
             (bad_option, "url"),
