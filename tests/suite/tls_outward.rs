@@ -21,10 +21,11 @@ use uuid::Uuid;
 /// RabbitMQ under TLS, and MongoDB behind a front that speaks it: both are `localhost`, by the same
 /// authority.
 struct UnderTls {
-    folder: TempDir,
     ca_file: PathBuf,
-    rabbitmq: Server,
     mongodb: TlsFront,
+    // Before its folder, by which it is found and ended: fields are dropped in this order.
+    rabbitmq: Server,
+    folder: TempDir,
 }
 
 async fn under_tls() -> anyhow::Result<UnderTls> {
