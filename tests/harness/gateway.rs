@@ -8,6 +8,7 @@
 mod answer;
 mod plan;
 mod remains;
+mod secrets;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,6 +36,8 @@ use crate::{
     wait,
 };
 
+use secrets::Audit;
+
 pub use answer::Answer;
 pub use plan::{CALLBACK_SECRET, OPERATOR_KEY, Plan, Setup};
 
@@ -54,6 +57,7 @@ pub struct TestGateway {
     programs: Vec<Program>,
     processes: BTreeMap<String, Process>,
     account: Mutex<Account>,
+    audit: Audit,
     finished: bool,
 }
 
@@ -99,6 +103,7 @@ impl Plan {
             programs,
             processes: BTreeMap::new(),
             account: Mutex::default(),
+            audit: Audit::default(),
             finished: false,
         })
     }
@@ -255,6 +260,7 @@ impl TestGateway {
             headers: response.headers().clone(),
             text: response.text().await?,
         };
+        self.audit.answer(&answer);
         self.enter(path, &body, &answer);
         Ok(answer)
     }
@@ -357,6 +363,9 @@ impl TestGateway {
             .into_iter()
             .map(|parcel| parcel.id)
             .collect();
+        for request in servers.iter().flat_map(|server| server.received()) {
+            self.audit.text(&request.body);
+        }
         let taken: Vec<_> = servers.iter().flat_map(|server| server.taken()).collect();
         let answered = servers.iter().flat_map(|server| server.answered());
         let (messages, callbacks) = {
@@ -403,11 +412,26 @@ impl TestGateway {
     }
 
     async fn end(mut self) -> anyhow::Result<Accounted> {
+        self.no_secret_was_told()?;
         self.finished = true;
         if let Some(realm) = &self.plan.realm {
             realm.remove().await.context("cleaning up")?;
         }
         Ok(Accounted(()))
+    }
+
+    /// Looks for every secret of this test in the logs and in what refused a request.
+    fn no_secret_was_told(&self) -> anyhow::Result<()> {
+        for process in self.processes.values() {
+            let env = process.program().env.iter();
+            self.audit
+                .environment(env.map(|(name, value)| (name.as_str(), value.as_str())));
+        }
+        let logs = self.names().into_iter().map(|name| {
+            let log = self.log(&name)?;
+            Ok((name, log))
+        });
+        self.audit.check(&logs.collect::<anyhow::Result<Vec<_>>>()?)
     }
 
     async fn stop_all(&mut self) -> anyhow::Result<()> {

@@ -135,7 +135,7 @@ impl Doorkeeper {
 }
 
 /// The key in the header `Authorization` (RFC 6750, 2.1).
-fn bearer(value: &HeaderValue) -> Option<&str> {
+pub(crate) fn bearer(value: &HeaderValue) -> Option<&str> {
     let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
     let key = key.trim_start_matches(' ');
     (scheme.eq_ignore_ascii_case("bearer") && (1..=MAX_KEY_BYTES).contains(&key.len()))

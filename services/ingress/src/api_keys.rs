@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use crate::{
     Ingress,
     access::Caller,
-    body::Json,
+    body::{Json, whole_number},
     history::{next, page_size},
     parameters::{Parameters, PathId},
     problem::Problem,
@@ -31,6 +31,7 @@ pub(crate) struct CreateKey {
     name: String,
     role: KeyRole,
     channels: Option<BTreeSet<ChannelId>>,
+    #[serde(default, deserialize_with = "whole_number")]
     rate_per_second: Option<u32>,
     #[serde(default, with = "time::serde::rfc3339::option")]
     expires_at: Option<OffsetDateTime>,

@@ -46,10 +46,10 @@ const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
 /// A message of a batch: the single call's body, and its header as a field.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Item {
+pub(crate) struct Item {
     channel_id: ChannelId,
     session_id: SessionId,
-    message: Box<RawValue>,
+    pub(crate) message: Box<RawValue>,
     response_url: Option<String>,
     idempotency_key: Option<Key>,
 }
@@ -165,7 +165,7 @@ fn count_problem() -> String {
 }
 
 /// The lines that have something on them, and one more than the limit at the most.
-fn lines(body: &[u8]) -> Vec<&[u8]> {
+pub(crate) fn lines(body: &[u8]) -> Vec<&[u8]> {
     body.split(|&byte| byte == b'\n')
         .map(<[u8]>::trim_ascii)
         .filter(|line| !line.is_empty())
@@ -174,7 +174,7 @@ fn lines(body: &[u8]) -> Vec<&[u8]> {
 }
 
 /// The elements of a JSON array, as they are written.
-fn array(body: &[u8]) -> Result<Vec<&[u8]>, Problem> {
+pub(crate) fn array(body: &[u8]) -> Result<Vec<&[u8]>, Problem> {
     let Elements(elements) =
         serde_json::from_slice(body).map_err(|error| match error.classify() {
             Category::Data => Problem::invalid_field("body", said(&error)),

@@ -8,7 +8,10 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use roundtrip_model::channel::FieldError;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _, IgnoredAny},
+};
 use serde_json::error::Category;
 
 use crate::{Ingress, limits::Held, problem::Problem, scan, unique::Unique};
@@ -189,6 +192,25 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], max_depth: usize) -> Resu
         .end()
         .map_err(|error| Problem::malformed(error.to_string()))?;
     Ok(value)
+}
+
+/// A whole number, however JSON spells it: `50` and `50.0` are one (JSON Schema, 4.2.3).
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the double was found to be a whole number in the range of u32"
+)]
+pub(crate) fn whole_number<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u32>, D::Error> {
+    let Some(number) = Option::<f64>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    if number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number) {
+        Ok(Some(number as u32))
+    } else {
+        Err(D::Error::custom("must be a whole number, 1 or greater"))
+    }
 }
 
 /// What serde says, without the position that it puts after it.

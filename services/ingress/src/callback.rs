@@ -28,7 +28,7 @@ use crate::{CallbackAuth, Ingress, body::Json, messages::encode, problem::Proble
 #[derive(Debug, Deserialize)]
 pub(crate) struct Answer {
     session_id: SessionId,
-    response_data: Box<RawValue>,
+    pub(crate) response_data: Box<RawValue>,
 }
 
 /// The answer to an answer that was taken.
@@ -114,7 +114,7 @@ impl Ingress {
 }
 
 /// The token in a query string: the last, for the gateway appended its own.
-fn token(query: Option<&str>) -> Option<Cow<'_, str>> {
+pub(crate) fn token(query: Option<&str>) -> Option<Cow<'_, str>> {
     form_urlencoded::parse(query?.as_bytes())
         .filter(|(name, _)| name == QUERY)
         .last()

@@ -4,7 +4,7 @@
 mod endpoint;
 mod etag;
 mod pause;
-mod query;
+pub(crate) mod query;
 mod secret;
 
 use std::time::Duration;

@@ -91,7 +91,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Key {
     }
 }
 
-fn read(value: &HeaderValue) -> Result<Key, KeyForm> {
+pub(crate) fn read(value: &HeaderValue) -> Result<Key, KeyForm> {
     let text = value.to_str().map_err(|_not_ascii| KeyForm)?;
     text.to_owned().try_into()
 }
@@ -180,7 +180,7 @@ fn fingerprint(send: &SendMessage) -> String {
 
 /// A JSON text without the white space between its parts. Its numbers stay as they are written: as
 /// doubles, two that differ could become one.
-fn without_white_space(json: &str) -> Vec<u8> {
+pub(crate) fn without_white_space(json: &str) -> Vec<u8> {
     let mut in_string = false;
     let mut escaped = false;
     json.bytes()

@@ -11,6 +11,9 @@ mod callback;
 mod channels;
 mod config;
 mod dead_letters;
+mod document;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod history;
 mod idempotency;
 mod limits;

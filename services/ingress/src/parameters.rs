@@ -2,7 +2,7 @@
 
 use axum::{
     extract::{FromRequestParts, Path, Query},
-    http::request::Parts,
+    http::{Uri, request::Parts},
 };
 use serde::de::DeserializeOwned;
 
@@ -32,14 +32,18 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        let read = Query::<T>::try_from_uri(&parts.uri).map_err(|rejection| {
-            let said = rejection.body_text();
-            let said = said.strip_prefix(PREFIX).unwrap_or(&said);
-            match said.split_once(": ") {
-                Some((name, problem)) => Problem::invalid_field(name, problem),
-                None => Problem::invalid_field("query", said),
-            }
-        })?;
-        Ok(Self(read.0))
+        read(&parts.uri).map(Self)
     }
+}
+
+pub(crate) fn read<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+    let Query(read) = Query::try_from_uri(uri).map_err(|rejection| {
+        let said = rejection.body_text();
+        let said = said.strip_prefix(PREFIX).unwrap_or(&said);
+        match said.split_once(": ") {
+            Some((name, problem)) => Problem::invalid_field(name, problem),
+            None => Problem::invalid_field("query", said),
+        }
+    })?;
+    Ok(read)
 }

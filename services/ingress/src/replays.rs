@@ -15,7 +15,13 @@ use roundtrip_store::{
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{Ingress, access::Caller, body::Json, parameters::PathId, problem::Problem};
+use crate::{
+    Ingress,
+    access::Caller,
+    body::{Json, whole_number},
+    parameters::PathId,
+    problem::Problem,
+};
 
 /// The most a second that can be asked for.
 const MAX_RATE: u32 = 10_000;
@@ -30,6 +36,7 @@ const MAX_IDS: usize = 1000;
 pub(crate) struct ReplayDeadLetters {
     #[serde(default)]
     dry_run: bool,
+    #[serde(default, deserialize_with = "whole_number")]
     rate_per_second: Option<u32>,
     ids: Option<Vec<String>>,
     queue: Option<DeadQueue>,
@@ -48,6 +55,7 @@ pub(crate) struct ReplayDeadLetters {
 pub(crate) struct ReplayMessages {
     #[serde(default)]
     dry_run: bool,
+    #[serde(default, deserialize_with = "whole_number")]
     rate_per_second: Option<u32>,
     ids: Option<Vec<MessageId>>,
     channel_id: Option<ChannelId>,

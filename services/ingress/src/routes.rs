@@ -17,7 +17,7 @@ use roundtrip_model::KeyRole;
 use crate::{
     Ingress,
     access::{Access, guard},
-    api_keys, batch, callback, channels, dead_letters, history, messages,
+    api_keys, batch, callback, channels, dead_letters, document, history, messages,
     problem::Problem,
     replays,
 };
@@ -61,6 +61,8 @@ fn table() -> Vec<Call> {
         delete("/api-keys/{key_id}", OPERATES, api_keys::revoke),
         // Channel servers have no keys; the token in their response URL is what they have.
         post("/webhook-response", Access::Open, callback::receive),
+        get("/openapi.json", Access::AnyKey, document::json),
+        get("/docs", Access::AnyKey, document::docs),
     ]
 }
 

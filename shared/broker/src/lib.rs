@@ -14,6 +14,8 @@ mod worker;
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod embedded;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod rabbitmq;
 
 use std::sync::Arc;

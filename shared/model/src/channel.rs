@@ -13,16 +13,16 @@ use crate::{ids::ChannelId, settings};
 /// The key of `channel_metadata` that says where deliveries go.
 pub const ENDPOINT_URL: &str = "endpoint_url";
 
-/// The longest name, in bytes.
-pub const MAX_NAME_BYTES: usize = 256;
-/// The longest description, in bytes.
-pub const MAX_DESCRIPTION_BYTES: usize = 4096;
+/// The longest name, in characters.
+pub const MAX_NAME_CHARS: usize = 256;
+/// The longest description, in characters.
+pub const MAX_DESCRIPTION_CHARS: usize = 4096;
 /// The longest endpoint URL, in bytes.
 pub const MAX_URL_BYTES: usize = 2048;
 /// The most tags on one channel.
 pub const MAX_TAGS: usize = 64;
-/// The longest tag, in bytes.
-pub const MAX_TAG_BYTES: usize = 128;
+/// The longest tag, in characters.
+pub const MAX_TAG_CHARS: usize = 128;
 
 /// The five fields of the client's `ChannelStoreObject`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -186,25 +186,26 @@ fn check(
 ) -> Result<(), Vec<FieldError>> {
     let mut errors = Vec::new();
     let mut bound = |field: String, text: &str, most: usize| {
-        if text.len() > most {
+        // Characters, for so JSON Schema counts, in which clients are told the bound.
+        if text.chars().count() > most {
             errors.push(FieldError::new(
                 field,
-                format!("must be at most {most} bytes"),
+                format!("must be at most {most} characters"),
             ));
         }
     };
     if let Some(name) = name {
-        bound("channel_name".to_owned(), name, MAX_NAME_BYTES);
+        bound("channel_name".to_owned(), name, MAX_NAME_CHARS);
     }
     if let Some(description) = description {
         bound(
             "channel_description".to_owned(),
             description,
-            MAX_DESCRIPTION_BYTES,
+            MAX_DESCRIPTION_CHARS,
         );
     }
     for (at, tag) in tags.into_iter().flatten().enumerate() {
-        bound(format!("channel_tags[{at}]"), tag, MAX_TAG_BYTES);
+        bound(format!("channel_tags[{at}]"), tag, MAX_TAG_CHARS);
     }
     if tags.is_some_and(|tags| tags.len() > MAX_TAGS) {
         errors.push(FieldError::new(

@@ -12,8 +12,8 @@ use uuid::Uuid;
 /// The longest channel id, in characters (all of them ASCII).
 pub const MAX_CHANNEL_ID: usize = 128;
 
-/// The longest session id, in bytes.
-pub const MAX_SESSION_ID_BYTES: usize = 512;
+/// The longest session id, in characters.
+pub const MAX_SESSION_ID_CHARS: usize = 512;
 
 /// Words that stand where a channel id would in the API's paths.
 const RESERVED_CHANNEL_IDS: [&str; 2] = ["message", "messages"];
@@ -29,7 +29,7 @@ pub enum IdError {
     #[error("'{0}' is reserved and cannot be a channel id")]
     ChannelReserved(String),
     /// A session id is empty or too long.
-    #[error("must be 1 to {MAX_SESSION_ID_BYTES} bytes, and no control characters")]
+    #[error("must be 1 to {MAX_SESSION_ID_CHARS} characters, none of them a control character")]
     SessionForm,
     /// The prefix is missing, or what follows it is no UUID.
     #[error("must be '{0}' and a UUID of 32 hexadecimal digits")]
@@ -192,8 +192,8 @@ impl TryFrom<String> for SessionId {
     type Error = IdError;
 
     fn try_from(text: String) -> Result<Self, IdError> {
-        let fits =
-            (1..=MAX_SESSION_ID_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
+        let fits = (1..=MAX_SESSION_ID_CHARS).contains(&text.chars().count())
+            && !text.chars().any(char::is_control);
         if fits {
             Ok(Self(text))
         } else {
@@ -277,7 +277,7 @@ mod tests {
 
     #[rstest]
     #[case::empty("")]
-    #[case::too_long(&"x".repeat(MAX_SESSION_ID_BYTES + 1))]
+    #[case::too_long(&"x".repeat(MAX_SESSION_ID_CHARS + 1))]
     #[case::control("a\nb")]
     fn a_session_id_that_does_not_fit_is_refused(#[case] text: &str) {
         assert_eq!(text.parse::<SessionId>(), Err(IdError::SessionForm));

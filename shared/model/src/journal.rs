@@ -332,8 +332,13 @@ mod millis {
         deserializer: D,
     ) -> Result<OffsetDateTime, D::Error> {
         let millis = i64::deserialize(deserializer)?;
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * NANOS)
-            .map_err(de::Error::custom)
+        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * NANOS)
+            .map_err(de::Error::custom)?;
+        // RFC 3339 has no such years: the message could never be shown.
+        if at.year() < 0 {
+            return Err(de::Error::custom("is before the year 0"));
+        }
+        Ok(at)
     }
 }
 

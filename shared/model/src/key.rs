@@ -23,8 +23,8 @@ use crate::{
 const PREFIX: &str = "rt_";
 /// The length of a secret.
 pub const SECRET_BYTES: usize = 32;
-/// The longest name, in bytes.
-pub const MAX_NAME_BYTES: usize = 128;
+/// The longest name, in characters.
+pub const MAX_NAME_CHARS: usize = 128;
 /// The most channels that one key is limited to.
 pub const MAX_CHANNELS: usize = 100;
 /// The highest rate, in requests a second.
@@ -181,10 +181,10 @@ impl NewKey {
             }
         };
         unless(
-            (1..=MAX_NAME_BYTES).contains(&self.name.len())
+            (1..=MAX_NAME_CHARS).contains(&self.name.chars().count())
                 && !self.name.chars().any(char::is_control),
             "name",
-            format!("must be 1 to {MAX_NAME_BYTES} bytes, and no control characters"),
+            format!("must be 1 to {MAX_NAME_CHARS} characters, none of them a control character"),
         );
         unless(
             self.channels
@@ -399,7 +399,7 @@ mod tests {
 
     #[rstest]
     #[case::no_name(NewKey { name: String::new(), ..new_key() }, "name")]
-    #[case::long_name(NewKey { name: "x".repeat(MAX_NAME_BYTES + 1), ..new_key() }, "name")]
+    #[case::long_name(NewKey { name: "x".repeat(MAX_NAME_CHARS + 1), ..new_key() }, "name")]
     #[case::control(NewKey { name: "a\nb".to_owned(), ..new_key() }, "name")]
     #[case::no_channel(NewKey { channels: Some(BTreeSet::new()), ..new_key() }, "channels")]
     #[case::no_rate(NewKey { rate_per_second: Some(0), ..new_key() }, "rate_per_second")]

@@ -132,10 +132,21 @@ fn timeout(value: &Value) -> Result<Duration, String> {
     duration(value, MIN_TIMEOUT, MAX_TIMEOUT)
 }
 
-fn max_in_flight(value: &Value) -> Result<u16, String> {
+/// A whole number, however JSON spells it: `32` and `32.0` are one (JSON Schema, 4.2.3).
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the double was found to be a whole number in the range of u16"
+)]
+fn whole(value: &Value) -> Option<u16> {
     value
-        .as_u64()
-        .and_then(|number| u16::try_from(number).ok())
+        .as_f64()
+        .filter(|number| number.fract() == 0.0 && (0.0..=f64::from(u16::MAX)).contains(number))
+        .map(|number| number as u16)
+}
+
+fn max_in_flight(value: &Value) -> Result<u16, String> {
+    whole(value)
         .filter(|number| (1..=MAX_IN_FLIGHT_BOUND).contains(number))
         .ok_or_else(|| format!("must be a whole number, 1 to {MAX_IN_FLIGHT_BOUND}"))
 }
@@ -193,7 +204,7 @@ mod tests {
     #[test]
     fn every_setting_is_read() {
         let metadata = metadata(json!({
-            "timeout": "10s", "max_in_flight": 32, "rate_per_second": 50,
+            "timeout": "10s", "max_in_flight": 32.0, "rate_per_second": 50,
             "retry_schedule": ["1s", "5s"], "paused": true,
         }));
         assert_eq!(check(&metadata), Ok(()));
@@ -216,6 +227,7 @@ mod tests {
     #[case::short(json!({"timeout": "1ms"}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]
     #[case::long(json!({"timeout": "6m"}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]
     #[case::none_at_once(json!({"max_in_flight": 0}), ".max_in_flight", "must be a whole number, 1 to 10000")]
+    #[case::half(json!({"max_in_flight": 0.5}), ".max_in_flight", "must be a whole number, 1 to 10000")]
     #[case::too_many(json!({"max_in_flight": 10_001}), ".max_in_flight", "must be a whole number, 1 to 10000")]
     #[case::no_rate(json!({"rate_per_second": 0}), ".rate_per_second", "must be a number, 0.01 to 100000")]
     #[case::empty(json!({"retry_schedule": []}), ".retry_schedule", "must be a list of 1 to 64 durations")]

@@ -46,7 +46,7 @@ pub(crate) async fn query(
     }))
 }
 
-fn page(parameters: PageParameters) -> Result<PageRequest, Problem> {
+pub(crate) fn page(parameters: PageParameters) -> Result<PageRequest, Problem> {
     let limit = parameters
         .limit
         .map_or(Some(DEFAULT_LIMIT), |text| text.parse().ok())
@@ -112,7 +112,7 @@ const fn order(sort: Sort) -> (u8, u8) {
     )
 }
 
-fn write_cursor(sort: Sort, cursor: Cursor) -> String {
+pub(crate) fn write_cursor(sort: Sort, cursor: Cursor) -> String {
     let Cursor { value, channel_id } = cursor;
     let written = WrittenCursor {
         order: order(sort),

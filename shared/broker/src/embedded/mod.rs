@@ -21,6 +21,8 @@
 //! which is why what was leased when the process died is ready at the next start.
 
 mod consumer;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod queue;
 mod schema;
 mod table;

@@ -41,7 +41,7 @@ const FOLDER_MODE: u32 = 0o700;
 #[cfg(unix)]
 const FILE_MODE: u32 = 0o600;
 
-const CREATE: &str = "
+pub(super) const CREATE: &str = "
     CREATE TABLE parcel (
         seq         INTEGER PRIMARY KEY,
         queue       INTEGER NOT NULL,

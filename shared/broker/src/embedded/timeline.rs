@@ -56,6 +56,9 @@ pub(super) fn millis(at: OffsetDateTime) -> i64 {
 /// The time of day that this many milliseconds stand for.
 pub(super) fn from_millis(millis: i64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * NANOS_IN_MILLI)
+        .ok()
+        // RFC 3339, in which it will be shown, has no years before 0.
+        .filter(|at| at.year() >= 0)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 

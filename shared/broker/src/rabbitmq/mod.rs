@@ -18,6 +18,8 @@
 
 mod acks;
 mod consumer;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod hash;
 mod lane;
 mod lease;

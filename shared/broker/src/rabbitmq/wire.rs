@@ -27,14 +27,14 @@ use time::OffsetDateTime;
 use super::{hash::fnv1a, topology::Address};
 use crate::{Parcel, PublishError, Queue};
 
-const TRIES: &str = "roundtrip-tries";
-const ROUND: &str = "roundtrip-round";
-const ACCEPTED_AT: &str = "roundtrip-accepted-at";
-const DEAD_KIND: &str = "roundtrip-dead-kind";
-const DEAD_DETAIL: &str = "roundtrip-dead-detail";
+pub(super) const TRIES: &str = "roundtrip-tries";
+pub(super) const ROUND: &str = "roundtrip-round";
+pub(super) const ACCEPTED_AT: &str = "roundtrip-accepted-at";
+pub(super) const DEAD_KIND: &str = "roundtrip-dead-kind";
+pub(super) const DEAD_DETAIL: &str = "roundtrip-dead-detail";
 
 /// RabbitMQ's own header on what it dead-lettered: where and why, the latest first.
-const X_DEATH: &str = "x-death";
+pub(super) const X_DEATH: &str = "x-death";
 
 /// AMQP's delivery mode of a message that is to be kept on disk.
 const PERSISTENT: u8 = 2;
@@ -107,6 +107,7 @@ pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Par
             let seconds = i64::try_from((*properties.timestamp())?).ok()?;
             OffsetDateTime::from_unix_timestamp(seconds).ok()
         })
+        .filter(can_be_shown)
         .unwrap_or_else(|| clock.now());
     Parcel {
         id: properties.message_id().as_ref().map_or_else(
@@ -185,6 +186,12 @@ fn integer(headers: &FieldTable, name: &str) -> Option<i64> {
 
 fn millis(at: OffsetDateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or_default()
+}
+
+/// RFC 3339 has no years before 0. A dead letter of such a year could not be shown, nor the page that
+/// it is on.
+fn can_be_shown(at: &OffsetDateTime) -> bool {
+    at.year() >= 0
 }
 
 fn from_millis(millis: i64) -> Option<OffsetDateTime> {

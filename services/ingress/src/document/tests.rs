@@ -1,0 +1,186 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::http::Method;
+use roundtrip_model::{
+    KeyRole, State,
+    channel::{MAX_DESCRIPTION_CHARS, MAX_NAME_CHARS, MAX_TAG_CHARS, MAX_TAGS, MAX_URL_BYTES},
+    decision::DeadKind,
+    ids::{MAX_CHANNEL_ID, MAX_SESSION_ID_CHARS},
+    key,
+};
+use serde_json::json;
+
+use super::*;
+use crate::{Access, testing::Bench};
+
+/// Every path of the document, and its methods.
+fn documented() -> BTreeMap<String, BTreeSet<String>> {
+    let paths = DOCUMENT["paths"].as_object().unwrap();
+    let methods = |item: &Value| {
+        let keys = item.as_object().unwrap().keys();
+        keys.filter(|key| *key != "parameters")
+            .map(|key| key.to_uppercase())
+            .collect()
+    };
+    paths
+        .iter()
+        .map(|(path, item)| (path.clone(), methods(item)))
+        .collect()
+}
+
+#[test]
+fn the_document_has_the_routers_calls_and_no_others() {
+    let mut routed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (method, path, _) in crate::calls() {
+        let methods = routed.entry(path.to_owned()).or_default();
+        methods.insert(method.to_string());
+    }
+    assert_eq!(documented(), routed);
+}
+
+#[test]
+fn a_call_that_needs_a_key_says_so_and_one_that_needs_none_too() {
+    for (method, path, access) in crate::calls() {
+        let operation = &DOCUMENT["paths"][path][method.as_str().to_lowercase()];
+        let open = operation["security"] == json!([{}]);
+        assert_eq!(open, access == Access::Open, "{method} {path}");
+        let told = ["401", "403", "429"].map(|status| operation["responses"].get(status).is_some());
+        let roles = matches!(access, Access::Roles(_));
+        assert_eq!(told[1], roles, "{method} {path}: 403");
+        assert_eq!((told[0], told[2]), (!open, !open), "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn it_is_served_whole_and_as_a_page_that_loads_nothing() {
+    let bench = Bench::new().await;
+    let json = bench.request(Method::GET, "/openapi.json", &[], "").await;
+    assert_eq!(
+        (json.status, &json.json()["openapi"]),
+        (200, &json!("3.1.0"))
+    );
+    let page = bench.request(Method::GET, "/docs", &[], "").await;
+    assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
+    for (path, methods) in documented() {
+        for method in methods {
+            let call = format!("<code>{method} {path}</code>");
+            assert!(page.text.contains(&call), "{call}");
+        }
+    }
+    for loads in ["<script", "<link", "<img", "src=", "@import", "url("] {
+        assert!(!page.text.contains(loads), "{loads}");
+    }
+}
+
+#[test]
+fn no_part_overwrites_another_and_every_reference_leads_somewhere() {
+    let leaves = |value: &Value| value.to_string().matches(':').count();
+    // A member that was overwritten would be missing.
+    let parts = PARTS.map(|part| serde_json::from_str::<Value>(part).unwrap());
+    let shared = [
+        "paths",
+        "components",
+        "parameters",
+        "headers",
+        "responses",
+        "schemas",
+    ];
+    let twice = parts.iter().enumerate().any(|(at, one)| {
+        parts[at + 1..]
+            .iter()
+            .any(|other| overlap(one, other, &shared))
+    });
+    assert!(!twice);
+    assert!(leaves(&DOCUMENT) > 0);
+    check_references(&DOCUMENT);
+}
+
+/// Whether both have a member of one name that is no shared container.
+fn overlap(one: &Value, other: &Value, shared: &[&str]) -> bool {
+    let (Some(one), Some(other)) = (one.as_object(), other.as_object()) else {
+        return false;
+    };
+    one.iter().any(|(key, value)| match other.get(key) {
+        None => false,
+        Some(same) => !shared.contains(&key.as_str()) || overlap(value, same, shared),
+    })
+}
+
+fn check_references(value: &Value) {
+    match value {
+        Value::Object(members) => {
+            if let Some(Value::String(reference)) = members.get("$ref") {
+                let found = DOCUMENT.pointer(reference.strip_prefix('#').unwrap());
+                assert!(found.is_some(), "{reference}");
+            }
+            members.values().for_each(check_references);
+        }
+        Value::Array(elements) => elements.iter().for_each(check_references),
+        _ => {}
+    }
+}
+
+#[test]
+fn its_bounds_are_the_codes() {
+    let schemas = &DOCUMENT["components"]["schemas"];
+    let is = |pointer: &str, bound: Value| {
+        assert_eq!(schemas.pointer(pointer), Some(&bound), "{pointer}");
+    };
+    is("/SessionId/maxLength", json!(MAX_SESSION_ID_CHARS));
+    is("/HttpUrl/maxLength", json!(MAX_URL_BYTES));
+    is("/ChannelName/maxLength", json!(MAX_NAME_CHARS));
+    is(
+        "/ChannelDescription/maxLength",
+        json!(MAX_DESCRIPTION_CHARS),
+    );
+    is("/ChannelTags/maxItems", json!(MAX_TAGS));
+    is("/ChannelTags/items/maxLength", json!(MAX_TAG_CHARS));
+    is("/Batch/maxItems", json!(crate::batch::MAX_MESSAGES));
+    let id = format!("^[A-Za-z0-9._~-]{{1,{MAX_CHANNEL_ID}}}$");
+    is("/ChannelId/pattern", json!(id));
+    is("/State/enum", json!(State::ALL));
+    is("/DeadKind/enum", json!(kinds()));
+    is(
+        "/NewApiKey/properties/name/maxLength",
+        json!(key::MAX_NAME_CHARS),
+    );
+    let channels = "/NewApiKey/properties/channels/anyOf/0/maxItems";
+    is(channels, json!(key::MAX_CHANNELS));
+    let rate = "/NewApiKey/properties/rate_per_second/maximum";
+    is(rate, json!(key::MAX_RATE));
+    is("/KeyRole/enum", json!(KeyRole::ALL));
+    let settings = schemas["DeliverySettings"]["properties"]
+        .as_object()
+        .unwrap();
+    // Those that are read; a key that is none of them is refused.
+    let known = serde_json::to_value(settings.keys().collect::<Vec<_>>()).unwrap();
+    assert_eq!(
+        known,
+        json!([
+            "timeout",
+            "max_in_flight",
+            "rate_per_second",
+            "retry_schedule",
+            "paused"
+        ])
+    );
+}
+
+/// Every kind of reason; one that is added does not compile before it stands here.
+fn kinds() -> Vec<DeadKind> {
+    use DeadKind::{
+        AttemptsExhausted, BadEndpoint, DeliveryLimit, EndpointRefused, Refused, TooOld,
+        Undecodable, UnknownChannel,
+    };
+    let after = |kind| match kind {
+        AttemptsExhausted => Some(TooOld),
+        TooOld => Some(Refused),
+        Refused => Some(UnknownChannel),
+        UnknownChannel => Some(BadEndpoint),
+        BadEndpoint => Some(EndpointRefused),
+        EndpointRefused => Some(Undecodable),
+        Undecodable => Some(DeliveryLimit),
+        DeliveryLimit => None,
+    };
+    std::iter::successors(Some(AttemptsExhausted), |kind| after(*kind)).collect()
+}

@@ -1,0 +1,194 @@
+//! What strangers' bytes come to first, for the fuzz targets. Each takes any bytes; beside that it
+//! does not panic, it asserts what the code behind it relies on.
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "each panics where what it asserts does not hold: that is what a fuzzer looks for"
+)]
+
+use axum::{
+    http::{HeaderValue, Uri},
+    response::IntoResponse,
+};
+use roundtrip_model::{ApiKeyId, Channel, ChannelPatch, PresentedKey, message::is_empty_json};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    access::bearer,
+    api_keys::CreateKey,
+    batch::{self, Item},
+    body,
+    callback::{self, Answer},
+    channels::{
+        NewChannel,
+        query::{PageParameters, page, write_cursor},
+    },
+    dead_letters::DeadParameters,
+    history::MessageParameters,
+    idempotency,
+    messages::SendMessage,
+    parameters,
+    problem::Problem,
+    replays::{ReplayDeadLetters, ReplayMessages},
+    scan,
+    unique::Unique,
+};
+
+/// As the default configuration has it.
+const DEPTH: usize = 64;
+
+/// The bodies of the channel calls and of the replays.
+pub fn bodies(input: &[u8]) {
+    if let Some(new) = told(parse::<NewChannel>(input)) {
+        let channel = Channel::from(new);
+        match channel.check() {
+            Ok(()) => assert!(channel.endpoint().is_ok(), "{channel:?}"),
+            Err(errors) => refused(Problem::invalid(errors)),
+        }
+        let json = serde_json::to_vec(&channel).expect("a channel is JSON");
+        let read: Channel = serde_json::from_slice(&json).expect("and reads back");
+        assert_eq!(read, channel);
+    }
+    told(parse::<Unique>(input));
+    if let Some(patch) = told(parse::<ChannelPatch>(input))
+        && let Err(errors) = patch.check(&"c".parse().expect("an id"))
+    {
+        refused(Problem::invalid(errors));
+    }
+    told(parse::<ReplayDeadLetters>(input));
+    told(parse::<ReplayMessages>(input));
+    told(parse::<CreateKey>(input));
+}
+
+/// The bodies of the message calls, alone and in a batch of either form, and of the callback.
+pub fn messages(input: &[u8]) {
+    if let Some(send) = told(parse::<SendMessage>(input)) {
+        carried(&send.message);
+    }
+    if let Some(answer) = told(parse::<Answer>(input)) {
+        carried(&answer.response_data);
+    }
+    let lines = batch::lines(input);
+    let elements = told(batch::array(input)).unwrap_or_default();
+    assert!(elements.len() <= batch::MAX_MESSAGES);
+    for text in lines.into_iter().chain(elements) {
+        if let Some(item) = told(parse::<Item>(text)) {
+            carried(&item.message);
+        }
+    }
+}
+
+/// The query strings of the list calls, their cursors among them, and of the callback.
+pub fn queries(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else {
+        return;
+    };
+    drop(callback::token(Some(text)));
+    let Ok(uri) = format!("/?{text}").parse::<Uri>() else {
+        return;
+    };
+    query::<DeadParameters>(&uri);
+    query::<MessageParameters>(&uri);
+    if let Some(request) = query::<PageParameters>(&uri).and_then(|read| told(page(read)))
+        && let Some(cursor) = request.cursor
+    {
+        let written = write_cursor(request.sort, cursor.clone());
+        let uri = format!("/?sort={}&cursor={written}", sort(request.sort));
+        let again = query::<PageParameters>(&uri.parse().expect("a URI"));
+        let again = again.and_then(|read| told(page(read))).expect("a page");
+        assert_eq!(again.cursor, Some(cursor));
+    }
+}
+
+/// The header `Idempotency-Key`, and what is compared of two messages under one key.
+pub fn idempotency_key(input: &[u8]) {
+    if let Ok(value) = HeaderValue::from_bytes(input)
+        && let Err(problem) = idempotency::read(&value)
+    {
+        refused(Problem::invalid_field(
+            idempotency::HEADER,
+            problem.to_string(),
+        ));
+    }
+    if let Ok(json) = serde_json::from_slice::<Box<RawValue>>(input) {
+        let bare = idempotency::without_white_space(json.get());
+        let bare: Box<RawValue> = serde_json::from_slice(&bare).expect("still JSON");
+        let value = |json: &RawValue| serde_json::from_str::<Value>(json.get()).ok();
+        assert_eq!(value(&bare), value(&json));
+    }
+}
+
+/// The header `Authorization`, and the key in it.
+pub fn api_key(input: &[u8]) {
+    if let Ok(value) = HeaderValue::from_bytes(input)
+        && let Some(text) = bearer(&value)
+        && let Ok(PresentedKey { key_id, .. }) = text.parse()
+    {
+        assert!(text.contains(&key_id.to_string()), "{key_id}");
+        assert_eq!(key_id.to_string().parse(), Ok::<ApiKeyId, _>(key_id));
+    }
+}
+
+/// What every body is looked over for, held against the parser: what passes, whoever gets it can
+/// read, and what does not pass is too deep or nothing that could be read.
+pub fn json(input: &[u8]) {
+    let read = serde_json::from_slice::<Value>(input);
+    let is_json = serde_json::from_slice::<IgnoredAny>(input).is_ok();
+    match scan::check(input, DEPTH) {
+        Ok(()) if is_json => assert!(read.is_ok(), "{read:?}"),
+        Ok(()) => {}
+        Err(error) => {
+            assert!(!error.field.is_empty() && !error.problem.is_empty());
+            assert!(!read.is_ok_and(|value| depth(&value) <= DEPTH), "{error}");
+        }
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    let deepest = match value {
+        Value::Array(elements) => elements.iter().map(depth).max(),
+        Value::Object(members) => members.values().map(depth).max(),
+        _ => return 0,
+    };
+    1 + deepest.unwrap_or_default()
+}
+
+fn parse<T: DeserializeOwned>(input: &[u8]) -> Result<T, Problem> {
+    body::parse(input, DEPTH)
+}
+
+fn sort(sort: roundtrip_store::Sort) -> String {
+    use roundtrip_store::{Direction, SortField};
+    let name = match sort.field {
+        SortField::ChannelId => "channel_id",
+        SortField::ChannelName => "channel_name",
+    };
+    let minus = match sort.direction {
+        Direction::Ascending => "",
+        Direction::Descending => "-",
+    };
+    format!("{minus}{name}")
+}
+
+fn query<T: DeserializeOwned>(uri: &Uri) -> Option<T> {
+    told(parameters::read(uri))
+}
+
+/// What was taken; what was refused must be told.
+fn told<T>(read: Result<T, Problem>) -> Option<T> {
+    read.map_err(refused).ok()
+}
+
+fn refused(problem: Problem) {
+    let status = problem.into_response().status();
+    assert!(status.is_client_error(), "{status}");
+}
+
+/// A message's own JSON goes into another as it is: it must be one value, and stay so.
+fn carried(json: &RawValue) {
+    let around = format!("[{}]", json.get());
+    let around: Vec<&RawValue> = serde_json::from_str(&around).expect("one value in an array");
+    assert_eq!(around.len(), 1);
+    assert_eq!(around[0].get(), json.get().trim());
+    let _ = is_empty_json(json);
+}

@@ -1,0 +1,46 @@
+//! Any bytes as a row of the file, which somebody may have edited or a disk have spoilt.
+
+use rusqlite::{Connection, params};
+
+use super::{
+    schema,
+    table::{Table, code},
+};
+use crate::{Parcel, Queue};
+
+/// The parcel in such a row; none where SQLite gives back no such row.
+///
+/// # Panics
+/// Where SQLite cannot keep a table in memory.
+#[must_use]
+pub fn row(input: &[u8]) -> Option<Parcel> {
+    let (numbers, rest) = input.split_first_chunk::<16>()?;
+    let (id_len, rest) = rest.split_first()?;
+    let (id, rest) = rest.split_at(rest.len().min((*id_len).into()));
+    let (dead_len, rest) = rest.split_first()?;
+    let (dead, body) = rest.split_at(rest.len().min((*dead_len).into()));
+    let number = |at: usize| -> i64 {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&numbers[at..at + 4]);
+        i32::from_be_bytes(bytes).into()
+    };
+    let connection = Connection::open_in_memory().expect("a table in memory");
+    connection.execute_batch(schema::CREATE).expect("a table");
+    let inserted = connection.execute(
+        "INSERT INTO parcel (seq, queue, due, delay, tries, accepted_at, id, dead, body, round)
+         VALUES (1, ?1, 0, 0, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![
+            code(Queue::OutboundDead),
+            number(0),
+            // Also far beyond the years that a time of day can have.
+            number(4).saturating_mul(number(8)),
+            String::from_utf8_lossy(id),
+            String::from_utf8_lossy(dead),
+            body,
+            number(12),
+        ],
+    );
+    inserted.expect("a row");
+    let (_, parcel) = Table::new(connection).read_one(1).ok()??;
+    Some(parcel)
+}
