@@ -99,6 +99,7 @@ pub struct Proven<'a> {
     key: &'a TokenKey,
     session: [u8; TAG_BYTES],
     claims: Claims,
+    ends_at: OffsetDateTime,
 }
 
 impl TokenKeys {
@@ -172,13 +173,14 @@ impl TokenKeys {
             ends_at,
             session,
         } = read(&decode(what)?).ok_or(Refusal::Malformed)?;
-        if now.unix_timestamp() >= ends_at {
+        if now >= ends_at {
             return Err(Refusal::Expired);
         }
         Ok(Proven {
             key,
             session,
             claims,
+            ends_at,
         })
     }
 }
@@ -221,7 +223,7 @@ fn tag(mac: Hmac<Sha256>) -> [u8; TAG_BYTES] {
 
 struct Read {
     claims: Claims,
-    ends_at: i64,
+    ends_at: OffsetDateTime,
     session: [u8; TAG_BYTES],
 }
 
@@ -236,12 +238,18 @@ fn read(what: &[u8]) -> Option<Read> {
             channel_id: str::from_utf8(channel).ok()?.parse().ok()?,
             round: u32::from_be_bytes(*round),
         },
-        ends_at: i64::from_be_bytes(*ends_at),
+        ends_at: OffsetDateTime::from_unix_timestamp(i64::from_be_bytes(*ends_at)).ok()?,
         session: *session,
     })
 }
 
 impl Proven<'_> {
+    /// When the token ends.
+    #[must_use]
+    pub const fn ends_at(&self) -> OffsetDateTime {
+        self.ends_at
+    }
+
     /// What the token tells of an answer in this session.
     ///
     /// # Errors

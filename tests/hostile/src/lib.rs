@@ -10,7 +10,7 @@ use roundtrip_broker::fuzzing;
 use roundtrip_egress::{Guard, Loopback, address::special};
 use roundtrip_ingress::fuzzing as api;
 use roundtrip_model::{
-    Callback, Channel, Clock, Entry, OutboundMessage, SessionId, State, TokenKey,
+    Callback, Channel, Clock, Entry, OutboundMessage, SessionId, State, TokenKeys, token::redacted,
 };
 use roundtrip_store::Filter;
 use serde_json::{Value, json};
@@ -110,15 +110,20 @@ fn endpoint_url(input: &[u8]) {
 
 /// The token that an answer brings: none but our own is worth anything.
 fn callback_token(input: &[u8]) {
-    static KEY: LazyLock<TokenKey> =
-        LazyLock::new(|| TokenKey::new(&[7; 32]).expect("a secret that is long enough"));
+    static KEYS: LazyLock<TokenKeys> =
+        LazyLock::new(|| TokenKeys::new([&[7; 32][..]]).expect("a secret that is long enough"));
     let text = String::from_utf8_lossy(input);
     let (token, session) = text.split_once('\n').unwrap_or((&text, "s"));
     let Ok(session) = session.parse::<SessionId>() else {
         return;
     };
-    if let Some(claims) = KEY.verify(token, &session) {
-        assert_eq!(KEY.sign(&claims, &session), token, "forged");
+    let Ok(proven) = KEYS.check(token, OffsetDateTime::UNIX_EPOCH) else {
+        return;
+    };
+    assert!(!redacted(&text).contains(token), "told");
+    if let Ok(claims) = proven.claims(&session) {
+        let own = KEYS.sign(claims, &session, proven.ends_at());
+        assert_eq!(own, token, "forged");
     }
 }
 
