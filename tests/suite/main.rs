@@ -22,6 +22,7 @@ mod rabbitmq;
 mod replay_crash;
 mod retries;
 mod round_trip;
+mod secrets;
 mod seed;
 mod signatures;
 mod store_contract;
