@@ -133,8 +133,10 @@ pub fn api_key(input: &[u8]) {
 /// read, and what does not pass is too deep or nothing that could be read.
 pub fn json(input: &[u8]) {
     let read = serde_json::from_slice::<Value>(input);
-    // Not as what is ignored, in which serde looks for no UTF-8.
-    let is_json = serde_json::from_slice::<&RawValue>(input).is_ok();
+    // Not as what is ignored, in which serde looks for no UTF-8; and nothing is read into a `Value`
+    // that has not been read so.
+    let is_json = serde_json::from_slice::<&RawValue>(input).is_ok()
+        && serde_json::from_slice::<Unique>(input).is_ok();
     match scan::check(input, DEPTH) {
         Ok(()) if is_json => assert!(read.is_ok(), "{read:?}"),
         Ok(()) => {}

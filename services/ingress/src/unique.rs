@@ -1,4 +1,4 @@
-//! Objects that have no name twice.
+//! Objects that have no name twice, and none that the parser keeps for itself.
 //!
 //! Of two the parser would keep the last and drop the first without a word, and another parser the
 //! other way round. What is carried as text (`message`, `response_data`) is not looked at: whoever
@@ -10,6 +10,10 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, SeqAccess, Visitor},
 };
+
+/// An object whose first name is this is none to `serde_json`: it reads the text in it as JSON and
+/// puts that in its place, past every check of what came.
+const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
 /// Any JSON in which no object has a name twice; what it says is not kept.
 pub(crate) struct Unique;
@@ -35,6 +39,11 @@ impl<'de> Visitor<'de> for Reader {
             if names.contains(&name) {
                 // As serde says it of a struct.
                 return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
+            }
+            if name == RAW_VALUE {
+                return Err(A::Error::custom(format_args!(
+                    "cannot have the name '{name}'"
+                )));
             }
             names.insert(name);
             map.next_value::<Unique>()?;
@@ -69,5 +78,30 @@ impl<'de> Visitor<'de> for Reader {
 
     fn visit_unit<E>(self) -> Result<Unique, E> {
         Ok(Unique)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_text_in_an_object_is_not_read_as_json() {
+        let trap = r#"{"a":[{"$serde_json::private::RawValue":"{\"b\":1,\"b\":2}"}]}"#;
+        // That it would be is why it is refused; the name is the parser's own secret.
+        let read: Value = serde_json::from_str(trap).unwrap();
+        assert_eq!(read, json!({"a": [{"b": 2}]}));
+        for trap in [trap, &trap.replace('$', "\\u0024")] {
+            let refused = serde_json::from_str::<Unique>(trap)
+                .map(|_| ())
+                .unwrap_err();
+            let said = refused.to_string();
+            assert!(
+                said.starts_with("cannot have the name '$serde_json"),
+                "{said}"
+            );
+        }
     }
 }
