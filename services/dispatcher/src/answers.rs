@@ -20,7 +20,8 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Answers to this URL bring a token of these keys, within this time after the delivery.
+    /// Answers to this URL bring a token of these keys, within this time after the message was
+    /// accepted, or replayed.
     #[must_use]
     pub const fn new(own: Url, keys: TokenKeys, time_to_live: Duration) -> Self {
         Self {
@@ -31,12 +32,13 @@ impl Answers {
     }
 
     /// The `response_url` that the channel is given: the message's own, and a token where that
-    /// is the gateway's, whoever named it. It is delivered now, and the token's time begins.
+    /// is the gateway's, whoever named it. It depends on nothing but the parcel, so that every try
+    /// has the same body.
     pub(crate) fn url<'a>(
         &self,
         message: &'a OutboundMessage,
         round: u32,
-        now: OffsetDateTime,
+        accepted_at: OffsetDateTime,
     ) -> Cow<'a, str> {
         match Url::parse(&message.response_url) {
             Ok(mut url) if self.is_own(&url) => {
@@ -45,9 +47,8 @@ impl Answers {
                     channel_id: message.channel_id.clone(),
                     round,
                 };
-                let token = self
-                    .keys
-                    .sign(&claims, &message.session_id, now + self.time_to_live);
+                let until = accepted_at + self.time_to_live;
+                let token = self.keys.sign(&claims, &message.session_id, until);
                 url.query_pairs_mut().append_pair(QUERY, &token);
                 Cow::Owned(url.into())
             }

@@ -48,7 +48,7 @@ impl Handler for Dispatcher {
             Ok(destination) => destination,
             Err(decision) => return not_tried(parcel, channel_id, decision),
         };
-        let response_url = self.answers.url(&message, parcel.round, self.clock.now());
+        let response_url = self.answers.url(&message, parcel.round, parcel.accepted_at);
         let body = match serde_json::to_vec(&message.delivery_body(&response_url)) {
             Ok(body) => body.into(),
             Err(error) => {

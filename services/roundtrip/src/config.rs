@@ -318,6 +318,12 @@ impl Config {
         if !(MIN_CALLBACK_TTL..=MAX_CALLBACK_TTL).contains(&self.callback_ttl) {
             return Err(Problem::key("callback_ttl", "must be 1s to 366 days"));
         }
+        if self.callback_ttl <= self.dispatcher.retry.max_age {
+            return Err(Problem::key(
+                "callback_ttl",
+                "must be longer than dispatcher.retry.max_age: a message may be delivered that late",
+            ));
+        }
         self.sessions_signer()?;
         self.configured_sealing()?;
         self.operator_key()?;

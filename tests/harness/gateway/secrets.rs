@@ -43,7 +43,9 @@ impl Audit {
     /// Learns the secrets of a process's environment: what is called one, and the passwords in URLs.
     pub(super) fn environment<'a>(&self, env: impl IntoIterator<Item = (&'a str, &'a str)>) {
         for (name, value) in env {
-            if SECRET_VARIABLES.iter().any(|word| name.contains(word)) {
+            // A file's name is none.
+            let is_secret = SECRET_VARIABLES.iter().any(|word| name.contains(word));
+            if is_secret && !name.ends_with("_FILE") {
                 self.learn(value);
             }
             // Not the password alone, for some stand in every log: "guest".

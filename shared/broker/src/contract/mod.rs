@@ -16,7 +16,7 @@ mod carrying;
 mod fairness;
 mod settling;
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{fmt, ops::RangeBounds, panic::AssertUnwindSafe, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -152,15 +152,20 @@ async fn until_ready(broker: &SharedBroker) {
 }
 
 async fn until_count(broker: &SharedBroker, queue: Queue, expected: u64) {
-    until_count_within(LIMIT, broker, queue, expected).await;
+    until_counted(LIMIT, broker, queue, expected..=expected).await;
 }
 
-async fn until_count_within(limit: Duration, broker: &SharedBroker, queue: Queue, expected: u64) {
+async fn until_counted(
+    limit: Duration,
+    broker: &SharedBroker,
+    queue: Queue,
+    expected: impl RangeBounds<u64> + fmt::Debug,
+) {
     let mut last = None;
     let counted = async {
         loop {
             last = broker.ready(queue).await.ok();
-            if last == Some(expected) {
+            if last.is_some_and(|last| expected.contains(&last)) {
                 return;
             }
             tokio::time::sleep(LOOK).await;
@@ -169,7 +174,7 @@ async fn until_count_within(limit: Duration, broker: &SharedBroker, queue: Queue
     let counted = timeout(limit, counted).await.is_ok();
     assert!(
         counted,
-        "{} holds {last:?} ready parcels, not {expected}",
+        "{} holds {last:?} ready parcels, not {expected:?}",
         queue.name()
     );
 }
