@@ -19,7 +19,6 @@ use futures::future::try_join_all;
 use harness::{
     counting::CountingServer,
     http::Connection,
-    realm::Realm,
     stack::{CALLBACK_SECRET, Engines, Plan, Stack},
     tally::Tally,
 };
@@ -112,14 +111,7 @@ async fn measure(options: &Forged, engines: &Engines, name: &str) -> anyhow::Res
     let waiting = waiting(engines, &folder.join("broker.db"), name).await?;
     table(&rounds)?;
     println!("{refused} forged answers: {refused} times 401; {waiting} answers wait in the queue");
-    if let Engines::Servers { broker, store } = engines {
-        let realm = Realm {
-            name: name.to_owned(),
-            broker: broker.parse()?,
-            store: store.parse()?,
-        };
-        realm.remove().await?;
-    }
+    stack.remove().await?;
     Ok(waiting == 0 && refused == options.count * options.repeat)
 }
 

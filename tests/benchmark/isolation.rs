@@ -11,7 +11,6 @@ use anyhow::{Context, ensure};
 use harness::{
     counting::CountingServer,
     loader::{BodyShape, Load, Progress, post_all, post_paced},
-    realm::Realm,
     scripted::{Reply, ScriptedServer},
     stack::{Engines, Plan, Stack},
     tally::Tally,
@@ -190,14 +189,7 @@ async fn measure(
     // What hangs would be waited for; and its backlog is not to burden the next run.
     drop((hangs, fails));
     stack.stop_all().await?;
-    if let Engines::Servers { broker, store } = engines {
-        let realm = Realm {
-            name: name.to_owned(),
-            broker: broker.parse()?,
-            store: store.parse()?,
-        };
-        realm.remove().await?;
-    }
+    stack.remove().await?;
     let of = |percent| percentile(&times, percent).context("nothing was measured");
     Ok(Times {
         p50: of(50)?,

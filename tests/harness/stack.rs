@@ -22,6 +22,7 @@ use crate::{
     http::Connection,
     process::{Process, Program, free_port},
     procfs::Usage,
+    realm::Realm,
 };
 
 /// The secret of the tokens in response URLs: the dispatcher makes them, the ingress knows them.
@@ -200,6 +201,22 @@ impl Stack {
         let running: Vec<Role> = self.processes.keys().copied().collect();
         for role in running {
             self.stop(role).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what it leaves on servers, once it is stopped.
+    ///
+    /// # Errors
+    /// If a server does not answer.
+    pub async fn remove(self) -> anyhow::Result<()> {
+        if let Engines::Servers { broker, store } = &self.plan.engines {
+            let realm = Realm {
+                name: self.plan.name.clone(),
+                broker: broker.parse()?,
+                store: store.parse()?,
+            };
+            realm.remove().await?;
         }
         Ok(())
     }

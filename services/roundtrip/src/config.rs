@@ -3,10 +3,12 @@
 //! Invariant: an unknown key or a value that cannot be is one line on standard error and exit 64
 //! (`EX_USAGE`), before anything has started.
 
+mod problem;
+mod secret;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Duration,
 };
 
@@ -17,11 +19,14 @@ use roundtrip_model::{
     KeyHash, SealingKeys, Signer, SigningSecret, TokenKeys, channel::http_url,
     signing::MAX_SECRETS, token::MIN_SECRET_BYTES,
 };
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer, Serialize};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::{key_file, telemetry};
+
+pub(crate) use problem::Problem;
+pub(crate) use secret::{Secret, SecretList};
 
 /// The commented default file; a test holds it to the defaults of the code.
 pub(crate) const DEFAULT_FILE: &str = include_str!("../roundtrip.toml");
@@ -109,57 +114,6 @@ impl Default for Config {
     }
 }
 
-/// A text that is shown nowhere.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Secret(SecretString);
-
-impl PartialEq for Secret {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.expose_secret() == other.0.expose_secret()
-    }
-}
-
-/// Several of them: a list, or one text with commas in between, as environments have it.
-#[derive(Debug, Clone)]
-pub(crate) struct SecretList(Vec<SecretString>);
-
-impl SecretList {
-    fn of(text: &str) -> Self {
-        let parts = text.split(',').map(str::trim);
-        Self(
-            parts
-                .filter(|part| !part.is_empty())
-                .map(SecretString::from)
-                .collect(),
-        )
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(ExposeSecret::expose_secret)
-    }
-}
-
-impl PartialEq for SecretList {
-    fn eq(&self, other: &Self) -> bool {
-        self.iter().eq(other.iter())
-    }
-}
-
-impl<'de> Deserialize<'de> for SecretList {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            One(SecretString),
-            Several(Vec<SecretString>),
-        }
-        Ok(match Written::deserialize(deserializer)? {
-            Written::One(text) => Self::of(text.expose_secret()),
-            Written::Several(texts) => Self(texts),
-        })
-    }
-}
-
 /// Whether strangers can be expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -183,50 +137,6 @@ impl Default for Operations {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8001)),
         }
-    }
-}
-
-/// What is wrong with the configuration, in one line.
-#[derive(Debug, thiserror::Error)]
-#[error("roundtrip: configuration: {0}")]
-pub(crate) struct Problem(String);
-
-impl Problem {
-    /// A problem with the value of one key.
-    pub(crate) fn key(key: &str, problem: impl AsRef<str>) -> Self {
-        Self(format!("{key} {}", problem.as_ref()))
-    }
-
-    /// A problem that says itself which key it means.
-    pub(crate) fn said(error: &dyn std::error::Error) -> Self {
-        let mut line = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            line = format!("{line}: {error}");
-            source = error.source();
-        }
-        Self(line.replace('\n', " "))
-    }
-
-    /// A problem that names its key within a section.
-    pub(crate) fn section(section: &str, error: &dyn std::error::Error) -> Self {
-        let Self(line) = Self::said(error);
-        Self(format!("{section}.{line}"))
-    }
-
-    /// Nobody could call the gateway.
-    pub(crate) fn no_key() -> Self {
-        Self(
-            "there is no API key, so nobody could call the gateway; make one with `roundtrip keys \
-             create --name first --role operator`, or set operator_key (OPERATOR_KEY)"
-                .to_owned(),
-        )
-    }
-
-    /// Tells it, and what to exit with.
-    pub(crate) fn exit(&self) -> ExitCode {
-        eprintln!("{self}");
-        ExitCode::from(EXIT_USAGE)
     }
 }
 
@@ -512,138 +422,4 @@ impl Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WHSEC: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-    const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-
-    #[test]
-    fn a_secret_that_cannot_be_is_refused_and_not_shown() {
-        let sessions = |text: &str| Config {
-            sessions_secret: Some(SecretList::of(text)),
-            ..Config::default()
-        };
-        let encryption = |text: &str| Config {
-            encryption_keys: Some(SecretList::of(text)),
-            ..Config::default()
-        };
-        for (config, key) in [
-            (sessions("whsec_short"), "sessions_secret"),
-            (sessions(&format!("{WHSEC},short")), "sessions_secret"),
-            (sessions(","), "sessions_secret"),
-            (sessions(&[WHSEC; 4].join(",")), "sessions_secret"),
-            (encryption("short"), "encryption_keys"),
-            (encryption(","), "encryption_keys"),
-            (encryption(&[KEY; 2].join(",")), "encryption_keys"),
-        ] {
-            let error = config.check().unwrap_err().to_string();
-            assert!(error.contains(key) && !error.contains("short"), "{error}");
-            assert!(!format!("{config:?}").contains("short"));
-        }
-    }
-
-    #[test]
-    fn the_default_file_says_what_the_code_does() {
-        let file: Config = config::Config::builder()
-            .add_source(File::from_str(DEFAULT_FILE, FileFormat::Toml))
-            .build()
-            .unwrap()
-            .try_deserialize()
-            .unwrap();
-        assert_eq!(file, Config::default());
-    }
-
-    #[test]
-    fn the_default_file_names_every_key() {
-        let defaults = config::Config::try_from(&Config::default()).unwrap();
-        let table = defaults.cache.into_table().unwrap();
-        for (section, value) in table {
-            let Ok(keys) = value.clone().into_table() else {
-                assert!(
-                    DEFAULT_FILE.contains(&format!("\n{section} = ")),
-                    "{section}"
-                );
-                continue;
-            };
-            for key in keys.keys() {
-                assert!(
-                    DEFAULT_FILE.contains(&format!("\n{key} = "))
-                        || DEFAULT_FILE.contains(&format!("\n[{section}.{key}]")),
-                    "{section}.{key}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn the_default_is_a_valid_configuration() {
-        assert!(Config::default().check().is_ok());
-    }
-
-    #[test]
-    fn development_listens_on_loopback_only() {
-        let mut config = Config::default();
-        config.ingress.listen = SocketAddr::from(([0, 0, 0, 0], 8000));
-        assert!(config.check().is_err());
-    }
-
-    #[test]
-    fn production_needs_a_sessions_server_a_public_url_and_a_secret() {
-        let mut config = Config {
-            environment: Stage::Production,
-            ..Config::default()
-        };
-        assert!(
-            config
-                .check()
-                .unwrap_err()
-                .to_string()
-                .contains("SESSIONS_SERVER")
-        );
-        config.sessions_server = Some("http://sessions.example/".to_owned());
-        assert!(
-            config
-                .check()
-                .unwrap_err()
-                .to_string()
-                .contains("public_url")
-        );
-        config.public_url = Some("https://gateway.example/roundtrip/".to_owned());
-        assert!(
-            config
-                .check()
-                .unwrap_err()
-                .to_string()
-                .contains("CALLBACK_SECRET")
-        );
-        config.callback_secret = Some(SecretList::of(&"x".repeat(31)));
-        assert!(config.check().is_err());
-        config.callback_secret = Some(SecretList::of(&"x".repeat(32)));
-        assert_eq!(config.callback_auth(), CallbackAuth::Signed);
-        let error = config.check().unwrap_err().to_string();
-        assert!(error.contains("SESSIONS_SECRET"), "{error}");
-        config.sessions_secret = Some(SecretList::of(&format!("{WHSEC}, {WHSEC}")));
-        let error = config.check().unwrap_err().to_string();
-        assert!(error.contains("ENCRYPTION_KEYS"), "{error}");
-        config.encryption_keys = Some(SecretList::of(KEY));
-        config.check().unwrap();
-        for wrong in [
-            "x".repeat(31),
-            "x ".repeat(32),
-            "ä".repeat(32),
-            "x".repeat(513),
-        ] {
-            config.operator_key = Some(Secret(wrong.clone().into()));
-            let problem = config.check().unwrap_err().to_string();
-            assert!(problem.contains("operator_key"), "{problem}");
-            assert!(!problem.contains(&wrong), "{problem}");
-        }
-        config.operator_key = Some(Secret("x".repeat(32).into()));
-        assert!(config.check().is_ok());
-        assert_eq!(
-            config.own_response_url().unwrap().as_str(),
-            "https://gateway.example/roundtrip/webhook-response"
-        );
-    }
-}
+mod tests;

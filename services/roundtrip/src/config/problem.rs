@@ -1,0 +1,51 @@
+//! What is wrong with the configuration.
+//!
+//! Invariant: it is one line, and names the key.
+
+use std::process::ExitCode;
+
+use super::EXIT_USAGE;
+
+/// What is wrong with the configuration, in one line.
+#[derive(Debug, thiserror::Error)]
+#[error("roundtrip: configuration: {0}")]
+pub(crate) struct Problem(String);
+
+impl Problem {
+    /// A problem with the value of one key.
+    pub(crate) fn key(key: &str, problem: impl AsRef<str>) -> Self {
+        Self(format!("{key} {}", problem.as_ref()))
+    }
+
+    /// A problem that says itself which key it means.
+    pub(crate) fn said(error: &dyn std::error::Error) -> Self {
+        let mut line = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            line = format!("{line}: {error}");
+            source = error.source();
+        }
+        Self(line.replace('\n', " "))
+    }
+
+    /// A problem that names its key within a section.
+    pub(crate) fn section(section: &str, error: &dyn std::error::Error) -> Self {
+        let Self(line) = Self::said(error);
+        Self(format!("{section}.{line}"))
+    }
+
+    /// Nobody could call the gateway.
+    pub(crate) fn no_key() -> Self {
+        Self(
+            "there is no API key, so nobody could call the gateway; make one with `roundtrip keys \
+             create --name first --role operator`, or set operator_key (OPERATOR_KEY)"
+                .to_owned(),
+        )
+    }
+
+    /// Tells it, and what to exit with.
+    pub(crate) fn exit(&self) -> ExitCode {
+        eprintln!("{self}");
+        ExitCode::from(EXIT_USAGE)
+    }
+}

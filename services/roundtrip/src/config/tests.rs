@@ -1,0 +1,133 @@
+use super::*;
+
+const WHSEC: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+#[test]
+fn a_secret_that_cannot_be_is_refused_and_not_shown() {
+    let sessions = |text: &str| Config {
+        sessions_secret: Some(SecretList::of(text)),
+        ..Config::default()
+    };
+    let encryption = |text: &str| Config {
+        encryption_keys: Some(SecretList::of(text)),
+        ..Config::default()
+    };
+    for (config, key) in [
+        (sessions("whsec_short"), "sessions_secret"),
+        (sessions(&format!("{WHSEC},short")), "sessions_secret"),
+        (sessions(","), "sessions_secret"),
+        (sessions(&[WHSEC; 4].join(",")), "sessions_secret"),
+        (encryption("short"), "encryption_keys"),
+        (encryption(","), "encryption_keys"),
+        (encryption(&[KEY; 2].join(",")), "encryption_keys"),
+    ] {
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains(key) && !error.contains("short"), "{error}");
+        assert!(!format!("{config:?}").contains("short"));
+    }
+}
+
+#[test]
+fn the_default_file_says_what_the_code_does() {
+    let file: Config = config::Config::builder()
+        .add_source(File::from_str(DEFAULT_FILE, FileFormat::Toml))
+        .build()
+        .unwrap()
+        .try_deserialize()
+        .unwrap();
+    assert_eq!(file, Config::default());
+}
+
+#[test]
+fn the_default_file_names_every_key() {
+    let defaults = config::Config::try_from(&Config::default()).unwrap();
+    let table = defaults.cache.into_table().unwrap();
+    for (section, value) in table {
+        let Ok(keys) = value.clone().into_table() else {
+            assert!(
+                DEFAULT_FILE.contains(&format!("\n{section} = ")),
+                "{section}"
+            );
+            continue;
+        };
+        for key in keys.keys() {
+            assert!(
+                DEFAULT_FILE.contains(&format!("\n{key} = "))
+                    || DEFAULT_FILE.contains(&format!("\n[{section}.{key}]")),
+                "{section}.{key}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_default_is_a_valid_configuration() {
+    assert!(Config::default().check().is_ok());
+}
+
+#[test]
+fn development_listens_on_loopback_only() {
+    let mut config = Config::default();
+    config.ingress.listen = SocketAddr::from(([0, 0, 0, 0], 8000));
+    assert!(config.check().is_err());
+}
+
+#[test]
+fn production_needs_a_sessions_server_a_public_url_and_a_secret() {
+    let mut config = Config {
+        environment: Stage::Production,
+        ..Config::default()
+    };
+    assert!(
+        config
+            .check()
+            .unwrap_err()
+            .to_string()
+            .contains("SESSIONS_SERVER")
+    );
+    config.sessions_server = Some("http://sessions.example/".to_owned());
+    assert!(
+        config
+            .check()
+            .unwrap_err()
+            .to_string()
+            .contains("public_url")
+    );
+    config.public_url = Some("https://gateway.example/roundtrip/".to_owned());
+    assert!(
+        config
+            .check()
+            .unwrap_err()
+            .to_string()
+            .contains("CALLBACK_SECRET")
+    );
+    config.callback_secret = Some(SecretList::of(&"x".repeat(31)));
+    assert!(config.check().is_err());
+    config.callback_secret = Some(SecretList::of(&"x".repeat(32)));
+    assert_eq!(config.callback_auth(), CallbackAuth::Signed);
+    let error = config.check().unwrap_err().to_string();
+    assert!(error.contains("SESSIONS_SECRET"), "{error}");
+    config.sessions_secret = Some(SecretList::of(&format!("{WHSEC}, {WHSEC}")));
+    let error = config.check().unwrap_err().to_string();
+    assert!(error.contains("ENCRYPTION_KEYS"), "{error}");
+    config.encryption_keys = Some(SecretList::of(KEY));
+    config.check().unwrap();
+    for wrong in [
+        "x".repeat(31),
+        "x ".repeat(32),
+        "ä".repeat(32),
+        "x".repeat(513),
+    ] {
+        config.operator_key = Some(Secret(wrong.clone().into()));
+        let problem = config.check().unwrap_err().to_string();
+        assert!(problem.contains("operator_key"), "{problem}");
+        assert!(!problem.contains(&wrong), "{problem}");
+    }
+    config.operator_key = Some(Secret("x".repeat(32).into()));
+    assert!(config.check().is_ok());
+    assert_eq!(
+        config.own_response_url().unwrap().as_str(),
+        "https://gateway.example/roundtrip/webhook-response"
+    );
+}
