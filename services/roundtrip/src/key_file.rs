@@ -5,9 +5,8 @@
 //! of processes that start at once all have the key of one.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs,
     io::{self, ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -16,9 +15,7 @@ use roundtrip_model::{
     SealingKeys,
     sealing::{KEY_BYTES, KeyError},
 };
-
-/// The owner alone.
-const MODE: u32 = 0o600;
+use roundtrip_private_file::create_new;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -61,18 +58,12 @@ pub(crate) fn open(path: &Path) -> Result<SealingKeys, KeyFileError> {
 }
 
 fn make(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    if let Some(folder) = folder {
-        fs::create_dir_all(folder)?;
-    }
     // Whole before it has its name: another process may look for it at this moment.
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{:016x}", rand::random::<u64>()));
     let draft = PathBuf::from(draft);
     let key = BASE64_STANDARD.encode(rand::random::<[u8; KEY_BYTES]>());
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(MODE);
-    let written = options.open(&draft).and_then(|mut file| {
+    let written = create_new(&draft).and_then(|mut file| {
         writeln!(file, "{key}")?;
         file.sync_all()
     });
@@ -110,7 +101,7 @@ mod tests {
             assert_eq!(keys.unwrap().open(&sealed, "c").unwrap(), b"secret");
         }
         let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, MODE);
+        assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path().join("data")).unwrap().count(), 1);
     }
 

@@ -3,13 +3,9 @@
 //! Invariant: once it is open no other process reads or writes it (`locking_mode=EXCLUSIVE`), so
 //! what the writer knows of the file stays true.
 
-use std::{
-    fs::{self, DirBuilder, OpenOptions},
-    io,
-    path::Path,
-    time::Duration,
-};
+use std::{fs, io, path::Path, time::Duration};
 
+use roundtrip_private_file::create_missing;
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, params};
 
 use super::table::{code, retry_lane};
@@ -34,12 +30,6 @@ const LOG_BYTES: i64 = 64 * 1024 * 1024;
 const CACHE_KIB: i64 = 8192;
 
 const STATEMENTS: usize = 32;
-
-/// The rights of what is made here: messages are in it.
-#[cfg(unix)]
-const FOLDER_MODE: u32 = 0o700;
-#[cfg(unix)]
-const FILE_MODE: u32 = 0o600;
 
 pub(super) const CREATE: &str = "
     CREATE TABLE parcel (
@@ -68,10 +58,8 @@ pub(super) fn open(path: &Path, now: i64) -> Result<Connection, OpenError> {
         path: path.to_owned(),
         source,
     };
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    make(path, folder).map_err(|error| failed(error.into()))?;
+    // SQLite gives its other files the rights of this one.
+    create_missing(path).map_err(|error| failed(error.into()))?;
     let mut connection = connect(path).map_err(|error| match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             OpenError::InUse(path.to_owned())
@@ -93,32 +81,8 @@ pub(super) fn open(path: &Path, now: i64) -> Result<Connection, OpenError> {
     }
     wait_no_longer_than_asked(&connection, now).map_err(|error| failed(error.into()))?;
     // The file's name must be as safe as what is in it.
-    let folder = folder.unwrap_or(Path::new("."));
-    sync_folder(folder).map_err(|error| failed(error.into()))?;
+    sync_folder(path).map_err(|error| failed(error.into()))?;
     Ok(connection)
-}
-
-/// Makes the folder and the file where they are not there, for nobody else to read. SQLite gives its
-/// other files the rights of this one.
-fn make(path: &Path, folder: Option<&Path>) -> io::Result<()> {
-    let (mut folders, mut files) = (DirBuilder::new(), OpenOptions::new());
-    folders.recursive(true);
-    // Never opens what is there: to close it again would end the locks that SQLite has on it.
-    files.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-
-        folders.mode(FOLDER_MODE);
-        files.mode(FILE_MODE);
-    }
-    if let Some(folder) = folder {
-        folders.create(folder)?;
-    }
-    match files.open(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
@@ -192,11 +156,13 @@ fn wait_no_longer_than_asked(connection: &Connection, now: i64) -> rusqlite::Res
 }
 
 #[cfg(unix)]
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let named = |folder: &&Path| !folder.as_os_str().is_empty();
+    let folder = path.parent().filter(named).unwrap_or(Path::new("."));
     fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(not(unix))]
-fn sync_folder(_: &Path) -> std::io::Result<()> {
+fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }

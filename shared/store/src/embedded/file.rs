@@ -6,13 +6,12 @@
 //! sleep on one.
 
 use std::{
-    fs::{DirBuilder, OpenOptions},
-    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use roundtrip_private_file::create_missing;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -25,12 +24,6 @@ const MAX_CONNECTIONS: usize = 4;
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How many prepared statements a connection keeps.
 const STATEMENT_CACHE: usize = 64;
-
-/// The rights of what is made here: messages are in it.
-#[cfg(unix)]
-const FOLDER_MODE: u32 = 0o700;
-#[cfg(unix)]
-const FILE_MODE: u32 = 0o600;
 
 /// An open file.
 pub(super) struct File {
@@ -50,7 +43,8 @@ impl File {
     pub(super) async fn open(path: PathBuf, timeout: Duration) -> Result<Self, OpenError> {
         let deadline = Instant::now() + timeout;
         let file = path.clone();
-        match tokio::task::spawn_blocking(move || make(&file)).await {
+        // SQLite gives its other files the rights of this one.
+        match tokio::task::spawn_blocking(move || create_missing(&file)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(file_error(path, error)),
             Err(died) => return Err(file_error(path, died)),
@@ -171,32 +165,6 @@ pub(super) fn too_slow() -> StoreError {
 
 fn boxed(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
     StoreError::Away(Box::new(error))
-}
-
-/// Makes the folder and the file where they are not there, for nobody else to read. SQLite gives its
-/// other files the rights of this one.
-fn make(path: &Path) -> io::Result<()> {
-    let (mut folders, mut files) = (DirBuilder::new(), OpenOptions::new());
-    folders.recursive(true);
-    // Never opens what is there: to close it again would end the locks that SQLite has on it.
-    files.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-
-        folders.mode(FOLDER_MODE);
-        files.mode(FILE_MODE);
-    }
-    if let Some(folder) = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-    {
-        folders.create(folder)?;
-    }
-    match files.open(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
 }
 
 fn connect(path: &Path, timeout: Duration) -> rusqlite::Result<Connection> {

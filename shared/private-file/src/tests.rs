@@ -1,0 +1,82 @@
+use std::{
+    fs::{self, Permissions},
+    io::Write,
+    os::unix::fs::{PermissionsExt, symlink},
+};
+
+use tempfile::TempDir;
+
+use super::*;
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_new_file_is_its_owners_alone_and_so_is_each_folder_on_the_way_to_it() {
+    let root = TempDir::new().unwrap();
+    let outer = root.path().join("outer");
+    let inner = outer.join("inner");
+    let path = inner.join("file");
+    let mut file = create_new(&path).unwrap();
+    file.write_all(b"secret").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"secret");
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!([mode(&outer), mode(&inner)], [0o700, 0o700]);
+}
+
+#[test]
+fn a_missing_file_is_made_for_its_owner_alone() {
+    let root = TempDir::new().unwrap();
+    let path = root.path().join("data/file");
+    create_missing(&path).unwrap();
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(mode(&root.path().join("data")), 0o700);
+    assert_eq!(fs::read(&path).unwrap(), b"");
+}
+
+/// Its owner may want a group of theirs to read it.
+#[test]
+fn what_is_there_keeps_its_content_and_its_rights() {
+    let root = TempDir::new().unwrap();
+    fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
+    let path = root.path().join("file");
+    fs::write(&path, "kept").unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    create_missing(&path).unwrap();
+    let error = create_new(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    assert_eq!(fs::read(&path).unwrap(), b"kept");
+    assert_eq!([mode(root.path()), mode(&path)], [0o755, 0o644]);
+}
+
+#[test]
+fn a_link_is_no_new_file() {
+    let root = TempDir::new().unwrap();
+    let (end, link) = (root.path().join("end"), root.path().join("link"));
+    symlink(&end, &link).unwrap();
+    let error = create_new(&link).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    assert!(!end.exists());
+}
+
+#[test]
+fn where_a_link_leads_nowhere_its_end_is_made_private_and_then_left_alone() {
+    let root = TempDir::new().unwrap();
+    let (end, link) = (root.path().join("end"), root.path().join("link"));
+    symlink(&end, &link).unwrap();
+    create_missing(&link).unwrap();
+    assert_eq!(mode(&end), 0o600);
+    fs::write(&end, "kept").unwrap();
+    create_missing(&link).unwrap();
+    assert_eq!(fs::read(&end).unwrap(), b"kept");
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_an_error() {
+    let root = TempDir::new().unwrap();
+    let file = root.path().join("file");
+    fs::write(&file, "no folder").unwrap();
+    assert!(create_new(&file.join("inner")).is_err());
+    assert!(create_missing(&file.join("inner")).is_err());
+}
