@@ -5,7 +5,6 @@
 //! that a stall counts for every answer that it held up.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +17,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use harness::{
     counting::CountingServer,
-    http::Connection,
+    http::{Connection, Peer},
     stack::{CALLBACK_SECRET, Engines, Plan, Stack},
     tally::Tally,
 };
@@ -87,16 +86,16 @@ async fn measure(options: &Forged, engines: &Engines, name: &str) -> anyhow::Res
     let folder = plan.folder.clone();
     let mut stack = Stack::new(plan)?;
     stack.start_all().await?;
-    let address = stack.ingress();
+    let ingress = &stack.ingress();
     let (mut rounds, mut refused) = (Vec::new(), 0);
     for number in 1..=options.repeat {
         eprintln!("round {number} of {}", options.repeat);
         let forging = Arc::new(AtomicBool::new(true));
         let at_least = options.honest;
-        let alone = honest(address, options.rate, at_least, Arc::default()).await?;
-        let beside = honest(address, options.rate, 1, Arc::clone(&forging));
+        let alone = honest(ingress, options.rate, at_least, Arc::default()).await?;
+        let beside = honest(ingress, options.rate, 1, Arc::clone(&forging));
         let forged = async {
-            let forged = forge_all(address, options).await;
+            let forged = forge_all(ingress, options).await;
             forging.store(false, Ordering::Relaxed);
             forged
         };
@@ -118,7 +117,7 @@ async fn measure(options: &Forged, engines: &Engines, name: &str) -> anyhow::Res
 /// Posts honest answers at this rate while somebody forges, and so many at the least. They come over
 /// many connections, as from many channel servers: none waits for the one before it.
 async fn honest(
-    address: SocketAddr,
+    ingress: &Peer,
     rate: u32,
     at_least: u32,
     forging: Arc<AtomicBool>,
@@ -127,7 +126,7 @@ async fn honest(
     let start = Instant::now() + SETTLE;
     let servers = (0..HONEST_CONNECTIONS).map(async |first| {
         let path = path(CALLBACK_SECRET)?;
-        let mut connection = Connection::open(address).await?;
+        let mut connection = Connection::open(ingress).await?;
         let mut times = Vec::new();
         for number in (first..).step_by(HONEST_CONNECTIONS as usize) {
             if number >= at_least && !forging.load(Ordering::Relaxed) {
@@ -149,19 +148,19 @@ async fn honest(
 }
 
 /// Posts the forged answers; how many were refused, which is all.
-async fn forge_all(address: SocketAddr, options: &Forged) -> anyhow::Result<usize> {
+async fn forge_all(ingress: &Peer, options: &Forged) -> anyhow::Result<usize> {
     let forgers = (0..options.forgers).map(|number| {
         let share =
             options.count / options.forgers + usize::from(number < options.count % options.forgers);
-        forge(address, share)
+        forge(ingress, share)
     });
     Ok(try_join_all(forgers).await?.into_iter().sum())
 }
 
-async fn forge(address: SocketAddr, count: usize) -> anyhow::Result<usize> {
+async fn forge(ingress: &Peer, count: usize) -> anyhow::Result<usize> {
     let good = path(CALLBACK_SECRET)?;
     let (without_mac, _) = good.rsplit_once('.').context("a token")?;
-    let mut connection = Connection::open(address).await?;
+    let mut connection = Connection::open(ingress).await?;
     for number in 0..count {
         // Of the right form, under the right key's name: as much work as a forged one can be.
         let path = format!("{without_mac}.{number:043}");

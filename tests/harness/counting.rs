@@ -29,7 +29,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use url::Url;
 
-use crate::{http::Connection, tally::Tally};
+use crate::{
+    audit::Audit,
+    http::{Connection, Peer},
+    tally::Tally,
+};
 
 /// How long the channel server waits for its answer to be taken, as the seed's does.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -47,6 +51,7 @@ pub struct CountingServer {
 struct Shared {
     tally: RwLock<Arc<Tally>>,
     answers: AtomicBool,
+    audit: Audit,
     /// What every request is answered while it is out of order; 0 while it is not.
     out_of_order: AtomicU16,
     /// Connections to the gateway that wait for the next answer.
@@ -71,6 +76,7 @@ impl CountingServer {
         let shared = Arc::new(Shared {
             tally: RwLock::new(tally),
             answers: AtomicBool::new(false),
+            audit: Audit::default(),
             out_of_order: AtomicU16::new(0),
             idle: Mutex::default(),
         });
@@ -88,6 +94,12 @@ impl CountingServer {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What refused its answers.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.shared.audit
     }
 
     /// The URL of its one endpoint.
@@ -209,7 +221,10 @@ async fn answer(shared: &Shared, message: &Message) -> anyhow::Result<()> {
     };
     let mut connection = match idle {
         Some(connection) => connection,
-        None => Connection::open(address).await?,
+        None => {
+            let audit = shared.audit.clone();
+            Connection::open(&Peer { address, audit }).await?
+        }
     };
     let path = match url.query() {
         Some(query) => format!("{}?{query}", url.path()),

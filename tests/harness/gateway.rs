@@ -7,8 +7,8 @@
 
 mod answer;
 mod plan;
+mod raw;
 mod remains;
-mod secrets;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,25 +21,24 @@ use std::{
 
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
-use reqwest::{Method, header::CONTENT_TYPE};
+use reqwest::{Method, RequestBuilder, header::CONTENT_TYPE};
 use roundtrip_broker::Queue;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{process::Command, time::timeout};
 
 use crate::{
+    audit::Audit,
     collections::make_collections,
     http::plain_client,
-    process::{Process, Program, free_port, gateway_binary},
+    process::{Process, Program, free_port, run_to_end},
     realm::Realm,
     scripted::{Received, ScriptedServer},
     wait,
 };
 
-use secrets::Audit;
-
 pub use answer::Answer;
 pub use plan::{CALLBACK_SECRET, OPERATOR_KEY, Plan, Setup};
+pub use raw::Raw;
 
 /// How long a process may take to drain and end.
 const STOP_LIMIT: Duration = Duration::from_secs(40);
@@ -91,7 +90,8 @@ impl Plan {
     pub async fn prepare(self) -> anyhow::Result<TestGateway> {
         let folder = tempfile::tempdir().context("making a folder")?;
         let ingress = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let programs = self.programs(folder.path(), ingress)?;
+        let audit = Audit::default();
+        let programs = self.programs(folder.path(), ingress, &audit)?;
         if let Some(realm) = &self.realm {
             make_collections(realm.store.as_str(), &realm.name).await?;
         }
@@ -103,7 +103,7 @@ impl Plan {
             programs,
             processes: BTreeMap::new(),
             account: Mutex::default(),
-            audit: Audit::default(),
+            audit,
             finished: false,
         })
     }
@@ -135,7 +135,7 @@ impl TestGateway {
     pub async fn refused_start(&self) -> anyhow::Result<Output> {
         let program = self.programs.first().context("no process")?;
         let arguments: Vec<&str> = program.args.iter().map(String::as_str).collect();
-        self.run(&arguments, program.env.clone()).await
+        self.run(&arguments, &program.env).await
     }
 
     /// What it runs on.
@@ -246,7 +246,6 @@ impl TestGateway {
         let mut request = self
             .client
             .request(method, self.url(path))
-            .timeout(ANSWER_LIMIT)
             .body(body.clone());
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -254,15 +253,28 @@ impl TestGateway {
         if let Some(key) = key {
             request = request.bearer_auth(key);
         }
-        let response = request.send().await?;
-        let answer = Answer {
-            status: response.status().as_u16(),
-            headers: response.headers().clone(),
-            text: response.text().await?,
-        };
-        self.audit.answer(&answer);
+        let answer = self.exchange(request).await?;
         self.enter(path, &body, &answer);
         Ok(answer)
+    }
+
+    /// Exchanges a request of a test's own client for its answer; what it accepted goes into no
+    /// account.
+    ///
+    /// # Errors
+    /// If no answer comes.
+    pub async fn exchange(&self, request: RequestBuilder) -> anyhow::Result<Answer> {
+        let answer = Answer::of(request.timeout(ANSWER_LIMIT).send().await?).await?;
+        self.audit.answer(answer.status, &answer.whole());
+        Ok(answer)
+    }
+
+    /// Connects, for a test that writes byte by byte.
+    ///
+    /// # Errors
+    /// If nobody listens.
+    pub async fn connect(&self) -> anyhow::Result<Raw> {
+        Raw::open(self.ingress, self.audit.clone()).await
     }
 
     /// Runs a command of the executable's on the gateway's store, beside its processes.
@@ -271,21 +283,11 @@ impl TestGateway {
     /// If it cannot be run, or does not end in time.
     pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<Output> {
         let env = self.plan.store_env(self.folder());
-        self.run(arguments, env).await
+        self.run(arguments, &env).await
     }
 
-    async fn run(&self, arguments: &[&str], env: Vec<(String, String)>) -> anyhow::Result<Output> {
-        let ended = Command::new(gateway_binary()?)
-            .args(arguments)
-            .env_clear()
-            .envs(env)
-            .current_dir(self.folder())
-            .kill_on_drop(true)
-            .output();
-        timeout(STOP_LIMIT, ended)
-            .await
-            .context("a command did not end")?
-            .context("running a command")
+    async fn run(&self, arguments: &[&str], env: &[(String, String)]) -> anyhow::Result<Output> {
+        run_to_end(arguments, env, self.folder(), STOP_LIMIT, &self.audit).await
     }
 
     /// Posts JSON.
@@ -363,8 +365,8 @@ impl TestGateway {
             .into_iter()
             .map(|parcel| parcel.id)
             .collect();
-        for request in servers.iter().flat_map(|server| server.received()) {
-            self.audit.text(&request.body);
+        for server in servers {
+            self.audit.take_in(server.audit());
         }
         let taken: Vec<_> = servers.iter().flat_map(|server| server.taken()).collect();
         let answered = servers.iter().flat_map(|server| server.answered());
@@ -412,26 +414,13 @@ impl TestGateway {
     }
 
     async fn end(mut self) -> anyhow::Result<Accounted> {
-        self.no_secret_was_told()?;
+        let names = self.processes.keys().map(String::as_str);
+        self.audit.check(self.folder.path(), names)?;
         self.finished = true;
         if let Some(realm) = &self.plan.realm {
             realm.remove().await.context("cleaning up")?;
         }
         Ok(Accounted(()))
-    }
-
-    /// Looks for every secret of this test in the logs and in what refused a request.
-    fn no_secret_was_told(&self) -> anyhow::Result<()> {
-        for process in self.processes.values() {
-            let env = process.program().env.iter();
-            self.audit
-                .environment(env.map(|(name, value)| (name.as_str(), value.as_str())));
-        }
-        let logs = self.names().into_iter().map(|name| {
-            let log = self.log(&name)?;
-            Ok((name, log))
-        });
-        self.audit.check(&logs.collect::<anyhow::Result<Vec<_>>>()?)
     }
 
     async fn stop_all(&mut self) -> anyhow::Result<()> {
