@@ -14,9 +14,11 @@ use anyhow::Context;
 use tokio::net::UdpSocket;
 use tokio_util::task::AbortOnDropHandle;
 
-/// The types of question that are answered (RFC 1035, RFC 3596).
+/// The types of question that are answered (RFC 1035, RFC 3596, RFC 2782).
 const A: u16 = 1;
+const TXT: u16 = 16;
 const AAAA: u16 = 28;
+const SRV: u16 = 33;
 
 /// Longer than a question over UDP.
 const MAX_QUESTION: usize = 1500;
@@ -27,6 +29,25 @@ const ANSWERED: [u8; 2] = [0x81, 0x80];
 /// Where the question's name stands, as a pointer.
 const THE_NAME: [u8; 2] = [0xc0, 12];
 const INTERNET: [u8; 2] = [0, 1];
+/// A service's priority and weight.
+const NO_PREFERENCE: [u8; 4] = [0; 4];
+
+/// What a name has.
+#[derive(Debug, Clone)]
+pub enum Record {
+    /// An address.
+    Address(IpAddr),
+    /// A service: on which host, on which port.
+    Service(String, u16),
+    /// A text of at most 255 bytes.
+    Text(String),
+}
+
+impl From<IpAddr> for Record {
+    fn from(address: IpAddr) -> Self {
+        Self::Address(address)
+    }
+}
 
 /// The server. Dropping it closes it.
 pub struct NameServer {
@@ -37,15 +58,26 @@ pub struct NameServer {
 
 impl NameServer {
     /// Starts a server that answers the n-th question (from 0 on) for a name, which comes in lower
-    /// case, with these addresses. What they are decides which type of question they answer; the
-    /// two types are counted apart.
+    /// case, with these records. What they are decides which type of question they answer; the
+    /// types are counted apart.
     ///
     /// # Errors
     /// If no port is free.
-    pub async fn start(
-        answers: impl Fn(&str, usize) -> Vec<IpAddr> + Send + Sync + 'static,
+    pub async fn start<R: Into<Record>>(
+        answers: impl Fn(&str, usize) -> Vec<R> + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), answers).await
+    }
+
+    /// The same, there.
+    ///
+    /// # Errors
+    /// If the address is taken.
+    pub async fn start_at<R: Into<Record>>(
+        address: SocketAddr,
+        answers: impl Fn(&str, usize) -> Vec<R> + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        let socket = UdpSocket::bind(address).await;
         let socket = socket.context("listening")?;
         let address = socket.local_addr()?;
         let asked = Arc::new(Mutex::new(BTreeMap::new()));
@@ -65,7 +97,8 @@ impl NameServer {
                     *count += 1;
                     *count - 1
                 };
-                let answer = question.answer(&answers(&question.name, before));
+                let records = answers(&question.name, before).into_iter().map(R::into);
+                let answer = question.answer(records);
                 // Who asked may have gone.
                 let _ = socket.send_to(&answer, from).await;
             }
@@ -133,12 +166,19 @@ impl<'a> Question<'a> {
         })
     }
 
-    fn answer(&self, addresses: &[IpAddr]) -> Vec<u8> {
-        let data: Vec<Vec<u8>> = addresses
-            .iter()
-            .filter_map(|address| match address {
-                IpAddr::V4(address) if self.kind == A => Some(address.octets().to_vec()),
-                IpAddr::V6(address) if self.kind == AAAA => Some(address.octets().to_vec()),
+    fn answer(&self, records: impl Iterator<Item = Record>) -> Vec<u8> {
+        let data: Vec<Vec<u8>> = records
+            .filter_map(|record| match record {
+                Record::Address(IpAddr::V4(address)) if self.kind == A => {
+                    Some(address.octets().to_vec())
+                }
+                Record::Address(IpAddr::V6(address)) if self.kind == AAAA => {
+                    Some(address.octets().to_vec())
+                }
+                Record::Service(host, port) if self.kind == SRV => {
+                    Some([&NO_PREFERENCE[..], &port.to_be_bytes(), &name(&host)].concat())
+                }
+                Record::Text(text) if self.kind == TXT => Some(counted(&text)),
                 _ => None,
             })
             .collect();
@@ -155,4 +195,16 @@ impl<'a> Question<'a> {
         }
         message
     }
+}
+
+/// A text behind its length.
+fn counted(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len()).unwrap_or(u8::MAX);
+    let bytes = text.bytes().take(length.into());
+    std::iter::once(length).chain(bytes).collect()
+}
+
+/// A name: its labels, and the root's, which is empty.
+fn name(name: &str) -> Vec<u8> {
+    name.split('.').chain([""]).flat_map(counted).collect()
 }

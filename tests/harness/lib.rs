@@ -1,6 +1,7 @@
 //! The harness of the end-to-end tests.
 
 pub mod account;
+pub mod apart;
 pub mod collections;
 pub mod counting;
 pub mod dns;

@@ -69,7 +69,16 @@ impl Authority {
     /// # Errors
     /// If it cannot be made.
     pub fn identity(&self, name: &str) -> anyhow::Result<Identity> {
-        self.sign(&CertificateParams::new([name.to_owned()])?)
+        self.identity_under(&[name])
+    }
+
+    /// A server's identity under each of these names or addresses.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn identity_under(&self, names: &[&str]) -> anyhow::Result<Identity> {
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        self.sign(&CertificateParams::new(names)?)
     }
 
     /// The same, long expired.
@@ -119,8 +128,20 @@ impl TlsFront {
     /// # Errors
     /// If no port is free, or the identity cannot be used.
     pub async fn start(target: SocketAddr, identity: &Identity) -> anyhow::Result<Self> {
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), target, identity).await
+    }
+
+    /// The same, at this address.
+    ///
+    /// # Errors
+    /// If the address is taken, or the identity cannot be used.
+    pub async fn start_at(
+        address: SocketAddr,
+        target: SocketAddr,
+        identity: &Identity,
+    ) -> anyhow::Result<Self> {
         let acceptor = TlsAcceptor::from(Arc::new(identity.server()?));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listener = TcpListener::bind(address).await.context("listening")?;
         let address = listener.local_addr()?;
         let serving = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {

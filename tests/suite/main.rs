@@ -14,6 +14,7 @@ mod history;
 mod isolation;
 mod keys;
 mod limits;
+mod mongodb_srv;
 mod outages;
 mod peers;
 mod processes;

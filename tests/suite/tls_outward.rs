@@ -97,7 +97,8 @@ impl UnderTls {
     }
 }
 
-fn chain(error: &StoreError) -> String {
+/// All that an error says, its sources included.
+pub(crate) fn chain(error: &StoreError) -> String {
     let mut told = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

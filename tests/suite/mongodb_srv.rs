@@ -1,0 +1,213 @@
+//! `mongodb+srv://`: where MongoDB is, and which replica set it is, comes from the DNS, and TLS is on
+//! without being asked for. The driver asks the machine's resolver and no other, so each case runs
+//! in a network of its own, where that is a nameserver of the test's.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use anyhow::Context;
+use bson::doc;
+use harness::{
+    apart::{self, NAMESERVER, Told, WayOut},
+    collections::make_collections,
+    dns::{NameServer, Record},
+    gateway::{Accounted, Plan, Setup},
+    realm::Realm,
+    scripted::{Reply, ScriptedServer},
+    tls::{Authority, TlsFront},
+};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use crate::tls_outward::chain;
+
+/// The name in the URL, and the host that the DNS gives for it, which must be of the same domain.
+const CLUSTER: &str = "cluster.roundtrip.example";
+const NODE: &str = "node.roundtrip.example";
+/// The same host, but the DNS says that it is of another replica set.
+const OTHER_SET: &str = "other-set.roundtrip.example";
+/// The same place, but by a name that its certificate does not have.
+const MISNAMED: &str = "misnamed.roundtrip.example";
+const UNPROVEN: &str = "unproven.roundtrip.example";
+/// The same place, but in another domain than the name's.
+const ASTRAY: &str = "astray.roundtrip.example";
+const FOREIGN: &str = "node.elsewhere.example";
+
+/// Where everything is, apart.
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// The MongoDB of the tests.
+#[derive(Debug, Serialize, Deserialize)]
+struct Member {
+    /// As it calls itself, where the driver goes once it has found it.
+    host: String,
+    port: u16,
+    /// The replica set that it is of.
+    set: Option<String>,
+    /// A database of the test's own.
+    database: String,
+}
+
+/// Its side of the network that is apart: names, certificates, a way to the server itself.
+struct Cluster {
+    member: Member,
+    authority: Authority,
+    folder: TempDir,
+    _dns: NameServer,
+    _front: TlsFront,
+    _way_out: WayOut,
+}
+
+/// Runs a case apart, with the tests' MongoDB behind it.
+async fn run_apart(realm: &Realm, case: &str) -> anyhow::Result<()> {
+    let host = realm.store.host_str().context("a host")?;
+    let port = realm.store.port().unwrap_or(27017);
+    let client = mongodb::Client::with_uri_str(realm.store.as_str()).await?;
+    let admin = client.database("admin");
+    let hello = admin.run_command(doc! {"hello": 1}).await?;
+    let own = hello.get_str("me").ok().and_then(|me| me.rsplit_once(':'));
+    let (own_host, own_port) = match own {
+        Some((host, port)) => (host.to_owned(), port.parse()?),
+        None => (host.to_owned(), port),
+    };
+    let member = Member {
+        host: own_host,
+        port: own_port,
+        set: hello.get_str("setName").ok().map(str::to_owned),
+        database: realm.name.clone(),
+    };
+    let mut found = tokio::net::lookup_host((host, port)).await?;
+    let server = found.next().context("an address")?;
+    apart::run_again(module_path!(), case, server, member).await
+}
+
+async fn cluster(told: Told<Member>) -> anyhow::Result<Cluster> {
+    let way_out = told.way_out().await?;
+    let member = told.by_the_test;
+    let folder = tempfile::tempdir()?;
+    let authority = Authority::new()?;
+    let identity = authority.identity_under(&[NODE, FOREIGN, &member.host])?;
+    let front = SocketAddr::new(HERE, member.port);
+    let front = TlsFront::start_at(front, way_out.address(), &identity).await?;
+    let (host, port, set) = (member.host.clone(), member.port, member.set.clone());
+    let dns = NameServer::start_at(NAMESERVER, move |name, _| {
+        let of_set = |set: &str| Record::Text(format!("authSource=admin&replicaSet={set}"));
+        if let Some(cluster) = name.strip_prefix("_mongodb._tcp.") {
+            let node = match cluster {
+                CLUSTER | OTHER_SET => NODE,
+                MISNAMED => UNPROVEN,
+                ASTRAY => FOREIGN,
+                _ => return Vec::new(),
+            };
+            return vec![Record::Service(node.to_owned(), port)];
+        }
+        match name {
+            CLUSTER | MISNAMED | ASTRAY => set.iter().map(|set| of_set(set)).collect(),
+            OTHER_SET => vec![of_set("another")],
+            NODE | UNPROVEN | FOREIGN => vec![Record::Address(HERE)],
+            name if name == host => vec![Record::Address(HERE)],
+            _ => Vec::new(),
+        }
+    })
+    .await?;
+    Ok(Cluster {
+        member,
+        authority,
+        folder,
+        _dns: dns,
+        _front: front,
+        _way_out: way_out,
+    })
+}
+
+impl Cluster {
+    /// A file with its certificate authority.
+    fn ca_file(&self) -> anyhow::Result<PathBuf> {
+        self.authority.write(self.folder.path())
+    }
+
+    /// A URL that says no more than a name and a database.
+    fn url(&self, name: &str) -> String {
+        format!("mongodb+srv://{name}/{}", self.member.database)
+    }
+
+    /// How the store's crate finds the cluster of this name.
+    async fn ping(
+        &self,
+        name: &str,
+        ca_file: Option<PathBuf>,
+    ) -> anyhow::Result<Result<(), String>> {
+        let config = roundtrip_store::Config {
+            url: self.url(name),
+            ca_file,
+            ..roundtrip_store::Config::default()
+        };
+        let pinged = roundtrip_store::open(&config).await?.ping().await;
+        Ok(pinged.map_err(|error| chain(&error)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_goes_round_over_a_mongodb_that_the_dns_names() -> anyhow::Result<()> {
+    let Some(told) = apart::told()? else {
+        let realm = Realm::fresh()?;
+        make_collections(realm.store.as_str(), &realm.name).await?;
+        let case = "a_message_goes_round_over_a_mongodb_that_the_dns_names";
+        run_apart(&realm, case).await?;
+        let channels = realm.channels().await?;
+        let kept = channels.find_one(doc! {"channel_id": "c"}).await?;
+        assert!(kept.is_some(), "the DNS led elsewhere");
+        return realm.remove().await;
+    };
+    let cluster = cluster(told).await?;
+    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
+    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
+    let gateway = Plan::new(Setup::Embedded)?
+        .env("STORE_URL", cluster.url(CLUSTER))
+        .env(
+            "ROUNDTRIP__STORE__CA_FILE",
+            cluster.ca_file()?.display().to_string(),
+        )
+        .sessions_server(sessions.url())
+        .start()
+        .await?;
+    gateway.register("c", &channel.url()).await?;
+    gateway.send("c", "s").await?;
+    let forwards = sessions.taken_at_least(1).await?;
+    assert_eq!(forwards[0].field("session_id"), "s");
+    let _: Accounted = gateway.finish(&[&channel, &sessions]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_dns_names_is_away_unless_it_proves_itself() -> anyhow::Result<()> {
+    let Some(told) = apart::told()? else {
+        let case = "what_the_dns_names_is_away_unless_it_proves_itself";
+        return run_apart(&Realm::fresh()?, case).await;
+    };
+    let cluster = cluster(told).await?;
+    let own = || cluster.ca_file().map(Some);
+    let folder = tempfile::tempdir()?;
+    let stranger = Some(Authority::new()?.write(folder.path())?);
+
+    assert_eq!(cluster.ping(CLUSTER, own()?).await?, Ok(()));
+    for (why, name, ca_file, named) in [
+        ("another authority", CLUSTER, stranger, "certificate"),
+        ("the public ones", CLUSTER, None, "certificate"),
+        ("another name", MISNAMED, own()?, "certificate"),
+        ("another set", OTHER_SET, own()?, "another"),
+        ("another domain", ASTRAY, own()?, "does not match domain"),
+        (
+            "no such name",
+            "nobody.roundtrip.example",
+            own()?,
+            "no record",
+        ),
+    ] {
+        let reason = cluster.ping(name, ca_file).await?.expect_err(why);
+        assert!(reason.contains(named), "{why}: {reason}");
+    }
+    Ok(())
+}
