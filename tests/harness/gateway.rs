@@ -5,25 +5,24 @@
 //! answered 202 was neither delivered nor is a dead letter, and a test cannot end well without it,
 //! for an [`Accounted`] is made by nothing else.
 
+mod account;
 mod answer;
 mod plan;
 mod raw;
 mod remains;
+mod requests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::Output,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::Mutex,
     time::Duration,
 };
 
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
-use reqwest::{Method, RequestBuilder, header::CONTENT_TYPE};
-use roundtrip_broker::Queue;
-use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
@@ -32,9 +31,9 @@ use crate::{
     http::plain_client,
     process::{Process, Program, free_port, run_to_end},
     realm::Realm,
-    scripted::{Received, ScriptedServer},
-    wait,
 };
+
+use account::Account;
 
 pub use answer::Answer;
 pub use plan::{CALLBACK_SECRET, OPERATOR_KEY, Plan, Setup};
@@ -42,9 +41,6 @@ pub use raw::Raw;
 
 /// How long a process may take to drain and end.
 const STOP_LIMIT: Duration = Duration::from_secs(40);
-
-/// How long a request may take to be answered.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// A running gateway.
 #[derive(Debug)]
@@ -58,13 +54,6 @@ pub struct TestGateway {
     account: Mutex<Account>,
     audit: Audit,
     finished: bool,
-}
-
-/// What was answered 202.
-#[derive(Debug, Default)]
-struct Account {
-    messages: BTreeSet<String>,
-    callbacks: BTreeSet<String>,
 }
 
 /// Everything that was accepted is accounted for.
@@ -214,69 +203,6 @@ impl TestGateway {
         Ok(())
     }
 
-    /// Exchanges a request for its answer; what it accepted goes into the account. Where the gateway
-    /// asks for keys, an operator's is presented.
-    ///
-    /// # Errors
-    /// If no answer comes.
-    pub async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&'static str, &str)],
-        body: impl Into<String>,
-    ) -> anyhow::Result<Answer> {
-        let key = self.plan.in_production.then_some(OPERATOR_KEY);
-        self.request_with(key, method, path, headers, body).await
-    }
-
-    /// As [`TestGateway::request`], with this key or with none.
-    ///
-    /// # Errors
-    /// If no answer comes.
-    pub async fn request_with(
-        &self,
-        key: Option<&str>,
-        method: Method,
-        path: &str,
-        headers: &[(&'static str, &str)],
-        body: impl Into<String>,
-    ) -> anyhow::Result<Answer> {
-        let body = body.into();
-        let mut request = self
-            .client
-            .request(method, self.url(path))
-            .body(body.clone());
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        if let Some(key) = key {
-            request = request.bearer_auth(key);
-        }
-        let answer = self.exchange(request).await?;
-        self.enter(path, &body, &answer);
-        Ok(answer)
-    }
-
-    /// Exchanges a request of a test's own client for its answer; what it accepted goes into no
-    /// account.
-    ///
-    /// # Errors
-    /// If no answer comes.
-    pub async fn exchange(&self, request: RequestBuilder) -> anyhow::Result<Answer> {
-        let answer = Answer::of(request.timeout(ANSWER_LIMIT).send().await?).await?;
-        self.audit.answer(answer.status, &answer.whole());
-        Ok(answer)
-    }
-
-    /// Connects, for a test that writes byte by byte.
-    ///
-    /// # Errors
-    /// If nobody listens.
-    pub async fn connect(&self) -> anyhow::Result<Raw> {
-        Raw::open(self.ingress, self.audit.clone()).await
-    }
-
     /// Runs a command of the executable's on the gateway's store, beside its processes.
     ///
     /// # Errors
@@ -288,119 +214,6 @@ impl TestGateway {
 
     async fn run(&self, arguments: &[&str], env: &[(String, String)]) -> anyhow::Result<Output> {
         run_to_end(arguments, env, self.folder(), STOP_LIMIT, &self.audit).await
-    }
-
-    /// Posts JSON.
-    ///
-    /// # Errors
-    /// If no answer comes.
-    pub async fn post(&self, path: &str, body: impl Into<String>) -> anyhow::Result<Answer> {
-        let json = [(CONTENT_TYPE.as_str(), "application/json")];
-        self.request(Method::POST, path, &json, body).await
-    }
-
-    /// Gets.
-    ///
-    /// # Errors
-    /// If no answer comes.
-    pub async fn get(&self, path: &str) -> anyhow::Result<Answer> {
-        self.request(Method::GET, path, &[], "").await
-    }
-
-    /// Registers a channel at this endpoint.
-    ///
-    /// # Errors
-    /// If it is not taken.
-    pub async fn register(&self, id: &str, endpoint_url: &str) -> anyhow::Result<()> {
-        let channel = json!({
-            "channel_id": id,
-            "channel_metadata": {"endpoint_url": endpoint_url},
-        });
-        let answer = self.post("/channel", channel.to_string()).await?;
-        answer.expect(201).map(drop)
-    }
-
-    /// Sends a message and returns its id. Its `response_url` is the gateway's own.
-    ///
-    /// # Errors
-    /// If it is not accepted.
-    pub async fn send(&self, channel: &str, session: &str) -> anyhow::Result<String> {
-        let body = json!({
-            "channel_id": channel,
-            "session_id": session,
-            "message": format!("Hello, {session}!"),
-        });
-        let answer = self.post("/channel/message", body.to_string()).await?;
-        let answer = answer.expect(202)?.json();
-        Ok(text(&answer, "message_id"))
-    }
-
-    /// Waits until each message that was accepted has been taken by one of these servers.
-    ///
-    /// # Errors
-    /// If one is not in time: which.
-    pub async fn all_taken(&self, servers: &[&ScriptedServer]) -> anyhow::Result<()> {
-        let accepted = self.account().messages.clone();
-        let what = format!("{} accepted messages to be taken", accepted.len());
-        wait::until(what, async || {
-            let taken: Vec<_> = servers.iter().flat_map(|server| server.taken()).collect();
-            let taken: BTreeSet<_> = taken.iter().map(Received::webhook_id).collect();
-            accepted
-                .iter()
-                .all(|id| taken.contains(id.as_str()))
-                .then_some(())
-        })
-        .await
-    }
-
-    /// Ends the gateway and draws up the account: each accepted message was taken by one of these
-    /// servers or is a dead letter, and each accepted answer was taken by one of these servers.
-    ///
-    /// # Errors
-    /// If one was not, or a process does not end well.
-    pub async fn finish(mut self, servers: &[&ScriptedServer]) -> anyhow::Result<Accounted> {
-        let dead: BTreeSet<String> = self
-            .dead_letters(Queue::OutboundDead)
-            .await?
-            .into_iter()
-            .map(|parcel| parcel.id)
-            .collect();
-        for server in servers {
-            self.audit.take_in(server.audit());
-        }
-        let taken: Vec<_> = servers.iter().flat_map(|server| server.taken()).collect();
-        let answered = servers.iter().flat_map(|server| server.answered());
-        let (messages, callbacks) = {
-            let mut account = self.account();
-            account.callbacks.extend(answered);
-            (
-                std::mem::take(&mut account.messages),
-                std::mem::take(&mut account.callbacks),
-            )
-        };
-        let delivered: BTreeSet<_> = taken
-            .iter()
-            .map(|request| request.webhook_id().to_owned())
-            .collect();
-        let lost: Vec<_> = messages
-            .iter()
-            .filter(|id| !delivered.contains(*id) && !dead.contains(*id))
-            .collect();
-        ensure!(
-            lost.is_empty(),
-            "accepted, neither delivered nor dead: {lost:?}"
-        );
-        let forwarded: BTreeSet<_> = taken
-            .iter()
-            .filter(|request| request.webhook_id().starts_with("cb_"))
-            .map(|request| request.field("session_id"))
-            .collect();
-        let lost: Vec<_> = callbacks.difference(&forwarded).collect();
-        ensure!(
-            lost.is_empty(),
-            "answers accepted and not forwarded: {lost:?}"
-        );
-        self.end().await
     }
 
     /// Ends the gateway without an account, for a test in which something must stay undone; the
@@ -432,35 +245,9 @@ impl TestGateway {
         Ok(())
     }
 
-    fn account(&self) -> MutexGuard<'_, Account> {
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn keep(&mut self, process: Process) {
         self.processes
             .insert(process.program().name.clone(), process);
-    }
-
-    fn enter(&self, path: &str, body: &str, answer: &Answer) {
-        let mut account = self.account();
-        let path = path.split('?').next().unwrap_or_default();
-        match (path, answer.status) {
-            ("/webhook-response", 202) => {
-                let body = serde_json::from_str(body).unwrap_or_default();
-                account.callbacks.insert(text(&body, "session_id"));
-            }
-            ("/channel/message", 202) => {
-                account.messages.insert(text(&answer.json(), "message_id"));
-            }
-            ("/channel/messages", 200) => {
-                let answer = answer.json();
-                let results = answer["results"].as_array().into_iter().flatten();
-                let accepted = results.filter(|result| result["status"] == "queued");
-                let ids = accepted.map(|result| text(result, "message_id"));
-                account.messages.extend(ids);
-            }
-            _ => {}
-        }
     }
 }
 
@@ -474,8 +261,4 @@ impl Drop for TestGateway {
             eprintln!("--- the end of {name}'s log\n{}", process.tail());
         }
     }
-}
-
-fn text(value: &Value, field: &str) -> String {
-    value[field].as_str().unwrap_or_default().to_owned()
 }

@@ -18,8 +18,9 @@ use time::OffsetDateTime;
 use crate::{
     Ingress,
     access::Caller,
-    body::{Json, whole_number},
+    body::Json,
     history::{next, page_size},
+    json::whole_number,
     parameters::{Parameters, PathId},
     problem::Problem,
 };

@@ -20,8 +20,9 @@ use tokio::sync::Semaphore;
 use crate::{
     Ingress,
     access::Caller,
-    body::{is_json, media_type, parse, read, said},
+    body::{is_json, media_type, read},
     idempotency::{Key, accept_one},
+    json::{parse, said},
     messages::{Accepted, SendMessage},
     problem::Problem,
 };

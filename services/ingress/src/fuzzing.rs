@@ -17,7 +17,6 @@ use crate::{
     access::bearer,
     api_keys::CreateKey,
     batch::{self, Item},
-    body,
     callback::{self, Answer},
     channels::{
         NewChannel,
@@ -25,7 +24,7 @@ use crate::{
     },
     dead_letters::DeadParameters,
     history::MessageParameters,
-    idempotency,
+    idempotency, json,
     messages::SendMessage,
     parameters,
     problem::Problem,
@@ -157,7 +156,7 @@ fn depth(value: &Value) -> usize {
 }
 
 fn parse<T: DeserializeOwned>(input: &[u8]) -> Result<T, Problem> {
-    body::parse(input, DEPTH)
+    json::parse(input, DEPTH)
 }
 
 fn sort(sort: roundtrip_store::Sort) -> String {

@@ -16,6 +16,7 @@ mod document;
 pub mod fuzzing;
 mod history;
 mod idempotency;
+mod json;
 mod limits;
 mod messages;
 mod parameters;

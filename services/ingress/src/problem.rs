@@ -3,25 +3,22 @@
 //! Invariant: every answer of 400 and above is one of these, and none says more than the client
 //! may know; what an operator needs to know is logged where the error is handled.
 
+mod access;
+mod failures;
+
 use std::time::Duration;
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use roundtrip_broker::PublishError;
-use roundtrip_model::{KeyRole, channel::FieldError};
-use roundtrip_store::{FilterError, StoreError};
+use roundtrip_model::channel::FieldError;
 use serde::Serialize;
 
-use crate::{idempotency::HEADER, seldom::Seldom};
+use crate::idempotency::HEADER;
 
 /// What a client that met a broker or store which is away is asked to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
-
-/// Each is met by every request while it lasts.
-static STORE_AWAY: Seldom = Seldom::new();
-static NOT_ENQUEUED: Seldom = Seldom::new();
 
 /// How every `type` begins.
 const KIND: &str = "urn:roundtrip:problem:";
@@ -209,84 +206,6 @@ impl Problem {
         )
     }
 
-    /// No key, or none that is good; which of them is not told.
-    pub(crate) fn no_key() -> Self {
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "no-valid-key",
-            "A valid API key is needed",
-            "send one with the header 'Authorization: Bearer rt_…'",
-        )
-    }
-
-    /// An answer that brings no token, or one that is worth nothing; which of them is not told.
-    pub(crate) fn answer_refused() -> Self {
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "answer-refused",
-            "The answer cannot be taken",
-            "post it to the 'response_url' as the delivery named it, in the delivery's session and \
-             before its token ends",
-        )
-    }
-
-    /// Keys cannot be looked up.
-    pub(crate) fn keys_away() -> Self {
-        Self::unavailable("store-away", "The store is away", "try again in a moment")
-    }
-
-    /// The key's role does not allow the call; operators' keys always do.
-    pub(crate) fn other_role(needed: &[KeyRole], role: KeyRole) -> Self {
-        let needed: Vec<&str> = std::iter::once(&KeyRole::Operator)
-            .chain(needed)
-            .map(|role| role.as_str())
-            .collect();
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "role-not-allowed",
-            "The key's role does not allow this",
-            format!(
-                "this call needs a key with the role {}; this one's is {role}",
-                needed.join(" or ")
-            ),
-        )
-    }
-
-    /// The key is limited to other channels.
-    pub(crate) fn other_channel(id: &str) -> Self {
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "channel-not-allowed",
-            "The key is limited to other channels",
-            format!("this key may not use the channel '{id}'"),
-        )
-    }
-
-    /// A key was asked for that may do more than the key that asks for it.
-    pub(crate) fn wider_key(field: &'static str, problem: &'static str) -> Self {
-        Self {
-            kind: format!("{KIND}wider-key"),
-            title: "A key cannot make one that may do more",
-            status: StatusCode::FORBIDDEN.as_u16(),
-            ..Self::invalid_field(field, problem)
-        }
-    }
-
-    /// The key has had its requests for now.
-    pub(crate) fn rate_limited(wait: Duration) -> Self {
-        // In whole seconds, as the header is, and never too soon.
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        Self {
-            retry_after: Some(Duration::from_secs(seconds.max(1))),
-            ..Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "rate-limited",
-                "Too many requests with this key",
-                "the header 'Retry-After' says when to try again",
-            )
-        }
-    }
-
     /// The id in the path names no key.
     pub(crate) fn unknown_key(id: &str) -> Self {
         Self::new(
@@ -377,78 +296,6 @@ impl Problem {
             retry_after: Some(RETRY_AFTER),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, detail)
         }
-    }
-}
-
-impl From<StoreError> for Problem {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Exists(id) => Self::new(
-                StatusCode::CONFLICT,
-                "channel-exists",
-                "The channel exists",
-                format!("a channel with the id '{id}' exists"),
-            ),
-            StoreError::NotFound(id) => Self::unknown_channel(id.as_str()),
-            StoreError::Changed(id) => Self::new(
-                StatusCode::PRECONDITION_FAILED,
-                "channel-changed",
-                "The channel has changed",
-                format!("the channel '{id}' is no longer of the version that If-Match names"),
-            ),
-            // Written by another client of the database, and not by whoever asks now.
-            StoreError::Unreadable { id, problem } => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "unreadable-channel",
-                "The stored channel cannot be read",
-                format!("the stored document of '{id}' is no channel: {problem}"),
-            ),
-            StoreError::Unstorable(error) => Self::invalid([error]),
-            StoreError::TooMany => Self::new(
-                StatusCode::CONFLICT,
-                "too-many-keys",
-                "There are too many API keys",
-                "as many are active as there can be; revoke some",
-            ),
-            StoreError::Away(source) => {
-                if let Some(unsaid) = STORE_AWAY.due() {
-                    tracing::warn!(error = %source, unsaid, "the store did not answer");
-                }
-                Self::unavailable("store-away", "The store is away", "try again in a moment")
-            }
-        }
-    }
-}
-
-impl From<PublishError> for Problem {
-    fn from(error: PublishError) -> Self {
-        if let Some(unsaid) = NOT_ENQUEUED.due() {
-            tracing::warn!(%error, unsaid, "not enqueued");
-        }
-        match error {
-            PublishError::Away(_) => {
-                Self::unavailable("broker-away", "The broker is away", "nothing was enqueued")
-            }
-            PublishError::Refused(_) => Self::unavailable(
-                "broker-refuses",
-                "The broker takes nothing at the moment",
-                "nothing was enqueued",
-            ),
-            PublishError::Unconfirmed => Self {
-                may_be_enqueued: true,
-                ..Self::unavailable(
-                    "broker-unconfirmed",
-                    "The broker did not confirm in time",
-                    "it may or may not have been enqueued; sending it again may double it",
-                )
-            },
-        }
-    }
-}
-
-impl From<FilterError> for Problem {
-    fn from(error: FilterError) -> Self {
-        Self::invalid_field(error.path, error.problem)
     }
 }
 

@@ -16,11 +16,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::{
-    Ingress,
-    access::Caller,
-    body::{Json, whole_number},
-    parameters::PathId,
-    problem::Problem,
+    Ingress, access::Caller, body::Json, json::whole_number, parameters::PathId, problem::Problem,
 };
 
 /// The most a second that can be asked for.

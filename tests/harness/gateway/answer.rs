@@ -61,3 +61,8 @@ impl Answer {
         Ok(self)
     }
 }
+
+/// A field's text; empty where it has none.
+pub(super) fn text(value: &Value, field: &str) -> String {
+    value[field].as_str().unwrap_or_default().to_owned()
+}

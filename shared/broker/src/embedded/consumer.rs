@@ -10,8 +10,8 @@ use tokio::sync::{mpsc as queue, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    command::{Command, Settling},
     queue::Subscriber,
-    writer::{Command, Settling},
 };
 use crate::{Closed, Consumer, Delivery, Parcel, Queue, Settle, SettleError, Settlement};
 

@@ -20,6 +20,7 @@
 //! whatever becomes ready later has a later key (see [`timeline`]). A lease is only in memory,
 //! which is why what was leased when the process died is ready at the next start.
 
+mod command;
 mod consumer;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
@@ -52,8 +53,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    command::{Command, Publish},
     consumer::Receiver,
-    writer::{Command, Publish, Writer},
+    writer::Writer,
 };
 use crate::{
     Broker, Closed, Config, Consumer, OpenError, Parcel, PublishError, Queue, Route, Status,

@@ -11,9 +11,9 @@ use tokio::sync::mpsc as queue;
 
 use super::{
     MAX_WINDOW_BYTES,
+    command::Command,
     consumer::{Item, Leased},
     table::{Held, Key, Page, Share, Table},
-    writer::Command,
 };
 use crate::{Parcel, Queue};
 

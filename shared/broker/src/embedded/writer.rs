@@ -15,79 +15,19 @@ use std::{
 
 use arc_swap::ArcSwap;
 use roundtrip_model::Clock;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::{
-    consumer::Leased,
-    queue::{QueueState, Subscriber},
+    command::{Batch, Command, Publish, Settling},
+    queue::QueueState,
     schema,
     table::{Change, Key, Table, code, retry_lane},
     timeline::{self, Timeline},
 };
-use crate::{OpenError, Parcel, PublishError, Queue, Settlement, Status};
-
-/// The most commands that share a transaction.
-const MAX_BATCH: usize = 1024;
-
-/// A transaction takes no further command once its bodies have reached this.
-const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
+use crate::{OpenError, PublishError, Queue, Settlement, Status};
 
 /// How often a disk that takes nothing is tried again.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
-
-/// What the writer is asked.
-pub(super) enum Command {
-    Publish(Publish),
-    Settle(Settling),
-    Release(Leased),
-    Subscribe {
-        queue: Queue,
-        subscriber: Subscriber,
-    },
-    Unsubscribe {
-        queue: Queue,
-        consumer: u64,
-    },
-    Ready {
-        queue: Queue,
-        reply: oneshot::Sender<u64>,
-    },
-    Close(oneshot::Sender<()>),
-    #[cfg(test)]
-    Run(Box<dyn FnOnce(&rusqlite::Connection) + Send>),
-}
-
-pub(super) struct Publish {
-    pub(super) queue: Queue,
-    pub(super) parcel: Parcel,
-    pub(super) reply: oneshot::Sender<Result<(), PublishError>>,
-    /// Given back when the writer is done with it, not when the caller gives up.
-    pub(super) room: OwnedSemaphorePermit,
-}
-
-pub(super) struct Settling {
-    pub(super) leased: Leased,
-    pub(super) settlement: Settlement,
-    pub(super) reply: oneshot::Sender<()>,
-}
-
-/// What shares one transaction.
-#[derive(Default)]
-struct Batch {
-    publishes: Vec<Publish>,
-    settlings: Vec<Settling>,
-    bytes: usize,
-    questions: Vec<(Queue, oneshot::Sender<u64>)>,
-    close: Option<oneshot::Sender<()>>,
-}
-
-impl Batch {
-    fn is_full(&self) -> bool {
-        self.publishes.len() + self.settlings.len() >= MAX_BATCH
-            || self.bytes >= MAX_BATCH_BYTES
-            || self.close.is_some()
-    }
-}
 
 /// A publish with its place in the queue.
 struct Placed {

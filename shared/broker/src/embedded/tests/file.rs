@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Broker, OpenError, Parcel, PublishError, Queue, Status,
-    embedded::{Embedded, table, writer::Command},
+    embedded::{Embedded, command::Command, table},
 };
 
 const HOUR: Duration = Duration::from_hours(1);

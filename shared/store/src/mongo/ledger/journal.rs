@@ -1,26 +1,21 @@
 //! What happened to messages.
 //!
-//! Invariant: a message's document is changed by operators that commute and may be repeated
-//! (`$max`, `$set` to what never changes), so that recorders need not agree on anything. It is
-//! written before its entries: who sees an entry finds its message.
+//! Invariant: a message's document is written before its entries: who sees an entry finds its
+//! message.
 
-use std::collections::BTreeMap;
+mod advance;
 
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
-use mongodb::{
-    Database,
-    error::{IndexedWriteError, WriteConcernError},
-};
+use mongodb::Database;
 use roundtrip_model::{
-    ChannelId, Entry, EntryId, Event, MessageId, SessionId, State,
-    journal::{Content, Position},
+    ChannelId, Entry, EntryId, Event, MessageId, SessionId, State, journal::Content,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    super::{DUPLICATE_KEY, MongoChannels, away},
+    super::{MongoChannels, away},
     ENTRIES, MESSAGES, Unreadable, document, of_channels, read_time, row, rows, stored, texts,
     unless_there,
 };
@@ -28,35 +23,19 @@ use crate::{Detail, Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord
 
 /// What stands in the place of an `Accepted`, whose content is kept with its message.
 const ACCEPTED: &str = r#""accepted""#;
-/// How many bytes of content one command carries; the server takes 16 MiB, with all that is
-/// around them.
-const COMMAND_BYTES: usize = 8 << 20;
-/// About what an update takes beside its content.
-const UPDATE_BYTES: usize = 1 << 10;
-/// How often an update is sent that collides with another process's insert of the same message.
-/// The second time finds the message there.
-const COLLISION_TRIES: u32 = 3;
-
 #[async_trait]
 impl Journal for MongoChannels {
     async fn record(&self, entries: &[Entry]) -> Result<(), StoreError> {
         if entries.is_empty() {
             return Ok(());
         }
-        let mut advances = BTreeMap::new();
-        let mut rows = Vec::with_capacity(entries.len());
-        for entry in entries {
-            advances
-                .entry(entry.message_id)
-                .and_modify(|advance: &mut Advance<'_>| advance.take(entry))
-                .or_insert_with(|| Advance::of(entry));
-            rows.push(document(&EntryRow::of(entry)?)?);
-        }
-        let commands = commands(advances.values());
+        let rows = entries.iter().map(|entry| document(&EntryRow::of(entry)?));
+        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        let commands = advance::commands(entries);
         self.connection
             .run(move |_, database| async move {
                 for updates in commands {
-                    advance(&database, updates).await?;
+                    advance::update(&database, updates).await?;
                 }
                 let inserted = database
                     .collection::<Document>(ENTRIES)
@@ -114,142 +93,6 @@ impl Journal for MongoChannels {
             })
             .await
     }
-}
-
-/// How far some entries bring a message.
-struct Advance<'a> {
-    first: &'a Entry,
-    position: Position,
-    round: u32,
-    updated_at: DateTime,
-    content: Option<&'a Content>,
-}
-
-impl<'a> Advance<'a> {
-    fn of(entry: &'a Entry) -> Self {
-        let mut advance = Self {
-            first: entry,
-            position: entry.position(),
-            round: entry.round,
-            updated_at: stored(entry.at),
-            content: None,
-        };
-        advance.take(entry);
-        advance
-    }
-
-    fn take(&mut self, entry: &'a Entry) {
-        self.position = self.position.max(entry.position());
-        self.round = self.round.max(entry.round);
-        self.updated_at = self.updated_at.max(stored(entry.at));
-        if let Event::Accepted(content) = &entry.event {
-            self.content = Some(content);
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        let said = |content: &Content| content.message.get().len() + content.response_url.len();
-        UPDATE_BYTES + self.content.map_or(0, said)
-    }
-
-    /// A statement of an `update` command.
-    fn update(&self) -> Document {
-        let mut set = doc! {
-            "channel_id": self.first.channel_id.as_str(),
-            "session_id": self.first.session_id.as_str(),
-        };
-        if let Some(content) = self.content {
-            set.insert(
-                "content",
-                doc! {
-                    "message": content.message.get(),
-                    "response_url": content.response_url.as_str(),
-                },
-            );
-        }
-        let max = doc! {
-            // Documents compare field by field in their order, so the rank decides; and the
-            // greatest rank brings its state with it.
-            "position": { "r": self.position.rank, "s": self.position.state.as_str() },
-            "round": i64::from(self.round),
-            "updated_at": self.updated_at,
-        };
-        doc! {
-            "q": { "_id": self.first.message_id.to_string() },
-            "u": { "$max": max, "$set": set },
-            "upsert": true,
-        }
-    }
-}
-
-/// Puts updates together, as many as one command carries.
-fn commands<'a>(advances: impl Iterator<Item = &'a Advance<'a>>) -> Vec<Vec<Document>> {
-    let mut commands = Vec::new();
-    let (mut updates, mut bytes) = (Vec::new(), 0);
-    for advance in advances {
-        if bytes > 0 && bytes + advance.bytes() > COMMAND_BYTES {
-            commands.push(std::mem::take(&mut updates));
-            bytes = 0;
-        }
-        bytes += advance.bytes();
-        updates.push(advance.update());
-    }
-    commands.push(updates);
-    commands
-}
-
-/// What the server answers to an `update` command.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Updated {
-    #[serde(default)]
-    write_errors: Vec<IndexedWriteError>,
-    write_concern_error: Option<WriteConcernError>,
-}
-
-/// An update that the server did not make, or did not make durable.
-#[derive(Debug, thiserror::Error)]
-#[error("the server answered with error {code}: {message}")]
-struct Refused {
-    code: i32,
-    message: String,
-}
-
-/// Updates many messages, each in a way of its own, in one round trip. The driver's own call for
-/// that needs server 8.0; the command is older than any that is supported.
-async fn advance(database: &Database, mut updates: Vec<Document>) -> Result<(), StoreError> {
-    let refused =
-        |code, message: String| Err(StoreError::Away(Box::new(Refused { code, message })));
-    for try_number in 1_u32.. {
-        let mut command = doc! {
-            "update": MESSAGES,
-            "updates": updates.clone(),
-            "ordered": false,
-        };
-        // The driver adds it to its own calls only.
-        if let Some(concern) = database.write_concern() {
-            command.insert("writeConcern", document(concern)?);
-        }
-        let answer = database.run_command(command).await.map_err(away)?;
-        let answer: Updated = row(answer)?;
-        let mut collided = Vec::new();
-        for error in answer.write_errors {
-            match updates.get(error.index) {
-                Some(update) if error.code == DUPLICATE_KEY && try_number < COLLISION_TRIES => {
-                    collided.push(update.clone());
-                }
-                _ => return refused(error.code, error.message),
-            }
-        }
-        if let Some(error) = answer.write_concern_error {
-            return refused(error.code, error.message);
-        }
-        if collided.is_empty() {
-            break;
-        }
-        updates = collided;
-    }
-    Ok(())
 }
 
 async fn message(
@@ -405,4 +248,24 @@ impl MessageRow {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn a_page_goes_on_below_both_its_cursor_and_its_end() {
+        let until = datetime!(2026-11-23 12:00 UTC);
+        let filter = MessageFilter {
+            until: Some(until),
+            ..MessageFilter::default()
+        };
+        let end = filter.id_bounds().1.unwrap();
+        let cursor: MessageId = "msg_01000000000070000000000000000000".parse().unwrap();
+        assert!(cursor.to_string() < end);
+        for (after, bound) in [(None, end), (Some(&cursor), cursor.to_string())] {
+            let asked = matching(&filter, after);
+            assert_eq!(asked, doc! { "_id": { "$lt": bound } });
+        }
+    }
+}

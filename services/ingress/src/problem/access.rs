@@ -1,0 +1,91 @@
+//! What is told to those who may not do what they asked for.
+//!
+//! Invariant: a 401 says nothing of what is wrong with a key or a token, and a 403 goes only to who
+//! has shown a good key.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use roundtrip_model::KeyRole;
+
+use super::{KIND, Problem};
+
+impl Problem {
+    /// No key, or none that is good; which of them is not told.
+    pub(crate) fn no_key() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "no-valid-key",
+            "A valid API key is needed",
+            "send one with the header 'Authorization: Bearer rt_…'",
+        )
+    }
+
+    /// An answer that brings no token, or one that is worth nothing; which of them is not told.
+    pub(crate) fn answer_refused() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "answer-refused",
+            "The answer cannot be taken",
+            "post it to the 'response_url' as the delivery named it, in the delivery's session and \
+             before its token ends",
+        )
+    }
+
+    /// Keys cannot be looked up.
+    pub(crate) fn keys_away() -> Self {
+        Self::unavailable("store-away", "The store is away", "try again in a moment")
+    }
+
+    /// The key's role does not allow the call; operators' keys always do.
+    pub(crate) fn other_role(needed: &[KeyRole], role: KeyRole) -> Self {
+        let needed: Vec<&str> = std::iter::once(&KeyRole::Operator)
+            .chain(needed)
+            .map(|role| role.as_str())
+            .collect();
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "role-not-allowed",
+            "The key's role does not allow this",
+            format!(
+                "this call needs a key with the role {}; this one's is {role}",
+                needed.join(" or ")
+            ),
+        )
+    }
+
+    /// The key is limited to other channels.
+    pub(crate) fn other_channel(id: &str) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "channel-not-allowed",
+            "The key is limited to other channels",
+            format!("this key may not use the channel '{id}'"),
+        )
+    }
+
+    /// A key was asked for that may do more than the key that asks for it.
+    pub(crate) fn wider_key(field: &'static str, problem: &'static str) -> Self {
+        Self {
+            kind: format!("{KIND}wider-key"),
+            title: "A key cannot make one that may do more",
+            status: StatusCode::FORBIDDEN.as_u16(),
+            ..Self::invalid_field(field, problem)
+        }
+    }
+
+    /// The key has had its requests for now.
+    pub(crate) fn rate_limited(wait: Duration) -> Self {
+        // In whole seconds, as the header is, and never too soon.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self {
+            retry_after: Some(Duration::from_secs(seconds.max(1))),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate-limited",
+                "Too many requests with this key",
+                "the header 'Retry-After' says when to try again",
+            )
+        }
+    }
+}

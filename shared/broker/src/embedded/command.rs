@@ -1,0 +1,69 @@
+//! What the writer is asked, and how much of it shares a transaction.
+//!
+//! Invariant: whoever asks learns what came of it, through the sender that the question brings; one
+//! that is dropped unused says that the broker is gone.
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{consumer::Leased, queue::Subscriber};
+use crate::{Parcel, PublishError, Queue, Settlement};
+
+/// The most commands that share a transaction.
+const MAX_BATCH: usize = 1024;
+
+/// A transaction takes no further command once its bodies have reached this.
+const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
+
+/// What the writer is asked.
+pub(super) enum Command {
+    Publish(Publish),
+    Settle(Settling),
+    Release(Leased),
+    Subscribe {
+        queue: Queue,
+        subscriber: Subscriber,
+    },
+    Unsubscribe {
+        queue: Queue,
+        consumer: u64,
+    },
+    Ready {
+        queue: Queue,
+        reply: oneshot::Sender<u64>,
+    },
+    Close(oneshot::Sender<()>),
+    #[cfg(test)]
+    Run(Box<dyn FnOnce(&rusqlite::Connection) + Send>),
+}
+
+pub(super) struct Publish {
+    pub(super) queue: Queue,
+    pub(super) parcel: Parcel,
+    pub(super) reply: oneshot::Sender<Result<(), PublishError>>,
+    /// Given back when the writer is done with it, not when the caller gives up.
+    pub(super) room: OwnedSemaphorePermit,
+}
+
+pub(super) struct Settling {
+    pub(super) leased: Leased,
+    pub(super) settlement: Settlement,
+    pub(super) reply: oneshot::Sender<()>,
+}
+
+/// What shares one transaction.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) publishes: Vec<Publish>,
+    pub(super) settlings: Vec<Settling>,
+    pub(super) bytes: usize,
+    pub(super) questions: Vec<(Queue, oneshot::Sender<u64>)>,
+    pub(super) close: Option<oneshot::Sender<()>>,
+}
+
+impl Batch {
+    pub(super) fn is_full(&self) -> bool {
+        self.publishes.len() + self.settlings.len() >= MAX_BATCH
+            || self.bytes >= MAX_BATCH_BYTES
+            || self.close.is_some()
+    }
+}

@@ -1,0 +1,136 @@
+//! What happened to messages.
+//!
+//! Invariant: a message's state is the greatest position among its entries, in whatever order those
+//! came.
+
+use async_trait::async_trait;
+use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State, journal::Content};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::StoreError;
+
+/// What happened to messages.
+#[async_trait]
+pub trait Journal: Send + Sync + 'static {
+    /// Records entries, of many messages at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`]; some of them may have been recorded, and recording all of them again
+    /// completes it.
+    async fn record(&self, entries: &[Entry]) -> Result<(), StoreError>;
+
+    /// A message and its entries by time and then by id, the latest [`MAX_ENTRIES`] of them.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    async fn message(
+        &self,
+        id: &MessageId,
+    ) -> Result<Option<(MessageRecord, Vec<Entry>)>, StoreError>;
+
+    /// Messages that match, by id, the latest first: later messages do not disturb the order.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    async fn messages(
+        &self,
+        filter: &MessageFilter,
+        after: Option<&MessageId>,
+        limit: u16,
+        detail: Detail,
+    ) -> Result<Vec<MessageRecord>, StoreError>;
+
+    /// How many messages match.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError>;
+}
+
+/// How much is read of each message of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// All of it. A content can be as long as a request: mind the limit.
+    Whole,
+    /// All but its content, which is not read.
+    Outline,
+}
+
+/// The most entries that a timeline shows.
+pub const MAX_ENTRIES: usize = 1000;
+
+/// What the journal knows of a message. Its state is the greatest position of its entries.
+#[derive(Debug, Clone, Serialize)]
+pub struct MessageRecord {
+    /// The message; its id also tells when it was accepted.
+    pub message_id: MessageId,
+    /// Its channel.
+    pub channel_id: ChannelId,
+    /// Its session.
+    pub session_id: SessionId,
+    /// Where it stands.
+    pub state: State,
+    /// How many times it was replayed.
+    pub round: u32,
+    /// When the latest entry happened.
+    #[serde(with = "time::serde::rfc3339")]
+    pub updated_at: OffsetDateTime,
+    /// What it says; none while its `Accepted` entry has not come, and in an outline.
+    #[serde(skip)]
+    pub content: Option<Content>,
+}
+
+/// Which messages; what is left out does not count.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MessageFilter {
+    /// These messages and no others.
+    #[serde(rename = "ids", skip_serializing_if = "Option::is_none")]
+    pub message_ids: Option<Vec<MessageId>>,
+    /// Of this session.
+    #[serde(rename = "session_id", skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// Of this channel.
+    #[serde(rename = "channel_id", skip_serializing_if = "Option::is_none")]
+    pub channel: Option<ChannelId>,
+    /// Of these channels and no others.
+    #[serde(rename = "channel_ids", skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Vec<ChannelId>>,
+    /// In this state now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+    /// Accepted at this time or later.
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub since: Option<OffsetDateTime>,
+    /// Accepted before this time.
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub until: Option<OffsetDateTime>,
+}
+
+impl MessageFilter {
+    /// Between which ids the messages lie that were accepted in the time asked for: from the first
+    /// on, and before the second. An id begins with the milliseconds of its making, so these
+    /// beginnings of ids compare with whole ones as texts.
+    pub(crate) fn id_bounds(&self) -> (Option<String>, Option<String>) {
+        let bound = |at: OffsetDateTime| {
+            // The first millisecond that is not before this time.
+            first_message_id(-((-at.unix_timestamp_nanos()).div_euclid(1_000_000)))
+        };
+        (self.since.map(bound), self.until.map(bound))
+    }
+}
+
+/// How the ids of messages begin that were made in this millisecond since 1970.
+pub(crate) fn first_message_id(millis: i128) -> String {
+    format!("msg_{:012x}", millis.clamp(0, MAX_ID_MILLIS))
+}
+
+/// The greatest time that an id holds: 48 bits of milliseconds.
+const MAX_ID_MILLIS: i128 = (1 << 48) - 1;
