@@ -222,12 +222,13 @@ async fn answer(shared: &Shared, message: &Message) -> anyhow::Result<()> {
         // is well, and some hundreds open every channel's breaker.
         iter::from_fn(|| idle.pop()).find(|connection| !connection.is_closed())
     };
+    let gateway = Peer {
+        address,
+        audit: shared.audit.clone(),
+    };
     let mut connection = match idle {
         Some(connection) => connection,
-        None => {
-            let audit = shared.audit.clone();
-            Connection::open(&Peer { address, audit }).await?
-        }
+        None => Connection::open(&gateway).await?,
     };
     let path = match url.query() {
         Some(query) => format!("{}?{query}", url.path()),
