@@ -1,8 +1,11 @@
 //! The forged run: what ten thousand forged answers in a row cost the honest ones.
 //!
-//! Invariant: a round measures the honest answers alone and then beside the forged ones, on the
-//! same gateway, at the same pace. An answer's time counts from when it was due to be posted, so
-//! that a stall counts for every answer that it held up.
+//! Invariant: a round measures the honest answers three times, on the same gateway, at the same pace:
+//! alone; beside the forged ones; and for as long again beside a neighbour, who sends the same in the
+//! same way to a server that is not the gateway. Who forges without a pause takes cores from a gateway
+//! on the same machine wherever his requests go: what the gateway itself adds is what is worse than
+//! beside the neighbour. An answer's time counts from when it was due to be posted, so that a stall
+//! counts for every answer that it held up.
 
 use std::{
     net::SocketAddr,
@@ -27,11 +30,7 @@ use roundtrip_broker::{Queue, Status};
 use roundtrip_model::{Clock, MessageId, SystemClock, TokenKeys, token::Claims};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::{
-    options::Forged,
-    plan,
-    results::{Spread, percentile},
-};
+use crate::{options::Forged, plan, results::percentile};
 
 /// How long the tokens are good.
 const TIME_TO_LIVE: Duration = Duration::from_hours(1);
@@ -47,11 +46,12 @@ const SETTLE: Duration = Duration::from_millis(100);
 const SESSION: &str = "abc123";
 const ANSWER: &[u8] = br#"{"session_id":"abc123","response_data":{"text":"Message received"}}"#;
 
-/// The honest answers' times in one round, in milliseconds: alone, and beside the forged ones.
-#[derive(Debug, Clone, Copy)]
+/// The honest answers' times, those of all rounds: a round has too few for a percentile of its own.
+#[derive(Debug, Default)]
 struct Times {
-    alone: (f64, f64),
-    beside: (f64, f64),
+    alone: Vec<Duration>,
+    forged: Vec<Duration>,
+    neighbour: Vec<Duration>,
 }
 
 /// Runs it on these engines and prints the table; whether every forged answer was refused and none
@@ -68,9 +68,14 @@ pub(crate) async fn run(
         println!("== {title} ==");
         good &= measure(options, engines, &format!("forged-{key}")).await?;
     }
+    let pace = match options.pace {
+        0 => "each as soon as the one before it is answered".to_owned(),
+        rate => format!("{rate} a second in all"),
+    };
     println!(
-        "\nHow it was measured\n  {} forged answers in a row in each of {} rounds, over {} connections; honest ones \
-         at {} a second,\n  from when one was due to be posted until its 202",
+        "\nHow it was measured\n  {} forged answers in a row in each of {} rounds, over {} connections, {pace};\n  \
+         honest ones at {} a second, from when one was due to be posted until its 202;\n  a neighbour sends \
+         the same, for as long, to another server on this machine",
         options.count, options.repeat, options.forgers, options.rate
     );
     Ok(good)
@@ -88,40 +93,52 @@ async fn measure(options: &Forged, engines: &Engines, name: &str) -> anyhow::Res
     let mut stack = Stack::new(plan)?;
     stack.start_all().await?;
     let address = stack.ingress();
-    let (mut rounds, mut refused) = (Vec::new(), 0);
+    let (mut times, mut refused) = (Times::default(), 0);
     for number in 1..=options.repeat {
         eprintln!("round {number} of {}", options.repeat);
-        let forging = Arc::new(AtomicBool::new(true));
-        let at_least = options.honest;
-        let alone = honest(address, options.rate, at_least, Arc::default()).await?;
-        let beside = honest(address, options.rate, 1, Arc::clone(&forging));
-        let forged = async {
-            let forged = forge_all(address, options).await;
-            forging.store(false, Ordering::Relaxed);
-            forged
-        };
-        let (beside, forged) = tokio::try_join!(beside, forged)?;
-        refused += forged;
-        rounds.push(Times {
-            alone: of(alone)?,
-            beside: of(beside)?,
-        });
+        let alone = honest(address, options.rate, options.honest, Arc::default()).await?;
+        let began = Instant::now();
+        let forged = in_a_row(address, options, StatusCode::UNAUTHORIZED, None);
+        let (forged, count) = beside(address, options.rate, forged).await?;
+        let until = Some(Instant::now() + began.elapsed());
+        let neighbour = in_a_row(sessions.address(), options, StatusCode::OK, until);
+        let (neighbour, _) = beside(address, options.rate, neighbour).await?;
+        refused += count;
+        times.alone.extend(alone);
+        times.forged.extend(forged);
+        times.neighbour.extend(neighbour);
     }
     stack.stop_all().await?;
     let waiting = waiting(engines, &folder.join("broker.db"), name).await?;
-    table(&rounds)?;
+    table(times)?;
     println!("{refused} forged answers: {refused} times 401; {waiting} answers wait in the queue");
     stack.remove().await?;
     Ok(waiting == 0 && refused == options.count * options.repeat)
 }
 
-/// Posts honest answers at this rate while somebody forges, and so many at the least. They come over
+/// The honest answers' times beside what somebody else does, and what that led to.
+async fn beside<T>(
+    address: SocketAddr,
+    rate: u32,
+    other: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<(Vec<Duration>, T)> {
+    let goes_on = Arc::new(AtomicBool::new(true));
+    let honest = honest(address, rate, 1, Arc::clone(&goes_on));
+    let other = async {
+        let other = other.await;
+        goes_on.store(false, Ordering::Relaxed);
+        other
+    };
+    tokio::try_join!(honest, other)
+}
+
+/// Posts honest answers at this rate while this goes on, and so many at the least. They come over
 /// many connections, as from many channel servers: none waits for the one before it.
 async fn honest(
     address: SocketAddr,
     rate: u32,
     at_least: u32,
-    forging: Arc<AtomicBool>,
+    goes_on: Arc<AtomicBool>,
 ) -> anyhow::Result<Vec<Duration>> {
     let every = Duration::from_secs(1) / rate;
     let start = Instant::now() + SETTLE;
@@ -130,7 +147,7 @@ async fn honest(
         let mut connection = Connection::open(address).await?;
         let mut times = Vec::new();
         for number in (first..).step_by(HONEST_CONNECTIONS as usize) {
-            if number >= at_least && !forging.load(Ordering::Relaxed) {
+            if number >= at_least && !goes_on.load(Ordering::Relaxed) {
                 break;
             }
             let due = start + every * number;
@@ -148,30 +165,37 @@ async fn honest(
     Ok(try_join_all(servers).await?.concat())
 }
 
-/// Posts the forged answers; how many were refused, which is all.
-async fn forge_all(address: SocketAddr, options: &Forged) -> anyhow::Result<usize> {
-    let forgers = (0..options.forgers).map(|number| {
-        let share =
-            options.count / options.forgers + usize::from(number < options.count % options.forgers);
-        forge(address, share)
+/// Posts the forged answers there, or what there is time for: how many were answered with this
+/// status, which is all.
+async fn in_a_row(
+    address: SocketAddr,
+    options: &Forged,
+    expected: StatusCode,
+    until: Option<Instant>,
+) -> anyhow::Result<usize> {
+    let start = Instant::now();
+    let senders = (0..options.forgers).map(async |first| {
+        let good = path(CALLBACK_SECRET)?;
+        let (without_mac, _) = good.rsplit_once('.').context("a token")?;
+        let mut connection = Connection::open(address).await?;
+        let mut answered = 0;
+        for number in (first..).step_by(options.forgers) {
+            if until.map_or(number >= options.count, |until| Instant::now() >= until) {
+                break;
+            }
+            if options.pace != 0 {
+                let due = f64::from(u32::try_from(number)?) / f64::from(options.pace);
+                sleep_until(start + Duration::from_secs_f64(due)).await;
+            }
+            // Of the right form, under the right key's name: as much work as a forged one can be.
+            let path = format!("{without_mac}.{number:043}");
+            let (status, _) = connection.post(&path, Bytes::from_static(ANSWER)).await?;
+            ensure!(status == expected, "a forged answer: {status}");
+            answered += 1;
+        }
+        anyhow::Ok(answered)
     });
-    Ok(try_join_all(forgers).await?.into_iter().sum())
-}
-
-async fn forge(address: SocketAddr, count: usize) -> anyhow::Result<usize> {
-    let good = path(CALLBACK_SECRET)?;
-    let (without_mac, _) = good.rsplit_once('.').context("a token")?;
-    let mut connection = Connection::open(address).await?;
-    for number in 0..count {
-        // Of the right form, under the right key's name: as much work as a forged one can be.
-        let path = format!("{without_mac}.{number:043}");
-        let (status, _) = connection.post(&path, Bytes::from_static(ANSWER)).await?;
-        ensure!(
-            status == StatusCode::UNAUTHORIZED,
-            "a forged answer: {status}"
-        );
-    }
-    Ok(count)
+    Ok(try_join_all(senders).await?.into_iter().sum())
 }
 
 /// The way back of a message, with a token of this secret.
@@ -210,36 +234,27 @@ async fn waiting(engines: &Engines, file: &std::path::Path, name: &str) -> anyho
     Ok(waiting)
 }
 
+fn table(times: Times) -> anyhow::Result<()> {
+    println!("{:<28}{:>10}{:>10}{:>10}", "", "answers", "p50", "p99");
+    let row = |name: &str, times: Vec<Duration>| {
+        let (count, times) = (times.len(), of(times)?);
+        println!("{name:<28}{count:>10}{:>10.2}{:>10.2} ms", times.0, times.1);
+        anyhow::Ok(times)
+    };
+    let alone = row("honest alone", times.alone)?;
+    let forged = row("beside forged", times.forged)?;
+    let neighbour = row("beside a neighbour", times.neighbour)?;
+    let ratio = |name: &str, (p50, p99): (f64, f64)| {
+        println!("{name:<38}{:>10.2}{:>10.2}", forged.0 / p50, forged.1 / p99);
+    };
+    ratio("beside forged / alone", alone);
+    ratio("beside forged / beside a neighbour", neighbour);
+    Ok(())
+}
+
 /// The median and the 99th percentile, in milliseconds.
 fn of(mut times: Vec<Duration>) -> anyhow::Result<(f64, f64)> {
     times.sort_unstable();
     let of = |percent| percentile(&times, percent).context("nothing was measured");
     Ok((of(50)?, of(99)?))
-}
-
-fn table(rounds: &[Times]) -> anyhow::Result<()> {
-    println!(
-        "{:<28}{:>10}{:>10}{:>10}",
-        "", "median", "least", "greatest"
-    );
-    let row = |name: &str, unit: &str, of: &dyn Fn(&Times) -> f64| {
-        let spread = Spread::of(rounds.iter().map(of)).context("nothing was measured")?;
-        let Spread {
-            median,
-            least,
-            greatest,
-        } = spread;
-        println!("{name:<28}{median:>10.2}{least:>10.2}{greatest:>10.2} {unit}");
-        anyhow::Ok(())
-    };
-    row("honest alone, p50", "ms", &|times| times.alone.0)?;
-    row("beside forged, p50", "ms", &|times| times.beside.0)?;
-    row("honest alone, p99", "ms", &|times| times.alone.1)?;
-    row("beside forged, p99", "ms", &|times| times.beside.1)?;
-    row("beside / alone, p50", "", &|times| {
-        times.beside.0 / times.alone.0
-    })?;
-    row("beside / alone, p99", "", &|times| {
-        times.beside.1 / times.alone.1
-    })
 }

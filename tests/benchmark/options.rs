@@ -152,6 +152,9 @@ pub(crate) struct Forged {
     /// Connections that they come over, one after the other on each.
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pub(crate) forgers: usize,
+    /// Forged answers a second in all; 0: each as soon as the one before it is answered.
+    #[arg(long = "forged-rate", default_value_t = 0)]
+    pub(crate) pace: u32,
     /// Honest answers a second.
     #[arg(long, default_value_t = 200)]
     pub(crate) rate: u32,

@@ -6,6 +6,7 @@
 
 use std::{
     convert::Infallible,
+    iter,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
@@ -205,7 +206,9 @@ async fn answer(shared: &Shared, message: &Message) -> anyhow::Result<()> {
     });
     let idle = {
         let mut idle = shared.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.pop()
+        // Those to a gateway that has been restarted are closed. One of them would fail a delivery that
+        // is well, and some hundreds open every channel's breaker.
+        iter::from_fn(|| idle.pop()).find(|connection| !connection.is_closed())
     };
     let mut connection = match idle {
         Some(connection) => connection,
@@ -215,7 +218,7 @@ async fn answer(shared: &Shared, message: &Message) -> anyhow::Result<()> {
         Some(query) => format!("{}?{query}", url.path()),
         None => url.path().to_owned(),
     };
-    // A connection that fails is dropped, not put back: the gateway may have been restarted.
+    // A connection that fails is dropped, not put back.
     let (status, _) = connection.post(&path, body.to_string().into()).await?;
     ensure!(
         status == StatusCode::ACCEPTED,

@@ -40,6 +40,12 @@ impl Connection {
         })
     }
 
+    /// Whether the other side has closed it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Posts JSON and reads the whole answer.
     ///
     /// # Errors
