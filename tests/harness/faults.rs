@@ -246,11 +246,7 @@ async fn by_proxies(engines: Engines) -> anyhow::Result<(Engines, Option<Proxies
     let Engines::Servers { broker, store } = engines else {
         return Ok((engines, None));
     };
-    let realm = Realm {
-        name: String::new(),
-        broker: broker.parse()?,
-        store: store.parse()?,
-    };
+    let realm = Realm::nameless(&broker, &store)?;
     let (broker, broker_proxy) = realm.broker_by_proxy().await?;
     let (store, store_proxy) = realm.store_by_proxy().await?;
     let proxies = Proxies {
