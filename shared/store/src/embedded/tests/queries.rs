@@ -100,10 +100,9 @@ async fn of_channels_only_those_that_a_query_is_limited_to_are_read(#[case] fiel
             ..PageRequest::default()
         };
         let sql = scan::own_sql(&request);
-        let conditions = rows::Conditions {
-            values: vec!["[]".to_owned().into(); sql.matches('?').count()],
-            ..rows::Conditions::default()
-        };
+        let mut conditions = rows::Conditions::default();
+        let parameters = sql.matches('?').map(|_| "[]".to_owned().into());
+        conditions.values.extend(parameters);
         let plan = plan(sql, conditions).await;
         let by_id = "INDEX sqlite_autoindex_channels_1 (channel_id=?)";
         assert!(plan.contains(by_id), "{plan}");
