@@ -213,7 +213,7 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
     .context("the fault run's limit passed")??;
 
     let accepted = progress.accepted_ids();
-    let ended = account::settle(load.address, accepted, End::Forwarded, deadline).await;
+    let ended = account::settle(&load.address, accepted, End::Forwarded, deadline).await;
     let took = since.elapsed();
     let arrived = |message| forwarded.arrived_at(message).is_some();
     let (mut at_sessions, mut dead, mut lost) = (0, 0, Vec::new());
@@ -224,6 +224,7 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
             _ => lost.push(message.id),
         }
     }
+    stack.audit().take_in(channels.audit());
     stack.stop_all().await?;
     Ok(FaultReport {
         seed: plan.seed,

@@ -141,7 +141,7 @@ pub async fn run(plan: OutagePlan) -> anyhow::Result<OutageReport> {
 
     let deadline = Instant::now() + plan.limit;
     let accepted = progress.accepted_ids();
-    let ended = account::settle(load.address, accepted, End::Delivered, deadline).await;
+    let ended = account::settle(&load.address, accepted, End::Delivered, deadline).await;
     let caught_up = back.elapsed();
     // A dead one would be missing too: no channel refuses anything here.
     let (delivered, missing): (Vec<_>, Vec<_>) = ended
