@@ -39,12 +39,12 @@ const DUPLICATE_KEY: i32 = 11000;
 /// changes all the time.
 const COMPARE_AND_SET_TRIES: usize = 3;
 
-/// Channels in MongoDB.
-pub(crate) struct MongoChannels {
+/// A store in a database of MongoDB's.
+pub(crate) struct MongoStore {
     connection: Connection,
 }
 
-impl MongoChannels {
+impl MongoStore {
     /// Prepares to connect. Nothing is waited for: the server may be away.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ fn channels(database: &Database) -> Collection<Document> {
 }
 
 #[async_trait]
-impl Channels for MongoChannels {
+impl Channels for MongoStore {
     async fn create(&self, channel: &Channel) -> Result<Version, StoreError> {
         let channel = canonical::channel(channel)?;
         let version = Version::of(&channel);
