@@ -19,6 +19,7 @@ mod idempotency;
 mod json;
 mod limits;
 mod messages;
+mod pages;
 mod parameters;
 mod problem;
 mod refusals;

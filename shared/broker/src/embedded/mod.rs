@@ -45,7 +45,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use roundtrip_model::Clock;
+use roundtrip_model::{Clock, millis};
 use tokio::{
     sync::{Semaphore, oneshot},
     time::{Instant, timeout, timeout_at},
@@ -181,7 +181,7 @@ impl Broker for Embedded {
             )));
         }
         // As it will be when it is read back, whichever way it takes.
-        parcel.accepted_at = timeline::from_millis(timeline::millis(parcel.accepted_at));
+        parcel.accepted_at = timeline::time_of_day(millis::of(parcel.accepted_at));
         self.take(route.queue(), parcel).await
     }
 
