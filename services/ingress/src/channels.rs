@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::{
     Json as JsonBody,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use roundtrip_model::{Channel, ChannelId, ChannelPatch, channel::FieldError};
@@ -105,7 +105,12 @@ pub(crate) async fn read(
     PathId(id): PathId,
 ) -> Result<Response, Problem> {
     let id = channel_id(&id)?;
-    Ok(answer(ingress.store.get(&id).await?))
+    let stored = ingress.store.get(&id).await?;
+    let mut answer = ingress.answers.json(&stored.channel, ())?;
+    let version = HeaderValue::try_from(etag::of(&stored.version));
+    let version = version.map_err(|_no_header| Problem::internal())?;
+    answer.headers_mut().insert(header::ETAG, version);
+    Ok(answer)
 }
 
 /// `PUT /channel/{channel_id}`

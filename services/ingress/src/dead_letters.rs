@@ -1,8 +1,8 @@
 //! Dead letters: list, replay, purge.
 
-use axum::{Json as JsonBody, extract::State};
+use axum::{Json as JsonBody, extract::State, response::Response};
 use roundtrip_model::{ChannelId, SessionId, decision::DeadKind};
-use roundtrip_store::{DeadFilter, DeadLetter, DeadQueue};
+use roundtrip_store::{DeadFilter, DeadLetter, DeadQueue, Detail};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -89,7 +89,7 @@ pub(crate) async fn list(
     State(ingress): State<Ingress>,
     caller: Caller,
     Parameters(mut parameters): Parameters<DeadParameters>,
-) -> Result<JsonBody<Letters>, Problem> {
+) -> Result<Response, Problem> {
     if parameters.all {
         return Err(Problem::invalid_field(
             "all",
@@ -99,15 +99,17 @@ pub(crate) async fn list(
     let limit = page_size(parameters.limit)?;
     let cursor = parameters.cursor.take();
     let filter = parameters.into_filter(&caller)?;
-    let dead_letters = ingress
+    let under_way = ingress.queries.begin(&caller)?;
+    let page = ingress
         .store
-        .dead_letters(&filter, cursor.as_deref(), limit)
-        .await?;
+        .dead_letters(&filter, cursor.as_deref(), limit, Detail::Outline);
+    let dead_letters = under_way.ask(page).await?;
     let next_cursor = next(&dead_letters, limit, |letter| letter.dead_id.clone());
-    Ok(JsonBody(Letters {
+    let page = Letters {
         dead_letters,
         next_cursor,
-    }))
+    };
+    ingress.answers.json(&page, under_way)
 }
 
 /// How many were removed.

@@ -1,6 +1,6 @@
 //! What happened to messages: `GET /channel/message/{message_id}` and `GET /messages`.
 
-use axum::{Json as JsonBody, extract::State};
+use axum::{extract::State, response::Response};
 use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State as MessageState};
 use roundtrip_store::{Detail, MessageFilter, MessageRecord};
 use serde::{Deserialize, Serialize};
@@ -27,13 +27,13 @@ pub(crate) async fn timeline(
     State(ingress): State<Ingress>,
     caller: Caller,
     PathId(id): PathId,
-) -> Result<JsonBody<Timeline>, Problem> {
+) -> Result<Response, Problem> {
     let id: MessageId = id.parse().map_err(|_error| Problem::unknown_message(&id))?;
     let found = ingress.store.message(&id).await?;
     // Another channel's is as if it were not there: even that it is there is not told.
     let found = found.filter(|(message, _)| caller.sees(Some(&message.channel_id)));
     let (message, timeline) = found.ok_or_else(|| Problem::unknown_message(&id.to_string()))?;
-    Ok(JsonBody(Timeline { message, timeline }))
+    ingress.answers.json(&Timeline { message, timeline }, ())
 }
 
 /// The query parameters of `GET /messages`.
@@ -63,7 +63,7 @@ pub(crate) async fn list(
     State(ingress): State<Ingress>,
     caller: Caller,
     Parameters(parameters): Parameters<MessageParameters>,
-) -> Result<JsonBody<Messages>, Problem> {
+) -> Result<Response, Problem> {
     let limit = page_size(parameters.limit)?;
     let filter = MessageFilter {
         message_ids: None,
@@ -74,13 +74,16 @@ pub(crate) async fn list(
         since: parameters.since,
         until: parameters.until,
     };
-    let messages = ingress
+    let under_way = ingress.queries.begin(&caller)?;
+    let cursor = parameters.cursor.as_ref();
+    let page = ingress
         .store
-        .messages(&filter, parameters.cursor.as_ref(), limit, Detail::Outline)
-        .await?;
+        .messages(&filter, cursor, limit, Detail::Outline);
+    let messages = under_way.ask(page).await?;
     let next_cursor = next(&messages, limit, |message| message.message_id);
-    Ok(JsonBody(Messages {
+    let page = Messages {
         messages,
         next_cursor,
-    }))
+    };
+    ingress.answers.json(&page, under_way)
 }

@@ -4,6 +4,7 @@
 //! gets any other answer has enqueued nothing, or is told that it may have.
 
 mod access;
+mod answers;
 mod api_keys;
 mod batch;
 mod body;
@@ -22,6 +23,7 @@ mod messages;
 mod pages;
 mod parameters;
 mod problem;
+mod queries;
 mod refusals;
 mod replays;
 mod routes;
@@ -47,7 +49,9 @@ pub use access::{Access, KeySettings, MAX_KEY_BYTES};
 pub use config::{CallbackAuth, Config, ConfigError, Tls};
 pub use routes::calls;
 
-use crate::{access::Doorkeeper, problem::Problem, refusals::Refusals};
+use crate::{
+    access::Doorkeeper, answers::Answers, problem::Problem, queries::Queries, refusals::Refusals,
+};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -71,7 +75,10 @@ pub struct Ingress {
     under_way: Arc<Semaphore>,
     /// What is left of the bytes that bodies may have together.
     bytes: Arc<Semaphore>,
+    /// What answers may have of them.
+    answers: Answers,
     batches: Arc<Semaphore>,
+    queries: Arc<Queries>,
 }
 
 /// What an ingress works with.
@@ -119,6 +126,7 @@ impl Ingress {
             clock,
         } = parts;
         let doorkeeper = Doorkeeper::start(&keys, &limits, Arc::clone(&store), Arc::clone(&clock));
+        let bytes = Arc::new(Semaphore::new(limits.max_bytes_in_flight));
         Self {
             doorkeeper: Arc::new(doorkeeper),
             broker,
@@ -133,7 +141,9 @@ impl Ingress {
             own_response_url,
             guard,
             under_way: Arc::new(Semaphore::new(limits.max_requests_in_flight)),
-            bytes: Arc::new(Semaphore::new(limits.max_bytes_in_flight)),
+            answers: Answers::of(&bytes, limits.max_bytes_in_flight),
+            queries: Arc::new(Queries::new()),
+            bytes,
             batches: Arc::new(Semaphore::new(batch::MAX_AT_ONCE)),
             limits,
         }

@@ -92,7 +92,9 @@ pub(crate) async fn dead_letters(
         until: request.until,
     };
     bounded_ids(filter.ids.as_deref())?;
-    let matched = ingress.store.count_dead_letters(&filter).await?;
+    let under_way = ingress.queries.begin(&caller)?;
+    let matched = under_way.ask(ingress.store.count_dead_letters(&filter));
+    let matched = matched.await?;
     ask(
         &ingress,
         &caller,
@@ -133,7 +135,8 @@ pub(crate) async fn messages(
         ));
     }
     filter.channels = caller.among(filter.channel.as_ref())?;
-    let matched = ingress.store.count_messages(&filter).await?;
+    let under_way = ingress.queries.begin(&caller)?;
+    let matched = under_way.ask(ingress.store.count_messages(&filter)).await?;
     ask(
         &ingress,
         &caller,

@@ -189,7 +189,10 @@ impl Replayer {
         let now = self.clock.now();
         match source {
             ReplaySource::DeadLetters(filter) => {
-                let letters = self.store.dead_letters(filter, after, limit).await?;
+                let letters = self
+                    .store
+                    .dead_letters(filter, after, limit, Detail::Whole)
+                    .await?;
                 Ok(letters
                     .into_iter()
                     .map(|letter| from_letter(letter, now))

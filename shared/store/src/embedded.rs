@@ -2,7 +2,7 @@
 //!
 //! Invariant: a write is answered only after SQLite has synced it (`synchronous=FULL`), and is
 //! read, checked and written within one transaction. A query scans in the order asked for and
-//! holds one page, never the whole table.
+//! holds one page, never the whole table, and no read of another kind waits for it.
 
 mod dead_letters;
 mod file;
@@ -173,7 +173,7 @@ impl Channels for SqliteStore {
     async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError> {
         let (filter, page) = (filter.clone(), page.clone());
         self.file
-            .run(move |connection, deadline| scan::page(connection, deadline, &filter, &page))
+            .query(move |connection, deadline| scan::page(connection, deadline, &filter, &page))
             .await
     }
 

@@ -7,6 +7,7 @@
 //! Invariant: a filter that was parsed means the same to MongoDB, which gets it translated, and to
 //! the embedded engine, which evaluates it here. What cannot be held to that is refused.
 
+mod effort;
 mod evaluate;
 mod order;
 mod parse;
@@ -17,6 +18,11 @@ use std::collections::BTreeSet;
 use roundtrip_model::{Channel, ChannelId};
 use serde_json::{Map, Value};
 
+use crate::StoreError;
+
+pub(crate) use effort::Effort;
+pub use effort::MAX_STEPS;
+pub(crate) use order::Set;
 pub(crate) use pattern::Pattern;
 
 /// The deepest nesting of a filter, its values included. MongoDB's own limit is 100.
@@ -87,7 +93,12 @@ impl Filter {
             return false;
         }
         match serde_json::to_value(channel) {
-            Ok(Value::Object(document)) => self.matches_document(&document),
+            Ok(Value::Object(document)) => {
+                matches!(
+                    self.matches_document(&document, &Effort::endless()),
+                    Ok(true)
+                )
+            }
             // A channel is always an object.
             Ok(_) | Err(_) => false,
         }
@@ -95,8 +106,16 @@ impl Filter {
 
     /// Whether a stored document matches, which is of a channel that the filter may look at; it may
     /// lack fields that a [`Channel`] has.
-    pub(crate) fn matches_document(&self, document: &Map<String, Value>) -> bool {
-        evaluate::all(&self.nodes, document)
+    ///
+    /// # Errors
+    /// [`StoreError::TooCostly`] where nothing is left of the effort.
+    pub(crate) fn matches_document(
+        &self,
+        document: &Map<String, Value>,
+        effort: &Effort,
+    ) -> Result<bool, StoreError> {
+        let matches = evaluate::all(&self.nodes, document, effort);
+        effort.over().map(|()| matches)
     }
 
     /// The channels that it is limited to, where it is. An engine reads no other.
@@ -132,9 +151,9 @@ pub(crate) struct FieldPath {
 pub(crate) enum Test {
     Compare(Comparison, Value),
     Ne(Value),
-    In(Vec<Value>),
-    Nin(Vec<Value>),
-    All(Vec<Value>),
+    In(Set),
+    Nin(Set),
+    All(Set),
     AllElements(Vec<ElemMatch>),
     Exists(bool),
     Size(u32),

@@ -37,7 +37,8 @@ pub use ledger::{
     Reservation,
 };
 pub use page::{
-    ChannelPage, Cursor, DEFAULT_LIMIT, Direction, MAX_LIMIT, PageRequest, Sort, SortField,
+    ChannelPage, Cursor, DEFAULT_LIMIT, Direction, MAX_LIMIT, MAX_PAGE_BYTES, PageRequest, Sort,
+    SortField,
 };
 pub use pause::set_paused;
 pub use secrets::{SealedSecret, Secrets, SharedSecrets, Signing};
@@ -76,10 +77,12 @@ pub trait Channels: Send + Sync + 'static {
     /// As for [`Channels::update`].
     async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), StoreError>;
 
-    /// The channels that match, a page at a time.
+    /// The channels that match, a page at a time. A page ends at its limit or at [`MAX_PAGE_BYTES`],
+    /// whichever comes first, and holds one channel at the least where one is left.
     ///
     /// # Errors
-    /// [`StoreError::Away`] only: a filter and a cursor are checked when they are parsed.
+    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`] and [`StoreError::Away`] only: a filter and
+    /// a cursor are checked when they are parsed.
     async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError>;
 
     /// Whether the store answers now.
@@ -171,6 +174,12 @@ pub enum StoreError {
     /// As many API keys are active as there can be.
     #[error("no more than {MAX_ACTIVE_KEYS} API keys can be active at once")]
     TooMany,
+    /// A query is too much work, or took too long. The store is well: it is the query.
+    #[error("the query is too costly")]
+    TooCostly,
+    /// Too many queries are under way, and none of them ended in time. The store is well.
+    #[error("too many queries are under way")]
+    TooBusy,
     /// The store cannot be reached, or failed. The source says how.
     #[error("the store is away")]
     Away(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -35,6 +35,11 @@ use indexes::Uniqueness;
 const CHANNELS: &str = "channels";
 /// The server's code for a value that a unique index has already.
 const DUPLICATE_KEY: i32 = 11000;
+/// The server's code for work that took longer than it was told that it may.
+const MAX_TIME_EXPIRED: i32 = 50;
+/// More documents than share what a caller can be limited to. As a limit it takes nothing away; it
+/// keeps the server from trying the caller's conditions before it, as it may within one filter.
+const BARRIER: i64 = i32::MAX as i64;
 /// How often a document that is of the expected version is written to before we believe that it
 /// changes all the time.
 const COMPARE_AND_SET_TRIES: usize = 3;
@@ -134,7 +139,10 @@ impl Channels for MongoStore {
 
     async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError> {
         let (filter, page) = (filter.clone(), page.clone());
-        self.run(move |_, channels| async move { query::page(&channels, &filter, &page).await })
+        self.connection
+            .query(move |database, max_time| async move {
+                query::page(&channels(&database), max_time, &filter, &page).await
+            })
             .await
     }
 
@@ -150,6 +158,14 @@ impl Channels for MongoStore {
 
 fn away(error: Error) -> StoreError {
     StoreError::Away(Box::new(error))
+}
+
+/// What became of a query: that it was too much work is no failure of the server's.
+fn failed(error: Error) -> StoreError {
+    match &*error.kind {
+        ErrorKind::Command(command) if command.code == MAX_TIME_EXPIRED => StoreError::TooCostly,
+        _ => away(error),
+    }
 }
 
 fn named(id: &ChannelId) -> Document {

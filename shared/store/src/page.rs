@@ -4,6 +4,9 @@ use roundtrip_model::Channel;
 
 /// The most channels on one page.
 pub const MAX_LIMIT: u16 = 1000;
+/// The most bytes of documents on one page, unless its first alone has more: a page ends before the
+/// document that would take it beyond, and its cursor goes on from there.
+pub const MAX_PAGE_BYTES: usize = 4 << 20;
 /// How many, where the request does not say.
 pub const DEFAULT_LIMIT: u16 = 100;
 
@@ -78,6 +81,36 @@ impl Cursor {
             },
             channel_id,
         }
+    }
+}
+
+/// What still fits on a page.
+#[derive(Debug)]
+pub(crate) struct Room {
+    documents: usize,
+    bytes: usize,
+    is_empty: bool,
+}
+
+impl Room {
+    /// For so many documents at the most, on a page that is empty yet.
+    pub(crate) fn of(limit: u16) -> Self {
+        Self {
+            documents: usize::from(limit),
+            bytes: MAX_PAGE_BYTES,
+            is_empty: true,
+        }
+    }
+
+    /// Takes room for a document of so many bytes, if there is.
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
+        if self.documents == 0 || (bytes > self.bytes && !self.is_empty) {
+            return false;
+        }
+        self.documents -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.is_empty = false;
+        true
     }
 }
 

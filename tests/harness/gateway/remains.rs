@@ -6,7 +6,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use roundtrip_broker::{Delivery, Parcel, Queue, Route, SharedBroker, Status};
 use roundtrip_model::{Clock, SystemClock};
-use roundtrip_store::{DeadFilter, DeadQueue, SharedStore};
+use roundtrip_store::{DeadFilter, DeadQueue, Detail, SharedStore};
 use tokio::time::timeout;
 
 use super::TestGateway;
@@ -34,7 +34,7 @@ impl TestGateway {
         let mut after: Option<String> = None;
         loop {
             let page = store
-                .dead_letters(&filter, after.as_deref(), DEAD_WINDOW)
+                .dead_letters(&filter, after.as_deref(), DEAD_WINDOW, Detail::Whole)
                 .await?;
             let Some(last) = page.last() else {
                 return Ok(parcels);

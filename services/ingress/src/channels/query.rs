@@ -1,6 +1,6 @@
 //! `POST /channels`: channels by a filter, a page at a time.
 
-use axum::{Json as JsonBody, extract::State};
+use axum::{extract::State, response::Response};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use roundtrip_model::Channel;
 use roundtrip_store::{
@@ -33,17 +33,21 @@ pub(crate) async fn query(
     caller: Caller,
     Parameters(parameters): Parameters<PageParameters>,
     UniqueJson(filter): UniqueJson<Value>,
-) -> Result<JsonBody<Found>, Problem> {
+) -> Result<Response, Problem> {
     let mut filter = Filter::parse(&filter)?;
     if let Some(own) = caller.channels() {
         filter = filter.within(own);
     }
     let request = page(parameters)?;
-    let page = ingress.store.query(&filter, &request).await?;
-    Ok(JsonBody(Found {
+    let under_way = ingress.queries.begin(&caller)?;
+    let page = under_way
+        .ask(ingress.store.query(&filter, &request))
+        .await?;
+    let found = Found {
         channels: page.channels,
         next_cursor: page.next.map(|cursor| write_cursor(request.sort, cursor)),
-    }))
+    };
+    ingress.answers.json(&found, under_way)
 }
 
 pub(crate) fn page(parameters: PageParameters) -> Result<PageRequest, Problem> {

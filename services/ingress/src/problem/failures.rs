@@ -7,11 +7,13 @@ use axum::http::StatusCode;
 use roundtrip_broker::PublishError;
 use roundtrip_store::{FilterError, StoreError};
 
-use super::Problem;
+use super::{Problem, RETRY_AFTER};
 use crate::seldom::Seldom;
 
 /// Each is met by every request while it lasts.
 static STORE_AWAY: Seldom = Seldom::new();
+static TOO_COSTLY: Seldom = Seldom::new();
+static TOO_BUSY: Seldom = Seldom::new();
 static NOT_ENQUEUED: Seldom = Seldom::new();
 
 impl From<StoreError> for Problem {
@@ -44,12 +46,51 @@ impl From<StoreError> for Problem {
                 "There are too many API keys",
                 "as many are active as there can be; revoke some",
             ),
+            StoreError::TooCostly => {
+                if let Some(unsaid) = TOO_COSTLY.due() {
+                    tracing::warn!(unsaid, "a query was ended: it was too much work");
+                }
+                Self::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "query-too-costly",
+                    "The query is too much work",
+                    "it was ended; ask for less, or of fewer",
+                )
+            }
+            StoreError::TooBusy => {
+                if let Some(unsaid) = TOO_BUSY.due() {
+                    tracing::warn!(
+                        unsaid,
+                        "a query was not begun: too many others are under way"
+                    );
+                }
+                Self::unavailable(
+                    "too-many-queries",
+                    "Too many queries are under way",
+                    "try again in a moment",
+                )
+            }
             StoreError::Away(source) => {
                 if let Some(unsaid) = STORE_AWAY.due() {
                     tracing::warn!(error = %source, unsaid, "the store did not answer");
                 }
                 Self::unavailable("store-away", "The store is away", "try again in a moment")
             }
+        }
+    }
+}
+
+impl Problem {
+    /// The caller has as many queries under way as it may, answers that it has not read included.
+    pub(crate) fn too_many_queries() -> Self {
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-queries",
+                "Too many queries with this key are under way",
+                "read the answers to those, then ask again",
+            )
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     Harness,
     samples::{accepted, at, entry, message_id, record, text, tried},
 };
-use crate::{Detail, Journal, MessageFilter};
+use crate::{Detail, Journal, MAX_PAGE_BYTES, MessageFilter, MessageRecord};
 
 /// Twelve messages, one each second: of channels `a` and `b` in turn, of sessions `x`, `y`, `z` in
 /// turn; the first four delivered, the next four retrying, the others queued.
@@ -72,6 +72,18 @@ pub async fn messages_are_found_by_their_filter(harness: &impl Harness) {
             vec![11, 9, 7, 5, 3, 1],
         ),
         (json!({"channel_ids": []}), vec![]),
+        (
+            json!({"channel_ids": ["b", "a"], "state": "retrying"}),
+            vec![7, 6, 5, 4],
+        ),
+        (
+            json!({"channel_ids": ["b"], "since": text(at(9000))}),
+            vec![11, 9],
+        ),
+        (
+            json!({"channel_ids": ["a"], "session_id": "y"}),
+            vec![10, 4],
+        ),
         (json!({"channel_id": "a", "channel_ids": ["b"]}), vec![]),
         (json!({"state": "retrying"}), vec![7, 6, 5, 4]),
         (json!({"state": "dead"}), vec![]),
@@ -201,4 +213,54 @@ pub async fn pages_hold_every_message_once_while_new_ones_come(harness: &impl Ha
     }
     assert_eq!(seen, (0..12).rev().collect::<Vec<_>>());
     assert_eq!(seconds(store, &all, None, 1).await, [newest - 1]);
+}
+
+/// Within channels too: the latest of all of them first.
+pub async fn pages_within_channels_hold_each_message_once(harness: &impl Harness) {
+    let store = &**harness.store();
+    fill(store).await;
+    let own = json!({"channel_ids": ["a", "b", "nobody"], "until": text(at(11_000))});
+    let own = serde_json::from_value(own).expect("a filter");
+    let mut seen = Vec::new();
+    let mut after = None;
+    loop {
+        let page = seconds(store, &own, after.as_ref(), 4).await;
+        let Some(last) = page.last() else { break };
+        after = Some(message_id(1000 * last));
+        seen.extend(page);
+    }
+    assert_eq!(seen, (0..11).rev().collect::<Vec<_>>());
+}
+
+/// A page of whole messages ends where it is long enough.
+pub async fn pages_of_large_messages_end_early_and_hold_each_once(harness: &impl Harness) {
+    let store = &**harness.store();
+    let long = format!("\"{}\"", "x".repeat(1 << 20));
+    for number in 0..7 {
+        let millis = 1000 * number;
+        let entry = entry(message_id(millis), 0, millis, accepted(&long));
+        record(store, &[entry]).await;
+    }
+    let mut seen = Vec::new();
+    let mut after = None;
+    loop {
+        let all = MessageFilter::default();
+        let page = store.messages(&all, after.as_ref(), 100, Detail::Whole);
+        let page = page.await.expect("a page");
+        let content = |message: &MessageRecord| {
+            message
+                .content
+                .as_ref()
+                .map(|said| said.message.get().len())
+        };
+        assert!(page.iter().skip(1).filter_map(content).sum::<usize>() <= MAX_PAGE_BYTES);
+        let Some(last) = page.last() else { break };
+        after = Some(last.message_id);
+        seen.extend(page.iter().map(|message| message.message_id));
+    }
+    let all: Vec<_> = (0..7)
+        .rev()
+        .map(|number| message_id(1000 * number))
+        .collect();
+    assert_eq!(seen, all);
 }

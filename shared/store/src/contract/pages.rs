@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::{Harness, channel, create, id};
-use crate::{ChannelPage, Cursor, Direction, Filter, PageRequest, Sort, SortField};
+use crate::{ChannelPage, Cursor, Direction, Filter, MAX_PAGE_BYTES, PageRequest, Sort, SortField};
 
 /// Every order that there is.
 const SORTS: [Sort; 4] = [
@@ -152,5 +152,56 @@ pub async fn pages_go_on_though_channels_come_and_go(harness: &impl Harness) {
         create(&**store, &last).await;
         let before = before["channel_id"].as_str().expect("an id");
         store.delete(&id(before), None).await.expect("deleted");
+    }
+}
+
+/// By bytes too, and a channel that is larger than a page has one of its own.
+pub async fn pages_of_large_channels_end_early_and_hold_each_once(harness: &impl Harness) {
+    let store = &**harness.store();
+    for (at, kilobytes) in [900, 1, 900, 900, 900, 900, 1, 900].into_iter().enumerate() {
+        let metadata = json!({"blob": "x".repeat(kilobytes << 10)});
+        let name = if at % 2 == 0 { "" } else { "named" };
+        let document = json!({
+            "channel_id": format!("{at}"), "channel_name": name, "channel_metadata": metadata,
+        });
+        create(store, &channel(document)).await;
+    }
+    let foreign = json!({"blob": "x".repeat(MAX_PAGE_BYTES + 1)});
+    harness
+        .insert_foreign(json!({"channel_id": "9", "channel_metadata": foreign}))
+        .await;
+    let all = Filter::parse(&json!({})).expect("a filter");
+    let ids_of_all = ["0", "1", "2", "3", "4", "5", "6", "7", "9"];
+    let own = all.clone().within(&ids_of_all.map(id));
+    for (filter, sort) in [&all, &own]
+        .into_iter()
+        .flat_map(|one| SORTS.map(|sort| (one, sort)))
+    {
+        let mut seen = Vec::new();
+        let mut request = PageRequest {
+            limit: 1000,
+            sort,
+            cursor: None,
+        };
+        let mut pages = 0;
+        loop {
+            let page = store.query(filter, &request).await.expect("a page");
+            let bytes: Vec<usize> = page
+                .channels
+                .iter()
+                .map(|channel| serde_json::to_vec(channel).expect("JSON").len())
+                .collect();
+            let all_but_one = bytes.iter().skip(1).sum::<usize>();
+            assert!(all_but_one <= MAX_PAGE_BYTES, "{sort:?}: {bytes:?}");
+            seen.extend(ids(&page));
+            pages += 1;
+            request.cursor = page.next;
+            if request.cursor.is_none() {
+                break;
+            }
+        }
+        assert!(pages > 2, "{pages} for {sort:?}");
+        seen.sort();
+        assert_eq!(seen, ids_of_all, "{sort:?}");
     }
 }

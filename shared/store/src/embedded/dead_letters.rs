@@ -10,9 +10,14 @@ use rusqlite::{Connection, Row, Transaction, params, params_from_iter};
 
 use super::{
     SqliteStore, away,
-    rows::{Columns, Conditions, counted, name},
+    rows::{self, Columns, Conditions, Table, counted, name},
 };
-use crate::{DeadFilter, DeadLetter, DeadLetters, MAX_PAGE, StoreError};
+use crate::{DeadFilter, DeadLetter, DeadLetters, Detail, MAX_PAGE, StoreError};
+
+const TABLE: Table = Table {
+    name: "dead_letters",
+    id: "dead_id",
+};
 
 /// How many letters a purge removes in one transaction.
 const PURGE_STEP: usize = 500;
@@ -22,6 +27,11 @@ const INSERT: &str = "
         reason, detail, tries, round, accepted_at, dead_at, body)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
     ON CONFLICT DO NOTHING";
+const WHOLE: &str = "SELECT * FROM dead_letters WHERE dead_id = ?1";
+const OUTLINE: &str = "
+    SELECT dead_id, queue, parcel_id, message_id, channel_id, session_id, reason, detail, tries,
+        round, accepted_at, dead_at, x'' AS body
+    FROM dead_letters WHERE dead_id = ?1";
 const MARK: &str = "
     UPDATE dead_letters SET replayed_by = ?2, body = x'' WHERE dead_id = ?1 AND replayed_by IS NULL";
 // No index for it: it is asked when a replay is taken up.
@@ -45,18 +55,25 @@ impl DeadLetters for SqliteStore {
         filter: &DeadFilter,
         after: Option<&str>,
         limit: u16,
+        detail: Detail,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         let mut conditions = conditions(filter);
         conditions.maybe("dead_id > ?", after.map(str::to_owned));
-        self.file
-            .run(move |connection, _| page(connection, &conditions, limit).map_err(away))
-            .await
+        let page = move |connection: &mut Connection, _| {
+            let snapshot = connection.transaction().map_err(away)?;
+            page(&snapshot, &conditions, limit, detail).map_err(away)
+        };
+        match detail {
+            Detail::Outline => self.file.query(page).await,
+            // A replay's, which must not wait for what callers ask.
+            Detail::Whole => self.file.run(page).await,
+        }
     }
 
     async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
         let conditions = conditions(filter);
         self.file
-            .run(move |connection, _| count(connection, &conditions).map_err(away))
+            .query(move |connection, _| count(connection, &conditions).map_err(away))
             .await
     }
 
@@ -105,23 +122,41 @@ pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
         since,
         until,
     } = filter;
-    let mut conditions = Conditions::default();
+    // Who may see these channels alone: a letter that is named is found by its name, and whatever
+    // else is asked for is asked of their letters only.
+    let own = channels
+        .as_deref()
+        .filter(|_| ids.is_none() && session.is_none());
+    let mut conditions = own.map_or_else(Conditions::default, Conditions::of_channels);
     conditions.plain("replayed_by IS NULL");
     conditions.ids(
         "(dead_id IN (SELECT value FROM json_each(?))
           OR parcel_id IN (SELECT value FROM json_each(?)))",
         ids.as_deref(),
     );
-    conditions.maybe("queue = ?", queue.map(name));
     conditions.maybe("channel_id = ?", channel.as_ref().map(ToString::to_string));
-    conditions.ids(
-        "channel_id IN (SELECT value FROM json_each(?))",
-        channels.as_deref(),
-    );
+    if own.is_none() {
+        conditions.ids(
+            "channel_id IN (SELECT value FROM json_each(?))",
+            channels.as_deref(),
+        );
+    }
     conditions.maybe("session_id = ?", session.as_ref().map(ToString::to_string));
-    conditions.maybe("reason = ?", reason.map(|kind| kind.as_str().to_owned()));
-    conditions.maybe("dead_at >= ?", since.map(millis::not_before));
-    conditions.maybe("dead_at < ?", until.map(millis::not_before));
+    let queue = queue.map(name);
+    let reason = reason.map(|kind| kind.as_str().to_owned());
+    let (since, until) = (since.map(millis::not_before), until.map(millis::not_before));
+    if own.is_none() {
+        conditions.maybe("queue = ?", queue);
+        conditions.maybe("reason = ?", reason);
+        conditions.maybe("dead_at >= ?", since);
+        conditions.maybe("dead_at < ?", until);
+    } else {
+        // The plus keeps SQLite from the indices of all channels' letters.
+        conditions.maybe("+queue = ?", queue);
+        conditions.maybe("+reason = ?", reason);
+        conditions.maybe("+dead_at >= ?", since);
+        conditions.maybe("+dead_at < ?", until);
+    }
     conditions
 }
 
@@ -147,22 +182,26 @@ fn bury(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> rusqlite::Resu
     Ok(())
 }
 
-pub(super) fn page_sql(conditions: &Conditions, limit: u16) -> String {
-    format!(
-        "SELECT * FROM dead_letters {} ORDER BY dead_id LIMIT {}",
-        conditions.sql(),
-        limit.min(MAX_PAGE)
-    )
+pub(super) fn ids_sql(conditions: &Conditions, limit: u16) -> String {
+    conditions.ids_sql(&TABLE, "ASC", limit.min(MAX_PAGE))
 }
 
 fn page(
-    connection: &Connection,
+    snapshot: &Transaction<'_>,
     conditions: &Conditions,
     limit: u16,
+    detail: Detail,
 ) -> rusqlite::Result<Vec<DeadLetter>> {
-    let mut statement = connection.prepare_cached(&page_sql(conditions, limit))?;
-    let values = params_from_iter(&conditions.values);
-    statement.query_map(values, dead_letter)?.collect()
+    let ids = rows::ids(snapshot, &ids_sql(conditions, limit), conditions)?;
+    let sql = match detail {
+        Detail::Whole => WHOLE,
+        Detail::Outline => OUTLINE,
+    };
+    rows::page(snapshot, sql, &ids, |row| {
+        let letter = dead_letter(row)?;
+        let bytes = letter.body.len();
+        Ok((letter, bytes))
+    })
 }
 
 fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
@@ -184,7 +223,7 @@ fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
 }
 
 pub(super) fn count_sql(conditions: &Conditions) -> String {
-    format!("SELECT count(*) FROM dead_letters {}", conditions.sql())
+    conditions.count_sql(&TABLE)
 }
 
 fn count(connection: &Connection, conditions: &Conditions) -> rusqlite::Result<u64> {
@@ -202,9 +241,8 @@ fn mark(transaction: &Transaction<'_>, dead_ids: &[String], by: &str) -> rusqlit
 
 fn purge(transaction: &Transaction<'_>, conditions: &Conditions) -> rusqlite::Result<usize> {
     let sql = format!(
-        "DELETE FROM dead_letters WHERE rowid IN
-         (SELECT rowid FROM dead_letters {} LIMIT {PURGE_STEP})",
-        conditions.sql()
+        "DELETE FROM dead_letters WHERE rowid IN ({})",
+        conditions.rows_sql(&TABLE, PURGE_STEP)
     );
     transaction
         .prepare_cached(&sql)?

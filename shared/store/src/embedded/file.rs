@@ -1,25 +1,35 @@
 //! The SQLite file: its connections, and the threads that they run on.
 //!
-//! Invariant: at most [`MAX_CONNECTIONS`] blocking threads are taken, whatever the number of
-//! callers; a caller waits no longer than the time limit. One writer of this process is at work at
+//! Invariant: at most [`MAX_CONNECTIONS`] blocking threads are taken, and [`QUERY_CONNECTIONS`] more
+//! for queries, whatever the number of callers; a caller waits no longer than the time limit. What
+//! reads by a key, or writes, never waits for a query. One writer of this process is at work at
 //! a time, and the others take no thread while they wait: SQLite's own lock would have each of them
 //! sleep on one.
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use roundtrip_private_file::create_missing;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use rusqlite::{
+    Connection, ErrorCode, InterruptHandle, OpenFlags, Transaction, TransactionBehavior,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{timeout, timeout_at},
+};
 
 use super::schema::{self, Refused, SCHEMA_VERSION};
 use crate::{OpenError, StoreError, TimedOut};
 
 /// The most connections, and blocking threads, at once.
 const MAX_CONNECTIONS: usize = 4;
+/// The most queries at once, on connections that nothing else waits for.
+const QUERY_CONNECTIONS: usize = 2;
+/// How much of its time limit a query waits for its turn at the most.
+const TURN_SHARE: f64 = 0.5;
 /// How long to wait before the file is tried again while another process opens it.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How many prepared statements a connection keeps.
@@ -29,6 +39,7 @@ const STATEMENT_CACHE: usize = 64;
 pub(super) struct File {
     shared: Arc<Shared>,
     permits: Arc<Semaphore>,
+    queries: Arc<Semaphore>,
     writer: Arc<Semaphore>,
     timeout: Duration,
 }
@@ -69,6 +80,7 @@ impl File {
                 idle: Mutex::new(vec![connection]),
             }),
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            queries: Arc::new(Semaphore::new(QUERY_CONNECTIONS)),
             writer: Arc::new(Semaphore::new(1)),
             timeout,
         })
@@ -83,6 +95,37 @@ impl File {
         let deadline = Instant::now() + self.timeout;
         self.limited(self.on_thread(None, move |connection| work(connection, deadline)))
             .await
+    }
+
+    /// Runs a query on a connection, as [`File::run`] does, and ends it where its time is over: what
+    /// a caller asks for may be any amount of work.
+    pub(super) async fn query<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection, Instant) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let deadline = Instant::now() + self.timeout;
+        let turn = Arc::clone(&self.queries).acquire_owned();
+        let permit = timeout(self.timeout.mul_f64(TURN_SHARE), turn)
+            .await
+            .map_err(|_too_long| StoreError::TooBusy)?
+            .map_err(boxed)?;
+        let shared = Arc::clone(&self.shared);
+        // Ends the work also where the caller does not even wait for as long.
+        let running = EndsWith(Arc::new(Running::default()));
+        let interruptible = Arc::clone(&running.0);
+        let thread = tokio::task::spawn_blocking(move || {
+            let _held = permit;
+            let mut connection = shared.take()?;
+            interruptible.begin(&connection);
+            let done = work(&mut connection, deadline);
+            interruptible.end();
+            shared.put_back(connection);
+            done
+        });
+        timeout_at(deadline.into(), thread)
+            .await
+            .map_err(|_too_long| StoreError::TooCostly)?
+            .map_err(boxed)?
     }
 
     /// Runs something within a transaction, and commits it where it went well. The transaction has
@@ -155,12 +198,33 @@ impl Shared {
     }
 }
 
-/// What a scan answers when its caller has stopped waiting.
-pub(super) fn too_slow() -> StoreError {
-    boxed(rusqlite::Error::SqliteFailure(
-        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_INTERRUPT),
-        Some("the scan took longer than the time limit".to_owned()),
-    ))
+/// A query that can be told to end, for as long as its connection is its own.
+#[derive(Default)]
+struct Running(Mutex<Option<InterruptHandle>>);
+
+impl Running {
+    fn begin(&self, connection: &Connection) {
+        *self.handle() = Some(connection.get_interrupt_handle());
+    }
+
+    fn end(&self) {
+        *self.handle() = None;
+    }
+
+    fn handle(&self) -> MutexGuard<'_, Option<InterruptHandle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells a query to end, if it has not, once nobody waits for it.
+struct EndsWith(Arc<Running>);
+
+impl Drop for EndsWith {
+    fn drop(&mut self) {
+        if let Some(handle) = &*self.0.handle() {
+            handle.interrupt();
+        }
+    }
 }
 
 fn boxed(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {

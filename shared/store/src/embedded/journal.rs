@@ -10,11 +10,16 @@ use serde_json::value::RawValue;
 
 use super::{
     SqliteStore, away,
-    rows::{Columns, Conditions, counted},
+    rows::{self, Columns, Conditions, Table, counted},
 };
 use crate::{
     Detail, Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, StoreError,
     ledger::Reached,
+};
+
+const TABLE: Table = Table {
+    name: "messages",
+    id: "message_id",
 };
 
 /// What stands in the place of an `Accepted`, whose content is kept beside the entries.
@@ -79,15 +84,21 @@ impl Journal for SqliteStore {
     ) -> Result<Vec<MessageRecord>, StoreError> {
         let mut conditions = conditions(filter);
         conditions.maybe("message_id < ?", after.map(ToString::to_string));
-        self.file
-            .run(move |connection, _| page(connection, &conditions, limit, detail).map_err(away))
-            .await
+        let page = move |connection: &mut Connection, _| {
+            let snapshot = connection.transaction().map_err(away)?;
+            page(&snapshot, &conditions, limit, detail).map_err(away)
+        };
+        match detail {
+            Detail::Outline => self.file.query(page).await,
+            // A replay's, which must not wait for what callers ask.
+            Detail::Whole => self.file.run(page).await,
+        }
     }
 
     async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError> {
         let conditions = conditions(filter);
         self.file
-            .run(move |connection, _| count(connection, &conditions).map_err(away))
+            .query(move |connection, _| count(connection, &conditions).map_err(away))
             .await
     }
 }
@@ -202,47 +213,61 @@ pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
         until: _,
     } = filter;
     let (from, before) = filter.id_bounds();
-    let mut conditions = Conditions::default();
+    // Who may see these channels alone: a session or a message that is named is found by its name,
+    // and whatever else is asked for is asked of their messages only.
+    let own = channels
+        .as_deref()
+        .filter(|_| message_ids.is_none() && session.is_none());
+    let mut conditions = own.map_or_else(Conditions::default, Conditions::of_channels);
     conditions.ids(
         "message_id IN (SELECT value FROM json_each(?))",
         message_ids.as_deref(),
     );
     conditions.maybe("session_id = ?", session.as_ref().map(ToString::to_string));
     conditions.maybe("channel_id = ?", channel.as_ref().map(ToString::to_string));
-    conditions.ids(
-        "channel_id IN (SELECT value FROM json_each(?))",
-        channels.as_deref(),
-    );
+    if own.is_none() {
+        conditions.ids(
+            "channel_id IN (SELECT value FROM json_each(?))",
+            channels.as_deref(),
+        );
+    }
     conditions.maybe("state = ?", state.map(|state| state.as_str().to_owned()));
     conditions.maybe("message_id >= ?", from);
     conditions.maybe("message_id < ?", before);
     conditions
 }
 
-pub(super) fn page_sql(conditions: &Conditions, limit: u16, detail: Detail) -> String {
-    let select = match detail {
-        Detail::Whole => MESSAGE,
-        Detail::Outline => OUTLINE,
-    };
-    format!(
-        "{select} {} ORDER BY message_id DESC LIMIT {}",
-        conditions.sql(),
-        limit.min(MAX_PAGE)
-    )
+pub(super) fn ids_sql(conditions: &Conditions, limit: u16) -> String {
+    conditions.ids_sql(&TABLE, "DESC", limit.min(MAX_PAGE))
 }
 
 fn page(
-    connection: &Connection,
+    snapshot: &Transaction<'_>,
     conditions: &Conditions,
     limit: u16,
     detail: Detail,
 ) -> rusqlite::Result<Vec<MessageRecord>> {
-    let mut statement = connection.prepare_cached(&page_sql(conditions, limit, detail))?;
-    let values = params_from_iter(&conditions.values);
-    statement.query_map(values, message_record)?.collect()
+    let ids = rows::ids(snapshot, &ids_sql(conditions, limit), conditions)?;
+    let select = match detail {
+        Detail::Whole => MESSAGE,
+        Detail::Outline => OUTLINE,
+    };
+    let sql = format!("{select} WHERE message_id = ?1");
+    rows::page(snapshot, &sql, &ids, |row| {
+        let message = message_record(row)?;
+        let bytes = message
+            .content
+            .as_ref()
+            .map_or(0, |content| content.message.get().len());
+        Ok((message, bytes))
+    })
+}
+
+pub(super) fn count_sql(conditions: &Conditions) -> String {
+    conditions.count_sql(&TABLE)
 }
 
 fn count(connection: &Connection, conditions: &Conditions) -> rusqlite::Result<u64> {
-    let sql = format!("SELECT count(*) FROM messages {}", conditions.sql());
-    counted(connection, &sql, params_from_iter(&conditions.values))
+    let values = params_from_iter(&conditions.values);
+    counted(connection, &count_sql(conditions), values)
 }

@@ -2,15 +2,17 @@
 //!
 //! Invariant: whatever a caller hands in is a parameter, never a part of the SQL.
 
-use std::str::FromStr;
+use std::{collections::BTreeSet, str::FromStr};
 
-use roundtrip_model::millis;
+use roundtrip_model::{ChannelId, millis};
 use rusqlite::{
-    Connection, Params, Row,
+    Connection, OptionalExtension, Params, Row, Transaction, params_from_iter,
     types::{Type, Value},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
+
+use crate::page::Room;
 
 /// A count as it is stored.
 pub(super) fn count(count: u64) -> i64 {
@@ -94,9 +96,28 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite
 pub(super) struct Conditions {
     sql: Vec<&'static str>,
     pub(super) values: Vec<Value>,
+    /// Whether the first parameter is a list of channels, and each is gone through by itself.
+    by_channel: bool,
+}
+
+/// A table whose rows are of channels, with an index of them by channel and id.
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) id: &'static str,
 }
 
 impl Conditions {
+    /// Conditions on the rows of these channels, which are gone through one by one, so that no row of
+    /// another is looked at: how long the answer takes would tell of it. Comes before any other.
+    pub(super) fn of_channels(channels: &[ChannelId]) -> Self {
+        let once: BTreeSet<&ChannelId> = channels.iter().collect();
+        Self {
+            sql: vec!["channel_id = own.value"],
+            values: vec![serde_json::json!(once).to_string().into()],
+            by_channel: true,
+        }
+    }
+
     /// A condition without a parameter.
     pub(super) fn plain(&mut self, sql: &'static str) {
         self.sql.push(sql);
@@ -123,11 +144,86 @@ impl Conditions {
         self.maybe(sql, ids.map(|ids| serde_json::json!(ids).to_string()));
     }
 
+    /// The ids of the first rows that match, in this order.
+    pub(super) fn ids_sql(&self, table: &Table, order: &str, limit: u16) -> String {
+        let Table { name, id } = table;
+        let conditions = self.sql();
+        let page =
+            format!("SELECT {id} FROM {name} {conditions} ORDER BY {id} {order} LIMIT {limit}");
+        if !self.by_channel {
+            return page;
+        }
+        // The first of each channel, and of those the first. `CROSS JOIN` keeps SQLite to the order
+        // of the tables.
+        format!(
+            "SELECT found.{id} FROM json_each(?) AS own
+             CROSS JOIN {name} AS found ON found.{id} IN ({page})
+             ORDER BY found.{id} {order} LIMIT {limit}"
+        )
+    }
+
+    /// How many rows match.
+    pub(super) fn count_sql(&self, table: &Table) -> String {
+        format!("SELECT count(*) FROM {} {}", self.from(table), self.sql())
+    }
+
+    /// The rows that match, by their number, at most so many.
+    pub(super) fn rows_sql(&self, table: &Table, limit: usize) -> String {
+        let (name, from) = (table.name, self.from(table));
+        format!(
+            "SELECT {name}.rowid FROM {from} {} LIMIT {limit}",
+            self.sql()
+        )
+    }
+
+    fn from(&self, table: &Table) -> String {
+        let name = table.name;
+        if self.by_channel {
+            format!("json_each(?) AS own CROSS JOIN {name}")
+        } else {
+            name.to_owned()
+        }
+    }
+
     /// `WHERE …`, or nothing.
-    pub(super) fn sql(&self) -> String {
+    fn sql(&self) -> String {
         if self.sql.is_empty() {
             return String::new();
         }
         format!("WHERE {}", self.sql.join(" AND "))
     }
+}
+
+/// Reads the ids of the rows that match.
+pub(super) fn ids(
+    snapshot: &Transaction<'_>,
+    sql: &str,
+    conditions: &Conditions,
+) -> rusqlite::Result<Vec<String>> {
+    let mut statement = snapshot.prepare_cached(sql)?;
+    let values = params_from_iter(&conditions.values);
+    statement.query_map(values, |row| row.get(0))?.collect()
+}
+
+/// Reads rows by their ids, in the order of those, until the page is full: the bytes of each are
+/// what the second of a pair says.
+pub(super) fn page<T>(
+    snapshot: &Transaction<'_>,
+    sql: &str,
+    ids: &[String],
+    read: impl Fn(&Row<'_>) -> rusqlite::Result<(T, usize)>,
+) -> rusqlite::Result<Vec<T>> {
+    let mut statement = snapshot.prepare_cached(sql)?;
+    let mut room = Room::of(u16::MAX);
+    let mut page = Vec::new();
+    for id in ids {
+        let Some((one, bytes)) = statement.query_row([id], &read).optional()? else {
+            continue;
+        };
+        if !room.take(bytes) {
+            break;
+        }
+        page.push(one);
+    }
+    Ok(page)
 }

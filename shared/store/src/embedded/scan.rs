@@ -9,9 +9,10 @@ use roundtrip_model::{Channel, ChannelId};
 use rusqlite::{Connection, OptionalExtension, Transaction, params_from_iter};
 use serde_json::json;
 
-use super::{away, file, parse};
+use super::{away, parse};
 use crate::{
     ChannelPage, Cursor, Direction, Filter, PageRequest, Sort, SortField, StoreError, document,
+    filter::Effort, page::Room,
 };
 
 /// The document of a channel that the page is limited to.
@@ -26,7 +27,8 @@ pub(super) fn page(
 ) -> Result<ChannelPage, StoreError> {
     // One snapshot for all that is read.
     let snapshot = connection.transaction().map_err(away)?;
-    let page = Page::new(request, filter, deadline);
+    let effort = Effort::until(deadline);
+    let page = Page::new(request, filter, &effort);
     match filter.own() {
         None => walk(&snapshot, page),
         Some(own) => visit(&snapshot, page, own),
@@ -137,7 +139,8 @@ fn text(error: rusqlite::types::FromSqlError) -> StoreError {
 struct Page<'a> {
     request: &'a PageRequest,
     filter: &'a Filter,
-    deadline: Instant,
+    effort: &'a Effort,
+    room: Room,
     channels: Vec<Channel>,
 }
 
@@ -150,31 +153,30 @@ enum Taken {
 }
 
 impl<'a> Page<'a> {
-    fn new(request: &'a PageRequest, filter: &'a Filter, deadline: Instant) -> Self {
+    fn new(request: &'a PageRequest, filter: &'a Filter, effort: &'a Effort) -> Self {
         Self {
             request,
             filter,
-            deadline,
+            effort,
+            room: Room::of(request.limit),
             channels: Vec::new(),
         }
     }
 
     /// Takes a channel that matches, as long as there is room.
     fn take(&mut self, id: &str, text: &str) -> Result<Taken, StoreError> {
-        if Instant::now() > self.deadline {
-            return Err(file::too_slow());
-        }
+        self.effort.read(text)?;
         let Some(document) = document::readable(parse(id, text)) else {
             return Ok(Taken::Done);
         };
-        if !self.filter.matches_document(&document) {
+        if !self.filter.matches_document(&document, self.effort)? {
             return Ok(Taken::Done);
         }
         let Some(found) = document::readable(document::channel(&document)) else {
             return Ok(Taken::Done);
         };
-        // One more than asked for: there is a next page.
-        if self.channels.len() == usize::from(self.request.limit) {
+        // One more than there is room for: there is a next page.
+        if !self.room.take(text.len()) {
             return Ok(Taken::Full);
         }
         self.channels.push(found);

@@ -7,6 +7,33 @@ use std::cmp::Ordering;
 
 use serde_json::{Map, Number, Value};
 
+/// Values of which each is there once, in their order: looked up, and not gone through.
+#[derive(Debug, Clone)]
+pub(crate) struct Set(Vec<Value>);
+
+impl Set {
+    pub(super) fn of(mut values: Vec<Value>) -> Self {
+        values.sort_by(compare);
+        values.dedup_by(|a, b| compare(a, b).is_eq());
+        Self(values)
+    }
+
+    /// The values, in their order.
+    pub(crate) fn values(&self) -> &[Value] {
+        &self.0
+    }
+
+    /// Where a value stands that equals this one.
+    pub(super) fn position(&self, value: &Value) -> Option<usize> {
+        self.0.binary_search_by(|one| compare(one, value)).ok()
+    }
+
+    /// How many values are looked at for one that is looked up.
+    pub(super) fn steps(&self) -> u64 {
+        u64::from(self.0.len().checked_ilog2().unwrap_or(0)) + 1
+    }
+}
+
 /// The first double above every `i64`.
 const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
 

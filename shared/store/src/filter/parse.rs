@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Comparison, ElemMatch, FieldPath, FilterError, MAX_DEPTH, MAX_NODES, MAX_REGEXES, Node,
-    Pattern, Test, pattern::OPTIONS,
+    Pattern, Set, Test, pattern::OPTIONS,
 };
 use crate::{canonical, document::FIELDS};
 
@@ -203,8 +203,8 @@ impl Parser {
             "$lt" => self.operand(operand).map(compare(Comparison::Lt)),
             "$lte" => self.operand(operand).map(compare(Comparison::Lte)),
             "$ne" => self.operand(operand).map(Test::Ne),
-            "$in" => self.operands(operand).map(Test::In),
-            "$nin" => self.operands(operand).map(Test::Nin),
+            "$in" => self.set(operand).map(Test::In),
+            "$nin" => self.set(operand).map(Test::Nin),
             "$all" => self.all(operand),
             "$exists" => self.exists(operand),
             "$size" => self.size(operand),
@@ -226,7 +226,7 @@ impl Parser {
                 if object.keys().next().is_some_and(|key| key == "$elemMatch"))
         };
         if !values.first().is_some_and(is_elem_match) {
-            return self.operands(operand).map(Test::All);
+            return self.set(operand).map(Test::All);
         }
         let wanted = values
             .iter()
@@ -321,12 +321,15 @@ impl Parser {
         }
     }
 
-    fn operands(&mut self, json: &Value) -> Result<Vec<Value>, FilterError> {
-        self.array(json)?
+    /// Values to compare with.
+    fn set(&mut self, json: &Value) -> Result<Set, FilterError> {
+        let values: Result<_, _> = self
+            .array(json)?
             .iter()
             .enumerate()
             .map(|(at, value)| self.at(at.to_string(), |parser| parser.operand(value)))
-            .collect()
+            .collect();
+        values.map(Set::of)
     }
 
     /// A value to compare with, which holds no operator at any depth.

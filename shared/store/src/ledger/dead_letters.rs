@@ -9,6 +9,7 @@ use roundtrip_model::{ChannelId, DeadReason, MessageId, ReplayId, SessionId, dec
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::Detail;
 use crate::StoreError;
 
 /// Where parcels lie that no further try will be made of.
@@ -21,21 +22,23 @@ pub trait DeadLetters: Send + Sync + 'static {
     async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError>;
 
     /// Dead letters that match and were not replayed, by [`DeadLetter::dead_id`], the smallest
-    /// first.
+    /// first. Whole ones end at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES) where that is before the
+    /// limit, but one there is at the least if any is left.
     ///
     /// # Errors
-    /// [`StoreError::Away`].
+    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Away`].
     async fn dead_letters(
         &self,
         filter: &DeadFilter,
         after: Option<&str>,
         limit: u16,
+        detail: Detail,
     ) -> Result<Vec<DeadLetter>, StoreError>;
 
     /// How many match and were not replayed.
     ///
     /// # Errors
-    /// [`StoreError::Away`].
+    /// As for [`DeadLetters::dead_letters`].
     async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError>;
 
     /// Says of these that they were replayed.
@@ -95,7 +98,7 @@ pub struct DeadLetter {
     /// When it was found in the dead queue.
     #[serde(with = "time::serde::rfc3339")]
     pub dead_at: OffsetDateTime,
-    /// The parcel's body, as it is put back.
+    /// The parcel's body, as it is put back; empty in an outline.
     #[serde(skip)]
     pub body: Bytes,
 }

@@ -29,10 +29,12 @@ pub trait Journal: Send + Sync + 'static {
         id: &MessageId,
     ) -> Result<Option<(MessageRecord, Vec<Entry>)>, StoreError>;
 
-    /// Messages that match, by id, the latest first: later messages do not disturb the order.
+    /// Messages that match, by id, the latest first: later messages do not disturb the order. Whole
+    /// ones end at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES) where that is before the limit, but one
+    /// there is at the least if any is left.
     ///
     /// # Errors
-    /// [`StoreError::Away`].
+    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Away`].
     async fn messages(
         &self,
         filter: &MessageFilter,
@@ -44,16 +46,16 @@ pub trait Journal: Send + Sync + 'static {
     /// How many messages match.
     ///
     /// # Errors
-    /// [`StoreError::Away`].
+    /// As for [`Journal::messages`].
     async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError>;
 }
 
-/// How much is read of each message of a page.
+/// How much is read of each message, or dead letter, of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
-    /// All of it. A content can be as long as a request: mind the limit.
+    /// All of it. A content can be as long as a request.
     Whole,
-    /// All but its content, which is not read.
+    /// All but its content or body, which is not read.
     Outline,
 }
 

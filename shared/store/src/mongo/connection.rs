@@ -2,6 +2,8 @@
 //!
 //! Invariant: a future of the driver's is never dropped half-way, for that would cost its
 //! connection. Each call runs as a task of its own, and the time limit is on waiting for the task.
+//! Queries, which may be any amount of work, have a small share of the connections, and what reads by
+//! a key or writes never waits for one.
 
 use std::{
     future::Future,
@@ -18,7 +20,7 @@ use roundtrip_tls::Roots;
 use tokio::{
     sync::{OnceCell, Semaphore},
     task::JoinHandle,
-    time,
+    time::{self, Instant},
 };
 use tracing::debug;
 
@@ -35,6 +37,16 @@ const INDEX_PAUSE: Duration = Duration::from_secs(5);
 /// How much of a call's time limit the driver may spend on finding a server. Less than all: only
 /// the driver can say why there is none, such as a certificate that is not to be trusted.
 const SELECTION_SHARE: f64 = 0.9;
+/// How much of the connections queries have at once: one in so many, and no more than
+/// [`MAX_QUERIES`].
+const QUERY_SHARE: u32 = 4;
+/// The most queries of one process at once.
+const MAX_QUERIES: u32 = 8;
+/// How much of its time limit a query waits for its turn at the most.
+const TURN_SHARE: f64 = 0.5;
+/// How much of the time that a query has left the server may work on it. Less than all: only the
+/// server can say that it was too much work, and not that nobody answered.
+const WORK_SHARE: f64 = 0.8;
 /// The longest name that MongoDB gives a database.
 const MAX_DATABASE_BYTES: usize = 63;
 
@@ -60,6 +72,7 @@ pub(super) struct Shared {
     max_connections: u32,
     retention: Duration,
     permits: Arc<Semaphore>,
+    queries: Arc<Semaphore>,
     database: OnceCell<Database>,
     channels_indexed: OnceCell<Uniqueness>,
 }
@@ -104,9 +117,10 @@ impl Connection {
         if config.max_connections == 0 {
             return Err(setting("max_connections", "must be at least 1".to_owned()));
         }
-        let permits = usize::try_from(config.max_connections)
-            .unwrap_or(Semaphore::MAX_PERMITS)
-            .min(Semaphore::MAX_PERMITS);
+        let permits = |count: u32| {
+            let count = usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS);
+            Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
+        };
         let shared = Arc::new(Shared {
             url,
             ca_file: config.ca_file.clone(),
@@ -114,7 +128,8 @@ impl Connection {
             timeout: config.timeout,
             max_connections: config.max_connections,
             retention: config.retention,
-            permits: Arc::new(Semaphore::new(permits)),
+            permits: permits(config.max_connections),
+            queries: permits((config.max_connections / QUERY_SHARE).clamp(1, MAX_QUERIES)),
             database: OnceCell::new(),
             channels_indexed: OnceCell::new(),
         });
@@ -131,12 +146,51 @@ impl Connection {
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send,
     {
-        run(&self.shared, work).await
+        run(&self.shared, self.shared.timeout, work).await
+    }
+
+    /// Runs what [`Connection::query`] does, for who is no caller of the API and waits for no turn.
+    pub(super) async fn read<T, F>(
+        &self,
+        work: impl FnOnce(Database, Duration) -> F + Send + 'static,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
+        let timeout = self.shared.timeout;
+        self.run(move |_, database| work(database, timeout)).await
+    }
+
+    /// Runs a query, as [`Connection::run`] does, once it is its turn. It is told how long the server
+    /// may work on it.
+    pub(super) async fn query<T, F>(
+        &self,
+        work: impl FnOnce(Database, Duration) -> F + Send + 'static,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
+        let deadline = Instant::now() + self.shared.timeout;
+        let turn = Arc::clone(&self.shared.queries).acquire_owned();
+        let turn = time::timeout(self.shared.timeout.mul_f64(TURN_SHARE), turn)
+            .await
+            .map_err(|_too_long| StoreError::TooBusy)?
+            .map_err(|closed| StoreError::Away(closed.into()))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        run(&self.shared, left, move |_, database| async move {
+            // Held until the driver is done, as the permit is.
+            let _turn = turn;
+            work(database, left.mul_f64(WORK_SHARE)).await
+        })
+        .await
     }
 }
 
 async fn run<T, F>(
     shared: &Arc<Shared>,
+    limit: Duration,
     work: impl FnOnce(Arc<Shared>, Database) -> F + Send + 'static,
 ) -> Result<T, StoreError>
 where
@@ -160,14 +214,14 @@ where
         .await
         .map_err(|died| boxed(died.into()))?
     };
-    time::timeout(shared.timeout, run)
+    time::timeout(limit, run)
         .await
-        .map_err(|_| boxed(TimedOut(shared.timeout).into()))?
+        .map_err(|_| boxed(TimedOut(limit).into()))?
 }
 
 async fn see_to_indexes(shared: Arc<Shared>) {
     let channels = || {
-        run(&shared, |shared, _| async move {
+        run(&shared, shared.timeout, |shared, _| async move {
             shared.uniqueness().await.map(drop)
         })
     };

@@ -9,22 +9,22 @@ mod journal;
 mod keys;
 mod replays;
 
-use std::{collections::BTreeSet, error};
+use std::{collections::BTreeSet, error, time::Duration};
 
-use bson::{Binary, Bson, DateTime, Document, spec::BinarySubtype};
+use bson::{Binary, Bson, DateTime, Document, doc, spec::BinarySubtype};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use mongodb::{
-    Cursor,
+    Collection, Cursor,
     error::{Error, ErrorKind},
 };
 use roundtrip_model::{ChannelId, millis};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 use tracing::warn;
 
-use super::{DUPLICATE_KEY, away, is_duplicate_key};
-use crate::StoreError;
+use super::{BARRIER, DUPLICATE_KEY, away, failed, is_duplicate_key};
+use crate::{Detail, MAX_PAGE, StoreError, page::Room};
 
 /// The collections.
 pub(super) const ENTRIES: &str = "entries";
@@ -90,6 +90,116 @@ async fn rows<R: DeserializeOwned, T>(
         }
     }
     Ok(all)
+}
+
+/// As [`rows`]; whole ones until the page is full.
+async fn page<R: DeserializeOwned, T>(
+    mut found: Cursor<Document>,
+    detail: Detail,
+    read: impl Fn(R) -> Result<T, Unreadable>,
+) -> Result<Vec<T>, StoreError> {
+    let mut room = Room::of(MAX_PAGE);
+    let mut page = Vec::new();
+    while found.advance().await.map_err(failed)? {
+        let raw = found.current();
+        if detail == Detail::Whole && !room.take(raw.as_bytes().len()) {
+            break;
+        }
+        let document = Document::try_from(raw).map_err(|error| Unreadable(error.into()));
+        match document.and_then(row).and_then(&read) {
+            Ok(one) => page.push(one),
+            Err(Unreadable(error)) => warn!(%error, "a query passes over a stored document"),
+        }
+    }
+    Ok(page)
+}
+
+/// What a list is asked for.
+#[derive(Debug, PartialEq)]
+struct Asked {
+    first: Document,
+    /// What is asked of those that are found by `first` alone, where a caller is limited to some
+    /// channels: how long it takes must not tell of others'.
+    then: Document,
+}
+
+impl Asked {
+    /// All of it, for who is not limited or looks for what is named.
+    fn at_once(self) -> Document {
+        let Self { mut first, then } = self;
+        first.extend(then);
+        first
+    }
+
+    /// The stages that find it.
+    fn stages(self) -> Vec<Document> {
+        let mut stages = vec![doc! { "$match": self.first }];
+        if !self.then.is_empty() {
+            stages.push(doc! { "$limit": BARRIER });
+            stages.push(doc! { "$match": self.then });
+        }
+        stages
+    }
+
+    /// The first of them, by id.
+    async fn page(
+        self,
+        collection: &Collection<Document>,
+        max_time: Duration,
+        order: i32,
+        limit: u16,
+        left_out: Option<&str>,
+    ) -> Result<Cursor<Document>, StoreError> {
+        let (order, limit) = (doc! { "_id": order }, i64::from(limit));
+        let projection = left_out.map(|field| doc! { field: 0 });
+        if self.then.is_empty() {
+            let mut found = collection
+                .find(self.first)
+                .sort(order)
+                .limit(limit)
+                .max_time(max_time);
+            if let Some(fields) = projection {
+                found = found.projection(fields);
+            }
+            return found.await.map_err(failed);
+        }
+        let mut stages = self.stages();
+        stages.insert(1, doc! { "$sort": order });
+        stages.push(doc! { "$limit": limit });
+        stages.extend(projection.map(|fields| doc! { "$project": fields }));
+        let found = collection.aggregate(stages).max_time(max_time);
+        found.await.map_err(failed)
+    }
+
+    /// How many they are.
+    async fn count(
+        self,
+        collection: &Collection<Document>,
+        max_time: Duration,
+    ) -> Result<u64, StoreError> {
+        if self.then.is_empty() {
+            let counted = collection.count_documents(self.first).max_time(max_time);
+            return counted.await.map_err(failed);
+        }
+        let mut stages = self.stages();
+        stages.push(doc! { "$count": "found" });
+        let counted = collection.aggregate(stages).max_time(max_time);
+        let mut counted = counted.await.map_err(failed)?;
+        match counted.try_next().await.map_err(failed)? {
+            // No document where there is nothing to count.
+            None => Ok(0),
+            Some(counted) => {
+                let found = row::<Counted>(counted)?.found;
+                Ok(found.unsigned_abs())
+            }
+        }
+    }
+}
+
+/// What `$count` answers.
+#[derive(Deserialize)]
+struct Counted {
+    found: i64,
 }
 
 /// The document of something that has one.

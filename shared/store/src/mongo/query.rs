@@ -4,37 +4,41 @@
 //! free to try the conditions of one filter in any order; only a stage behind a limit sees nothing but
 //! what came before it.
 
+use std::time::Duration;
+
 use bson::{Bson, Document, doc};
-use futures::TryStreamExt;
 use mongodb::{Collection, Cursor as Documents, error::Error};
 use roundtrip_model::Channel;
 
-use super::{away, translate, value};
+use super::{BARRIER, failed, translate, value};
 use crate::{
     ChannelPage, Cursor, Direction, Filter, PageRequest, Sort, SortField, StoreError,
     document::{self, FIELDS},
+    page::Room,
 };
-
-/// More documents than share the ids that a filter can be limited to. As a limit it takes nothing
-/// away; it keeps the server from trying the caller's conditions before it.
-const BARRIER: i64 = i32::MAX as i64;
 
 /// Fills a page from each range in turn.
 pub(super) async fn page(
     channels: &Collection<Document>,
+    max_time: Duration,
     filter: &Filter,
     request: &PageRequest,
 ) -> Result<ChannelPage, StoreError> {
-    let limit = usize::from(request.limit);
+    let mut room = Room::of(request.limit);
     let mut found: Vec<Channel> = Vec::new();
     for range in ranges(request) {
-        let mut documents = find(channels, filter, request, range).await.map_err(away)?;
-        while let Some(document) = documents.try_next().await.map_err(away)? {
-            let read = document::channel(&value::to_json(&document));
+        let mut documents = find(channels, max_time, filter, request, range)
+            .await
+            .map_err(failed)?;
+        while documents.advance().await.map_err(failed)? {
+            let raw = documents.current();
+            let bytes = raw.as_bytes().len();
+            let read = Document::try_from(raw).map_err(|error| StoreError::Away(error.into()))?;
+            let read = document::channel(&value::to_json(&read));
             let Some(channel) = document::readable(read) else {
                 continue;
             };
-            if found.len() == limit {
+            if !room.take(bytes) {
                 let next = found.last().map(|last| Cursor::after(last, request.sort));
                 return Ok(ChannelPage {
                     channels: found,
@@ -51,9 +55,10 @@ pub(super) async fn page(
 }
 
 /// No limit for the server: documents that are no channels do not count. One more than the page holds
-/// tells whether there is a next one.
+/// tells whether there is a next one; what is sent at once the server bounds itself, to 16 MiB.
 async fn find(
     channels: &Collection<Document>,
+    max_time: Duration,
     filter: &Filter,
     request: &PageRequest,
     range: Range,
@@ -62,13 +67,18 @@ async fn find(
     let asked = translate::filter(filter);
     if let Some(own) = translate::own(filter) {
         let stages = stages(own, asked, range);
-        return channels.aggregate(stages).batch_size(batch_size).await;
+        return channels
+            .aggregate(stages)
+            .batch_size(batch_size)
+            .max_time(max_time)
+            .await;
     }
     channels
         .find(doc! { "$and": [range.bounds, asked] })
         .sort(range.order)
         .projection(fields())
         .batch_size(batch_size)
+        .max_time(max_time)
         .await
 }
 

@@ -49,9 +49,9 @@ fn tests(conditions: &[Test]) -> Document {
         let (operator, operand) = match condition {
             Test::Compare(comparison, value) => (operator(*comparison), to_bson(value)),
             Test::Ne(value) => ("$ne", to_bson(value)),
-            Test::In(values) => ("$in", list(values)),
-            Test::Nin(values) => ("$nin", list(values)),
-            Test::All(values) => ("$all", list(values)),
+            Test::In(values) => ("$in", list(values.values())),
+            Test::Nin(values) => ("$nin", list(values.values())),
+            Test::All(values) => ("$all", list(values.values())),
             Test::AllElements(wanted) => {
                 let wanted = wanted
                     .iter()

@@ -1,12 +1,15 @@
 //! Every filter has an index: no query of the ledger walks a whole table, and none that is limited to
 //! channels walks others'.
 
-use roundtrip_model::{MessageId, State, decision::DeadKind};
+use roundtrip_model::{MessageId, State, SystemClock, decision::DeadKind};
 use rstest::rstest;
 use time::macros::datetime;
 
 use super::*;
-use crate::{Cursor, DeadFilter, DeadQueue, Detail, Direction, MessageFilter, Sort, SortField};
+use crate::{Cursor, DeadFilter, DeadQueue, Direction, MessageFilter, Sort, SortField};
+
+/// For what is to run out of its time.
+const SHORT: Duration = Duration::from_millis(400);
 
 /// How SQLite would look for it, a line for each table.
 async fn plan(sql: String, conditions: rows::Conditions) -> String {
@@ -45,11 +48,7 @@ fn messages() -> MessageFilter {
 #[tokio::test]
 async fn messages_are_found_by_an_index(#[case] filter: MessageFilter, #[case] index: &str) {
     let conditions = journal::conditions(&filter);
-    let plan = plan(
-        journal::page_sql(&conditions, 100, Detail::Outline),
-        conditions,
-    )
-    .await;
+    let plan = plan(journal::ids_sql(&conditions, 100), conditions).await;
     assert!(plan.contains(index), "{plan}");
     assert!(!plan.contains("TEMP B-TREE"), "{plan}");
 }
@@ -68,7 +67,7 @@ fn letters() -> DeadFilter {
 #[tokio::test]
 async fn dead_letters_are_found_by_an_index(#[case] filter: DeadFilter, #[case] index: &str) {
     let conditions = dead_letters::conditions(&filter);
-    let plan = plan(dead_letters::page_sql(&conditions, 100), conditions).await;
+    let plan = plan(dead_letters::ids_sql(&conditions, 100), conditions).await;
     assert!(plan.contains(index), "{plan}");
 }
 
@@ -108,4 +107,118 @@ async fn of_channels_only_those_that_a_query_is_limited_to_are_read(#[case] fiel
         assert!(plan.contains(by_id), "{plan}");
         assert!(!plan.contains("SCAN channels"), "{plan}");
     }
+}
+
+fn own() -> Vec<ChannelId> {
+    ["b", "a"].map(|id| id.parse().unwrap()).into()
+}
+
+#[rstest]
+#[case::all(MessageFilter { channels: Some(own()), ..messages() })]
+#[case::state(MessageFilter { channels: Some(own()), state: Some(State::Dead), ..messages() })]
+#[case::time(MessageFilter { channels: Some(own()), since: Some(datetime!(2026-01-01 0:00 UTC)), ..messages() })]
+#[tokio::test]
+async fn of_messages_only_those_of_own_channels_are_looked_at(#[case] filter: MessageFilter) {
+    let by_channel = "(channel_id=?";
+    for sql in [
+        journal::ids_sql(&journal::conditions(&filter), 100),
+        journal::count_sql(&journal::conditions(&filter)),
+    ] {
+        let plan = plan(sql, journal::conditions(&filter)).await;
+        assert!(plan.contains("SEARCH messages USING"), "{plan}");
+        assert!(plan.contains(by_channel), "{plan}");
+        assert!(!plan.contains("SCAN messages"), "{plan}");
+    }
+}
+
+#[rstest]
+#[case::all(DeadFilter { channels: Some(own()), ..letters() })]
+#[case::queue(DeadFilter { channels: Some(own()), queue: Some(DeadQueue::Callbacks), ..letters() })]
+#[case::reason(DeadFilter { channels: Some(own()), reason: Some(DeadKind::TooOld), ..letters() })]
+#[case::time(DeadFilter { channels: Some(own()), since: Some(datetime!(2026-01-01 0:00 UTC)), ..letters() })]
+#[tokio::test]
+async fn of_dead_letters_only_those_of_own_channels_are_looked_at(#[case] filter: DeadFilter) {
+    for sql in [
+        dead_letters::ids_sql(&dead_letters::conditions(&filter), 100),
+        dead_letters::count_sql(&dead_letters::conditions(&filter)),
+    ] {
+        let plan = plan(sql, dead_letters::conditions(&filter)).await;
+        let by_channel = "INDEX dead_letters_by_channel (channel_id=?";
+        assert!(plan.contains(by_channel), "{plan}");
+        assert!(!plan.contains("SCAN dead_letters"), "{plan}");
+    }
+}
+
+/// Holds a place among the queries until it is told to end.
+fn occupied(store: &SqliteStore) -> impl Future<Output = Result<(), StoreError>> + use<> {
+    let file = Arc::clone(&store.file);
+    async move {
+        let until_interrupted =
+            "WITH RECURSIVE endless (n) AS (SELECT 1 UNION ALL SELECT n FROM endless)
+             SELECT count(*) FROM endless";
+        file.query(move |connection, _| {
+            connection
+                .query_row(until_interrupted, [], |_| Ok(()))
+                .map_err(away)
+        })
+        .await
+    }
+}
+
+#[tokio::test]
+async fn neither_reads_nor_writes_wait_for_queries() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = SqliteStore::open(path, TIMEOUT).await.unwrap();
+    store.create(&channel("c")).await.unwrap();
+    let queries: Vec<_> = (0..20).map(|_| tokio::spawn(occupied(&store))).collect();
+    let some = store.get(&"c".parse().unwrap()).await;
+    assert!(some.is_ok(), "{some:?}");
+    store.ping().await.unwrap();
+    store.create(&channel("d")).await.unwrap();
+    store.active_keys(SystemClock.now()).await.unwrap();
+    assert!(queries.iter().all(|query| !query.is_finished()));
+    for query in queries {
+        query.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_takes_too_long_is_ended_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = SqliteStore::open(path, SHORT).await.unwrap();
+    // More than once: what was ended has given its place back.
+    for _ in 0..3 {
+        let both = tokio::join!(occupied(&store), occupied(&store));
+        for ended in [both.0, both.1] {
+            assert!(matches!(ended, Err(StoreError::TooCostly)), "{ended:?}");
+        }
+    }
+    let third = tokio::join!(occupied(&store), occupied(&store), occupied(&store)).2;
+    assert!(matches!(third, Err(StoreError::TooBusy)), "{third:?}");
+}
+
+#[tokio::test]
+async fn what_others_channels_hold_is_no_effort_of_a_limited_callers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = SqliteStore::open(path, Duration::from_mins(5))
+        .await
+        .unwrap();
+    let values: Vec<_> = (0..100_000).map(serde_json::Value::from).collect();
+    let big = json!({"channel_id": "big", "channel_metadata": {"l": values}});
+    let big = serde_json::from_value(big).unwrap();
+    store.create(&big).await.unwrap();
+    store.create(&channel("own")).await.unwrap();
+    let branches: Vec<_> = (0..1300)
+        .map(|at| json!({"channel_metadata.l": format!("no {at}")}))
+        .collect();
+    let filter = Filter::parse(&json!({"$nor": branches})).unwrap();
+    let page = PageRequest::default();
+    let all = store.query(&filter, &page).await;
+    assert!(matches!(all, Err(StoreError::TooCostly)), "{all:?}");
+    let own = filter.within(&["own".parse().unwrap()]);
+    let own = store.query(&own, &page).await.unwrap();
+    assert_eq!(own.channels, [channel("own")]);
 }

@@ -122,7 +122,7 @@ async fn a_dead_letter_stays_until_it_is_replayed_or_purged() {
 
     forget(&store).await;
     let left = store
-        .dead_letters(&DeadFilter::default(), None, 10)
+        .dead_letters(&DeadFilter::default(), None, 10, Detail::Whole)
         .await
         .unwrap();
     assert_eq!(left, letters[..1]);

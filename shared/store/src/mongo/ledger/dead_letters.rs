@@ -5,16 +5,17 @@
 
 use async_trait::async_trait;
 use bson::{Binary, DateTime, Document, doc};
-use mongodb::Collection;
+use bytes::Bytes;
+use mongodb::{Collection, Database};
 use roundtrip_model::{ChannelId, DeadReason, MessageId, ReplayId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::{
     super::{MongoStore, away},
-    DEAD_LETTERS, Unreadable, binary, document, name, of_channels, read_time, rows, stored,
+    Asked, DEAD_LETTERS, Unreadable, binary, document, name, of_channels, read_time, rows, stored,
     stored_from, texts, unless_there,
 };
-use crate::{DeadFilter, DeadLetter, DeadLetters, DeadQueue, MAX_PAGE, StoreError};
+use crate::{DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, MAX_PAGE, StoreError};
 
 /// How many letters one step of a purge removes: each step has the time limit to itself.
 const PURGE_STEP: u16 = MAX_PAGE;
@@ -43,32 +44,34 @@ impl DeadLetters for MongoStore {
         filter: &DeadFilter,
         after: Option<&str>,
         limit: u16,
+        detail: Detail,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         // MongoDB reads 0 as no limit.
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let filter = matching(filter, after)?;
-        self.connection
-            .run(move |_, database| async move {
-                let found = database
-                    .collection::<Document>(DEAD_LETTERS)
-                    .find(filter)
-                    .sort(doc! { "_id": 1 })
-                    .limit(i64::from(limit.min(MAX_PAGE)))
-                    .await
-                    .map_err(away)?;
-                rows(found, LetterRow::letter).await
-            })
-            .await
+        let asked = matching(filter, after)?;
+        let page = move |database: Database, max_time| async move {
+            let letters = database.collection(DEAD_LETTERS);
+            let left_out = (detail == Detail::Outline).then_some("body");
+            let limit = limit.min(MAX_PAGE);
+            let found = asked.page(&letters, max_time, 1, limit, left_out).await?;
+            super::page(found, detail, LetterRow::letter).await
+        };
+        match detail {
+            Detail::Outline => self.connection.query(page).await,
+            // A replay's, which must not wait for what callers ask.
+            Detail::Whole => self.connection.read(page).await,
+        }
     }
 
     async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
-        let filter = matching(filter, None)?;
+        let asked = matching(filter, None)?;
         self.connection
-            .run(move |_, database| async move {
-                let letters = database.collection::<Document>(DEAD_LETTERS);
-                letters.count_documents(filter).await.map_err(away)
+            .query(move |database, max_time| async move {
+                asked
+                    .count(&database.collection(DEAD_LETTERS), max_time)
+                    .await
             })
             .await
     }
@@ -109,7 +112,7 @@ impl DeadLetters for MongoStore {
         let mut purged = 0;
         let mut last: Option<String> = None;
         loop {
-            let filter = matching(filter, last.as_deref())?;
+            let filter = matching(filter, last.as_deref())?.at_once();
             let step = self
                 .connection
                 .run(move |_, database| async move {
@@ -167,7 +170,7 @@ async fn purge_step(
     })
 }
 
-fn matching(filter: &DeadFilter, after: Option<&str>) -> Result<Document, StoreError> {
+fn matching(filter: &DeadFilter, after: Option<&str>) -> Result<Asked, StoreError> {
     let DeadFilter {
         ids,
         queue,
@@ -178,13 +181,13 @@ fn matching(filter: &DeadFilter, after: Option<&str>) -> Result<Document, StoreE
         since,
         until,
     } = filter;
-    let mut filter = doc! { "replayed": false };
+    let mut first = doc! { "replayed": false };
     if let Some(after) = after {
-        filter.insert("_id", doc! { "$gt": after });
+        first.insert("_id", doc! { "$gt": after });
     }
     if let Some(ids) = ids {
         let ids = texts(ids);
-        filter.insert(
+        first.insert(
             "$or",
             [
                 doc! { "_id": { "$in": ids.clone() } },
@@ -193,24 +196,33 @@ fn matching(filter: &DeadFilter, after: Option<&str>) -> Result<Document, StoreE
             .to_vec(),
         );
     }
-    if let Some(queue) = queue {
-        filter.insert("queue", name(queue)?);
-    }
     let of_channels = of_channels(channel.as_ref(), channels.as_deref());
-    filter.extend(of_channels.map(|asked| ("channel_id".to_owned(), asked.into())));
+    first.extend(of_channels.map(|asked| ("channel_id".to_owned(), asked.into())));
     if let Some(session) = session {
-        filter.insert("session_id", session.as_str());
+        first.insert("session_id", session.as_str());
+    }
+    let mut then = Document::new();
+    if let Some(queue) = queue {
+        then.insert("queue", name(queue)?);
     }
     if let Some(reason) = reason {
-        filter.insert("reason.kind", reason.as_str());
+        then.insert("reason.kind", reason.as_str());
     }
     let mut dead_at = Document::new();
     dead_at.extend(since.map(|since| ("$gte".to_owned(), stored_from(since).into())));
     dead_at.extend(until.map(|until| ("$lt".to_owned(), stored_from(until).into())));
     if !dead_at.is_empty() {
-        filter.insert("dead_at", dead_at);
+        then.insert("dead_at", dead_at);
     }
-    Ok(filter)
+    let asked = Asked { first, then };
+    // A session or a letter that is named is found by its name.
+    if channels.is_some() && ids.is_none() && session.is_none() {
+        return Ok(asked);
+    }
+    Ok(Asked {
+        first: asked.at_once(),
+        then: Document::new(),
+    })
 }
 
 /// A dead letter as it is stored.
@@ -231,9 +243,15 @@ struct LetterRow {
     round: u32,
     accepted_at: DateTime,
     dead_at: DateTime,
+    /// Not there in an outline.
+    #[serde(default = "no_body")]
     body: Binary,
     /// Said of every letter, so that an index finds those that were not.
     replayed: bool,
+}
+
+fn no_body() -> Binary {
+    binary(&Bytes::new())
 }
 
 impl LetterRow {

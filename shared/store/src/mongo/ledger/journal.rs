@@ -16,8 +16,8 @@ use serde_json::value::RawValue;
 
 use super::{
     super::{MongoStore, away},
-    ENTRIES, MESSAGES, Unreadable, document, of_channels, read_time, row, rows, stored, texts,
-    unless_there,
+    Asked, ENTRIES, MESSAGES, Unreadable, document, of_channels, read_time, row, rows, stored,
+    texts, unless_there,
 };
 use crate::{Detail, Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, StoreError};
 
@@ -68,28 +68,26 @@ impl Journal for MongoStore {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let filter = matching(filter, after);
-        self.connection
-            .run(move |_, database| async move {
-                let messages = database.collection::<Document>(MESSAGES);
-                let mut find = messages
-                    .find(filter)
-                    .sort(doc! { "_id": -1 })
-                    .limit(i64::from(limit.min(MAX_PAGE)));
-                if detail == Detail::Outline {
-                    find = find.projection(doc! { "content": 0 });
-                }
-                rows(find.await.map_err(away)?, MessageRow::record).await
-            })
-            .await
+        let asked = matching(filter, after);
+        let page = move |database: Database, max_time| async move {
+            let messages = database.collection(MESSAGES);
+            let left_out = (detail == Detail::Outline).then_some("content");
+            let limit = limit.min(MAX_PAGE);
+            let found = asked.page(&messages, max_time, -1, limit, left_out).await?;
+            super::page(found, detail, MessageRow::record).await
+        };
+        match detail {
+            Detail::Outline => self.connection.query(page).await,
+            // A replay's, which must not wait for what callers ask.
+            Detail::Whole => self.connection.read(page).await,
+        }
     }
 
     async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError> {
-        let filter = matching(filter, None);
+        let asked = matching(filter, None);
         self.connection
-            .run(move |_, database| async move {
-                let messages = database.collection::<Document>(MESSAGES);
-                messages.count_documents(filter).await.map_err(away)
+            .query(move |database, max_time| async move {
+                asked.count(&database.collection(MESSAGES), max_time).await
             })
             .await
     }
@@ -119,7 +117,7 @@ async fn message(
     Ok(Some((record, entries?)))
 }
 
-fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Document {
+fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Asked {
     let MessageFilter {
         message_ids,
         session,
@@ -139,19 +137,28 @@ fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Document {
     let before = before.into_iter().chain(after).min();
     id.extend(before.map(|before| ("$lt".to_owned(), before.into())));
 
-    let mut filter = Document::new();
+    let mut first = Document::new();
     if !id.is_empty() {
-        filter.insert("_id", id);
-    }
-    if let Some(session) = session {
-        filter.insert("session_id", session.as_str());
+        first.insert("_id", id);
     }
     let of_channels = of_channels(channel.as_ref(), channels.as_deref());
-    filter.extend(of_channels.map(|asked| ("channel_id".to_owned(), asked.into())));
-    if let Some(state) = state {
-        filter.insert("position.s", state.as_str());
+    first.extend(of_channels.map(|asked| ("channel_id".to_owned(), asked.into())));
+    if let Some(session) = session {
+        first.insert("session_id", session.as_str());
     }
-    filter
+    let then = state.map(|state| ("position.s".to_owned(), state.as_str().into()));
+    let asked = Asked {
+        first,
+        then: then.into_iter().collect(),
+    };
+    // A session or a message that is named is found by its name.
+    if channels.is_some() && message_ids.is_none() && session.is_none() {
+        return asked;
+    }
+    Asked {
+        first: asked.at_once(),
+        then: Document::new(),
+    }
 }
 
 /// An entry as it is stored; its channel and session are its message's.
@@ -265,7 +272,9 @@ mod tests {
         assert!(cursor.to_string() < end);
         for (after, bound) in [(None, end), (Some(&cursor), cursor.to_string())] {
             let asked = matching(&filter, after);
-            assert_eq!(asked, doc! { "_id": { "$lt": bound } });
+            let first = doc! { "_id": { "$lt": bound } };
+            let then = Document::new();
+            assert_eq!(asked, Asked { first, then });
         }
     }
 }

@@ -1,0 +1,174 @@
+//! Answers that can be long: what somebody asked to be read.
+//!
+//! Invariant: such an answer counts among the bytes of all requests until its last byte is written, or
+//! its client is gone. All of them together have no more than their share of those bytes, so that who
+//! does not read what it asked for keeps nobody from sending.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::{
+    body::{Body, HttpBody},
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::problem::Problem;
+
+/// One in so many of the bytes of all requests are for answers.
+const SHARE: usize = 4;
+
+/// How much of an answer is handed over at once. What is handed over is written soon, or keeps the
+/// rest here, where it counts.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// What answers may have.
+#[derive(Clone)]
+pub(crate) struct Answers {
+    all: Arc<Semaphore>,
+    own: Arc<Semaphore>,
+    /// The longest that counts for all that it has: one that is alone can always be given.
+    most: usize,
+}
+
+impl Answers {
+    /// A share of the bytes that all requests have, which are so many.
+    pub(crate) fn of(all: &Arc<Semaphore>, bytes: usize) -> Self {
+        let most = bytes / SHARE;
+        Self {
+            all: Arc::clone(all),
+            own: Arc::new(Semaphore::new(most)),
+            most,
+        }
+    }
+
+    /// An answer in JSON. What goes with it is held until it has been written.
+    ///
+    /// # Errors
+    /// If there is no room for it.
+    pub(crate) fn json(
+        &self,
+        answer: &impl Serialize,
+        with: impl Send + Unpin + 'static,
+    ) -> Result<Response, Problem> {
+        let bytes = serde_json::to_vec(answer).map_err(|error| {
+            tracing::error!(%error, "an answer cannot be written as JSON");
+            Problem::internal()
+        })?;
+        let counted = Counted {
+            _of_all: self.take(&self.all, bytes.len())?,
+            _of_own: self.take(&self.own, bytes.len())?,
+            _with: with,
+            left: Bytes::from(bytes),
+        };
+        let json = HeaderValue::from_static("application/json");
+        Ok(([(header::CONTENT_TYPE, json)], Body::new(counted)).into_response())
+    }
+
+    fn take(&self, from: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let count = u32::try_from(bytes.min(self.most)).unwrap_or(u32::MAX);
+        Arc::clone(from)
+            .try_acquire_many_owned(count)
+            .map_err(|_none_left| Problem::overloaded())
+    }
+}
+
+/// A body that counts for as long as it is there.
+struct Counted<W> {
+    left: Bytes,
+    _of_all: OwnedSemaphorePermit,
+    _of_own: OwnedSemaphorePermit,
+    _with: W,
+}
+
+impl<W: Unpin> HttpBody for Counted<W> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left.is_empty() {
+            return Poll::Ready(None);
+        }
+        let piece = self.left.len().min(PIECE_BYTES);
+        let piece = self.left.split_to(piece);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+
+    use super::*;
+
+    const ALL: usize = 1 << 20;
+
+    fn answers() -> (Arc<Semaphore>, Answers) {
+        let all = Arc::new(Semaphore::new(ALL));
+        let answers = Answers::of(&all, ALL);
+        (all, answers)
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_until_it_is_written() {
+        let (all, answers) = answers();
+        let text = "x".repeat(200_000);
+        let answer = answers.json(&text, ()).ok().unwrap();
+        assert_eq!(all.available_permits(), ALL - 200_002);
+        let bytes = to_bytes(answer.into_body(), ALL).await.unwrap();
+        assert_eq!(bytes.len(), 200_002);
+        assert_eq!(all.available_permits(), ALL);
+        // One that nobody reads, too, once its client is gone.
+        drop(answers.json(&text, ()).ok().unwrap());
+        assert_eq!(all.available_permits(), ALL);
+    }
+
+    #[tokio::test]
+    async fn unread_answers_leave_room_for_requests() {
+        let (all, answers) = answers();
+        let text = "x".repeat(200_000);
+        let unread = answers.json(&text, ()).ok().unwrap();
+        assert!(answers.json(&text, ()).is_err());
+        assert!(all.available_permits() >= ALL - ALL / SHARE);
+        drop(unread);
+        assert!(answers.json(&text, ()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn one_that_is_longer_than_all_may_be_is_given_alone() {
+        let (all, answers) = answers();
+        let long = answers.json(&"x".repeat(2 * ALL), ()).ok().unwrap();
+        assert!(answers.json(&"short", ()).is_err());
+        drop(long);
+        assert_eq!(all.available_permits(), ALL);
+    }
+
+    #[tokio::test]
+    async fn it_is_handed_over_in_pieces() {
+        let (_, answers) = answers();
+        let answer = answers.json(&"x".repeat(200_000), ()).ok().unwrap();
+        let mut body = answer.into_body();
+        let frame = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
+        let frame = frame.await.unwrap().unwrap();
+        assert_eq!(frame.data_ref().map(Bytes::len), Some(PIECE_BYTES));
+    }
+}

@@ -1,0 +1,138 @@
+//! How many lists and searches are asked for at once.
+//!
+//! Invariant: a caller has one query at work at a time, and few under way, until their answers are
+//! written; so whoever asks much waits for itself. What is beyond a bound is refused at once.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{access::Caller, problem::Problem};
+
+/// The most queries under way at once, unread answers included.
+pub(crate) const MAX_AT_ONCE: usize = 64;
+
+/// The most of them with one key.
+pub(crate) const MAX_PER_CALLER: usize = 4;
+
+/// The queries that are under way.
+pub(crate) struct Queries {
+    all: Arc<Semaphore>,
+    lanes: Mutex<HashMap<String, Weak<Lane>>>,
+}
+
+/// One caller's.
+struct Lane {
+    under_way: Arc<Semaphore>,
+    turn: Semaphore,
+}
+
+/// A query that is under way, for as long as it is held.
+pub(crate) struct UnderWay {
+    lane: Arc<Lane>,
+    _of_all: OwnedSemaphorePermit,
+    _of_own: OwnedSemaphorePermit,
+}
+
+impl Queries {
+    pub(crate) fn new() -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(MAX_AT_ONCE)),
+            lanes: Mutex::default(),
+        }
+    }
+
+    /// Takes a query on, if there is room for one more.
+    ///
+    /// # Errors
+    /// If the caller, or all callers together, have as many under way as they may.
+    pub(crate) fn begin(&self, caller: &Caller) -> Result<UnderWay, Problem> {
+        let lane = self.lane(caller);
+        let of_own = Arc::clone(&lane.under_way)
+            .try_acquire_owned()
+            .map_err(|_none_left| Problem::too_many_queries())?;
+        let of_all = Arc::clone(&self.all)
+            .try_acquire_owned()
+            .map_err(|_none_left| Problem::overloaded())?;
+        Ok(UnderWay {
+            lane,
+            _of_all: of_all,
+            _of_own: of_own,
+        })
+    }
+
+    fn lane(&self, caller: &Caller) -> Arc<Lane> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = caller.to_string();
+        if let Some(lane) = lanes.get(&name).and_then(Weak::upgrade) {
+            return lane;
+        }
+        // No more are left than are under way.
+        lanes.retain(|_, lane| lane.strong_count() > 0);
+        let lane = Arc::new(Lane {
+            under_way: Arc::new(Semaphore::new(MAX_PER_CALLER)),
+            turn: Semaphore::new(1),
+        });
+        lanes.insert(name, Arc::downgrade(&lane));
+        lane
+    }
+}
+
+impl UnderWay {
+    /// Asks the store, once the caller's query before this one has ended; each ends within the
+    /// store's time limit.
+    pub(crate) async fn ask<T>(&self, query: impl Future<Output = T>) -> T {
+        // Nobody closes it.
+        let _turn = self.lane.turn.acquire().await.ok();
+        query.await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_caller_has_few_queries_under_way_and_leaves_the_others_room() {
+        let queries = Queries::new();
+        let own: Vec<_> = (0..MAX_PER_CALLER)
+            .map(|_| queries.begin(&Caller::Anybody).ok().unwrap())
+            .collect();
+        let refused = queries.begin(&Caller::Anybody).err().unwrap();
+        assert_eq!(refused.into_response().status(), 429);
+        assert!(queries.begin(&Caller::Configured).is_ok());
+        drop(own);
+        assert!(queries.begin(&Caller::Anybody).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_callers_queries_are_asked_one_after_the_other() {
+        let queries = Queries::new();
+        let first = queries.begin(&Caller::Anybody).ok().unwrap();
+        let second = queries.begin(&Caller::Anybody).ok().unwrap();
+        let other = queries.begin(&Caller::Configured).ok().unwrap();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let mut first = Box::pin(first.ask(ended));
+        let mut second = Box::pin(second.ask(async {}));
+        assert!(futures::poll!(&mut first).is_pending());
+        assert!(futures::poll!(&mut second).is_pending());
+        other.ask(async {}).await;
+        end.send(()).unwrap();
+        first.await.unwrap();
+        second.await;
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_callers_who_are_gone() {
+        let queries = Queries::new();
+        drop(queries.begin(&Caller::Anybody));
+        let _other = queries.begin(&Caller::Configured);
+        let lanes = queries.lanes.lock().unwrap();
+        assert_eq!(lanes.len(), 1);
+    }
+}
