@@ -40,7 +40,7 @@ const DUPLICATE_KEY: i32 = 11000;
 const COMPARE_AND_SET_TRIES: usize = 3;
 
 /// Channels in MongoDB.
-pub struct MongoChannels {
+pub(crate) struct MongoChannels {
     connection: Connection,
 }
 
@@ -49,7 +49,7 @@ impl MongoChannels {
     ///
     /// # Errors
     /// The URL, or a setting beside it, is malformed.
-    pub fn open(config: &Config) -> Result<Self, OpenError> {
+    pub(crate) fn open(config: &Config) -> Result<Self, OpenError> {
         Ok(Self {
             connection: Connection::open(config)?,
         })

@@ -6,14 +6,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use roundtrip_model::MessageId;
+use roundtrip_model::{MessageId, millis};
 use rusqlite::{OptionalExtension, Transaction};
 use time::OffsetDateTime;
 
-use super::{
-    SqliteChannels, away,
-    rows::{Columns, millis},
-};
+use super::{SqliteChannels, away, rows::Columns};
 use crate::{Idempotency, Reservation, StoreError};
 
 const INSERT: &str = "
@@ -37,8 +34,8 @@ impl Idempotency for SqliteChannels {
             key: key.to_owned(),
             fingerprint: fingerprint.to_owned(),
             message_id: *message_id,
-            now: millis(now),
-            lease_until: millis(now + lease),
+            now: millis::of(now),
+            lease_until: millis::of(now + lease),
         };
         self.file
             .write(move |transaction| reserve(transaction, &request).map_err(away))

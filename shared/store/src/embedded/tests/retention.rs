@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use roundtrip_model::{
     DeadReason, Entry, EntryId, Event, KeyRole, MessageId, NewKey, ReplayId, decision::DeadKind,
+    millis,
 };
 use time::{OffsetDateTime, macros::datetime};
 
@@ -25,14 +26,14 @@ async fn store() -> (tempfile::TempDir, SqliteChannels) {
 }
 
 async fn forget(store: &SqliteChannels) {
-    crate::embedded::retention::forget(&store.file, rows::millis(BEFORE))
+    crate::embedded::retention::forget(&store.file, millis::of(BEFORE))
         .await
         .unwrap();
 }
 
 /// The id of a message that was accepted then.
 fn message_id(at: OffsetDateTime, number: u32) -> MessageId {
-    let millis = rows::millis(at);
+    let millis = millis::of(at);
     let id = format!("msg_{millis:012x}700080000000{number:08x}");
     id.parse().unwrap()
 }

@@ -3,7 +3,7 @@
 //! Invariant: a message's document is written before its entries: who sees an entry finds its
 //! message.
 
-mod advance;
+mod update;
 
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
@@ -31,11 +31,11 @@ impl Journal for MongoChannels {
         }
         let rows = entries.iter().map(|entry| document(&EntryRow::of(entry)?));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
-        let commands = advance::commands(entries);
+        let commands = update::commands(entries);
         self.connection
             .run(move |_, database| async move {
                 for updates in commands {
-                    advance::update(&database, updates).await?;
+                    update::send(&database, updates).await?;
                 }
                 let inserted = database
                     .collection::<Document>(ENTRIES)
