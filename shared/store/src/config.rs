@@ -9,7 +9,7 @@ use roundtrip_model::SystemClock;
 use roundtrip_tls::RootsError;
 use serde::{Deserialize, Serialize};
 
-use crate::{SharedStore, embedded::SqliteChannels, mongo::MongoChannels};
+use crate::{SharedStore, embedded::SqliteStore, mongo::MongoStore};
 
 /// The store's section of the configuration.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,13 +167,13 @@ pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
                 problem: "must be sqlite:PATH, and PATH no empty one, nor begin with //".to_owned(),
             });
         }
-        let store = SqliteChannels::open(path, config.timeout).await?;
+        let store = SqliteStore::open(path, config.timeout).await?;
         return Ok(Arc::new(
             store.keeping(config.retention, Arc::new(SystemClock)),
         ));
     }
     if MONGODB.iter().any(|scheme| url.starts_with(scheme)) {
-        return Ok(Arc::new(MongoChannels::open(config)?));
+        return Ok(Arc::new(MongoStore::open(config)?));
     }
     Err(OpenError::Scheme)
 }
