@@ -8,7 +8,7 @@ use harness::collections::make_collections;
 use mongodb::{Client, Collection};
 use roundtrip_model::ApiKeyId;
 use roundtrip_store::{
-    Config, SharedStore, contract::Harness, embedded::SqliteChannels, open, store_contract,
+    Config, SharedStore, contract::Harness, embedded::SqliteStore, open, store_contract,
 };
 use rusqlite::{Connection, params};
 use serde_json::{Map, Value};
@@ -39,7 +39,7 @@ mod embedded {
     struct Embedded {
         folder: TempDir,
         store: SharedStore,
-        foreign: SqliteChannels,
+        foreign: SqliteStore,
     }
 
     impl Embedded {
@@ -62,7 +62,7 @@ mod embedded {
         async fn start() -> Self {
             let folder = tempfile::tempdir().expect("a folder");
             let store = Self::open(&folder).await;
-            let foreign = SqliteChannels::open(Self::path(&folder), super::PATIENCE)
+            let foreign = SqliteStore::open(Self::path(&folder), super::PATIENCE)
                 .await
                 .expect("an open store");
             Self {

@@ -9,7 +9,7 @@ use roundtrip_model::{DeadReason, ReplayId, millis};
 use rusqlite::{Connection, Row, Transaction, params, params_from_iter};
 
 use super::{
-    SqliteChannels, away,
+    SqliteStore, away,
     rows::{Columns, Conditions, counted, name},
 };
 use crate::{DeadFilter, DeadLetter, DeadLetters, MAX_PAGE, StoreError};
@@ -29,7 +29,7 @@ const COUNT_REPLAYED: &str =
     "SELECT count(*) FROM dead_letters WHERE replayed_by = ?1 AND dead_id > ?2";
 
 #[async_trait]
-impl DeadLetters for SqliteChannels {
+impl DeadLetters for SqliteStore {
     async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
         if letters.is_empty() {
             return Ok(());

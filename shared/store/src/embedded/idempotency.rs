@@ -10,7 +10,7 @@ use roundtrip_model::{MessageId, millis};
 use rusqlite::{OptionalExtension, Transaction};
 use time::OffsetDateTime;
 
-use super::{SqliteChannels, away, rows::Columns};
+use super::{SqliteStore, away, rows::Columns};
 use crate::{Idempotency, Reservation, StoreError};
 
 const INSERT: &str = "
@@ -21,7 +21,7 @@ const COMPLETE: &str = "UPDATE idempotency SET done = 1 WHERE key = ?1 AND messa
 const RELEASE: &str = "DELETE FROM idempotency WHERE key = ?1 AND message_id = ?2 AND done = 0";
 
 #[async_trait]
-impl Idempotency for SqliteChannels {
+impl Idempotency for SqliteStore {
     async fn reserve(
         &self,
         key: &str,
@@ -51,7 +51,7 @@ impl Idempotency for SqliteChannels {
     }
 }
 
-impl SqliteChannels {
+impl SqliteStore {
     async fn change(
         &self,
         sql: &'static str,

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_f
 use serde_json::value::RawValue;
 
 use super::{
-    SqliteChannels, away,
+    SqliteStore, away,
     rows::{Columns, Conditions, counted},
 };
 use crate::{
@@ -45,7 +45,7 @@ const TIMELINE: &str = "
     ORDER BY at DESC, entry_id DESC";
 
 #[async_trait]
-impl Journal for SqliteChannels {
+impl Journal for SqliteStore {
     async fn record(&self, entries: &[Entry]) -> Result<(), StoreError> {
         if entries.is_empty() {
             return Ok(());

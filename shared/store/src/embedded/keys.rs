@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use time::OffsetDateTime;
 
 use super::{
-    SqliteChannels, away,
+    SqliteStore, away,
     rows::{Columns, name},
 };
 use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_PAGE, StoreError};
@@ -27,7 +27,7 @@ const REVOKE: &str = "
     WHERE key_id = ?1 AND revoked_at IS NULL";
 
 #[async_trait]
-impl ApiKeys for SqliteChannels {
+impl ApiKeys for SqliteStore {
     async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError> {
         let key = key.clone();
         self.file

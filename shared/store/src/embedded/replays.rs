@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use time::OffsetDateTime;
 
 use super::{
-    SqliteChannels, away,
+    SqliteStore, away,
     rows::{Columns, count, name},
 };
 use crate::{Progress, Replay, ReplayStatus, Replays, StoreError};
@@ -34,7 +34,7 @@ const END: &str = "
     UPDATE replays SET status = ?2, ended_at = ?3 WHERE replay_id = ?1 AND status = 'running'";
 
 #[async_trait]
-impl Replays for SqliteChannels {
+impl Replays for SqliteStore {
     async fn create_replay(&self, replay: &Replay) -> Result<(), StoreError> {
         let replay = replay.clone();
         self.file

@@ -18,14 +18,14 @@ const BEFORE: OffsetDateTime = datetime!(2026-03-01 0:00 UTC);
 const OLD: OffsetDateTime = datetime!(2026-02-28 0:00 UTC);
 const NEW: OffsetDateTime = datetime!(2026-03-02 0:00 UTC);
 
-async fn store() -> (tempfile::TempDir, SqliteChannels) {
+async fn store() -> (tempfile::TempDir, SqliteStore) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
-    let store = SqliteChannels::open(path, TIMEOUT).await.unwrap();
+    let store = SqliteStore::open(path, TIMEOUT).await.unwrap();
     (folder, store)
 }
 
-async fn forget(store: &SqliteChannels) {
+async fn forget(store: &SqliteStore) {
     crate::embedded::retention::forget(&store.file, millis::of(BEFORE))
         .await
         .unwrap();
@@ -55,7 +55,7 @@ fn accepted(message_id: MessageId, at: OffsetDateTime) -> Entry {
     entry(message_id, at, json)
 }
 
-async fn count(store: &SqliteChannels, table: &'static str) -> i64 {
+async fn count(store: &SqliteStore, table: &'static str) -> i64 {
     let sql = format!("SELECT count(*) FROM {table}");
     let counted = store.file.run(move |connection, _| {
         connection

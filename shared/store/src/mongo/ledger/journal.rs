@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    super::{MongoChannels, away},
+    super::{MongoStore, away},
     ENTRIES, MESSAGES, Unreadable, document, of_channels, read_time, row, rows, stored, texts,
     unless_there,
 };
@@ -24,7 +24,7 @@ use crate::{Detail, Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord
 /// What stands in the place of an `Accepted`, whose content is kept with its message.
 const ACCEPTED: &str = r#""accepted""#;
 #[async_trait]
-impl Journal for MongoChannels {
+impl Journal for MongoStore {
     async fn record(&self, entries: &[Entry]) -> Result<(), StoreError> {
         if entries.is_empty() {
             return Ok(());

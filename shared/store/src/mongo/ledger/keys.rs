@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::{MongoChannels, away},
+    super::{MongoStore, away},
     API_KEYS, Unreadable, document, read_time, row, rows, stored, unless_there,
 };
 use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_PAGE, StoreError};
 
 #[async_trait]
-impl ApiKeys for MongoChannels {
+impl ApiKeys for MongoStore {
     async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError> {
         let row = document(&KeyRow::of(key))?;
         let active = active(key.created_at);
@@ -89,7 +89,7 @@ impl ApiKeys for MongoChannels {
     }
 }
 
-impl MongoChannels {
+impl MongoStore {
     async fn page(&self, filter: Document, limit: u16) -> Result<Vec<ApiKey>, StoreError> {
         self.connection
             .run(move |_, database| async move {

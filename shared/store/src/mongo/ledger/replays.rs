@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::{MongoChannels, away},
+    super::{MongoStore, away},
     REPLAYS, Unreadable, document, later, name, read_time, row, stored, unless_there,
 };
 use crate::{Progress, Replay, ReplaySource, ReplayStatus, Replays, StoreError};
 
 #[async_trait]
-impl Replays for MongoChannels {
+impl Replays for MongoStore {
     async fn create_replay(&self, replay: &Replay) -> Result<(), StoreError> {
         let row = document(&ReplayRow::of(replay))?;
         self.connection
