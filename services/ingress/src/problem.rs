@@ -5,6 +5,7 @@
 
 mod access;
 mod failures;
+mod secrets;
 
 use std::time::Duration;
 

@@ -4,13 +4,13 @@
 //! too many.
 
 use async_trait::async_trait;
-use roundtrip_model::{ApiKey, ApiKeyId, KeyHash};
+use roundtrip_model::{ApiKey, ApiKeyId, KeyHash, millis};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use time::OffsetDateTime;
 
 use super::{
-    SqliteChannels, away,
-    rows::{Columns, millis, name},
+    SqliteStore, away,
+    rows::{Columns, name},
 };
 use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_PAGE, StoreError};
 
@@ -27,13 +27,13 @@ const REVOKE: &str = "
     WHERE key_id = ?1 AND revoked_at IS NULL";
 
 #[async_trait]
-impl ApiKeys for SqliteChannels {
+impl ApiKeys for SqliteStore {
     async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError> {
         let key = key.clone();
         self.file
             .write(move |transaction| {
                 let active: i64 = transaction
-                    .query_row(COUNT_ACTIVE, [millis(key.created_at)], |row| row.get(0))
+                    .query_row(COUNT_ACTIVE, [millis::of(key.created_at)], |row| row.get(0))
                     .map_err(away)?;
                 if active >= i64::from(MAX_ACTIVE_KEYS) {
                     return Err(StoreError::TooMany);
@@ -61,7 +61,7 @@ impl ApiKeys for SqliteChannels {
     }
 
     async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError> {
-        let now = millis(now);
+        let now = millis::of(now);
         self.file
             .run(move |connection, _| {
                 rows(connection, ACTIVE, params![now, MAX_ACTIVE_KEYS]).map_err(away)
@@ -78,7 +78,7 @@ impl ApiKeys for SqliteChannels {
         self.file
             .write(move |transaction| {
                 transaction
-                    .execute(REVOKE, params![id.to_string(), millis(now)])
+                    .execute(REVOKE, params![id.to_string(), millis::of(now)])
                     .and_then(|_| read(transaction, &id))
                     .map_err(away)
             })
@@ -97,10 +97,10 @@ fn insert(transaction: &Transaction<'_>, key: &ApiKey) -> rusqlite::Result<()> {
         name(key.role),
         channels,
         key.rate_per_second,
-        millis(key.created_at),
-        key.expires_at.map(millis),
-        key.revoked_at.map(millis),
-        key.ends_at().map(millis),
+        millis::of(key.created_at),
+        key.expires_at.map(millis::of),
+        key.revoked_at.map(millis::of),
+        key.ends_at().map(millis::of),
         key.hash.as_bytes(),
     ];
     transaction.execute(INSERT, values).map(drop)
