@@ -64,7 +64,7 @@ pub struct Config {
     pub ports: Vec<String>,
     /// Ports out of these that it may not have.
     pub refused_ports: Vec<u16>,
-    /// The DNS servers that are asked for endpoints' names; none: the system's resolver.
+    /// The DNS servers that are asked for endpoints' names; none: whom the machine is set up to ask.
     pub nameservers: Vec<SocketAddr>,
     /// A PEM file of certificate authorities that https is trusted by, beside the public ones.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,7 +108,7 @@ pub enum ConfigError {
     /// The certificate authorities.
     #[error("ca_file")]
     Roots(#[from] RootsError),
-    /// The resolver cannot be made of the nameservers.
+    /// The resolver cannot be made of the nameservers, configured or the machine's.
     #[error("nameservers")]
     Nameservers(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
