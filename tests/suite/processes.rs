@@ -233,18 +233,43 @@ async fn a_second_process_on_the_same_file_is_refused() -> anyhow::Result<()> {
 #[case::no_interval("ROUNDTRIP__DISPATCHER__RETRY__SCHEDULE", "1s,0s", "retry.schedule")]
 #[case::no_url("SESSIONS_SERVER", "localhost", "sessions_server")]
 #[case::no_broker("BROKER_URL", "kafka://localhost", "broker.url")]
-#[case::no_store("STORE_URL", "postgres://localhost", "store")]
+#[case::no_store("STORE_URL", "postgres://localhost", "store.url")]
 #[case::no_range(
     "ROUNDTRIP__EGRESS__ALLOW",
     "example.org,10.0.0.1/8",
-    "egress.allow: '10.0.0.1/8'"
+    "egress.allow: entry 2 has bits beyond its prefix; is 10.0.0.0/8 meant?"
 )]
-#[case::no_port("ROUNDTRIP__EGRESS__PORTS", "https", "egress.ports: 'https'")]
+#[case::no_port("ROUNDTRIP__EGRESS__PORTS", "https", "egress.ports: entry 1")]
 #[case::no_nameserver("ROUNDTRIP__EGRESS__NAMESERVERS", "dns", "egress.nameservers")]
 #[case::no_roots(
     "ROUNDTRIP__EGRESS__CA_FILE",
     "/nowhere/ca.pem",
     "egress.ca_file: cannot be read"
+)]
+#[case::no_broker_roots(
+    "ROUNDTRIP__BROKER__CA_FILE",
+    "/nowhere/ca.pem",
+    "broker.ca_file is of no use"
+)]
+#[case::no_store_roots(
+    "ROUNDTRIP__STORE__CA_FILE",
+    "/nowhere/ca.pem",
+    "store.ca_file is of no use"
+)]
+#[case::no_mongodb_roots(
+    "STORE_URL",
+    "mongodb://127.0.0.1:1/?tls=true&tlsCAFile=/nowhere/ca.pem",
+    "store.url names a tlsCAFile that cannot be read"
+)]
+#[case::one_underscore(
+    "ROUNDTRIP_EGRESS__DENY",
+    "192.0.2.1",
+    "written ROUNDTRIP__EGRESS__DENY"
+)]
+#[case::other_stage(
+    "ROUNDTRIP__ENVIRONMENT",
+    "produktion",
+    "must be \"development\" or \"production\""
 )]
 #[case::short_key("OPERATOR_KEY", "too-short", "operator_key")]
 #[case::no_rate("ROUNDTRIP__INGRESS__RATE_PER_KEY", "0", "rate_per_key")]

@@ -82,7 +82,8 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Shows a file's URL whole, and of any other the scheme alone.
+/// Shows a file's URL whole, of any other the scheme alone, and that only where it is one that is
+/// known: a typing error may have put a password in its place.
 struct Masked<'a>(&'a str);
 
 impl fmt::Debug for Masked<'_> {
@@ -90,8 +91,8 @@ impl fmt::Debug for Masked<'_> {
         if self.0.starts_with(SQLITE) {
             return fmt::Debug::fmt(self.0, f);
         }
-        match self.0.split_once("://") {
-            Some((scheme, _)) => write!(f, "\"{scheme}://…\""),
+        match AMQP.iter().find(|scheme| self.0.starts_with(**scheme)) {
+            Some(scheme) => write!(f, "\"{scheme}…\""),
             None => f.write_str("\"…\""),
         }
     }
@@ -107,8 +108,8 @@ pub enum OpenError {
     #[error("broker.url must begin with sqlite:, amqp:// or amqps://")]
     Scheme,
     /// The URL's scheme is known, the rest of it cannot be used.
-    #[error("broker.url: {0}")]
-    Url(String),
+    #[error("broker.url {0}")]
+    Url(&'static str),
     /// A setting is out of its bounds.
     #[error("broker.{field} {problem}")]
     Setting {
@@ -159,6 +160,13 @@ pub enum OpenError {
 pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<SharedBroker, OpenError> {
     check(config)?;
     if let Some(path) = config.url.strip_prefix(SQLITE) {
+        // Or one that is missing or damaged would go unnoticed until the day that it is needed.
+        if config.ca_file.is_some() {
+            return Err(OpenError::Setting {
+                field: "ca_file",
+                problem: "is of no use: the url is not amqps://".to_owned(),
+            });
+        }
         return Ok(Arc::new(Embedded::open(path, config, clock).await?));
     }
     if AMQP.iter().any(|scheme| config.url.starts_with(scheme)) {
@@ -229,9 +237,40 @@ mod tests {
         for url in ["sqlite:", "sqlite://", "sqlite::memory:"] {
             let text = refusal(at(url)).await;
             assert!(
-                text.starts_with("broker.url: ") && text.contains("file"),
+                text.starts_with("broker.url ") && text.contains("file"),
                 "{text}"
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn authorities_that_nobody_asks_are_refused() {
+        for url in [DEFAULT_URL, "amqp://localhost"] {
+            let text = refusal(Config {
+                ca_file: Some("/nowhere/ca.pem".into()),
+                ..at(url)
+            });
+            let text = text.await;
+            assert!(text.starts_with("broker.ca_file is of no use"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_url_that_cannot_be_read_is_not_shown() {
+        for url in [
+            "amqp://user:secret@host:99999/",
+            "amqp://user:sec?ret@host/",
+            "amqp://user:sec%zzret@host:x/",
+            "amqp://host/?heartbeat=secret",
+            "amqps://host/?auth_mechanism=secret",
+            "amqp://host/%ff-secret",
+        ] {
+            let text = refusal(at(url)).await;
+            assert!(text.starts_with("broker.url is malformed"), "{text}");
+            assert!(!text.contains("ret@") && !text.contains("secret"), "{text}");
+        }
+        for url in ["user:secret://host", "amqp:/user:secret@host"] {
+            assert!(!format!("{:?}", at(url)).contains("secret"));
         }
     }
 

@@ -1,7 +1,9 @@
+mod written;
+
 use super::*;
 
 const WHSEC: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=";
 
 #[test]
 fn a_secret_that_cannot_be_is_refused_and_not_shown() {
@@ -30,34 +32,28 @@ fn a_secret_that_cannot_be_is_refused_and_not_shown() {
 
 #[test]
 fn the_default_file_says_what_the_code_does() {
-    let file: Config = config::Config::builder()
-        .add_source(File::from_str(DEFAULT_FILE, FileFormat::Toml))
-        .build()
-        .unwrap()
-        .try_deserialize()
-        .unwrap();
-    assert_eq!(file, Config::default());
+    let table = file::parse("roundtrip.toml".into(), DEFAULT_FILE).unwrap();
+    let read: Config = reading::read(table).unwrap();
+    assert_eq!(read, Config::default());
 }
 
 #[test]
 fn the_default_file_names_every_key() {
-    let defaults = config::Config::try_from(&Config::default()).unwrap();
-    let table = defaults.cache.into_table().unwrap();
-    for (section, value) in table {
-        let Ok(keys) = value.clone().into_table() else {
-            assert!(
-                DEFAULT_FILE.contains(&format!("\n{section} = ")),
-                "{section}"
-            );
-            continue;
+    for key in known::keys() {
+        let (section, name) = key.rsplit_once('.').unwrap_or(("", &key));
+        let section = match section {
+            "" => Some(DEFAULT_FILE),
+            section => DEFAULT_FILE
+                .split_once(&format!("[{section}]\n"))
+                .map(|(_, rest)| rest),
         };
-        for key in keys.keys() {
-            assert!(
-                DEFAULT_FILE.contains(&format!("\n{key} = "))
-                    || DEFAULT_FILE.contains(&format!("\n[{section}.{key}]")),
-                "{section}.{key}"
-            );
-        }
+        let section = section.and_then(|section| section.split("\n[").next());
+        let is_named = section.is_some_and(|section| {
+            section.contains(&format!("\n{name} = "))
+                || section.contains(&format!("\n# {name} = "))
+                || section.starts_with(&format!("# {name} = "))
+        });
+        assert!(is_named, "{key}");
     }
 }
 
@@ -104,7 +100,7 @@ fn production_needs_a_sessions_server_a_public_url_and_a_secret() {
     );
     config.callback_secret = Some(SecretList::of(&"x".repeat(31)));
     assert!(config.check().is_err());
-    config.callback_secret = Some(SecretList::of(&"x".repeat(32)));
+    config.callback_secret = Some(SecretList::of(&"xy".repeat(16)));
     assert_eq!(config.callback_auth(), CallbackAuth::Signed);
     let error = config.check().unwrap_err().to_string();
     assert!(error.contains("SESSIONS_SECRET"), "{error}");
@@ -124,10 +120,68 @@ fn production_needs_a_sessions_server_a_public_url_and_a_secret() {
         assert!(problem.contains("operator_key"), "{problem}");
         assert!(!problem.contains(&wrong), "{problem}");
     }
-    config.operator_key = Some(Secret("x".repeat(32).into()));
-    assert!(config.check().is_ok());
+    config.operator_key = Some(Secret("xy".repeat(16).into()));
+    config.check().unwrap();
     assert_eq!(
         config.own_response_url().unwrap().as_str(),
         "https://gateway.example/roundtrip/webhook-response"
     );
+}
+
+#[test]
+fn production_takes_no_key_that_is_one_byte_over_and_over() {
+    let good = Config {
+        environment: Stage::Production,
+        sessions_server: Some("http://sessions.example/".to_owned()),
+        public_url: Some("https://gateway.example/".to_owned()),
+        callback_secret: Some(SecretList::of(&"xy".repeat(16))),
+        sessions_secret: Some(SecretList::of(WHSEC)),
+        encryption_keys: Some(SecretList::of(KEY)),
+        ..Config::default()
+    };
+    good.check().unwrap();
+    let zeros = "A".repeat(43) + "=";
+    for (key, config) in [
+        (
+            "callback_secret",
+            Config {
+                callback_secret: Some(SecretList::of(&format!(
+                    "{},{}",
+                    "xy".repeat(16),
+                    "a".repeat(32)
+                ))),
+                ..good.clone()
+            },
+        ),
+        (
+            "sessions_secret",
+            Config {
+                sessions_secret: Some(SecretList::of(&format!("whsec_{zeros}"))),
+                ..good.clone()
+            },
+        ),
+        (
+            "encryption_keys",
+            Config {
+                encryption_keys: Some(SecretList::of(&zeros)),
+                ..good.clone()
+            },
+        ),
+        (
+            "operator_key",
+            Config {
+                operator_key: Some(Secret("0".repeat(64).into())),
+                ..good.clone()
+            },
+        ),
+    ] {
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains(&format!("{key} must be random")), "{error}");
+        // A newcomer tries things out.
+        let tried = Config {
+            environment: Stage::Development,
+            ..config
+        };
+        assert!(tried.check().is_ok(), "{key}");
+    }
 }

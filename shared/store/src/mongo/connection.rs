@@ -50,6 +50,15 @@ const WORK_SHARE: f64 = 0.8;
 /// The longest name that MongoDB gives a database.
 const MAX_DATABASE_BYTES: usize = 63;
 
+/// What is said of a URL that cannot be read.
+const MALFORMED: &str = "is malformed; it is mongodb://user:password@host:port/database?option=value \
+                         as MongoDB's drivers have it, with the user's name and the password \
+                         percent-encoded";
+
+/// What is said of the URL's own authorities.
+const BAD_CA_FILE: &str =
+    "names a tlsCAFile that cannot be read, holds no certificate, or a damaged one";
+
 /// A connection, perhaps not yet made.
 pub(super) struct Connection {
     shared: Arc<Shared>,
@@ -80,15 +89,15 @@ pub(super) struct Shared {
 impl Connection {
     pub(super) fn open(config: &Config) -> Result<Self, OpenError> {
         let setting = |setting, problem: String| OpenError::Setting { setting, problem };
-        let url = ConnectionString::parse(&config.url).map_err(|error| {
-            // What the driver says may quote the URL, and so the password in it.
-            let problem = if config.url.contains('@') {
-                "is malformed (a user's name and password must be percent-encoded)".to_owned()
-            } else {
-                format!("is malformed: {error}")
-            };
-            setting("url", problem)
-        })?;
+        // What the driver says may quote the URL, and so the password in it.
+        let url = ConnectionString::parse(&config.url)
+            .map_err(|_| setting("url", MALFORMED.to_owned()))?;
+        if let Some(Tls::Enabled(options)) = &url.tls
+            && let Some(path) = &options.ca_file_path
+        {
+            // The driver looks at it when it connects, and the store would be away for ever.
+            Roots::read(path).map_err(|_| setting("url", BAD_CA_FILE.to_owned()))?;
+        }
         if let Some(Tls::Enabled(options)) = &url.tls
             && options.allow_invalid_certificates == Some(true)
         {
@@ -326,7 +335,10 @@ mod tests {
     #[tokio::test]
     async fn what_is_malformed_is_named_without_the_password() {
         let bad_url = config("mongodb://user:se/cret@host:x/");
+        let no_roots = config("mongodb://host/?tls=true&tlsCAFile=/nowhere/secret.pem");
         let bad_option = config("mongodb://host/?maxPoolSize=many");
+        let no_at = config("mongodb://user:secret:5998");
+        let bad_mark = config("mongodb://user:sec?cret@host/");
         let bad_database = Config {
             database: "a b".to_owned(),
             ..config(AWAY)
@@ -344,6 +356,9 @@ mod tests {
             (unverified, "url"),
             (no_tls, "ca_file"),
             (bad_url, "url"),
+            (no_at, "url"),
+            (no_roots, "url"),
+            (bad_mark, "url"),
             (bad_option, "url"),
             (bad_database, "database"),
             (no_connections, "max_connections"),
