@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, Clock, NewKey, SystemClock};
+use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, Clock, KeyBounds, NewKey, SystemClock};
 use roundtrip_store::{Config, MAX_PAGE, Store};
 use time::OffsetDateTime;
 
@@ -78,7 +78,9 @@ async fn list(store: &dyn Store) -> anyhow::Result<ExitCode> {
     ))?;
     let mut after: Option<ApiKeyId> = None;
     loop {
-        let page = store.keys(after.as_ref(), MAX_PAGE).await?;
+        let page = store
+            .keys(&KeyBounds::default(), after.as_ref(), MAX_PAGE)
+            .await?;
         let Some(last) = page.last() else {
             return Ok(ExitCode::SUCCESS);
         };

@@ -6,6 +6,8 @@
 //! Invariant: the secret is in an [`IssuedKey`] alone, which its owner is shown once. What is kept is
 //! a [`KeyHash`], and neither shows anything of the secret in `Debug`.
 
+mod bounds;
+
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -18,6 +20,8 @@ use crate::{
     channel::FieldError,
     ids::{ApiKeyId, ChannelId},
 };
+
+pub use bounds::{Beyond, KeyBounds};
 
 /// How every key begins, so that one that went astray is recognised for what it is.
 const PREFIX: &str = "rt_";

@@ -25,7 +25,7 @@ pub use clock::{Clock, SystemClock};
 pub use decision::{DeadReason, Decision};
 pub use ids::{ApiKeyId, CallbackId, ChannelId, EntryId, MessageId, ReplayId, SessionId};
 pub use journal::{Entry, Event, State};
-pub use key::{ApiKey, IssuedKey, KeyHash, KeyRole, NewKey, PresentedKey};
+pub use key::{ApiKey, IssuedKey, KeyBounds, KeyHash, KeyRole, NewKey, PresentedKey};
 pub use message::OutboundMessage;
 pub use outcome::{Outcome, Verdict};
 pub use retry::{Next, RetryPolicy};

@@ -4,7 +4,7 @@
 //! as the retention says, so that what it was can be looked up.
 
 use async_trait::async_trait;
-use roundtrip_model::{ApiKey, ApiKeyId};
+use roundtrip_model::{ApiKey, ApiKeyId, KeyBounds};
 use time::OffsetDateTime;
 
 use crate::StoreError;
@@ -29,11 +29,17 @@ pub trait ApiKeys: Send + Sync + 'static {
     /// [`StoreError::Away`].
     async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, StoreError>;
 
-    /// Keys, ended or not, by id, the earliest first.
+    /// Keys within these bounds, ended or not, by id, the earliest first. A page is cut after the
+    /// bounds: what is beyond them shows in nothing.
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    async fn keys(&self, after: Option<&ApiKeyId>, limit: u16) -> Result<Vec<ApiKey>, StoreError>;
+    async fn keys(
+        &self,
+        within: &KeyBounds,
+        after: Option<&ApiKeyId>,
+        limit: u16,
+    ) -> Result<Vec<ApiKey>, StoreError>;
 
     /// All keys that are active at this time.
     ///

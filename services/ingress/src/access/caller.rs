@@ -3,8 +3,7 @@
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use axum::{extract::FromRequestParts, http::request::Parts};
-use roundtrip_model::{ChannelId, KeyRole};
-use time::OffsetDateTime;
+use roundtrip_model::{ChannelId, KeyBounds, KeyRole};
 use tokio::time::Instant;
 
 use super::keyring::Known;
@@ -56,13 +55,12 @@ impl Caller {
         }
     }
 
-    /// Whether the caller's key goes on for as long as a key that ends at this time.
-    pub(crate) fn outlives(&self, end: Option<OffsetDateTime>) -> bool {
-        let own = match self {
-            Self::Anybody | Self::Configured => None,
-            Self::Key(known) => known.key.expires_at,
-        };
-        own.is_none_or(|own| end.is_some_and(|end| end <= own))
+    /// What the keys are within that the caller makes, sees and revokes.
+    pub(crate) fn bounds(&self) -> KeyBounds {
+        match self {
+            Self::Anybody | Self::Configured => KeyBounds::default(),
+            Self::Key(known) => KeyBounds::of(&known.key),
+        }
     }
 
     /// Lets the caller use this channel, or says that it may not.

@@ -3,8 +3,10 @@
 //! Invariant: how many are active is counted within the write that adds one, so there is never one
 //! too many.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
-use roundtrip_model::{ApiKey, ApiKeyId, KeyHash};
+use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyBounds, KeyHash};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use time::OffsetDateTime;
 
@@ -21,7 +23,16 @@ const INSERT: &str = "
 const COUNT_ACTIVE: &str = "SELECT count(*) FROM api_keys WHERE ends_at IS NULL OR ends_at > ?1";
 const ACTIVE: &str = "
     SELECT * FROM api_keys WHERE ends_at IS NULL OR ends_at > ?1 ORDER BY key_id LIMIT ?2";
-const PAGE: &str = "SELECT * FROM api_keys WHERE key_id > ?1 ORDER BY key_id LIMIT ?2";
+/// As [`KeyBounds::exceeded_by`] says. What a key does not have is NULL, and so in no bounds.
+const PAGE: &str = "
+    SELECT * FROM api_keys
+    WHERE key_id > ?1
+        AND (?3 IS NULL OR channels IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM json_each(channels)
+            WHERE value NOT IN (SELECT value FROM json_each(?3))))
+        AND (?4 IS NULL OR rate_per_second <= ?4)
+        AND (?5 IS NULL OR expires_at <= ?5)
+    ORDER BY key_id LIMIT ?2";
 const REVOKE: &str = "
     UPDATE api_keys SET revoked_at = ?2, ends_at = min(?2, coalesce(ends_at, ?2))
     WHERE key_id = ?1 AND revoked_at IS NULL";
@@ -50,11 +61,23 @@ impl ApiKeys for SqliteChannels {
             .await
     }
 
-    async fn keys(&self, after: Option<&ApiKeyId>, limit: u16) -> Result<Vec<ApiKey>, StoreError> {
+    async fn keys(
+        &self,
+        within: &KeyBounds,
+        after: Option<&ApiKeyId>,
+        limit: u16,
+    ) -> Result<Vec<ApiKey>, StoreError> {
         let after = after.map(ToString::to_string).unwrap_or_default();
+        let within = within.clone();
         self.file
             .run(move |connection, _| {
-                let values = params![after, limit.min(MAX_PAGE)];
+                let values = params![
+                    after,
+                    limit.min(MAX_PAGE),
+                    array(within.channels.as_ref()).map_err(away)?,
+                    within.rate_per_second,
+                    within.expires_at.map(millis),
+                ];
                 rows(connection, PAGE, values).map_err(away)
             })
             .await
@@ -86,16 +109,18 @@ impl ApiKeys for SqliteChannels {
     }
 }
 
+/// Channels as they are in a column.
+fn array(channels: Option<&BTreeSet<ChannelId>>) -> rusqlite::Result<Option<String>> {
+    let channels = channels.map(serde_json::to_string).transpose();
+    channels.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
 fn insert(transaction: &Transaction<'_>, key: &ApiKey) -> rusqlite::Result<()> {
-    let channels = key.channels.as_ref().map(serde_json::to_string);
-    let channels = channels
-        .transpose()
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
     let values = params![
         key.key_id.to_string(),
         key.name,
         name(key.role),
-        channels,
+        array(key.channels.as_ref())?,
         key.rate_per_second,
         millis(key.created_at),
         key.expires_at.map(millis),

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use bson::{Binary, DateTime, Document, doc, spec::BinarySubtype};
 use mongodb::{Collection, options::ReturnDocument};
-use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyHash, KeyRole};
+use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyBounds, KeyHash, KeyRole};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -50,14 +50,20 @@ impl ApiKeys for MongoChannels {
             .await
     }
 
-    async fn keys(&self, after: Option<&ApiKeyId>, limit: u16) -> Result<Vec<ApiKey>, StoreError> {
+    async fn keys(
+        &self,
+        within: &KeyBounds,
+        after: Option<&ApiKeyId>,
+        limit: u16,
+    ) -> Result<Vec<ApiKey>, StoreError> {
         // MongoDB reads 0 as no limit.
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let filter = after.map_or_else(Document::new, |after| {
-            doc! { "_id": { "$gt": after.to_string() } }
-        });
+        let mut filter = bounded(within);
+        if let Some(after) = after {
+            filter.insert("_id", doc! { "$gt": after.to_string() });
+        }
         self.page(filter, limit.min(MAX_PAGE)).await
     }
 
@@ -113,6 +119,24 @@ impl MongoChannels {
 
 fn named(id: &ApiKeyId) -> Document {
     doc! { "_id": id.to_string() }
+}
+
+/// Finds what is within these, as [`KeyBounds::exceeded_by`] says. A key that lacks a field is in no
+/// bounds: a comparison finds none that lacks it.
+fn bounded(within: &KeyBounds) -> Document {
+    let mut filter = Document::new();
+    if let Some(channels) = &within.channels {
+        let own: Vec<&str> = channels.iter().map(ChannelId::as_str).collect();
+        let others = doc! { "$elemMatch": { "$nin": own } };
+        filter.insert("channels", doc! { "$exists": true, "$not": others });
+    }
+    if let Some(rate) = within.rate_per_second {
+        filter.insert("rate_per_second", doc! { "$lte": i64::from(rate) });
+    }
+    if let Some(end) = within.expires_at {
+        filter.insert("expires_at", doc! { "$lte": stored(end) });
+    }
+    filter
 }
 
 /// Finds what has not ended at this time.
