@@ -61,12 +61,13 @@ pub(crate) async fn create(
         rate_per_second: wanted.rate_per_second,
         expires_at: wanted.expires_at,
     };
-    let (key, issued) = new
+    let (mut key, issued) = new
         .make(rand::random(), ingress.clock.now())
         .map_err(Problem::invalid)?;
     if let Some(beyond) = caller.bounds().exceeded_by(&key) {
         return Err(Problem::wider_key(beyond));
     }
+    key.made_under = caller.counts_under();
     ingress.store.create_key(&key).await?;
     ingress.doorkeeper.read_again().await;
     tracing::info!(key_id = %key.key_id, role = %key.role, by = %caller, "api_key.created");

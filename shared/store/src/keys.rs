@@ -13,14 +13,19 @@ use crate::StoreError;
 /// few seconds.
 pub const MAX_ACTIVE_KEYS: u16 = 10_000;
 
+/// The most keys that are active at once of those that one key which is limited to channels has
+/// made, and those that these have made. Whoever is given some channels cannot take the room of all.
+pub const MAX_KEYS_UNDER_ONE: u16 = 100;
+
 /// API keys.
 #[async_trait]
 pub trait ApiKeys: Send + Sync + 'static {
     /// Keeps a key.
     ///
     /// # Errors
-    /// [`StoreError::TooMany`] where [`MAX_ACTIVE_KEYS`] are active when it is made; of several
-    /// that are made at once one too many may get in. [`StoreError::Away`].
+    /// [`StoreError::TooMany`] where [`MAX_ACTIVE_KEYS`] are active when it is made, and
+    /// [`StoreError::TooManyUnderOne`] where [`MAX_KEYS_UNDER_ONE`] are that are made under the
+    /// same key; of several that are made at once some too many may get in. [`StoreError::Away`].
     async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError>;
 
     /// The key with this id, ended or not.

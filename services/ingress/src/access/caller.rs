@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use axum::{extract::FromRequestParts, http::request::Parts};
-use roundtrip_model::{ChannelId, KeyBounds, KeyRole};
+use roundtrip_model::{ApiKeyId, ChannelId, KeyBounds, KeyRole};
 use tokio::time::Instant;
 
 use super::keyring::Known;
@@ -60,6 +60,14 @@ impl Caller {
         match self {
             Self::Anybody | Self::Configured => KeyBounds::default(),
             Self::Key(known) => KeyBounds::of(&known.key),
+        }
+    }
+
+    /// What the keys are counted under that the caller makes.
+    pub(crate) fn counts_under(&self) -> Option<ApiKeyId> {
+        match self {
+            Self::Anybody | Self::Configured => None,
+            Self::Key(known) => known.key.counts_under(),
         }
     }
 

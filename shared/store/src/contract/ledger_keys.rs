@@ -5,7 +5,7 @@ use roundtrip_model::{ApiKey, ApiKeyId, KeyBounds, KeyRole, NewKey};
 use time::OffsetDateTime;
 
 use super::{Harness, samples::at};
-use crate::ApiKeys;
+use crate::{ApiKeys, MAX_KEYS_UNDER_ONE, StoreError};
 
 fn key(name: &str) -> ApiKey {
     let new = NewKey {
@@ -41,6 +41,7 @@ pub async fn an_api_key_is_kept_as_it_was(harness: &impl Harness) {
         channels: Some(["b", "a"].map(super::id).into()),
         rate_per_second: Some(5),
         expires_at: Some(at(9000)),
+        made_under: Some(ApiKeyId::generate()),
         ..key("limited 🚀")
     };
     for key in [key("plain"), limited] {
@@ -167,4 +168,35 @@ pub async fn a_page_of_keys_holds_what_is_within_bounds(harness: &impl Harness) 
             }
         }
     }
+}
+
+/// Whoever made them, so that a limited operator's own operators get it no more; those that have
+/// ended do not count, and nobody else's do.
+pub async fn no_more_keys_are_active_under_one_than_can_be(harness: &impl Harness) {
+    let store = &**harness.store();
+    let [one, other] = [(); 2].map(|()| ApiKeyId::generate());
+    let under = |one| ApiKey {
+        made_under: Some(one),
+        ..key("n")
+    };
+    let expired = ApiKey {
+        expires_at: Some(at(0)),
+        ..under(one)
+    };
+    create(store, &expired).await;
+    let first = under(one);
+    create(store, &first).await;
+    for _ in 1..MAX_KEYS_UNDER_ONE {
+        create(store, &under(one)).await;
+    }
+    let refused = store.create_key(&under(one)).await;
+    assert!(
+        matches!(refused, Err(StoreError::TooManyUnderOne)),
+        "{refused:?}"
+    );
+    create(store, &under(other)).await;
+    create(store, &key("n")).await;
+    let revoked = store.revoke_key(&first.key_id, at(0)).await;
+    revoked.expect("to revoke");
+    create(store, &under(one)).await;
 }

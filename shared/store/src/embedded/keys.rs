@@ -14,13 +14,15 @@ use super::{
     SqliteChannels, away,
     rows::{Columns, millis, name},
 };
-use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_PAGE, StoreError};
+use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, MAX_PAGE, StoreError};
 
 const INSERT: &str = "
     INSERT INTO api_keys (key_id, name, role, channels, rate_per_second, created_at, expires_at,
-        revoked_at, ends_at, hash)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        revoked_at, ends_at, made_under, hash)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 const COUNT_ACTIVE: &str = "SELECT count(*) FROM api_keys WHERE ends_at IS NULL OR ends_at > ?1";
+const COUNT_UNDER: &str = "
+    SELECT count(*) FROM api_keys WHERE made_under = ?2 AND (ends_at IS NULL OR ends_at > ?1)";
 const ACTIVE: &str = "
     SELECT * FROM api_keys WHERE ends_at IS NULL OR ends_at > ?1 ORDER BY key_id LIMIT ?2";
 /// As [`KeyBounds::exceeded_by`] says. What a key does not have is NULL, and so in no bounds.
@@ -43,9 +45,14 @@ impl ApiKeys for SqliteChannels {
         let key = key.clone();
         self.file
             .write(move |transaction| {
-                let active: i64 = transaction
-                    .query_row(COUNT_ACTIVE, [millis(key.created_at)], |row| row.get(0))
-                    .map_err(away)?;
+                let now = millis(key.created_at);
+                if let Some(one) = key.made_under {
+                    let active = count(transaction, COUNT_UNDER, params![now, one.to_string()])?;
+                    if active >= i64::from(MAX_KEYS_UNDER_ONE) {
+                        return Err(StoreError::TooManyUnderOne);
+                    }
+                }
+                let active = count(transaction, COUNT_ACTIVE, params![now])?;
                 if active >= i64::from(MAX_ACTIVE_KEYS) {
                     return Err(StoreError::TooMany);
                 }
@@ -109,6 +116,15 @@ impl ApiKeys for SqliteChannels {
     }
 }
 
+fn count(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    values: impl rusqlite::Params,
+) -> Result<i64, StoreError> {
+    let counted = transaction.query_row(sql, values, |row| row.get(0));
+    counted.map_err(away)
+}
+
 /// Channels as they are in a column.
 fn array(channels: Option<&BTreeSet<ChannelId>>) -> rusqlite::Result<Option<String>> {
     let channels = channels.map(serde_json::to_string).transpose();
@@ -126,6 +142,7 @@ fn insert(transaction: &Transaction<'_>, key: &ApiKey) -> rusqlite::Result<()> {
         key.expires_at.map(millis),
         key.revoked_at.map(millis),
         key.ends_at().map(millis),
+        key.made_under.map(|one| one.to_string()),
         key.hash.as_bytes(),
     ];
     transaction.execute(INSERT, values).map(drop)
@@ -161,6 +178,7 @@ fn key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
         created_at: columns.time("created_at")?,
         expires_at: columns.optional_time("expires_at")?,
         revoked_at: columns.optional_time("revoked_at")?,
+        made_under: columns.optional("made_under")?,
         hash: KeyHash::kept(columns.get("hash")?),
     })
 }

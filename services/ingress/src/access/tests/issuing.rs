@@ -1,6 +1,7 @@
 //! Making, listing and ending keys by the API.
 
 use roundtrip_model::{ChannelId, KeyBounds, SystemClock};
+use roundtrip_store::MAX_KEYS_UNDER_ONE;
 use serde_json::json;
 
 use super::*;
@@ -195,6 +196,36 @@ async fn an_operator_with_a_rate_makes_no_faster_key() {
             assert_eq!(problem["errors"][0]["field"], "rate_per_second");
         }
     }
+}
+
+/// Nor do the operators that it makes, so that nobody fills the table of keys for the others.
+#[tokio::test]
+async fn an_operator_of_some_channels_makes_so_many_keys() {
+    let bench = Bench::in_production().await;
+    let own = NewKey {
+        channels: Some(c()),
+        ..new_key(KeyRole::Operator)
+    };
+    let (_, key) = keep(&bench, own).await;
+    let body = r#"{"name":"n","role":"operator","channels":["c"]}"#;
+    let second = post(&bench, "/api-keys", &key, body).await;
+    assert_eq!(second.status, 201, "{}", second.text);
+    let second = format!("Bearer {}", second.json()["key"].as_str().unwrap());
+    let mut made = 1;
+    let refused = loop {
+        let maker = if made % 2 == 0 { &key } else { &second };
+        let answer = post(&bench, "/api-keys", maker, body).await;
+        if answer.status != 201 {
+            break answer;
+        }
+        made += 1;
+    };
+    assert_eq!(made, MAX_KEYS_UNDER_ONE);
+    assert_eq!(refused.status, 409, "{}", refused.text);
+    let kind = &refused.json()["type"];
+    assert_eq!(kind, "urn:roundtrip:problem:too-many-keys-made");
+    let others = post(&bench, "/api-keys", &operator(), body).await;
+    assert_eq!(others.status, 201, "{}", others.text);
 }
 
 fn c() -> BTreeSet<ChannelId> {

@@ -16,16 +16,27 @@ use super::{
     super::{MongoChannels, away, is_duplicate_key},
     API_KEYS, Unreadable, document, read_time, row, rows, stored,
 };
-use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_PAGE, StoreError};
+use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, MAX_PAGE, StoreError};
 
 #[async_trait]
 impl ApiKeys for MongoChannels {
     async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError> {
         let row = document(&KeyRow::of(key))?;
         let active = active(key.created_at);
+        let under_one = key.made_under.map(|one| {
+            let mut under_one = active.clone();
+            under_one.insert("made_under", one.to_string());
+            under_one
+        });
         self.connection
             .run(move |_, database| async move {
                 let keys: Collection<Document> = database.collection(API_KEYS);
+                if let Some(under_one) = under_one {
+                    let count = keys.count_documents(under_one).await.map_err(away)?;
+                    if count >= u64::from(MAX_KEYS_UNDER_ONE) {
+                        return Err(StoreError::TooManyUnderOne);
+                    }
+                }
                 let count = keys.count_documents(active).await.map_err(away)?;
                 if count >= u64::from(MAX_ACTIVE_KEYS) {
                     return Err(StoreError::TooMany);
@@ -171,6 +182,8 @@ struct KeyRow {
     /// The earlier of the two; from then on the retention counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ends_at: Option<DateTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made_under: Option<ApiKeyId>,
     hash: Binary,
 }
 
@@ -186,6 +199,7 @@ impl KeyRow {
             expires_at: key.expires_at.map(stored),
             revoked_at: key.revoked_at.map(stored),
             ends_at: key.ends_at().map(stored),
+            made_under: key.made_under,
             hash: Binary {
                 subtype: BinarySubtype::Generic,
                 bytes: key.hash.as_bytes().to_vec(),
@@ -208,6 +222,7 @@ impl KeyRow {
             created_at: read_time(self.created_at)?,
             expires_at: self.expires_at.map(read_time).transpose()?,
             revoked_at: self.revoked_at.map(read_time).transpose()?,
+            made_under: self.made_under,
             hash: KeyHash::kept(hash),
         })
     }
