@@ -4,6 +4,8 @@
 
 use std::process::ExitCode;
 
+use roundtrip_model::redacted;
+
 use super::EXIT_USAGE;
 
 /// What is wrong with the configuration, in one line.
@@ -45,7 +47,7 @@ impl Problem {
 
     /// Tells it, and what to exit with.
     pub(crate) fn exit(&self) -> ExitCode {
-        eprintln!("{self}");
+        eprintln!("{}", redacted(&self.to_string()));
         ExitCode::from(EXIT_USAGE)
     }
 }
