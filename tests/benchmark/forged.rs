@@ -8,7 +8,6 @@
 //! counts for every answer that it held up.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,7 +20,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use harness::{
     counting::CountingServer,
-    http::Connection,
+    http::{Connection, Peer},
     stack::{CALLBACK_SECRET, Engines, Plan, Stack},
     tally::Tally,
 };
@@ -92,17 +91,21 @@ async fn measure(options: &Forged, engines: &Engines, name: &str) -> anyhow::Res
     let folder = plan.folder.clone();
     let mut stack = Stack::new(plan)?;
     stack.start_all().await?;
-    let address = stack.ingress();
+    let ingress = &stack.ingress();
+    let server = Peer {
+        address: sessions.address(),
+        audit: sessions.audit().clone(),
+    };
     let (mut times, mut refused) = (Times::default(), 0);
     for number in 1..=options.repeat {
         eprintln!("round {number} of {}", options.repeat);
-        let alone = honest(address, options.rate, options.honest, Arc::default()).await?;
+        let alone = honest(ingress, options.rate, options.honest, Arc::default()).await?;
         let began = Instant::now();
-        let forged = in_a_row(address, options, StatusCode::UNAUTHORIZED, None);
-        let (forged, count) = beside(address, options.rate, forged).await?;
+        let forged = in_a_row(ingress, options, StatusCode::UNAUTHORIZED, None);
+        let (forged, count) = beside(ingress, options.rate, forged).await?;
         let until = Some(Instant::now() + began.elapsed());
-        let neighbour = in_a_row(sessions.address(), options, StatusCode::OK, until);
-        let (neighbour, _) = beside(address, options.rate, neighbour).await?;
+        let neighbour = in_a_row(&server, options, StatusCode::OK, until);
+        let (neighbour, _) = beside(ingress, options.rate, neighbour).await?;
         refused += count;
         times.alone.extend(alone);
         times.forged.extend(forged);
@@ -118,12 +121,12 @@ async fn measure(options: &Forged, engines: &Engines, name: &str) -> anyhow::Res
 
 /// The honest answers' times beside what somebody else does, and what that led to.
 async fn beside<T>(
-    address: SocketAddr,
+    ingress: &Peer,
     rate: u32,
     other: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<(Vec<Duration>, T)> {
     let goes_on = Arc::new(AtomicBool::new(true));
-    let honest = honest(address, rate, 1, Arc::clone(&goes_on));
+    let honest = honest(ingress, rate, 1, Arc::clone(&goes_on));
     let other = async {
         let other = other.await;
         goes_on.store(false, Ordering::Relaxed);
@@ -135,7 +138,7 @@ async fn beside<T>(
 /// Posts honest answers at this rate while this goes on, and so many at the least. They come over
 /// many connections, as from many channel servers: none waits for the one before it.
 async fn honest(
-    address: SocketAddr,
+    ingress: &Peer,
     rate: u32,
     at_least: u32,
     goes_on: Arc<AtomicBool>,
@@ -144,7 +147,7 @@ async fn honest(
     let start = Instant::now() + SETTLE;
     let servers = (0..HONEST_CONNECTIONS).map(async |first| {
         let path = path(CALLBACK_SECRET)?;
-        let mut connection = Connection::open(address).await?;
+        let mut connection = Connection::open(ingress).await?;
         let mut times = Vec::new();
         for number in (first..).step_by(HONEST_CONNECTIONS as usize) {
             if number >= at_least && !goes_on.load(Ordering::Relaxed) {
@@ -168,7 +171,7 @@ async fn honest(
 /// Posts the forged answers there, or what there is time for: how many were answered with this
 /// status, which is all.
 async fn in_a_row(
-    address: SocketAddr,
+    server: &Peer,
     options: &Forged,
     expected: StatusCode,
     until: Option<Instant>,
@@ -177,7 +180,7 @@ async fn in_a_row(
     let senders = (0..options.forgers).map(async |first| {
         let good = path(CALLBACK_SECRET)?;
         let (without_mac, _) = good.rsplit_once('.').context("a token")?;
-        let mut connection = Connection::open(address).await?;
+        let mut connection = Connection::open(server).await?;
         let mut answered = 0;
         for number in (first..).step_by(options.forgers) {
             if until.map_or(number >= options.count, |until| Instant::now() >= until) {

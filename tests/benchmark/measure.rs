@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::{Context, ensure};
 use harness::{
     counting::CountingServer,
-    http::Connection,
+    http::{Connection, Peer},
     loader::{BodyShape, Load, post_all},
     procfs::{self, Usage},
     servers::Server,
@@ -52,7 +52,10 @@ pub(crate) async fn ceiling(run: &Run, server: &CountingServer) -> anyhow::Resul
     server.answer(false);
     server.count_into(Arc::clone(&tally));
     let load = Load {
-        address: server.address(),
+        address: Peer {
+            address: server.address(),
+            audit: server.audit().clone(),
+        },
         path: "/incoming",
         tally: Arc::clone(&tally),
         body: BodyShape {
@@ -165,7 +168,7 @@ impl Bench<'_> {
         self.channel_server.count_into(Arc::clone(&delivered));
         self.sessions_server.count_into(Arc::clone(&answered));
         let load = self.load(&delivered);
-        let mut connection = Connection::open(load.address).await?;
+        let mut connection = Connection::open(&load.address).await?;
         let (mut deliveries, mut trips) = (Vec::new(), Vec::new());
         for message in 0..messages {
             let body = load.body.make(message, &delivered.session(message));

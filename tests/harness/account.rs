@@ -4,7 +4,6 @@
 //! timeline leads to that state.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,7 +17,10 @@ use roundtrip_model::{Entry, State};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::{http::Connection, loader::Accepted};
+use crate::{
+    http::{Connection, Peer},
+    loader::Accepted,
+};
 
 /// How many messages are asked for at once.
 const ASKED_AT_ONCE: usize = 8;
@@ -62,7 +64,7 @@ struct Timeline {
 
 /// Asks for each message until it has ended, or the deadline has come.
 pub async fn settle(
-    ingress: SocketAddr,
+    ingress: &Peer,
     accepted: Vec<Accepted>,
     end: End,
     deadline: Instant,
@@ -88,7 +90,7 @@ pub async fn settle(
 }
 
 async fn ask(
-    ingress: SocketAddr,
+    ingress: &Peer,
     connection: &mut Option<Connection>,
     message: &Accepted,
     end: End,
@@ -113,7 +115,7 @@ async fn ask(
 }
 
 async fn look(
-    ingress: SocketAddr,
+    ingress: &Peer,
     connection: &mut Option<Connection>,
     id: &str,
 ) -> anyhow::Result<Option<Timeline>> {

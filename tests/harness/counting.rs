@@ -30,7 +30,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use url::Url;
 
-use crate::{http::Connection, tally::Tally};
+use crate::{
+    audit::Audit,
+    http::{Connection, Peer},
+    tally::Tally,
+};
 
 /// How long the channel server waits for its answer to be taken, as the seed's does.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -48,6 +52,7 @@ pub struct CountingServer {
 struct Shared {
     tally: RwLock<Arc<Tally>>,
     answers: AtomicBool,
+    audit: Audit,
     /// What every request is answered while it is out of order; 0 while it is not.
     out_of_order: AtomicU16,
     /// Connections to the gateway that wait for the next answer.
@@ -72,6 +77,7 @@ impl CountingServer {
         let shared = Arc::new(Shared {
             tally: RwLock::new(tally),
             answers: AtomicBool::new(false),
+            audit: Audit::default(),
             out_of_order: AtomicU16::new(0),
             idle: Mutex::default(),
         });
@@ -89,6 +95,12 @@ impl CountingServer {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What refused its answers.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.shared.audit
     }
 
     /// The URL of its one endpoint.
@@ -210,9 +222,13 @@ async fn answer(shared: &Shared, message: &Message) -> anyhow::Result<()> {
         // is well, and some hundreds open every channel's breaker.
         iter::from_fn(|| idle.pop()).find(|connection| !connection.is_closed())
     };
+    let gateway = Peer {
+        address,
+        audit: shared.audit.clone(),
+    };
     let mut connection = match idle {
         Some(connection) => connection,
-        None => Connection::open(address).await?,
+        None => Connection::open(&gateway).await?,
     };
     let path = match url.query() {
         Some(query) => format!("{}?{query}", url.path()),

@@ -213,7 +213,7 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
     .context("the fault run's limit passed")??;
 
     let accepted = progress.accepted_ids();
-    let ended = account::settle(load.address, accepted, End::Forwarded, deadline).await;
+    let ended = account::settle(&load.address, accepted, End::Forwarded, deadline).await;
     let took = since.elapsed();
     let arrived = |message| forwarded.arrived_at(message).is_some();
     let (mut at_sessions, mut dead, mut lost) = (0, 0, Vec::new());
@@ -224,6 +224,7 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
             _ => lost.push(message.id),
         }
     }
+    stack.audit().take_in(channels.audit());
     stack.stop_all().await?;
     Ok(FaultReport {
         seed: plan.seed,
@@ -245,11 +246,7 @@ async fn by_proxies(engines: Engines) -> anyhow::Result<(Engines, Option<Proxies
     let Engines::Servers { broker, store } = engines else {
         return Ok((engines, None));
     };
-    let realm = Realm {
-        name: String::new(),
-        broker: broker.parse()?,
-        store: store.parse()?,
-    };
+    let realm = Realm::nameless(&broker, &store)?;
     let (broker, broker_proxy) = realm.broker_by_proxy().await?;
     let (store, store_proxy) = realm.store_by_proxy().await?;
     let proxies = Proxies {

@@ -8,9 +8,9 @@
 mod account;
 mod answer;
 mod plan;
+mod raw;
 mod remains;
 mod requests;
-mod secrets;
 
 use std::{
     collections::BTreeMap,
@@ -24,20 +24,20 @@ use std::{
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
 use tempfile::TempDir;
-use tokio::{process::Command, time::timeout};
 
 use crate::{
+    audit::Audit,
     collections::make_collections,
     http::plain_client,
-    process::{Process, Program, free_port, gateway_binary},
+    process::{Process, Program, free_port, run_to_end},
     realm::Realm,
 };
 
 use account::Account;
-use secrets::Audit;
 
 pub use answer::Answer;
 pub use plan::{CALLBACK_SECRET, OPERATOR_KEY, Plan, Setup};
+pub use raw::Raw;
 
 /// How long a process may take to drain and end.
 const STOP_LIMIT: Duration = Duration::from_secs(40);
@@ -79,7 +79,8 @@ impl Plan {
     pub async fn prepare(self) -> anyhow::Result<TestGateway> {
         let folder = tempfile::tempdir().context("making a folder")?;
         let ingress = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let programs = self.programs(folder.path(), ingress)?;
+        let audit = Audit::default();
+        let programs = self.programs(folder.path(), ingress, &audit)?;
         if let Some(realm) = &self.realm {
             make_collections(realm.store.as_str(), &realm.name).await?;
         }
@@ -91,7 +92,7 @@ impl Plan {
             programs,
             processes: BTreeMap::new(),
             account: Mutex::default(),
-            audit: Audit::default(),
+            audit,
             finished: false,
         })
     }
@@ -123,7 +124,7 @@ impl TestGateway {
     pub async fn refused_start(&self) -> anyhow::Result<Output> {
         let program = self.programs.first().context("no process")?;
         let arguments: Vec<&str> = program.args.iter().map(String::as_str).collect();
-        self.run(&arguments, program.env.clone()).await
+        self.run(&arguments, &program.env).await
     }
 
     /// What it runs on.
@@ -208,21 +209,11 @@ impl TestGateway {
     /// If it cannot be run, or does not end in time.
     pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<Output> {
         let env = self.plan.store_env(self.folder());
-        self.run(arguments, env).await
+        self.run(arguments, &env).await
     }
 
-    async fn run(&self, arguments: &[&str], env: Vec<(String, String)>) -> anyhow::Result<Output> {
-        let ended = Command::new(gateway_binary()?)
-            .args(arguments)
-            .env_clear()
-            .envs(env)
-            .current_dir(self.folder())
-            .kill_on_drop(true)
-            .output();
-        timeout(STOP_LIMIT, ended)
-            .await
-            .context("a command did not end")?
-            .context("running a command")
+    async fn run(&self, arguments: &[&str], env: &[(String, String)]) -> anyhow::Result<Output> {
+        run_to_end(arguments, env, self.folder(), STOP_LIMIT, &self.audit).await
     }
 
     /// Ends the gateway without an account, for a test in which something must stay undone; the
@@ -236,26 +227,13 @@ impl TestGateway {
     }
 
     async fn end(mut self) -> anyhow::Result<Accounted> {
-        self.no_secret_was_told()?;
+        let names = self.processes.keys().map(String::as_str);
+        self.audit.check(self.folder.path(), names)?;
         self.finished = true;
         if let Some(realm) = &self.plan.realm {
             realm.remove().await.context("cleaning up")?;
         }
         Ok(Accounted(()))
-    }
-
-    /// Looks for every secret of this test in the logs and in what refused a request.
-    fn no_secret_was_told(&self) -> anyhow::Result<()> {
-        for process in self.processes.values() {
-            let env = process.program().env.iter();
-            self.audit
-                .environment(env.map(|(name, value)| (name.as_str(), value.as_str())));
-        }
-        let logs = self.names().into_iter().map(|name| {
-            let log = self.log(&name)?;
-            Ok((name, log))
-        });
-        self.audit.check(&logs.collect::<anyhow::Result<Vec<_>>>()?)
     }
 
     async fn stop_all(&mut self) -> anyhow::Result<()> {

@@ -16,11 +16,23 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use crate::audit::Audit;
+
+/// Where to connect, and who is told of what is answered there.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Learns of every answer.
+    pub audit: Audit,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     host: HeaderValue,
+    audit: Audit,
 }
 
 impl Connection {
@@ -28,15 +40,17 @@ impl Connection {
     ///
     /// # Errors
     /// If nobody listens there.
-    pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address).await.context("connecting")?;
+    pub async fn open(peer: &Peer) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(peer.address).await;
+        let stream = stream.context("connecting")?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         // It ends with its sender; a broken exchange reports its own error.
         tokio::spawn(connection);
         Ok(Self {
             sender,
-            host: HeaderValue::from_str(&address.to_string())?,
+            host: HeaderValue::from_str(&peer.address.to_string())?,
+            audit: peer.audit.clone(),
         })
     }
 
@@ -80,6 +94,8 @@ impl Connection {
         let answer = self.sender.send_request(request).await?;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
+        self.audit
+            .answer(status.as_u16(), &String::from_utf8_lossy(&body));
         Ok((status, body))
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod apart;
+pub mod audit;
 pub mod collections;
 pub mod counting;
 pub mod dns;

@@ -4,7 +4,6 @@
 //! was not is made again; so "accepted" means what the gateway has answered for.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -21,7 +20,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::{http::Connection, tally::Tally};
+use crate::{
+    http::{Connection, Peer},
+    tally::Tally,
+};
 
 /// How long a post that was not accepted waits to be made again.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
@@ -33,7 +35,7 @@ const POST_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Load {
     /// The gateway (or whatever else is loaded).
-    pub address: SocketAddr,
+    pub address: Peer,
     /// The path that messages are posted to.
     pub path: &'static str,
     /// The run's name and number of messages.
@@ -184,7 +186,7 @@ async fn post(
     // Connections stand before the clock starts.
     let mut connections = Vec::new();
     for _ in 0..load.in_flight {
-        connections.push(Connection::open(load.address).await?);
+        connections.push(Connection::open(&load.address).await?);
     }
     let next = Arc::new(AtomicU64::new(0));
     let mut posters = JoinSet::new();
@@ -266,7 +268,7 @@ async fn post_once(load: &Load, connection: &mut Option<Connection>, body: Bytes
     let exchange = async {
         let mut open = match connection.take() {
             Some(open) => open,
-            None => Connection::open(load.address).await?,
+            None => Connection::open(&load.address).await?,
         };
         let (status, answer) = open.post(load.path, body).await?;
         anyhow::Ok((open, status, answer))

@@ -99,12 +99,7 @@ pub async fn run(plan: OutagePlan) -> anyhow::Result<OutageReport> {
     let Engines::Servers { broker, store } = plan.stack.engines else {
         bail!("the embedded store is part of the process: it cannot be away");
     };
-    let realm = Realm {
-        name: String::new(),
-        broker: broker.parse()?,
-        store: store.parse()?,
-    };
-    let (store, proxy) = realm.store_by_proxy().await?;
+    let (store, proxy) = Realm::nameless(&broker, &store)?.store_by_proxy().await?;
     let lasts = plan.outage + AROUND * 2;
     let messages = usize::try_from(lasts.as_secs() * u64::from(plan.rate))?;
     let tally = Arc::new(Tally::new(&plan.stack.name, messages));
@@ -146,7 +141,7 @@ pub async fn run(plan: OutagePlan) -> anyhow::Result<OutageReport> {
 
     let deadline = Instant::now() + plan.limit;
     let accepted = progress.accepted_ids();
-    let ended = account::settle(load.address, accepted, End::Delivered, deadline).await;
+    let ended = account::settle(&load.address, accepted, End::Delivered, deadline).await;
     let caught_up = back.elapsed();
     // A dead one would be missing too: no channel refuses anything here.
     let (delivered, missing): (Vec<_>, Vec<_>) = ended

@@ -8,7 +8,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     ops::Range,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::{ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -17,11 +17,12 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     process::{Child, Command},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
-    http::Connection,
+    audit::Audit,
+    http::{Connection, Peer},
     procfs::{self, Usage},
 };
 
@@ -56,6 +57,8 @@ pub struct Program {
     pub folder: PathBuf,
     /// Where `/readyz` answers 200 once it is ready.
     pub operations: SocketAddr,
+    /// Learns its environment's secrets, and its answers.
+    pub audit: Audit,
 }
 
 /// A running process, or one that was killed and may be started again.
@@ -73,6 +76,7 @@ impl Process {
     /// # Errors
     /// If it cannot be started, ends, or is not ready within 30 s; the error shows its log's end.
     pub async fn start(program: Program) -> anyhow::Result<Self> {
+        program.audit.environment(pairs(&program.env));
         fs::create_dir_all(&program.folder)
             .with_context(|| format!("making {}", program.folder.display()))?;
         let mut process = Self {
@@ -124,9 +128,12 @@ impl Process {
 
     async fn ready(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_LIMIT;
-        let operations = self.program.operations;
+        let operations = Peer {
+            address: self.program.operations,
+            audit: self.program.audit.clone(),
+        };
         loop {
-            let asked = async { Connection::open(operations).await?.get("/readyz").await };
+            let asked = async { Connection::open(&operations).await?.get("/readyz").await };
             match timeout_at(deadline, asked).await {
                 Ok(Ok((status, _))) if status.is_success() => return Ok(()),
                 Err(_) => bail!(
@@ -220,6 +227,39 @@ impl Process {
             .folder
             .join(format!("{}.log", self.program.name))
     }
+}
+
+/// Runs a command of the executable's that ends by itself, with nothing of the tests' own
+/// environment, and says how it ended.
+///
+/// # Errors
+/// If it cannot be run, or does not end within `limit`.
+pub async fn run_to_end(
+    arguments: &[&str],
+    env: &[(String, String)],
+    folder: &Path,
+    limit: Duration,
+    audit: &Audit,
+) -> anyhow::Result<Output> {
+    audit.environment(pairs(env));
+    let ended = Command::new(gateway_binary()?)
+        .args(arguments)
+        .env_clear()
+        .envs(env.iter().cloned())
+        .current_dir(folder)
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(limit, ended)
+        .await
+        .context("a command did not end")?
+        .context("running a command")?;
+    audit.output(&output);
+    Ok(output)
+}
+
+fn pairs(env: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
+    env.iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
 }
 
 /// A port that was free a moment ago, and that this process has not been given before.

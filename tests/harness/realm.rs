@@ -60,6 +60,18 @@ impl Realm {
         })
     }
 
+    /// The servers themselves, without a corner on them.
+    ///
+    /// # Errors
+    /// If one of these is no URL.
+    pub fn nameless(broker: &str, store: &str) -> anyhow::Result<Self> {
+        Ok(Self {
+            name: String::new(),
+            broker: broker.parse()?,
+            store: store.parse()?,
+        })
+    }
+
     /// RabbitMQ's URL by way of a proxy in front of it, and the proxy.
     ///
     /// # Errors

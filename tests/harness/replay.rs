@@ -6,7 +6,6 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -19,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     counting::CountingServer,
-    http::Connection,
+    http::{Connection, Peer},
     loader::{self, BodyShape, Load, Progress},
     stack::{Plan, Role, Stack},
     tally::Tally,
@@ -171,7 +170,7 @@ pub async fn run(plan: ReplayPlan) -> anyhow::Result<ReplayReport> {
     );
     let dead = async {
         let dry_run = json!({"dry_run": true});
-        while ask(load.address, &dry_run).await?["matched"].as_u64() != Some(letters) {
+        while ask(&load.address, &dry_run).await?["matched"].as_u64() != Some(letters) {
             sleep(LOOK_EVERY).await;
         }
         anyhow::Ok(())
@@ -183,7 +182,7 @@ pub async fn run(plan: ReplayPlan) -> anyhow::Result<ReplayReport> {
 
     let since = Instant::now();
     let request = json!({"rate_per_second": plan.rate});
-    let replay: Told = serde_json::from_value(ask(load.address, &request).await?)?;
+    let replay: Told = serde_json::from_value(ask(&load.address, &request).await?)?;
     let followed = follow(&mut stack, &replay, letters);
     let followed = timeout_at(deadline, followed)
         .await
@@ -224,7 +223,7 @@ async fn follow(stack: &mut Stack, replay: &Told, letters: u64) -> anyhow::Resul
     };
     let (mut seen, mut at_kill, mut monotonic) = (0, None, true);
     loop {
-        let mut connection = Connection::open(stack.ingress()).await?;
+        let mut connection = Connection::open(&stack.ingress()).await?;
         let (status, body) = connection.get(&path).await?;
         if status == StatusCode::SERVICE_UNAVAILABLE {
             // The store is slow under the load that it is put to: looked at again.
@@ -254,7 +253,7 @@ async fn follow(stack: &mut Stack, replay: &Told, letters: u64) -> anyhow::Resul
     }
 }
 
-async fn ask(ingress: SocketAddr, request: &Value) -> anyhow::Result<Value> {
+async fn ask(ingress: &Peer, request: &Value) -> anyhow::Result<Value> {
     let mut connection = Connection::open(ingress).await?;
     let body = request.to_string().into();
     let (status, answer) = connection.post("/dead-letters/replay", body).await?;

@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use axum::{
     Router,
     extract::State,
@@ -21,7 +21,7 @@ use serde_json::{Value, value::RawValue};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::wait;
+use crate::{audit::Audit, http::plain_client, wait};
 
 /// The server. Dropping it closes it.
 pub struct ScriptedServer {
@@ -143,6 +143,7 @@ type Script = dyn Fn(&Received) -> Reply + Send + Sync;
 struct Shared {
     script: Box<Script>,
     client: reqwest::Client,
+    audit: Audit,
     record: Mutex<Record>,
 }
 
@@ -178,7 +179,8 @@ impl ScriptedServer {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             script: Box::new(script),
-            client: crate::http::plain_client()?,
+            client: plain_client()?,
+            audit: Audit::default(),
             record: Mutex::default(),
         });
         let app = Router::new()
@@ -225,6 +227,12 @@ impl ScriptedServer {
         self.shared.record().answered.clone()
     }
 
+    /// What it heard: tokens in what came, and what refused its answers.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.shared.audit
+    }
+
     /// Waits until so many requests have come.
     ///
     /// # Errors
@@ -264,6 +272,7 @@ impl Shared {
     }
 
     fn remember(&self, uri: Uri, headers: HeaderMap, body: String) -> Received {
+        self.audit.text(&body);
         let mut record = self.record();
         let mut received = Received {
             number: record.received.len(),
@@ -294,7 +303,9 @@ impl Shared {
             .body(body)
             .send()
             .await?;
-        sent.error_for_status()?;
+        let status = sent.status();
+        self.audit.answer(status.as_u16(), &sent.text().await?);
+        ensure!(status.is_success(), "the answer was met with {status}");
         self.record().answered.push(session);
         Ok(())
     }

@@ -18,8 +18,9 @@ use hyper::StatusCode;
 use serde_json::json;
 
 use crate::{
+    audit::Audit,
     collections::make_collections,
-    http::Connection,
+    http::{Connection, Peer},
     process::{Process, Program, free_port},
     procfs::Usage,
     realm::Realm,
@@ -93,7 +94,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Stack {
     plan: Plan,
-    ingress: SocketAddr,
+    ingress: Peer,
     has_collections: bool,
     processes: BTreeMap<Role, Process>,
 }
@@ -106,7 +107,10 @@ impl Stack {
     pub fn new(plan: Plan) -> anyhow::Result<Self> {
         Ok(Self {
             plan,
-            ingress: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)),
+            ingress: Peer {
+                address: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)),
+                audit: Audit::default(),
+            },
             has_collections: false,
             processes: BTreeMap::new(),
         })
@@ -114,14 +118,20 @@ impl Stack {
 
     /// Where the HTTP API listens, whenever it runs; the same after a restart.
     #[must_use]
-    pub const fn ingress(&self) -> SocketAddr {
-        self.ingress
+    pub fn ingress(&self) -> Peer {
+        self.ingress.clone()
+    }
+
+    /// What its processes and their answers have told.
+    #[must_use]
+    pub const fn audit(&self) -> &Audit {
+        &self.ingress.audit
     }
 
     /// The gateway's own response URL.
     #[must_use]
     pub fn response_url(&self) -> String {
-        format!("http://{}/webhook-response", self.ingress)
+        format!("http://{}/webhook-response", self.ingress.address)
     }
 
     /// The processes that make a whole gateway on these engines.
@@ -193,16 +203,21 @@ impl Stack {
         Ok(())
     }
 
-    /// Drains and ends every process.
+    /// Drains and ends every process, and looks for secrets in what they told.
     ///
     /// # Errors
-    /// As [`Stack::stop`].
+    /// As [`Stack::stop`]; if a secret was told.
     pub async fn stop_all(&mut self) -> anyhow::Result<()> {
         let running: Vec<Role> = self.processes.keys().copied().collect();
         for role in running {
             self.stop(role).await?;
         }
-        Ok(())
+        let folder = &self.plan.folder;
+        let names: Vec<_> = self.roles().iter().map(|role| file_name(*role)).collect();
+        let names = names.iter().map(String::as_str);
+        // One that was never started has none.
+        let logs = names.filter(|name| folder.join(format!("{name}.log")).exists());
+        self.audit().check(folder, logs)
     }
 
     /// Removes what it leaves on servers, once it is stopped.
@@ -249,7 +264,7 @@ impl Stack {
                 "channel_name": "A counting channel",
                 "channel_metadata": {"endpoint_url": endpoint_url},
             });
-            let mut connection = Connection::open(self.ingress).await?;
+            let mut connection = Connection::open(&self.ingress).await?;
             let (status, answer) = connection.post("/channel", body.to_string().into()).await?;
             ensure!(
                 status == StatusCode::CREATED,
@@ -272,7 +287,10 @@ impl Stack {
             ("STORE_URL", store.to_owned()),
             ("SESSIONS_SERVER", self.plan.sessions_server.clone()),
             ("CALLBACK_SECRET", CALLBACK_SECRET.to_owned()),
-            ("ROUNDTRIP__INGRESS__LISTEN", self.ingress.to_string()),
+            (
+                "ROUNDTRIP__INGRESS__LISTEN",
+                self.ingress.address.to_string(),
+            ),
             ("ROUNDTRIP__OPERATIONS__LISTEN", operations.to_string()),
             ("ROUNDTRIP__BROKER__NAMESPACE", self.plan.name.clone()),
             ("ROUNDTRIP__STORE__DATABASE", self.plan.name.clone()),
@@ -282,7 +300,7 @@ impl Stack {
             args.extend(["--role".to_owned(), role.to_string()]);
         }
         Ok(Program {
-            name: role.to_string().replace(' ', "-"),
+            name: file_name(role),
             path: self.plan.binary.clone(),
             args,
             env: own
@@ -292,6 +310,12 @@ impl Stack {
                 .collect(),
             folder: self.plan.folder.clone(),
             operations,
+            audit: self.audit().clone(),
         })
     }
+}
+
+/// What a role's process and its log are called.
+fn file_name(role: Role) -> String {
+    role.to_string().replace(' ', "-")
 }

@@ -1,65 +1,27 @@
 //! Limits: what is beyond one is refused and enqueues nothing, and whoever keeps within them is
 //! answered meanwhile.
 
-use std::net::SocketAddr;
-
-use anyhow::{Context, ensure};
 use futures::future::{join_all, select_all};
 use harness::{
-    gateway::{Plan, Setup, TestGateway},
-    wait::{self, WAIT_LIMIT},
+    gateway::{Plan, Raw, Setup, TestGateway},
+    wait,
 };
 use reqwest::Method;
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 const MESSAGE: &str = r#"{"channel_id":"known","session_id":"s","message":"m"}"#;
 
-/// A connection that is written byte by byte.
-struct Raw(TcpStream);
+/// Sends the head of a message that announces so many bytes.
+async fn announce(raw: &mut Raw, bytes: usize) -> anyhow::Result<()> {
+    raw.say(&head(bytes, "")).await
+}
 
-impl Raw {
-    async fn open(gateway: &TestGateway) -> anyhow::Result<Self> {
-        let url = reqwest::Url::parse(&gateway.url("/"))?;
-        let port = url.port().context("the gateway has a port")?;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        Ok(Self(TcpStream::connect(address).await?))
-    }
-
-    async fn say(&mut self, text: &str) -> anyhow::Result<()> {
-        self.0.write_all(text.as_bytes()).await?;
-        Ok(())
-    }
-
-    /// The head of a message that announces so many bytes.
-    async fn announce(&mut self, bytes: usize) -> anyhow::Result<()> {
-        self.say(&head(bytes, "")).await
-    }
-
-    /// The same, and waits until the gateway waits for them.
-    async fn begin(&mut self, bytes: usize) -> anyhow::Result<()> {
-        const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-        self.say(&head(bytes, "expect: 100-continue\r\n")).await?;
-        let mut told = [0; CONTINUE.len()];
-        timeout(WAIT_LIMIT, self.0.read_exact(&mut told)).await??;
-        ensure!(told == CONTINUE, "told {}", String::from_utf8_lossy(&told));
-        Ok(())
-    }
-
-    /// What comes until the gateway closes.
-    async fn rest(&mut self) -> anyhow::Result<String> {
-        let mut bytes = Vec::new();
-        let read = timeout(WAIT_LIMIT, self.0.read_to_end(&mut bytes)).await;
-        // A reset is an end too; whether there is one in time is what matters.
-        let _ = read.context("the connection stays open")?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
+/// The same, and waits until the gateway waits for them.
+async fn begin(raw: &mut Raw, bytes: usize) -> anyhow::Result<()> {
+    raw.say(&head(bytes, "expect: 100-continue\r\n")).await?;
+    raw.is_told("HTTP/1.1 100 Continue\r\n\r\n").await
 }
 
 fn head(bytes: usize, more: &str) -> String {
@@ -102,7 +64,7 @@ async fn silent_clients_are_cut_and_honest_ones_are_answered_meanwhile() -> anyh
     let gateway = ingress(&[("HEADER_TIMEOUT", "2s"), ("MAX_CONNECTIONS", "60")]).await?;
     let mut silent = Vec::new();
     for number in 0..50 {
-        let mut raw = Raw::open(&gateway).await?;
+        let mut raw = gateway.connect().await?;
         if number % 2 == 0 {
             raw.say("POST /channel/message HTTP/1.1\r\nhost: ").await?;
         }
@@ -124,7 +86,7 @@ async fn a_connection_beyond_the_bound_is_told_503_and_the_others_go_on() -> any
     let mut all = Vec::new();
     // The harness has one already; among so many, some must be told.
     for _ in 0..16 {
-        let mut raw = Raw::open(&gateway).await?;
+        let mut raw = gateway.connect().await?;
         // Where there is no place the gateway may have closed it by now.
         let _ = raw.say(head).await;
         all.push(raw);
@@ -139,8 +101,8 @@ async fn a_connection_beyond_the_bound_is_told_503_and_the_others_go_on() -> any
     drop(all.swap_remove(at));
     drop(all);
     wait::until("a place for a new connection", async || {
-        let mut raw = Raw::open(&gateway).await.ok()?;
-        raw.announce(MESSAGE.len()).await.ok()?;
+        let mut raw = gateway.connect().await.ok()?;
+        announce(&mut raw, MESSAGE.len()).await.ok()?;
         raw.say(MESSAGE).await.ok()?;
         let (status, _) = read(&raw.rest().await.ok()?);
         (status == 202).then_some(())
@@ -152,8 +114,8 @@ async fn a_connection_beyond_the_bound_is_told_503_and_the_others_go_on() -> any
 #[tokio::test]
 async fn a_body_that_trickles_is_408() -> anyhow::Result<()> {
     let gateway = ingress(&[("BODY_TIMEOUT", "1s")]).await?;
-    let mut raw = Raw::open(&gateway).await?;
-    raw.announce(MESSAGE.len()).await?;
+    let mut raw = gateway.connect().await?;
+    announce(&mut raw, MESSAGE.len()).await?;
     raw.say(&MESSAGE[..10]).await?;
     let (status, problem) = read(&raw.rest().await?);
     assert_eq!(status, 408);
@@ -166,8 +128,8 @@ async fn more_requests_than_may_be_under_way_are_503_until_one_has_ended() -> an
     let gateway = ingress(&[("MAX_REQUESTS_IN_FLIGHT", "2")]).await?;
     let mut under_way = Vec::new();
     for _ in 0..2 {
-        let mut raw = Raw::open(&gateway).await?;
-        raw.begin(MESSAGE.len()).await?;
+        let mut raw = gateway.connect().await?;
+        begin(&mut raw, MESSAGE.len()).await?;
         under_way.push(raw);
     }
     let refused = gateway.get("/channel/known").await?.expect(503)?;
@@ -192,8 +154,8 @@ async fn more_bytes_than_may_be_under_way_are_503_until_they_have_gone() -> anyh
     let all_but_the_end = " ".repeat(EACH - 1);
     let mut under_way = Vec::new();
     for _ in 0..=BOUND / EACH {
-        let mut raw = Raw::open(&gateway).await?;
-        raw.announce(EACH).await?;
+        let mut raw = gateway.connect().await?;
+        announce(&mut raw, EACH).await?;
         // What is refused may be closed before it is sent whole.
         let _ = raw.say(&all_but_the_end).await;
         under_way.push(raw);
@@ -271,7 +233,7 @@ async fn what_is_beyond_a_limit_is_a_problem_and_enqueues_nothing() -> anyhow::R
         assert_eq!(named.as_str(), field, "{shown}");
     }
 
-    let mut raw = Raw::open(&gateway).await?;
+    let mut raw = gateway.connect().await?;
     let head = "GET /channel/known HTTP/1.1\r\nhost: h\r\nconnection: close\r\n";
     raw.say(&format!("{head}{many}\r\n")).await?;
     let (status, problem) = read(&raw.rest().await?);

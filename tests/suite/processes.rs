@@ -5,14 +5,14 @@ use std::{collections::BTreeSet, process::Output, time::Duration};
 use anyhow::{Context, ensure};
 use futures::StreamExt;
 use harness::{
+    audit::Audit,
     gateway::{Accounted, Plan, Setup, TestGateway},
-    process::gateway_binary,
+    process::run_to_end,
     scripted::{Received, Reply, ScriptedServer},
     wait,
 };
 use rstest::rstest;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::{process::Command, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 on_both_setups! {
@@ -192,17 +192,14 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(20);
 
 /// Starts a gateway that is expected to end by itself.
 async fn refused(folder: &std::path::Path, env: &[(&str, &str)]) -> anyhow::Result<Output> {
-    let child = Command::new(gateway_binary()?)
-        .arg("serve")
-        .env_clear()
-        .envs(env.iter().copied())
-        .current_dir(folder)
-        .kill_on_drop(true)
-        .output();
-    timeout(REFUSAL_LIMIT, child)
-        .await
-        .context("it was to refuse, and runs")?
-        .context("starting it")
+    let env: Vec<_> = env
+        .iter()
+        .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let audit = Audit::default();
+    let output = run_to_end(&["serve"], &env, folder, REFUSAL_LIMIT, &audit).await?;
+    audit.check(folder, [])?;
+    Ok(output)
 }
 
 #[tokio::test(flavor = "multi_thread")]

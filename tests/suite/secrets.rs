@@ -1,30 +1,98 @@
-//! The audit at every test's end: a secret in a log, or in what refuses a request, fails the test.
+//! The audit at every test's end: a secret in a log, or in what refuses, fails the test, whoever it
+//! was that was refused.
 
-use harness::gateway::{Plan, Setup};
+use anyhow::ensure;
+use harness::{
+    gateway::{Plan, Setup, TestGateway},
+    http::plain_client,
+    scripted::{Reply, ScriptedServer},
+    wait,
+};
 use reqwest::Method;
+use serde_json::json;
 
 /// What every log begins with.
 const LOGGED: &str = "ingress listens";
 
-#[tokio::test]
-async fn a_secret_in_a_log_fails_the_test() -> anyhow::Result<()> {
-    let plan = Plan::new(Setup::Embedded)?.env("TEST_SECRET", LOGGED);
-    let gateway = plan.start().await?;
+/// What an answer has that refuses, for it was asked for.
+const TOLD: &str = "the-channels-id";
+
+async fn holding(secret: &str) -> anyhow::Result<TestGateway> {
+    let plan = Plan::new(Setup::Embedded)?.env("TEST_SECRET", secret);
+    plan.start().await
+}
+
+/// Ends the test, which must fail by what the audit found there.
+async fn found(gateway: TestGateway, place: &str) -> anyhow::Result<()> {
     let ended = gateway.finish_unaccounted("nothing was accepted").await;
-    let error = ended.expect_err("its log has it").to_string();
-    assert!(error.contains("has the secret"), "{error}");
-    assert!(!error.contains(LOGGED), "{error}");
+    let error = ended.expect_err("it was told").to_string();
+    ensure!(error.contains("has the secret"), "{error}");
+    ensure!(error.starts_with(place), "{error}");
     Ok(())
 }
 
 #[tokio::test]
+async fn a_secret_in_a_log_fails_the_test() -> anyhow::Result<()> {
+    let gateway = holding(LOGGED).await?;
+    found(gateway, "all's log").await
+}
+
+#[tokio::test]
 async fn a_secret_in_an_answer_that_refuses_fails_the_test() -> anyhow::Result<()> {
-    let plan = Plan::new(Setup::Embedded)?.env("TEST_SECRET", "the-channels-id");
-    let gateway = plan.start().await?;
-    let path = "/channel/the-channels-id";
-    gateway.request(Method::GET, path, &[], "").await?;
-    let ended = gateway.finish_unaccounted("nothing was accepted").await;
-    let error = ended.expect_err("the answer has it").to_string();
-    assert!(error.contains("an answer has the secret"), "{error}");
+    let gateway = holding(TOLD).await?;
+    let path = format!("/channel/{TOLD}");
+    gateway.request(Method::GET, &path, &[], "").await?;
+    found(gateway, "what refused").await
+}
+
+#[tokio::test]
+async fn one_that_a_client_of_the_tests_own_was_given_too() -> anyhow::Result<()> {
+    let gateway = holding(TOLD).await?;
+    let url = gateway.url(&format!("/channel/{TOLD}"));
+    gateway.exchange(plain_client()?.get(url)).await?;
+    found(gateway, "what refused").await
+}
+
+#[tokio::test]
+async fn one_that_came_over_a_raw_connection_too() -> anyhow::Result<()> {
+    let gateway = holding(TOLD).await?;
+    let mut raw = gateway.connect().await?;
+    let head = "HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    raw.say(&format!("GET /channel/{TOLD} {head}")).await?;
+    raw.rest().await?;
+    found(gateway, "what refused").await
+}
+
+#[tokio::test]
+async fn one_that_a_channel_server_was_given_too() -> anyhow::Result<()> {
+    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
+    let plan = Plan::new(Setup::Embedded)?.env("TEST_SECRET", TOLD);
+    let gateway = plan.schedule("100ms").start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let message = json!({
+        "channel_id": "c",
+        "session_id": "s",
+        "message": 1,
+        "response_url": gateway.url(&format!("/channel/{TOLD}/pause")),
+    });
+    let sent = gateway
+        .post("/channel/message", message.to_string())
+        .await?;
+    let id = sent.expect(202)?.json()["message_id"].clone();
+    let path = format!("/channel/message/{}", id.as_str().unwrap_or_default());
+    wait::until("the message to be dead", async || {
+        let told = gateway.get(&path).await.ok()?.json();
+        (told["state"] == "dead").then_some(())
+    })
+    .await?;
+    let error = gateway.finish(&[&channel]).await.expect_err("it was told");
+    assert!(error.to_string().starts_with("what refused"), "{error}");
     Ok(())
+}
+
+#[tokio::test]
+async fn one_that_a_command_was_told_too() -> anyhow::Result<()> {
+    let gateway = holding(TOLD).await?;
+    gateway.command(&["keys", "revoke", TOLD]).await?;
+    found(gateway, "what refused").await
 }

@@ -224,7 +224,8 @@ async fn each_try_is_signed_for_itself(setup: Setup) -> anyhow::Result<Accounted
         _ => Reply::ok(),
     })
     .await?;
-    let gateway = plan(setup)?.schedule("1100ms").start().await?;
+    // More than a second, a fifth less of it too: a timestamp has whole ones.
+    let gateway = plan(setup)?.schedule("1500ms").start().await?;
     let secret = register(&gateway, "c", &channel).await?;
     gateway.send("c", "abc123").await?;
     channel.taken_at_least(1).await?;

@@ -7,7 +7,7 @@ use bson::{Document, doc};
 use harness::collections::make_collections;
 use mongodb::{Client, Collection};
 use roundtrip_store::{
-    Config, SharedStore, contract::Harness, embedded::SqliteChannels, open, store_contract,
+    Config, SharedStore, contract::Harness, embedded::SqliteStore, open, store_contract,
 };
 use serde_json::{Map, Value};
 use tempfile::TempDir;
@@ -37,7 +37,7 @@ mod embedded {
     struct Embedded {
         folder: TempDir,
         store: SharedStore,
-        foreign: SqliteChannels,
+        foreign: SqliteStore,
     }
 
     impl Embedded {
@@ -60,7 +60,7 @@ mod embedded {
         async fn start() -> Self {
             let folder = tempfile::tempdir().expect("a folder");
             let store = Self::open(&folder).await;
-            let foreign = SqliteChannels::open(Self::path(&folder), super::PATIENCE)
+            let foreign = SqliteStore::open(Self::path(&folder), super::PATIENCE)
                 .await
                 .expect("an open store");
             Self {

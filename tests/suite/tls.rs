@@ -6,12 +6,11 @@ use anyhow::Context;
 use harness::{
     gateway::{Plan, Setup, TestGateway},
     scripted::{Reply, ScriptedServer},
-    wait::{self, WAIT_LIMIT},
+    wait,
 };
 use reqwest::{Certificate, Client, Version};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
 /// Makes a certificate and its key where the gateway looks for them.
 fn certify(folder: &Path) -> anyhow::Result<Certificate> {
@@ -56,12 +55,9 @@ async fn a_message_is_taken_by_https_and_by_nothing_else() -> anyhow::Result<()>
     let message = json!({"channel_id": "c", "session_id": "s", "message": "m"});
     for (path, body, status) in [("/channel", known, 201), ("/channel/message", message, 202)] {
         let request = client.post(url(&gateway, path)).body(body.to_string());
-        let answer = request
-            .header("content-type", "application/json")
-            .send()
-            .await?;
-        assert_eq!(answer.status(), status);
-        assert_eq!(answer.version(), Version::HTTP_2);
+        let request = request.header("content-type", "application/json");
+        let answer = gateway.exchange(request).await?.expect(status)?;
+        assert_eq!(answer.version, Version::HTTP_2);
     }
     channel.taken_at_least(1).await?;
     assert!(gateway.get("/channel/c").await.is_err());
@@ -74,14 +70,10 @@ async fn a_client_that_never_shakes_hands_is_cut() -> anyhow::Result<()> {
     let client = client(certify(folder.path())?)?;
     let settings = [("ROUNDTRIP__INGRESS__HEADER_TIMEOUT", "1s")];
     let gateway = start(&folder, &settings).await?;
-    let address = gateway.url("").replacen("http://", "", 1);
-    let mut silent = TcpStream::connect(address).await?;
-    let mut said = Vec::new();
-    let cut = timeout(WAIT_LIMIT, silent.read_to_end(&mut said)).await;
-    assert!(cut.is_ok(), "the connection stays open");
-    assert_eq!(said, b"");
-    let honest = client.get(url(&gateway, "/channel/echo")).send().await?;
-    assert_eq!(honest.status(), 200);
+    let mut silent = gateway.connect().await?;
+    assert_eq!(silent.rest().await?, "");
+    let honest = client.get(url(&gateway, "/channel/echo"));
+    gateway.exchange(honest).await?.expect(200)?;
     gateway.finish(&[]).await.map(drop)
 }
 
@@ -90,11 +82,12 @@ async fn a_certificate_that_was_renewed_is_shown_without_a_restart() -> anyhow::
     let folder = tempfile::tempdir()?;
     let first = client(certify(folder.path())?)?;
     let gateway = start(&folder, &[]).await?;
-    first.get(url(&gateway, "/channel/echo")).send().await?;
+    let echo = url(&gateway, "/channel/echo");
+    gateway.exchange(first.get(&echo)).await?.expect(200)?;
 
     let second = client(certify(folder.path())?)?;
     wait::until("the new certificate", async || {
-        second.get(url(&gateway, "/channel/echo")).send().await.ok()
+        gateway.exchange(second.get(&echo)).await.ok()
     })
     .await?;
 
@@ -108,7 +101,6 @@ async fn a_certificate_that_was_renewed_is_shown_without_a_restart() -> anyhow::
     let fresh = client(Certificate::from_pem(&fs::read(
         folder.path().join("tls.crt"),
     )?)?)?;
-    let answer = fresh.get(url(&gateway, "/channel/echo")).send().await?;
-    assert_eq!(answer.status(), 200);
+    gateway.exchange(fresh.get(&echo)).await?.expect(200)?;
     gateway.finish(&[]).await.map(drop)
 }

@@ -19,8 +19,8 @@ use crate::{
     Ingress,
     access::Caller,
     body::Json,
-    history::{next, page_size},
     json::whole_number,
+    pages::{next, page_size},
     parameters::{Parameters, PathId},
     problem::Problem,
 };

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use crate::{
     Ingress,
     access::Caller,
-    history::{next, page_size},
+    pages::{next, page_size},
     parameters::Parameters,
     problem::Problem,
 };

@@ -2,19 +2,17 @@
 
 use axum::{Json as JsonBody, extract::State};
 use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State as MessageState};
-use roundtrip_store::{Detail, MAX_PAGE, MessageFilter, MessageRecord};
+use roundtrip_store::{Detail, MessageFilter, MessageRecord};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::{
     Ingress,
     access::Caller,
+    pages::{next, page_size},
     parameters::{Parameters, PathId},
     problem::Problem,
 };
-
-/// How many, where the request does not say.
-pub(crate) const DEFAULT_PAGE: u16 = 100;
 
 /// A message with everything that happened to it, the earliest first.
 #[derive(Debug, Serialize)]
@@ -85,24 +83,4 @@ pub(crate) async fn list(
         messages,
         next_cursor,
     }))
-}
-
-/// A page's size within its bounds.
-pub(crate) fn page_size(limit: Option<u16>) -> Result<u16, Problem> {
-    let limit = limit.unwrap_or(DEFAULT_PAGE);
-    if (1..=MAX_PAGE).contains(&limit) {
-        Ok(limit)
-    } else {
-        Err(Problem::invalid_field(
-            "limit",
-            format!("must be 1 to {MAX_PAGE}"),
-        ))
-    }
-}
-
-/// Where the next page begins; a page that is not full is the last.
-pub(crate) fn next<T, C>(page: &[T], limit: u16, cursor: impl Fn(&T) -> C) -> Option<C> {
-    (page.len() == usize::from(limit))
-        .then(|| page.last().map(cursor))
-        .flatten()
 }

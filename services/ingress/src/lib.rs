@@ -19,6 +19,7 @@ mod idempotency;
 mod json;
 mod limits;
 mod messages;
+mod pages;
 mod parameters;
 mod problem;
 mod refusals;
@@ -44,7 +45,6 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use access::{Access, KeySettings, MAX_KEY_BYTES};
 pub use config::{CallbackAuth, Config, ConfigError, Tls};
-pub use limits::{MAX_HEADERS, MAX_PATH_BYTES, MAX_QUERY_BYTES};
 pub use routes::calls;
 
 use crate::{access::Doorkeeper, problem::Problem, refusals::Refusals};

@@ -18,13 +18,13 @@ use tokio::sync::Semaphore;
 use crate::{Ingress, problem::Problem};
 
 /// The longest path. The longest that means something has an id of 128 bytes in it.
-pub const MAX_PATH_BYTES: usize = 1024;
+const MAX_PATH_BYTES: usize = 1024;
 
 /// The longest query string: a list of some two hundred ids.
-pub const MAX_QUERY_BYTES: usize = 8 << 10;
+const MAX_QUERY_BYTES: usize = 8 << 10;
 
 /// The most headers of one request.
-pub const MAX_HEADERS: usize = 64;
+const MAX_HEADERS: usize = 64;
 
 /// What each header is counted as beside its name and value, as HTTP/2 does.
 const HEADER_OVERHEAD: usize = 32;

@@ -12,19 +12,19 @@ use serde::{Deserialize, Serialize};
 use crate::{SharedBroker, embedded::Embedded, rabbitmq::RabbitMq};
 
 /// The embedded engine's file where nothing else is configured.
-pub const DEFAULT_URL: &str = "sqlite:data/broker.db";
+const DEFAULT_URL: &str = "sqlite:data/broker.db";
 
 /// The prefix of every RabbitMQ name where nothing else is configured.
-pub const DEFAULT_NAMESPACE: &str = "roundtrip";
+const DEFAULT_NAMESPACE: &str = "roundtrip";
 
 /// Leaves room for ingress to answer 503 within two seconds.
-pub const DEFAULT_PUBLISH_TIMEOUT: Duration = Duration::from_millis(1500);
+const DEFAULT_PUBLISH_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// How many parcels a queue takes where nothing else is configured.
-pub const DEFAULT_MAX_BACKLOG: u64 = 10_000_000;
+const DEFAULT_MAX_BACKLOG: u64 = 10_000_000;
 
 /// The most shards of the outbound queue: each is a queue and a consumer.
-pub const MAX_OUTBOUND_SHARDS: u16 = 64;
+const MAX_OUTBOUND_SHARDS: u16 = 64;
 
 /// The section `broker` of the configuration.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

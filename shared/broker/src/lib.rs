@@ -13,19 +13,16 @@ mod worker;
 
 #[cfg(feature = "contract")]
 pub mod contract;
-pub mod embedded;
+mod embedded;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-pub mod rabbitmq;
+mod rabbitmq;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-pub use config::{
-    Config, DEFAULT_MAX_BACKLOG, DEFAULT_NAMESPACE, DEFAULT_PUBLISH_TIMEOUT, DEFAULT_URL,
-    MAX_OUTBOUND_SHARDS, OpenError, open,
-};
+pub use config::{Config, OpenError, open};
 pub use delivery::{Delivery, Settle, Settlement};
 pub use parcel::{Parcel, Queue, Route};
 pub use worker::{Handler, Worker};

@@ -90,7 +90,7 @@ impl Special {
     /// machine tells nobody but itself and its cloud: that takes the address's own permission, so
     /// that an allowed name whose DNS was taken over cannot fetch credentials.
     #[must_use]
-    pub const fn yields_to_a_name(self) -> bool {
+    pub(crate) const fn yields_to_a_name(self) -> bool {
         !matches!(self, Self::LinkLocal | Self::Metadata)
     }
 }

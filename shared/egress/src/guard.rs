@@ -170,7 +170,7 @@ impl Guard {
     ///
     /// # Errors
     /// The first rule that the name or one of the addresses breaks.
-    pub fn vet_answer(
+    pub(crate) fn vet_answer(
         &self,
         name: &str,
         addresses: impl IntoIterator<Item = IpAddr>,

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 /// The most entries in one parcel.
-pub const MAX_BATCH_ENTRIES: usize = 500;
+pub(crate) const MAX_BATCH_ENTRIES: usize = 500;
 
 /// A parcel takes no further entry once its JSON has reached this, in bytes.
 pub const MAX_BATCH_BYTES: usize = 1024 * 1024;

@@ -26,11 +26,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::batch::Pending;
 
-pub use self::batch::{MAX_BATCH_BYTES, MAX_BATCH_ENTRIES};
+pub use self::batch::MAX_BATCH_BYTES;
 
 /// What may wait for its confirm, in bytes of JSON and what each entry costs beside that. Whoever
 /// comes after waits for room: that is how roles are slowed down to what the broker takes.
-pub const MAX_BUFFERED_BYTES: u32 = 32 * 1024 * 1024;
+const MAX_BUFFERED_BYTES: u32 = 32 * 1024 * 1024;
 
 /// What an entry costs beside its JSON, at the most.
 const ENTRY_OVERHEAD: usize = 512;

@@ -13,7 +13,7 @@ use serde_json::value::to_raw_value;
 use time::macros::datetime;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
-use super::*;
+use super::{batch::MAX_BATCH_ENTRIES, *};
 
 /// Within this, whatever is bound to happen has happened. The tests' time is paused, so it passes
 /// at once where nothing happens.

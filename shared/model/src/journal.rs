@@ -38,7 +38,7 @@ pub struct Entry {
     /// How many times the message had been replayed by then.
     pub round: u32,
     /// When it happened.
-    #[serde(with = "millis")]
+    #[serde(with = "in_millis")]
     pub at: OffsetDateTime,
     /// What happened.
     pub event: Event,
@@ -313,29 +313,25 @@ impl Entry {
     }
 }
 
-/// Times as milliseconds since 1970, the precision at which queues carry them.
-mod millis {
+/// Times as queues carry them.
+mod in_millis {
     use serde::{Deserialize, Deserializer, Serializer, de};
     use time::OffsetDateTime;
 
-    const NANOS: i128 = 1_000_000;
+    use crate::millis;
 
     pub(super) fn serialize<S: Serializer>(
         at: &OffsetDateTime,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        let millis = at.unix_timestamp_nanos().div_euclid(NANOS);
-        serializer.serialize_i64(i64::try_from(millis).unwrap_or(i64::MAX))
+        serializer.serialize_i64(millis::of(*at))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<OffsetDateTime, D::Error> {
-        let millis = i64::deserialize(deserializer)?;
-        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * NANOS)
-            .map_err(de::Error::custom)?;
-        // RFC 3339 has no such years: the message could never be shown.
-        if at.year() < 0 {
+        let at = millis::time(i64::deserialize(deserializer)?).map_err(de::Error::custom)?;
+        if !millis::can_be_shown(&at) {
             return Err(de::Error::custom("is before the year 0"));
         }
         Ok(at)

@@ -12,6 +12,7 @@ pub mod ids;
 pub mod journal;
 pub mod key;
 pub mod message;
+pub mod millis;
 pub mod outcome;
 mod redacted;
 pub mod retry;

@@ -8,7 +8,7 @@ use roundtrip_model::SystemClock;
 use roundtrip_tls::RootsError;
 use serde::{Deserialize, Serialize};
 
-use crate::{SharedStore, embedded::SqliteChannels, mongo::MongoChannels};
+use crate::{SharedStore, embedded::SqliteStore, mongo::MongoStore};
 
 /// The store's section of the configuration.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,13 +166,13 @@ pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
                 problem: format!("'{url}' must be sqlite:PATH"),
             });
         }
-        let store = SqliteChannels::open(path, config.timeout).await?;
+        let store = SqliteStore::open(path, config.timeout).await?;
         return Ok(Arc::new(
             store.keeping(config.retention, Arc::new(SystemClock)),
         ));
     }
     if url.starts_with("mongodb://") || url.starts_with("mongodb+srv://") {
-        return Ok(Arc::new(MongoChannels::open(config)?));
+        return Ok(Arc::new(MongoStore::open(config)?));
     }
     Err(OpenError::Scheme(without_credentials(url)))
 }

@@ -34,12 +34,12 @@ use file::File;
 use retention::Retention;
 
 /// A store in a SQLite file.
-pub struct SqliteChannels {
+pub struct SqliteStore {
     file: Arc<File>,
     retention: Option<Retention>,
 }
 
-impl SqliteChannels {
+impl SqliteStore {
     /// Opens the file, and creates it and its folder where they are missing.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl SqliteChannels {
 
 /// The ways past the store, for the contract's harness.
 #[cfg(feature = "contract")]
-impl SqliteChannels {
+impl SqliteStore {
     /// Writes a document as another client would: as it is.
     ///
     /// # Errors
@@ -106,7 +106,7 @@ fn row(document: &Map<String, Value>) -> (String, String, String) {
 }
 
 #[async_trait]
-impl Channels for SqliteChannels {
+impl Channels for SqliteStore {
     async fn create(&self, channel: &Channel) -> Result<Version, StoreError> {
         let channel = canonical::channel(channel)?;
         let version = Version::of(&channel);

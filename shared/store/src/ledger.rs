@@ -7,6 +7,7 @@
 mod dead_letters;
 mod idempotency;
 mod journal;
+mod reached;
 mod replays;
 
 pub use dead_letters::{DeadFilter, DeadLetter, DeadLetters, DeadQueue};
@@ -15,6 +16,7 @@ pub use journal::{Detail, Journal, MAX_ENTRIES, MessageFilter, MessageRecord};
 pub use replays::{Progress, Replay, ReplaySource, ReplayStatus, Replays};
 
 pub(crate) use journal::first_message_id;
+pub(crate) use reached::Reached;
 
 /// The most messages, or dead letters, on one page.
 pub const MAX_PAGE: u16 = 1000;

@@ -17,7 +17,7 @@ pub mod embedded;
 pub mod filter;
 mod keys;
 mod ledger;
-pub mod mongo;
+mod mongo;
 mod page;
 mod pause;
 mod secrets;

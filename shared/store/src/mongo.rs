@@ -39,17 +39,17 @@ const DUPLICATE_KEY: i32 = 11000;
 /// changes all the time.
 const COMPARE_AND_SET_TRIES: usize = 3;
 
-/// Channels in MongoDB.
-pub struct MongoChannels {
+/// A store in a database of MongoDB's.
+pub(crate) struct MongoStore {
     connection: Connection,
 }
 
-impl MongoChannels {
+impl MongoStore {
     /// Prepares to connect. Nothing is waited for: the server may be away.
     ///
     /// # Errors
     /// The URL, or a setting beside it, is malformed.
-    pub fn open(config: &Config) -> Result<Self, OpenError> {
+    pub(crate) fn open(config: &Config) -> Result<Self, OpenError> {
         Ok(Self {
             connection: Connection::open(config)?,
         })
@@ -75,7 +75,7 @@ fn channels(database: &Database) -> Collection<Document> {
 }
 
 #[async_trait]
-impl Channels for MongoChannels {
+impl Channels for MongoStore {
     async fn create(&self, channel: &Channel) -> Result<Version, StoreError> {
         let channel = canonical::channel(channel)?;
         let version = Version::of(&channel);

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use roundtrip_model::{ChannelId, SealingKeys, Signer, SigningSecret};
+use roundtrip_model::{ChannelId, SealingKeys, Signer, SigningSecret, millis};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tracing::warn;
@@ -30,10 +30,8 @@ impl SealedSecret {
     /// Until when it signs.
     #[must_use]
     pub fn until(&self) -> Option<OffsetDateTime> {
-        const NANOS_PER_MILLI: i128 = 1_000_000;
-        let nanos = i128::from(self.until_ms?) * NANOS_PER_MILLI;
         // A time beyond all times was never reached.
-        OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()
+        millis::time(self.until_ms?).ok()
     }
 }
 

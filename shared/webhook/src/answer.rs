@@ -7,11 +7,11 @@ use reqwest::Response;
 use roundtrip_model::redacted;
 
 /// The most of an answer that is kept, for a log or a dead letter's reason.
-pub const EXCERPT_BYTES: usize = 1024;
+pub(crate) const EXCERPT_BYTES: usize = 1024;
 
 /// The most of an answer that is read, so that its connection can be used again; beyond it, a new
 /// connection is cheaper.
-pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// A character of four bytes may stand across the excerpt's end.
 const LONGEST_CHARACTER: usize = 4;

@@ -90,7 +90,7 @@ impl Webhook {
 
     /// As [`Webhook::post`], under this time limit instead of the configured one, and signed where
     /// there is a signer.
-    pub async fn post_within(
+    pub(crate) async fn post_within(
         &self,
         timeout: Duration,
         url: &Url,

@@ -12,7 +12,6 @@ mod courier;
 mod reach;
 mod retry_after;
 
-pub use answer::{EXCERPT_BYTES, MAX_ANSWER_BYTES};
 pub use client::Webhook;
 pub use config::{Config, ConfigError, MAX_CONCURRENCY, RetryConfig, window};
 pub use courier::{Courier, Overrides, Post, Told, Try};

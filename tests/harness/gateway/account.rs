@@ -77,8 +77,8 @@ impl TestGateway {
             .into_iter()
             .map(|parcel| parcel.id)
             .collect();
-        for request in servers.iter().flat_map(|server| server.received()) {
-            self.audit.text(&request.body);
+        for server in servers {
+            self.audit.take_in(server.audit());
         }
         let taken: Vec<_> = servers.iter().flat_map(|server| server.taken()).collect();
         let answered = servers.iter().flat_map(|server| server.answered());

@@ -1,7 +1,7 @@
 //! What the gateway answered to a request.
 
 use anyhow::ensure;
-use reqwest::header::HeaderMap;
+use reqwest::{Response, Version, header::HeaderMap};
 use serde_json::Value;
 
 /// The gateway's answer to a request.
@@ -13,9 +13,25 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// Its body.
     pub text: String,
+    /// The version of HTTP.
+    pub version: Version,
 }
 
 impl Answer {
+    pub(super) async fn of(response: Response) -> reqwest::Result<Self> {
+        Ok(Self {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            version: response.version(),
+            text: response.text().await?,
+        })
+    }
+
+    /// Its headers and its body.
+    pub(super) fn whole(&self) -> String {
+        format!("{:?}\n{}", self.headers, self.text)
+    }
+
     /// Its body as JSON; null where it is none.
     #[must_use]
     pub fn json(&self) -> Value {

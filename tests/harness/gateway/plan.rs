@@ -11,6 +11,7 @@ use std::{
 use anyhow::Context;
 
 use crate::{
+    audit::Audit,
     process::{Program, free_port, gateway_binary},
     realm::Realm,
 };
@@ -132,21 +133,25 @@ impl Plan {
         &self,
         folder: &Path,
         ingress: SocketAddr,
+        audit: &Audit,
     ) -> anyhow::Result<Vec<Program>> {
-        let ingress_alone = self.program("ingress", &["ingress"], folder, ingress)?;
+        let program = |name: &str, roles: &[&str]| {
+            let audit = audit.clone();
+            self.program(name, roles, folder, ingress, audit)
+        };
+        let ingress_alone = program("ingress", &["ingress"])?;
         if self.ingress_only {
             return Ok(vec![ingress_alone]);
         }
         if self.setup == Setup::Embedded {
-            return Ok(vec![self.program("all", &[], folder, ingress)?]);
+            return Ok(vec![program("all", &[])?]);
         }
         let mut programs = vec![ingress_alone];
         for number in 0..self.dispatchers {
-            let name = format!("dispatcher-{number}");
-            programs.push(self.program(&name, &["dispatcher"], folder, ingress)?);
+            programs.push(program(&format!("dispatcher-{number}"), &["dispatcher"])?);
         }
         for role in ["forwarder", "recorder"] {
-            programs.push(self.program(role, &[role], folder, ingress)?);
+            programs.push(program(role, &[role])?);
         }
         Ok(programs)
     }
@@ -157,6 +162,7 @@ impl Plan {
         roles: &[&str],
         folder: &Path,
         ingress: SocketAddr,
+        audit: Audit,
     ) -> anyhow::Result<Program> {
         let operations = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let mut args = vec!["serve".to_owned()];
@@ -189,6 +195,7 @@ impl Plan {
             env: env.into_iter().collect(),
             folder: folder.to_owned(),
             operations,
+            audit,
         })
     }
 

@@ -1,13 +1,14 @@
 //! What a test asks of its gateway, by the API.
 //!
-//! Invariant: every answer is looked through for secrets, and goes into the account.
+//! Invariant: every answer is looked through for secrets; what is asked by [`TestGateway::request`], and
+//! by what is made of it, goes into the account.
 
 use std::time::Duration;
 
-use reqwest::{Method, header::CONTENT_TYPE};
+use reqwest::{Method, RequestBuilder, header::CONTENT_TYPE};
 use serde_json::json;
 
-use super::{Answer, OPERATOR_KEY, TestGateway, answer::text};
+use super::{Answer, OPERATOR_KEY, Raw, TestGateway, answer::text};
 
 /// How long a request may take to be answered.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
@@ -45,7 +46,6 @@ impl TestGateway {
         let mut request = self
             .client
             .request(method, self.url(path))
-            .timeout(ANSWER_LIMIT)
             .body(body.clone());
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -53,15 +53,28 @@ impl TestGateway {
         if let Some(key) = key {
             request = request.bearer_auth(key);
         }
-        let response = request.send().await?;
-        let answer = Answer {
-            status: response.status().as_u16(),
-            headers: response.headers().clone(),
-            text: response.text().await?,
-        };
-        self.audit.answer(&answer);
+        let answer = self.exchange(request).await?;
         self.enter(path, &body, &answer);
         Ok(answer)
+    }
+
+    /// Exchanges a request of a test's own client for its answer; what it accepted goes into no
+    /// account.
+    ///
+    /// # Errors
+    /// If no answer comes.
+    pub async fn exchange(&self, request: RequestBuilder) -> anyhow::Result<Answer> {
+        let answer = Answer::of(request.timeout(ANSWER_LIMIT).send().await?).await?;
+        self.audit.answer(answer.status, &answer.whole());
+        Ok(answer)
+    }
+
+    /// Connects, for a test that writes byte by byte; what it accepted goes into no account.
+    ///
+    /// # Errors
+    /// If nobody listens.
+    pub async fn connect(&self) -> anyhow::Result<Raw> {
+        Raw::open(self.ingress, self.audit.clone()).await
     }
 
     /// Posts JSON.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use axum::{Json as JsonBody, extract::State};
-use roundtrip_model::{ChannelId, SigningSecret, signing::MAX_SECRETS};
+use roundtrip_model::{ChannelId, SigningSecret, millis, signing::MAX_SECRETS};
 use roundtrip_store::{SealedSecret, StoreError};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -106,7 +106,7 @@ fn rotated(
     now: OffsetDateTime,
     overlap: Duration,
 ) -> Vec<SealedSecret> {
-    let now = milliseconds(now);
+    let now = millis::of(now);
     let overlap = i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX);
     let end = now.saturating_add(overlap);
     let newest = SealedSecret {
@@ -124,11 +124,6 @@ fn rotated(
         .collect()
 }
 
-fn milliseconds(at: OffsetDateTime) -> i64 {
-    const NANOS: i128 = 1_000_000;
-    i64::try_from(at.unix_timestamp_nanos().div_euclid(NANOS)).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use time::macros::datetime;
@@ -144,7 +139,7 @@ mod tests {
         for (number, (since, overlap)) in rotations.iter().enumerate() {
             secrets = rotated(number.to_string(), &secrets, NOW + *since, *overlap);
         }
-        let since = |until: i64| (until - milliseconds(NOW)) / 3_600_000;
+        let since = |until: i64| (until - millis::of(NOW)) / 3_600_000;
         secrets
             .into_iter()
             .map(|secret| (secret.sealed, secret.until_ms.map(since)))

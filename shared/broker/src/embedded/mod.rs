@@ -45,7 +45,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use roundtrip_model::Clock;
+use roundtrip_model::{Clock, millis};
 use tokio::{
     sync::{Semaphore, oneshot},
     time::{Instant, timeout, timeout_at},
@@ -63,17 +63,17 @@ use crate::{
 
 /// How many publishes may wait for the writer at once; further ones wait for one of these, within
 /// their time limit. Settlements need no such bound: the windows bound them.
-pub const MAX_WAITING_PUBLISHES: usize = 4096;
+const MAX_WAITING_PUBLISHES: usize = 4096;
 
 /// The largest body; SQLite itself ends at about a gigabyte.
-pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
+const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
 /// A consumer gets nothing further while the bodies that it holds reach this: a window is counted
 /// in parcels, and a backlog of long ones would take many times the memory that it was meant to.
-pub const MAX_WINDOW_BYTES: usize = 64 * 1024 * 1024;
+const MAX_WINDOW_BYTES: usize = 64 * 1024 * 1024;
 
 /// The embedded engine.
-pub struct Embedded {
+pub(crate) struct Embedded {
     commands: mpsc::Sender<Command>,
     /// Where publishes wait their turn; a permit goes with the publish to the writer.
     room: Arc<Semaphore>,
@@ -88,7 +88,7 @@ impl Embedded {
     ///
     /// # Errors
     /// See [`OpenError`]; [`OpenError::InUse`] where another process has it open.
-    pub async fn open(
+    pub(crate) async fn open(
         path: &str,
         config: &Config,
         clock: Arc<dyn Clock>,
@@ -181,7 +181,7 @@ impl Broker for Embedded {
             )));
         }
         // As it will be when it is read back, whichever way it takes.
-        parcel.accepted_at = timeline::from_millis(timeline::millis(parcel.accepted_at));
+        parcel.accepted_at = timeline::time_of_day(millis::of(parcel.accepted_at));
         self.take(route.queue(), parcel).await
     }
 

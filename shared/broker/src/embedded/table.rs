@@ -1,7 +1,7 @@
 //! The one table, in SQL. Nothing here decides anything.
 
 use bytes::Bytes;
-use roundtrip_model::{DeadReason, decision::DeadKind};
+use roundtrip_model::{DeadReason, decision::DeadKind, millis};
 use rusqlite::{Connection, OptionalExtension, Params, Row, TransactionBehavior, params};
 
 use super::timeline;
@@ -225,7 +225,7 @@ impl Change<'_> {
                     code(queue),
                     key.due,
                     parcel.tries,
-                    timeline::millis(parcel.accepted_at),
+                    millis::of(parcel.accepted_at),
                     parcel.id,
                     &parcel.body[..],
                     parcel.round,
@@ -280,7 +280,7 @@ fn parcel(row: &Row<'_>) -> rusqlite::Result<(Key, Parcel)> {
         id: row.get(2)?,
         tries: row.get(3)?,
         round: row.get(7)?,
-        accepted_at: timeline::from_millis(row.get(4)?),
+        accepted_at: timeline::time_of_day(row.get(4)?),
         dead: dead.map(|text| reason(&text)),
         body: Bytes::copy_from_slice(row.get_ref(6)?.as_blob()?),
     };

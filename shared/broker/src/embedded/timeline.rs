@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use roundtrip_model::Clock;
+use roundtrip_model::{Clock, millis};
 use time::OffsetDateTime;
 
 /// The longest delay that is kept: keeps sums of times far from overflowing.
@@ -26,7 +26,7 @@ pub(super) struct Timeline {
 impl Timeline {
     pub(super) fn start(clock: &dyn Clock) -> Self {
         Self {
-            started_at: millis(clock.now()),
+            started_at: millis::of(clock.now()),
             started: Instant::now(),
         }
     }
@@ -47,19 +47,10 @@ fn whole_millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A time of day in milliseconds.
-pub(super) fn millis(at: OffsetDateTime) -> i64 {
-    let nanos = at.unix_timestamp_nanos();
-    i64::try_from(nanos.div_euclid(NANOS_IN_MILLI)).unwrap_or(i64::MAX)
-}
-
 /// The time of day that this many milliseconds stand for.
-pub(super) fn from_millis(millis: i64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * NANOS_IN_MILLI)
+pub(super) fn time_of_day(millis: i64) -> OffsetDateTime {
+    millis::time(millis)
         .ok()
-        // RFC 3339, in which it will be shown, has no years before 0.
-        .filter(|at| at.year() >= 0)
+        .filter(millis::can_be_shown)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
-
-const NANOS_IN_MILLI: i128 = 1_000_000;

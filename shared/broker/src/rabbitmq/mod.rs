@@ -63,7 +63,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 const MAX_NAMESPACE: usize = 200;
 
 /// The engine.
-pub struct RabbitMq {
+pub(crate) struct RabbitMq {
     engine: Arc<Engine>,
 }
 
@@ -89,7 +89,7 @@ impl RabbitMq {
     /// # Errors
     /// [`OpenError::Url`], [`OpenError::Setting`] or [`OpenError::Roots`] where the URL, the namespace
     /// or the certificate authorities cannot be used.
-    pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+    pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let endpoint = Endpoint::of(config)?;
         if config.namespace.len() > MAX_NAMESPACE {
             let problem = format!("must not be longer than {MAX_NAMESPACE} bytes");

@@ -20,7 +20,7 @@ use lapin::{
     message::Delivery,
     types::{AMQPValue, FieldTable, ShortString},
 };
-use roundtrip_model::{Clock, DeadReason, decision::DeadKind};
+use roundtrip_model::{Clock, DeadReason, decision::DeadKind, millis};
 use serde::de::{IntoDeserializer, value::Error as DecodeError};
 use time::OffsetDateTime;
 
@@ -69,7 +69,7 @@ impl Outgoing {
         }
         headers.insert(
             ACCEPTED_AT.into(),
-            AMQPValue::LongLongInt(millis(parcel.accepted_at)),
+            AMQPValue::LongLongInt(millis::of(parcel.accepted_at)),
         );
         if let Some(reason) = &parcel.dead {
             let detail = &reason.detail[..reason.detail.floor_char_boundary(MAX_DETAIL)];
@@ -102,12 +102,12 @@ pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Par
     let empty = FieldTable::default();
     let headers = properties.headers().as_ref().unwrap_or(&empty);
     let accepted_at = integer(headers, ACCEPTED_AT)
-        .and_then(from_millis)
+        .and_then(|millis| millis::time(millis).ok())
         .or_else(|| {
             let seconds = i64::try_from((*properties.timestamp())?).ok()?;
             OffsetDateTime::from_unix_timestamp(seconds).ok()
         })
-        .filter(can_be_shown)
+        .filter(millis::can_be_shown)
         .unwrap_or_else(|| clock.now());
     Parcel {
         id: properties.message_id().as_ref().map_or_else(
@@ -184,20 +184,6 @@ fn integer(headers: &FieldTable, name: &str) -> Option<i64> {
     })
 }
 
-fn millis(at: OffsetDateTime) -> i64 {
-    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or_default()
-}
-
-/// RFC 3339 has no years before 0. A dead letter of such a year could not be shown, nor the page that
-/// it is on.
-fn can_be_shown(at: &OffsetDateTime) -> bool {
-    at.year() >= 0
-}
-
-fn from_millis(millis: i64) -> Option<OffsetDateTime> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use lapin::types::FieldArray;
@@ -236,7 +222,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_parcel_comes_back_as_it_was(id in "[a-z0-9_]{1,40}", tries: u32, round: u32, millis in 0_i64..4_000_000_000_000, body: Vec<u8>) {
-            let parcel = Parcel { id, tries, round, accepted_at: from_millis(millis).unwrap(), dead: None, body: body.into() };
+            let parcel = Parcel { id, tries, round, accepted_at: millis::time(millis).unwrap(), dead: None, body: body.into() };
             prop_assert_eq!(round_trip(parcel.clone(), Queue::Outbound), parcel);
         }
     }

@@ -5,12 +5,12 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use roundtrip_model::{DeadReason, ReplayId};
+use roundtrip_model::{DeadReason, ReplayId, millis};
 use rusqlite::{Connection, Row, Transaction, params, params_from_iter};
 
 use super::{
-    SqliteChannels, away,
-    rows::{Columns, Conditions, millis, millis_from, name},
+    SqliteStore, away,
+    rows::{Columns, Conditions, counted, name},
 };
 use crate::{DeadFilter, DeadLetter, DeadLetters, MAX_PAGE, StoreError};
 
@@ -29,7 +29,7 @@ const COUNT_REPLAYED: &str =
     "SELECT count(*) FROM dead_letters WHERE replayed_by = ?1 AND dead_id > ?2";
 
 #[async_trait]
-impl DeadLetters for SqliteChannels {
+impl DeadLetters for SqliteStore {
     async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
         if letters.is_empty() {
             return Ok(());
@@ -71,11 +71,7 @@ impl DeadLetters for SqliteChannels {
         let (by, after) = (by.to_string(), after.unwrap_or_default().to_owned());
         self.file
             .run(move |connection, _| {
-                let count: i64 = connection
-                    .prepare_cached(COUNT_REPLAYED)
-                    .and_then(|mut count| count.query_row((by, after), |row| row.get(0)))
-                    .map_err(away)?;
-                Ok(count.unsigned_abs())
+                counted(connection, COUNT_REPLAYED, (by, after)).map_err(away)
             })
             .await
     }
@@ -124,8 +120,8 @@ pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
     );
     conditions.maybe("session_id = ?", session.as_ref().map(ToString::to_string));
     conditions.maybe("reason = ?", reason.map(|kind| kind.as_str().to_owned()));
-    conditions.maybe("dead_at >= ?", since.map(millis_from));
-    conditions.maybe("dead_at < ?", until.map(millis_from));
+    conditions.maybe("dead_at >= ?", since.map(millis::not_before));
+    conditions.maybe("dead_at < ?", until.map(millis::not_before));
     conditions
 }
 
@@ -143,8 +139,8 @@ fn bury(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> rusqlite::Resu
             letter.reason.detail,
             letter.tries,
             letter.round,
-            millis(letter.accepted_at),
-            millis(letter.dead_at),
+            millis::of(letter.accepted_at),
+            millis::of(letter.dead_at),
             &letter.body[..],
         ])?;
     }
@@ -192,10 +188,8 @@ pub(super) fn count_sql(conditions: &Conditions) -> String {
 }
 
 fn count(connection: &Connection, conditions: &Conditions) -> rusqlite::Result<u64> {
-    let count: i64 = connection
-        .prepare_cached(&count_sql(conditions))?
-        .query_row(params_from_iter(&conditions.values), |row| row.get(0))?;
-    Ok(count.unsigned_abs())
+    let values = params_from_iter(&conditions.values);
+    counted(connection, &count_sql(conditions), values)
 }
 
 fn mark(transaction: &Transaction<'_>, dead_ids: &[String], by: &str) -> rusqlite::Result<()> {

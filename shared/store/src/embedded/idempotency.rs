@@ -6,14 +6,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use roundtrip_model::MessageId;
+use roundtrip_model::{MessageId, millis};
 use rusqlite::{OptionalExtension, Transaction};
 use time::OffsetDateTime;
 
-use super::{
-    SqliteChannels, away,
-    rows::{Columns, millis},
-};
+use super::{SqliteStore, away, rows::Columns};
 use crate::{Idempotency, Reservation, StoreError};
 
 const INSERT: &str = "
@@ -24,7 +21,7 @@ const COMPLETE: &str = "UPDATE idempotency SET done = 1 WHERE key = ?1 AND messa
 const RELEASE: &str = "DELETE FROM idempotency WHERE key = ?1 AND message_id = ?2 AND done = 0";
 
 #[async_trait]
-impl Idempotency for SqliteChannels {
+impl Idempotency for SqliteStore {
     async fn reserve(
         &self,
         key: &str,
@@ -37,8 +34,8 @@ impl Idempotency for SqliteChannels {
             key: key.to_owned(),
             fingerprint: fingerprint.to_owned(),
             message_id: *message_id,
-            now: millis(now),
-            lease_until: millis(now + lease),
+            now: millis::of(now),
+            lease_until: millis::of(now + lease),
         };
         self.file
             .write(move |transaction| reserve(transaction, &request).map_err(away))
@@ -54,7 +51,7 @@ impl Idempotency for SqliteChannels {
     }
 }
 
-impl SqliteChannels {
+impl SqliteStore {
     async fn change(
         &self,
         sql: &'static str,

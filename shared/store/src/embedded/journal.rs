@@ -3,18 +3,19 @@
 //! Invariant: all entries of a call are recorded or none, and an entry that is there already is
 //! left as it is.
 
-use std::collections::HashMap;
-
 use async_trait::async_trait;
-use roundtrip_model::{Entry, Event, MessageId, journal::Content};
+use roundtrip_model::{Entry, Event, MessageId, journal::Content, millis};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_from_iter};
 use serde_json::value::RawValue;
 
 use super::{
-    SqliteChannels, away,
-    rows::{Columns, Conditions, millis},
+    SqliteStore, away,
+    rows::{Columns, Conditions, counted},
 };
-use crate::{Detail, Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, StoreError};
+use crate::{
+    Detail, Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, StoreError,
+    ledger::Reached,
+};
 
 /// What stands in the place of an `Accepted`, whose content is kept beside the entries.
 const ACCEPTED: &str = r#""accepted""#;
@@ -44,7 +45,7 @@ const TIMELINE: &str = "
     ORDER BY at DESC, entry_id DESC";
 
 #[async_trait]
-impl Journal for SqliteChannels {
+impl Journal for SqliteStore {
     async fn record(&self, entries: &[Entry]) -> Result<(), StoreError> {
         if entries.is_empty() {
             return Ok(());
@@ -94,7 +95,6 @@ impl Journal for SqliteChannels {
 fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached(INSERT_ENTRY)?;
     let mut content = transaction.prepare_cached(INSERT_CONTENT)?;
-    let mut furthest = HashMap::new();
     for entry in entries {
         let message_id = entry.message_id.to_string();
         let event = match &entry.event {
@@ -105,51 +105,27 @@ fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<
             event => serde_json::to_string(event).map_err(unwritable)?,
         };
         let entry_id = entry.entry_id.to_string();
-        insert.execute((message_id, millis(entry.at), entry_id, entry.round, event))?;
-        furthest
-            .entry(entry.message_id)
-            .and_modify(|far: &mut Far<'_>| far.take(entry))
-            .or_insert_with(|| Far::at(entry));
+        insert.execute((
+            message_id,
+            millis::of(entry.at),
+            entry_id,
+            entry.round,
+            event,
+        ))?;
     }
     let mut advance = transaction.prepare_cached(ADVANCE)?;
-    for far in furthest.values() {
-        let position = far.position;
+    for reached in Reached::by(entries) {
         advance.execute(params![
-            far.entry.message_id.to_string(),
-            far.entry.channel_id.as_str(),
-            far.entry.session_id.as_str(),
-            position.state.as_str(),
-            position.rank,
-            far.round,
-            far.updated_at,
+            reached.entry.message_id.to_string(),
+            reached.entry.channel_id.as_str(),
+            reached.entry.session_id.as_str(),
+            reached.position.state.as_str(),
+            reached.position.rank,
+            reached.round,
+            millis::of(reached.updated_at),
         ])?;
     }
     Ok(())
-}
-
-/// How far some entries bring a message.
-struct Far<'a> {
-    entry: &'a Entry,
-    position: roundtrip_model::journal::Position,
-    round: u32,
-    updated_at: i64,
-}
-
-impl<'a> Far<'a> {
-    fn at(entry: &'a Entry) -> Self {
-        Self {
-            entry,
-            position: entry.position(),
-            round: entry.round,
-            updated_at: millis(entry.at),
-        }
-    }
-
-    fn take(&mut self, entry: &Entry) {
-        self.position = self.position.max(entry.position());
-        self.round = self.round.max(entry.round);
-        self.updated_at = self.updated_at.max(millis(entry.at));
-    }
 }
 
 fn unwritable(error: serde_json::Error) -> rusqlite::Error {
@@ -268,8 +244,5 @@ fn page(
 
 fn count(connection: &Connection, conditions: &Conditions) -> rusqlite::Result<u64> {
     let sql = format!("SELECT count(*) FROM messages {}", conditions.sql());
-    let count: i64 = connection
-        .prepare_cached(&sql)?
-        .query_row(params_from_iter(&conditions.values), |row| row.get(0))?;
-    Ok(count.unsigned_abs())
+    counted(connection, &sql, params_from_iter(&conditions.values))
 }

@@ -6,13 +6,13 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyBounds, KeyHash};
+use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyBounds, KeyHash, millis};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use time::OffsetDateTime;
 
 use super::{
-    SqliteChannels, away,
-    rows::{Columns, millis, name},
+    SqliteStore, away,
+    rows::{Columns, name},
 };
 use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, MAX_PAGE, StoreError};
 
@@ -40,12 +40,12 @@ const REVOKE: &str = "
     WHERE key_id = ?1 AND revoked_at IS NULL";
 
 #[async_trait]
-impl ApiKeys for SqliteChannels {
+impl ApiKeys for SqliteStore {
     async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError> {
         let key = key.clone();
         self.file
             .write(move |transaction| {
-                let now = millis(key.created_at);
+                let now = millis::of(key.created_at);
                 if let Some(one) = key.made_under {
                     let active = count(transaction, COUNT_UNDER, params![now, one.to_string()])?;
                     if active >= i64::from(MAX_KEYS_UNDER_ONE) {
@@ -83,7 +83,7 @@ impl ApiKeys for SqliteChannels {
                     limit.min(MAX_PAGE),
                     array(within.channels.as_ref()).map_err(away)?,
                     within.rate_per_second,
-                    within.expires_at.map(millis),
+                    within.expires_at.map(millis::of),
                 ];
                 rows(connection, PAGE, values).map_err(away)
             })
@@ -91,7 +91,7 @@ impl ApiKeys for SqliteChannels {
     }
 
     async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError> {
-        let now = millis(now);
+        let now = millis::of(now);
         self.file
             .run(move |connection, _| {
                 rows(connection, ACTIVE, params![now, MAX_ACTIVE_KEYS]).map_err(away)
@@ -108,7 +108,7 @@ impl ApiKeys for SqliteChannels {
         self.file
             .write(move |transaction| {
                 transaction
-                    .execute(REVOKE, params![id.to_string(), millis(now)])
+                    .execute(REVOKE, params![id.to_string(), millis::of(now)])
                     .and_then(|_| read(transaction, &id))
                     .map_err(away)
             })
@@ -138,10 +138,10 @@ fn insert(transaction: &Transaction<'_>, key: &ApiKey) -> rusqlite::Result<()> {
         name(key.role),
         array(key.channels.as_ref())?,
         key.rate_per_second,
-        millis(key.created_at),
-        key.expires_at.map(millis),
-        key.revoked_at.map(millis),
-        key.ends_at().map(millis),
+        millis::of(key.created_at),
+        key.expires_at.map(millis::of),
+        key.revoked_at.map(millis::of),
+        key.ends_at().map(millis::of),
         key.made_under.map(|one| one.to_string()),
         key.hash.as_bytes(),
     ];

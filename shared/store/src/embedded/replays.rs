@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use roundtrip_model::ReplayId;
+use roundtrip_model::{ReplayId, millis};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use time::OffsetDateTime;
 
 use super::{
-    SqliteChannels, away,
-    rows::{Columns, count, millis, name},
+    SqliteStore, away,
+    rows::{Columns, count, name},
 };
 use crate::{Progress, Replay, ReplayStatus, Replays, StoreError};
 
@@ -34,7 +34,7 @@ const END: &str = "
     UPDATE replays SET status = ?2, ended_at = ?3 WHERE replay_id = ?1 AND status = 'running'";
 
 #[async_trait]
-impl Replays for SqliteChannels {
+impl Replays for SqliteStore {
     async fn create_replay(&self, replay: &Replay) -> Result<(), StoreError> {
         let replay = replay.clone();
         self.file
@@ -61,7 +61,7 @@ impl Replays for SqliteChannels {
                 transaction
                     .prepare_cached(CLAIM)
                     .and_then(|mut claim| {
-                        let values = params![owner, millis(now), millis(now + lease)];
+                        let values = params![owner, millis::of(now), millis::of(now + lease)];
                         claim.query_row(values, replay).optional()
                     })
                     .map_err(away)
@@ -88,7 +88,7 @@ impl Replays for SqliteChannels {
                             count(progress.replayed),
                             count(progress.skipped),
                             progress.cursor,
-                            millis(lease_until),
+                            millis::of(lease_until),
                         ];
                         advance.query_row(values, replay).optional()
                     })
@@ -107,7 +107,7 @@ impl Replays for SqliteChannels {
         let id = *id;
         self.file
             .write(move |transaction| {
-                let values = params![id.to_string(), name(status), millis(now)];
+                let values = params![id.to_string(), name(status), millis::of(now)];
                 transaction.execute(END, values).map_err(away)?;
                 read(transaction, &id).map_err(away)
             })
@@ -127,8 +127,8 @@ fn insert(connection: &Connection, replay: &Replay) -> rusqlite::Result<()> {
         count(replay.progress.replayed),
         count(replay.progress.skipped),
         replay.progress.cursor,
-        millis(replay.created_at),
-        replay.ended_at.map(millis),
+        millis::of(replay.created_at),
+        replay.ended_at.map(millis::of),
     ];
     connection.execute(INSERT, values).map(drop)
 }

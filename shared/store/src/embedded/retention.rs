@@ -5,12 +5,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use roundtrip_model::Clock;
+use roundtrip_model::{Clock, millis};
 use rusqlite::Transaction;
 use tokio::{task::JoinHandle, time};
 use tracing::warn;
 
-use super::{away, file::File, rows::millis};
+use super::{away, file::File};
 use crate::{StoreError, ledger::first_message_id};
 
 /// How long to wait between two rounds.
@@ -32,7 +32,7 @@ impl Retention {
         Self(tokio::spawn(async move {
             loop {
                 // Another process may hold the file for a while; the next round is soon enough.
-                if let Err(error) = forget(&file, millis(clock.now() - keep)).await {
+                if let Err(error) = forget(&file, millis::of(clock.now() - keep)).await {
                     warn!(%error, source = ?std::error::Error::source(&error), "what is old could not all be forgotten");
                 }
                 time::sleep(PAUSE).await;
@@ -91,10 +91,9 @@ fn messages(
          WHERE message_id > ?1 AND message_id < ?2 AND updated_at < ?3
          ORDER BY message_id LIMIT ?4",
     )?;
-    let ids = find.query_map(
-        (after, first_message_id(before.into()), before, STEP),
-        |row| row.get(0),
-    )?;
+    let ids = find.query_map((after, first_message_id(before), before, STEP), |row| {
+        row.get(0)
+    })?;
     let ids: Vec<String> = ids.collect::<Result<_, _>>()?;
     for sql in [
         "DELETE FROM entries WHERE message_id = ?1",

@@ -4,30 +4,28 @@
 
 use std::str::FromStr;
 
+use roundtrip_model::millis;
 use rusqlite::{
-    Row,
+    Connection, Params, Row,
     types::{Type, Value},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
-const NANOS_PER_MILLI: i128 = 1_000_000;
-
-/// A time as it is stored: milliseconds since 1970, the rest cut off.
-pub(super) fn millis(at: OffsetDateTime) -> i64 {
-    let millis = at.unix_timestamp_nanos().div_euclid(NANOS_PER_MILLI);
-    i64::try_from(millis).unwrap_or(i64::MAX)
-}
-
-/// The first stored time that is not before this one.
-pub(super) fn millis_from(at: OffsetDateTime) -> i64 {
-    let millis = -((-at.unix_timestamp_nanos()).div_euclid(NANOS_PER_MILLI));
-    i64::try_from(millis).unwrap_or(i64::MAX)
-}
-
 /// A count as it is stored.
 pub(super) fn count(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// What a `SELECT count(*)` has counted.
+pub(super) fn counted(
+    connection: &Connection,
+    sql: &str,
+    values: impl Params,
+) -> rusqlite::Result<u64> {
+    let mut select = connection.prepare_cached(sql)?;
+    let counted: i64 = select.query_row(values, |row| row.get(0))?;
+    Ok(counted.unsigned_abs())
 }
 
 /// The name that a variant has in JSON, as it is stored.
@@ -84,8 +82,7 @@ impl Columns<'_> {
 }
 
 fn time(millis: i64) -> rusqlite::Result<OffsetDateTime> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * NANOS_PER_MILLI)
-        .map_err(unreadable)
+    millis::time(millis).map_err(unreadable)
 }
 
 fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {

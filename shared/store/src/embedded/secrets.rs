@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use roundtrip_model::ChannelId;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{SqliteChannels, away};
+use super::{SqliteStore, away};
 use crate::{SealedSecret, Secrets, StoreError, secrets::newest};
 
 const SELECT: &str = "SELECT secrets FROM channel_secrets WHERE channel_id = ?1";
@@ -13,7 +13,7 @@ const REPLACE: &str =
 const DELETE: &str = "DELETE FROM channel_secrets WHERE channel_id = ?1";
 
 #[async_trait]
-impl Secrets for SqliteChannels {
+impl Secrets for SqliteStore {
     async fn secrets(&self, id: &ChannelId) -> Result<Vec<SealedSecret>, StoreError> {
         let id = id.clone();
         self.file

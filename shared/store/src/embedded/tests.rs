@@ -18,10 +18,10 @@ fn channel(id: &str) -> Channel {
 async fn the_file_and_its_folder_are_created_and_found_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data/of/the/store.db");
-    let store = SqliteChannels::open(&path, TIMEOUT).await.unwrap();
+    let store = SqliteStore::open(&path, TIMEOUT).await.unwrap();
     store.create(&channel("c")).await.unwrap();
     drop(store);
-    let store = SqliteChannels::open(&path, TIMEOUT).await.unwrap();
+    let store = SqliteStore::open(&path, TIMEOUT).await.unwrap();
     assert_eq!(
         store.get(&"c".parse().unwrap()).await.unwrap().channel,
         channel("c")
@@ -36,7 +36,7 @@ async fn what_is_made_can_be_read_by_nobody_else() {
 
     let folder = tempfile::tempdir().unwrap();
     let made = folder.path().join("data");
-    let store = SqliteChannels::open(&made.join("store.db"), TIMEOUT).await;
+    let store = SqliteStore::open(&made.join("store.db"), TIMEOUT).await;
     store.unwrap().create(&channel("c")).await.unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&made), 0o700);
@@ -50,7 +50,7 @@ async fn what_is_made_can_be_read_by_nobody_else() {
 async fn two_stores_share_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
-    let open = || SqliteChannels::open(&path, TIMEOUT);
+    let open = || SqliteStore::open(&path, TIMEOUT);
     let (one, other) = tokio::join!(open(), open());
     let (one, other) = (one.unwrap(), other.unwrap());
     one.create(&channel("c")).await.unwrap();
@@ -73,7 +73,7 @@ async fn a_file_of_version_1_keeps_its_channels_and_gets_what_it_lacks() {
         .unwrap();
 
     // Two processes start with the new version at once, and one later.
-    let open = || SqliteChannels::open(&path, TIMEOUT);
+    let open = || SqliteStore::open(&path, TIMEOUT);
     let (one, other) = tokio::join!(open(), open());
     for store in [one.unwrap(), other.unwrap(), open().await.unwrap()] {
         let kept = store.get(&"c".parse().unwrap()).await.unwrap();
@@ -87,10 +87,10 @@ async fn a_file_of_version_1_keeps_its_channels_and_gets_what_it_lacks() {
 async fn a_file_of_a_newer_schema_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
-    drop(SqliteChannels::open(&path, TIMEOUT).await.unwrap());
+    drop(SqliteStore::open(&path, TIMEOUT).await.unwrap());
     let connection = Connection::open(&path).unwrap();
     connection.pragma_update(None, "user_version", 99).unwrap();
-    let refused = SqliteChannels::open(&path, TIMEOUT).await.err();
+    let refused = SqliteStore::open(&path, TIMEOUT).await.err();
     assert!(
         matches!(refused, Some(OpenError::Newer { found: 99, .. })),
         "{refused:?}"
@@ -103,7 +103,7 @@ async fn another_programs_file_is_refused_and_left_as_it_is() {
     let path = folder.path().join("other.db");
     let connection = Connection::open(&path).unwrap();
     connection.execute("CREATE TABLE other (x)", []).unwrap();
-    let refused = SqliteChannels::open(&path, TIMEOUT).await.err();
+    let refused = SqliteStore::open(&path, TIMEOUT).await.err();
     assert!(
         matches!(refused, Some(OpenError::Foreign { .. })),
         "{refused:?}"
@@ -118,7 +118,7 @@ async fn another_programs_file_is_refused_and_left_as_it_is() {
 async fn no_more_keys_are_active_than_can_be() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
-    let store = SqliteChannels::open(&path, TIMEOUT).await.unwrap();
+    let store = SqliteStore::open(&path, TIMEOUT).await.unwrap();
     let now = time::macros::datetime!(2026-03-01 0:00 UTC);
     let key = || {
         let new = NewKey {
@@ -154,7 +154,7 @@ async fn no_more_keys_are_active_than_can_be() {
 async fn a_file_that_is_locked_for_too_long_is_away() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
-    let store = SqliteChannels::open(&path, Duration::from_millis(100))
+    let store = SqliteStore::open(&path, Duration::from_millis(100))
         .await
         .unwrap();
     let mut connection = Connection::open(&path).unwrap();

@@ -4,7 +4,7 @@
 //! came.
 
 use async_trait::async_trait;
-use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State, journal::Content};
+use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State, journal::Content, millis};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -119,18 +119,15 @@ impl MessageFilter {
     /// on, and before the second. An id begins with the milliseconds of its making, so these
     /// beginnings of ids compare with whole ones as texts.
     pub(crate) fn id_bounds(&self) -> (Option<String>, Option<String>) {
-        let bound = |at: OffsetDateTime| {
-            // The first millisecond that is not before this time.
-            first_message_id(-((-at.unix_timestamp_nanos()).div_euclid(1_000_000)))
-        };
+        let bound = |at: OffsetDateTime| first_message_id(millis::not_before(at));
         (self.since.map(bound), self.until.map(bound))
     }
 }
 
 /// How the ids of messages begin that were made in this millisecond since 1970.
-pub(crate) fn first_message_id(millis: i128) -> String {
+pub(crate) fn first_message_id(millis: i64) -> String {
     format!("msg_{:012x}", millis.clamp(0, MAX_ID_MILLIS))
 }
 
 /// The greatest time that an id holds: 48 bits of milliseconds.
-const MAX_ID_MILLIS: i128 = (1 << 48) - 1;
+const MAX_ID_MILLIS: i64 = (1 << 48) - 1;

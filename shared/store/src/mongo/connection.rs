@@ -245,7 +245,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mongo::MongoChannels;
+    use crate::mongo::MongoStore;
 
     /// Nobody listens there: the port is reserved.
     const AWAY: &str = "mongodb://127.0.0.1:1/";
@@ -294,7 +294,7 @@ mod tests {
             (bad_database, "database"),
             (no_connections, "max_connections"),
         ] {
-            let Err(OpenError::Setting { setting, problem }) = MongoChannels::open(&config) else {
+            let Err(OpenError::Setting { setting, problem }) = MongoStore::open(&config) else {
                 panic!("opened {config:?}")
             };
             assert_eq!(setting, named, "{problem}");

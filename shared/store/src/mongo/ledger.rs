@@ -18,12 +18,12 @@ use mongodb::{
     Cursor,
     error::{Error, ErrorKind},
 };
-use roundtrip_model::ChannelId;
+use roundtrip_model::{ChannelId, millis};
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use tracing::warn;
 
-use super::{DUPLICATE_KEY, away};
+use super::{DUPLICATE_KEY, away, is_duplicate_key};
 use crate::StoreError;
 
 /// The collections.
@@ -34,18 +34,14 @@ pub(super) const REPLAYS: &str = "replays";
 pub(super) const IDEMPOTENCY: &str = "idempotency";
 pub(super) const API_KEYS: &str = "api_keys";
 
-const NANOS_PER_MILLI: i128 = 1_000_000;
-
 /// A time as it is stored, the rest of its millisecond cut off.
 fn stored(at: OffsetDateTime) -> DateTime {
-    let millis = at.unix_timestamp_nanos().div_euclid(NANOS_PER_MILLI);
-    DateTime::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))
+    DateTime::from_millis(millis::of(at))
 }
 
 /// The first stored time that is not before this one.
 fn stored_from(at: OffsetDateTime) -> DateTime {
-    let millis = -(-at.unix_timestamp_nanos()).div_euclid(NANOS_PER_MILLI);
-    DateTime::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))
+    DateTime::from_millis(millis::not_before(at))
 }
 
 /// The stored time that is this much later.
@@ -55,8 +51,7 @@ fn later(at: DateTime, by: std::time::Duration) -> DateTime {
 }
 
 fn read_time(at: DateTime) -> Result<OffsetDateTime, Unreadable> {
-    let nanos = i128::from(at.timestamp_millis()) * NANOS_PER_MILLI;
-    OffsetDateTime::from_unix_timestamp_nanos(nanos).map_err(|error| Unreadable(error.into()))
+    millis::time(at.timestamp_millis()).map_err(|error| Unreadable(error.into()))
 }
 
 fn binary(bytes: &Bytes) -> Binary {
@@ -107,22 +102,18 @@ fn name(variant: &impl serde::Serialize) -> Result<Bson, StoreError> {
     bson::serialize_to_bson(variant).map_err(|error| StoreError::Away(Box::new(error)))
 }
 
-/// An insert of many, of which some were there already, has done what it should.
+/// An insert, of which something was there already, has done what it should: the call before this
+/// one arrived, and its answer did not.
 fn unless_there<T>(inserted: Result<T, Error>) -> Result<(), StoreError> {
     let Err(error) = inserted else { return Ok(()) };
-    match &*error.kind {
-        ErrorKind::InsertMany(failed)
-            if failed.write_concern_error.is_none()
-                && failed
-                    .write_errors
-                    .iter()
-                    .flatten()
-                    .all(|error| error.code == DUPLICATE_KEY) =>
-        {
-            Ok(())
+    let was_there = match &*error.kind {
+        ErrorKind::InsertMany(failed) => {
+            let mut errors = failed.write_errors.iter().flatten();
+            failed.write_concern_error.is_none() && errors.all(|error| error.code == DUPLICATE_KEY)
         }
-        _ => Err(away(error)),
-    }
+        _ => is_duplicate_key(&error),
+    };
+    if was_there { Ok(()) } else { Err(away(error)) }
 }
 
 /// Asks for this channel and for one of these, where either is asked for.

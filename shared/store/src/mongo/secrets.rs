@@ -10,7 +10,7 @@ use roundtrip_model::ChannelId;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::{MongoChannels, away, is_duplicate_key};
+use super::{MongoStore, away, is_duplicate_key};
 use crate::{SealedSecret, Secrets, StoreError, secrets::newest};
 
 /// The collection.
@@ -27,7 +27,7 @@ pub(super) struct SecretsRow {
 }
 
 #[async_trait]
-impl Secrets for MongoChannels {
+impl Secrets for MongoStore {
     async fn secrets(&self, id: &ChannelId) -> Result<Vec<SealedSecret>, StoreError> {
         let id = id.clone();
         self.connection

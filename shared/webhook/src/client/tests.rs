@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{EXCERPT_BYTES, MAX_ANSWER_BYTES};
+use crate::answer::{EXCERPT_BYTES, MAX_ANSWER_BYTES};
 
 const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00.9 UTC);
 /// Nothing here should take that long; what does has failed.

@@ -11,7 +11,7 @@ use crate::{DeadFilter, DeadQueue, Detail, MessageFilter};
 async fn plan(sql: String, conditions: rows::Conditions) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
-    let store = SqliteChannels::open(path, TIMEOUT).await.unwrap();
+    let store = SqliteStore::open(path, TIMEOUT).await.unwrap();
     let explained = store.file.run(move |connection, _| {
         let mut statement = connection
             .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))

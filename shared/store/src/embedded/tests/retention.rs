@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use roundtrip_model::{
     DeadReason, Entry, EntryId, Event, KeyRole, MessageId, NewKey, ReplayId, decision::DeadKind,
+    millis,
 };
 use time::{OffsetDateTime, macros::datetime};
 
@@ -17,22 +18,22 @@ const BEFORE: OffsetDateTime = datetime!(2026-03-01 0:00 UTC);
 const OLD: OffsetDateTime = datetime!(2026-02-28 0:00 UTC);
 const NEW: OffsetDateTime = datetime!(2026-03-02 0:00 UTC);
 
-async fn store() -> (tempfile::TempDir, SqliteChannels) {
+async fn store() -> (tempfile::TempDir, SqliteStore) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
-    let store = SqliteChannels::open(path, TIMEOUT).await.unwrap();
+    let store = SqliteStore::open(path, TIMEOUT).await.unwrap();
     (folder, store)
 }
 
-async fn forget(store: &SqliteChannels) {
-    crate::embedded::retention::forget(&store.file, rows::millis(BEFORE))
+async fn forget(store: &SqliteStore) {
+    crate::embedded::retention::forget(&store.file, millis::of(BEFORE))
         .await
         .unwrap();
 }
 
 /// The id of a message that was accepted then.
 fn message_id(at: OffsetDateTime, number: u32) -> MessageId {
-    let millis = rows::millis(at);
+    let millis = millis::of(at);
     let id = format!("msg_{millis:012x}700080000000{number:08x}");
     id.parse().unwrap()
 }
@@ -54,7 +55,7 @@ fn accepted(message_id: MessageId, at: OffsetDateTime) -> Entry {
     entry(message_id, at, json)
 }
 
-async fn count(store: &SqliteChannels, table: &'static str) -> i64 {
+async fn count(store: &SqliteStore, table: &'static str) -> i64 {
     let sql = format!("SELECT count(*) FROM {table}");
     let counted = store.file.run(move |connection, _| {
         connection

@@ -10,7 +10,7 @@ use roundtrip_model::{ChannelId, DeadReason, MessageId, ReplayId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::{MongoChannels, away},
+    super::{MongoStore, away},
     DEAD_LETTERS, Unreadable, binary, document, name, of_channels, read_time, rows, stored,
     stored_from, texts, unless_there,
 };
@@ -20,7 +20,7 @@ use crate::{DeadFilter, DeadLetter, DeadLetters, DeadQueue, MAX_PAGE, StoreError
 const PURGE_STEP: u16 = MAX_PAGE;
 
 #[async_trait]
-impl DeadLetters for MongoChannels {
+impl DeadLetters for MongoStore {
     async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
         if letters.is_empty() {
             return Ok(());

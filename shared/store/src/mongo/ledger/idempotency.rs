@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::{MongoChannels, away, is_duplicate_key},
+    super::{MongoStore, away, is_duplicate_key},
     IDEMPOTENCY, document, later, row, stored,
 };
 use crate::{Idempotency, Reservation, StoreError};
@@ -22,7 +22,7 @@ use crate::{Idempotency, Reservation, StoreError};
 const RESERVE_TRIES: usize = 3;
 
 #[async_trait]
-impl Idempotency for MongoChannels {
+impl Idempotency for MongoStore {
     async fn reserve(
         &self,
         key: &str,

@@ -3,7 +3,7 @@
 //! Invariant: a message's document is written before its entries: who sees an entry finds its
 //! message.
 
-mod advance;
+mod update;
 
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    super::{MongoChannels, away},
+    super::{MongoStore, away},
     ENTRIES, MESSAGES, Unreadable, document, of_channels, read_time, row, rows, stored, texts,
     unless_there,
 };
@@ -24,18 +24,18 @@ use crate::{Detail, Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord
 /// What stands in the place of an `Accepted`, whose content is kept with its message.
 const ACCEPTED: &str = r#""accepted""#;
 #[async_trait]
-impl Journal for MongoChannels {
+impl Journal for MongoStore {
     async fn record(&self, entries: &[Entry]) -> Result<(), StoreError> {
         if entries.is_empty() {
             return Ok(());
         }
         let rows = entries.iter().map(|entry| document(&EntryRow::of(entry)?));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
-        let commands = advance::commands(entries);
+        let commands = update::commands(entries);
         self.connection
             .run(move |_, database| async move {
                 for updates in commands {
-                    advance::update(&database, updates).await?;
+                    update::send(&database, updates).await?;
                 }
                 let inserted = database
                     .collection::<Document>(ENTRIES)

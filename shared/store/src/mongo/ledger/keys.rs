@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::{MongoChannels, away, is_duplicate_key},
-    API_KEYS, Unreadable, document, read_time, row, rows, stored,
+    super::{MongoStore, away},
+    API_KEYS, Unreadable, document, read_time, row, rows, stored, unless_there,
 };
 use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, MAX_PAGE, StoreError};
 
 #[async_trait]
-impl ApiKeys for MongoChannels {
+impl ApiKeys for MongoStore {
     async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError> {
         let row = document(&KeyRow::of(key))?;
         let active = active(key.created_at);
@@ -41,12 +41,7 @@ impl ApiKeys for MongoChannels {
                 if count >= u64::from(MAX_ACTIVE_KEYS) {
                     return Err(StoreError::TooMany);
                 }
-                match keys.insert_one(row).await {
-                    Ok(_) => Ok(()),
-                    // The call before this one arrived, and its answer did not.
-                    Err(error) if is_duplicate_key(&error) => Ok(()),
-                    Err(error) => Err(away(error)),
-                }
+                unless_there(keys.insert_one(row).await)
             })
             .await
     }
@@ -111,7 +106,7 @@ impl ApiKeys for MongoChannels {
     }
 }
 
-impl MongoChannels {
+impl MongoStore {
     async fn page(&self, filter: Document, limit: u16) -> Result<Vec<ApiKey>, StoreError> {
         self.connection
             .run(move |_, database| async move {

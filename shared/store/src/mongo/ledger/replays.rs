@@ -13,23 +13,18 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::{MongoChannels, away, is_duplicate_key},
-    REPLAYS, Unreadable, document, later, name, read_time, row, stored,
+    super::{MongoStore, away},
+    REPLAYS, Unreadable, document, later, name, read_time, row, stored, unless_there,
 };
 use crate::{Progress, Replay, ReplaySource, ReplayStatus, Replays, StoreError};
 
 #[async_trait]
-impl Replays for MongoChannels {
+impl Replays for MongoStore {
     async fn create_replay(&self, replay: &Replay) -> Result<(), StoreError> {
         let row = document(&ReplayRow::of(replay))?;
         self.connection
             .run(move |_, database| async move {
-                match database.collection(REPLAYS).insert_one(row).await {
-                    Ok(_) => Ok(()),
-                    // The call before this one arrived, and its answer did not.
-                    Err(error) if is_duplicate_key(&error) => Ok(()),
-                    Err(error) => Err(away(error)),
-                }
+                unless_there(database.collection(REPLAYS).insert_one(row).await)
             })
             .await
     }

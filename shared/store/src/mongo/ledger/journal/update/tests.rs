@@ -1,7 +1,7 @@
 //! What is sent, without a server.
 
 use roundtrip_model::{
-    EntryId, MessageId,
+    EntryId, Event, MessageId,
     journal::{After, Attempt},
 };
 use serde_json::value::RawValue;

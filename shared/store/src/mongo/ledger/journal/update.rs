@@ -3,24 +3,19 @@
 //! Invariant: the operators commute and may be repeated (`$max`, `$set` to what never changes), so
 //! that recorders need not agree on anything.
 
-use std::collections::BTreeMap;
-
-use bson::{DateTime, Document, doc};
+use bson::{Document, doc};
 use mongodb::{
     Database,
     error::{IndexedWriteError, WriteConcernError},
 };
-use roundtrip_model::{
-    Entry, Event,
-    journal::{Content, Position},
-};
+use roundtrip_model::{Entry, journal::Content};
 use serde::Deserialize;
 
 use super::super::{
     super::{DUPLICATE_KEY, away},
     MESSAGES, document, row, stored,
 };
-use crate::StoreError;
+use crate::{StoreError, ledger::Reached};
 
 /// How many bytes of content one command carries; the server takes 16 MiB, with all that is
 /// around them.
@@ -31,94 +26,55 @@ const UPDATE_BYTES: usize = 1 << 10;
 /// The second time finds the message there.
 const COLLISION_TRIES: u32 = 3;
 
-/// How far some entries bring a message.
-struct Advance<'a> {
-    first: &'a Entry,
-    position: Position,
-    round: u32,
-    updated_at: DateTime,
-    content: Option<&'a Content>,
-}
-
-impl<'a> Advance<'a> {
-    fn of(entry: &'a Entry) -> Self {
-        let mut advance = Self {
-            first: entry,
-            position: entry.position(),
-            round: entry.round,
-            updated_at: stored(entry.at),
-            content: None,
-        };
-        advance.take(entry);
-        advance
-    }
-
-    fn take(&mut self, entry: &'a Entry) {
-        self.position = self.position.max(entry.position());
-        self.round = self.round.max(entry.round);
-        self.updated_at = self.updated_at.max(stored(entry.at));
-        if let Event::Accepted(content) = &entry.event {
-            self.content = Some(content);
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        let said = |content: &Content| content.message.get().len() + content.response_url.len();
-        UPDATE_BYTES + self.content.map_or(0, said)
-    }
-
-    /// A statement of an `update` command.
-    fn update(&self) -> Document {
-        let mut set = doc! {
-            "channel_id": self.first.channel_id.as_str(),
-            "session_id": self.first.session_id.as_str(),
-        };
-        if let Some(content) = self.content {
-            set.insert(
-                "content",
-                doc! {
-                    "message": content.message.get(),
-                    "response_url": content.response_url.as_str(),
-                },
-            );
-        }
-        let max = doc! {
-            // Documents compare field by field in their order, so the rank decides; and the
-            // greatest rank brings its state with it.
-            "position": { "r": self.position.rank, "s": self.position.state.as_str() },
-            "round": i64::from(self.round),
-            "updated_at": self.updated_at,
-        };
-        doc! {
-            "q": { "_id": self.first.message_id.to_string() },
-            "u": { "$max": max, "$set": set },
-            "upsert": true,
-        }
-    }
-}
-
 /// The updates that these entries come to, one of each message, and as many together as one
 /// command carries.
 pub(super) fn commands(entries: &[Entry]) -> Vec<Vec<Document>> {
-    let mut advances = BTreeMap::new();
-    for entry in entries {
-        advances
-            .entry(entry.message_id)
-            .and_modify(|advance: &mut Advance<'_>| advance.take(entry))
-            .or_insert_with(|| Advance::of(entry));
-    }
     let mut commands = Vec::new();
     let (mut updates, mut bytes) = (Vec::new(), 0);
-    for advance in advances.values() {
-        if bytes > 0 && bytes + advance.bytes() > COMMAND_BYTES {
+    for reached in Reached::by(entries) {
+        let more = UPDATE_BYTES + reached.content.map_or(0, content_bytes);
+        if bytes > 0 && bytes + more > COMMAND_BYTES {
             commands.push(std::mem::take(&mut updates));
             bytes = 0;
         }
-        bytes += advance.bytes();
-        updates.push(advance.update());
+        bytes += more;
+        updates.push(statement(&reached));
     }
     commands.push(updates);
     commands
+}
+
+fn content_bytes(content: &Content) -> usize {
+    content.message.get().len() + content.response_url.len()
+}
+
+/// A statement of an `update` command.
+fn statement(reached: &Reached<'_>) -> Document {
+    let mut set = doc! {
+        "channel_id": reached.entry.channel_id.as_str(),
+        "session_id": reached.entry.session_id.as_str(),
+    };
+    if let Some(content) = reached.content {
+        set.insert(
+            "content",
+            doc! {
+                "message": content.message.get(),
+                "response_url": content.response_url.as_str(),
+            },
+        );
+    }
+    let max = doc! {
+        // Documents compare field by field in their order, so the rank decides; and the
+        // greatest rank brings its state with it.
+        "position": { "r": reached.position.rank, "s": reached.position.state.as_str() },
+        "round": i64::from(reached.round),
+        "updated_at": stored(reached.updated_at),
+    };
+    doc! {
+        "q": { "_id": reached.entry.message_id.to_string() },
+        "u": { "$max": max, "$set": set },
+        "upsert": true,
+    }
 }
 
 /// What the server answers to an `update` command.
@@ -140,7 +96,7 @@ struct Refused {
 
 /// Updates many messages, each in a way of its own, in one round trip. The driver's own call for
 /// that needs server 8.0; the command is older than any that is supported.
-pub(super) async fn update(
+pub(super) async fn send(
     database: &Database,
     mut updates: Vec<Document>,
 ) -> Result<(), StoreError> {

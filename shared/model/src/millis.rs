@@ -1,0 +1,75 @@
+//! Times in whole milliseconds since 1970, as queues and stores keep them.
+//!
+//! Invariant: a time that was written and read back is the same millisecond's, also before 1970; and
+//! every engine cuts alike, so none finds what another does not.
+
+use time::{OffsetDateTime, error::ComponentRange};
+
+const NANOS: i128 = 1_000_000;
+
+/// The millisecond that this time is in.
+#[must_use]
+pub fn of(at: OffsetDateTime) -> i64 {
+    whole(at.unix_timestamp_nanos().div_euclid(NANOS))
+}
+
+/// The first millisecond that does not begin before this time.
+#[must_use]
+pub fn not_before(at: OffsetDateTime) -> i64 {
+    whole(-(-at.unix_timestamp_nanos()).div_euclid(NANOS))
+}
+
+/// When this millisecond begins.
+///
+/// # Errors
+/// Where no year has it that [`OffsetDateTime`] knows.
+pub fn time(millis: i64) -> Result<OffsetDateTime, ComponentRange> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * NANOS)
+}
+
+/// Whether the time has a text: RFC 3339, in which times are shown, has no years before 0. What bears
+/// another could not be shown, nor the page that it is on.
+#[must_use]
+pub fn can_be_shown(at: &OffsetDateTime) -> bool {
+    at.year() >= 0
+}
+
+fn whole(millis: i128) -> i64 {
+    i64::try_from(millis).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[rstest]
+    #[case::whole(datetime!(2026-11-23 12:00:00.007 UTC), 0)]
+    #[case::in_between(datetime!(2026-11-23 12:00:00.007_000_001 UTC), 1)]
+    #[case::before_1970(datetime!(1969-12-31 23:59:59.999_9 UTC), 1)]
+    #[case::first(OffsetDateTime::UNIX_EPOCH, 0)]
+    fn a_time_lies_between_two_milliseconds_or_on_one(
+        #[case] at: OffsetDateTime,
+        #[case] apart: i64,
+    ) {
+        assert_eq!(not_before(at) - of(at), apart);
+        assert!(time(of(at)).unwrap() <= at);
+        assert!(time(not_before(at)).unwrap() >= at);
+    }
+
+    #[test]
+    fn a_millisecond_that_was_read_is_written_as_it_was() {
+        for millis in [-62_135_596_800_000, -1, 0, 1, 253_402_300_799_999] {
+            assert_eq!(of(time(millis).unwrap()), millis);
+        }
+        assert!(time(i64::MAX).is_err());
+    }
+
+    #[test]
+    fn no_year_before_0_can_be_shown() {
+        assert!(can_be_shown(&datetime!(0000-01-01 0:00 UTC)));
+        assert!(!can_be_shown(&datetime!(-0001-12-31 23:59 UTC)));
+    }
+}

@@ -1,0 +1,64 @@
+//! A connection to the gateway that is written byte by byte.
+//!
+//! Invariant: what is read of it the audit has heard.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, ensure};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{audit::Audit, wait::WAIT_LIMIT};
+
+/// The connection.
+#[derive(Debug)]
+pub struct Raw {
+    stream: TcpStream,
+    audit: Audit,
+}
+
+impl Raw {
+    pub(super) async fn open(address: SocketAddr, audit: Audit) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await.context("connecting")?;
+        Ok(Self { stream, audit })
+    }
+
+    /// Writes.
+    ///
+    /// # Errors
+    /// If the gateway has closed.
+    pub async fn say(&mut self, text: &str) -> anyhow::Result<()> {
+        self.stream.write_all(text.as_bytes()).await?;
+        Ok(())
+    }
+
+    /// Reads exactly this.
+    ///
+    /// # Errors
+    /// If something else comes, or not in time.
+    pub async fn is_told(&mut self, text: &str) -> anyhow::Result<()> {
+        let mut told = vec![0; text.len()];
+        timeout(WAIT_LIMIT, self.stream.read_exact(&mut told)).await??;
+        let told = String::from_utf8_lossy(&told);
+        self.audit.raw_answer(&told);
+        ensure!(told == text, "told {told}");
+        Ok(())
+    }
+
+    /// Reads what comes until the gateway closes.
+    ///
+    /// # Errors
+    /// If it does not in time.
+    pub async fn rest(&mut self) -> anyhow::Result<String> {
+        let mut bytes = Vec::new();
+        let read = timeout(WAIT_LIMIT, self.stream.read_to_end(&mut bytes)).await;
+        // A reset is an end too; whether there is one in time is what matters.
+        let _ = read.context("the connection stays open")?;
+        let told = String::from_utf8_lossy(&bytes).into_owned();
+        self.audit.raw_answer(&told);
+        Ok(told)
+    }
+}
