@@ -6,6 +6,7 @@
 
 mod access;
 mod failures;
+mod secrets;
 
 use std::time::Duration;
 

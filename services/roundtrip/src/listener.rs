@@ -8,11 +8,12 @@
 mod activity;
 mod stream;
 mod tls;
+mod unread;
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use axum::{Router, body::Body};
+use axum::Router;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -24,7 +25,6 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt;
 
 pub(crate) use tls::Tls;
 
@@ -229,7 +229,7 @@ impl Server {
             let activity = Arc::clone(&activity);
             move |request: hyper::Request<hyper::body::Incoming>| {
                 let under_way = activity.begin(request.version());
-                let answer = router.clone().oneshot(request.map(Body::new));
+                let answer = unread::answer(router.clone(), request);
                 async move {
                     let answer = answer.await;
                     drop(under_way);

@@ -171,6 +171,10 @@ pub fn http_url(text: &str) -> Result<Url, String> {
     if text.len() > MAX_URL_BYTES {
         return Err(format!("must be at most {MAX_URL_BYTES} bytes"));
     }
+    // `Url` takes some of them out, but the text goes on as it was sent.
+    if text.contains(char::is_control) {
+        return Err("must not contain control characters".to_owned());
+    }
     let url = Url::parse(text).map_err(|error| format!("must be an absolute URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("must be an http or https URL".to_owned());
@@ -257,6 +261,7 @@ mod tests {
     #[case::missing(json!({}), "is required")]
     #[case::null(json!({"endpoint_url": null}), "is required")]
     #[case::number(json!({"endpoint_url": 5}), "must be a string")]
+    #[case::line_feed(json!({"endpoint_url": "http://h/\r\nX: y"}), "must not contain control characters")]
     #[case::relative(json!({"endpoint_url": "/incoming"}), "must be an absolute URL: relative URL without a base")]
     #[case::other_scheme(json!({"endpoint_url": "ftp://host/x"}), "must be an http or https URL")]
     #[case::no_host(json!({"endpoint_url": "http://"}), "must be an absolute URL: empty host")]

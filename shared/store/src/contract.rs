@@ -106,6 +106,7 @@ macro_rules! store_contract {
             a_query_answers_by_its_filter,
             a_query_tells_missing_fields_from_empty_ones,
             a_query_within_channels_finds_no_others,
+            pages_within_channels_hold_each_of_them_once,
             pages_hold_every_channel_once_in_order,
             a_full_last_page_has_no_next,
             pages_go_on_though_channels_come_and_go,

@@ -12,14 +12,11 @@ mod keys;
 mod replays;
 mod retention;
 mod rows;
+mod scan;
 mod schema;
 mod secrets;
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use roundtrip_model::{Channel, ChannelId, ChannelPatch, Clock};
@@ -27,8 +24,8 @@ use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Map, Value};
 
 use crate::{
-    ChannelPage, Channels, Cursor, Direction, Filter, OpenError, PageRequest, SortField,
-    StoreError, Version, Versioned, canonical, document,
+    ChannelPage, Channels, Filter, OpenError, PageRequest, StoreError, Version, Versioned,
+    canonical, document,
 };
 use file::File;
 use retention::Retention;
@@ -176,7 +173,7 @@ impl Channels for SqliteStore {
     async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError> {
         let (filter, page) = (filter.clone(), page.clone());
         self.file
-            .run(move |connection, deadline| scan(connection, deadline, &filter, &page))
+            .run(move |connection, deadline| scan::page(connection, deadline, &filter, &page))
             .await
     }
 
@@ -230,69 +227,6 @@ fn check(
         }
         _ => Ok(()),
     }
-}
-
-/// Walks the table in the page's order, from its cursor on, until the page is full.
-fn scan(
-    connection: &Connection,
-    deadline: Instant,
-    filter: &Filter,
-    page: &PageRequest,
-) -> Result<ChannelPage, StoreError> {
-    let (after, direction) = match page.sort.direction {
-        Direction::Ascending => (">", "ASC"),
-        Direction::Descending => ("<", "DESC"),
-    };
-    let (key, order) = match page.sort.field {
-        SortField::ChannelId => ("channel_id", format!("channel_id {direction}")),
-        SortField::ChannelName => (
-            "channel_name",
-            format!("channel_name {direction}, channel_id {direction}"),
-        ),
-    };
-    let from = match page.cursor {
-        Some(_) => format!("WHERE ({key}, channel_id) {after} (?1, ?2)"),
-        None => String::new(),
-    };
-    let mut statement = connection
-        .prepare_cached(&format!(
-            "SELECT channel_id, document FROM channels {from} ORDER BY {order}"
-        ))
-        .map_err(away)?;
-    let mut rows = match &page.cursor {
-        Some(cursor) => statement.query([&cursor.value, &cursor.channel_id]),
-        None => statement.query([]),
-    }
-    .map_err(away)?;
-
-    let limit = usize::from(page.limit);
-    let mut channels: Vec<Channel> = Vec::new();
-    while let Some(row) = rows.next().map_err(away)? {
-        if Instant::now() > deadline {
-            return Err(file::too_slow());
-        }
-        let id: String = row.get(0).map_err(away)?;
-        let text: String = row.get(1).map_err(away)?;
-        let Some(document) = document::readable(parse(&id, &text)) else {
-            continue;
-        };
-        if !filter.matches_document(&document) {
-            continue;
-        }
-        let Some(found) = document::readable(document::channel(&document)) else {
-            continue;
-        };
-        // One more than asked for: there is a next page.
-        if channels.len() == limit {
-            let next = channels.last().map(|last| Cursor::after(last, page.sort));
-            return Ok(ChannelPage { channels, next });
-        }
-        channels.push(found);
-    }
-    Ok(ChannelPage {
-        channels,
-        next: None,
-    })
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ mod order;
 mod parse;
 mod pattern;
 
+use std::collections::BTreeSet;
+
 use roundtrip_model::{Channel, ChannelId};
 use serde_json::{Map, Value};
 
@@ -37,6 +39,9 @@ pub const MAX_REGEX_NESTING: u32 = 50;
 /// A filter that was checked.
 #[derive(Debug, Clone)]
 pub struct Filter {
+    /// The channels that it is limited to, where it is. Not one of the nodes: nothing of any other
+    /// channel may be looked at, or the time that an answer takes tells of it.
+    own: Option<BTreeSet<ChannelId>>,
     nodes: Vec<Node>,
 }
 
@@ -56,26 +61,31 @@ impl Filter {
     /// # Errors
     /// The first thing that is wrong.
     pub fn parse(filter: &Value) -> Result<Self, FilterError> {
-        parse::filter(filter).map(|nodes| Self { nodes })
+        parse::filter(filter).map(|nodes| Self { own: None, nodes })
     }
 
-    /// The same filter, of these channels alone.
+    /// The same filter, of these channels alone. It is asked of no other: a caller who may not see a
+    /// channel learns nothing of it by how long the others take.
     #[must_use]
-    pub fn within<'a>(self, channels: impl IntoIterator<Item = &'a ChannelId>) -> Self {
-        let ids = channels.into_iter().map(|id| Value::from(id.as_str()));
-        let path = FieldPath {
-            dotted: "channel_id".to_owned(),
-            parts: vec!["channel_id".to_owned()],
-        };
-        let among = Node::Field(path, vec![Test::In(ids.collect())]);
-        Self {
-            nodes: vec![Node::And(vec![self.nodes, vec![among]])],
-        }
+    pub fn within<'a>(mut self, channels: impl IntoIterator<Item = &'a ChannelId>) -> Self {
+        let channels = channels.into_iter();
+        self.own = Some(match self.own {
+            None => channels.cloned().collect(),
+            Some(own) => channels
+                .filter(|channel| own.contains(*channel))
+                .cloned()
+                .collect(),
+        });
+        self
     }
 
     /// Whether the channel matches, as MongoDB would say.
     #[must_use]
     pub fn matches(&self, channel: &Channel) -> bool {
+        let id = &channel.channel_id;
+        if self.own.as_ref().is_some_and(|own| !own.contains(id)) {
+            return false;
+        }
         match serde_json::to_value(channel) {
             Ok(Value::Object(document)) => self.matches_document(&document),
             // A channel is always an object.
@@ -83,9 +93,15 @@ impl Filter {
         }
     }
 
-    /// Whether a stored document matches; it may lack fields that a [`Channel`] has.
+    /// Whether a stored document matches, which is of a channel that the filter may look at; it may
+    /// lack fields that a [`Channel`] has.
     pub(crate) fn matches_document(&self, document: &Map<String, Value>) -> bool {
         evaluate::all(&self.nodes, document)
+    }
+
+    /// The channels that it is limited to, where it is. An engine reads no other.
+    pub(crate) fn own(&self) -> Option<&BTreeSet<ChannelId>> {
+        self.own.as_ref()
     }
 
     /// What must hold, all of it.

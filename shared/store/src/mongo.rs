@@ -7,6 +7,7 @@
 mod connection;
 mod indexes;
 mod ledger;
+mod query;
 mod secrets;
 mod translate;
 mod value;
@@ -14,8 +15,7 @@ mod value;
 use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
-use bson::{Bson, Document, doc};
-use futures::TryStreamExt;
+use bson::{Document, doc};
 use mongodb::{
     Collection, Database,
     error::{Error, ErrorKind, WriteFailure},
@@ -24,8 +24,8 @@ use mongodb::{
 use roundtrip_model::{Channel, ChannelId, ChannelPatch};
 
 use crate::{
-    ChannelPage, Channels, Config, Cursor, Direction, Filter, OpenError, PageRequest, Sort,
-    SortField, StoreError, Version, Versioned, canonical,
+    ChannelPage, Channels, Config, Filter, OpenError, PageRequest, StoreError, Version, Versioned,
+    canonical,
     document::{self, FIELDS},
 };
 use connection::{Connection, Shared};
@@ -133,8 +133,8 @@ impl Channels for MongoStore {
     }
 
     async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError> {
-        let (filter, page) = (translate::filter(filter), page.clone());
-        self.run(move |_, channels| async move { query(&channels, &filter, &page).await })
+        let (filter, page) = (filter.clone(), page.clone());
+        self.run(move |_, channels| async move { query::page(&channels, &filter, &page).await })
             .await
     }
 
@@ -282,98 +282,4 @@ fn unchanged(found: &Document) -> Document {
         filter.insert(field, as_it_was);
     }
     filter
-}
-
-/// Fills a page from each range in turn.
-async fn query(
-    channels: &Collection<Document>,
-    filter: &Document,
-    page: &PageRequest,
-) -> Result<ChannelPage, StoreError> {
-    let limit = usize::from(page.limit);
-    let projection: Document = FIELDS
-        .map(|field| (field.to_owned(), Bson::Int32(1)))
-        .into_iter()
-        .collect();
-    let mut found: Vec<Channel> = Vec::new();
-    for range in ranges(page) {
-        // No limit for the server: documents that are no channels do not count. One more than the
-        // page holds tells whether there is a next one.
-        let mut documents = channels
-            .find(doc! { "$and": [range.bounds, filter.clone()] })
-            .sort(range.order)
-            .projection(projection.clone())
-            .batch_size(u32::from(page.limit) + 1)
-            .await
-            .map_err(away)?;
-        while let Some(document) = documents.try_next().await.map_err(away)? {
-            let read = document::channel(&value::to_json(&document));
-            let Some(channel) = document::readable(read) else {
-                continue;
-            };
-            if found.len() == limit {
-                let next = found.last().map(|last| Cursor::after(last, page.sort));
-                return Ok(ChannelPage {
-                    channels: found,
-                    next,
-                });
-            }
-            found.push(channel);
-        }
-    }
-    Ok(ChannelPage {
-        channels: found,
-        next: None,
-    })
-}
-
-/// A part of the collection, in an order that an index has.
-struct Range {
-    bounds: Document,
-    order: Document,
-}
-
-/// What is left of the collection after the page's cursor, in the page's order.
-///
-/// By name there are two parts, for a missing name counts as an empty one, and MongoDB's own order
-/// tells them apart: those without a name, by id; and those with one.
-fn ranges(page: &PageRequest) -> Vec<Range> {
-    let Sort { field, direction } = page.sort;
-    let (after, order) = match direction {
-        Direction::Ascending => ("$gt", 1),
-        Direction::Descending => ("$lt", -1),
-    };
-    // `$gte` an empty text: any text, and nothing but text.
-    let by_id = |bounds: Document, last: Option<&Cursor>| Range {
-        bounds: doc! { "$and": [bounds, { "channel_id": last.map_or_else(
-            || doc! { "$gte": "" },
-            |last| doc! { after: last.channel_id.as_str() },
-        ) }] },
-        order: doc! { "channel_id": order },
-    };
-    let nameless = |last| by_id(doc! { "channel_name": { "$in": [Bson::Null, ""] } }, last);
-    let by_name = |last: Option<&Cursor>| Range {
-        bounds: match last {
-            None => doc! { "channel_name": { "$gt": "" } },
-            Some(last) => doc! { "channel_name": { "$gt": "" }, "$or": [
-                { "channel_name": { after: last.value.as_str() } },
-                { "channel_name": last.value.as_str(), "channel_id": { after: last.channel_id.as_str() } },
-            ] },
-        },
-        order: doc! { "channel_name": order, "channel_id": order },
-    };
-    let last = page.cursor.as_ref();
-    let was_nameless = last.is_some_and(|last| last.value.is_empty());
-    match (field, direction) {
-        (SortField::ChannelId, _) => vec![by_id(doc! {}, last)],
-        (SortField::ChannelName, Direction::Ascending) if last.is_none() => {
-            vec![nameless(None), by_name(None)]
-        }
-        (SortField::ChannelName, Direction::Ascending) if was_nameless => {
-            vec![nameless(last), by_name(None)]
-        }
-        (SortField::ChannelName, Direction::Ascending) => vec![by_name(last)],
-        (SortField::ChannelName, Direction::Descending) if was_nameless => vec![nameless(last)],
-        (SortField::ChannelName, Direction::Descending) => vec![by_name(last), nameless(None)],
-    }
 }

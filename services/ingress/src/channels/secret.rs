@@ -84,7 +84,8 @@ impl Ingress {
             })?;
         for _ in 0..MAX_RACES {
             let seen = self.store.secrets(id).await?;
-            let new = rotated(sealed.clone(), &seen, self.clock.now(), overlap);
+            let new = rotated(sealed.clone(), &seen, self.clock.now(), overlap)
+                .map_err(Problem::too_many_secrets)?;
             match self.store.replace_secrets(id, &seen, &new).await {
                 Ok(()) => {
                     let until = new.iter().filter_map(SealedSecret::until).max();
@@ -94,18 +95,22 @@ impl Ingress {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(StoreError::Changed(id.clone()).into())
+        Err(Problem::secrets_changing())
     }
 }
 
 /// The secrets after a rotation, the newest first: of the older ones those that still sign, none of
 /// them longer than before.
+///
+/// # Errors
+/// If more would sign than may: when the first of them ends. None is cut off before its time, for
+/// its receiver was told that it signs until then; who must be rid of them rotates without overlap.
 fn rotated(
     sealed: String,
     older: &[SealedSecret],
     now: OffsetDateTime,
     overlap: Duration,
-) -> Vec<SealedSecret> {
+) -> Result<Vec<SealedSecret>, OffsetDateTime> {
     let now = millis::of(now);
     let overlap = i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX);
     let end = now.saturating_add(overlap);
@@ -118,10 +123,11 @@ fn rotated(
         until_ms: Some(older.until_ms.map_or(end, |until| until.min(end))),
     });
     let still = older.filter(|older| older.until_ms > Some(now));
-    std::iter::once(newest)
-        .chain(still)
-        .take(MAX_SECRETS)
-        .collect()
+    let new: Vec<_> = std::iter::once(newest).chain(still).collect();
+    match new.iter().filter_map(SealedSecret::until).min() {
+        Some(first_ends) if new.len() > MAX_SECRETS => Err(first_ends),
+        _ => Ok(new),
+    }
 }
 
 #[cfg(test)]
@@ -137,7 +143,7 @@ mod tests {
     fn after(rotations: &[(Duration, Duration)]) -> Vec<(String, Option<i64>)> {
         let mut secrets = Vec::new();
         for (number, (since, overlap)) in rotations.iter().enumerate() {
-            secrets = rotated(number.to_string(), &secrets, NOW + *since, *overlap);
+            secrets = rotated(number.to_string(), &secrets, NOW + *since, *overlap).unwrap();
         }
         let since = |until: i64| (until - millis::of(NOW)) / 3_600_000;
         secrets
@@ -180,10 +186,18 @@ mod tests {
     }
 
     #[test]
-    fn many_rotations_keep_the_newest_few() {
-        let secrets = after(&[(Duration::ZERO, HOUR); 9]);
+    fn none_is_cut_off_before_its_time() {
+        let mut secrets = Vec::new();
+        for (number, overlap) in (1..).zip([HOUR, HOUR, 2 * HOUR]) {
+            secrets = rotated(number.to_string(), &secrets, NOW, overlap).unwrap();
+        }
         assert_eq!(secrets.len(), MAX_SECRETS);
-        assert_eq!(secrets[0], secret("8", None));
-        assert_eq!(secrets[2], secret("6", Some(1)));
+        // One more would be too many, until the first of them has ended.
+        let ends = NOW + HOUR;
+        assert_eq!(rotated("4".to_owned(), &secrets, NOW, HOUR), Err(ends));
+        assert!(rotated("4".to_owned(), &secrets, ends, HOUR).is_ok());
+        // A secret that has leaked does not wait.
+        let alone = rotated("4".to_owned(), &secrets, NOW, Duration::ZERO).unwrap();
+        assert_eq!(alone.len(), 1);
     }
 }

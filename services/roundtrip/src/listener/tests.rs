@@ -1,6 +1,6 @@
 use std::{convert::Infallible, future::pending};
 
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -34,6 +34,8 @@ impl Port {
         let stop = CancellationToken::new();
         let router = Router::new()
             .route("/", get(async || "here"))
+            .route("/unread", post(async || "not read"))
+            .route("/read", post(async |body: String| body))
             .route("/never", get(pending::<Infallible>));
         Self {
             address,
@@ -186,4 +188,48 @@ async fn a_stop_closes_what_is_idle_and_what_is_silent() {
     assert_eq!(rest(idle).await, "");
     assert_eq!(rest(silent).await, "");
     timeout(TEST_LIMIT, port.serving).await.unwrap().unwrap();
+}
+
+/// A post of so many bytes, its head alone.
+fn post_head(path: &str, bytes: usize) -> String {
+    format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: {bytes}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn an_answer_before_the_body_says_that_the_connection_ends() {
+    let port = Port::open(LIMITS).await;
+    let stream = port.say(&post_head("/unread", 5)).await;
+    let answer = rest(stream).await;
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert!(answer.ends_with("not read"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_to_be_asked_for_its_body_is_not_asked() {
+    let port = Port::open(LIMITS).await;
+    let head = post_head("/unread", 5).replace("host: h", "host: h\r\nexpect: 100-continue");
+    let answer = rest(port.say(&head).await).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_is_there_is_passed_over_and_the_connection_goes_on() {
+    let port = Port::open(LIMITS).await;
+    for path in ["/unread", "/read"] {
+        let mut stream = port.say(&(post_head(path, 5) + "hello")).await;
+        let first = head(&mut stream).await;
+        assert!(!first.contains("connection: close"), "{first}");
+        stream.write_all(REQUEST.as_bytes()).await.unwrap();
+        let second = head(&mut stream).await;
+        assert!(second.ends_with("here"), "{second}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_body_is_not_passed_over() {
+    let port = Port::open(LIMITS).await;
+    let stream = port.say(&post_head("/unread", 1 << 20)).await;
+    let answer = rest(stream).await;
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
 }

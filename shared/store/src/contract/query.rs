@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{Harness, channel, create};
-use crate::{Filter, PageRequest};
+use crate::{Direction, Filter, PageRequest, Sort, SortField};
 
 async fn found(harness: &impl Harness, filter: &Value) -> String {
     let parsed = Filter::parse(filter).expect("a filter");
@@ -153,5 +153,42 @@ pub async fn a_query_within_channels_finds_no_others(harness: &impl Harness) {
             .map(|channel| channel.channel_id.as_str())
             .collect();
         assert_eq!(found, expected, "{filter}");
+    }
+}
+
+/// In every order, and over as many pages as it takes.
+pub async fn pages_within_channels_hold_each_of_them_once(harness: &impl Harness) {
+    let store = &**harness.store();
+    // The order of the names is another than the ids'.
+    for (id, name) in [("a", "3"), ("b", "4"), ("c", "2"), ("d", ""), ("e", "2")] {
+        let document = json!({"channel_id": id, "channel_name": name});
+        create(store, &channel(document)).await;
+    }
+    let filter = Filter::parse(&json!({"channel_name": {"$ne": "3"}})).expect("a filter");
+    let filter = filter.within(&["a", "b", "d", "e", "nobody"].map(super::id));
+    for (field, direction, expected) in [
+        (SortField::ChannelId, Direction::Ascending, "bde"),
+        (SortField::ChannelId, Direction::Descending, "edb"),
+        (SortField::ChannelName, Direction::Ascending, "deb"),
+        (SortField::ChannelName, Direction::Descending, "bed"),
+    ] {
+        for limit in [1, 2, 3] {
+            let mut seen = String::new();
+            let mut request = PageRequest {
+                limit,
+                sort: Sort { field, direction },
+                cursor: None,
+            };
+            loop {
+                let page = store.query(&filter, &request).await.expect("a page");
+                assert!(page.channels.len() <= usize::from(limit));
+                seen.extend(page.channels.iter().map(|one| one.channel_id.as_str()));
+                request.cursor = page.next;
+                if request.cursor.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(seen, expected, "{field:?} {direction:?} by {limit}");
+        }
     }
 }

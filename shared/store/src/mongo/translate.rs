@@ -4,6 +4,7 @@
 //! nothing reaches the server that was not looked at.
 
 use bson::{Bson, Document, doc};
+use roundtrip_model::ChannelId;
 use serde_json::Value;
 
 use super::value::to_bson;
@@ -12,9 +13,16 @@ use crate::{
     filter::{Comparison, ElemMatch, Node, Test},
 };
 
-/// The filter for MongoDB.
+/// The filter for MongoDB, without the channels that it is limited to.
 pub(super) fn filter(filter: &Filter) -> Document {
     all(filter.nodes())
+}
+
+/// The channels that it is limited to, where it is: not a part of the filter, for it must be asked
+/// first.
+pub(super) fn own(filter: &Filter) -> Option<Document> {
+    let ids: Vec<&str> = filter.own()?.iter().map(ChannelId::as_str).collect();
+    Some(doc! { "channel_id": { "$in": ids } })
 }
 
 fn all(nodes: &[Node]) -> Document {

@@ -1,11 +1,12 @@
-//! Every filter has an index: no query of the ledger walks a whole table.
+//! Every filter has an index: no query of the ledger walks a whole table, and none that is limited to
+//! channels walks others'.
 
 use roundtrip_model::{MessageId, State, decision::DeadKind};
 use rstest::rstest;
 use time::macros::datetime;
 
 use super::*;
-use crate::{DeadFilter, DeadQueue, Detail, MessageFilter};
+use crate::{Cursor, DeadFilter, DeadQueue, Detail, Direction, MessageFilter, Sort, SortField};
 
 /// How SQLite would look for it, a line for each table.
 async fn plan(sql: String, conditions: rows::Conditions) -> String {
@@ -80,4 +81,31 @@ async fn dead_letters_of_some_time_are_counted_by_an_index() {
     let conditions = dead_letters::conditions(&filter);
     let plan = plan(dead_letters::count_sql(&conditions), conditions).await;
     assert!(plan.contains("dead_letters_by_time"), "{plan}");
+}
+
+#[rstest]
+#[case::by_id(SortField::ChannelId)]
+#[case::by_name(SortField::ChannelName)]
+#[tokio::test]
+async fn of_channels_only_those_that_a_query_is_limited_to_are_read(#[case] field: SortField) {
+    let direction = Direction::Ascending;
+    let cursor = Cursor {
+        value: "a".to_owned(),
+        channel_id: "b".to_owned(),
+    };
+    for cursor in [None, Some(cursor)] {
+        let request = PageRequest {
+            sort: Sort { field, direction },
+            cursor,
+            ..PageRequest::default()
+        };
+        let sql = scan::own_sql(&request);
+        let mut conditions = rows::Conditions::default();
+        let parameters = sql.matches('?').map(|_| "[]".to_owned().into());
+        conditions.values.extend(parameters);
+        let plan = plan(sql, conditions).await;
+        let by_id = "INDEX sqlite_autoindex_channels_1 (channel_id=?)";
+        assert!(plan.contains(by_id), "{plan}");
+        assert!(!plan.contains("SCAN channels"), "{plan}");
+    }
 }

@@ -1,0 +1,124 @@
+//! Bodies that nobody has read by the time their requests are answered: a wrong token, a body that is
+//! too large.
+//!
+//! Over HTTP/1.1 the next request comes after such a body, so the connection ends unless the body is
+//! all there, and can be passed over. A client that is not told sends its next request into a
+//! connection that is being closed, and cannot know what became of it.
+//!
+//! Invariant: an answer after which the connection is closed for this says so (RFC 9112, section 9.6),
+//! and no answer waits for bytes that are still to come.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use axum::{
+    Router,
+    body::{Body, HttpBody},
+    http::{HeaderValue, Request, Response, Version, header},
+};
+use bytes::{Buf, Bytes};
+use futures::FutureExt;
+use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming, SizeHint};
+use tokio::task::yield_now;
+use tower::ServiceExt;
+
+/// The longest body that is passed over.
+const PASSED_OVER: u64 = 64 << 10;
+
+/// How often it is looked at. Each look lets hyper hand over what it has read.
+const LOOKS: usize = 4;
+
+/// Answers a request, and says with the answer whether the connection ends for a body that was not
+/// read.
+pub(super) async fn answer(
+    router: Router,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    // A stream of HTTP/2 ends by itself.
+    if request.version() > Version::HTTP_11 || request.body().is_end_stream() {
+        return router.oneshot(request.map(Body::new)).await;
+    }
+    // Looking for it would ask for it.
+    let is_awaited = request.headers().contains_key(header::EXPECT);
+    let back = Back::default();
+    let lend = |body| Lent {
+        body: Some(body),
+        back: Arc::clone(&back),
+    };
+    let mut response = router.oneshot(request.map(lend).map(Body::new)).await?;
+    let left = back.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(body) = left
+        && !body.is_end_stream()
+        && (is_awaited || !is_all_there(body).await)
+    {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    Ok(response)
+}
+
+/// Whether the rest of the body has come already; it is passed over.
+async fn is_all_there(mut body: Incoming) -> bool {
+    let mut most = PASSED_OVER;
+    for _ in 0..LOOKS {
+        if body.size_hint().lower() > most {
+            return false;
+        }
+        while let Some(frame) = body.frame().now_or_never() {
+            let Some(frame) = frame else { return true };
+            let Ok(frame) = frame else { return false };
+            let bytes = frame.data_ref().map_or(0, Buf::remaining);
+            let Some(rest) = most.checked_sub(bytes as u64) else {
+                return false;
+            };
+            most = rest;
+        }
+        yield_now().await;
+    }
+    false
+}
+
+type Back = Arc<Mutex<Option<Incoming>>>;
+
+/// A body that comes back from whoever drops it.
+struct Lent {
+    body: Option<Incoming>,
+    back: Back,
+}
+
+impl HttpBody for Lent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body
+            .as_ref()
+            .map_or_else(SizeHint::default, HttpBody::size_hint)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut back = self.back.lock().unwrap_or_else(PoisonError::into_inner);
+        *back = self.body.take();
+    }
+}

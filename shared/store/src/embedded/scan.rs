@@ -1,0 +1,200 @@
+//! A query's page of channels.
+//!
+//! Invariant: where the filter is limited to some channels no other's document is read, let alone
+//! looked at: how long the answer takes would tell of it.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use roundtrip_model::{Channel, ChannelId};
+use rusqlite::{Connection, OptionalExtension, Transaction, params_from_iter};
+use serde_json::json;
+
+use super::{away, file, parse};
+use crate::{
+    ChannelPage, Cursor, Direction, Filter, PageRequest, Sort, SortField, StoreError, document,
+};
+
+/// The document of a channel that the page is limited to.
+const DOCUMENT: &str = "SELECT document FROM channels WHERE channel_id = ?1";
+
+/// The channels that match, from the page's cursor on, until the page is full.
+pub(super) fn page(
+    connection: &mut Connection,
+    deadline: Instant,
+    filter: &Filter,
+    request: &PageRequest,
+) -> Result<ChannelPage, StoreError> {
+    // One snapshot for all that is read.
+    let snapshot = connection.transaction().map_err(away)?;
+    let page = Page::new(request, filter, deadline);
+    match filter.own() {
+        None => walk(&snapshot, page),
+        Some(own) => visit(&snapshot, page, own),
+    }
+}
+
+/// Walks the table in the page's order.
+fn walk(snapshot: &Transaction<'_>, mut page: Page<'_>) -> Result<ChannelPage, StoreError> {
+    let Order { after, order } = Order::of(page.request);
+    let mut statement = snapshot
+        .prepare_cached(&format!(
+            "SELECT channel_id, document FROM channels WHERE {after} ORDER BY {order}"
+        ))
+        .map_err(away)?;
+    let cursor = cursor(page.request);
+    let mut rows = statement.query(params_from_iter(cursor)).map_err(away)?;
+    while let Some(row) = rows.next().map_err(away)? {
+        let id = row.get_ref(0).map_err(away)?.as_str().map_err(text)?;
+        let document = row.get_ref(1).map_err(away)?.as_str().map_err(text)?;
+        if let Taken::Full = page.take(id, document)? {
+            return Ok(page.with_next());
+        }
+    }
+    Ok(page.last())
+}
+
+/// Reads the channels that the page is limited to, and no others: first which of them there are, in
+/// the page's order, then one document after the other.
+fn visit(
+    snapshot: &Transaction<'_>,
+    mut page: Page<'_>,
+    own: &BTreeSet<ChannelId>,
+) -> Result<ChannelPage, StoreError> {
+    let ids: Vec<String> = snapshot
+        .prepare_cached(&own_sql(page.request))
+        .and_then(|mut statement| {
+            let own = json!(own).to_string();
+            let values = std::iter::once(own.as_str()).chain(cursor(page.request));
+            statement
+                .query_map(params_from_iter(values), |row| row.get(0))?
+                .collect()
+        })
+        .map_err(away)?;
+    let mut statement = snapshot.prepare_cached(DOCUMENT).map_err(away)?;
+    for id in &ids {
+        let document: Option<String> = statement
+            .query_row([id], |row| row.get(0))
+            .optional()
+            .map_err(away)?;
+        let Some(document) = document else { continue };
+        if let Taken::Full = page.take(id, &document)? {
+            return Ok(page.with_next());
+        }
+    }
+    Ok(page.last())
+}
+
+/// Finds those of a list that there are. `CROSS JOIN` keeps SQLite to the order of the tables: from
+/// the list to the channels, never through all of them.
+pub(super) fn own_sql(request: &PageRequest) -> String {
+    let Order { after, order } = Order::of(request);
+    format!(
+        "SELECT channel_id FROM json_each(?) AS own
+         CROSS JOIN channels ON channels.channel_id = own.value
+         WHERE {after} ORDER BY {order}"
+    )
+}
+
+/// A page's order, and what is behind its cursor, in SQL.
+struct Order {
+    after: String,
+    order: String,
+}
+
+impl Order {
+    fn of(request: &PageRequest) -> Self {
+        let Sort { field, direction } = request.sort;
+        let (beyond, direction) = match direction {
+            Direction::Ascending => (">", "ASC"),
+            Direction::Descending => ("<", "DESC"),
+        };
+        let (key, order) = match field {
+            SortField::ChannelId => ("channel_id", format!("channel_id {direction}")),
+            SortField::ChannelName => (
+                "channel_name",
+                format!("channel_name {direction}, channel_id {direction}"),
+            ),
+        };
+        let after = match request.cursor {
+            Some(_) => format!("({key}, channel_id) {beyond} (?, ?)"),
+            None => "true".to_owned(),
+        };
+        Self { after, order }
+    }
+}
+
+/// The parameters of [`Order::after`].
+fn cursor(request: &PageRequest) -> impl Iterator<Item = &str> {
+    let cursor = request.cursor.iter();
+    cursor.flat_map(|cursor| [cursor.value.as_str(), cursor.channel_id.as_str()])
+}
+
+fn text(error: rusqlite::types::FromSqlError) -> StoreError {
+    StoreError::Away(Box::new(error))
+}
+
+/// A page that is being filled.
+struct Page<'a> {
+    request: &'a PageRequest,
+    filter: &'a Filter,
+    deadline: Instant,
+    channels: Vec<Channel>,
+}
+
+/// Whether there is room on a page.
+enum Taken {
+    /// There was, or none was needed.
+    Done,
+    /// There was none: what matched begins the next page.
+    Full,
+}
+
+impl<'a> Page<'a> {
+    fn new(request: &'a PageRequest, filter: &'a Filter, deadline: Instant) -> Self {
+        Self {
+            request,
+            filter,
+            deadline,
+            channels: Vec::new(),
+        }
+    }
+
+    /// Takes a channel that matches, as long as there is room.
+    fn take(&mut self, id: &str, text: &str) -> Result<Taken, StoreError> {
+        if Instant::now() > self.deadline {
+            return Err(file::too_slow());
+        }
+        let Some(document) = document::readable(parse(id, text)) else {
+            return Ok(Taken::Done);
+        };
+        if !self.filter.matches_document(&document) {
+            return Ok(Taken::Done);
+        }
+        let Some(found) = document::readable(document::channel(&document)) else {
+            return Ok(Taken::Done);
+        };
+        // One more than asked for: there is a next page.
+        if self.channels.len() == usize::from(self.request.limit) {
+            return Ok(Taken::Full);
+        }
+        self.channels.push(found);
+        Ok(Taken::Done)
+    }
+
+    /// The page, behind which there is another.
+    fn with_next(self) -> ChannelPage {
+        let last = self.channels.last();
+        ChannelPage {
+            next: last.map(|last| Cursor::after(last, self.request.sort)),
+            channels: self.channels,
+        }
+    }
+
+    /// The page, behind which there is nothing.
+    fn last(self) -> ChannelPage {
+        ChannelPage {
+            channels: self.channels,
+            next: None,
+        }
+    }
+}

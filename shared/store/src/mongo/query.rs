@@ -1,0 +1,166 @@
+//! A query's page of channels.
+//!
+//! Invariant: where the filter is limited to some channels it is asked of those alone. The server is
+//! free to try the conditions of one filter in any order; only a stage behind a limit sees nothing but
+//! what came before it.
+
+use bson::{Bson, Document, doc};
+use futures::TryStreamExt;
+use mongodb::{Collection, Cursor as Documents, error::Error};
+use roundtrip_model::Channel;
+
+use super::{away, translate, value};
+use crate::{
+    ChannelPage, Cursor, Direction, Filter, PageRequest, Sort, SortField, StoreError,
+    document::{self, FIELDS},
+};
+
+/// More documents than share the ids that a filter can be limited to. As a limit it takes nothing
+/// away; it keeps the server from trying the caller's conditions before it.
+const BARRIER: i64 = i32::MAX as i64;
+
+/// Fills a page from each range in turn.
+pub(super) async fn page(
+    channels: &Collection<Document>,
+    filter: &Filter,
+    request: &PageRequest,
+) -> Result<ChannelPage, StoreError> {
+    let limit = usize::from(request.limit);
+    let mut found: Vec<Channel> = Vec::new();
+    for range in ranges(request) {
+        let mut documents = find(channels, filter, request, range).await.map_err(away)?;
+        while let Some(document) = documents.try_next().await.map_err(away)? {
+            let read = document::channel(&value::to_json(&document));
+            let Some(channel) = document::readable(read) else {
+                continue;
+            };
+            if found.len() == limit {
+                let next = found.last().map(|last| Cursor::after(last, request.sort));
+                return Ok(ChannelPage {
+                    channels: found,
+                    next,
+                });
+            }
+            found.push(channel);
+        }
+    }
+    Ok(ChannelPage {
+        channels: found,
+        next: None,
+    })
+}
+
+/// No limit for the server: documents that are no channels do not count. One more than the page holds
+/// tells whether there is a next one.
+async fn find(
+    channels: &Collection<Document>,
+    filter: &Filter,
+    request: &PageRequest,
+    range: Range,
+) -> Result<Documents<Document>, Error> {
+    let batch_size = u32::from(request.limit) + 1;
+    let asked = translate::filter(filter);
+    if let Some(own) = translate::own(filter) {
+        let stages = stages(own, asked, range);
+        return channels.aggregate(stages).batch_size(batch_size).await;
+    }
+    channels
+        .find(doc! { "$and": [range.bounds, asked] })
+        .sort(range.order)
+        .projection(fields())
+        .batch_size(batch_size)
+        .await
+}
+
+/// A query of the channels that are the caller's own: those first, and what it asks of them after.
+fn stages(own: Document, asked: Document, range: Range) -> [Document; 5] {
+    [
+        doc! { "$match": { "$and": [own, range.bounds] } },
+        doc! { "$sort": range.order },
+        doc! { "$limit": BARRIER },
+        doc! { "$match": asked },
+        doc! { "$project": fields() },
+    ]
+}
+
+fn fields() -> Document {
+    FIELDS
+        .map(|field| (field.to_owned(), Bson::Int32(1)))
+        .into_iter()
+        .collect()
+}
+
+/// A part of the collection, in an order that an index has.
+struct Range {
+    bounds: Document,
+    order: Document,
+}
+
+/// What is left of the collection after the page's cursor, in the page's order.
+///
+/// By name there are two parts, for a missing name counts as an empty one, and MongoDB's own order
+/// tells them apart: those without a name, by id; and those with one.
+fn ranges(request: &PageRequest) -> Vec<Range> {
+    let Sort { field, direction } = request.sort;
+    let (after, order) = match direction {
+        Direction::Ascending => ("$gt", 1),
+        Direction::Descending => ("$lt", -1),
+    };
+    // `$gte` an empty text: any text, and nothing but text.
+    let by_id = |bounds: Document, last: Option<&Cursor>| Range {
+        bounds: doc! { "$and": [bounds, { "channel_id": last.map_or_else(
+            || doc! { "$gte": "" },
+            |last| doc! { after: last.channel_id.as_str() },
+        ) }] },
+        order: doc! { "channel_id": order },
+    };
+    let nameless = |last| by_id(doc! { "channel_name": { "$in": [Bson::Null, ""] } }, last);
+    let by_name = |last: Option<&Cursor>| Range {
+        bounds: match last {
+            None => doc! { "channel_name": { "$gt": "" } },
+            Some(last) => doc! { "channel_name": { "$gt": "" }, "$or": [
+                { "channel_name": { after: last.value.as_str() } },
+                { "channel_name": last.value.as_str(), "channel_id": { after: last.channel_id.as_str() } },
+            ] },
+        },
+        order: doc! { "channel_name": order, "channel_id": order },
+    };
+    let last = request.cursor.as_ref();
+    let was_nameless = last.is_some_and(|last| last.value.is_empty());
+    match (field, direction) {
+        (SortField::ChannelId, _) => vec![by_id(doc! {}, last)],
+        (SortField::ChannelName, Direction::Ascending) if last.is_none() => {
+            vec![nameless(None), by_name(None)]
+        }
+        (SortField::ChannelName, Direction::Ascending) if was_nameless => {
+            vec![nameless(last), by_name(None)]
+        }
+        (SortField::ChannelName, Direction::Ascending) => vec![by_name(last)],
+        (SortField::ChannelName, Direction::Descending) if was_nameless => vec![nameless(last)],
+        (SortField::ChannelName, Direction::Descending) => vec![by_name(last), nameless(None)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_limited_caller_asks_is_asked_behind_a_limit() {
+        let json = json!({"channel_metadata.secret": {"$regex": "^a"}});
+        let own = ["b", "a"].map(|id| id.parse().unwrap());
+        let filter = Filter::parse(&json).unwrap().within(&own);
+        let range = ranges(&PageRequest::default()).remove(0);
+        let asked = translate::filter(&filter);
+        let own = translate::own(&filter).unwrap();
+        let [first, sort, barrier, second, _] = stages(own, asked.clone(), range);
+        let ids = doc! { "channel_id": { "$in": ["a", "b"] } };
+        let all = doc! { "$and": [{}, { "channel_id": { "$gte": "" } }] };
+        assert_eq!(first, doc! { "$match": { "$and": [ids, all] } });
+        assert_eq!(sort, doc! { "$sort": { "channel_id": 1 } });
+        assert_eq!(barrier, doc! { "$limit": BARRIER });
+        assert_eq!(second, doc! { "$match": asked });
+    }
+}
