@@ -2,8 +2,8 @@
 //! and can be told of no other. The test's process starts itself once more; what it is there for is
 //! done by the second, and the first makes the way out.
 //!
-//! Invariant: the second process sees nothing but its own loopback interface and one socket, a file,
-//! which leads to one server.
+//! Invariant: the second process sees nothing but its own loopback interface and, where it is to reach
+//! a server, one socket, a file, which leads there.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -49,11 +49,20 @@ pub fn told<T: for<'de> Deserialize<'de>>() -> anyhow::Result<Option<Told<T>>> {
     Ok(Some(serde_json::from_str(&told).context(TOLD)?))
 }
 
+/// Runs this very test, by its module and its name, once more and apart.
+///
+/// # Errors
+/// As [`run_again_with`].
+pub async fn run_again(module: &str, test: &str) -> anyhow::Result<()> {
+    // A way out is made for a server; nobody takes this one.
+    run_again_with(module, test, NAMESERVER, ()).await
+}
+
 /// Runs this very test, by its module and its name, once more and apart, with a way to this server.
 ///
 /// # Errors
 /// If it fails there: all that it printed. If the kernel gives no namespaces.
-pub async fn run_again<T: Serialize>(
+pub async fn run_again_with<T: Serialize>(
     module: &str,
     test: &str,
     server: SocketAddr,

@@ -41,6 +41,8 @@ pub enum Record {
     Service(String, u16),
     /// A text of at most 255 bytes.
     Text(String),
+    /// No answer at all, whatever else the name has.
+    Silence,
 }
 
 impl From<IpAddr> for Record {
@@ -97,8 +99,17 @@ impl NameServer {
                     *count += 1;
                     *count - 1
                 };
-                let records = answers(&question.name, before).into_iter().map(R::into);
-                let answer = question.answer(records);
+                let records: Vec<_> = answers(&question.name, before)
+                    .into_iter()
+                    .map(R::into)
+                    .collect();
+                if records
+                    .iter()
+                    .any(|record| matches!(record, Record::Silence))
+                {
+                    continue;
+                }
+                let answer = question.answer(records.into_iter());
                 // Who asked may have gone.
                 let _ = socket.send_to(&answer, from).await;
             }

@@ -53,6 +53,18 @@ pub fn usage(pid: u32) -> anyhow::Result<Usage> {
     })
 }
 
+/// How many threads a process has.
+///
+/// # Errors
+/// If there is no such process.
+pub fn threads(pid: u32) -> anyhow::Result<usize> {
+    let status = read(pid, "status")?;
+    let threads = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Threads:"));
+    Ok(threads.context("no Threads in status")?.trim().parse()?)
+}
+
 /// The processes of a session: a server that was started in one of its own, and its helpers.
 #[must_use]
 pub fn processes_of_session(session: u32) -> Vec<u32> {

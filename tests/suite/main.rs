@@ -15,6 +15,7 @@ mod isolation;
 mod keys;
 mod limits;
 mod mongodb_srv;
+mod names;
 mod outages;
 mod peers;
 mod processes;

@@ -80,7 +80,7 @@ async fn run_apart(realm: &Realm, case: &str) -> anyhow::Result<()> {
     };
     let mut found = tokio::net::lookup_host((host, port)).await?;
     let server = found.next().context("an address")?;
-    apart::run_again(module_path!(), case, server, member).await
+    apart::run_again_with(module_path!(), case, server, member).await
 }
 
 async fn cluster(told: Told<Member>) -> anyhow::Result<Cluster> {

@@ -24,9 +24,10 @@ use harness::{
     scripted::{Received, Reply, ScriptedServer},
     wait,
 };
-use roundtrip_broker::Route;
-use roundtrip_model::ChannelId;
-use serde_json::Value;
+use roundtrip_broker::{Queue, Route};
+use roundtrip_model::{ChannelId, Entry, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -38,6 +39,7 @@ on_both_setups! {
     what_a_429_asks_for_is_waited,
     each_request_that_is_dropped_is_a_try_of_its_own,
     what_no_version_can_decode_is_dead_with_its_reason_and_comes_once,
+    what_nobody_can_read_in_the_journal_is_kept_and_told,
 }
 
 /// What a bare server does with a request.
@@ -150,7 +152,11 @@ async fn until_state(gateway: &TestGateway, id: &str, state: &str) -> anyhow::Re
     let path = format!("/channel/message/{id}");
     wait::until(format!("{id} to be {state}"), async || {
         let told = gateway.get(&path).await.ok()?.json();
-        (told["state"] == state).then_some(told)
+        let timeline = Vec::<Entry>::deserialize(&told["timeline"]).ok()?;
+        // MongoDB has the state and the entries in two collections: a look in between finds one
+        // before the other.
+        let follows = told["state"] == json!(State::of(&timeline));
+        (follows && told["state"] == state).then_some(told)
     })
     .await
 }
@@ -302,4 +308,37 @@ async fn what_no_version_can_decode_is_dead_with_its_reason_and_comes_once(
     assert_eq!(told("forwarder", ["forward.not_attempted", "cb_poison"]), 1);
     assert_eq!(told("recorder", of_the_batch), 1);
     gateway.finish(&[&channel]).await
+}
+
+/// To whoever starts a recorder, too: it lies there until somebody looks into it.
+async fn what_nobody_can_read_in_the_journal_is_kept_and_told(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let mut gateway = Plan::new(setup)?.start().await?;
+    let poison = b"\xff{ no JSON";
+    gateway.slip_in(Route::Journal, "poison", poison).await?;
+    let recorder = gateway.having("recorder");
+    let is_told = async |gateway: &TestGateway, of: &[&str]| {
+        wait::until(format!("the recorder to tell of {of:?}"), async || {
+            let log = gateway.log(&recorder).ok()?;
+            let mut lines = log.lines();
+            lines
+                .any(|line| of.iter().all(|word| line.contains(word)))
+                .then_some(())
+        })
+        .await
+    };
+    is_told(&gateway, &["cannot be read", "poison"]).await?;
+    // It is in the dead queue before this has ended.
+    gateway.stop(&recorder).await?;
+    gateway.process(&recorder)?.restart().await?;
+    is_told(
+        &gateway,
+        &["journal.unreadable", "parcels=1", "journal.dead"],
+    )
+    .await?;
+    let kept = gateway.dead_letters(Queue::JournalDead).await?;
+    let kept: Vec<_> = kept.iter().map(|parcel| &parcel.body[..]).collect();
+    assert_eq!(kept, [poison]);
+    gateway.finish(&[]).await
 }

@@ -233,13 +233,13 @@ async fn a_second_process_on_the_same_file_is_refused() -> anyhow::Result<()> {
 #[case::no_interval("ROUNDTRIP__DISPATCHER__RETRY__SCHEDULE", "1s,0s", "retry.schedule")]
 #[case::no_url("SESSIONS_SERVER", "localhost", "sessions_server")]
 #[case::no_broker("BROKER_URL", "kafka://localhost", "broker.url")]
-#[case::no_store("STORE_URL", "postgres://localhost", "store")]
+#[case::no_store("STORE_URL", "postgres://localhost", "store.url")]
 #[case::no_range(
     "ROUNDTRIP__EGRESS__ALLOW",
     "example.org,10.0.0.1/8",
-    "egress.allow: '10.0.0.1/8'"
+    "egress.allow: entry 2 has bits beyond its prefix; is 10.0.0.0/8 meant?"
 )]
-#[case::no_port("ROUNDTRIP__EGRESS__PORTS", "https", "egress.ports: 'https'")]
+#[case::no_port("ROUNDTRIP__EGRESS__PORTS", "https", "egress.ports: entry 1")]
 #[case::no_nameserver("ROUNDTRIP__EGRESS__NAMESERVERS", "dns", "egress.nameservers")]
 #[case::no_roots(
     "ROUNDTRIP__EGRESS__CA_FILE",

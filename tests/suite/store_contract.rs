@@ -6,9 +6,11 @@ use async_trait::async_trait;
 use bson::{Document, doc};
 use harness::collections::make_collections;
 use mongodb::{Client, Collection};
+use roundtrip_model::ApiKeyId;
 use roundtrip_store::{
     Config, SharedStore, contract::Harness, embedded::SqliteStore, open, store_contract,
 };
+use rusqlite::{Connection, params};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -90,6 +92,19 @@ mod embedded {
             Value::Object(self.foreign.stored(&id).await.expect("a document"))
         }
 
+        async fn copy_key(&self, id: &ApiKeyId, active: u16, ended: u16) {
+            let copies = "
+                WITH RECURSIVE numbers (n) AS
+                    (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?2 + ?3)
+                INSERT INTO api_keys (key_id, name, role, created_at, ends_at, hash)
+                SELECT printf('key_%032x', n), name, role, created_at,
+                    iif(n > ?2, created_at, NULL), hash
+                FROM numbers, api_keys WHERE key_id = ?1";
+            let connection = Connection::open(Self::path(&self.folder)).expect("the file");
+            let copied = connection.execute(copies, params![id.to_string(), active, ended]);
+            assert_eq!(copied.expect("copies"), usize::from(active + ended));
+        }
+
         async fn stop(self) {}
     }
 
@@ -154,6 +169,23 @@ mod mongo {
             let mut document = found.expect("an answer").expect("a document");
             document.remove("_id");
             bson::Bson::Document(document).into_relaxed_extjson()
+        }
+
+        async fn copy_key(&self, id: &ApiKeyId, active: u16, ended: u16) {
+            let database = self.foreign.client().database(&self.database);
+            let keys: Collection<Document> = database.collection("api_keys");
+            let found = keys.find_one(doc! { "_id": id.to_string() }).await;
+            let key = found.expect("an answer").expect("a key");
+            let copies = (1..=active + ended).map(|number| {
+                let mut copy = key.clone();
+                copy.insert("_id", format!("key_{number:032x}"));
+                if number > active {
+                    copy.insert("ends_at", key["created_at"].clone());
+                }
+                copy
+            });
+            let copied = keys.insert_many(copies).await.expect("copies");
+            assert_eq!(copied.inserted_ids.len(), usize::from(active + ended));
         }
 
         async fn stop(self) {

@@ -84,7 +84,8 @@ impl Recorder {
                 Ok(())
             },
             async {
-                poison::watch(&*self.broker, &stop).await;
+                let look = || self.broker.ready(Queue::JournalDead);
+                poison::watch(look, &stop, poison::log).await;
                 Ok(())
             },
         )

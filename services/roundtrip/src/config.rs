@@ -3,16 +3,21 @@
 //! Invariant: an unknown key or a value that cannot be is one line on standard error and exit 64
 //! (`EX_USAGE`), before anything has started.
 
+mod environment;
+mod file;
+mod known;
 mod problem;
+mod reading;
 mod secret;
+mod tree;
 
 use std::{
+    ffi::OsString,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use config::{Environment, File, FileFormat};
 use roundtrip_egress::{Egress, Loopback};
 use roundtrip_ingress::{CallbackAuth, MAX_KEY_BYTES};
 use roundtrip_model::{
@@ -149,50 +154,17 @@ pub(crate) fn load(file: Option<&Path>) -> Result<Config, Problem> {
 
 /// Reads the configuration, for what needs no more of it than a section, which checks itself.
 pub(crate) fn read(file: Option<&Path>) -> Result<Config, Problem> {
-    let file = match file {
-        Some(path) => File::from(path).format(FileFormat::Toml).required(true),
-        None => File::new(USUAL_FILE, FileFormat::Toml).required(false),
-    };
-    let environment = Environment::with_prefix("ROUNDTRIP")
-        .prefix_separator("__")
-        .separator("__")
-        .try_parsing(true)
-        .list_separator(",")
-        .with_list_parse_key("dispatcher.retry.schedule")
-        .with_list_parse_key("forwarder.retry.schedule")
-        .with_list_parse_key("egress.allow")
-        .with_list_parse_key("egress.deny")
-        .with_list_parse_key("egress.ports")
-        .with_list_parse_key("egress.refused_ports")
-        .with_list_parse_key("egress.nameservers");
-    let mut builder = config::Config::builder()
-        .add_source(file)
-        .add_source(environment);
-    for (variable, key) in SHORT_VARIABLES {
-        // Set but empty means not set: compose files pass `${SESSIONS_SERVER:-}` so.
-        let value = std::env::var(variable)
-            .ok()
-            .filter(|value| !value.is_empty());
-        builder = builder
-            .set_override_option(key, value)
-            .map_err(|error| Problem::said(&error))?;
-    }
-    builder
-        .build()
-        .and_then(config::Config::try_deserialize)
-        .map_err(|error| Problem::said(&error))
+    read_with(file, std::env::vars_os())
 }
 
-/// The variables that go without the prefix, for they are part of every deployment.
-const SHORT_VARIABLES: [(&str, &str); 7] = [
-    ("BROKER_URL", "broker.url"),
-    ("STORE_URL", "store.url"),
-    ("SESSIONS_SERVER", "sessions_server"),
-    ("CALLBACK_SECRET", "callback_secret"),
-    ("SESSIONS_SECRET", "sessions_secret"),
-    ("ENCRYPTION_KEYS", "encryption_keys"),
-    ("OPERATOR_KEY", "operator_key"),
-];
+fn read_with(
+    file: Option<&Path>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Config, Problem> {
+    let mut table = file::read(file)?;
+    environment::lay_over(&mut table, variables)?;
+    Ok(reading::read(table)?)
+}
 
 impl Config {
     /// What one value says of another. What each section can say of itself, it says when its

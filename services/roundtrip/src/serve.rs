@@ -172,7 +172,7 @@ pub(crate) async fn open_store(config: &roundtrip_store::Config) -> anyhow::Resu
     use roundtrip_store::OpenError::{Roots, Scheme, Setting};
     match roundtrip_store::open(config).await {
         Ok(store) => Ok(store),
-        Err(error @ (Scheme(_) | Setting { .. } | Roots(_))) => Err(Problem::said(&error).into()),
+        Err(error @ (Scheme | Setting { .. } | Roots(_))) => Err(Problem::said(&error).into()),
         Err(other) => Err(other.into()),
     }
 }

@@ -50,8 +50,12 @@ pub(crate) fn start(config: &Config) -> Result<(), Problem> {
             "must be error, warn, info, debug, trace or off",
         ));
     }
-    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.level))
-        .map_err(|error| Problem::key("log.level", format!("is no filter: {error}")))?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.level)).map_err(|_| {
+        Problem::key(
+            "log.level",
+            "must be a level, or filter directives as of info,roundtrip_ingress=debug",
+        )
+    })?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(stdout().is_terminal());

@@ -82,7 +82,8 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Shows a file's URL whole, and of any other the scheme alone.
+/// Shows a file's URL whole, of any other the scheme alone, and that only where it is one that is
+/// known: a typing error may have put a password in its place.
 struct Masked<'a>(&'a str);
 
 impl fmt::Debug for Masked<'_> {
@@ -90,8 +91,8 @@ impl fmt::Debug for Masked<'_> {
         if self.0.starts_with(SQLITE) {
             return fmt::Debug::fmt(self.0, f);
         }
-        match self.0.split_once("://") {
-            Some((scheme, _)) => write!(f, "\"{scheme}://…\""),
+        match AMQP.iter().find(|scheme| self.0.starts_with(**scheme)) {
+            Some(scheme) => write!(f, "\"{scheme}…\""),
             None => f.write_str("\"…\""),
         }
     }
@@ -107,8 +108,8 @@ pub enum OpenError {
     #[error("broker.url must begin with sqlite:, amqp:// or amqps://")]
     Scheme,
     /// The URL's scheme is known, the rest of it cannot be used.
-    #[error("broker.url: {0}")]
-    Url(String),
+    #[error("broker.url {0}")]
+    Url(&'static str),
     /// A setting is out of its bounds.
     #[error("broker.{field} {problem}")]
     Setting {
@@ -229,7 +230,7 @@ mod tests {
         for url in ["sqlite:", "sqlite://", "sqlite::memory:"] {
             let text = refusal(at(url)).await;
             assert!(
-                text.starts_with("broker.url: ") && text.contains("file"),
+                text.starts_with("broker.url ") && text.contains("file"),
                 "{text}"
             );
         }

@@ -1,7 +1,7 @@
 //! The section `egress` of the configuration.
 //!
-//! Invariant: what cannot be meant is refused at the start, by its key and its entry: a rule that
-//! was mistyped must not be a rule that is not there.
+//! Invariant: what cannot be meant is refused at the start, by its key and its entry's number: a rule
+//! that was mistyped must not be a rule that is not there.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -64,7 +64,7 @@ pub struct Config {
     pub ports: Vec<String>,
     /// Ports out of these that it may not have.
     pub refused_ports: Vec<u16>,
-    /// The DNS servers that are asked for endpoints' names; none: the system's resolver.
+    /// The DNS servers that are asked for endpoints' names; none: whom the machine is set up to ask.
     pub nameservers: Vec<SocketAddr>,
     /// A PEM file of certificate authorities that https is trusted by, beside the public ones.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,13 +102,13 @@ pub enum ConfigError {
     Entry {
         /// The setting's name within its section.
         setting: &'static str,
-        /// The entry, and what is wrong with it.
+        /// The entry's number, and what is wrong with it.
         problem: String,
     },
     /// The certificate authorities.
     #[error("ca_file")]
     Roots(#[from] RootsError),
-    /// The resolver cannot be made of the nameservers.
+    /// The resolver cannot be made of the nameservers, configured or the machine's.
     #[error("nameservers")]
     Nameservers(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -122,10 +122,15 @@ impl Config {
         let entry = |setting| move |problem| ConfigError::Entry { setting, problem };
         let allow = Patterns::read(&self.allow).map_err(entry("allow"))?;
         let deny = Patterns::read(&self.deny).map_err(entry("deny"))?;
-        let range = |text: &String| {
-            ports::range(text).ok_or_else(|| format!("'{text}' is no port and no range of ports"))
+        let range = |(index, text): (usize, &String)| {
+            ports::range(text).ok_or_else(|| {
+                let number = index + 1;
+                format!(
+                    "entry {number} is neither a port, as of 443, nor a range, as of 1024-65535"
+                )
+            })
         };
-        let ranges: Result<Vec<_>, _> = self.ports.iter().map(range).collect();
+        let ranges: Result<Vec<_>, _> = self.ports.iter().enumerate().map(range).collect();
         let ports = Ports {
             ranges: ranges.map_err(entry("ports"))?,
             refused: self.refused_ports.clone(),
@@ -155,9 +160,9 @@ mod tests {
     }
 
     #[rstest]
-    #[case(r#"{"allow": ["example.org", "10.0.0.1/8"]}"#, "allow: '10.0.0.1/8' ")]
-    #[case(r#"{"deny": ["*"]}"#, "deny: '*' ")]
-    #[case(r#"{"ports": ["https"]}"#, "ports: 'https' ")]
+    #[case(r#"{"allow": ["example.org", "10.0.0.1/8"]}"#, "allow: entry 2 ")]
+    #[case(r#"{"deny": ["*"]}"#, "deny: entry 1 ")]
+    #[case(r#"{"ports": ["https"]}"#, "ports: entry 1 ")]
     #[case(r#"{"ca_file": "/nowhere/ca.pem"}"#, "ca_file")]
     fn what_cannot_be_meant_is_named(#[case] json: &str, #[case] begins: &str) {
         let problem = refusal(json);

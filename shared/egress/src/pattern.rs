@@ -26,11 +26,12 @@ impl Patterns {
     /// The first entry that cannot be read, and why, in one line.
     pub(crate) fn read(entries: &[String]) -> Result<Self, String> {
         let mut patterns = Self::default();
-        for entry in entries {
+        for (index, entry) in entries.iter().enumerate() {
             let entry = entry.trim();
             if !entry.is_empty() {
                 let added = patterns.add(entry);
-                added.map_err(|problem| format!("'{entry}' {problem}"))?;
+                // By its number: what got here by mistake may be a URL with a password.
+                added.map_err(|problem| format!("entry {} {problem}", index + 1))?;
             }
         }
         Ok(patterns)
@@ -94,17 +95,31 @@ fn name(entry: &str) -> Result<Name, String> {
     let host = host.strip_suffix('.').unwrap_or(host);
     // As in a URL, so that both sides of a comparison are spelled alike.
     match Host::parse(host) {
-        Ok(Host::Domain(host)) if !host.contains(['*', ':']) && !host.is_empty() => Ok(if below {
+        Ok(Host::Domain(host)) if is_name(&host) => Ok(if below {
             Name::Below(format!(".{host}"))
         } else {
             Name::Exactly(host)
         }),
         _ => Err(
-            "is neither an address, nor a range as of 10.0.0.0/8, nor a host's name, nor \
-                  *. and a name"
+            "is neither an address, nor a range as of 10.0.0.0/8, nor a host's name as of \
+             hooks.example.org, nor *.example.org for all that lies below a name"
                 .to_owned(),
         ),
     }
+}
+
+/// The most bytes of a name, and of one label, that the DNS takes.
+const MAX_NAME: usize = 253;
+const MAX_LABEL: usize = 63;
+
+/// Whether a host can be called so. A URL's host may hold more, such as a `;` or an empty label: an
+/// entry that does is two entries, or a typing error, and would match nothing.
+fn is_name(host: &str) -> bool {
+    let is_of_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    host.len() <= MAX_NAME
+        && host
+            .split('.')
+            .all(|label| (1..=MAX_LABEL).contains(&label.len()) && label.bytes().all(is_of_label))
 }
 
 #[cfg(test)]
@@ -170,9 +185,28 @@ mod tests {
     #[case("::ffff:10.0.0.1")]
     #[case("fe80::1%eth0")]
     #[case("user@example.org")]
-    fn what_is_none_of_these_is_refused_and_named(#[case] entry: &str) {
+    #[case(".example.org")]
+    #[case("..example.org")]
+    #[case("*..example.org")]
+    #[case("a..example.org")]
+    #[case("example.org..")]
+    #[case("one.example.org;two.example.org")]
+    #[case("one.example.org two.example.org")]
+    #[case("example.org!")]
+    #[case("a.example.org=b")]
+    #[case("example.org|example.net")]
+    #[case("*.*.example.org")]
+    #[case("amqp://user:secret@example.org")]
+    fn what_is_none_of_these_is_refused_by_its_number(#[case] entry: &str) {
         let problem = read(&["example.org", entry]).unwrap_err();
-        assert!(problem.starts_with(&format!("'{entry}' ")), "{problem}");
+        assert!(problem.starts_with("entry 2 "), "{problem}");
+        assert!(!problem.contains("secret"), "{problem}");
+    }
+
+    #[test]
+    fn a_label_is_at_most_what_the_dns_takes() {
+        assert!(read(&[&format!("{}.example", "a".repeat(MAX_LABEL))]).is_ok());
+        assert!(read(&[&format!("{}.example", "a".repeat(MAX_LABEL + 1))]).is_err());
     }
 
     #[test]

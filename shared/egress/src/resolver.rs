@@ -1,10 +1,14 @@
 //! Names, resolved under the rules.
 //!
 //! Invariant: an address comes out of here only if the guard accepted all of the answer that it
-//! was part of. It is not resolved again: whoever connects takes these addresses.
+//! was part of. It is not resolved again: whoever connects takes these addresses. And a lookup
+//! holds no thread, however long the DNS lets it wait, for strangers choose whose DNS that is: the
+//! system's own `getaddrinfo` blocks one each, of those that the files and the store need too.
+
+mod machine;
 
 use std::{
-    fmt, io,
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -12,15 +16,24 @@ use std::{
 
 use hickory_resolver::{
     TokioResolver,
-    config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig},
-    net::{NetError, runtime::TokioRuntimeProvider},
+    config::{
+        ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
+        ResolverOpts,
+    },
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    proto::op::ResponseCode,
 };
-use tokio::net::lookup_host;
 
 use crate::{ConfigError, Guard, Refusal};
 
+use machine::Machine;
+
 /// How long one question to a configured nameserver may take; the post's own limit stands above.
 const QUESTION_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long "there is no such name" is believed at most, whatever its zone says: a name that is put
+/// right should soon be found.
+const MAX_NEGATIVE: Duration = Duration::from_secs(10);
 
 /// How many addresses of an answer are tried at most, one after the other. All are vetted.
 const MAX_ADDRESSES: usize = 16;
@@ -32,18 +45,20 @@ pub struct Resolver {
     source: Source,
 }
 
+/// Whom names are asked of. Answers are kept as long as they say, and those who ask for the same
+/// name at the same time ask once.
 #[derive(Clone)]
 enum Source {
-    /// What the machine is set up with, `/etc/hosts` included.
-    System,
-    /// Configured nameservers and nothing beside them. Answers are kept as long as they say.
+    /// Whom the machine is set up to ask, `/etc/hosts` included.
+    Machine(Arc<Machine>),
+    /// Configured nameservers and nothing beside them.
     Servers(Arc<TokioResolver>),
 }
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let source = match self.source {
-            Source::System => "system",
+            Source::Machine(_) => "machine",
             Source::Servers(_) => "nameservers",
         };
         f.debug_struct("Resolver")
@@ -52,32 +67,46 @@ impl fmt::Debug for Resolver {
     }
 }
 
-/// Why a name leads nowhere. What is shown names no address.
+/// Why a name leads nowhere. What is shown names no address, and no name but the host's own: not
+/// what a search domain made of it.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
     /// The guard refuses the answer. It may be another one later: this is no property of the URL.
     #[error("the host's address is not allowed")]
     Refused(#[source] Refusal),
-    /// The system's resolver has none.
+    /// The nameservers say so.
+    #[error("the host's name could not be resolved: {0}")]
+    Answered(ResponseCode),
+    /// The nameservers say nothing that could be used.
     #[error("the host's name could not be resolved")]
-    System(#[source] io::Error),
-    /// The nameservers have none.
-    #[error("the host's name could not be resolved")]
-    Servers(#[source] Box<NetError>),
+    Failed(#[source] Box<NetError>),
     /// The answer is empty.
     #[error("the host's name has no address")]
     Empty,
 }
 
+impl From<NetError> for LookupError {
+    fn from(error: NetError) -> Self {
+        let code = match &error {
+            NetError::Dns(DnsError::NoRecordsFound(none)) => none.response_code,
+            NetError::Dns(DnsError::ResponseCode(code)) => *code,
+            _ => return Self::Failed(Box::new(error)),
+        };
+        match code {
+            ResponseCode::NoError => Self::Empty,
+            code => Self::Answered(code),
+        }
+    }
+}
+
 impl Resolver {
     pub(crate) fn new(guard: Arc<Guard>, nameservers: &[SocketAddr]) -> Result<Self, ConfigError> {
         let source = if nameservers.is_empty() {
-            Source::System
+            Machine::read().map(|machine| Source::Machine(Arc::new(machine)))
         } else {
-            let resolver =
-                servers(nameservers).map_err(|error| ConfigError::Nameservers(Box::new(error)))?;
-            Source::Servers(Arc::new(resolver))
+            servers(nameservers).map(|resolver| Source::Servers(Arc::new(resolver)))
         };
+        let source = source.map_err(|error| ConfigError::Nameservers(Box::new(error)))?;
         Ok(Self { guard, source })
     }
 
@@ -86,7 +115,10 @@ impl Resolver {
     /// # Errors
     /// The name has none, or the guard refuses one of them.
     pub async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
-        let mut addresses = self.look_up(host).await?;
+        let mut addresses = match &self.source {
+            Source::Machine(machine) => machine.look_up(host).await?,
+            Source::Servers(resolver) => resolver.lookup_ip(host).await?.iter().collect(),
+        };
         if let Err(refusal) = self.guard.vet_answer(host, addresses.iter().copied()) {
             // For the operator alone: what a name leads to inside is nobody else's business.
             tracing::warn!(host, ?addresses, ?refusal, "egress.refused");
@@ -97,20 +129,6 @@ impl Resolver {
         }
         addresses.truncate(MAX_ADDRESSES);
         Ok(addresses)
-    }
-
-    async fn look_up(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
-        match &self.source {
-            Source::System => {
-                let found = lookup_host((host, 0)).await.map_err(LookupError::System)?;
-                Ok(found.map(|address| address.ip()).collect())
-            }
-            Source::Servers(resolver) => {
-                let found = resolver.lookup_ip(host).await;
-                let found = found.map_err(|error| LookupError::Servers(Box::new(error)))?;
-                Ok(found.iter().collect())
-            }
-        }
     }
 }
 
@@ -123,13 +141,22 @@ fn servers(nameservers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
         NameServerConfig::new(address.ip(), true, connections.to_vec())
     };
     let config = ResolverConfig::from_name_servers(nameservers.iter().map(server).collect());
-    let provider = TokioRuntimeProvider::default();
-    let mut builder = TokioResolver::builder_with_config(config, provider);
-    let options = builder.options_mut();
+    let mut options = ResolverOpts::default();
     options.timeout = QUESTION_LIMIT;
     options.attempts = 1;
+    asking(config, options)
+}
+
+/// A resolver that asks these servers and reads no file.
+fn asking(config: ResolverConfig, mut options: ResolverOpts) -> Result<TokioResolver, NetError> {
     // Both, so that the whole answer is vetted and not the half that came first.
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.use_hosts_file = ResolveHosts::Never;
-    builder.build()
+    options.negative_max_ttl = Some(MAX_NEGATIVE);
+    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        .with_options(options)
+        .build()
 }
+
+#[cfg(test)]
+mod tests;

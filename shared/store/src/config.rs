@@ -1,6 +1,7 @@
 //! Which store, and how it is reached.
 //!
-//! Invariant: what is printed of a configuration, its URL included, never holds credentials.
+//! Invariant: the URL may hold a password, so nothing here prints it: `Debug` and every error show its
+//! scheme at most, or the path where it is a file's.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -65,10 +66,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The URL, to be shown: without what may be secret in it.
+    /// The URL, to be shown: a file's whole, of any other the scheme.
     #[must_use]
     pub fn shown_url(&self) -> String {
-        without_credentials(&self.url)
+        masked(&self.url)
     }
 }
 
@@ -85,7 +86,7 @@ impl fmt::Debug for Config {
             retention,
         } = self;
         f.debug_struct("Config")
-            .field("url", &without_credentials(url))
+            .field("url", &masked(url))
             .field("ca_file", ca_file)
             .field("database", database)
             .field("timeout", timeout)
@@ -101,10 +102,10 @@ impl fmt::Debug for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL is of no engine that there is.
-    #[error("the store's url '{0}' must begin with sqlite:, mongodb:// or mongodb+srv://")]
-    Scheme(String),
+    #[error("store.url must begin with sqlite:, mongodb:// or mongodb+srv://")]
+    Scheme,
     /// The URL, or a setting beside it, is not as it must be.
-    #[error("the store's {setting} {problem}")]
+    #[error("store.{setting} {problem}")]
     Setting {
         /// The setting's name.
         setting: &'static str,
@@ -112,7 +113,7 @@ pub enum OpenError {
         problem: String,
     },
     /// The certificate authorities cannot be used.
-    #[error("the store's ca_file")]
+    #[error("store.ca_file")]
     Roots(#[from] RootsError),
     /// The embedded store's file cannot be used.
     #[error("cannot open the store's file '{}'", .path.display())]
@@ -158,12 +159,12 @@ pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
             });
         }
     }
-    if let Some(path) = url.strip_prefix("sqlite:") {
+    if let Some(path) = url.strip_prefix(SQLITE) {
         // `sqlite://data/store.db` would be a folder of the root's.
         if path.is_empty() || path.starts_with("//") {
             return Err(OpenError::Setting {
                 setting: "url",
-                problem: format!("'{url}' must be sqlite:PATH"),
+                problem: "must be sqlite:PATH, and PATH no empty one, nor begin with //".to_owned(),
             });
         }
         let store = SqliteStore::open(path, config.timeout).await?;
@@ -171,24 +172,23 @@ pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
             store.keeping(config.retention, Arc::new(SystemClock)),
         ));
     }
-    if url.starts_with("mongodb://") || url.starts_with("mongodb+srv://") {
+    if MONGODB.iter().any(|scheme| url.starts_with(scheme)) {
         return Ok(Arc::new(MongoStore::open(config)?));
     }
-    Err(OpenError::Scheme(without_credentials(url)))
+    Err(OpenError::Scheme)
 }
 
-/// The URL with what stands before an `@` of its authority, and its query, left out: both may hold
-/// secrets.
-fn without_credentials(url: &str) -> String {
-    let url = url.split_once('?').map_or(url, |(before, _)| before);
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => {
-            format!("{}://…{}", &url[..scheme], &url[at..])
-        }
-        // A typing error may have lost the slashes and kept the password.
-        (None, Some(at)) => format!("…{}", &url[at..]),
-        _ => url.to_owned(),
+const SQLITE: &str = "sqlite:";
+const MONGODB: [&str; 2] = ["mongodb://", "mongodb+srv://"];
+
+/// A file's URL whole, of any other the scheme alone, and that only where it is one that is known:
+/// where a password ends, in a URL that was mistyped, nobody can say.
+fn masked(url: &str) -> String {
+    if url.starts_with(SQLITE) {
+        return url.to_owned();
     }
+    let scheme = MONGODB.iter().find(|scheme| url.starts_with(**scheme));
+    format!("{}…", scheme.unwrap_or(&""))
 }
 
 #[cfg(test)]
@@ -198,15 +198,14 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case(
-        "mongodb://user:se@cret@host:27017/db?x=1",
-        "mongodb://…@host:27017/db"
-    )]
-    #[case("mongodb+srv://user:secret@host/", "mongodb+srv://…@host/")]
-    #[case("mongodb:/user:secret@host/", "…@host/")]
+    #[case("mongodb://user:se@cret@host:27017/db?x=1", "mongodb://…")]
+    #[case("mongodb://user:sec?cret@host/", "mongodb://…")]
+    #[case("mongodb+srv://user:secret@host/", "mongodb+srv://…")]
+    #[case("mongodb:/user:secret@host/", "…")]
+    #[case("user:secret://host/", "…")]
     #[case("sqlite:data/store.db", "sqlite:data/store.db")]
     fn nothing_that_is_printed_holds_credentials(#[case] url: &str, #[case] printed: &str) {
-        assert_eq!(without_credentials(url), printed);
+        assert_eq!(masked(url), printed);
         let config = Config {
             url: url.to_owned(),
             ..Config::default()
@@ -216,6 +215,9 @@ mod tests {
 
     #[rstest]
     #[case("postgres://user:secret@host/db")]
+    #[case("mongo://user:sec?cret@host/")]
+    #[case("mongodb:/user:sec?cret@host")]
+    #[case("secret://host")]
     #[case("store.db")]
     #[case("")]
     #[tokio::test]
@@ -227,8 +229,8 @@ mod tests {
         let Err(error) = open(&config).await else {
             panic!("opened {url}")
         };
-        assert!(matches!(error, OpenError::Scheme(_)), "{error}");
-        assert!(!error.to_string().contains("secret"), "{error}");
+        assert!(matches!(error, OpenError::Scheme), "{error}");
+        assert!(!error.to_string().contains("cret"), "{error}");
     }
 
     #[test]

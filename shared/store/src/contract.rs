@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 
 use async_trait::async_trait;
 use futures::FutureExt;
-use roundtrip_model::{Channel, ChannelId, ChannelPatch};
+use roundtrip_model::{ApiKeyId, Channel, ChannelId, ChannelPatch};
 use serde_json::Value;
 
 pub use foreign::*;
@@ -55,6 +55,10 @@ pub trait Harness: Send + Sync + Sized {
 
     /// The whole document as it is stored, but for a key that the database adds.
     async fn stored(&self, id: &str) -> Value;
+
+    /// Copies a key that is kept, under other ids, as past the store: so many that are active as it
+    /// is, and so many that have ended when it was made.
+    async fn copy_key(&self, id: &ApiKeyId, active: u16, ended: u16);
 
     /// Removes what the case left.
     async fn stop(self);
@@ -156,6 +160,7 @@ macro_rules! store_contract {
             pages_hold_every_key_once,
             no_more_keys_are_active_under_one_than_can_be,
             a_page_of_keys_holds_what_is_within_bounds,
+            no_more_keys_are_active_than_can_be,
         }
     };
     (@each $harness:ty; $($case:ident,)*) => {

@@ -1,12 +1,13 @@
 //! What is wrong with the configuration.
 //!
-//! Invariant: it is one line, and names the key.
+//! Invariant: it is one line, names the key, and shows no value that could be secret: what goes in
+//! here is the gateway's own words, never what a library says of a text that it could not read.
 
 use std::process::ExitCode;
 
 use roundtrip_model::redacted;
 
-use super::EXIT_USAGE;
+use super::{EXIT_USAGE, tree::Origin};
 
 /// What is wrong with the configuration, in one line.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,11 @@ impl Problem {
     /// A problem with the value of one key.
     pub(crate) fn key(key: &str, problem: impl AsRef<str>) -> Self {
         Self(format!("{key} {}", problem.as_ref()))
+    }
+
+    /// A problem with what was written in one place.
+    pub(super) fn at(origin: &Origin, problem: impl AsRef<str>) -> Self {
+        Self(format!("{origin}: {}", problem.as_ref()))
     }
 
     /// A problem that says itself which key it means.

@@ -2,8 +2,13 @@
 //!
 //! Invariant: none of them is shown, by `Debug` neither.
 
+use std::fmt;
+
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, SeqAccess, Visitor},
+};
 
 /// A text that is shown nowhere.
 #[derive(Debug, Clone, Deserialize)]
@@ -43,15 +48,29 @@ impl PartialEq for SecretList {
 
 impl<'de> Deserialize<'de> for SecretList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            One(SecretString),
-            Several(Vec<SecretString>),
+        deserializer.deserialize_any(Written)
+    }
+}
+
+/// Both ways in which they are written.
+struct Written;
+
+impl<'de> Visitor<'de> for Written {
+    type Value = SecretList;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, in quotes, or a list of texts")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretList, E> {
+        Ok(SecretList::of(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<SecretList, A::Error> {
+        let mut secrets = Vec::new();
+        while let Some(secret) = list.next_element()? {
+            secrets.push(secret);
         }
-        Ok(match Written::deserialize(deserializer)? {
-            Written::One(text) => Self::of(text.expose_secret()),
-            Written::Several(texts) => Self(texts),
-        })
+        Ok(SecretList(secrets))
     }
 }

@@ -257,12 +257,10 @@ fn file(path: &str) -> Result<PathBuf, OpenError> {
     let path = path.strip_prefix("//").unwrap_or(path);
     match path {
         "" => Err(OpenError::Url(
-            "names no file, as sqlite:data/broker.db does".to_owned(),
+            "names no file, as sqlite:data/broker.db does",
         )),
         // SQLite would open no file for it, and everything would be lost with the process.
-        ":memory:" => Err(OpenError::Url(
-            "must name a file: memory keeps nothing".to_owned(),
-        )),
+        ":memory:" => Err(OpenError::Url("must name a file: memory keeps nothing")),
         path => Ok(Path::new(path).to_owned()),
     }
 }

@@ -47,6 +47,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// AMQP's reply code for a close in good order.
 const REPLY_SUCCESS: u16 = 200;
 
+/// What is said of a URL that cannot be read.
+const MALFORMED: &str = "is malformed; it is amqp://user:password@host:port/vhost?heartbeat=5, with \
+                         the user's name, the password and the virtual host percent-encoded";
+
 /// Where the server is, and as whom to call.
 #[derive(Clone)]
 pub(super) struct Endpoint {
@@ -73,11 +77,11 @@ impl Endpoint {
 
     /// Reads a URL.
     fn parse(url: &str) -> Result<Self, OpenError> {
-        // The parser's words never repeat the URL, which may hold a password.
-        let parsed = url::Url::parse(url).map_err(|error| OpenError::Url(error.to_string()))?;
-        let mut uri: AMQPUri = url.parse().map_err(OpenError::Url)?;
+        // What parsers say may repeat the URL, and so the password in it.
+        let parsed = url::Url::parse(url).map_err(|_| OpenError::Url(MALFORMED))?;
+        let mut uri: AMQPUri = url.parse().map_err(|_| OpenError::Url(MALFORMED))?;
         match parsed.host() {
-            None => return Err(OpenError::Url("it names no host".to_owned())),
+            None => return Err(OpenError::Url("names no host")),
             // lapin's parser takes an address in brackets for no host, and goes to localhost.
             Some(url::Host::Ipv6(address)) => uri.authority.host = address.to_string(),
             Some(_) => {}

@@ -5,7 +5,7 @@ use roundtrip_model::{ApiKey, ApiKeyId, KeyBounds, KeyRole, NewKey};
 use time::OffsetDateTime;
 
 use super::{Harness, samples::at};
-use crate::{ApiKeys, MAX_KEYS_UNDER_ONE, StoreError};
+use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, StoreError};
 
 fn key(name: &str) -> ApiKey {
     let new = NewKey {
@@ -199,4 +199,24 @@ pub async fn no_more_keys_are_active_under_one_than_can_be(harness: &impl Harnes
     let revoked = store.revoke_key(&first.key_id, at(0)).await;
     revoked.expect("to revoke");
     create(store, &under(one)).await;
+}
+
+/// However many have ended; and all of them are handed out to who must know them.
+pub async fn no_more_keys_are_active_than_can_be(harness: &impl Harness) {
+    const ENDED: u16 = 100;
+    let store = &**harness.store();
+    let first = key("first");
+    create(store, &first).await;
+    let copies = MAX_ACTIVE_KEYS - 2;
+    harness.copy_key(&first.key_id, copies, ENDED).await;
+    create(store, &key("last")).await;
+    let refused = store.create_key(&key("beyond")).await;
+    assert!(matches!(refused, Err(StoreError::TooMany)), "{refused:?}");
+    let all = active(store, at(0)).await;
+    assert_eq!(all.len(), usize::from(MAX_ACTIVE_KEYS));
+    assert!(!all.iter().any(|name| name == "beyond"));
+
+    let revoked = store.revoke_key(&first.key_id, at(0)).await;
+    revoked.expect("to revoke");
+    create(store, &key("in its place")).await;
 }

@@ -1,12 +1,11 @@
 mod queries;
 mod retention;
 
-use roundtrip_model::{KeyRole, NewKey};
 use rusqlite::TransactionBehavior;
 use serde_json::json;
 
 use super::*;
-use crate::{ApiKeys, Journal, MAX_ACTIVE_KEYS};
+use crate::Journal;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -112,42 +111,6 @@ async fn another_programs_file_is_refused_and_left_as_it_is() {
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .unwrap();
     assert_eq!(tables, 1);
-}
-
-#[tokio::test]
-async fn no_more_keys_are_active_than_can_be() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.db");
-    let store = SqliteStore::open(&path, TIMEOUT).await.unwrap();
-    let now = time::macros::datetime!(2026-03-01 0:00 UTC);
-    let key = || {
-        let new = NewKey {
-            name: "n".to_owned(),
-            role: KeyRole::Viewer,
-            channels: None,
-            rate_per_second: None,
-            expires_at: None,
-        };
-        new.make([0; 32], now).unwrap().0
-    };
-    let first = key();
-    store.create_key(&first).await.unwrap();
-    // One less than can be, and as many again that have ended.
-    let copies = format!(
-        "WITH RECURSIVE numbers (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM numbers WHERE n < {})
-         INSERT INTO api_keys (key_id, name, role, created_at, ends_at, hash)
-         SELECT printf('key_%032x', n), name, role, created_at, iif(n > {1}, created_at, NULL), hash
-         FROM numbers, api_keys",
-        2 * MAX_ACTIVE_KEYS,
-        MAX_ACTIVE_KEYS - 1
-    );
-    let connection = Connection::open(&path).unwrap();
-    connection.execute_batch(&copies).unwrap();
-    store.create_key(&key()).await.unwrap();
-    let refused = store.create_key(&key()).await;
-    assert!(matches!(refused, Err(StoreError::TooMany)), "{refused:?}");
-    store.revoke_key(&first.key_id, now).await.unwrap();
-    store.create_key(&key()).await.unwrap();
 }
 
 #[tokio::test]

@@ -38,6 +38,11 @@ const SELECTION_SHARE: f64 = 0.9;
 /// The longest name that MongoDB gives a database.
 const MAX_DATABASE_BYTES: usize = 63;
 
+/// What is said of a URL that cannot be read.
+const MALFORMED: &str = "is malformed; it is mongodb://user:password@host:port/database?option=value \
+                         as MongoDB's drivers have it, with the user's name and the password \
+                         percent-encoded";
+
 /// A connection, perhaps not yet made.
 pub(super) struct Connection {
     shared: Arc<Shared>,
@@ -67,15 +72,9 @@ pub(super) struct Shared {
 impl Connection {
     pub(super) fn open(config: &Config) -> Result<Self, OpenError> {
         let setting = |setting, problem: String| OpenError::Setting { setting, problem };
-        let url = ConnectionString::parse(&config.url).map_err(|error| {
-            // What the driver says may quote the URL, and so the password in it.
-            let problem = if config.url.contains('@') {
-                "is malformed (a user's name and password must be percent-encoded)".to_owned()
-            } else {
-                format!("is malformed: {error}")
-            };
-            setting("url", problem)
-        })?;
+        // What the driver says may quote the URL, and so the password in it.
+        let url = ConnectionString::parse(&config.url)
+            .map_err(|_| setting("url", MALFORMED.to_owned()))?;
         if let Some(Tls::Enabled(options)) = &url.tls
             && options.allow_invalid_certificates == Some(true)
         {
@@ -273,6 +272,8 @@ mod tests {
     async fn what_is_malformed_is_named_without_the_password() {
         let bad_url = config("mongodb://user:se/cret@host:x/");
         let bad_option = config("mongodb://host/?maxPoolSize=many");
+        let no_at = config("mongodb://user:secret:5998");
+        let bad_mark = config("mongodb://user:sec?cret@host/");
         let bad_database = Config {
             database: "a b".to_owned(),
             ..config(AWAY)
@@ -290,6 +291,8 @@ mod tests {
             (unverified, "url"),
             (no_tls, "ca_file"),
             (bad_url, "url"),
+            (no_at, "url"),
+            (bad_mark, "url"),
             (bad_option, "url"),
             (bad_database, "database"),
             (no_connections, "max_connections"),

@@ -1,0 +1,107 @@
+//! The configuration's file, in TOML.
+//!
+//! Invariant: what is wrong with it is told by its place and never by its text. What the parser
+//! itself would print is the line, and the line may be the one with the password in it.
+
+use std::{fs, io::ErrorKind, path::Path, rc::Rc};
+
+use toml::{
+    Spanned,
+    de::{DeArray, DeInteger, DeTable, DeValue},
+};
+
+use super::{
+    Problem, USUAL_FILE,
+    tree::{Node, Origin, Place, Table, Value},
+};
+
+/// Reads the file that is named; where none is, the usual one, if it is there.
+pub(super) fn read(named: Option<&Path>) -> Result<Table, Problem> {
+    let path = named.unwrap_or(Path::new(USUAL_FILE));
+    let name: Rc<str> = path.display().to_string().into();
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => {
+            return Ok(Table::new());
+        }
+        Err(error) => return Err(Problem::key(&name, format!("cannot be read: {error}"))),
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) => parse(name, &text),
+        Err(error) => {
+            let good = error.utf8_error().valid_up_to();
+            let good = String::from_utf8_lossy(&error.as_bytes()[..good]);
+            let end = Text::of(Rc::clone(&name), &good).place(good.len());
+            Err(Problem::at(&Origin::File(end), "this is no UTF-8"))
+        }
+    }
+}
+
+/// Reads the text of a file.
+pub(super) fn parse(name: Rc<str>, text: &str) -> Result<Table, Problem> {
+    let at = Text::of(name, text);
+    match DeTable::parse(text) {
+        Ok(table) => Ok(at.table(table.into_inner())),
+        Err(error) => {
+            let start = error.span().map_or(0, |span| span.start);
+            // The parser's own words for what is wrong are constants; the text is in its `Display`.
+            let problem = error.message().replace('\n', " ");
+            Err(Problem::at(&Origin::File(at.place(start)), problem))
+        }
+    }
+}
+
+/// A text, to find places in.
+struct Text<'a> {
+    name: Rc<str>,
+    text: &'a str,
+}
+
+impl<'a> Text<'a> {
+    fn of(name: Rc<str>, text: &'a str) -> Self {
+        Self { name, text }
+    }
+
+    fn place(&self, offset: usize) -> Place {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Place {
+            file: Rc::clone(&self.name),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+        }
+    }
+
+    fn table(&self, table: DeTable<'_>) -> Table {
+        let entries = table.into_iter().map(|(key, value)| {
+            let origin = Origin::File(self.place(key.span().start));
+            let value = self.value(value.into_inner());
+            (key.into_inner().into_owned(), Node { value, origin })
+        });
+        entries.collect()
+    }
+
+    fn list(&self, list: DeArray<'_>) -> Vec<Node> {
+        let entries = list.into_iter().map(|entry: Spanned<DeValue<'_>>| {
+            let origin = Origin::File(self.place(entry.span().start));
+            let value = self.value(entry.into_inner());
+            Node { value, origin }
+        });
+        entries.collect()
+    }
+
+    fn value(&self, value: DeValue<'_>) -> Value {
+        match value {
+            DeValue::String(text) => Value::Text(text.into_owned()),
+            DeValue::Integer(number) => number_of(&number).map_or(Value::Other, Value::Number),
+            DeValue::Boolean(flag) => Value::Flag(flag),
+            DeValue::Array(list) => Value::List(self.list(list)),
+            DeValue::Table(table) => Value::Section(self.table(table)),
+            DeValue::Float(_) | DeValue::Datetime(_) => Value::Other,
+        }
+    }
+}
+
+fn number_of(number: &DeInteger<'_>) -> Option<i128> {
+    i128::from_str_radix(number.as_str(), number.radix()).ok()
+}

@@ -1,0 +1,425 @@
+//! Turns what was written into what the code asks for.
+//!
+//! Invariant: what is wrong is said in the words of what is right, with the key and its place; no
+//! word of it comes from a value, which may be a password in the wrong line.
+
+use std::fmt::Display;
+
+use serde::{
+    Deserializer,
+    de::{
+        DeserializeOwned, DeserializeSeed, Error, Expected, IntoDeserializer, MapAccess, SeqAccess,
+        Unexpected, Visitor,
+        value::{MapAccessDeserializer, StrDeserializer, StringDeserializer},
+    },
+    forward_to_deserialize_any,
+};
+
+use super::{
+    Problem,
+    tree::{Node, Origin, Table, Value},
+};
+
+/// The longest name that is taken for a key that was mistyped.
+const MAX_SHOWN_KEY: usize = 40;
+
+/// What is said of a value where nothing better is known.
+const UNSAID: &str = "cannot be used";
+
+/// Why a value is not what its key asks for.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    /// Its key and the sections that it is in, the innermost first.
+    path: Vec<String>,
+    origin: Option<String>,
+    /// What is wrong, without the key; nothing where only the value's own reader knows, whose words
+    /// may repeat it.
+    problem: Option<String>,
+    /// Where a key is not known: which are.
+    pub(super) known: Option<&'static [&'static str]>,
+}
+
+impl Wrong {
+    fn because(problem: impl Into<String>) -> Self {
+        Self {
+            path: Vec::new(),
+            origin: None,
+            problem: Some(problem.into()),
+            known: None,
+        }
+    }
+
+    fn must_be(expected: &str) -> Self {
+        Self::because(format!("must be {}", in_words(expected)))
+    }
+
+    fn at(mut self, origin: &Origin) -> Self {
+        self.origin.get_or_insert_with(|| origin.to_string());
+        self
+    }
+
+    fn under(mut self, key: impl Into<String>) -> Self {
+        self.path.push(key.into());
+        self
+    }
+
+    fn entry(mut self, number: usize) -> Self {
+        let problem = self.problem.as_deref().unwrap_or(UNSAID);
+        self.problem = Some(format!("(entry {number}) {problem}"));
+        self
+    }
+
+    /// The words of what is right, where there are none yet.
+    fn or_must_be(mut self, expected: &str) -> Self {
+        self.problem
+            .get_or_insert_with(|| format!("must be {}", in_words(expected)));
+        self
+    }
+}
+
+impl std::error::Error for Wrong {}
+
+impl Display for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
+        let path: Vec<&str> = self.path.iter().rev().map(String::as_str).collect();
+        let problem = self.problem.as_deref().unwrap_or(UNSAID);
+        match path.as_slice() {
+            [] => f.write_str(problem),
+            path => write!(f, "{} {problem}", path.join(".")),
+        }
+    }
+}
+
+impl From<Wrong> for Problem {
+    fn from(wrong: Wrong) -> Self {
+        Self::said(&wrong)
+    }
+}
+
+impl Error for Wrong {
+    fn custom<T: Display>(_words_that_may_repeat_the_value: T) -> Self {
+        Self {
+            problem: None,
+            ..Self::because("")
+        }
+    }
+
+    fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::must_be(&expected.to_string())
+    }
+
+    fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::must_be(&expected.to_string())
+    }
+
+    fn invalid_length(_: usize, expected: &dyn Expected) -> Self {
+        Self::must_be(&expected.to_string())
+    }
+
+    fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
+        Self::because(one_of(expected))
+    }
+
+    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
+        Self {
+            known: Some(expected),
+            ..Self::because("is no key that there is")
+        }
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self::because("must be set too").under(field)
+    }
+}
+
+fn one_of(variants: &[&str]) -> String {
+    let variants: Vec<_> = variants.iter().map(|one| format!("\"{one}\"")).collect();
+    format!("must be {}", variants.join(" or "))
+}
+
+/// What types call themselves, as people say it.
+fn in_words(expected: &str) -> String {
+    let whole = |most: u64| format!("a whole number from 0 to {most}");
+    match expected {
+        "u8" => whole(u8::MAX.into()),
+        "u16" => whole(u16::MAX.into()),
+        "u32" => whole(u32::MAX.into()),
+        "u64" | "usize" => "a whole number, not below 0".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a string" | "path string" => "a text, in quotes".to_owned(),
+        "a duration" => "a duration, as \"250ms\" or \"1h 30m\"".to_owned(),
+        "socket address" => "an address and a port, as \"127.0.0.1:8000\"".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        other if other.starts_with("struct ") => "a section".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// A key of the file's, if it looks like one: another text may have got into its place.
+pub(super) fn shown(key: &str) -> &str {
+    let is_key = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+    if (1..=MAX_SHOWN_KEY).contains(&key.len()) && key.bytes().all(is_key) {
+        key
+    } else {
+        "what stands here"
+    }
+}
+
+/// What a visitor waits for. Asked before it is used up.
+fn expected_by<'de, V: Visitor<'de>>(visitor: &V) -> String {
+    let expected: &dyn Expected = visitor;
+    expected.to_string()
+}
+
+impl Node {
+    fn text<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        let expected = expected_by(&visitor);
+        match self.value {
+            Value::Said { text, .. } | Value::Text(text) => visitor
+                .visit_string(text)
+                .map_err(|wrong: Wrong| wrong.or_must_be(&expected)),
+            _ => Err(Wrong::must_be(&expected)),
+        }
+        .map_err(|wrong| wrong.at(&self.origin))
+    }
+
+    fn number<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        let expected = expected_by(&visitor);
+        let number = match self.value {
+            Value::Number(number) => Some(number),
+            Value::Said { text, .. } => text.trim().parse().ok(),
+            _ => None,
+        };
+        match number.map(u64::try_from) {
+            Some(Ok(number)) => visitor.visit_u64(number),
+            _ => Err(Wrong::must_be(&expected)),
+        }
+        .map_err(|wrong: Wrong| wrong.at(&self.origin))
+    }
+
+    fn flag<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        let expected = expected_by(&visitor);
+        let flag = match self.value {
+            Value::Flag(flag) => Some(flag),
+            Value::Said { text, .. } => text.trim().parse().ok(),
+            _ => None,
+        };
+        match flag {
+            Some(flag) => visitor.visit_bool(flag),
+            None => Err(Wrong::must_be(&expected)),
+        }
+        .map_err(|wrong: Wrong| wrong.at(&self.origin))
+    }
+
+    fn list<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        let nodes = match self.value {
+            Value::List(nodes) => nodes,
+            Value::Said { text, .. } => said_list(&text, &self.origin),
+            _ => return Err(Wrong::because("must be a list").at(&self.origin)),
+        };
+        let entries = Entries {
+            nodes: nodes.into_iter(),
+            number: 0,
+        };
+        visitor
+            .visit_seq(entries)
+            .map_err(|wrong: Wrong| wrong.at(&self.origin))
+    }
+
+    fn section<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        let Value::Section(table) = self.value else {
+            return Err(Wrong::because("must be a section").at(&self.origin));
+        };
+        visitor
+            .visit_map(Section {
+                entries: table.into_iter(),
+                next: None,
+            })
+            .map_err(|wrong: Wrong| wrong.at(&self.origin))
+    }
+}
+
+/// The entries between the commas. None is empty: that is what an unset variable, or a comma at
+/// the end, leaves behind.
+fn said_list(text: &str, origin: &Origin) -> Vec<Node> {
+    let entries = text.split(',').map(str::trim);
+    let entries = entries.filter(|entry| !entry.is_empty());
+    let nodes = entries.map(|entry| Node {
+        value: Value::Said {
+            text: entry.to_owned(),
+            beneath: None,
+        },
+        origin: origin.clone(),
+    });
+    nodes.collect()
+}
+
+/// Reads everything.
+pub(super) fn read<T: DeserializeOwned>(table: Table) -> Result<T, Wrong> {
+    T::deserialize(MapAccessDeserializer::new(Section {
+        entries: table.into_iter(),
+        next: None,
+    }))
+}
+
+impl<'de> Deserializer<'de> for Node {
+    type Error = Wrong;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        match self.value {
+            Value::Said { .. } | Value::Text(_) => self.text(visitor),
+            Value::Number(_) => self.number(visitor),
+            Value::Flag(_) => self.flag(visitor),
+            Value::List(_) => self.list(visitor),
+            Value::Section(_) => self.section(visitor),
+            Value::Other => {
+                let expected = expected_by(&visitor);
+                Err(Wrong::must_be(&expected).at(&self.origin))
+            }
+        }
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        self.text(visitor)
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        self.text(visitor)
+    }
+
+    fn deserialize_u8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        self.number(visitor)
+    }
+
+    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        self.number(visitor)
+    }
+
+    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        self.number(visitor)
+    }
+
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        self.number(visitor)
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        self.flag(visitor)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        self.list(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        self.section(visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Wrong> {
+        self.section(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Wrong> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        match self.value {
+            // Set but empty means not set.
+            Value::Said { text, beneath } if text.is_empty() => match beneath {
+                Some(beneath) => visitor.visit_some(*beneath),
+                None => visitor.visit_none(),
+            },
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Wrong> {
+        match self.value {
+            Value::Said { text, .. } | Value::Text(text) => {
+                let variant: StringDeserializer<Wrong> = text.into_deserializer();
+                visitor.visit_enum(variant)
+            }
+            _ => Err(Wrong::because(one_of(variants))),
+        }
+        .map_err(|wrong| wrong.at(&self.origin))
+    }
+
+    forward_to_deserialize_any! {
+        i8 i16 i32 i64 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct identifier
+        ignored_any
+    }
+}
+
+/// A list's entries, one after the other.
+struct Entries {
+    nodes: std::vec::IntoIter<Node>,
+    number: usize,
+}
+
+impl<'de> SeqAccess<'de> for Entries {
+    type Error = Wrong;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Wrong> {
+        let Some(node) = self.nodes.next() else {
+            return Ok(None);
+        };
+        self.number += 1;
+        let entry = seed.deserialize(node);
+        entry.map(Some).map_err(|wrong| wrong.entry(self.number))
+    }
+}
+
+/// A section's keys, one after the other.
+struct Section {
+    entries: std::collections::btree_map::IntoIter<String, Node>,
+    next: Option<(String, Node)>,
+}
+
+impl<'de> MapAccess<'de> for Section {
+    type Error = Wrong;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Wrong> {
+        let Some((key, node)) = self.entries.next() else {
+            return Ok(None);
+        };
+        let name: StrDeserializer<'_, Wrong> = key.as_str().into_deserializer();
+        let field = seed
+            .deserialize(name)
+            .map_err(|wrong| wrong.at(&node.origin).under(shown(&key)))?;
+        self.next = Some((key, node));
+        Ok(Some(field))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Wrong> {
+        let Some((key, node)) = self.next.take() else {
+            return Err(Wrong::because("is asked for twice"));
+        };
+        let origin = node.origin.clone();
+        seed.deserialize(node)
+            .map_err(|wrong| wrong.at(&origin).under(key))
+    }
+}

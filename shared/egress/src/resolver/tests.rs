@@ -1,0 +1,94 @@
+//! Lookups at a nameserver of the test's own.
+
+use std::net::Ipv4Addr;
+
+use hickory_resolver::proto::{
+    op::Message,
+    rr::{RData, Record, RecordType, rdata::A},
+};
+use tokio::net::UdpSocket;
+
+use super::*;
+use crate::{Config, Loopback};
+
+/// Longer than a question.
+const MAX_QUESTION: usize = 1500;
+
+/// Where every name leads.
+const THERE: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 34);
+
+fn resolver(nameserver: SocketAddr) -> Resolver {
+    let config = Config {
+        nameservers: vec![nameserver],
+        ..Config::default()
+    };
+    let egress = crate::Egress::new(&config, Loopback::Refused).unwrap();
+    egress.resolver().clone()
+}
+
+/// Answers one question, with this code; and with an address where that is asked for.
+async fn answer(socket: &UdpSocket, code: ResponseCode) {
+    let mut bytes = [0; MAX_QUESTION];
+    let (length, from) = socket.recv_from(&mut bytes).await.unwrap();
+    let question = Message::from_vec(&bytes[..length]).unwrap();
+    let query = question.queries[0].clone();
+    let mut answer = question.into_response();
+    answer.metadata.response_code = code;
+    if code == ResponseCode::NoError && query.query_type() == RecordType::A {
+        // Good for this once, so that no later question is answered from memory.
+        let record = Record::from_rdata(query.name().clone(), 0, RData::A(A(THERE)));
+        answer.add_answer(record);
+    }
+    socket
+        .send_to(&answer.to_vec().unwrap(), from)
+        .await
+        .unwrap();
+}
+
+/// The test's runtime has one thread: all lookups have begun before the first is answered.
+#[tokio::test]
+async fn who_asks_for_a_name_at_the_same_time_shares_one_lookup() {
+    const LOOKUPS: usize = 50;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let resolver = resolver(socket.local_addr().unwrap());
+    let lookups: Vec<_> = std::iter::repeat_with(|| {
+        let resolver = resolver.clone();
+        tokio::spawn(async move { resolver.resolve("hooks.example.org").await })
+    })
+    .take(LOOKUPS)
+    .collect();
+    // For its IPv4 addresses, and for its IPv6 addresses; a third would wait for ever.
+    answer(&socket, ResponseCode::NoError).await;
+    answer(&socket, ResponseCode::NoError).await;
+    for lookup in lookups {
+        assert_eq!(lookup.await.unwrap().unwrap(), [IpAddr::V4(THERE)]);
+    }
+}
+
+#[tokio::test]
+async fn what_a_lookup_says_of_its_failure_names_no_server_and_no_other_name() {
+    for (code, said) in [
+        (
+            ResponseCode::NXDomain,
+            "the host's name could not be resolved: Non-Existent Domain",
+        ),
+        (
+            ResponseCode::ServFail,
+            "the host's name could not be resolved: Server Failure",
+        ),
+    ] {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let resolver = resolver(socket.local_addr().unwrap());
+        let answering = async {
+            loop {
+                answer(&socket, code).await;
+            }
+        };
+        let failed = tokio::select! {
+            found = resolver.resolve("hooks.example.org") => found.unwrap_err(),
+            () = answering => unreachable!("it answers until it is dropped"),
+        };
+        assert_eq!(failed.to_string(), said);
+        assert!(std::error::Error::source(&failed).is_none());
+    }
+}
