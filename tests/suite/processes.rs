@@ -246,6 +246,31 @@ async fn a_second_process_on_the_same_file_is_refused() -> anyhow::Result<()> {
     "/nowhere/ca.pem",
     "egress.ca_file: cannot be read"
 )]
+#[case::no_broker_roots(
+    "ROUNDTRIP__BROKER__CA_FILE",
+    "/nowhere/ca.pem",
+    "broker.ca_file is of no use"
+)]
+#[case::no_store_roots(
+    "ROUNDTRIP__STORE__CA_FILE",
+    "/nowhere/ca.pem",
+    "store.ca_file is of no use"
+)]
+#[case::no_mongodb_roots(
+    "STORE_URL",
+    "mongodb://127.0.0.1:1/?tls=true&tlsCAFile=/nowhere/ca.pem",
+    "store.url names a tlsCAFile that cannot be read"
+)]
+#[case::one_underscore(
+    "ROUNDTRIP_EGRESS__DENY",
+    "192.0.2.1",
+    "written ROUNDTRIP__EGRESS__DENY"
+)]
+#[case::other_stage(
+    "ROUNDTRIP__ENVIRONMENT",
+    "produktion",
+    "must be \"development\" or \"production\""
+)]
 #[case::short_key("OPERATOR_KEY", "too-short", "operator_key")]
 #[case::no_rate("ROUNDTRIP__INGRESS__RATE_PER_KEY", "0", "rate_per_key")]
 #[case::no_age("ROUNDTRIP__INGRESS__KEYS_MAX_AGE", "1s", "keys_max_age")]

@@ -8,7 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use futures::future::join_all;
+use futures::{
+    StreamExt,
+    future::{join_all, try_join_all},
+    stream::FuturesUnordered,
+};
 use harness::{
     proxy::Proxy,
     realm::remove_namespace,
@@ -311,6 +315,42 @@ async fn a_retry_that_the_broker_cannot_take_now_is_not_lost() -> anyhow::Result
         "{again:?}"
     );
     again.settle(Decision::Done).await?;
+    place.leave(broker).await
+}
+
+/// What the broker has taken, and its confirm was lost, is published again: it is doubled, and a
+/// receiver can know it by its id.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_put_off_around_a_cut_comes_again_under_its_own_id() -> anyhow::Result<()> {
+    const PARCELS: u16 = 500;
+    const BEFORE_THE_CUT: usize = 20;
+    let place = Place::make().await?;
+    let broker = place.open().await?;
+    let sent = try_join_all((0..PARCELS).map(|_| publish(&broker))).await?;
+    let sent: HashSet<String> = sent.into_iter().collect();
+    let mut consumer = broker.consume(Queue::Outbound, PARCELS).await?;
+    let mut settling = FuturesUnordered::new();
+    for _ in 0..PARCELS {
+        let held = next(&mut consumer).await?;
+        settling.push(held.settle(Decision::RetryAfter(Duration::from_secs(1))));
+    }
+    let mut settled = 0;
+    while let Some(outcome) = timeout(WAIT_LIMIT, settling.next()).await? {
+        // Where the lease is lost it comes again as it was.
+        settled += usize::from(outcome.is_ok());
+        if settled == BEFORE_THE_CUT {
+            place.proxy.cut();
+        }
+    }
+    let mut missing = sent.clone();
+    while !missing.is_empty() {
+        let delivery = next(&mut consumer).await?;
+        let id = delivery.parcel().id.clone();
+        ensure!(sent.contains(&id), "{id} is nobody's");
+        missing.remove(&id);
+        // Where the lease is lost it comes again, and is settled then.
+        let _ = delivery.settle(Decision::Done).await;
+    }
     place.leave(broker).await
 }
 

@@ -89,6 +89,12 @@ async fn the_development_default_makes_a_round_trip_by_itself(
     })
     .await?;
     assert_eq!(response["text"], "Received message: 'Hello, newcomer!'");
+    let forwarder = match setup {
+        Setup::Embedded => "all",
+        Setup::Servers => "forwarder",
+    };
+    let log = gateway.log(forwarder)?;
+    assert!(log.contains("SESSIONS_SERVER is not set: answers go to the inbox"));
     gateway
         .finish_unaccounted("the echo channel and the inbox are the gateway's own")
         .await

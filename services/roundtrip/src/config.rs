@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use roundtrip_egress::{Egress, Loopback};
 use roundtrip_ingress::{CallbackAuth, MAX_KEY_BYTES};
 use roundtrip_model::{
@@ -259,7 +260,52 @@ impl Config {
                      channels are kept under them",
                 ));
             }
-            Stage::Production => {}
+            Stage::Production => self.no_placeholders()?,
+        }
+        Ok(())
+    }
+
+    /// Refuses key material of which every byte is the same: nobody draws that, it stands in for
+    /// what was to be put there.
+    fn no_placeholders(&self) -> Result<(), Problem> {
+        let decoded = |text: &str| BASE64_STANDARD.decode(text).unwrap_or_default();
+        let list = |list: &Option<SecretList>, bytes: &dyn Fn(&str) -> Vec<u8>| {
+            let list = list.as_ref();
+            list.is_some_and(|list| list.iter().any(|text| is_one_byte(&bytes(text))))
+        };
+        let signing = |text: &str| {
+            text.parse()
+                .map_or(Vec::new(), |secret: SigningSecret| secret.bytes().to_vec())
+        };
+        let operator = self.operator_key.as_ref();
+        for (key, is_placeholder, command) in [
+            (
+                "callback_secret",
+                list(&self.callback_secret, &|text| text.as_bytes().to_vec()),
+                "openssl rand -hex 32",
+            ),
+            (
+                "sessions_secret",
+                list(&self.sessions_secret, &signing),
+                "echo whsec_$(openssl rand -base64 32)",
+            ),
+            (
+                "encryption_keys",
+                list(&self.encryption_keys, &decoded),
+                "openssl rand -base64 32",
+            ),
+            (
+                "operator_key",
+                operator.is_some_and(|Secret(key)| is_one_byte(key.expose_secret().as_bytes())),
+                "openssl rand -hex 32",
+            ),
+        ] {
+            if is_placeholder {
+                return Err(Problem::key(
+                    key,
+                    format!("must be random, as of `{command}`: every byte of it is the same"),
+                ));
+            }
         }
         Ok(())
     }
@@ -391,6 +437,12 @@ impl Config {
         });
         http_url(&text).map_err(|problem| Problem::key("public_url", problem))
     }
+}
+
+fn is_one_byte(bytes: &[u8]) -> bool {
+    bytes
+        .split_first()
+        .is_some_and(|(first, rest)| rest.iter().all(|byte| byte == first))
 }
 
 #[cfg(test)]

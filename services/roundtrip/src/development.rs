@@ -5,6 +5,8 @@
 mod echo;
 mod inbox;
 
+pub(crate) use inbox::MAX_ANSWERS;
+
 use std::sync::Arc;
 
 use axum::Router;

@@ -15,7 +15,7 @@ use roundtrip_model::{
     SealingKeys,
     sealing::{KEY_BYTES, KeyError},
 };
-use roundtrip_private_file::create_new;
+use roundtrip_private_file::{create_new, is_open_to_others};
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -51,10 +51,22 @@ pub(crate) fn open(path: &Path) -> Result<SealingKeys, KeyFileError> {
         }
         read => read,
     };
+    warn_if_open(path);
     SealingKeys::parse([text.map_err(failed)?.trim()]).map_err(|problem| KeyFileError::Key {
         path: path.to_owned(),
         problem,
     })
+}
+
+/// Says so where others may read a file that holds a key.
+pub(crate) fn warn_if_open(path: &Path) {
+    // One that cannot be looked at is told by who reads it.
+    if is_open_to_others(path).unwrap_or(false) {
+        tracing::warn!(
+            file = %path.display(),
+            "other users of this machine may read or change this file, which holds a key: chmod 600"
+        );
+    }
 }
 
 fn make(path: &Path) -> io::Result<()> {

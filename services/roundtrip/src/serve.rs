@@ -63,6 +63,14 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     if config.environment == Stage::Production && config.callback_auth() == CallbackAuth::Open {
         tracing::warn!("callback_auth = \"open\": whoever reaches the gateway can forge an answer");
     }
+    if config.sessions_server.is_none() && roles.contains(&Role::Forwarder) {
+        tracing::warn!(
+            "SESSIONS_SERVER is not set: answers go to the inbox in this process' memory, which keeps \
+             the latest {} of a session and is empty after a restart, though their messages' state \
+             says forwarded",
+            development::MAX_ANSWERS
+        );
+    }
     let mut lifecycle = Lifecycle::new()?;
     if let Some(sealing) = sealing.filter(|_| roles.contains(&Role::Ingress)) {
         let parts = Parts {
@@ -87,7 +95,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             Stage::Production => Router::new(),
         };
         let router = ingress.router(more);
-        let listener = open_api(&config.ingress).await?;
+        let listener = open_api(&config.ingress, Arc::clone(&clock)).await?;
         serve_by(&mut lifecycle, "ingress", listener, router);
     }
     let operations = Operations {
@@ -178,8 +186,12 @@ pub(crate) async fn open_store(config: &roundtrip_store::Config) -> anyhow::Resu
 }
 
 /// Opens the API's port, and before it the files that it needs.
-async fn open_api(config: &roundtrip_ingress::Config) -> anyhow::Result<Listener> {
-    let tls = config.tls.as_ref().map(Tls::new).transpose();
+async fn open_api(
+    config: &roundtrip_ingress::Config,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<Listener> {
+    let tls = config.tls.as_ref();
+    let tls = tls.map(|files| Tls::new(files, clock)).transpose();
     let tls = tls.map_err(|error| Problem::section("ingress.tls", &error))?;
     let limits = Limits {
         connections: config.max_connections,

@@ -160,6 +160,13 @@ pub enum OpenError {
 pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<SharedBroker, OpenError> {
     check(config)?;
     if let Some(path) = config.url.strip_prefix(SQLITE) {
+        // Or one that is missing or damaged would go unnoticed until the day that it is needed.
+        if config.ca_file.is_some() {
+            return Err(OpenError::Setting {
+                field: "ca_file",
+                problem: "is of no use: the url is not amqps://".to_owned(),
+            });
+        }
         return Ok(Arc::new(Embedded::open(path, config, clock).await?));
     }
     if AMQP.iter().any(|scheme| config.url.starts_with(scheme)) {
@@ -233,6 +240,37 @@ mod tests {
                 text.starts_with("broker.url ") && text.contains("file"),
                 "{text}"
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn authorities_that_nobody_asks_are_refused() {
+        for url in [DEFAULT_URL, "amqp://localhost"] {
+            let text = refusal(Config {
+                ca_file: Some("/nowhere/ca.pem".into()),
+                ..at(url)
+            });
+            let text = text.await;
+            assert!(text.starts_with("broker.ca_file is of no use"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_url_that_cannot_be_read_is_not_shown() {
+        for url in [
+            "amqp://user:secret@host:99999/",
+            "amqp://user:sec?ret@host/",
+            "amqp://user:sec%zzret@host:x/",
+            "amqp://host/?heartbeat=secret",
+            "amqps://host/?auth_mechanism=secret",
+            "amqp://host/%ff-secret",
+        ] {
+            let text = refusal(at(url)).await;
+            assert!(text.starts_with("broker.url is malformed"), "{text}");
+            assert!(!text.contains("ret@") && !text.contains("secret"), "{text}");
+        }
+        for url in ["user:secret://host", "amqp:/user:secret@host"] {
+            assert!(!format!("{:?}", at(url)).contains("secret"));
         }
     }
 

@@ -1,10 +1,10 @@
 //! Files and folders that nobody but the process' own user may read: messages and keys are in them.
 //!
 //! Invariant: what is made here is private from its first moment, never readable first and closed
-//! afterwards; what is there already is neither opened nor changed.
+//! afterwards; what is there already is neither opened nor changed, and who may read it can be asked.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind},
     path::Path,
 };
@@ -45,6 +45,45 @@ pub fn create_missing(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Whether users besides its owner may read or change a file that should be its owner's alone.
+///
+/// In a volume of Kubernetes' only a right to change it counts: a Secret is mounted readable for all
+/// (0644, or 0440 where the pod has a group of its own), and who is in the pod is who was to read it.
+/// That is also why this is for a warning, and for no refusal.
+///
+/// # Errors
+/// What the system says.
+pub fn is_open_to_others(path: &Path) -> io::Result<bool> {
+    let mode = mode_of(&fs::metadata(path)?);
+    // The kubelet changes all files of a volume at once, by this link.
+    let is_mounted = path
+        .parent()
+        .is_some_and(|folder| folder.join(VOLUME_LINK).is_symlink());
+    let others = if is_mounted {
+        OTHERS_CHANGE
+    } else {
+        OTHERS_READ | OTHERS_CHANGE
+    };
+    Ok(mode & others != 0)
+}
+
+/// The rights of the group and of everybody, to read and to write.
+const OTHERS_READ: u32 = 0o044;
+const OTHERS_CHANGE: u32 = 0o022;
+
+/// What the kubelet's volumes have beside their files.
+const VOLUME_LINK: &str = "..data";
+
+#[cfg(unix)]
+fn mode_of(metadata: &fs::Metadata) -> u32 {
+    std::os::unix::fs::MetadataExt::mode(metadata)
+}
+
+#[cfg(not(unix))]
+fn mode_of(_: &fs::Metadata) -> u32 {
+    0
 }
 
 fn create_folder_of(path: &Path) -> io::Result<()> {

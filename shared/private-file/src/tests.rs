@@ -80,3 +80,21 @@ fn a_folder_that_cannot_be_made_is_an_error() {
     assert!(create_new(&file.join("inner")).is_err());
     assert!(create_missing(&file.join("inner")).is_err());
 }
+
+#[test]
+fn a_file_is_open_to_others_where_they_may_read_or_change_it() {
+    let root = TempDir::new().unwrap();
+    let path = root.path().join("tls.key");
+    fs::write(&path, "secret").unwrap();
+    let is_open = |mode| {
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        is_open_to_others(&path).unwrap()
+    };
+    assert_eq!([0o600, 0o400, 0o700, 0o611].map(is_open), [false; 4]);
+    assert_eq!([0o640, 0o604, 0o644, 0o620, 0o602].map(is_open), [true; 5]);
+    // As the kubelet mounts a Secret.
+    symlink("..2026_11_23", root.path().join("..data")).unwrap();
+    assert_eq!([0o644, 0o440, 0o640, 0o400].map(is_open), [false; 4]);
+    assert_eq!([0o666, 0o660].map(is_open), [true; 2]);
+    assert!(is_open_to_others(&root.path().join("missing")).is_err());
+}

@@ -167,6 +167,13 @@ pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
                 problem: "must be sqlite:PATH, and PATH no empty one, nor begin with //".to_owned(),
             });
         }
+        // Or one that is missing or damaged would go unnoticed until the day that it is needed.
+        if config.ca_file.is_some() {
+            return Err(OpenError::Setting {
+                setting: "ca_file",
+                problem: "is of no use: the url is not MongoDB's".to_owned(),
+            });
+        }
         let store = SqliteStore::open(path, config.timeout).await?;
         return Ok(Arc::new(
             store.keeping(config.retention, Arc::new(SystemClock)),
@@ -231,6 +238,19 @@ mod tests {
         };
         assert!(matches!(error, OpenError::Scheme), "{error}");
         assert!(!error.to_string().contains("cret"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn authorities_that_nobody_asks_are_refused() {
+        let config = Config {
+            ca_file: Some("/nowhere/ca.pem".into()),
+            ..Config::default()
+        };
+        let Err(error) = open(&config).await else {
+            panic!("opened {config:?}")
+        };
+        let error = error.to_string();
+        assert!(error.starts_with("store.ca_file is of no use"), "{error}");
     }
 
     #[test]

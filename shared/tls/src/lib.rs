@@ -4,11 +4,14 @@
 //! Invariant: what [`Roots::read`] returns can be used: a file that is missing, empty or damaged is
 //! told at the start, by its name, and is never a set of roots with one less in it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use rustls::{
     RootCertStore,
-    pki_types::{CertificateDer, pem, pem::PemObject},
+    pki_types::{CertificateDer, pem::PemObject},
 };
 
 /// Certificates that a chain may end in.
@@ -18,14 +21,18 @@ pub struct Roots(Vec<CertificateDer<'static>>);
 /// Why a file gives no roots. One line each.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
-    /// It cannot be read, or is no PEM.
+    /// It cannot be read.
     #[error("cannot be read from '{}'", path.display())]
-    Pem {
+    Read {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: pem::Error,
+        source: io::Error,
     },
+    /// It is damaged PEM. In what way is not said: the parser quotes the line, and a key may have got
+    /// into the place of a certificate.
+    #[error("is damaged PEM: '{}'", .0.display())]
+    Pem(PathBuf),
     /// It is PEM without a certificate.
     #[error("holds no certificate: '{}'", .0.display())]
     Empty(PathBuf),
@@ -45,12 +52,12 @@ impl Roots {
     /// # Errors
     /// See [`RootsError`].
     pub fn read(path: &Path) -> Result<Self, RootsError> {
-        let read: Result<Vec<_>, _> =
-            CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-        let certificates = read.map_err(|source| RootsError::Pem {
+        let pem = fs::read(path).map_err(|source| RootsError::Read {
             path: path.to_owned(),
             source,
         })?;
+        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        let certificates = read.map_err(|_| RootsError::Pem(path.to_owned()))?;
         if certificates.is_empty() {
             return Err(RootsError::Empty(path.to_owned()));
         }
@@ -119,7 +126,7 @@ mod tests {
         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         "holds a certificate that cannot be used"
     )]
-    #[case::cut("-----BEGIN CERTIFICATE-----\nAAAA\n", "cannot be read from")]
+    #[case::cut("-----BEGIN CERTIFICATE-----\nAAAA\n", "is damaged PEM")]
     fn a_file_that_gives_no_roots_is_refused(#[case] content: &str, #[case] problem: &str) {
         let error = read(content).unwrap_err().to_string();
         assert!(error.starts_with(problem), "{error}");

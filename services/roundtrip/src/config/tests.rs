@@ -3,7 +3,7 @@ mod written;
 use super::*;
 
 const WHSEC: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=";
 
 #[test]
 fn a_secret_that_cannot_be_is_refused_and_not_shown() {
@@ -100,7 +100,7 @@ fn production_needs_a_sessions_server_a_public_url_and_a_secret() {
     );
     config.callback_secret = Some(SecretList::of(&"x".repeat(31)));
     assert!(config.check().is_err());
-    config.callback_secret = Some(SecretList::of(&"x".repeat(32)));
+    config.callback_secret = Some(SecretList::of(&"xy".repeat(16)));
     assert_eq!(config.callback_auth(), CallbackAuth::Signed);
     let error = config.check().unwrap_err().to_string();
     assert!(error.contains("SESSIONS_SECRET"), "{error}");
@@ -120,10 +120,68 @@ fn production_needs_a_sessions_server_a_public_url_and_a_secret() {
         assert!(problem.contains("operator_key"), "{problem}");
         assert!(!problem.contains(&wrong), "{problem}");
     }
-    config.operator_key = Some(Secret("x".repeat(32).into()));
-    assert!(config.check().is_ok());
+    config.operator_key = Some(Secret("xy".repeat(16).into()));
+    config.check().unwrap();
     assert_eq!(
         config.own_response_url().unwrap().as_str(),
         "https://gateway.example/roundtrip/webhook-response"
     );
+}
+
+#[test]
+fn production_takes_no_key_that_is_one_byte_over_and_over() {
+    let good = Config {
+        environment: Stage::Production,
+        sessions_server: Some("http://sessions.example/".to_owned()),
+        public_url: Some("https://gateway.example/".to_owned()),
+        callback_secret: Some(SecretList::of(&"xy".repeat(16))),
+        sessions_secret: Some(SecretList::of(WHSEC)),
+        encryption_keys: Some(SecretList::of(KEY)),
+        ..Config::default()
+    };
+    good.check().unwrap();
+    let zeros = "A".repeat(43) + "=";
+    for (key, config) in [
+        (
+            "callback_secret",
+            Config {
+                callback_secret: Some(SecretList::of(&format!(
+                    "{},{}",
+                    "xy".repeat(16),
+                    "a".repeat(32)
+                ))),
+                ..good.clone()
+            },
+        ),
+        (
+            "sessions_secret",
+            Config {
+                sessions_secret: Some(SecretList::of(&format!("whsec_{zeros}"))),
+                ..good.clone()
+            },
+        ),
+        (
+            "encryption_keys",
+            Config {
+                encryption_keys: Some(SecretList::of(&zeros)),
+                ..good.clone()
+            },
+        ),
+        (
+            "operator_key",
+            Config {
+                operator_key: Some(Secret("0".repeat(64).into())),
+                ..good.clone()
+            },
+        ),
+    ] {
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains(&format!("{key} must be random")), "{error}");
+        // A newcomer tries things out.
+        let tried = Config {
+            environment: Stage::Development,
+            ..config
+        };
+        assert!(tried.check().is_ok(), "{key}");
+    }
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 /// The most sessions that are kept; the oldest makes room.
 const MAX_SESSIONS: usize = 1000;
 /// The most answers that are kept of one session; the oldest makes room.
-const MAX_ANSWERS: usize = 100;
+pub(crate) const MAX_ANSWERS: usize = 100;
 
 #[derive(Debug, Deserialize)]
 struct Answer {

@@ -1,11 +1,12 @@
 //! The certificate of a port, and the handshake.
 //!
 //! Invariant: there is always a certificate whose key fits. Files that change are read again; where
-//! they cannot be used the last good ones stay in use, and the log says so.
+//! they cannot be used, or their time is not now, the last good ones stay in use, and the log says so.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use roundtrip_model::Clock;
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -13,8 +14,12 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use time::OffsetDateTime;
 use tokio::{net::TcpStream, time::sleep};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+use crate::key_file::warn_if_open;
 
 /// How often the files are looked at. They are read whole, for a time of change can lie: a mounted
 /// secret is changed by a link.
@@ -29,27 +34,78 @@ pub(crate) struct Tls {
     acceptor: TlsAcceptor,
     files: roundtrip_ingress::Tls,
     current: Arc<Current>,
+    clock: Arc<dyn Clock>,
 }
 
-/// Why the files cannot be used.
+/// Why the files cannot be used. One line each, in words of our own: a parser's may quote the line,
+/// and the key is in the file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
-    #[error("cert_file {0}: {1}")]
-    Certificate(String, #[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("key_file {0}: {1}")]
-    Key(String, #[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("key_file {0}: is not the key of the certificate")]
-    Mismatch(String),
+    #[error("cert_file '{}' cannot be read: {source}", path.display())]
+    Certificate { path: PathBuf, source: io::Error },
+    #[error("cert_file '{}' {problem}", path.display())]
+    BadCertificate {
+        path: PathBuf,
+        problem: &'static str,
+    },
+    #[error("key_file '{}' cannot be read: {source}", path.display())]
+    Key { path: PathBuf, source: io::Error },
+    #[error("key_file '{}' {problem}", path.display())]
+    BadKey {
+        path: PathBuf,
+        problem: &'static str,
+    },
+    #[error("looking at the files failed")]
+    Died(#[from] tokio::task::JoinError),
+}
+
+/// A certificate with its key, and when it is good.
+#[derive(Debug)]
+struct Shown {
+    key: Arc<CertifiedKey>,
+    times: Times,
+}
+
+/// From when, and until when, in seconds since 1970.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    from: i64,
+    until: i64,
+}
+
+impl Times {
+    /// What is wrong with it at this moment.
+    fn problem(self, now: OffsetDateTime) -> Option<&'static str> {
+        let now = now.unix_timestamp();
+        if now < self.from {
+            Some("is not valid yet")
+        } else if now > self.until {
+            Some("has expired")
+        } else {
+            None
+        }
+    }
 }
 
 /// The certificate that is shown now.
 #[derive(Debug)]
-struct Current(ArcSwap<CertifiedKey>);
+struct Current(ArcSwap<Shown>);
 
 impl ResolvesServerCert for Current {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+        Some(Arc::clone(&self.0.load().key))
     }
+}
+
+/// What a look at the files has come to.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// They hold what they held.
+    Same,
+    /// What is in them is shown from now on.
+    Taken,
+    /// What is in them is not shown, and why.
+    Kept(String),
 }
 
 impl Tls {
@@ -57,9 +113,17 @@ impl Tls {
     ///
     /// # Errors
     /// If they cannot be used.
-    pub(crate) fn new(files: &roundtrip_ingress::Tls) -> Result<Self, TlsError> {
-        let (key, _text) = read(files)?;
-        let current = Arc::new(Current(ArcSwap::from_pointee(key)));
+    pub(crate) fn new(
+        files: &roundtrip_ingress::Tls,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, TlsError> {
+        let (shown, _text) = read(files)?;
+        warn_if_open(&files.key_file);
+        // Better than no gateway: who calls it may not look, and can be told to wait.
+        if let Some(problem) = shown.times.problem(clock.now()) {
+            tracing::warn!(cert_file = %files.cert_file.display(), "the certificate {problem}");
+        }
+        let current = Arc::new(Current(ArcSwap::from_pointee(shown)));
         let mut config = ServerConfig::builder()
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
@@ -68,6 +132,7 @@ impl Tls {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             files: files.clone(),
             current,
+            clock,
         })
     }
 
@@ -79,113 +144,273 @@ impl Tls {
     /// Looks at the files for ever, and shows what is new in them.
     pub(super) async fn keep_renewed(self) {
         let mut last = None;
-        let mut complained = false;
+        let mut told = None;
         loop {
-            match self.look().await {
-                Ok((_, text)) if last.as_ref() == Some(&text) => complained = false,
-                Ok((key, text)) => {
-                    self.current.0.store(Arc::new(key));
-                    if last.replace(text).is_some() {
+            let was_read = last.is_some();
+            match self.look(&mut last).await {
+                Look::Same => told = None,
+                Look::Taken => {
+                    if was_read {
                         tracing::info!("the certificate has changed");
                     }
-                    complained = false;
+                    told = None;
                 }
                 // They may be half written just now.
-                Err(error) if !complained => {
-                    tracing::error!(%error, "the certificate in use stays");
-                    complained = true;
+                Look::Kept(error) => {
+                    if told.as_ref() != Some(&error) {
+                        tracing::warn!(%error, "the certificate in use stays");
+                    }
+                    told = Some(error);
                 }
-                Err(_) => {}
             }
             sleep(LOOK_EVERY).await;
         }
     }
 
-    async fn look(&self) -> Result<(CertifiedKey, Text), TlsError> {
+    /// Looks once. `last` is what was in the files when they were last taken.
+    async fn look(&self, last: &mut Option<Text>) -> Look {
         let files = self.files.clone();
-        let name = files.cert_file.display().to_string();
-        tokio::task::spawn_blocking(move || read(&files))
-            .await
-            .unwrap_or_else(|died| Err(TlsError::Certificate(name, died.into())))
+        let read = tokio::task::spawn_blocking(move || read(&files)).await;
+        let (shown, text) = match read.map_err(TlsError::from).and_then(|read| read) {
+            Ok(read) => read,
+            Err(error) => return Look::Kept(error.to_string()),
+        };
+        if last.as_ref() == Some(&text) {
+            return Look::Same;
+        }
+        let now = self.clock.now();
+        if let Some(problem) = shown.times.problem(now) {
+            let file = self.files.cert_file.display();
+            // What is no better stays no longer than what came after it.
+            if self.current.0.load().times.problem(now).is_none() {
+                return Look::Kept(format!("the certificate in '{file}' {problem}"));
+            }
+            tracing::warn!("the certificate in '{file}' {problem}");
+        }
+        self.current.0.store(Arc::new(shown));
+        *last = Some(text);
+        Look::Taken
     }
 }
 
 /// What the two files hold.
 type Text = [Vec<u8>; 2];
 
-fn read(files: &roundtrip_ingress::Tls) -> Result<(CertifiedKey, Text), TlsError> {
-    let name = |path: &Path| path.display().to_string();
-    let bad_certificate = |error| TlsError::Certificate(name(&files.cert_file), error);
-    let bad_key = |error| TlsError::Key(name(&files.key_file), error);
+fn read(files: &roundtrip_ingress::Tls) -> Result<(Shown, Text), TlsError> {
+    let path = || files.cert_file.clone();
+    let bad_certificate = |problem| TlsError::BadCertificate {
+        path: path(),
+        problem,
+    };
+    let cert_text = fs::read(&files.cert_file).map_err(|source| TlsError::Certificate {
+        path: path(),
+        source,
+    })?;
+    let path = || files.key_file.clone();
+    let bad_key = |problem| TlsError::BadKey {
+        path: path(),
+        problem,
+    };
+    let key_text = fs::read(&files.key_file).map_err(|source| TlsError::Key {
+        path: path(),
+        source,
+    })?;
 
-    let cert_text =
-        std::fs::read(&files.cert_file).map_err(|error| bad_certificate(error.into()))?;
-    let key_text = std::fs::read(&files.key_file).map_err(|error| bad_key(error.into()))?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&cert_text)
-        .collect::<Result<_, _>>()
-        .map_err(|error| bad_certificate(error.into()))?;
-    if chain.is_empty() {
-        return Err(bad_certificate("has no certificate in PEM".into()));
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&cert_text).collect();
+    let chain = chain.map_err(|_| bad_certificate("is damaged PEM"))?;
+    let Some(own) = chain.first() else {
+        return Err(bad_certificate("has no certificate in PEM"));
+    };
+    let (_rest, own) = X509Certificate::from_der(own)
+        .map_err(|_| bad_certificate("has a certificate that cannot be used"))?;
+    let validity = own.validity();
+    let times = Times {
+        from: validity.not_before.timestamp(),
+        until: validity.not_after.timestamp(),
+    };
+    if is_encrypted(&key_text) {
+        return Err(bad_key(
+            "is encrypted, and encrypted keys are not supported; `openssl pkey` writes it in clear",
+        ));
     }
-    let key = PrivateKeyDer::from_pem_slice(&key_text).map_err(|error| bad_key(error.into()))?;
-    let key = ring::sign::any_supported_type(&key).map_err(|error| bad_key(error.into()))?;
+    let key = PrivateKeyDer::from_pem_slice(&key_text)
+        .map_err(|_| bad_key("has no private key in PEM, or a damaged one"))?;
+    let key = ring::sign::any_supported_type(&key)
+        .map_err(|_| bad_key("has a private key of a kind that is not supported"))?;
     let key = CertifiedKey::new(chain, key);
     key.keys_match()
-        .map_err(|_| TlsError::Mismatch(name(&files.key_file)))?;
-    Ok((key, [cert_text, key_text]))
+        .map_err(|_| bad_key("is not the key of the certificate"))?;
+    let key = Arc::new(key);
+    Ok((Shown { key, times }, [cert_text, key_text]))
+}
+
+/// As PKCS #8 has it, and as OpenSSL had it before.
+fn is_encrypted(pem: &[u8]) -> bool {
+    let has = |mark: &[u8]| pem.windows(mark.len()).any(|part| part == mark);
+    has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::path::Path;
+
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use roundtrip_model::SystemClock;
 
     use super::*;
+    use crate::config::Problem;
+
+    /// Long past, and far off.
+    const PAST: i32 = 2001;
+    const FUTURE: i32 = 4000;
 
     struct Made {
         cert: String,
         key: String,
     }
 
-    fn made() -> Made {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fn made_for(from: i32, until: i32) -> Made {
+        let mut of = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        of.not_before = date_time_ymd(from, 1, 1);
+        of.not_after = date_time_ymd(until, 1, 1);
+        let key = KeyPair::generate().unwrap();
         Made {
-            cert: made.cert.pem(),
-            key: made.signing_key.serialize_pem(),
+            cert: of.self_signed(&key).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
+    fn made() -> Made {
+        made_for(PAST, FUTURE)
+    }
+
+    fn files(folder: &Path) -> roundtrip_ingress::Tls {
+        roundtrip_ingress::Tls {
+            cert_file: folder.join("tls.crt"),
+            key_file: folder.join("tls.key"),
+        }
+    }
+
+    fn write(folder: &Path, cert: Option<&str>, key: Option<&str>) {
+        for (name, text) in [("tls.crt", cert), ("tls.key", key)] {
+            if let Some(text) = text {
+                fs::write(folder.join(name), text).unwrap();
+            }
         }
     }
 
     fn refusal(cert: Option<&str>, key: Option<&str>) -> String {
         let folder = tempfile::tempdir().unwrap();
-        let file = |name, text: Option<&str>| {
-            let path = folder.path().join(name);
-            if let Some(text) = text {
-                fs::write(&path, text).unwrap();
-            }
-            path
-        };
-        let files = roundtrip_ingress::Tls {
-            cert_file: file("tls.crt", cert),
-            key_file: file("tls.key", key),
-        };
-        match read(&files) {
+        write(folder.path(), cert, key);
+        match read(&files(folder.path())) {
             Ok(_) => panic!("they were taken"),
-            Err(error) => error.to_string(),
+            Err(error) => Problem::section("ingress.tls", &error).to_string(),
         }
     }
 
     #[test]
-    fn files_that_cannot_be_used_are_named_and_never_shown() {
+    fn files_that_cannot_be_used_are_named_once_and_never_shown() {
         let (one, other) = (made(), made());
         let (cert, key) = (Some(one.cert.as_str()), Some(one.key.as_str()));
-        for (refusal, named) in [
-            (refusal(None, key), "cert_file "),
-            (refusal(Some("nonsense"), key), "cert_file "),
-            (refusal(cert, None), "key_file "),
-            (refusal(cert, Some("nonsense")), "key_file "),
-            (refusal(cert, Some(&other.key)), "key_file "),
+        let encrypted = one.key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+        let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n\
+                   -----END RSA PRIVATE KEY-----\n";
+        let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let secret_line = "-----BEGIN PRIVATE KEY-HUNTER2\nHUNTER2\n";
+        for (refusal, file, problem) in [
+            (
+                refusal(None, key),
+                "cert_file",
+                "cannot be read: No such file",
+            ),
+            (
+                refusal(Some("nonsense"), key),
+                "cert_file",
+                "has no certificate",
+            ),
+            (refusal(key, cert), "cert_file", "has no certificate"),
+            (refusal(Some(damaged), key), "cert_file", "cannot be used"),
+            (refusal(Some("-----BEGIN X"), key), "cert_file", "damaged"),
+            (
+                refusal(cert, None),
+                "key_file",
+                "cannot be read: No such file",
+            ),
+            (
+                refusal(cert, Some("nonsense")),
+                "key_file",
+                "has no private key",
+            ),
+            (
+                refusal(cert, Some(secret_line)),
+                "key_file",
+                "has no private key",
+            ),
+            (
+                refusal(cert, Some(&encrypted)),
+                "key_file",
+                "encrypted keys are not supported",
+            ),
+            (
+                refusal(cert, Some(old)),
+                "key_file",
+                "encrypted keys are not supported",
+            ),
+            (
+                refusal(cert, Some(&other.key)),
+                "key_file",
+                "is not the key",
+            ),
         ] {
-            assert!(refusal.starts_with(named), "{refusal}");
-            assert!(!refusal.contains("PRIVATE"), "{refusal}");
+            let begins = format!("roundtrip: configuration: ingress.tls.{file} '");
+            assert!(refusal.starts_with(&begins), "{refusal}");
+            assert_eq!(refusal.matches(problem).count(), 1, "{refusal}");
+            assert!(
+                !refusal.contains("PRIVATE") && !refusal.contains("HUNTER2"),
+                "{refusal}"
+            );
         }
+    }
+
+    #[tokio::test]
+    async fn a_good_certificate_is_not_given_up_for_one_whose_time_is_not_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |made: &Made| write(folder.path(), Some(&made.cert), Some(&made.key));
+        put(&made());
+        let tls = Tls::new(&files(folder.path()), Arc::new(SystemClock)).unwrap();
+        let mut last = None;
+        assert_eq!(tls.look(&mut last).await, Look::Taken);
+        assert_eq!(tls.look(&mut last).await, Look::Same);
+        let good = tls.current.0.load_full();
+        for (made, why) in [
+            (made_for(PAST, PAST + 1), "has expired"),
+            (made_for(FUTURE - 1, FUTURE), "is not valid yet"),
+        ] {
+            put(&made);
+            let Look::Kept(error) = tls.look(&mut last).await else {
+                panic!("it was taken")
+            };
+            assert!(error.contains("tls.crt") && error.ends_with(why), "{error}");
+            assert!(Arc::ptr_eq(&good, &tls.current.0.load_full()));
+        }
+        put(&made());
+        assert_eq!(tls.look(&mut last).await, Look::Taken);
+        assert!(!Arc::ptr_eq(&good, &tls.current.0.load_full()));
+    }
+
+    #[tokio::test]
+    async fn one_that_has_expired_is_shown_until_there_is_a_better() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |made: &Made| write(folder.path(), Some(&made.cert), Some(&made.key));
+        put(&made_for(PAST, PAST + 1));
+        let tls = Tls::new(&files(folder.path()), Arc::new(SystemClock)).unwrap();
+        let mut last = None;
+        assert_eq!(tls.look(&mut last).await, Look::Taken);
+        put(&made_for(PAST, PAST + 2));
+        assert_eq!(tls.look(&mut last).await, Look::Taken);
+        put(&made());
+        assert_eq!(tls.look(&mut last).await, Look::Taken);
+        let times = tls.current.0.load().times;
+        assert_eq!(times.problem(SystemClock.now()), None);
     }
 }

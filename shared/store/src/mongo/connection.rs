@@ -43,6 +43,10 @@ const MALFORMED: &str = "is malformed; it is mongodb://user:password@host:port/d
                          as MongoDB's drivers have it, with the user's name and the password \
                          percent-encoded";
 
+/// What is said of the URL's own authorities.
+const BAD_CA_FILE: &str =
+    "names a tlsCAFile that cannot be read, holds no certificate, or a damaged one";
+
 /// A connection, perhaps not yet made.
 pub(super) struct Connection {
     shared: Arc<Shared>,
@@ -75,6 +79,12 @@ impl Connection {
         // What the driver says may quote the URL, and so the password in it.
         let url = ConnectionString::parse(&config.url)
             .map_err(|_| setting("url", MALFORMED.to_owned()))?;
+        if let Some(Tls::Enabled(options)) = &url.tls
+            && let Some(path) = &options.ca_file_path
+        {
+            // The driver looks at it when it connects, and the store would be away for ever.
+            Roots::read(path).map_err(|_| setting("url", BAD_CA_FILE.to_owned()))?;
+        }
         if let Some(Tls::Enabled(options)) = &url.tls
             && options.allow_invalid_certificates == Some(true)
         {
@@ -271,6 +281,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_malformed_is_named_without_the_password() {
         let bad_url = config("mongodb://user:se/cret@host:x/");
+        let no_roots = config("mongodb://host/?tls=true&tlsCAFile=/nowhere/secret.pem");
         let bad_option = config("mongodb://host/?maxPoolSize=many");
         let no_at = config("mongodb://user:secret:5998");
         let bad_mark = config("mongodb://user:sec?cret@host/");
@@ -292,6 +303,7 @@ mod tests {
             (no_tls, "ca_file"),
             (bad_url, "url"),
             (no_at, "url"),
+            (no_roots, "url"),
             (bad_mark, "url"),
             (bad_option, "url"),
             (bad_database, "database"),
