@@ -6,7 +6,7 @@ use rstest::rstest;
 use time::macros::datetime;
 
 use super::*;
-use crate::{Cursor, DeadFilter, DeadQueue, Direction, MessageFilter, Sort, SortField};
+use crate::{ApiKeys, Cursor, DeadFilter, DeadQueue, Direction, MessageFilter, Sort, SortField};
 
 /// For what is to run out of its time.
 const SHORT: Duration = Duration::from_millis(400);
