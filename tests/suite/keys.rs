@@ -17,6 +17,8 @@ on_both_setups! {
     a_key_sees_and_replays_nothing_of_other_channels,
     a_key_that_is_revoked_ends_while_its_successor_goes_on,
     the_command_line_makes_lists_and_revokes_keys,
+    the_command_line_repeats_no_key_that_it_was_given,
+    the_command_line_revokes_all_keys_of_a_channel,
     a_key_that_is_too_fast_is_told_to_wait,
     an_ingress_that_nobody_could_call_does_not_start,
     development_needs_no_key_and_says_that_one_is_wrong,
@@ -362,6 +364,69 @@ async fn the_command_line_makes_lists_and_revokes_keys(setup: Setup) -> anyhow::
         );
         assert!(refused.stdout.is_empty() && !refused.stderr.is_empty());
     }
+    gateway.finish(&[]).await
+}
+
+async fn the_command_line_repeats_no_key_that_it_was_given(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let gateway = Plan::new(setup)?.production().start().await?;
+    let (id, key) = make(&gateway, "viewer", Value::Null).await?;
+    let secret = key.rsplit_once(&id).context("an id in the key")?.1;
+    for arguments in [
+        &["keys", "revoke", &key][..],
+        &["keys", "revoke", "--channel", &format!("{key}!")],
+        &["keys", "create", "--name", "n", "--role", &key],
+        &[&key],
+        &["--config", &key, "keys", "list"],
+    ] {
+        let refused = gateway.command(arguments).await?;
+        assert!(!refused.status.success(), "{refused:?}");
+        let told = String::from_utf8_lossy(&refused.stderr);
+        assert!(!told.is_empty() && !told.contains(secret), "{told}");
+        if arguments.len() == 3 {
+            // Which key it is, and what should have been there.
+            assert!(told.contains(&id) && told.contains("whole key"), "{told}");
+        }
+    }
+    gateway.finish(&[]).await
+}
+
+/// Those that an operator of these channels may have made, and no others.
+async fn the_command_line_revokes_all_keys_of_a_channel(setup: Setup) -> anyhow::Result<Accounted> {
+    let gateway = Plan::new(setup)?.production().start().await?;
+    let mut ended = Vec::new();
+    let mut left = Vec::new();
+    for (channels, ends) in [
+        (json!(["a"]), true),
+        (json!(["b"]), true),
+        (json!(["a", "b"]), true),
+        (json!(["a", "c"]), false),
+        (json!(["c"]), false),
+        (Value::Null, false),
+    ] {
+        let (id, key) = make(&gateway, "viewer", channels).await?;
+        if ends { &mut ended } else { &mut left }.push((id, key));
+    }
+    let revoke = ["keys", "revoke", "--channel", "a", "--channel", "b"];
+    let revoked = gateway.command(&revoke).await?;
+    ensure!(revoked.status.success(), "{revoked:?}");
+    let told = String::from_utf8(revoked.stdout)?;
+    let ids: Vec<&str> = ended.iter().map(|(id, _)| &**id).collect();
+    assert_eq!(told.lines().collect::<Vec<_>>(), ids);
+    for (_, key) in &ended {
+        let refused = |answer: &Answer| answer.status == 401;
+        until_answered(&gateway, key, "/messages", refused).await?;
+    }
+    for (_, key) in &left {
+        let answer = ask(&gateway, key, Method::GET, "/messages", "").await?;
+        answer.expect(200)?;
+    }
+    let again = gateway.command(&revoke).await?;
+    ensure!(
+        again.status.success() && again.stdout.is_empty(),
+        "{again:?}"
+    );
     gateway.finish(&[]).await
 }
 

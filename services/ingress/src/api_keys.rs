@@ -1,7 +1,7 @@
 //! API keys: made, listed, revoked.
 //!
 //! Invariant: a key's secret is in the answer to its making and nowhere else. A caller that is
-//! limited, to channels or in time, makes and sees no key that is less so.
+//! limited, to channels, in its rate or in time, makes, sees and revokes no key that is less so.
 
 use std::collections::BTreeSet;
 
@@ -54,18 +54,6 @@ pub(crate) async fn create(
     caller: Caller,
     Json(wanted): Json<CreateKey>,
 ) -> Result<impl IntoResponse, Problem> {
-    if !caller.covers(wanted.channels.as_ref()) {
-        return Err(Problem::wider_key(
-            "channels",
-            "must be some of this key's own channels",
-        ));
-    }
-    if !caller.outlives(wanted.expires_at) {
-        return Err(Problem::wider_key(
-            "expires_at",
-            "must not be later than this key's own",
-        ));
-    }
     let new = NewKey {
         name: wanted.name,
         role: wanted.role,
@@ -73,9 +61,13 @@ pub(crate) async fn create(
         rate_per_second: wanted.rate_per_second,
         expires_at: wanted.expires_at,
     };
-    let (key, issued) = new
+    let (mut key, issued) = new
         .make(rand::random(), ingress.clock.now())
         .map_err(Problem::invalid)?;
+    if let Some(beyond) = caller.bounds().exceeded_by(&key) {
+        return Err(Problem::wider_key(beyond));
+    }
+    key.made_under = caller.counts_under();
     ingress.store.create_key(&key).await?;
     ingress.doorkeeper.read_again().await;
     tracing::info!(key_id = %key.key_id, role = %key.role, by = %caller, "api_key.created");
@@ -112,12 +104,11 @@ pub(crate) async fn list(
     Parameters(parameters): Parameters<KeyParameters>,
 ) -> Result<JsonBody<Keys>, Problem> {
     let limit = page_size(parameters.limit)?;
-    let mut api_keys = ingress
+    let api_keys = ingress
         .store
-        .keys(parameters.cursor.as_ref(), limit)
+        .keys(&caller.bounds(), parameters.cursor.as_ref(), limit)
         .await?;
     let next_cursor = next(&api_keys, limit, |key| key.key_id);
-    api_keys.retain(|key| caller.covers(key.channels.as_ref()));
     Ok(JsonBody(Keys {
         api_keys,
         next_cursor,
@@ -133,7 +124,7 @@ pub(crate) async fn revoke(
     let unknown = || Problem::unknown_key(&text);
     let id: ApiKeyId = text.parse().map_err(|_error| unknown())?;
     let key = ingress.store.key(&id).await?.ok_or_else(unknown)?;
-    if !caller.covers(key.channels.as_ref()) {
+    if caller.bounds().exceeded_by(&key).is_some() {
         return Err(unknown());
     }
     let now = ingress.clock.now();

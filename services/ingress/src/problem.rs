@@ -1,7 +1,8 @@
 //! What a client is told when it does not get what it asked for: RFC 9457 problem details.
 //!
 //! Invariant: every answer of 400 and above is one of these, and none says more than the client
-//! may know; what an operator needs to know is logged where the error is handled.
+//! may know; what an operator needs to know is logged where the error is handled. No secret is in
+//! any, not even one that the request itself had.
 
 mod access;
 mod failures;
@@ -13,8 +14,8 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use roundtrip_model::channel::FieldError;
-use serde::Serialize;
+use roundtrip_model::{channel::FieldError, key, redacted};
+use serde::{Serialize, Serializer};
 
 use crate::idempotency::HEADER;
 
@@ -31,6 +32,7 @@ pub(crate) struct Problem {
     kind: String,
     title: &'static str,
     status: u16,
+    #[serde(serialize_with = "without_secrets")]
     detail: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldProblem>,
@@ -44,8 +46,16 @@ pub(crate) struct Problem {
 /// One field and what is wrong with it.
 #[derive(Debug, Serialize)]
 struct FieldProblem {
+    #[serde(serialize_with = "without_secrets")]
     field: String,
+    #[serde(serialize_with = "without_secrets")]
     detail: String,
+}
+
+/// Problems quote what is wrong, which may be a key that was put in the wrong place; and an answer
+/// is kept where a key must not be: in a client's log, in a browser's history.
+fn without_secrets<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&redacted(text))
 }
 
 impl Problem {
@@ -209,11 +219,16 @@ impl Problem {
 
     /// The id in the path names no key.
     pub(crate) fn unknown_key(id: &str) -> Self {
+        let detail = if id.starts_with(key::MARK) {
+            format!("'{id}' is a whole key; {}", key::ID_IN_KEY)
+        } else {
+            format!("there is no API key with the id '{id}'")
+        };
         Self::new(
             StatusCode::NOT_FOUND,
             "unknown-key",
             "The API key does not exist",
-            format!("there is no API key with the id '{id}'"),
+            detail,
         )
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use roundtrip_model::{ApiKeyId, ChannelId, KeyRole};
+use roundtrip_model::{ApiKeyId, ChannelId, KeyRole, ids::IdError, key};
 
 /// A channel-webhook gateway: posts messages to channels, and carries their answers back.
 #[derive(Debug, Parser)]
@@ -35,11 +35,30 @@ pub(crate) enum KeysCommand {
     Create(CreateKey),
     /// List the keys, the earliest first
     List,
-    /// End a key for good
-    Revoke {
-        /// The key's id, as of `roundtrip keys list`
-        id: ApiKeyId,
-    },
+    /// End a key for good, or all that are limited to some channels
+    Revoke(RevokeKeys),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RevokeKeys {
+    /// The key's id, as of `roundtrip keys list`
+    #[arg(value_parser = key_id, required_unless_present = "channels")]
+    pub id: Option<ApiKeyId>,
+    /// Instead of one: every key that is limited to this channel; may be repeated, for every key
+    /// that is limited to these and to no other
+    #[arg(long = "channel", value_name = "CHANNEL_ID", conflicts_with = "id")]
+    pub channels: Vec<ChannelId>,
+}
+
+/// A key's id. One takes the key itself for it easily, and should be told more than that it is none.
+fn key_id(text: &str) -> Result<ApiKeyId, String> {
+    text.parse().map_err(|error: IdError| {
+        if text.starts_with(key::MARK) {
+            format!("this is a whole key; {}", key::ID_IN_KEY)
+        } else {
+            error.to_string()
+        }
+    })
 }
 
 #[derive(Debug, Args)]

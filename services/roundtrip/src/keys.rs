@@ -4,17 +4,18 @@
 //! the key from it.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Write},
     process::ExitCode,
 };
 
 use anyhow::{Context, bail};
-use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, Clock, NewKey, SystemClock};
+use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, Clock, KeyBounds, NewKey, SystemClock};
 use roundtrip_store::{Config, MAX_PAGE, Store};
 use time::OffsetDateTime;
 
 use crate::{
-    cli::{CreateKey, KeysCommand},
+    cli::{CreateKey, KeysCommand, RevokeKeys},
     config::EXIT_USAGE,
     runtime, serve,
 };
@@ -26,7 +27,7 @@ pub(crate) fn run(config: Config, command: KeysCommand) -> ExitCode {
         match command {
             KeysCommand::Create(wanted) => create(&*store, wanted, &config.shown_url()).await,
             KeysCommand::List => list(&*store).await,
-            KeysCommand::Revoke { id } => revoke(&*store, &id).await,
+            KeysCommand::Revoke(which) => revoke(&*store, which).await,
         }
     })
 }
@@ -76,16 +77,37 @@ async fn list(store: &dyn Store) -> anyhow::Result<ExitCode> {
         "{:36}  {:8}  {:16}  {:16}  {:20}  {}",
         "ID", "ROLE", "CREATED", "ENDS", "CHANNELS", "NAME"
     ))?;
-    let mut after: Option<ApiKeyId> = None;
-    loop {
-        let page = store.keys(after.as_ref(), MAX_PAGE).await?;
-        let Some(last) = page.last() else {
-            return Ok(ExitCode::SUCCESS);
-        };
-        after = Some(last.key_id);
+    let mut pages = Pages::new(KeyBounds::default());
+    while let Some(page) = pages.next(store).await? {
         for key in &page {
             print(&row(key, now))?;
         }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads keys a page at a time.
+struct Pages {
+    within: KeyBounds,
+    after: Option<ApiKeyId>,
+}
+
+impl Pages {
+    const fn new(within: KeyBounds) -> Self {
+        Self {
+            within,
+            after: None,
+        }
+    }
+
+    async fn next(&mut self, store: &dyn Store) -> anyhow::Result<Option<Vec<ApiKey>>> {
+        let after = self.after.as_ref();
+        let page = store.keys(&self.within, after, MAX_PAGE).await?;
+        let Some(last) = page.last() else {
+            return Ok(None);
+        };
+        self.after = Some(last.key_id);
+        Ok(Some(page))
     }
 }
 
@@ -117,8 +139,12 @@ fn minute(at: OffsetDateTime) -> String {
     format!("{} {:02}:{:02}", at.date(), at.hour(), at.minute())
 }
 
-async fn revoke(store: &dyn Store, id: &ApiKeyId) -> anyhow::Result<ExitCode> {
-    let revoked = store.revoke_key(id, SystemClock.now()).await;
+async fn revoke(store: &dyn Store, which: RevokeKeys) -> anyhow::Result<ExitCode> {
+    let RevokeKeys { id, channels } = which;
+    let Some(id) = id else {
+        return revoke_all(store, channels.into_iter().collect()).await;
+    };
+    let revoked = store.revoke_key(&id, SystemClock.now()).await;
     let Some(key) = revoked? else {
         bail!("there is no key {id}");
     };
@@ -126,6 +152,26 @@ async fn revoke(store: &dyn Store, id: &ApiKeyId) -> anyhow::Result<ExitCode> {
         "{id} ('{}') is revoked; every ingress knows within store.cache_ttl.",
         key.name
     );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends what an operator of these channels may have made, and every other key that is limited to
+/// them; their ids go to standard output.
+async fn revoke_all(store: &dyn Store, channels: BTreeSet<ChannelId>) -> anyhow::Result<ExitCode> {
+    let mut pages = Pages::new(KeyBounds {
+        channels: Some(channels),
+        ..KeyBounds::default()
+    });
+    let mut revoked = 0_u64;
+    while let Some(page) = pages.next(store).await? {
+        let now = SystemClock.now();
+        for key in page.iter().filter(|key| key.is_active(now)) {
+            store.revoke_key(&key.key_id, now).await?;
+            print(&key.key_id.to_string())?;
+            revoked += 1;
+        }
+    }
+    eprintln!("{revoked} revoked; every ingress knows within store.cache_ttl.");
     Ok(ExitCode::SUCCESS)
 }
 

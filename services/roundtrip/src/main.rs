@@ -14,9 +14,10 @@ mod serve;
 mod telemetry;
 mod workers;
 
-use std::process::ExitCode;
+use std::{borrow::Cow, process::ExitCode};
 
 use clap::Parser;
+use roundtrip_model::redacted;
 
 use crate::{
     cli::{Cli, Command},
@@ -30,9 +31,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(told) => {
-            // Help goes to standard output, an error to standard error; where neither can be
-            // written, nobody reads.
-            let _ = told.print();
+            tell(&told);
             return ExitCode::from(if told.use_stderr() { EXIT_USAGE } else { 0 });
         }
     };
@@ -49,5 +48,17 @@ fn main() -> ExitCode {
             print!("{}", config::DEFAULT_FILE);
             ExitCode::SUCCESS
         }
+    }
+}
+
+/// Help goes to standard output, an error to standard error; where neither can be written, nobody
+/// reads. An error quotes what it is about, which may be a key.
+fn tell(told: &clap::Error) {
+    let text = told.to_string();
+    match redacted(&text) {
+        Cow::Borrowed(_) => {
+            let _ = told.print();
+        }
+        Cow::Owned(text) => eprint!("{text}"),
     }
 }

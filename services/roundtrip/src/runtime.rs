@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use roundtrip_model::redacted;
+
 use crate::config::Problem;
 
 /// Runs a command to its end. What is wrong is told on standard error.
@@ -26,7 +28,7 @@ pub(crate) fn run(command: impl Future<Output = anyhow::Result<ExitCode>>) -> Ex
             if let Some(problem) = error.downcast_ref::<Problem>() {
                 return problem.exit();
             }
-            eprintln!("roundtrip: {error:#}");
+            eprintln!("{}", redacted(&format!("roundtrip: {error:#}")));
             ExitCode::FAILURE
         })
     })

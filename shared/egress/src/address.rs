@@ -51,8 +51,11 @@ pub enum Special {
 pub enum Embedding {
     /// `::a.b.c.d`, long deprecated.
     Compatible,
-    /// `64:ff9b::a.b.c.d` (RFC 6052): a translator goes to that IPv4 address.
+    /// `64:ff9b::a.b.c.d` (RFC 6052): a translator goes to that IPv4 address. Within
+    /// `64:ff9b:1::/48` only the translator knows which bits it takes for it.
     Nat64,
+    /// `::ffff:0:a.b.c.d` (RFC 2765): a translator goes there too.
+    Translated,
     /// `2002:aabb:ccdd::/48`.
     SixToFour,
     /// `2001::/32`: a server's address, and a client's in disguise.
@@ -78,6 +81,7 @@ impl fmt::Display for Special {
             Self::Reserved => "a reserved address",
             Self::Embedding(Embedding::Compatible) => "an IPv4-compatible IPv6 address",
             Self::Embedding(Embedding::Nat64) => "a NAT64 address",
+            Self::Embedding(Embedding::Translated) => "an IPv4-translated IPv6 address",
             Self::Embedding(Embedding::SixToFour) => "a 6to4 address",
             Self::Embedding(Embedding::Teredo) => "a Teredo address",
             Self::Embedding(Embedding::Isatap) => "an ISATAP address",
@@ -144,20 +148,23 @@ const SPECIAL_V4: [(Ipv4Net, Special); 23] = [
 /// As handed out: global unicast comes out of this, and what is special in it stands below.
 const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
+/// For translators of one's own (RFC 8215): their prefixes are of 48, 56, 64 or 96 bits.
+const OWN_TRANSLATORS: Ipv6Net = v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48);
+
 /// The first that matches counts.
-const SPECIAL_V6: [(Ipv6Net, Special); 16] = [
+const SPECIAL_V6: [(Ipv6Net, Special); 17] = [
     (v6([0; 8], 128), Special::Unspecified),
     (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), Special::Loopback),
     (v6([0; 8], 96), Special::Embedding(Embedding::Compatible)),
     (
+        v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96),
+        Special::Embedding(Embedding::Translated),
+    ),
+    (
         v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96),
         Special::Embedding(Embedding::Nat64),
     ),
-    // For translators of one's own (RFC 8215).
-    (
-        v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48),
-        Special::Embedding(Embedding::Nat64),
-    ),
+    (OWN_TRANSLATORS, Special::Embedding(Embedding::Nat64)),
     (
         v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32),
         Special::Embedding(Embedding::Teredo),
@@ -227,32 +234,58 @@ fn special_v6(address: Ipv6Addr) -> Option<Special> {
 }
 
 /// The IPv4 addresses inside an IPv6 address: what a translator, a relay or the system itself
-/// would go on to.
+/// would go on to. Where it depends on them which one that is, all that it may be; the one in the
+/// last 32 bits comes first then.
 pub fn embedded(address: IpAddr) -> impl Iterator<Item = Ipv4Addr> {
     let found = match address {
-        IpAddr::V4(_) => [None, None],
+        IpAddr::V4(_) => [None; MOST_EMBEDDED],
         IpAddr::V6(address) => embedded_v6(address),
     };
     found.into_iter().flatten()
 }
 
-fn embedded_v6(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
-    if let Some(mapped) = address.to_ipv4_mapped() {
-        return [Some(mapped), None];
-    }
+/// Whether this is of a range in which a translator's prefix may have any length, and nothing but
+/// the operator's word says which.
+#[must_use]
+pub fn is_ambiguous(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if OWN_TRANSLATORS.contains(&address))
+}
+
+/// A prefix of 96 bits leaves the last 32 for the IPv4 address, and nothing else.
+pub const LAST_32_BITS: u8 = 96;
+
+const MOST_EMBEDDED: usize = 4;
+
+fn embedded_v6(address: Ipv6Addr) -> [Option<Ipv4Addr>; MOST_EMBEDDED] {
     let of = address.segments();
     let last = join(of[6], of[7]);
+    if address.to_ipv4_mapped().is_some() {
+        return [Some(last), None, None, None];
+    }
+    if OWN_TRANSLATORS.contains(&address) {
+        // RFC 6052, section 2.2: the bits from 64 to 71 are skipped, and what follows the IPv4
+        // address means nothing.
+        let octets = address.octets();
+        let at = |places: [usize; 4]| Ipv4Addr::from(places.map(|place| octets[place]));
+        let of_48 = at([6, 7, 9, 10]);
+        let of_56 = at([7, 9, 10, 11]);
+        let of_64 = at([9, 10, 11, 12]);
+        return [Some(last), Some(of_64), Some(of_56), Some(of_48)];
+    }
+    // Under any prefix, also one that carries an address itself; one that is private or link-local
+    // is refused before this is asked.
+    let isatap = is_isatap(address).then_some(last);
     match special_v6(address) {
-        Some(Special::Embedding(Embedding::SixToFour)) => [Some(join(of[1], of[2])), None],
+        Some(Special::Embedding(Embedding::SixToFour)) => {
+            [Some(join(of[1], of[2])), isatap, None, None]
+        }
         // The client's address is written with every bit turned over.
         Some(Special::Embedding(Embedding::Teredo)) => {
-            [Some(join(of[2], of[3])), Some(join(!of[6], !of[7]))]
+            let client = join(!of[6], !of[7]);
+            [Some(join(of[2], of[3])), Some(client), isatap, None]
         }
-        Some(Special::Embedding(_)) => [Some(last), None],
-        // A private or link-local prefix hides none: the prefix decides first, and this decides
-        // only where the operator has allowed it.
-        _ if is_isatap(address) => [Some(last), None],
-        _ => [None, None],
+        Some(Special::Embedding(_)) => [Some(last), None, None, None],
+        _ => [isatap, None, None, None],
     }
 }
 

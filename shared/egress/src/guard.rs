@@ -12,7 +12,7 @@ use roundtrip_model::channel::http_url;
 use url::{Host, Url};
 
 use crate::{
-    address::{Special, embedded, special},
+    address::{LAST_32_BITS, Special, embedded, is_ambiguous, special},
     config::Loopback,
     pattern::Patterns,
     ports::Ports,
@@ -199,11 +199,18 @@ impl Guard {
         if all().any(|address| self.deny.has_address(address)) {
             return Err(Refusal::Denied);
         }
-        for address in all() {
+        // Where a translator's prefix of 96 bits is allowed by itself, the bits before the last 32
+        // are the operator's own: what they would mean to other translators are no addresses that
+        // somebody chose. Two stay: itself, and the last.
+        let by_prefix =
+            is_ambiguous(address) && self.allow.has_address_within(LAST_32_BITS, address);
+        for (place, address) in all().enumerate() {
+            let by_operator = by_prefix && place > 1;
             match special(address) {
                 None => {}
                 Some(_) if self.allow.has_address(address) => {}
-                Some(special) if named == Named::Allowed && special.yields_to_a_name() => {}
+                Some(special)
+                    if special.yields_to_a_name() && (by_operator || named == Named::Allowed) => {}
                 Some(special) => return Err(Refusal::Address(special)),
             }
         }

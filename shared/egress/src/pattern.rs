@@ -65,6 +65,13 @@ impl Patterns {
         self.nets.iter().any(|net| net.contains(&address))
     }
 
+    /// Whether a range whose prefix is at least so long holds this address, which must be canonical.
+    pub(crate) fn has_address_within(&self, prefix: u8, address: IpAddr) -> bool {
+        let long = |net: &&IpNet| net.prefix_len() >= prefix;
+        let mut nets = self.nets.iter().filter(long);
+        nets.any(|net| net.contains(&address))
+    }
+
     /// Whether an entry names this host, which must be in lower case and without a final dot.
     pub(crate) fn has_name(&self, host: &str) -> bool {
         self.names.iter().any(|name| match name {

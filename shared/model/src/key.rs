@@ -6,6 +6,8 @@
 //! Invariant: the secret is in an [`IssuedKey`] alone, which its owner is shown once. What is kept is
 //! a [`KeyHash`], and neither shows anything of the secret in `Debug`.
 
+mod bounds;
+
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -19,8 +21,14 @@ use crate::{
     ids::{ApiKeyId, ChannelId},
 };
 
+pub use bounds::{Beyond, KeyBounds};
+
 /// How every key begins, so that one that went astray is recognised for what it is.
-const PREFIX: &str = "rt_";
+pub(crate) const PREFIX: &str = "rt_";
+/// The same, and how its id begins.
+pub const MARK: &str = "rt_key_";
+/// What is told to who names a key by all of it.
+pub const ID_IN_KEY: &str = "its id is the part from 'key_' to before the next '_'";
 /// The length of a secret.
 pub const SECRET_BYTES: usize = 32;
 /// The longest name, in characters.
@@ -103,6 +111,10 @@ pub struct ApiKey {
     /// When it was revoked.
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
+    /// The key that it is counted under: of those that made it, one the other, the first that is
+    /// limited to channels. None where whoever made it is not.
+    #[serde(skip)]
+    pub made_under: Option<ApiKeyId>,
     /// What it is known by.
     #[serde(skip)]
     pub hash: KeyHash,
@@ -116,6 +128,13 @@ impl ApiKey {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// What the keys are counted under that it makes.
+    #[must_use]
+    pub fn counts_under(&self) -> Option<ApiKeyId> {
+        let is_limited = self.channels.is_some();
+        is_limited.then(|| self.made_under.unwrap_or(self.key_id))
     }
 
     /// Whether it is worth something at this time.
@@ -168,6 +187,7 @@ impl NewKey {
             created_at: now,
             expires_at,
             revoked_at: None,
+            made_under: None,
             hash: KeyHash::of(issued.expose()),
         };
         Ok((key, issued))

@@ -15,7 +15,7 @@ use sha2::Sha256;
 use time::OffsetDateTime;
 
 /// What a secret's text begins with.
-const PREFIX: &str = "whsec_";
+pub(crate) const PREFIX: &str = "whsec_";
 /// The shortest secret that the specification allows, in bytes.
 pub const MIN_SECRET_BYTES: usize = 24;
 /// The longest.

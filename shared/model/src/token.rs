@@ -10,7 +10,7 @@
 //! with another session's answer is worth nothing, whatever part of it is right. To find that out
 //! takes one MAC, and for all but the session nothing else than the token.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -25,7 +25,8 @@ pub const QUERY: &str = "token";
 /// The shortest secret, in bytes.
 pub const MIN_SECRET_BYTES: usize = 32;
 
-const VERSION: &str = "v2.";
+/// How every token begins.
+pub(crate) const VERSION: &str = "v2.";
 
 /// The longest token that is looked at: one for the longest channel id is shorter.
 const MAX_TOKEN_BYTES: usize = 400;
@@ -38,7 +39,7 @@ const NAME: &[u8] = b"roundtrip response token v2, name\0";
 
 /// How much of its digest names a secret, in bytes and in characters.
 const NAME_BYTES: usize = 6;
-const NAME_CHARACTERS: usize = 8;
+pub(crate) const NAME_CHARACTERS: usize = 8;
 /// How much of a MAC is a session's tag, or a callback's id.
 const TAG_BYTES: usize = 16;
 /// The message, the round, the end, the session's tag; what follows is the channel.
@@ -277,37 +278,6 @@ impl Proven<'_> {
         ];
         CallbackId::derived(tag(self.key.of(CALLBACK, parts)))
     }
-}
-
-/// The text with every token left out of it: what another server says may quote the URL that it
-/// was given.
-#[must_use]
-pub fn redacted(text: &str) -> Cow<'_, str> {
-    let is_tokens = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-    let mut kept = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(VERSION) {
-        let (before, from) = rest.split_at(at);
-        let length = from.bytes().take_while(|byte| is_tokens(byte)).count();
-        let run = &from[..length];
-        // A piece that is cut before its MAC has begun is worth nothing; but which part an excerpt
-        // ends in is nobody's to guess.
-        let is_token = run.len() > VERSION.len() + NAME_CHARACTERS
-            && run.as_bytes()[VERSION.len() + NAME_CHARACTERS] == b'.';
-        kept.push_str(before);
-        if is_token {
-            kept.push('…');
-            rest = &from[length..];
-        } else {
-            kept.push_str(VERSION);
-            rest = &from[VERSION.len()..];
-        }
-    }
-    if kept.is_empty() {
-        return Cow::Borrowed(rest);
-    }
-    kept.push_str(rest);
-    Cow::Owned(kept)
 }
 
 impl fmt::Debug for TokenKeys {

@@ -158,6 +158,8 @@ macro_rules! store_contract {
             a_revoked_key_is_active_no_more,
             a_key_that_expires_is_active_until_then,
             pages_hold_every_key_once,
+            no_more_keys_are_active_under_one_than_can_be,
+            a_page_of_keys_holds_what_is_within_bounds,
             no_more_keys_are_active_than_can_be,
         }
     };

@@ -4,7 +4,7 @@
 //! as the retention says, so that what it was can be looked up.
 
 use async_trait::async_trait;
-use roundtrip_model::{ApiKey, ApiKeyId};
+use roundtrip_model::{ApiKey, ApiKeyId, KeyBounds};
 use time::OffsetDateTime;
 
 use crate::StoreError;
@@ -13,14 +13,19 @@ use crate::StoreError;
 /// few seconds.
 pub const MAX_ACTIVE_KEYS: u16 = 10_000;
 
+/// The most keys that are active at once of those that one key which is limited to channels has
+/// made, and those that these have made. Whoever is given some channels cannot take the room of all.
+pub const MAX_KEYS_UNDER_ONE: u16 = 100;
+
 /// API keys.
 #[async_trait]
 pub trait ApiKeys: Send + Sync + 'static {
     /// Keeps a key.
     ///
     /// # Errors
-    /// [`StoreError::TooMany`] where [`MAX_ACTIVE_KEYS`] are active when it is made; of several
-    /// that are made at once one too many may get in. [`StoreError::Away`].
+    /// [`StoreError::TooMany`] where [`MAX_ACTIVE_KEYS`] are active when it is made, and
+    /// [`StoreError::TooManyUnderOne`] where [`MAX_KEYS_UNDER_ONE`] are that are made under the
+    /// same key; of several that are made at once some too many may get in. [`StoreError::Away`].
     async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError>;
 
     /// The key with this id, ended or not.
@@ -29,11 +34,17 @@ pub trait ApiKeys: Send + Sync + 'static {
     /// [`StoreError::Away`].
     async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, StoreError>;
 
-    /// Keys, ended or not, by id, the earliest first.
+    /// Keys within these bounds, ended or not, by id, the earliest first. A page is cut after the
+    /// bounds: what is beyond them shows in nothing.
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    async fn keys(&self, after: Option<&ApiKeyId>, limit: u16) -> Result<Vec<ApiKey>, StoreError>;
+    async fn keys(
+        &self,
+        within: &KeyBounds,
+        after: Option<&ApiKeyId>,
+        limit: u16,
+    ) -> Result<Vec<ApiKey>, StoreError>;
 
     /// All keys that are active at this time.
     ///

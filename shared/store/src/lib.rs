@@ -30,7 +30,7 @@ use roundtrip_model::{Channel, ChannelId, ChannelPatch, channel::FieldError};
 pub use cache::{CachedChannels, KnownChannel};
 pub use config::{Config, OpenError, open};
 pub use filter::{Filter, FilterError};
-pub use keys::{ApiKeys, MAX_ACTIVE_KEYS};
+pub use keys::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE};
 pub use ledger::{
     DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, Idempotency, Journal, MAX_ENTRIES,
     MAX_PAGE, MessageFilter, MessageRecord, Progress, Replay, ReplaySource, ReplayStatus, Replays,
@@ -171,6 +171,9 @@ pub enum StoreError {
     /// As many API keys are active as there can be.
     #[error("no more than {MAX_ACTIVE_KEYS} API keys can be active at once")]
     TooMany,
+    /// As many API keys are active as one that is limited to channels can have made.
+    #[error("no more than {MAX_KEYS_UNDER_ONE} API keys that a limited one has made can be active")]
+    TooManyUnderOne,
     /// The store cannot be reached, or failed. The source says how.
     #[error("the store is away")]
     Away(#[source] Box<dyn std::error::Error + Send + Sync>),

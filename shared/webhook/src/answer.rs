@@ -4,7 +4,7 @@
 //! crosses this line) are read, and at most [`EXCERPT_BYTES`] are kept.
 
 use reqwest::Response;
-use roundtrip_model::token::redacted;
+use roundtrip_model::redacted;
 
 /// The most of an answer that is kept, for a log or a dead letter's reason.
 pub(crate) const EXCERPT_BYTES: usize = 1024;

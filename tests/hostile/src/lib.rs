@@ -10,7 +10,7 @@ use roundtrip_broker::fuzzing;
 use roundtrip_egress::{Guard, Loopback, address::special};
 use roundtrip_ingress::fuzzing as api;
 use roundtrip_model::{
-    Callback, Channel, Clock, Entry, OutboundMessage, SessionId, State, TokenKeys, token::redacted,
+    Callback, Channel, Clock, Entry, OutboundMessage, SessionId, State, TokenKeys, redacted,
 };
 use roundtrip_store::Filter;
 use serde_json::{Value, json};

@@ -3,8 +3,7 @@
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use axum::{extract::FromRequestParts, http::request::Parts};
-use roundtrip_model::{ChannelId, KeyRole};
-use time::OffsetDateTime;
+use roundtrip_model::{ApiKeyId, ChannelId, KeyBounds, KeyRole};
 use tokio::time::Instant;
 
 use super::keyring::Known;
@@ -56,13 +55,20 @@ impl Caller {
         }
     }
 
-    /// Whether the caller's key goes on for as long as a key that ends at this time.
-    pub(crate) fn outlives(&self, end: Option<OffsetDateTime>) -> bool {
-        let own = match self {
+    /// What the keys are within that the caller makes, sees and revokes.
+    pub(crate) fn bounds(&self) -> KeyBounds {
+        match self {
+            Self::Anybody | Self::Configured => KeyBounds::default(),
+            Self::Key(known) => KeyBounds::of(&known.key),
+        }
+    }
+
+    /// What the keys are counted under that the caller makes.
+    pub(crate) fn counts_under(&self) -> Option<ApiKeyId> {
+        match self {
             Self::Anybody | Self::Configured => None,
-            Self::Key(known) => known.key.expires_at,
-        };
-        own.is_none_or(|own| end.is_some_and(|end| end <= own))
+            Self::Key(known) => known.key.counts_under(),
+        }
     }
 
     /// Lets the caller use this channel, or says that it may not.

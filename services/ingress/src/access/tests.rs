@@ -289,3 +289,46 @@ async fn a_key_that_is_used_too_fast_is_told_when_to_come_back() {
     assert_eq!(limited.headers["content-type"], "application/problem+json");
     assert_eq!(get(&bench, "/channel/c", &other).await.status, 200);
 }
+
+/// Secrets in every place where an answer quotes what it was sent.
+#[tokio::test]
+async fn no_problem_repeats_a_secret() {
+    let bench = Bench::in_production().await;
+    let (key, presented) = keep(&bench, new_key(KeyRole::Producer)).await;
+    let whole = presented.strip_prefix("Bearer ").unwrap();
+    let signing = format!("whsec_{}", "QUJD".repeat(8));
+    let token = format!("v2.abcdefgh.{}.{}", "QUJD".repeat(8), "QUJD".repeat(8));
+    for secret in [whole, &signing, &token] {
+        let end = &secret[secret.len() - 20..];
+        for (method, path, body) in [
+            (Method::DELETE, "/api-keys/SECRET", ""),
+            (Method::GET, "/channel/SECRET", ""),
+            (Method::GET, "/channel/message/SECRET", ""),
+            (Method::GET, "/replays/SECRET", ""),
+            (Method::GET, "/messages?cursor=SECRET", ""),
+            (Method::GET, "/messages?SECRET=1", ""),
+            (Method::POST, "/api-keys", r#"{"name":"n","role":"SECRET"}"#),
+            (Method::POST, "/api-keys", r#"{"SECRET":1}"#),
+            (Method::POST, "/channels", r#"{"SECRET":{"$in":1}}"#),
+            (Method::POST, "/channels", r#"{"a":{"$SECRET":1}}"#),
+            (
+                Method::POST,
+                "/channel/messages",
+                r#"[{"channel_id":"SECRET","session_id":"s","message":1}]"#,
+            ),
+        ] {
+            let path = path.replace("SECRET", secret);
+            let body = body.replace("SECRET", secret);
+            let answer = ask(&bench, method, &path, &operator(), &body).await;
+            assert!(answer.status >= 400 || path.ends_with("/messages"));
+            assert!(!answer.text.contains(end), "{path} {body}: {}", answer.text);
+        }
+    }
+    // Its id is no secret, and what is needed.
+    let path = format!("/api-keys/{whole}");
+    let answer = ask(&bench, Method::DELETE, &path, &operator(), "").await;
+    assert_eq!(answer.status, 404);
+    let detail = answer.json()["detail"].to_string();
+    assert!(detail.contains(&key.key_id.to_string()), "{detail}");
+    assert!(detail.contains("whole key"), "{detail}");
+}

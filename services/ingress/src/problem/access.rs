@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use roundtrip_model::KeyRole;
+use roundtrip_model::{KeyRole, key::Beyond};
 
 use super::{KIND, Problem};
 
@@ -65,7 +65,15 @@ impl Problem {
     }
 
     /// A key was asked for that may do more than the key that asks for it.
-    pub(crate) fn wider_key(field: &'static str, problem: &'static str) -> Self {
+    pub(crate) fn wider_key(beyond: Beyond) -> Self {
+        let (field, problem) = match beyond {
+            Beyond::Channels => ("channels", "must be some of this key's own channels"),
+            Beyond::Rate => (
+                "rate_per_second",
+                "must be there, and not higher than this key's own",
+            ),
+            Beyond::End => ("expires_at", "must not be later than this key's own"),
+        };
         Self {
             kind: format!("{KIND}wider-key"),
             title: "A key cannot make one that may do more",

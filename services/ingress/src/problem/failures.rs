@@ -5,7 +5,7 @@
 
 use axum::http::StatusCode;
 use roundtrip_broker::PublishError;
-use roundtrip_store::{FilterError, StoreError};
+use roundtrip_store::{FilterError, MAX_KEYS_UNDER_ONE, StoreError};
 
 use super::Problem;
 use crate::seldom::Seldom;
@@ -43,6 +43,15 @@ impl From<StoreError> for Problem {
                 "too-many-keys",
                 "There are too many API keys",
                 "as many are active as there can be; revoke some",
+            ),
+            StoreError::TooManyUnderOne => Self::new(
+                StatusCode::CONFLICT,
+                "too-many-keys-made",
+                "This key has made too many",
+                format!(
+                    "of the keys that one which is limited to channels has made, and those that \
+                     these have made, {MAX_KEYS_UNDER_ONE} can be active; revoke some"
+                ),
             ),
             StoreError::Away(source) => {
                 if let Some(unsaid) = STORE_AWAY.due() {

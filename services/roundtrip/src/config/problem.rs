@@ -5,6 +5,8 @@
 
 use std::process::ExitCode;
 
+use roundtrip_model::redacted;
+
 use super::{EXIT_USAGE, tree::Origin};
 
 /// What is wrong with the configuration, in one line.
@@ -51,7 +53,7 @@ impl Problem {
 
     /// Tells it, and what to exit with.
     pub(crate) fn exit(&self) -> ExitCode {
-        eprintln!("{self}");
+        eprintln!("{}", redacted(&self.to_string()));
         ExitCode::from(EXIT_USAGE)
     }
 }

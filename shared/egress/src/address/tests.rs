@@ -79,7 +79,8 @@ fn what_lies_beside_the_ranges_is_global(#[case] text: &str) {
 #[case("::127.0.0.1", Special::Embedding(Embedding::Compatible))]
 #[case("::ffff:127.0.0.1", Special::Loopback)]
 #[case("::ffff:169.254.169.254", Special::LinkLocal)]
-#[case("::ffff:0:127.0.0.1", Special::Reserved)]
+#[case("::ffff:0:127.0.0.1", Special::Embedding(Embedding::Translated))]
+#[case("::fffe:0:127.0.0.1", Special::Reserved)]
 #[case("64:ff9b::8.8.8.8", Special::Embedding(Embedding::Nat64))]
 #[case("64:ff9b:1::10.0.0.1", Special::Embedding(Embedding::Nat64))]
 #[case("64:ff9b:2::1", Special::Reserved)]
@@ -120,11 +121,18 @@ fn a_special_address_is_known_for_what_it_is(#[case] text: &str, #[case] expecte
 #[case("::ffff:10.1.2.3", &["10.1.2.3"])]
 #[case("::10.1.2.3", &["10.1.2.3"])]
 #[case("64:ff9b::10.1.2.3", &["10.1.2.3"])]
-#[case("64:ff9b:1::10.1.2.3", &["10.1.2.3"])]
+#[case("::ffff:0:10.1.2.3", &["10.1.2.3"])]
+// RFC 6052, section 2.2, with prefixes of 96, 64, 56 and 48 bits and 9.9.9.9 behind the address;
+// the others are what it would be by another prefix.
+#[case("64:ff9b:1::10.1.2.3", &["10.1.2.3", "0.0.0.10", "0.0.0.0", "0.0.0.0"])]
+#[case("64:ff9b:1:0:a:102:309:909", &["3.9.9.9", "10.1.2.3", "0.10.1.2", "0.0.10.1"])]
+#[case("64:ff9b:1:a:1:203:909:909", &["9.9.9.9", "1.2.3.9", "10.1.2.3", "0.10.1.2"])]
+#[case("64:ff9b:1:a01:2:309:909:909", &["9.9.9.9", "2.3.9.9", "1.2.3.9", "10.1.2.3"])]
 #[case("2002:a01:203::1", &["10.1.2.3"])]
 // RFC 4380, section 4: the server 65.54.227.120, the client 192.0.2.45.
 #[case("2001:0:4136:e378:8000:63bf:3fff:fdd2", &["65.54.227.120", "192.0.2.45"])]
 #[case("fd12::5efe:10.1.2.3", &["10.1.2.3"])]
+#[case("2002:808:808::5efe:10.1.2.3", &["8.8.8.8", "10.1.2.3"])]
 #[case("2606:4700::1", &[])]
 #[case("10.1.2.3", &[])]
 fn what_an_address_carries_is_found(#[case] text: &str, #[case] carried: &[&str]) {

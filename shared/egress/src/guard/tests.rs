@@ -58,7 +58,20 @@ fn an_allowed_name_may_lead_anywhere_but_to_what_hands_out_credentials() {
         "100.100.100.200",
         "::ffff:169.254.169.254",
         "64:ff9b::169.254.169.254",
+        "64:ff9b:1::169.254.169.254",
+        "64:ff9b:1:a9fe:a9:fe00:808:808",
+        "64:ff9b:1:a9fe:a9:fe00::",
+        "64:ff9b:1:a9:fe:a9fe:808:808",
+        "64:ff9b:1:0:a9:fea9:fe08:808",
+        "::ffff:0:a9fe:a9fe",
+        "::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+        "2001:0:a9fe:a9fe:8000:63bf:f7f7:f7f7",
+        "2001:0:808:808:8000:63bf:5601:5601",
+        "2606:4700::5efe:169.254.169.254",
+        "2002:808:808::5efe:169.254.169.254",
         "10.9.1.1",
+        "64:ff9b:1:a09:1:100:808:808",
     ] {
         assert!(at(bad).is_err(), "{bad}");
     }
@@ -101,6 +114,41 @@ fn an_allowed_ipv6_range_allows_no_private_ipv4_address_inside_it() {
             panic!("{url}")
         };
         assert_eq!(special, Special::Private, "{url}");
+    }
+}
+
+/// A range of 48 bits says not where in it a translator has the IPv4 address, one of 96 does.
+#[test]
+fn a_translator_of_ones_own_is_allowed_by_its_prefix_of_96_bits() {
+    let all = guard(&["64:ff9b:1::/48"], &["10.0.0.0/8"]);
+    for (url, refusal) in [
+        ("http://[64:ff9b:1:a00:0:500:808:808]/", Refusal::Denied),
+        (
+            "http://[64:ff9b:1:a9fe:a9:fe00:808:808]/",
+            Refusal::Address(Special::LinkLocal),
+        ),
+        // Well meant, perhaps: nobody can tell.
+        (
+            "http://[64:ff9b:1::8.8.8.8]/",
+            Refusal::Address(Special::Unspecified),
+        ),
+    ] {
+        assert_eq!(refused(&all, url), refusal, "{url}");
+    }
+    let prefix = guard(
+        &["64:ff9b:1:fffe::/96", "64:ff9b:1:a9fe::/96"],
+        &["10.0.0.0/8"],
+    );
+    assert!(prefix.vet_url("http://[64:ff9b:1:fffe::8.8.8.8]/").is_ok());
+    for url in [
+        "http://[64:ff9b:1:fffe::10.0.0.5]/",
+        "http://[64:ff9b:1:fffe::192.168.0.1]/",
+        "http://[64:ff9b:1:fffe::169.254.169.254]/",
+        "http://[64:ff9b:1:fffe:0:1:808:808]/",
+        // Also where the operator wrote it, for no prefix looks so by intent.
+        "http://[64:ff9b:1:a9fe::8.8.8.8]/",
+    ] {
+        refused(&prefix, url);
     }
 }
 

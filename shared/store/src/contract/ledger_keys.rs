@@ -1,11 +1,11 @@
 //! API keys.
 #![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
-use roundtrip_model::{ApiKey, ApiKeyId, KeyRole, NewKey};
+use roundtrip_model::{ApiKey, ApiKeyId, KeyBounds, KeyRole, NewKey};
 use time::OffsetDateTime;
 
 use super::{Harness, samples::at};
-use crate::{ApiKeys, MAX_ACTIVE_KEYS, StoreError};
+use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, StoreError};
 
 fn key(name: &str) -> ApiKey {
     let new = NewKey {
@@ -41,6 +41,7 @@ pub async fn an_api_key_is_kept_as_it_was(harness: &impl Harness) {
         channels: Some(["b", "a"].map(super::id).into()),
         rate_per_second: Some(5),
         expires_at: Some(at(9000)),
+        made_under: Some(ApiKeyId::generate()),
         ..key("limited 🚀")
     };
     for key in [key("plain"), limited] {
@@ -100,7 +101,10 @@ pub async fn pages_hold_every_key_once(harness: &impl Harness) {
     let mut seen = Vec::new();
     let mut after: Option<ApiKeyId> = None;
     loop {
-        let page = store.keys(after.as_ref(), 5).await.expect("a page");
+        let page = store
+            .keys(&KeyBounds::default(), after.as_ref(), 5)
+            .await
+            .expect("a page");
         assert!(page.len() <= 5);
         let Some(last) = page.last() else {
             break;
@@ -110,7 +114,91 @@ pub async fn pages_hold_every_key_once(harness: &impl Harness) {
     }
     let names: Vec<String> = keys.into_iter().map(|key| key.name).collect();
     assert_eq!(seen, names);
-    assert_eq!(store.keys(None, 0).await.expect("no page"), []);
+    assert_eq!(
+        store
+            .keys(&KeyBounds::default(), None, 0)
+            .await
+            .expect("no page"),
+        []
+    );
+}
+
+/// Every engine finds what the rule finds, and cuts its pages after that.
+pub async fn a_page_of_keys_holds_what_is_within_bounds(harness: &impl Harness) {
+    let store = &**harness.store();
+    let some = |channels: &[&str]| Some(channels.iter().map(|id| super::id(id)).collect());
+    let mut keys = Vec::new();
+    for channels in [
+        None,
+        some(&["a"]),
+        some(&["b"]),
+        some(&["a", "b"]),
+        some(&["c"]),
+    ] {
+        for rate_per_second in [None, Some(5), Some(6)] {
+            for expires_at in [None, Some(at(1000)), Some(at(1001))] {
+                let key = ApiKey {
+                    channels: channels.clone(),
+                    rate_per_second,
+                    expires_at,
+                    ..key("n")
+                };
+                create(store, &key).await;
+                keys.push(key);
+            }
+        }
+    }
+    for channels in [None, some(&["a"]), some(&["b", "a", "d"]), some(&["d"])] {
+        for rate_per_second in [None, Some(5)] {
+            for expires_at in [None, Some(at(1000))] {
+                let within = KeyBounds {
+                    channels: channels.clone(),
+                    rate_per_second,
+                    expires_at,
+                };
+                let is_within = |key: &&ApiKey| within.exceeded_by(key).is_none();
+                let expected: Vec<ApiKey> = keys.iter().filter(is_within).cloned().collect();
+                let all = store.keys(&within, None, 100).await.expect("the keys");
+                assert_eq!(all, expected, "{within:?}");
+                if let [_, first, second, ..] = &expected[..] {
+                    let after = Some(&expected[0].key_id);
+                    let page = store.keys(&within, after, 2).await.expect("a page");
+                    assert_eq!(page, [first.clone(), second.clone()], "{within:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Whoever made them, so that a limited operator's own operators get it no more; those that have
+/// ended do not count, and nobody else's do.
+pub async fn no_more_keys_are_active_under_one_than_can_be(harness: &impl Harness) {
+    let store = &**harness.store();
+    let [one, other] = [(); 2].map(|()| ApiKeyId::generate());
+    let under = |one| ApiKey {
+        made_under: Some(one),
+        ..key("n")
+    };
+    let expired = ApiKey {
+        expires_at: Some(at(0)),
+        ..under(one)
+    };
+    create(store, &expired).await;
+    let first = under(one);
+    create(store, &first).await;
+    for _ in 1..MAX_KEYS_UNDER_ONE {
+        create(store, &under(one)).await;
+    }
+    let refused = store.create_key(&under(one)).await;
+    assert!(
+        matches!(refused, Err(StoreError::TooManyUnderOne)),
+        "{refused:?}"
+    );
+    create(store, &under(other)).await;
+    create(store, &key("n")).await;
+    let revoked = store.revoke_key(&first.key_id, at(0)).await;
+    revoked.expect("to revoke");
+    create(store, &under(one)).await;
 }
 
 /// However many have ended; and all of them are handed out to who must know them.

@@ -3,8 +3,10 @@
 //! Invariant: how many are active is counted within the write that adds one, so there is never one
 //! too many.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
-use roundtrip_model::{ApiKey, ApiKeyId, KeyHash, millis};
+use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyBounds, KeyHash, millis};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use time::OffsetDateTime;
 
@@ -12,16 +14,27 @@ use super::{
     SqliteStore, away,
     rows::{Columns, name},
 };
-use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_PAGE, StoreError};
+use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, MAX_PAGE, StoreError};
 
 const INSERT: &str = "
     INSERT INTO api_keys (key_id, name, role, channels, rate_per_second, created_at, expires_at,
-        revoked_at, ends_at, hash)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        revoked_at, ends_at, made_under, hash)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 const COUNT_ACTIVE: &str = "SELECT count(*) FROM api_keys WHERE ends_at IS NULL OR ends_at > ?1";
+const COUNT_UNDER: &str = "
+    SELECT count(*) FROM api_keys WHERE made_under = ?2 AND (ends_at IS NULL OR ends_at > ?1)";
 const ACTIVE: &str = "
     SELECT * FROM api_keys WHERE ends_at IS NULL OR ends_at > ?1 ORDER BY key_id LIMIT ?2";
-const PAGE: &str = "SELECT * FROM api_keys WHERE key_id > ?1 ORDER BY key_id LIMIT ?2";
+/// As [`KeyBounds::exceeded_by`] says. What a key does not have is NULL, and so in no bounds.
+const PAGE: &str = "
+    SELECT * FROM api_keys
+    WHERE key_id > ?1
+        AND (?3 IS NULL OR channels IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM json_each(channels)
+            WHERE value NOT IN (SELECT value FROM json_each(?3))))
+        AND (?4 IS NULL OR rate_per_second <= ?4)
+        AND (?5 IS NULL OR expires_at <= ?5)
+    ORDER BY key_id LIMIT ?2";
 const REVOKE: &str = "
     UPDATE api_keys SET revoked_at = ?2, ends_at = min(?2, coalesce(ends_at, ?2))
     WHERE key_id = ?1 AND revoked_at IS NULL";
@@ -32,9 +45,14 @@ impl ApiKeys for SqliteStore {
         let key = key.clone();
         self.file
             .write(move |transaction| {
-                let active: i64 = transaction
-                    .query_row(COUNT_ACTIVE, [millis::of(key.created_at)], |row| row.get(0))
-                    .map_err(away)?;
+                let now = millis::of(key.created_at);
+                if let Some(one) = key.made_under {
+                    let active = count(transaction, COUNT_UNDER, params![now, one.to_string()])?;
+                    if active >= i64::from(MAX_KEYS_UNDER_ONE) {
+                        return Err(StoreError::TooManyUnderOne);
+                    }
+                }
+                let active = count(transaction, COUNT_ACTIVE, params![now])?;
                 if active >= i64::from(MAX_ACTIVE_KEYS) {
                     return Err(StoreError::TooMany);
                 }
@@ -50,11 +68,23 @@ impl ApiKeys for SqliteStore {
             .await
     }
 
-    async fn keys(&self, after: Option<&ApiKeyId>, limit: u16) -> Result<Vec<ApiKey>, StoreError> {
+    async fn keys(
+        &self,
+        within: &KeyBounds,
+        after: Option<&ApiKeyId>,
+        limit: u16,
+    ) -> Result<Vec<ApiKey>, StoreError> {
         let after = after.map(ToString::to_string).unwrap_or_default();
+        let within = within.clone();
         self.file
             .run(move |connection, _| {
-                let values = params![after, limit.min(MAX_PAGE)];
+                let values = params![
+                    after,
+                    limit.min(MAX_PAGE),
+                    array(within.channels.as_ref()).map_err(away)?,
+                    within.rate_per_second,
+                    within.expires_at.map(millis::of),
+                ];
                 rows(connection, PAGE, values).map_err(away)
             })
             .await
@@ -86,21 +116,33 @@ impl ApiKeys for SqliteStore {
     }
 }
 
+fn count(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    values: impl rusqlite::Params,
+) -> Result<i64, StoreError> {
+    let counted = transaction.query_row(sql, values, |row| row.get(0));
+    counted.map_err(away)
+}
+
+/// Channels as they are in a column.
+fn array(channels: Option<&BTreeSet<ChannelId>>) -> rusqlite::Result<Option<String>> {
+    let channels = channels.map(serde_json::to_string).transpose();
+    channels.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
 fn insert(transaction: &Transaction<'_>, key: &ApiKey) -> rusqlite::Result<()> {
-    let channels = key.channels.as_ref().map(serde_json::to_string);
-    let channels = channels
-        .transpose()
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
     let values = params![
         key.key_id.to_string(),
         key.name,
         name(key.role),
-        channels,
+        array(key.channels.as_ref())?,
         key.rate_per_second,
         millis::of(key.created_at),
         key.expires_at.map(millis::of),
         key.revoked_at.map(millis::of),
         key.ends_at().map(millis::of),
+        key.made_under.map(|one| one.to_string()),
         key.hash.as_bytes(),
     ];
     transaction.execute(INSERT, values).map(drop)
@@ -136,6 +178,7 @@ fn key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
         created_at: columns.time("created_at")?,
         expires_at: columns.optional_time("expires_at")?,
         revoked_at: columns.optional_time("revoked_at")?,
+        made_under: columns.optional("made_under")?,
         hash: KeyHash::kept(columns.get("hash")?),
     })
 }

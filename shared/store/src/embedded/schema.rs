@@ -8,10 +8,10 @@ use rusqlite::{Connection, TransactionBehavior};
 /// `PRAGMA application_id`: "RtSt". It tells the file from other SQLite files.
 pub(super) const APPLICATION_ID: i64 = 0x5274_5374;
 /// `PRAGMA user_version`: how many of [`STEPS`] the file has had.
-pub(super) const SCHEMA_VERSION: i64 = 4;
+pub(super) const SCHEMA_VERSION: i64 = 5;
 
 /// What brings an empty file to version 1, from 1 to 2, and so on.
-const STEPS: [&str; 4] = [CHANNELS, LEDGER, API_KEYS, SECRETS];
+const STEPS: [&str; 5] = [CHANNELS, LEDGER, API_KEYS, SECRETS, MADE_UNDER];
 
 /// Version 1.
 ///
@@ -142,6 +142,12 @@ const SECRETS: &str = "
         channel_id TEXT NOT NULL PRIMARY KEY,
         secrets TEXT NOT NULL
     ) STRICT;
+";
+
+/// Version 5. Which limited key a key was made under; those that were there before count under none.
+const MADE_UNDER: &str = "
+    ALTER TABLE api_keys ADD COLUMN made_under TEXT;
+    CREATE INDEX api_keys_made_under ON api_keys (made_under) WHERE made_under IS NOT NULL;
 ";
 
 /// Why a file is not made ready.

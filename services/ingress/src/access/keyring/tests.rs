@@ -1,7 +1,7 @@
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use roundtrip_model::{KeyRole, NewKey, SystemClock};
+use roundtrip_model::{KeyBounds, KeyRole, NewKey, SystemClock};
 use time::OffsetDateTime;
 
 use super::*;
@@ -59,7 +59,12 @@ impl ApiKeys for Store {
         unreachable!("a keyring reads them all")
     }
 
-    async fn keys(&self, _: Option<&ApiKeyId>, _: u16) -> Result<Vec<ApiKey>, StoreError> {
+    async fn keys(
+        &self,
+        _: &KeyBounds,
+        _: Option<&ApiKeyId>,
+        _: u16,
+    ) -> Result<Vec<ApiKey>, StoreError> {
         unreachable!("a keyring reads those that are active")
     }
 

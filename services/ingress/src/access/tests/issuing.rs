@@ -1,5 +1,7 @@
 //! Making, listing and ending keys by the API.
 
+use roundtrip_model::{ChannelId, KeyBounds, SystemClock};
+use roundtrip_store::MAX_KEYS_UNDER_ONE;
 use serde_json::json;
 
 use super::*;
@@ -52,7 +54,14 @@ async fn a_key_that_cannot_be_is_422_and_names_the_field(#[case] body: &str, #[c
     let refused = post(&bench, "/api-keys", &operator(), body).await;
     assert_eq!(refused.status, 422, "{}", refused.text);
     assert_eq!(refused.json()["errors"][0]["field"], field);
-    assert_eq!(bench.store.keys(None, 10).await.unwrap(), []);
+    assert_eq!(
+        bench
+            .store
+            .keys(&KeyBounds::default(), None, 10)
+            .await
+            .unwrap(),
+        []
+    );
 }
 
 #[tokio::test]
@@ -98,6 +107,134 @@ async fn a_limited_operator_makes_no_wider_key_and_sees_none() {
     let path = format!("/api-keys/{}", wide.key_id);
     let revoked = ask(&bench, Method::DELETE, &path, &key, "").await;
     assert_eq!(revoked.status, 404, "{}", revoked.text);
+}
+
+/// What it may not make it neither sees nor revokes, be it of its own channels or not.
+#[rstest]
+#[case::ending(NewKey { expires_at: Some(in_an_hour()), ..new_key(KeyRole::Operator) })]
+#[case::slow(NewKey { rate_per_second: Some(1000), ..new_key(KeyRole::Operator) })]
+#[case::of_a_channel(NewKey { channels: Some(c()), ..new_key(KeyRole::Operator) })]
+#[tokio::test]
+async fn a_limited_operator_reaches_no_key_that_goes_further(#[case] own: NewKey) {
+    let bench = Bench::in_production().await;
+    let narrower = NewKey {
+        name: "narrower".to_owned(),
+        channels: Some(c()),
+        rate_per_second: Some(5),
+        expires_at: Some(in_an_hour() - time::Duration::MINUTE),
+        ..new_key(KeyRole::Viewer)
+    };
+    let further = NewKey {
+        name: "further".to_owned(),
+        ..new_key(KeyRole::Viewer)
+    };
+    let further = [
+        further.clone(),
+        NewKey {
+            channels: own.channels.as_ref().map(|_| {
+                let other = "d".parse().unwrap();
+                c().into_iter().chain([other]).collect()
+            }),
+            rate_per_second: own.rate_per_second.map(|rate| rate + 1),
+            expires_at: own.expires_at.map(|end| end + time::Duration::SECOND),
+            ..further
+        },
+    ];
+    let (_, key) = keep(&bench, own).await;
+    // One before and one after: neither is known by where a page ends.
+    let [one, two] = further;
+    let (one, _) = keep(&bench, one).await;
+    let (narrower, _) = keep(&bench, narrower).await;
+    let (two, _) = keep(&bench, two).await;
+
+    let mut seen = Vec::new();
+    let mut path = "/api-keys?limit=1".to_owned();
+    loop {
+        let page = get(&bench, &path, &key).await.json();
+        let Some(one) = page["api_keys"].get(0) else {
+            assert_eq!(page["next_cursor"], json!(null));
+            break;
+        };
+        // Full pages, and cursors that name what is seen.
+        assert_eq!(page["next_cursor"], one["key_id"]);
+        path = format!(
+            "/api-keys?limit=1&cursor={}",
+            one["key_id"].as_str().unwrap()
+        );
+        seen.push(one["name"].clone());
+    }
+    assert_eq!(seen, ["n", "narrower"]);
+    for (other, status) in [(one, 404), (two, 404), (narrower, 200)] {
+        let path = format!("/api-keys/{}", other.key_id);
+        let revoked = ask(&bench, Method::DELETE, &path, &key, "").await;
+        assert_eq!(revoked.status, status, "{}: {}", other.name, revoked.text);
+        let kept = bench.store.key(&other.key_id).await.unwrap().unwrap();
+        assert_eq!(kept.revoked_at.is_some(), status == 200, "{}", other.name);
+    }
+}
+
+#[tokio::test]
+async fn an_operator_with_a_rate_makes_no_faster_key() {
+    let bench = Bench::in_production().await;
+    let slow = NewKey {
+        rate_per_second: Some(1000),
+        ..new_key(KeyRole::Operator)
+    };
+    let (_, key) = keep(&bench, slow).await;
+    for (rate, status) in [
+        (json!(null), 403),
+        (json!(1001), 403),
+        (json!(1000), 201),
+        (json!(1), 201),
+    ] {
+        let body = json!({"name": "n", "role": "operator", "rate_per_second": rate}).to_string();
+        let answer = post(&bench, "/api-keys", &key, &body).await;
+        assert_eq!(answer.status, status, "{}", answer.text);
+        if status == 403 {
+            let problem = answer.json();
+            assert_eq!(problem["type"], "urn:roundtrip:problem:wider-key");
+            assert_eq!(problem["errors"][0]["field"], "rate_per_second");
+        }
+    }
+}
+
+/// Nor do the operators that it makes, so that nobody fills the table of keys for the others.
+#[tokio::test]
+async fn an_operator_of_some_channels_makes_so_many_keys() {
+    let bench = Bench::in_production().await;
+    let own = NewKey {
+        channels: Some(c()),
+        ..new_key(KeyRole::Operator)
+    };
+    let (_, key) = keep(&bench, own).await;
+    let body = r#"{"name":"n","role":"operator","channels":["c"]}"#;
+    let second = post(&bench, "/api-keys", &key, body).await;
+    assert_eq!(second.status, 201, "{}", second.text);
+    let second = format!("Bearer {}", second.json()["key"].as_str().unwrap());
+    let mut made = 1;
+    let refused = loop {
+        let maker = if made % 2 == 0 { &key } else { &second };
+        let answer = post(&bench, "/api-keys", maker, body).await;
+        if answer.status != 201 {
+            break answer;
+        }
+        made += 1;
+    };
+    assert_eq!(made, MAX_KEYS_UNDER_ONE);
+    assert_eq!(refused.status, 409, "{}", refused.text);
+    let kind = &refused.json()["type"];
+    assert_eq!(kind, "urn:roundtrip:problem:too-many-keys-made");
+    let others = post(&bench, "/api-keys", &operator(), body).await;
+    assert_eq!(others.status, 201, "{}", others.text);
+}
+
+fn c() -> BTreeSet<ChannelId> {
+    ["c".parse().unwrap()].into()
+}
+
+/// To the millisecond, as it is kept.
+fn in_an_hour() -> time::OffsetDateTime {
+    (SystemClock.now() + time::Duration::HOUR).truncate_to_millisecond()
 }
 
 fn rfc3339(at: time::OffsetDateTime) -> String {

@@ -67,11 +67,18 @@ fn embeddings(address: Ipv4Addr, prefix: u64) -> Vec<Ipv6Addr> {
     let number = u128::from(u32::from(address));
     let prefix = u128::from(prefix) << 64;
     let global = 0x2000_u128 << 112 | prefix >> 3;
+    let own_translator = 0x0064_ff9b_0001 << 80;
+    let free = prefix;
     [
         0xffff << 32 | number,
         number,
         0x0064_ff9b << 96 | number,
-        0x0064_ff9b_0001 << 80 | number,
+        0xffff_0000 << 32 | number,
+        own_translator | number,
+        // Around the bits from 64 to 71, by prefixes of 64, 56 and 48 bits; what follows is free.
+        own_translator | number << 24 | free >> 104,
+        own_translator | (number >> 24) << 64 | (number & 0x00ff_ffff) << 32 | free >> 96,
+        own_translator | (number >> 16) << 64 | (number & 0xffff) << 40 | free >> 88,
         0x2002 << 112 | number << 80,
         0x2002 << 112 | number << 80 | 1,
         0x2001_0000 << 96 | number << 64 | 0xf7f7_f7f7,
@@ -174,6 +181,23 @@ proptest! {
         }
     }
 
+    /// Whoever takes over the DNS of an allowed name gets no credentials by it, and nothing that is
+    /// denied, however it is wrapped.
+    #[test]
+    fn an_allowed_name_leads_to_no_metadata_in_any_embedding(low: u16, prefix: u64) {
+        let guard = guard(&["hooks.example.org"], &["10.0.0.0/8"]);
+        let low = u32::from(low);
+        let denied = (Ipv4Addr::from(0x0a00_0000 | low), true);
+        let metadata = [0xa9fe_a9fe, 0xa9fe_0000 | low, 0x6464_64c8, 0xa83f_8110];
+        for (address, is_denied) in metadata.map(|bits| (Ipv4Addr::from(bits), false)).into_iter().chain([denied]) {
+            for carrier in embeddings(address, prefix) {
+                let refusal = guard.vet_answer("hooks.example.org", [IpAddr::V6(carrier)]);
+                prop_assert!(refusal.is_err(), "{carrier}");
+                prop_assert!(!is_denied || refusal == Err(Refusal::Denied), "{carrier}");
+            }
+        }
+    }
+
     #[test]
     fn an_accepted_address_is_global_unicast(address in any_address()) {
         let guard = guard(&[], &[]);
@@ -240,6 +264,7 @@ fn every_embedding_is_tried() {
     for kind in [
         Embedding::Compatible,
         Embedding::Nat64,
+        Embedding::Translated,
         Embedding::SixToFour,
         Embedding::Teredo,
         Embedding::Isatap,

@@ -193,7 +193,13 @@ async fn an_api_key_stays_until_it_has_ended_long_ago() {
         store.create_key(key).await.unwrap();
     }
     forget(&store).await;
-    assert_eq!(store.keys(None, 10).await.unwrap(), [lasting, ends]);
+    assert_eq!(
+        store
+            .keys(&roundtrip_model::KeyBounds::default(), None, 10)
+            .await
+            .unwrap(),
+        [lasting, ends]
+    );
 }
 
 /// A clock that stands still.

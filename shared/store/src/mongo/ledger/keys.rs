@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use bson::{Binary, DateTime, Document, doc, spec::BinarySubtype};
 use mongodb::{Collection, options::ReturnDocument};
-use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyHash, KeyRole};
+use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyBounds, KeyHash, KeyRole};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -16,16 +16,27 @@ use super::{
     super::{MongoStore, away},
     API_KEYS, Unreadable, document, read_time, row, rows, stored, unless_there,
 };
-use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_PAGE, StoreError};
+use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, MAX_PAGE, StoreError};
 
 #[async_trait]
 impl ApiKeys for MongoStore {
     async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError> {
         let row = document(&KeyRow::of(key))?;
         let active = active(key.created_at);
+        let under_one = key.made_under.map(|one| {
+            let mut under_one = active.clone();
+            under_one.insert("made_under", one.to_string());
+            under_one
+        });
         self.connection
             .run(move |_, database| async move {
                 let keys: Collection<Document> = database.collection(API_KEYS);
+                if let Some(under_one) = under_one {
+                    let count = keys.count_documents(under_one).await.map_err(away)?;
+                    if count >= u64::from(MAX_KEYS_UNDER_ONE) {
+                        return Err(StoreError::TooManyUnderOne);
+                    }
+                }
                 let count = keys.count_documents(active).await.map_err(away)?;
                 if count >= u64::from(MAX_ACTIVE_KEYS) {
                     return Err(StoreError::TooMany);
@@ -45,14 +56,20 @@ impl ApiKeys for MongoStore {
             .await
     }
 
-    async fn keys(&self, after: Option<&ApiKeyId>, limit: u16) -> Result<Vec<ApiKey>, StoreError> {
+    async fn keys(
+        &self,
+        within: &KeyBounds,
+        after: Option<&ApiKeyId>,
+        limit: u16,
+    ) -> Result<Vec<ApiKey>, StoreError> {
         // MongoDB reads 0 as no limit.
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let filter = after.map_or_else(Document::new, |after| {
-            doc! { "_id": { "$gt": after.to_string() } }
-        });
+        let mut filter = bounded(within);
+        if let Some(after) = after {
+            filter.insert("_id", doc! { "$gt": after.to_string() });
+        }
         self.page(filter, limit.min(MAX_PAGE)).await
     }
 
@@ -110,6 +127,24 @@ fn named(id: &ApiKeyId) -> Document {
     doc! { "_id": id.to_string() }
 }
 
+/// Finds what is within these, as [`KeyBounds::exceeded_by`] says. A key that lacks a field is in no
+/// bounds: a comparison finds none that lacks it.
+fn bounded(within: &KeyBounds) -> Document {
+    let mut filter = Document::new();
+    if let Some(channels) = &within.channels {
+        let own: Vec<&str> = channels.iter().map(ChannelId::as_str).collect();
+        let others = doc! { "$elemMatch": { "$nin": own } };
+        filter.insert("channels", doc! { "$exists": true, "$not": others });
+    }
+    if let Some(rate) = within.rate_per_second {
+        filter.insert("rate_per_second", doc! { "$lte": i64::from(rate) });
+    }
+    if let Some(end) = within.expires_at {
+        filter.insert("expires_at", doc! { "$lte": stored(end) });
+    }
+    filter
+}
+
 /// Finds what has not ended at this time.
 fn active(now: OffsetDateTime) -> Document {
     doc! { "$or": [
@@ -142,6 +177,8 @@ struct KeyRow {
     /// The earlier of the two; from then on the retention counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ends_at: Option<DateTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made_under: Option<ApiKeyId>,
     hash: Binary,
 }
 
@@ -157,6 +194,7 @@ impl KeyRow {
             expires_at: key.expires_at.map(stored),
             revoked_at: key.revoked_at.map(stored),
             ends_at: key.ends_at().map(stored),
+            made_under: key.made_under,
             hash: Binary {
                 subtype: BinarySubtype::Generic,
                 bytes: key.hash.as_bytes().to_vec(),
@@ -179,6 +217,7 @@ impl KeyRow {
             created_at: read_time(self.created_at)?,
             expires_at: self.expires_at.map(read_time).transpose()?,
             revoked_at: self.revoked_at.map(read_time).transpose()?,
+            made_under: self.made_under,
             hash: KeyHash::kept(hash),
         })
     }
