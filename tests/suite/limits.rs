@@ -26,7 +26,7 @@ async fn begin(raw: &mut Raw, bytes: usize) -> anyhow::Result<()> {
 
 fn head(bytes: usize, more: &str) -> String {
     format!(
-        "POST /channel/message HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{more}\
+        "POST /channel/message HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{more}\
          content-type: application/json\r\ncontent-length: {bytes}\r\n\r\n"
     )
 }
@@ -234,9 +234,50 @@ async fn what_is_beyond_a_limit_is_a_problem_and_enqueues_nothing() -> anyhow::R
     }
 
     let mut raw = gateway.connect().await?;
-    let head = "GET /channel/known HTTP/1.1\r\nhost: h\r\nconnection: close\r\n";
+    let head = "GET /channel/known HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
     raw.say(&format!("{head}{many}\r\n")).await?;
     let (status, problem) = read(&raw.rest().await?);
     assert_eq!((status, &problem["status"]), (431, &Value::from(431)));
+    end_with(gateway, 0).await
+}
+
+/// RFC 9112, 3.2: a proxy before the gateway, and the gateway, must read one and the same.
+#[tokio::test]
+async fn a_request_that_does_not_say_once_whom_it_is_for_is_400() -> anyhow::Result<()> {
+    let gateway = ingress(&[]).await?;
+    for hosts in [
+        "",
+        "host: localhost\r\nhost: localhost\r\n",
+        "host: local host\r\n",
+        "host: user@localhost\r\n",
+    ] {
+        let mut raw = gateway.connect().await?;
+        let head = head(MESSAGE.len(), "").replace("host: localhost\r\n", hosts);
+        raw.say(&format!("{head}{MESSAGE}")).await?;
+        let (status, problem) = read(&raw.rest().await?);
+        assert_eq!(status, 400, "{hosts:?}");
+        assert_eq!(problem["type"], "urn:roundtrip:problem:bad-request");
+    }
+    end_with(gateway, 0).await
+}
+
+/// As a page in a browser of this machine makes it, by a form or under a name that leads here.
+#[tokio::test]
+async fn in_development_a_web_page_changes_nothing() -> anyhow::Result<()> {
+    let gateway = ingress(&[]).await?;
+    for (headers, status) in [
+        ("host: evil.example\r\n", 403),
+        ("host: localhost\r\norigin: https://evil.example\r\n", 403),
+        ("host: localhost\r\norigin: null\r\n", 403),
+        ("host: localhost\r\norigin: http://localhost:3000\r\n", 200),
+    ] {
+        for path in ["/channel/known/pause", "/channel/known/secret/rotate"] {
+            let mut raw = gateway.connect().await?;
+            let head = format!("POST {path} HTTP/1.1\r\n{headers}connection: close\r\n");
+            raw.say(&format!("{head}content-length: 0\r\n\r\n")).await?;
+            let (told, problem) = read(&raw.rest().await?);
+            assert_eq!(told, status, "{path} {headers:?}: {problem}");
+        }
+    }
     end_with(gateway, 0).await
 }

@@ -57,7 +57,7 @@ async fn one_that_a_client_of_the_tests_own_was_given_too() -> anyhow::Result<()
 async fn one_that_came_over_a_raw_connection_too() -> anyhow::Result<()> {
     let gateway = holding(TOLD).await?;
     let mut raw = gateway.connect().await?;
-    let head = "HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    let head = "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     raw.say(&format!("GET /channel/{TOLD} {head}")).await?;
     raw.rest().await?;
     found(gateway, "what refused").await

@@ -5,12 +5,13 @@
 
 mod caller;
 mod keyring;
+mod near;
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, RawPathParams, Request, State},
-    http::{HeaderMap, HeaderValue, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Uri, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -20,8 +21,10 @@ use tokio::time::Instant;
 
 use crate::{Config, problem::Problem};
 use keyring::{Keyring, Reading};
+use near::Near;
 
 pub(crate) use caller::Caller;
+pub(crate) use near::authority;
 
 /// The longest text that can be a key; a longer one is not even hashed.
 pub const MAX_KEY_BYTES: usize = 512;
@@ -66,6 +69,7 @@ pub(crate) struct Doorkeeper {
     operator: Option<KeyHash>,
     keyring: Keyring,
     clock: Arc<dyn Clock>,
+    near: Near,
 }
 
 impl Doorkeeper {
@@ -75,6 +79,7 @@ impl Doorkeeper {
         limits: &Config,
         store: SharedStore,
         clock: Arc<dyn Clock>,
+        own_url: &str,
     ) -> Self {
         let reading = Reading {
             time_to_live: settings.time_to_live,
@@ -86,6 +91,7 @@ impl Doorkeeper {
             operator: settings.operator,
             keyring: Keyring::start(store, Arc::clone(&clock), reading),
             clock,
+            near: Near::new(own_url),
         }
     }
 
@@ -94,15 +100,24 @@ impl Doorkeeper {
         self.keyring.read_again().await;
     }
 
-    /// Who presents what these headers have.
-    async fn identify(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
-        let mut presented = headers.get_all(header::AUTHORIZATION).iter();
+    /// Lets whoever comes without a key make a call that needs none. Where calls do, this is for
+    /// what is open to all, and it is open; elsewhere it is for this machine.
+    pub(crate) fn allow_keyless(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        if self.required {
+            return Ok(());
+        }
+        self.near.allow(uri, headers)
+    }
+
+    /// Who makes this request, by what it presents.
+    async fn identify(&self, head: &Parts) -> Result<Caller, Problem> {
+        let mut presented = head.headers.get_all(header::AUTHORIZATION).iter();
         let Some(first) = presented.next() else {
-            return if self.required {
-                Err(self.refuse())
-            } else {
-                Ok(Caller::Anybody)
-            };
+            if self.required {
+                return Err(self.refuse());
+            }
+            self.allow_keyless(&head.uri, &head.headers)?;
+            return Ok(Caller::Anybody);
         };
         match (bearer(first), presented.next()) {
             (Some(text), None) => self.recognise(text).await,
@@ -163,7 +178,7 @@ pub(crate) async fn guard(
 
 impl Doorkeeper {
     async fn admit(&self, access: Access, head: &mut Parts) -> Result<Caller, Problem> {
-        let caller = self.identify(&head.headers).await?;
+        let caller = self.identify(head).await?;
         if let Some(wait) = caller.blocked_for(Instant::now()) {
             return Err(Problem::rate_limited(wait));
         }

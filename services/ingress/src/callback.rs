@@ -43,6 +43,11 @@ pub(crate) async fn receive(
     request: Request,
 ) -> Result<impl IntoResponse, Problem> {
     let proven = ingress.proven(query.as_deref())?;
+    if proven.is_none() {
+        ingress
+            .doorkeeper
+            .allow_keyless(request.uri(), request.headers())?;
+    }
     let Json(answer) = Json::<Answer>::from_request(request, &ingress).await?;
     let accepted_at = ingress.clock.now();
     let Answer {

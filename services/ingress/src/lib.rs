@@ -125,7 +125,13 @@ impl Ingress {
             guard,
             clock,
         } = parts;
-        let doorkeeper = Doorkeeper::start(&keys, &limits, Arc::clone(&store), Arc::clone(&clock));
+        let doorkeeper = Doorkeeper::start(
+            &keys,
+            &limits,
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            &own_response_url,
+        );
         let bytes = Arc::new(Semaphore::new(limits.max_bytes_in_flight));
         Self {
             doorkeeper: Arc::new(doorkeeper),
@@ -149,12 +155,12 @@ impl Ingress {
         }
     }
 
-    /// The API's routes, and beside them those of `more`, which are for development: no key stands
-    /// before them. Every limit applies to both.
+    /// The API's routes, and beside them those of `more`, which are for development: any key opens
+    /// them, and where none is needed, none. Every limit applies to both.
     pub fn router(self, more: Router) -> Router {
         let max_body_bytes = self.limits.max_body_bytes;
         routes::router(&self)
-            .merge(more)
+            .merge(routes::opened_by_any_key(&self, more))
             // For the routes of `more`; the API's own read their bodies themselves.
             .layer(DefaultBodyLimit::max(max_body_bytes))
             .layer(middleware::from_fn_with_state(self, limits::enforce))

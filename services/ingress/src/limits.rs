@@ -10,12 +10,13 @@ use std::sync::{
 
 use axum::{
     extract::{Request, State},
+    http::{Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use tokio::sync::Semaphore;
 
-use crate::{Ingress, problem::Problem};
+use crate::{Ingress, access::authority, problem::Problem};
 
 /// The longest path. The longest that means something has an id of 128 bytes in it.
 const MAX_PATH_BYTES: usize = 1024;
@@ -48,6 +49,18 @@ pub(crate) async fn enforce(
 }
 
 fn check(request: &Request, max_header_bytes: usize) -> Result<(), Problem> {
+    // RFC 9112, 3.2: whom a request is for is said once, or two readers of it differ.
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let is_named = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.is_empty() || authority(host).is_some(),
+        (None, _) => request.version() != Version::HTTP_11,
+        (Some(_), Some(_)) => false,
+    };
+    if !is_named {
+        return Err(Problem::bad_request(
+            "a request must have one header 'Host', which names a host",
+        ));
+    }
     let uri = request.uri();
     if uri.path().len() > MAX_PATH_BYTES {
         return Err(Problem::uri_too_long("path", MAX_PATH_BYTES));

@@ -195,7 +195,8 @@ pub(crate) async fn read(
     caller: Caller,
     PathId(id): PathId,
 ) -> Result<JsonBody<Replay>, Problem> {
-    seen(&ingress, &caller, &id).await.map(JsonBody)
+    let replay = seen(&ingress, &caller, &id).await?;
+    Ok(JsonBody(shown(&caller, replay)))
 }
 
 /// `DELETE /replays/{replay_id}`: what was put back stays so.
@@ -211,8 +212,21 @@ pub(crate) async fn cancel(
         .end_replay(&replay.replay_id, ReplayStatus::Cancelled, now)
         .await?;
     ended
-        .map(JsonBody)
+        .map(|replay| JsonBody(shown(&caller, replay)))
         .ok_or_else(|| Problem::unknown_replay(&id))
+}
+
+/// The replay without the channels that the caller may not know of: whoever asked for it had them
+/// on its key, and chose one.
+fn shown(caller: &Caller, mut replay: Replay) -> Replay {
+    let channels = match &mut replay.source {
+        ReplaySource::DeadLetters(filter) => &mut filter.channels,
+        ReplaySource::Messages(filter) => &mut filter.channels,
+    };
+    if let Some(channels) = channels {
+        channels.retain(|channel| caller.sees(Some(channel)));
+    }
+    replay
 }
 
 /// The replay with this id, if the caller may see it: one of other channels is as if it were not

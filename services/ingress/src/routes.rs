@@ -91,6 +91,12 @@ pub(crate) fn router(ingress: &Ingress) -> Router {
         .with_state(ingress.clone())
 }
 
+/// Routes beside the table's, for whoever has a key. Not of the table: they are no part of the API.
+pub(crate) fn opened_by_any_key(ingress: &Ingress, routes: Router) -> Router {
+    let state = (Arc::clone(&ingress.doorkeeper), Access::AnyKey);
+    routes.layer(from_fn_with_state(state, guard))
+}
+
 /// A row of the table.
 struct Call {
     method: Method,

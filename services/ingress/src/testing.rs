@@ -14,6 +14,7 @@ use axum::{
     Router,
     body::{Body, to_bytes},
     http::{HeaderMap, Method, Request},
+    routing::get,
 };
 use roundtrip_broker::{
     Broker, Closed, Consumer, Parcel, PublishError, Queue, Route, SharedBroker, Status,
@@ -156,6 +157,8 @@ impl Bench {
     }
 
     async fn made(keys: KeySettings) -> Self {
+        // As in development: a route beside the API's.
+        let more = Router::new().route("/dev/beside", get(async || "beside"));
         let folder = tempfile::tempdir().unwrap();
         let broker = Arc::new(FakeBroker::default());
         let clock = Arc::new(SetClock::default());
@@ -183,7 +186,7 @@ impl Bench {
             broker,
             store,
             clock,
-            router: Ingress::new(Config::default(), parts).router(Router::new()),
+            router: Ingress::new(Config::default(), parts).router(more),
             _folder: folder,
         };
         bench.add_channel("c").await;
@@ -219,6 +222,9 @@ impl Bench {
         let mut request = Request::builder().method(method).uri(path);
         if !headers.iter().any(|(name, _)| *name == "content-type") {
             request = request.header("content-type", "application/json");
+        }
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            request = request.header("host", "localhost");
         }
         for (name, value) in headers {
             request = request.header(*name, *value);

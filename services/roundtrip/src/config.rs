@@ -31,7 +31,7 @@ use url::Url;
 
 use crate::{key_file, telemetry};
 
-pub(crate) use problem::Problem;
+pub(crate) use problem::{Problem, chain};
 pub(crate) use secret::{Secret, SecretList};
 
 /// The commented default file; a test holds it to the defaults of the code.

@@ -82,9 +82,7 @@ impl Patterns {
 }
 
 fn net(entry: &str) -> Result<IpNet, String> {
-    let net: IpNet = entry
-        .parse()
-        .map_err(|_| "is no range of addresses".to_owned())?;
+    let net: IpNet = entry.parse().map_err(|_| FORMS.to_owned())?;
     if net.addr() != net.network() {
         return Err(format!(
             "has bits beyond its prefix; is {} meant?",
@@ -107,13 +105,13 @@ fn name(entry: &str) -> Result<Name, String> {
         } else {
             Name::Exactly(host)
         }),
-        _ => Err(
-            "is neither an address, nor a range as of 10.0.0.0/8, nor a host's name as of \
-             hooks.example.org, nor *.example.org for all that lies below a name"
-                .to_owned(),
-        ),
+        _ => Err(FORMS.to_owned()),
     }
 }
+
+/// What an entry can be.
+const FORMS: &str = "is neither an address, nor a range as of 10.0.0.0/8, nor a host's name as of \
+                     hooks.example.org, nor *.example.org for all that lies below a name";
 
 /// The most bytes of a name, and of one label, that the DNS takes.
 const MAX_NAME: usize = 253;

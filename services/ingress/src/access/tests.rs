@@ -1,5 +1,6 @@
 mod channels;
 mod issuing;
+mod keyless;
 
 use std::collections::BTreeSet;
 

@@ -45,8 +45,8 @@ fn a_call_that_needs_a_key_says_so_and_one_that_needs_none_too() {
         let open = operation["security"] == json!([{}]);
         assert_eq!(open, access == Access::Open, "{method} {path}");
         let told = ["401", "403", "429"].map(|status| operation["responses"].get(status).is_some());
-        let roles = matches!(access, Access::Roles(_));
-        assert_eq!(told[1], roles, "{method} {path}: 403");
+        // By a key's role, or where no key is needed and a web page calls.
+        assert!(told[1], "{method} {path}: 403");
         // Its token is what a key is to the others.
         let needs_token = path == "/webhook-response";
         let expected = (!open || needs_token, !open);

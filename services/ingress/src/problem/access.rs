@@ -1,7 +1,7 @@
 //! What is told to those who may not do what they asked for.
 //!
 //! Invariant: a 401 says nothing of what is wrong with a key or a token, and a 403 goes only to who
-//! has shown a good key.
+//! has shown a good key, or needs none.
 
 use std::time::Duration;
 
@@ -35,6 +35,18 @@ impl Problem {
     /// Keys cannot be looked up.
     pub(crate) fn keys_away() -> Self {
         Self::unavailable("store-away", "The store is away", "try again in a moment")
+    }
+
+    /// Where no key is needed: a web page's request, or one for another host.
+    pub(crate) fn not_this_machine() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "not-this-machine",
+            "Without a key this is for programs on this machine",
+            "in development a request without an API key must have a 'Host' that is localhost, a \
+             loopback address or the host of 'public_url', and so must be its 'Origin', where it \
+             has one; send an API key, or set 'public_url'",
+        )
     }
 
     /// The key's role does not allow the call; operators' keys always do.

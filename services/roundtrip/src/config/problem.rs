@@ -27,13 +27,7 @@ impl Problem {
 
     /// A problem that says itself which key it means.
     pub(crate) fn said(error: &dyn std::error::Error) -> Self {
-        let mut line = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            line = format!("{line}: {error}");
-            source = error.source();
-        }
-        Self(line.replace('\n', " "))
+        Self(chain(error))
     }
 
     /// A problem that names its key within a section.
@@ -56,4 +50,15 @@ impl Problem {
         eprintln!("{}", redacted(&self.to_string()));
         ExitCode::from(EXIT_USAGE)
     }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        line = format!("{line}: {error}");
+        source = error.source();
+    }
+    line.replace('\n', " ")
 }

@@ -19,7 +19,7 @@ use tokio::{net::TcpStream, time::sleep};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use crate::key_file::warn_if_open;
+use crate::{config::chain, key_file::warn_if_open};
 
 /// How often the files are looked at. They are read whole, for a time of change can lie: a mounted
 /// secret is changed by a link.
@@ -41,14 +41,14 @@ pub(crate) struct Tls {
 /// and the key is in the file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
-    #[error("cert_file '{}' cannot be read: {source}", path.display())]
+    #[error("cert_file '{}' cannot be read", path.display())]
     Certificate { path: PathBuf, source: io::Error },
     #[error("cert_file '{}' {problem}", path.display())]
     BadCertificate {
         path: PathBuf,
         problem: &'static str,
     },
-    #[error("key_file '{}' cannot be read: {source}", path.display())]
+    #[error("key_file '{}' cannot be read", path.display())]
     Key { path: PathBuf, source: io::Error },
     #[error("key_file '{}' {problem}", path.display())]
     BadKey {
@@ -173,7 +173,7 @@ impl Tls {
         let read = tokio::task::spawn_blocking(move || read(&files)).await;
         let (shown, text) = match read.map_err(TlsError::from).and_then(|read| read) {
             Ok(read) => read,
-            Err(error) => return Look::Kept(error.to_string()),
+            Err(error) => return Look::Kept(chain(&error)),
         };
         if last.as_ref() == Some(&text) {
             return Look::Same;
@@ -185,7 +185,10 @@ impl Tls {
             if self.current.0.load().times.problem(now).is_none() {
                 return Look::Kept(format!("the certificate in '{file}' {problem}"));
             }
-            tracing::warn!("the certificate in '{file}' {problem}");
+            // The start has told of what it found.
+            if last.is_some() {
+                tracing::warn!("the certificate in '{file}' {problem}");
+            }
         }
         self.current.0.store(Arc::new(shown));
         *last = Some(text);
@@ -365,6 +368,7 @@ mod tests {
             let begins = format!("roundtrip: configuration: ingress.tls.{file} '");
             assert!(refusal.starts_with(&begins), "{refusal}");
             assert_eq!(refusal.matches(problem).count(), 1, "{refusal}");
+            assert!(refusal.matches("No such file").count() < 2, "{refusal}");
             assert!(
                 !refusal.contains("PRIVATE") && !refusal.contains("HUNTER2"),
                 "{refusal}"

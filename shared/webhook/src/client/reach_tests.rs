@@ -10,12 +10,13 @@ use std::{
 };
 
 use roundtrip_egress::{Egress, Loopback};
+use roundtrip_model::Verdict;
 use roundtrip_tls::Roots;
 use rstest::rstest;
 use time::macros::datetime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
 };
 
 use super::*;
@@ -117,6 +118,28 @@ async fn a_name_that_leads_to_a_refused_address_is_not_connected_to_and_is_tried
     );
     assert!(!problem.contains("127."), "{problem}");
     assert_eq!(server.connections(), 0);
+}
+
+/// Its DNS takes the question and says nothing, as if the host itself did not answer.
+#[tokio::test]
+async fn a_name_that_nobody_answers_for_fails_as_a_connection_within_its_time() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let egress = roundtrip_egress::Config {
+        nameservers: vec![silent.local_addr().unwrap()],
+        ..roundtrip_egress::Config::default()
+    };
+    let egress = Egress::new(&egress, Loopback::Refused).unwrap();
+    let config = Config {
+        connect_timeout: Duration::from_millis(100),
+        ..Config::default()
+    };
+    let webhook = Webhook::new(&config, Reach::Vetted(Arc::new(egress))).unwrap();
+    let outcome = post(&webhook, "http://hooks.example.org/").await;
+    let Outcome::Failed(Failure::Connect(problem)) = &outcome else {
+        panic!("{outcome:?}");
+    };
+    assert!(problem.contains("timed out"), "{problem}");
+    assert!(matches!(outcome.verdict(), Verdict::Failed { .. }));
 }
 
 #[tokio::test]

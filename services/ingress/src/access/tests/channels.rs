@@ -148,6 +148,30 @@ async fn a_replay_of_other_channels_is_as_if_it_were_not_there() {
 }
 
 #[tokio::test]
+async fn a_replay_tells_no_key_of_channels_that_are_not_its_own() {
+    let bench = Bench::in_production().await;
+    let wider = limited(&bench, KeyRole::Operator, &["c", "d"]).await;
+    let own = limited(&bench, KeyRole::Operator, &["c"]).await;
+    let asked = post(
+        &bench,
+        "/dead-letters/replay",
+        &wider,
+        r#"{"channel_id":"c"}"#,
+    )
+    .await;
+    assert_eq!(asked.status, 202, "{}", asked.text);
+    let path = format!("/replays/{}", asked.json()["replay_id"].as_str().unwrap());
+    for method in [Method::GET, Method::DELETE] {
+        for (key, ids) in [(&own, json!(["c"])), (&wider, json!(["c", "d"]))] {
+            let answer = ask(&bench, method.clone(), &path, key, "").await.json();
+            let source = &answer["source"]["dead_letters"];
+            assert_eq!(source["channel_ids"], ids, "{answer}");
+            assert_eq!(source["channel_id"], "c");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_purge_and_a_replay_still_ask_for_a_filter() {
     let bench = Bench::in_production().await;
     let key = limited(&bench, KeyRole::Operator, &["c"]).await;

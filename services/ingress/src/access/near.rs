@@ -1,0 +1,148 @@
+//! Who may make calls without a key: this machine, where none is needed.
+//!
+//! To listen on loopback keeps other machines out, and not the pages in a browser of this one. A
+//! page can post what needs no preflight, and whoever made it can have the page's own name lead
+//! here (DNS rebinding). What such a request cannot hide is whom it thinks it speaks to, its
+//! `Host`, and where it comes from, its `Origin`.
+//!
+//! Invariant: what names no place but this machine, and the one under which channels reach the
+//! gateway, is let through; anything that cannot be read is not.
+
+use axum::http::{HeaderMap, HeaderValue, Uri, header, uri::Authority};
+use url::{Host, Url};
+
+use crate::problem::Problem;
+
+/// Knows the requests that come from this machine.
+#[derive(Debug)]
+pub(crate) struct Near {
+    /// The host under which channels reach the gateway.
+    own: Option<Host>,
+}
+
+impl Near {
+    /// With the gateway's own URL, as others reach it.
+    pub(crate) fn new(own: &str) -> Self {
+        Self {
+            own: host_of_url(own),
+        }
+    }
+
+    /// Lets a request through that was made on this machine, for this machine.
+    pub(crate) fn allow(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        // HTTP/2 names the host in the URI, HTTP/1.1 in the header; where both do, both count.
+        let named = uri.authority().map(host_of);
+        let hosts = headers.get_all(header::HOST).iter().map(authority);
+        let hosts = hosts.map(|authority| host_of(&authority?));
+        let origins = headers.get_all(header::ORIGIN).iter();
+        let origins = origins.map(|origin| host_of_url(origin.to_str().ok()?));
+        let is_addressed = named.is_some() || headers.contains_key(header::HOST);
+        let mut hosts = named.into_iter().chain(hosts).chain(origins);
+        if is_addressed && hosts.all(|host| host.is_some_and(|host| self.has(&host))) {
+            Ok(())
+        } else {
+            Err(Problem::not_this_machine())
+        }
+    }
+
+    fn has(&self, host: &Host) -> bool {
+        self.own.as_ref() == Some(host)
+            || match host {
+                Host::Ipv4(address) => address.is_loopback(),
+                Host::Ipv6(address) => address.is_loopback(),
+                Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
+            }
+    }
+}
+
+/// The value of a header `Host`.
+pub(crate) fn authority(value: &HeaderValue) -> Option<Authority> {
+    let authority: Authority = value.to_str().ok()?.parse().ok()?;
+    // A user's name has no place in it (RFC 9110, 4.2.4).
+    (!authority.as_str().contains('@')).then_some(authority)
+}
+
+fn host_of(authority: &Authority) -> Option<Host> {
+    host_of_url(&format!("http://{authority}/"))
+}
+
+/// As browsers read it, so that another spelling of a host is no other one.
+fn host_of_url(url: &str) -> Option<Host> {
+    let url = Url::parse(url).ok()?;
+    match url.host()?.to_owned() {
+        Host::Domain(name) => {
+            let name = name.strip_suffix('.').unwrap_or(&name);
+            Some(Host::Domain(name.to_owned()))
+        }
+        address => Some(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn is_near(uri: &str, headers: &[(header::HeaderName, &str)]) -> bool {
+        let near = Near::new("http://host.docker.internal:8000/webhook-response");
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()))
+            .collect();
+        near.allow(&uri.parse().unwrap(), &headers).is_ok()
+    }
+
+    #[rstest]
+    #[case::name("localhost", true)]
+    #[case::port("localhost:8000", true)]
+    #[case::capitals("LocalHost.", true)]
+    #[case::below("echo.localhost:8000", true)]
+    #[case::address("127.0.0.1:8000", true)]
+    #[case::another("127.8.9.10", true)]
+    #[case::ipv6("[::1]:8000", true)]
+    #[case::own("host.docker.internal", true)]
+    #[case::own_at_another_port("Host.Docker.Internal:9", true)]
+    #[case::other("evil.example:8000", false)]
+    #[case::begins("localhost.evil.example", false)]
+    #[case::ends("evillocalhost", false)]
+    #[case::address_in_a_name("127.0.0.1.evil.example", false)]
+    #[case::any("0.0.0.0:8000", false)]
+    #[case::private("192.168.0.1", false)]
+    #[case::user("localhost@evil.example", false)]
+    #[case::other_user("evil.example@localhost", false)]
+    #[case::path("localhost/evil", false)]
+    #[case::nothing("", false)]
+    fn a_host_is_this_machine_or_not(#[case] host: &str, #[case] expected: bool) {
+        assert_eq!(is_near("/", &[(header::HOST, host)]), expected);
+    }
+
+    #[rstest]
+    #[case::same("http://localhost:8000", true)]
+    #[case::other_port("http://127.0.0.1:3000", true)]
+    #[case::tls("https://[::1]", true)]
+    #[case::other("https://evil.example", false)]
+    #[case::begins("http://localhost.evil.example", false)]
+    #[case::nowhere("null", false)]
+    #[case::no_url("localhost", false)]
+    #[case::nothing("", false)]
+    fn an_origin_is_this_machine_or_not(#[case] origin: &str, #[case] expected: bool) {
+        let headers = [(header::HOST, "localhost"), (header::ORIGIN, origin)];
+        assert_eq!(is_near("/", &headers), expected);
+    }
+
+    #[test]
+    fn every_name_of_the_host_counts() {
+        assert!(!is_near("/", &[]));
+        assert!(is_near("http://localhost/", &[]));
+        assert!(!is_near("http://evil.example/", &[]));
+        assert!(!is_near(
+            "http://evil.example/",
+            &[(header::HOST, "localhost")]
+        ));
+        assert!(!is_near(
+            "http://localhost/",
+            &[(header::HOST, "evil.example")]
+        ));
+    }
+}

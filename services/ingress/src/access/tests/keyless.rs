@@ -1,0 +1,54 @@
+//! Where no key is needed: who may call all the same.
+
+use super::*;
+
+const OTHER_HOST: &[(&str, &str)] = &[("host", "evil.example:8000")];
+const OTHER_ORIGIN: &[(&str, &str)] = &[("host", "localhost"), ("origin", "http://evil.example")];
+
+/// A page's request, as a browser makes it without asking first, or under a name that leads here.
+#[rstest]
+#[case(OTHER_HOST)]
+#[case(OTHER_ORIGIN)]
+#[tokio::test]
+async fn in_development_a_web_page_makes_no_call(#[case] headers: &[(&str, &str)]) {
+    let bench = Bench::new().await;
+    let mut paths: Vec<_> = calls()
+        .into_iter()
+        .map(|(method, path, _)| (method, filled(path)))
+        .collect();
+    paths.push((Method::GET, "/dev/beside".to_owned()));
+    paths.push((Method::GET, "/nothing/here".to_owned()));
+    for (method, path) in paths {
+        let answer = bench.request(method.clone(), &path, headers, "{}").await;
+        assert_eq!(answer.status, 403, "{method} {path}: {}", answer.text);
+        let kind = &answer.json()["type"];
+        assert_eq!(kind, "urn:roundtrip:problem:not-this-machine");
+    }
+    assert_eq!(bench.broker.taken(), [""; 0]);
+}
+
+/// A key is nothing that a page has; and where keys are needed they are the answer.
+#[rstest]
+#[case(OTHER_HOST)]
+#[case(OTHER_ORIGIN)]
+#[tokio::test]
+async fn with_a_key_it_does_not_matter_where_a_request_is_from(#[case] headers: &[(&str, &str)]) {
+    for bench in [Bench::new().await, Bench::in_production().await] {
+        let (_, viewer) = keep(&bench, new_key(KeyRole::Viewer)).await;
+        let headers = [headers, &[("authorization", &*viewer)]].concat();
+        let answer = bench.request(Method::GET, "/channel/c", &headers, "").await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    let production = Bench::in_production().await;
+    let answer = r#"{"session_id":"s","response_data":1}"#;
+    let taken = production.post("/webhook-response", headers, answer).await;
+    assert_eq!(taken.status, 202, "{}", taken.text);
+}
+
+#[tokio::test]
+async fn a_route_of_development_takes_no_wrong_key() {
+    let bench = Bench::new().await;
+    assert_eq!(get(&bench, "/dev/beside", "Bearer wrong").await.status, 401);
+    let plain = bench.request(Method::GET, "/dev/beside", &[], "").await;
+    assert_eq!((plain.status, &*plain.text), (200, "beside"));
+}
