@@ -34,7 +34,7 @@ mod unique;
 #[cfg(test)]
 mod testing;
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse};
 use roundtrip_broker::SharedBroker;
@@ -53,9 +53,21 @@ use crate::{
     access::Doorkeeper, answers::Answers, problem::Problem, queries::Queries, refusals::Refusals,
 };
 
-/// What the handlers share.
+/// What the handlers share. It is cloned several times for each request: by one count, however
+/// much it holds.
 #[derive(Clone)]
-pub struct Ingress {
+pub struct Ingress(Arc<Shared>);
+
+impl Deref for Ingress {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// What an ingress holds.
+pub struct Shared {
     broker: SharedBroker,
     store: SharedStore,
     known: Arc<CachedChannels>,
@@ -72,7 +84,7 @@ pub struct Ingress {
     own_response_url: Arc<str>,
     guard: Arc<Guard>,
     limits: Config,
-    under_way: Arc<Semaphore>,
+    under_way: Semaphore,
     /// What is left of the bytes that bodies may have together.
     bytes: Arc<Semaphore>,
     /// What answers may have of them.
@@ -133,7 +145,7 @@ impl Ingress {
             &own_response_url,
         );
         let bytes = Arc::new(Semaphore::new(limits.max_bytes_in_flight));
-        Self {
+        Self(Arc::new(Shared {
             doorkeeper: Arc::new(doorkeeper),
             broker,
             store,
@@ -146,13 +158,13 @@ impl Ingress {
             clock,
             own_response_url,
             guard,
-            under_way: Arc::new(Semaphore::new(limits.max_requests_in_flight)),
+            under_way: Semaphore::new(limits.max_requests_in_flight),
             answers: Answers::of(&bytes, limits.max_bytes_in_flight),
             queries: Arc::new(Queries::new()),
             bytes,
             batches: Arc::new(Semaphore::new(batch::MAX_AT_ONCE)),
             limits,
-        }
+        }))
     }
 
     /// The API's routes, and beside them those of `more`, which are for development: any key opens

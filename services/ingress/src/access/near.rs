@@ -63,18 +63,19 @@ pub(crate) fn authority(value: &HeaderValue) -> Option<Authority> {
 }
 
 fn host_of(authority: &Authority) -> Option<Host> {
-    host_of_url(&format!("http://{authority}/"))
+    Host::parse(authority.host()).ok().map(without_last_dot)
 }
 
-/// As browsers read it, so that another spelling of a host is no other one.
 fn host_of_url(url: &str) -> Option<Host> {
     let url = Url::parse(url).ok()?;
-    match url.host()?.to_owned() {
-        Host::Domain(name) => {
-            let name = name.strip_suffix('.').unwrap_or(&name);
-            Some(Host::Domain(name.to_owned()))
-        }
-        address => Some(address),
+    url.host().map(|host| without_last_dot(host.to_owned()))
+}
+
+/// Another spelling of a host is no other one, as browsers read it.
+fn without_last_dot(host: Host) -> Host {
+    match host {
+        Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(&name).to_owned()),
+        address => address,
     }
 }
 
