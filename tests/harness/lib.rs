@@ -10,6 +10,7 @@ pub mod faults;
 pub mod gateway;
 pub mod http;
 pub mod loader;
+pub mod management;
 pub mod outage;
 pub mod process;
 pub mod procfs;
