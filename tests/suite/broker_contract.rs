@@ -52,11 +52,14 @@ mod embedded {
 
 mod rabbitmq {
     use async_trait::async_trait;
-    use harness::realm::remove_namespace;
+    use harness::{management::Management, realm::remove_namespace};
+    use reqwest::Method;
     use roundtrip_broker::{
-        Config, SharedBroker,
+        Config, Policy, SharedBroker,
         contract::{Harness, Tweak},
+        policies,
     };
+    use serde_json::Value;
     use uuid::Uuid;
 
     const URL: &str = "TEST_AMQP_URL";
@@ -65,6 +68,21 @@ mod rabbitmq {
     #[derive(Default)]
     struct RabbitMq {
         config: Config,
+        policy: Option<Policy>,
+    }
+
+    impl RabbitMq {
+        /// As an operator does.
+        async fn set_max_backlog(&mut self) -> anyhow::Result<()> {
+            let [_, backlog] = policies(&self.config);
+            let management = Management::from_environment()?;
+            let body = serde_json::to_value(&backlog)?;
+            management
+                .set_policy(&backlog.vhost, &backlog.name, &body)
+                .await?;
+            self.policy = Some(backlog);
+            Ok(())
+        }
     }
 
     #[async_trait]
@@ -80,6 +98,9 @@ mod rabbitmq {
                 ..Config::default()
             };
             tweak(&mut self.config);
+            if self.config.max_backlog != Config::default().max_backlog {
+                self.set_max_backlog().await.expect("the policy is set");
+            }
             super::open(&self.config).await
         }
 
@@ -89,6 +110,14 @@ mod rabbitmq {
         }
 
         async fn close(self) {
+            if let Some(policy) = &self.policy {
+                let management = Management::from_environment().expect("a management API");
+                let path = ["policies", &policy.vhost, &policy.name];
+                management
+                    .call(Method::DELETE, &path, &Value::Null)
+                    .await
+                    .expect("the policy is removed");
+            }
             // Where it was never made its cause is told already.
             if self.config != Config::default() {
                 let Config {

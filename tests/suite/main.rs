@@ -18,6 +18,7 @@ mod mongodb_srv;
 mod names;
 mod outages;
 mod peers;
+mod policies;
 mod processes;
 mod producers;
 mod rabbitmq;

@@ -249,7 +249,7 @@ async fn a_second_process_on_the_same_file_is_refused() -> anyhow::Result<()> {
 #[case::no_broker_roots(
     "ROUNDTRIP__BROKER__CA_FILE",
     "/nowhere/ca.pem",
-    "broker.ca_file is of no use"
+    "broker.ca_file has no effect"
 )]
 #[case::no_store_roots(
     "ROUNDTRIP__STORE__CA_FILE",

@@ -21,13 +21,16 @@ use harness::{
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
     options::{BasicGetOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions},
-    types::{AMQPValue, FieldTable},
+    types::{AMQPValue, FieldTable, ShortString},
 };
 use roundtrip_broker::{
     Config, Consumer, Delivery, Parcel, PublishError, Queue, Route, SettleError, SharedBroker,
     Status,
 };
-use roundtrip_model::{ChannelId, Decision, MessageId, SystemClock, decision::DeadKind};
+use roundtrip_model::{
+    ChannelId, Decision, MessageId, SystemClock,
+    decision::{DeadKind, DeadReason},
+};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 use url::Url;
@@ -73,6 +76,40 @@ impl Place {
         format!("{}.{end}", self.config.namespace)
     }
 
+    /// What a work queue was declared with in the first version.
+    fn work_arguments(&self) -> FieldTable {
+        let mut arguments = quorum();
+        for (argument, value) in [
+            ("x-dead-letter-exchange", self.name("direct").as_str()),
+            ("x-dead-letter-strategy", "at-least-once"),
+            ("x-overflow", "reject-publish"),
+            (
+                "x-dead-letter-routing-key",
+                self.name("outbound.dead").as_str(),
+            ),
+        ] {
+            arguments.insert(argument.into(), text(value));
+        }
+        arguments.insert("x-delivery-limit".into(), 20.into());
+        arguments
+    }
+
+    async fn declare(
+        &self,
+        channel: &Channel,
+        end: &str,
+        arguments: FieldTable,
+    ) -> anyhow::Result<()> {
+        let durable = QueueDeclareOptions {
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        channel
+            .queue_declare(self.name(end).into(), durable, arguments)
+            .await?;
+        Ok(())
+    }
+
     /// Another client's channel, not by way of the proxy.
     async fn other_client(&self) -> anyhow::Result<(Connection, Channel)> {
         let properties = ConnectionProperties::default();
@@ -95,6 +132,16 @@ impl Place {
         remove_namespace(self.direct.as_str(), namespace, self.config.outbound_shards).await?;
         Ok(())
     }
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+fn quorum() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments
 }
 
 fn address(url: &Url) -> anyhow::Result<SocketAddr> {
@@ -186,36 +233,32 @@ async fn what_was_confirmed_around_a_cut_arrives() -> anyhow::Result<()> {
     place.leave(broker).await
 }
 
-/// The first version's work queue, as it declared it.
+/// A work queue and a dead queue as the first version declared them, where `max_backlog` was another
+/// and a dead queue dropped its oldest letters.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_queues_of_an_older_version_are_taken_over() -> anyhow::Result<()> {
+    const MAX_BACKLOG_THEN: i64 = 5;
     let place = Place::make().await?;
     let (_connection, channel_of_old) = place.other_client().await?;
-    let text = |value: &str| AMQPValue::LongString(value.into());
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), text("quorum"));
-    arguments.insert("x-dead-letter-exchange".into(), text(&place.name("direct")));
-    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
-    arguments.insert("x-overflow".into(), text("reject-publish"));
-    let dead = text(&place.name("outbound.dead"));
-    arguments.insert("x-dead-letter-routing-key".into(), dead);
-    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(20));
-    let bound = i64::try_from(place.config.max_backlog)?;
-    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(bound));
-    let durable = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
-    let name = place.name("outbound.0");
-    channel_of_old
-        .queue_declare(name.clone().into(), durable, arguments)
+    let mut arguments = place.work_arguments();
+    arguments.insert(
+        "x-max-length".into(),
+        AMQPValue::LongLongInt(MAX_BACKLOG_THEN),
+    );
+    place
+        .declare(&channel_of_old, "outbound.0", arguments)
+        .await?;
+    let mut arguments = quorum();
+    arguments.insert("x-delivery-limit".into(), 1_000_000_000.into());
+    place
+        .declare(&channel_of_old, "outbound.dead", arguments)
         .await?;
     // It carried no round.
     let old = BasicProperties::default().with_message_id("msg_old".into());
     channel_of_old
         .basic_publish(
             "".into(),
-            name.into(),
+            place.name("outbound.0").into(),
             BasicPublishOptions::default(),
             b"{}",
             old,
@@ -228,8 +271,50 @@ async fn the_queues_of_an_older_version_are_taken_over() -> anyhow::Result<()> {
     let delivery = next(&mut consumer).await?;
     let Parcel { id, round, .. } = delivery.parcel().clone();
     ensure!((id.as_str(), round) == ("msg_old", 0), "{id} {round}");
-    delivery.settle(Decision::Done).await?;
+    delivery
+        .settle(Decision::DeadLetter(DeadReason {
+            kind: DeadKind::Refused,
+            detail: String::new(),
+        }))
+        .await?;
+    let mut dead_letters = broker.consume(Queue::OutboundDead, 1).await?;
+    ensure!(next(&mut dead_letters).await?.parcel().id == "msg_old");
+    until_published(&broker).await?;
     broker.publish(Route::Journal, parcel()).await?;
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn max_backlog_can_change_once_the_queues_exist() -> anyhow::Result<()> {
+    let mut place = Place::make().await?;
+    let broker = place.open().await?;
+    publish(&broker).await?;
+    broker.close().await;
+    place.config.max_backlog = 1000;
+    let broker = place.open().await?;
+    ensure!(broker.status() == Status::Ready, "{:?}", broker.status());
+    publish(&broker).await?;
+    place.leave(broker).await
+}
+
+/// It would drop its oldest messages when it is full.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_work_queue_without_its_promises_is_not_used() -> anyhow::Result<()> {
+    let place = Place::make().await?;
+    let (_connection, channel_of_other) = place.other_client().await?;
+    let mut arguments = place.work_arguments().inner().clone();
+    arguments.remove(&ShortString::from("x-overflow"));
+    place
+        .declare(&channel_of_other, "outbound.0", arguments.into())
+        .await?;
+    let broker = place.open().await?;
+    until_status(&broker, |status| match status {
+        Status::Ready => false,
+        Status::Blocked(reason) | Status::Away(reason) => reason.contains("'x-overflow'"),
+    })
+    .await?;
+    let answer = publish(&broker).await;
+    ensure!(answer.is_err(), "{answer:?}");
     place.leave(broker).await
 }
 

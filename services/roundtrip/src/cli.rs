@@ -27,6 +27,12 @@ pub(crate) enum Command {
     },
     /// Print the default configuration, every key with its comment
     Config,
+    /// Print the RabbitMQ policies for this configuration: as commands, each a line
+    RabbitmqPolicies {
+        /// As a definitions file instead, for `rabbitmqctl import_definitions`
+        #[arg(long)]
+        definitions: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,6 +9,7 @@ mod keys;
 mod lifecycle;
 mod listener;
 mod operations;
+mod rabbitmq_policies;
 mod runtime;
 mod serve;
 mod telemetry;
@@ -48,6 +49,13 @@ fn main() -> ExitCode {
             print!("{}", config::DEFAULT_FILE);
             ExitCode::SUCCESS
         }
+        Command::RabbitmqPolicies { definitions } => match config::read(cli.config.as_deref()) {
+            Ok(config) => {
+                print!("{}", rabbitmq_policies::print(&config.broker, definitions));
+                ExitCode::SUCCESS
+            }
+            Err(error) => error.exit(),
+        },
     }
 }
 

@@ -38,6 +38,7 @@ impl Operations {
 
 async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
     let broker = operations.broker.status();
+    let warnings = operations.broker.warnings();
     let (status, word) = if broker == Status::Ready {
         (StatusCode::OK, "ready")
     } else {
@@ -54,6 +55,6 @@ async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
     };
     (
         status,
-        Json(json!({"status": word, "broker": broker, "store": store})),
+        Json(json!({"status": word, "broker": broker, "store": store, "warnings": warnings})),
     )
 }

@@ -32,19 +32,25 @@ const MAX_OUTBOUND_SHARDS: u16 = 64;
 pub struct Config {
     /// `sqlite:` and a file's path for the embedded engine; `amqp://` or `amqps://` for RabbitMQ.
     pub url: String,
-    /// For `amqps://`: a PEM file of the certificate authorities that RabbitMQ is trusted by, in
+    /// For `amqps://` and `https://`: a PEM file of the certificate authorities that RabbitMQ is trusted by, in
     /// place of the machine's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     /// The prefix of every name in RabbitMQ, so that several systems can share one.
     pub namespace: String,
+    /// RabbitMQ's management API, to check its policies; `http://` or `https://`. Without a user:
+    /// that of `url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub management_url: Option<String>,
     /// How many queues share the outbound messages in RabbitMQ, by channel. It can be raised, not
     /// lowered, while messages wait.
     pub outbound_shards: u16,
     /// How long a publish waits for its confirm.
     #[serde(with = "humantime_serde")]
     pub publish_timeout: Duration,
-    /// The most parcels in one queue; a full queue refuses.
+    /// The most parcels in one queue; a full queue refuses. In RabbitMQ one of [`policies`] carries it.
+    ///
+    /// [`policies`]: crate::policies
     pub max_backlog: u64,
 }
 
@@ -54,6 +60,7 @@ impl Default for Config {
             url: DEFAULT_URL.to_owned(),
             ca_file: None,
             namespace: DEFAULT_NAMESPACE.to_owned(),
+            management_url: None,
             outbound_shards: 1,
             publish_timeout: DEFAULT_PUBLISH_TIMEOUT,
             max_backlog: DEFAULT_MAX_BACKLOG,
@@ -67,6 +74,7 @@ impl fmt::Debug for Config {
             url,
             ca_file,
             namespace,
+            management_url,
             outbound_shards,
             publish_timeout,
             max_backlog,
@@ -75,6 +83,7 @@ impl fmt::Debug for Config {
             .field("url", &Masked(url))
             .field("ca_file", ca_file)
             .field("namespace", namespace)
+            .field("management_url", &management_url.as_deref().map(Masked))
             .field("outbound_shards", outbound_shards)
             .field("publish_timeout", publish_timeout)
             .field("max_backlog", max_backlog)
@@ -91,7 +100,8 @@ impl fmt::Debug for Masked<'_> {
         if self.0.starts_with(SQLITE) {
             return fmt::Debug::fmt(self.0, f);
         }
-        match AMQP.iter().find(|scheme| self.0.starts_with(**scheme)) {
+        let mut known = AMQP.iter().chain(&HTTP);
+        match known.find(|scheme| self.0.starts_with(**scheme)) {
             Some(scheme) => write!(f, "\"{scheme}…\""),
             None => f.write_str("\"…\""),
         }
@@ -100,6 +110,7 @@ impl fmt::Debug for Masked<'_> {
 
 const SQLITE: &str = "sqlite:";
 const AMQP: [&str; 2] = ["amqp://", "amqps://"];
+const HTTP: [&str; 2] = ["http://", "https://"];
 
 /// Why a broker could not be opened; each is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -161,11 +172,16 @@ pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<SharedBroker
     check(config)?;
     if let Some(path) = config.url.strip_prefix(SQLITE) {
         // Or one that is missing or damaged would go unnoticed until the day that it is needed.
-        if config.ca_file.is_some() {
-            return Err(OpenError::Setting {
-                field: "ca_file",
-                problem: "is of no use: the url is not amqps://".to_owned(),
-            });
+        for (field, is_set) in [
+            ("ca_file", config.ca_file.is_some()),
+            ("management_url", config.management_url.is_some()),
+        ] {
+            if is_set {
+                return Err(OpenError::Setting {
+                    field,
+                    problem: "has no effect: broker.url is not amqp:// or amqps://".to_owned(),
+                });
+            }
         }
         return Ok(Arc::new(Embedded::open(path, config, clock).await?));
     }
@@ -251,7 +267,7 @@ mod tests {
                 ..at(url)
             });
             let text = text.await;
-            assert!(text.starts_with("broker.ca_file is of no use"), "{text}");
+            assert!(text.starts_with("broker.ca_file has no effect"), "{text}");
         }
     }
 
@@ -329,7 +345,55 @@ mod tests {
         assert_eq!(text, "broker.ca_file");
         // Whoever sets one believes the connection to be under TLS.
         let text = refusal(nowhere("amqp://mq.example")).await;
-        assert_eq!(text, "broker.ca_file is of no use: the url is not amqps://");
+        assert_eq!(
+            text,
+            "broker.ca_file has no effect: the URL is not amqps://"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_management_url_that_cannot_be_used_is_refused_without_showing_it() {
+        for url in [
+            "",
+            "secret",
+            "amqp://user:secret@host",
+            "http://user:secret@host:99999",
+            "http://host/?secret",
+            "http:///",
+        ] {
+            let text = refusal(Config {
+                management_url: Some(url.to_owned()),
+                ..at("amqp://127.0.0.1:1")
+            });
+            let text = text.await;
+            assert!(
+                text.starts_with("broker.management_url is malformed"),
+                "{url}: {text}"
+            );
+            assert!(!text.contains("secret"), "{text}");
+        }
+        let text = refusal(Config {
+            management_url: Some("http://host:15672".to_owned()),
+            ..Config::default()
+        });
+        let text = text.await;
+        assert!(
+            text.starts_with("broker.management_url has no effect"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn rabbitmq_bounds_max_backlog() {
+        let text = refusal(Config {
+            max_backlog: 10_000_001,
+            ..at("amqp://127.0.0.1:1")
+        });
+        let text = text.await;
+        assert!(
+            text.starts_with("broker.max_backlog must be at most 10000000"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -337,9 +401,14 @@ mod tests {
         for url in [
             "amqps://user:secret@host/vhost",
             "amqp:user:secret@host",
+            "https://user:secret@host",
             "secret",
         ] {
-            let shown = format!("{:?}", at(url));
+            let config = Config {
+                management_url: Some(url.to_owned()),
+                ..at(url)
+            };
+            let shown = format!("{config:?}");
             assert!(!shown.contains("secret"), "{shown}");
         }
         assert!(format!("{:?}", Config::default()).contains(DEFAULT_URL));

@@ -25,6 +25,7 @@ use async_trait::async_trait;
 pub use config::{Config, OpenError, open};
 pub use delivery::{Delivery, Settle, Settlement};
 pub use parcel::{Parcel, Queue, Route};
+pub use rabbitmq::policies::{Policy, policies};
 pub use worker::{Handler, Worker};
 
 /// A broker: takes parcels for good, and hands them out until they are settled.
@@ -47,6 +48,11 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Whether the broker would take a parcel now.
     fn status(&self) -> Status;
+
+    /// What an operator should change in the broker, a line each. It takes parcels all the same.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// How many parcels lie ready in a queue: neither delayed nor handed out.
     ///

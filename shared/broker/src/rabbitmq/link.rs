@@ -23,6 +23,7 @@ use roundtrip_tls::Roots;
 use socket2::{SockRef, Socket};
 use tokio::time::timeout;
 
+use super::management::{Credentials, Management};
 use crate::{Config, OpenError};
 
 /// The limit on reaching the server: name, TCP and TLS.
@@ -64,10 +65,11 @@ impl Endpoint {
     pub(super) fn of(config: &Config) -> Result<Self, OpenError> {
         let mut endpoint = Self::parse(&config.url)?;
         if let Some(path) = &config.ca_file {
-            if !endpoint.is_tls() {
+            let management = config.management_url.as_deref().unwrap_or_default();
+            if !endpoint.is_tls() && !management.starts_with("https:") {
                 return Err(OpenError::Setting {
                     field: "ca_file",
-                    problem: "is of no use: the url is not amqps://".to_owned(),
+                    problem: "has no effect: the URL is not amqps://".to_owned(),
                 });
             }
             endpoint.roots = Roots::read(path)?;
@@ -95,6 +97,20 @@ impl Endpoint {
             uri,
             roots: Roots::default(),
         })
+    }
+
+    /// The virtual host; the default one where the URL is another engine's.
+    pub(super) fn vhost_of(config: &Config) -> String {
+        Self::parse(&config.url).map_or_else(|_| "/".to_owned(), |endpoint| endpoint.uri.vhost)
+    }
+
+    /// The management API of the virtual host, where one is configured.
+    pub(super) fn management(&self, config: &Config) -> Result<Option<Management>, OpenError> {
+        let credentials = Credentials {
+            user: self.uri.authority.userinfo.username.clone(),
+            password: self.uri.authority.userinfo.password.clone(),
+        };
+        Management::of(config, &self.uri.vhost, credentials, &self.roots)
     }
 
     /// Whether the connection is under TLS.

@@ -3,6 +3,8 @@
 //! | file | what |
 //! |---|---|
 //! | `topology` | exchanges and queues; `tiers`: the delays; `hash`: the shards |
+//! | `differences` | queues that exist with other arguments |
+//! | `policies` | the gateway's policies, and what other ones do; `management`: asks RabbitMQ for them |
 //! | `wire` | a parcel as an AMQP message |
 //! | `link` | one connection; `status`: whether it is up |
 //! | `publisher` | the publishing connection and its task |
@@ -18,12 +20,15 @@
 
 mod acks;
 mod consumer;
+mod differences;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod hash;
 mod lane;
 mod lease;
 mod link;
+mod management;
+pub(crate) mod policies;
 mod publisher;
 mod status;
 mod tiers;
@@ -41,8 +46,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     consumer::Links,
     link::{Endpoint, LinkError, limited},
+    management::{Management, Warnings},
     publisher::Publisher,
-    topology::Topology,
+    topology::{MAX_LENGTH, Topology},
     wire::Outgoing,
 };
 use crate::{
@@ -65,6 +71,8 @@ const MAX_NAMESPACE: usize = 200;
 /// The engine.
 pub(crate) struct RabbitMq {
     engine: Arc<Engine>,
+    /// What the management API says, where one is configured.
+    warnings: Arc<Warnings>,
 }
 
 /// What the engine's tasks share.
@@ -98,10 +106,19 @@ impl RabbitMq {
                 problem,
             });
         }
+        if config.max_backlog > MAX_LENGTH {
+            let problem =
+                format!("must be at most {MAX_LENGTH} on RabbitMQ; raise outbound_shards instead");
+            return Err(OpenError::Setting {
+                field: "max_backlog",
+                problem,
+            });
+        }
         if endpoint.is_tls() {
             // Fails where the program has chosen a provider already, which is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
+        let management = endpoint.management(config)?;
         let topology = Arc::new(Topology::new(config));
         let (publisher, pump, first_attempt) = Publisher::new(&endpoint, &topology);
         let (links_sender, links) = watch::channel(None);
@@ -119,9 +136,24 @@ impl RabbitMq {
         engine.connections.spawn(pump.run(engine.hang_up.clone()));
         let receiving = consumer::keep_connected(endpoint, links_sender, engine.hang_up.clone());
         engine.connections.spawn(receiving);
+        let warnings = management.as_ref().map(Management::warnings);
+        if let Some(management) = management {
+            engine
+                .connections
+                .spawn(management.watch(engine.hang_up.clone()));
+        } else if config.max_backlog != MAX_LENGTH {
+            tracing::info!(
+                max_backlog = config.max_backlog,
+                "broker.max_backlog takes effect by a RabbitMQ policy: `roundtrip rabbitmq-policies` \
+                 prints the command that sets it"
+            );
+        }
         // Ends when the attempt has, or its limit.
         let _ = timeout(OPEN_LIMIT, first_attempt).await;
-        Ok(Self { engine })
+        Ok(Self {
+            engine,
+            warnings: warnings.unwrap_or_default(),
+        })
     }
 
     async fn count(&self, queue: Queue) -> Result<u64, LinkError> {
@@ -171,6 +203,10 @@ impl Broker for RabbitMq {
 
     fn status(&self) -> Status {
         self.engine.publisher.status.get()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.get()
     }
 
     async fn ready(&self, queue: Queue) -> Result<u64, PublishError> {

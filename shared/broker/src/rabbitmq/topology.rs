@@ -27,10 +27,16 @@ use lapin::{
 use roundtrip_model::ChannelId;
 
 use super::{
+    differences::Differences,
     hash::fnv1a,
     tiers::{TIERS, longest, quantise},
 };
 use crate::{Config, Queue, Route};
+
+/// The most messages in a work queue where no policy sets a lower bound. An argument of a queue
+/// never changes, so `broker.max_backlog`, which may, is no argument: a policy carries it
+/// (docs/operations.md).
+pub(super) const MAX_LENGTH: u64 = 10_000_000;
 
 /// How often the broker hands a parcel out again after its consumer died with it, before it is
 /// dead. Explicit, because RabbitMQ's default has changed between versions.
@@ -74,7 +80,7 @@ pub(super) struct Topology {
     journal_dead: Vec<ShortString>,
     /// A tier's exchange and its queue have one name.
     tiers: Vec<ShortString>,
-    max_backlog: i64,
+    differences: Differences,
 }
 
 impl Topology {
@@ -96,7 +102,7 @@ impl Topology {
             tiers: (0..TIERS)
                 .map(|tier| format!("{ns}.delay.{}s", longest(tier).as_secs()).into())
                 .collect(),
-            max_backlog: i64::try_from(config.max_backlog).unwrap_or(i64::MAX),
+            differences: Differences::default(),
         }
     }
 
@@ -150,8 +156,8 @@ impl Topology {
     /// Declares everything that is not there yet.
     ///
     /// # Errors
-    /// Where something is there that was declared otherwise (another kind of queue, another
-    /// `max_backlog`): better no service than one without its promises.
+    /// Where something is there that was declared otherwise: better no service than one without its
+    /// promises. Where the difference is one of [`may_differ`] the next declare succeeds.
     pub(super) async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
         declare_exchange(channel, &self.direct, ExchangeKind::Direct).await?;
         // Dead queues first: a work queue must have somewhere to put what it gives up.
@@ -161,22 +167,50 @@ impl Topology {
             Queue::JournalDead,
         ] {
             for name in self.queues(queue) {
-                declare_queue(channel, name, dead_arguments()).await?;
+                self.declare_queue(channel, name, dead_arguments(), Some(queue))
+                    .await?;
                 bind(channel, name, &self.direct).await?;
             }
         }
         for queue in [Queue::Outbound, Queue::Callbacks, Queue::Journal] {
             for name in self.queues(queue) {
-                declare_queue(channel, name, self.work_arguments(queue)).await?;
+                let arguments = self.work_arguments(queue);
+                self.declare_queue(channel, name, arguments, Some(queue))
+                    .await?;
                 bind(channel, name, &self.direct).await?;
             }
         }
         for name in &self.tiers {
             declare_exchange(channel, name, ExchangeKind::Fanout).await?;
-            declare_queue(channel, name, self.expires_into(&self.direct)).await?;
+            let arguments = self.expires_into(&self.direct);
+            self.declare_queue(channel, name, arguments, None).await?;
             bind(channel, name, name).await?;
         }
         Ok(())
+    }
+
+    /// Declares a queue, as it is where it is known to differ.
+    async fn declare_queue(
+        &self,
+        channel: &Channel,
+        name: &ShortString,
+        arguments: FieldTable,
+        queue: Option<Queue>,
+    ) -> lapin::Result<()> {
+        let durable = QueueDeclareOptions {
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        let arguments = self.differences.applied_to(arguments, name);
+        let declaring = channel.queue_declare(name.clone(), durable, arguments);
+        match declaring.await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let may_differ = |argument: &str| may_differ(queue, argument);
+                self.differences.note(name, &error, may_differ);
+                Err(error)
+            }
+        }
     }
 
     fn work_arguments(&self, queue: Queue) -> FieldTable {
@@ -191,7 +225,8 @@ impl Topology {
             DELIVERY_LIMIT
         };
         arguments.insert("x-delivery-limit".into(), limit.into());
-        arguments.insert("x-max-length".into(), self.max_backlog.into());
+        let max_length = i64::try_from(MAX_LENGTH).unwrap_or(i64::MAX);
+        arguments.insert("x-max-length".into(), max_length.into());
         arguments
     }
 
@@ -210,9 +245,29 @@ impl Topology {
     }
 }
 
+/// Whether a queue that exists may differ in this argument, because another version declared it; no
+/// queue: a tier's. What is not listed would break a promise: another type of queue, a work queue
+/// that drops its oldest messages, a dead queue that gives up after some deliveries.
+fn may_differ(queue: Option<Queue>, argument: &str) -> bool {
+    match argument {
+        // Where its members are, not what becomes of a message.
+        "x-queue-leader-locator" | "x-quorum-initial-group-size" => true,
+        "x-max-length" => matches!(
+            queue,
+            Some(Queue::Outbound | Queue::Callbacks | Queue::Journal)
+        ),
+        "x-delivery-limit" => matches!(queue, Some(Queue::Outbound | Queue::Callbacks)),
+        "x-overflow" => queue.is_some_and(|queue| queue.dead() == queue),
+        _ => false,
+    }
+}
+
+/// With `reject-publish` a `max-length` that a policy sets refuses the newest dead letter, which then
+/// stays where it was, rather than drop the oldest.
 fn dead_arguments() -> FieldTable {
     let mut arguments = quorum();
     arguments.insert("x-delivery-limit".into(), NO_DELIVERY_LIMIT.into());
+    arguments.insert("x-overflow".into(), text("reject-publish"));
     arguments
 }
 
@@ -238,21 +293,6 @@ async fn declare_exchange(
     channel
         .exchange_declare(name.clone(), kind, durable, FieldTable::default())
         .await
-}
-
-async fn declare_queue(
-    channel: &Channel,
-    name: &ShortString,
-    arguments: FieldTable,
-) -> lapin::Result<()> {
-    let durable = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
-    channel
-        .queue_declare(name.clone(), durable, arguments)
-        .await?;
-    Ok(())
 }
 
 async fn bind(channel: &Channel, queue: &ShortString, exchange: &ShortString) -> lapin::Result<()> {

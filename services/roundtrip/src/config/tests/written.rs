@@ -41,7 +41,7 @@ fn in_file(key: &str, value: &str) -> String {
 }
 
 /// Every key, what the environment may say of it, and the same as the file has it.
-const KEYS: [(&str, &[(&str, &str)]); 78] = [
+const KEYS: [(&str, &[(&str, &str)]); 79] = [
     ("environment", &[("production", "\"production\"")]),
     ("public_url", &[("http://h/", "\"http://h/\"")]),
     ("sessions_server", &[("http://h/", "\"http://h/\"")]),
@@ -57,6 +57,7 @@ const KEYS: [(&str, &[(&str, &str)]); 78] = [
     ("broker.url", TEXT),
     ("broker.ca_file", TEXT),
     ("broker.namespace", TEXT),
+    ("broker.management_url", TEXT),
     ("broker.outbound_shards", NUMBER),
     ("broker.publish_timeout", DURATION),
     ("broker.max_backlog", NUMBER),

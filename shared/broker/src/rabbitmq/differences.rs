@@ -1,0 +1,164 @@
+//! Queues that exist with other arguments than are declared now.
+//!
+//! RabbitMQ compares the arguments of every declare with those of the queue that exists, and closes
+//! the channel where one differs (406). Arguments of a queue never change, so a queue that another
+//! version declared would be refused for ever.
+//!
+//! Invariant: a queue is used only after a declare of it has succeeded, with all arguments equal but
+//! those that may differ. A passive declare would accept a classic queue too.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use lapin::{
+    protocol::{AMQPErrorKind, AMQPSoftError},
+    types::{AMQPValue, FieldTable, ShortString},
+};
+
+/// What queues that exist have in place of the arguments that are declared now. One declare reports
+/// one difference, so a queue with several is known after as many declares.
+#[derive(Debug, Default)]
+pub(super) struct Differences(Mutex<HashMap<ShortString, Vec<Difference>>>);
+
+impl Differences {
+    /// These arguments, as the queue is known to have them.
+    pub(super) fn applied_to(&self, arguments: FieldTable, queue: &ShortString) -> FieldTable {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(differences) = all.get(queue) else {
+            return arguments;
+        };
+        let mut applied = arguments.inner().clone();
+        for Difference { argument, current } in differences {
+            match current {
+                Some(value) => applied.insert(argument.clone(), value.clone()),
+                None => applied.remove(argument),
+            };
+        }
+        applied.into()
+    }
+
+    /// Keeps in what the queue differs, if the error says so and it may, and says whether to declare
+    /// it again.
+    pub(super) fn note(
+        &self,
+        queue: &ShortString,
+        error: &lapin::Error,
+        may_differ: impl Fn(&str) -> bool,
+    ) -> bool {
+        let Some(difference) = Difference::of(error) else {
+            return false;
+        };
+        let Difference { argument, current } = &difference;
+        if !may_differ(argument.as_str()) {
+            return false;
+        }
+        tracing::warn!(
+            queue = queue.as_str(),
+            argument = argument.as_str(),
+            ?current,
+            "this queue was declared with another value, and keeps it; docs/operations.md says \
+             how to change it"
+        );
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let differences = all.entry(queue.clone()).or_default();
+        differences.retain(|known| known.argument != *argument);
+        differences.push(difference);
+        true
+    }
+}
+
+/// In what a queue differs from its declare.
+#[derive(Debug, PartialEq)]
+struct Difference {
+    argument: ShortString,
+    current: Option<AMQPValue>,
+}
+
+impl Difference {
+    /// AMQP has one code for every difference; the text alone names the argument. Where it cannot
+    /// be read the queue is refused.
+    fn of(error: &lapin::Error) -> Option<Self> {
+        let lapin::ErrorKind::ProtocolError(error) = error.kind() else {
+            return None;
+        };
+        match error.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
+                Self::read(error.get_message().as_str())
+            }
+            _ => None,
+        }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (_, text) = text.split_once("inequivalent arg '")?;
+        let (argument, text) = text.split_once('\'')?;
+        let (_, current) = text.rsplit_once(" but current is ")?;
+        let current = match current.strip_prefix("the value ").unwrap_or(current) {
+            "none" => None,
+            quoted => {
+                let (value, kind) = quoted.strip_prefix('\'')?.rsplit_once('\'')?;
+                let number = value.parse().ok().filter(|_| !kind.contains("longstr"));
+                Some(number.map_or_else(
+                    || AMQPValue::LongString(value.into()),
+                    AMQPValue::LongLongInt,
+                ))
+            }
+        };
+        Some(Self {
+            argument: argument.into(),
+            current,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(received_and_current: &str) -> Option<AMQPValue> {
+        let text = format!(
+            "PRECONDITION_FAILED - inequivalent arg 'x-some' for queue 'a.b' in vhost 'x': \
+             {received_and_current}"
+        );
+        let found = Difference::read(&text).unwrap();
+        assert_eq!(found.argument.as_str(), "x-some");
+        found.current
+    }
+
+    /// As RabbitMQ 3.10.8 writes them.
+    #[test]
+    fn the_argument_that_differs_and_its_value_are_read_from_the_error() {
+        let number = AMQPValue::LongLongInt(10);
+        for (text, current) in [
+            ("received '20' but current is '10'", Some(number.clone())),
+            (
+                "received none but current is the value '10' of type 'long'",
+                Some(number),
+            ),
+            (
+                "received the value '20' of type 'signedint' but current is none",
+                None,
+            ),
+            (
+                "received none but current is the value '5' of type 'longstr'",
+                Some(AMQPValue::LongString("5".into())),
+            ),
+        ] {
+            assert_eq!(read(text), current, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_another_kind_is_no_difference() {
+        for text in [
+            "PRECONDITION_FAILED - timeout",
+            "",
+            "inequivalent arg 'x",
+            "inequivalent arg 'durable' for queue 'q' in vhost '/'",
+        ] {
+            assert_eq!(Difference::read(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Asks RabbitMQ's management API, at the start and from time to time, which policies apply to the
+//! gateway's exchanges and queues.
+//!
+//! Invariant: what it finds is a warning, in the log once and on `/readyz` while it lasts. It stops
+//! nothing, changes nothing in RabbitMQ, and shows neither the URL nor its credentials.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use reqwest::{Certificate, Client, Response, StatusCode};
+use roundtrip_tls::Roots;
+use serde::de::DeserializeOwned;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::policies::{self, Found, Target};
+use crate::{Config, OpenError};
+
+/// Between two looks. RabbitMQ itself shows a change within some 5 s.
+const CHECK_EVERY: Duration = Duration::from_secs(20);
+
+/// The limit on one answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// The most bytes of one answer.
+const MAX_ANSWER: usize = 4 << 20;
+
+/// The most exchanges or queues of one answer: RabbitMQ's own limit. A namespace has some 90.
+const PAGE: &str = "500";
+
+/// Name and password.
+pub(super) struct Credentials {
+    pub user: String,
+    pub password: String,
+}
+
+/// The management API of a virtual host.
+pub(super) struct Management {
+    client: Client,
+    base: Url,
+    vhost: String,
+    credentials: Option<Credentials>,
+    config: Config,
+    warnings: Arc<Warnings>,
+}
+
+/// What was found last.
+#[derive(Debug, Default)]
+pub(super) struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    pub(super) fn get(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn replace(&self, found: Vec<String>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in found.iter().filter(|warning| !known.contains(warning)) {
+            tracing::warn!(warning, "a check of RabbitMQ's policies");
+        }
+        if found.is_empty() && !known.is_empty() {
+            tracing::info!("RabbitMQ's policies are as they should be");
+        }
+        *known = found;
+    }
+}
+
+/// Why the API says nothing. Errors of the HTTP client go without the URL.
+#[derive(Debug, thiserror::Error)]
+enum ManagementError {
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+    #[error("it answered {0}; the user needs the tag `management` and a permission in the vhost")]
+    Denied(StatusCode),
+    #[error("it answered {0}")]
+    Status(StatusCode),
+    #[error("it answered more than {MAX_ANSWER} bytes")]
+    TooLarge,
+    #[error("its answer is not what was asked for: {0}")]
+    Answer(#[from] serde_json::Error),
+}
+
+impl Management {
+    /// The API that is configured, if one is. Where its URL has no user, `credentials` apply.
+    ///
+    /// # Errors
+    /// [`OpenError::Setting`] where the URL cannot be used.
+    pub(super) fn of(
+        config: &Config,
+        vhost: &str,
+        credentials: Credentials,
+        roots: &Roots,
+    ) -> Result<Option<Self>, OpenError> {
+        let Some(url) = &config.management_url else {
+            return Ok(None);
+        };
+        let problem = |problem: &str| OpenError::Setting {
+            field: "management_url",
+            problem: problem.to_owned(),
+        };
+        let mut base = Url::parse(url)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.query().is_none())
+            .ok_or_else(|| problem(MALFORMED))?;
+        // The HTTP client presents those of a URL by itself.
+        let credentials = base.username().is_empty().then_some(credentials);
+        base.path_segments_mut()
+            .map_err(|()| problem(MALFORMED))?
+            .pop_if_empty()
+            .push("api");
+        let client = client(&base, roots).map_err(|_| problem(NO_AUTHORITIES))?;
+        Ok(Some(Self {
+            client,
+            base,
+            vhost: vhost.to_owned(),
+            credentials,
+            config: config.clone(),
+            warnings: Arc::default(),
+        }))
+    }
+
+    /// Where the warnings are found.
+    pub(super) fn warnings(&self) -> Arc<Warnings> {
+        Arc::clone(&self.warnings)
+    }
+
+    /// Checks from time to time, until `closed`.
+    pub(super) async fn watch(self, closed: CancellationToken) {
+        let mut due = interval(CHECK_EVERY);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                () = closed.cancelled() => return,
+                _ = due.tick() => {}
+            }
+            let found = tokio::select! {
+                () = closed.cancelled() => return,
+                found = self.find() => found,
+            };
+            match found {
+                Ok(found) => {
+                    failing = false;
+                    self.warnings.replace(found.warnings(&self.config));
+                }
+                // Why it fails may vary from one time to the next; it is logged the first time.
+                Err(_) if failing => {}
+                Err(error) => {
+                    failing = true;
+                    self.warnings.replace(vec![format!(
+                        "the management API at broker.management_url cannot be asked for policies: {}",
+                        one_line(&error)
+                    )]);
+                }
+            }
+        }
+    }
+
+    async fn find(&self) -> Result<Found, ManagementError> {
+        Ok(Found {
+            exchanges: self.targets("exchanges").await?,
+            queues: self.targets("queues").await?,
+            policies: self.get(self.url("policies")).await?,
+            operator_policies: self.get(self.url("operator-policies")).await?,
+        })
+    }
+
+    /// The namespace's exchanges or queues.
+    async fn targets(&self, what: &str) -> Result<Vec<Target>, ManagementError> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            items: Vec<Target>,
+        }
+        let mut url = self.url(what);
+        url.query_pairs_mut()
+            .append_pair("page", "1")
+            .append_pair("page_size", PAGE)
+            .append_pair("use_regex", "true")
+            .append_pair("name", &policies::names(&self.config.namespace))
+            .append_pair("columns", "name,policy,operator_policy,arguments");
+        Ok(self.get::<Page>(url).await?.items)
+    }
+
+    fn url(&self, what: &str) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend([what, &self.vhost]);
+        }
+        url
+    }
+
+    async fn get<T: DeserializeOwned>(&self, url: Url) -> Result<T, ManagementError> {
+        let mut request = self.client.get(url);
+        if let Some(Credentials { user, password }) = &self.credentials {
+            request = request.basic_auth(user, Some(password));
+        }
+        let response = request.send().await.map_err(reqwest::Error::without_url)?;
+        match response.status() {
+            StatusCode::OK => Ok(serde_json::from_slice(&body(response).await?)?),
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                Err(ManagementError::Denied(status))
+            }
+            status => Err(ManagementError::Status(status)),
+        }
+    }
+}
+
+/// What is said of a URL that cannot be read.
+const MALFORMED: &str = "is malformed; it is http://host:15672 or http://user:password@host:15672, \
+                         with the user's name and the password percent-encoded";
+
+const NO_AUTHORITIES: &str =
+    "is https://, and this machine has no certificate authorities: set broker.ca_file";
+
+fn client(base: &Url, roots: &Roots) -> Result<Client, reqwest::Error> {
+    // Fails where the program has chosen a provider already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = Client::builder()
+        .timeout(ANSWER_LIMIT)
+        .no_proxy()
+        // The credentials go to this server and to no other.
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false);
+    if base.scheme() == "http" || !roots.is_empty() {
+        let roots = roots.certificates().iter();
+        let roots: Result<Vec<_>, _> = roots.map(|der| Certificate::from_der(der)).collect();
+        builder = builder.tls_certs_only(roots?);
+    }
+    builder.build()
+}
+
+/// A body of bounded size.
+async fn body(mut response: Response) -> Result<Vec<u8>, ManagementError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(reqwest::Error::without_url)?
+    {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return Err(ManagementError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// An error with its causes, which name neither the URL nor the credentials.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        source = cause.source();
+    }
+    line
+}

@@ -1,0 +1,467 @@
+//! RabbitMQ policies: the gateway's own, and what other policies do to its queues.
+//!
+//! A policy applies to every queue whose name matches, over the arguments of the queue: of two limits
+//! the lower one counts. One policy applies to a queue, that of the highest priority, so a policy on
+//! everything (`.*`) that an operator made for other queues is kept off by a policy of a higher
+//! priority on the gateway's prefix. An *operator policy* applies beside it, and nothing keeps it off.
+//!
+//! Invariant: what the gateway's own policies set breaks no promise.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{link::Endpoint, topology::MAX_LENGTH};
+use crate::Config;
+
+/// Above the priorities that people give their policies.
+const PRIORITY: i64 = 1000;
+
+/// How many queues a warning names.
+const NAMED: usize = 3;
+
+/// A policy that RabbitMQ is to have, as its definitions file and its management API write it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Policy {
+    /// The virtual host of `broker.url`.
+    pub vhost: String,
+    /// Its name.
+    pub name: String,
+    /// The names that it applies to.
+    pub pattern: String,
+    /// `all`: exchanges and queues; `queues`.
+    #[serde(rename = "apply-to")]
+    pub apply_to: &'static str,
+    /// The policy of the highest priority applies.
+    pub priority: i64,
+    /// What it sets.
+    pub definition: Map<String, Value>,
+}
+
+/// The policies of this namespace: the first keeps other policies off everything, the second carries
+/// `max_backlog` for the work queues.
+#[must_use]
+pub fn policies(config: &Config) -> [Policy; 2] {
+    let Config {
+        namespace,
+        max_backlog,
+        ..
+    } = config;
+    let vhost = Endpoint::vhost_of(config);
+    let prefix = format!("^{}\\.", escaped(namespace));
+    let sets = |pairs: &[(&str, Value)]| {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(key, value)| ((*key).to_owned(), value.clone()))
+            .collect()
+    };
+    // A policy has to set something; this is what the queues do anyway.
+    let overflow = ("overflow", json!("reject-publish"));
+    [
+        Policy {
+            vhost: vhost.clone(),
+            name: namespace.clone(),
+            pattern: prefix.clone(),
+            apply_to: "all",
+            priority: PRIORITY,
+            definition: sets(std::slice::from_ref(&overflow)),
+        },
+        Policy {
+            vhost,
+            name: format!("{namespace}-backlog"),
+            pattern: format!("{prefix}{WORK}$"),
+            apply_to: "queues",
+            priority: PRIORITY + 1,
+            definition: sets(&[("max-length", json!(max_backlog)), overflow]),
+        },
+    ]
+}
+
+/// The names of the work queues, after the prefix.
+const WORK: &str = "(outbound\\.([0-9]+|retry)|callbacks|journal)";
+
+/// Text as a regular expression that matches it.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        if c.is_ascii_punctuation() && c != '-' && c != '_' {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+/// Every name of the namespace, as a regular expression.
+pub(super) fn names(namespace: &str) -> String {
+    format!(
+        "^{}\\.(direct|delay\\.[0-9]+s|{WORK}|(outbound|callbacks|journal)\\.dead)$",
+        escaped(namespace)
+    )
+}
+
+/// What is asked of an exchange or a queue.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Target {
+    pub name: String,
+    /// The names of the policies that apply; RabbitMQ leaves them out before its first statistics.
+    #[serde(default)]
+    pub policy: Option<String>,
+    #[serde(default)]
+    pub operator_policy: Option<String>,
+    /// Its arguments; a list where there are none.
+    #[serde(default)]
+    pub arguments: Value,
+}
+
+/// A policy that RabbitMQ has.
+#[derive(Debug, Deserialize)]
+pub(super) struct Existing {
+    pub name: String,
+    pub definition: Value,
+}
+
+/// What a namespace's exchanges and queues are under.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub exchanges: Vec<Target>,
+    pub queues: Vec<Target>,
+    pub policies: Vec<Existing>,
+    pub operator_policies: Vec<Existing>,
+}
+
+/// What a queue is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Work,
+    Journal,
+    Delay,
+    Dead,
+}
+
+/// A policy that breaks a promise by one of its keys, so that the queues can be gathered.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Harm {
+    /// `policy "name"`, or `operator policy "name"`.
+    policy: String,
+    key: &'static str,
+    effect: &'static str,
+    remedy: &'static str,
+}
+
+const SHIELD: &str = "`roundtrip rabbitmq-policies` prints the commands that keep it off";
+const EXEMPT: &str = "exempt the gateway's queues from it: no policy keeps an operator policy off";
+
+impl Found {
+    /// What is wrong, a line each, the same lines in the same order for the same state.
+    pub(super) fn warnings(&self, config: &Config) -> Vec<String> {
+        let mut harms: BTreeMap<Harm, Vec<&str>> = BTreeMap::new();
+        let mut limits: BTreeMap<(u64, String), Vec<&str>> = BTreeMap::new();
+        for (targets, are_queues) in [(&self.exchanges, false), (&self.queues, true)] {
+            for target in targets {
+                let purpose = are_queues.then(|| purpose(config, &target.name));
+                for (policy, remedy, definition) in self.of(target) {
+                    for (key, effect) in harms_of(purpose, definition) {
+                        let harm = Harm {
+                            policy: policy.clone(),
+                            key,
+                            effect,
+                            remedy,
+                        };
+                        harms.entry(harm).or_default().push(&target.name);
+                    }
+                }
+                if matches!(purpose, Some(Purpose::Work | Purpose::Journal)) {
+                    let (limit, by) = self.limit(target);
+                    if limit != config.max_backlog {
+                        limits.entry((limit, by)).or_default().push(&target.name);
+                    }
+                }
+            }
+        }
+        let harms = harms.into_iter().map(|(harm, names)| {
+            let Harm {
+                policy,
+                key,
+                effect,
+                remedy,
+            } = harm;
+            format!(
+                "{policy} sets {key} on {}: {effect}; {remedy}",
+                list(&names)
+            )
+        });
+        let limits = limits.into_iter().map(|((limit, by), names)| {
+            format!(
+                "{} holds at most {limit} messages{by}, and broker.max_backlog is {}: `roundtrip \
+                 rabbitmq-policies` prints the command that sets it",
+                list(&names),
+                config.max_backlog
+            )
+        });
+        harms.chain(limits).collect()
+    }
+
+    /// The policies that apply to it.
+    fn of<'a>(
+        &'a self,
+        target: &Target,
+    ) -> impl Iterator<Item = (String, &'static str, &'a Map<String, Value>)> {
+        let find = |all: &'a [Existing], name: &Option<String>| {
+            let existing = all
+                .iter()
+                .find(|policy| Some(&policy.name) == name.as_ref())?;
+            Some((&existing.name, existing.definition.as_object()?))
+        };
+        let policy = find(&self.policies, &target.policy)
+            .map(|(name, definition)| (format!("policy {name:?}"), SHIELD, definition));
+        let operator = find(&self.operator_policies, &target.operator_policy)
+            .map(|(name, definition)| (format!("operator policy {name:?}"), EXEMPT, definition));
+        policy.into_iter().chain(operator)
+    }
+
+    /// How many messages a queue takes, and what says so: the lowest counts.
+    fn limit(&self, target: &Target) -> (u64, String) {
+        let own = target.arguments.get("x-max-length").and_then(Value::as_u64);
+        let by_policies = self.of(target).filter_map(|(policy, _, definition)| {
+            let limit = definition.get("max-length")?.as_u64()?;
+            Some((limit, format!(" by {policy}")))
+        });
+        let own = (own.unwrap_or(MAX_LENGTH), String::new());
+        by_policies.chain([own]).min().unwrap_or_default()
+    }
+}
+
+fn purpose(config: &Config, name: &str) -> Purpose {
+    let end = name.get(config.namespace.len() + 1..).unwrap_or_default();
+    if end.ends_with(".dead") {
+        Purpose::Dead
+    } else if end.starts_with("delay.") {
+        Purpose::Delay
+    } else if end == "journal" {
+        Purpose::Journal
+    } else {
+        Purpose::Work
+    }
+}
+
+/// The keys of a policy that break a promise on such a queue; no purpose: on an exchange.
+fn harms_of(
+    purpose: Option<Purpose>,
+    definition: &Map<String, Value>,
+) -> Vec<(&'static str, &'static str)> {
+    let Some(purpose) = purpose else {
+        let diverts = definition.contains_key("alternate-exchange");
+        let effect = "a message without its queue goes elsewhere, and counts as accepted";
+        return diverts
+            .then_some(("alternate-exchange", effect))
+            .into_iter()
+            .collect();
+    };
+    let drops = definition
+        .get("overflow")
+        .is_some_and(|overflow| overflow != "reject-publish");
+    let full = "a full queue refuses or drops dead letters and retries";
+    let expire = match purpose {
+        Purpose::Work | Purpose::Journal => "waiting messages are dead before their time",
+        Purpose::Delay => "retries come before their time",
+        Purpose::Dead => "dead letters are deleted",
+    };
+    let waits = matches!(purpose, Purpose::Delay | Purpose::Dead);
+    let endless = matches!(purpose, Purpose::Journal | Purpose::Dead);
+    [
+        (
+            "expires",
+            true,
+            "RabbitMQ deletes an unused queue with its messages",
+        ),
+        ("message-ttl", true, expire),
+        ("max-length", waits, full),
+        ("max-length-bytes", waits, full),
+        ("overflow", drops, "a full queue drops messages"),
+        (
+            "delivery-limit",
+            endless,
+            "what comes back that often is dropped",
+        ),
+    ]
+    .into_iter()
+    .filter(|(key, harms, _)| *harms && definition.contains_key(*key))
+    .map(|(key, _, effect)| (key, effect))
+    .collect()
+}
+
+fn list(names: &[&str]) -> String {
+    let named = names.iter().take(NAMED).copied().collect::<Vec<_>>();
+    match names.len().saturating_sub(NAMED) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(name: &str, policy: Option<&str>) -> Target {
+        Target {
+            name: format!("roundtrip.{name}"),
+            policy: policy.map(str::to_owned),
+            arguments: json!({"x-max-length": MAX_LENGTH}),
+            ..Target::default()
+        }
+    }
+
+    fn warnings(targets: Vec<Target>, definition: Value) -> Vec<String> {
+        let found = Found {
+            queues: targets,
+            policies: vec![Existing {
+                name: "everything".to_owned(),
+                definition,
+            }],
+            ..Found::default()
+        };
+        found.warnings(&Config::default())
+    }
+
+    #[test]
+    fn a_policy_that_breaks_a_promise_is_named_with_its_queues() {
+        let everything = Some("everything");
+        let queues = ["outbound.0", "outbound.dead", "delay.1s", "delay.2s"];
+        let under = || queues.map(|name| queue(name, everything)).into();
+        let warnings = warnings(under(), json!({"expires": 60_000}));
+        assert_eq!(
+            warnings,
+            [
+                "policy \"everything\" sets expires on roundtrip.outbound.0, \
+                 roundtrip.outbound.dead, roundtrip.delay.1s and 1 more: RabbitMQ deletes an unused \
+                 queue with its messages; `roundtrip rabbitmq-policies` prints the commands that \
+                 keep it off"
+            ]
+        );
+    }
+
+    #[test]
+    fn each_key_is_judged_by_what_the_queue_is_for() {
+        let count = |name: &str, definition: Value| {
+            warnings(vec![queue(name, Some("everything"))], definition).len()
+        };
+        for (definition, [work, journal, delay, dead]) in [
+            (json!({"message-ttl": 1}), [1, 1, 1, 1]),
+            (json!({"max-length": 10_000_000}), [0, 0, 1, 1]),
+            (json!({"max-length-bytes": 5}), [0, 0, 1, 1]),
+            (json!({"delivery-limit": 5}), [0, 1, 0, 1]),
+            (json!({"overflow": "drop-head"}), [1, 1, 1, 1]),
+            (json!({"overflow": "reject-publish"}), [0, 0, 0, 0]),
+            (json!({"queue-leader-locator": "balanced"}), [0, 0, 0, 0]),
+        ] {
+            for (name, expected) in [
+                ("outbound.retry", work),
+                ("journal", journal),
+                ("delay.1s", delay),
+                ("callbacks.dead", dead),
+            ] {
+                assert_eq!(
+                    count(name, definition.clone()),
+                    expected,
+                    "{name} {definition}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_that_is_not_max_backlog_is_told_with_what_sets_it() {
+        let warnings = warnings(
+            vec![queue("callbacks", Some("everything"))],
+            json!({"max-length": 5}),
+        );
+        let expected = "roundtrip.callbacks holds at most 5 messages by policy \"everything\", and \
+                        broker.max_backlog is 10000000";
+        assert!(
+            warnings.len() == 1 && warnings[0].starts_with(expected),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn an_operator_policy_is_told_beside_the_gateways_own() {
+        let config = Config::default();
+        let own = policies(&config).map(|policy| Existing {
+            name: policy.name,
+            definition: Value::Object(policy.definition),
+        });
+        let found = Found {
+            queues: vec![Target {
+                operator_policy: Some("ops".to_owned()),
+                ..queue("outbound.dead", Some("roundtrip"))
+            }],
+            policies: own.into(),
+            operator_policies: vec![Existing {
+                name: "ops".to_owned(),
+                definition: json!({"message-ttl": 5}),
+            }],
+            ..Found::default()
+        };
+        let warnings = found.warnings(&config);
+        let expected = "operator policy \"ops\" sets message-ttl on roundtrip.outbound.dead";
+        assert!(
+            warnings.len() == 1 && warnings[0].starts_with(expected),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn an_exchange_that_sends_messages_elsewhere_is_told() {
+        let found = Found {
+            exchanges: vec![queue("direct", Some("everything"))],
+            policies: vec![Existing {
+                name: "everything".to_owned(),
+                definition: json!({"alternate-exchange": "lost", "expires": 5}),
+            }],
+            ..Found::default()
+        };
+        let warnings = found.warnings(&Config::default());
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("alternate-exchange"),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn a_policys_name_cannot_forge_a_line_of_the_log() {
+        let mut target = queue("callbacks", None);
+        target.policy = Some("a\nb".to_owned());
+        let found = Found {
+            queues: vec![target],
+            policies: vec![Existing {
+                name: "a\nb".to_owned(),
+                definition: json!({"expires": 5}),
+            }],
+            ..Found::default()
+        };
+        let warnings = found.warnings(&Config::default());
+        assert!(
+            warnings[0].starts_with("policy \"a\\nb\" sets"),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn the_own_policies_take_the_namespace_to_the_letter() {
+        let config = Config {
+            namespace: "a.b+c".to_owned(),
+            max_backlog: 7,
+            ..Config::default()
+        };
+        let [shield, backlog] = policies(&config);
+        assert_eq!(shield.pattern, "^a\\.b\\+c\\.");
+        assert_eq!(
+            backlog.pattern,
+            "^a\\.b\\+c\\.(outbound\\.([0-9]+|retry)|callbacks|journal)$"
+        );
+        assert_eq!(backlog.definition["max-length"], 7);
+        assert!(backlog.priority > shield.priority);
+    }
+}

@@ -1,0 +1,392 @@
+//! An operator's policies in RabbitMQ: what the gateway's own policies keep off, and what the check of
+//! the management API says where they are not set.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use futures::{StreamExt, stream::FuturesUnordered};
+use harness::{
+    audit::Audit,
+    http::{Connection as HttpConnection, Peer},
+    management::Management,
+    process::{Process, Program, free_port, gateway_binary},
+    wait::{WAIT_LIMIT, until},
+};
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties,
+    options::{BasicPublishOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+use reqwest::Method;
+use roundtrip_broker::{Config, Consumer, Delivery, Parcel, Queue, Route, SharedBroker, Status};
+use roundtrip_model::{
+    ChannelId, Decision, MessageId, SystemClock,
+    decision::{DeadKind, DeadReason},
+};
+use rstest::rstest;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use tokio::time::timeout;
+use url::Url;
+use uuid::Uuid;
+
+/// The definitions file that the compose file and the kustomization load.
+const SHIPPED: &str = include_str!("../../k8s/with-servers/rabbitmq-definitions.json");
+
+/// A queue that is not the gateway's.
+const OTHER_QUEUE: &str = "other";
+
+/// A virtual host of its own, where a policy on everything meets no other test.
+struct Vhost {
+    name: String,
+    management: Management,
+    config: Config,
+}
+
+impl Vhost {
+    async fn make() -> anyhow::Result<Self> {
+        let management = Management::from_environment()?;
+        let name = format!("t-{}", Uuid::now_v7().simple());
+        let mut url: Url = std::env::var("TEST_AMQP_URL")
+            .context("TEST_AMQP_URL is not set: run tests/run, or point it to a RabbitMQ")?
+            .parse()?;
+        url.set_path(&name);
+        let vhost = ["vhosts", &name];
+        management.call(Method::PUT, &vhost, &json!({})).await?;
+        let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});
+        let permission = ["permissions", &name, url.username()];
+        management
+            .call(Method::PUT, &permission, &everything)
+            .await?;
+        let config = Config {
+            url: url.into(),
+            management_url: Some(management.url.to_string()),
+            ..Config::default()
+        };
+        Ok(Self {
+            name,
+            management,
+            config,
+        })
+    }
+
+    async fn open(&self) -> anyhow::Result<SharedBroker> {
+        let broker = roundtrip_broker::open(&self.config, Arc::new(SystemClock)).await?;
+        until("a broker that is ready", async || {
+            (broker.status() == Status::Ready).then_some(())
+        })
+        .await?;
+        Ok(broker)
+    }
+
+    /// What an operator means for other queues.
+    async fn policy_on_everything(&self, definition: &Value) -> anyhow::Result<()> {
+        let policy = json!({"pattern": ".*", "apply-to": "all", "definition": definition});
+        let name = "everything";
+        self.management.set_policy(&self.name, name, &policy).await
+    }
+
+    /// Loads the definitions that are shipped.
+    async fn shield(&self) -> anyhow::Result<()> {
+        let mut definitions: Value = serde_json::from_str(SHIPPED)?;
+        for policy in definitions["policies"].as_array_mut().context("a list")? {
+            policy["vhost"] = json!(self.name);
+        }
+        let path = ["definitions"];
+        self.management
+            .call(Method::POST, &path, &definitions)
+            .await
+    }
+
+    async fn other_client(&self) -> anyhow::Result<(Connection, Channel)> {
+        let properties = ConnectionProperties::default();
+        let connection = Connection::connect(&self.config.url, properties).await?;
+        let channel = connection.create_channel().await?;
+        Ok((connection, channel))
+    }
+
+    /// Fills a queue that is not the gateway's, where what the policy does is seen.
+    async fn fill_the_other_queue(&self, channel: &Channel, messages: u32) -> anyhow::Result<()> {
+        let durable = QueueDeclareOptions {
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        channel
+            .queue_declare(OTHER_QUEUE.into(), durable, FieldTable::default())
+            .await?;
+        for _ in 0..messages {
+            let (options, properties) =
+                (BasicPublishOptions::default(), BasicProperties::default());
+            channel
+                .basic_publish("".into(), OTHER_QUEUE.into(), options, b"{}", properties)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the other queue holds no more than this, or is gone.
+    async fn until_the_other_queue_has(&self, at_most: u32) -> anyhow::Result<()> {
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        until("the policy to act on another queue", async || {
+            // A queue that is gone closes the channel.
+            let (_connection, channel) = self.other_client().await.ok()?;
+            let asking = channel.queue_declare(OTHER_QUEUE.into(), passive, FieldTable::default());
+            match asking.await {
+                Ok(queue) => (queue.message_count() <= at_most).then_some(()),
+                Err(_) => Some(()),
+            }
+        })
+        .await
+    }
+
+    async fn leave(self, broker: SharedBroker) -> anyhow::Result<()> {
+        broker.close().await;
+        self.remove().await
+    }
+
+    async fn remove(self) -> anyhow::Result<()> {
+        let vhost = ["vhosts", &self.name];
+        self.management
+            .call(Method::DELETE, &vhost, &Value::Null)
+            .await
+    }
+}
+
+async fn publish(broker: &SharedBroker) -> anyhow::Result<()> {
+    let channel: ChannelId = "c".parse()?;
+    let parcel = Parcel {
+        id: MessageId::generate().to_string(),
+        tries: 0,
+        round: 0,
+        accepted_at: OffsetDateTime::UNIX_EPOCH,
+        dead: None,
+        body: "{}".into(),
+    };
+    broker.publish(Route::Outbound(&channel), parcel).await?;
+    Ok(())
+}
+
+async fn next(consumer: &mut Box<dyn Consumer>) -> anyhow::Result<Delivery> {
+    let delivery = timeout(WAIT_LIMIT, consumer.next()).await;
+    delivery
+        .context("a parcel in time")?
+        .context("an open broker")
+}
+
+async fn until_ready(broker: &SharedBroker, queue: Queue, count: u64) -> anyhow::Result<()> {
+    until(format!("{count} in {}", queue.name()), async || {
+        (broker.ready(queue).await.ok() == Some(count)).then_some(())
+    })
+    .await
+}
+
+fn refused() -> Decision {
+    Decision::DeadLetter(DeadReason::new(DeadKind::Refused, "no"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_gateways_policies_a_policy_that_deletes_queues_loses_no_retry()
+-> anyhow::Result<()> {
+    let vhost = Vhost::make().await?;
+    vhost.shield().await?;
+    vhost.policy_on_everything(&json!({"expires": 500})).await?;
+    let broker = vhost.open().await?;
+    let (_connection, channel) = vhost.other_client().await?;
+    publish(&broker).await?;
+    let mut consumer = broker.consume(Queue::Outbound, 1).await?;
+    let put_off = Decision::RetryAfter(Duration::from_secs(3));
+    next(&mut consumer).await?.settle(put_off).await?;
+    vhost.fill_the_other_queue(&channel, 1).await?;
+    vhost.until_the_other_queue_has(0).await?;
+    let again = next(&mut consumer).await?;
+    ensure!(again.parcel().tries == 1, "{again:?}");
+    again.settle(Decision::Done).await?;
+    ensure!(broker.warnings().is_empty(), "{:?}", broker.warnings());
+    vhost.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_gateways_policies_a_policy_that_expires_messages_loses_none() -> anyhow::Result<()>
+{
+    let vhost = Vhost::make().await?;
+    vhost.shield().await?;
+    vhost
+        .policy_on_everything(&json!({"message-ttl": 500}))
+        .await?;
+    let broker = vhost.open().await?;
+    let (_connection, channel) = vhost.other_client().await?;
+    for _ in 0..2 {
+        publish(&broker).await?;
+    }
+    let mut consumer = broker.consume(Queue::Outbound, 1).await?;
+    next(&mut consumer).await?.settle(refused()).await?;
+    drop(consumer);
+    vhost.fill_the_other_queue(&channel, 1).await?;
+    vhost.until_the_other_queue_has(0).await?;
+    until_ready(&broker, Queue::Outbound, 1).await?;
+    until_ready(&broker, Queue::OutboundDead, 1).await?;
+    vhost.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_gateways_policies_a_policy_that_bounds_queues_drops_no_dead_letter()
+-> anyhow::Result<()> {
+    const LETTERS: u16 = 10;
+    let vhost = Vhost::make().await?;
+    vhost.shield().await?;
+    vhost
+        .policy_on_everything(&json!({"max-length": 2, "overflow": "drop-head"}))
+        .await?;
+    let broker = vhost.open().await?;
+    let (_connection, channel) = vhost.other_client().await?;
+    vhost.fill_the_other_queue(&channel, LETTERS.into()).await?;
+    vhost.until_the_other_queue_has(2).await?;
+    let mut consumer = broker.consume(Queue::Outbound, 1).await?;
+    for _ in 0..LETTERS {
+        publish(&broker).await?;
+        next(&mut consumer).await?.settle(refused()).await?;
+    }
+    until_ready(&broker, Queue::OutboundDead, LETTERS.into()).await?;
+    vhost.leave(broker).await
+}
+
+/// By the arguments of the dead queues alone: what does not fit waits until there is room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bound_on_a_dead_queue_drops_no_dead_letter() -> anyhow::Result<()> {
+    const LETTERS: u16 = 10;
+    let vhost = Vhost::make().await?;
+    let dead_queues = json!({
+        "pattern": "\\.dead$",
+        "apply-to": "queues",
+        "definition": {"max-length": 2},
+    });
+    vhost
+        .management
+        .set_policy(&vhost.name, "dead", &dead_queues)
+        .await?;
+    let broker = vhost.open().await?;
+    let mut consumer = broker.consume(Queue::Outbound, LETTERS).await?;
+    let mut settling = FuturesUnordered::new();
+    for _ in 0..LETTERS {
+        publish(&broker).await?;
+        settling.push(next(&mut consumer).await?.settle(refused()));
+    }
+    // Two are in their queue, and a third perhaps; the others are refused, and asked for again.
+    for _ in 0..2 {
+        timeout(WAIT_LIMIT, settling.next())
+            .await?
+            .context("a letter")??;
+    }
+    let receiving = async {
+        let mut dead_letters = broker.consume(Queue::OutboundDead, 1).await?;
+        for _ in 0..LETTERS {
+            next(&mut dead_letters)
+                .await?
+                .settle(Decision::Done)
+                .await?;
+        }
+        anyhow::Ok(())
+    };
+    let settled = async {
+        while let Some(settled) = settling.next().await {
+            settled?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(receiving, settled)?;
+    vhost.leave(broker).await
+}
+
+#[rstest]
+#[case::expires(json!({"expires": 60_000}), "sets expires on")]
+#[case::max_length(json!({"max-length": 5}), "sets max-length on")]
+#[case::message_ttl(json!({"message-ttl": 60_000}), "sets message-ttl on")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_gateways_policies_a_policy_that_breaks_a_promise_is_named_within_a_minute(
+    #[case] definition: Value,
+    #[case] said: &str,
+) -> anyhow::Result<()> {
+    let vhost = Vhost::make().await?;
+    let broker = vhost.open().await?;
+    vhost.policy_on_everything(&definition).await?;
+    until("a warning that names the policy", async || {
+        let named = |warning: &String| {
+            warning.starts_with("policy \"everything\"") && warning.contains(said)
+        };
+        broker.warnings().iter().any(named).then_some(())
+    })
+    .await?;
+    // The gateway's own end it.
+    vhost.shield().await?;
+    until("no warning", async || {
+        broker.warnings().is_empty().then_some(())
+    })
+    .await?;
+    vhost.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readyz_shows_a_policy_that_breaks_a_promise_and_stays_ready() -> anyhow::Result<()> {
+    let vhost = Vhost::make().await?;
+    vhost
+        .policy_on_everything(&json!({"expires": 60_000}))
+        .await?;
+    let folder = tempfile::tempdir()?;
+    let operations = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+    let env = [
+        ("BROKER_URL", vhost.config.url.clone()),
+        (
+            "ROUNDTRIP__BROKER__MANAGEMENT_URL",
+            vhost.management.url.to_string(),
+        ),
+        ("ROUNDTRIP__OPERATIONS__LISTEN", operations.to_string()),
+    ];
+    let program = Program {
+        name: "recorder".to_owned(),
+        path: gateway_binary()?,
+        args: ["serve", "--role", "recorder"].map(str::to_owned).into(),
+        env: env.map(|(name, value)| (name.to_owned(), value)).into(),
+        folder: folder.path().to_owned(),
+        operations,
+        audit: Audit::default(),
+    };
+    let mut process = Process::start(program).await?;
+    let peer = Peer {
+        address: operations,
+        audit: Audit::default(),
+    };
+    until("a warning on /readyz", async || {
+        let mut connection = HttpConnection::open(&peer).await.ok()?;
+        let (status, body) = connection.get("/readyz").await.ok()?;
+        let body: Value = serde_json::from_slice(&body).ok()?;
+        let warning = body["warnings"][0].as_str()?;
+        (status == 200 && warning.contains("policy \"everything\"")).then_some(())
+    })
+    .await?;
+    process.stop(WAIT_LIMIT).await?;
+    vhost.remove().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_management_api_that_cannot_be_asked_is_said_without_its_password() -> anyhow::Result<()>
+{
+    let mut vhost = Vhost::make().await?;
+    let mut url = vhost.management.url.clone();
+    // A URL with a host takes a password.
+    let _ = url.set_password(Some("secret"));
+    vhost.config.management_url = Some(url.into());
+    let broker = vhost.open().await?;
+    let warning = until("a warning", async || broker.warnings().into_iter().next()).await?;
+    ensure!(
+        warning.contains("broker.management_url") && !warning.contains("secret"),
+        "{warning}"
+    );
+    vhost.leave(broker).await
+}
