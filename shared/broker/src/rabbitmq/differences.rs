@@ -98,8 +98,9 @@ impl Difference {
         let current = match current.strip_prefix("the value ").unwrap_or(current) {
             "none" => None,
             quoted => {
-                let (value, kind) = quoted.strip_prefix('\'')?.rsplit_once('\'')?;
-                let number = value.parse().ok().filter(|_| !kind.contains("longstr"));
+                let inner = quoted.strip_prefix('\'')?.strip_suffix('\'')?;
+                let (value, kind) = inner.rsplit_once("' of type '").unwrap_or((inner, ""));
+                let number = value.parse().ok().filter(|_| kind != "longstr");
                 Some(number.map_or_else(
                     || AMQPValue::LongString(value.into()),
                     AMQPValue::LongLongInt,
