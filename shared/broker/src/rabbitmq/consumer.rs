@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Engine,
+    endpoint::Endpoint,
     lane::{End, Lane, Out},
     lease::Lease,
-    link::{Endpoint, Link},
+    link::Link,
     status::StatusCell,
 };
 use crate::{Consumer, Delivery, Parcel, Queue};
@@ -45,13 +46,14 @@ pub(super) async fn keep_connected(
                 let link = Arc::new(link);
                 links.send_replace(Some(Arc::clone(&link)));
                 waits.reset();
-                status.ready();
+                status.connected(&link.node());
                 tokio::select! {
                     () = closed.cancelled() => {
                         link.close().await;
                         return;
                     }
                     reason = link.lost(&mut events) => reason,
+                    reason = link.silent() => reason,
                 }
             }
             Err(reason) => reason,

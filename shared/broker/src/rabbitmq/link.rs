@@ -8,29 +8,42 @@
 use std::{
     fmt, io,
     net::Shutdown,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures::{AsyncRead, AsyncWrite, Stream, StreamExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Stream, StreamExt};
 use lapin::{
     Channel, Connection, ConnectionProperties, Event,
-    tcp::{AMQPUriTcpExt, AsyncTcpStream, RustlsConnectorConfig, TLSConfig},
-    uri::{AMQPScheme, AMQPUri},
+    options::BasicQosOptions,
+    tcp::{AsyncTcpStream, RustlsConnectorConfig, TLSConfig},
+    uri::AMQPUri,
 };
-use roundtrip_tls::Roots;
 use socket2::{SockRef, Socket};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::management::{Credentials, Management};
-use crate::{Config, OpenError};
+use super::endpoint::{Candidate, Endpoint};
 
-/// The limit on reaching the server: name, TCP and TLS.
-const SOCKET_LIMIT: Duration = Duration::from_secs(4);
+/// The limit on connecting to one of several addresses, from TCP to the end of AMQP's handshake.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// The limit on the whole of a connection attempt, AMQP's own handshake included.
-const CONNECT_LIMIT: Duration = Duration::from_secs(6);
+/// The same for the last one: a server that is only slow must be reached in the end.
+const LAST_CONNECT_LIMIT: Duration = Duration::from_secs(6);
+
+/// How often a node is asked whether it still answers, and how long it has for that.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+const ASK_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a node has to greet a new connection. With the two above it bounds the time in which a
+/// node that hangs is left, to which the attempt to connect to another node adds.
+const GREETING_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a node is left alone that greets, but reads nothing from the connection.
+const GREETED_PAUSE: Duration = Duration::from_secs(4);
+
+/// What a client says first (AMQP 0-9-1, section 4.2.2).
+const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
 
 /// The limit on opening a channel.
 const CHANNEL_LIMIT: Duration = Duration::from_secs(5);
@@ -38,113 +51,11 @@ const CHANNEL_LIMIT: Duration = Duration::from_secs(5);
 /// The limit on a graceful close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// The interval of heartbeats in seconds, where the URL says no other. A server that has gone
-/// silent is given up after twice that.
-const HEARTBEAT: u16 = 5;
-
 /// How often a link is looked at, in case its end came without an event.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// AMQP's reply code for a close in good order.
 const REPLY_SUCCESS: u16 = 200;
-
-/// What is said of a URL that cannot be read.
-const MALFORMED: &str = "is malformed; it is amqp://user:password@host:port/vhost?heartbeat=5, with \
-                         the user's name, the password and the virtual host percent-encoded";
-
-/// Where the server is, and as whom to call.
-#[derive(Clone)]
-pub(super) struct Endpoint {
-    uri: AMQPUri,
-    /// Whom to trust in place of the machine's authorities; nobody: those.
-    roots: Roots,
-}
-
-impl Endpoint {
-    /// What is configured.
-    pub(super) fn of(config: &Config) -> Result<Self, OpenError> {
-        let mut endpoint = Self::parse(&config.url)?;
-        if let Some(path) = &config.ca_file {
-            let management = config.management_url.as_deref().unwrap_or_default();
-            if !endpoint.is_tls() && !management.starts_with("https:") {
-                return Err(OpenError::Setting {
-                    field: "ca_file",
-                    problem: "has no effect: the URL is not amqps://".to_owned(),
-                });
-            }
-            endpoint.roots = Roots::read(path)?;
-        }
-        Ok(endpoint)
-    }
-
-    /// Reads a URL.
-    fn parse(url: &str) -> Result<Self, OpenError> {
-        // What parsers say may repeat the URL, and so the password in it.
-        let parsed = url::Url::parse(url).map_err(|_| OpenError::Url(MALFORMED))?;
-        let mut uri: AMQPUri = url.parse().map_err(|_| OpenError::Url(MALFORMED))?;
-        match parsed.host() {
-            None => return Err(OpenError::Url("names no host")),
-            // lapin's parser takes an address in brackets for no host, and goes to localhost.
-            Some(url::Host::Ipv6(address)) => uri.authority.host = address.to_string(),
-            Some(_) => {}
-        }
-        if uri.vhost.is_empty() {
-            // To the letter a trailing slash names the virtual host "", which nobody has.
-            "/".clone_into(&mut uri.vhost);
-        }
-        uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        Ok(Self {
-            uri,
-            roots: Roots::default(),
-        })
-    }
-
-    /// The virtual host; the default one where the URL is another engine's.
-    pub(super) fn vhost_of(config: &Config) -> String {
-        Self::parse(&config.url).map_or_else(|_| "/".to_owned(), |endpoint| endpoint.uri.vhost)
-    }
-
-    /// The management API of the virtual host, where one is configured.
-    pub(super) fn management(&self, config: &Config) -> Result<Option<Management>, OpenError> {
-        let credentials = Credentials {
-            user: self.uri.authority.userinfo.username.clone(),
-            password: self.uri.authority.userinfo.password.clone(),
-        };
-        Management::of(config, &self.uri.vhost, credentials, &self.roots)
-    }
-
-    /// Whether the connection is under TLS.
-    pub(super) fn is_tls(&self) -> bool {
-        self.uri.scheme == AMQPScheme::AMQPS
-    }
-
-    /// Puts a connection under TLS. The server must prove the URL's host.
-    async fn secured<S>(&self, stream: AsyncTcpStream<S>) -> io::Result<AsyncTcpStream<S>>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let host = &self.uri.authority.host;
-        if self.roots.is_empty() {
-            return stream.into_tls(host, TLSConfig::default()).await;
-        }
-        let roots = self.roots.certificates().to_vec();
-        let connector = RustlsConnectorConfig::default()
-            .with_parsable_certificates(roots)
-            .connector_with_no_client_auth()?;
-        stream.into_rustls(&connector, host).await
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let authority = &self.uri.authority;
-        write!(
-            f,
-            "{}:{} {}",
-            authority.host, authority.port, self.uri.vhost
-        )
-    }
-}
 
 /// Why there is no link, or no channel on it.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +66,25 @@ pub(super) enum LinkError {
     TooSlow { what: &'static str, limit: Duration },
     #[error("the connection or its channel was closed")]
     Ended,
+    #[error("{0}")]
+    Lookup(#[source] io::Error),
+    #[error("{0} no longer answers")]
+    Silent(String),
+    #[error("{}", Each(.0))]
+    NoHost(Vec<(String, LinkError)>),
+}
+
+/// What each of several hosts had to say.
+struct Each<'a>(&'a [(String, LinkError)]);
+
+impl fmt::Display for Each<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (host, error)) in self.0.iter().enumerate() {
+            let separator = if place > 0 { "; " } else { "" };
+            write!(f, "{separator}{host}: {error}")?;
+        }
+        Ok(())
+    }
 }
 
 /// A step of the protocol under a time limit.
@@ -182,55 +112,135 @@ impl Events {
 /// A connection.
 pub(super) struct Link {
     connection: Connection,
+    endpoint: Endpoint,
+    to: Candidate,
     _plug: Plug,
 }
 
 impl Link {
-    /// Connects; `role` is how the connection is listed in RabbitMQ.
+    /// Connects to the first of the hosts that lets it; `role` is how the connection is listed in
+    /// RabbitMQ. Each address has its own time limit.
     pub(super) async fn connect(
         endpoint: &Endpoint,
         role: &'static str,
+    ) -> Result<(Self, Events), LinkError> {
+        let (candidates, mut failed) = endpoint.candidates().await;
+        let last = candidates.len().saturating_sub(1);
+        for (place, candidate) in candidates.into_iter().enumerate() {
+            let limit = if place == last {
+                LAST_CONNECT_LIMIT
+            } else {
+                CONNECT_LIMIT
+            };
+            let limit = endpoint.connection_timeout().unwrap_or(limit);
+            let host = candidate.host.to_string();
+            match Self::connect_to(endpoint, candidate, role, limit).await {
+                Ok(connected) => {
+                    endpoint.connected(place);
+                    return Ok(connected);
+                }
+                Err(error) => failed.push((host, error)),
+            }
+        }
+        // The status names the host where there is only one.
+        match failed.pop() {
+            Some((_, error)) if failed.is_empty() => Err(error),
+            Some(error) => {
+                failed.push(error);
+                Err(LinkError::NoHost(failed))
+            }
+            None => Err(LinkError::Ended),
+        }
+    }
+
+    async fn connect_to(
+        endpoint: &Endpoint,
+        to: Candidate,
+        role: &'static str,
+        limit: Duration,
     ) -> Result<(Self, Events), LinkError> {
         let plug = Plug::default();
         let runtime = lapin::runtime::default_runtime()?;
         let properties = ConnectionProperties::default()
             .with_connection_name(format!("roundtrip {role}").into());
         let slot = Arc::clone(&plug.0);
-        let to = endpoint.clone();
+        let target = (endpoint.clone(), to.clone());
         let connecting = Connection::connector(
-            endpoint.uri.clone(),
+            endpoint.uri(&to.host),
             runtime,
-            async move |uri: AMQPUri, runtime| {
+            async move |_: AMQPUri, runtime| {
+                let (endpoint, to) = &target;
                 let opening = async {
-                    let plain = AMQPUri {
-                        scheme: AMQPScheme::AMQP,
-                        ..uri.clone()
-                    };
-                    let stream = plain.connect_async(&runtime).await?;
+                    let stream = AsyncTcpStream::connect(&runtime, to.address).await?;
                     if let AsyncTcpStream::Plain(plain) = &stream {
                         slot.hold(SockRef::from(plain.get_ref()).try_clone()?)?;
                     }
-                    match uri.scheme {
-                        AMQPScheme::AMQP => Ok(stream),
-                        AMQPScheme::AMQPS => to.secured(stream).await,
-                    }
+                    secured(endpoint, to, stream).await
                 };
-                match timeout(SOCKET_LIMIT, opening).await {
+                // Bounded here too, for lapin's thread outlives the attempt.
+                match timeout(limit, opening).await {
                     Ok(result) => Ok(result?),
-                    Err(elapsed) => Err(std::io::Error::from(elapsed).into()),
+                    Err(elapsed) => Err(io::Error::from(elapsed).into()),
                 }
             },
             properties,
         );
-        let connection = limited("the connection", CONNECT_LIMIT, connecting).await?;
+        let connection = limited("the connection", limit, connecting).await?;
         let events = Events(Box::pin(connection.events_listener()));
         Ok((
             Self {
                 connection,
+                endpoint: endpoint.clone(),
+                to,
                 _plug: plug,
             },
             events,
         ))
+    }
+
+    /// The node that it leads to.
+    pub(super) fn node(&self) -> String {
+        self.to.host.to_string()
+    }
+
+    /// Waits until the node no longer answers, which a node that hangs does without closing
+    /// anything.
+    ///
+    /// It is asked on the connection itself. RabbitMQ does not read a connection that it blocks, or
+    /// that publishes faster than a queue takes; then a node that greets a new one still lives.
+    pub(super) async fn silent(&self) -> LinkError {
+        let channel = match self.channel().await {
+            Ok(channel) => channel,
+            Err(error) => return error,
+        };
+        loop {
+            sleep(ASK_EVERY).await;
+            // Its answer comes from the channel's process and concerns no queue.
+            let mut asking = pin!(channel.basic_qos(1, BasicQosOptions::default()));
+            let mut patience = ASK_LIMIT;
+            let answer = loop {
+                if let Ok(answer) = timeout(patience, &mut asking).await {
+                    break answer;
+                }
+                if timeout(GREETING_LIMIT, self.greeting()).await.is_err() {
+                    return LinkError::Silent(self.node());
+                }
+                patience = GREETED_PAUSE;
+            };
+            if let Err(error) = answer {
+                return error.into();
+            }
+        }
+    }
+
+    /// Waits for the node's greeting on a new connection, or its refusal: either is an answer.
+    async fn greeting(&self) -> io::Result<()> {
+        let runtime = lapin::runtime::default_runtime().map_err(io::Error::other)?;
+        let stream = AsyncTcpStream::connect(&runtime, self.to.address).await?;
+        let mut stream = secured(&self.endpoint, &self.to, stream).await?;
+        stream.write_all(PROTOCOL_HEADER).await?;
+        stream.flush().await?;
+        stream.read_exact(&mut [0]).await
     }
 
     /// A new channel.
@@ -266,6 +276,30 @@ impl Link {
         // Where it fails the socket is shut down all the same.
         let _ = timeout(CLOSE_LIMIT, closing).await;
     }
+}
+
+/// Puts a connection under TLS where the URL says so.
+async fn secured<S>(
+    endpoint: &Endpoint,
+    to: &Candidate,
+    stream: AsyncTcpStream<S>,
+) -> io::Result<AsyncTcpStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    if !endpoint.is_tls() {
+        return Ok(stream);
+    }
+    // The server must prove the host that the URL names.
+    let host = &to.host.name;
+    let roots = &endpoint.roots;
+    if roots.is_empty() {
+        return stream.into_tls(host, TLSConfig::default()).await;
+    }
+    let connector = RustlsConnectorConfig::default()
+        .with_parsable_certificates(roots.certificates().to_vec())
+        .connector_with_no_client_auth()?;
+    stream.into_rustls(&connector, host).await
 }
 
 /// Shuts the socket down when it is dropped.
@@ -305,38 +339,6 @@ impl Drop for Plug {
         if let Held::Socket(socket) = std::mem::replace(&mut *self.0.lock(), Held::Pulled) {
             // It fails where the connection is closed already, which is what is wanted.
             let _ = socket.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_endpoint_shows_no_password() {
-        let endpoint = Endpoint::parse("amqp://user:secret@mq.example:5673/orders").unwrap();
-        assert_eq!(endpoint.to_string(), "mq.example:5673 orders");
-    }
-
-    #[test]
-    fn an_address_in_brackets_is_the_host() {
-        let endpoint = Endpoint::parse("amqp://[::1]:5673").unwrap();
-        assert_eq!(endpoint.to_string(), "::1:5673 /");
-    }
-
-    #[test]
-    fn a_trailing_slash_means_the_default_virtual_host() {
-        let endpoint = Endpoint::parse("amqps://mq.example/").unwrap();
-        assert_eq!(endpoint.to_string(), "mq.example:5671 /");
-        assert!(endpoint.is_tls());
-    }
-
-    #[test]
-    fn a_url_without_a_host_is_refused_without_repeating_it() {
-        for url in ["amqp:///secret", "amqp://user:secret@mq:99999"] {
-            let error = Endpoint::parse(url).err().unwrap().to_string();
-            assert!(!error.contains("secret"), "{error}");
         }
     }
 }

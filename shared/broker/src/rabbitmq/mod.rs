@@ -6,6 +6,7 @@
 //! | `differences` | queues that exist with other arguments |
 //! | `policies` | the gateway's policies, and what other ones do; `management`: asks RabbitMQ for them |
 //! | `wire` | a parcel as an AMQP message |
+//! | `endpoint` | the hosts of the URL |
 //! | `link` | one connection; `status`: whether it is up |
 //! | `publisher` | the publishing connection and its task |
 //! | `consumer` | the receiving connection, and the consumers on it |
@@ -21,6 +22,7 @@
 mod acks;
 mod consumer;
 mod differences;
+mod endpoint;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod hash;
@@ -45,7 +47,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     consumer::Links,
-    link::{Endpoint, LinkError, limited},
+    endpoint::Endpoint,
+    link::{LinkError, limited},
     management::{Management, Warnings},
     publisher::Publisher,
     topology::{MAX_LENGTH, Topology},

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{link::Endpoint, topology::MAX_LENGTH};
+use super::{endpoint::Endpoint, topology::MAX_LENGTH};
 use crate::Config;
 
 /// Above the priorities that people give their policies.

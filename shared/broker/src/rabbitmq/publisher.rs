@@ -27,7 +27,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    link::{Endpoint, Events, Link, LinkError, limited},
+    endpoint::Endpoint,
+    link::{Events, Link, LinkError, limited},
     status::StatusCell,
     topology::{Address, Topology},
     wire::Outgoing,
@@ -154,7 +155,7 @@ impl Pump {
             let reason = match connected {
                 Ok((link, channel, mut events)) => {
                     waits.reset();
-                    self.publisher.status.ready();
+                    self.publisher.status.connected(&link.node());
                     drop(self.first_attempt.take());
                     tokio::select! {
                         () = closed.cancelled() => {
@@ -195,6 +196,7 @@ impl Pump {
         let mut taken = Vec::with_capacity(TAKE_AT_ONCE);
         let mut returned = Returned::default();
         let mut redeclaring = pin!(Fuse::terminated());
+        let mut silent = pin!(link.silent());
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -230,7 +232,7 @@ impl Pump {
                 }
                 event = events.next() => match event {
                     Some(Event::ConnectionBlocked(reason)) => self.publisher.status.blocked(reason),
-                    Some(Event::ConnectionUnblocked) => self.publisher.status.ready(),
+                    Some(Event::ConnectionUnblocked) => self.publisher.status.unblocked(),
                     Some(Event::Error(error)) => return error.into(),
                     Some(_) => {}
                     None => return LinkError::Ended,
@@ -240,6 +242,7 @@ impl Pump {
                         return error;
                     }
                 }
+                reason = &mut silent => return reason,
                 _ = look.tick() => {
                     if !link.is_open() || !channel.status().connected() {
                         return LinkError::Ended;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use tokio::sync::watch;
 
-use super::link::Endpoint;
+use super::endpoint::Endpoint;
 use crate::{PublishError, Status};
 
 /// The state of one of the two connections.
@@ -38,14 +38,14 @@ impl StatusCell {
         }
     }
 
-    pub(super) fn ready(&self) {
-        let role = self.role;
-        match self.state.send_replace(Status::Ready) {
-            Status::Ready => {}
-            Status::Blocked(_) => tracing::info!(role, "RabbitMQ takes messages again"),
-            Status::Away(_) => {
-                tracing::info!(role, endpoint = self.endpoint, "connected to RabbitMQ");
-            }
+    pub(super) fn connected(&self, node: &str) {
+        self.state.send_replace(Status::Ready);
+        tracing::info!(role = self.role, node, "connected to RabbitMQ");
+    }
+
+    pub(super) fn unblocked(&self) {
+        if matches!(self.state.send_replace(Status::Ready), Status::Blocked(_)) {
+            tracing::info!(role = self.role, "RabbitMQ takes messages again");
         }
     }
 

@@ -338,6 +338,8 @@ mod tests {
         let no_roots = config("mongodb://host/?tls=true&tlsCAFile=/nowhere/secret.pem");
         let bad_option = config("mongodb://host/?maxPoolSize=many");
         let no_at = config("mongodb://user:secret:5998");
+        let several_urls = config("mongodb://user:b@h1/db,mongodb://user:secret@h2/db");
+        let several_users = config("mongodb://user:b@h1,user:secret@h2/db");
         let bad_mark = config("mongodb://user:sec?cret@host/");
         let bad_database = Config {
             database: "a b".to_owned(),
@@ -359,6 +361,8 @@ mod tests {
             (no_at, "url"),
             (no_roots, "url"),
             (bad_mark, "url"),
+            (several_urls, "url"),
+            (several_users, "url"),
             (bad_option, "url"),
             (bad_database, "database"),
             (no_connections, "max_connections"),
