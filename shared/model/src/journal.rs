@@ -105,6 +105,9 @@ pub struct Attempt {
     /// Why there was no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Where a redirect that was answered points: scheme, host and path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
     /// The beginning of the answer's body.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub excerpt: String,
@@ -133,11 +136,14 @@ impl Attempt {
     /// A try with this outcome, which led to this decision.
     #[must_use]
     pub fn new(attempt: u32, outcome: &Outcome, duration_ms: u64, decision: &Decision) -> Self {
-        let (status, error, excerpt) = match outcome {
+        let (status, error, location, excerpt) = match outcome {
             Outcome::Answered {
-                status, excerpt, ..
-            } => (Some(*status), None, excerpt.clone()),
-            Outcome::Failed(failure) => (None, Some(failure.to_string()), String::new()),
+                status,
+                location,
+                excerpt,
+                ..
+            } => (Some(*status), None, location.clone(), excerpt.clone()),
+            Outcome::Failed(failure) => (None, Some(failure.to_string()), None, String::new()),
         };
         let next = match decision {
             Decision::Done => After::Arrived,
@@ -150,6 +156,7 @@ impl Attempt {
             attempt,
             status,
             error,
+            location,
             excerpt,
             duration_ms,
             next,

@@ -1,7 +1,8 @@
 //! What came of one POST, and how it is judged.
 //!
-//! The rules of the design: 2xx is delivered; 408, 425, 429, 5xx, redirects (never followed),
-//! time-outs and connection errors are tried again; every other status is final.
+//! The rules of the design: 2xx is delivered. 400, 413, 415 and 422 judge the message itself and
+//! are final. Every other answer, a time-out and a connection error are retried: proxies answer
+//! 401 and 404 while a server is being replaced. Redirects are never followed.
 
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ pub enum Outcome {
         status: u16,
         /// `Retry-After`, as a time from now.
         retry_after: Option<Duration>,
+        /// Where a redirect points: scheme, host and path.
+        location: Option<String>,
         /// The beginning of the answer's body.
         excerpt: String,
     },
@@ -65,11 +68,11 @@ impl Outcome {
                 status: 200..=299, ..
             } => Verdict::Delivered,
             Self::Answered {
-                status: 300..=399 | 408 | 425 | 429 | 500..=599,
-                retry_after,
+                status: 400 | 413 | 415 | 422,
                 ..
-            } => Verdict::Failed { retry_after },
-            Self::Answered { .. } | Self::Failed(Failure::NotAllowed(_)) => Verdict::Refused,
+            }
+            | Self::Failed(Failure::NotAllowed(_)) => Verdict::Refused,
+            Self::Answered { retry_after, .. } => Verdict::Failed { retry_after },
             Self::Failed(_) => Verdict::Failed { retry_after: None },
         }
     }
@@ -87,13 +90,19 @@ impl Outcome {
     /// The outcome in one line with the beginning of the answer, for a dead letter's reason.
     #[must_use]
     pub fn summary(&self) -> String {
-        match self {
-            Self::Answered { excerpt, .. } if excerpt.is_empty() => self.headline(),
-            Self::Answered {
-                status, excerpt, ..
-            } => format!("answered {status}: {excerpt}"),
-            Self::Failed(failure) => failure.to_string(),
+        let mut summary = self.headline();
+        if let Self::Answered {
+            location, excerpt, ..
+        } = self
+        {
+            if let Some(location) = location {
+                summary = format!("{summary} with a redirect to {location}");
+            }
+            if !excerpt.is_empty() {
+                summary = format!("{summary}: {excerpt}");
+            }
         }
+        summary
     }
 }
 
@@ -103,26 +112,47 @@ mod tests {
 
     use super::*;
 
+    const RETRIED: Verdict = Verdict::Failed { retry_after: None };
+
     #[rstest]
+    #[case(101, RETRIED)]
     #[case(200, Verdict::Delivered)]
     #[case(204, Verdict::Delivered)]
-    #[case(301, Verdict::Failed { retry_after: None })]
+    #[case(301, RETRIED)]
     #[case(400, Verdict::Refused)]
-    #[case(401, Verdict::Refused)]
-    #[case(404, Verdict::Refused)]
-    #[case(408, Verdict::Failed { retry_after: None })]
-    #[case(410, Verdict::Refused)]
-    #[case(425, Verdict::Failed { retry_after: None })]
-    #[case(429, Verdict::Failed { retry_after: None })]
-    #[case(500, Verdict::Failed { retry_after: None })]
-    #[case(599, Verdict::Failed { retry_after: None })]
+    #[case(401, RETRIED)]
+    #[case(403, RETRIED)]
+    #[case(404, RETRIED)]
+    #[case(408, RETRIED)]
+    #[case(410, RETRIED)]
+    #[case(413, Verdict::Refused)]
+    #[case(415, Verdict::Refused)]
+    #[case(422, Verdict::Refused)]
+    #[case(425, RETRIED)]
+    #[case(429, RETRIED)]
+    #[case(500, RETRIED)]
+    #[case(599, RETRIED)]
+    #[case(999, RETRIED)]
     fn a_status_is_judged_by_the_table(#[case] status: u16, #[case] verdict: Verdict) {
         let outcome = Outcome::Answered {
             status,
             retry_after: None,
+            location: None,
             excerpt: String::new(),
         };
         assert_eq!(outcome.verdict(), verdict);
+    }
+
+    #[test]
+    fn a_redirect_says_where_to() {
+        let outcome = Outcome::Answered {
+            status: 308,
+            retry_after: None,
+            location: Some("https://h.example/in".to_owned()),
+            excerpt: "moved".to_owned(),
+        };
+        let summary = "answered 308 with a redirect to https://h.example/in: moved";
+        assert_eq!(outcome.summary(), summary);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Invariant: however long the body is, at most [`MAX_ANSWER_BYTES`] of it (and the piece that
 //! crosses this line) are read, and at most [`EXCERPT_BYTES`] are kept.
 
-use reqwest::Response;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use roundtrip_model::redacted;
 
 /// The most of an answer that is kept, for a log or a dead letter's reason.
@@ -26,12 +27,16 @@ pub(crate) struct Answer {
 impl Answer {
     /// Reads the body to its end, its failure or the limit. What was read by then stays, should
     /// the future be dropped half-way: a body that stalls takes nothing away from its status.
-    pub(crate) async fn read(&mut self, response: &mut Response) {
+    pub(crate) async fn read(&mut self, body: &mut Incoming) {
         while self.read < MAX_ANSWER_BYTES {
-            match response.chunk().await {
-                Ok(Some(piece)) => self.take(&piece),
+            match body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(piece) = frame.data_ref() {
+                        self.take(piece);
+                    }
+                }
                 // The status line was the answer; a body that breaks off changes nothing.
-                Ok(None) | Err(_) => return,
+                None | Some(Err(_)) => return,
             }
         }
     }
@@ -45,17 +50,22 @@ impl Answer {
     /// The excerpt: text that can stand in one line of a log. A server that fails may quote the URL
     /// that it was to answer to; the token in it stays out of logs and dead letters.
     pub(crate) fn excerpt(&self) -> String {
-        let mut excerpt = String::new();
-        let kept = String::from_utf8_lossy(&self.kept);
-        for character in redacted(&kept).chars().map(harmless) {
-            if excerpt.len() + character.len_utf8() > EXCERPT_BYTES {
-                break;
-            }
-            excerpt.push(character);
-        }
-        excerpt.truncate(excerpt.trim_end().len());
-        excerpt
+        one_line(&String::from_utf8_lossy(&self.kept), EXCERPT_BYTES)
     }
+}
+
+/// The beginning of what another server wrote, without tokens, as text that can stand in one line
+/// of a log.
+pub(crate) fn one_line(text: &str, most_bytes: usize) -> String {
+    let mut line = String::new();
+    for character in redacted(text).chars().map(harmless) {
+        if line.len() + character.len_utf8() > most_bytes {
+            break;
+        }
+        line.push(character);
+    }
+    line.truncate(line.trim_end().len());
+    line
 }
 
 /// The character, or one that cannot break a line, steer a terminal or turn the text's direction.

@@ -2,11 +2,20 @@
 
 use std::{error::Error, time::Duration};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use reqwest::{
-    Client, ClientBuilder, Response,
-    header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+use hyper::{
+    HeaderMap, Request, StatusCode, Uri,
+    header::{
+        ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, InvalidHeaderValue, LOCATION,
+        RETRY_AFTER, USER_AGENT,
+    },
 };
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioTimer},
+};
+use percent_encoding::percent_decode_str;
 use roundtrip_model::{Outcome, Signer, outcome::Failure};
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
@@ -15,6 +24,10 @@ use url::Url;
 use crate::{
     answer::Answer,
     config::{Config, ConfigError},
+    connector::Connector,
+    exchange::{Exchange, Outgoing},
+    location,
+    meter::{CONNECTION_WINDOW_BYTES, MAX_HEAD_BYTES, WINDOW_BYTES},
     reach::Reach,
     retry_after,
 };
@@ -23,16 +36,26 @@ use crate::{
 /// seldom meets a connection that is just being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// An HTTP/2 connection that is silent for so long while an exchange is open is sent a ping…
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// …and ends, with its exchanges, where none comes back within this time.
+const PING_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The most header lines that are parsed. Where there are more, the status alone is read.
+const MAX_HEADER_LINES: usize = 512;
+
 const WEBHOOK_ID: &str = "webhook-id";
 const WEBHOOK_TIMESTAMP: &str = "webhook-timestamp";
 const WEBHOOK_SIGNATURE: &str = "webhook-signature";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
 
 /// Posts webhooks. Cheap to clone: clones share their connections.
 #[derive(Debug, Clone)]
 pub struct Webhook {
-    client: Client,
+    client: Client<Connector, Outgoing>,
     reach: Reach,
+    user_agent: HeaderValue,
     timeout: Duration,
 }
 
@@ -43,28 +66,14 @@ impl Webhook {
     /// Names the setting that cannot be used.
     pub fn new(config: &Config, reach: Reach) -> Result<Self, ConfigError> {
         config.check()?;
-        // Where the process has chosen a provider already, that one stays.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        HeaderValue::from_str(&config.user_agent)
+        let user_agent = HeaderValue::from_str(&config.user_agent)
             .map_err(|error| ConfigError::new("webhook.user_agent", error.to_string()))?;
-        let said = |error| ConfigError::new("webhook", one_line(error));
-        let roots = reach.roots().map_err(said)?;
-        let builder = || reach.resolving(builder(config));
-        let client = match builder().tls_certs_merge(roots.clone()).build() {
-            Ok(client) => client,
-            // A machine without root certificates posts to http endpoints all the same; to https
-            // ones it says that the certificate's issuer is unknown. What else may be wrong is
-            // wrong the second time too.
-            Err(error) => {
-                let client = builder().tls_certs_only(roots).build().map_err(said)?;
-                let problem = one_line(error);
-                tracing::warn!(problem, "https endpoints will be refused");
-                client
-            }
-        };
+        let connector = Connector::new(&reach, config.connect_timeout)
+            .map_err(|error| ConfigError::new("webhook", error.to_string()))?;
         Ok(Self {
-            client,
+            client: client(config, connector),
             reach,
+            user_agent,
             timeout: config.timeout,
         })
     }
@@ -104,58 +113,150 @@ impl Webhook {
         }
         let started = Instant::now();
         let deadline = started + timeout;
-        // The headers of Standard Webhooks, the signature over the others and the body.
-        let mut request = self
-            .client
-            .post(url.clone())
-            .header(CONTENT_TYPE, JSON)
-            .header(WEBHOOK_ID, webhook_id)
-            .header(WEBHOOK_TIMESTAMP, now.unix_timestamp());
-        if let Some(signer) = signer {
-            request = request.header(WEBHOOK_SIGNATURE, signer.sign(webhook_id, now, &body));
-        }
-        let request = request.body(body);
-        let mut response = match timeout_at(deadline, request.send()).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Outcome::Failed(failure(error)),
-            Err(_elapsed) => return Outcome::Failed(Failure::TimedOut(timeout)),
+        let Some(mut request) = request(url) else {
+            let problem = "the URL has a character that no request can have";
+            return Outcome::Failed(Failure::Connect(problem.to_owned()));
         };
-        let retry_after = wait_asked_for(&response, now + started.elapsed());
+        let headers = request.headers_mut();
+        headers.insert(USER_AGENT, self.user_agent.clone());
+        if let Err(problem) = webhook_headers(headers, webhook_id, now, &body, signer) {
+            return Outcome::Failed(Failure::Connection(problem.to_string()));
+        }
+        let (exchange, request) = Exchange::of(request, body);
+        let answered = timeout_at(deadline, self.client.request(request)).await;
+        let mut response = match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return without_head(&exchange, failure(&error)),
+            Err(_elapsed) => {
+                exchange.retire_connection();
+                return without_head(&exchange, Failure::TimedOut(timeout));
+            }
+        };
+        let status = response.status();
+        let retry_after = wait_asked_for(response.headers(), now + started.elapsed());
+        let location = location_of(url, status, response.headers());
         let mut answer = Answer::default();
         // The status line is the answer: a 2xx whose body stalls was delivered, and trying it
         // again would double it. So the time limit ends the reading, not the exchange.
-        let _ = timeout_at(deadline, answer.read(&mut response)).await;
+        if timeout_at(deadline, answer.read(response.body_mut()))
+            .await
+            .is_err()
+        {
+            exchange.retire_connection();
+        }
         Outcome::Answered {
-            status: response.status().as_u16(),
+            status: status.as_u16(),
             retry_after,
+            location,
             excerpt: answer.excerpt(),
         }
     }
 }
 
-fn builder(config: &Config) -> ClientBuilder {
-    Client::builder()
-        .user_agent(&config.user_agent)
-        .connect_timeout(config.connect_timeout)
+fn client(config: &Config, connector: Connector) -> Client<Connector, Outgoing> {
+    let bytes = |constant| u32::try_from(constant).expect("a constant that fits");
+    Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
         .pool_max_idle_per_host(config.max_idle_per_host)
         .pool_idle_timeout(IDLE_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .referer(false)
-        // What HTTP/2 servers refuse unprocessed would be sent again. Below this, hyper-util
-        // takes another connection where it learns that a kept one was closed *before* anything
-        // of the request was written to it; reqwest has no switch for that, and it is harmless:
-        // the other side has seen nothing.
-        .retry(reqwest::retry::never())
-    // No decompression: reqwest is built without it, so an answer of a few bytes cannot grow.
+        // As lenient as browsers and curl: what is wrong with a header says nothing of the status.
+        .http1_max_buf_size(MAX_HEAD_BYTES)
+        .http1_max_headers(MAX_HEADER_LINES)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http2_max_header_list_size(bytes(MAX_HEAD_BYTES))
+        .http2_initial_stream_window_size(bytes(WINDOW_BYTES))
+        .http2_initial_connection_window_size(bytes(CONNECTION_WINDOW_BYTES))
+        // Without pings a connection that has gone silent takes requests for minutes.
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        // The client takes another connection where it learns that a kept one was closed *before*
+        // anything of the request was written to it. That is harmless: the other side has seen
+        // nothing. It sends nothing else again, follows no redirect, uses no proxy and decompresses
+        // nothing, so an answer of a few bytes cannot grow.
+        .build(connector)
 }
 
-fn wait_asked_for(response: &Response, now: OffsetDateTime) -> Option<Duration> {
-    let value = response.headers().get(RETRY_AFTER)?;
-    retry_after::read(value, now)
+/// A POST to this URL, without a body yet.
+fn request(url: &Url) -> Option<Request<()>> {
+    let mut target = url.clone();
+    target.set_fragment(None);
+    // They cannot fail: a URL that is posted to has a host.
+    let _ = target.set_username("");
+    let _ = target.set_password(None);
+    let uri: Uri = target.as_str().parse().ok()?;
+    let mut request = Request::post(uri)
+        .header(ACCEPT, ANYTHING)
+        .header(CONTENT_TYPE, JSON)
+        .body(())
+        .ok()?;
+    if let Some(basic) = basic_authorization(url) {
+        request.headers_mut().insert(AUTHORIZATION, basic);
+    }
+    Some(request)
 }
 
-fn failure(error: reqwest::Error) -> Failure {
+/// A URL's user and password, as a header.
+fn basic_authorization(url: &Url) -> Option<HeaderValue> {
+    let password = url.password();
+    if url.username().is_empty() && password.is_none() {
+        return None;
+    }
+    let mut credentials: Vec<u8> = percent_decode_str(url.username()).collect();
+    credentials.push(b':');
+    credentials.extend(percent_decode_str(password.unwrap_or_default()));
+    let basic = format!("Basic {}", BASE64_STANDARD.encode(credentials));
+    let mut header = HeaderValue::try_from(basic).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
+/// The headers of Standard Webhooks, the signature over the others and the body.
+fn webhook_headers(
+    headers: &mut HeaderMap,
+    webhook_id: &str,
+    now: OffsetDateTime,
+    body: &[u8],
+    signer: Option<&Signer>,
+) -> Result<(), InvalidHeaderValue> {
+    headers.insert(WEBHOOK_ID, HeaderValue::from_str(webhook_id)?);
+    headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(now.unix_timestamp()));
+    if let Some(signer) = signer {
+        let signature = signer.sign(webhook_id, now, body);
+        headers.insert(WEBHOOK_SIGNATURE, HeaderValue::from_str(&signature)?);
+    }
+    Ok(())
+}
+
+/// The outcome of an exchange whose answer has no head that could be read. A status line that has
+/// come is the answer all the same: the other side has judged the message, and what is wrong with
+/// the rest of its head changes nothing.
+fn without_head(exchange: &Exchange, failure: Failure) -> Outcome {
+    match exchange.status() {
+        Some(status) => Outcome::Answered {
+            status,
+            retry_after: None,
+            location: None,
+            excerpt: String::new(),
+        },
+        None => Outcome::Failed(failure),
+    }
+}
+
+fn wait_asked_for(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
+    retry_after::read(headers.get(RETRY_AFTER)?, now)
+}
+
+fn location_of(url: &Url, status: StatusCode, headers: &HeaderMap) -> Option<String> {
+    if !status.is_redirection() {
+        return None;
+    }
+    location::read(headers.get(LOCATION)?, url)
+}
+
+fn failure(error: &hyper_util::client::legacy::Error) -> Failure {
     if error.is_connect() {
         Failure::Connect(one_line(error))
     } else {
@@ -163,10 +264,8 @@ fn failure(error: reqwest::Error) -> Failure {
     }
 }
 
-/// The error's causes in one line. Its URL is left out, for it may hold a password or a token; and
-/// its own words too, where a cause says more.
-fn one_line(error: reqwest::Error) -> String {
-    let error = error.without_url();
+/// The error's causes in one line; its own words too, where no cause says more.
+fn one_line(error: &dyn Error) -> String {
     let mut causes = Vec::new();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -184,6 +283,10 @@ fn one_line(error: reqwest::Error) -> String {
 }
 
 #[cfg(test)]
+mod head_tests;
+#[cfg(test)]
 mod reach_tests;
+#[cfg(test)]
+mod stall_tests;
 #[cfg(test)]
 mod tests;

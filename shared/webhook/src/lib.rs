@@ -8,9 +8,14 @@
 mod answer;
 mod client;
 mod config;
+mod connector;
 mod courier;
+mod exchange;
+mod location;
+mod meter;
 mod reach;
 mod retry_after;
+mod status_line;
 
 pub use client::Webhook;
 pub use config::{Config, ConfigError, MAX_CONCURRENCY, RetryConfig, window};

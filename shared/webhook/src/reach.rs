@@ -1,13 +1,18 @@
 //! Where a client may connect, and whom it believes there.
 
-use std::{net::SocketAddr, sync::Arc};
-
-use reqwest::{
-    Certificate, ClientBuilder,
-    dns::{Addrs, Name, Resolve, Resolving},
+use std::{
+    error::Error,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    vec,
 };
+
+use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use roundtrip_egress::{Egress, Refusal, Resolver};
 use roundtrip_tls::Roots;
+use tower_service::Service;
 use url::Url;
 
 /// Where a client may connect.
@@ -30,39 +35,53 @@ impl Reach {
         }
     }
 
-    /// A client that resolves names as it may.
-    pub(crate) fn resolving(&self, builder: ClientBuilder) -> ClientBuilder {
+    /// Resolves names as it may.
+    pub(crate) fn names(&self) -> Names {
         match self {
-            Self::Vetted(egress) => builder.dns_resolver(Vetting(egress.resolver().clone())),
-            Self::Own(_) => builder,
+            Self::Vetted(egress) => Names::Vetted(egress.resolver().clone()),
+            Self::Own(_) => Names::Any(GaiResolver::new()),
         }
     }
 
     /// The certificate authorities to trust beside the public ones.
-    pub(crate) fn roots(&self) -> Result<Vec<Certificate>, reqwest::Error> {
-        let roots = match self {
+    pub(crate) fn roots(&self) -> &Roots {
+        match self {
             Self::Vetted(egress) => egress.roots(),
             Self::Own(roots) => roots,
-        };
-        let certificates = roots.certificates().iter();
-        certificates.map(|der| Certificate::from_der(der)).collect()
+        }
     }
 }
 
-/// The vetting resolver as the HTTP client calls it. The client connects to the addresses that it
-/// is handed here and asks nobody else.
-struct Vetting(Resolver);
+/// The resolver as the HTTP client calls it. The client connects to the addresses that it is
+/// handed here and asks nobody else.
+#[derive(Debug, Clone)]
+pub(crate) enum Names {
+    Vetted(Resolver),
+    Any(GaiResolver),
+}
 
-impl Resolve for Vetting {
-    fn resolve(&self, name: Name) -> Resolving {
-        let resolver = self.0.clone();
+impl Service<Name> for Names {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let names = self.clone();
         Box::pin(async move {
-            let addresses = resolver.resolve(name.as_str()).await?;
-            // Port 0: the client puts the URL's in its place.
-            let addresses = addresses
-                .into_iter()
-                .map(|address| SocketAddr::new(address, 0));
-            Ok(Box::new(addresses) as Addrs)
+            let addresses: Vec<_> = match names {
+                Self::Vetted(resolver) => {
+                    let addresses = resolver.resolve(name.as_str()).await?;
+                    // Port 0: the client puts the URL's in its place.
+                    let any_port = |address| SocketAddr::new(address, 0);
+                    addresses.into_iter().map(any_port).collect()
+                }
+                Self::Any(mut resolver) => resolver.call(name).await?.collect(),
+            };
+            Ok(addresses.into_iter())
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::HeaderValue;
+use hyper::header::HeaderValue;
 use time::OffsetDateTime;
 
 /// The wait that the header asks for, from `now` on. A date that has passed asks for none; what is

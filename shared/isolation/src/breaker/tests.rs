@@ -137,13 +137,15 @@ fn it_is_held_open_for_as_long_as_the_endpoint_asks() {
 
 #[rstest]
 #[case::delivered(200, Signal::Alive)]
-#[case::refused(404, Signal::Alive)]
+#[case::refused(400, Signal::Alive)]
+#[case::not_found(404, Signal::Failing)]
 #[case::failed(503, Signal::Failing)]
 #[case::too_many(429, Signal::Hold(Duration::from_mins(1)))]
 fn a_status_is_read_as_a_signal(#[case] status: u16, #[case] signal: Signal) {
     let outcome = Outcome::Answered {
         status,
         retry_after: Some(Duration::from_secs(100)),
+        location: None,
         excerpt: String::new(),
     };
     assert_eq!(Signal::of(&outcome, Duration::from_mins(1)), signal);

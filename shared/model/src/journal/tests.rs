@@ -22,6 +22,7 @@ fn attempt(attempt: u32, next: After) -> Box<Attempt> {
         attempt,
         status: Some(200),
         error: None,
+        location: None,
         excerpt: String::new(),
         duration_ms: 1,
         next,

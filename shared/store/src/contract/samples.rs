@@ -68,6 +68,7 @@ pub(super) fn attempt(attempt: u32, next: After) -> Attempt {
         attempt,
         status: arrived.then_some(200),
         error: (!arrived).then(|| "no connection".to_owned()),
+        location: Some("https://h.example/in".to_owned()),
         excerpt: "an \u{0}answer 🚀".to_owned(),
         duration_ms: 86_400_000,
         next,

@@ -18,36 +18,40 @@ use tokio::{
 use super::*;
 use crate::answer::{EXCERPT_BYTES, MAX_ANSWER_BYTES};
 
-const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00.9 UTC);
+pub(super) const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00.9 UTC);
 /// Nothing here should take that long; what does has failed.
-const LIMIT: Duration = Duration::from_secs(20);
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
 /// The client's time limit in tests that wait for it.
-const SHORT: Duration = Duration::from_millis(300);
-const ENOUGH: Duration = Duration::from_secs(10);
+pub(super) const SHORT: Duration = Duration::from_millis(300);
+pub(super) const ENOUGH: Duration = Duration::from_secs(10);
 
 /// What a server does after it has read a request.
 #[derive(Debug, Clone)]
-enum Then {
+pub(super) enum Then {
     /// Writes these bytes and keeps the connection for the next request.
     Answer(Vec<u8>),
     /// Writes these bytes and then nothing more, for ever.
     Stall(Vec<u8>),
-    /// Writes these bytes, and then body without an end.
-    Endless(Vec<u8>),
+    /// Writes the first bytes, and then the second ones again and again without an end.
+    Endless(Vec<u8>, Vec<u8>),
+    /// Writes these bytes and closes.
+    Last(Vec<u8>),
+    /// Writes the first bytes, and the second ones after the next request, and closes.
+    AnswerOnce(Vec<u8>, Vec<u8>),
     /// Closes without a word.
     Close,
 }
 
 /// A server that does one thing with every request and records what it was sent.
-struct Server {
-    url: Url,
+pub(super) struct Server {
+    pub(super) url: Url,
     requests: mpsc::UnboundedReceiver<String>,
     connections: Arc<AtomicUsize>,
-    written: Arc<AtomicUsize>,
+    pub(super) written: Arc<AtomicUsize>,
 }
 
 impl Server {
-    async fn start(then: Then) -> Self {
+    pub(super) async fn start(then: Then) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/incoming", listener.local_addr().unwrap());
         let (sender, requests) = mpsc::unbounded_channel();
@@ -69,7 +73,7 @@ impl Server {
         }
     }
 
-    async fn answering(answer: &str) -> Self {
+    pub(super) async fn answering(answer: &str) -> Self {
         Self::start(Then::Answer(answer.as_bytes().to_vec())).await
     }
 
@@ -92,11 +96,21 @@ async fn serve(
                 socket.write_all(bytes).await.unwrap();
                 std::future::pending::<()>().await;
             }
-            Then::Endless(bytes) => {
+            Then::Endless(bytes, unit) => {
                 socket.write_all(bytes).await.unwrap();
-                while let Ok(count) = socket.write(&[b'x'; 4096]).await {
-                    written.fetch_add(count, Ordering::SeqCst);
+                while socket.write_all(unit).await.is_ok() {
+                    written.fetch_add(unit.len(), Ordering::SeqCst);
                 }
+                return;
+            }
+            Then::Last(bytes) => {
+                socket.write_all(bytes).await.unwrap();
+                return;
+            }
+            Then::AnswerOnce(first, second) => {
+                socket.write_all(first).await.unwrap();
+                let _ = requests.send(read_request(&mut socket).await.unwrap());
+                socket.write_all(second).await.unwrap();
                 return;
             }
             Then::Close => return,
@@ -124,7 +138,7 @@ async fn read_request(socket: &mut TcpStream) -> Option<String> {
     }
 }
 
-fn webhook(timeout: Duration) -> Webhook {
+pub(super) fn webhook(timeout: Duration) -> Webhook {
     let config = Config {
         timeout,
         ..Config::default()
@@ -132,16 +146,17 @@ fn webhook(timeout: Duration) -> Webhook {
     Webhook::new(&config, Reach::Own(Roots::default())).unwrap()
 }
 
-async fn post(webhook: &Webhook, url: &Url) -> Outcome {
+pub(super) async fn post(webhook: &Webhook, url: &Url) -> Outcome {
     let post = webhook.post(url, "msg_1", NOW, Bytes::from_static(br#"{"a":1}"#));
     let outcome = tokio::time::timeout(LIMIT, post).await;
     outcome.expect("a post ends within its own time limit")
 }
 
-fn answered(status: u16, excerpt: &str) -> Outcome {
+pub(super) fn answered(status: u16, excerpt: &str) -> Outcome {
     Outcome::Answered {
         status,
         retry_after: None,
+        location: None,
         excerpt: excerpt.to_owned(),
     }
 }
@@ -181,8 +196,8 @@ async fn no_answer_within_the_limit_is_a_time_out() {
 }
 
 #[tokio::test]
-async fn a_head_that_never_ends_is_a_time_out() {
-    let server = Server::start(Then::Stall(b"HTTP/1.1 200 OK\r\nx: ".to_vec())).await;
+async fn a_status_line_that_never_ends_is_a_time_out() {
+    let server = Server::start(Then::Stall(b"HTTP/1.1 200 OK".to_vec())).await;
     let outcome = post(&webhook(SHORT), &server.url).await;
     assert_eq!(outcome, Outcome::Failed(Failure::TimedOut(SHORT)));
 }
@@ -211,7 +226,7 @@ async fn a_body_that_breaks_off_leaves_the_status_as_the_answer() {
 #[tokio::test]
 async fn an_endless_body_is_cut_and_its_connection_dropped() {
     let head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_vec();
-    let server = Server::start(Then::Endless(head)).await;
+    let server = Server::start(Then::Endless(head, vec![b'x'; 4096])).await;
     let outcome = post(&webhook(LIMIT), &server.url).await;
     assert_eq!(outcome, answered(200, &"x".repeat(EXCERPT_BYTES)));
     // What the sockets' buffers hold goes out on top of what was read.
@@ -223,12 +238,18 @@ async fn an_endless_body_is_cut_and_its_connection_dropped() {
 async fn a_redirect_is_an_answer_and_is_not_followed() {
     let mut elsewhere = Server::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     let redirect = format!(
-        "HTTP/1.1 307 Temporary Redirect\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 307 Temporary Redirect\r\nlocation: {}?key=secret\r\ncontent-length: 0\r\n\r\n",
         elsewhere.url
     );
     let server = Server::answering(&redirect).await;
     let outcome = post(&webhook(ENOUGH), &server.url).await;
-    assert_eq!(outcome, answered(307, ""));
+    let to = Outcome::Answered {
+        status: 307,
+        retry_after: None,
+        location: Some(elsewhere.url.to_string()),
+        excerpt: String::new(),
+    };
+    assert_eq!(outcome, to);
     assert_eq!(elsewhere.requests_so_far(), [""; 0]);
 }
 

@@ -37,6 +37,7 @@ fn arrived() -> Event {
         attempt: 1,
         status: Some(200),
         error: None,
+        location: None,
         excerpt: String::new(),
         duration_ms: 1,
         next: After::Arrived,

@@ -1,0 +1,125 @@
+//! One request on the connection that carries it.
+//!
+//! Invariant: an exchange opens on its connection's [`Meter`] before the first byte of its request
+//! is written, and is closed when its [`Exchange`] is dropped.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Request,
+    body::{Body, Frame, SizeHint},
+    http::Extensions,
+};
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
+
+use crate::meter::{Meter, Place};
+
+/// What is known of the exchange while it lasts.
+pub(crate) struct Exchange(Arc<Shared>);
+
+struct Shared {
+    connection: CaptureConnection,
+    stage: Mutex<Stage>,
+}
+
+enum Stage {
+    /// No connection has taken it yet.
+    Waiting,
+    Open(Meter, Place),
+    Over,
+}
+
+/// The request's body. The connection asks for it when it takes the request.
+pub(crate) struct Outgoing {
+    body: Full<Bytes>,
+    exchange: Arc<Shared>,
+}
+
+impl Exchange {
+    /// This request with this body, and its exchange.
+    pub(crate) fn of(mut request: Request<()>, body: Bytes) -> (Self, Request<Outgoing>) {
+        let shared = Arc::new(Shared {
+            connection: capture_connection(&mut request),
+            stage: Mutex::new(Stage::Waiting),
+        });
+        let exchange = Arc::clone(&shared);
+        let body = Full::new(body);
+        (Self(shared), request.map(|()| Outgoing { body, exchange }))
+    }
+
+    /// The status that the other side has answered, where the rest of its answer's head is missing
+    /// or cannot be read.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match &*self.0.stage() {
+            Stage::Open(meter, place) => meter.status(*place),
+            Stage::Waiting | Stage::Over => None,
+        }
+    }
+
+    /// Lets no other exchange begin on this connection. Over HTTP/1 it ends with its exchange
+    /// anyway; over HTTP/2 those that are open go on.
+    pub(crate) fn retire_connection(&self) {
+        if let Some(connected) = &*self.0.connection.connection_metadata() {
+            connected.poison();
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let mut stage = self.0.stage();
+        if let Stage::Open(meter, place) = &*stage {
+            meter.end(*place);
+        }
+        *stage = Stage::Over;
+    }
+}
+
+impl Shared {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self) {
+        let mut stage = self.stage();
+        if !matches!(*stage, Stage::Waiting) {
+            return;
+        }
+        let mut extras = Extensions::new();
+        if let Some(connected) = &*self.connection.connection_metadata() {
+            connected.get_extras(&mut extras);
+        }
+        if let Some(meter) = extras.remove::<Meter>() {
+            let place = meter.begin();
+            *stage = Stage::Open(meter, place);
+        }
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.exchange.begin();
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

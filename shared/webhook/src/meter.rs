@@ -1,0 +1,223 @@
+//! Counts what another server sends over one connection, and notes the status that it answers.
+//!
+//! Invariant: a connection reads at most [`EXCHANGE_BYTES`] for each exchange that is open on it
+//! and [`IDLE_BYTES`] beside them, whatever is sent; beyond that it ends. And a status is the
+//! answer of the exchange that asks for it, never of another one on the same connection.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{answer::MAX_ANSWER_BYTES, status_line::StatusLine};
+
+/// The longest head of an answer. Browsers and curl accept as much.
+pub(crate) const MAX_HEAD_BYTES: usize = 256 * 1024;
+
+/// How far a server may be ahead of what is read of its answer's body.
+pub(crate) const WINDOW_BYTES: usize = 64 * 1024;
+
+/// How far a server may be ahead over HTTP/2, with all answers on one connection.
+pub(crate) const CONNECTION_WINDOW_BYTES: usize = 512 * 1024;
+
+/// The most that one exchange makes a connection read: interim responses, head and body.
+const EXCHANGE_BYTES: usize = MAX_HEAD_BYTES + MAX_ANSWER_BYTES + WINDOW_BYTES;
+
+/// The most that a connection reads beside its exchanges: settings, pings, and what was on its way
+/// when exchanges ended.
+const IDLE_BYTES: usize = CONNECTION_WINDOW_BYTES + 64 * 1024;
+
+/// One connection's count, shared by the connection and its exchanges.
+#[derive(Debug, Clone)]
+pub(crate) struct Meter(Arc<Mutex<Count>>);
+
+#[derive(Debug)]
+struct Count {
+    /// The exchanges that are open.
+    open: usize,
+    /// How many exchanges have begun.
+    begun: u64,
+    /// How many bytes may still be read.
+    credit: usize,
+    /// The answer's status as it comes; over HTTP/2 it comes in a frame.
+    status: Option<StatusLine>,
+}
+
+/// An exchange's place on its connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place(u64);
+
+/// The other server sends more than an answer may have.
+#[derive(Debug, thiserror::Error)]
+#[error("the other side sent too many bytes")]
+struct TooManyBytes;
+
+impl Meter {
+    fn new(http2: bool) -> Self {
+        Self(Arc::new(Mutex::new(Count {
+            open: 0,
+            begun: 0,
+            credit: IDLE_BYTES,
+            status: (!http2).then(StatusLine::default),
+        })))
+    }
+
+    /// Opens an exchange: what is read from now on may be its answer.
+    pub(crate) fn begin(&self) -> Place {
+        let mut count = self.lock();
+        count.open += 1;
+        count.begun += 1;
+        count.credit = count.most().min(count.credit + EXCHANGE_BYTES);
+        if let Some(status) = &mut count.status {
+            *status = StatusLine::default();
+        }
+        Place(count.begun)
+    }
+
+    /// Ends an exchange, and takes what it has not used.
+    pub(crate) fn end(&self, _: Place) {
+        let mut count = self.lock();
+        count.open -= 1;
+        count.credit = count.most().min(count.credit);
+    }
+
+    /// The final status that this exchange was answered over HTTP/1, if its line has come.
+    pub(crate) fn status(&self, place: Place) -> Option<u16> {
+        let count = self.lock();
+        let status = count.status.as_ref()?.read();
+        status.filter(|_| count.begun == place.0)
+    }
+
+    fn read(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut count = self.lock();
+        let left = count.credit.checked_sub(bytes.len());
+        count.credit = left.ok_or_else(|| io::Error::other(TooManyBytes))?;
+        if let Some(status) = &mut count.status {
+            status.take(bytes).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Count> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Count {
+    fn most(&self) -> usize {
+        self.open * EXCHANGE_BYTES + IDLE_BYTES
+    }
+}
+
+/// A connection that counts what it reads.
+#[derive(Debug)]
+pub(crate) struct Metered<S> {
+    stream: S,
+    meter: Meter,
+}
+
+impl<S: Connection> Metered<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        let meter = Meter::new(stream.connected().is_negotiated_h2());
+        Self { stream, meter }
+    }
+}
+
+impl<S: Connection> Connection for Metered<S> {
+    fn connected(&self) -> Connected {
+        self.stream.connected().extra(self.meter.clone())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        Poll::Ready(self.meter.read(&buf.filled()[before..]))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\n";
+
+    #[test]
+    fn a_connection_reads_no_more_than_its_open_exchanges_may() {
+        let meter = Meter::new(true);
+        let places = [meter.begin(), meter.begin()];
+        meter.read(&vec![0; 2 * EXCHANGE_BYTES]).unwrap();
+        meter.read(&vec![0; IDLE_BYTES]).unwrap();
+        meter.read(&[0]).unwrap_err();
+        for place in places {
+            meter.end(place);
+        }
+    }
+
+    #[test]
+    fn many_short_exchanges_leave_no_credit_for_a_flood() {
+        let meter = Meter::new(true);
+        for _ in 0..1000 {
+            let place = meter.begin();
+            meter.read(OK).unwrap();
+            meter.end(place);
+        }
+        meter.read(&vec![0; IDLE_BYTES + 1]).unwrap_err();
+    }
+
+    #[test]
+    fn a_status_belongs_to_its_own_exchange() {
+        let meter = Meter::new(false);
+        let first = meter.begin();
+        meter.read(OK).unwrap();
+        assert_eq!(meter.status(first), Some(200));
+        meter.end(first);
+        let second = meter.begin();
+        assert_eq!(meter.status(second), None);
+        meter.read(b"HTTP/1.1 500 X\r\n").unwrap();
+        assert_eq!(
+            (meter.status(first), meter.status(second)),
+            (None, Some(500))
+        );
+    }
+}
