@@ -19,7 +19,7 @@ use crate::{
     isolation::{Parked, Pass},
 };
 
-/// The status of an endpoint that is gone for good.
+/// The status of an endpoint that is gone until its owner says otherwise.
 const GONE: u16 = 410;
 
 /// A try that ends within this leaves one entry, its end.
@@ -136,9 +136,11 @@ impl Dispatcher {
             pass.end(Signal::of(&made.outcome, self.courier.retry_after_cap()));
             made
         };
-        let made = self.told_if_long(parcel, message, attempt).await;
+        let mut made = self.told_if_long(parcel, message, attempt).await;
         if matches!(made.outcome, Outcome::Answered { status: GONE, .. }) {
             self.pause(&message.channel_id).await;
+            // Whichever try it was: it waits until the channel is resumed.
+            made.decision = Decision::Park(self.park);
         }
         let Told {
             decision,
@@ -185,7 +187,7 @@ impl Dispatcher {
     }
 
     /// Pauses a channel whose endpoint says that it is gone, so that its messages wait for its
-    /// owner instead of dying one after the other.
+    /// owner.
     async fn pause(&self, id: &ChannelId) {
         let paused = set_paused(&**self.channels.store(), id, true).await;
         self.channels.forget(id).await;

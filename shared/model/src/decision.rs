@@ -44,8 +44,7 @@ pub enum DeadKind {
     AttemptsExhausted,
     /// It grew older than the policy's maximum age.
     TooOld,
-    /// The other side refused it for good (a 4xx other than 408, 425, 429; a redirect is retried
-    /// as a failure).
+    /// The other side refused it for good: it answered 400, 413, 415 or 422.
     Refused,
     /// Its channel does not exist.
     UnknownChannel,

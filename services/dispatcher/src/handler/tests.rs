@@ -71,7 +71,7 @@ impl Channels for Store {
         _: &ChannelPatch,
         _: Option<&Version>,
     ) -> Result<Versioned, StoreError> {
-        unreachable!("a dispatcher only reads")
+        Err(StoreError::Away("it only reads".into()))
     }
 
     async fn delete(&self, _: &ChannelId, _: Option<&Version>) -> Result<(), StoreError> {
@@ -209,8 +209,8 @@ async fn an_answer_to_the_gateway_brings_the_message_back() {
 #[rstest]
 #[case::delivered(200, After::Arrived)]
 #[case::refused(
-    404,
-    After::Dead(DeadReason::new(DeadKind::Refused, "answered 404: said the channel"))
+    422,
+    After::Dead(DeadReason::new(DeadKind::Refused, "answered 422: said the channel"))
 )]
 #[tokio::test]
 async fn a_try_is_in_the_journal_before_it_is_decided(#[case] status: u16, #[case] next: After) {
@@ -291,6 +291,14 @@ async fn a_refused_message_is_dead_with_what_the_channel_said() {
         reason(decide(store, 0).await),
         DeadReason::new(DeadKind::Refused, "answered 400: said the channel")
     );
+}
+
+#[tokio::test]
+async fn a_message_whose_endpoint_is_gone_waits_also_after_its_last_try() {
+    let (store, _requests) = channel_server(410).await;
+    let tries = u32::try_from(DEFAULT_TRIES).unwrap();
+    let waits = Decision::Park(Config::default().park);
+    assert_eq!(decide(store, tries).await, waits);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use super::{
 use crate::{Parcel, Queue, Route};
 
 fn refused() -> DeadReason {
-    DeadReason::new(DeadKind::Refused, "answered 404: \"no such room\" \u{2713}")
+    DeadReason::new(DeadKind::Refused, "answered 422: \"no such room\" \u{2713}")
 }
 
 /// Also not after the next start: what is published then is the first to come.
