@@ -22,7 +22,7 @@ use crate::{
     access::Caller,
     body::{is_json, media_type, read},
     idempotency::{Key, accept_one},
-    json::{parse, said},
+    json::{Rules, parse, said, without_mark},
     messages::{Accepted, SendMessage},
     problem::Problem,
 };
@@ -90,10 +90,11 @@ pub(crate) async fn send(
         .try_acquire()
         .map_err(|_none_left| Problem::overloaded())?;
     let body = read(request, &ingress, MAX_BYTES).await?;
+    let body = without_mark(&body);
     let texts = if is_array {
-        array(&body)?
+        array(body)?
     } else {
-        lines(&body)
+        lines(body)
     };
     if !(1..=MAX_MESSAGES).contains(&texts.len()) {
         return Err(Problem::invalid_field("body", count_problem()));
@@ -130,7 +131,7 @@ async fn accept(
         message,
         response_url,
         idempotency_key: key,
-    } = parse(text, ingress.limits.max_json_depth)?;
+    } = parse(text, Rules::relayed(ingress.limits.max_json_depth))?;
     let send = SendMessage {
         channel_id,
         session_id,

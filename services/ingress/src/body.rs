@@ -12,20 +12,28 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 
-use crate::{Ingress, json::parse, limits::Held, problem::Problem, unique::Unique};
+use crate::{
+    Ingress,
+    json::{Rules, parse, without_mark},
+    limits::Held,
+    problem::Problem,
+};
 
-/// A JSON body, read into a `T`.
+/// The names of UTF-8, and of ASCII, which is a part of it.
+const UTF_8: [&str; 3] = ["utf-8", "utf8", "us-ascii"];
+
+/// A JSON body, parsed into a `T`.
 pub(crate) struct Json<T>(pub(crate) T);
+
+/// A JSON body, read into a `T` that relays a part of it as it is written.
+pub(crate) struct RelayedJson<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequest<Ingress> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, ingress: &Ingress) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            return Err(Problem::unsupported_media_type());
-        }
-        let bytes = read(request, ingress, ingress.limits.max_body_bytes).await?;
-        parse(&bytes, ingress.limits.max_json_depth).map(Self)
+        let bytes = read_json(request, ingress).await?;
+        parse(&bytes, Rules::kept(ingress.limits.max_json_depth)).map(Self)
     }
 }
 
@@ -36,31 +44,31 @@ impl<T: DeserializeOwned> OptionalFromRequest<Ingress> for Json<T> {
     async fn from_request(request: Request, ingress: &Ingress) -> Result<Option<Self>, Problem> {
         let is_json = is_json(request.headers());
         let bytes = read(request, ingress, ingress.limits.max_body_bytes).await?;
-        if bytes.is_empty() {
+        if without_mark(&bytes).is_empty() {
             return Ok(None);
         }
         if !is_json {
             return Err(Problem::unsupported_media_type());
         }
-        parse(&bytes, ingress.limits.max_json_depth).map(|read| Some(Self(read)))
+        let rules = Rules::kept(ingress.limits.max_json_depth);
+        parse(&bytes, rules).map(|read| Some(Self(read)))
     }
 }
 
-/// A JSON body as [`Json`], in which no object has a name twice: for what is kept as it was sent.
-pub(crate) struct UniqueJson<T>(pub(crate) T);
-
-impl<T: DeserializeOwned> FromRequest<Ingress> for UniqueJson<T> {
+impl<T: DeserializeOwned> FromRequest<Ingress> for RelayedJson<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, ingress: &Ingress) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            return Err(Problem::unsupported_media_type());
-        }
-        let bytes = read(request, ingress, ingress.limits.max_body_bytes).await?;
-        let max_depth = ingress.limits.max_json_depth;
-        parse::<Unique>(&bytes, max_depth)?;
-        parse(&bytes, max_depth).map(Self)
+        let bytes = read_json(request, ingress).await?;
+        parse(&bytes, Rules::relayed(ingress.limits.max_json_depth)).map(Self)
     }
+}
+
+async fn read_json(request: Request, ingress: &Ingress) -> Result<Bytes, Problem> {
+    if !is_json(request.headers()) {
+        return Err(Problem::unsupported_media_type());
+    }
+    read(request, ingress, ingress.limits.max_body_bytes).await
 }
 
 /// The whole body, which counts among those of all requests for as long as its request lasts.
@@ -125,11 +133,11 @@ fn is_as_it_is(headers: &HeaderMap) -> Result<(), Problem> {
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .and_then(charset);
-    match charset {
-        Some(name) if !name.eq_ignore_ascii_case("utf-8") && !name.eq_ignore_ascii_case("utf8") => {
-            Err(Problem::unsupported_charset())
-        }
-        _ => Ok(()),
+    let is_utf8 = |name: &str| UTF_8.iter().any(|known| name.eq_ignore_ascii_case(known));
+    if charset.is_none_or(is_utf8) {
+        Ok(())
+    } else {
+        Err(Problem::unsupported_charset())
     }
 }
 
@@ -167,9 +175,42 @@ pub(crate) fn is_json(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use axum::http::{HeaderValue, Method};
 
     use super::*;
+    use crate::testing::Bench;
+
+    #[tokio::test]
+    async fn a_byte_order_mark_before_json_is_ignored_by_every_call() {
+        let bench = Bench::new().await;
+        let message = r#"{"channel_id":"c","session_id":"s","message":"m"}"#;
+        let channel = r#"{"channel_id":"d","channel_metadata":{"endpoint_url":"http://h/"}}"#;
+        let array = format!("[{message}]");
+        let answer = r#"{"session_id":"s","response_data":1}"#;
+        let key = r#"{"name":"k","role":"viewer"}"#;
+        let replay = r#"{"dry_run":true,"channel_id":"c"}"#;
+        let nd = [("content-type", "application/x-ndjson")];
+        let cases: [(&str, &[(&str, &str)], &str, u16); 11] = [
+            ("/channel/message", &[], message, 202),
+            ("/channel/messages", &[], &array, 200),
+            ("/channel/messages", &nd, message, 200),
+            ("/webhook-response", &[], answer, 202),
+            ("/channel", &[], channel, 201),
+            ("/channels", &[], "{}", 200),
+            ("/channel/c/secret/rotate", &[], "{}", 200),
+            ("/channel/c/secret/rotate", &[], "", 200),
+            ("/api-keys", &[], key, 201),
+            ("/dead-letters/replay", &[], replay, 200),
+            ("/messages/replay", &[], replay, 200),
+        ];
+        for (path, headers, body, status) in cases {
+            let answer = bench.post(path, headers, format!("\u{feff}{body}")).await;
+            assert_eq!(answer.status, status, "{path}: {}", answer.text);
+            assert!(!answer.text.contains(r#""rejected":1"#), "{}", answer.text);
+        }
+        let put = bench.request(Method::PUT, "/channel/c", &[], "\u{feff}{}");
+        assert_eq!(put.await.status, 200);
+    }
 
     #[test]
     fn a_body_is_neither_compressed_nor_in_another_character_set() {
@@ -189,6 +230,11 @@ mod tests {
             (
                 header::CONTENT_TYPE,
                 "application/json;charset=\"utf-8\"",
+                true,
+            ),
+            (
+                header::CONTENT_TYPE,
+                "application/json; charset=US-ASCII",
                 true,
             ),
             (

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::form_urlencoded;
 
-use crate::{CallbackAuth, Ingress, body::Json, messages::encode, problem::Problem};
+use crate::{CallbackAuth, Ingress, body::RelayedJson, messages::encode, problem::Problem};
 
 /// The body of `POST /webhook-response`. Channel servers are other people's: what else they put
 /// into it is passed over.
@@ -48,7 +48,7 @@ pub(crate) async fn receive(
             .doorkeeper
             .allow_keyless(request.uri(), request.headers())?;
     }
-    let Json(answer) = Json::<Answer>::from_request(request, &ingress).await?;
+    let RelayedJson(answer) = RelayedJson::<Answer>::from_request(request, &ingress).await?;
     let accepted_at = ingress.clock.now();
     let Answer {
         session_id,

@@ -20,7 +20,7 @@ use roundtrip_store::Versioned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Ingress, access::Caller, body::UniqueJson, parameters::PathId, problem::Problem};
+use crate::{Ingress, access::Caller, body::Json, parameters::PathId, problem::Problem};
 
 pub(crate) use pause::{pause, resume};
 pub(crate) use query::query;
@@ -58,7 +58,7 @@ impl From<NewChannel> for Channel {
 pub(crate) async fn create(
     State(ingress): State<Ingress>,
     caller: Caller,
-    UniqueJson(new): UniqueJson<NewChannel>,
+    Json(new): Json<NewChannel>,
 ) -> Result<impl IntoResponse, Problem> {
     let channel = Channel::from(new);
     caller.allow(&channel.channel_id)?;
@@ -118,7 +118,7 @@ pub(crate) async fn update(
     State(ingress): State<Ingress>,
     PathId(id): PathId,
     headers: HeaderMap,
-    UniqueJson(patch): UniqueJson<ChannelPatch>,
+    Json(patch): Json<ChannelPatch>,
 ) -> Result<Response, Problem> {
     let id = channel_id(&id)?;
     let vetted = endpoint::vet(&ingress.guard, patch.channel_metadata.as_ref());

@@ -1,42 +1,86 @@
 //! Reading JSON that a stranger wrote: whether it is any, and which field is wrong.
 //!
-//! Invariant: what is refused is named by its place, `channel_tags[1]`, and not by a line and a
-//! column; nothing is read that receivers could not read again.
+//! Invariant: a refusal names the place, `channel_tags[1]`, and not a line and a column; what passes,
+//! every receiver can read.
+
+mod check;
 
 use roundtrip_model::channel::FieldError;
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, Error as _, IgnoredAny},
+    de::{DeserializeOwned, Error as _},
 };
-use serde_json::error::Category;
+use serde_json::{error::Category, value::RawValue};
+use serde_path_to_error::{Path, Segment, Track};
 
-use crate::{problem::Problem, scan};
+use crate::problem::Problem;
+
+pub(crate) use check::Rules;
+
+/// What a problem names where the field has no name that can be shown.
+const BODY: &str = "body";
+
+/// The longest path of a field that a problem shows.
+const MAX_SHOWN_BYTES: usize = 64;
+
+/// The byte order mark, in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// JSON without a byte order mark before it, which a reader may ignore (RFC 8259, 8.1).
+pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
+}
 
 /// Reads JSON: 400 where it is none, 422 and the field's path where it is not as it must be.
-pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], max_depth: usize) -> Result<T, Problem> {
-    scan::check(bytes, max_depth).map_err(|error| Problem::invalid([error]))?;
-    // serde would read an array as a struct, field by field.
-    if bytes.trim_ascii_start().first() != Some(&b'{') {
-        return Err(match serde_json::from_slice::<IgnoredAny>(bytes) {
-            Ok(_) => Problem::invalid_field("body", "must be a JSON object"),
-            Err(error) => Problem::malformed(error.to_string()),
-        });
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], rules: Rules) -> Result<T, Problem> {
+    let bytes = without_mark(bytes);
+    // A text is known to be UTF-8, so neither reading looks for that again.
+    let Ok(text) = str::from_utf8(bytes) else {
+        return Err(refusal(bytes, rules));
+    };
+    let mut reader = serde_json::Deserializer::from_str(text);
+    if rules
+        .check(&mut reader)
+        .and_then(|()| reader.end())
+        .is_err()
+    {
+        return Err(refusal(bytes, rules));
     }
+    // serde would read an array as a struct, field by field.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(Problem::invalid_field(BODY, "must be a JSON object"));
+    }
+    // Read once more for the path of what is wrong: to follow it costs every body that is right.
+    serde_json::from_str(text).or_else(|_error| {
+        let mut reader = serde_json::Deserializer::from_str(text);
+        serde_path_to_error::deserialize(&mut reader)
+            .map_err(|error| Problem::invalid([field_error(error.path(), error.inner())]))
+    })
+}
+
+/// Why the JSON was refused, which takes another reading: 400 where it is none.
+fn refusal(bytes: &[u8], rules: Rules) -> Problem {
+    // Reads the syntax alone, however deep, and so tells what is no JSON from what is forbidden.
+    if let Err(error) = serde_json::from_slice::<&RawValue>(bytes) {
+        return Problem::malformed(error.to_string());
+    }
+    let mut track = Track::new();
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let path = error.path().to_string();
-        let inner = error.into_inner();
-        match inner.classify() {
-            Category::Data => Problem::invalid([field_error(path, &inner)]),
-            Category::Syntax | Category::Eof | Category::Io => {
-                Problem::malformed(inner.to_string())
-            }
+    let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
+    let checked = rules.check(tracked);
+    let path = track.path();
+    let error = match checked {
+        Err(error) => error,
+        // Cannot be: this reading differs from the first in the path alone.
+        Ok(()) => return Problem::malformed("cannot be read"),
+    };
+    Problem::invalid([match error.classify() {
+        Category::Data => field_error(&path, &error),
+        Category::Syntax | Category::Eof | Category::Io => {
+            let problem = format!("not every JSON parser can read it: {}", said(&error));
+            FieldError::new(shown(&path), problem)
         }
-    })?;
-    reader
-        .end()
-        .map_err(|error| Problem::malformed(error.to_string()))?;
-    Ok(value)
+    }])
 }
 
 /// A whole number, however JSON spells it: `50` and `50.0` are one (JSON Schema, 4.2.3).
@@ -68,46 +112,61 @@ pub(crate) fn said(error: &serde_json::Error) -> String {
 }
 
 /// serde names a missing or unknown field in its message only.
-fn field_error(path: String, error: &serde_json::Error) -> FieldError {
+fn field_error(path: &Path, error: &serde_json::Error) -> FieldError {
     let message = said(error);
+    let path = shown(path);
     let named = |said: &str| {
         let name = message.strip_prefix(said)?.split('`').next()?;
-        Some(
-            if path == "." || path == name || path.ends_with(&format!(".{name}")) {
-                if path == "." {
-                    name.to_owned()
-                } else {
-                    path.clone()
-                }
-            } else {
-                format!("{path}.{name}")
-            },
-        )
+        Some(if path == BODY {
+            name.to_owned()
+        } else if path == name || path.ends_with(&format!(".{name}")) {
+            path.clone()
+        } else {
+            format!("{path}.{name}")
+        })
     };
     if let Some(field) = named("missing field `") {
         FieldError::new(field, "is required")
     } else if let Some(field) = named("duplicate field `") {
-        FieldError::new(field, "is there twice")
+        FieldError::new(field, "appears twice")
     } else if let Some(field) = named("unknown field `") {
-        FieldError::new(field, "is not a field that this call knows")
+        FieldError::new(field, "is not a field of this call")
     } else {
-        FieldError::new(if path == "." { "body".to_owned() } else { path }, message)
+        FieldError::new(path, message)
     }
+}
+
+/// A path as a problem shows it: a long one by the field at the top, if that is short enough.
+fn shown(path: &Path) -> String {
+    let first = path.iter().next().and_then(|segment| match segment {
+        Segment::Map { key } => Some(key.clone()),
+        Segment::Seq { .. } | Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    let whole = path.to_string();
+    // A name that cannot be read is a question mark.
+    let whole = whole.trim_end_matches(".?").to_owned();
+    [first.as_ref().map(|_| whole), first]
+        .into_iter()
+        .flatten()
+        .find(|shown| (1..=MAX_SHOWN_BYTES).contains(&shown.len()))
+        .unwrap_or_else(|| BODY.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use axum::{body::to_bytes, response::IntoResponse};
     use roundtrip_model::ChannelPatch;
-    use serde_json::{Value, json, value::RawValue};
+    use rstest::rstest;
+    use serde_json::{Value, json};
 
-    use super::*;
-    use crate::{messages::SendMessage, unique::Unique};
+    use super::{check::MAX_VALUES, *};
+    use crate::messages::SendMessage;
 
-    const DEPTH: usize = 64;
+    const KEPT: Rules = Rules::kept(4);
+    const RELAYED: Rules = Rules::relayed(4);
 
     async fn refused<T: DeserializeOwned>(body: &str) -> Value {
-        let Err(problem) = parse::<T>(body.as_bytes(), DEPTH) else {
+        let Err(problem) = parse::<T>(body.as_bytes(), KEPT) else {
             panic!("{body} was taken")
         };
         let bytes = to_bytes(problem.into_response().into_body(), 10_000)
@@ -163,41 +222,117 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_is_there_twice_is_named_by_its_path() {
+    async fn a_name_that_appears_twice_is_named_by_its_path() {
         for (body, field) in [
             (r#"{"a":1,"b":2,"a":3}"#, "a"),
             (r#"{"a":{"x":[{"y":1,"y":1}]}}"#, "a.x[0].y"),
             (r#"{"a":1,"\u0061":1}"#, "a"),
         ] {
-            let problem = refused::<Unique>(body).await;
+            let problem = refused::<Value>(body).await;
             assert_eq!(
                 problem["errors"],
-                json!([{"field": field, "detail": "is there twice"}]),
+                json!([{"field": field, "detail": "appears twice"}]),
                 "{body}"
             );
+            assert!(parse::<Value>(body.as_bytes(), RELAYED).is_ok());
         }
         let body = r#"{"a":{"x":1},"b":{"x":[1.5,-1,"x",null,true]}}"#;
-        assert!(parse::<Unique>(body.as_bytes(), DEPTH).is_ok());
+        assert!(parse::<Value>(body.as_bytes(), KEPT).is_ok());
         let problem = refused::<SendMessage>(r#"{"session_id":"s","session_id":"s"}"#).await;
         assert_eq!(problem["errors"][0]["field"], "session_id");
     }
 
     #[test]
     fn a_raw_value_keeps_its_text() {
-        let value: Box<RawValue> = parse(b" {\"n\": 1.0} ", DEPTH)
+        let value: Box<RawValue> = parse(b" {\"n\": 1.0} ", RELAYED)
             .map_err(|_problem| ())
             .unwrap();
         assert_eq!(value.get(), "{\"n\": 1.0}");
     }
 
     #[tokio::test]
-    async fn a_message_that_receivers_could_not_read_is_refused_by_its_field() {
-        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
-        for message in [deep.as_str(), r#""\ud800""#, "1e400"] {
-            let body = format!(r#"{{"channel_id":"c","session_id":"s","message":{message}}}"#);
-            let problem = refused::<SendMessage>(&body).await;
-            assert_eq!(problem["status"], 422);
-            assert_eq!(problem["errors"][0]["field"], "message");
+    async fn a_text_in_an_object_is_not_read_as_json() {
+        let trap = r#"{"a":[{"$serde_json::private::RawValue":"{\"b\":1,\"b\":2}"}]}"#;
+        // That it would be is why it is refused; the name is the parser's own secret.
+        let read: Value = serde_json::from_str(trap).unwrap();
+        assert_eq!(read, json!({"a": [{"b": 2}]}));
+        for trap in [trap, &trap.replace('$', "\\u0024")] {
+            let detail = refused::<Value>(trap).await["detail"].to_string();
+            assert!(
+                detail.contains("cannot have the name '$serde_json"),
+                "{detail}"
+            );
         }
+    }
+
+    #[rstest]
+    #[case::plain(r#"{"message": {"n": [1, -2.5e3, true, null, "x"]}}"#)]
+    #[case::as_deep_as_may_be(r#"{"m": [[[1]]]}"#)]
+    #[case::wide_and_not_deep(r#"{"a": [[[]], [[]]], "b": {"a": {}}}"#)]
+    #[case::brackets_in_a_text(r#"{"m": "[[[[[[{{{{{{"}"#)]
+    #[case::quote_in_a_text(r#"{"m": "\"[[[[[[\\"}"#)]
+    #[case::pair(r#"{"m": "\ud83d\ude00"}"#)]
+    #[case::escaped_backslash_before_a_u(r#"{"m": "\\ud800"}"#)]
+    #[case::greatest_double(r#"{"m": 1.7976931348623157e308}"#)]
+    #[case::more_precise_than_a_double(r#"{"m": 12345678901234567890.10}"#)]
+    #[case::nearly_nothing(r#"{"m": 1e-400}"#)]
+    #[case::byte_order_mark("\u{feff}{\"m\": 1}")]
+    fn what_receivers_can_read_passes(#[case] json: &str) {
+        for rules in [KEPT, RELAYED] {
+            assert!(parse::<Value>(json.as_bytes(), rules).is_ok(), "{json}");
+        }
+    }
+
+    #[rstest]
+    #[case::too_deep(r#"{"message": [[[[1]]]]}"#, "message[0][0][0]")]
+    #[case::deep_objects(r#"{"a": 1, "message": {"a": {"b": {"c": {}}}}}"#, "message.a.b.c")]
+    #[case::not_within_a_field("[[[[[]]]]]", "body")]
+    #[case::first_half(r#"{"a": "b", "m": {"t": "\ud800"}}"#, "m.t")]
+    #[case::first_half_and_text(r#"{"m": "\ud800x"}"#, "m")]
+    #[case::two_first_halves(r#"{"m": "\uD800\uD800"}"#, "m")]
+    #[case::second_half(r#"{"m": "\udc00"}"#, "m")]
+    #[case::in_a_name(r#"{"m": {"\udc00": 1}}"#, "m")]
+    #[case::beyond_a_double(r#"{"m": [1e400]}"#, "m[0]")]
+    #[case::beyond_below(r#"{"m": -1E+400}"#, "m")]
+    #[case::long_number(&format!(r#"{{"m": {}}}"#, "9".repeat(400)), "m")]
+    #[case::long_path(&format!(r#"{{"m": {{"{}": 1e400}}}}"#, "x".repeat(100)), "m")]
+    #[case::long_name(&format!(r#"{{"{}": 1e400}}"#, "x".repeat(100)), "body")]
+    #[tokio::test]
+    async fn what_receivers_cannot_read_is_refused_by_its_field(
+        #[case] json: &str,
+        #[case] field: &str,
+    ) {
+        for rules in [KEPT, RELAYED] {
+            let Err(problem) = parse::<Value>(json.as_bytes(), rules) else {
+                panic!("{json} was taken")
+            };
+            let problem = serde_json::to_value(&problem).unwrap();
+            assert_eq!(problem["status"], 422, "{problem}");
+            assert_eq!(problem["errors"][0]["field"], field, "{problem}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_document_of_too_many_values_is_refused_and_a_relayed_one_is_not() {
+        let with = |values: usize| format!(r#"{{"a":[{}""]}}"#, "\"\",".repeat(values - 3));
+        assert!(parse::<Value>(with(MAX_VALUES).as_bytes(), KEPT).is_ok());
+        let many = with(MAX_VALUES + 1);
+        assert_eq!(
+            refused::<Value>(&many).await["errors"][0]["field"],
+            "a[9998]"
+        );
+        assert!(parse::<Box<RawValue>>(many.as_bytes(), RELAYED).is_ok());
+    }
+
+    #[tokio::test]
+    async fn nesting_without_bound_is_refused_by_its_field() {
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        let body = format!(r#"{{"channel_id":"c","session_id":"s","message":{deep}}}"#);
+        let Err(problem) = parse::<SendMessage>(body.as_bytes(), Rules::relayed(64)) else {
+            panic!("taken")
+        };
+        let problem = serde_json::to_value(&problem).unwrap();
+        assert_eq!(problem["status"], 422);
+        assert_eq!(problem["errors"][0]["field"], "message");
     }
 }

@@ -27,9 +27,7 @@ mod queries;
 mod refusals;
 mod replays;
 mod routes;
-mod scan;
 mod seldom;
-mod unique;
 
 #[cfg(test)]
 mod testing;

@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use crate::{
     Ingress,
     access::Caller,
-    body::Json,
+    body::RelayedJson,
     idempotency::{Key, REPLAYED, accept_one},
     problem::Problem,
     seldom::Seldom,
@@ -85,7 +85,7 @@ pub(crate) async fn send(
     State(ingress): State<Ingress>,
     caller: Caller,
     key: Option<Key>,
-    Json(send): Json<SendMessage>,
+    RelayedJson(send): RelayedJson<SendMessage>,
 ) -> Result<Response, Problem> {
     let accepted = accept_one(&ingress, &caller, key.as_ref(), send).await?;
     let again = accepted.again;

@@ -9,7 +9,7 @@ use roundtrip_store::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Ingress, access::Caller, body::UniqueJson, parameters::Parameters, problem::Problem};
+use crate::{Ingress, access::Caller, body::Json, parameters::Parameters, problem::Problem};
 
 /// The query parameters.
 #[derive(Debug, Deserialize)]
@@ -32,7 +32,7 @@ pub(crate) async fn query(
     State(ingress): State<Ingress>,
     caller: Caller,
     Parameters(parameters): Parameters<PageParameters>,
-    UniqueJson(filter): UniqueJson<Value>,
+    Json(filter): Json<Value>,
 ) -> Result<Response, Problem> {
     let mut filter = Filter::parse(&filter)?;
     if let Some(own) = caller.channels() {
