@@ -21,7 +21,7 @@ use crate::{
     Ingress,
     access::Caller,
     body::{is_json, media_type, read},
-    idempotency::{Key, accept_one},
+    idempotency::{Key, KeyedCall, accept_one},
     json::{Rules, parse, said, without_mark},
     messages::{Accepted, SendMessage},
     problem::Problem,
@@ -44,7 +44,7 @@ const KEYED_AT_ONCE: usize = 32;
 /// The media types of NDJSON.
 const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
 
-/// A message of a batch: the single call's body, and its header as a field.
+/// A message of a batch: the single call's body, and a key of its own, which counts before the call's.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Item {
@@ -79,6 +79,7 @@ enum Outcome {
 pub(crate) async fn send(
     State(ingress): State<Ingress>,
     caller: Caller,
+    key: Option<Key>,
     request: Request,
 ) -> Result<JsonBody<Answered>, Problem> {
     let is_array = is_json(request.headers());
@@ -91,22 +92,28 @@ pub(crate) async fn send(
         .map_err(|_none_left| Problem::overloaded())?;
     let body = read(request, &ingress, MAX_BYTES).await?;
     let body = without_mark(&body);
-    let texts = if is_array {
-        array(body)?
-    } else {
-        lines(body)
-    };
+    let texts = if is_array { array(body)? } else { lines(body) };
     if !(1..=MAX_MESSAGES).contains(&texts.len()) {
         return Err(Problem::invalid_field("body", count_problem()));
     }
+    let call = match &key {
+        Some(key) => Some(KeyedCall::begin(&ingress, &caller, key, &texts).await?),
+        None => None,
+    };
     let keyed = Semaphore::new(KEYED_AT_ONCE);
     // All at once: the broker bounds what is under way, and confirms many as fast as one.
-    let answers = join_all(
-        texts
-            .iter()
-            .map(|text| accept(&ingress, &caller, &keyed, text)),
-    )
+    let answers = join_all(texts.iter().enumerate().map(|(index, text)| {
+        let key = key.as_ref().map(|key| key.of_message(index));
+        accept(&ingress, &caller, key, &keyed, text)
+    }))
     .await;
+    if let Some(call) = call {
+        let may_be_enqueued = |answer: &Result<_, Problem>| {
+            answer.as_ref().err().is_none_or(Problem::may_be_enqueued)
+        };
+        call.end(&ingress, answers.iter().any(may_be_enqueued))
+            .await;
+    }
     let accepted = answers.iter().filter(|answer| answer.is_ok()).count();
     Ok(JsonBody(Answered {
         accepted,
@@ -118,6 +125,7 @@ pub(crate) async fn send(
 async fn accept(
     ingress: &Ingress,
     caller: &Caller,
+    key_of_call: Option<Key>,
     keyed: &Semaphore,
     text: &[u8],
 ) -> Result<Accepted, Problem> {
@@ -130,7 +138,7 @@ async fn accept(
         session_id,
         message,
         response_url,
-        idempotency_key: key,
+        idempotency_key,
     } = parse(text, Rules::relayed(ingress.limits.max_json_depth))?;
     let send = SendMessage {
         channel_id,
@@ -138,6 +146,7 @@ async fn accept(
         message,
         response_url,
     };
+    let key = idempotency_key.or(key_of_call);
     let _permit = match key {
         // It is never closed.
         Some(_) => keyed.acquire().await.ok(),

@@ -6,6 +6,10 @@
 //! session and `response_url`, and the same JSON in `message`, white space between its parts and
 //! the order of the body's own fields apart.
 //!
+//! On a call with many messages a key is the whole call's: it stands for the messages in their order,
+//! and each has a key of its own that follows from it. A repeat answers what was taken as before, and
+//! tries the rest again.
+//!
 //! Invariant: a key is remembered as done only after its message was enqueued, and is forgotten
 //! only where its message certainly was not. In between, where nobody can know (no confirm came,
 //! or the process died), the key keeps its message id until the lease runs out; the repeat that
@@ -60,6 +64,18 @@ pub(crate) struct Key(String);
 #[derive(Debug, thiserror::Error)]
 #[error("must be 1 to {MAX_KEY_BYTES} printable ASCII characters")]
 pub(crate) struct KeyForm;
+
+impl Key {
+    /// The key of one message of a call that has this key. The line feeds are in no key that a client
+    /// can send, nor in the name of a caller.
+    pub(crate) fn of_message(&self, index: usize) -> Self {
+        Self(format!("{}\n\n{index}", self.0))
+    }
+
+    fn of_call(&self) -> Self {
+        Self(format!("{}\n\n", self.0))
+    }
+}
 
 impl TryFrom<String> for Key {
     type Error = KeyForm;
@@ -126,6 +142,46 @@ pub(crate) async fn accept_one(
     }
 }
 
+/// A call with many messages, under one key.
+pub(crate) struct KeyedCall {
+    key: String,
+    /// The name of this attempt, where the call was not completed before.
+    reserved: Option<MessageId>,
+}
+
+impl KeyedCall {
+    /// Takes the key for a call with these messages.
+    ///
+    /// # Errors
+    /// If the key was used for other messages, or another request has it.
+    pub(crate) async fn begin(
+        ingress: &Ingress,
+        caller: &Caller,
+        key: &Key,
+        messages: &[&[u8]],
+    ) -> Result<Self, Problem> {
+        let key = caller.idempotency_key(&key.of_call().0);
+        let messages = messages.iter().map(|message| without_white_space(message));
+        let reservation = reserve(ingress, &key, &digest(messages), &MessageId::generate()).await?;
+        let reserved = match reservation {
+            Reservation::Taken(id) => Some(id),
+            Reservation::Done(_) => None,
+            Reservation::Mismatch => return Err(Problem::key_of_another_message()),
+            Reservation::UnderWay => return Err(Problem::key_under_way()),
+        };
+        Ok(Self { key, reserved })
+    }
+
+    /// Remembers the call, unless none of its messages can have been enqueued.
+    pub(crate) async fn end(self, ingress: &Ingress, may_be_enqueued: bool) {
+        match self.reserved {
+            Some(id) if may_be_enqueued => complete(ingress, &self.key, &id).await,
+            Some(id) => release(ingress, &self.key, &id).await,
+            None => {}
+        }
+    }
+}
+
 /// Takes the key, or waits a little for the request that has it.
 async fn reserve(
     ingress: &Ingress,
@@ -163,27 +219,34 @@ async fn release(ingress: &Ingress, key: &str, message_id: &MessageId) {
 
 /// What tells a repeat from another message that came under the same key.
 fn fingerprint(send: &SendMessage) -> String {
+    let message = without_white_space(send.message.get().as_bytes());
+    let parts = [
+        send.channel_id.as_str().as_bytes(),
+        send.session_id.as_str().as_bytes(),
+        &message,
+    ];
+    let url = send.response_url.as_deref().map(str::as_bytes);
+    digest(parts.into_iter().chain(url))
+}
+
+fn digest(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
     let mut hash = Sha256::new();
-    let mut part = |text: &[u8]| {
-        // The length first, so that no two messages run together into the same bytes.
-        hash.update((text.len() as u64).to_be_bytes());
-        hash.update(text);
-    };
-    part(send.channel_id.as_str().as_bytes());
-    part(send.session_id.as_str().as_bytes());
-    part(&without_white_space(send.message.get()));
-    if let Some(url) = &send.response_url {
-        part(url.as_bytes());
+    for part in parts {
+        let part = part.as_ref();
+        // The length first, so that no two lists of parts run together into the same bytes.
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
     }
     BASE64_URL_SAFE_NO_PAD.encode(hash.finalize())
 }
 
 /// A JSON text without the white space between its parts. Its numbers stay as they are written: as
 /// doubles, two that differ could become one.
-pub(crate) fn without_white_space(json: &str) -> Vec<u8> {
+pub(crate) fn without_white_space(json: &[u8]) -> Vec<u8> {
     let mut in_string = false;
     let mut escaped = false;
-    json.bytes()
+    json.iter()
+        .copied()
         .filter(|&byte| {
             if in_string {
                 in_string = escaped || byte != b'"';

@@ -2,7 +2,10 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::testing::{Answer, Bench, Mood};
+use crate::{
+    idempotency::HEADER,
+    testing::{Answer, Bench, Mood},
+};
 
 const PATH: &str = "/channel/messages";
 const ND: [(&str, &str); 1] = [("content-type", "application/x-ndjson")];
@@ -143,6 +146,83 @@ async fn a_message_with_a_key_is_enqueued_once_within_and_across_batches() {
             assert_eq!(result["message_id"], **id);
         }
     }
+}
+
+#[tokio::test]
+async fn a_repeat_of_a_call_under_a_key_gets_the_first_answers_and_enqueues_nothing() {
+    let bench = Bench::new().await;
+    let key = [(HEADER, "k")];
+    let mut own = message("b");
+    own["idempotency_key"] = "k".into();
+    let body = json!([message("a"), message("a"), own]).to_string();
+    let first = bench.post(PATH, &key, body.clone()).await;
+    assert_eq!(counts(&first), (3.into(), 0.into()));
+    assert_eq!(bench.broker.taken().len(), 3);
+    let again = bench.post(PATH, &key, body).await;
+    assert_eq!(counts(&again), (3.into(), 0.into()));
+    assert_eq!(bench.broker.taken().len(), 3);
+    for (number, result) in again.json()["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .enumerate()
+    {
+        assert_eq!(
+            result["message_id"],
+            first.json()["results"][number]["message_id"]
+        );
+        assert_eq!(result["idempotent_replayed"], true);
+    }
+}
+
+#[tokio::test]
+async fn other_messages_under_the_key_of_a_call_are_refused_whole() {
+    let bench = Bench::new().await;
+    let key = [(HEADER, "k")];
+    assert_eq!(bench.post(PATH, &key, messages(2)).await.status, 200);
+    for other in [messages(1), messages(3)] {
+        let refused = bench.post(PATH, &key, other).await;
+        assert_eq!(refused.status, 422, "{}", refused.text);
+        assert_eq!(refused.json()["errors"][0]["field"], HEADER);
+    }
+    assert_eq!(bench.broker.taken().len(), 2);
+    // The single call's keys are apart from these.
+    let alone = bench.post("/channel/message", &key, message("s0").to_string());
+    assert_eq!(alone.await.status, 202);
+}
+
+#[tokio::test]
+async fn a_repeat_of_a_call_tries_again_what_was_refused() {
+    let bench = Bench::new().await;
+    let key = [(HEADER, "k")];
+    let elsewhere = json!({"channel_id": "d", "session_id": "s", "message": "m"});
+    let body = json!([message("a"), elsewhere]).to_string();
+    let first = bench.post(PATH, &key, body.clone()).await;
+    assert_eq!(counts(&first), (1.into(), 1.into()));
+    bench.add_channel("d").await;
+    let again = bench.post(PATH, &key, body).await;
+    assert_eq!(counts(&again), (2.into(), 0.into()));
+    assert_eq!(bench.broker.taken().len(), 2);
+}
+
+#[tokio::test]
+async fn a_call_of_which_nothing_was_enqueued_leaves_its_key_free() {
+    let bench = Bench::new().await;
+    let key = [(HEADER, "k")];
+    bench.broker.set(Mood::IsAway);
+    let none = bench.post(PATH, &key, messages(2)).await;
+    assert_eq!(counts(&none), (0.into(), 2.into()));
+    bench.broker.set(Mood::Takes);
+    let other = bench.post(PATH, &key, messages(1)).await;
+    assert_eq!(counts(&other), (1.into(), 0.into()));
+}
+
+#[tokio::test]
+async fn a_bad_key_of_a_call_is_422_and_names_the_header() {
+    let bench = Bench::new().await;
+    let refused = bench.post(PATH, &[(HEADER, "")], messages(1)).await;
+    assert_eq!(refused.status, 422);
+    assert_eq!(refused.json()["errors"][0]["field"], HEADER);
 }
 
 #[tokio::test]

@@ -158,6 +158,6 @@ fn what_counts_as_the_same_message(#[case] body: &str, #[case] same: bool) {
 
 #[test]
 fn white_space_counts_within_a_text() {
-    let tight = without_white_space(" [ \"a b\" , \"\\\" \\\\\" , 1 ] ");
+    let tight = without_white_space(b" [ \"a b\" , \"\\\" \\\\\" , 1 ] ");
     assert_eq!(tight, br#"["a b","\" \\",1]"#);
 }
