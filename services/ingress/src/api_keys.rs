@@ -20,7 +20,7 @@ use crate::{
     access::Caller,
     body::Json,
     json::whole_number,
-    pages::{next, page_size},
+    pages::{page_of, page_size},
     parameters::{Parameters, PathId},
     problem::Problem,
 };
@@ -34,7 +34,7 @@ pub(crate) struct CreateKey {
     channels: Option<BTreeSet<ChannelId>>,
     #[serde(default, deserialize_with = "whole_number")]
     rate_per_second: Option<u32>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, deserialize_with = "crate::times::rfc3339")]
     expires_at: Option<OffsetDateTime>,
 }
 
@@ -104,11 +104,11 @@ pub(crate) async fn list(
     Parameters(parameters): Parameters<KeyParameters>,
 ) -> Result<JsonBody<Keys>, Problem> {
     let limit = page_size(parameters.limit)?;
-    let api_keys = ingress
+    let found = ingress
         .store
-        .keys(&caller.bounds(), parameters.cursor.as_ref(), limit)
+        .keys(&caller.bounds(), parameters.cursor.as_ref(), limit + 1)
         .await?;
-    let next_cursor = next(&api_keys, limit, |key| key.key_id);
+    let (api_keys, next_cursor) = page_of(found, limit, |key| key.key_id);
     Ok(JsonBody(Keys {
         api_keys,
         next_cursor,

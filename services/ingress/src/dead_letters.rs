@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use crate::{
     Ingress,
     access::Caller,
-    pages::{next, page_size},
+    pages::{page_of, page_size},
     parameters::Parameters,
     problem::Problem,
 };
@@ -24,9 +24,9 @@ pub(crate) struct DeadParameters {
     channel_id: Option<ChannelId>,
     session_id: Option<SessionId>,
     reason: Option<DeadKind>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, deserialize_with = "crate::times::rfc3339")]
     since: Option<OffsetDateTime>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, deserialize_with = "crate::times::rfc3339")]
     until: Option<OffsetDateTime>,
     /// Only for a list.
     limit: Option<u16>,
@@ -102,9 +102,9 @@ pub(crate) async fn list(
     let under_way = ingress.queries.begin(&caller)?;
     let page = ingress
         .store
-        .dead_letters(&filter, cursor.as_deref(), limit, Detail::Outline);
-    let dead_letters = under_way.ask(page).await?;
-    let next_cursor = next(&dead_letters, limit, |letter| letter.dead_id.clone());
+        .dead_letters(&filter, cursor.as_deref(), limit + 1, Detail::Outline);
+    let found = under_way.ask(page).await?;
+    let (dead_letters, next_cursor) = page_of(found, limit, |letter| letter.dead_id.clone());
     let page = Letters {
         dead_letters,
         next_cursor,

@@ -9,16 +9,35 @@ use time::OffsetDateTime;
 use crate::{
     Ingress,
     access::Caller,
-    pages::{next, page_size},
+    pages::{page_of, page_size},
     parameters::{Parameters, PathId},
     problem::Problem,
 };
+
+/// A message as it is shown.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    record: MessageRecord,
+    /// What lists are in the order of.
+    #[serde(with = "time::serde::rfc3339")]
+    accepted_at: OffsetDateTime,
+}
+
+impl From<MessageRecord> for Shown {
+    fn from(record: MessageRecord) -> Self {
+        Self {
+            accepted_at: record.message_id.made_at(),
+            record,
+        }
+    }
+}
 
 /// A message with everything that happened to it, the earliest first.
 #[derive(Debug, Serialize)]
 pub(crate) struct Timeline {
     #[serde(flatten)]
-    message: MessageRecord,
+    message: Shown,
     timeline: Vec<Entry>,
 }
 
@@ -33,6 +52,7 @@ pub(crate) async fn timeline(
     // Another channel's is as if it were not there: even that it is there is not told.
     let found = found.filter(|(message, _)| caller.sees(Some(&message.channel_id)));
     let (message, timeline) = found.ok_or_else(|| Problem::unknown_message(&id.to_string()))?;
+    let message = message.into();
     ingress.answers.json(&Timeline { message, timeline }, ())
 }
 
@@ -43,9 +63,9 @@ pub(crate) struct MessageParameters {
     session_id: Option<SessionId>,
     channel_id: Option<ChannelId>,
     state: Option<MessageState>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, deserialize_with = "crate::times::rfc3339")]
     since: Option<OffsetDateTime>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, deserialize_with = "crate::times::rfc3339")]
     until: Option<OffsetDateTime>,
     limit: Option<u16>,
     cursor: Option<MessageId>,
@@ -54,7 +74,7 @@ pub(crate) struct MessageParameters {
 /// A page of messages, the latest first.
 #[derive(Debug, Serialize)]
 pub(crate) struct Messages {
-    messages: Vec<MessageRecord>,
+    messages: Vec<Shown>,
     next_cursor: Option<MessageId>,
 }
 
@@ -78,11 +98,11 @@ pub(crate) async fn list(
     let cursor = parameters.cursor.as_ref();
     let page = ingress
         .store
-        .messages(&filter, cursor, limit, Detail::Outline);
-    let messages = under_way.ask(page).await?;
-    let next_cursor = next(&messages, limit, |message| message.message_id);
+        .messages(&filter, cursor, limit + 1, Detail::Outline);
+    let found = under_way.ask(page).await?;
+    let (messages, next_cursor) = page_of(found, limit, |message| message.message_id);
     let page = Messages {
-        messages,
+        messages: messages.into_iter().map(Shown::from).collect(),
         next_cursor,
     };
     ingress.answers.json(&page, under_way)

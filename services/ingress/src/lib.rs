@@ -28,6 +28,7 @@ mod refusals;
 mod replays;
 mod routes;
 mod seldom;
+mod times;
 
 #[cfg(test)]
 mod testing;

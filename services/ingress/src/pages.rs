@@ -1,6 +1,7 @@
 //! Lists that come a page at a time.
 //!
-//! Invariant: a page that says where the next begins is full; one that does not is the last.
+//! Invariant: a page has a cursor where another follows, and none where it is the last. A list asks
+//! the store for one row more than the page holds, and leaves that one out.
 
 use roundtrip_store::MAX_PAGE;
 
@@ -22,9 +23,154 @@ pub(crate) fn page_size(limit: Option<u16>) -> Result<u16, Problem> {
     }
 }
 
-/// Where the next page begins; a page that is not full is the last.
-pub(crate) fn next<T, C>(page: &[T], limit: u16, cursor: impl Fn(&T) -> C) -> Option<C> {
-    (page.len() == usize::from(limit))
-        .then(|| page.last().map(cursor))
-        .flatten()
+/// The page, of rows that were read with a limit of one more, and the cursor of its last row if
+/// another page follows.
+pub(crate) fn page_of<T, C>(
+    mut rows: Vec<T>,
+    limit: u16,
+    cursor: impl Fn(&T) -> C,
+) -> (Vec<T>, Option<C>) {
+    let limit = usize::from(limit);
+    let is_last = rows.len() <= limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| !is_last).map(cursor);
+    (rows, next)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Method;
+    use bytes::Bytes;
+    use roundtrip_model::{
+        Clock, DeadReason, Entry, EntryId, Event, MessageId, SystemClock, decision::DeadKind,
+        journal::Content,
+    };
+    use roundtrip_store::{DeadLetter, DeadQueue};
+    use serde_json::{Value, json, value::RawValue};
+    use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+    use super::MAX_PAGE;
+    use crate::testing::Bench;
+
+    /// A bench with so many messages, each with its dead letter; answers with the messages' ids.
+    async fn bench_of(messages: u16) -> (Bench, Vec<MessageId>) {
+        let bench = Bench::new().await;
+        let ids: Vec<_> = (0..messages).map(|_| MessageId::generate()).collect();
+        let entry = |id: &MessageId| Entry {
+            entry_id: EntryId::generate(),
+            message_id: *id,
+            channel_id: "c".parse().unwrap(),
+            session_id: "s".parse().unwrap(),
+            round: 0,
+            at: SystemClock.now(),
+            event: Event::Accepted(Box::new(Content {
+                message: RawValue::from_string("1".to_owned()).unwrap(),
+                response_url: "http://h/".to_owned(),
+            })),
+        };
+        let entries: Vec<_> = ids.iter().map(entry).collect();
+        bench.store.record(&entries).await.unwrap();
+        let letter = |id: &MessageId| DeadLetter {
+            dead_id: format!("{id}:0"),
+            queue: DeadQueue::Outbound,
+            parcel_id: id.to_string(),
+            message_id: Some(*id),
+            channel_id: Some("c".parse().unwrap()),
+            session_id: Some("s".parse().unwrap()),
+            reason: DeadReason::new(DeadKind::Refused, "no"),
+            tries: 1,
+            round: 0,
+            accepted_at: SystemClock.now(),
+            dead_at: SystemClock.now(),
+            body: Bytes::new(),
+        };
+        let letters: Vec<_> = ids.iter().map(letter).collect();
+        bench.store.bury(&letters).await.unwrap();
+        (bench, ids)
+    }
+
+    async fn page(bench: &Bench, method: Method, path: &str) -> Value {
+        let answer = bench.request(method, path, &[], "{}").await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        answer.json()
+    }
+
+    #[tokio::test]
+    async fn the_last_page_of_every_list_has_no_cursor_though_it_is_full() {
+        let (bench, _) = bench_of(4).await;
+        for number in 1..4 {
+            bench.add_channel(&format!("c{number}")).await;
+        }
+        for name in ["a", "b", "c", "d"] {
+            let key = json!({"name": name, "role": "viewer"}).to_string();
+            assert_eq!(bench.post("/api-keys", &[], key).await.status, 201);
+        }
+        for (method, path, list) in [
+            (Method::GET, "/messages", "messages"),
+            (Method::GET, "/dead-letters", "dead_letters"),
+            (Method::GET, "/api-keys", "api_keys"),
+            (Method::POST, "/channels", "channels"),
+        ] {
+            let first = page(&bench, method.clone(), &format!("{path}?limit=2")).await;
+            assert_eq!(first[list].as_array().unwrap().len(), 2, "{path}");
+            let cursor = first["next_cursor"].as_str().unwrap();
+            let path = format!("{path}?limit=2&cursor={cursor}");
+            let last = page(&bench, method, &path).await;
+            assert_eq!(last[list].as_array().unwrap().len(), 2, "{path}");
+            assert_eq!(last["next_cursor"], Value::Null, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_longest_page_has_a_cursor_where_another_follows() {
+        let (bench, _) = bench_of(MAX_PAGE + 1).await;
+        for (path, list) in [("/messages", "messages"), ("/dead-letters", "dead_letters")] {
+            let path = format!("{path}?limit={MAX_PAGE}");
+            let first = page(&bench, Method::GET, &path).await;
+            assert_eq!(first[list].as_array().unwrap().len(), usize::from(MAX_PAGE));
+            let cursor = first["next_cursor"].as_str().unwrap();
+            let last = page(&bench, Method::GET, &format!("{path}&cursor={cursor}")).await;
+            assert_eq!(last[list].as_array().unwrap().len(), 1);
+            assert_eq!(last["next_cursor"], Value::Null);
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_are_listed_by_the_time_that_they_show() {
+        let (bench, ids) = bench_of(3).await;
+        let listed = page(&bench, Method::GET, "/messages").await["messages"].clone();
+        let times: Vec<_> = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|message| {
+                let at = message["accepted_at"].as_str().unwrap();
+                OffsetDateTime::parse(at, &Rfc3339).unwrap()
+            })
+            .collect();
+        assert!(
+            times.is_sorted_by(|earlier, later| earlier >= later),
+            "{times:?}"
+        );
+        let path = format!("/channel/message/{}", ids[2]);
+        let one = page(&bench, Method::GET, &path).await;
+        assert_eq!(one["accepted_at"], listed[0]["accepted_at"]);
+    }
+
+    #[tokio::test]
+    async fn a_replay_of_ids_that_name_nothing_is_404() {
+        let (bench, ids) = bench_of(1).await;
+        let unknown = MessageId::generate();
+        for path in ["/messages/replay", "/dead-letters/replay"] {
+            let refused = bench.post(path, &[], json!({"ids": [unknown]}).to_string());
+            let refused = refused.await;
+            assert_eq!(refused.status, 404, "{path}: {}", refused.text);
+            assert_eq!(refused.json()["type"], "urn:roundtrip:problem:unknown-ids");
+            let asked = json!({"ids": [unknown], "dry_run": true});
+            let asked = bench.post(path, &[], asked.to_string()).await;
+            assert_eq!(asked.json()["matched"], 0);
+            let some = bench.post(path, &[], json!({"ids": [unknown, ids[0]]}).to_string());
+            assert_eq!(some.await.status, 202, "{path}");
+        }
+    }
 }

@@ -265,6 +265,17 @@ impl Problem {
         )
     }
 
+    /// The ids of a replay name nothing that it could send again.
+    pub(crate) fn unknown_ids() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown-ids",
+            "None of the ids is known",
+            "nothing has one of the 'ids' and matches the other fields; what was just accepted, or \
+             has just died, shows up in a moment",
+        )
+    }
+
     /// The idempotency key was used for another message.
     pub(crate) fn key_of_another_message() -> Self {
         Self {

@@ -39,9 +39,9 @@ pub(crate) struct ReplayDeadLetters {
     channel_id: Option<ChannelId>,
     session_id: Option<SessionId>,
     reason: Option<DeadKind>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, deserialize_with = "crate::times::rfc3339")]
     since: Option<OffsetDateTime>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, deserialize_with = "crate::times::rfc3339")]
     until: Option<OffsetDateTime>,
 }
 
@@ -57,9 +57,9 @@ pub(crate) struct ReplayMessages {
     channel_id: Option<ChannelId>,
     session_id: Option<SessionId>,
     state: Option<MessageState>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, deserialize_with = "crate::times::rfc3339")]
     since: Option<OffsetDateTime>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, deserialize_with = "crate::times::rfc3339")]
     until: Option<OffsetDateTime>,
 }
 
@@ -172,6 +172,13 @@ async fn ask(
     }
     if dry_run {
         return Ok(JsonBody(DryRun { dry_run, matched }).into_response());
+    }
+    let names_ids = match &source {
+        ReplaySource::DeadLetters(filter) => filter.ids.is_some(),
+        ReplaySource::Messages(filter) => filter.message_ids.is_some(),
+    };
+    if names_ids && matched == 0 {
+        return Err(Problem::unknown_ids());
     }
     let replay = Replay {
         replay_id: ReplayId::generate(),

@@ -7,7 +7,13 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use time::{OffsetDateTime, macros::datetime};
 use uuid::Uuid;
+
+use crate::millis;
+
+/// The latest time that RFC 3339 can show, in milliseconds.
+const LATEST: OffsetDateTime = datetime!(9999-12-31 23:59:59.999 UTC);
 
 /// The longest channel id, in characters (all of them ASCII).
 pub const MAX_CHANNEL_ID: usize = 128;
@@ -108,6 +114,14 @@ impl MessageId {
     /// The id's UUID.
     pub(crate) const fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
+    }
+
+    /// When it was made, to the millisecond: a UUIDv7 begins with its time. An id that another
+    /// program wrote may hold a time that cannot be shown; then the latest one that can be.
+    #[must_use]
+    pub fn made_at(&self) -> OffsetDateTime {
+        let millis = i64::try_from(self.0.as_u128() >> 80).unwrap_or(i64::MAX);
+        millis::time(millis).unwrap_or(LATEST)
     }
 
     /// The id with this UUID.
@@ -236,6 +250,14 @@ mod tests {
     fn a_made_id_reads_back_as_itself() {
         let id = MessageId::generate();
         assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn a_message_id_tells_when_it_was_made() {
+        let id: MessageId = "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".parse().unwrap();
+        assert_eq!(id.made_at(), datetime!(2024-11-03 04:33:57.555 UTC));
+        let forged: MessageId = "msg_ffffffffffff7c4d8e9f0a1b2c3d4e5f".parse().unwrap();
+        assert_eq!(forged.made_at(), LATEST);
     }
 
     #[rstest]

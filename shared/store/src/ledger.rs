@@ -20,3 +20,7 @@ pub(crate) use reached::Reached;
 
 /// The most messages, or dead letters, on one page.
 pub const MAX_PAGE: u16 = 1000;
+
+/// The most rows that one read answers with: a page, and one more by which its reader knows that
+/// another page follows.
+pub(crate) const MAX_ROWS: u16 = MAX_PAGE + 1;

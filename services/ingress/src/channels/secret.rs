@@ -24,7 +24,7 @@ const MAX_RACES: u32 = 16;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rotate {
-    #[serde(default, with = "humantime_serde")]
+    #[serde(default, deserialize_with = "crate::times::duration")]
     overlap: Option<Duration>,
 }
 

@@ -12,7 +12,7 @@ use super::{
     SqliteStore, away,
     rows::{self, Columns, Conditions, Table, counted, name},
 };
-use crate::{DeadFilter, DeadLetter, DeadLetters, Detail, MAX_PAGE, StoreError};
+use crate::{DeadFilter, DeadLetter, DeadLetters, Detail, StoreError, ledger::MAX_ROWS};
 
 const TABLE: Table = Table {
     name: "dead_letters",
@@ -183,7 +183,7 @@ fn bury(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> rusqlite::Resu
 }
 
 pub(super) fn ids_sql(conditions: &Conditions, limit: u16) -> String {
-    conditions.ids_sql(&TABLE, "ASC", limit.min(MAX_PAGE))
+    conditions.ids_sql(&TABLE, "ASC", limit.min(MAX_ROWS))
 }
 
 fn page(

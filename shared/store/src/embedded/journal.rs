@@ -13,7 +13,7 @@ use super::{
     rows::{self, Columns, Conditions, Table, counted},
 };
 use crate::{
-    Detail, Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, StoreError,
+    Detail, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StoreError, ledger::MAX_ROWS,
     ledger::Reached,
 };
 
@@ -238,7 +238,7 @@ pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
 }
 
 pub(super) fn ids_sql(conditions: &Conditions, limit: u16) -> String {
-    conditions.ids_sql(&TABLE, "DESC", limit.min(MAX_PAGE))
+    conditions.ids_sql(&TABLE, "DESC", limit.min(MAX_ROWS))
 }
 
 fn page(

@@ -14,7 +14,7 @@ use super::{
     SqliteStore, away,
     rows::{Columns, name},
 };
-use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, MAX_PAGE, StoreError};
+use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, StoreError, ledger::MAX_ROWS};
 
 const INSERT: &str = "
     INSERT INTO api_keys (key_id, name, role, channels, rate_per_second, created_at, expires_at,
@@ -80,7 +80,7 @@ impl ApiKeys for SqliteStore {
             .run(move |connection, _| {
                 let values = params![
                     after,
-                    limit.min(MAX_PAGE),
+                    limit.min(MAX_ROWS),
                     array(within.channels.as_ref()).map_err(away)?,
                     within.rate_per_second,
                     within.expires_at.map(millis::of),

@@ -24,7 +24,7 @@ use time::OffsetDateTime;
 use tracing::warn;
 
 use super::{BARRIER, DUPLICATE_KEY, away, failed, is_duplicate_key};
-use crate::{Detail, MAX_PAGE, StoreError, page::Room};
+use crate::{Detail, StoreError, ledger::MAX_ROWS, page::Room};
 
 /// The collections.
 pub(super) const ENTRIES: &str = "entries";
@@ -98,7 +98,7 @@ async fn page<R: DeserializeOwned, T>(
     detail: Detail,
     read: impl Fn(R) -> Result<T, Unreadable>,
 ) -> Result<Vec<T>, StoreError> {
-    let mut room = Room::of(MAX_PAGE);
+    let mut room = Room::of(MAX_ROWS);
     let mut page = Vec::new();
     while found.advance().await.map_err(failed)? {
         let raw = found.current();

@@ -15,7 +15,9 @@ use super::{
     Asked, DEAD_LETTERS, Unreadable, binary, document, name, of_channels, read_time, rows, stored,
     stored_from, texts, unless_there,
 };
-use crate::{DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, MAX_PAGE, StoreError};
+use crate::{
+    DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, MAX_PAGE, StoreError, ledger::MAX_ROWS,
+};
 
 /// How many letters one step of a purge removes: each step has the time limit to itself.
 const PURGE_STEP: u16 = MAX_PAGE;
@@ -54,7 +56,7 @@ impl DeadLetters for MongoStore {
         let page = move |database: Database, max_time| async move {
             let letters = database.collection(DEAD_LETTERS);
             let left_out = (detail == Detail::Outline).then_some("body");
-            let limit = limit.min(MAX_PAGE);
+            let limit = limit.min(MAX_ROWS);
             let found = asked.page(&letters, max_time, 1, limit, left_out).await?;
             super::page(found, detail, LetterRow::letter).await
         };

@@ -19,7 +19,9 @@ use super::{
     Asked, ENTRIES, MESSAGES, Unreadable, document, of_channels, read_time, row, rows, stored,
     texts, unless_there,
 };
-use crate::{Detail, Journal, MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, StoreError};
+use crate::{
+    Detail, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StoreError, ledger::MAX_ROWS,
+};
 
 /// What stands in the place of an `Accepted`, whose content is kept with its message.
 const ACCEPTED: &str = r#""accepted""#;
@@ -72,7 +74,7 @@ impl Journal for MongoStore {
         let page = move |database: Database, max_time| async move {
             let messages = database.collection(MESSAGES);
             let left_out = (detail == Detail::Outline).then_some("content");
-            let limit = limit.min(MAX_PAGE);
+            let limit = limit.min(MAX_ROWS);
             let found = asked.page(&messages, max_time, -1, limit, left_out).await?;
             super::page(found, detail, MessageRow::record).await
         };

@@ -16,7 +16,7 @@ use super::{
     super::{MongoStore, away},
     API_KEYS, Unreadable, document, read_time, row, rows, stored, unless_there,
 };
-use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, MAX_PAGE, StoreError};
+use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, StoreError, ledger::MAX_ROWS};
 
 #[async_trait]
 impl ApiKeys for MongoStore {
@@ -70,7 +70,7 @@ impl ApiKeys for MongoStore {
         if let Some(after) = after {
             filter.insert("_id", doc! { "$gt": after.to_string() });
         }
-        self.page(filter, limit.min(MAX_PAGE)).await
+        self.page(filter, limit.min(MAX_ROWS)).await
     }
 
     async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError> {
