@@ -25,6 +25,7 @@ use near::Near;
 
 pub(crate) use caller::Caller;
 pub(crate) use near::authority;
+pub use near::for_this_machine;
 
 /// The longest text that can be a key; a longer one is not even hashed.
 pub const MAX_KEY_BYTES: usize = 512;

@@ -44,7 +44,7 @@ use roundtrip_store::{CachedChannels, SharedStore};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use access::{Access, KeySettings, MAX_KEY_BYTES};
+pub use access::{Access, KeySettings, MAX_KEY_BYTES, for_this_machine};
 pub use config::{CallbackAuth, Config, ConfigError, Tls};
 pub use routes::calls;
 

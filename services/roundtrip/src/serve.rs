@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 
 use axum::Router;
 use roundtrip_broker::SharedBroker;
-use roundtrip_ingress::{CallbackAuth, Ingress, KeySettings, Parts};
+use roundtrip_ingress::{CallbackAuth, Ingress, KeySettings, Parts, for_this_machine};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, SealingKeys, SystemClock};
 use roundtrip_store::{CachedChannels, SharedChannels, SharedSecrets, SharedStore, Store};
@@ -104,7 +104,11 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     };
     let at = config.operations.listen;
     let listener = Listener::bind("operations", at, None, operations::LIMITS).await?;
-    serve_by(&mut lifecycle, "operations", listener, operations.router());
+    let mut router = operations.router();
+    if config.environment == Stage::Development {
+        router = for_this_machine(router, own_response_url.as_str());
+    }
+    serve_by(&mut lifecycle, "operations", listener, router);
 
     workers.spawn(&mut lifecycle, &broker, config.drain);
     tracing::info!(

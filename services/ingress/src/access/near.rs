@@ -3,15 +3,42 @@
 //! To listen on loopback keeps other machines out, and not the pages in a browser of this one. A
 //! page can post what needs no preflight, and whoever made it can have the page's own name lead
 //! here (DNS rebinding). What such a request cannot hide is whom it thinks it speaks to, its
-//! `Host`, and where it comes from, its `Origin`.
+//! `Host`, and where it comes from, its `Origin`. A browser leaves `Origin` out of a plain GET; such a
+//! request says `Sec-Fetch-Site: cross-site` instead.
 //!
 //! Invariant: what names no place but this machine, and the one under which channels reach the
 //! gateway, is let through; anything that cannot be read is not.
 
-use axum::http::{HeaderMap, HeaderValue, Uri, header, uri::Authority};
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::Request,
+    http::{HeaderMap, HeaderValue, Uri, header, uri::Authority},
+    middleware::{Next, from_fn},
+    response::IntoResponse,
+};
 use url::{Host, Url};
 
 use crate::problem::Problem;
+
+/// How a browser says where a request comes from, beside or instead of its `Origin`.
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+
+/// Serves the router to this machine only, as the API does where no key is needed: for ports beside
+/// the API's. `own_url` is the gateway's own, as others reach it.
+pub fn for_this_machine(router: Router, own_url: &str) -> Router {
+    let near = Arc::new(Near::new(own_url));
+    router.layer(from_fn(move |request: Request, next: Next| {
+        let allowed = near.allow(request.uri(), request.headers());
+        async move {
+            match allowed {
+                Ok(()) => next.run(request).await,
+                Err(problem) => problem.into_response(),
+            }
+        }
+    }))
+}
 
 /// Knows the requests that come from this machine.
 #[derive(Debug)]
@@ -36,9 +63,15 @@ impl Near {
         let hosts = hosts.map(|authority| host_of(&authority?));
         let origins = headers.get_all(header::ORIGIN).iter();
         let origins = origins.map(|origin| host_of_url(origin.to_str().ok()?));
+        let is_foreign = !headers.contains_key(header::ORIGIN)
+            && headers
+                .get_all(SEC_FETCH_SITE)
+                .iter()
+                .any(|site| site == "cross-site");
         let is_addressed = named.is_some() || headers.contains_key(header::HOST);
         let mut hosts = named.into_iter().chain(hosts).chain(origins);
-        if is_addressed && hosts.all(|host| host.is_some_and(|host| self.has(&host))) {
+        if is_addressed && !is_foreign && hosts.all(|host| host.is_some_and(|host| self.has(&host)))
+        {
             Ok(())
         } else {
             Err(Problem::not_this_machine())
@@ -129,6 +162,24 @@ mod tests {
     #[case::nothing("", false)]
     fn an_origin_is_this_machine_or_not(#[case] origin: &str, #[case] expected: bool) {
         let headers = [(header::HOST, "localhost"), (header::ORIGIN, origin)];
+        assert_eq!(is_near("/", &headers), expected);
+    }
+
+    #[rstest]
+    #[case::another_site("cross-site", None, false)]
+    #[case::a_page_of_this_machine("cross-site", Some("http://localhost:3000"), true)]
+    #[case::another_site_with_its_origin("cross-site", Some("https://evil.example"), false)]
+    #[case::typed_by_a_person("none", None, true)]
+    #[case::own_page("same-origin", None, true)]
+    #[case::own_site("same-site", None, true)]
+    fn a_browsers_request_from_another_site_is_refused_without_an_origin_too(
+        #[case] site: &str,
+        #[case] origin: Option<&str>,
+        #[case] expected: bool,
+    ) {
+        let name = header::HeaderName::from_static(SEC_FETCH_SITE);
+        let mut headers = vec![(header::HOST, "127.0.0.1:8000"), (name, site)];
+        headers.extend(origin.map(|origin| (header::ORIGIN, origin)));
         assert_eq!(is_near("/", &headers), expected);
     }
 

@@ -45,7 +45,8 @@ impl Problem {
             "Without a key this is for programs on this machine",
             "in development a request without an API key must have a 'Host' that is localhost, a \
              loopback address or the host of 'public_url', and so must be its 'Origin', where it \
-             has one; send an API key, or set 'public_url'",
+             has one; without one it must not have 'Sec-Fetch-Site: cross-site'; send an API key, \
+             or set 'public_url'",
         )
     }
 

@@ -4,11 +4,13 @@ use super::*;
 
 const OTHER_HOST: &[(&str, &str)] = &[("host", "evil.example:8000")];
 const OTHER_ORIGIN: &[(&str, &str)] = &[("host", "localhost"), ("origin", "http://evil.example")];
+const OTHER_SITE: &[(&str, &str)] = &[("host", "localhost"), ("sec-fetch-site", "cross-site")];
 
 /// A page's request, as a browser makes it without asking first, or under a name that leads here.
 #[rstest]
 #[case(OTHER_HOST)]
 #[case(OTHER_ORIGIN)]
+#[case(OTHER_SITE)]
 #[tokio::test]
 async fn in_development_a_web_page_makes_no_call(#[case] headers: &[(&str, &str)]) {
     let bench = Bench::new().await;
@@ -31,6 +33,7 @@ async fn in_development_a_web_page_makes_no_call(#[case] headers: &[(&str, &str)
 #[rstest]
 #[case(OTHER_HOST)]
 #[case(OTHER_ORIGIN)]
+#[case(OTHER_SITE)]
 #[tokio::test]
 async fn with_a_key_it_does_not_matter_where_a_request_is_from(#[case] headers: &[(&str, &str)]) {
     for bench in [Bench::new().await, Bench::in_production().await] {
