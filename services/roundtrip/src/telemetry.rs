@@ -1,9 +1,23 @@
 //! Logs: one line an event, as text for people or as JSON for machines.
+//!
+//! Invariant: a line of text can be read in one way only. A value that holds a space, a quotation
+//! mark, `=`, or a character that is not printable is quoted and escaped, whoever wrote it.
 
-use std::io::{IsTerminal, stdout};
+use std::{
+    fmt::{self, Write},
+    io::{IsTerminal, stdout},
+};
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use tracing_subscriber::{
+    EnvFilter,
+    field::MakeExt,
+    filter::LevelFilter,
+    fmt::{
+        FormatFields,
+        format::{Writer, debug_fn},
+    },
+};
 
 use crate::config::Problem;
 
@@ -60,8 +74,155 @@ pub(crate) fn start(config: &Config) -> Result<(), Problem> {
         .with_env_filter(filter)
         .with_ansi(stdout().is_terminal());
     match config.format {
-        Format::Text => logs.init(),
+        Format::Text => logs.fmt_fields(text_fields()).init(),
         Format::Json => logs.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+/// The fields of an event, as text.
+fn text_fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
+    debug_fn(
+        |writer: &mut Writer<'_>, field: &tracing::field::Field, value| {
+            let text = format!("{value:?}");
+            match field.name() {
+                "message" => text.chars().try_for_each(|character| {
+                    if is_printable(character) {
+                        writer.write_char(character)
+                    } else {
+                        write!(writer, "{}", character.escape_debug())
+                    }
+                }),
+                // What another crate's log record says of its place in the code.
+                name if name.starts_with("log.") => Ok(()),
+                name => write_field(writer, name.trim_start_matches("r#"), &text),
+            }
+        },
+    )
+    .delimited(" ")
+}
+
+fn write_field(writer: &mut impl Write, name: &str, text: &str) -> fmt::Result {
+    if is_word(text) || is_quoted(text) {
+        write!(writer, "{name}={text}")
+    } else {
+        write!(writer, "{name}={text:?}")
+    }
+}
+
+/// Whether a text is one word, which needs no quotation marks.
+fn is_word(text: &str) -> bool {
+    let is_plain =
+        |character| is_printable(character) && !matches!(character, ' ' | '"' | '=' | '\\');
+    !text.is_empty() && text.chars().all(is_plain)
+}
+
+/// Whether a text is quoted and escaped already, as texts that are recorded as such are.
+fn is_quoted(text: &str) -> bool {
+    let Some(inner) = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'))
+    else {
+        return false;
+    };
+    let mut is_escaped = false;
+    let is_inner = inner.chars().all(|character| {
+        let is_end = character == '"' && !is_escaped;
+        is_escaped = character == '\\' && !is_escaped;
+        is_printable(character) && !is_end
+    });
+    is_inner && !is_escaped
+}
+
+/// Whether a character is shown as itself: no control character, no line separator (U+2028), and
+/// none that turns the direction of a line (U+202E).
+fn is_printable(character: char) -> bool {
+    matches!(character, '"' | '\'' | '\\') || character.escape_debug().eq([character])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Log {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    fn logged(event: impl FnOnce()) -> String {
+        let log = Log::default();
+        let subscriber = tracing_subscriber::fmt()
+            .fmt_fields(text_fields())
+            .with_writer(log.clone())
+            .without_time()
+            .with_target(false)
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::with_default(subscriber, event);
+        let bytes = log.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn what_others_wrote_is_quoted_where_it_is_no_single_word() {
+        for (value, shown) in [
+            ("abc-123", "abc-123"),
+            ("kanal-ä", "kanal-ä"),
+            ("[::1]:8000", "[::1]:8000"),
+            (
+                "a attempt=9 decision=\"done\"",
+                r#""a attempt=9 decision=\"done\"""#,
+            ),
+            ("a=b", "\"a=b\""),
+            ("a\u{2028}b", r#""a\u{2028}b""#),
+            ("a\u{202e}b", r#""a\u{202e}b""#),
+            ("a\u{1b}[2Jb", r#""a\u{1b}[2Jb""#),
+            ("a\nb", r#""a\nb""#),
+            ("\"a\" b=\"c\"", r#""\"a\" b=\"c\"""#),
+            ("\"a\u{2028}\"", r#""\"a\u{2028}\"""#),
+            ("a\\", r#""a\\""#),
+            ("", "\"\""),
+        ] {
+            let line = logged(|| tracing::info!(session_id = %value, attempt = 1, "attempted"));
+            assert_eq!(
+                line,
+                format!(" INFO attempted session_id={shown} attempt=1\n")
+            );
+        }
+    }
+
+    #[test]
+    fn a_text_is_quoted_once() {
+        let line = logged(|| {
+            tracing::info!(decision = "done", reason = "no \"answer\"", wait = ?Some(5), "settled");
+        });
+        let fields = r#"decision="done" reason="no \"answer\"" wait=Some(5)"#;
+        assert_eq!(line, format!(" INFO settled {fields}\n"));
+    }
+
+    #[test]
+    fn a_message_of_the_log_stays_on_its_line() {
+        let line = logged(|| tracing::warn!("it says {}", "a\nb \u{202e}\"c\""));
+        assert_eq!(line, " WARN it says a\\nb \\u{202e}\"c\"\n");
+    }
 }
