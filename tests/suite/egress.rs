@@ -212,7 +212,7 @@ async fn a_channel_that_came_past_the_api_is_not_connected_to() -> anyhow::Resul
     })
     .await?;
     let told = errors(&gateway, &id, 0).await?;
-    let rule = "the endpoint must not lead to a loopback address";
+    let rule = "the endpoint must not lead to a loopback address that egress.allow does not list";
     assert_eq!(told, [rule], "one look, and no second");
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
     let reason = dead.first().and_then(|parcel| parcel.dead.clone());

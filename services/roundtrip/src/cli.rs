@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, CommandFactory, Parser, Subcommand, ValueEnum,
+    error::{ContextKind, ContextValue},
+};
 use roundtrip_model::{ApiKeyId, ChannelId, KeyRole, ids::IdError, key};
 
 /// A channel-webhook gateway: posts messages to channels, and carries their answers back.
@@ -14,6 +17,31 @@ pub(crate) struct Cli {
     pub config: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+impl Cli {
+    /// Reads the command line. An option that was given without its command is refused with a hint
+    /// at the command.
+    pub(crate) fn read(
+        arguments: impl IntoIterator<Item = std::ffi::OsString>,
+    ) -> Result<Self, clap::Error> {
+        Self::try_parse_from(arguments).map_err(|mut error| {
+            if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) {
+                let cli = Self::command();
+                let owner = cli.get_subcommands().find(|command| {
+                    let mut options = command.get_arguments();
+                    options.any(|known| known.get_long() == option.strip_prefix("--"))
+                });
+                let hint =
+                    owner.map(|owner| format!("use 'roundtrip {} {option}'", owner.get_name()));
+                if let Some(hint) = hint {
+                    let hint = ContextValue::StyledStrs(vec![hint.into()]);
+                    error.insert(ContextKind::Suggested, hint);
+                }
+            }
+            error
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -132,6 +160,23 @@ impl Role {
             Self::Dispatcher => "dispatcher",
             Self::Forwarder => "forwarder",
             Self::Recorder => "recorder",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_without_its_command_is_refused_with_a_hint_at_the_command() {
+        for arguments in [
+            &["roundtrip", "--role", "ingress"][..],
+            &["roundtrip", "--role=ingress"],
+        ] {
+            let error = Cli::read(arguments.iter().map(Into::into)).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("use 'roundtrip serve --role'"), "{text}");
         }
     }
 }

@@ -17,7 +17,6 @@ mod workers;
 
 use std::{borrow::Cow, process::ExitCode};
 
-use clap::Parser;
 use roundtrip_model::redacted;
 
 use crate::{
@@ -29,7 +28,7 @@ use crate::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(told) => {
             tell(&told);

@@ -49,25 +49,25 @@ pub enum Refusal {
     #[error("must be an http or https URL")]
     Scheme,
     /// It is http, and the operator wants https.
-    #[error("must be an https URL")]
+    #[error("must be an https URL, for egress.https_only is set")]
     Plain,
     /// It holds a user's name or password.
     #[error("must not contain a user name or a password")]
     UserInfo,
     /// Its port is not among those that may be used.
-    #[error("must not use port {0}")]
+    #[error("must not use port {0}, which egress.ports or egress.refused_ports excludes")]
     Port(u16),
     /// Its host has a name that no DNS server may answer.
     #[error("must name a host as DNS knows it")]
     NoName,
     /// Its host's name means the gateway's own machine or network.
-    #[error("must not name a host of the gateway's own network")]
+    #[error("must not name a host of the gateway's own network that egress.allow does not list")]
     LocalName,
     /// Its host is, or has, a special address.
-    #[error("must not lead to {0}")]
+    #[error("must not lead to {0} that egress.allow does not list")]
     Address(Special),
     /// The operator has denied it.
-    #[error("must not lead to a host that is denied here")]
+    #[error("must not lead to a host that egress.deny lists")]
     Denied,
 }
 

@@ -157,7 +157,36 @@ impl Channels for MongoStore {
 }
 
 fn away(error: Error) -> StoreError {
-    StoreError::Away(Box::new(error))
+    match &*error.kind {
+        ErrorKind::ServerSelection { message, .. } => {
+            StoreError::Away(Box::new(NoServer::of(message)))
+        }
+        _ => StoreError::Away(Box::new(error)),
+    }
+}
+
+/// No server could be used. The driver says so with all that it knows of every server.
+#[derive(Debug, thiserror::Error)]
+#[error("no MongoDB server can be used: {0}")]
+struct NoServer(String);
+
+impl NoServer {
+    /// What kept each server from being used, out of the driver's message, which shows the whole of
+    /// its topology. Where the driver writes it otherwise one day, less is said.
+    fn of(message: &str) -> Self {
+        let cause = |server: &str| {
+            let address = server.split(',').next()?;
+            let error = server.split_once("Error: Kind: ")?.1;
+            Some(format!("{address}: {}", error.split(", labels: ").next()?))
+        };
+        let servers = message.split("{ Address: ").skip(1);
+        let causes: Vec<_> = servers.filter_map(cause).collect();
+        Self(if causes.is_empty() {
+            "none answers, or none has the role that is needed".to_owned()
+        } else {
+            causes.join("; ")
+        })
+    }
 }
 
 /// What became of a query: that it was too much work is no failure of the server's.
@@ -298,4 +327,32 @@ fn unchanged(found: &Document) -> Document {
         filter.insert(field, as_it_was);
     }
     filter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn that_no_server_answers_is_said_without_the_drivers_topology() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let url = format!("mongodb://{address}/?serverSelectionTimeoutMS=500");
+        let client = mongodb::Client::with_uri_str(url).await.unwrap();
+        let error = client.list_database_names().await.unwrap_err();
+        let StoreError::Away(source) = away(error) else {
+            panic!("the store is away")
+        };
+        let text = source.to_string();
+        let cause = format!("no MongoDB server can be used: {address}: ");
+        assert!(
+            text.starts_with(&cause) && text.contains("refused"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("Topology") && !text.contains("labels"),
+            "{text}"
+        );
+    }
 }

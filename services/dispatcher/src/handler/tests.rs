@@ -359,7 +359,7 @@ async fn a_message_whose_channel_may_not_be_connected_to_is_dead_after_one_look(
         reason(decide(store, 0).await),
         DeadReason::new(
             DeadKind::EndpointRefused,
-            "the endpoint must not lead to a link-local address"
+            "the endpoint must not lead to a link-local address that egress.allow does not list"
         )
     );
 }

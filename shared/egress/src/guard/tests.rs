@@ -208,7 +208,10 @@ fn an_allowed_host_keeps_to_the_ports() {
 fn a_refusal_tells_nothing_that_its_reader_has_not_written() {
     let guard = guard(&[], &[]);
     let refusal = answer(&guard, "hooks.example.org", &["10.20.30.40"]).unwrap_err();
-    assert_eq!(refusal.to_string(), "must not lead to a private address");
+    assert_eq!(
+        refusal.to_string(),
+        "must not lead to a private address that egress.allow does not list"
+    );
     let refusal = refused(&guard, "http://user:secret@example.org/");
     assert!(!refusal.to_string().contains("secret"), "{refusal}");
 }

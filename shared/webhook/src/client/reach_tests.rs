@@ -89,7 +89,7 @@ async fn an_address_that_is_refused_is_not_connected_to(#[case] host: &str) {
     let server = Server::start().await;
     let url = format!("http://{host}:{}/", server.address.port());
     let outcome = post(&webhook(&[], Loopback::Refused), &url).await;
-    let problem = "must not lead to a loopback address".to_owned();
+    let problem = "must not lead to a loopback address that egress.allow does not list".to_owned();
     assert_eq!(outcome, Outcome::Failed(Failure::NotAllowed(problem)));
     assert_eq!(server.connections(), 0);
     // The same URL leads there where it may.
