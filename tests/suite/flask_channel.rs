@@ -1,5 +1,5 @@
-//! The example in `examples/flask_channel`, as it is, behind a gateway: what a newcomer is told to
-//! try works on both setups.
+//! The example in `examples/flask_channel`, and the channel server of the client's specification
+//! (`tests/seed/app.py`), each as it is behind a gateway, on both setups.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use harness::{
-    gateway::{Accounted, Plan, Setup},
+    gateway::{Accounted, Plan, Setup, TestGateway},
     process::free_port,
     wait,
 };
@@ -21,10 +21,15 @@ use tokio::{
 
 on_both_setups! {
     its_answer_reaches_the_development_inbox,
+    the_specifications_own_server_works_unmodified,
+    a_message_of_zero_or_false_is_answered_and_a_repeat_is_dropped,
     with_a_secret_it_takes_what_is_signed_by_it_and_nothing_else,
 }
 
-/// The running example; it ends with this.
+/// Where the example is.
+const EXAMPLE: &str = "examples/flask_channel";
+
+/// The running server; it ends with this.
 struct FlaskChannel {
     _child: Child,
     endpoint_url: String,
@@ -33,17 +38,21 @@ struct FlaskChannel {
 impl FlaskChannel {
     async fn start() -> anyhow::Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        Self::start_at(address, &[]).await
+        Self::start_at(EXAMPLE, address, &[]).await
     }
 
-    async fn start_at(address: SocketAddr, env: &[(&str, &str)]) -> anyhow::Result<Self> {
+    async fn start_at(
+        folder: &str,
+        address: SocketAddr,
+        env: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let root = root()?;
         let python = root.join(".servers/venv/bin/python");
         // By Flask's own command, for `python app.py` has one fixed port for all tests.
         let child = Command::new(&python)
             .args(["-m", "flask", "--app", "app", "run", "--port"])
             .arg(address.port().to_string())
-            .current_dir(root.join("examples/flask_channel"))
+            .current_dir(root.join(folder))
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env_remove("SIGNING_SECRET")
             .envs(env.iter().copied())
@@ -79,19 +88,74 @@ async fn its_answer_reaches_the_development_inbox(setup: Setup) -> anyhow::Resul
     gateway.register("slack-sim", &channel.endpoint_url).await?;
     gateway.send("slack-sim", "abc123").await?;
 
-    let answer = wait::until("the answer", async || {
-        let inbox = gateway.get("/dev/sessions/abc123").await.ok()?.json();
-        inbox["responses"].as_array()?.first().cloned()
-    })
-    .await?;
-    assert_eq!(
-        answer["text"],
-        Value::from("Received message: 'Hello, abc123!'")
-    );
-    assert_eq!(answer["platform"], Value::from("Slack (simulated)"));
+    let answers = answers(&gateway, "abc123", 1).await?;
+    assert_eq!(answers[0]["text"], "Received message: 'Hello, abc123!'");
+    assert_eq!(answers[0]["platform"], "Slack (simulated)");
     gateway
         .finish_unaccounted("neither the example nor the inbox keeps a record")
         .await
+}
+
+async fn the_specifications_own_server_works_unmodified(setup: Setup) -> anyhow::Result<Accounted> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+    let channel = FlaskChannel::start_at("tests/seed", address, &[]).await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    gateway.register("slack-sim", &channel.endpoint_url).await?;
+    gateway.send("slack-sim", "abc123").await?;
+    let answers = answers(&gateway, "abc123", 1).await?;
+    assert_eq!(answers[0]["text"], "Received message: 'Hello, abc123!'");
+    gateway
+        .finish_unaccounted("neither the example nor the inbox keeps a record")
+        .await
+}
+
+async fn a_message_of_zero_or_false_is_answered_and_a_repeat_is_dropped(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = FlaskChannel::start().await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    gateway.register("slack-sim", &channel.endpoint_url).await?;
+    for (message, session, said) in [(json!(0), "zero", "0"), (json!(false), "no", "False")] {
+        let message = json!({"channel_id": "slack-sim", "session_id": session, "message": message});
+        let sent = gateway.post("/channel/message", message.to_string());
+        let id = sent.await?.expect(202)?.json()["message_id"].clone();
+        let first = answers(&gateway, session, 1).await?;
+        assert_eq!(first[0]["text"], format!("Received message: '{said}'"));
+        let path = format!("/channel/message/{}", id.as_str().context("an id")?);
+        let message = async || gateway.get(&path).await.ok().map(|answer| answer.json());
+        wait::until("the message to be known", async || {
+            message().await.filter(|message| message["round"] == 0)
+        })
+        .await?;
+        let again = json!({"ids": [id]}).to_string();
+        gateway.post("/messages/replay", again).await?.expect(202)?;
+        let replayed = wait::until("the repeat to be delivered", async || {
+            message()
+                .await
+                .filter(|message| message["round"] == 1 && message["state"] != "queued")
+        })
+        .await?;
+        // And not answered once more.
+        assert_eq!(replayed["state"], "delivered");
+        assert_eq!(answers(&gateway, session, 1).await?.len(), 1);
+    }
+    gateway
+        .finish_unaccounted("neither the example nor the inbox keeps a record")
+        .await
+}
+
+/// The answers of a session in the inbox, once there are so many.
+async fn answers(gateway: &TestGateway, session: &str, count: usize) -> anyhow::Result<Vec<Value>> {
+    wait::until("the answers", async || {
+        let inbox = gateway
+            .get(&format!("/dev/sessions/{session}"))
+            .await
+            .ok()?
+            .json();
+        let answers = inbox["responses"].as_array()?.clone();
+        (answers.len() >= count).then_some(answers)
+    })
+    .await
 }
 
 async fn with_a_secret_it_takes_what_is_signed_by_it_and_nothing_else(
@@ -109,7 +173,7 @@ async fn with_a_secret_it_takes_what_is_signed_by_it_and_nothing_else(
         secrets.push(secret.as_str().context("a secret")?.to_owned());
     }
     let env = [("SIGNING_SECRET", secrets[0].as_str())];
-    let _channel = FlaskChannel::start_at(address, &env).await?;
+    let _channel = FlaskChannel::start_at(EXAMPLE, address, &env).await?;
 
     for id in ["stranger", "slack-sim"] {
         gateway.send(id, id).await?;

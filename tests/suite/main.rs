@@ -6,6 +6,7 @@ mod setups;
 mod bad_input;
 mod broker_contract;
 mod callbacks;
+mod documents;
 mod egress;
 mod faults;
 mod filter_oracle;
