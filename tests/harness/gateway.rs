@@ -40,7 +40,7 @@ pub use plan::{CALLBACK_SECRET, OPERATOR_KEY, Plan, Setup};
 pub use raw::Raw;
 
 /// How long a process may take to drain and end.
-const STOP_LIMIT: Duration = Duration::from_secs(40);
+const STOP_LIMIT: Duration = Duration::from_mins(1);
 
 /// A running gateway.
 #[derive(Debug)]

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How long a process may take to become ready.
-const READY_LIMIT: Duration = Duration::from_secs(30);
+const READY_LIMIT: Duration = Duration::from_mins(1);
 
 /// How often readiness is asked for.
 const READY_EVERY: Duration = Duration::from_millis(20);
@@ -74,7 +74,7 @@ impl Process {
     /// Starts a program and waits until it is ready.
     ///
     /// # Errors
-    /// If it cannot be started, ends, or is not ready within 30 s; the error shows its log's end.
+    /// If it cannot be started, ends, or is not ready within a minute; the error shows its log's end.
     pub async fn start(program: Program) -> anyhow::Result<Self> {
         program.audit.environment(pairs(&program.env));
         fs::create_dir_all(&program.folder)

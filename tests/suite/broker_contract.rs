@@ -14,7 +14,7 @@ mod embedded {
     use async_trait::async_trait;
     use roundtrip_broker::{
         Config, SharedBroker,
-        contract::{Harness, Tweak},
+        contract::{Harness, Tweak, patient},
     };
     use tempfile::TempDir;
 
@@ -32,7 +32,7 @@ mod embedded {
             let file = folder.path().join("made/on/the/way/broker.db");
             self.config = Config {
                 url: format!("sqlite:{}", file.display()),
-                ..Config::default()
+                ..patient()
             };
             tweak(&mut self.config);
             self.folders.push(folder);
@@ -56,7 +56,7 @@ mod rabbitmq {
     use reqwest::Method;
     use roundtrip_broker::{
         Config, Policy, SharedBroker,
-        contract::{Harness, Tweak},
+        contract::{Harness, Tweak, patient},
         policies,
     };
     use serde_json::Value;
@@ -95,7 +95,7 @@ mod rabbitmq {
             self.config = Config {
                 url,
                 namespace,
-                ..Config::default()
+                ..patient()
             };
             tweak(&mut self.config);
             if self.config.max_backlog != Config::default().max_backlog {

@@ -22,7 +22,9 @@ use lapin::{
     types::FieldTable,
 };
 use reqwest::Method;
-use roundtrip_broker::{Config, Consumer, Delivery, Parcel, Queue, Route, SharedBroker, Status};
+use roundtrip_broker::{
+    Config, Consumer, Delivery, Parcel, Queue, Route, SharedBroker, Status, contract::patient,
+};
 use roundtrip_model::{
     ChannelId, Decision, MessageId, SystemClock,
     decision::{DeadKind, DeadReason},
@@ -65,7 +67,7 @@ impl Vhost {
         let config = Config {
             url: url.into(),
             management_url: Some(management.url.to_string()),
-            ..Config::default()
+            ..patient()
         };
         Ok(Self {
             name,

@@ -25,7 +25,7 @@ use lapin::{
 };
 use roundtrip_broker::{
     Config, Consumer, Delivery, Parcel, PublishError, Queue, Route, SettleError, SharedBroker,
-    Status,
+    Status, contract::patient,
 };
 use roundtrip_model::{
     ChannelId, Decision, MessageId, SystemClock,
@@ -59,7 +59,7 @@ impl Place {
         let config = Config {
             url: url.into(),
             namespace: format!("t-{}", Uuid::now_v7().simple()),
-            ..Config::default()
+            ..patient()
         };
         Ok(Self {
             direct,
@@ -375,7 +375,8 @@ async fn a_work_queue_without_its_promises_is_not_used() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_publish_into_silence_ends_unconfirmed_and_the_silent_connection_is_left()
 -> anyhow::Result<()> {
-    let place = Place::make().await?;
+    let mut place = Place::make().await?;
+    place.config.publish_timeout = Config::default().publish_timeout;
     let broker = place.open().await?;
     let mut consumer = broker.consume(Queue::Outbound, 10).await?;
     until_published(&broker).await?;

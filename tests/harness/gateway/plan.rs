@@ -29,6 +29,9 @@ const ENCRYPTION_KEY: &str = "dGhlLXRlc3RzJy1vd24tZW5jcnlwdGlvbi1rZXktITI=";
 /// Where nobody listens: the port is reserved.
 const NOWHERE: &str = "http://127.0.0.1:1/";
 
+/// The time limit on what a server is asked: a server that answers late on a busy machine is not away.
+const SERVER_LIMIT: &str = "20s";
+
 /// What a gateway runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setup {
@@ -187,6 +190,15 @@ impl Plan {
             env.insert("ROUNDTRIP__BROKER__NAMESPACE".to_owned(), name.clone());
         }
         env.extend(self.store_env(folder));
+        // A server that a test takes away, by a proxy, is given up as soon as in production.
+        for (server, limit) in [
+            ("BROKER_URL", "ROUNDTRIP__BROKER__PUBLISH_TIMEOUT"),
+            ("STORE_URL", "ROUNDTRIP__STORE__TIMEOUT"),
+        ] {
+            if !self.env.contains_key(server) {
+                env.insert(limit.to_owned(), SERVER_LIMIT.to_owned());
+            }
+        }
         env.extend(self.env.clone());
         Ok(Program {
             name: name.to_owned(),

@@ -15,14 +15,15 @@ const BACKLOG: u16 = 2000;
 
 /// Within this they all have come back: the tier gives them back some at a time, and other cases
 /// run beside this one.
-const BACKLOG_LIMIT: Duration = Duration::from_mins(1);
+const BACKLOG_LIMIT: Duration = Duration::from_mins(2);
 
 /// How many are received at once.
 const WINDOW: u16 = 10;
 
-/// The most deliveries until the one that came last is handed out: with neither in the other's way
-/// a few windows' worth, for what is under way to the consumer comes first.
-const SOON: u32 = 200;
+/// The most deliveries until the one that came last is handed out. With neither in the other's way
+/// it comes after a few windows' worth, on a busy machine after some more. Behind the backlog it
+/// would come last of all.
+const SOON: u16 = BACKLOG / 2;
 
 /// Backoffs of a channel that was away come due by the thousand; whoever else is written to must
 /// not notice.

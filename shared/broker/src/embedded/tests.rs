@@ -15,7 +15,7 @@ use super::Embedded;
 use crate::{Broker, Config, Consumer, Delivery, OpenError, Parcel, PublishError, Queue, Route};
 
 /// Within this, whatever is bound to happen has happened.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_mins(1);
 
 const NOON: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
 
