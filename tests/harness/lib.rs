@@ -20,6 +20,7 @@ pub mod replay;
 pub mod scripted;
 pub mod servers;
 pub mod stack;
+pub mod stuck;
 pub mod tally;
 pub mod tls;
 pub mod trap;

@@ -23,6 +23,7 @@ mod policies;
 mod processes;
 mod producers;
 mod rabbitmq;
+mod rabbitmq_channels;
 mod replay_crash;
 mod retries;
 mod round_trip;

@@ -40,14 +40,14 @@ use uuid::Uuid;
 const DELIVERY_LIMIT: usize = 20;
 
 /// A namespace of its own on the server that the environment names, behind a proxy.
-struct Place {
-    direct: Url,
+pub(crate) struct Place {
+    pub(crate) direct: Url,
     proxy: Proxy,
-    config: Config,
+    pub(crate) config: Config,
 }
 
 impl Place {
-    async fn make() -> anyhow::Result<Self> {
+    pub(crate) async fn make() -> anyhow::Result<Self> {
         let direct: Url = std::env::var("TEST_AMQP_URL")
             .context("TEST_AMQP_URL is not set: run tests/run, or point it to a RabbitMQ")?
             .parse()?;
@@ -68,11 +68,11 @@ impl Place {
         })
     }
 
-    async fn open(&self) -> anyhow::Result<SharedBroker> {
+    pub(crate) async fn open(&self) -> anyhow::Result<SharedBroker> {
         Ok(roundtrip_broker::open(&self.config, Arc::new(SystemClock)).await?)
     }
 
-    fn name(&self, end: &str) -> String {
+    pub(crate) fn name(&self, end: &str) -> String {
         format!("{}.{end}", self.config.namespace)
     }
 
@@ -111,14 +111,14 @@ impl Place {
     }
 
     /// Another client's channel, not by way of the proxy.
-    async fn other_client(&self) -> anyhow::Result<(Connection, Channel)> {
+    pub(crate) async fn other_client(&self) -> anyhow::Result<(Connection, Channel)> {
         let properties = ConnectionProperties::default();
         let connection = Connection::connect(self.direct.as_str(), properties).await?;
         let channel = connection.create_channel().await?;
         Ok((connection, channel))
     }
 
-    async fn delete_queue(&self, end: &str) -> anyhow::Result<()> {
+    pub(crate) async fn delete_queue(&self, end: &str) -> anyhow::Result<()> {
         let (_connection, channel) = self.other_client().await?;
         let options = QueueDeleteOptions::default();
         channel.queue_delete(self.name(end).into(), options).await?;
@@ -126,7 +126,7 @@ impl Place {
     }
 
     /// Closes the broker and leaves nothing on the server.
-    async fn leave(self, broker: SharedBroker) -> anyhow::Result<()> {
+    pub(crate) async fn leave(self, broker: SharedBroker) -> anyhow::Result<()> {
         broker.close().await;
         let namespace = &self.config.namespace;
         remove_namespace(self.direct.as_str(), namespace, self.config.outbound_shards).await?;
@@ -144,17 +144,17 @@ fn quorum() -> FieldTable {
     arguments
 }
 
-fn address(url: &Url) -> anyhow::Result<SocketAddr> {
+pub(crate) fn address(url: &Url) -> anyhow::Result<SocketAddr> {
     let host = url.host_str().context("a host")?;
     let mut addresses = (host, url.port().unwrap_or(5672)).to_socket_addrs()?;
     addresses.next().context("an address")
 }
 
-fn channel() -> ChannelId {
+pub(crate) fn channel() -> ChannelId {
     "c".parse().expect("a channel id")
 }
 
-fn parcel() -> Parcel {
+pub(crate) fn parcel() -> Parcel {
     Parcel {
         id: MessageId::generate().to_string(),
         tries: 0,
@@ -165,14 +165,14 @@ fn parcel() -> Parcel {
     }
 }
 
-async fn publish(broker: &SharedBroker) -> Result<String, PublishError> {
+pub(crate) async fn publish(broker: &SharedBroker) -> Result<String, PublishError> {
     let parcel = parcel();
     let id = parcel.id.clone();
     broker.publish(Route::Outbound(&channel()), parcel).await?;
     Ok(id)
 }
 
-async fn until_published(broker: &SharedBroker) -> anyhow::Result<String> {
+pub(crate) async fn until_published(broker: &SharedBroker) -> anyhow::Result<String> {
     until("a publish to be taken", async || publish(broker).await.ok()).await
 }
 
@@ -183,7 +183,7 @@ async fn until_status(broker: &SharedBroker, wanted: fn(&Status) -> bool) -> any
     .await
 }
 
-async fn next(consumer: &mut Box<dyn Consumer>) -> anyhow::Result<Delivery> {
+pub(crate) async fn next(consumer: &mut Box<dyn Consumer>) -> anyhow::Result<Delivery> {
     let delivery = timeout(WAIT_LIMIT, consumer.next()).await;
     delivery
         .context("a parcel in time")?
@@ -191,7 +191,7 @@ async fn next(consumer: &mut Box<dyn Consumer>) -> anyhow::Result<Delivery> {
 }
 
 /// Receives and acks until all of these have come.
-async fn receive_all(
+pub(crate) async fn receive_all(
     consumer: &mut Box<dyn Consumer>,
     mut wanted: HashSet<String>,
 ) -> anyhow::Result<()> {

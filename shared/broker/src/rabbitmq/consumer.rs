@@ -1,4 +1,4 @@
-//! A consumer: a lane for as long as the connection lasts, and then the next one.
+//! A consumer: for each of the broker's queues a lane, and when that ends the next one.
 //!
 //! Invariant: no more parcels are handed out and unsettled than the window has places, those of
 //! lost connections included, for a worker may still be at them.
@@ -10,16 +10,17 @@ use backoff::{ExponentialBackoff, backoff::Backoff};
 use roundtrip_model::retry::reconnect;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Engine,
     endpoint::Endpoint,
-    lane::{End, Lane, Out},
+    lane::{End, Lane, NotOpened, Out, Source},
     lease::Lease,
-    link::Link,
+    link::{Link, LinkError},
+    refusals::{self, ACCESS_REFUSED, PRECONDITION_FAILED},
     status::StatusCell,
 };
 use crate::{Consumer, Delivery, Parcel, Queue};
@@ -90,54 +91,125 @@ impl Consumer for Receiver {
     }
 }
 
-/// Starts to receive.
+/// Starts to receive: each of the broker's queues by itself, so that one that is refused does not
+/// hold up the others.
 pub(super) fn start(engine: &Arc<Engine>, queue: Queue, window: u16) -> Receiver {
     let window = window.max(1);
     let (out, received) = mpsc::channel(window.into());
-    engine
-        .consumers
-        .spawn(receive(Arc::clone(engine), queue, window, out));
+    let places = Arc::new(Semaphore::new(window.into()));
+    for name in engine.topology.queues(queue) {
+        let source = Source {
+            queue,
+            name: name.clone(),
+            window,
+        };
+        let receiving = receive(Arc::clone(engine), source, out.clone(), Arc::clone(&places));
+        engine.consumers.spawn(receiving);
+    }
     Receiver { received }
 }
 
-async fn receive(engine: Arc<Engine>, queue: Queue, window: u16, out: Out) {
-    let places = Arc::new(Semaphore::new(window.into()));
+async fn receive(engine: Arc<Engine>, source: Source, out: Out, places: Arc<Semaphore>) {
     let mut links = engine.links.clone();
-    let mut waits = reconnect();
-    let mut complained = false;
+    let mut waits = Waits::default();
     loop {
         let opening = async {
             let link = links.wait_for(Option::is_some).await.ok()?.clone()?;
-            Some(Lane::open(&engine, link, queue, window).await)
+            Some(Lane::open(&engine, link, &source).await)
         };
         let opened = tokio::select! {
             () = engine.closing.cancelled() => return,
             () = out.closed() => return,
             opened = opening => opened,
         };
-        match opened {
+        let wait = match opened {
             None => return,
             Some(Ok(mut lane)) => {
-                waits.reset();
-                complained = false;
-                match lane.run(&out, &places).await {
+                let since = Instant::now();
+                let end = lane.run(&out, &places).await;
+                if since.elapsed() > refusals::STEADY {
+                    waits = Waits::default();
+                }
+                match end {
                     End::Closed => return,
                     End::Dropped => return lane.retire().await,
-                    End::Cancelled => drop(engine.consumers.spawn(lane.retire())),
-                    End::Lost => {}
+                    End::Cancelled => {
+                        engine.consumers.spawn(lane.retire());
+                        waits.short()
+                    }
+                    End::Lost(error) => waits.after(&source, &error, links.borrow().is_some()),
                 }
             }
-            // The connection's own end is logged where it is kept.
-            Some(Err(error)) if links.borrow().is_some() && !complained => {
-                complained = true;
-                tracing::warn!(queue = queue.name(), %error, "cannot consume; trying again");
+            // The publisher declares everything, and logs what is refused.
+            Some(Err(NotOpened::Declaring(error))) if error.closed_channel() => waits.long(),
+            Some(Err(NotOpened::Declaring(error) | NotOpened::Consuming(error))) => {
+                waits.after(&source, &error, links.borrow().is_some())
             }
-            Some(Err(_)) => {}
-        }
+        };
         tokio::select! {
             () = engine.closing.cancelled() => return,
             () = out.closed() => return,
-            () = pause(&mut waits) => {}
+            () = sleep(wait) => {}
         }
+    }
+}
+
+/// How long a consumer waits before it is opened again, and what was logged of it.
+struct Waits {
+    short: ExponentialBackoff,
+    long: ExponentialBackoff,
+    /// What was logged last; the broker's words differ by the channel's number.
+    logged: Option<Option<u16>>,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self {
+            short: reconnect(),
+            long: refusals::waits(),
+            logged: None,
+        }
+    }
+}
+
+impl Waits {
+    fn short(&mut self) -> Duration {
+        let most = self.short.max_interval;
+        self.short.next_backoff().unwrap_or(most)
+    }
+
+    fn long(&mut self) -> Duration {
+        let most = self.long.max_interval;
+        self.long.next_backoff().unwrap_or(most)
+    }
+
+    /// Logs the error once for as long as it stays the same, unless the connection is lost: that is
+    /// logged where it is kept.
+    fn after(&mut self, source: &Source, error: &LinkError, connected: bool) -> Duration {
+        let code = error.reply_code();
+        if connected && self.logged != Some(code) {
+            self.logged = Some(code);
+            tracing::warn!(
+                queue = source.name.as_str(),
+                %error,
+                remedy = remedy(code),
+                "cannot consume; trying again"
+            );
+        }
+        match code {
+            Some(ACCESS_REFUSED | PRECONDITION_FAILED) => self.long(),
+            _ => self.short(),
+        }
+    }
+}
+
+/// What an operator can do where a consumer's channel was closed.
+const fn remedy(code: Option<u16>) -> &'static str {
+    match code {
+        Some(ACCESS_REFUSED) => "grant the user read on the queue",
+        Some(PRECONDITION_FAILED) => {
+            "where it is a time-out of an acknowledgement: raise RabbitMQ's consumer_timeout above              the longest delivery"
+        }
+        _ => "none, if it passes",
     }
 }

@@ -1,5 +1,5 @@
-//! One channel on which a consumer receives: its deliveries, and the way back for their
-//! settlements.
+//! One channel on which one of the broker's queues is received: its deliveries, and the way back
+//! for their settlements.
 //!
 //! Invariant: the channel lives until every delivery that was handed out is settled or the
 //! connection is gone, also when the consumer itself is gone or the broker has cancelled it.
@@ -9,10 +9,9 @@ use std::{sync::Arc, time::Duration};
 use futures::{
     FutureExt, StreamExt,
     future::{BoxFuture, Fuse, FusedFuture, try_join_all},
-    stream::{BoxStream, SelectAll, once},
 };
 use lapin::{
-    Channel,
+    Channel, Consumer,
     message::Delivery,
     options::{
         BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
@@ -24,9 +23,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::{
     Engine,
     acks::{Acks, Batch, Tag},
+    channel::OpenChannel,
     lease::{Lease, Settled},
     link::{Link, LinkError, limited},
-    publisher::DECLARE_LIMIT,
     wire::decode,
 };
 use crate::{Parcel, Queue};
@@ -37,34 +36,55 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The limit on writing acknowledgements to the socket.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
-/// A delivery of one of the lane's queues; none where the broker has cancelled that consumer.
-type Received = Option<lapin::Result<Delivery>>;
-
 /// Where deliveries go.
 pub(super) type Out = mpsc::Sender<(Parcel, Lease)>;
 
 /// Why a lane receives no longer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum End {
     /// The broker (ours) was closed.
     Closed,
     /// The consumer was dropped.
     Dropped,
-    /// RabbitMQ has cancelled it: a queue was deleted.
+    /// RabbitMQ has cancelled it: the queue was deleted.
     Cancelled,
     /// The connection or the channel is gone.
-    Lost,
+    Lost(LinkError),
 }
 
-/// A channel with a consumer on each of the queues that one is made of: shards, and retries.
+/// Why a lane could not be opened.
+#[derive(Debug)]
+pub(super) enum NotOpened {
+    /// Its queue could not be declared.
+    Declaring(LinkError),
+    /// Anything else.
+    Consuming(LinkError),
+}
+
+/// What a lane receives.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    pub(super) queue: Queue,
+    /// One of the broker's queues that `queue` is made of.
+    pub(super) name: ShortString,
+    /// The prefetch: the whole window, so that one busy queue can fill it. What is handed out over
+    /// all of them is bounded by the window's permits; what lapin buffers, by the window times
+    /// their number.
+    pub(super) window: u16,
+}
+
+/// A channel with a consumer on one of the broker's queues.
 pub(super) struct Lane {
     engine: Arc<Engine>,
     queue: Queue,
     /// Held so that the connection outlives the lane's deliveries.
     _link: Arc<Link>,
-    channel: Channel,
-    tags: Vec<ShortString>,
-    deliveries: SelectAll<BoxStream<'static, Received>>,
+    /// Before the consumer, so that it is closed first and the consumer has nothing to cancel.
+    channel: OpenChannel,
+    consumer: Consumer,
+    /// Received, and waits for a permit.
+    received: Option<Delivery>,
+    permit: Fuse<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
     /// Unbounded, and holds no more than the window: each delivery is settled once.
     settled: mpsc::UnboundedReceiver<Settled>,
     /// For the leases; `None` once no more are made.
@@ -77,44 +97,31 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Opens a channel and consumes all that the queue is made of, each in its turn.
-    ///
-    /// The prefetch of each is the whole window, so that one busy queue can fill it. What is handed
-    /// out over all of them is bounded by the window's permits; what lapin buffers, by the window
-    /// times their number.
+    /// Opens a channel, declares the queue and consumes it. Where that fails the channel is closed
+    /// before this returns, so that no call is repeated that the broker may still carry out.
     pub(super) async fn open(
         engine: &Arc<Engine>,
         link: Arc<Link>,
-        queue: Queue,
-        window: u16,
-    ) -> Result<Self, LinkError> {
-        let channel = link.channel().await?;
-        let declaring = engine.topology.declare(&channel);
-        limited("declaring the queues", DECLARE_LIMIT, declaring).await?;
-        let each = BasicQosOptions { global: false };
-        limited("basic.qos", ANSWER_LIMIT, channel.basic_qos(window, each)).await?;
-        let mut tags = Vec::new();
-        let mut deliveries = SelectAll::new();
-        for name in engine.topology.queues(queue) {
-            let consuming = channel.basic_consume(
-                name.clone(),
-                "".into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            );
-            let consumer = limited("basic.consume", ANSWER_LIMIT, consuming).await?;
-            tags.push(consumer.tag());
-            let received = consumer.map(Some);
-            deliveries.push(received.chain(once(async { None })).boxed());
-        }
+        source: &Source,
+    ) -> Result<Self, NotOpened> {
+        let channel = link.channel().await.map_err(NotOpened::Consuming)?;
+        let consumer = match consume(engine, &channel, source).await {
+            Ok(consumer) => consumer,
+            Err(reason) => {
+                // An error means that the channel is gone already.
+                let _ = channel.close().await;
+                return Err(reason);
+            }
+        };
         let (lease_settled, settled) = mpsc::unbounded_channel();
         Ok(Self {
             engine: Arc::clone(engine),
-            queue,
+            queue: source.queue,
             _link: link,
             channel,
-            tags,
-            deliveries,
+            consumer,
+            received: None,
+            permit: Fuse::terminated(),
             settled,
             lease_settled: Some(lease_settled),
             acks: Acks::default(),
@@ -125,10 +132,10 @@ impl Lane {
         })
     }
 
-    /// Hands out deliveries, each under a permit, and acknowledges what is settled.
+    /// Hands out deliveries, each under a permit, and acknowledges what is settled. It receives
+    /// first and then asks for the permit: a lane whose queue is empty must not keep one.
     pub(super) async fn run(&mut self, out: &Out, window: &Arc<Semaphore>) -> End {
         let closing = self.engine.closing.clone();
-        let mut permit = None;
         loop {
             tokio::select! {
                 biased;
@@ -142,23 +149,25 @@ impl Lane {
                     self.write();
                 }
                 written = &mut self.writing, if !self.writing.is_terminated() => {
-                    if written.is_err() {
-                        return End::Lost;
+                    if let Err(error) = written {
+                        return End::Lost(error);
                     }
                     self.write();
                 }
-                next = Arc::clone(window).acquire_owned(), if permit.is_none() => {
-                    // The semaphore is never closed.
-                    permit = next.ok();
-                }
-                received = self.deliveries.next(), if permit.is_some() => match received {
-                    Some(Some(Ok(delivery))) => {
-                        if let Some(permit) = permit.take() {
-                            self.hand_out(delivery, permit, out);
-                        }
+                permit = &mut self.permit, if !self.permit.is_terminated() => {
+                    if let (Some(permit), Some(delivery)) = (permit, self.received.take()) {
+                        self.hand_out(delivery, permit, out);
                     }
-                    Some(None) => return End::Cancelled,
-                    Some(Some(Err(_))) | None => return End::Lost,
+                }
+                received = self.consumer.next(), if self.received.is_none() => match received {
+                    Some(Ok(delivery)) => {
+                        self.received = Some(delivery);
+                        // The semaphore is never closed.
+                        let permit = Arc::clone(window).acquire_owned().map(Result::ok);
+                        self.permit = permit.boxed().fuse();
+                    }
+                    None => return End::Cancelled,
+                    Some(Err(error)) => return End::Lost(error.into()),
                 },
             }
         }
@@ -203,7 +212,7 @@ impl Lane {
             std::mem::take(&mut self.requeued),
         );
         let told = std::mem::take(&mut self.waiting);
-        let channel = self.channel.clone();
+        let channel = (*self.channel).clone();
         let writing = async move {
             limited("acknowledging", WRITE_LIMIT, write(&channel, batch)).await?;
             for done in told {
@@ -242,15 +251,18 @@ impl Lane {
 
     async fn wind_down(&mut self) -> Result<(), LinkError> {
         self.lease_settled = None;
-        for tag in std::mem::take(&mut self.tags) {
-            let cancelling = self
-                .channel
-                .basic_cancel(tag, BasicCancelOptions::default());
-            limited("basic.cancel", ANSWER_LIMIT, cancelling).await?;
-        }
-        // Each stream ends once its consumer is cancelled, so this waits for nothing.
-        while let Some(received) = self.deliveries.next().await {
-            if let Some(Ok(delivery)) = received {
+        self.permit = Fuse::terminated();
+        let tag = self.consumer.tag();
+        let cancelling = self
+            .channel
+            .basic_cancel(tag, BasicCancelOptions::default());
+        limited("basic.cancel", ANSWER_LIMIT, cancelling).await?;
+        let received = self.received.take();
+        self.requeued
+            .extend(received.map(|delivery| delivery.delivery_tag));
+        // The stream ends once its consumer is cancelled, so this waits for nothing.
+        while let Some(received) = self.consumer.next().await {
+            if let Ok(delivery) = received {
                 self.requeued.push(delivery.delivery_tag);
             }
         }
@@ -274,9 +286,39 @@ impl Lane {
                 }
             }
         }
-        let closing = self.channel.close(200, "OK".into());
-        limited("channel.close", ANSWER_LIMIT, closing).await
+        self.channel.close().await
     }
+}
+
+/// Declares the queue, which may have been deleted, and consumes it.
+async fn consume(
+    engine: &Engine,
+    channel: &Channel,
+    source: &Source,
+) -> Result<Consumer, NotOpened> {
+    let topology = &engine.topology;
+    for declaration in [
+        topology.exchange_declaration(),
+        topology.declaration(source.queue, &source.name),
+    ] {
+        let declaring = topology.declare(channel, &declaration);
+        limited("declaring the queue", ANSWER_LIMIT, declaring)
+            .await
+            .map_err(NotOpened::Declaring)?;
+    }
+    let qos = channel.basic_qos(source.window, BasicQosOptions { global: false });
+    limited("basic.qos", ANSWER_LIMIT, qos)
+        .await
+        .map_err(NotOpened::Consuming)?;
+    let consuming = channel.basic_consume(
+        source.name.clone(),
+        "".into(),
+        BasicConsumeOptions::default(),
+        FieldTable::default(),
+    );
+    limited("basic.consume", ANSWER_LIMIT, consuming)
+        .await
+        .map_err(NotOpened::Consuming)
 }
 
 async fn write(channel: &Channel, batch: Batch) -> lapin::Result<()> {

@@ -15,7 +15,7 @@ use std::{
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Stream, StreamExt};
 use lapin::{
-    Channel, Connection, ConnectionProperties, Event,
+    Connection, ConnectionProperties, ErrorKind, Event,
     options::BasicQosOptions,
     tcp::{AsyncTcpStream, RustlsConnectorConfig, TLSConfig},
     uri::AMQPUri,
@@ -23,7 +23,10 @@ use lapin::{
 use socket2::{SockRef, Socket};
 use tokio::time::{sleep, timeout};
 
-use super::endpoint::{Candidate, Endpoint};
+use super::{
+    channel::{OpenChannel, REPLY_SUCCESS},
+    endpoint::{Candidate, Endpoint},
+};
 
 /// The limit on connecting to one of several addresses, from TCP to the end of AMQP's handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -53,9 +56,6 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often a link is looked at, in case its end came without an event.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// AMQP's reply code for a close in good order.
-const REPLY_SUCCESS: u16 = 200;
 
 /// Why there is no link, or no channel on it.
 #[derive(Debug, thiserror::Error)]
@@ -87,14 +87,32 @@ impl fmt::Display for Each<'_> {
     }
 }
 
+impl LinkError {
+    /// Whether the broker has closed one channel for it, and the connection is as good as before.
+    pub(super) fn closed_channel(&self) -> bool {
+        matches!(self, Self::Lapin(error) if error.is_amqp_soft_error())
+    }
+
+    /// AMQP's reply code of an error that closed a channel.
+    pub(super) fn reply_code(&self) -> Option<u16> {
+        match self {
+            Self::Lapin(error) => match error.kind() {
+                ErrorKind::ProtocolError(error) => Some(error.get_id()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 /// A step of the protocol under a time limit.
-pub(super) async fn limited<T>(
+pub(super) async fn limited<T, E: Into<LinkError>>(
     what: &'static str,
     limit: Duration,
-    step: impl Future<Output = lapin::Result<T>>,
+    step: impl Future<Output = Result<T, E>>,
 ) -> Result<T, LinkError> {
     match timeout(limit, step).await {
-        Ok(result) => Ok(result?),
+        Ok(result) => result.map_err(Into::into),
         Err(_) => Err(LinkError::TooSlow { what, limit }),
     }
 }
@@ -114,7 +132,7 @@ pub(super) struct Link {
     connection: Connection,
     endpoint: Endpoint,
     to: Candidate,
-    _plug: Plug,
+    plug: Plug,
 }
 
 impl Link {
@@ -192,7 +210,7 @@ impl Link {
                 connection,
                 endpoint: endpoint.clone(),
                 to,
-                _plug: plug,
+                plug,
             },
             events,
         ))
@@ -243,14 +261,15 @@ impl Link {
         stream.read_exact(&mut [0]).await
     }
 
-    /// A new channel.
-    pub(super) async fn channel(&self) -> Result<Channel, LinkError> {
-        limited(
-            "opening a channel",
-            CHANNEL_LIMIT,
-            self.connection.create_channel(),
-        )
-        .await
+    /// A new channel. A connection that refuses one is ended.
+    pub(super) async fn channel(&self) -> Result<OpenChannel, LinkError> {
+        let opening = self.connection.create_channel();
+        let opened = limited("opening a channel", CHANNEL_LIMIT, opening).await;
+        if matches!(opened, Err(LinkError::Lapin(_))) {
+            // lapin refuses a channel number for ever once the broker has closed a channel of it.
+            self.plug.pull();
+        }
+        Ok(OpenChannel::new(opened?))
     }
 
     /// Whether the connection is open, as far as is known.
@@ -262,7 +281,10 @@ impl Link {
     pub(super) async fn lost(&self, events: &mut Events) -> LinkError {
         loop {
             match timeout(LOOK_EVERY, events.next()).await {
-                Ok(Some(Event::Error(error))) => return error.into(),
+                // An error that closes a channel is noticed where the channel is used.
+                Ok(Some(Event::Error(error))) if !error.is_amqp_soft_error() => {
+                    return error.into();
+                }
                 Ok(Some(_)) => {}
                 Err(_) if self.is_open() => {}
                 Ok(None) | Err(_) => return LinkError::Ended,
@@ -334,11 +356,17 @@ impl Slot {
     }
 }
 
-impl Drop for Plug {
-    fn drop(&mut self) {
+impl Plug {
+    fn pull(&self) {
         if let Held::Socket(socket) = std::mem::replace(&mut *self.0.lock(), Held::Pulled) {
             // It fails where the connection is closed already, which is what is wanted.
             let _ = socket.shutdown(Shutdown::Both);
         }
+    }
+}
+
+impl Drop for Plug {
+    fn drop(&mut self) {
+        self.pull();
     }
 }

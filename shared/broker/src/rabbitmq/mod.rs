@@ -7,10 +7,11 @@
 //! | `policies` | the gateway's policies, and what other ones do; `management`: asks RabbitMQ for them |
 //! | `wire` | a parcel as an AMQP message |
 //! | `endpoint` | the hosts of the URL |
-//! | `link` | one connection; `status`: whether it is up |
+//! | `link` | one connection; `status`: whether it is up; `channel`: a channel on it |
+//! | `refusals` | what RabbitMQ refuses to declare |
 //! | `publisher` | the publishing connection and its task |
 //! | `consumer` | the receiving connection, and the consumers on it |
-//! | `lane` | one consumer's channel; `acks`: its acknowledgements; `lease`: a delivery's way back |
+//! | `lane` | the channel that receives one queue; `acks`: its acknowledgements; `lease`: a delivery's way back |
 //!
 //! Publishing and receiving use separate connections, for RabbitMQ stops reading from one that
 //! publishes when it runs out of memory or disk, and acknowledgements must not stop with it. Each
@@ -20,6 +21,7 @@
 //! Invariant: nothing here waits without a limit, but for the next parcel.
 
 mod acks;
+mod channel;
 mod consumer;
 mod differences;
 mod endpoint;
@@ -32,6 +34,7 @@ mod link;
 mod management;
 pub(crate) mod policies;
 mod publisher;
+mod refusals;
 mod status;
 mod tiers;
 mod topology;
@@ -205,7 +208,7 @@ impl Broker for RabbitMq {
     }
 
     fn status(&self) -> Status {
-        self.engine.publisher.status.get()
+        self.engine.publisher.status(&self.engine.topology)
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -14,7 +14,7 @@ use futures::{
     stream::FuturesUnordered,
 };
 use lapin::{
-    Channel, Confirmation, Event,
+    Confirmation, Event,
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
@@ -27,13 +27,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    channel::OpenChannel,
     endpoint::Endpoint,
     link::{Events, Link, LinkError, limited},
+    refusals::{self, Refusal, Refusals},
     status::StatusCell,
     topology::{Address, Topology},
     wire::Outgoing,
 };
-use crate::PublishError;
+use crate::{PublishError, Status};
 
 /// The most publishes without a confirm. More gain no speed, and this bounds the memory that a
 /// broker which confirms nothing can cost.
@@ -41,9 +43,6 @@ const MAX_IN_FLIGHT: usize = 2048;
 
 /// How many publishes are taken from the callers at a time.
 const TAKE_AT_ONCE: usize = 64;
-
-/// The limit on declaring everything: a new quorum queue takes some 100 ms.
-pub(super) const DECLARE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The pause before a queue that has vanished is declared again: RabbitMQ (3.10.8) forgets to tell
 /// the consumers of a deleted quorum queue, and leaves them without deliveries for ever, where the
@@ -69,6 +68,7 @@ struct Job {
 /// The callers' side.
 pub(super) struct Publisher {
     pub(super) status: StatusCell,
+    pub(super) refusals: Refusals,
     jobs: mpsc::UnboundedSender<Job>,
     permits: Arc<Semaphore>,
 }
@@ -94,6 +94,7 @@ impl Publisher {
         let (first_attempt, first) = oneshot::channel();
         let publisher = Arc::new(Self {
             status: StatusCell::new("publishing", endpoint),
+            refusals: Refusals::default(),
             jobs: sender,
             permits: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
         });
@@ -139,6 +140,34 @@ impl Publisher {
     }
 }
 
+impl Publisher {
+    /// Whether a publish can be sent there now.
+    fn check(&self, topology: &Topology, to: Address) -> Result<(), PublishError> {
+        self.status.check()?;
+        self.refusals.check(topology.exchange(to), topology.key(to))
+    }
+
+    /// Declares everything again, after a while.
+    async fn declare_after(&self, wait: Duration, link: &Link, topology: &Topology) {
+        sleep(wait).await;
+        match refusals::declare(link, topology).await {
+            Ok(refused) => self.refusals.replace(refused),
+            Err(error) => tracing::warn!(%error, "the queues could not be declared again"),
+        }
+    }
+
+    /// Whether a new parcel would be taken now.
+    pub(super) fn status(&self, topology: &Topology) -> Status {
+        match self.status.get() {
+            Status::Ready => match self.refusals.of_new_parcels(topology) {
+                Some(reason) => Status::Blocked(reason),
+                None => Status::Ready,
+            },
+            status => status,
+        }
+    }
+}
+
 fn closed<E>(_: E) -> PublishError {
     PublishError::Away("it was closed".to_owned())
 }
@@ -153,7 +182,7 @@ impl Pump {
                 connected = self.connect() => connected,
             };
             let reason = match connected {
-                Ok((link, channel, mut events)) => {
+                Ok((link, mut events)) => {
                     waits.reset();
                     self.publisher.status.connected(&link.node());
                     drop(self.first_attempt.take());
@@ -162,7 +191,7 @@ impl Pump {
                             link.close().await;
                             break;
                         }
-                        reason = self.work(&link, &channel, &mut events) => reason,
+                        reason = self.serve(&link, &mut events) => reason,
                     }
                 }
                 Err(reason) => reason,
@@ -178,24 +207,98 @@ impl Pump {
         self.publisher.status.closed();
     }
 
-    /// A connection with everything declared, and a channel with confirms.
-    async fn connect(&self) -> Result<(Link, Channel, Events), LinkError> {
+    /// A connection with everything declared that is not refused.
+    async fn connect(&self) -> Result<(Link, Events), LinkError> {
         let (link, events) = Link::connect(&self.endpoint, "publish").await?;
-        let channel = link.channel().await?;
-        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
-        limited("confirm.select", ANSWER_LIMIT, confirms).await?;
-        let declaring = self.topology.declare(&channel);
-        limited("declaring the queues", DECLARE_LIMIT, declaring).await?;
-        Ok((link, channel, events))
+        let refused = refusals::declare(&link, &self.topology).await?;
+        self.publisher.refusals.replace(refused);
+        Ok((link, events))
     }
 
-    /// Publishes until the connection or the channel is lost, and says why it was.
-    async fn work(&mut self, link: &Link, channel: &Channel, events: &mut Events) -> LinkError {
+    /// Publishes by one channel after the other until the connection is lost, and says why it was.
+    async fn serve(&mut self, link: &Link, events: &mut Events) -> LinkError {
+        let mut waits = refusals::waits();
+        let mut logged = None;
+        loop {
+            let channel = match confirming(link).await {
+                Ok(channel) => channel,
+                Err(reason) => return reason,
+            };
+            let since = Instant::now();
+            let reason = match self.work(link, &channel, events).await {
+                End::Connection(reason) => return reason,
+                End::Channel(reason) => reason,
+            };
+            if since.elapsed() > refusals::STEADY {
+                waits.reset();
+                logged = None;
+            }
+            let refusal = Refusal::from(&reason);
+            if logged != Some(reason.reply_code()) {
+                logged = Some(reason.reply_code());
+                tracing::warn!(
+                    error = %reason,
+                    remedy = refusal.advice(),
+                    "RabbitMQ closed the channel that publishes; opening another"
+                );
+            }
+            let wait = waits.next_backoff().unwrap_or(waits.max_interval);
+            if let Err(reason) = self.refuse(&reason, wait, events).await {
+                return reason;
+            }
+            // The exchange may have been deleted.
+            match refusals::declare(link, &self.topology).await {
+                Ok(refused) => self.publisher.refusals.replace(refused),
+                Err(reason) => return reason,
+            }
+        }
+    }
+
+    /// Answers what is to be published for so long, so that no caller waits in vain.
+    async fn refuse(
+        &mut self,
+        reason: &LinkError,
+        wait: Duration,
+        events: &mut Events,
+    ) -> Result<(), LinkError> {
+        let mut over = pin!(sleep(wait));
+        loop {
+            tokio::select! {
+                () = &mut over => return Ok(()),
+                event = events.next() => self.note(event)?,
+                Some(job) = self.jobs.recv() => {
+                    job.answer(Err(PublishError::Refused(reason.to_string())));
+                }
+            }
+        }
+    }
+
+    /// Takes in what happens to the connection.
+    fn note(&self, event: Option<Event>) -> Result<(), LinkError> {
+        match event {
+            Some(Event::ConnectionBlocked(reason)) => self.publisher.status.blocked(reason),
+            Some(Event::ConnectionUnblocked) => self.publisher.status.unblocked(),
+            // An error that closes a channel is noticed where the channel is used.
+            Some(Event::Error(error)) if !error.is_amqp_soft_error() => return Err(error.into()),
+            Some(_) => {}
+            None => return Err(LinkError::Ended),
+        }
+        Ok(())
+    }
+
+    /// Publishes until the connection or the channel is lost.
+    async fn work(&mut self, link: &Link, channel: &OpenChannel, events: &mut Events) -> End {
         let topology = Arc::clone(&self.topology);
+        let publisher = Arc::clone(&self.publisher);
         let mut in_flight = FuturesUnordered::new();
         let mut taken = Vec::with_capacity(TAKE_AT_ONCE);
         let mut returned = Returned::default();
-        let mut redeclaring = pin!(Fuse::terminated());
+        let mut waits = refusals::waits();
+        let mut declaring = pin!(Fuse::terminated());
+        if !publisher.refusals.is_empty() {
+            let wait = waits.next_backoff().unwrap_or(waits.max_interval);
+            declaring.set(publisher.declare_after(wait, link, &topology).fuse());
+        }
         let mut silent = pin!(link.silent());
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -211,11 +314,13 @@ impl Pump {
                         completed.push(next);
                     }
                     match answer(completed, &mut returned, &topology) {
-                        Ok(true) if redeclaring.is_terminated() => {
-                            redeclaring.set(redeclare(link, &topology).fuse());
+                        Ok(true) if declaring.is_terminated() => {
+                            tracing::info!("a message came back: its queue is gone; declaring it again");
+                            let again = publisher.declare_after(REDECLARE_AFTER, link, &topology);
+                            declaring.set(again.fuse());
                         }
                         Ok(_) => {}
-                        Err(error) => return error,
+                        Err(error) => return End::of(link, error),
                     }
                 }
                 _ = self.jobs.recv_many(&mut taken, TAKE_AT_ONCE) => {
@@ -224,28 +329,27 @@ impl Pump {
                         if job.reply.is_closed() {
                             continue;
                         }
-                        match self.publisher.status.check() {
+                        match publisher.check(&topology, job.outgoing.to) {
                             Ok(()) => in_flight.push(send(channel, &topology, job)),
                             Err(error) => job.answer(Err(error)),
                         }
                     }
                 }
-                event = events.next() => match event {
-                    Some(Event::ConnectionBlocked(reason)) => self.publisher.status.blocked(reason),
-                    Some(Event::ConnectionUnblocked) => self.publisher.status.unblocked(),
-                    Some(Event::Error(error)) => return error.into(),
-                    Some(_) => {}
-                    None => return LinkError::Ended,
+                event = events.next() => if let Err(reason) = self.note(event) {
+                    return End::Connection(reason);
                 },
-                declared = &mut redeclaring, if !redeclaring.is_terminated() => {
-                    if let Err(error) = declared {
-                        return error;
+                () = &mut declaring, if !declaring.is_terminated() => {
+                    if publisher.refusals.is_empty() {
+                        waits.reset();
+                    } else {
+                        let wait = waits.next_backoff().unwrap_or(waits.max_interval);
+                        declaring.set(publisher.declare_after(wait, link, &topology).fuse());
                     }
                 }
-                reason = &mut silent => return reason,
+                reason = &mut silent => return End::Connection(reason),
                 _ = look.tick() => {
                     if !link.is_open() || !channel.status().connected() {
-                        return LinkError::Ended;
+                        return End::of(link, LinkError::Ended);
                     }
                 }
             }
@@ -253,19 +357,28 @@ impl Pump {
     }
 }
 
-/// Declares everything again after a message came back: somebody has deleted a queue.
-async fn redeclare(link: &Link, topology: &Topology) -> Result<(), LinkError> {
-    sleep(REDECLARE_AFTER).await;
-    // A channel of its own: an error would take the channel, and every confirm on it, along.
+/// What is lost when no more can be published.
+enum End {
+    Connection(LinkError),
+    Channel(LinkError),
+}
+
+impl End {
+    fn of(link: &Link, reason: LinkError) -> Self {
+        if link.is_open() {
+            Self::Channel(reason)
+        } else {
+            Self::Connection(reason)
+        }
+    }
+}
+
+/// A channel with confirms.
+async fn confirming(link: &Link) -> Result<OpenChannel, LinkError> {
     let channel = link.channel().await?;
-    limited(
-        "declaring the queues",
-        DECLARE_LIMIT,
-        topology.declare(&channel),
-    )
-    .await?;
-    tracing::info!("a message was returned for want of its queue; the queues are declared again");
-    Ok(())
+    let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+    limited("confirm.select", ANSWER_LIMIT, confirms).await?;
+    Ok(channel)
 }
 
 /// A publish that has come to its end.
@@ -301,7 +414,7 @@ impl Job {
     }
 }
 
-async fn send(channel: &Channel, topology: &Topology, job: Job) -> Completed {
+async fn send(channel: &OpenChannel, topology: &Topology, job: Job) -> Completed {
     let Job {
         outgoing,
         reply,

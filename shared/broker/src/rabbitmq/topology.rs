@@ -119,6 +119,12 @@ impl Topology {
         }
     }
 
+    /// Where messages and answers go that come in by the API: the shards, the callbacks.
+    pub(super) fn new_parcels(&self) -> (&[ShortString], &[ShortString]) {
+        let shards = self.outbound.len() - 1;
+        (&self.outbound[..shards], &self.callbacks)
+    }
+
     /// Where a new parcel goes.
     pub(super) fn address(&self, route: Route<'_>) -> Address {
         let shard = match route {
@@ -153,64 +159,101 @@ impl Topology {
         &self.queues(address.queue)[address.shard]
     }
 
-    /// Declares everything that is not there yet.
-    ///
-    /// # Errors
-    /// Where something is there that was declared otherwise: better no service than one without its
-    /// promises. Where the difference is one of [`may_differ`] the next declare succeeds.
-    pub(super) async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
-        declare_exchange(channel, &self.direct, ExchangeKind::Direct).await?;
-        // Dead queues first: a work queue must have somewhere to put what it gives up.
-        for queue in [
+    /// All that there is to declare, in this order. Dead queues come before work queues, which must
+    /// have somewhere to put what they give up.
+    pub(super) fn declarations(&self) -> Vec<Declaration<'_>> {
+        let queues = [
             Queue::OutboundDead,
             Queue::CallbacksDead,
             Queue::JournalDead,
-        ] {
-            for name in self.queues(queue) {
-                self.declare_queue(channel, name, dead_arguments(), Some(queue))
-                    .await?;
-                bind(channel, name, &self.direct).await?;
-            }
-        }
-        for queue in [Queue::Outbound, Queue::Callbacks, Queue::Journal] {
-            for name in self.queues(queue) {
-                let arguments = self.work_arguments(queue);
-                self.declare_queue(channel, name, arguments, Some(queue))
-                    .await?;
-                bind(channel, name, &self.direct).await?;
-            }
-        }
-        for name in &self.tiers {
-            declare_exchange(channel, name, ExchangeKind::Fanout).await?;
-            let arguments = self.expires_into(&self.direct);
-            self.declare_queue(channel, name, arguments, None).await?;
-            bind(channel, name, name).await?;
-        }
-        Ok(())
+            Queue::Outbound,
+            Queue::Callbacks,
+            Queue::Journal,
+        ]
+        .into_iter()
+        .flat_map(|queue| {
+            let names = self.queues(queue).iter();
+            names.map(move |name| self.declaration(queue, name))
+        });
+        let tiers = self.tiers.iter().map(|name| Declaration::Tier {
+            name,
+            arguments: self.expires_into(&self.direct),
+        });
+        [self.exchange_declaration()]
+            .into_iter()
+            .chain(queues)
+            .chain(tiers)
+            .collect()
     }
 
-    /// Declares a queue, as it is where it is known to differ.
-    async fn declare_queue(
+    /// The exchange that work and dead queues are bound to.
+    pub(super) const fn exchange_declaration(&self) -> Declaration<'_> {
+        Declaration::Direct(&self.direct)
+    }
+
+    /// One of the queues that `queue` is made of.
+    pub(super) fn declaration<'a>(
+        &'a self,
+        queue: Queue,
+        name: &'a ShortString,
+    ) -> Declaration<'a> {
+        let arguments = if queue.dead() == queue {
+            dead_arguments()
+        } else {
+            self.work_arguments(queue)
+        };
+        Declaration::Queue {
+            queue,
+            name,
+            exchange: &self.direct,
+            arguments,
+        }
+    }
+
+    /// Declares it where it is not there yet; a queue as it is where it is known to differ.
+    ///
+    /// # Errors
+    /// Where the broker refuses it, which closes the channel.
+    pub(super) async fn declare(
         &self,
         channel: &Channel,
-        name: &ShortString,
-        arguments: FieldTable,
-        queue: Option<Queue>,
+        declaration: &Declaration<'_>,
     ) -> lapin::Result<()> {
-        let durable = QueueDeclareOptions {
-            durable: true,
-            ..QueueDeclareOptions::default()
+        let applied = |arguments: &FieldTable, name| {
+            let arguments = arguments.clone();
+            self.differences.applied_to(arguments, name)
         };
-        let arguments = self.differences.applied_to(arguments, name);
-        let declaring = channel.queue_declare(name.clone(), durable, arguments);
-        match declaring.await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let may_differ = |argument: &str| may_differ(queue, argument);
-                self.differences.note(name, &error, may_differ);
-                Err(error)
+        match declaration {
+            Declaration::Direct(name) => {
+                declare_exchange(channel, name, ExchangeKind::Direct).await
+            }
+            Declaration::Queue {
+                name,
+                exchange,
+                arguments,
+                ..
+            } => {
+                declare_queue(channel, name, applied(arguments, name)).await?;
+                bind(channel, name, exchange).await
+            }
+            Declaration::Tier { name, arguments } => {
+                declare_exchange(channel, name, ExchangeKind::Fanout).await?;
+                declare_queue(channel, name, applied(arguments, name)).await?;
+                bind(channel, name, name).await
             }
         }
+    }
+
+    /// Whether a declare that was refused succeeds when it is repeated: the queue that exists differs
+    /// in an argument that may differ, and is declared as it is from now on.
+    pub(super) fn learns(&self, declaration: &Declaration<'_>, error: &lapin::Error) -> bool {
+        let queue = match declaration {
+            Declaration::Direct(_) => return false,
+            Declaration::Queue { queue, .. } => Some(*queue),
+            Declaration::Tier { .. } => None,
+        };
+        let may_differ = |argument: &str| may_differ(queue, argument);
+        self.differences.note(declaration.name(), error, may_differ)
     }
 
     fn work_arguments(&self, queue: Queue) -> FieldTable {
@@ -281,6 +324,33 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
+/// An exchange or a queue, with what leads to it.
+///
+/// One that exists and was declared otherwise (another type of queue) is refused and not used, unless
+/// the difference is one of [`may_differ`]: better no service than one without its promises.
+pub(super) enum Declaration<'a> {
+    Direct(&'a ShortString),
+    Queue {
+        queue: Queue,
+        name: &'a ShortString,
+        exchange: &'a ShortString,
+        arguments: FieldTable,
+    },
+    /// An exchange and a queue of one name.
+    Tier {
+        name: &'a ShortString,
+        arguments: FieldTable,
+    },
+}
+
+impl Declaration<'_> {
+    pub(super) const fn name(&self) -> &ShortString {
+        match self {
+            Self::Direct(name) | Self::Queue { name, .. } | Self::Tier { name, .. } => name,
+        }
+    }
+}
+
 async fn declare_exchange(
     channel: &Channel,
     name: &ShortString,
@@ -293,6 +363,21 @@ async fn declare_exchange(
     channel
         .exchange_declare(name.clone(), kind, durable, FieldTable::default())
         .await
+}
+
+async fn declare_queue(
+    channel: &Channel,
+    name: &ShortString,
+    arguments: FieldTable,
+) -> lapin::Result<()> {
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare(name.clone(), durable, arguments)
+        .await?;
+    Ok(())
 }
 
 async fn bind(channel: &Channel, queue: &ShortString, exchange: &ShortString) -> lapin::Result<()> {

@@ -1,0 +1,185 @@
+//! What RabbitMQ refuses to declare, and why.
+//!
+//! Invariant: a refusal concerns its own exchange or queue. Everything else is declared and used.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{PoisonError, RwLock, RwLockReadGuard},
+    time::Duration,
+};
+
+use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
+use lapin::types::ShortString;
+
+use super::{
+    link::{Link, LinkError, limited},
+    topology::Topology,
+};
+use crate::PublishError;
+
+/// The limit on declaring everything: a new quorum queue takes some 100 ms.
+const DECLARE_LIMIT: Duration = Duration::from_secs(30);
+
+/// AMQP's reply codes.
+pub(super) const ACCESS_REFUSED: u16 = 403;
+pub(super) const PRECONDITION_FAILED: u16 = 406;
+
+/// A channel that served for this long was well: the waits begin anew after it, and what ends it is
+/// logged again.
+pub(super) const STEADY: Duration = Duration::from_secs(30);
+
+/// The waits before the broker is asked again for what it has refused: a second to ten, without end.
+pub(super) fn waits() -> ExponentialBackoff {
+    ExponentialBackoffBuilder::new()
+        .with_initial_interval(Duration::from_secs(1))
+        .with_multiplier(2.0)
+        .with_max_interval(Duration::from_secs(10))
+        .with_max_elapsed_time(None)
+        .build()
+}
+
+/// Why the broker refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    code: Option<u16>,
+    text: String,
+}
+
+impl From<&LinkError> for Refusal {
+    fn from(error: &LinkError) -> Self {
+        Self {
+            code: error.reply_code(),
+            text: error.to_string(),
+        }
+    }
+}
+
+impl Refusal {
+    /// What an operator can do about it.
+    pub(super) const fn advice(&self) -> &'static str {
+        match self.code {
+            Some(ACCESS_REFUSED) => {
+                "grant the user configure, write and read on all names that begin with \
+                 broker.namespace"
+            }
+            Some(PRECONDITION_FAILED) => {
+                "it exists with another type or other arguments: move its messages away and delete \
+                 it, or choose another broker.namespace"
+            }
+            _ => "none, if it passes: RabbitMQ is asked again",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// By the name of the exchange or queue.
+type Refused = BTreeMap<ShortString, Refusal>;
+
+/// Declares everything that is not there yet, and returns what was refused.
+///
+/// # Errors
+/// Where the broker does not answer, or the connection is lost.
+pub(super) async fn declare(link: &Link, topology: &Topology) -> Result<Refused, LinkError> {
+    limited("declaring the queues", DECLARE_LIMIT, async {
+        let mut refused = Refused::new();
+        let mut channel = link.channel().await?;
+        for declaration in topology.declarations() {
+            while let Err(error) = topology.declare(&channel, &declaration).await {
+                let learned = topology.learns(&declaration, &error);
+                let error = LinkError::from(error);
+                if !error.closed_channel() {
+                    return Err(error);
+                }
+                channel = link.channel().await?;
+                if !learned {
+                    refused.insert(declaration.name().clone(), Refusal::from(&error));
+                    break;
+                }
+            }
+        }
+        Ok(refused)
+    })
+    .await
+}
+
+/// What is refused now.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(RwLock<Refused>);
+
+impl Refusals {
+    fn read(&self) -> RwLockReadGuard<'_, Refused> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.read().is_empty()
+    }
+
+    /// Takes in what a declaring has come to, and logs what has changed, one line for each reply
+    /// code: without permissions everything is refused.
+    pub(super) fn replace(&self, refused: Refused) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut news: BTreeMap<Option<u16>, Vec<(&ShortString, &Refusal)>> = BTreeMap::new();
+        for (name, refusal) in &refused {
+            if known.get(name).map(|known| known.code) != Some(refusal.code) {
+                news.entry(refusal.code).or_default().push((name, refusal));
+            }
+        }
+        for refusals in news.into_values() {
+            let names: Vec<&str> = refusals.iter().map(|(name, _)| name.as_str()).collect();
+            if let Some((_, first)) = refusals.first() {
+                tracing::warn!(
+                    names = names.join(" "),
+                    error = %first,
+                    remedy = first.advice(),
+                    "RabbitMQ refuses what the gateway declares; nothing is sent there"
+                );
+            }
+        }
+        let gone: Vec<&str> = known
+            .keys()
+            .filter(|name| !refused.contains_key(*name))
+            .map(ShortString::as_str)
+            .collect();
+        if !gone.is_empty() {
+            tracing::info!(names = gone.join(" "), "RabbitMQ refuses these no longer");
+        }
+        *known = refused;
+    }
+
+    /// Whether a publish can go this way.
+    pub(super) fn check(
+        &self,
+        exchange: &ShortString,
+        key: &ShortString,
+    ) -> Result<(), PublishError> {
+        match of(&self.read(), [exchange, key]) {
+            Some(reason) => Err(PublishError::Refused(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Why no new message, or no new answer, can be taken. A shard that is refused stops its own
+    /// channels only.
+    pub(super) fn of_new_parcels(&self, topology: &Topology) -> Option<String> {
+        let refused = self.read();
+        let (outbound, callbacks) = topology.new_parcels();
+        let all_shards = outbound.iter().all(|shard| refused.contains_key(shard));
+        of(&refused, [topology.exchange_declaration().name()])
+            .or_else(|| of(&refused, outbound).filter(|_| all_shards))
+            .or_else(|| of(&refused, callbacks))
+    }
+}
+
+/// Why the first of these that is refused is.
+fn of<'a>(refused: &Refused, names: impl IntoIterator<Item = &'a ShortString>) -> Option<String> {
+    names
+        .into_iter()
+        .find_map(|name| Some(format!("{name}: {}", refused.get(name)?)))
+}

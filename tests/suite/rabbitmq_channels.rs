@@ -1,0 +1,151 @@
+//! What only RabbitMQ promises of its channels: calls that were given up, channels that are closed.
+
+use std::{collections::HashSet, time::Duration};
+
+use anyhow::ensure;
+use futures::future::try_join_all;
+use harness::{
+    stuck::{Method, StuckProxy},
+    wait::until,
+};
+use lapin::{options::QueueDeclareOptions, types::FieldTable};
+use roundtrip_broker::{Config, PublishError, Queue, Route, SharedBroker, Status};
+use roundtrip_model::{Decision, SystemClock};
+use tokio::time::sleep;
+use url::Url;
+
+use crate::rabbitmq::{Place, address, next, parcel, publish, receive_all, until_published};
+
+/// How long an answer is held back: longer than the gateway waits for any of those here (5 s).
+const STUCK: Duration = Duration::from_secs(7);
+
+const DURABLE: QueueDeclareOptions = QueueDeclareOptions {
+    passive: false,
+    durable: true,
+    exclusive: false,
+    auto_delete: false,
+    nowait: false,
+};
+
+const PASSIVE: QueueDeclareOptions = QueueDeclareOptions {
+    passive: true,
+    ..DURABLE
+};
+
+/// A broker that reaches RabbitMQ by way of a proxy that can hold back answers.
+async fn open_by(place: &Place) -> anyhow::Result<(StuckProxy, SharedBroker)> {
+    let proxy = StuckProxy::start(address(&place.direct)?).await?;
+    let mut url: Url = place.direct.clone();
+    url.set_host(Some("127.0.0.1"))?;
+    // A URL with a host takes a port.
+    let _ = url.set_port(Some(proxy.address().port()));
+    let config = Config {
+        url: url.into(),
+        ..place.config.clone()
+    };
+    let broker = roundtrip_broker::open(&config, std::sync::Arc::new(SystemClock)).await?;
+    Ok((proxy, broker))
+}
+
+async fn consumers(place: &Place, queue: &str) -> anyhow::Result<u32> {
+    let (_connection, channel) = place.other_client().await?;
+    let name = place.name(queue).into();
+    let answer = channel.queue_declare(name, PASSIVE, FieldTable::default());
+    Ok(answer.await?.consumer_count())
+}
+
+/// The broker carries out a call late, after the gateway has given it up.
+async fn nothing_is_left_behind(answer: Method) -> anyhow::Result<()> {
+    const PARCELS: usize = 50;
+    let place = Place::make().await?;
+    let (proxy, broker) = open_by(&place).await?;
+    until_published(&broker).await?;
+    proxy.hold_back(answer);
+    let mut consumer = broker.consume(Queue::Outbound, 10).await?;
+    let sent = try_join_all((0..PARCELS).map(|_| publish(&broker))).await?;
+    sleep(STUCK).await;
+    proxy.release();
+    receive_all(&mut consumer, HashSet::from_iter(sent)).await?;
+    until("one consumer", async || {
+        (consumers(&place, "outbound.0").await.ok() == Some(1)).then_some(())
+    })
+    .await?;
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consume_that_was_given_up_leaves_no_consumer_behind() -> anyhow::Result<()> {
+    nothing_is_left_behind(Method::CONSUME_OK).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_qos_that_was_given_up_leaves_no_consumer_behind() -> anyhow::Result<()> {
+    nothing_is_left_behind(Method::QOS_OK).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_declare_that_was_given_up_leaves_no_consumer_behind() -> anyhow::Result<()> {
+    nothing_is_left_behind(Method::DECLARE_OK).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_that_was_given_up_gives_back_what_was_received() -> anyhow::Result<()> {
+    const PARCELS: usize = 5;
+    let place = Place::make().await?;
+    let (proxy, broker) = open_by(&place).await?;
+    let sent = try_join_all((0..PARCELS).map(|_| publish(&broker))).await?;
+    let mut first = broker.consume(Queue::Outbound, 10).await?;
+    let held = next(&mut first).await?;
+    proxy.hold_back(Method::CANCEL_OK);
+    drop(first);
+    let mut second = broker.consume(Queue::Outbound, 10).await?;
+    // It comes again once the channel is closed on which it was received.
+    receive_all(&mut second, HashSet::from_iter(sent)).await?;
+    drop(held);
+    proxy.release();
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_of_another_type_is_refused_and_disturbs_nothing_else() -> anyhow::Result<()> {
+    let place = Place::make().await?;
+    let (connection, other) = place.other_client().await?;
+    let classic = place.name("callbacks").into();
+    other
+        .queue_declare(classic, DURABLE, FieldTable::default())
+        .await?;
+    let (proxy, broker) = open_by(&place).await?;
+    let mut callbacks = broker.consume(Queue::Callbacks, 1).await?;
+    let mut outbound = broker.consume(Queue::Outbound, 1).await?;
+    let refused = until("a refusal", async || {
+        match broker.publish(Route::Callbacks, parcel()).await {
+            Err(PublishError::Refused(reason)) => Some(reason),
+            _ => None,
+        }
+    })
+    .await?;
+    ensure!(refused.contains("PRECONDITION"), "{refused}");
+    let status = broker.status();
+    ensure!(
+        matches!(&status, Status::Blocked(reason) if reason.contains("callbacks")),
+        "{status:?}"
+    );
+    for _ in 0..20 {
+        let id = publish(&broker).await?;
+        let delivery = next(&mut outbound).await?;
+        ensure!(delivery.parcel().id == id);
+        delivery.settle(Decision::Done).await?;
+    }
+
+    place.delete_queue("callbacks").await?;
+    until("a callback to be taken", async || {
+        broker.publish(Route::Callbacks, parcel()).await.ok()
+    })
+    .await?;
+    next(&mut callbacks).await?.settle(Decision::Done).await?;
+    ensure!(broker.status() == Status::Ready);
+    // One to publish by, one to receive by.
+    ensure!(proxy.connections() == 2, "{}", proxy.connections());
+    connection.close(200, "OK".into()).await?;
+    place.leave(broker).await
+}
