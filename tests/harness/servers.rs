@@ -70,6 +70,15 @@ impl Server {
         Self::start(Kind::Rabbitmq, folder).await
     }
 
+    /// Starts a RabbitMQ with these lines in its configuration file besides.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_with_settings(folder: &Path, settings: &str) -> anyhow::Result<Self> {
+        fs::write(folder.join("extra.conf"), settings)?;
+        Self::start(Kind::Rabbitmq, folder).await
+    }
+
     /// The port on which it listens under TLS.
     ///
     /// # Errors

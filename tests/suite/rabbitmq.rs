@@ -48,9 +48,13 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) async fn make() -> anyhow::Result<Self> {
-        let direct: Url = std::env::var("TEST_AMQP_URL")
-            .context("TEST_AMQP_URL is not set: run tests/run, or point it to a RabbitMQ")?
-            .parse()?;
+        let url = std::env::var("TEST_AMQP_URL")
+            .context("TEST_AMQP_URL is not set: run tests/run, or point it to a RabbitMQ")?;
+        Self::on(url.parse()?).await
+    }
+
+    /// On another server than the environment's.
+    pub(crate) async fn on(direct: Url) -> anyhow::Result<Self> {
         let proxy = Proxy::start(address(&direct)?).await?;
         let mut url = direct.clone();
         url.set_host(Some("127.0.0.1"))?;

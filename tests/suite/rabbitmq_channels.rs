@@ -1,17 +1,19 @@
 //! What only RabbitMQ promises of its channels: calls that were given up, channels that are closed.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use anyhow::ensure;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use harness::{
+    servers::Server,
     stuck::{Method, StuckProxy},
     wait::until,
 };
 use lapin::{options::QueueDeclareOptions, types::FieldTable};
-use roundtrip_broker::{Config, PublishError, Queue, Route, SharedBroker, Status};
+use roundtrip_broker::{Config, Parcel, PublishError, Queue, Route, SharedBroker, Status};
 use roundtrip_model::{Decision, SystemClock};
-use tokio::time::sleep;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
 use url::Url;
 
 use crate::rabbitmq::{Place, address, next, parcel, publish, receive_all, until_published};
@@ -43,7 +45,7 @@ async fn open_by(place: &Place) -> anyhow::Result<(StuckProxy, SharedBroker)> {
         url: url.into(),
         ..place.config.clone()
     };
-    let broker = roundtrip_broker::open(&config, std::sync::Arc::new(SystemClock)).await?;
+    let broker = roundtrip_broker::open(&config, Arc::new(SystemClock)).await?;
     Ok((proxy, broker))
 }
 
@@ -147,5 +149,110 @@ async fn a_queue_of_another_type_is_refused_and_disturbs_nothing_else() -> anyho
     // One to publish by, one to receive by.
     ensure!(proxy.connections() == 2, "{}", proxy.connections());
     connection.close(200, "OK".into()).await?;
+    place.leave(broker).await
+}
+
+/// A RabbitMQ of its own with settings of its own.
+async fn place_with(settings: &str) -> anyhow::Result<(TempDir, Server, Place)> {
+    let folder = TempDir::new()?;
+    let server = Server::start_with_settings(folder.path(), settings).await?;
+    let place = Place::on(server.url().parse()?).await?;
+    Ok((folder, server, place))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_over_the_brokers_limit_is_too_large_and_disturbs_nothing_else()
+-> anyhow::Result<()> {
+    const EACH: usize = 100;
+    let (_folder, _server, place) = place_with("max_message_size = 200000\n").await?;
+    let (proxy, broker) = open_by(&place).await?;
+    let sized = async |bytes: usize| {
+        let body = format!("\"{}\"", "x".repeat(bytes)).into();
+        let parcel = Parcel { body, ..parcel() };
+        broker.publish(Route::Callbacks, parcel).await
+    };
+    // Small ones, large ones, and such as are too large, all at once.
+    let publishing = (0..EACH).map(async |number| {
+        let too_large = number % 10 == 0;
+        let bytes = if too_large { 300_000 } else { 150_000 };
+        (too_large, sized(bytes).await, sized(100).await)
+    });
+    for (too_large, large, small) in join_all(publishing).await {
+        ensure!(
+            matches!(large, Err(PublishError::TooLarge)) == too_large,
+            "{large:?}"
+        );
+        ensure!(large.is_ok() != too_large, "{large:?}");
+        small?;
+    }
+    ensure!(broker.status() == Status::Ready, "{:?}", broker.status());
+    let taken = u64::try_from(EACH + EACH - EACH / 10)?;
+    until("each that was taken, once", async || {
+        (broker.ready(Queue::Callbacks).await.ok() == Some(taken)).then_some(())
+    })
+    .await?;
+    ensure!(proxy.connections() == 2, "{}", proxy.connections());
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_that_is_held_too_long_ends_no_other_consumer() -> anyhow::Result<()> {
+    let settings = "consumer_timeout = 1000\nchannel_tick_interval = 500\n";
+    let (_folder, _server, place) = place_with(settings).await?;
+    let (proxy, broker) = open_by(&place).await?;
+    let mut outbound = broker.consume(Queue::Outbound, 2).await?;
+    let mut callbacks = broker.consume(Queue::Callbacks, 1).await?;
+    let id = publish(&broker).await?;
+    let held = next(&mut outbound).await?;
+    let again = next(&mut outbound).await?;
+    ensure!(again.parcel().id == id);
+    again.settle(Decision::Done).await?;
+    drop(held);
+    broker.publish(Route::Callbacks, parcel()).await?;
+    next(&mut callbacks).await?.settle(Decision::Done).await?;
+    ensure!(proxy.connections() == 2, "{}", proxy.connections());
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_permission_concerns_its_queue_alone() -> anyhow::Result<()> {
+    let settings = "default_permissions.read = ^(?!.*callbacks).*\n";
+    let (_folder, _server, place) = place_with(settings).await?;
+    let (proxy, broker) = open_by(&place).await?;
+    let _refused = broker.consume(Queue::Callbacks, 1).await?;
+    let mut outbound = broker.consume(Queue::Outbound, 1).await?;
+    // Meanwhile the other consumer is refused, several times.
+    let begun = Instant::now();
+    while begun.elapsed() < STUCK {
+        let id = publish(&broker).await?;
+        receive_all(&mut outbound, HashSet::from([id])).await?;
+    }
+    ensure!(broker.status() == Status::Ready, "{:?}", broker.status());
+    ensure!(proxy.connections() == 2, "{}", proxy.connections());
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_confirms_nothing_is_not_ready_until_it_does() -> anyhow::Result<()> {
+    let place = Place::make().await?;
+    let (proxy, broker) = open_by(&place).await?;
+    until_published(&broker).await?;
+    proxy.hold_back(Method::ACK);
+    let answer = publish(&broker).await;
+    ensure!(
+        matches!(answer, Err(PublishError::Unconfirmed)),
+        "{answer:?}"
+    );
+    until("not ready", async || {
+        matches!(broker.status(), Status::Blocked(_)).then_some(())
+    })
+    .await?;
+    proxy.release();
+    until("ready", async || {
+        (broker.status() == Status::Ready).then_some(())
+    })
+    .await?;
+    publish(&broker).await?;
+    ensure!(proxy.connections() == 2, "{}", proxy.connections());
     place.leave(broker).await
 }

@@ -81,7 +81,8 @@ pub type SharedBroker = Arc<dyn Broker>;
 pub enum Status {
     /// It does.
     Ready,
-    /// It is there and refuses for now: `connection.blocked` or a full disk. A full queue is no
+    /// It is there and takes nothing for now: it refuses (`connection.blocked`, a full disk, a
+    /// queue that was declared otherwise), or leaves publishes without a confirm. A full queue is no
     /// status, for the other queues take parcels still: it is told by [`PublishError::Refused`].
     Blocked(String),
     /// It cannot be reached.
@@ -97,6 +98,9 @@ pub enum PublishError {
     /// The broker is there and refuses: blocked, a full queue, a full disk.
     #[error("the broker refuses: {0}")]
     Refused(String),
+    /// The parcel is larger than the broker takes, now and later. It takes others.
+    #[error("the parcel is larger than the broker takes (RabbitMQ's max_message_size)")]
+    TooLarge,
     /// No confirm came in time. The parcel may or may not have been taken.
     #[error("the broker did not confirm in time")]
     Unconfirmed,

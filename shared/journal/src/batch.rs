@@ -76,6 +76,20 @@ impl Batch {
         })
     }
 
+    /// Two halves; none where it is a single entry.
+    pub(crate) fn split(mut self) -> Result<(Self, Self), Self> {
+        if self.entries.len() < 2 {
+            return Err(self);
+        }
+        let second = self.entries.split_off(self.entries.len() / 2);
+        let of = |entries: Vec<Pending>| Self {
+            bytes: entries.iter().map(|entry| entry.json.len()).sum(),
+            entries,
+            since: self.since,
+        };
+        Ok((of(self.entries), of(second)))
+    }
+
     /// Tells everybody who waits.
     pub(crate) fn confirmed(self) {
         for entry in self.entries {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use backoff::backoff::Backoff;
 use futures::{StreamExt, stream::FuturesUnordered};
-use roundtrip_broker::{Route, SharedBroker};
+use roundtrip_broker::{PublishError, Route, SharedBroker};
 use roundtrip_model::retry::reconnect;
 use tokio::{
     sync::mpsc,
@@ -84,14 +84,38 @@ fn gather(
     }
 }
 
-/// Publishes the batch until it is confirmed, and tells those who wait.
+/// Publishes the batch until it is confirmed, and tells those who wait. One that is larger than the
+/// broker takes is published in parts.
 async fn publish(broker: &SharedBroker, batch: Batch) {
+    let mut left = vec![batch];
+    while let Some(batch) = left.pop() {
+        let Err(batch) = publish_whole(broker, batch).await else {
+            continue;
+        };
+        match batch.split() {
+            Ok((first, second)) => left.extend([second, first]),
+            Err(entry) => {
+                tracing::error!(
+                    "a journal entry is larger than the broker takes, and its message's timeline \
+                     lacks it; raise RabbitMQ's max_message_size"
+                );
+                entry.confirmed();
+            }
+        }
+    }
+}
+
+/// Returns the batch where it is larger than the broker takes.
+async fn publish_whole(broker: &SharedBroker, batch: Batch) -> Result<(), Batch> {
     let Some(parcel) = batch.parcel() else {
-        return;
+        return Ok(());
     };
     let mut waits = reconnect();
     let mut complained = false;
     while let Err(error) = broker.publish(Route::Journal, parcel.clone()).await {
+        if matches!(error, PublishError::TooLarge) {
+            return Err(batch);
+        }
         if !complained {
             complained = true;
             tracing::warn!(entries = batch.len(), %error, "journal entries wait for the broker");
@@ -102,4 +126,5 @@ async fn publish(broker: &SharedBroker, batch: Batch) {
         tracing::info!(entries = batch.len(), "the broker took the journal entries");
     }
     batch.confirmed();
+    Ok(())
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -26,6 +29,8 @@ const QUIET: Duration = Duration::from_secs(5);
 struct Scripted {
     open: watch::Sender<bool>,
     failures: Mutex<u32>,
+    /// The largest body that it takes.
+    most: AtomicUsize,
     /// What was confirmed.
     taken: watch::Sender<Vec<Parcel>>,
 }
@@ -35,6 +40,7 @@ impl Scripted {
         Arc::new(Self {
             open: watch::channel(open).0,
             failures: Mutex::new(failures),
+            most: AtomicUsize::new(usize::MAX),
             taken: watch::channel(Vec::new()).0,
         })
     }
@@ -70,6 +76,9 @@ impl Broker for Scripted {
         open.wait_for(|open| *open)
             .await
             .expect("the gate is there");
+        if parcel.body.len() > self.most.load(Ordering::Relaxed) {
+            return Err(PublishError::TooLarge);
+        }
         if self.fails() {
             return Err(PublishError::Unconfirmed);
         }
@@ -195,6 +204,23 @@ async fn nothing_is_lost_while_publishes_fail() {
     let journal = Journal::start(broker.clone());
     let sent: Vec<Entry> = (0..700).map(|_| small()).collect();
     all(append_all(&journal, &sent)).await;
+    assert_eq!(broker.entries(), ids(&sent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_the_broker_cannot_take_holds_up_no_other() {
+    const MOST: usize = 10_000;
+    let broker = Scripted::new(false, 0);
+    broker.most.store(MOST, Ordering::Relaxed);
+    let journal = Journal::start(broker.clone());
+    let mut sent: Vec<Entry> = (0..50).map(|_| small()).collect();
+    sent.extend((0..3).map(|_| large(MOST / 2)));
+    let appends = append_all(&journal, &sent);
+    let too_large: Vec<Entry> = (0..9).map(|_| large(MOST)).collect();
+    let given_up = append_all(&journal, &too_large);
+    broker.open.send_replace(true);
+    all(appends).await;
+    all(given_up).await;
     assert_eq!(broker.entries(), ids(&sent));
 }
 

@@ -118,6 +118,12 @@ impl From<PublishError> for Problem {
                 "The broker takes nothing at the moment",
                 "nothing was enqueued",
             ),
+            PublishError::TooLarge => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "message-too-large",
+                "The message is too large for the broker",
+                "nothing was enqueued; the broker takes no message of this size",
+            ),
             PublishError::Unconfirmed => Self {
                 may_be_enqueued: true,
                 ..Self::unavailable(
@@ -133,5 +139,17 @@ impl From<PublishError> for Problem {
 impl From<FilterError> for Problem {
     fn from(error: FilterError) -> Self {
         Self::invalid_field(error.path, error.problem)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_broker_never_takes_is_413_and_not_to_be_repeated() {
+        let problem = Problem::from(PublishError::TooLarge);
+        assert_eq!(problem.status, 413);
+        assert!(problem.retry_after.is_none() && !problem.may_be_enqueued);
     }
 }

@@ -158,8 +158,8 @@ async fn receive(engine: Arc<Engine>, source: Source, out: Out, places: Arc<Sema
 struct Waits {
     short: ExponentialBackoff,
     long: ExponentialBackoff,
-    /// What was logged last; the broker's words differ by the channel's number.
-    logged: Option<Option<u16>>,
+    /// The reply code that was logged last, 0 for none: the broker's words name the channel's number.
+    logged: Option<u16>,
 }
 
 impl Default for Waits {
@@ -187,8 +187,9 @@ impl Waits {
     /// logged where it is kept.
     fn after(&mut self, source: &Source, error: &LinkError, connected: bool) -> Duration {
         let code = error.reply_code();
-        if connected && self.logged != Some(code) {
-            self.logged = Some(code);
+        let logged = Some(code.unwrap_or_default());
+        if connected && self.logged != logged {
+            self.logged = logged;
             tracing::warn!(
                 queue = source.name.as_str(),
                 %error,

@@ -9,7 +9,8 @@
 //! | `endpoint` | the hosts of the URL |
 //! | `link` | one connection; `status`: whether it is up; `channel`: a channel on it |
 //! | `refusals` | what RabbitMQ refuses to declare |
-//! | `publisher` | the publishing connection and its task |
+//! | `publisher` | the way to publish; `pump`: its connection and task |
+//! | `returned`, `confirms`, `large` | messages that came back, that wait for their confirm, that are large |
 //! | `consumer` | the receiving connection, and the consumers on it |
 //! | `lane` | the channel that receives one queue; `acks`: its acknowledgements; `lease`: a delivery's way back |
 //!
@@ -22,6 +23,7 @@
 
 mod acks;
 mod channel;
+mod confirms;
 mod consumer;
 mod differences;
 mod endpoint;
@@ -29,12 +31,15 @@ mod endpoint;
 pub(crate) mod fuzzing;
 mod hash;
 mod lane;
+mod large;
 mod lease;
 mod link;
 mod management;
 pub(crate) mod policies;
 mod publisher;
+mod pump;
 mod refusals;
+mod returned;
 mod status;
 mod tiers;
 mod topology;
@@ -45,7 +50,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use lapin::{options::QueueDeclareOptions, types::FieldTable};
 use roundtrip_model::Clock;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -54,6 +62,7 @@ use self::{
     link::{LinkError, limited},
     management::{Management, Warnings},
     publisher::Publisher,
+    pump::Pump,
     topology::{MAX_LENGTH, Topology},
     wire::Outgoing,
 };
@@ -126,7 +135,15 @@ impl RabbitMq {
         }
         let management = endpoint.management(config)?;
         let topology = Arc::new(Topology::new(config));
-        let (publisher, pump, first_attempt) = Publisher::new(&endpoint, &topology);
+        let (publisher, jobs) = Publisher::new(&endpoint, config.publish_timeout);
+        let (attempted, first_attempt) = oneshot::channel();
+        let pump = Pump {
+            publisher: Arc::clone(&publisher),
+            endpoint: endpoint.clone(),
+            topology: Arc::clone(&topology),
+            jobs,
+            first_attempt: Some(attempted),
+        };
         let (links_sender, links) = watch::channel(None);
         let engine = Arc::new(Engine {
             topology,

@@ -57,6 +57,16 @@ pub(super) struct Address {
 }
 
 impl Address {
+    /// The queue that is meant in the end.
+    pub(super) const fn queue(self) -> Queue {
+        self.queue
+    }
+
+    /// Whether it is a queue itself, and not the way there by a tier.
+    pub(super) const fn is_new(self) -> bool {
+        self.tier.is_none()
+    }
+
     /// The dead queue of a queue.
     pub(super) const fn dead(queue: Queue) -> Self {
         Self {

@@ -1,0 +1,91 @@
+//! Large messages, each on a channel that it has for itself.
+//!
+//! RabbitMQ closes the channel of a message that is longer than its `max_message_size`, a setting
+//! that it does not tell its clients. On a channel with other publishes nobody could say which one it
+//! was, and none of them would be confirmed.
+//!
+//! Invariant: a channel carries one large message at a time.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lapin::Confirmation;
+use tokio::sync::Semaphore;
+
+use super::{
+    channel::OpenChannel,
+    link::{Link, LinkError},
+    publisher::{Job, Publisher},
+    pump::{confirming, publish},
+    refusals::PRECONDITION_FAILED,
+    topology::Topology,
+};
+use crate::PublishError;
+
+/// A body from this size on is large. RabbitMQ's `max_message_size` must not be lower than this.
+pub(super) const LARGE: usize = 64 << 10;
+
+/// The most channels for large messages.
+const MAX_CHANNELS: usize = 16;
+
+/// The channels of one connection.
+pub(super) struct LargeChannels {
+    /// For those that carry a message.
+    permits: Semaphore,
+    idle: Mutex<Vec<OpenChannel>>,
+}
+
+impl LargeChannels {
+    pub(super) fn new() -> Self {
+        Self {
+            permits: Semaphore::new(MAX_CHANNELS),
+            idle: Mutex::default(),
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<OpenChannel>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes a message and answers its caller. Returns whether it came back for want of its
+    /// queue.
+    pub(super) async fn send(
+        &self,
+        link: &Link,
+        publisher: &Publisher,
+        topology: &Topology,
+        job: Job,
+    ) -> bool {
+        // The semaphore is never closed.
+        let _permit = self.permits.acquire().await;
+        if job.is_given_up() {
+            return false;
+        }
+        let idle = self.idle().pop();
+        let opened = match idle.filter(|channel| channel.status().connected()) {
+            Some(channel) => Ok(channel),
+            None => confirming(link).await,
+        };
+        let channel = match opened {
+            Ok(channel) => channel,
+            Err(error) => {
+                job.answer(Err(PublishError::Away(error.to_string())));
+                return false;
+            }
+        };
+        let (answer, returned) = match publish(&channel, publisher, topology, &job.outgoing).await {
+            Ok(Confirmation::Ack(None)) => (Ok(()), false),
+            Ok(Confirmation::Ack(Some(message))) => {
+                (Err(PublishError::returned(&message.reply_text)), true)
+            }
+            Ok(Confirmation::Nack(_)) => (Err(PublishError::nacked()), false),
+            Ok(Confirmation::NotRequested) => (Err(PublishError::Unconfirmed), false),
+            Err(error) => match LinkError::from(error).reply_code() {
+                Some(PRECONDITION_FAILED) => (Err(PublishError::TooLarge), false),
+                _ => (Err(PublishError::Unconfirmed), false),
+            },
+        };
+        job.answer(answer);
+        self.idle().push(channel);
+        returned
+    }
+}
