@@ -70,12 +70,13 @@ impl Server {
         Self::start(Kind::Rabbitmq, folder).await
     }
 
-    /// Starts a RabbitMQ with these lines in its configuration file besides.
+    /// Starts a RabbitMQ with these settings of its application `rabbit`, as Erlang terms.
     ///
     /// # Errors
     /// As [`Server::start`].
     pub async fn start_with_settings(folder: &Path, settings: &str) -> anyhow::Result<Self> {
-        fs::write(folder.join("extra.conf"), settings)?;
+        let config = format!("[{{rabbit, [{settings}]}}].\n");
+        fs::write(folder.join("advanced.config"), config)?;
         Self::start(Kind::Rabbitmq, folder).await
     }
 

@@ -38,6 +38,8 @@ const METHOD: u8 = 1;
 pub struct Method(pub u16, pub u16);
 
 impl Method {
+    /// `connection.open-ok`
+    const OPEN_OK: Self = Self(10, 41);
     /// `queue.declare-ok`
     pub const DECLARE_OK: Self = Self(50, 11);
     /// `basic.qos-ok`
@@ -55,7 +57,7 @@ impl Method {
 pub struct StuckProxy {
     address: SocketAddr,
     held_back: Arc<watch::Sender<Option<Method>>>,
-    /// How many connections were accepted so far.
+    /// How many AMQP connections were opened so far.
     connections: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
@@ -100,7 +102,7 @@ impl StuckProxy {
         self.held_back.send_replace(None);
     }
 
-    /// How many connections were accepted so far.
+    /// How many AMQP connections were opened so far. A probe that only waits for the greeting is none.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
@@ -124,8 +126,8 @@ async fn accept(
         let Ok((client, _)) = listener.accept().await else {
             continue;
         };
-        connections.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(carry(client, target, held_back.subscribe()));
+        let connections = Arc::clone(&connections);
+        tokio::spawn(carry(client, target, held_back.subscribe(), connections));
     }
 }
 
@@ -133,6 +135,7 @@ async fn carry(
     client: TcpStream,
     target: SocketAddr,
     held_back: watch::Receiver<Option<Method>>,
+    connections: Arc<AtomicUsize>,
 ) -> io::Result<()> {
     let server = TcpStream::connect(target).await?;
     client.set_nodelay(true)?;
@@ -141,7 +144,7 @@ async fn carry(
     let (server_reads, mut server_writes) = server.into_split();
     tokio::select! {
         _ = copy(&mut client_reads, &mut server_writes) => {}
-        _ = answers(server_reads, client_writes, held_back) => {}
+        _ = answers(server_reads, client_writes, held_back, connections) => {}
     }
     Ok(())
 }
@@ -151,6 +154,7 @@ async fn answers(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut held_back: watch::Receiver<Option<Method>>,
+    connections: Arc<AtomicUsize>,
 ) -> io::Result<()> {
     let mut waiting: HashMap<u16, VecDeque<Vec<u8>>> = HashMap::new();
     let mut buffer = Vec::new();
@@ -169,6 +173,9 @@ async fn answers(
         }
         while let Some(frame) = next_frame(&mut buffer) {
             let channel = u16::from_be_bytes([frame[1], frame[2]]);
+            if method_of(&frame) == Some(Method::OPEN_OK) {
+                connections.fetch_add(1, Ordering::Relaxed);
+            }
             let is_held_back = method.is_some() && method == method_of(&frame);
             match waiting.get_mut(&channel) {
                 Some(frames) => frames.push_back(frame),

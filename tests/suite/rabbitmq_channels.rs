@@ -164,7 +164,7 @@ async fn place_with(settings: &str) -> anyhow::Result<(TempDir, Server, Place)> 
 async fn a_message_over_the_brokers_limit_is_too_large_and_disturbs_nothing_else()
 -> anyhow::Result<()> {
     const EACH: usize = 100;
-    let (_folder, _server, place) = place_with("max_message_size = 200000\n").await?;
+    let (_folder, _server, place) = place_with("{max_message_size, 200000}").await?;
     let (proxy, broker) = open_by(&place).await?;
     let sized = async |bytes: usize| {
         let body = format!("\"{}\"", "x".repeat(bytes)).into();
@@ -197,7 +197,7 @@ async fn a_message_over_the_brokers_limit_is_too_large_and_disturbs_nothing_else
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delivery_that_is_held_too_long_ends_no_other_consumer() -> anyhow::Result<()> {
-    let settings = "consumer_timeout = 1000\nchannel_tick_interval = 500\n";
+    let settings = "{consumer_timeout, 1000}, {channel_tick_interval, 500}";
     let (_folder, _server, place) = place_with(settings).await?;
     let (proxy, broker) = open_by(&place).await?;
     let mut outbound = broker.consume(Queue::Outbound, 2).await?;
@@ -216,7 +216,7 @@ async fn a_delivery_that_is_held_too_long_ends_no_other_consumer() -> anyhow::Re
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_permission_concerns_its_queue_alone() -> anyhow::Result<()> {
-    let settings = "default_permissions.read = ^(?!.*callbacks).*\n";
+    let settings = r#"{default_permissions, [<<".*">>, <<".*">>, <<"^(?!.*callbacks).*">>]}"#;
     let (_folder, _server, place) = place_with(settings).await?;
     let (proxy, broker) = open_by(&place).await?;
     let _refused = broker.consume(Queue::Callbacks, 1).await?;

@@ -277,10 +277,11 @@ enum End {
 
 impl End {
     fn of(link: &Link, reason: LinkError) -> Self {
-        if link.is_open() {
-            Self::Channel(reason)
-        } else {
+        let closed_connection = reason.reply_code().is_some() && !reason.closed_channel();
+        if closed_connection || !link.is_open() {
             Self::Connection(reason)
+        } else {
+            Self::Channel(reason)
         }
     }
 }

@@ -21,6 +21,9 @@ use crate::PublishError;
 /// The limit on declaring everything: a new quorum queue takes some 100 ms.
 const DECLARE_LIMIT: Duration = Duration::from_secs(30);
 
+/// The most arguments in which a queue that exists may differ; each takes a declare.
+const MAX_DIFFERENCES: usize = 8;
+
 /// AMQP's reply codes.
 pub(super) const ACCESS_REFUSED: u16 = 403;
 pub(super) const PRECONDITION_FAILED: u16 = 406;
@@ -90,6 +93,7 @@ pub(super) async fn declare(link: &Link, topology: &Topology) -> Result<Refused,
         let mut refused = Refused::new();
         let mut channel = link.channel().await?;
         for declaration in topology.declarations() {
+            let mut again = MAX_DIFFERENCES;
             while let Err(error) = topology.declare(&channel, &declaration).await {
                 let learned = topology.learns(&declaration, &error);
                 let error = LinkError::from(error);
@@ -97,7 +101,8 @@ pub(super) async fn declare(link: &Link, topology: &Topology) -> Result<Refused,
                     return Err(error);
                 }
                 channel = link.channel().await?;
-                if !learned {
+                again -= usize::from(learned);
+                if !learned || again == 0 {
                     refused.insert(declaration.name().clone(), Refusal::from(&error));
                     break;
                 }
