@@ -229,10 +229,6 @@ impl Topology {
         channel: &Channel,
         declaration: &Declaration<'_>,
     ) -> lapin::Result<()> {
-        let applied = |arguments: &FieldTable, name| {
-            let arguments = arguments.clone();
-            self.differences.applied_to(arguments, name)
-        };
         match declaration {
             Declaration::Direct(name) => {
                 declare_exchange(channel, name, ExchangeKind::Direct).await
@@ -243,15 +239,20 @@ impl Topology {
                 arguments,
                 ..
             } => {
-                declare_queue(channel, name, applied(arguments, name)).await?;
+                declare_queue(channel, name, self.applied(arguments, name)).await?;
                 bind(channel, name, exchange).await
             }
             Declaration::Tier { name, arguments } => {
                 declare_exchange(channel, name, ExchangeKind::Fanout).await?;
-                declare_queue(channel, name, applied(arguments, name)).await?;
+                declare_queue(channel, name, self.applied(arguments, name)).await?;
                 bind(channel, name, name).await
             }
         }
+    }
+
+    /// These arguments, as the queue is known to have them.
+    fn applied(&self, arguments: &FieldTable, name: &ShortString) -> FieldTable {
+        self.differences.applied_to(arguments.clone(), name)
     }
 
     /// Whether a declare that was refused succeeds when it is repeated: the queue that exists differs
