@@ -25,6 +25,7 @@ mod producers;
 mod rabbitmq;
 mod rabbitmq_channels;
 mod replay_crash;
+mod restarts;
 mod retries;
 mod round_trip;
 mod secrets;

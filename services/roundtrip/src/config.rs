@@ -22,8 +22,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use roundtrip_egress::{Egress, Loopback};
 use roundtrip_ingress::{CallbackAuth, MAX_KEY_BYTES};
 use roundtrip_model::{
-    KeyHash, SealingKeys, Signer, SigningSecret, TokenKeys, channel::http_url,
-    signing::MAX_SECRETS, token::MIN_SECRET_BYTES,
+    KeyHash, SealingKeys, Signer, SigningSecret, TokenKeys, channel::http_url, signing::MAX_SECRETS,
 };
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -42,8 +41,10 @@ const USUAL_FILE: &str = "roundtrip.toml";
 
 /// Where the data lies where the store is another server's.
 const DATA_FOLDER: &str = "data";
-/// The file of development's encryption key.
-const KEY_FILE: &str = "encryption.key";
+/// The file of development's key that seals channels' secrets.
+const ENCRYPTION_KEY_FILE: &str = "encryption.key";
+/// The file of development's key that makes the tokens in response URLs.
+const CALLBACK_KEY_FILE: &str = "callback.key";
 
 /// `EX_USAGE` of sysexits.h.
 pub(crate) const EXIT_USAGE: u8 = 64;
@@ -197,7 +198,7 @@ impl Config {
                 "must be longer than store.cache_ttl",
             ));
         }
-        self.tokens()?;
+        self.configured_tokens()?;
         if !(MIN_CALLBACK_TTL..=MAX_CALLBACK_TTL).contains(&self.callback_ttl) {
             return Err(Problem::key("callback_ttl", "must be 1s to 366 days"));
         }
@@ -334,14 +335,21 @@ impl Config {
         self.under_public_url("webhook-response")
     }
 
-    /// The keys of the tokens in response URLs. Where nothing is configured, which is in development
-    /// only: one that ends with the process.
+    /// The keys of the tokens in response URLs. Where none are configured, which is in development
+    /// only: the one in a file beside the data, so that tokens outlive the process.
     pub(crate) fn tokens(&self) -> Result<TokenKeys, Problem> {
-        let keys = match &self.callback_secret {
-            Some(secrets) => TokenKeys::new(secrets.iter().map(str::as_bytes)),
-            None => TokenKeys::new([rand::random::<[u8; MIN_SECRET_BYTES]>().as_slice()]),
-        };
-        keys.map_err(|problem| Problem::key("callback_secret", problem.to_string()))
+        match self.configured_tokens()? {
+            Some(keys) => Ok(keys),
+            None => key_file::tokens(&self.beside_the_data(CALLBACK_KEY_FILE))
+                .map_err(|error| Problem::said(&error)),
+        }
+    }
+
+    fn configured_tokens(&self) -> Result<Option<TokenKeys>, Problem> {
+        let secrets = self.callback_secret.as_ref();
+        let keys = secrets.map(|secrets| TokenKeys::new(secrets.iter().map(str::as_bytes)));
+        keys.transpose()
+            .map_err(|problem| Problem::key("callback_secret", problem.to_string()))
     }
 
     /// Whether an answer needs a token: in development not, for the bare call of the client's
@@ -378,7 +386,8 @@ impl Config {
     pub(crate) fn sealing(&self) -> Result<SealingKeys, Problem> {
         match self.configured_sealing()? {
             Some(keys) => Ok(keys),
-            None => key_file::open(&self.key_file()).map_err(|error| Problem::said(&error)),
+            None => key_file::sealing(&self.beside_the_data(ENCRYPTION_KEY_FILE))
+                .map_err(|error| Problem::said(&error)),
         }
     }
 
@@ -388,12 +397,12 @@ impl Config {
         keys.map_err(|problem| Problem::key("encryption_keys", problem.to_string()))
     }
 
-    fn key_file(&self) -> PathBuf {
+    fn beside_the_data(&self, name: &str) -> PathBuf {
         let file = self.store.url.strip_prefix("sqlite:").map(Path::new);
         let beside = file
             .and_then(Path::parent)
             .unwrap_or(Path::new(DATA_FOLDER));
-        beside.join(KEY_FILE)
+        beside.join(name)
     }
 
     /// What the operator's key from the configuration is known by, where there is one.

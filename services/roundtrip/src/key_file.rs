@@ -1,8 +1,8 @@
-//! The key that development seals secrets with: made at the first start, and kept beside the data,
-//! so that a restart can open what was sealed before.
+//! The keys that development makes at its first start and keeps beside the data, so that a restart
+//! opens what was sealed before and accepts the tokens that were handed out before.
 //!
-//! Invariant: nobody but the process' own user may read the file, at no moment of its making; and
-//! of processes that start at once all have the key of one.
+//! Invariant: only the process' own user may read a key file, from the moment it exists; and
+//! processes that start at once all have the same key.
 
 use std::{
     fs,
@@ -12,8 +12,9 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use roundtrip_model::{
-    SealingKeys,
+    SealingKeys, TokenKeys,
     sealing::{KEY_BYTES, KeyError},
+    token::SecretError,
 };
 use roundtrip_private_file::{create_new, is_open_to_others};
 
@@ -22,24 +23,34 @@ use roundtrip_private_file::{create_new, is_open_to_others};
 pub(crate) enum KeyFileError {
     /// The file cannot be read or made.
     #[error("cannot use the file '{}'", .path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// What is in it is no key.
+    File { path: PathBuf, source: io::Error },
+    /// The file holds something else than a key.
     #[error("the key in '{}' {problem}", .path.display())]
-    Key {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: KeyError,
-    },
+    Key { path: PathBuf, problem: KeyProblem },
 }
 
-/// The key in this file; a new one, where there is no file.
-pub(crate) fn open(path: &Path) -> Result<SealingKeys, KeyFileError> {
+/// What is wrong with the text in a key file.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) enum KeyProblem {
+    Sealing(#[from] KeyError),
+    Token(#[from] SecretError),
+}
+
+/// The key of channels' secrets in this file. Makes the file where it is missing.
+pub(crate) fn sealing(path: &Path) -> Result<SealingKeys, KeyFileError> {
+    open(path, |text| Ok(SealingKeys::parse([text])?))
+}
+
+/// The key of the tokens in response URLs in this file. Makes the file where it is missing.
+pub(crate) fn tokens(path: &Path) -> Result<TokenKeys, KeyFileError> {
+    open(path, |text| Ok(TokenKeys::new([text.as_bytes()])?))
+}
+
+fn open<K>(
+    path: &Path,
+    parse: impl FnOnce(&str) -> Result<K, KeyProblem>,
+) -> Result<K, KeyFileError> {
     let failed = |source| KeyFileError::File {
         path: path.to_owned(),
         source,
@@ -52,7 +63,7 @@ pub(crate) fn open(path: &Path) -> Result<SealingKeys, KeyFileError> {
         read => read,
     };
     warn_if_open(path);
-    SealingKeys::parse([text.map_err(failed)?.trim()]).map_err(|problem| KeyFileError::Key {
+    parse(text.map_err(failed)?.trim()).map_err(|problem| KeyFileError::Key {
         path: path.to_owned(),
         problem,
     })
@@ -101,13 +112,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data/encryption.key");
         let keys: Vec<_> = thread::scope(|scope| {
-            let openers: Vec<_> = (0..2).map(|_| scope.spawn(|| open(&path))).collect();
+            let openers: Vec<_> = (0..2).map(|_| scope.spawn(|| sealing(&path))).collect();
             openers
                 .into_iter()
                 .map(|opener| opener.join().unwrap())
                 .collect()
         });
-        let first = open(&path).unwrap();
+        let first = sealing(&path).unwrap();
         let sealed = first.seal(b"secret", "c", NONCE).unwrap();
         for keys in keys {
             assert_eq!(keys.unwrap().open(&sealed, "c").unwrap(), b"secret");
@@ -122,10 +133,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("encryption.key");
         fs::write(&path, "not a key").unwrap();
-        let error = open(&path).unwrap_err().to_string();
-        assert!(
-            error.contains("encryption.key") && !error.contains("not a key"),
-            "{error}"
-        );
+        let errors = [
+            sealing(&path).unwrap_err().to_string(),
+            tokens(&path).unwrap_err().to_string(),
+        ];
+        for error in errors {
+            assert!(
+                error.contains("encryption.key") && !error.contains("not a key"),
+                "{error}"
+            );
+        }
     }
 }

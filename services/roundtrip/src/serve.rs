@@ -6,7 +6,7 @@ use axum::Router;
 use roundtrip_broker::SharedBroker;
 use roundtrip_ingress::{CallbackAuth, Ingress, KeySettings, Parts, for_this_machine};
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, SealingKeys, SystemClock};
+use roundtrip_model::{Clock, SealingKeys, SystemClock, TokenKeys};
 use roundtrip_store::{CachedChannels, SharedChannels, SharedSecrets, SharedStore, Store};
 use tokio::time::timeout;
 
@@ -40,9 +40,9 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let store = open_store(&config.store).await?;
     let channels: SharedChannels = Arc::clone(&store) as SharedChannels;
     let journal = Journal::start(Arc::clone(&broker));
-    let (known, sealing) = known_channels(&config, &roles, &store)?;
+    let keys = Keys::of(&config, &roles)?;
+    let known = Arc::new(known_channels(&config, &roles, &store, keys.as_ref()));
     let own_response_url = config.own_response_url()?;
-    let tokens = config.tokens()?;
 
     // Everything is built before anything starts: what cannot be is told first.
     let workers = Workers::build(
@@ -54,7 +54,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             known: &known,
             journal: &journal,
             egress: &egress,
-            tokens: &tokens,
+            tokens: keys.as_ref().map(|keys| &keys.tokens),
             own_response_url: &own_response_url,
             clock: &clock,
         },
@@ -72,7 +72,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         );
     }
     let mut lifecycle = Lifecycle::new()?;
-    if let Some(sealing) = sealing.filter(|_| roles.contains(&Role::Ingress)) {
+    if let Some(Keys { sealing, tokens }) = keys.filter(|_| roles.contains(&Role::Ingress)) {
         let parts = Parts {
             broker: Arc::clone(&broker),
             store: Arc::clone(&store),
@@ -82,7 +82,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             callback_auth: config.callback_auth(),
             sealing,
             own_response_url: own_response_url.as_str().into(),
-            keys: keys(&config, &*store, &*clock).await?,
+            keys: api_keys(&config, &*store, &*clock).await?,
             guard: Arc::clone(egress.guard()),
             clock: Arc::clone(&clock),
         };
@@ -129,7 +129,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
 
 /// Which keys open the ingress. One that nobody could ever call is not worth starting; where the
 /// store cannot say, it starts, and answers nobody until it can.
-async fn keys(
+async fn api_keys(
     config: &Config,
     store: &dyn Store,
     clock: &dyn Clock,
@@ -149,25 +149,40 @@ async fn keys(
     Ok(settings)
 }
 
-/// The channels as roles know them, and the keys of their secrets, where a role needs those: the
-/// others neither make secrets nor sign with them.
+/// The keys that the ingress and the dispatcher use; the other roles need none, and make no files.
+struct Keys {
+    /// Seal the secrets of channels.
+    sealing: SealingKeys,
+    /// Make and check the tokens in response URLs.
+    tokens: TokenKeys,
+}
+
+impl Keys {
+    fn of(config: &Config, roles: &BTreeSet<Role>) -> Result<Option<Self>, Problem> {
+        if !roles.contains(&Role::Ingress) && !roles.contains(&Role::Dispatcher) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            sealing: config.sealing()?,
+            tokens: config.tokens()?,
+        }))
+    }
+}
+
+/// The channels as the roles know them: with their secrets where they are delivered to.
 fn known_channels(
     config: &Config,
     roles: &BTreeSet<Role>,
     store: &SharedStore,
-) -> Result<(Arc<CachedChannels>, Option<SealingKeys>), Problem> {
+    keys: Option<&Keys>,
+) -> CachedChannels {
     let known = CachedChannels::new(Arc::clone(store) as SharedChannels, &config.store);
-    let signs = roles.contains(&Role::Dispatcher);
-    if !signs && !roles.contains(&Role::Ingress) {
-        return Ok((Arc::new(known), None));
+    match keys {
+        Some(keys) if roles.contains(&Role::Dispatcher) => {
+            known.with_secrets(Arc::clone(store) as SharedSecrets, keys.sealing.clone())
+        }
+        _ => known,
     }
-    let keys = config.sealing()?;
-    let known = if signs {
-        known.with_secrets(Arc::clone(store) as SharedSecrets, keys.clone())
-    } else {
-        known
-    };
-    Ok((Arc::new(known), Some(keys)))
 }
 
 async fn open_broker(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<SharedBroker> {

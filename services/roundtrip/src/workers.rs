@@ -36,7 +36,8 @@ pub(crate) struct Common<'a> {
     pub known: &'a Arc<CachedChannels>,
     pub journal: &'a Journal,
     pub egress: &'a Arc<Egress>,
-    pub tokens: &'a TokenKeys,
+    /// Given to a process with the dispatcher's role.
+    pub tokens: Option<&'a TokenKeys>,
     pub own_response_url: &'a Url,
     pub clock: &'a Arc<dyn Clock>,
 }
@@ -48,9 +49,10 @@ impl Workers {
         roles: &BTreeSet<Role>,
         common: Common<'_>,
     ) -> Result<Self, Problem> {
-        let dispatcher = roles
-            .contains(&Role::Dispatcher)
-            .then(|| dispatcher(config, common));
+        let dispatcher = common
+            .tokens
+            .filter(|_| roles.contains(&Role::Dispatcher))
+            .map(|tokens| dispatcher(config, common, tokens));
         let forwarder = roles
             .contains(&Role::Forwarder)
             .then(|| forwarder(config, common));
@@ -99,9 +101,13 @@ impl Workers {
     }
 }
 
-fn dispatcher(config: &Config, common: Common<'_>) -> Result<Dispatcher, Problem> {
+fn dispatcher(
+    config: &Config,
+    common: Common<'_>,
+    tokens: &TokenKeys,
+) -> Result<Dispatcher, Problem> {
     let own = common.own_response_url.clone();
-    let answers = Answers::new(own, common.tokens.clone(), config.callback_ttl);
+    let answers = Answers::new(own, tokens.clone(), config.callback_ttl);
     Dispatcher::new(
         &config.dispatcher,
         Arc::clone(common.known),
