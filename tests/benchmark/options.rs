@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Measures the gateway, and proves that kills lose nothing.
 #[derive(Debug, Parser)]
-#[command(name = "benchmark")]
+#[command(name = "benchmark", args_override_self = true)]
 pub(crate) struct Options {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -26,6 +26,9 @@ pub(crate) enum Command {
     Isolation(Isolation),
     /// Measures what forged answers cost the honest ones; none may be taken.
     Forged(Forged),
+    /// Measures what one channel's answers cost the others, when the sessions server fails over them and
+    /// when they are a flood through one token.
+    Answers(Answers),
     /// Queues messages for a dead endpoint and measures the memory of every role.
     Memory(Memory),
 }
@@ -77,6 +80,9 @@ pub(crate) struct Faults {
     /// Faults that are drawn.
     #[arg(long = "faults", default_value_t = 8)]
     pub(crate) count: usize,
+    /// SIGKILLs of the gateway's processes and no other faults.
+    #[arg(long)]
+    pub(crate) kills_only: bool,
     /// What they are drawn from; another one each time where it is not given.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
@@ -163,6 +169,33 @@ pub(crate) struct Forged {
     pub(crate) honest: u32,
     /// Rounds.
     #[arg(long, default_value_t = 5)]
+    pub(crate) repeat: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Answers {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Channels; one of them disturbs.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) channels: usize,
+    /// Honest answers in each run.
+    #[arg(long, default_value_t = 4_000)]
+    pub(crate) answers: usize,
+    /// Honest answers a second.
+    #[arg(long, default_value_t = 200)]
+    pub(crate) rate: u32,
+    /// Answers a second over which the sessions server fails.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) poison_rate: u32,
+    /// Connections over which the flood comes.
+    #[arg(long, default_value_t = 16)]
+    pub(crate) flooders: usize,
+    /// The size of each answer of the flood.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) flood_bytes: usize,
+    /// Runs of each.
+    #[arg(long, default_value_t = 3)]
     pub(crate) repeat: usize,
 }
 

@@ -51,8 +51,13 @@ const MESSAGES_A_FAULT: usize = 3 * IN_FLIGHT;
 /// How many ids of lost messages a report names.
 const NAMED: usize = 10;
 
-/// Waits that end within the run, whatever fails meanwhile.
-const PATIENCE: [(&str, &str); 4] = [
+/// How late the channel server answers at the most: often after a fault that came in between.
+const LATEST_ANSWER: Duration = Duration::from_secs(3);
+
+/// Waits that end within the run, whatever fails meanwhile; and no configured key of tokens, so that
+/// what was handed out before a kill is only good by the key that the gateway keeps.
+const PATIENCE: [(&str, &str); 5] = [
+    ("CALLBACK_SECRET", ""),
     (
         "ROUNDTRIP__DISPATCHER__RETRY__SCHEDULE",
         "1s,1s,1s,5s,5s,5s,5s,5s,5s,5s,5s,5s",
@@ -71,6 +76,8 @@ pub struct FaultPlan {
     pub messages: usize,
     /// How many faults are drawn.
     pub faults: usize,
+    /// Whether all of them are SIGKILLs of the gateway's processes.
+    pub kills_only: bool,
     /// What they are drawn from.
     pub seed: u64,
     /// How long the whole may take.
@@ -92,6 +99,8 @@ pub struct FaultReport {
     pub delivered: u64,
     /// Messages whose timeline ends with a forwarded answer, which the sessions server has.
     pub forwarded: u64,
+    /// Answers that the gateway refused for good.
+    pub refused_answers: u64,
     /// Messages whose timeline ends as dead.
     pub dead: u64,
     /// The ids of the other accepted messages.
@@ -124,6 +133,7 @@ impl fmt::Display for FaultReport {
             ("accepted", self.accepted),
             ("delivered", self.delivered),
             ("answered and forwarded", self.forwarded),
+            ("answers that were refused", self.refused_answers),
             ("dead", self.dead),
             ("lost", self.lost.len() as u64),
             ("duplicate deliveries", self.duplicate_deliveries),
@@ -162,7 +172,7 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
     let delivered = Arc::new(Tally::new(&run, plan.messages));
     let forwarded = Arc::new(Tally::new(&run, plan.messages));
     let channels = CountingServer::start(Arc::clone(&delivered)).await?;
-    channels.answer(true);
+    channels.answer_within(LATEST_ANSWER);
     let sessions = CountingServer::start(Arc::clone(&forwarded)).await?;
 
     let (engines, proxies) = by_proxies(plan.stack.engines).await?;
@@ -191,7 +201,12 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
     let since = Instant::now();
     let deadline = since + plan.limit;
     let roles = stack.roles();
-    let drawn = draw::draw(plan.seed, plan.faults, messages, roles, proxies.is_some());
+    let kinds = if plan.kills_only {
+        draw::kills(roles)
+    } else {
+        draw::every_kind(roles, proxies.is_some())
+    };
+    let drawn = draw::draw(plan.seed, plan.faults, messages, &kinds);
     let victims = Victims {
         stack: &mut stack,
         broker: plan.broker.as_mut(),
@@ -232,6 +247,7 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
         accepted: progress.accepted.load(Ordering::Acquire),
         delivered: delivered.distinct(),
         forwarded: at_sessions,
+        refused_answers: channels.refused(),
         dead,
         lost,
         duplicate_deliveries: delivered.duplicates(),

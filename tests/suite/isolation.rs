@@ -25,6 +25,8 @@ on_both_setups! {
     a_channels_own_time_limit_and_schedule_hold,
     an_endpoint_that_is_gone_pauses_its_channel,
     a_sessions_server_that_is_away_gets_only_probes_and_then_all,
+    answers_that_the_sessions_server_fails_over_hold_up_no_other_channels,
+    a_sessions_server_that_asks_one_channel_for_quiet_gets_the_others,
     a_wrong_setting_is_named,
 }
 
@@ -280,13 +282,71 @@ async fn a_sessions_server_that_is_away_gets_only_probes_and_then_all(
     let gateway = plan.start().await?;
     gateway.register("c", &channel.url()).await?;
     send(&gateway, "c", MESSAGES).await?;
-    told_at_least(&gateway, "forwarder", "sessions_server.opened", 4).await?;
+    told_at_least(&gateway, "forwarder", "answers.opened", 4).await?;
     back.store(true, Ordering::SeqCst);
     sessions.taken_at_least(MESSAGES).await?;
     let failed = sessions.received().len() - sessions.taken().len();
-    let opened = told(&gateway, "forwarder", &["sessions_server.opened"]);
+    let opened = told(&gateway, "forwarder", &["answers.opened"]);
     assert_eq!(failed, FAILURES + opened - 1);
     gateway.finish(&[&channel, &sessions]).await
+}
+
+/// A sessions server that meets the answers of sessions named `poison…` with this.
+async fn poisoned(reply: fn() -> Reply) -> anyhow::Result<ScriptedServer> {
+    ScriptedServer::start(move |answer| {
+        if answer.field("session_id").starts_with("poison") {
+            reply()
+        } else {
+            Reply::ok()
+        }
+    })
+    .await
+}
+
+/// Has one channel answer what the sessions server does not take, and then others answer.
+async fn beside_poison(
+    setup: Setup,
+    sessions: ScriptedServer,
+    poison: usize,
+) -> anyhow::Result<Accounted> {
+    const OTHERS: usize = 20;
+    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
+    let plan = plan(setup)?
+        .sessions_server(sessions.url())
+        // Without a probe for as long as the test lasts.
+        .env("ROUNDTRIP__FORWARDER__BREAKER__WAIT", "10m")
+        .env("ROUNDTRIP__FORWARDER__BREAKER__MAX_WAIT", "10m")
+        .env("ROUNDTRIP__FORWARDER__RETRY__SCHEDULE", "10m");
+    let gateway = plan.start().await?;
+    for id in ["poison", "well"] {
+        gateway.register(id, &channel.url()).await?;
+    }
+    send(&gateway, "poison", poison).await?;
+    told_at_least(&gateway, "forwarder", "answers.opened", 1).await?;
+    send(&gateway, "well", OTHERS).await?;
+    sessions.taken_at_least(OTHERS).await?;
+    wait::until("readiness to tell of it", async || {
+        let ready = gateway.ready("forwarder").await.ok()?;
+        (ready["channels_with_held_answers"] == 1).then_some(())
+    })
+    .await?;
+    gateway
+        .finish_unaccounted("what is held is never forwarded")
+        .await
+}
+
+async fn answers_that_the_sessions_server_fails_over_hold_up_no_other_channels(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let sessions = poisoned(|| Reply::status(500)).await?;
+    beside_poison(setup, sessions, 30).await
+}
+
+async fn a_sessions_server_that_asks_one_channel_for_quiet_gets_the_others(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let sessions = poisoned(|| Reply::status(429).header("retry-after", "3600")).await?;
+    beside_poison(setup, sessions, 1).await
 }
 
 async fn a_wrong_setting_is_named(setup: Setup) -> anyhow::Result<Accounted> {

@@ -4,7 +4,10 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use roundtrip_broker::{Handler, Parcel};
-use roundtrip_isolation::Signal;
+use roundtrip_isolation::{
+    Signal,
+    admission::{Deferred, Limits, Permit},
+};
 use roundtrip_model::{
     ChannelId, DeadReason, Decision, DeliverySettings, Entry, Event, OutboundMessage, Outcome,
     decision::DeadKind,
@@ -14,10 +17,7 @@ use roundtrip_webhook::{Overrides, Post, Told, Try};
 use tokio::{join, time::timeout};
 use url::Url;
 
-use crate::{
-    Dispatcher,
-    isolation::{Parked, Pass},
-};
+use crate::Dispatcher;
 
 /// The status of an endpoint that is gone until its owner says otherwise.
 const GONE: u16 = 410;
@@ -55,13 +55,18 @@ impl Handler for Dispatcher {
                 return not_tried(parcel, channel_id, dead(DeadKind::Undecodable, &error));
             }
         };
-        let settings = &destination.settings;
-        match self.gate.enter(&message.channel_id, settings).await {
-            Ok(pass) => {
-                self.deliver(parcel, &message, &destination, body, pass)
+        let limits = self.limits(&destination.settings);
+        let fresh = parcel.tries == 0;
+        match self
+            .admission
+            .enter(&message.channel_id, limits, fresh)
+            .await
+        {
+            Ok(permit) => {
+                self.deliver(parcel, &message, &destination, body, permit)
                     .await
             }
-            Err(parked) => park(parcel, &message, parked),
+            Err(deferred) => snooze(parcel, &message, deferred),
         }
     }
 
@@ -82,6 +87,16 @@ impl Handler for Dispatcher {
 }
 
 impl Dispatcher {
+    fn limits(&self, settings: &DeliverySettings) -> Limits {
+        Limits {
+            max_in_flight: settings
+                .max_in_flight
+                .map_or(self.max_in_flight, usize::from),
+            rate_per_second: settings.rate_per_second,
+            paused: settings.paused,
+        }
+    }
+
     /// Where the channel's messages go, or what becomes of one that has nowhere to go.
     async fn destination(&self, id: &ChannelId) -> Result<Destination, Decision> {
         match self.channels.get(id).await {
@@ -115,7 +130,7 @@ impl Dispatcher {
             settings,
         }: &Destination,
         body: bytes::Bytes,
-        pass: Pass,
+        permit: Permit<ChannelId>,
     ) -> Decision {
         let webhook_id = message.message_id.to_string();
         let post = Post {
@@ -133,7 +148,7 @@ impl Dispatcher {
         let attempt = async {
             let made = self.courier.attempt_with(post, overrides).await;
             // At once: what the journal takes is none of the channel's time.
-            pass.end(Signal::of(&made.outcome, self.courier.retry_after_cap()));
+            permit.end(Signal::of(&made.outcome, self.courier.retry_after_cap()));
             made
         };
         let mut made = self.told_if_long(parcel, message, attempt).await;
@@ -204,10 +219,10 @@ impl Dispatcher {
     }
 }
 
-/// Puts a message aside, at the cost of no try. Seldom of interest one by one: a channel's opening
-/// and pausing are told on their own.
-fn park(parcel: &Parcel, message: &OutboundMessage, parked: Parked) -> Decision {
-    let Parked { wait, obstacle } = parked;
+/// Snoozes a message, which does not count as an attempt. Logged for debugging only: the breaker's
+/// opening and a pause have log lines of their own.
+fn snooze(parcel: &Parcel, message: &OutboundMessage, deferred: Deferred) -> Decision {
+    let Deferred { wait, obstacle } = deferred;
     tracing::debug!(
         message_id = parcel.id,
         channel_id = %message.channel_id,

@@ -7,15 +7,18 @@
 mod answers;
 mod config;
 mod handler;
-mod isolation;
 
 use std::{sync::Arc, time::Duration};
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
 use roundtrip_egress::Egress;
+use roundtrip_isolation::{
+    Change,
+    admission::{Admission, Behind, Rules, Scope},
+};
 use roundtrip_journal::Journal;
 use roundtrip_model::{
-    Clock,
+    ChannelId, Clock,
     retry::{DEFAULT_SCHEDULE, Then},
 };
 use roundtrip_store::CachedChannels;
@@ -25,13 +28,13 @@ use tokio_util::sync::CancellationToken;
 pub use answers::Answers;
 pub use config::Config;
 
-use crate::isolation::{Gate, Rules};
-
 /// Delivers messages.
 pub struct Dispatcher {
     channels: Arc<CachedChannels>,
     courier: Courier,
-    gate: Gate,
+    admission: Admission<ChannelId>,
+    /// The cap of a channel that names none.
+    max_in_flight: usize,
     answers: Answers,
     journal: Journal,
     clock: Arc<dyn Clock>,
@@ -57,16 +60,18 @@ impl Dispatcher {
         let policy = config.retry.policy(Then::GiveUp, &DEFAULT_SCHEDULE)?;
         let webhook = Webhook::new(&config.webhook, Reach::Vetted(egress))?;
         config.check()?;
-        let gate = Gate::new(Rules {
+        let admission = Admission::new(Rules {
             slots: usize::from(config.concurrency),
-            max_in_flight: usize::from(config.max_in_flight_per_channel),
-            paused_park: config.paused_park,
+            paused_snooze: config.paused_park,
             breaker: config.breaker,
+            behind: Behind::ServerEach,
+            report,
         });
         Ok(Self {
             channels,
             courier: Courier::new(webhook, policy, Arc::clone(&clock)),
-            gate,
+            admission,
+            max_in_flight: usize::from(config.max_in_flight_per_channel),
             answers,
             journal,
             clock,
@@ -93,5 +98,20 @@ impl Dispatcher {
         };
         worker.run(consumer, Arc::new(self), stop).await;
         Ok(())
+    }
+}
+
+/// Logs that a channel is left alone, or no longer.
+fn report(scope: Scope<'_, ChannelId>, change: Change) {
+    let Scope::Key(channel_id) = scope else {
+        return;
+    };
+    match change {
+        Change::Opened(wait) => tracing::warn!(
+            %channel_id,
+            wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            "channel.opened"
+        ),
+        Change::Closed => tracing::info!(%channel_id, "channel.closed"),
     }
 }

@@ -13,7 +13,8 @@ const DEFAULT_CONCURRENCY: u16 = 64;
 pub struct Config {
     /// The most forwards under way at once.
     pub concurrency: u16,
-    /// When a sessions server that fails is left alone, and answers wait at the cost of no try.
+    /// When the answers of a channel over which the sessions server fails are snoozed; and all
+    /// answers, when it fails over those of most channels.
     pub breaker: BreakerConfig,
     /// How the sessions server is posted to.
     pub webhook: roundtrip_webhook::Config,

@@ -2,13 +2,17 @@
 
 use async_trait::async_trait;
 use roundtrip_broker::{Handler, Parcel};
-use roundtrip_isolation::Signal;
+use roundtrip_isolation::{
+    Signal,
+    admission::{Deferred, Limits, Permit},
+};
 use roundtrip_model::{
-    Callback, DeadReason, Decision, Entry, EntryId, Event, decision::DeadKind, journal::Attempt,
+    Callback, ChannelId, DeadReason, Decision, Entry, EntryId, Event, decision::DeadKind,
+    journal::Attempt,
 };
 use roundtrip_webhook::{Post, Told};
 
-use crate::{Forwarder, guard::Pass};
+use crate::{AnsweredBy, Forwarder};
 
 #[async_trait]
 impl Handler for Forwarder {
@@ -27,11 +31,28 @@ impl Handler for Forwarder {
         if let Some(reason) = self.courier.too_old(parcel.tries, parcel.accepted_at) {
             return not_tried(parcel, Decision::DeadLetter(reason));
         }
-        match self.guard.enter() {
-            Ok(pass) => self.forward(parcel, &callback, body.into(), pass).await,
-            Err(wait) => {
-                // Seldom of interest one by one: the breaker's opening is told on its own.
-                tracing::debug!(callback_id = parcel.id, ?wait, "forward.parked");
+        let limits = Limits {
+            // As many as the admission leaves to one channel.
+            max_in_flight: usize::from(self.concurrency),
+            rate_per_second: None,
+            paused: false,
+        };
+        let fresh = parcel.tries == 0;
+        match self
+            .admission
+            .enter(&callback.channel_id, limits, fresh)
+            .await
+        {
+            Ok(permit) => self.forward(parcel, &callback, body.into(), permit).await,
+            Err(Deferred { wait, obstacle }) => {
+                // For debugging only: a breaker's opening has a log line of its own.
+                tracing::debug!(
+                    callback_id = parcel.id,
+                    channel_id = callback.channel_id.as_ref().map(ChannelId::as_str),
+                    wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                    obstacle = obstacle.as_str(),
+                    "forward.parked"
+                );
                 Decision::Park(wait)
             }
         }
@@ -58,7 +79,7 @@ impl Forwarder {
         parcel: &Parcel,
         callback: &Callback,
         body: bytes::Bytes,
-        pass: Pass<'_>,
+        permit: Permit<AnsweredBy>,
     ) -> Decision {
         let webhook_id = callback.callback_id.to_string();
         let made = self
@@ -72,7 +93,7 @@ impl Forwarder {
                 accepted_at: parcel.accepted_at,
             })
             .await;
-        pass.end(Signal::of(&made.outcome, self.courier.retry_after_cap()));
+        permit.end(Signal::of(&made.outcome, self.courier.retry_after_cap()));
         let Told {
             decision,
             wait_ms,

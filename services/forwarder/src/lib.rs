@@ -1,17 +1,21 @@
 //! Takes callbacks and relays them to the SESSIONS_SERVER.
 //!
 //! Invariant: while the SESSIONS_SERVER is away answers wait; none dies of it before its maximum
-//! age.
+//! age. An answer is admitted by the channel that gave it, so that a server which fails over one
+//! channel's answers, or asks for quiet over them, gets those of the others all the same.
 
 mod config;
-mod guard;
 mod handler;
 
 use std::{sync::Arc, time::Duration};
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
+use roundtrip_isolation::{
+    Change,
+    admission::{Admission, Behind, Rules, Scope},
+};
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, Signer, retry::Then};
+use roundtrip_model::{ChannelId, Clock, Signer, retry::Then};
 use roundtrip_tls::Roots;
 use roundtrip_webhook::{ConfigError, Courier, Reach, Webhook, window};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +23,8 @@ use url::Url;
 
 pub use config::Config;
 
-use crate::guard::Guard;
+/// By what answers are kept apart: the channel that gave them. Those without a token share one key.
+pub type AnsweredBy = Option<ChannelId>;
 
 /// The intervals between tries where nothing else is configured; the last is repeated. Shorter
 /// than a channel's, for there is one SESSIONS_SERVER and everybody waits for it.
@@ -35,7 +40,7 @@ pub struct Forwarder {
     sessions_server: Url,
     signer: Option<Signer>,
     courier: Courier,
-    guard: Guard,
+    admission: Admission<AnsweredBy>,
     journal: Journal,
     clock: Arc<dyn Clock>,
     concurrency: u16,
@@ -69,12 +74,25 @@ impl Forwarder {
             sessions_server,
             signer,
             courier: Courier::new(webhook, policy, Arc::clone(&clock)),
-            guard: Guard::new(config.breaker),
+            admission: Admission::new(Rules {
+                slots: usize::from(config.concurrency),
+                // No answer is paused.
+                paused_snooze: Duration::ZERO,
+                breaker: config.breaker,
+                behind: Behind::OneServer,
+                report,
+            }),
             journal,
             clock,
             concurrency: config.concurrency,
             window: window(config.concurrency)?,
         })
+    }
+
+    /// Says what is held back.
+    #[must_use]
+    pub const fn admission(&self) -> &Admission<AnsweredBy> {
+        &self.admission
     }
 
     /// Works the callbacks queue until `stop`, and then up to `drain` longer on what is under way.
@@ -94,5 +112,25 @@ impl Forwarder {
         };
         worker.run(consumer, Arc::new(self), stop).await;
         Ok(())
+    }
+}
+
+/// Logs that a channel's answers, or all answers, are held back, or no longer.
+fn report(scope: Scope<'_, AnsweredBy>, change: Change) {
+    let millis = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    match (scope, change) {
+        (Scope::Key(by), Change::Opened(wait)) => tracing::warn!(
+            channel_id = by.as_ref().map(ChannelId::as_str),
+            wait_ms = millis(wait),
+            "answers.opened"
+        ),
+        (Scope::Key(by), Change::Closed) => tracing::info!(
+            channel_id = by.as_ref().map(ChannelId::as_str),
+            "answers.closed"
+        ),
+        (Scope::Server, Change::Opened(wait)) => {
+            tracing::warn!(wait_ms = millis(wait), "sessions_server.opened");
+        }
+        (Scope::Server, Change::Closed) => tracing::info!("sessions_server.closed"),
     }
 }

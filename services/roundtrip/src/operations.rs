@@ -1,12 +1,15 @@
 //! The operations port: is the process alive, and is it of use.
 //!
 //! Readiness follows the broker alone: known channels are served through a store outage, so a
-//! store that is away must not take the gateway out of its load balancer. The answer tells both.
+//! store that is away must not take the gateway out of its load balancer. The answer tells both, and
+//! which answers the forwarder holds back.
 
 use std::time::Duration;
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use roundtrip_broker::{SharedBroker, Status};
+use roundtrip_forwarder::AnsweredBy;
+use roundtrip_isolation::admission::{Admission, Held};
 use roundtrip_store::SharedChannels;
 use serde_json::json;
 
@@ -25,6 +28,8 @@ pub(crate) const LIMITS: Limits = Limits {
 pub(crate) struct Operations {
     pub broker: SharedBroker,
     pub channels: SharedChannels,
+    /// Where the process forwards answers.
+    pub answers: Option<Admission<AnsweredBy>>,
 }
 
 impl Operations {
@@ -53,8 +58,19 @@ async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
         Ok(()) => "ready".to_owned(),
         Err(error) => error.to_string(),
     };
-    (
-        status,
-        Json(json!({"status": word, "broker": broker, "store": store, "warnings": warnings})),
-    )
+    let mut body = json!({
+        "status": word, "broker": broker, "store": store, "warnings": warnings,
+    });
+    if let Some(answers) = &operations.answers {
+        let Held { server, keys } = answers.held();
+        body["sessions_server"] = match server {
+            None => "ready".into(),
+            Some(wait) => {
+                let seconds = wait.as_secs_f64().ceil();
+                format!("fails: answers wait, the next try is in {seconds} s").into()
+            }
+        };
+        body["channels_with_held_answers"] = keys.into();
+    }
+    (status, Json(body))
 }

@@ -101,6 +101,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let operations = Operations {
         broker: Arc::clone(&broker),
         channels,
+        answers: workers.answers(),
     };
     let at = config.operations.listen;
     let listener = Listener::bind("operations", at, None, operations::LIMITS).await?;

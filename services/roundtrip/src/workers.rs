@@ -8,7 +8,8 @@ use anyhow::Context;
 use roundtrip_broker::SharedBroker;
 use roundtrip_dispatcher::{Answers, Dispatcher};
 use roundtrip_egress::Egress;
-use roundtrip_forwarder::Forwarder;
+use roundtrip_forwarder::{AnsweredBy, Forwarder};
+use roundtrip_isolation::admission::Admission;
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, TokenKeys};
 use roundtrip_recorder::Recorder;
@@ -70,6 +71,12 @@ impl Workers {
             forwarder: forwarder.transpose()?,
             recorder,
         })
+    }
+
+    /// What holds answers back, where this process forwards them.
+    pub(crate) fn answers(&self) -> Option<Admission<AnsweredBy>> {
+        let forwarder = self.forwarder.as_ref();
+        forwarder.map(|forwarder| forwarder.admission().clone())
     }
 
     /// Starts them.

@@ -8,9 +8,13 @@
 //!        └───────────── a probe succeeds ──────── half-open ────────┘
 //! ```
 //!
-//! Invariant: while it is open nobody is let through, and while it is half-open never more than
-//! the allowed probes at once. A result counts only in the state in which its try was let through,
-//! so that the late failures of tries from before the opening open nothing again.
+//! Invariant: while it is open no delivery is let through, and while it is half-open never more than
+//! the allowed probes at once. A result counts only in the state in which its delivery was let
+//! through, so that late failures of deliveries from before the opening open nothing again.
+//!
+//! Deliveries that have not failed yet ("fresh") probe first: one that always fails would keep the
+//! breaker open for all others. The rest may probe [`BreakerConfig::wait`] later, so that a breaker
+//! closes where nothing fresh comes.
 
 use std::time::Duration;
 
@@ -162,8 +166,14 @@ pub struct Breaker {
 #[derive(Debug)]
 enum State {
     Closed(Counts),
-    Open { until: Instant },
-    HalfOpen { probing: u32 },
+    Open {
+        until: Instant,
+    },
+    HalfOpen {
+        probing: u32,
+        /// From when on a delivery that failed before may probe.
+        any_from: Instant,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -192,30 +202,55 @@ impl Breaker {
         matches!(self.state, State::Closed(_))
     }
 
-    /// Until when nobody would be let through; nothing where somebody would be now.
+    /// Until when a delivery is not let through; nothing where it is let through now. `fresh` says
+    /// that the delivery has not failed yet.
     #[must_use]
-    pub fn blocked_until(&self, now: Instant) -> Option<Instant> {
-        match self.state {
-            State::Open { until } => (now < until).then_some(until),
-            State::HalfOpen { probing } => {
-                // By then the probes may have ended.
-                (probing >= self.config.probes).then(|| now + self.config.wait)
+    pub fn blocked_until(&self, now: Instant, fresh: bool) -> Option<Instant> {
+        let until = match self.state {
+            State::Closed(_) => return None,
+            State::Open { until } if fresh => until,
+            State::Open { until } => until + self.config.wait,
+            // By then the probes may have ended.
+            State::HalfOpen { probing, .. } if probing >= self.config.probes => {
+                now + self.config.wait
             }
-            State::Closed(_) => None,
-        }
+            State::HalfOpen { .. } if fresh => now,
+            State::HalfOpen { any_from, .. } => any_from,
+        };
+        (now < until).then_some(until)
     }
 
-    /// Lets a try through, if it may be made now.
-    pub fn admit(&mut self, now: Instant) -> Option<Ticket> {
-        if self.blocked_until(now).is_some() {
+    /// Lets a delivery through, if it may be made now.
+    pub fn admit(&mut self, now: Instant, fresh: bool) -> Option<Ticket> {
+        if self.blocked_until(now, fresh).is_some() {
             return None;
         }
         match &mut self.state {
             State::Closed(_) => {}
-            State::Open { .. } => self.enter(State::HalfOpen { probing: 1 }),
-            State::HalfOpen { probing } => *probing += 1,
+            State::Open { until } => {
+                let any_from = *until + self.config.wait;
+                self.enter(State::HalfOpen {
+                    probing: 1,
+                    any_from,
+                });
+            }
+            State::HalfOpen { probing, .. } => *probing += 1,
         }
         Some(Ticket { era: self.era })
+    }
+
+    /// Opens it, whatever was counted.
+    pub fn trip(&mut self, now: Instant) -> Change {
+        self.open_for_longer(now)
+    }
+
+    /// Ends the wait of an open breaker, and says whether it was open: it may be probed now.
+    pub fn probe_now(&mut self, now: Instant) -> bool {
+        let State::Open { until } = &mut self.state else {
+            return false;
+        };
+        *until = now.min(*until);
+        true
     }
 
     /// Takes the result of a try that was let through.
@@ -259,7 +294,7 @@ impl Breaker {
     )]
     pub fn forget(&mut self, ticket: Ticket) {
         if ticket.era == self.era
-            && let State::HalfOpen { probing } = &mut self.state
+            && let State::HalfOpen { probing, .. } = &mut self.state
         {
             *probing = probing.saturating_sub(1);
         }

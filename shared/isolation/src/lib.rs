@@ -1,9 +1,10 @@
-//! Keeps one bad endpoint from hurting the others: a breaker, a rate, and how long what cannot be
-//! delivered now is put aside.
+//! Keeps one bad endpoint from hurting the others: admission by key, and the breaker, the rate and
+//! the deferral that it is made of.
 //!
-//! Invariant: nothing here does I/O or reads a clock. The time is handed in, so that each rule is
-//! a state machine that a test can hold to.
+//! Invariant: no I/O. Only [`admission`] reads the time; the rules under it are handed it, so that
+//! each is a state machine that a test can hold to.
 
+pub mod admission;
 mod breaker;
 mod parking;
 mod rate;

@@ -55,16 +55,14 @@ pub(super) struct Drawn {
     pub(super) lasts: Duration,
 }
 
-/// Draws so many faults over so many messages; `servers` says whether broker and store are servers.
-pub(super) fn draw(
-    seed: u64,
-    faults: usize,
-    messages: u64,
-    roles: &[Role],
-    servers: bool,
-) -> Vec<Drawn> {
-    let mut random = SmallRng::seed_from_u64(seed);
-    let mut kinds: Vec<Fault> = roles.iter().copied().map(Fault::Kill).collect();
+/// A kill of each of these processes.
+pub(super) fn kills(roles: &[Role]) -> Vec<Fault> {
+    roles.iter().copied().map(Fault::Kill).collect()
+}
+
+/// Every kind of fault; `servers` says whether broker and store are servers.
+pub(super) fn every_kind(roles: &[Role], servers: bool) -> Vec<Fault> {
+    let mut kinds = kills(roles);
     kinds.extend([Fault::ChannelsFail, Fault::SessionsFail]);
     if servers {
         kinds.extend([
@@ -74,12 +72,18 @@ pub(super) fn draw(
             Fault::StoreAway,
         ]);
     }
+    kinds
+}
+
+/// Draws so many faults of these kinds over so many messages.
+pub(super) fn draw(seed: u64, faults: usize, messages: u64, kinds: &[Fault]) -> Vec<Drawn> {
+    let mut random = SmallRng::seed_from_u64(seed);
     let mut bag: Vec<Fault> = Vec::new();
     let stretch = messages / (faults as u64 + 1);
     (0..faults as u64)
         .filter_map(|number| {
             if bag.is_empty() {
-                bag.clone_from(&kinds);
+                bag.extend(kinds);
                 bag.shuffle(&mut random);
             }
             Some(Drawn {

@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use reqwest::{Method, RequestBuilder, header::CONTENT_TYPE};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Answer, OPERATOR_KEY, Raw, TestGateway, answer::text};
 
@@ -84,6 +85,18 @@ impl TestGateway {
     pub async fn post(&self, path: &str, body: impl Into<String>) -> anyhow::Result<Answer> {
         let json = [(CONTENT_TYPE.as_str(), "application/json")];
         self.request(Method::POST, path, &json, body).await
+    }
+
+    /// What `/readyz` of the process with this role tells.
+    ///
+    /// # Errors
+    /// If no answer comes.
+    pub async fn ready(&self, role: &str) -> anyhow::Result<Value> {
+        let name = self.having(role);
+        let process = self.processes.get(&name).context("no such process")?;
+        let operations = process.program().operations;
+        let url = format!("http://{operations}/readyz");
+        Ok(self.exchange(self.client.get(url)).await?.json())
     }
 
     /// Gets.

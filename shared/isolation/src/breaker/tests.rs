@@ -12,7 +12,7 @@ const CONFIG: BreakerConfig = BreakerConfig {
 };
 
 fn failing(breaker: &mut Breaker, now: Instant) -> Option<Change> {
-    let ticket = breaker.admit(now).expect("a try is let through");
+    let ticket = breaker.admit(now, true).expect("a try is let through");
     breaker.record(ticket, Signal::Failing, now)
 }
 
@@ -33,8 +33,8 @@ fn open(now: Instant) -> (Breaker, Instant) {
 fn failures_in_a_row_open_it() {
     let now = Instant::now();
     let (mut breaker, probed) = open(now);
-    assert!(breaker.admit(now).is_none());
-    assert_eq!(breaker.blocked_until(now), Some(probed));
+    assert!(breaker.admit(now, true).is_none());
+    assert_eq!(breaker.blocked_until(now, true), Some(probed));
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_success_between_starts_the_row_anew() {
     for _ in 0..10 {
         assert_eq!(failing(&mut breaker, now), None);
         assert_eq!(failing(&mut breaker, now), None);
-        let ticket = breaker.admit(now).unwrap();
+        let ticket = breaker.admit(now, true).unwrap();
         breaker.record(ticket, Signal::Alive, now);
     }
     assert!(breaker.is_closed());
@@ -59,7 +59,7 @@ fn most_results_of_a_window_failing_open_it() {
     });
     let mut opened = 0;
     for number in 0..WINDOW_RESULTS {
-        let ticket = breaker.admit(now).unwrap();
+        let ticket = breaker.admit(now, true).unwrap();
         let signal = if number % 5 == 0 {
             Signal::Alive
         } else {
@@ -74,7 +74,7 @@ fn most_results_of_a_window_failing_open_it() {
 #[test]
 fn a_probe_that_succeeds_closes_it() {
     let (mut breaker, now) = open(Instant::now());
-    let probe = breaker.admit(now).unwrap();
+    let probe = breaker.admit(now, true).unwrap();
     assert_eq!(
         breaker.record(probe, Signal::Alive, now),
         Some(Change::Closed)
@@ -95,18 +95,18 @@ fn each_probe_that_fails_doubles_the_wait_up_to_the_most() {
 #[test]
 fn a_probe_that_ended_without_a_result_gives_its_place_back() {
     let (mut breaker, now) = open(Instant::now());
-    let _first = breaker.admit(now).unwrap();
-    let second = breaker.admit(now).unwrap();
-    assert!(breaker.admit(now).is_none());
+    let _first = breaker.admit(now, true).unwrap();
+    let second = breaker.admit(now, true).unwrap();
+    assert!(breaker.admit(now, true).is_none());
     breaker.forget(second);
-    assert!(breaker.admit(now).is_some());
+    assert!(breaker.admit(now, true).is_some());
 }
 
 #[test]
 fn late_results_of_tries_from_before_the_opening_change_nothing() {
     let now = Instant::now();
     let mut breaker = Breaker::new(CONFIG);
-    let late: Vec<_> = (0..10).map(|_| breaker.admit(now).unwrap()).collect();
+    let late: Vec<_> = (0..10).map(|_| breaker.admit(now, true).unwrap()).collect();
     for _ in 0..CONFIG.failures {
         failing(&mut breaker, now);
     }
@@ -114,14 +114,14 @@ fn late_results_of_tries_from_before_the_opening_change_nothing() {
     for ticket in late {
         assert_eq!(breaker.record(ticket, Signal::Failing, probed), None);
     }
-    assert!(breaker.admit(probed).is_some());
+    assert!(breaker.admit(probed, true).is_some());
 }
 
 #[test]
 fn it_is_held_open_for_as_long_as_the_endpoint_asks() {
     let now = Instant::now();
     let mut breaker = Breaker::new(CONFIG);
-    let ticket = breaker.admit(now).unwrap();
+    let ticket = breaker.admit(now, true).unwrap();
     let asked = Duration::from_mins(7);
     assert_eq!(
         breaker.record(ticket, Signal::Hold(asked), now),
@@ -129,10 +129,10 @@ fn it_is_held_open_for_as_long_as_the_endpoint_asks() {
     );
     assert!(
         breaker
-            .admit(now + asked - Duration::from_millis(1))
+            .admit(now + asked - Duration::from_millis(1), true)
             .is_none()
     );
-    assert!(breaker.admit(now + asked).is_some());
+    assert!(breaker.admit(now + asked, true).is_some());
 }
 
 #[rstest]
@@ -198,8 +198,8 @@ proptest! {
         for step in steps {
             match step {
                 Step::Admit => {
-                    let blocked = breaker.blocked_until(now);
-                    let ticket = breaker.admit(now);
+                    let blocked = breaker.blocked_until(now, true);
+                    let ticket = breaker.admit(now, true);
                     prop_assert_eq!(ticket.is_none(), blocked.is_some());
                     if let Some(ticket) = ticket {
                         under_way.push((!breaker.is_closed(), ticket));
@@ -234,7 +234,7 @@ proptest! {
         let mut under_way = Vec::new();
         for step in steps {
             match step {
-                Step::Admit => under_way.extend(breaker.admit(now)),
+                Step::Admit => under_way.extend(breaker.admit(now, true)),
                 Step::End(which, signal) if !under_way.is_empty() => {
                     let ticket = under_way.swap_remove(which % under_way.len());
                     breaker.record(ticket, signal, now);
@@ -247,6 +247,6 @@ proptest! {
             breaker.forget(ticket);
         }
         let longest = CONFIG.max_wait.max(Duration::from_secs(20));
-        prop_assert!(breaker.admit(now + longest).is_some());
+        prop_assert!(breaker.admit(now + longest, true).is_some());
     }
 }

@@ -1,52 +1,53 @@
-//! One channel's lane: what is under way for it, and whether one more may begin.
+//! One key's lane: what is under way for it, and whether one more delivery may begin.
 //!
-//! Invariant: what is under way never exceeds the channel's cap, nor what [`Slots`] grants it; it
-//! is counted before the post begins. Time and randomness are handed in.
+//! Invariant: what is under way never exceeds the key's cap, nor what [`Slots`] grants it; it is
+//! counted before the delivery begins. Time and randomness are handed in.
 
 use std::time::Duration;
 
-use roundtrip_isolation::{
-    Breaker, BreakerConfig, Change, MAX_RETURNS_PER_SECOND, Parking, Rate, Signal, Ticket,
-};
 use tokio::time::Instant;
 
-/// From this duration on a channel counts as slow.
-const SLOW: Duration = Duration::from_secs(1);
-/// How long a delivery may wait in its slot for another of its channel to end. Less than the
-/// broker's shortest delay; and so little that nobody behind it notices.
+use crate::{
+    Breaker, BreakerConfig, Change, MAX_RETURNS_PER_SECOND, Parking, Rate, Signal, Ticket,
+};
+
+/// From this duration on a key counts as slow.
+pub(super) const SLOW: Duration = Duration::from_secs(1);
+/// How long a delivery may wait in its slot for another of its key to end. Less than the broker's
+/// shortest delay; and so little that those behind it lose next to nothing.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
-/// A slow channel gets one of so many free slots.
+/// A slow key gets one of so many free slots.
 const SLOW_SHARE: usize = 4;
-/// One of so many slots is never a slow channel's.
+/// One of so many slots is never a slow key's.
 const RESERVE: usize = 8;
-/// The weight of the latest try in the average duration.
+/// The weight of the latest delivery in the average duration.
 const LATEST: f64 = 0.2;
-/// How far parking while paused is shortened at random.
+/// How far the deferral of a paused key is shortened at random.
 const SPREAD: f64 = 0.2;
 
-/// What a channel is allowed.
+/// What a key is allowed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// The most deliveries under way at once.
-    pub(crate) max_in_flight: usize,
+    pub max_in_flight: usize,
     /// The most that begin in a second.
-    pub(crate) rate_per_second: Option<f64>,
+    pub rate_per_second: Option<f64>,
     /// Whether none may begin.
-    pub(crate) paused: bool,
+    pub paused: bool,
 }
 
-/// The dispatcher's slots, which all channels share.
+/// The slots that all keys share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slots {
     /// All of them.
     pub(super) total: usize,
-    /// Those in which a post is under way.
+    /// Those in which a delivery is under way.
     pub(super) used: usize,
 }
 
 impl Slots {
-    /// Whether a channel that holds so many may have one more: no channel gets more than it
-    /// leaves free for all others, and a slow one a quarter of that, and none of the reserve.
+    /// Whether a key that holds so many may have one more: no key gets more than it leaves free for
+    /// all others, and a slow one a quarter of that, and none of the reserve.
     const fn allow(self, held: usize, slow: bool) -> bool {
         let free = self.total.saturating_sub(self.used);
         if slow {
@@ -57,32 +58,36 @@ impl Slots {
     }
 }
 
-/// Why one may not begin now.
+/// Why a delivery may not begin now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Obstacle {
-    /// The channel's owner, or its endpoint with a 410, has paused it.
+pub enum Obstacle {
+    /// The key is paused.
     Paused,
-    /// Its breaker is open, or half-open with all probes under way.
+    /// The key's breaker is open, or half-open with all probes under way.
     Open,
-    /// It has as many under way as it may have.
+    /// The breaker of the server behind all keys is.
+    ServerOpen,
+    /// The key has as many under way as it may have.
     Saturated,
-    /// It has had as many as its rate allows.
+    /// The key has had as many as its rate allows.
     OverRate,
 }
 
 impl Obstacle {
     /// Its name in a log.
-    pub(crate) const fn as_str(self) -> &'static str {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Paused => "paused",
             Self::Open => "open",
+            Self::ServerOpen => "server_open",
             Self::Saturated => "saturated",
             Self::OverRate => "over_rate",
         }
     }
 }
 
-/// One channel's lane.
+/// One key's lane.
 #[derive(Debug)]
 pub(super) struct Lane {
     limits: Limits,
@@ -90,9 +95,9 @@ pub(super) struct Lane {
     rate: Option<Rate>,
     parking: Parking,
     in_flight: usize,
-    /// The average of the latest tries, in seconds.
+    /// The average of the latest deliveries, in seconds.
     average: Option<f64>,
-    /// When a try last ended, or the first of those under way began.
+    /// When a delivery last ended, or the first of those under way began.
     moved: Instant,
     used: Instant,
 }
@@ -111,7 +116,7 @@ impl Lane {
         }
     }
 
-    /// Takes the limits as they are now: a channel's settings can change at any time.
+    /// Takes the limits as they are now: a key's settings can change at any time.
     pub(super) fn limit(&mut self, limits: Limits, now: Instant) {
         self.used = now;
         if limits.rate_per_second != self.limits.rate_per_second {
@@ -124,22 +129,28 @@ impl Lane {
         self.limits = limits;
     }
 
-    /// Begins a try, if one may begin now.
-    pub(super) fn begin(&mut self, now: Instant, slots: Slots) -> Result<Ticket, Obstacle> {
+    /// Begins a delivery, if one may begin now. The key is slow from the duration `slow_from` on.
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        slots: Slots,
+        slow_from: Duration,
+        fresh: bool,
+    ) -> Result<Ticket, Obstacle> {
         if self.limits.paused {
             return Err(Obstacle::Paused);
         }
-        if self.breaker.blocked_until(now).is_some() {
+        if self.breaker.blocked_until(now, fresh).is_some() {
             return Err(Obstacle::Open);
         }
-        let slow = self.duration(now) >= SLOW;
+        let slow = self.duration(now) >= slow_from;
         if self.in_flight >= self.limits.max_in_flight || !slots.allow(self.in_flight, slow) {
             return Err(Obstacle::Saturated);
         }
         if self.rate.as_mut().is_some_and(|rate| !rate.take(now)) {
             return Err(Obstacle::OverRate);
         }
-        let ticket = self.breaker.admit(now).ok_or(Obstacle::Open)?;
+        let ticket = self.breaker.admit(now, fresh).ok_or(Obstacle::Open)?;
         if self.in_flight == 0 {
             self.moved = now;
         }
@@ -147,7 +158,7 @@ impl Lane {
         Ok(ticket)
     }
 
-    /// Whether one more of a saturated channel, behind those that wait already, will soon have its
+    /// Whether one more of a saturated key, behind those that wait already, will soon have its
     /// turn.
     pub(super) fn soon(&self, now: Instant, waiting: usize) -> bool {
         let duration = self.duration(now);
@@ -156,26 +167,27 @@ impl Lane {
             && duration.as_secs_f64() * ahead <= PATIENCE.as_secs_f64() * self.at_once()
     }
 
-    /// How long one that may not begin is put aside. `random` is drawn from 0 to 1.
-    pub(super) fn park(
+    /// How long a delivery that may not begin is deferred. `random` is drawn from 0 to 1.
+    pub(super) fn defer(
         &mut self,
         now: Instant,
         obstacle: Obstacle,
-        paused_park: Duration,
+        paused_snooze: Duration,
+        fresh: bool,
         random: f64,
     ) -> Duration {
         let base = match obstacle {
-            Obstacle::Paused => paused_park.mul_f64(1.0 - SPREAD * random),
+            Obstacle::Paused => paused_snooze.mul_f64(1.0 - SPREAD * random),
             Obstacle::Open => self
                 .breaker
-                .blocked_until(now)
+                .blocked_until(now, fresh)
                 .map_or(Duration::ZERO, |until| until - now),
             Obstacle::OverRate => self
                 .rate
                 .as_mut()
                 .and_then(|rate| rate.blocked_for(now))
                 .unwrap_or_default(),
-            Obstacle::Saturated => Duration::ZERO,
+            Obstacle::ServerOpen | Obstacle::Saturated => Duration::ZERO,
         };
         let pace = if obstacle == Obstacle::Paused {
             MAX_RETURNS_PER_SECOND
@@ -185,7 +197,7 @@ impl Lane {
         self.parking.park(now, base, pace, random)
     }
 
-    /// Ends a try.
+    /// Ends a delivery.
     pub(super) fn end(
         &mut self,
         ticket: Ticket,
@@ -194,22 +206,24 @@ impl Lane {
         now: Instant,
     ) -> Option<Change> {
         self.leave(now);
-        let took = took.as_secs_f64();
         let change = self.breaker.record(ticket, signal, now);
-        self.average = Some(match (self.average, change) {
-            (Some(average), None | Some(Change::Opened(_))) => {
-                average * (1.0 - LATEST) + took * LATEST
-            }
-            // How it was before it recovered says nothing any more.
-            (None, _) | (_, Some(Change::Closed)) => took,
-        });
+        // How it was before it recovered says nothing any more.
+        let before = self.average.filter(|_| change != Some(Change::Closed));
+        self.average = Some(average(before, took));
         if change == Some(Change::Closed) {
             self.parking = Parking::default();
         }
         change
     }
 
-    /// Ends a try that has no result.
+    /// Lets probes through at once, where the breaker is open.
+    pub(super) fn probe_now(&mut self, now: Instant) {
+        if self.breaker.probe_now(now) {
+            self.parking = Parking::default();
+        }
+    }
+
+    /// Ends a delivery that has no result.
     pub(super) fn give_up(&mut self, ticket: Ticket, now: Instant) {
         self.leave(now);
         self.breaker.forget(ticket);
@@ -233,8 +247,8 @@ impl Lane {
         self.used = now;
     }
 
-    /// How long a try takes: the average, or for how long nothing of what is under way has ended,
-    /// so that a channel counts as slow before its first time-out.
+    /// How long a delivery takes: the average, or for how long nothing of what is under way has ended,
+    /// so that a key counts as slow before its first time-out.
     fn duration(&self, now: Instant) -> Duration {
         let average = Duration::from_secs_f64(self.average.unwrap_or_default());
         if self.in_flight == 0 {
@@ -243,7 +257,7 @@ impl Lane {
         average.max(now.saturating_duration_since(self.moved))
     }
 
-    /// How many the channel can take in a second.
+    /// How many the key can take in a second.
     fn pace(&self, now: Instant) -> f64 {
         let duration = self.duration(now).as_secs_f64().max(f64::MIN_POSITIVE);
         let pace = self.at_once() / duration;
@@ -255,6 +269,12 @@ impl Lane {
     fn at_once(&self) -> f64 {
         f64::from(u32::try_from(self.limits.max_in_flight).unwrap_or(u32::MAX))
     }
+}
+
+/// The average duration, in seconds, after one more delivery.
+pub(super) fn average(before: Option<f64>, took: Duration) -> f64 {
+    let took = took.as_secs_f64();
+    before.map_or(took, |average| average * (1.0 - LATEST) + took * LATEST)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
-use roundtrip_isolation::{MAX_PARK, MIN_PARK};
 use rstest::rstest;
 
 use super::*;
+use crate::{MAX_PARK, MIN_PARK};
 
 const LIMITS: Limits = Limits {
     max_in_flight: 64,
@@ -15,7 +15,7 @@ const BREAKER: BreakerConfig = BreakerConfig {
     max_wait: Duration::from_mins(2),
     probes: 1,
 };
-const PAUSED_PARK: Duration = Duration::from_secs(30);
+const PAUSED_SNOOZE: Duration = Duration::from_secs(30);
 
 fn lane(limits: Limits, now: Instant) -> Lane {
     Lane::new(limits, BREAKER, now)
@@ -28,7 +28,7 @@ const fn slots(total: usize, used: usize) -> Slots {
 /// Begins as many as may begin, each of which takes a slot.
 fn fill(lane: &mut Lane, now: Instant, slots: &mut Slots) -> usize {
     let mut begun = 0;
-    while let Ok(_ticket) = lane.begin(now, *slots) {
+    while let Ok(_ticket) = lane.begin(now, *slots, SLOW, true) {
         slots.used += 1;
         begun += 1;
     }
@@ -45,7 +45,7 @@ fn a_channel_never_has_more_than_its_cap() {
     let mut lane = lane(limits, now);
     assert_eq!(fill(&mut lane, now, &mut slots(256, 0)), 3);
     assert_eq!(
-        lane.begin(now, slots(256, 3)).unwrap_err(),
+        lane.begin(now, slots(256, 3), SLOW, true).unwrap_err(),
         Obstacle::Saturated
     );
 }
@@ -54,8 +54,8 @@ fn a_channel_never_has_more_than_its_cap() {
 fn a_cap_that_was_lowered_holds_at_once() {
     let now = Instant::now();
     let mut lane = lane(LIMITS, now);
-    let ticket = lane.begin(now, slots(256, 0)).unwrap();
-    let _other = lane.begin(now, slots(256, 1)).unwrap();
+    let ticket = lane.begin(now, slots(256, 0), SLOW, true).unwrap();
+    let _other = lane.begin(now, slots(256, 1), SLOW, true).unwrap();
     let limits = Limits {
         max_in_flight: 1,
         ..LIMITS
@@ -63,7 +63,7 @@ fn a_cap_that_was_lowered_holds_at_once() {
     lane.limit(limits, now);
     lane.end(ticket, Signal::Alive, Duration::ZERO, now);
     assert_eq!(
-        lane.begin(now, slots(256, 1)).unwrap_err(),
+        lane.begin(now, slots(256, 1), SLOW, true).unwrap_err(),
         Obstacle::Saturated
     );
 }
@@ -91,7 +91,7 @@ fn slow_channels_leave_the_reserve_however_many_they_are() {
     let mut slots = slots(256, 0);
     let mut lanes: Vec<_> = (0..100).map(|_| lane(LIMITS, now)).collect();
     for lane in &mut lanes {
-        let ticket = lane.begin(now, slots).unwrap();
+        let ticket = lane.begin(now, slots, SLOW, true).unwrap();
         lane.end(ticket, Signal::Failing, Duration::from_secs(30), now);
     }
     for _ in 0..10 {
@@ -109,7 +109,7 @@ fn a_channel_of_which_nothing_ends_counts_as_slow_before_its_first_time_out() {
     let now = Instant::now();
     let mut lane = lane(LIMITS, now);
     let mut slots = slots(256, 0);
-    let _ticket = lane.begin(now, slots).unwrap();
+    let _ticket = lane.begin(now, slots, SLOW, true).unwrap();
     slots.used += 200;
     assert!(lane.soon(now, 0));
     let later = now + SLOW;
@@ -122,9 +122,12 @@ fn a_slow_channel_makes_progress_with_any_number_of_slots() {
     for total in 1..20 {
         let now = Instant::now();
         let mut lane = lane(LIMITS, now);
-        let ticket = lane.begin(now, slots(total, 0)).unwrap();
+        let ticket = lane.begin(now, slots(total, 0), SLOW, true).unwrap();
         lane.end(ticket, Signal::Alive, Duration::from_secs(10), now);
-        assert!(lane.begin(now, slots(total, 0)).is_ok(), "{total}");
+        assert!(
+            lane.begin(now, slots(total, 0), SLOW, true).is_ok(),
+            "{total}"
+        );
     }
 }
 
@@ -138,23 +141,23 @@ fn a_rate_is_enforced() {
     let mut lane = lane(limits, now);
     assert_eq!(fill(&mut lane, now, &mut slots(256, 0)), 5);
     assert_eq!(
-        lane.begin(now, slots(256, 5)).unwrap_err(),
+        lane.begin(now, slots(256, 5), SLOW, true).unwrap_err(),
         Obstacle::OverRate
     );
     lane.limit(LIMITS, now);
-    assert!(lane.begin(now, slots(256, 5)).is_ok());
+    assert!(lane.begin(now, slots(256, 5), SLOW, true).is_ok());
 }
 
 #[test]
-fn what_is_parked_for_its_rate_comes_back_at_that_rate() {
+fn what_is_deferred_for_its_rate_comes_back_at_that_rate() {
     let now = Instant::now();
     let limits = Limits {
         rate_per_second: Some(5.0),
         ..LIMITS
     };
     let mut lane = lane(limits, now);
-    let mut park = || lane.park(now, Obstacle::OverRate, PAUSED_PARK, 0.0);
-    let waits: Vec<_> = (0..100).map(|_| park()).collect();
+    let mut defer = || lane.defer(now, Obstacle::OverRate, PAUSED_SNOOZE, true, 0.0);
+    let waits: Vec<_> = (0..100).map(|_| defer()).collect();
     assert_eq!(waits[99], Duration::from_secs(20));
 }
 
@@ -163,11 +166,14 @@ fn while_its_breaker_is_open_a_channel_gets_none_and_its_messages_wait_for_longe
     let now = Instant::now();
     let mut lane = lane(LIMITS, now);
     for _ in 0..BREAKER.failures {
-        let ticket = lane.begin(now, slots(256, 0)).unwrap();
+        let ticket = lane.begin(now, slots(256, 0), SLOW, true).unwrap();
         lane.end(ticket, Signal::Failing, Duration::ZERO, now);
     }
-    assert_eq!(lane.begin(now, slots(256, 0)).unwrap_err(), Obstacle::Open);
-    assert!(lane.park(now, Obstacle::Open, PAUSED_PARK, 0.0) > BREAKER.wait);
+    assert_eq!(
+        lane.begin(now, slots(256, 0), SLOW, true).unwrap_err(),
+        Obstacle::Open
+    );
+    assert!(lane.defer(now, Obstacle::Open, PAUSED_SNOOZE, true, 0.0) > BREAKER.wait);
     let probed = now + BREAKER.wait;
     assert_eq!(fill(&mut lane, probed, &mut slots(256, 0)), 1);
 }
@@ -177,14 +183,14 @@ fn a_channel_that_recovered_goes_at_full_speed() {
     let now = Instant::now();
     let mut lane = lane(LIMITS, now);
     for _ in 0..BREAKER.failures {
-        let ticket = lane.begin(now, slots(256, 0)).unwrap();
+        let ticket = lane.begin(now, slots(256, 0), SLOW, true).unwrap();
         lane.end(ticket, Signal::Failing, Duration::from_secs(30), now);
     }
     for _ in 0..20_000 {
-        lane.park(now, Obstacle::Open, PAUSED_PARK, 0.0);
+        lane.defer(now, Obstacle::Open, PAUSED_SNOOZE, true, 0.0);
     }
     let now = now + BREAKER.wait;
-    let ticket = lane.begin(now, slots(256, 0)).unwrap();
+    let ticket = lane.begin(now, slots(256, 0), SLOW, true).unwrap();
     let quick = Duration::from_millis(5);
     assert_eq!(
         lane.end(ticket, Signal::Alive, quick, now),
@@ -192,7 +198,7 @@ fn a_channel_that_recovered_goes_at_full_speed() {
     );
     assert!(lane.soon(now, 0));
     assert_eq!(
-        lane.park(now, Obstacle::Saturated, PAUSED_PARK, 0.0),
+        lane.defer(now, Obstacle::Saturated, PAUSED_SNOOZE, true, 0.0),
         MIN_PARK
     );
 }
@@ -206,15 +212,15 @@ fn a_paused_channel_gets_none_and_looks_again_soon() {
     };
     let mut lane = lane(limits, now);
     assert_eq!(
-        lane.begin(now, slots(256, 0)).unwrap_err(),
+        lane.begin(now, slots(256, 0), SLOW, true).unwrap_err(),
         Obstacle::Paused
     );
     for random in [0.0, 0.5, 1.0] {
-        let wait = lane.park(now, Obstacle::Paused, PAUSED_PARK, random);
-        assert!(wait.as_secs() <= PAUSED_PARK.as_secs(), "{wait:?}");
+        let wait = lane.defer(now, Obstacle::Paused, PAUSED_SNOOZE, true, random);
+        assert!(wait.as_secs() <= PAUSED_SNOOZE.as_secs(), "{wait:?}");
     }
     lane.limit(LIMITS, now);
-    assert!(lane.begin(now, slots(256, 0)).is_ok());
+    assert!(lane.begin(now, slots(256, 0), SLOW, true).is_ok());
 }
 
 #[test]
@@ -222,7 +228,7 @@ fn behind_a_quick_channel_many_wait_and_behind_a_slower_one_few() {
     let now = Instant::now();
     let average = |millis| {
         let mut lane = lane(LIMITS, now);
-        let ticket = lane.begin(now, slots(256, 0)).unwrap();
+        let ticket = lane.begin(now, slots(256, 0), SLOW, true).unwrap();
         lane.end(ticket, Signal::Alive, Duration::from_millis(millis), now);
         lane
     };
@@ -238,7 +244,7 @@ enum Step {
     Begin,
     End(usize, bool),
     GiveUp(usize),
-    Park,
+    Defer,
     Pass(u64),
     Cap(usize),
 }
@@ -248,7 +254,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Begin),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(which, alive)| Step::End(which, alive)),
         1 => any::<usize>().prop_map(Step::GiveUp),
-        2 => Just(Step::Park),
+        2 => Just(Step::Defer),
         2 => (0_u64..5000).prop_map(Step::Pass),
         1 => (1_usize..10).prop_map(Step::Cap),
     ]
@@ -265,7 +271,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Begin => {
-                    if let Ok(ticket) = lane.begin(now, slots) {
+                    if let Ok(ticket) = lane.begin(now, slots, SLOW, true) {
                         prop_assert!(under_way.len() < cap);
                         prop_assert!(under_way.len() < slots.total / 2);
                         under_way.push((ticket, now));
@@ -280,8 +286,8 @@ proptest! {
                     let (ticket, _) = under_way.swap_remove(which % under_way.len());
                     lane.give_up(ticket, now);
                 }
-                Step::Park => {
-                    let wait = lane.park(now, Obstacle::Saturated, PAUSED_PARK, 0.5);
+                Step::Defer => {
+                    let wait = lane.defer(now, Obstacle::Saturated, PAUSED_SNOOZE, true, 0.5);
                     prop_assert!((MIN_PARK..=MAX_PARK).contains(&wait));
                 }
                 Step::Pass(millis) => now += Duration::from_millis(millis),

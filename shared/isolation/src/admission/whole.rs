@@ -1,0 +1,147 @@
+//! The one server behind all keys: left alone when most of several keys fail.
+//!
+//! Invariant: failures of fewer than [`SEVERAL`] keys never open the server's breaker, however many
+//! they are: they are those keys' own. A 429 with `Retry-After` concerns its key alone.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Key,
+    lane::{SLOW, average},
+};
+use crate::{Breaker, BreakerConfig, Change, MAX_RETURNS_PER_SECOND, Parking, Signal, Ticket};
+
+/// The fewest keys whose failures say anything of the server.
+const SEVERAL: usize = 5;
+/// Of the keys that were heard of, the share that must fail: three of four.
+const SHARE: (usize, usize) = (3, 4);
+/// How long a key's latest result counts. Long, so that a key with little traffic still speaks for
+/// the server.
+const COUNTS_FOR: Duration = Duration::from_secs(30);
+/// For how long results must have come before they say anything: what comes first after a start may
+/// be failures alone.
+const LISTEN_FOR: Duration = Duration::from_secs(5);
+/// How often results that count no longer are dropped.
+const DROP_EVERY: Duration = Duration::from_secs(1);
+/// A key is slow that takes so many times as long as the server's answers take on average.
+const SLOWER: u32 = 2;
+
+/// What is known of the server.
+#[derive(Debug)]
+pub(super) struct Whole<K> {
+    breaker: Breaker,
+    parking: Parking,
+    latest: HashMap<K, Latest>,
+    /// How many of the latest results are failures.
+    failing: usize,
+    /// When results began to come.
+    since: Option<Instant>,
+    dropped_at: Option<Instant>,
+    /// The average duration of the latest deliveries, in seconds.
+    average: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Latest {
+    at: Instant,
+    failed: bool,
+}
+
+impl<K: Key> Whole<K> {
+    pub(super) fn new(config: BreakerConfig) -> Self {
+        Self {
+            breaker: Breaker::new(config),
+            parking: Parking::default(),
+            latest: HashMap::new(),
+            failing: 0,
+            since: None,
+            dropped_at: None,
+            average: None,
+        }
+    }
+
+    pub(super) fn blocked_until(&self, now: Instant, fresh: bool) -> Option<Instant> {
+        self.breaker.blocked_until(now, fresh)
+    }
+
+    pub(super) fn admit(&mut self, now: Instant, fresh: bool) -> Option<Ticket> {
+        self.breaker.admit(now, fresh)
+    }
+
+    /// How much longer the server is left alone.
+    pub(super) fn held(&self, now: Instant) -> Option<Duration> {
+        if self.breaker.is_closed() {
+            return None;
+        }
+        let until = self.breaker.blocked_until(now, true);
+        Some(until.map_or(Duration::ZERO, |until| until - now))
+    }
+
+    /// From which duration on a key is slow: where all wait for a slow server, none of them is.
+    pub(super) fn slow_from(&self) -> Duration {
+        let average = Duration::from_secs_f64(self.average.unwrap_or_default());
+        SLOW.max(average.saturating_mul(SLOWER))
+    }
+
+    pub(super) fn defer(&mut self, now: Instant, fresh: bool, random: f64) -> Duration {
+        let until = self.breaker.blocked_until(now, fresh);
+        let base = until.map_or(Duration::ZERO, |until| until - now);
+        self.parking.park(now, base, MAX_RETURNS_PER_SECOND, random)
+    }
+
+    pub(super) fn record(
+        &mut self,
+        key: &K,
+        ticket: Option<Ticket>,
+        signal: Signal,
+        took: Duration,
+        now: Instant,
+    ) -> Option<Change> {
+        self.average = Some(average(self.average, took));
+        let failed = signal == Signal::Failing;
+        if self.breaker.is_closed() {
+            self.note(key, failed, now);
+            return self.most_fail(now).then(|| {
+                self.latest.clear();
+                self.failing = 0;
+                self.since = None;
+                self.breaker.trip(now)
+            });
+        }
+        // A server that asks for quiet answers.
+        let signal = if failed { signal } else { Signal::Alive };
+        let change = self.breaker.record(ticket?, signal, now);
+        if change == Some(Change::Closed) {
+            self.parking = Parking::default();
+        }
+        change
+    }
+
+    pub(super) fn forget(&mut self, ticket: Option<Ticket>) {
+        if let Some(ticket) = ticket {
+            self.breaker.forget(ticket);
+        }
+    }
+
+    fn note(&mut self, key: &K, failed: bool, now: Instant) {
+        self.since.get_or_insert(now);
+        if self.dropped_at.is_none_or(|at| now >= at + DROP_EVERY) {
+            self.latest
+                .retain(|_, latest| now.saturating_duration_since(latest.at) < COUNTS_FOR);
+            self.failing = self.latest.values().filter(|latest| latest.failed).count();
+            self.dropped_at = Some(now);
+        }
+        let before = self.latest.insert(key.clone(), Latest { at: now, failed });
+        self.failing += usize::from(failed);
+        self.failing -= usize::from(before.is_some_and(|before| before.failed));
+    }
+
+    fn most_fail(&self, now: Instant) -> bool {
+        let (share, of) = SHARE;
+        self.failing >= SEVERAL
+            && self.failing * of >= self.latest.len() * share
+            && self.since.is_some_and(|since| now >= since + LISTEN_FOR)
+    }
+}
