@@ -127,7 +127,7 @@ macro_rules! store_contract {
             of_many_records_of_the_same_entries_one_counts,
             entries_of_many_messages_are_recorded_in_one_call,
             entries_of_one_time_stand_by_their_ids,
-            a_long_timeline_shows_its_end,
+            a_long_timeline_shows_its_beginning_and_its_end,
             content_is_kept_though_it_comes_last,
             an_unknown_message_is_none,
             messages_are_found_by_their_filter,

@@ -12,10 +12,10 @@ mod replays;
 
 pub use dead_letters::{DeadFilter, DeadLetter, DeadLetters, DeadQueue};
 pub use idempotency::{Idempotency, Reservation};
-pub use journal::{Detail, Journal, MAX_ENTRIES, MessageFilter, MessageRecord};
+pub use journal::{Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord};
 pub use replays::{Progress, Replay, ReplaySource, ReplayStatus, Replays};
 
-pub(crate) use journal::first_message_id;
+pub(crate) use journal::{first_message_id, timeline};
 pub(crate) use reached::Reached;
 
 /// The most messages, or dead letters, on one page.

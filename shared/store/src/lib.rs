@@ -32,9 +32,9 @@ pub use config::{Config, OpenError, open};
 pub use filter::{Filter, FilterError};
 pub use keys::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE};
 pub use ledger::{
-    DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, Idempotency, Journal, MAX_ENTRIES,
-    MAX_PAGE, MessageFilter, MessageRecord, Progress, Replay, ReplaySource, ReplayStatus, Replays,
-    Reservation,
+    DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, FIRST_ENTRIES, Idempotency, Journal,
+    MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, Progress, Replay, ReplaySource,
+    ReplayStatus, Replays, Reservation,
 };
 pub use page::{
     ChannelPage, Cursor, DEFAULT_LIMIT, Direction, MAX_LIMIT, MAX_PAGE_BYTES, PageRequest, Sort,

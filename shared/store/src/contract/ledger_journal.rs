@@ -7,7 +7,7 @@ use super::{
     Harness,
     samples::{accepted, at, entry, found, life, message_id, reason, record, state, texts, tried},
 };
-use crate::MAX_ENTRIES;
+use crate::{FIRST_ENTRIES, MAX_ENTRIES};
 
 /// Every kind of entry reads back as it was recorded, in the order of time.
 pub async fn a_timeline_is_what_was_recorded(harness: &impl Harness) {
@@ -133,8 +133,8 @@ pub async fn entries_of_one_time_stand_by_their_ids(harness: &impl Harness) {
     assert_eq!(texts(&found(store, &id).await.1), texts(&entries));
 }
 
-/// However long a message's life was, its timeline is bounded, and it is the end that is shown.
-pub async fn a_long_timeline_shows_its_end(harness: &impl Harness) {
+/// However long a message's life was, its timeline is bounded, and shows its beginning and its end.
+pub async fn a_long_timeline_shows_its_beginning_and_its_end(harness: &impl Harness) {
     let store = &**harness.store();
     let id = message_id(0);
     let mut entries = vec![entry(id, 0, 0, accepted("1"))];
@@ -148,10 +148,9 @@ pub async fn a_long_timeline_shows_its_end(harness: &impl Harness) {
         record(store, some).await;
     }
     let (message, timeline) = found(store, &id).await;
-    assert_eq!(
-        texts(&timeline),
-        texts(&entries[entries.len() - MAX_ENTRIES..])
-    );
+    let latest = entries.len() - (MAX_ENTRIES - FIRST_ENTRIES);
+    let (first, latest) = (&entries[..FIRST_ENTRIES], &entries[latest..]);
+    assert_eq!(texts(&timeline), [texts(first), texts(latest)].concat());
     assert_eq!(message.state, State::Retrying);
     assert!(message.content.is_some());
 }

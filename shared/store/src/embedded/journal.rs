@@ -13,8 +13,8 @@ use super::{
     rows::{self, Columns, Conditions, Table, counted},
 };
 use crate::{
-    Detail, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StoreError, ledger::MAX_ROWS,
-    ledger::Reached,
+    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StoreError,
+    ledger::{MAX_ROWS, Reached, timeline},
 };
 
 const TABLE: Table = Table {
@@ -45,9 +45,12 @@ const MESSAGE: &str = "
     FROM messages LEFT JOIN contents USING (message_id)";
 const OUTLINE: &str = "
     SELECT messages.*, NULL AS message, NULL AS response_url FROM messages";
-const TIMELINE: &str = "
+const FIRST: &str = "
     SELECT entry_id, round, at, event FROM entries WHERE message_id = ?1
-    ORDER BY at DESC, entry_id DESC";
+    ORDER BY at, entry_id LIMIT ?2";
+const LATEST: &str = "
+    SELECT entry_id, round, at, event FROM entries WHERE message_id = ?1
+    ORDER BY at DESC, entry_id DESC LIMIT ?2";
 
 #[async_trait]
 impl Journal for SqliteStore {
@@ -155,11 +158,19 @@ fn message(
     let Some(record) = found else {
         return Ok(None);
     };
-    let mut timeline = snapshot.prepare_cached(TIMELINE)?;
-    let entries = timeline.query_map([&id], |row| entry(row, &record))?;
-    let mut entries: Vec<Entry> = entries.take(MAX_ENTRIES).collect::<Result<_, _>>()?;
-    entries.reverse();
-    Ok(Some((record, entries)))
+    let entries = |sql, limit: usize| -> rusqlite::Result<Vec<Entry>> {
+        let mut entries = snapshot.prepare_cached(sql)?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let found = entries.query_map(params![id, limit], |row| entry(row, &record))?;
+        found.collect()
+    };
+    let latest = entries(LATEST, MAX_ENTRIES)?;
+    let first = if latest.len() == MAX_ENTRIES {
+        entries(FIRST, FIRST_ENTRIES)?
+    } else {
+        Vec::new()
+    };
+    Ok(Some((record, timeline(latest, first))))
 }
 
 fn message_record(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {

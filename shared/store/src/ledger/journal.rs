@@ -20,7 +20,8 @@ pub trait Journal: Send + Sync + 'static {
     /// completes it.
     async fn record(&self, entries: &[Entry]) -> Result<(), StoreError>;
 
-    /// A message and its entries by time and then by id, the latest [`MAX_ENTRIES`] of them.
+    /// A message and its entries by time and then by id. Where there are more than [`MAX_ENTRIES`],
+    /// the first [`FIRST_ENTRIES`] and the latest.
     ///
     /// # Errors
     /// [`StoreError::Away`].
@@ -61,6 +62,15 @@ pub enum Detail {
 
 /// The most entries that a timeline shows.
 pub const MAX_ENTRIES: usize = 1000;
+/// How many of them are the first: whatever comes later, the acceptance and the deliveries stay.
+pub const FIRST_ENTRIES: usize = 100;
+
+/// A timeline of the latest entries, the latest first, and where there may be more, of the first.
+pub(crate) fn timeline<E>(mut latest: Vec<E>, first: Vec<E>) -> Vec<E> {
+    latest.truncate(MAX_ENTRIES - first.len());
+    latest.reverse();
+    first.into_iter().chain(latest).collect()
+}
 
 /// What the journal knows of a message. Its state is the greatest position of its entries.
 #[derive(Debug, Clone, Serialize)]

@@ -20,7 +20,8 @@ use super::{
     texts, unless_there,
 };
 use crate::{
-    Detail, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StoreError, ledger::MAX_ROWS,
+    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StoreError,
+    ledger::{MAX_ROWS, timeline},
 };
 
 /// What stands in the place of an `Accepted`, whose content is kept with its message.
@@ -99,15 +100,23 @@ async fn message(
     database: &Database,
     id: &str,
 ) -> Result<Option<(MessageRecord, Vec<Entry>)>, StoreError> {
-    let latest = database
-        .collection::<Document>(ENTRIES)
-        .find(doc! { "message_id": id })
-        .sort(doc! { "at": -1, "_id": -1 })
-        .limit(i64::try_from(MAX_ENTRIES).unwrap_or(i64::MAX))
-        .await
-        .map_err(away)?;
-    let mut latest: Vec<EntryRow> = rows(latest, Ok).await?;
-    latest.reverse();
+    let entries = async |direction: i32, limit: usize| -> Result<Vec<EntryRow>, StoreError> {
+        let found = database
+            .collection::<Document>(ENTRIES)
+            .find(doc! { "message_id": id })
+            .sort(doc! { "at": direction, "_id": direction })
+            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+            .await
+            .map_err(away)?;
+        rows(found, Ok).await
+    };
+    let latest = entries(-1, MAX_ENTRIES).await?;
+    let first = if latest.len() == MAX_ENTRIES {
+        entries(1, FIRST_ENTRIES).await?
+    } else {
+        Vec::new()
+    };
+    let timeline = timeline(latest, first);
     let found = database
         .collection::<Document>(MESSAGES)
         .find_one(doc! { "_id": id })
@@ -115,7 +124,7 @@ async fn message(
         .map_err(away)?;
     let Some(found) = found else { return Ok(None) };
     let record = row::<MessageRow>(found)?.record()?;
-    let entries: Result<_, Unreadable> = latest.iter().map(|row| row.entry(&record)).collect();
+    let entries: Result<_, Unreadable> = timeline.iter().map(|row| row.entry(&record)).collect();
     Ok(Some((record, entries?)))
 }
 
