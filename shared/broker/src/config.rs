@@ -23,6 +23,9 @@ const DEFAULT_PUBLISH_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How many parcels a queue takes where nothing else is configured.
 const DEFAULT_MAX_BACKLOG: u64 = 10_000_000;
 
+/// How many bytes of bodies a queue takes where nothing else is configured: 10 GiB.
+const DEFAULT_MAX_BACKLOG_BYTES: u64 = 10 << 30;
+
 /// The most shards of the outbound queue: each is a queue and a consumer.
 const MAX_OUTBOUND_SHARDS: u16 = 64;
 
@@ -52,6 +55,8 @@ pub struct Config {
     ///
     /// [`policies`]: crate::policies
     pub max_backlog: u64,
+    /// The most bytes of bodies in one queue; a full queue refuses.
+    pub max_backlog_bytes: u64,
 }
 
 impl Default for Config {
@@ -64,6 +69,7 @@ impl Default for Config {
             outbound_shards: 1,
             publish_timeout: DEFAULT_PUBLISH_TIMEOUT,
             max_backlog: DEFAULT_MAX_BACKLOG,
+            max_backlog_bytes: DEFAULT_MAX_BACKLOG_BYTES,
         }
     }
 }
@@ -78,6 +84,7 @@ impl fmt::Debug for Config {
             outbound_shards,
             publish_timeout,
             max_backlog,
+            max_backlog_bytes,
         } = self;
         f.debug_struct("Config")
             .field("url", &Masked(url))
@@ -87,6 +94,7 @@ impl fmt::Debug for Config {
             .field("outbound_shards", outbound_shards)
             .field("publish_timeout", publish_timeout)
             .field("max_backlog", max_backlog)
+            .field("max_backlog_bytes", max_backlog_bytes)
             .finish()
     }
 }
@@ -205,6 +213,9 @@ fn check(config: &Config) -> Result<(), OpenError> {
     if config.max_backlog == 0 {
         return setting("max_backlog", "must be at least 1".to_owned());
     }
+    if config.max_backlog_bytes == 0 {
+        return setting("max_backlog_bytes", "must be at least 1".to_owned());
+    }
     if config.namespace.is_empty() {
         return setting("namespace", "must not be empty".to_owned());
     }
@@ -321,6 +332,13 @@ mod tests {
                     ..set()
                 },
                 "max_backlog",
+            ),
+            (
+                Config {
+                    max_backlog_bytes: 0,
+                    ..set()
+                },
+                "max_backlog_bytes",
             ),
             (
                 Config {

@@ -55,7 +55,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     command::{Command, Publish},
     consumer::Receiver,
-    writer::Writer,
+    writer::{Bounds, Writer},
 };
 use crate::{
     Broker, Closed, Config, Consumer, OpenError, Parcel, PublishError, Queue, Route, Status,
@@ -101,13 +101,13 @@ impl Embedded {
             status: Arc::clone(&status),
             closed: closed.clone(),
         };
-        let max_backlog = config.max_backlog;
+        let bounds = Bounds::of(config);
         let (report, opened) = oneshot::channel();
         let thread = std::thread::Builder::new().name("broker-writer".to_owned());
         let spawned = thread.spawn({
             let path = path.clone();
             move || {
-                let writer = Writer::open(path, &*clock, max_backlog, Arc::clone(&ended.status));
+                let writer = Writer::open(path, &*clock, bounds, Arc::clone(&ended.status));
                 let writer = match writer {
                     Ok(writer) => writer,
                     Err(error) => {

@@ -114,6 +114,8 @@ pub(super) struct QueueState {
     returned: VecDeque<i64>,
     /// All rows: ready, delayed and leased.
     total: u64,
+    /// Of their bodies.
+    bytes: u64,
     subscribers: Vec<Subscriber>,
 }
 
@@ -123,6 +125,7 @@ impl QueueState {
         queue: Queue,
         first: (i64, Held),
         other: Option<(i64, Held)>,
+        bytes: u64,
         now: i64,
     ) -> Self {
         let total = first.1.total + other.as_ref().map_or(0, |(_, held)| held.total);
@@ -140,12 +143,17 @@ impl QueueState {
             retries_first: false,
             returned: VecDeque::new(),
             total,
+            bytes,
             subscribers: Vec::new(),
         }
     }
 
     pub(super) fn total(&self) -> u64 {
         self.total
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) fn ready(&self) -> u64 {
@@ -189,6 +197,7 @@ impl QueueState {
     /// A leased row has left the queue.
     pub(super) fn forget(&mut self, leased: Leased) {
         self.total = self.total.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(leased.bytes as u64);
         self.make_room(leased);
     }
 
@@ -200,14 +209,16 @@ impl QueueState {
     }
 
     /// A row came from another queue, and comes due at `due`.
-    pub(super) fn receive(&mut self, due: i64) {
+    pub(super) fn receive(&mut self, due: i64, bytes: usize) {
         self.total += 1;
+        self.bytes += bytes as u64;
         self.fresh.expect_at(due);
     }
 
     /// A new row was committed. It goes straight to a consumer where nothing waits before it.
     pub(super) fn publish(&mut self, key: Key, parcel: Parcel) {
         self.total += 1;
+        self.bytes += parcel.body.len() as u64;
         if self.ready() == 0 && self.room() > 0 {
             self.fresh.cursor = key;
             self.lease(key.seq, parcel);

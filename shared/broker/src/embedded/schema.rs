@@ -12,7 +12,7 @@ use super::table::{code, retry_lane};
 use crate::{OpenError, Queue};
 
 /// The newest schema that is known here, in SQLite's `user_version`.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// "RTbq", in SQLite's `application_id`: tells a broker's file from any other.
 const APPLICATION: i64 = 0x5254_6271;
@@ -46,11 +46,19 @@ pub(super) const CREATE: &str = "
     ) STRICT;
     -- and by seq, as every index of SQLite's ends with the row's own key
     CREATE INDEX parcel_by_due ON parcel (queue, due);
+    -- the bytes of the bodies in each queue
+    CREATE TABLE held (queue INTEGER PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;
     CREATE TABLE probe (id INTEGER PRIMARY KEY, room BLOB NOT NULL) STRICT;
 ";
 
-/// From version 1, which knew no replays.
-const FROM_1: &str = "ALTER TABLE parcel ADD COLUMN round INTEGER NOT NULL DEFAULT 0;";
+/// What each version lacks that the next one has, from version 1 on. The number 0 is the lane of new
+/// outbound messages, 6 that of those that were put off.
+const MIGRATIONS: [&str; 2] = [
+    "ALTER TABLE parcel ADD COLUMN round INTEGER NOT NULL DEFAULT 0;",
+    "CREATE TABLE held (queue INTEGER PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;
+     INSERT INTO held SELECT CASE queue WHEN 6 THEN 0 ELSE queue END AS of, sum(length(body))
+         FROM parcel GROUP BY of;",
+];
 
 /// Opens the file at the engine's time `now`, or makes it.
 pub(super) fn open(path: &Path, now: i64) -> Result<Connection, OpenError> {
@@ -75,8 +83,9 @@ pub(super) fn open(path: &Path, now: i64) -> Result<Connection, OpenError> {
             });
         }
         Found::Foreign => return Err(failed("it is a database of another program".into())),
-        Found::Broker(1) => migrate(&mut connection).map_err(|error| failed(error.into()))?,
-        Found::Broker(_) => {}
+        Found::Broker(found) => {
+            migrate(&mut connection, found).map_err(|error| failed(error.into()))?;
+        }
         Found::Empty => create(&mut connection).map_err(|error| failed(error.into()))?,
     }
     wait_no_longer_than_asked(&connection, now).map_err(|error| failed(error.into()))?;
@@ -132,10 +141,16 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Brings a file of version 1 to this one, or leaves it as it was.
-fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+/// Brings a file of an older version to this one, or leaves it as it was.
+fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
+    if found == VERSION {
+        return Ok(());
+    }
+    let lacks = usize::try_from(found - 1).unwrap_or_default();
     let transaction = connection.transaction()?;
-    transaction.execute_batch(FROM_1)?;
+    for migration in MIGRATIONS.iter().skip(lacks) {
+        transaction.execute_batch(migration)?;
+    }
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()
 }

@@ -33,7 +33,9 @@ pub(super) enum Change<'a> {
         parcel: &'a Parcel,
     },
     Delete {
+        queue: Queue,
         seq: i64,
+        bytes: usize,
     },
     Defer {
         lane: i64,
@@ -42,11 +44,37 @@ pub(super) enum Change<'a> {
         tries: u32,
     },
     Bury {
+        from: Queue,
         queue: Queue,
         key: Key,
+        bytes: usize,
         tries: u32,
         reason: &'a DeadReason,
     },
+}
+
+/// How changes change the bytes that queues hold, as [`Queue::ALL`].
+#[derive(Default)]
+struct HeldBytes([i64; Queue::ALL.len()]);
+
+impl HeldBytes {
+    fn add(&mut self, change: &Change<'_>) {
+        match change {
+            Change::Insert { queue, parcel, .. } => self.of(*queue, signed(parcel.body.len())),
+            Change::Delete { queue, bytes, .. } => self.of(*queue, -signed(*bytes)),
+            Change::Defer { .. } => {}
+            Change::Bury {
+                from, queue, bytes, ..
+            } => {
+                self.of(*from, -signed(*bytes));
+                self.of(*queue, signed(*bytes));
+            }
+        }
+    }
+
+    fn of(&mut self, queue: Queue, bytes: i64) {
+        self.0[queue as usize] += bytes;
+    }
 }
 
 /// How much a read takes into memory.
@@ -89,9 +117,18 @@ impl Table {
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut bytes = HeldBytes::default();
         for change in changes {
+            bytes.add(&change);
             change.apply(&transaction)?;
         }
+        let mut add = transaction.prepare_cached(ADD_BYTES)?;
+        for (queue, bytes) in Queue::ALL.into_iter().zip(bytes.0) {
+            if bytes != 0 {
+                add.execute([code(queue), bytes])?;
+            }
+        }
+        drop(add);
         transaction.commit()
     }
 
@@ -177,6 +214,17 @@ impl Table {
         })
     }
 
+    /// The bytes of all bodies in a queue. They are counted in the file, for to add them up would
+    /// read every row.
+    pub(super) fn bytes(&self, queue: Queue) -> rusqlite::Result<u64> {
+        let bytes: Option<i64> = self
+            .connection
+            .prepare_cached("SELECT bytes FROM held WHERE queue = ?1")?
+            .query_row([code(queue)], |row| row.get(0))
+            .optional()?;
+        Ok(bytes.unwrap_or_default().max(0).unsigned_abs())
+    }
+
     pub(super) fn last_seq(&self) -> rusqlite::Result<i64> {
         self.connection
             .query_row("SELECT coalesce(max(seq), 0) FROM parcel", [], |row| {
@@ -209,6 +257,10 @@ pub(super) const READ_LATER_DUE: &str = "
     SELECT due, seq, id, tries, accepted_at, dead, body, round FROM parcel
     WHERE queue = ?1 AND due > ?2 AND due <= ?3 ORDER BY due, seq LIMIT ?4";
 
+const ADD_BYTES: &str = "
+    INSERT INTO held (queue, bytes) VALUES (?1, ?2)
+    ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes";
+
 const READ_ONE: &str =
     "SELECT due, seq, id, tries, accepted_at, dead, body, round FROM parcel WHERE seq = ?1";
 
@@ -230,7 +282,7 @@ impl Change<'_> {
                     &parcel.body[..],
                     parcel.round,
                 ])?,
-            Self::Delete { seq } => connection
+            Self::Delete { seq, .. } => connection
                 .prepare_cached("DELETE FROM parcel WHERE seq = ?1")?
                 .execute([seq])?,
             Self::Defer {
@@ -249,6 +301,7 @@ impl Change<'_> {
                 key,
                 tries,
                 reason,
+                ..
             } => connection
                 .prepare_cached(
                     "UPDATE parcel SET queue = ?2, due = ?3, delay = 0, tries = ?4, dead = ?5

@@ -24,7 +24,7 @@ use super::{
     table::{Change, Key, Table, code, retry_lane},
     timeline::{self, Timeline},
 };
-use crate::{OpenError, PublishError, Queue, Settlement, Status};
+use crate::{Config, OpenError, PublishError, Queue, Settlement, Status};
 
 /// How often a disk that takes nothing is tried again.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
@@ -41,13 +41,29 @@ struct Blocked {
     probe_at: Instant,
 }
 
+/// The most that a queue takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    parcels: u64,
+    bytes: u64,
+}
+
+impl Bounds {
+    pub(super) const fn of(config: &Config) -> Self {
+        Self {
+            parcels: config.max_backlog,
+            bytes: config.max_backlog_bytes,
+        }
+    }
+}
+
 pub(super) struct Writer {
     table: Table,
     timeline: Timeline,
     /// As [`Queue::ALL`].
     queues: Vec<QueueState>,
     last_seq: i64,
-    max_backlog: u64,
+    bounds: Bounds,
     /// Settlements that wait for the disk; the windows bound them.
     waiting: Vec<Settling>,
     blocked: Option<Blocked>,
@@ -58,7 +74,7 @@ impl Writer {
     pub(super) fn open(
         path: PathBuf,
         clock: &dyn Clock,
-        max_backlog: u64,
+        bounds: Bounds,
         status: Arc<ArcSwap<Status>>,
     ) -> Result<Self, OpenError> {
         let timeline = Timeline::start(clock);
@@ -68,7 +84,14 @@ impl Writer {
             let held = |lane| table.held(lane, now).map(|held| (lane, held));
             let other = Some(retry_lane(queue)).filter(|lane| *lane != code(queue));
             let other = other.map(held).transpose()?;
-            Ok(QueueState::new(queue, held(code(queue))?, other, now))
+            let bytes = table.bytes(queue)?;
+            Ok(QueueState::new(
+                queue,
+                held(code(queue))?,
+                other,
+                bytes,
+                now,
+            ))
         };
         let load = || {
             let queues: rusqlite::Result<Vec<QueueState>> =
@@ -84,7 +107,7 @@ impl Writer {
             timeline,
             queues,
             last_seq,
-            max_backlog,
+            bounds,
             waiting: Vec::new(),
             blocked: None,
             status,
@@ -194,18 +217,23 @@ impl Writer {
     /// Gives each publish its place. Refuses what a full queue has no place for, and forgets what
     /// its caller has given up.
     fn place(&mut self, publishes: Vec<Publish>, now: i64) -> Vec<Placed> {
-        let mut totals: Vec<u64> = self.queues.iter().map(QueueState::total).collect();
+        let totals = self
+            .queues
+            .iter()
+            .map(|queue| (queue.total(), queue.bytes()));
+        let mut totals: Vec<(u64, u64)> = totals.collect();
         let mut placed = Vec::with_capacity(publishes.len());
         for publish in publishes {
-            let total = &mut totals[publish.queue as usize];
-            if *total >= self.max_backlog {
+            let (parcels, bytes) = &mut totals[publish.queue as usize];
+            if *parcels >= self.bounds.parcels || *bytes >= self.bounds.bytes {
                 let full = format!(
-                    "the queue {} is full: {total} parcels",
+                    "the queue {} is full: {parcels} parcels, {bytes} bytes",
                     publish.queue.name()
                 );
                 let _ = publish.reply.send(Err(PublishError::Refused(full)));
             } else if !publish.reply.is_closed() {
-                *total += 1;
+                *parcels += 1;
+                *bytes += publish.parcel.body.len() as u64;
                 self.last_seq += 1;
                 placed.push(Placed {
                     publish,
@@ -262,9 +290,10 @@ impl Writer {
                     self.queue(leased.queue).defer(leased, due);
                 }
                 Settlement::Dead { .. } => {
+                    let (dead, bytes) = (leased.queue.dead(), leased.bytes);
                     self.queue(leased.queue).forget(leased);
                     let due = now + timeline::delay_millis(Duration::ZERO);
-                    self.queue(leased.queue.dead()).receive(due);
+                    self.queue(dead).receive(due, bytes);
                 }
             }
             // The worker may have gone meanwhile.
@@ -317,8 +346,13 @@ impl Writer {
 
 fn change(settling: &Settling, now: i64) -> Change<'_> {
     let seq = settling.leased.seq;
+    let bytes = settling.leased.bytes;
     match &settling.settlement {
-        Settlement::Ack => Change::Delete { seq },
+        Settlement::Ack => Change::Delete {
+            queue: settling.leased.queue,
+            seq,
+            bytes,
+        },
         Settlement::Defer { delay, tries } => {
             let delay = timeline::delay_millis(*delay);
             Change::Defer {
@@ -332,7 +366,9 @@ fn change(settling: &Settling, now: i64) -> Change<'_> {
             }
         }
         Settlement::Dead { reason, tries } => Change::Bury {
+            from: settling.leased.queue,
             queue: settling.leased.queue.dead(),
+            bytes,
             key: Key {
                 due: now + timeline::delay_millis(Duration::ZERO),
                 seq,

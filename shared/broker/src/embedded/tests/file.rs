@@ -1,17 +1,18 @@
 //! One file, one process, one disk, and a time of day that need not be right.
 
-use std::{collections::HashSet, fs, time::Duration};
+use std::{collections::HashSet, fs, path::Path, sync::Arc, time::Duration};
 
-use roundtrip_model::Decision;
+use roundtrip_model::{DeadReason, Decision, decision::DeadKind};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use time::Duration as Span;
 
 use super::{
-    LIMIT, NOON, consume, next, open, open_at, parcel, publish, settle, timeout, try_open,
+    LIMIT, NOON, StoppedAt, consume, next, open, open_at, parcel, publish, settle, timeout,
+    try_open,
 };
 use crate::{
-    Broker, OpenError, Parcel, PublishError, Queue, Status,
+    Broker, Config, OpenError, Parcel, PublishError, Queue, Route, Status,
     embedded::{Embedded, command::Command, table},
 };
 
@@ -81,7 +82,7 @@ async fn a_file_of_a_newer_version_is_refused() {
             error,
             OpenError::NewerSchema {
                 found: 7,
-                known: 2,
+                known: 3,
                 ..
             }
         ),
@@ -128,6 +129,47 @@ async fn a_file_of_the_first_version_is_brought_up_and_loses_nothing() {
         publish(&broker, &replayed).await.unwrap();
         broker.close().await;
     }
+}
+
+/// A queue that takes 1,000 bytes.
+async fn open_bounded(file: &Path) -> Embedded {
+    let config = Config {
+        max_backlog_bytes: 1_000,
+        ..Config::default()
+    };
+    let path = file.to_str().expect("a path in UTF-8");
+    let opened = Embedded::open(path, &config, Arc::new(StoppedAt(NOON))).await;
+    opened.unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[tokio::test]
+async fn a_queue_that_holds_its_bytes_refuses_also_after_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("broker.db");
+    let body = "x".repeat(600);
+    let broker = open_bounded(&file).await;
+    for _ in 0..2 {
+        publish(&broker, &parcel(body.clone())).await.unwrap();
+    }
+    let is_full = async |broker: &Embedded| {
+        let published = publish(broker, &parcel("{}")).await;
+        matches!(published, Err(PublishError::Refused(_)))
+    };
+    assert!(is_full(&broker).await);
+    // Others have room of their own.
+    let answer = broker.publish(Route::Callbacks, parcel(body.clone())).await;
+    answer.unwrap();
+    broker.close().await;
+    drop(broker);
+
+    let broker = open_bounded(&file).await;
+    assert!(is_full(&broker).await);
+    let mut consumer = consume(&broker, 1).await;
+    settle(next(&mut consumer).await, Decision::RetryAfter(HOUR)).await;
+    assert!(is_full(&broker).await, "what is put off is there still");
+    let reason = DeadReason::new(DeadKind::TooOld, "a test");
+    settle(next(&mut consumer).await, Decision::DeadLetter(reason)).await;
+    assert!(!is_full(&broker).await);
 }
 
 #[tokio::test]
