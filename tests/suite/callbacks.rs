@@ -10,6 +10,7 @@ use harness::{
     scripted::{Received, Reply, ScriptedServer},
     wait,
 };
+use reqwest::Method;
 use roundtrip_model::{Clock, MessageId, SystemClock, TokenKeys, token::Claims};
 use url::Url;
 
@@ -18,13 +19,19 @@ on_both_setups! {
     the_answer_of_whoever_was_given_the_token_arrives,
     in_the_open_a_bad_token_is_refused_all_the_same,
     tokens_of_every_configured_secret_are_taken,
-    a_repeated_answer_is_forwarded_under_the_id_that_it_had,
+    a_repeated_answer_is_taken_once,
+    a_repeated_answer_has_the_id_that_it_had_also_after_a_restart,
+    one_answer_too_many_to_a_delivery_is_refused,
+    a_channel_that_answers_too_often_is_asked_to_wait,
+    the_token_of_a_deleted_channel_is_worth_nothing,
     a_token_is_in_no_log_no_timeline_and_no_dead_letter,
 }
 
 const SIGNED: (&str, &str) = ("ROUNDTRIP__CALLBACK_AUTH", "signed");
 const ANSWER: &str = r#"{"session_id":"abc123","response_data":{"text":"hi"}}"#;
 const OTHER_SECRET: &str = "another-secret-that-nobody-was-given-at-all";
+/// Where no server listens: the port is reserved.
+const NOWHERE: &str = "http://127.0.0.1:1/";
 const HOUR: Duration = Duration::from_hours(1);
 const FORGED: usize = 1_000;
 /// How many of them are under way at once.
@@ -96,6 +103,7 @@ async fn a_thousand_forged_answers_are_refused_and_none_is_enqueued(
 ) -> anyhow::Result<Accounted> {
     let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
     let mut gateway = plan.ingress_only().start().await?;
+    gateway.register("c", NOWHERE).await?;
     let forgeries = forgeries()?;
     let calls = forgeries.iter().cycle().take(FORGED);
     let told: BTreeSet<String> = stream::iter(calls)
@@ -135,6 +143,7 @@ async fn in_the_open_a_bad_token_is_refused_all_the_same(
 ) -> anyhow::Result<Accounted> {
     let plan = Plan::new(setup)?.env(SIGNED.0, "open");
     let mut gateway = plan.ingress_only().start().await?;
+    gateway.register("c", NOWHERE).await?;
     let mut tried = 0;
     for (path, body) in forgeries()? {
         // Without any it is the bare call of the client's specification.
@@ -158,6 +167,7 @@ async fn tokens_of_every_configured_secret_are_taken(setup: Setup) -> anyhow::Re
     let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
     let plan = plan.env("CALLBACK_SECRET", secrets);
     let mut gateway = plan.ingress_only().start().await?;
+    gateway.register("c", NOWHERE).await?;
     let now = time::Duration::ZERO;
     for secret in [OTHER_SECRET, CALLBACK_SECRET] {
         let path = with(&token(secret, now)?);
@@ -178,9 +188,24 @@ fn way_back(delivery: &Received) -> anyhow::Result<String> {
     Ok(format!("{}?{query}", url.path()))
 }
 
-async fn a_repeated_answer_is_forwarded_under_the_id_that_it_had(
-    setup: Setup,
-) -> anyhow::Result<Accounted> {
+/// An answer in the session `abc123` that says this.
+fn saying(text: &str) -> String {
+    format!(r#"{{"session_id":"abc123","response_data":"{text}"}}"#)
+}
+
+/// Waits until so many answers to a message are in its timeline as forwarded.
+async fn forwarded(gateway: &TestGateway, id: &str, count: usize) -> anyhow::Result<()> {
+    wait::until("the journal to have the forwards", async || {
+        let path = format!("/channel/message/{id}");
+        let message = gateway.get(&path).await.ok()?.json();
+        let events = message["timeline"].as_array()?.iter();
+        let forwarded = events.filter(|entry| entry["event"]["forward_attempted"].is_object());
+        (message["state"] == "forwarded" && forwarded.count() == count).then_some(())
+    })
+    .await
+}
+
+async fn a_repeated_answer_is_taken_once(setup: Setup) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(setup)?.sessions_server(sessions.url());
@@ -188,27 +213,130 @@ async fn a_repeated_answer_is_forwarded_under_the_id_that_it_had(
     gateway.register("c", &channel.url()).await?;
     let id = gateway.send("c", "abc123").await?;
     let path = way_back(&channel.taken_at_least(1).await?[0])?;
-    let another = r#"{"session_id":"abc123","response_data":{"text":"ho"}}"#;
-    for answer in [ANSWER, ANSWER, another] {
-        gateway.post(&path, answer).await?.expect(202)?;
+    let (same, another) = (saying("same"), saying("another"));
+    let at_once = stream::iter(0..50).map(|_| gateway.post(&path, same.as_str()));
+    let answers: Vec<_> = at_once.buffer_unordered(AT_ONCE).try_collect().await?;
+    for answer in answers {
+        answer.expect(202)?;
+    }
+    gateway.post(&path, another.as_str()).await?.expect(202)?;
+    sessions.taken_at_least(2).await?;
+    forwarded(&gateway, &id, 2).await?;
+    let forwards = sessions.taken();
+    let bodies: Vec<_> = forwards.iter().map(|forward| &forward.body).collect();
+    assert_eq!(bodies, [&same, &another]);
+    gateway.finish(&[&channel, &sessions]).await
+}
+
+async fn a_repeated_answer_has_the_id_that_it_had_also_after_a_restart(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
+    let plan = Plan::new(setup)?.sessions_server(sessions.url());
+    let mut gateway = plan.env(SIGNED.0, SIGNED.1).start().await?;
+    gateway.register("c", &channel.url()).await?;
+    gateway.send("c", "abc123").await?;
+    let path = way_back(&channel.taken_at_least(1).await?[0])?;
+    gateway.post(&path, saying("same")).await?.expect(202)?;
+    sessions.taken_at_least(1).await?;
+    let name = gateway.having("ingress");
+    gateway.stop(&name).await?;
+    gateway.process(&name)?.restart().await?;
+    for text in ["same", "another"] {
+        gateway.post(&path, saying(text)).await?.expect(202)?;
     }
     let forwards = sessions.taken_at_least(3).await?;
     let ids = |body: &str| -> BTreeSet<String> {
         let of = forwards.iter().filter(|forward| forward.body == body);
         of.map(|forward| forward.webhook_id().to_owned()).collect()
     };
-    let (same, other) = (ids(ANSWER), ids(another));
+    let (same, other) = (ids(&saying("same")), ids(&saying("another")));
     assert_eq!((same.len(), other.len()), (1, 1), "{forwards:?}");
     assert_ne!(same, other);
-    wait::until("the journal to have the forwards", async || {
-        let path = format!("/channel/message/{id}");
-        let message = gateway.get(&path).await.ok()?.json();
-        let events = message["timeline"].as_array()?.iter();
-        let forwarded = events.filter(|entry| entry["event"]["forward_attempted"].is_object());
-        (message["state"] == "forwarded" && forwarded.count() == 3).then_some(())
+    gateway.finish(&[&channel, &sessions]).await
+}
+
+async fn one_answer_too_many_to_a_delivery_is_refused(setup: Setup) -> anyhow::Result<Accounted> {
+    let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
+    let plan = plan.env("ROUNDTRIP__INGRESS__MAX_ANSWERS_PER_DELIVERY", "3");
+    let mut gateway = plan.ingress_only().start().await?;
+    gateway.register("c", NOWHERE).await?;
+    let path = with(&token(CALLBACK_SECRET, time::Duration::ZERO)?);
+    for text in ["1", "2", "3"] {
+        gateway.post(&path, saying(text)).await?.expect(202)?;
+    }
+    let refused = gateway.post(&path, saying("4")).await?.expect(409)?;
+    assert!(
+        refused.text.contains("too-many-answers"),
+        "{}",
+        refused.text
+    );
+    // One of those that were taken is no further one.
+    gateway.post(&path, saying("2")).await?.expect(202)?;
+    let other = with(&token(CALLBACK_SECRET, time::Duration::ZERO)?);
+    gateway.post(&other, saying("1")).await?.expect(202)?;
+    assert_eq!(gateway.enqueued().await?, 4);
+    gateway
+        .finish_unaccounted("nothing but the ingress ran")
+        .await
+}
+
+async fn a_channel_that_answers_too_often_is_asked_to_wait(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
+    let plan = plan.env("ROUNDTRIP__INGRESS__ANSWER_RATE_PER_CHANNEL", "1");
+    let gateway = plan.ingress_only().start().await?;
+    gateway.register("c", NOWHERE).await?;
+    let refused = wait::until("a 429", async || {
+        let path = with(&token(CALLBACK_SECRET, time::Duration::ZERO).ok()?);
+        let answer = gateway.post(&path, ANSWER).await.ok()?;
+        (answer.status == 429).then_some(answer)
     })
     .await?;
-    gateway.finish(&[&channel, &sessions]).await
+    assert_eq!(refused.header("retry-after"), "1");
+    gateway
+        .finish_unaccounted("nothing but the ingress ran")
+        .await
+}
+
+async fn the_token_of_a_deleted_channel_is_worth_nothing(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
+    let gateway = plan.ingress_only().start().await?;
+    gateway.register("c", NOWHERE).await?;
+    let path = with(&token(CALLBACK_SECRET, time::Duration::ZERO)?);
+    gateway.post(&path, saying("before")).await?.expect(202)?;
+    let delete = gateway.request(Method::DELETE, "/channel/c", &[], "");
+    delete.await?.expect(204)?;
+    // By the process that deleted it at once; others have it in memory a little longer.
+    refused(&gateway, &path, &saying("after")).await?;
+    gateway
+        .finish_unaccounted("nothing but the ingress ran")
+        .await
+}
+
+/// Another process, or another client of the database, may have deleted the channel.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_was_deleted_elsewhere_soon_answers_nothing() -> anyhow::Result<()> {
+    let plan = Plan::new(Setup::Servers)?.env(SIGNED.0, SIGNED.1);
+    let gateway = plan.ingress_only().start().await?;
+    gateway.register("c", NOWHERE).await?;
+    let path = with(&token(CALLBACK_SECRET, time::Duration::ZERO)?);
+    gateway.post(&path, ANSWER).await?.expect(202)?;
+    let channels = gateway.realm()?.channels().await?;
+    channels.delete_one(bson::doc! {"channel_id": "c"}).await?;
+    wait::until("a refusal", async || {
+        let answer = gateway.post(&path, ANSWER).await.ok()?;
+        (answer.status == 401).then_some(())
+    })
+    .await?;
+    gateway
+        .finish_unaccounted("nothing but the ingress ran")
+        .await
+        .map(drop)
 }
 
 async fn a_token_is_in_no_log_no_timeline_and_no_dead_letter(

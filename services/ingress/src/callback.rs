@@ -1,8 +1,11 @@
 //! `POST /webhook-response`: an answer in.
 //!
 //! Invariant: a token that is worth nothing is refused, whatever else is asked for, and before the
-//! body is looked at; what it takes to refuse one is a MAC. Why it was refused is counted
-//! ([`Refusals`](crate::refusals::Refusals)) and told to nobody.
+//! body is looked at; to refuse one takes a MAC. The reason is counted
+//! ([`Refusals`](crate::refusals::Refusals)) and is in no answer. What a good token can do is
+//! bounded ([`AnswerLimits`](limits::AnswerLimits)).
+
+pub(crate) mod limits;
 
 use std::borrow::Cow;
 
@@ -15,13 +18,15 @@ use axum::{
 use roundtrip_broker::{Parcel, Route};
 use roundtrip_model::{
     Callback, CallbackId, Entry, EntryId, Event, SessionId,
-    token::{Proven, QUERY, Refusal},
+    token::{Claims, Proven, QUERY, Refusal},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::form_urlencoded;
 
-use crate::{CallbackAuth, Ingress, body::RelayedJson, messages::encode, problem::Problem};
+use crate::{
+    CallbackAuth, Ingress, body::RelayedJson, limits::Held, messages::encode, problem::Problem,
+};
 
 /// The body of `POST /webhook-response`. Channel servers are other people's: what else they put
 /// into it is passed over.
@@ -43,13 +48,24 @@ pub(crate) async fn receive(
     request: Request,
 ) -> Result<impl IntoResponse, Problem> {
     let proven = ingress.proven(query.as_deref())?;
-    if proven.is_none() {
-        ingress
+    let channel = proven.as_ref().map(Proven::channel_id);
+    match channel {
+        Some(channel) => {
+            if !ingress
+                .answer_limits
+                .is_there(channel, &ingress.known)
+                .await
+            {
+                return Err(ingress.worthless(Refusal::UnknownChannel));
+            }
+        }
+        None => ingress
             .doorkeeper
-            .allow_keyless(request.uri(), request.headers())?;
+            .allow_keyless(request.uri(), request.headers())?,
     }
+    ingress.answer_limits.take_rate(channel).await?;
+    let held = request.extensions().get::<Held>().cloned();
     let RelayedJson(answer) = RelayedJson::<Answer>::from_request(request, &ingress).await?;
-    let accepted_at = ingress.clock.now();
     let Answer {
         session_id,
         response_data,
@@ -58,45 +74,87 @@ pub(crate) async fn receive(
         Some(proven) => {
             let claims = proven.claims(&session_id);
             let claims = claims.map_err(|refusal| ingress.worthless(refusal))?;
-            (proven.callback_id(response_data.get()), Some(claims))
+            (
+                proven.callback_id(response_data.get()),
+                Some(claims.clone()),
+            )
         }
         None => (CallbackId::generate(), None),
     };
     let callback = Callback {
         callback_id,
         session_id,
-        message_id: claims.map(|claims| claims.message_id),
-        channel_id: claims.map(|claims| claims.channel_id.clone()),
+        message_id: claims.as_ref().map(|claims| claims.message_id),
+        channel_id: claims.as_ref().map(|claims| claims.channel_id.clone()),
         response_data,
     };
-    let parcel = Parcel {
-        id: callback.callback_id.to_string(),
-        tries: 0,
-        // The message's: what is told of its answer belongs to that round.
-        round: claims.map_or(0, |claims| claims.round),
-        accepted_at,
-        dead: None,
-        body: encode(&callback)?,
+    let publish = {
+        let ingress = ingress.clone();
+        async move {
+            // The body counts among all that are held until it is published.
+            let _held = held;
+            ingress.publish_answer(callback, claims).await
+        }
     };
-    ingress.broker.publish(Route::Callbacks, parcel).await?;
-    if let Some(claims) = claims {
-        let entry = Entry {
-            entry_id: EntryId::generate(),
-            message_id: claims.message_id,
-            channel_id: claims.channel_id.clone(),
-            session_id: callback.session_id,
-            round: claims.round,
-            at: accepted_at,
-            event: Event::Answered {
-                callback_id: callback.callback_id,
-            },
-        };
-        ingress.tell(entry).await;
-    }
+    // A task of its own: a client that goes away must not leave an answer published and uncounted.
+    tokio::spawn(publish).await.map_err(|error| {
+        tracing::error!(%error, "an answer was not published");
+        Problem::internal()
+    })??;
     Ok((StatusCode::ACCEPTED, JsonBody(Accepted { success: true })))
 }
 
 impl Ingress {
+    /// Publishes an answer, unless it was published before.
+    async fn publish_answer(
+        &self,
+        callback: Callback,
+        claims: Option<Claims>,
+    ) -> Result<(), Problem> {
+        let body = encode(&callback)?;
+        let turn = match &claims {
+            Some(claims) => {
+                let turn =
+                    self.answer_limits
+                        .turn(claims.delivered(), callback.callback_id, body.len());
+                let Some(turn) = turn.await? else {
+                    return Ok(());
+                };
+                Some(turn)
+            }
+            None => None,
+        };
+        let accepted_at = self.clock.now();
+        let parcel = Parcel {
+            id: callback.callback_id.to_string(),
+            tries: 0,
+            // The message's: the journal keeps its answer under that round.
+            round: claims.as_ref().map_or(0, |claims| claims.round),
+            accepted_at,
+            dead: None,
+            body,
+        };
+        self.broker.publish(Route::Callbacks, parcel).await?;
+        if let Some(turn) = turn {
+            turn.published();
+        }
+        if let Some(claims) = claims {
+            let entry = Entry {
+                entry_id: EntryId::generate(),
+                message_id: claims.message_id,
+                channel_id: claims.channel_id,
+                session_id: callback.session_id,
+                round: claims.round,
+                at: accepted_at,
+                event: Event::Answered {
+                    callback_id: callback.callback_id,
+                },
+            };
+            self.tell(entry).await;
+        }
+        Ok(())
+    }
+
     /// The token in the query, where there is one: it must be good, also where none is needed.
     fn proven(&self, query: Option<&str>) -> Result<Option<Proven<'_>>, Problem> {
         match (token(query), self.callback_auth) {

@@ -31,6 +31,10 @@ const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// [`Config::idle_timeout`] where nothing is configured: longer than the 60 s for which load
 /// balancers keep a connection, so that it is they who close it.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// [`Config::max_answers_per_delivery`] where nothing is configured.
+const DEFAULT_MAX_ANSWERS_PER_DELIVERY: u16 = 100;
+/// [`Config::answer_rate_per_channel`] where nothing is configured.
+const DEFAULT_ANSWER_RATE_PER_CHANNEL: u32 = 1_000;
 /// How long API keys outlive an outage of the store, where nothing is configured.
 const DEFAULT_KEYS_MAX_AGE: Duration = Duration::from_hours(1);
 
@@ -43,6 +47,8 @@ const MAX_JSON_DEPTH: usize = 100;
 const HEADER_BYTES: std::ops::RangeInclusive<usize> = (4 << 10)..=(256 << 10);
 /// The longest of the time limits: nobody waits for more than an hour.
 const MAX_TIMEOUT: Duration = Duration::from_hours(1);
+/// The most answers to one delivery that can be asked for: each is remembered.
+const MAX_ANSWERS_PER_DELIVERY: u16 = 10_000;
 /// The most connections that can be asked for.
 const MAX_CONNECTIONS: usize = 1_000_000;
 
@@ -99,6 +105,10 @@ pub struct Config {
     /// none is without a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_per_key: Option<u32>,
+    /// The most different answers to one delivery; one more is answered 409.
+    pub max_answers_per_delivery: u16,
+    /// The most answers a second of one channel, to each ingress; beyond it 429.
+    pub answer_rate_per_channel: u32,
     /// How long API keys are used as they were last read while the store is away.
     #[serde(with = "humantime_serde")]
     pub keys_max_age: Duration,
@@ -130,6 +140,8 @@ impl Default for Config {
             idle_timeout: DEFAULT_IDLE_TIMEOUT,
             secret_overlap: DEFAULT_SECRET_OVERLAP,
             rate_per_key: None,
+            max_answers_per_delivery: DEFAULT_MAX_ANSWERS_PER_DELIVERY,
+            answer_rate_per_channel: DEFAULT_ANSWER_RATE_PER_CHANNEL,
             keys_max_age: DEFAULT_KEYS_MAX_AGE,
         }
     }
@@ -164,6 +176,13 @@ impl Config {
         }
         if self.rate_per_key == Some(0) {
             return fail("rate_per_key", "must be more than nothing".to_owned());
+        }
+        if !(1..=MAX_ANSWERS_PER_DELIVERY).contains(&self.max_answers_per_delivery) {
+            let problem = format!("must be 1 to {MAX_ANSWERS_PER_DELIVERY}");
+            return fail("max_answers_per_delivery", problem);
+        }
+        if self.answer_rate_per_channel == 0 {
+            return fail("answer_rate_per_channel", "must be at least 1".to_owned());
         }
         let (least, most) = (self.max_body_bytes.max(batch::MAX_BYTES), u32::MAX as usize);
         if !(least..=most).contains(&self.max_bytes_in_flight) {
@@ -275,6 +294,20 @@ mod tests {
                     ..set()
                 },
                 "idle_timeout",
+            ),
+            (
+                Config {
+                    max_answers_per_delivery: 0,
+                    ..set()
+                },
+                "max_answers_per_delivery",
+            ),
+            (
+                Config {
+                    answer_rate_per_channel: 0,
+                    ..set()
+                },
+                "answer_rate_per_channel",
             ),
         ] {
             let error = config.check().unwrap_err().to_string();

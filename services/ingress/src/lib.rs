@@ -49,7 +49,8 @@ pub use config::{CallbackAuth, Config, ConfigError, Tls};
 pub use routes::calls;
 
 use crate::{
-    access::Doorkeeper, answers::Answers, problem::Problem, queries::Queries, refusals::Refusals,
+    access::Doorkeeper, answers::Answers, callback::limits::AnswerLimits, problem::Problem,
+    queries::Queries, refusals::Refusals,
 };
 
 /// What the handlers share. It is cloned several times for each request: by one count, however
@@ -75,6 +76,7 @@ pub struct Shared {
     tokens: TokenKeys,
     callback_auth: CallbackAuth,
     refusals: Arc<Refusals>,
+    answer_limits: AnswerLimits,
     /// Seals the secrets of channels.
     sealing: SealingKeys,
     clock: Arc<dyn Clock>,
@@ -153,6 +155,7 @@ impl Ingress {
             tokens,
             callback_auth,
             refusals: Arc::default(),
+            answer_limits: AnswerLimits::new(&limits),
             sealing,
             clock,
             own_response_url,

@@ -76,6 +76,11 @@ impl Problem {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) const fn status(&self) -> u16 {
+        self.status
+    }
+
     /// Whether the message may be in the queue, for all that its producer is told.
     pub(crate) const fn may_be_enqueued(&self) -> bool {
         self.may_be_enqueued

@@ -26,6 +26,7 @@ pub(crate) struct Refusals {
     forged: AtomicU64,
     expired: AtomicU64,
     other_session: AtomicU64,
+    unknown_channel: AtomicU64,
     is_report_due: AtomicBool,
 }
 
@@ -43,6 +44,7 @@ impl Refusals {
             Refusal::Forged => &self.forged,
             Refusal::Expired => &self.expired,
             Refusal::OtherSession => &self.other_session,
+            Refusal::UnknownChannel => &self.unknown_channel,
         });
     }
 
@@ -69,6 +71,7 @@ impl Refusals {
             forged = taken(&self.forged),
             expired = taken(&self.expired),
             other_session = taken(&self.other_session),
+            unknown_channel = taken(&self.unknown_channel),
             "callbacks.refused"
         );
     }

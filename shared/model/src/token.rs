@@ -56,6 +56,26 @@ pub struct Claims {
     pub round: u32,
 }
 
+/// Which delivery a token was handed out with: all tries of a round have one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Delivered {
+    /// The message.
+    pub message_id: MessageId,
+    /// How many times it had been replayed.
+    pub round: u32,
+}
+
+impl Claims {
+    /// Which delivery the token was handed out with.
+    #[must_use]
+    pub const fn delivered(&self) -> Delivered {
+        Delivered {
+            message_id: self.message_id,
+            round: self.round,
+        }
+    }
+}
+
 /// Why secrets cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
@@ -83,6 +103,8 @@ pub enum Refusal {
     Expired,
     /// It came with another session's answer.
     OtherSession,
+    /// Its channel was deleted.
+    UnknownChannel,
 }
 
 /// Makes tokens and knows its own. A clone has the same secrets; it shows nothing of them.
@@ -249,6 +271,12 @@ impl Proven<'_> {
     #[must_use]
     pub const fn ends_at(&self) -> OffsetDateTime {
         self.ends_at
+    }
+
+    /// The channel that it was handed out to, whatever the session is.
+    #[must_use]
+    pub const fn channel_id(&self) -> &ChannelId {
+        &self.claims.channel_id
     }
 
     /// What the token tells of an answer in this session.

@@ -95,12 +95,33 @@ impl Problem {
         }
     }
 
+    /// The channel has had its answers for now.
+    pub(crate) fn too_many_answers_now(wait: Duration) -> Self {
+        Self {
+            retry_after: Some(whole_seconds(wait)),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "answers-rate-limited",
+                "Too many answers of this channel",
+                "the header 'Retry-After' says when to post it again",
+            )
+        }
+    }
+
+    /// The delivery has as many answers as it can have.
+    pub(crate) fn too_many_answers(detail: String) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "too-many-answers",
+            "The delivery has as many answers as it can have",
+            detail,
+        )
+    }
+
     /// The key has had its requests for now.
     pub(crate) fn rate_limited(wait: Duration) -> Self {
-        // In whole seconds, as the header is, and never too soon.
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         Self {
-            retry_after: Some(Duration::from_secs(seconds.max(1))),
+            retry_after: Some(whole_seconds(wait)),
             ..Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate-limited",
@@ -109,4 +130,10 @@ impl Problem {
             )
         }
     }
+}
+
+/// A wait as the header `Retry-After` has it: in whole seconds, and never too short.
+fn whole_seconds(wait: Duration) -> Duration {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    Duration::from_secs(seconds.max(1))
 }

@@ -1,0 +1,251 @@
+//! How many answers are taken: of one delivery, of one channel in a second.
+//!
+//! Invariant: while a delivery is remembered, no more than [`AnswerLimits::most`] different answers
+//! to it are published, none of them twice, and no more than [`BODIES`] bodies' worth of bytes. A
+//! channel that the store does not have answers nothing. What is remembered is bounded and in
+//! memory: a restart, or another ingress, begins anew, within each channel's rate.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use moka::{future::Cache, policy::EvictionPolicy};
+use roundtrip_isolation::Rate;
+use roundtrip_model::{CallbackId, ChannelId, token::Delivered};
+use roundtrip_store::{CachedChannels, StoreError};
+use tokio::{
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard},
+    time::{Instant, timeout},
+};
+
+use crate::{Config, problem::Problem};
+
+/// The most deliveries whose answers are remembered; the one not answered for the longest makes
+/// room.
+const MAX_DELIVERIES: u64 = 50_000;
+/// The most channels whose rate is remembered.
+const MAX_CHANNELS: u64 = 20_000;
+/// How long a delivery or a rate is remembered that is not used.
+const IDLE: Duration = Duration::from_hours(1);
+/// The bytes of all answers to one delivery, in bodies of the longest length.
+const BODIES: usize = 16;
+/// How long an answer waits for the others to its delivery that are being published.
+const TURN: Duration = Duration::from_secs(2);
+/// How long a channel that the store does not have is refused without asking again.
+const GONE_FOR: Duration = Duration::from_secs(1);
+
+/// What was taken of one delivery's answers.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    answers: Vec<CallbackId>,
+    bytes: usize,
+}
+
+/// The right to publish an answer to a delivery, one after the other.
+pub(super) struct Turn {
+    taken: OwnedMutexGuard<Taken>,
+    answer: CallbackId,
+    bytes: usize,
+}
+
+/// Counts answers.
+pub(crate) struct AnswerLimits {
+    most: usize,
+    most_bytes: usize,
+    rate: f64,
+    deliveries: Cache<Delivered, Arc<AsyncMutex<Taken>>>,
+    /// By channel; answers without a token share one.
+    rates: Cache<Option<ChannelId>, Arc<Mutex<Rate>>>,
+    gone: Cache<ChannelId, ()>,
+}
+
+impl AnswerLimits {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            most: usize::from(config.max_answers_per_delivery),
+            most_bytes: BODIES * config.max_body_bytes,
+            rate: f64::from(config.answer_rate_per_channel),
+            deliveries: Cache::builder()
+                .max_capacity(MAX_DELIVERIES)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_idle(IDLE)
+                .build(),
+            rates: Cache::builder()
+                .max_capacity(MAX_CHANNELS)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_idle(IDLE)
+                .build(),
+            gone: Cache::builder()
+                .max_capacity(MAX_CHANNELS)
+                .time_to_live(GONE_FOR)
+                .build(),
+        }
+    }
+
+    /// Whether the channel is there, as far as the store can say. What was read of it is used again
+    /// for `store.cache_ttl`, so that answers cost no reads.
+    pub(super) async fn is_there(&self, channel: &ChannelId, known: &Arc<CachedChannels>) -> bool {
+        if self.gone.contains_key(channel) {
+            return false;
+        }
+        let is_gone = matches!(known.get(channel).await, Err(StoreError::NotFound(_)));
+        if is_gone {
+            self.gone.insert(channel.clone(), ()).await;
+        }
+        !is_gone
+    }
+
+    /// Takes one answer of this channel's rate.
+    pub(super) async fn take_rate(&self, channel: Option<&ChannelId>) -> Result<(), Problem> {
+        let begun = async { Arc::new(Mutex::new(Rate::new(self.rate, Instant::now()))) };
+        let rate = self.rates.get_with(channel.cloned(), begun).await;
+        let now = Instant::now();
+        let mut rate = rate.lock().unwrap_or_else(PoisonError::into_inner);
+        if rate.take(now) {
+            return Ok(());
+        }
+        Err(Problem::too_many_answers_now(
+            rate.blocked_for(now).unwrap_or_default(),
+        ))
+    }
+
+    /// The turn of this answer to be published; nothing where it was published before.
+    pub(super) async fn turn(
+        &self,
+        delivered: Delivered,
+        answer: CallbackId,
+        bytes: usize,
+    ) -> Result<Option<Turn>, Problem> {
+        let taken = self
+            .deliveries
+            .get_with(delivered, async { Arc::default() });
+        let turn = timeout(TURN, taken.await.lock_owned()).await;
+        let taken = turn.map_err(|_elapsed| Problem::too_many_answers_now(TURN))?;
+        if taken.answers.contains(&answer) {
+            return Ok(None);
+        }
+        if taken.answers.len() >= self.most {
+            return Err(Problem::too_many_answers(format!(
+                "{} different answers to one delivery are taken",
+                self.most
+            )));
+        }
+        if taken.bytes + bytes > self.most_bytes {
+            return Err(Problem::too_many_answers(format!(
+                "{} bytes of answers to one delivery are taken",
+                self.most_bytes
+            )));
+        }
+        Ok(Some(Turn {
+            taken,
+            answer,
+            bytes,
+        }))
+    }
+}
+
+impl Turn {
+    /// Remembers the answer, once it is published.
+    pub(super) fn published(mut self) {
+        self.taken.answers.push(self.answer);
+        self.taken.bytes += self.bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roundtrip_model::MessageId;
+
+    use super::*;
+
+    fn limits(most: u16, rate: u32) -> AnswerLimits {
+        AnswerLimits::new(&Config {
+            max_answers_per_delivery: most,
+            answer_rate_per_channel: rate,
+            max_body_bytes: 1_000,
+            ..Config::default()
+        })
+    }
+
+    fn delivered() -> Delivered {
+        Delivered {
+            message_id: MessageId::generate(),
+            round: 0,
+        }
+    }
+
+    async fn publish(limits: &AnswerLimits, to: Delivered, bytes: usize) -> Result<(), u16> {
+        let turn = limits.turn(to, CallbackId::generate(), bytes).await;
+        let turn = turn.map_err(|problem| problem.status())?;
+        turn.expect("it is new").published();
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn one_answer_too_many_to_a_delivery_is_refused_and_those_to_others_are_not() {
+        let limits = limits(3, 1_000);
+        let to = delivered();
+        for _ in 0..3 {
+            publish(&limits, to, 1).await.unwrap();
+        }
+        assert_eq!(publish(&limits, to, 1).await, Err(409));
+        publish(&limits, delivered(), 1).await.unwrap();
+        let replayed = Delivered { round: 1, ..to };
+        publish(&limits, replayed, 1).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_bytes_of_a_deliverys_answers_are_bounded() {
+        let limits = limits(1_000, 1_000);
+        let to = delivered();
+        for _ in 0..BODIES {
+            publish(&limits, to, 1_000).await.unwrap();
+        }
+        assert_eq!(publish(&limits, to, 1).await, Err(409));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_was_published_has_no_second_turn_and_one_that_failed_has() {
+        let limits = limits(3, 1_000);
+        let (to, answer) = (delivered(), CallbackId::generate());
+        let failed = limits.turn(to, answer, 1).await.ok().flatten();
+        drop(failed.expect("a turn"));
+        let again = limits.turn(to, answer, 1).await.ok().flatten();
+        again.expect("a second turn").published();
+        assert!(
+            limits
+                .turn(to, answer, 1)
+                .await
+                .is_ok_and(|turn| turn.is_none())
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_to_one_delivery_take_turns_and_wait_for_them_a_while() {
+        let limits = limits(3, 1_000);
+        let (to, answer) = (delivered(), CallbackId::generate());
+        let first = limits.turn(to, answer, 1).await.ok().flatten();
+        let second = limits.turn(to, answer, 1).await;
+        assert_eq!(second.err().map(|problem| problem.status()), Some(429));
+        let (third, ()) = tokio::join!(limits.turn(to, answer, 1), async {
+            first.expect("a turn").published();
+        });
+        assert!(third.is_ok_and(|turn| turn.is_none()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_channel_has_a_rate_of_its_own() {
+        let limits = limits(3, 5);
+        let channel = |name: &str| Some(name.parse::<ChannelId>().unwrap());
+        let (one, other) = (channel("one"), channel("other"));
+        for _ in 0..5 {
+            assert!(limits.take_rate(one.as_ref()).await.is_ok());
+        }
+        assert!(limits.take_rate(one.as_ref()).await.is_err());
+        assert!(limits.take_rate(other.as_ref()).await.is_ok());
+        assert!(limits.take_rate(None).await.is_ok());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(limits.take_rate(one.as_ref()).await.is_ok());
+    }
+}
