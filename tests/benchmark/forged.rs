@@ -41,6 +41,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const HONEST_CONNECTIONS: u32 = 32;
 /// How long they have to stand before the first answer is due.
 const SETTLE: Duration = Duration::from_millis(100);
+/// The channel that answers.
+const CHANNEL: &str = "channel-0";
 /// The session that is answered.
 const SESSION: &str = "abc123";
 const ANSWER: &[u8] = br#"{"session_id":"abc123","response_data":{"text":"Message received"}}"#;
@@ -91,6 +93,7 @@ async fn measure(options: &Forged, engines: &Engines, name: &str) -> anyhow::Res
     let folder = plan.folder.clone();
     let mut stack = Stack::new(plan)?;
     stack.start_all().await?;
+    stack.register(1, &[sessions.url()]).await?;
     let ingress = &stack.ingress();
     let server = Peer {
         address: sessions.address(),
@@ -146,7 +149,6 @@ async fn honest(
     let every = Duration::from_secs(1) / rate;
     let start = Instant::now() + SETTLE;
     let servers = (0..HONEST_CONNECTIONS).map(async |first| {
-        let path = path(CALLBACK_SECRET)?;
         let mut connection = Connection::open(ingress).await?;
         let mut times = Vec::new();
         for number in (first..).step_by(HONEST_CONNECTIONS as usize) {
@@ -155,6 +157,8 @@ async fn honest(
             }
             let due = start + every * number;
             sleep_until(due).await;
+            // To a delivery of its own: the same answer to the same one is taken once.
+            let path = path(CHANNEL, SESSION)?;
             let (status, body) = connection.post(&path, Bytes::from_static(ANSWER)).await?;
             ensure!(
                 status == StatusCode::ACCEPTED,
@@ -178,7 +182,7 @@ async fn in_a_row(
 ) -> anyhow::Result<usize> {
     let start = Instant::now();
     let senders = (0..options.forgers).map(async |first| {
-        let good = path(CALLBACK_SECRET)?;
+        let good = path(CHANNEL, SESSION)?;
         let (without_mac, _) = good.rsplit_once('.').context("a token")?;
         let mut connection = Connection::open(server).await?;
         let mut answered = 0;
@@ -201,15 +205,15 @@ async fn in_a_row(
     Ok(try_join_all(senders).await?.into_iter().sum())
 }
 
-/// The way back of a message, with a token of this secret.
-fn path(secret: &str) -> anyhow::Result<String> {
-    let keys = TokenKeys::new([secret.as_bytes()])?;
+/// The way back of a new message of this channel and session, with a good token.
+pub(crate) fn path(channel: &str, session: &str) -> anyhow::Result<String> {
+    let keys = TokenKeys::new([CALLBACK_SECRET.as_bytes()])?;
     let claims = Claims {
         message_id: MessageId::generate(),
-        channel_id: "c".parse()?,
+        channel_id: channel.parse()?,
         round: 0,
     };
-    let token = keys.sign(&claims, &SESSION.parse()?, SystemClock.now() + TIME_TO_LIVE);
+    let token = keys.sign(&claims, &session.parse()?, SystemClock.now() + TIME_TO_LIVE);
     Ok(format!("/webhook-response?token={token}"))
 }
 

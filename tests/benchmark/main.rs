@@ -4,6 +4,7 @@
 //! Invariant: everything that it starts (servers, the gateway) it ends, whether it ends itself by
 //! success, by an error, or by a signal that can be caught.
 
+mod answers;
 mod forged;
 mod isolation;
 mod measure;
@@ -61,6 +62,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             Command::Store(options) => store(&options).await,
             Command::Isolation(options) => isolation(&options).await,
             Command::Forged(options) => forged(&options).await,
+            Command::Answers(options) => answers(&options).await,
             Command::Memory(options) => memory(&options).await,
         }
     };
@@ -239,6 +241,7 @@ async fn fault_run(
         stack: plan(&options.common, engines, "faults")?,
         messages: options.messages,
         faults: options.count,
+        kills_only: options.kills_only,
         seed,
         limit: options.limit,
         broker,
@@ -296,6 +299,12 @@ async fn forged(options: &options::Forged) -> anyhow::Result<ExitCode> {
     let (engines, _servers) = engines(&options.common).await?;
     let good = forged::run(options, &engines).await?;
     Ok(exit_code(good))
+}
+
+async fn answers(options: &options::Answers) -> anyhow::Result<ExitCode> {
+    let (engines, _servers) = engines(&options.common).await?;
+    let reached = answers::run(options, &engines).await?;
+    Ok(exit_code(reached))
 }
 
 /// The engines that were asked for, and the servers that they need.

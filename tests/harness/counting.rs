@@ -10,7 +10,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU16, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -25,7 +25,8 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::timeout,
+    sync::Semaphore,
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use url::Url;
@@ -38,6 +39,15 @@ use crate::{
 
 /// How long the channel server waits for its answer to be taken, as the seed's does.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a late answer is posted again and again before it is given up.
+const LATE_ANSWER_LIMIT: Duration = Duration::from_mins(2);
+
+/// How long a late answer that was not taken waits to be posted again.
+const LATE_ANSWER_AGAIN: Duration = Duration::from_millis(250);
+
+/// How many late answers are posted at once.
+const LATE_ANSWERS_AT_ONCE: usize = 64;
 
 /// A server that counts what it is sent. Dropping it closes it.
 #[derive(Debug)]
@@ -52,9 +62,17 @@ pub struct CountingServer {
 struct Shared {
     tally: RwLock<Arc<Tally>>,
     answers: AtomicBool,
+    /// The longest time, in milliseconds, from a delivery to its answer; 0 where the answer comes
+    /// before the delivery is answered.
+    latest_ms: AtomicU64,
+    posting: Semaphore,
+    /// Late answers that the gateway refused for good, or never took.
+    refused: AtomicU64,
     audit: Audit,
     /// What every request is answered while it is out of order; 0 while it is not.
     out_of_order: AtomicU16,
+    /// How the sessions begin whose requests are answered 500.
+    fails_for: RwLock<Option<String>>,
     /// Connections to the gateway that wait for the next answer.
     idle: Mutex<Vec<Connection>>,
 }
@@ -77,8 +95,12 @@ impl CountingServer {
         let shared = Arc::new(Shared {
             tally: RwLock::new(tally),
             answers: AtomicBool::new(false),
+            latest_ms: AtomicU64::new(0),
+            posting: Semaphore::new(LATE_ANSWERS_AT_ONCE),
+            refused: AtomicU64::new(0),
             audit: Audit::default(),
             out_of_order: AtomicU16::new(0),
+            fails_for: RwLock::default(),
             idle: Mutex::default(),
         });
         let closed = CancellationToken::new();
@@ -125,11 +147,31 @@ impl CountingServer {
         self.shared.answers.store(answers, Ordering::Release);
     }
 
+    /// Posts each answer at a random moment up to so much later from now on, after it has answered
+    /// the delivery; and again until it is taken or refused for good.
+    pub fn answer_within(&self, latest: Duration) {
+        let millis = u64::try_from(latest.as_millis()).unwrap_or(u64::MAX);
+        self.shared.latest_ms.store(millis, Ordering::Release);
+        self.answer(true);
+    }
+
+    /// How many late answers the gateway refused for good, or did not take in two minutes.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.shared.refused.load(Ordering::Acquire)
+    }
+
     /// Answers everything with this status from now on, and counts nothing.
     pub fn fail(&self, status: StatusCode) {
         self.shared
             .out_of_order
             .store(status.as_u16(), Ordering::Release);
+    }
+
+    /// Answers what comes of sessions whose names begin like this with 500 from now on.
+    pub fn fail_for(&self, prefix: &str) {
+        let fails_for = self.shared.fails_for.write();
+        *fails_for.unwrap_or_else(PoisonError::into_inner) = Some(prefix.to_owned());
     }
 
     /// Is as it was before it failed.
@@ -167,7 +209,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         .await;
 }
 
-async fn receive(shared: &Shared, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn receive(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let out_of_order = StatusCode::from_u16(shared.out_of_order.load(Ordering::Acquire));
     let status = match handle(shared, request, out_of_order.is_ok()).await {
         Ok(()) => out_of_order.unwrap_or(StatusCode::OK),
@@ -182,7 +224,7 @@ async fn receive(shared: &Shared, request: Request<Incoming>) -> Response<Full<B
 }
 
 async fn handle(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     request: Request<Incoming>,
     out_of_order: bool,
 ) -> anyhow::Result<()> {
@@ -192,20 +234,61 @@ async fn handle(
         return Ok(());
     }
     let message: Message = serde_json::from_slice(&body)?;
+    {
+        let fails_for = shared.fails_for.read();
+        let fails_for = fails_for.unwrap_or_else(PoisonError::into_inner);
+        let fails = fails_for
+            .as_ref()
+            .is_some_and(|prefix| message.session_id.starts_with(prefix));
+        ensure!(!fails, "it fails for this session");
+    }
     let tally = {
         let current = shared.tally.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&current)
     };
     tally.count(&message.session_id);
-    if shared.answers.load(Ordering::Acquire) {
-        timeout(ANSWER_LIMIT, answer(shared, &message))
-            .await
-            .context("the gateway took no answer in time")??;
+    if !shared.answers.load(Ordering::Acquire) {
+        return Ok(());
     }
+    let latest = shared.latest_ms.load(Ordering::Acquire);
+    if latest > 0 {
+        let wait = Duration::from_millis(rand::random_range(0..latest));
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move { answer_later(&shared, &message, wait).await });
+        return Ok(());
+    }
+    let status = timeout(ANSWER_LIMIT, answer(shared, &message))
+        .await
+        .context("the gateway took no answer in time")??;
+    ensure!(
+        status == StatusCode::ACCEPTED,
+        "the answer was met with {status}"
+    );
     Ok(())
 }
 
-async fn answer(shared: &Shared, message: &Message) -> anyhow::Result<()> {
+/// Posts an answer as a careful channel server does: until it is taken, or refused for good.
+async fn answer_later(shared: &Shared, message: &Message, wait: Duration) {
+    sleep(wait).await;
+    let deadline = Instant::now() + LATE_ANSWER_LIMIT;
+    while Instant::now() < deadline {
+        let posted = async {
+            let _turn = shared.posting.acquire().await?;
+            timeout(ANSWER_LIMIT, answer(shared, message)).await?
+        };
+        match posted.await {
+            Ok(StatusCode::ACCEPTED) => return,
+            Ok(status) if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+                break;
+            }
+            Ok(_) | Err(_) => sleep(LATE_ANSWER_AGAIN).await,
+        }
+    }
+    shared.refused.fetch_add(1, Ordering::AcqRel);
+}
+
+/// Posts an answer and returns the status that it was met with.
+async fn answer(shared: &Shared, message: &Message) -> anyhow::Result<StatusCode> {
     let url = message.response_url.as_deref().context("no response_url")?;
     let url: Url = url.parse()?;
     let address = *url
@@ -236,14 +319,12 @@ async fn answer(shared: &Shared, message: &Message) -> anyhow::Result<()> {
     };
     // A connection that fails is dropped, not put back.
     let (status, _) = connection.post(&path, body.to_string().into()).await?;
-    ensure!(
-        status == StatusCode::ACCEPTED,
-        "the answer was met with {status}"
-    );
-    shared
-        .idle
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(connection);
-    Ok(())
+    if !connection.is_closed() {
+        shared
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(connection);
+    }
+    Ok(status)
 }
