@@ -63,6 +63,7 @@ mod tests {
             url: "amqp://user:secret@host/or%2fders".to_owned(),
             namespace: "it's".to_owned(),
             max_backlog: 5,
+            max_backlog_bytes: 7,
             ..Config::default()
         };
         let commands = print(&config, false);
@@ -71,7 +72,7 @@ mod tests {
             last,
             "rabbitmqctl set_policy --vhost 'or/ders' --priority 1001 --apply-to queues \
              'it'\\''s-backlog' '^it\\'\\''s\\.(outbound\\.([0-9]+|retry)|callbacks|journal)$' \
-             '{\"max-length\":5,\"overflow\":\"reject-publish\"}'"
+             '{\"max-length\":5,\"max-length-bytes\":7,\"overflow\":\"reject-publish\"}'"
         );
         assert!(!commands.contains("secret"), "{commands}");
     }

@@ -40,12 +40,13 @@ pub struct Policy {
 }
 
 /// The policies of this namespace: the first keeps other policies off everything, the second carries
-/// `max_backlog` for the work queues.
+/// `max_backlog` and `max_backlog_bytes` for the work queues.
 #[must_use]
 pub fn policies(config: &Config) -> [Policy; 2] {
     let Config {
         namespace,
         max_backlog,
+        max_backlog_bytes,
         ..
     } = config;
     let vhost = Endpoint::vhost_of(config);
@@ -73,7 +74,11 @@ pub fn policies(config: &Config) -> [Policy; 2] {
             pattern: format!("{prefix}{WORK}$"),
             apply_to: "queues",
             priority: PRIORITY + 1,
-            definition: sets(&[("max-length", json!(max_backlog)), overflow]),
+            definition: sets(&[
+                ("max-length", json!(max_backlog)),
+                ("max-length-bytes", json!(max_backlog_bytes)),
+                overflow,
+            ]),
         },
     ]
 }
@@ -453,6 +458,7 @@ mod tests {
         let config = Config {
             namespace: "a.b+c".to_owned(),
             max_backlog: 7,
+            max_backlog_bytes: 9,
             ..Config::default()
         };
         let [shield, backlog] = policies(&config);
@@ -462,6 +468,7 @@ mod tests {
             "^a\\.b\\+c\\.(outbound\\.([0-9]+|retry)|callbacks|journal)$"
         );
         assert_eq!(backlog.definition["max-length"], 7);
+        assert_eq!(backlog.definition["max-length-bytes"], 9);
         assert!(backlog.priority > shield.priority);
     }
 }
