@@ -194,7 +194,7 @@ async fn what_is_beyond_a_limit_is_a_problem_and_enqueues_nothing() -> anyhow::R
             None,
             answer(r#"["\udfff"]"#),
             422,
-            Some("response_data"),
+            Some("response_data[0]"),
         ),
         (
             "/channels",

@@ -69,10 +69,9 @@ fn refusal(bytes: &[u8], rules: Rules) -> Problem {
     let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
     let checked = rules.check(tracked);
     let path = track.path();
-    let error = match checked {
-        Err(error) => error,
+    let Err(error) = checked else {
         // Cannot be: this reading differs from the first in the path alone.
-        Ok(()) => return Problem::malformed("cannot be read"),
+        return Problem::malformed("cannot be read");
     };
     Problem::invalid([match error.classify() {
         Category::Data => field_error(&path, &error),
