@@ -154,7 +154,7 @@ impl Webhook {
 }
 
 fn client(config: &Config, connector: Connector) -> Client<Connector, Outgoing> {
-    let bytes = |constant| u32::try_from(constant).expect("a constant that fits");
+    let bytes = |constant: usize| u32::try_from(constant).expect("a constant that fits");
     Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
