@@ -3,6 +3,7 @@
 pub mod account;
 pub mod apart;
 pub mod audit;
+pub mod byte_server;
 pub mod collections;
 pub mod counting;
 pub mod dns;

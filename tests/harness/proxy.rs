@@ -1,4 +1,4 @@
-//! A TCP proxy that fails on command: it cuts, refuses, goes silent, and comes back.
+//! A TCP proxy that fails on command: it cuts, refuses, freezes, goes silent, and comes back.
 //!
 //! Invariant: what it accepted it carries byte for byte and in order, until it is told otherwise;
 //! a mode that is set holds for the connections that are open and for those to come.
@@ -10,11 +10,8 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink},
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
 };
@@ -33,11 +30,12 @@ pub enum Mode {
     Refuse,
 }
 
-/// Which connections hold: those of an earlier cut are ended.
+/// Which connections hold: those of an earlier cut are ended, those of an earlier freeze are frozen.
 #[derive(Debug, Clone, Copy)]
 struct State {
     mode: Mode,
     cuts: u64,
+    freezes: u64,
 }
 
 /// A proxy; it ends when it is dropped, and its connections with it.
@@ -59,6 +57,7 @@ impl Proxy {
         let state = Arc::new(watch::Sender::new(State {
             mode: Mode::Carry,
             cuts: 0,
+            freezes: 0,
         }));
         let accepting = tokio::spawn(accept(listener, target, Arc::clone(&state)));
         Ok(Self {
@@ -77,6 +76,12 @@ impl Proxy {
     /// Cuts every connection that is open; new ones are carried.
     pub fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
+    }
+
+    /// Takes what clients send on the connections that are open, and gives nothing back; new ones
+    /// are carried.
+    pub fn freeze(&self) {
+        self.state.send_modify(|state| state.freezes += 1);
     }
 
     /// Cuts every connection that is open, and refuses new ones.
@@ -118,32 +123,43 @@ async fn accept(listener: TcpListener, target: SocketAddr, state: Arc<watch::Sen
 }
 
 async fn carry(client: TcpStream, target: SocketAddr, mut state: watch::Receiver<State>) {
-    let cuts = state.borrow().cuts;
-    let there_and_back = {
+    let State { cuts, freezes, .. } = *state.borrow();
+    let mut frozen = state.clone();
+    let carried = {
         let state = state.clone();
         async move {
             let server = TcpStream::connect(target).await?;
             client.set_nodelay(true)?;
             server.set_nodelay(true)?;
-            let (client_reads, client_writes) = client.into_split();
+            let (mut client_reads, mut client_writes) = client.into_split();
             let (server_reads, server_writes) = server.into_split();
-            tokio::try_join!(
-                one_way(client_reads, server_writes, state.clone()),
-                one_way(server_reads, client_writes, state),
-            )
+            let there_and_back = async {
+                tokio::try_join!(
+                    one_way(&mut client_reads, server_writes, state.clone()),
+                    one_way(server_reads, &mut client_writes, state),
+                )
+            };
+            let ended = tokio::select! {
+                ended = there_and_back => Some(ended),
+                _ = frozen.wait_for(|now| now.freezes != freezes) => None,
+            };
+            match ended {
+                Some(ended) => ended.map(drop),
+                None => copy(&mut client_reads, &mut sink()).await.map(drop),
+            }
         }
     };
     tokio::select! {
         // An error is one side's end; dropping both sockets ends the other.
-        _ = there_and_back => {}
+        _ = carried => {}
         // An error is the proxy's own end.
         _ = state.wait_for(|now| now.mode == Mode::Refuse || now.cuts != cuts) => {}
     }
 }
 
 async fn one_way(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
     mut state: watch::Receiver<State>,
 ) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];

@@ -102,6 +102,16 @@ impl Authority {
 }
 
 impl Identity {
+    /// What accepts connections under this identity, with these protocols to negotiate.
+    pub(crate) fn acceptor(&self, protocols: &[&str]) -> anyhow::Result<TlsAcceptor> {
+        let mut config = self.server()?;
+        config.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+
     fn server(&self) -> anyhow::Result<ServerConfig> {
         let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes())?;
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())?;
@@ -131,6 +141,15 @@ impl TlsFront {
         Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), target, identity).await
     }
 
+    /// The same, with HTTP/2 negotiated.
+    ///
+    /// # Errors
+    /// If no port is free, or the identity cannot be used.
+    pub async fn start_http2(target: SocketAddr, identity: &Identity) -> anyhow::Result<Self> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::serve(address, target, identity.acceptor(&["h2"])?).await
+    }
+
     /// The same, at this address.
     ///
     /// # Errors
@@ -140,7 +159,14 @@ impl TlsFront {
         target: SocketAddr,
         identity: &Identity,
     ) -> anyhow::Result<Self> {
-        let acceptor = TlsAcceptor::from(Arc::new(identity.server()?));
+        Self::serve(address, target, identity.acceptor(&[])?).await
+    }
+
+    async fn serve(
+        address: SocketAddr,
+        target: SocketAddr,
+        acceptor: TlsAcceptor,
+    ) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address).await.context("listening")?;
         let address = listener.local_addr()?;
         let serving = tokio::spawn(async move {

@@ -17,6 +17,7 @@ mod keys;
 mod limits;
 mod mongodb_srv;
 mod names;
+mod odd_servers;
 mod outages;
 mod peers;
 mod policies;

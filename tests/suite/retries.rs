@@ -14,6 +14,7 @@ use harness::{
 };
 use roundtrip_broker::Queue;
 use roundtrip_model::{DeadReason, decision::DeadKind};
+use serde_json::Value;
 
 on_both_setups! {
     a_failed_try_is_made_again_under_the_same_id,
@@ -22,6 +23,7 @@ on_both_setups! {
     a_message_whose_tries_all_fail_is_a_dead_letter_with_its_reason,
     an_endpoint_that_hangs_is_timed_out_and_tried_again,
     a_redirect_is_a_failed_try_and_is_not_followed,
+    a_status_that_speaks_of_the_server_kills_no_message,
     answers_wait_for_a_sessions_server_that_is_away,
     a_deleted_channels_message_is_a_dead_letter,
 }
@@ -136,15 +138,44 @@ async fn an_endpoint_that_hangs_is_timed_out_and_tried_again(
 
 async fn a_redirect_is_a_failed_try_and_is_not_followed(setup: Setup) -> anyhow::Result<Accounted> {
     let elsewhere = ScriptedServer::start(|_| Reply::ok()).await?;
-    let location = elsewhere.url();
+    let location = format!("{}?key=hidden", elsewhere.url());
     let channel =
         failing_once(move || Reply::status(307).header("location", location.clone())).await?;
     let gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
     gateway.register("c", &channel.url()).await?;
-    gateway.send("c", "s").await?;
+    let id = gateway.send("c", "s").await?;
     channel.taken_at_least(1).await?;
     assert_eq!(elsewhere.received().len(), 0);
+    let redirected = wait::until("the redirect to be shown", async || {
+        let shown = gateway.get(&format!("/channel/message/{id}")).await.ok()?;
+        let timeline = shown.json()["timeline"].as_array()?.clone();
+        let attempted = |entry: &Value| entry["event"].get("attempted").cloned();
+        timeline
+            .iter()
+            .filter_map(attempted)
+            .find(|attempt| attempt["status"] == 307)
+    })
+    .await?;
+    assert_eq!(redirected["location"], elsewhere.url());
     gateway.finish(&[&channel]).await
+}
+
+/// What proxies answer while the server behind them is being replaced.
+async fn a_status_that_speaks_of_the_server_kills_no_message(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    const STATUSES: [u16; 8] = [401, 402, 403, 404, 405, 409, 421, 451];
+    let gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
+    let mut channels = Vec::new();
+    for status in STATUSES {
+        let channel = failing_once(move || Reply::status(status)).await?;
+        let id = format!("c{status}");
+        gateway.register(&id, &channel.url()).await?;
+        gateway.send(&id, "s").await?;
+        channel.taken_at_least(1).await?;
+        channels.push(channel);
+    }
+    gateway.finish(&channels.iter().collect::<Vec<_>>()).await
 }
 
 async fn answers_wait_for_a_sessions_server_that_is_away(
