@@ -9,10 +9,10 @@ use roundtrip_isolation::{
     admission::{Deferred, Limits, Permit},
 };
 use roundtrip_model::{
-    ChannelId, DeadReason, Decision, DeliverySettings, Entry, Event, OutboundMessage, Outcome,
-    decision::DeadKind,
+    ChannelId, ChannelUid, DeadReason, Decision, DeliverySettings, Entry, Event, OutboundMessage,
+    Outcome, decision::DeadKind,
 };
-use roundtrip_store::{KnownChannel, Signing, StoreError, set_paused};
+use roundtrip_store::{KnownChannel, Signing, StoreError};
 use roundtrip_webhook::{Overrides, Post, Told, Try};
 use tokio::{join, time::timeout};
 use url::Url;
@@ -25,12 +25,15 @@ const GONE: u16 = 410;
 /// A try that ends within this leaves one entry, its end.
 const QUICK: Duration = Duration::from_secs(1);
 
-/// Where a message goes, and how its channel wants it.
+/// The log's and the dead letter's words for a message that outlived its channel.
+const DELETED: &str = "the channel was deleted after the message was accepted, and another channel \
+                       has its id now; a replay sends the message to that one";
+
+/// Where a message goes.
 struct Destination {
-    /// The channel, for its signer.
+    /// The channel, for its settings and its signer.
     known: Arc<KnownChannel>,
     url: Url,
-    settings: DeliverySettings,
 }
 
 #[async_trait]
@@ -44,7 +47,7 @@ impl Handler for Dispatcher {
         if let Some(reason) = self.courier.too_old(parcel.tries, parcel.accepted_at) {
             return not_tried(parcel, channel_id, Decision::DeadLetter(reason));
         }
-        let destination = match self.destination(&message.channel_id).await {
+        let destination = match self.destination(&message).await {
             Ok(destination) => destination,
             Err(decision) => return not_tried(parcel, channel_id, decision),
         };
@@ -55,7 +58,7 @@ impl Handler for Dispatcher {
                 return not_tried(parcel, channel_id, dead(DeadKind::Undecodable, &error));
             }
         };
-        let limits = self.limits(&destination.settings);
+        let limits = self.limits(&destination.known.target.settings);
         let fresh = parcel.tries == 0;
         match self
             .admission
@@ -98,20 +101,28 @@ impl Dispatcher {
     }
 
     /// Where the channel's messages go, or what becomes of one that has nowhere to go.
-    async fn destination(&self, id: &ChannelId) -> Result<Destination, Decision> {
-        match self.channels.get(id).await {
+    async fn destination(&self, message: &OutboundMessage) -> Result<Destination, Decision> {
+        let id = &message.channel_id;
+        let found = match self.channels.get(id).await {
+            // The known channel may be an earlier one than the message is for.
+            Ok(known) if !message.is_for(&known.target.uid) => self.channels.get_now(id).await,
+            found => found,
+        };
+        match found {
+            Ok(known) if !message.is_for(&known.target.uid) => {
+                Err(dead(DeadKind::UnknownChannel, &DELETED))
+            }
             // What it should sign with is there, and does not open: an operator's business, and no
             // reason to be refused by the channel.
             Ok(known) if matches!(known.signing, Signing::Impossible) => {
                 Err(Decision::Park(self.park))
             }
-            Ok(known) => match known.channel.endpoint() {
+            Ok(known) => match &known.target.endpoint {
                 Ok(url) => Ok(Destination {
-                    url,
-                    settings: DeliverySettings::of(&known.channel.channel_metadata),
+                    url: url.clone(),
                     known,
                 }),
-                Err(error) => Err(dead(DeadKind::BadEndpoint, &error)),
+                Err(error) => Err(dead(DeadKind::BadEndpoint, error)),
             },
             Err(error @ StoreError::NotFound(_)) => Err(dead(DeadKind::UnknownChannel, &error)),
             Err(error @ StoreError::Unreadable { .. }) => Err(dead(DeadKind::BadEndpoint, &error)),
@@ -124,11 +135,7 @@ impl Dispatcher {
         &self,
         parcel: &Parcel,
         message: &OutboundMessage,
-        Destination {
-            known,
-            url,
-            settings,
-        }: &Destination,
+        Destination { known, url }: &Destination,
         body: bytes::Bytes,
         permit: Permit<ChannelId>,
     ) -> Decision {
@@ -141,6 +148,7 @@ impl Dispatcher {
             tries: parcel.tries,
             accepted_at: parcel.accepted_at,
         };
+        let settings = &known.target.settings;
         let overrides = Overrides {
             timeout: settings.timeout,
             schedule: settings.retry_schedule.as_deref(),
@@ -153,7 +161,7 @@ impl Dispatcher {
         };
         let mut made = self.told_if_long(parcel, message, attempt).await;
         if matches!(made.outcome, Outcome::Answered { status: GONE, .. }) {
-            self.pause(&message.channel_id).await;
+            self.pause(&message.channel_id, &known.target.uid).await;
             // Whichever try it was: it waits until the channel is resumed.
             made.decision = Decision::Park(self.park);
         }
@@ -203,8 +211,8 @@ impl Dispatcher {
 
     /// Pauses a channel whose endpoint says that it is gone, so that its messages wait for its
     /// owner.
-    async fn pause(&self, id: &ChannelId) {
-        let paused = set_paused(&**self.channels.store(), id, true).await;
+    async fn pause(&self, id: &ChannelId, uid: &ChannelUid) {
+        let paused = self.channels.store().set_paused(id, Some(uid), true).await;
         self.channels.forget(id).await;
         match paused {
             Ok(_) => tracing::warn!(channel_id = %id, "channel.gone"),

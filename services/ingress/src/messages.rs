@@ -123,14 +123,15 @@ impl Ingress {
         }
         let known = self.known.get(&channel_id).await?;
         // A channel that another client stored may lack one; its messages could only die.
-        known
-            .channel
-            .endpoint()
-            .map_err(|error| Problem::invalid([error]))?;
+        let target = &known.target;
+        if let Err(error) = &target.endpoint {
+            return Err(Problem::invalid([error.clone()]));
+        }
 
         let message = OutboundMessage {
             message_id,
             channel_id,
+            channel_uid: Some(target.uid.clone()),
             session_id,
             message,
             response_url: response_url.unwrap_or_else(|| self.own_response_url.to_string()),

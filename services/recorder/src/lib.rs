@@ -9,6 +9,7 @@ mod dead;
 mod entries;
 mod patience;
 mod poison;
+mod readdress;
 mod replay;
 
 use std::{sync::Arc, time::Duration};

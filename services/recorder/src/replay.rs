@@ -22,6 +22,8 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::readdress::CurrentChannels;
+
 /// How often the store is asked for a replay to run.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
@@ -137,7 +139,7 @@ impl Replayer {
         tracing::info!(%replay_id, cursor = progress.cursor, "replay.started");
         loop {
             let page_began = Instant::now();
-            let items = self
+            let mut items = self
                 .page(&source, progress.cursor.as_deref(), limit)
                 .await?;
             let Some(last) = items.last() else {
@@ -148,6 +150,7 @@ impl Replayer {
                 return Ok(());
             };
             let cursor = last.cursor.clone();
+            self.readdress(&mut items).await?;
             let put_back = self.put_back(replay_id, &progress, &items).await?;
             let Some(put_back) = put_back else {
                 return Ok(());
@@ -210,6 +213,17 @@ impl Replayer {
                     .collect())
             }
         }
+    }
+
+    /// Addresses each message to the channel that has its channel's id now.
+    async fn readdress(&self, items: &mut [Item]) -> Result<(), StoreError> {
+        let mut channels = CurrentChannels::of(&*self.store);
+        for item in items {
+            if let Some((Destination::Outbound(id), parcel)) = &mut item.parcel {
+                channels.readdress(id, parcel).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts a page back and says how many of it; `None` where the replay was lost meanwhile.
@@ -324,6 +338,7 @@ fn from_message(record: MessageRecord, now: OffsetDateTime) -> Item {
         let message = OutboundMessage {
             message_id,
             channel_id: channel_id.clone(),
+            channel_uid: None,
             session_id: session_id.clone(),
             message: content.message,
             response_url: content.response_url,

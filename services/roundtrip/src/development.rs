@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use roundtrip_egress::Egress;
-use roundtrip_model::{Channel, ChannelPatch, Clock, channel::ENDPOINT_URL};
+use roundtrip_model::{Channel, ChannelId, ChannelPatch, Clock, channel::ENDPOINT_URL};
 use roundtrip_store::{Channels, StoreError};
 use serde_json::{Map, Value};
 
@@ -32,18 +32,11 @@ pub(crate) async fn register_echo(config: &Config, channels: &dyn Channels) -> a
         channel_id: ECHO.parse()?,
         channel_name: "Echo".to_owned(),
         channel_description: "Answers what it is sent (development only)".to_owned(),
-        channel_metadata: Map::from_iter([(ENDPOINT_URL.to_owned(), endpoint)]),
+        channel_metadata: Map::from_iter([(ENDPOINT_URL.to_owned(), endpoint.clone())]),
         channel_tags: vec!["development".to_owned()],
     };
     let registered = match channels.create(&echo).await {
-        // Where it listens now, which need not be where it listened when it was registered.
-        Err(StoreError::Exists(id)) => {
-            let moved = ChannelPatch {
-                channel_metadata: Some(echo.channel_metadata),
-                ..ChannelPatch::default()
-            };
-            channels.update(&id, &moved, None).await.map(|_| ())
-        }
+        Err(StoreError::Exists(id)) => move_echo(channels, &id, endpoint).await,
         created => created.map(|_| ()),
     };
     match registered {
@@ -52,4 +45,26 @@ pub(crate) async fn register_echo(config: &Config, channels: &dyn Channels) -> a
         Err(error) => tracing::warn!(%error, "the echo channel is not registered"),
     }
     Ok(())
+}
+
+/// Tells the channel where it listens now, which need not be where it listened when it was registered.
+async fn move_echo(
+    channels: &dyn Channels,
+    id: &ChannelId,
+    endpoint: Value,
+) -> Result<(), StoreError> {
+    let stored = channels.get(id).await?;
+    let mut metadata = match stored.channel.channel_metadata {
+        Value::Object(metadata) => metadata,
+        _ => Map::new(),
+    };
+    if metadata.insert(ENDPOINT_URL.to_owned(), endpoint.clone()) == Some(endpoint) {
+        return Ok(());
+    }
+    let moved = ChannelPatch {
+        channel_metadata: Some(metadata),
+        ..ChannelPatch::default()
+    };
+    let moved = channels.update(id, &moved, Some(&stored.version)).await;
+    moved.map(drop)
 }

@@ -1,8 +1,8 @@
 //! A channel: a separately deployed web server that speaks one platform.
 //!
 //! A stored document may have been written by another client of the database, so reading one is
-//! lenient (missing fields are empty) and what a delivery needs is checked when it is used.
-//! Writing one through the API is strict: see [`Channel::check`].
+//! lenient: see [`StoredChannel`]. What a delivery needs is checked when it is used. Writing one
+//! through the API is strict: see [`Channel::check`].
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -43,6 +43,37 @@ pub struct Channel {
     pub channel_tags: Vec<String>,
 }
 
+/// A channel as it is stored, and shown.
+///
+/// Another client of the database may have written it, so each field but the id is any JSON. A field
+/// that is missing, or null, is empty.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the client's names, on the wire")]
+pub struct StoredChannel {
+    /// Unique, and part of the API's paths.
+    pub channel_id: ChannelId,
+    /// Text, unless another client wrote something else.
+    pub channel_name: Value,
+    /// Text, unless another client wrote something else.
+    pub channel_description: Value,
+    /// An object, unless another client wrote something else.
+    pub channel_metadata: Value,
+    /// A list of texts, unless another client wrote something else.
+    pub channel_tags: Value,
+}
+
+impl From<Channel> for StoredChannel {
+    fn from(channel: Channel) -> Self {
+        Self {
+            channel_id: channel.channel_id,
+            channel_name: channel.channel_name.into(),
+            channel_description: channel.channel_description.into(),
+            channel_metadata: channel.channel_metadata.into(),
+            channel_tags: channel.channel_tags.into(),
+        }
+    }
+}
+
 /// The fields that an update names; the others stay as they are.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,7 +87,7 @@ pub struct ChannelPatch {
     /// A new description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_description: Option<String>,
-    /// New metadata, in place of all the old.
+    /// New metadata, in place of all the old but a pause that it does not name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_metadata: Option<Map<String, Value>>,
     /// New tags, in place of all the old.
@@ -85,15 +116,6 @@ impl FieldError {
 }
 
 impl Channel {
-    /// Where deliveries go.
-    ///
-    /// # Errors
-    /// Says what is wrong with `channel_metadata.endpoint_url`; it must be an absolute http(s)
-    /// URL with a host.
-    pub fn endpoint(&self) -> Result<Url, FieldError> {
-        endpoint(&self.channel_metadata)
-    }
-
     /// Checks every field against its bound, for a channel that comes in through the API.
     ///
     /// # Errors
@@ -105,23 +127,6 @@ impl Channel {
             Some(&self.channel_metadata),
             Some(&self.channel_tags),
         )
-    }
-
-    /// The channel with the patch's fields in place of its own.
-    #[must_use]
-    pub fn patched(mut self, patch: ChannelPatch) -> Self {
-        let ChannelPatch {
-            channel_id: _,
-            channel_name,
-            channel_description,
-            channel_metadata,
-            channel_tags,
-        } = patch;
-        self.channel_name = channel_name.unwrap_or(self.channel_name);
-        self.channel_description = channel_description.unwrap_or(self.channel_description);
-        self.channel_metadata = channel_metadata.unwrap_or(self.channel_metadata);
-        self.channel_tags = channel_tags.unwrap_or(self.channel_tags);
-        self
     }
 }
 
@@ -153,7 +158,12 @@ impl ChannelPatch {
     }
 }
 
-fn endpoint(metadata: &Map<String, Value>) -> Result<Url, FieldError> {
+/// Where deliveries go, by a channel's metadata.
+///
+/// # Errors
+/// Says what is wrong with `channel_metadata.endpoint_url`; it must be an absolute http(s) URL with
+/// a host.
+pub fn endpoint(metadata: &Map<String, Value>) -> Result<Url, FieldError> {
     let field = format!("channel_metadata.{ENDPOINT_URL}");
     let text = match metadata.get(ENDPOINT_URL) {
         None | Some(Value::Null) => return Err(FieldError::new(field, "is required")),
@@ -252,7 +262,7 @@ mod tests {
         }));
         assert_eq!(channel.check(), Ok(()));
         assert_eq!(
-            channel.endpoint().unwrap().as_str(),
+            endpoint(&channel.channel_metadata).unwrap().as_str(),
             "http://localhost:5001/incoming"
         );
     }
@@ -277,25 +287,6 @@ mod tests {
                 "channel_metadata.endpoint_url",
                 problem
             )])
-        );
-    }
-
-    #[test]
-    fn a_patch_replaces_the_fields_it_names_and_leaves_the_rest() {
-        let before = channel(json!({
-            "channel_id": "c", "channel_name": "n", "channel_tags": ["t"],
-            "channel_metadata": {"endpoint_url": "http://h/"}
-        }));
-        let patch: ChannelPatch =
-            serde_json::from_value(json!({"channel_description": "Updated"})).unwrap();
-        let after = before.clone().patched(patch);
-        assert_eq!(after.channel_description, "Updated");
-        assert_eq!(
-            Channel {
-                channel_description: String::new(),
-                ..after
-            },
-            before
         );
     }
 

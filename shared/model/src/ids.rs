@@ -159,6 +159,20 @@ made_id! {
     ApiKeyId, "key_"
 }
 
+/// Which of the channels that have had one id, one after the other, is meant.
+///
+/// An id is free again once its channel is deleted; a uid never comes twice. It comes from a store,
+/// and only that store knows its form.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ChannelUid(String);
+
+impl From<String> for ChannelUid {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
 /// A channel, by the id its owner chose: `[A-Za-z0-9._~-]{1,128}`, so that it needs no escaping
 /// in a URL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -22,10 +22,12 @@ pub mod signing;
 pub mod token;
 
 pub use callback::Callback;
-pub use channel::{Channel, ChannelPatch};
+pub use channel::{Channel, ChannelPatch, StoredChannel};
 pub use clock::{Clock, SystemClock};
 pub use decision::{DeadReason, Decision};
-pub use ids::{ApiKeyId, CallbackId, ChannelId, EntryId, MessageId, ReplayId, SessionId};
+pub use ids::{
+    ApiKeyId, CallbackId, ChannelId, ChannelUid, EntryId, MessageId, ReplayId, SessionId,
+};
 pub use journal::{Entry, Event, State};
 pub use key::{ApiKey, IssuedKey, KeyBounds, KeyHash, KeyRole, NewKey, PresentedKey};
 pub use message::OutboundMessage;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::ids::{ChannelId, MessageId, SessionId};
+use crate::ids::{ChannelId, ChannelUid, MessageId, SessionId};
 
 /// What a producer posted, as it waits in the outbound queue.
 ///
@@ -15,6 +15,10 @@ pub struct OutboundMessage {
     pub message_id: MessageId,
     /// Whom it is for.
     pub channel_id: ChannelId,
+    /// Which of the channels that have this id, one after the other. A message that was queued by an
+    /// earlier version names none, and is for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel_uid: Option<ChannelUid>,
     /// The session that the answer will name.
     pub session_id: SessionId,
     /// Any JSON value that says something.
@@ -32,6 +36,12 @@ pub struct DeliveryBody<'a> {
 }
 
 impl OutboundMessage {
+    /// Whether it was accepted for this one of the channels that have its channel's id.
+    #[must_use]
+    pub fn is_for(&self, channel: &ChannelUid) -> bool {
+        self.channel_uid.as_ref().is_none_or(|uid| uid == channel)
+    }
+
     /// What the channel's endpoint is sent, to answer to this URL: the message's own
     /// `response_url`, or that with a token.
     #[must_use]

@@ -108,24 +108,29 @@ pub fn check(metadata: &Map<String, Value>) -> Result<(), Vec<FieldError>> {
     }
 }
 
-/// The metadata with the channel paused or not; nothing where that is so already.
-#[must_use]
-pub fn with_paused(metadata: &Map<String, Value>, paused: bool) -> Option<Map<String, Value>> {
-    if DeliverySettings::of(metadata).paused == paused {
-        return None;
-    }
-    let mut metadata = metadata.clone();
+/// Pauses or resumes the channel with this metadata, and leaves the rest as it is.
+pub fn set_paused(metadata: &mut Map<String, Value>, paused: bool) {
     let delivery = metadata
         .entry(DELIVERY)
         .or_insert_with(|| Value::Object(Map::new()));
-    // What another client left there and is no object holds no setting that could be lost.
+    // Another client left something here that is no object, and so holds no setting.
     if !delivery.is_object() {
         *delivery = Value::Object(Map::new());
     }
     if let Some(delivery) = delivery.as_object_mut() {
         delivery.insert(PAUSED.to_owned(), Value::Bool(paused));
     }
-    Some(metadata)
+}
+
+/// Keeps a channel paused whose metadata is replaced by metadata that does not name the pause: the
+/// pause is the operator's, and the metadata is the owner's.
+pub fn keep_pause(metadata: &mut Map<String, Value>, replaced: &Map<String, Value>) {
+    let is_named = metadata
+        .get(DELIVERY)
+        .is_some_and(|delivery| delivery.get(PAUSED).is_some());
+    if !is_named && DeliverySettings::of(replaced).paused {
+        set_paused(metadata, true);
+    }
 }
 
 fn timeout(value: &Value) -> Result<Duration, String> {
@@ -258,20 +263,42 @@ mod tests {
     #[test]
     fn pausing_and_resuming_leave_all_else_as_it_is() {
         let before = metadata(json!({"timeout": "10s", "paused": false, "other": [1]}));
-        let paused = with_paused(&before, true).unwrap();
-        assert!(DeliverySettings::of(&paused).paused);
-        assert_eq!(with_paused(&paused, true), None);
-        assert_eq!(with_paused(&paused, false), Some(before));
+        let mut after = before.clone();
+        set_paused(&mut after, true);
+        assert!(DeliverySettings::of(&after).paused);
+        set_paused(&mut after, false);
+        assert_eq!(after, before);
     }
 
     #[rstest]
     #[case::nothing(Map::new())]
     #[case::no_object(metadata(json!("fast")))]
-    fn any_channel_can_be_paused(#[case] before: Map<String, Value>) {
-        assert_eq!(with_paused(&before, false), None);
-        let paused = with_paused(&before, true).unwrap();
-        assert!(DeliverySettings::of(&paused).paused);
-        assert_eq!(check(&paused), Ok(()));
+    fn any_channel_can_be_paused(#[case] mut metadata: Map<String, Value>) {
+        set_paused(&mut metadata, true);
+        assert!(DeliverySettings::of(&metadata).paused);
+        assert_eq!(check(&metadata), Ok(()));
+    }
+
+    #[rstest]
+    #[case::no_settings(Map::new(), true)]
+    #[case::others(metadata(json!({"timeout": "1s"})), true)]
+    #[case::named(metadata(json!({"paused": false})), false)]
+    fn a_pause_outlasts_metadata_that_does_not_name_it(
+        #[case] mut new: Map<String, Value>,
+        #[case] stays: bool,
+    ) {
+        let running = new.clone();
+        keep_pause(&mut new, &metadata(json!({"paused": false})));
+        assert_eq!(new, running);
+        keep_pause(
+            &mut new,
+            &metadata(json!({"paused": true, "timeout": "9s"})),
+        );
+        assert_eq!(DeliverySettings::of(&new).paused, stays);
+        assert_eq!(
+            DeliverySettings::of(&new).timeout,
+            DeliverySettings::of(&running).timeout
+        );
     }
 
     proptest! {

@@ -7,8 +7,8 @@
 //! While the store is away, the last that is known is served, however old. A channel that the
 //! store says is gone is gone here too.
 //!
-//! Where the cache is told to, a channel brings what signs its deliveries with it, read and opened
-//! once for all of its time to live.
+//! Of a channel only what a delivery needs is kept, and the cache has a bound in bytes. On request it
+//! also reads what signs the deliveries, and opens it once for the time to live.
 
 use std::{
     fmt,
@@ -21,12 +21,12 @@ use std::{
 };
 
 use moka::{future::Cache, ops::compute::Op};
-use roundtrip_model::{Channel, ChannelId, SealingKeys};
+use roundtrip_model::{ChannelId, SealingKeys};
 use tokio::{sync::Mutex, time::Instant, try_join};
 use tracing::{info, warn};
 
 use crate::{
-    Config, SharedChannels, SharedSecrets, StoreError,
+    Config, DeliveryTarget, SharedChannels, SharedSecrets, StoreError,
     secrets::{self, Signing},
 };
 
@@ -45,11 +45,26 @@ pub struct CachedChannels {
 /// A channel as it was read last.
 #[derive(Debug)]
 pub struct KnownChannel {
-    /// The channel.
-    pub channel: Channel,
-    /// How its deliveries are signed; not at all where the cache was not told to find that out.
+    /// Where its messages go, and how it wants them.
+    pub target: DeliveryTarget,
+    /// How its deliveries are signed; not at all where the cache does not read secrets.
     pub signing: Signing,
 }
+
+/// What an entry takes beside its URL and its schedule: a [`KnownChannel`] with the most secrets, its
+/// id, and what the cache itself keeps of an entry.
+const ENTRY_BYTES: usize = 2048;
+
+impl KnownChannel {
+    /// About how much memory it takes.
+    fn bytes(&self) -> usize {
+        let endpoint = self.target.endpoint.as_ref();
+        let url = endpoint.map_or(0, |url| url.as_str().len());
+        let schedule = self.target.settings.retry_schedule.as_deref();
+        ENTRY_BYTES + url + schedule.map_or(0, size_of_val)
+    }
+}
+
 /// When a channel is read again, as a share of its time to live; drawn, so that channels which were
 /// read together are not read together for ever.
 const READ_AGAIN: Range<f64> = 0.6..0.9;
@@ -80,7 +95,16 @@ impl CachedChannels {
         Self {
             store,
             secrets: None,
-            known: Cache::new(config.cache_size),
+            known: Cache::builder()
+                .weigher(|_, known: &Known| {
+                    let bytes = known
+                        .read
+                        .as_ref()
+                        .map_or(ENTRY_BYTES, |known| known.bytes());
+                    u32::try_from(bytes).unwrap_or(u32::MAX)
+                })
+                .max_capacity(config.cache_bytes)
+                .build(),
             time_to_live: config.cache_ttl,
             is_away: AtomicBool::new(false),
             trying: Mutex::new(()),
@@ -103,7 +127,7 @@ impl CachedChannels {
     /// The channel with this id.
     ///
     /// # Errors
-    /// As for [`crate::Channels::get`]; [`StoreError::Away`] only where the channel is not known.
+    /// As for [`crate::Channels::target`]; [`StoreError::Away`] only where the channel is not known.
     pub async fn get(self: &Arc<Self>, id: &ChannelId) -> Result<Arc<KnownChannel>, StoreError> {
         let last = self.known.get(id).await;
         if let Some(known) = &last
@@ -133,6 +157,18 @@ impl CachedChannels {
                 Err(shared(&error))
             }
         }
+    }
+
+    /// The channel with this id as it is now, for a caller to whom the known one is not the right one.
+    ///
+    /// # Errors
+    /// As for [`crate::Channels::target`].
+    pub async fn get_now(&self, id: &ChannelId) -> Result<Arc<KnownChannel>, StoreError> {
+        let read = Arc::new(self.read_now(id).await?);
+        self.known
+            .insert(id.clone(), self.fresh(Ok(Arc::clone(&read))))
+            .await;
+        Ok(read)
     }
 
     /// Forgets what is known of a channel, after it was written in this process. A read that is
@@ -183,6 +219,10 @@ impl CachedChannels {
                 Err(Arc::new(error))
             }
         };
+        self.fresh(read)
+    }
+
+    fn fresh(&self, read: Result<Arc<KnownChannel>, Arc<StoreError>>) -> Known {
         let now = Instant::now();
         Known {
             again_from: now + self.time_to_live.mul_f64(rand::random_range(READ_AGAIN)),
@@ -196,13 +236,13 @@ impl CachedChannels {
     async fn read_now(&self, id: &ChannelId) -> Result<KnownChannel, StoreError> {
         let Some((secrets, keys)) = &self.secrets else {
             return Ok(KnownChannel {
-                channel: self.store.get(id).await?.channel,
+                target: self.store.target(id).await?,
                 signing: Signing::Unsigned,
             });
         };
-        let (found, sealed) = try_join!(self.store.get(id), secrets.secrets(id))?;
+        let (target, sealed) = try_join!(self.store.target(id), secrets.secrets(id))?;
         Ok(KnownChannel {
-            channel: found.channel,
+            target,
             signing: secrets::open(id, &sealed, keys),
         })
     }

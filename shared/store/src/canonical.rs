@@ -1,28 +1,33 @@
-//! The one form in which both engines keep a channel's JSON.
+//! What both engines can keep of a channel's JSON.
 //!
-//! Invariant: what is written through this form reads back the same from either engine. BSON
-//! has no unsigned integers, no NUL in a key, and a bounded depth and size, so neither has SQLite
-//! here.
+//! Invariant: what passes reads back the same from either engine. BSON has no integer beyond 64 bits
+//! with a sign, no NUL in a key, and a bounded depth and size, so neither has SQLite here. What does
+//! not pass is refused by its path; nothing is rounded or left out.
 
-use roundtrip_model::{Channel, ChannelPatch, channel::FieldError};
+use roundtrip_model::{Channel, ChannelPatch, StoredChannel, channel::FieldError};
 use serde_json::{Map, Number, Value};
 
-use crate::StoreError;
+use crate::{StoreError, document::METADATA};
 
 /// How deep `channel_metadata` may nest. MongoDB's documents end at 100 levels.
 pub(crate) const MAX_METADATA_DEPTH: usize = 64;
 /// The longest `channel_metadata`, as JSON. An array of small values is up to six times as long in
 /// BSON, and MongoDB's documents end at 16 MiB.
 pub(crate) const MAX_METADATA_BYTES: usize = 2 * 1024 * 1024;
+/// The most values in `channel_metadata`. Each takes many times the memory of a short text.
+pub(crate) const MAX_METADATA_VALUES: usize = 10_000;
+
+/// What is wrong with a number that is not [kept](is_kept).
+pub(crate) const NUMBER_PROBLEM: &str = "is an integer beyond 64 bits with a sign, which would be \
+                                         rounded; write it as a text";
 
 /// The channel as it is stored.
 ///
 /// # Errors
 /// [`StoreError::Unstorable`].
-pub(crate) fn channel(channel: &Channel) -> Result<Channel, StoreError> {
-    let mut channel = channel.clone();
-    channel.channel_metadata = metadata(channel.channel_metadata)?;
-    Ok(channel)
+pub(crate) fn channel(channel: &Channel) -> Result<StoredChannel, StoreError> {
+    check(&channel.channel_metadata)?;
+    Ok(channel.clone().into())
 }
 
 /// The fields that a patch sets, as they are stored; never the id.
@@ -44,8 +49,9 @@ pub(crate) fn patch(patch: &ChannelPatch) -> Result<Map<String, Value>, StoreErr
     if let Some(description) = channel_description {
         fields.insert("channel_description".to_owned(), description.into());
     }
-    if let Some(new) = channel_metadata {
-        fields.insert("channel_metadata".to_owned(), metadata(new)?.into());
+    if let Some(metadata) = channel_metadata {
+        check(&metadata)?;
+        fields.insert(METADATA.to_owned(), metadata.into());
     }
     if let Some(tags) = channel_tags {
         fields.insert("channel_tags".to_owned(), tags.into());
@@ -53,11 +59,22 @@ pub(crate) fn patch(patch: &ChannelPatch) -> Result<Map<String, Value>, StoreErr
     Ok(fields)
 }
 
-fn metadata(metadata: Map<String, Value>) -> Result<Map<String, Value>, StoreError> {
-    let unstorable =
-        |problem: String| StoreError::Unstorable(FieldError::new("channel_metadata", problem));
-    check(metadata.iter(), 1).map_err(unstorable)?;
-    let bytes = serde_json::to_vec(&metadata)
+/// Whether both engines keep a number as it is.
+pub(crate) fn is_kept(number: &Number) -> bool {
+    number.is_i64() || number.is_f64()
+}
+
+fn check(metadata: &Map<String, Value>) -> Result<(), StoreError> {
+    let mut check = Check {
+        path: METADATA.to_owned(),
+        depth: 0,
+        values: 0,
+    };
+    check
+        .object(metadata)
+        .map_err(|problem| StoreError::Unstorable(FieldError::new(check.path, problem)))?;
+    let unstorable = |problem: String| StoreError::Unstorable(FieldError::new(METADATA, problem));
+    let bytes = serde_json::to_vec(metadata)
         .map_err(|error| unstorable(error.to_string()))?
         .len();
     if bytes > MAX_METADATA_BYTES {
@@ -65,89 +82,107 @@ fn metadata(metadata: Map<String, Value>) -> Result<Map<String, Value>, StoreErr
             "must be at most {MAX_METADATA_BYTES} bytes"
         )));
     }
-    Ok(object(metadata))
+    Ok(())
 }
 
-fn check<'a>(
-    mut fields: impl Iterator<Item = (&'a String, &'a Value)>,
+/// A walk through metadata, which ends where something is wrong.
+struct Check {
+    /// Where the walk is, or has ended.
+    path: String,
     depth: usize,
-) -> Result<(), String> {
-    fields.try_for_each(|(key, value)| {
-        if key.contains('\0') {
-            return Err("must not have a NUL character in a key".to_owned());
+    values: usize,
+}
+
+impl Check {
+    fn value(&mut self, value: &Value) -> Result<(), String> {
+        self.values += 1;
+        if self.values > MAX_METADATA_VALUES {
+            METADATA.clone_into(&mut self.path);
+            return Err(format!("must have at most {MAX_METADATA_VALUES} values"));
         }
-        check_value(value, depth)
-    })
-}
-
-fn check_value(value: &Value, depth: usize) -> Result<(), String> {
-    if !matches!(value, Value::Array(_) | Value::Object(_)) {
-        return Ok(());
+        match value {
+            Value::Number(number) if !is_kept(number) => Err(NUMBER_PROBLEM.to_owned()),
+            Value::Object(fields) => self.object(fields),
+            Value::Array(values) => self.within(|check| {
+                values.iter().enumerate().try_for_each(|(at, value)| {
+                    check.at(&format!("[{at}]"), |check| check.value(value))
+                })
+            }),
+            _ => Ok(()),
+        }
     }
-    if depth >= MAX_METADATA_DEPTH {
-        return Err(format!("must nest at most {MAX_METADATA_DEPTH} deep"));
-    }
-    match value {
-        Value::Object(object) => check(object.iter(), depth + 1),
-        Value::Array(array) => array
-            .iter()
-            .try_for_each(|value| check_value(value, depth + 1)),
-        _ => Ok(()),
-    }
-}
 
-fn object(object: Map<String, Value>) -> Map<String, Value> {
-    object
-        .into_iter()
-        .map(|(key, inner)| (key, value(inner)))
-        .collect()
-}
+    fn object(&mut self, fields: &Map<String, Value>) -> Result<(), String> {
+        self.within(|check| {
+            fields.iter().try_for_each(|(key, value)| {
+                if key.contains('\0') {
+                    return Err("must not have a NUL character in a key".to_owned());
+                }
+                check.at(&format!(".{key}"), |check| check.value(value))
+            })
+        })
+    }
 
-/// The value with every integer beyond the range of `i64` as a double.
-pub(crate) fn value(json: Value) -> Value {
-    match json {
-        Value::Number(number) if number.as_i64().is_none() => number
-            .as_f64()
-            .and_then(Number::from_f64)
-            .map_or(Value::Null, Value::Number),
-        Value::Array(array) => array.into_iter().map(value).collect(),
-        Value::Object(fields) => Value::Object(object(fields)),
-        other => other,
+    /// Goes one level deeper.
+    fn within(&mut self, walk: impl FnOnce(&mut Self) -> Result<(), String>) -> Result<(), String> {
+        if self.depth == MAX_METADATA_DEPTH {
+            METADATA.clone_into(&mut self.path);
+            return Err(format!("must nest at most {MAX_METADATA_DEPTH} deep"));
+        }
+        self.depth += 1;
+        walk(self)?;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    /// Goes one step along the path, and back where all is well.
+    fn at(
+        &mut self,
+        step: &str,
+        walk: impl FnOnce(&mut Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let before = self.path.len();
+        self.path.push_str(step);
+        walk(self)?;
+        self.path.truncate(before);
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
     use serde_json::json;
 
     use super::*;
 
-    fn channel_with(metadata: &Value) -> Channel {
-        serde_json::from_value(json!({"channel_id": "c", "channel_metadata": metadata})).unwrap()
-    }
-
-    #[test]
-    fn an_integer_that_bson_has_not_becomes_a_double() {
-        let stored = channel(&channel_with(&json!({"n": [u64::MAX, i64::MAX, 1.0]}))).unwrap();
-        assert_eq!(
-            serde_json::to_string(&stored.channel_metadata).unwrap(),
-            r#"{"n":[1.8446744073709552e+19,9223372036854775807,1.0]}"#
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_stored_is_named() {
+    fn deep() -> Value {
         let mut deep = json!({});
         for _ in 0..MAX_METADATA_DEPTH {
             deep = json!({ "d": deep });
         }
-        let long = "x".repeat(MAX_METADATA_BYTES);
-        for metadata in [json!({"a": [{"b\0": 1}]}), deep, json!({ "long": long })] {
-            let refused = channel(&channel_with(&metadata));
-            assert!(
-                matches!(&refused, Err(StoreError::Unstorable(error)) if error.field == "channel_metadata"),
-                "{refused:?}"
-            );
-        }
+        deep
+    }
+
+    #[rstest]
+    #[case::nul(json!({"a": [{"b\0": 1}]}), "channel_metadata.a[0]")]
+    #[case::deep(deep(), "channel_metadata")]
+    #[case::long(json!({"long": "x".repeat(MAX_METADATA_BYTES)}), "channel_metadata")]
+    #[case::values(json!({"a": vec![""; MAX_METADATA_VALUES]}), "channel_metadata")]
+    #[case::number(json!({"a": {"n": [i64::MAX, u64::MAX]}}), "channel_metadata.a.n[1]")]
+    fn what_cannot_be_kept_is_refused_by_its_path(#[case] metadata: Value, #[case] path: &str) {
+        let document = json!({"channel_id": "c", "channel_metadata": metadata});
+        let refused = channel(&serde_json::from_value(document).unwrap());
+        assert!(
+            matches!(&refused, Err(StoreError::Unstorable(error)) if error.field == path),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn metadata_may_have_as_many_values_as_the_bound_says() {
+        let metadata = json!({"a": vec![""; MAX_METADATA_VALUES - 1]});
+        let document = json!({"channel_id": "c", "channel_metadata": metadata});
+        assert!(channel(&serde_json::from_value(document).unwrap()).is_ok());
     }
 }

@@ -31,8 +31,8 @@ pub struct Config {
     /// How long a known channel is used before it is read again.
     #[serde(with = "humantime_serde")]
     pub cache_ttl: Duration,
-    /// The most channels that are kept known.
-    pub cache_size: u64,
+    /// The most memory that known channels take, in bytes. Those asked for least make room.
+    pub cache_bytes: u64,
     /// How long messages, replays that have ended, dead letters that were replayed, and
     /// idempotency keys are kept. A dead letter that was not replayed stays until it is purged.
     #[serde(with = "humantime_serde")]
@@ -45,8 +45,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 const DEFAULT_MAX_CONNECTIONS: u32 = 100;
 /// [`Config::cache_ttl`] where nothing is configured.
 const DEFAULT_CACHE_TTL: Duration = Duration::from_secs(5);
-/// [`Config::cache_size`] where nothing is configured.
-const DEFAULT_CACHE_SIZE: u64 = 10_000;
+/// [`Config::cache_bytes`] where nothing is configured: 32 MiB, some 15,000 channels.
+const DEFAULT_CACHE_BYTES: u64 = 32 << 20;
 /// [`Config::retention`] where nothing is configured: 30 days.
 const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
 
@@ -59,7 +59,7 @@ impl Default for Config {
             timeout: DEFAULT_TIMEOUT,
             max_connections: DEFAULT_MAX_CONNECTIONS,
             cache_ttl: DEFAULT_CACHE_TTL,
-            cache_size: DEFAULT_CACHE_SIZE,
+            cache_bytes: DEFAULT_CACHE_BYTES,
             retention: DEFAULT_RETENTION,
         }
     }
@@ -82,7 +82,7 @@ impl fmt::Debug for Config {
             timeout,
             max_connections,
             cache_ttl,
-            cache_size,
+            cache_bytes,
             retention,
         } = self;
         f.debug_struct("Config")
@@ -92,7 +92,7 @@ impl fmt::Debug for Config {
             .field("timeout", timeout)
             .field("max_connections", max_connections)
             .field("cache_ttl", cache_ttl)
-            .field("cache_size", cache_size)
+            .field("cache_bytes", cache_bytes)
             .field("retention", retention)
             .finish()
     }

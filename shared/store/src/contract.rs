@@ -11,6 +11,7 @@ mod ledger_keys;
 mod ledger_messages;
 mod ledger_replays;
 mod pages;
+mod pause;
 mod query;
 mod samples;
 mod secrets;
@@ -20,7 +21,7 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 
 use async_trait::async_trait;
 use futures::FutureExt;
-use roundtrip_model::{ApiKeyId, Channel, ChannelId, ChannelPatch};
+use roundtrip_model::{ApiKeyId, Channel, ChannelId, ChannelPatch, StoredChannel};
 use serde_json::Value;
 
 pub use foreign::*;
@@ -31,6 +32,7 @@ pub use ledger_keys::*;
 pub use ledger_messages::*;
 pub use ledger_replays::*;
 pub use pages::*;
+pub use pause::*;
 pub use query::*;
 pub use secrets::*;
 pub use write::*;
@@ -100,12 +102,22 @@ macro_rules! store_contract {
             any_text_is_kept,
             a_big_channel_is_kept,
             what_cannot_be_stored_is_refused,
+            an_integer_that_would_be_rounded_is_refused,
             two_stores_see_each_others_writes,
+            pausing_and_resuming_change_nothing_else,
+            a_pause_outlasts_new_metadata_that_does_not_name_it,
+            a_pause_and_other_changes_at_once_are_all_kept,
+            a_pause_for_an_earlier_channel_does_not_hit_a_later_one,
+            a_channel_that_is_created_again_is_another,
             a_store_that_answers_is_pinged,
             a_foreign_document_is_a_channel,
             a_foreign_documents_own_fields_stay,
             a_foreign_document_may_lack_all_but_its_id,
-            a_foreign_document_that_is_no_channel_is_named_and_passed_over,
+            a_field_of_another_type_is_shown_as_it_is,
+            a_field_of_another_type_does_not_stop_deliveries,
+            names_that_are_no_texts_sort_as_empty_ones,
+            metadata_that_is_no_object_is_no_endpoint_and_stays,
+            a_document_without_an_id_is_passed_over,
             a_foreign_change_counts_as_another_version,
             a_query_answers_by_its_filter,
             a_query_tells_missing_fields_from_empty_ones,
@@ -200,7 +212,25 @@ async fn create(store: &dyn Channels, channel: &Channel) {
 
 /// The channel as the store has it now.
 async fn get(store: &dyn Channels, named: &str) -> Channel {
-    store.get(&id(named)).await.expect("to find it").channel
+    let stored = store.get(&id(named)).await.expect("to find it").channel;
+    strict(&stored)
+}
+
+/// A stored channel whose fields are all of their types.
+fn strict(stored: &StoredChannel) -> Channel {
+    let json = serde_json::to_value(stored).expect("JSON");
+    serde_json::from_value(json).expect("a channel")
+}
+
+/// The channel with the patch's fields in place of its own.
+fn patched(mut channel: Channel, patch: ChannelPatch) -> Channel {
+    channel.channel_name = patch.channel_name.unwrap_or(channel.channel_name);
+    channel.channel_description = patch
+        .channel_description
+        .unwrap_or(channel.channel_description);
+    channel.channel_metadata = patch.channel_metadata.unwrap_or(channel.channel_metadata);
+    channel.channel_tags = patch.channel_tags.unwrap_or(channel.channel_tags);
+    channel
 }
 
 /// Fails unless the store said that there is no such channel.

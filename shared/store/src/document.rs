@@ -1,10 +1,10 @@
 //! Between a stored document and a channel.
 //!
-//! Invariant: both engines read a document by these rules. It may have been written by another
-//! client: fields that are missing or null are empty, fields that Roundtrip does not know are
-//! passed over, and what is no channel is named, never guessed at.
+//! Invariant: both engines read a document by these rules. Another client may have written it: fields
+//! that are missing or null are empty, fields that Roundtrip does not know are passed over, and a
+//! field of another type is shown as it is. Only the id must be one.
 
-use roundtrip_model::Channel;
+use roundtrip_model::StoredChannel;
 use serde_json::{Map, Value};
 use tracing::warn;
 
@@ -19,21 +19,24 @@ pub(crate) const FIELDS: [&str; 5] = [
     "channel_tags",
 ];
 
+/// The field that holds `endpoint_url`, and whatever else its owner keeps there.
+pub(crate) const METADATA: &str = "channel_metadata";
+
 /// The document of a channel.
-pub(crate) fn of(channel: &Channel) -> Map<String, Value> {
-    let Channel {
+pub(crate) fn of(channel: StoredChannel) -> Map<String, Value> {
+    let StoredChannel {
         channel_id,
         channel_name,
         channel_description,
         channel_metadata,
         channel_tags,
     } = channel;
-    let values: [Value; 5] = [
+    let values = [
         channel_id.as_str().into(),
-        channel_name.as_str().into(),
-        channel_description.as_str().into(),
-        channel_metadata.clone().into(),
-        channel_tags.clone().into(),
+        channel_name,
+        channel_description,
+        channel_metadata,
+        channel_tags,
     ];
     FIELDS.map(str::to_owned).into_iter().zip(values).collect()
 }
@@ -46,25 +49,35 @@ pub(crate) fn text<'a>(document: &'a Map<String, Value>, field: &str) -> &'a str
 /// The channel in a document.
 ///
 /// # Errors
-/// [`StoreError::Unreadable`].
-pub(crate) fn channel(document: &Map<String, Value>) -> Result<Channel, StoreError> {
-    let known: Map<String, Value> = FIELDS
-        .iter()
-        .filter_map(|field| document.get_key_value(*field))
-        .filter(|(_, value)| !value.is_null())
-        .map(|(field, value)| (field.clone(), value.clone()))
-        .collect();
-    serde_json::from_value(Value::Object(known)).map_err(|error| StoreError::Unreadable {
-        id: text(document, "channel_id").to_owned(),
-        problem: error.to_string(),
+/// [`StoreError::Unreadable`] where its id is none.
+pub(crate) fn channel(mut document: Map<String, Value>) -> Result<StoredChannel, StoreError> {
+    let id = text(&document, "channel_id");
+    let channel_id =
+        id.parse().map_err(
+            |error: roundtrip_model::ids::IdError| StoreError::Unreadable {
+                id: id.to_owned(),
+                problem: format!("channel_id: {error}"),
+            },
+        )?;
+    let mut field = |name: &str, empty: Value| match document.get_mut(name).map(Value::take) {
+        None | Some(Value::Null) => empty,
+        Some(value) => value,
+    };
+    let (text, object, list) = (String::new(), Map::new(), Vec::<Value>::new());
+    Ok(StoredChannel {
+        channel_id,
+        channel_name: field("channel_name", text.clone().into()),
+        channel_description: field("channel_description", text.into()),
+        channel_metadata: field(METADATA, object.into()),
+        channel_tags: field("channel_tags", list.into()),
     })
 }
 
 /// The channel in a document, and its version.
 ///
 /// # Errors
-/// [`StoreError::Unreadable`].
-pub(crate) fn versioned(document: &Map<String, Value>) -> Result<Versioned, StoreError> {
+/// As for [`channel`].
+pub(crate) fn versioned(document: Map<String, Value>) -> Result<Versioned, StoreError> {
     let channel = channel(document)?;
     Ok(Versioned {
         version: Version::of(&channel),
@@ -72,7 +85,7 @@ pub(crate) fn versioned(document: &Map<String, Value>) -> Result<Versioned, Stor
     })
 }
 
-/// What was read, for a query: a foreign document that is no channel is passed over, and said so.
+/// What was read, for a query: a foreign document that is no channel is passed over, and logged.
 pub(crate) fn readable<T>(read: Result<T, StoreError>) -> Option<T> {
     read.inspect_err(|error| warn!(%error, "a query passes over a stored document"))
         .ok()

@@ -19,13 +19,18 @@ mod secrets;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use roundtrip_model::{Channel, ChannelId, ChannelPatch, Clock};
+use roundtrip_model::{
+    Channel, ChannelId, ChannelPatch, ChannelUid, Clock,
+    channel::{ENDPOINT_URL, FieldError},
+    settings::{self, DELIVERY},
+};
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Map, Value};
 
 use crate::{
-    ChannelPage, Channels, Filter, OpenError, PageRequest, StoreError, Version, Versioned,
-    canonical, document,
+    ChannelPage, Channels, DeliveryTarget, Filter, OpenError, PageRequest, StoreError, Version,
+    Versioned, canonical,
+    document::{self, METADATA},
 };
 use file::File;
 use retention::Retention;
@@ -89,8 +94,11 @@ impl SqliteStore {
     }
 }
 
-const INSERT: &str =
-    "INSERT INTO channels (channel_id, channel_name, document) VALUES (?1, ?2, ?3)";
+const INSERT: &str = "INSERT INTO channels (channel_id, channel_name, document, uid)
+    VALUES (?1, ?2, ?3, lower(hex(randomblob(16))))";
+const TARGET: &str = "SELECT uid, document -> '$.channel_metadata.endpoint_url',
+    document -> '$.channel_metadata.delivery'
+    FROM channels WHERE channel_id = ?1";
 const UPDATE: &str = "UPDATE channels SET channel_name = ?2, document = ?3 WHERE channel_id = ?1";
 
 /// A row: the keys that queries sort by, and the document.
@@ -107,15 +115,14 @@ impl Channels for SqliteStore {
     async fn create(&self, channel: &Channel) -> Result<Version, StoreError> {
         let channel = canonical::channel(channel)?;
         let version = Version::of(&channel);
+        let id = channel.channel_id.clone();
+        let document = document::of(channel);
         self.file
             .write(move |transaction| {
-                let document = document::of(&channel);
                 transaction
                     .execute(INSERT, row(&document))
                     .map_err(|error| match error.sqlite_error_code() {
-                        Some(rusqlite::ErrorCode::ConstraintViolation) => {
-                            StoreError::Exists(channel.channel_id.clone())
-                        }
+                        Some(rusqlite::ErrorCode::ConstraintViolation) => StoreError::Exists(id),
                         _ => away(error),
                     })?;
                 Ok(())
@@ -129,8 +136,15 @@ impl Channels for SqliteStore {
         self.file
             .run(move |connection, _| {
                 let document = read(connection, &id)?;
-                document::versioned(&document)
+                document::versioned(document)
             })
+            .await
+    }
+
+    async fn target(&self, id: &ChannelId) -> Result<DeliveryTarget, StoreError> {
+        let id = id.clone();
+        self.file
+            .run(move |connection, _| target(connection, &id))
             .await
     }
 
@@ -140,20 +154,63 @@ impl Channels for SqliteStore {
         patch: &ChannelPatch,
         expected: Option<&Version>,
     ) -> Result<Versioned, StoreError> {
-        let fields = canonical::patch(patch)?;
+        let mut fields = canonical::patch(patch)?;
         let (id, expected) = (id.clone(), expected.cloned());
         let updated = self
             .file
             .write(move |transaction| {
                 let mut document = read(transaction, &id)?;
                 check(&document, &id, expected.as_ref())?;
+                if let (Some(Value::Object(new)), Some(Value::Object(replaced))) =
+                    (fields.get_mut(METADATA), document.get(METADATA))
+                {
+                    settings::keep_pause(new, replaced);
+                }
                 // In place: what was there keeps its position, as in MongoDB.
                 document.extend(fields);
                 transaction.execute(UPDATE, row(&document)).map_err(away)?;
                 Ok(document)
             })
             .await?;
-        document::versioned(&updated)
+        document::versioned(updated)
+    }
+
+    async fn set_paused(
+        &self,
+        id: &ChannelId,
+        uid: Option<&ChannelUid>,
+        paused: bool,
+    ) -> Result<Versioned, StoreError> {
+        let (id, uid) = (id.clone(), uid.cloned());
+        let document = self
+            .file
+            .write(move |transaction| {
+                let target = target(transaction, &id)?;
+                if uid.is_some_and(|uid| uid != target.uid) {
+                    return Err(StoreError::NotFound(id));
+                }
+                let mut document = read(transaction, &id)?;
+                if target.settings.paused == paused {
+                    return Ok(document);
+                }
+                match document.entry(METADATA).or_insert(Value::Null) {
+                    Value::Object(metadata) => settings::set_paused(metadata, paused),
+                    empty @ Value::Null => {
+                        let mut metadata = Map::new();
+                        settings::set_paused(&mut metadata, paused);
+                        *empty = metadata.into();
+                    }
+                    _ => {
+                        let problem = "must be an object for a channel to be paused";
+                        let error = FieldError::new(METADATA, problem);
+                        return Err(StoreError::Unstorable(error));
+                    }
+                }
+                transaction.execute(UPDATE, row(&document)).map_err(away)?;
+                Ok(document)
+            })
+            .await?;
+        document::versioned(document)
     }
 
     async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), StoreError> {
@@ -209,6 +266,26 @@ fn read(connection: &Connection, id: &ChannelId) -> Result<Map<String, Value>, S
     parse(id.as_str(), &text)
 }
 
+/// What a delivery needs; the rest of the document is not parsed.
+fn target(connection: &Connection, id: &ChannelId) -> Result<DeliveryTarget, StoreError> {
+    type Row = (String, Option<String>, Option<String>);
+    let found: Option<Row> = connection
+        .prepare_cached(TARGET)
+        .and_then(|mut statement| {
+            let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            statement.query_row([id.as_str()], read).optional()
+        })
+        .map_err(away)?;
+    let (uid, endpoint, delivery) = found.ok_or_else(|| StoreError::NotFound(id.clone()))?;
+    let mut metadata = Map::new();
+    for (key, json) in [(ENDPOINT_URL, endpoint), (DELIVERY, delivery)] {
+        if let Some(json) = json.and_then(|json| serde_json::from_str(&json).ok()) {
+            metadata.insert(key.to_owned(), json);
+        }
+    }
+    Ok(DeliveryTarget::new(uid.into(), &metadata))
+}
+
 fn parse(id: &str, text: &str) -> Result<Map<String, Value>, StoreError> {
     serde_json::from_str(text).map_err(|error| StoreError::Unreadable {
         id: id.to_owned(),
@@ -222,7 +299,7 @@ fn check(
     expected: Option<&Version>,
 ) -> Result<(), StoreError> {
     match expected {
-        Some(expected) if document::versioned(document)?.version != *expected => {
+        Some(expected) if document::versioned(document.clone())?.version != *expected => {
             Err(StoreError::Changed(id.clone()))
         }
         _ => Ok(()),

@@ -19,13 +19,15 @@ mod keys;
 mod ledger;
 mod mongo;
 mod page;
-mod pause;
 mod secrets;
+mod target;
 
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use roundtrip_model::{Channel, ChannelId, ChannelPatch, channel::FieldError};
+use roundtrip_model::{
+    Channel, ChannelId, ChannelPatch, ChannelUid, StoredChannel, channel::FieldError,
+};
 
 pub use cache::{CachedChannels, KnownChannel};
 pub use config::{Config, OpenError, open};
@@ -40,8 +42,8 @@ pub use page::{
     ChannelPage, Cursor, DEFAULT_LIMIT, Direction, MAX_LIMIT, MAX_PAGE_BYTES, PageRequest, Sort,
     SortField,
 };
-pub use pause::set_paused;
 pub use secrets::{SealedSecret, Secrets, SharedSecrets, Signing};
+pub use target::DeliveryTarget;
 
 /// Where channels are kept.
 #[async_trait]
@@ -58,17 +60,42 @@ pub trait Channels: Send + Sync + 'static {
     /// [`StoreError::NotFound`]; [`StoreError::Unreadable`] where a foreign document is no channel.
     async fn get(&self, id: &ChannelId) -> Result<Versioned, StoreError>;
 
+    /// What a delivery needs of the channel with this id. The rest is not read.
+    ///
+    /// # Errors
+    /// As for [`Channels::get`].
+    async fn target(&self, id: &ChannelId) -> Result<DeliveryTarget, StoreError>;
+
     /// Replaces the fields that the patch names, in one atomic step, and answers with the whole.
-    /// Fields that Roundtrip does not know stay in the document.
+    ///
+    /// Fields that Roundtrip does not know stay in the document. Within metadata that is replaced, a
+    /// value that reads as before keeps the type that another client gave it. A pause stays unless
+    /// the new metadata names it.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Changed`] where `expected` names another version
-    /// than the one that is stored; [`StoreError::Unstorable`].
+    /// than the one that is stored, or others change the metadata again and again;
+    /// [`StoreError::Unstorable`].
     async fn update(
         &self,
         id: &ChannelId,
         patch: &ChannelPatch,
         expected: Option<&Version>,
+    ) -> Result<Versioned, StoreError>;
+
+    /// Pauses or resumes a channel in one atomic step, and answers with the whole. Only
+    /// `channel_metadata.delivery.paused` is written, and only where it changes.
+    ///
+    /// With a `uid`, only that channel: a later one under the same id is another's.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], also for another uid; [`StoreError::Changed`] where others change
+    /// the channel again and again; [`StoreError::Unstorable`] where its metadata is no object.
+    async fn set_paused(
+        &self,
+        id: &ChannelId,
+        uid: Option<&ChannelUid>,
+        paused: bool,
     ) -> Result<Versioned, StoreError>;
 
     /// Removes a channel, and its secrets.
@@ -113,7 +140,7 @@ pub type SharedStore = Arc<dyn Store>;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Versioned {
     /// The channel.
-    pub channel: Channel,
+    pub channel: StoredChannel,
     /// Changes with every change of the channel's five fields, whoever makes it.
     pub version: Version,
 }
@@ -126,13 +153,8 @@ pub struct Version(String);
 impl Version {
     /// The version of this content.
     #[must_use]
-    pub fn of(channel: &Channel) -> Self {
-        use sha2::{Digest, Sha256};
-        let json = serde_json::to_vec(channel).unwrap_or_default();
-        let digest = Sha256::digest(&json);
-        let mut half = [0; 16];
-        half.copy_from_slice(&digest[..16]);
-        Self(format!("{:032x}", u128::from_be_bytes(half)))
+    pub fn of(channel: &StoredChannel) -> Self {
+        Self(digest(&serde_json::to_vec(channel).unwrap_or_default()))
     }
 
     /// A version as a client names it; any text, which may be no version at all.
@@ -146,6 +168,15 @@ impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// 128 bits of a digest, in hexadecimal.
+fn digest(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(bytes);
+    let mut half = [0; 16];
+    half.copy_from_slice(&digest[..16]);
+    format!("{:032x}", u128::from_be_bytes(half))
 }
 
 /// Why the store did not do it.

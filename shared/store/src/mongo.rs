@@ -1,32 +1,36 @@
 //! MongoDB: channels in the collection `channels`, the seed's five fields at the top level, and
 //! what is kept of messages in collections beside it.
 //!
-//! Invariant: other clients of the database may write at any time. What they wrote beside the five
-//! fields stays, and a change of the five fields between a check and a write is noticed.
+//! Invariant: other clients of the database may write at any time. What they wrote stays as they
+//! wrote it, type and all, where a call does not change it, and a change of the five fields between a
+//! check and a write is noticed.
 
 mod connection;
 mod indexes;
 mod ledger;
+mod pause;
 mod query;
 mod secrets;
+mod target;
 mod translate;
 mod value;
 
 use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
-use bson::{Document, doc};
+use bson::{Bson, Document, doc};
 use mongodb::{
     Collection, Database,
     error::{Error, ErrorKind, WriteFailure},
     options::ReturnDocument,
 };
-use roundtrip_model::{Channel, ChannelId, ChannelPatch};
+use roundtrip_model::{Channel, ChannelId, ChannelPatch, ChannelUid, settings::keep_pause};
+use serde_json::{Map, Value};
 
 use crate::{
-    ChannelPage, Channels, Config, Filter, OpenError, PageRequest, StoreError, Version, Versioned,
-    canonical,
-    document::{self, FIELDS},
+    ChannelPage, Channels, Config, DeliveryTarget, Filter, OpenError, PageRequest, StoreError,
+    Version, Versioned, canonical,
+    document::{self, FIELDS, METADATA},
 };
 use connection::{Connection, Shared};
 use indexes::Uniqueness;
@@ -40,9 +44,8 @@ const MAX_TIME_EXPIRED: i32 = 50;
 /// More documents than share what a caller can be limited to. As a limit it takes nothing away; it
 /// keeps the server from trying the caller's conditions before it, as it may within one filter.
 const BARRIER: i64 = i32::MAX as i64;
-/// How often a document that is of the expected version is written to before we believe that it
-/// changes all the time.
-const COMPARE_AND_SET_TRIES: usize = 3;
+/// How often others may change a document between our read and our write before the call fails.
+const MAX_RACES: usize = 16;
 
 /// A store in a database of MongoDB's.
 pub(crate) struct MongoStore {
@@ -84,9 +87,11 @@ impl Channels for MongoStore {
     async fn create(&self, channel: &Channel) -> Result<Version, StoreError> {
         let channel = canonical::channel(channel)?;
         let version = Version::of(&channel);
+        let id = channel.channel_id.clone();
+        let document = value::to_document(&document::of(channel));
         self.run(move |shared, channels| async move {
             let uniqueness = shared.uniqueness().await?;
-            insert(&channels, &channel, uniqueness).await
+            insert(&channels, id, document, uniqueness).await
         })
         .await?;
         Ok(version)
@@ -94,7 +99,13 @@ impl Channels for MongoStore {
 
     async fn get(&self, id: &ChannelId) -> Result<Versioned, StoreError> {
         let id = id.clone();
-        self.run(move |_, channels| async move { versioned(&read(&channels, &id).await?) })
+        self.run(move |_, channels| async move { versioned(read(&channels, &id).await?) })
+            .await
+    }
+
+    async fn target(&self, id: &ChannelId) -> Result<DeliveryTarget, StoreError> {
+        let id = id.clone();
+        self.run(move |_, channels| async move { target::read(&channels, &id).await })
             .await
     }
 
@@ -104,16 +115,30 @@ impl Channels for MongoStore {
         patch: &ChannelPatch,
         expected: Option<&Version>,
     ) -> Result<Versioned, StoreError> {
-        let fields = value::to_document(&canonical::patch(patch)?);
+        let fields = canonical::patch(patch)?;
         let (id, expected) = (id.clone(), expected.cloned());
         self.run(move |_, channels| async move {
-            let updated = match expected {
-                None => set(&channels, named(&id), fields)
+            let updated = if expected.is_some() || fields.contains_key(METADATA) {
+                compare_and_set(&channels, &id, fields, expected.as_ref()).await?
+            } else {
+                set(&channels, named(&id), value::to_document(&fields))
                     .await?
-                    .ok_or(StoreError::NotFound(id))?,
-                Some(expected) => compare_and_set(&channels, &id, fields, &expected).await?,
+                    .ok_or(StoreError::NotFound(id))?
             };
-            versioned(&updated)
+            versioned(updated)
+        })
+        .await
+    }
+
+    async fn set_paused(
+        &self,
+        id: &ChannelId,
+        uid: Option<&ChannelUid>,
+        paused: bool,
+    ) -> Result<Versioned, StoreError> {
+        let (id, uid) = (id.clone(), uid.cloned());
+        self.run(move |_, channels| async move {
+            versioned(pause::set(&channels, &id, uid.as_ref(), paused).await?)
         })
         .await
     }
@@ -201,8 +226,8 @@ fn named(id: &ChannelId) -> Document {
     doc! { "channel_id": id.as_str() }
 }
 
-fn versioned(document: &Document) -> Result<Versioned, StoreError> {
-    document::versioned(&value::to_json(document))
+fn versioned(document: Document) -> Result<Versioned, StoreError> {
+    document::versioned(value::to_json(document))
 }
 
 async fn read(channels: &Collection<Document>, id: &ChannelId) -> Result<Document, StoreError> {
@@ -215,11 +240,10 @@ async fn read(channels: &Collection<Document>, id: &ChannelId) -> Result<Documen
 
 async fn insert(
     channels: &Collection<Document>,
-    channel: &Channel,
+    id: ChannelId,
+    document: Document,
     uniqueness: Uniqueness,
 ) -> Result<(), StoreError> {
-    let id = &channel.channel_id;
-    let document = value::to_document(&document::of(channel));
     let exists = match uniqueness {
         Uniqueness::Enforced => match channels.insert_one(document).await {
             Ok(_) => false,
@@ -229,7 +253,7 @@ async fn insert(
         // The next best: it holds unless two come at the very same time.
         Uniqueness::Impossible => {
             let inserted = channels
-                .update_one(named(id), doc! { "$setOnInsert": document })
+                .update_one(named(&id), doc! { "$setOnInsert": document })
                 .upsert(true)
                 .await
                 .map_err(away)?;
@@ -237,7 +261,7 @@ async fn insert(
         }
     };
     if exists {
-        return Err(StoreError::Exists(id.clone()));
+        return Err(StoreError::Exists(id));
     }
     Ok(())
 }
@@ -268,20 +292,38 @@ async fn set(
 }
 
 /// Sets the fields if the document is of the expected version, also against clients that know
-/// nothing of versions: the write asks for the very values that were read.
+/// nothing of versions: the write asks for the very values that were read. Without an expected
+/// version it asks only for the metadata that was read.
 async fn compare_and_set(
     channels: &Collection<Document>,
     id: &ChannelId,
-    fields: Document,
-    expected: &Version,
+    fields: Map<String, Value>,
+    expected: Option<&Version>,
 ) -> Result<Document, StoreError> {
-    for _ in 0..COMPARE_AND_SET_TRIES {
-        let found = as_expected(channels, id, expected).await?;
-        if let Some(updated) = set(channels, unchanged(&found), fields.clone()).await? {
+    for _ in 0..MAX_RACES {
+        let (found, guarded) = match expected {
+            Some(expected) => (as_expected(channels, id, expected).await?, &FIELDS[..]),
+            None => (read(channels, id).await?, &[METADATA][..]),
+        };
+        let new = in_place(&found, fields.clone());
+        if let Some(updated) = set(channels, unchanged(&found, guarded), new).await? {
             return Ok(updated);
         }
     }
     Err(StoreError::Changed(id.clone()))
+}
+
+/// The fields as they take the place of those that were found.
+fn in_place(found: &Document, mut fields: Map<String, Value>) -> Document {
+    if let (Some(Value::Object(metadata)), Some(Bson::Document(replaced))) =
+        (fields.get_mut(METADATA), found.get(METADATA))
+    {
+        keep_pause(metadata, &target::needed_of(replaced));
+    }
+    fields
+        .iter()
+        .map(|(field, value)| (field.clone(), value::in_place_of(found.get(field), value)))
+        .collect()
 }
 
 async fn compare_and_delete(
@@ -289,9 +331,9 @@ async fn compare_and_delete(
     id: &ChannelId,
     expected: &Version,
 ) -> Result<(), StoreError> {
-    for _ in 0..COMPARE_AND_SET_TRIES {
+    for _ in 0..MAX_RACES {
         let found = as_expected(channels, id, expected).await?;
-        if delete(channels, unchanged(&found)).await? {
+        if delete(channels, unchanged(&found, &FIELDS)).await? {
             return Ok(());
         }
     }
@@ -309,24 +351,32 @@ async fn as_expected(
     expected: &Version,
 ) -> Result<Document, StoreError> {
     let found = read(channels, id).await?;
-    if versioned(&found)?.version != *expected {
+    if versioned(found.clone())?.version != *expected {
         return Err(StoreError::Changed(id.clone()));
     }
     Ok(found)
 }
 
-/// Finds the document as long as its five fields are as they were read.
-fn unchanged(found: &Document) -> Document {
-    let mut filter = Document::new();
-    filter.extend(found.get("_id").map(|id| ("_id".to_owned(), id.clone())));
-    for field in FIELDS {
-        let as_it_was = found.get(field).map_or_else(
-            || doc! { "$exists": false },
-            |value| doc! { "$eq": value.clone() },
-        );
-        filter.insert(field, as_it_was);
+/// Finds the document as long as these of its fields are as they were read.
+fn unchanged(found: &Document, fields: &[&str]) -> Document {
+    let mut filter = same(found);
+    for field in fields {
+        filter.insert(*field, as_it_was(found.get(field)));
     }
     filter
+}
+
+/// Finds the document, and no other that has its `channel_id` by then.
+fn same(found: &Document) -> Document {
+    let id = found.get("_id");
+    id.map_or_else(Document::new, |id| doc! { "_id": id.clone() })
+}
+
+fn as_it_was(value: Option<&Bson>) -> Document {
+    value.map_or_else(
+        || doc! { "$exists": false },
+        |value| doc! { "$eq": value.clone() },
+    )
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Pages of a query: how many, in what order, and from where on.
 
-use roundtrip_model::Channel;
+use roundtrip_model::StoredChannel;
+use serde_json::Value;
 
 /// The most channels on one page.
 pub const MAX_LIMIT: u16 = 1000;
@@ -32,7 +33,7 @@ impl Default for PageRequest {
 }
 
 /// An order: by one field, then by `channel_id`, both in the one direction. Text is compared byte
-/// by byte, and a missing field counts as an empty text.
+/// by byte, and a field that is missing or no text counts as an empty one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sort {
     /// The field.
@@ -72,12 +73,15 @@ pub struct Cursor {
 
 impl Cursor {
     /// Where a page ends with this channel.
-    pub(crate) fn after(channel: &Channel, sort: Sort) -> Self {
+    pub(crate) fn after(channel: &StoredChannel, sort: Sort) -> Self {
         let channel_id = channel.channel_id.to_string();
         Self {
             value: match sort.field {
                 SortField::ChannelId => channel_id.clone(),
-                SortField::ChannelName => channel.channel_name.clone(),
+                SortField::ChannelName => match &channel.channel_name {
+                    Value::String(name) => name.clone(),
+                    _ => String::new(),
+                },
             },
             channel_id,
         }
@@ -118,7 +122,7 @@ impl Room {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChannelPage {
     /// The channels, in order.
-    pub channels: Vec<Channel>,
+    pub channels: Vec<StoredChannel>,
     /// Where the next page begins; none where this one is the last.
     pub next: Option<Cursor>,
 }

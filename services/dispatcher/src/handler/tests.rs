@@ -1,4 +1,7 @@
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use axum::{
     Router,
@@ -13,8 +16,8 @@ use roundtrip_model::{
     token::MIN_SECRET_BYTES,
 };
 use roundtrip_store::{
-    CachedChannels, ChannelPage, Channels, Filter, PageRequest, SealedSecret, Secrets, Version,
-    Versioned,
+    CachedChannels, ChannelPage, Channels, DeliveryTarget, Filter, PageRequest, SealedSecret,
+    Secrets, Version, Versioned,
 };
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -39,6 +42,8 @@ impl Clock for Noon {
 /// A store that answers every question for a channel alike.
 enum Store {
     Holds(Channel),
+    /// The same, with another channel under its id from when this is set.
+    Replaces(Channel, Arc<AtomicBool>),
     HoldsNothing,
     HoldsNoChannel,
     IsAway,
@@ -46,19 +51,38 @@ enum Store {
 
 #[async_trait]
 impl Channels for Store {
-    async fn get(&self, id: &ChannelId) -> Result<Versioned, StoreError> {
+    async fn target(&self, id: &ChannelId) -> Result<DeliveryTarget, StoreError> {
         match self {
-            Self::Holds(channel) => Ok(Versioned {
-                channel: channel.clone(),
-                version: Version::of(channel),
-            }),
+            Self::Holds(channel) => Ok(DeliveryTarget::new(
+                String::from("now").into(),
+                &channel.channel_metadata,
+            )),
+            Self::Replaces(channel, is_replaced) => {
+                let is_replaced = is_replaced.load(Ordering::Relaxed);
+                let uid = if is_replaced { "now" } else { "before" };
+                let uid = String::from(uid).into();
+                Ok(DeliveryTarget::new(uid, &channel.channel_metadata))
+            }
             Self::HoldsNothing => Err(StoreError::NotFound(id.clone())),
             Self::HoldsNoChannel => Err(StoreError::Unreadable {
                 id: id.to_string(),
-                problem: "channel_tags is no list".to_owned(),
+                problem: "its id is none".to_owned(),
             }),
             Self::IsAway => Err(StoreError::Away("no server".into())),
         }
+    }
+
+    async fn get(&self, _: &ChannelId) -> Result<Versioned, StoreError> {
+        unreachable!("a dispatcher reads targets")
+    }
+
+    async fn set_paused(
+        &self,
+        id: &ChannelId,
+        _: Option<&ChannelUid>,
+        _: bool,
+    ) -> Result<Versioned, StoreError> {
+        Err(StoreError::NotFound(id.clone()))
     }
 
     async fn create(&self, _: &Channel) -> Result<Version, StoreError> {
@@ -335,10 +359,58 @@ async fn a_message_for_no_channel_is_dead() {
 }
 
 #[rstest]
+#[case::this_one("now", true)]
+#[case::an_earlier_one("before", false)]
+#[tokio::test]
+async fn a_message_goes_to_the_channel_that_it_was_accepted_for(
+    #[case] uid: &str,
+    #[case] is_delivered: bool,
+) {
+    let (store, mut requests) = channel_server(200).await;
+    let body = MESSAGE.replacen('{', &format!(r#"{{"channel_uid":"{uid}","#), 1);
+    let sent = Parcel {
+        body: body.into(),
+        ..parcel("", 0, NOW)
+    };
+    let decision = dispatcher(store).handle(&sent).await;
+    if is_delivered {
+        assert_eq!(decision, Decision::Done);
+    } else {
+        assert_eq!(reason(decision).kind, DeadKind::UnknownChannel);
+    }
+    assert_eq!(requests.try_recv().is_ok(), is_delivered);
+}
+
+/// A dispatcher may know a channel that was deleted since, and hear of its successor by a message.
+#[tokio::test]
+async fn a_message_for_a_channel_that_is_not_known_yet_is_no_dead_letter() {
+    let (store, mut requests) = channel_server(200).await;
+    let Store::Holds(channel) = store else {
+        panic!("a channel")
+    };
+    let is_replaced = Arc::new(AtomicBool::new(false));
+    let (dispatcher, _entries) = observed(Store::Replaces(channel, Arc::clone(&is_replaced)));
+    let for_uid = |uid: &str| Parcel {
+        body: MESSAGE
+            .replacen('{', &format!(r#"{{"channel_uid":"{uid}","#), 1)
+            .into(),
+        ..parcel("", 0, NOW)
+    };
+    assert_eq!(dispatcher.handle(&for_uid("before")).await, Decision::Done);
+    is_replaced.store(true, Ordering::Relaxed);
+    assert_eq!(dispatcher.handle(&for_uid("now")).await, Decision::Done);
+    let dead = dispatcher.handle(&for_uid("before")).await;
+    assert_eq!(reason(dead).kind, DeadKind::UnknownChannel);
+    for _ in 0..2 {
+        assert!(requests.try_recv().is_ok());
+    }
+}
+
+#[rstest]
 #[case::no_url(Store::Holds(channel(&Value::Null)), "channel_metadata.endpoint_url: is required")]
 #[case::no_channel(
     Store::HoldsNoChannel,
-    "the stored document of 'slack-sim' is no channel: channel_tags is no list"
+    "the stored document of 'slack-sim' is no channel: its id is none"
 )]
 #[tokio::test]
 async fn a_message_whose_channel_cannot_be_posted_to_is_dead(

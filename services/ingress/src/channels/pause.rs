@@ -2,7 +2,6 @@
 //! delivers none.
 
 use axum::{extract::State, response::Response};
-use roundtrip_store::set_paused;
 
 use super::{answer, channel_id};
 use crate::{Ingress, parameters::PathId, problem::Problem};
@@ -25,7 +24,7 @@ pub(crate) async fn resume(
 
 async fn set(ingress: &Ingress, id: &str, paused: bool) -> Result<Response, Problem> {
     let id = channel_id(id)?;
-    let stored = set_paused(&*ingress.store, &id, paused).await?;
+    let stored = ingress.store.set_paused(&id, None, paused).await?;
     ingress.known.forget(&id).await;
     tracing::info!(channel_id = %id, paused, "channel.paused");
     Ok(answer(stored))

@@ -2,7 +2,7 @@
 
 use axum::{extract::State, response::Response};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use roundtrip_model::Channel;
+use roundtrip_model::StoredChannel;
 use roundtrip_store::{
     Cursor, DEFAULT_LIMIT, Direction, Filter, MAX_LIMIT, PageRequest, Sort, SortField,
 };
@@ -23,7 +23,7 @@ pub(crate) struct PageParameters {
 /// A page of channels.
 #[derive(Debug, Serialize)]
 pub(crate) struct Found {
-    channels: Vec<Channel>,
+    channels: Vec<StoredChannel>,
     next_cursor: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use roundtrip_model::ChannelPatch;
+use roundtrip_model::{Channel, ChannelPatch, ChannelUid};
 use serde_json::json;
 use tokio::{sync::Semaphore, time::advance};
 
@@ -45,23 +45,32 @@ impl Fake {
 
 #[async_trait]
 impl Channels for Fake {
-    async fn get(&self, id: &ChannelId) -> Result<Versioned, StoreError> {
+    async fn target(&self, id: &ChannelId) -> Result<DeliveryTarget, StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         self.may_read.acquire().await.unwrap().forget();
         let answer = self.answer.lock().unwrap().clone();
         match answer {
             Answer::Named(name) => {
-                let channel: Channel =
-                    serde_json::from_value(json!({"channel_id": id, "channel_name": name}))
-                        .unwrap();
-                Ok(Versioned {
-                    version: Version::of(&channel),
-                    channel,
-                })
+                let metadata = json!({"endpoint_url": format!("http://{name}/")});
+                let uid = ChannelUid::from(name.to_owned());
+                Ok(DeliveryTarget::new(uid, metadata.as_object().unwrap()))
             }
             Answer::Gone => Err(StoreError::NotFound(id.clone())),
             Answer::Away => Err(StoreError::Away("cut off".into())),
         }
+    }
+
+    async fn get(&self, _: &ChannelId) -> Result<Versioned, StoreError> {
+        unreachable!("the cache reads targets")
+    }
+
+    async fn set_paused(
+        &self,
+        _: &ChannelId,
+        _: Option<&ChannelUid>,
+        _: bool,
+    ) -> Result<Versioned, StoreError> {
+        unreachable!("the cache only reads")
     }
 
     async fn create(&self, _: &Channel) -> Result<Version, StoreError> {
@@ -104,7 +113,12 @@ fn id() -> ChannelId {
 }
 
 async fn name(cache: &Arc<CachedChannels>) -> String {
-    cache.get(&id()).await.unwrap().channel.channel_name.clone()
+    host(&*cache.get(&id()).await.unwrap())
+}
+
+fn host(known: &KnownChannel) -> String {
+    let endpoint = known.target.endpoint.as_ref().unwrap();
+    endpoint.host_str().unwrap().to_owned()
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +198,7 @@ async fn while_one_read_tries_a_store_that_is_away_nobody_waits_with_it() {
     assert!(futures::poll!(&mut trying).is_pending());
     assert_eq!(name(&cache).await, "first");
     store.may_read.add_permits(1);
-    assert_eq!(trying.await.unwrap().channel.channel_name, "first");
+    assert_eq!(host(&*trying.await.unwrap()), "first");
 }
 
 #[tokio::test(start_paused = true)]
@@ -272,4 +286,48 @@ async fn a_store_that_is_found_away_before_a_channels_time_is_over_changes_nothi
         tokio::task::yield_now().await;
     }
     assert_eq!(name(&cache).await, "first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_as_it_is_now_is_known_from_then_on() {
+    let store = Fake::new();
+    let cache = cache(&store);
+    name(&cache).await;
+    store.answers(Answer::Named("second"));
+    assert_eq!(host(&*cache.get_now(&id()).await.unwrap()), "second");
+    assert_eq!(name(&cache).await, "second");
+    assert_eq!(store.reads(), 2);
+    // Through an outage it says so, for what is known is not what was asked for.
+    store.answers(Answer::Away);
+    assert!(matches!(
+        cache.get_now(&id()).await,
+        Err(StoreError::Away(_))
+    ));
+    assert_eq!(name(&cache).await, "second");
+}
+
+#[tokio::test]
+async fn known_channels_take_no_more_memory_than_they_may() {
+    let config = Config {
+        cache_bytes: 100 * ENTRY_BYTES as u64,
+        ..Config::default()
+    };
+    let store = Fake::new();
+    let cache = Arc::new(CachedChannels::new(
+        store.clone() as SharedChannels,
+        &config,
+    ));
+    for channel in 0..500 {
+        cache
+            .get(&format!("c{channel}").parse().unwrap())
+            .await
+            .unwrap();
+    }
+    cache.known.run_pending_tasks().await;
+    assert!(cache.known.weighted_size() <= config.cache_bytes);
+    assert!(
+        (50..=100).contains(&cache.known.entry_count()),
+        "{}",
+        cache.known.entry_count()
+    );
 }

@@ -1,10 +1,13 @@
 //! Documents that another client wrote.
 #![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
+use std::time::Duration;
+
+use roundtrip_model::DeliverySettings;
 use serde_json::{Value, json};
 
-use super::{Harness, assert_changed, channel, create, get, id, patch};
-use crate::{Filter, PageRequest, StoreError};
+use super::{Harness, assert_changed, assert_not_found, channel, create, get, id, patch};
+use crate::{Direction, Filter, PageRequest, Sort, SortField, StoreError};
 
 /// The document of the seed's step 2, field by field in its order.
 fn seed() -> Value {
@@ -75,7 +78,7 @@ pub async fn a_foreign_document_may_lack_all_but_its_id(harness: &impl Harness) 
         .await;
     for named in ["bare", "null"] {
         let got = store.get(&id(named)).await.expect("got");
-        assert_eq!(got.channel, channel(json!({ "channel_id": named })));
+        assert_eq!(got.channel, channel(json!({ "channel_id": named })).into());
         let change = patch(json!({"channel_name": "new"}));
         let updated = store
             .update(&id(named), &change, Some(&got.version))
@@ -83,7 +86,7 @@ pub async fn a_foreign_document_may_lack_all_but_its_id(harness: &impl Harness) 
             .expect("updated");
         assert_eq!(
             updated.channel,
-            channel(json!({"channel_id": named, "channel_name": "new"}))
+            channel(json!({"channel_id": named, "channel_name": "new"})).into()
         );
         store
             .delete(&id(named), Some(&updated.version))
@@ -92,33 +95,133 @@ pub async fn a_foreign_document_may_lack_all_but_its_id(harness: &impl Harness) 
     }
 }
 
-/// A document that cannot be read as a channel is named when it is asked for, and does not spoil
-/// the others in a query.
-pub async fn a_foreign_document_that_is_no_channel_is_named_and_passed_over(
-    harness: &impl Harness,
-) {
+/// What another client wrote is shown as it is, and can be put right.
+pub async fn a_field_of_another_type_is_shown_as_it_is(harness: &impl Harness) {
     let store = harness.store();
+    let document = json!({
+        "channel_id": "a", "channel_name": 5, "channel_description": ["x"],
+        "channel_metadata": {"endpoint_url": "http://h/"}, "channel_tags": "slack",
+    });
+    harness.insert_foreign(document.clone()).await;
+    let got = store.get(&id("a")).await.expect("got");
+    assert_eq!(serde_json::to_value(&got.channel).expect("JSON"), document);
+    assert_eq!(
+        query(harness, json!({"channel_tags": "slack"})).await,
+        ["a"]
+    );
+
+    let change = patch(json!({"channel_tags": ["slack"]}));
+    let updated = store.update(&id("a"), &change, Some(&got.version)).await;
+    let updated = updated.expect("updated").channel;
+    assert_eq!(
+        (updated.channel_tags, updated.channel_name),
+        (json!(["slack"]), json!(5))
+    );
+}
+
+/// Deliveries need `endpoint_url` and their settings, and nothing else.
+pub async fn a_field_of_another_type_does_not_stop_deliveries(harness: &impl Harness) {
+    let settings = json!({"timeout": "9s", "max_in_flight": "many", "paused": true});
+    let metadata = json!({"endpoint_url": "http://h/", "delivery": settings, "since": [1]});
     harness
-        .insert_foreign(json!({"channel_id": "a", "channel_tags": "slack"}))
+        .insert_foreign(json!({
+            "channel_id": "a", "channel_name": {}, "channel_description": 1,
+            "channel_metadata": metadata, "channel_tags": {"x": null},
+        }))
         .await;
+    let target = harness.store().target(&id("a")).await.expect("a target");
+    assert_eq!(target.endpoint.expect("an endpoint").as_str(), "http://h/");
+    let expected = DeliverySettings {
+        timeout: Some(Duration::from_secs(9)),
+        paused: true,
+        ..DeliverySettings::default()
+    };
+    assert_eq!(target.settings, expected);
+    assert_not_found(&harness.store().target(&id("nobody")).await);
+}
+
+/// By name they come before all names, by their ids, and none is left out.
+pub async fn names_that_are_no_texts_sort_as_empty_ones(harness: &impl Harness) {
+    let names = [
+        json!("b"),
+        json!(5),
+        json!(null),
+        json!({"a": "x"}),
+        json!(["a", "c"]),
+        json!(""),
+        json!(true),
+        json!("a"),
+        json!([]),
+    ];
+    for (at, name) in names.into_iter().enumerate() {
+        let document = json!({"channel_id": at.to_string(), "channel_name": name});
+        harness.insert_foreign(document).await;
+    }
+    let all = Filter::parse(&json!({})).expect("a filter");
+    for (direction, expected) in [
+        (
+            Direction::Ascending,
+            ["1", "2", "3", "4", "5", "6", "8", "7", "0"],
+        ),
+        (
+            Direction::Descending,
+            ["0", "7", "8", "6", "5", "4", "3", "2", "1"],
+        ),
+    ] {
+        let field = SortField::ChannelName;
+        let mut request = PageRequest {
+            limit: 2,
+            sort: Sort { field, direction },
+            cursor: None,
+        };
+        let mut found = Vec::new();
+        loop {
+            let page = harness.store().query(&all, &request).await.expect("a page");
+            found.extend(
+                page.channels
+                    .into_iter()
+                    .map(|found| found.channel_id.to_string()),
+            );
+            request.cursor = page.next;
+            if request.cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, expected, "{direction:?}");
+    }
+}
+
+/// It cannot be paused, for that would replace what another client wrote.
+pub async fn metadata_that_is_no_object_is_no_endpoint_and_stays(harness: &impl Harness) {
+    let store = harness.store();
+    for (named, metadata) in [
+        ("text", json!("x")),
+        ("list", json!([{"endpoint_url": "http://h/"}])),
+    ] {
+        let document = json!({"channel_id": named, "channel_metadata": metadata});
+        harness.insert_foreign(document.clone()).await;
+        let target = store.target(&id(named)).await.expect("a target");
+        assert!(target.endpoint.is_err(), "{target:?}");
+        let refused = store.set_paused(&id(named), None, true).await;
+        assert!(
+            matches!(refused, Err(StoreError::Unstorable(_))),
+            "{refused:?}"
+        );
+        store
+            .set_paused(&id(named), None, false)
+            .await
+            .expect("as it was");
+        assert_eq!(harness.stored(named).await, document);
+    }
+}
+
+/// A document whose id is none does not spoil the others in a query.
+pub async fn a_document_without_an_id_is_passed_over(harness: &impl Harness) {
     harness
         .insert_foreign(json!({"channel_id": "not an id", "channel_name": "b"}))
         .await;
-    create(&**store, &channel(json!({"channel_id": "z"}))).await;
-    let got = store.get(&id("a")).await;
-    assert!(
-        matches!(&got, Err(StoreError::Unreadable { id, problem })
-            if id == "a" && problem.contains("string")),
-        "{got:?}"
-    );
+    create(&**harness.store(), &channel(json!({"channel_id": "z"}))).await;
     assert_eq!(query(harness, json!({})).await, ["z"]);
-    // And what was wrong can be put right.
-    let change = patch(json!({"channel_tags": ["slack"]}));
-    store
-        .update(&id("a"), &change, None)
-        .await
-        .expect("updated");
-    assert_eq!(query(harness, json!({})).await, ["a", "z"]);
 }
 
 /// A change by another client is a new version.

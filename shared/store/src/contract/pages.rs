@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{Harness, channel, create, id};
+use super::{Harness, channel, create, id, strict};
 use crate::{ChannelPage, Cursor, Direction, Filter, MAX_PAGE_BYTES, PageRequest, Sort, SortField};
 
 /// Every order that there is.
@@ -149,7 +149,7 @@ pub async fn pages_go_on_though_channels_come_and_go(harness: &impl Harness) {
         let seen: Vec<_> = ids(&first).chain(ids(&rest)).collect();
         assert_eq!(seen, expected, "{sort:?}");
 
-        create(&**store, &last).await;
+        create(&**store, &strict(&last)).await;
         let before = before["channel_id"].as_str().expect("an id");
         store.delete(&id(before), None).await.expect("deleted");
     }

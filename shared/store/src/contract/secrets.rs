@@ -138,5 +138,5 @@ pub async fn secrets_are_no_part_of_the_channel(harness: &impl Harness) {
     }
     let all = Filter::parse(&json!({})).expect("a filter");
     let page = store.query(&all, &PageRequest::default()).await;
-    assert_eq!(page.expect("a page").channels, [c]);
+    assert_eq!(page.expect("a page").channels, [c.into()]);
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use roundtrip_model::{Channel, ChannelId};
+use roundtrip_model::{ChannelId, StoredChannel};
 use rusqlite::{Connection, OptionalExtension, Transaction, params_from_iter};
 use serde_json::json;
 
@@ -141,7 +141,7 @@ struct Page<'a> {
     filter: &'a Filter,
     effort: &'a Effort,
     room: Room,
-    channels: Vec<Channel>,
+    channels: Vec<StoredChannel>,
 }
 
 /// Whether there is room on a page.
@@ -172,7 +172,7 @@ impl<'a> Page<'a> {
         if !self.filter.matches_document(&document, self.effort)? {
             return Ok(Taken::Done);
         }
-        let Some(found) = document::readable(document::channel(&document)) else {
+        let Some(found) = document::readable(document::channel(document)) else {
             return Ok(Taken::Done);
         };
         // One more than there is room for: there is a next page.

@@ -8,10 +8,10 @@ use rusqlite::{Connection, TransactionBehavior};
 /// `PRAGMA application_id`: "RtSt". It tells the file from other SQLite files.
 pub(super) const APPLICATION_ID: i64 = 0x5274_5374;
 /// `PRAGMA user_version`: how many of [`STEPS`] the file has had.
-pub(super) const SCHEMA_VERSION: i64 = 5;
+pub(super) const SCHEMA_VERSION: i64 = 6;
 
 /// What brings an empty file to version 1, from 1 to 2, and so on.
-const STEPS: [&str; 5] = [CHANNELS, LEDGER, API_KEYS, SECRETS, MADE_UNDER];
+const STEPS: [&str; 6] = [CHANNELS, LEDGER, API_KEYS, SECRETS, MADE_UNDER, UIDS];
 
 /// Version 1.
 ///
@@ -148,6 +148,12 @@ const SECRETS: &str = "
 const MADE_UNDER: &str = "
     ALTER TABLE api_keys ADD COLUMN made_under TEXT;
     CREATE INDEX api_keys_made_under ON api_keys (made_under) WHERE made_under IS NOT NULL;
+";
+
+/// Version 6. Which of the channels that have had one id: SQLite may give a `rowid` again.
+const UIDS: &str = "
+    ALTER TABLE channels ADD COLUMN uid TEXT NOT NULL DEFAULT '';
+    UPDATE channels SET uid = lower(hex(randomblob(16)));
 ";
 
 /// Why a file is not made ready.

@@ -23,7 +23,7 @@ async fn the_file_and_its_folder_are_created_and_found_again() {
     let store = SqliteStore::open(&path, TIMEOUT).await.unwrap();
     assert_eq!(
         store.get(&"c".parse().unwrap()).await.unwrap().channel,
-        channel("c")
+        channel("c").into()
     );
 }
 
@@ -68,15 +68,22 @@ async fn a_file_of_version_1_keeps_its_channels_and_gets_what_it_lacks() {
     pragma("application_id", schema::APPLICATION_ID);
     pragma("user_version", 1);
     connection
-        .execute(INSERT, row(&document::of(&channel("c"))))
+        .execute(
+            "INSERT INTO channels VALUES (?1, ?2, ?3)",
+            row(&document::of(channel("c").into())),
+        )
         .unwrap();
 
     // Two processes start with the new version at once, and one later.
     let open = || SqliteStore::open(&path, TIMEOUT);
     let (one, other) = tokio::join!(open(), open());
+    let mut uids = None;
     for store in [one.unwrap(), other.unwrap(), open().await.unwrap()] {
         let kept = store.get(&"c".parse().unwrap()).await.unwrap();
-        assert_eq!(kept.channel, channel("c"));
+        assert_eq!(kept.channel, channel("c").into());
+        let uid = store.target(&"c".parse().unwrap()).await.unwrap().uid;
+        assert_eq!(*uids.get_or_insert(uid.clone()), uid);
+        assert_ne!(uid, String::new().into());
         let id = roundtrip_model::MessageId::generate();
         assert!(store.message(&id).await.unwrap().is_none());
     }

@@ -332,14 +332,18 @@ impl Parser {
         values.map(Set::of)
     }
 
-    /// A value to compare with, which holds no operator at any depth.
+    /// A value to compare with, which holds no operator at any depth, and no number that no channel
+    /// can have.
     fn operand(&mut self, json: &Value) -> Result<Value, FilterError> {
         self.plain(json)?;
-        Ok(canonical::value(json.clone()))
+        Ok(json.clone())
     }
 
     fn plain(&mut self, json: &Value) -> Result<(), FilterError> {
         match json {
+            Value::Number(number) if !canonical::is_kept(number) => {
+                self.fail(canonical::NUMBER_PROBLEM)
+            }
             Value::Array(array) => array
                 .iter()
                 .enumerate()

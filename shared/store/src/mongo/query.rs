@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bson::{Bson, Document, doc};
 use mongodb::{Collection, Cursor as Documents, error::Error};
-use roundtrip_model::Channel;
+use roundtrip_model::StoredChannel;
 
 use super::{BARRIER, failed, translate, value};
 use crate::{
@@ -25,7 +25,7 @@ pub(super) async fn page(
     request: &PageRequest,
 ) -> Result<ChannelPage, StoreError> {
     let mut room = Room::of(request.limit);
-    let mut found: Vec<Channel> = Vec::new();
+    let mut found: Vec<StoredChannel> = Vec::new();
     for range in ranges(request) {
         let mut documents = find(channels, max_time, filter, request, range)
             .await
@@ -34,7 +34,7 @@ pub(super) async fn page(
             let raw = documents.current();
             let bytes = raw.as_bytes().len();
             let read = Document::try_from(raw).map_err(|error| StoreError::Away(error.into()))?;
-            let read = document::channel(&value::to_json(&read));
+            let read = document::channel(value::to_json(read));
             let Some(channel) = document::readable(read) else {
                 continue;
             };
@@ -100,6 +100,20 @@ fn fields() -> Document {
         .collect()
 }
 
+/// The types of BSON, without text, null and those that no client writes any more. Named one by one
+/// they are ranges of the index; "no text" would be a scan of the collection.
+const NO_TEXTS: [&str; 9] = [
+    "number",
+    "object",
+    "array",
+    "binData",
+    "objectId",
+    "bool",
+    "date",
+    "regex",
+    "timestamp",
+];
+
 /// A part of the collection, in an order that an index has.
 struct Range {
     bounds: Document,
@@ -108,8 +122,8 @@ struct Range {
 
 /// What is left of the collection after the page's cursor, in the page's order.
 ///
-/// By name there are two parts, for a missing name counts as an empty one, and MongoDB's own order
-/// tells them apart: those without a name, by id; and those with one.
+/// By name there are two parts, for a name that is missing or no text counts as an empty one, and
+/// MongoDB's own order tells them apart: those without a name, by id; and those with one.
 fn ranges(request: &PageRequest) -> Vec<Range> {
     let Sort { field, direction } = request.sort;
     let (after, order) = match direction {
@@ -124,11 +138,20 @@ fn ranges(request: &PageRequest) -> Vec<Range> {
         ) }] },
         order: doc! { "channel_id": order },
     };
-    let nameless = |last| by_id(doc! { "channel_name": { "$in": [Bson::Null, ""] } }, last);
+    let nameless = |last| {
+        let others = doc! { "channel_name": { "$type": NO_TEXTS.to_vec() } };
+        let empty = doc! { "channel_name": { "$in": [Bson::Null, ""] } };
+        by_id(doc! { "$or": [empty, others] }, last)
+    };
+    // A list with a text in it is greater than an empty text, too.
+    let named = |mut bounds: Document| {
+        bounds.insert("$not", doc! { "$type": "array" });
+        doc! { "channel_name": bounds }
+    };
     let by_name = |last: Option<&Cursor>| Range {
         bounds: match last {
-            None => doc! { "channel_name": { "$gt": "" } },
-            Some(last) => doc! { "channel_name": { "$gt": "" }, "$or": [
+            None => named(doc! { "$gt": "" }),
+            Some(last) => doc! { "$and": [named(doc! { "$gt": "" })], "$or": [
                 { "channel_name": { after: last.value.as_str() } },
                 { "channel_name": last.value.as_str(), "channel_id": { after: last.channel_id.as_str() } },
             ] },

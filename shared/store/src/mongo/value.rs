@@ -15,7 +15,7 @@ pub(super) fn to_document(json: &Map<String, Value>) -> Document {
         .collect()
 }
 
-/// The BSON of a value in its canonical form.
+/// The BSON of a value that can be kept.
 pub(super) fn to_bson(json: &Value) -> Bson {
     match json {
         Value::Null => Bson::Null,
@@ -31,13 +31,34 @@ pub(super) fn to_bson(json: &Value) -> Bson {
     }
 }
 
+/// The BSON of a value that takes the place of a stored one. What reads the same stays as another
+/// client wrote it: who changes a part of what was read, and sends all of it back, changes no type.
+pub(super) fn in_place_of(stored: Option<&Bson>, json: &Value) -> Bson {
+    match (stored, json) {
+        (Some(Bson::Document(stored)), Value::Object(fields)) => fields
+            .iter()
+            .map(|(key, value)| (key.clone(), in_place_of(stored.get(key), value)))
+            .collect::<Document>()
+            .into(),
+        (Some(Bson::Array(stored)), Value::Array(values)) => values
+            .iter()
+            .enumerate()
+            .map(|(at, value)| in_place_of(stored.get(at), value))
+            .collect::<Vec<_>>()
+            .into(),
+        (None | Some(Bson::Document(_) | Bson::Array(_)), json) => to_bson(json),
+        (Some(stored), json) if stored.clone().into_relaxed_extjson() == *json => stored.clone(),
+        (Some(_), json) => to_bson(json),
+    }
+}
+
 /// The five fields of a stored document as JSON. What other clients wrote and JSON has not (dates,
 /// object ids, …) becomes relaxed extended JSON.
-pub(super) fn to_json(document: &Document) -> Map<String, Value> {
+pub(super) fn to_json(mut document: Document) -> Map<String, Value> {
     FIELDS
         .iter()
         .filter_map(|field| {
-            let value = document.get(field)?.clone();
+            let value = document.remove(field)?;
             Some(((*field).to_owned(), value.into_relaxed_extjson()))
         })
         .collect()
@@ -57,7 +78,29 @@ mod tests {
             r#"9223372036854775807,1e+300],"$oid":"x","":{}}}"#
         );
         let document = to_document(&serde_json::from_str(text).unwrap());
-        assert_eq!(serde_json::to_string(&to_json(&document)).unwrap(), text);
+        assert_eq!(serde_json::to_string(&to_json(document)).unwrap(), text);
+    }
+
+    #[test]
+    fn what_reads_the_same_keeps_its_type() {
+        let id = Bson::ObjectId(ObjectId::from_bytes([7; 12]));
+        let at = bson::DateTime::from_millis(0);
+        let stored = doc! {"id": id.clone(), "in": [{"at": at, "n": 5_i64}], "one": 1_i64};
+        let shown = Bson::Document(stored.clone()).into_relaxed_extjson();
+        assert_eq!(
+            in_place_of(Some(&stored.clone().into()), &shown),
+            stored.into()
+        );
+
+        let stored = doc! {"id": id.clone(), "in": [{"at": at, "n": 5_i64}], "one": 1_i64};
+        let changed = json!({
+            "in": [{"n": 6, "at": {"$date": "1970-01-01T00:00:00Z"}}], "new": {}, "one": 1,
+            "id": {"$oid": "other"},
+        });
+        let expected = doc! {
+            "in": [{"n": 6, "at": at}], "new": {}, "one": 1_i64, "id": {"$oid": "other"},
+        };
+        assert_eq!(in_place_of(Some(&stored.into()), &changed), expected.into());
     }
 
     #[test]
@@ -68,7 +111,7 @@ mod tests {
             "nan": f64::NAN,
         }};
         assert_eq!(
-            Value::Object(to_json(&document)),
+            Value::Object(to_json(document)),
             json!({"channel_metadata": {
                 "id": {"$oid": "070707070707070707070707"},
                 "at": {"$date": "1970-01-01T00:00:00Z"},

@@ -68,7 +68,7 @@ const KEYS: [(&str, &[(&str, &str)]); 79] = [
     ("store.timeout", DURATION),
     ("store.max_connections", NUMBER),
     ("store.cache_ttl", DURATION),
-    ("store.cache_size", NUMBER),
+    ("store.cache_bytes", NUMBER),
     ("store.retention", DURATION),
     ("egress.allow", NAMES),
     ("egress.deny", NAMES),

@@ -220,5 +220,5 @@ async fn what_others_channels_hold_is_no_effort_of_a_limited_callers() {
     assert!(matches!(all, Err(StoreError::TooCostly)), "{all:?}");
     let own = filter.within(&["own".parse().unwrap()]);
     let own = store.query(&own, &page).await.unwrap();
-    assert_eq!(own.channels, [channel("own")]);
+    assert_eq!(own.channels, [channel("own").into()]);
 }

@@ -1,0 +1,59 @@
+//! Whom a replayed message is for.
+//!
+//! A message is for the channel that it was accepted for. Whoever asks for a replay means the channel
+//! that has the id now, which may be another: the old one was deleted, and its id was used again.
+
+use std::collections::HashMap;
+
+use roundtrip_broker::Parcel;
+use roundtrip_model::{ChannelId, ChannelUid, OutboundMessage};
+use roundtrip_store::{Channels, StoreError};
+
+/// The channels of one page, each looked up once.
+pub(crate) struct CurrentChannels<'a> {
+    store: &'a dyn Channels,
+    uids: HashMap<ChannelId, Option<ChannelUid>>,
+}
+
+impl<'a> CurrentChannels<'a> {
+    pub(crate) fn of(store: &'a dyn Channels) -> Self {
+        Self {
+            store,
+            uids: HashMap::new(),
+        }
+    }
+
+    /// Addresses a message to the channel that has this id now. A parcel that holds no message stays
+    /// as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub(crate) async fn readdress(
+        &mut self,
+        id: &ChannelId,
+        parcel: &mut Parcel,
+    ) -> Result<(), StoreError> {
+        let Ok(mut message) = serde_json::from_slice::<OutboundMessage>(&parcel.body) else {
+            return Ok(());
+        };
+        message.channel_uid = self.uid(id).await?;
+        if let Ok(body) = serde_json::to_vec(&message) {
+            parcel.body = body.into();
+        }
+        Ok(())
+    }
+
+    /// None where there is no such channel: the dispatcher finds that, too.
+    async fn uid(&mut self, id: &ChannelId) -> Result<Option<ChannelUid>, StoreError> {
+        if let Some(uid) = self.uids.get(id) {
+            return Ok(uid.clone());
+        }
+        let uid = match self.store.target(id).await {
+            Ok(target) => Some(target.uid),
+            Err(StoreError::NotFound(_) | StoreError::Unreadable { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        self.uids.insert(id.clone(), uid.clone());
+        Ok(uid)
+    }
+}

@@ -1,0 +1,58 @@
+//! What a delivery needs of a channel's document.
+
+use bson::{Bson, Document, doc};
+use mongodb::Collection;
+use roundtrip_model::{ChannelId, ChannelUid, channel::ENDPOINT_URL, settings::DELIVERY};
+use serde_json::{Map, Value};
+
+use super::{away, named};
+use crate::{DeliveryTarget, StoreError, digest, document::METADATA};
+
+/// Reads it, and not the rest of the document.
+pub(super) async fn read(
+    channels: &Collection<Document>,
+    id: &ChannelId,
+) -> Result<DeliveryTarget, StoreError> {
+    let needed = doc! {
+        format!("{METADATA}.{ENDPOINT_URL}"): 1,
+        format!("{METADATA}.{DELIVERY}"): 1,
+    };
+    let found = channels.find_one(named(id)).projection(needed).await;
+    let found = found
+        .map_err(away)?
+        .ok_or_else(|| StoreError::NotFound(id.clone()))?;
+    let uid = uid(&found);
+    let metadata = match found.get(METADATA) {
+        Some(Bson::Document(metadata)) => needed_of(metadata),
+        _ => Map::new(),
+    };
+    Ok(DeliveryTarget::new(uid, &metadata))
+}
+
+/// Which of the channels that have had this id: by the document's `_id`, which never changes, and
+/// which MongoDB makes anew for each document that names none.
+pub(super) fn uid(document: &Document) -> ChannelUid {
+    let text = match document.get("_id") {
+        Some(Bson::ObjectId(id)) => id.to_hex(),
+        // Of any type and length: a digest is as good an identity.
+        other => {
+            let json = other
+                .cloned()
+                .unwrap_or(Bson::Null)
+                .into_canonical_extjson();
+            digest(json.to_string().as_bytes())
+        }
+    };
+    text.into()
+}
+
+/// Of metadata what a delivery needs.
+pub(super) fn needed_of(metadata: &Document) -> Map<String, Value> {
+    [ENDPOINT_URL, DELIVERY]
+        .into_iter()
+        .filter_map(|key| {
+            let value = metadata.get(key)?.clone();
+            Some((key.to_owned(), value.into_relaxed_extjson()))
+        })
+        .collect()
+}
