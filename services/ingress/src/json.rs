@@ -4,6 +4,7 @@
 //! every receiver can read.
 
 mod check;
+mod integers;
 
 use roundtrip_model::channel::FieldError;
 use serde::{
@@ -49,6 +50,9 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], rules: Rules) -> Result<T
     // serde would read an array as a struct, field by field.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(Problem::invalid_field(BODY, "must be a JSON object"));
+    }
+    if rules.is_kept {
+        integers::check(text).map_err(|error| Problem::invalid([error]))?;
     }
     // Read once more for the path of what is wrong: to follow it costs every body that is right.
     serde_json::from_str(text).or_else(|_error| {

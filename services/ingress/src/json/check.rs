@@ -27,7 +27,7 @@ pub(crate) struct Rules {
     /// How deep it may nest, the body's own level included.
     max_depth: usize,
     /// Whether it is parsed and kept, rather than relayed as text.
-    is_kept: bool,
+    pub(super) is_kept: bool,
 }
 
 impl Rules {

@@ -1,0 +1,147 @@
+//! Integers that would be rounded.
+//!
+//! The parser makes a double of an integer that is too long for 64 bits, and does not say so. So the
+//! text is searched for such integers: what is refused here is kept nowhere as another number.
+
+use roundtrip_model::channel::FieldError;
+use serde_json::Value;
+
+use super::BODY;
+
+/// No integer of so few bytes is too long.
+const SAFE_BYTES: usize = 18;
+
+/// Refuses a JSON text with an integer beyond 64 bits with a sign.
+///
+/// # Errors
+/// Names the field.
+pub(super) fn check(json: &str) -> Result<(), FieldError> {
+    let Some(integer) = first_too_long(json.as_bytes()) else {
+        return Ok(());
+    };
+    let parsed: Value = serde_json::from_str(json).unwrap_or_default();
+    let path = path_of(&parsed, integer).unwrap_or_else(|| BODY.to_owned());
+    Err(FieldError::new(
+        path.trim_start_matches('.'),
+        "is an integer beyond 64 bits with a sign, which would be rounded; write it as a text",
+    ))
+}
+
+/// The first integer that is too long, as a double.
+fn first_too_long(json: &[u8]) -> Option<f64> {
+    let mut rest = json;
+    loop {
+        let start = rest
+            .iter()
+            .position(|byte| matches!(byte, b'"' | b'-' | b'0'..=b'9'))?;
+        rest = &rest[start..];
+        let length = if rest.first() == Some(&b'"') {
+            string_length(rest)
+        } else {
+            number_length(rest)
+        };
+        let (token, after) = rest.split_at(length);
+        if token.len() > SAFE_BYTES
+            && let Ok(text) = std::str::from_utf8(token)
+            && text.bytes().all(|byte| matches!(byte, b'-' | b'0'..=b'9'))
+            && text.parse::<i64>().is_err()
+        {
+            // By the same parser: another may round to the double beside it.
+            return serde_json::from_str(text).ok();
+        }
+        rest = after;
+    }
+}
+
+/// How long the string is that begins here, with both of its quotes.
+fn string_length(text: &[u8]) -> usize {
+    let mut at = 1;
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            // And what it escapes.
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    text.len()
+}
+
+fn number_length(text: &[u8]) -> usize {
+    text.iter()
+        .position(|byte| !matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'))
+        .unwrap_or(text.len())
+}
+
+/// Where a number of this value is that is no integer of 64 bits with a sign.
+fn path_of(json: &Value, wanted: f64) -> Option<String> {
+    match json {
+        Value::Number(number) => {
+            let is_it = !number.is_i64() && number.as_f64() == Some(wanted);
+            is_it.then(String::new)
+        }
+        Value::Array(values) => values
+            .iter()
+            .enumerate()
+            .find_map(|(at, value)| Some(format!("[{at}]{}", path_of(value, wanted)?))),
+        Value::Object(fields) => fields
+            .iter()
+            .find_map(|(name, value)| Some(format!(".{name}{}", path_of(value, wanted)?))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Method;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::testing::Bench;
+
+    #[rstest]
+    #[case::greatest(r#"{"a":[9223372036854775807,-9223372036854775808]}"#)]
+    #[case::doubles(r#"{"a":[1e300,12345678901234567890.5,1.2345678901234567890e19]}"#)]
+    #[case::text(r#"{"a":"12345678901234567890 \" 12345678901234567890","b\\":1}"#)]
+    #[case::name(r#"{"12345678901234567890":1}"#)]
+    fn what_is_kept_as_it_is_passes(#[case] json: &str) {
+        assert_eq!(check(json), Ok(()));
+    }
+
+    #[rstest]
+    #[case::unsigned(r#"{"a":{"b":[1,12345678901234567890]}}"#, "a.b[1]")]
+    #[case::negative(r#"{"a":-9223372036854775809}"#, "a")]
+    #[case::beyond_all(r#"{"x":1e300,"a":123456789012345678901234567890}"#, "a")]
+    #[case::behind_a_text(r#"{"t":"\\\"","a":9223372036854775808}"#, "a")]
+    fn an_integer_that_would_be_rounded_is_refused_by_its_path(
+        #[case] json: &str,
+        #[case] path: &str,
+    ) {
+        assert_eq!(check(json).unwrap_err().field, path);
+    }
+
+    #[tokio::test]
+    async fn what_would_be_kept_as_another_number_is_refused_by_every_call() {
+        let bench = Bench::new().await;
+        for integer in ["12345678901234567890", "-123456789012345678901234567890"] {
+            let metadata = format!(r#"{{"endpoint_url":"http://h/","account":{integer}}}"#);
+            let new = format!(r#"{{"channel_id":"d","channel_metadata":{metadata}}}"#);
+            let patch = format!(r#"{{"channel_metadata":{metadata}}}"#);
+            let filter = format!(r#"{{"channel_metadata.account":{{"$gt":{integer}}}}}"#);
+            for (method, path, body, field) in [
+                (Method::POST, "/channel", new, "channel_metadata.account"),
+                (Method::PUT, "/channel/c", patch, "channel_metadata.account"),
+                (
+                    Method::POST,
+                    "/channels",
+                    filter,
+                    "channel_metadata.account.$gt",
+                ),
+            ] {
+                let answer = bench.request(method, path, &[], body).await;
+                assert_eq!(answer.status, 422, "{path}: {}", answer.text);
+                assert_eq!(answer.json()["errors"][0]["field"], field);
+            }
+        }
+    }
+}
