@@ -103,6 +103,7 @@ macro_rules! store_contract {
             a_big_channel_is_kept,
             what_cannot_be_stored_is_refused,
             an_integer_that_would_be_rounded_is_refused,
+            doubles_are_kept_to_the_last_digit,
             two_stores_see_each_others_writes,
             pausing_and_resuming_change_nothing_else,
             a_pause_outlasts_new_metadata_that_does_not_name_it,

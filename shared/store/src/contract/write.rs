@@ -196,6 +196,24 @@ pub async fn an_integer_that_would_be_rounded_is_refused(harness: &impl Harness)
     assert_eq!(refused.path, "channel_metadata.n.$in.0");
 }
 
+/// A double reads back as it was written, and as often as it is read and written.
+pub async fn doubles_are_kept_to_the_last_digit(harness: &impl Harness) {
+    let store = harness.store();
+    let numbers =
+        "[31.245270191439438,0.30000000000000004,2.2250738585072014e-308,121.48791951161945]";
+    let text = format!(r#"{{"n":{numbers}}}"#);
+    let metadata: Value = serde_json::from_str(&text).expect("JSON");
+    let document = json!({"channel_id": "c", "channel_metadata": metadata});
+    let mut version = store.create(&channel(document)).await.expect("created");
+    for name in ["a", "b"] {
+        let change = patch(json!({ "channel_name": name }));
+        let updated = store.update(&id("c"), &change, Some(&version)).await;
+        version = updated.expect("updated").version;
+    }
+    let got = get(&**store, "c").await.channel_metadata;
+    assert_eq!(serde_json::to_string(&got).expect("JSON"), text);
+}
+
 /// A version is the content's.
 pub async fn the_version_changes_with_the_content_and_only_then(harness: &impl Harness) {
     let store = harness.store();
