@@ -17,6 +17,9 @@ pub(crate) const MAX_METADATA_BYTES: usize = 2 * 1024 * 1024;
 /// The most values in `channel_metadata`. Each takes many times the memory of a short text.
 pub(crate) const MAX_METADATA_VALUES: usize = 10_000;
 
+/// The longest path that an error names.
+const MAX_SHOWN_BYTES: usize = 256;
+
 /// What is wrong with a number that is not [kept](is_kept).
 pub(crate) const NUMBER_PROBLEM: &str = "is an integer beyond 64 bits with a sign, which would be \
                                          rounded; write it as a text";
@@ -70,9 +73,12 @@ fn check(metadata: &Map<String, Value>) -> Result<(), StoreError> {
         depth: 0,
         values: 0,
     };
-    check
-        .object(metadata)
-        .map_err(|problem| StoreError::Unstorable(FieldError::new(check.path, problem)))?;
+    check.object(metadata).map_err(|problem| {
+        // A name may be as long as the whole document.
+        let path = Some(check.path).filter(|path| path.len() <= MAX_SHOWN_BYTES);
+        let path = path.unwrap_or_else(|| METADATA.to_owned());
+        StoreError::Unstorable(FieldError::new(path, problem))
+    })?;
     let unstorable = |problem: String| StoreError::Unstorable(FieldError::new(METADATA, problem));
     let bytes = serde_json::to_vec(metadata)
         .map_err(|error| unstorable(error.to_string()))?

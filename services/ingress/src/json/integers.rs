@@ -6,7 +6,7 @@
 use roundtrip_model::channel::FieldError;
 use serde_json::Value;
 
-use super::BODY;
+use super::{BODY, MAX_SHOWN_BYTES};
 
 /// No integer of so few bytes is too long.
 const SAFE_BYTES: usize = 18;
@@ -20,9 +20,11 @@ pub(super) fn check(json: &str) -> Result<(), FieldError> {
         return Ok(());
     };
     let parsed: Value = serde_json::from_str(json).unwrap_or_default();
-    let path = path_of(&parsed, integer).unwrap_or_else(|| BODY.to_owned());
+    let path = path_of(&parsed, integer).unwrap_or_default();
+    let shown = Some(path.trim_start_matches('.'))
+        .filter(|path| (1..=MAX_SHOWN_BYTES).contains(&path.len()));
     Err(FieldError::new(
-        path.trim_start_matches('.'),
+        shown.unwrap_or(BODY),
         "is an integer beyond 64 bits with a sign, which would be rounded; write it as a text",
     ))
 }
