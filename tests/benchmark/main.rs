@@ -15,11 +15,15 @@ mod raw_sqlite;
 mod results;
 mod table;
 
-use std::{fs, path::Path, process::ExitCode, sync::Arc, thread::available_parallelism};
+use std::{
+    fs, path::Path, process::ExitCode, sync::Arc, thread::available_parallelism, time::Duration,
+};
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use harness::{
+    cluster::Cluster,
+    cluster_run::{self, Blow, ClusterPlan},
     counting::CountingServer,
     faults::{self, FaultPlan},
     outage::{self, OutagePlan},
@@ -36,7 +40,7 @@ use tokio::{
 
 use crate::{
     measure::Bench,
-    options::{Command, Common, Faults, Memory, Options, Replay, Run, StoreAway},
+    options::{ClusterAway, Command, Common, Faults, Memory, Options, Replay, Run, StoreAway},
     results::{Measure, Round},
     table::EngineResults,
 };
@@ -60,6 +64,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             Command::Faults(options) => faults(&options).await,
             Command::Replay(options) => replay(&options).await,
             Command::Store(options) => store(&options).await,
+            Command::Cluster(options) => cluster(&options).await,
             Command::Isolation(options) => isolation(&options).await,
             Command::Forged(options) => forged(&options).await,
             Command::Answers(options) => answers(&options).await,
@@ -287,6 +292,39 @@ async fn store(options: &StoreAway) -> anyhow::Result<ExitCode> {
     .await?;
     println!("{report}");
     Ok(exit_code(report.refused == 0 && report.missing.is_empty()))
+}
+
+/// How long the load goes on before the nodes are gone.
+const BEFORE: Duration = Duration::from_secs(5);
+
+async fn cluster(options: &ClusterAway) -> anyhow::Result<ExitCode> {
+    let folder = &options.common.folder;
+    let mongodb = Server::start(Kind::Mongodb, &folder.join("mongodb")).await?;
+    let cluster = Cluster::take().await?;
+    let engines = Engines::Servers {
+        broker: cluster.url().to_owned(),
+        store: mongodb.url().to_owned(),
+    };
+    println!("== three nodes of RabbitMQ ==");
+    let report = cluster_run::run(
+        &cluster,
+        ClusterPlan {
+            stack: plan(&options.common, engines, "cluster")?,
+            blows: vec![Blow {
+                fault: options.fault,
+                victims: options.victims,
+                lasts: options.lasts,
+            }],
+            between: BEFORE,
+            messages: options.messages,
+            rate: options.rate,
+            limit: options.limit,
+        },
+    )
+    .await?;
+    println!("{report}");
+    let good = report.missing.is_empty() && report.consumers.is_empty();
+    Ok(exit_code(good))
 }
 
 async fn isolation(options: &options::Isolation) -> anyhow::Result<ExitCode> {

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use harness::cluster_run::{Fault, Victims};
 
 /// Measures the gateway, and proves that kills lose nothing.
 #[derive(Debug, Parser)]
@@ -22,6 +23,8 @@ pub(crate) enum Command {
     Replay(Replay),
     /// Takes the store away under load; nothing may be refused or missing.
     Store(StoreAway),
+    /// Kills or freezes nodes of a RabbitMQ cluster under load; nothing may be lost.
+    Cluster(ClusterAway),
     /// Measures what channels that hang and fail cost the others.
     Isolation(Isolation),
     /// Measures what forged answers cost the honest ones; none may be taken.
@@ -118,6 +121,30 @@ pub(crate) struct StoreAway {
     pub(crate) rate: u32,
     /// Seconds until everything must be recorded, once the store is back.
     #[arg(long, default_value = "300", value_parser = seconds)]
+    pub(crate) limit: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterAway {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// What happens to nodes.
+    #[arg(long, value_enum, default_value = "kill")]
+    pub(crate) fault: Fault,
+    /// To which of them.
+    #[arg(long, value_enum, default_value = "majority")]
+    pub(crate) victims: Victims,
+    /// For how many seconds.
+    #[arg(long = "seconds", default_value = "30", value_parser = seconds)]
+    pub(crate) lasts: Duration,
+    /// Messages that are posted.
+    #[arg(long, default_value_t = 5_000)]
+    pub(crate) messages: usize,
+    /// Messages a second.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) rate: u32,
+    /// Seconds until everything must be forwarded, once the nodes are back.
+    #[arg(long, default_value = "30", value_parser = seconds)]
     pub(crate) limit: Duration,
 }
 

@@ -4,6 +4,8 @@ pub mod account;
 pub mod apart;
 pub mod audit;
 pub mod byte_server;
+pub mod cluster;
+pub mod cluster_run;
 pub mod collections;
 pub mod counting;
 pub mod dns;

@@ -141,13 +141,13 @@ impl Drop for Server {
     }
 }
 
-fn command(verbs: &[&str], folder: &Path) -> Command {
+pub(crate) fn command(verbs: &[&str], folder: &Path) -> Command {
     let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("servers"));
     command.args(verbs).arg(folder).stdin(Stdio::null());
     command
 }
 
-fn run(mut command: Command) -> anyhow::Result<String> {
+pub(crate) fn run(mut command: Command) -> anyhow::Result<String> {
     let output = command.output().context("running tests/servers")?;
     ensure!(
         output.status.success(),

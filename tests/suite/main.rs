@@ -6,6 +6,7 @@ mod setups;
 mod bad_input;
 mod broker_contract;
 mod callbacks;
+mod cluster;
 mod created_again;
 mod documents;
 mod egress;

@@ -1,0 +1,409 @@
+//! The cluster run: nodes of RabbitMQ are killed or frozen under load, and afterwards every accepted
+//! message is delivered, answered and forwarded, by the same processes.
+//!
+//! Invariant: the load goes on at its own pace throughout, and a message that was refused is posted
+//! again, so the account is of every message.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use lapin::{ConnectionProperties, options::QueueDeclareOptions, types::FieldTable};
+use roundtrip_model::State;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{
+    account::{self, End},
+    cluster::{Cluster, NODES},
+    counting::CountingServer,
+    loader::{self, BodyShape, Load, Progress},
+    realm::Realm,
+    stack::{Engines, Plan, Role, Stack},
+    tally::Tally,
+    wait::until,
+};
+
+/// How many channels the messages are for.
+const CHANNELS: usize = 8;
+
+/// The most posts under way at once: enough to keep the pace while each waits for its time-out.
+const IN_FLIGHT: usize = 200;
+
+/// The size of a posted body.
+const BODY_BYTES: usize = 400;
+
+/// How often the number of accepted messages is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What happens to nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fault {
+    /// SIGKILL, and a start after a while.
+    Kill,
+    /// SIGSTOP, and SIGCONT after a while.
+    Freeze,
+}
+
+/// Which nodes it happens to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Victims {
+    /// The one that the ingress publishes to.
+    Publishers,
+    /// The same, where it leads no queue that the ingress publishes to.
+    PublishersOnly,
+    /// The one that the dispatcher receives from.
+    Receivers,
+    /// The one that leads the queue of outbound messages.
+    Leaders,
+    /// Two of the three.
+    Majority,
+}
+
+/// A fault, and how long it lasts.
+#[derive(Debug, Clone, Copy)]
+pub struct Blow {
+    /// What happens.
+    pub fault: Fault,
+    /// To which nodes.
+    pub victims: Victims,
+    /// For how long.
+    pub lasts: Duration,
+}
+
+/// What a cluster run does.
+#[derive(Debug)]
+pub struct ClusterPlan {
+    /// The gateway; its broker is the cluster, whatever its engines say.
+    pub stack: Plan,
+    /// What happens, in turn.
+    pub blows: Vec<Blow>,
+    /// The time between the blows, and around them.
+    pub between: Duration,
+    /// How many messages are posted.
+    pub messages: usize,
+    /// Messages a second.
+    pub rate: u32,
+    /// How long everything may take until it is accounted for, once the last node is back.
+    pub limit: Duration,
+}
+
+/// What one blow came to.
+#[derive(Debug, Clone)]
+pub struct BlowReport {
+    /// What it was.
+    pub blow: Blow,
+    /// The nodes that it hit.
+    pub nodes: Vec<&'static str>,
+    /// The longest time without a message accepted, from the blow until the nodes were back.
+    pub longest_refusal: Duration,
+}
+
+/// What a cluster run came to.
+#[derive(Debug, Clone)]
+pub struct ClusterReport {
+    /// The blows.
+    pub blows: Vec<BlowReport>,
+    /// Messages that were answered 202.
+    pub accepted: u64,
+    /// Posts that were not answered 202, and were made again.
+    pub refused: u64,
+    /// Messages whose timeline ends as forwarded and whose answer the sessions server has.
+    pub forwarded: u64,
+    /// The ids of the other accepted messages, with their state.
+    pub missing: Vec<(String, Option<State>)>,
+    /// From the last node's return until the last answer was forwarded for the first time.
+    pub caught_up: Duration,
+    /// The queues that have not exactly one consumer, and how many they have.
+    pub consumers: BTreeMap<String, u32>,
+    /// The lines that the processes have logged, but for those of attempts.
+    pub log_lines: usize,
+    /// Deliveries beyond each message's first.
+    pub duplicates: u64,
+}
+
+impl fmt::Display for ClusterReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for report in &self.blows {
+            let Blow {
+                fault,
+                victims,
+                lasts,
+            } = report.blow;
+            writeln!(
+                f,
+                "{fault:?} {victims:?} {:?} for {lasts:?}: longest time without a 202 {:.1} s",
+                report.nodes,
+                report.longest_refusal.as_secs_f64()
+            )?;
+        }
+        for (name, count) in [
+            ("accepted", self.accepted),
+            ("posts not answered 202", self.refused),
+            ("forwarded", self.forwarded),
+            ("missing", self.missing.len() as u64),
+            ("duplicate deliveries", self.duplicates),
+            ("log lines without attempts", self.log_lines as u64),
+        ] {
+            writeln!(f, "{name:<40}{count:>6}")?;
+        }
+        writeln!(
+            f,
+            "queues without exactly one consumer: {:?}",
+            self.consumers
+        )?;
+        write!(
+            f,
+            "{:<40}{:>6.1}",
+            "seconds from the return to the last forward",
+            self.caught_up.as_secs_f64()
+        )
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// If something does not start, the load does not end in time, or a process ends by itself.
+pub async fn run(cluster: &Cluster, plan: ClusterPlan) -> anyhow::Result<ClusterReport> {
+    let Engines::Servers { store, .. } = plan.stack.engines else {
+        bail!("a cluster is no embedded engine");
+    };
+    let name = plan.stack.name.clone();
+    let delivered = Arc::new(Tally::new(&name, plan.messages));
+    let forwarded = Arc::new(Tally::new(&name, plan.messages));
+    let channels = CountingServer::start(Arc::clone(&delivered)).await?;
+    channels.answer(true);
+    let sessions = CountingServer::start(Arc::clone(&forwarded)).await?;
+    let folder = plan.stack.folder.clone();
+    let mut stack = Stack::new(Plan {
+        engines: Engines::Servers {
+            broker: cluster.url().to_owned(),
+            store: store.clone(),
+        },
+        sessions_server: sessions.url(),
+        ..plan.stack
+    })?;
+    stack.start_all().await?;
+    let blows_last: Duration = plan
+        .blows
+        .iter()
+        .map(|blow| blow.lasts + plan.between)
+        .sum();
+    let load = Load {
+        address: stack.ingress(),
+        path: "/channel/message",
+        tally: Arc::clone(&delivered),
+        body: BodyShape {
+            channels: stack.register(CHANNELS, &[channels.url()]).await?,
+            response_url: stack.response_url(),
+            bytes: BODY_BYTES,
+        },
+        in_flight: IN_FLIGHT,
+        limit: blows_last
+            + plan.between
+            + plan.limit
+            + (Duration::from_secs(1) / plan.rate) * u32::try_from(plan.messages)?,
+    };
+
+    let progress = Arc::new(Progress::keeping_ids());
+    let blows = async {
+        let mut reports = Vec::new();
+        for &blow in &plan.blows {
+            sleep(plan.between).await;
+            reports.push(strike(cluster, blow, &name, &folder, &mut stack, &progress).await?);
+        }
+        anyhow::Ok((reports, Instant::now()))
+    };
+    let every = Duration::from_secs(1) / plan.rate;
+    let loaded = loader::post_paced(&load, &progress, every);
+    let (loaded, (blows, back)) = tokio::try_join!(loaded, blows)?;
+
+    let deadline = Instant::now().max(back) + plan.limit;
+    let caught_up = match timeout_at(deadline, forwarded.full(plan.limit * 2)).await {
+        Ok(full) => full?.saturating_duration_since(back),
+        Err(_) => plan.limit,
+    };
+    let accepted = progress.accepted_ids();
+    let ended = account::settle(&load.address, accepted, End::Forwarded, deadline).await;
+    let is_there = |message| forwarded.arrived_at(message).is_some();
+    let (at_sessions, missing): (Vec<_>, Vec<_>) = ended.into_iter().partition(|ended| {
+        ended.state == Some(State::Forwarded) && is_there(ended.message.message)
+    });
+    let consumers = consumers(cluster, &name).await?;
+    let log_lines = log_lines(&folder)?;
+    stack.audit().take_in(channels.audit());
+    // A process that has ended by itself fails this.
+    stack.usage()?;
+    stack.stop_all().await?;
+    Realm {
+        name,
+        broker: cluster.node_url(NODES[0])?.parse()?,
+        store: store.parse()?,
+    }
+    .remove()
+    .await?;
+    Ok(ClusterReport {
+        blows,
+        accepted: progress.accepted.load(Ordering::Acquire),
+        refused: loaded.repeated,
+        forwarded: at_sessions.len() as u64,
+        missing: missing
+            .into_iter()
+            .map(|ended| (ended.message.id, ended.state))
+            .collect(),
+        caught_up,
+        consumers,
+        log_lines,
+        duplicates: delivered.duplicates(),
+    })
+}
+
+async fn strike(
+    cluster: &Cluster,
+    blow: Blow,
+    name: &str,
+    folder: &Path,
+    stack: &mut Stack,
+    progress: &Progress,
+) -> anyhow::Result<BlowReport> {
+    let outbound = format!("{name}.outbound.0");
+    let publishers = async || connected(cluster, folder, Role::Ingress, "publishing").await;
+    let nodes = match blow.victims {
+        Victims::Publishers => vec![publishers().await?],
+        Victims::PublishersOnly => {
+            let led = cluster.leader(&outbound).await?;
+            let mut node = publishers().await?;
+            // Each start begins with a random node.
+            while node == led {
+                let ingress = stack.process(Role::Ingress)?;
+                ingress.kill().await?;
+                ingress.restart().await?;
+                node = publishers().await?;
+            }
+            vec![node]
+        }
+        Victims::Receivers => {
+            vec![connected(cluster, folder, Role::Dispatcher, "receiving").await?]
+        }
+        Victims::Leaders => vec![cluster.leader(&outbound).await?],
+        Victims::Majority => {
+            let led = cluster.leader(&outbound).await?;
+            let others = NODES.into_iter().filter(|node| *node != led);
+            std::iter::once(led).chain(others.take(1)).collect()
+        }
+    };
+    match blow.fault {
+        Fault::Kill => cluster.kill(&nodes).await?,
+        Fault::Freeze => {
+            for node in &nodes {
+                cluster.freeze(node).await?;
+            }
+        }
+    }
+    let longest_refusal = longest_refusal(progress, blow.lasts).await;
+    match blow.fault {
+        Fault::Kill => cluster.start(&nodes).await?,
+        Fault::Freeze => {
+            for node in &nodes {
+                cluster.thaw(node).await?;
+            }
+        }
+    }
+    Ok(BlowReport {
+        blow,
+        nodes,
+        longest_refusal,
+    })
+}
+
+/// The longest time in which no message was accepted.
+async fn longest_refusal(progress: &Progress, lasts: Duration) -> Duration {
+    let until = Instant::now() + lasts;
+    let (mut longest, mut since) = (Duration::ZERO, Instant::now());
+    let mut count = progress.accepted.load(Ordering::Acquire);
+    while Instant::now() < until {
+        sleep(LOOK_EVERY).await;
+        let now = progress.accepted.load(Ordering::Acquire);
+        longest = longest.max(since.elapsed());
+        if now != count {
+            (count, since) = (now, Instant::now());
+        }
+    }
+    longest
+}
+
+/// The node that a process was connected to last, by its log.
+async fn connected(
+    cluster: &Cluster,
+    folder: &Path,
+    role: Role,
+    by: &str,
+) -> anyhow::Result<&'static str> {
+    let path = folder.join(format!("{role}.log"));
+    let by = format!("role={by}");
+    until(format!("a connection in {}", path.display()), async || {
+        // Values are quoted where the log's format says so.
+        let log = fs::read_to_string(&path).ok()?.replace('"', "");
+        let line = log
+            .lines()
+            .rev()
+            .find(|line| line.contains("connected to RabbitMQ") && line.contains(&by))?;
+        let port = line.split("node=127.0.0.1:").nth(1)?;
+        let port = port.split_whitespace().next()?;
+        cluster.node_at(port.parse().ok()?)
+    })
+    .await
+}
+
+/// The queues that processes consume and that have not exactly one consumer: here each queue is
+/// consumed by one process.
+async fn consumers(cluster: &Cluster, namespace: &str) -> anyhow::Result<BTreeMap<String, u32>> {
+    let url = cluster.node_url(NODES[0])?;
+    let connection = lapin::Connection::connect(&url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let mut wrong = BTreeMap::new();
+    for end in [
+        "outbound.0",
+        "outbound.retry",
+        "callbacks",
+        "journal",
+        "outbound.dead",
+        "callbacks.dead",
+        "journal.dead",
+    ] {
+        let name = format!("{namespace}.{end}");
+        let queue = channel
+            .queue_declare(name.into(), passive, FieldTable::default())
+            .await?;
+        if queue.consumer_count() != 1 {
+            wrong.insert(end.to_owned(), queue.consumer_count());
+        }
+    }
+    connection.close(200, "OK".into()).await?;
+    Ok(wrong)
+}
+
+fn log_lines(folder: &Path) -> anyhow::Result<usize> {
+    let mut lines = 0;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            let log = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            lines += log
+                .lines()
+                .filter(|line| !line.contains(".attempted"))
+                .count();
+        }
+    }
+    ensure!(lines > 0, "the processes have logged nothing");
+    Ok(lines)
+}

@@ -1,0 +1,159 @@
+//! What was answered 202 outlives nodes of a RabbitMQ cluster that die or hang: each message is
+//! delivered, answered and forwarded, and no process of the gateway is restarted for it.
+
+use std::{collections::HashSet, fs, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, ensure};
+use harness::{
+    cluster::{Cluster, NODES},
+    cluster_run::{self, Blow, ClusterPlan, ClusterReport, Fault, Victims},
+    process::gateway_binary,
+    realm::remove_namespace,
+    stack::{Engines, Plan},
+    wait::until,
+};
+use roundtrip_broker::{Config, Status};
+use roundtrip_model::SystemClock;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// How long a node is away.
+const AWAY: Duration = Duration::from_secs(8);
+
+/// Between two faults: a node that is back takes part again.
+const BETWEEN: Duration = Duration::from_secs(4);
+
+/// Messages a second; one for each in a real load of the acceptance run, which has more of them.
+const RATE: u32 = 25;
+
+/// How long a message may take once every node is back: 30 s are promised, a busy machine gets more.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// The most lines, but for the attempts', that a run of four processes may log.
+const MAX_LOG_LINES: usize = 300;
+
+async fn run(blows: &[(Fault, Victims)], lasts: Duration) -> anyhow::Result<ClusterReport> {
+    let cluster = Cluster::take().await?;
+    let folder = TempDir::new()?;
+    let seconds = (lasts + BETWEEN).as_secs() * blows.len() as u64 + BETWEEN.as_secs();
+    let report = cluster_run::run(
+        &cluster,
+        ClusterPlan {
+            stack: Plan {
+                binary: gateway_binary()?,
+                engines: Engines::Servers {
+                    broker: String::new(),
+                    store: std::env::var("TEST_MONGODB_URL")
+                        .context("TEST_MONGODB_URL is not set: run tests/run")?,
+                },
+                folder: folder.path().to_owned(),
+                name: format!("test-{}", Uuid::now_v7().simple()),
+                sessions_server: String::new(),
+                env: Vec::new(),
+            },
+            blows: blows
+                .iter()
+                .map(|&(fault, victims)| Blow {
+                    fault,
+                    victims,
+                    lasts,
+                })
+                .collect(),
+            between: BETWEEN,
+            messages: usize::try_from(seconds * u64::from(RATE))?,
+            rate: RATE,
+            limit: LIMIT,
+        },
+    )
+    .await;
+    let report = report.inspect_err(|_| show_logs(folder.path()))?;
+    println!("{report}");
+    if !report.missing.is_empty() {
+        show_logs(folder.path());
+    }
+    Ok(report)
+}
+
+/// Shows what the processes have logged last, but for their attempts.
+fn show_logs(folder: &Path) {
+    const LINES: usize = 30;
+    for role in ["ingress", "dispatcher", "forwarder", "recorder"] {
+        let log = fs::read_to_string(folder.join(format!("{role}.log"))).unwrap_or_default();
+        let lines: Vec<&str> = log
+            .lines()
+            .filter(|line| !line.contains(".attempted"))
+            .collect();
+        println!("--- the end of {role}'s log");
+        for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
+            println!("{line}");
+        }
+    }
+}
+
+fn check(report: &ClusterReport) {
+    assert!(report.missing.is_empty(), "{:?}", report.missing);
+    assert_eq!(report.forwarded, report.accepted);
+    assert!(report.consumers.is_empty(), "{:?}", report.consumers);
+    assert!(report.log_lines <= MAX_LOG_LINES, "{}", report.log_lines);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_nodes_of_a_cluster_cost_no_message() -> anyhow::Result<()> {
+    let victims = [Victims::Publishers, Victims::Receivers, Victims::Leaders];
+    let report = run(&victims.map(|victims| (Fault::Kill, victims)), AWAY).await?;
+    check(&report);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_nodes_of_a_cluster_cost_no_message() -> anyhow::Result<()> {
+    let victims = [Victims::Publishers, Victims::Receivers, Victims::Leaders];
+    let report = run(&victims.map(|victims| (Fault::Freeze, victims)), AWAY).await?;
+    check(&report);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_node_that_leads_nothing_refuses_messages_for_seconds_only() -> anyhow::Result<()>
+{
+    let report = run(&[(Fault::Freeze, Victims::PublishersOnly)], 3 * AWAY).await?;
+    check(&report);
+    // 5 s are promised, and a busy machine gets more; the node is frozen for 24.
+    let refused = report.blows[0].longest_refusal;
+    assert!(refused < Duration::from_secs(12), "{refused:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_majority_of_a_cluster_costs_no_message() -> anyhow::Result<()> {
+    let report = run(&[(Fault::Kill, Victims::Majority)], 2 * AWAY).await?;
+    check(&report);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shards_leaders_are_spread_over_the_nodes_of_a_cluster() -> anyhow::Result<()> {
+    const SHARDS: u16 = 3;
+    let cluster = Cluster::take().await?;
+    let config = Config {
+        url: cluster.url().to_owned(),
+        namespace: format!("test-{}", Uuid::now_v7().simple()),
+        outbound_shards: SHARDS,
+        ..Config::default()
+    };
+    let broker = roundtrip_broker::open(&config, Arc::new(SystemClock)).await?;
+    until("the queues to be declared", async || {
+        (broker.status() == Status::Ready).then_some(())
+    })
+    .await?;
+    let mut leaders = HashSet::new();
+    for shard in 0..SHARDS {
+        let queue = format!("{}.outbound.{shard}", config.namespace);
+        leaders.insert(cluster.leader(&queue).await?);
+    }
+    broker.close().await;
+    remove_namespace(&cluster.node_url(NODES[0])?, &config.namespace, SHARDS).await?;
+    // A node that has just joined leads nothing, and may get several.
+    ensure!(leaders.len() > 1, "{leaders:?}");
+    Ok(())
+}
