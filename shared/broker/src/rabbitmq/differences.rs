@@ -17,6 +17,9 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
+/// The argument that says on which node a new queue's leader begins.
+pub(super) const LEADER_LOCATOR: &str = "x-queue-leader-locator";
+
 /// What queues that exist have in place of the arguments that are declared now. One declare reports
 /// one difference, so a queue with several is known after as many declares.
 #[derive(Debug, Default)]
@@ -54,13 +57,16 @@ impl Differences {
         if !may_differ(argument.as_str()) {
             return false;
         }
-        tracing::warn!(
-            queue = queue.as_str(),
-            argument = argument.as_str(),
-            ?current,
-            "this queue was declared with another value, and keeps it; docs/operations.md says \
-             how to change it"
-        );
+        // A queue that exists has its leader, so this one has no effect on it.
+        if argument.as_str() != LEADER_LOCATOR {
+            tracing::warn!(
+                queue = queue.as_str(),
+                argument = argument.as_str(),
+                ?current,
+                "this queue was declared with another value, and keeps it; docs/operations.md says \
+                 how to change it"
+            );
+        }
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let differences = all.entry(queue.clone()).or_default();
         differences.retain(|known| known.argument != *argument);

@@ -168,6 +168,7 @@ impl Management {
             queues: self.targets("queues").await?,
             policies: self.get(self.url("policies")).await?,
             operator_policies: self.get(self.url("operator-policies")).await?,
+            nodes: self.nodes().await?,
         })
     }
 
@@ -183,8 +184,23 @@ impl Management {
             .append_pair("page_size", PAGE)
             .append_pair("use_regex", "true")
             .append_pair("name", &policies::names(&self.config.namespace))
-            .append_pair("columns", "name,policy,operator_policy,arguments");
+            .append_pair("columns", "name,policy,operator_policy,arguments,members");
         Ok(self.get::<Page>(url).await?.items)
+    }
+
+    /// How many nodes the cluster has, those that are away included. Only a user with the tag
+    /// `monitoring` may ask; of any other it is not known.
+    async fn nodes(&self) -> Result<Option<usize>, ManagementError> {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.push("nodes");
+        }
+        url.query_pairs_mut().append_pair("columns", "name");
+        match self.get::<Vec<serde::de::IgnoredAny>>(url).await {
+            Ok(nodes) => Ok(Some(nodes.len())),
+            Err(ManagementError::Denied(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn url(&self, what: &str) -> Url {

@@ -18,6 +18,10 @@ use crate::Config;
 /// Above the priorities that people give their policies.
 const PRIORITY: i64 = 1000;
 
+/// How many members a queue should have at the least, where there are as many nodes: RabbitMQ's own
+/// default for a new one.
+const MEMBERS: usize = 3;
+
 /// How many queues a warning names.
 const NAMED: usize = 3;
 
@@ -118,6 +122,9 @@ pub(super) struct Target {
     /// Its arguments; a list where there are none.
     #[serde(default)]
     pub arguments: Value,
+    /// The nodes that a queue is on; none of an exchange, or before the first statistics.
+    #[serde(default)]
+    pub members: Vec<String>,
 }
 
 /// A policy that RabbitMQ has.
@@ -134,6 +141,8 @@ pub(super) struct Found {
     pub queues: Vec<Target>,
     pub policies: Vec<Existing>,
     pub operator_policies: Vec<Existing>,
+    /// How many nodes the cluster has, where that is known.
+    pub nodes: Option<usize>,
 }
 
 /// What a queue is for.
@@ -205,7 +214,26 @@ impl Found {
                 config.max_backlog
             )
         });
-        harms.chain(limits).collect()
+        harms.chain(limits).chain(self.too_few_members()).collect()
+    }
+
+    /// The queues that were declared before the other nodes had joined, and stay on the first.
+    fn too_few_members(&self) -> Option<String> {
+        let wanted = self.nodes?.min(MEMBERS);
+        let few = |queue: &&Target| (1..wanted).contains(&queue.members.len());
+        let names: Vec<_> = self
+            .queues
+            .iter()
+            .filter(few)
+            .map(|queue| &*queue.name)
+            .collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "{} has fewer than {wanted} members: without its node it takes and gives nothing; \
+                 `rabbitmq-queues grow NODE all`, for each other node, adds members",
+                list(&names)
+            )
+        })
     }
 
     /// The policies that apply to it.
@@ -316,6 +344,35 @@ mod tests {
             arguments: json!({"x-max-length": MAX_LENGTH}),
             ..Target::default()
         }
+    }
+
+    #[test]
+    fn a_queue_that_was_declared_before_the_nodes_joined_is_a_warning() {
+        let on = |name: &str, members: &[&str]| Target {
+            members: members.iter().map(|&member| member.to_owned()).collect(),
+            ..queue(name, None)
+        };
+        let three = ["a@h", "b@h", "c@h"];
+        let warned = |nodes, queues| {
+            let found = Found {
+                queues,
+                nodes,
+                ..Found::default()
+            };
+            found.warnings(&Config::default())
+        };
+        let queues = || vec![on("callbacks", &three[..1]), on("journal", &three)];
+        let found = warned(Some(5), queues());
+        assert!(
+            found[0].starts_with("roundtrip.callbacks has fewer than 3 members"),
+            "{found:?}"
+        );
+        assert_eq!(found.len(), 1);
+        for nodes in [None, Some(1)] {
+            assert!(warned(nodes, queues()).is_empty());
+        }
+        // Before its first statistics RabbitMQ says nothing of members.
+        assert!(warned(Some(3), vec![on("callbacks", &[])]).is_empty());
     }
 
     fn warnings(targets: Vec<Target>, definition: Value) -> Vec<String> {

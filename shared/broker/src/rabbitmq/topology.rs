@@ -27,7 +27,7 @@ use lapin::{
 use roundtrip_model::ChannelId;
 
 use super::{
-    differences::Differences,
+    differences::{Differences, LEADER_LOCATOR},
     hash::fnv1a,
     tiers::{TIERS, longest, quantise},
 };
@@ -305,7 +305,7 @@ impl Topology {
 fn may_differ(queue: Option<Queue>, argument: &str) -> bool {
     match argument {
         // Where its members are, not what becomes of a message.
-        "x-queue-leader-locator" | "x-quorum-initial-group-size" => true,
+        LEADER_LOCATOR | "x-quorum-initial-group-size" => true,
         "x-max-length" => matches!(
             queue,
             Some(Queue::Outbound | Queue::Callbacks | Queue::Journal)
@@ -328,6 +328,8 @@ fn dead_arguments() -> FieldTable {
 fn quorum() -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), text("quorum"));
+    // By default a queue is led by the node that it is declared by, and one process declares all.
+    arguments.insert(LEADER_LOCATOR.into(), text("balanced"));
     arguments
 }
 
