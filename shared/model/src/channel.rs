@@ -48,7 +48,6 @@ pub struct Channel {
 /// Another client of the database may have written it, so each field but the id is any JSON. A field
 /// that is missing, or null, is empty.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[expect(clippy::struct_field_names, reason = "the client's names, on the wire")]
 pub struct StoredChannel {
     /// Unique, and part of the API's paths.
     pub channel_id: ChannelId,

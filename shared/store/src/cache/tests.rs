@@ -113,7 +113,7 @@ fn id() -> ChannelId {
 }
 
 async fn name(cache: &Arc<CachedChannels>) -> String {
-    host(&*cache.get(&id()).await.unwrap())
+    host(&cache.get(&id()).await.unwrap())
 }
 
 fn host(known: &KnownChannel) -> String {
@@ -198,7 +198,7 @@ async fn while_one_read_tries_a_store_that_is_away_nobody_waits_with_it() {
     assert!(futures::poll!(&mut trying).is_pending());
     assert_eq!(name(&cache).await, "first");
     store.may_read.add_permits(1);
-    assert_eq!(host(&*trying.await.unwrap()), "first");
+    assert_eq!(host(&trying.await.unwrap()), "first");
 }
 
 #[tokio::test(start_paused = true)]
@@ -294,7 +294,7 @@ async fn a_channel_as_it_is_now_is_known_from_then_on() {
     let cache = cache(&store);
     name(&cache).await;
     store.answers(Answer::Named("second"));
-    assert_eq!(host(&*cache.get_now(&id()).await.unwrap()), "second");
+    assert_eq!(host(&cache.get_now(&id()).await.unwrap()), "second");
     assert_eq!(name(&cache).await, "second");
     assert_eq!(store.reads(), 2);
     // Through an outage it says so, for what is known is not what was asked for.
