@@ -23,7 +23,7 @@ const AWAY: Duration = Duration::from_secs(8);
 /// Between two faults: a node that is back takes part again.
 const BETWEEN: Duration = Duration::from_secs(4);
 
-/// Messages a second; one for each in a real load of the acceptance run, which has more of them.
+/// Messages a second. The acceptance run (`tests/faults cluster`) has 100.
 const RATE: u32 = 25;
 
 /// How long a message may take once every node is back: 30 s are promised, a busy machine gets more.
