@@ -116,6 +116,18 @@ impl TestGateway {
         Ok(())
     }
 
+    /// Starts every process, and does not wait until they are ready.
+    ///
+    /// # Errors
+    /// If one cannot be started.
+    pub fn launch_all(&mut self) -> anyhow::Result<()> {
+        for program in self.programs.clone() {
+            let process = Process::launched(program)?;
+            self.keep(process);
+        }
+        Ok(())
+    }
+
     /// Starts the process that has the ingress, which is expected to end by itself, and says how it
     /// did.
     ///

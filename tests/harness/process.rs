@@ -14,6 +14,8 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use bytes::Bytes;
+use hyper::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     process::{Child, Command},
@@ -76,16 +78,17 @@ impl Process {
     /// # Errors
     /// If it cannot be started, ends, or is not ready within a minute; the error shows its log's end.
     pub async fn start(program: Program) -> anyhow::Result<Self> {
-        program.audit.environment(pairs(&program.env));
-        fs::create_dir_all(&program.folder)
-            .with_context(|| format!("making {}", program.folder.display()))?;
-        let mut process = Self {
-            program,
-            child: None,
-            used_before: Usage::default(),
-        };
+        let mut process = Self::new(program)?;
         process.restart().await?;
         Ok(process)
+    }
+
+    /// Sets a variable of its environment, from its next start on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        let env = &mut self.program.env;
+        env.retain(|(known, _)| known != name);
+        env.push((name.to_owned(), value.to_owned()));
+        self.program.audit.environment(pairs(&self.program.env));
     }
 
     /// What it was started from.
@@ -106,6 +109,32 @@ impl Process {
     /// # Errors
     /// As [`Process::start`]; and if it is running already.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.launch()?;
+        self.ready().await
+    }
+
+    /// Starts a program and does not wait until it is ready.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn launched(program: Program) -> anyhow::Result<Self> {
+        let mut process = Self::new(program)?;
+        process.launch()?;
+        Ok(process)
+    }
+
+    fn new(program: Program) -> anyhow::Result<Self> {
+        program.audit.environment(pairs(&program.env));
+        fs::create_dir_all(&program.folder)
+            .with_context(|| format!("making {}", program.folder.display()))?;
+        Ok(Self {
+            program,
+            child: None,
+            used_before: Usage::default(),
+        })
+    }
+
+    fn launch(&mut self) -> anyhow::Result<()> {
         if self.is_running() {
             bail!("{} is running already", self.program.name);
         }
@@ -123,17 +152,29 @@ impl Process {
             .spawn()
             .with_context(|| format!("starting {}", self.program.path.display()))?;
         self.child = Some(child);
-        self.ready().await
+        Ok(())
     }
 
-    async fn ready(&mut self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + READY_LIMIT;
+    /// What `/readyz` answers.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn readiness(&self) -> anyhow::Result<(StatusCode, Bytes)> {
         let operations = Peer {
             address: self.program.operations,
             audit: self.program.audit.clone(),
         };
+        Connection::open(&operations).await?.get("/readyz").await
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub async fn ready(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + READY_LIMIT;
         loop {
-            let asked = async { Connection::open(&operations).await?.get("/readyz").await };
+            let asked = self.readiness();
             match timeout_at(deadline, asked).await {
                 Ok(Ok((status, _))) if status.is_success() => return Ok(()),
                 Err(_) => bail!(

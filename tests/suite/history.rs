@@ -10,7 +10,7 @@ use std::{
 };
 
 use harness::{
-    gateway::{Accounted, Plan, Setup, TestGateway},
+    gateway::{Accounted, Answer, Plan, Setup, TestGateway},
     scripted::{Reply, ScriptedServer},
     wait,
 };
@@ -28,7 +28,13 @@ on_both_setups! {
     dead_letters_are_replayed_by_a_filter_and_the_others_stay,
     purged_dead_letters_are_gone,
     a_cancelled_replay_leaves_the_rest,
+    slow_replays_do_not_stop_another,
+    replays_are_listed_page_by_page,
+    a_key_has_a_few_replays_running_and_no_more,
     a_delivered_message_is_sent_again,
+    what_an_endpoint_lost_is_sent_again_and_what_waits_is_left_alone,
+    a_message_of_a_paused_channel_says_why_it_waits,
+    a_message_whose_channels_secret_does_not_open_says_why_it_waits,
     a_recorder_that_is_killed_loses_no_entry,
 }
 
@@ -391,24 +397,201 @@ async fn a_cancelled_replay_leaves_the_rest(setup: Setup) -> anyhow::Result<Acco
 
     let cancelled = gateway.request(Method::DELETE, &path, &[], "").await?;
     assert_eq!(cancelled.expect(200)?.json()["status"], "cancelled");
-    // Another is begun only once the recorder has left the cancelled one.
     let one = json!({"ids": [], "channel_id": "c"});
     let refused = gateway
         .post("/dead-letters/replay", one.to_string())
         .await?;
     assert_eq!(refused.expect(422)?.json()["errors"][0]["field"], "ids");
-    let none = json!({"session_id": "nobody"});
-    replay(&gateway, "/dead-letters/replay", &none).await?;
-    let replay = gateway.get(&path).await?.expect(200)?.json();
-    assert_eq!(replay["status"], "cancelled");
-    let replayed = replay["progress"]["replayed"].as_u64().unwrap_or_default();
-    assert!((1..60).contains(&replayed), "{replay}");
-    dead(&gateway, "c", 60 - usize::try_from(replayed)?).await?;
-    wait::until("what was replayed to be taken", async || {
-        (channel.taken().len() == usize::try_from(replayed).ok()?).then_some(())
+    // The recorder may put one more back before it finds the replay cancelled.
+    let replayed = wait::until("what was replayed to be taken", async || {
+        let replay = gateway.get(&path).await.ok()?.json();
+        let replayed = usize::try_from(replay["progress"]["replayed"].as_u64()?).ok()?;
+        (replay["status"] == "cancelled" && channel.taken().len() == replayed).then_some(replayed)
     })
     .await?;
+    assert!((1..60).contains(&replayed), "{replayed}");
+    dead(&gateway, "c", 60 - replayed).await?;
     gateway.finish(&[&channel]).await
+}
+
+/// Asks for a replay of a channel's dead letters that takes one each second.
+async fn replay_slowly(gateway: &TestGateway, channel: &str) -> anyhow::Result<Answer> {
+    let slowly = json!({"channel_id": channel, "rate_per_second": 1}).to_string();
+    gateway.post("/dead-letters/replay", slowly).await
+}
+
+/// More slow ones than a recorder runs at once.
+async fn slow_replays_do_not_stop_another(setup: Setup) -> anyhow::Result<Accounted> {
+    const SLOW: usize = 5;
+    const LETTERS: usize = 30;
+    let (channel, well) = refusing().await?;
+    // The machine may be busy.
+    let patient = Plan::new(setup)?.env("ROUNDTRIP__STORE__TIMEOUT", "10s");
+    let gateway = patient.start().await?;
+    let slow: Vec<String> = (0..SLOW).map(|number| format!("slow-{number}")).collect();
+    gateway.register("quick", &channel.url()).await?;
+    for id in &slow {
+        gateway.register(id, &channel.url()).await?;
+        for number in 0..LETTERS {
+            gateway.send(id, &format!("s{number}")).await?;
+        }
+    }
+    gateway.send("quick", "s").await?;
+    for id in &slow {
+        dead(&gateway, id, LETTERS).await?;
+    }
+    dead(&gateway, "quick", 1).await?;
+    well.store(true, Ordering::Relaxed);
+    let mut asked = Vec::new();
+    for id in &slow {
+        asked.push(replay_slowly(&gateway, id).await?.expect(202)?.json());
+    }
+    // All of them are at work.
+    for replay in &asked {
+        let path = format!(
+            "/replays/{}",
+            replay["replay_id"].as_str().unwrap_or_default()
+        );
+        until_answered(&gateway, &path, |replay| {
+            replay["progress"]["replayed"].as_u64() > Some(0)
+        })
+        .await?;
+    }
+    replay(
+        &gateway,
+        "/dead-letters/replay",
+        &json!({"channel_id": "quick"}),
+    )
+    .await?;
+    for replay in &asked {
+        let path = format!(
+            "/replays/{}",
+            replay["replay_id"].as_str().unwrap_or_default()
+        );
+        let slow = gateway.get(&path).await?.expect(200)?.json();
+        assert_eq!(
+            slow["status"], "running",
+            "the quick one did not overtake it"
+        );
+        gateway
+            .request(Method::DELETE, &path, &[], "")
+            .await?
+            .expect(200)?;
+    }
+    gateway.finish(&[&channel]).await
+}
+
+async fn replays_are_listed_page_by_page(setup: Setup) -> anyhow::Result<Accounted> {
+    let gateway = Plan::new(setup)?.start().await?;
+    let mut asked = Vec::new();
+    for session in ["a", "b", "c"] {
+        let body = json!({"session_id": session});
+        let replay = replay(&gateway, "/dead-letters/replay", &body).await?;
+        asked.push(replay["replay_id"].as_str().unwrap_or_default().to_owned());
+    }
+    asked.reverse();
+    let first = gateway.get("/replays?limit=2").await?.expect(200)?.json();
+    assert_eq!(ids(&first, "replays", "replay_id"), asked[..2]);
+    let path = format!(
+        "/replays?limit=2&status=done&cursor={}",
+        first["next_cursor"].as_str().unwrap_or_default()
+    );
+    let second = gateway.get(&path).await?.expect(200)?.json();
+    assert_eq!(ids(&second, "replays", "replay_id"), asked[2..]);
+    assert_eq!(second["next_cursor"], Value::Null);
+    let running = gateway.get("/replays?status=running").await?.expect(200)?;
+    assert_eq!(running.json()["replays"], json!([]));
+    gateway.finish(&[]).await
+}
+
+async fn a_key_has_a_few_replays_running_and_no_more(setup: Setup) -> anyhow::Result<Accounted> {
+    const LETTERS: usize = 60;
+    let (channel, _) = refusing().await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    for number in 0..LETTERS {
+        gateway.send("c", &format!("s{number}")).await?;
+    }
+    dead(&gateway, "c", LETTERS).await?;
+    for _ in 0..10 {
+        replay_slowly(&gateway, "c").await?.expect(202)?;
+    }
+    let refused = replay_slowly(&gateway, "c").await?.expect(429)?;
+    assert_eq!(
+        refused.json()["type"],
+        "urn:roundtrip:problem:too-many-replays"
+    );
+    assert!(refused.header("retry-after").parse::<u64>().is_ok());
+    let running = gateway.get("/replays?status=running").await?.expect(200)?;
+    let running = ids(&running.json(), "replays", "replay_id");
+    assert_eq!(running.len(), 10);
+    for id in running {
+        let path = format!("/replays/{id}");
+        gateway
+            .request(Method::DELETE, &path, &[], "")
+            .await?
+            .expect(200)?;
+    }
+    replay_slowly(&gateway, "c").await?.expect(202)?;
+    gateway.finish(&[&channel]).await
+}
+
+/// The runbook's task: the filter finds messages that were answered too, and a message that waits is
+/// not delivered twice.
+async fn what_an_endpoint_lost_is_sent_again_and_what_waits_is_left_alone(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|request| match request.field("session_id").as_str() {
+        "answered" => Reply::answering("1"),
+        _ => Reply::ok(),
+    })
+    .await?;
+    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
+    let gateway = Plan::new(setup)?
+        .sessions_server(sessions.url())
+        // The dispatcher knows the pause at once.
+        .env("ROUNDTRIP__STORE__CACHE_TTL", "1ms")
+        .start()
+        .await?;
+    gateway.register("c", &channel.url()).await?;
+    let answered = gateway.send("c", "answered").await?;
+    until_told(&gateway, &answered, |message| {
+        message["state"] == "forwarded"
+    })
+    .await?;
+    gateway.post("/channel/c/pause", "").await?.expect(200)?;
+    let waits = gateway.send("c", "waits").await?;
+    until_told(&gateway, &waits, |message| message["state"] == "queued").await?;
+
+    let lost = json!({"channel_id": "c", "state": "taken"});
+    let lost = replay(&gateway, "/messages/replay", &lost).await?;
+    assert_eq!(
+        (&lost["matched"], &lost["progress"]["replayed"]),
+        (&json!(1), &json!(1))
+    );
+    // Both are on their way now.
+    until_told(&gateway, &answered, |message| {
+        message["state"] == "replayed"
+    })
+    .await?;
+    let all = replay(&gateway, "/messages/replay", &json!({"channel_id": "c"})).await?;
+    assert_eq!(
+        (&all["matched"], &all["progress"]["skipped"]),
+        (&json!(2), &json!(2))
+    );
+
+    gateway.post("/channel/c/resume", "").await?.expect(200)?;
+    until_told(&gateway, &answered, |message| {
+        message["state"] == "forwarded" && message["round"] == 1
+    })
+    .await?;
+    until_told(&gateway, &waits, |message| message["state"] == "delivered").await?;
+    let of_it = channel
+        .taken()
+        .into_iter()
+        .filter(|taken| taken.webhook_id() == waits);
+    assert_eq!(of_it.count(), 1);
+    gateway.finish(&[&channel, &sessions]).await
 }
 
 async fn a_delivered_message_is_sent_again(setup: Setup) -> anyhow::Result<Accounted> {
@@ -435,6 +618,75 @@ async fn a_delivered_message_is_sent_again(setup: Setup) -> anyhow::Result<Accou
         message["state"] == "delivered" && message["round"] == 1
     })
     .await?;
+    gateway.all_taken(&[&channel]).await?;
+    gateway.finish(&[&channel]).await
+}
+
+async fn a_message_of_a_paused_channel_says_why_it_waits(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    gateway.post("/channel/c/pause", "").await?.expect(200)?;
+    let id = gateway.send("c", "s").await?;
+    let waits = until_told(&gateway, &id, |message| {
+        message["waiting"]["reason"] == "channel_paused" && events(message).contains(&"waiting")
+    })
+    .await?;
+    assert_eq!(waits["state"], "queued");
+    gateway.post("/channel/c/resume", "").await?.expect(200)?;
+    let done = until_told(&gateway, &id, |message| message["state"] == "delivered").await?;
+    assert_eq!(done["waiting"], Value::Null);
+    gateway.finish(&[&channel]).await
+}
+
+/// As where each role was started in a folder of its own, and each has made a key for itself.
+async fn a_message_whose_channels_secret_does_not_open_says_why_it_waits(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    const OTHER_KEY: &str = "YW5vdGhlci1lbmNyeXB0aW9uLWtleS1vZi0zMi1ieXQ=";
+    const MESSAGES: usize = 20;
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let plan = Plan::new(setup)?.env("ROUNDTRIP__DISPATCHER__PARK", "200ms");
+    let mut gateway = plan.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let dispatcher = gateway.having("dispatcher");
+    gateway.stop(&dispatcher).await?;
+    let process = gateway.process(&dispatcher)?;
+    process.set_env("ENCRYPTION_KEYS", OTHER_KEY);
+    process.restart().await?;
+    let mut sent = Vec::new();
+    for number in 0..MESSAGES {
+        sent.push(gateway.send("c", &format!("s{number}")).await?);
+    }
+    for id in &sent {
+        let waits = until_told(&gateway, id, |message| {
+            message["waiting"]["reason"] == "secret_unreadable"
+        })
+        .await?;
+        assert_eq!(waits["state"], "queued");
+        assert_eq!(
+            events(&waits)
+                .iter()
+                .filter(|event| **event == "waiting")
+                .count(),
+            1
+        );
+    }
+    let (status, body) = gateway.process(&dispatcher)?.readiness().await?;
+    let readiness: Value = serde_json::from_slice(&body)?;
+    assert_eq!(status, 200, "{readiness}");
+    let said = readiness["warnings"].to_string();
+    assert!(said.contains("signing secrets of 1 channel"), "{readiness}");
+    let log = gateway.log(&dispatcher)?;
+    assert_eq!(log.matches("a secret does not open").count(), 1, "{log}");
+    assert_eq!(log.matches("delivery.snoozed").count(), MESSAGES, "{log}");
+
+    gateway.stop(&dispatcher).await?;
+    let process = gateway.process(&dispatcher)?;
+    process.set_env("ENCRYPTION_KEYS", "");
+    process.restart().await?;
     gateway.all_taken(&[&channel]).await?;
     gateway.finish(&[&channel]).await
 }

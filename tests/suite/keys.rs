@@ -524,7 +524,7 @@ async fn while_the_store_is_away_known_keys_are_served() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_away_at_the_start_lets_nobody_in_and_keeps_nobody_out_for_good()
+async fn an_ingress_that_starts_while_the_store_is_away_is_not_ready_until_it_knows_the_keys()
 -> anyhow::Result<()> {
     let plan = Plan::new(Setup::Servers)?.env("OPERATOR_KEY", "");
     let (url, proxy) = plan.realm()?.store_by_proxy().await?;
@@ -535,12 +535,38 @@ async fn a_store_that_is_away_at_the_start_lets_nobody_in_and_keeps_nobody_out_f
     ensure!(first.status.success(), "{first:?}");
     let key = String::from_utf8(first.stdout)?.trim().to_owned();
     proxy.refuse();
-    gateway.start_all().await?;
+    gateway.launch_all()?;
+    let ingress = gateway.having("ingress");
+    wait::until("the ingress to say why it is not ready", async || {
+        let (status, body) = gateway.process(&ingress).ok()?.readiness().await.ok()?;
+        let told: Value = serde_json::from_slice(&body).ok()?;
+        (told["broker"] == "ready" && status == 503 && told["ingress"].is_string()).then_some(())
+    })
+    .await?;
     let doubtful = ask(&gateway, &key, Method::GET, "/messages", "").await?;
     doubtful.expect(503)?;
     let stranger = gateway.request_with(None, Method::GET, "/messages", &[], "");
     stranger.await?.expect(401)?;
     proxy.resume();
+    gateway.process(&ingress)?.ready().await?;
     until_answered(&gateway, &key, "/messages", |answer| answer.status == 200).await?;
     gateway.finish(&[]).await.map(drop)
+}
+
+/// The indexes of a database that has none are made in the background: a command waits for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_ends_what_it_began_and_does_not_panic() -> anyhow::Result<()> {
+    const RUNS: usize = 20;
+    for _ in 0..RUNS {
+        let gateway = Plan::new(Setup::Servers)?.prepare().await?;
+        let listed = gateway.command(&["keys", "list"]).await?;
+        let stderr = String::from_utf8_lossy(&listed.stderr);
+        ensure!(listed.status.success(), "{stderr}");
+        assert_eq!(stderr, "");
+        gateway
+            .finish_unaccounted("nothing was started")
+            .await
+            .map(drop)?;
+    }
+    Ok(())
 }

@@ -100,6 +100,7 @@ async fn while_the_store_is_away_messages_wait_at_the_cost_of_no_try() -> anyhow
         .env("STORE_URL", url)
         .env("ROUNDTRIP__STORE__TIMEOUT", "500ms")
         .env("ROUNDTRIP__DISPATCHER__PARK", "200ms")
+        .env("ROUNDTRIP__LOG__LEVEL", "info,roundtrip_dispatcher=debug")
         // The second failed try would be the last.
         .schedule("100ms")
         .start()
@@ -111,12 +112,18 @@ async fn while_the_store_is_away_messages_wait_at_the_cost_of_no_try() -> anyhow
 
     proxy.refuse();
     gateway.process("dispatcher-0")?.restart().await?;
-    wait::until("the message to be parked three times", async || {
+    wait::until("the message to be snoozed three times", async || {
         let log = gateway.log("dispatcher-0").ok()?;
-        (log.matches("decision=\"park\"").count() >= 3).then_some(())
+        (log.matches("delivery.snoozed").count() >= 3).then_some(())
     })
     .await?;
     assert_eq!(channel.received().len(), 0);
+    let log = gateway.log("dispatcher-0")?;
+    let said = log
+        .lines()
+        .filter(|line| line.contains("delivery.snoozed "));
+    assert!(log.contains("reason=\"store_unavailable\""), "{log}");
+    assert!(said.count() <= 1, "{log}");
 
     proxy.resume();
     gateway.all_taken(&[&channel]).await?;

@@ -222,6 +222,25 @@ async fn a_second_process_on_the_same_file_is_refused() -> anyhow::Result<()> {
     gateway.finish(&[]).await.map(drop)
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_production_lacks_is_reported_at_once() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let output = refused(folder.path(), &[("ROUNDTRIP__ENVIRONMENT", "production")]).await?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{stderr}");
+    for missing in [
+        "SESSIONS_SERVER",
+        "PUBLIC_URL",
+        "CALLBACK_SECRET",
+        "SESSIONS_SECRET",
+        "ENCRYPTION_KEYS",
+    ] {
+        assert!(stderr.contains(missing), "{missing}: {stderr}");
+    }
+    assert_eq!(stderr.lines().count(), 5, "{stderr}");
+    Ok(())
+}
+
 #[rstest]
 #[case::unknown_key("ROUNDTRIP__DISPATCHER__CONCURENCY", "5", "concurency")]
 #[case::unknown_section("ROUNDTRIP__DISPATCHR__CONCURRENCY", "5", "dispatchr")]
@@ -274,7 +293,6 @@ async fn a_second_process_on_the_same_file_is_refused() -> anyhow::Result<()> {
 #[case::short_key("OPERATOR_KEY", "too-short", "operator_key")]
 #[case::no_rate("ROUNDTRIP__INGRESS__RATE_PER_KEY", "0", "rate_per_key")]
 #[case::no_age("ROUNDTRIP__INGRESS__KEYS_MAX_AGE", "1s", "keys_max_age")]
-#[case::no_sessions_server("ROUNDTRIP__ENVIRONMENT", "production", "SESSIONS_SERVER")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_configuration_is_one_line_and_exit_64(
     #[case] name: &str,

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use roundtrip_isolation::BreakerConfig;
-use roundtrip_model::settings::MAX_IN_FLIGHT_BOUND;
-use roundtrip_webhook::{ConfigError, RetryConfig};
+use roundtrip_model::{
+    RetryPolicy,
+    retry::{DEFAULT_SCHEDULE, Then},
+    settings::MAX_IN_FLIGHT_BOUND,
+};
+use roundtrip_webhook::{ConfigError, RetryConfig, window};
 use serde::{Deserialize, Serialize};
 
 /// [`Config::concurrency`] where nothing is configured.
@@ -60,8 +64,17 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks the bounds that isolation needs.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    pub(crate) fn policy(&self) -> Result<RetryPolicy, ConfigError> {
+        self.retry.policy(Then::GiveUp, &DEFAULT_SCHEDULE)
+    }
+
+    /// Checks the settings against their bounds.
+    ///
+    /// # Errors
+    /// Names the first that is out of them.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.policy()?;
+        window(self.concurrency)?;
         if !(1..=MAX_IN_FLIGHT_BOUND).contains(&self.max_in_flight_per_channel) {
             return Err(ConfigError::new(
                 "max_in_flight_per_channel",

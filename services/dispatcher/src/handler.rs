@@ -1,20 +1,27 @@
 //! What becomes of one outbound message.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use roundtrip_broker::{Handler, Parcel};
 use roundtrip_isolation::{
-    Signal,
+    MAX_RETURNS_PER_SECOND, Signal,
     admission::{Deferred, Limits, Permit},
 };
 use roundtrip_model::{
     ChannelId, ChannelUid, DeadReason, Decision, DeliverySettings, Entry, Event, OutboundMessage,
-    Outcome, decision::DeadKind,
+    Outcome, decision::DeadKind, journal::WaitReason,
 };
 use roundtrip_store::{KnownChannel, Signing, StoreError};
 use roundtrip_webhook::{Overrides, Post, Told, Try};
-use tokio::{join, time::timeout};
+use tokio::{
+    join,
+    time::{Instant, timeout},
+};
 use url::Url;
 
 use crate::Dispatcher;
@@ -28,6 +35,14 @@ const QUICK: Duration = Duration::from_secs(1);
 /// The log's and the dead letter's words for a message that outlived its channel.
 const DELETED: &str = "the channel was deleted after the message was accepted, and another channel \
                        has its id now; a replay sends the message to that one";
+
+/// Why a message goes nowhere now.
+enum Hindrance {
+    /// It never will.
+    Dead(DeadReason),
+    /// Its channel cannot be used for now.
+    Held(WaitReason),
+}
 
 /// Where a message goes.
 struct Destination {
@@ -45,11 +60,14 @@ impl Handler for Dispatcher {
         };
         let channel_id = Some(&message.channel_id);
         if let Some(reason) = self.courier.too_old(parcel.tries, parcel.accepted_at) {
-            return not_tried(parcel, channel_id, Decision::DeadLetter(reason));
+            return not_tried(parcel, channel_id, reason);
         }
         let destination = match self.destination(&message).await {
             Ok(destination) => destination,
-            Err(decision) => return not_tried(parcel, channel_id, decision),
+            Err(Hindrance::Dead(reason)) => return not_tried(parcel, channel_id, reason),
+            Err(Hindrance::Held(reason)) => {
+                return self.snooze(parcel, &message, self.hold(), reason).await;
+            }
         };
         let response_url = self.answers.url(&message, parcel.round, parcel.accepted_at);
         let body = match serde_json::to_vec(&message.delivery_body(&response_url)) {
@@ -69,7 +87,9 @@ impl Handler for Dispatcher {
                 self.deliver(parcel, &message, &destination, body, permit)
                     .await
             }
-            Err(deferred) => snooze(parcel, &message, deferred),
+            Err(Deferred { wait, obstacle }) => {
+                self.snooze(parcel, &message, wait, obstacle.reason()).await
+            }
         }
     }
 
@@ -100,8 +120,9 @@ impl Dispatcher {
         }
     }
 
-    /// Where the channel's messages go, or what becomes of one that has nowhere to go.
-    async fn destination(&self, message: &OutboundMessage) -> Result<Destination, Decision> {
+    /// Where the channel's messages go, or why one goes nowhere.
+    async fn destination(&self, message: &OutboundMessage) -> Result<Destination, Hindrance> {
+        let dead = |kind, detail: &dyn ToString| Hindrance::Dead(dead(kind, detail));
         let id = &message.channel_id;
         let found = match self.channels.get(id).await {
             // The known channel may be an earlier one than the message is for.
@@ -115,7 +136,7 @@ impl Dispatcher {
             // What it should sign with is there, and does not open: an operator's business, and no
             // reason to be refused by the channel.
             Ok(known) if matches!(known.signing, Signing::Impossible) => {
-                Err(Decision::Park(self.park))
+                Err(Hindrance::Held(WaitReason::SecretUnreadable))
             }
             Ok(known) => match &known.target.endpoint {
                 Ok(url) => Ok(Destination {
@@ -127,8 +148,53 @@ impl Dispatcher {
             Err(error @ StoreError::NotFound(_)) => Err(dead(DeadKind::UnknownChannel, &error)),
             Err(error @ StoreError::Unreadable { .. }) => Err(dead(DeadKind::BadEndpoint, &error)),
             // The others say nothing of the channel: the store is away, or will be asked again.
-            Err(_) => Err(Decision::Park(self.park)),
+            Err(_) => Err(Hindrance::Held(WaitReason::StoreUnavailable)),
         }
+    }
+
+    /// How long a message waits whose channel cannot be used.
+    fn hold(&self) -> Duration {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.park(
+            Instant::now(),
+            self.park,
+            MAX_RETURNS_PER_SECOND,
+            rand::random(),
+        )
+    }
+
+    /// Snoozes a message, which does not count as an attempt. Its log and its timeline say so once for
+    /// each reason: a message that waits for long is looked at many times.
+    async fn snooze(
+        &self,
+        parcel: &Parcel,
+        message: &OutboundMessage,
+        wait: Duration,
+        reason: WaitReason,
+    ) -> Decision {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        if self.waits.is_news(message.message_id, reason, wait) {
+            tracing::info!(
+                message_id = parcel.id,
+                channel_id = %message.channel_id,
+                tries = parcel.tries,
+                wait_ms,
+                reason = reason.as_str(),
+                "delivery.snoozed"
+            );
+            let attempts = parcel.tries;
+            let waiting = Event::Waiting { attempts, reason };
+            self.tell(parcel, message, waiting).await;
+        } else {
+            tracing::debug!(
+                message_id = parcel.id,
+                channel_id = %message.channel_id,
+                wait_ms,
+                reason = reason.as_str(),
+                "delivery.snoozed_again"
+            );
+        }
+        Decision::Park(wait)
     }
 
     async fn deliver(
@@ -139,6 +205,7 @@ impl Dispatcher {
         body: bytes::Bytes,
         permit: Permit<ChannelId>,
     ) -> Decision {
+        self.waits.forget(message.message_id);
         let webhook_id = message.message_id.to_string();
         let post = Post {
             url,
@@ -227,34 +294,19 @@ impl Dispatcher {
     }
 }
 
-/// Snoozes a message, which does not count as an attempt. Logged for debugging only: the breaker's
-/// opening and a pause have log lines of their own.
-fn snooze(parcel: &Parcel, message: &OutboundMessage, deferred: Deferred) -> Decision {
-    let Deferred { wait, obstacle } = deferred;
-    tracing::debug!(
-        message_id = parcel.id,
-        channel_id = %message.channel_id,
-        tries = parcel.tries,
-        wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        obstacle = obstacle.as_str(),
-        "delivery.parked"
-    );
-    Decision::Park(wait)
+fn dead(kind: DeadKind, detail: &dyn ToString) -> DeadReason {
+    DeadReason::new(kind, detail.to_string())
 }
 
-fn dead(kind: DeadKind, detail: &dyn ToString) -> Decision {
-    Decision::DeadLetter(DeadReason::new(kind, detail.to_string()))
-}
-
-/// Logs a decision that was made without a try.
-fn not_tried(parcel: &Parcel, channel_id: Option<&ChannelId>, decision: Decision) -> Decision {
+/// A dead letter without an attempt.
+fn not_tried(parcel: &Parcel, channel_id: Option<&ChannelId>, reason: DeadReason) -> Decision {
+    let decision = Decision::DeadLetter(reason);
     let told = Told::from(&decision);
     tracing::info!(
         message_id = parcel.id,
         channel_id = channel_id.map(ChannelId::as_str),
         tries = parcel.tries,
         decision = told.decision,
-        wait_ms = told.wait_ms,
         reason = told.reason,
         "delivery.not_attempted"
     );

@@ -7,26 +7,29 @@
 mod answers;
 mod config;
 mod handler;
+mod waits;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
 use roundtrip_egress::Egress;
 use roundtrip_isolation::{
-    Change,
+    Change, Parking,
     admission::{Admission, Behind, Rules, Scope},
 };
 use roundtrip_journal::Journal;
-use roundtrip_model::{
-    ChannelId, Clock,
-    retry::{DEFAULT_SCHEDULE, Then},
-};
+use roundtrip_model::{ChannelId, Clock};
 use roundtrip_store::CachedChannels;
 use roundtrip_webhook::{ConfigError, Courier, Reach, Webhook, window};
 use tokio_util::sync::CancellationToken;
 
 pub use answers::Answers;
 pub use config::Config;
+
+use crate::waits::Waits;
 
 /// Delivers messages.
 pub struct Dispatcher {
@@ -41,6 +44,10 @@ pub struct Dispatcher {
     concurrency: u16,
     window: u16,
     park: Duration,
+    /// Spreads what comes back of messages whose channel cannot be used: together they come back at
+    /// a bounded pace, however many they are.
+    held: Mutex<Parking>,
+    waits: Waits,
 }
 
 impl Dispatcher {
@@ -57,7 +64,7 @@ impl Dispatcher {
         journal: Journal,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
-        let policy = config.retry.policy(Then::GiveUp, &DEFAULT_SCHEDULE)?;
+        let policy = config.policy()?;
         let webhook = Webhook::new(&config.webhook, Reach::Vetted(egress))?;
         config.check()?;
         let admission = Admission::new(Rules {
@@ -78,6 +85,8 @@ impl Dispatcher {
             concurrency: config.concurrency,
             window: window(config.concurrency)?,
             park: config.park,
+            held: Mutex::default(),
+            waits: Waits::new(),
         })
     }
 

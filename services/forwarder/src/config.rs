@@ -1,7 +1,11 @@
 //! The forwarder's section of the configuration.
 
 use roundtrip_isolation::BreakerConfig;
-use roundtrip_webhook::RetryConfig;
+use roundtrip_model::{
+    RetryPolicy,
+    retry::{DEFAULT_SCHEDULE, Then},
+};
+use roundtrip_webhook::{ConfigError, RetryConfig, window};
 use serde::{Deserialize, Serialize};
 
 /// [`Config::concurrency`] where nothing is configured: the answers all go to one server.
@@ -31,5 +35,23 @@ impl Default for Config {
             webhook: roundtrip_webhook::Config::default(),
             retry: RetryConfig::default(),
         }
+    }
+}
+
+impl Config {
+    pub(crate) fn policy(&self) -> Result<RetryPolicy, ConfigError> {
+        self.retry.policy(Then::RepeatTheLast, &DEFAULT_SCHEDULE)
+    }
+
+    /// Checks the settings against their bounds.
+    ///
+    /// # Errors
+    /// Names the first that is out of them.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.policy()?;
+        window(self.concurrency)?;
+        self.breaker
+            .check()
+            .map_err(|(setting, problem)| ConfigError::new(setting, problem))
     }
 }

@@ -15,7 +15,7 @@ use roundtrip_isolation::{
     admission::{Admission, Behind, Rules, Scope},
 };
 use roundtrip_journal::Journal;
-use roundtrip_model::{ChannelId, Clock, Signer, retry::Then};
+use roundtrip_model::{ChannelId, Clock, Signer};
 use roundtrip_tls::Roots;
 use roundtrip_webhook::{ConfigError, Courier, Reach, Webhook, window};
 use tokio_util::sync::CancellationToken;
@@ -62,14 +62,9 @@ impl Forwarder {
         journal: Journal,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
-        let policy = config
-            .retry
-            .policy(Then::RepeatTheLast, &DEFAULT_SCHEDULE)?;
+        config.check()?;
+        let policy = config.policy()?;
         let webhook = Webhook::new(&config.webhook, Reach::Own(roots))?;
-        config
-            .breaker
-            .check()
-            .map_err(|(setting, problem)| ConfigError::new(setting, problem))?;
         Ok(Self {
             sessions_server,
             signer,

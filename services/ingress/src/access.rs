@@ -101,6 +101,11 @@ impl Doorkeeper {
         self.keyring.read_again().await;
     }
 
+    /// Why no call with a key from the store is answered now; none where they are, or none is needed.
+    pub(crate) fn unready(&self) -> Option<&'static str> {
+        self.required.then(|| self.keyring.unready()).flatten()
+    }
+
     /// Lets whoever comes without a key make a call that needs none. Where calls do, this is for
     /// what is open to all, and it is open; elsewhere it is for this machine.
     pub(crate) fn allow_keyless(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {

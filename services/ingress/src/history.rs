@@ -1,8 +1,10 @@
 //! What happened to messages: `GET /channel/message/{message_id}` and `GET /messages`.
 
 use axum::{extract::State, response::Response};
-use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State as MessageState};
-use roundtrip_store::{Detail, MessageFilter, MessageRecord};
+use roundtrip_model::{
+    ChannelId, Entry, Event, MessageId, SessionId, State as MessageState, journal::WaitReason,
+};
+use roundtrip_store::{Detail, MessageFilter, MessageRecord, StateFilter};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -38,7 +40,25 @@ impl From<MessageRecord> for Shown {
 pub(crate) struct Timeline {
     #[serde(flatten)]
     message: Shown,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<Waiting>,
     timeline: Vec<Entry>,
+}
+
+/// Why a message is not delivered now.
+#[derive(Debug, Serialize)]
+struct Waiting {
+    reason: WaitReason,
+    detail: &'static str,
+}
+
+impl From<WaitReason> for Waiting {
+    fn from(reason: WaitReason) -> Self {
+        Self {
+            reason,
+            detail: reason.detail(),
+        }
+    }
 }
 
 /// `GET /channel/message/{message_id}`
@@ -52,8 +72,33 @@ pub(crate) async fn timeline(
     // Another channel's is as if it were not there: even that it is there is not told.
     let found = found.filter(|(message, _)| caller.sees(Some(&message.channel_id)));
     let (message, timeline) = found.ok_or_else(|| Problem::unknown_message(&id.to_string()))?;
-    let message = message.into();
-    ingress.answers.json(&Timeline { message, timeline }, ())
+    let waiting = waiting(&ingress, &message, &timeline).await;
+    let timeline = Timeline {
+        message: message.into(),
+        waiting: waiting.map(Waiting::from),
+        timeline,
+    };
+    ingress.answers.json(&timeline, ())
+}
+
+/// What the message waits for: a pause at once, everything else as a dispatcher last said.
+async fn waiting(
+    ingress: &Ingress,
+    message: &MessageRecord,
+    timeline: &[Entry],
+) -> Option<WaitReason> {
+    if !message.state.is_under_way() || message.state == MessageState::Delivering {
+        return None;
+    }
+    if let Ok(known) = ingress.known.get(&message.channel_id).await
+        && known.target.settings.paused
+    {
+        return Some(WaitReason::ChannelPaused);
+    }
+    match timeline.last()?.event {
+        Event::Waiting { reason, .. } => Some(reason),
+        _ => None,
+    }
 }
 
 /// The query parameters of `GET /messages`.
@@ -62,7 +107,7 @@ pub(crate) async fn timeline(
 pub(crate) struct MessageParameters {
     session_id: Option<SessionId>,
     channel_id: Option<ChannelId>,
-    state: Option<MessageState>,
+    state: Option<StateFilter>,
     #[serde(default, deserialize_with = "crate::times::rfc3339")]
     since: Option<OffsetDateTime>,
     #[serde(default, deserialize_with = "crate::times::rfc3339")]

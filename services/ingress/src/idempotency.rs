@@ -23,7 +23,7 @@ use axum::{
     http::{HeaderValue, request::Parts},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use roundtrip_model::MessageId;
+use roundtrip_model::{LogThrottle, MessageId};
 use roundtrip_store::Reservation;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -203,17 +203,24 @@ async fn reserve(
     }
 }
 
+/// Met by every request with a key while the store is away.
+static NOT_SETTLED: LogThrottle = LogThrottle::new();
+
 /// The message is enqueued, so this changes no answer: a key that could not be completed runs out,
 /// and a repeat of it is enqueued once more, under the same id.
 async fn complete(ingress: &Ingress, key: &str, message_id: &MessageId) {
-    if let Err(error) = ingress.store.complete(key, message_id).await {
-        tracing::warn!(%error, %message_id, "an idempotency key was not completed");
+    if let Err(error) = ingress.store.complete(key, message_id).await
+        && let Some(suppressed) = NOT_SETTLED.due(Instant::now().into_std())
+    {
+        tracing::warn!(%error, %message_id, suppressed, "an idempotency key was not completed");
     }
 }
 
 async fn release(ingress: &Ingress, key: &str, message_id: &MessageId) {
-    if let Err(error) = ingress.store.release(key, message_id).await {
-        tracing::warn!(%error, %message_id, "an idempotency key was not released; it runs out");
+    if let Err(error) = ingress.store.release(key, message_id).await
+        && let Some(suppressed) = NOT_SETTLED.due(Instant::now().into_std())
+    {
+        tracing::warn!(%error, %message_id, suppressed, "an idempotency key was not released; it runs out");
     }
 }
 

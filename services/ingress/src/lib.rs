@@ -27,7 +27,6 @@ mod queries;
 mod refusals;
 mod replays;
 mod routes;
-mod seldom;
 mod times;
 
 #[cfg(test)]
@@ -167,6 +166,12 @@ impl Ingress {
             batches: Arc::new(Semaphore::new(batch::MAX_AT_ONCE)),
             limits,
         }))
+    }
+
+    /// Why every send with a key from the store is refused now; none where they are taken. For probes.
+    #[must_use]
+    pub fn unready(&self) -> Option<&'static str> {
+        self.doorkeeper.unready()
     }
 
     /// The API's routes, and beside them those of `more`, which are for development: any key opens

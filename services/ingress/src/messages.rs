@@ -1,6 +1,6 @@
 //! `POST /channel/message`: a message in.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::{
     Json as JsonBody,
@@ -11,7 +11,7 @@ use axum::{
 use bytes::Bytes;
 use roundtrip_broker::{Parcel, Route};
 use roundtrip_model::{
-    ChannelId, Entry, Event, MessageId, OutboundMessage, SessionId, channel::http_url,
+    ChannelId, Entry, Event, LogThrottle, MessageId, OutboundMessage, SessionId, channel::http_url,
     journal::Content, message::is_empty_json,
 };
 use serde::{Deserialize, Serialize};
@@ -23,13 +23,12 @@ use crate::{
     body::RelayedJson,
     idempotency::{Key, REPLAYED, accept_one},
     problem::Problem,
-    seldom::Seldom,
 };
 
 /// How long an answer waits for its journal entry; it is confirmed as the message was.
 const ENTRY_LIMIT: Duration = Duration::from_secs(2);
 
-static UNTOLD: Seldom = Seldom::new();
+static NOT_JOURNALED: LogThrottle = LogThrottle::new();
 
 /// The body of `POST /channel/message`.
 #[derive(Debug, Deserialize)]
@@ -167,9 +166,9 @@ impl Ingress {
     pub(crate) async fn tell(&self, entry: Entry) {
         let message_id = entry.message_id;
         if !self.journal.append_within(entry, ENTRY_LIMIT).await
-            && let Some(unsaid) = UNTOLD.due()
+            && let Some(suppressed) = NOT_JOURNALED.due(Instant::now())
         {
-            tracing::warn!(%message_id, unsaid, "answered before the journal had its entry");
+            tracing::warn!(%message_id, suppressed, "answered before the journal had its entry");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Replays: asked for, looked at, cancelled.
+//! Replays: asked for, listed, looked at, cancelled.
 
 use axum::{
     Json as JsonBody,
@@ -6,17 +6,22 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use roundtrip_model::{
-    ChannelId, MessageId, ReplayId, SessionId, State as MessageState, decision::DeadKind,
-};
+use roundtrip_model::{ChannelId, MessageId, ReplayId, SessionId, decision::DeadKind};
 use roundtrip_store::{
-    DeadFilter, DeadQueue, MessageFilter, Progress, Replay, ReplaySource, ReplayStatus,
+    DeadFilter, DeadQueue, MessageFilter, Progress, Replay, ReplayFilter, ReplaySource,
+    ReplayStatus, StateFilter,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::{
-    Ingress, access::Caller, body::Json, json::whole_number, parameters::PathId, problem::Problem,
+    Ingress,
+    access::Caller,
+    body::Json,
+    json::whole_number,
+    pages::{page_of, page_size},
+    parameters::{Parameters, PathId},
+    problem::Problem,
 };
 
 /// The most a second that can be asked for.
@@ -56,7 +61,7 @@ pub(crate) struct ReplayMessages {
     ids: Option<Vec<MessageId>>,
     channel_id: Option<ChannelId>,
     session_id: Option<SessionId>,
-    state: Option<MessageState>,
+    state: Option<StateFilter>,
     #[serde(default, deserialize_with = "crate::times::rfc3339")]
     since: Option<OffsetDateTime>,
     #[serde(default, deserialize_with = "crate::times::rfc3339")]
@@ -182,6 +187,7 @@ async fn ask(
     }
     let replay = Replay {
         replay_id: ReplayId::generate(),
+        requested_by: caller.to_string(),
         source,
         rate_per_second,
         status: ReplayStatus::Running,
@@ -194,6 +200,45 @@ async fn ask(
     let replay_id = replay.replay_id;
     tracing::info!(%replay_id, matched, ?rate_per_second, by = %caller, "replay.asked_for");
     Ok((StatusCode::ACCEPTED, JsonBody(replay)).into_response())
+}
+
+/// The query parameters of `GET /replays`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReplayParameters {
+    status: Option<ReplayStatus>,
+    limit: Option<u16>,
+    cursor: Option<ReplayId>,
+}
+
+/// A page of replays, the latest first.
+#[derive(Debug, Serialize)]
+struct Page {
+    replays: Vec<Replay>,
+    next_cursor: Option<ReplayId>,
+}
+
+/// `GET /replays`
+pub(crate) async fn list(
+    State(ingress): State<Ingress>,
+    caller: Caller,
+    Parameters(parameters): Parameters<ReplayParameters>,
+) -> Result<Response, Problem> {
+    let limit = page_size(parameters.limit)?;
+    let filter = ReplayFilter {
+        channels: caller.among(None)?,
+        status: parameters.status,
+    };
+    let under_way = ingress.queries.begin(&caller)?;
+    let cursor = parameters.cursor.as_ref();
+    let page = ingress.store.replays(&filter, cursor, limit + 1);
+    let found = under_way.ask(page).await?;
+    let (replays, next_cursor) = page_of(found, limit, |replay| replay.replay_id);
+    let page = Page {
+        replays,
+        next_cursor,
+    };
+    ingress.answers.json(&page, under_way)
 }
 
 /// `GET /replays/{replay_id}`
@@ -243,18 +288,6 @@ async fn seen(ingress: &Ingress, caller: &Caller, id: &str) -> Result<Replay, Pr
     let parsed: ReplayId = id.parse().map_err(|_error| unknown())?;
     let replay = ingress.store.replay(&parsed).await?;
     replay
-        .filter(|replay| caller.covers(channels(&replay.source)))
+        .filter(|replay| caller.covers(replay.source.channels()))
         .ok_or_else(unknown)
-}
-
-/// The channels that a replay is limited to, where it is.
-fn channels(source: &ReplaySource) -> Option<Vec<&ChannelId>> {
-    let (channel, channels) = match source {
-        ReplaySource::DeadLetters(filter) => (&filter.channel, &filter.channels),
-        ReplaySource::Messages(filter) => (&filter.channel, &filter.channels),
-    };
-    match (channel, channels) {
-        (Some(channel), _) => Some(vec![channel]),
-        (None, channels) => channels.as_ref().map(|channels| channels.iter().collect()),
-    }
 }

@@ -54,6 +54,7 @@ fn table() -> Vec<Call> {
         get("/dead-letters", READS, dead_letters::list),
         delete("/dead-letters", OPERATES, dead_letters::purge),
         post("/dead-letters/replay", OPERATES, replays::dead_letters),
+        get("/replays", READS, replays::list),
         get("/replays/{replay_id}", READS, replays::read),
         delete("/replays/{replay_id}", OPERATES, replays::cancel),
         post("/api-keys", OPERATES, api_keys::create),
@@ -61,8 +62,9 @@ fn table() -> Vec<Call> {
         delete("/api-keys/{key_id}", OPERATES, api_keys::revoke),
         // Channel servers have no keys; the token in their response URL is what they have.
         post("/webhook-response", Access::Open, callback::receive),
-        get("/openapi.json", Access::AnyKey, document::json),
-        get("/docs", Access::AnyKey, document::docs),
+        // A browser cannot present a key, and the documents say nothing of this gateway's own.
+        get("/openapi.json", Access::Open, document::json),
+        get("/docs", Access::Open, document::docs),
     ]
 }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use backoff::backoff::Backoff;
-use roundtrip_model::{Decision, retry::reconnect};
+use roundtrip_model::{Decision, LogThrottle, retry::reconnect};
 use roundtrip_store::StoreError;
 use tokio::time::{Instant, sleep};
 
@@ -16,6 +16,9 @@ const HOLD: Duration = Duration::from_mins(5);
 
 /// How long a parcel is parked after that.
 const PARK: Duration = Duration::from_secs(5);
+
+/// Met by every parcel while the store is away.
+static STORE_AWAY: LogThrottle = LogThrottle::every(Duration::from_mins(1));
 
 /// Does it until the store has taken it; a parking decision where that takes too long.
 pub(crate) async fn until_taken<T, F>(
@@ -27,15 +30,13 @@ where
 {
     let deadline = Instant::now() + HOLD;
     let mut waits = reconnect();
-    let mut complained = false;
     loop {
         let error = match write().await {
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        if !complained {
-            tracing::warn!(%error, what, "the store does not take it; waiting");
-            complained = true;
+        if let Some(suppressed) = STORE_AWAY.due(Instant::now().into_std()) {
+            tracing::warn!(%error, what, suppressed, "the store does not take it; waiting");
         }
         if Instant::now() >= deadline {
             return Err(Decision::Park(PARK));

@@ -1,31 +1,48 @@
 //! Replays: puts dead letters, or messages, back into their queues.
 //!
+//! Replays take turns: each runs for a short while and then makes room for the one that has waited
+//! longest. So many replays, or slow ones, do not stop another.
+//!
 //! Invariant: what a replay has put back is confirmed by the broker before it is marked, and
 //! marked before the cursor moves on. A crash in between puts back at most one page again, under
 //! the same ids.
 
-use std::{sync::Arc, time::Duration};
+mod page;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use backoff::backoff::Backoff;
-use futures::future::join_all;
-use roundtrip_broker::{Parcel, PublishError, Route, SharedBroker};
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
+use roundtrip_broker::{PublishError, SharedBroker};
 use roundtrip_journal::Journal;
-use roundtrip_model::{
-    ChannelId, Clock, Entry, EntryId, Event, MessageId, OutboundMessage, ReplayId, SessionId,
-    retry::reconnect,
-};
+use roundtrip_model::{Clock, LogThrottle, ReplayId, retry::reconnect};
 use roundtrip_store::{
-    DeadFilter, DeadLetter, DeadQueue, Detail, MessageFilter, MessageRecord, Progress, Replay,
-    ReplaySource, ReplayStatus, SharedStore, StoreError,
+    Detail, Progress, Replay, ReplaySource, ReplayStatus, SharedStore, StoreError,
 };
-use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::page::{Destination, Item, before, from_letter, from_message};
 use crate::readdress::CurrentChannels;
+
+/// The least time between two lines that say the same of an outage.
+const LOG_EVERY: Duration = Duration::from_mins(1);
 
 /// How often the store is asked for a replay to run.
 const POLL_EVERY: Duration = Duration::from_secs(1);
+
+/// The most replays that one process runs at once.
+const AT_ONCE: usize = 4;
+
+/// How long a replay runs before it makes room for another. One that waits for its rate makes room at
+/// once.
+const TURN: Duration = Duration::from_secs(1);
+
+/// How much earlier a lease ends than its replay goes on: the lease is in whole milliseconds.
+const SLACK: Duration = Duration::from_millis(5);
+
+/// How long a page waits for a broker that takes nothing, before its replay makes room for another.
+const BROKER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a replay is held without a sign of life, before another process takes it over.
 const LEASE: Duration = Duration::from_secs(30);
@@ -42,33 +59,26 @@ pub(crate) struct Replayer {
     store: SharedStore,
     journal: Journal,
     clock: Arc<dyn Clock>,
-    /// Tells this process' leases from others'.
+    broker_waits: LogThrottle,
+    store_waits: LogThrottle,
+}
+
+/// A replay under a lease.
+struct Leased {
+    replay_id: ReplayId,
     owner: String,
+    source: ReplaySource,
+    rate_per_second: Option<u32>,
+    progress: Progress,
 }
 
-/// One thing to put back.
-struct Item {
-    /// What the cursor says after it.
-    cursor: String,
-    /// Nothing where its content is not known.
-    parcel: Option<(Destination, Parcel)>,
-    subject: Option<(MessageId, ChannelId, SessionId)>,
-    dead_id: Option<String>,
-}
-
-/// The queue that it goes back to.
-enum Destination {
-    Outbound(ChannelId),
-    Callbacks,
-}
-
-impl Destination {
-    fn route(&self) -> Route<'_> {
-        match self {
-            Self::Outbound(channel_id) => Route::Outbound(channel_id),
-            Self::Callbacks => Route::Callbacks,
-        }
-    }
+/// What became of a page.
+struct PutBack {
+    replayed: u64,
+    skipped: u64,
+    cursor: Option<String>,
+    /// Whether all of it was dealt with.
+    whole: bool,
 }
 
 impl Replayer {
@@ -78,119 +88,168 @@ impl Replayer {
         journal: Journal,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let owner = uuid::Uuid::new_v4().simple().to_string();
         Self {
             broker,
             store,
             journal,
             clock,
-            owner,
+            broker_waits: LogThrottle::every(LOG_EVERY),
+            store_waits: LogThrottle::every(LOG_EVERY),
         }
     }
 
-    /// Runs replays, one at a time, until `stop`.
+    /// Runs replays, a few beside each other, until `stop`.
     pub(crate) async fn run(&self, stop: &CancellationToken) {
-        let work = async {
-            loop {
-                match self
-                    .store
-                    .claim_replay(&self.owner, self.clock.now(), LEASE)
-                    .await
-                {
-                    Ok(Some(replay)) => {
-                        let id = replay.replay_id;
-                        if let Err(error) = self.replay(replay).await {
-                            tracing::warn!(%id, %error, "a replay waits for its lease to run out");
-                        }
-                    }
-                    Ok(None) => sleep(POLL_EVERY).await,
-                    Err(error) => {
-                        tracing::debug!(%error, "the store was not asked for replays");
-                        sleep(POLL_EVERY).await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.take_turns() => {}
+        }
+    }
+
+    async fn take_turns(&self) {
+        let mut turns = FuturesUnordered::new();
+        // When the replays of this process go on that have made room.
+        let mut due = BTreeSet::new();
+        let mut look_at = Instant::now();
+        loop {
+            let has_room = turns.len() < AT_ONCE;
+            tokio::select! {
+                Some(goes_on_at) = turns.next(), if !turns.is_empty() => {
+                    due.extend(goes_on_at);
+                    look_at = due.first().map_or(look_at, |first| look_at.min(*first));
+                }
+                () = sleep_until(look_at), if has_room => {
+                    let now = Instant::now();
+                    due.retain(|at| *at > now);
+                    if let Some((replay, owner)) = self.claim().await {
+                        turns.push(self.turn(replay, owner));
+                    } else {
+                        let next = now + POLL_EVERY;
+                        look_at = due.first().map_or(next, |first| next.min(*first));
                     }
                 }
             }
-        };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = work => {}
         }
     }
 
-    /// Runs one replay to its end, or until it is cancelled or another process has it.
-    async fn replay(&self, replay: Replay) -> Result<(), StoreError> {
-        let Replay {
-            replay_id,
-            rate_per_second,
-            mut progress,
-            created_at,
-            ..
-        } = replay;
-        let source = before(replay.source, created_at);
+    /// The next replay to run, under a lease of its own.
+    async fn claim(&self) -> Option<(Replay, String)> {
+        let owner = uuid::Uuid::new_v4().simple().to_string();
+        let claimed = self.store.claim_replay(&owner, self.clock.now(), LEASE);
+        match claimed.await {
+            Ok(claimed) => claimed.map(|replay| (replay, owner)),
+            Err(error) => {
+                if let Some(suppressed) = self.store_waits.due(Instant::now().into_std()) {
+                    tracing::warn!(%error, suppressed, "replays wait for the store");
+                }
+                None
+            }
+        }
+    }
+
+    /// Runs a replay for a while; says when it goes on, where it does.
+    async fn turn(&self, replay: Replay, owner: String) -> Option<Instant> {
+        let replay_id = replay.replay_id;
+        match self.run_for_a_turn(replay, owner).await {
+            Ok(goes_on_at) => goes_on_at,
+            Err(error) => {
+                if let Some(suppressed) = self.store_waits.due(Instant::now().into_std()) {
+                    let message = "a replay waits for its lease to run out";
+                    tracing::warn!(%replay_id, %error, suppressed, "{message}");
+                }
+                None
+            }
+        }
+    }
+
+    async fn run_for_a_turn(
+        &self,
+        replay: Replay,
+        owner: String,
+    ) -> Result<Option<Instant>, StoreError> {
+        let began = Instant::now();
+        let is_new = replay.progress == Progress::default();
+        let mut replay = Leased {
+            replay_id: replay.replay_id,
+            owner,
+            source: before(replay.source, replay.created_at),
+            rate_per_second: replay.rate_per_second,
+            progress: replay.progress,
+        };
+        let replay_id = replay.replay_id;
         // A process that died between the two had marked what it had not yet counted: marked letters
         // are not listed again, and would never be counted.
-        let cursor = progress.cursor.as_deref();
-        progress.replayed += self.store.count_replayed(&replay_id, cursor).await?;
-        let limit = rate_per_second
+        let cursor = replay.progress.cursor.as_deref();
+        replay.progress.replayed += self.store.count_replayed(&replay_id, cursor).await?;
+        if is_new {
+            tracing::info!(%replay_id, "replay.started");
+        }
+        let limit = replay
+            .rate_per_second
             .map_or(PAGE, |rate| {
                 u16::try_from(rate / PAGES_A_SECOND).unwrap_or(PAGE)
             })
             .clamp(1, PAGE);
-        tracing::info!(%replay_id, cursor = progress.cursor, "replay.started");
         loop {
             let page_began = Instant::now();
-            let mut items = self
-                .page(&source, progress.cursor.as_deref(), limit)
-                .await?;
-            let Some(last) = items.last() else {
+            let mut items = self.page(&replay, limit).await?;
+            if items.is_empty() {
                 self.store
                     .end_replay(&replay_id, ReplayStatus::Done, self.clock.now())
                     .await?;
-                tracing::info!(%replay_id, replayed = progress.replayed, "replay.done");
-                return Ok(());
-            };
-            let cursor = last.cursor.clone();
-            self.readdress(&mut items).await?;
-            let put_back = self.put_back(replay_id, &progress, &items).await?;
-            let Some(put_back) = put_back else {
-                return Ok(());
-            };
-            let all = u64::try_from(items.len()).unwrap_or(u64::MAX);
-            progress = Progress {
-                replayed: progress.replayed + put_back,
-                skipped: progress.skipped + (all - put_back),
-                cursor: Some(cursor),
-            };
-            if !self.hold(replay_id, &progress).await? {
-                tracing::info!(%replay_id, replayed = progress.replayed, "replay.left");
-                return Ok(());
+                let Progress {
+                    replayed, skipped, ..
+                } = replay.progress;
+                tracing::info!(%replay_id, replayed, skipped, "replay.done");
+                return Ok(None);
             }
-            if let Some(rate) = rate_per_second {
-                let share = f64::from(u32::try_from(put_back).unwrap_or(u32::MAX));
-                let took = Duration::from_secs_f64(share / f64::from(rate.max(1)));
-                sleep_until(page_began + took).await;
+            self.readdress(&mut items).await?;
+            let Some(put_back) = self.put_back(&replay, &items).await? else {
+                return Ok(None);
+            };
+            replay.progress.replayed += put_back.replayed;
+            replay.progress.skipped += put_back.skipped;
+            if put_back.cursor.is_some() {
+                replay.progress.cursor = put_back.cursor;
+            }
+            let goes_on_at = if put_back.whole {
+                page_began + took(put_back.replayed, replay.rate_per_second)
+            } else {
+                Instant::now() + BROKER_PATIENCE
+            };
+            let waits = goes_on_at.saturating_duration_since(Instant::now());
+            let turn_is_over = !waits.is_zero() || began.elapsed() >= TURN;
+            let held_for = if turn_is_over {
+                waits.saturating_sub(SLACK)
+            } else {
+                LEASE
+            };
+            if !self.hold(&replay, held_for).await? {
+                let replayed = replay.progress.replayed;
+                tracing::info!(%replay_id, replayed, "replay.left");
+                return Ok(None);
+            }
+            if turn_is_over {
+                return Ok(Some(goes_on_at));
             }
         }
     }
 
-    /// Renews the lease. `false` where the replay is no longer ours to run.
-    async fn hold(&self, id: ReplayId, progress: &Progress) -> Result<bool, StoreError> {
-        let until = self.clock.now() + LEASE;
+    /// Writes down the progress and holds the lease for so long. `false` where the replay is no longer
+    /// ours to run.
+    async fn hold(&self, replay: &Leased, held_for: Duration) -> Result<bool, StoreError> {
+        let until = self.clock.now() + held_for;
         let status = self
             .store
-            .advance_replay(&id, &self.owner, progress, until)
+            .advance_replay(&replay.replay_id, &replay.owner, &replay.progress, until)
             .await?;
         Ok(status == Some(ReplayStatus::Running))
     }
 
-    async fn page(
-        &self,
-        source: &ReplaySource,
-        after: Option<&str>,
-        limit: u16,
-    ) -> Result<Vec<Item>, StoreError> {
+    async fn page(&self, replay: &Leased, limit: u16) -> Result<Vec<Item>, StoreError> {
         let now = self.clock.now();
-        match source {
+        let after = replay.progress.cursor.as_deref();
+        match &replay.source {
             ReplaySource::DeadLetters(filter) => {
                 let letters = self
                     .store
@@ -226,48 +285,59 @@ impl Replayer {
         Ok(())
     }
 
-    /// Puts a page back and says how many of it; `None` where the replay was lost meanwhile.
+    /// Puts a page back, as far as the broker takes it; `None` where the replay was lost meanwhile.
     async fn put_back(
         &self,
-        replay_id: ReplayId,
-        progress: &Progress,
+        replay: &Leased,
         items: &[Item],
-    ) -> Result<Option<u64>, StoreError> {
-        let known: Vec<&Item> = items.iter().filter(|item| item.parcel.is_some()).collect();
-        let mut waiting: Vec<&Item> = known.clone();
+    ) -> Result<Option<PutBack>, StoreError> {
+        let replay_id = replay.replay_id;
+        let patience_ends = Instant::now() + BROKER_PATIENCE;
         let mut waits = reconnect();
-        while !waiting.is_empty() {
-            let published = join_all(waiting.iter().map(|item| self.publish(item))).await;
-            let refused: Vec<&Item> = waiting
-                .iter()
-                .zip(&published)
-                .filter(|(_, published)| published.is_err())
-                .map(|(item, _)| *item)
-                .collect();
-            if let Some(error) = published
-                .iter()
-                .find_map(|published| published.as_ref().err())
-            {
-                tracing::warn!(%replay_id, %error, left = refused.len(), "a replay waits for the broker");
-                if !self.hold(replay_id, progress).await? {
-                    return Ok(None);
+        let mut confirmed = vec![false; items.len()];
+        loop {
+            let missing = (0..items.len()).filter(|&index| !confirmed[index]);
+            let published = missing.map(async |index| (index, self.publish(&items[index]).await));
+            let mut refused = None;
+            for (index, published) in join_all(published).await {
+                match published {
+                    Ok(()) => confirmed[index] = true,
+                    Err(error) => refused = Some(error),
                 }
-                sleep(waits.next_backoff().unwrap_or(POLL_EVERY)).await;
             }
-            waiting = refused;
+            let Some(error) = refused else { break };
+            if let Some(suppressed) = self.broker_waits.due(Instant::now().into_std()) {
+                tracing::warn!(%replay_id, %error, suppressed, "a replay waits for the broker");
+            }
+            if Instant::now() >= patience_ends {
+                break;
+            }
+            if !self.hold(replay, LEASE).await? {
+                return Ok(None);
+            }
+            sleep(waits.next_backoff().unwrap_or(POLL_EVERY)).await;
         }
         let at = self.clock.now();
-        for item in &known {
-            if let Some(entry) = replayed(item, replay_id, at) {
-                self.journal.append(entry).await;
-            }
-        }
-        let dead_ids: Vec<String> = known
-            .iter()
-            .filter_map(|item| item.dead_id.clone())
+        let done = || items.iter().zip(&confirmed).filter(|(_, done)| **done);
+        let entries = done().filter_map(|(item, _)| item.entry(replay_id, at));
+        join_all(entries.map(|entry| self.journal.append(entry))).await;
+        let dead_ids: Vec<String> = done()
+            .filter(|(item, _)| item.parcel.is_some())
+            .filter_map(|(item, _)| item.dead_id.clone())
             .collect();
         self.store.mark_replayed(&dead_ids, &replay_id).await?;
-        Ok(Some(u64::try_from(known.len()).unwrap_or(u64::MAX)))
+        // The cursor stops before the first that was refused. A marked letter behind it is counted by
+        // the next turn, and a message behind it is left alone, for it is on its way by then.
+        let reached = confirmed.iter().take_while(|done| **done).count();
+        let replayed = items[..reached].iter().filter(|item| item.parcel.is_some());
+        let replayed = replayed.count();
+        let as_u64 = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        Ok(Some(PutBack {
+            replayed: as_u64(replayed),
+            skipped: as_u64(reached - replayed),
+            cursor: items[..reached].last().map(|item| item.cursor.clone()),
+            whole: reached == items.len(),
+        }))
     }
 
     async fn publish(&self, item: &Item) -> Result<(), PublishError> {
@@ -278,100 +348,10 @@ impl Replayer {
     }
 }
 
-/// What was there when the replay was asked for: what it brings back and dies again is left.
-fn before(source: ReplaySource, created_at: OffsetDateTime) -> ReplaySource {
-    let bound = |until: Option<OffsetDateTime>| {
-        Some(until.map_or(created_at, |until| until.min(created_at)))
-    };
-    match source {
-        ReplaySource::DeadLetters(filter) => ReplaySource::DeadLetters(DeadFilter {
-            until: bound(filter.until),
-            ..filter
-        }),
-        ReplaySource::Messages(filter) => ReplaySource::Messages(MessageFilter {
-            until: bound(filter.until),
-            ..filter
-        }),
-    }
-}
-
-/// `accepted_at` is the replay's own time: the message's age counts from here anew.
-fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
-    let destination = match letter.queue {
-        DeadQueue::Outbound => letter.channel_id.clone().map(Destination::Outbound),
-        // An answer that nobody can read has no session.
-        DeadQueue::Callbacks => letter
-            .session_id
-            .is_some()
-            .then_some(Destination::Callbacks),
-    };
-    let parcel = Parcel {
-        id: letter.parcel_id,
-        tries: 0,
-        round: letter.round + 1,
-        accepted_at: now,
-        dead: None,
-        body: letter.body,
-    };
-    let subject = letter
-        .message_id
-        .zip(letter.channel_id)
-        .zip(letter.session_id);
-    Item {
-        cursor: letter.dead_id.clone(),
-        parcel: destination.map(|destination| (destination, parcel)),
-        subject: subject.map(|((message, channel), session)| (message, channel, session)),
-        dead_id: Some(letter.dead_id),
-    }
-}
-
-fn from_message(record: MessageRecord, now: OffsetDateTime) -> Item {
-    let MessageRecord {
-        message_id,
-        channel_id,
-        session_id,
-        round,
-        content,
-        ..
-    } = record;
-    let parcel = content.and_then(|content| {
-        let message = OutboundMessage {
-            message_id,
-            channel_id: channel_id.clone(),
-            channel_uid: None,
-            session_id: session_id.clone(),
-            message: content.message,
-            response_url: content.response_url,
-        };
-        let body = serde_json::to_vec(&message).ok()?;
-        let parcel = Parcel {
-            id: message_id.to_string(),
-            tries: 0,
-            round: round + 1,
-            accepted_at: now,
-            dead: None,
-            body: body.into(),
-        };
-        Some((Destination::Outbound(channel_id.clone()), parcel))
-    });
-    Item {
-        cursor: message_id.to_string(),
-        parcel,
-        subject: Some((message_id, channel_id, session_id)),
-        dead_id: None,
-    }
-}
-
-fn replayed(item: &Item, replay_id: ReplayId, at: OffsetDateTime) -> Option<Entry> {
-    let (message_id, channel_id, session_id) = item.subject.clone()?;
-    let (_, parcel) = item.parcel.as_ref()?;
-    Some(Entry {
-        entry_id: EntryId::generate(),
-        message_id,
-        channel_id,
-        session_id,
-        round: parcel.round,
-        at,
-        event: Event::Replayed { replay_id },
+/// How long so many take at this rate.
+fn took(count: u64, rate_per_second: Option<u32>) -> Duration {
+    rate_per_second.map_or(Duration::ZERO, |rate| {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        Duration::from_secs_f64(f64::from(count) / f64::from(rate.max(1)))
     })
 }

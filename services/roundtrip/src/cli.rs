@@ -132,7 +132,7 @@ impl ServeArguments {
     /// The roles of this process; all where none is named.
     pub(crate) fn roles(self) -> BTreeSet<Role> {
         if self.roles.is_empty() {
-            Role::value_variants().iter().copied().collect()
+            Role::every().collect()
         } else {
             self.roles.into_iter().collect()
         }
@@ -153,6 +153,11 @@ pub(crate) enum Role {
 }
 
 impl Role {
+    /// Every role.
+    pub(crate) fn every() -> impl Iterator<Item = Self> {
+        Self::value_variants().iter().copied()
+    }
+
     /// The role's name, as it is written on the command line and in logs.
     pub(crate) const fn name(self) -> &'static str {
         match self {

@@ -1,7 +1,7 @@
 //! The configuration: defaults, then the file, then the environment.
 //!
-//! Invariant: an unknown key or a value that cannot be is one line on standard error and exit 64
-//! (`EX_USAGE`), before anything has started.
+//! Invariant: an unknown key or a value that cannot be is one line on standard error, all of them
+//! together, and exit 64 (`EX_USAGE`), before anything has started.
 
 mod environment;
 mod file;
@@ -164,106 +164,149 @@ fn read_with(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Config, Problem> {
     let mut table = file::read(file)?;
-    environment::lay_over(&mut table, variables)?;
-    Ok(reading::read(table)?)
+    let laid_over = environment::lay_over(&mut table, variables);
+    match reading::read_all(table) {
+        Ok(config) => laid_over.map(|()| config),
+        Err(problem) => Err(problem.after(laid_over)),
+    }
 }
 
 impl Config {
-    /// What one value says of another. What each section can say of itself, it says when its
-    /// part is built.
+    /// What one value says of another, and what sections say of themselves: all problems at once.
     fn check(&self) -> Result<(), Problem> {
-        self.sessions_server()?;
-        self.public_url()?;
-        self.ingress
-            .check()
-            .map_err(|error| Problem::section("ingress", &error))?;
-        for (key, is_nothing) in [
-            (
-                "recorder.batches_at_once",
-                self.recorder.batches_at_once == 0,
-            ),
-            (
-                "recorder.dead_letters_at_once",
-                self.recorder.dead_letters_at_once == 0,
-            ),
-        ] {
-            if is_nothing {
-                return Err(Problem::key(key, "must be more than nothing"));
+        let mut results = vec![
+            self.sessions_server().map(drop),
+            self.public_url().map(drop),
+            self.ingress
+                .check()
+                .map_err(|error| Problem::section("ingress", &error)),
+            self.dispatcher
+                .check()
+                .map_err(|error| Problem::section("dispatcher", &error)),
+            self.forwarder
+                .check()
+                .map_err(|error| Problem::section("forwarder", &error)),
+            self.check_egress(),
+            self.log.check(),
+            self.configured_tokens().map(drop),
+            self.sessions_signer().map(drop),
+            self.configured_sealing().map(drop),
+            self.operator_key().map(drop),
+        ];
+        let unless = |holds, key, problem: &str| {
+            if holds {
+                Ok(())
+            } else {
+                Err(Problem::key(key, problem))
             }
-        }
-        // Or keys would be too old from the end of one reading of them to the next.
-        if self.ingress.keys_max_age <= self.store.cache_ttl {
-            return Err(Problem::key(
+        };
+        results.extend([
+            unless(
+                self.recorder.batches_at_once > 0,
+                "recorder.batches_at_once",
+                "must be greater than zero",
+            ),
+            unless(
+                self.recorder.dead_letters_at_once > 0,
+                "recorder.dead_letters_at_once",
+                "must be greater than zero",
+            ),
+            // Or keys would be too old from the end of one reading of them to the next.
+            unless(
+                self.ingress.keys_max_age > self.store.cache_ttl,
                 "ingress.keys_max_age",
                 "must be longer than store.cache_ttl",
-            ));
-        }
-        self.configured_tokens()?;
-        if !(MIN_CALLBACK_TTL..=MAX_CALLBACK_TTL).contains(&self.callback_ttl) {
-            return Err(Problem::key("callback_ttl", "must be 1s to 366 days"));
-        }
-        if self.callback_ttl <= self.dispatcher.retry.max_age {
-            return Err(Problem::key(
+            ),
+            unless(
+                (MIN_CALLBACK_TTL..=MAX_CALLBACK_TTL).contains(&self.callback_ttl),
+                "callback_ttl",
+                "must be 1s to 366 days",
+            ),
+            unless(
+                self.callback_ttl > self.dispatcher.retry.max_age,
                 "callback_ttl",
                 "must be longer than dispatcher.retry.max_age: a message may be delivered that late",
-            ));
-        }
-        self.sessions_signer()?;
-        self.configured_sealing()?;
-        self.operator_key()?;
+            ),
+        ]);
         match self.environment {
-            Stage::Development => {
-                for (key, listen) in [
-                    ("ingress.listen", self.ingress.listen),
-                    ("operations.listen", self.operations.listen),
-                ] {
-                    if !listen.ip().is_loopback() {
-                        return Err(Problem::key(
-                            key,
-                            format!(
-                                "is {listen}: environment = \"development\" listens on loopback \
-                                 only; set environment = \"production\""
-                            ),
-                        ));
-                    }
-                }
+            Stage::Development => results.extend(self.loopback_only()),
+            Stage::Production => {
+                results.extend(self.needed_in_production());
+                results.push(self.no_placeholders());
             }
-            Stage::Production if self.sessions_server.is_none() => {
-                return Err(Problem::key(
-                    "sessions_server",
-                    "(SESSIONS_SERVER) must be set where environment = \"production\"",
-                ));
-            }
-            Stage::Production if self.public_url.is_none() => {
-                return Err(Problem::key(
-                    "public_url",
-                    "must be set where environment = \"production\": channels answer to it",
-                ));
-            }
-            Stage::Production if self.callback_secret.is_none() => {
-                return Err(Problem::key(
-                    "callback_secret",
-                    "(CALLBACK_SECRET) must be set where environment = \"production\": every role \
-                     knows by it which message an answer belongs to",
-                ));
-            }
-            Stage::Production if self.sessions_secret.is_none() => {
-                return Err(Problem::key(
-                    "sessions_secret",
-                    "(SESSIONS_SECRET) must be set where environment = \"production\": the sessions \
-                     server knows by it that an answer comes from the gateway",
-                ));
-            }
-            Stage::Production if self.encryption_keys.is_none() => {
-                return Err(Problem::key(
-                    "encryption_keys",
-                    "(ENCRYPTION_KEYS) must be set where environment = \"production\": the secrets of \
-                     channels are kept under them",
-                ));
-            }
-            Stage::Production => self.no_placeholders()?,
         }
-        Ok(())
+        Problem::all(results)
+    }
+
+    fn check_egress(&self) -> Result<(), Problem> {
+        let egress = |error| Problem::section("egress", &error);
+        Problem::all([
+            self.egress.guard(self.loopback()).map(drop).map_err(egress),
+            self.egress.roots().map(drop).map_err(egress),
+        ])
+    }
+
+    fn loopback_only(&self) -> impl Iterator<Item = Result<(), Problem>> {
+        let listens = [
+            ("ingress.listen", self.ingress.listen),
+            ("operations.listen", self.operations.listen),
+        ];
+        listens.into_iter().map(|(key, listen)| {
+            if listen.ip().is_loopback() {
+                return Ok(());
+            }
+            Err(Problem::key(
+                key,
+                format!(
+                    "is {listen}: environment = \"development\" listens on loopback only; set \
+                     environment = \"production\""
+                ),
+            ))
+        })
+    }
+
+    /// Says of every setting that production needs and lacks how it is made.
+    fn needed_in_production(&self) -> impl Iterator<Item = Result<(), Problem>> {
+        let settings = [
+            (
+                self.sessions_server.is_some(),
+                "sessions_server",
+                "(SESSIONS_SERVER) must be set where environment = \"production\": answers are posted \
+                 there",
+            ),
+            (
+                self.public_url.is_some(),
+                "public_url",
+                "(ROUNDTRIP__PUBLIC_URL) must be set where environment = \"production\": channels \
+                 answer to it",
+            ),
+            (
+                self.callback_secret.is_some(),
+                "callback_secret",
+                "(CALLBACK_SECRET) must be set where environment = \"production\": every role knows by \
+                 it which message an answer belongs to; make it with `openssl rand -hex 32`",
+            ),
+            (
+                self.sessions_secret.is_some(),
+                "sessions_secret",
+                "(SESSIONS_SECRET) must be set where environment = \"production\": the sessions server \
+                 knows by it that an answer comes from the gateway; make it with `echo whsec_$(openssl \
+                 rand -base64 32)`",
+            ),
+            (
+                self.encryption_keys.is_some(),
+                "encryption_keys",
+                "(ENCRYPTION_KEYS) must be set where environment = \"production\": the secrets of \
+                 channels are kept under them; make one with `openssl rand -base64 32`",
+            ),
+        ];
+        settings.into_iter().map(|(is_set, key, problem)| {
+            if is_set {
+                Ok(())
+            } else {
+                Err(Problem::key(key, problem))
+            }
+        })
     }
 
     /// Refuses key material of which every byte is the same: nobody draws that, it stands in for
@@ -279,7 +322,7 @@ impl Config {
                 .map_or(Vec::new(), |secret: SigningSecret| secret.bytes().to_vec())
         };
         let operator = self.operator_key.as_ref();
-        for (key, is_placeholder, command) in [
+        let secrets = [
             (
                 "callback_secret",
                 list(&self.callback_secret, &|text| text.as_bytes().to_vec()),
@@ -300,15 +343,15 @@ impl Config {
                 operator.is_some_and(|Secret(key)| is_one_byte(key.expose_secret().as_bytes())),
                 "openssl rand -hex 32",
             ),
-        ] {
-            if is_placeholder {
-                return Err(Problem::key(
-                    key,
-                    format!("must be random, as of `{command}`: every byte of it is the same"),
-                ));
+        ];
+        Problem::all(secrets.into_iter().map(|(key, is_placeholder, command)| {
+            if !is_placeholder {
+                return Ok(());
             }
-        }
-        Ok(())
+            let problem =
+                format!("must be random, as of `{command}`: every byte of it is the same");
+            Err(Problem::key(key, problem))
+        }))
     }
 
     /// Where answers go: the SESSIONS_SERVER, or in development the inbox.
@@ -323,11 +366,15 @@ impl Config {
 
     /// Where channels may be. In development they run on the same machine.
     pub(crate) fn egress(&self) -> Result<Egress, Problem> {
-        let loopback = match self.environment {
+        Egress::new(&self.egress, self.loopback())
+            .map_err(|error| Problem::section("egress", &error))
+    }
+
+    const fn loopback(&self) -> Loopback {
+        match self.environment {
             Stage::Development => Loopback::Allowed,
             Stage::Production => Loopback::Refused,
-        };
-        Egress::new(&self.egress, loopback).map_err(|error| Problem::section("egress", &error))
+        }
     }
 
     /// Where channels answer to, for messages that name no `response_url`.
@@ -440,11 +487,10 @@ impl Config {
 
     /// The gateway as channels reach it; in development, where it listens.
     fn public_url(&self) -> Result<Url, Problem> {
-        let text = self.public_url.clone().unwrap_or_else(|| {
-            let scheme = self.ingress.tls.as_ref().map_or("http", |_| "https");
-            format!("{scheme}://{}", self.ingress.listen)
-        });
-        let url = http_url(&text).map_err(|problem| Problem::key("public_url", problem))?;
+        let Some(text) = &self.public_url else {
+            return self.listening_url();
+        };
+        let url = http_url(text).map_err(|problem| Problem::key("public_url", problem))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Problem::key(
                 "public_url",
@@ -452,6 +498,13 @@ impl Config {
             ));
         }
         Ok(url)
+    }
+
+    /// Where the API listens.
+    pub(crate) fn listening_url(&self) -> Result<Url, Problem> {
+        let scheme = self.ingress.tls.as_ref().map_or("http", |_| "https");
+        http_url(&format!("{scheme}://{}", self.ingress.listen))
+            .map_err(|problem| Problem::key("ingress.listen", problem))
     }
 }
 

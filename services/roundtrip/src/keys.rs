@@ -24,11 +24,13 @@ use crate::{
 pub(crate) fn run(config: Config, command: KeysCommand) -> ExitCode {
     runtime::run(async move {
         let store = serve::open_store(&config).await?;
-        match command {
+        let done = match command {
             KeysCommand::Create(wanted) => create(&*store, wanted, &config.shown_url()).await,
             KeysCommand::List => list(&*store).await,
             KeysCommand::Revoke(which) => revoke(&*store, which).await,
-        }
+        };
+        store.close().await;
+        done
     })
 }
 

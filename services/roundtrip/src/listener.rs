@@ -18,6 +18,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
+use roundtrip_model::LogThrottle;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -33,6 +34,9 @@ use self::{activity::Activity, stream::Stream};
 /// How long nothing is accepted after the kernel had nothing to give, as when no file descriptor
 /// is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Met by every try to accept while nothing can be.
+static CANNOT_ACCEPT: LogThrottle = LogThrottle::every(Duration::from_secs(10));
 
 /// How much longer than the router's own bound, which answers with a problem document, a request's
 /// headers may be before the parser gives up on them.
@@ -148,7 +152,9 @@ impl Listener {
                     Ok((stream, _peer)) => stream,
                     Err(error) if is_of_one_connection(&error) => continue,
                     Err(error) => {
-                        tracing::error!(%error, "{name} cannot accept connections");
+                        if let Some(suppressed) = CANNOT_ACCEPT.due(Instant::now().into_std()) {
+                            tracing::error!(%error, suppressed, "{name} cannot accept connections");
+                        }
                         sleep(ACCEPT_PAUSE).await;
                         continue;
                     }

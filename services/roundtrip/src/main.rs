@@ -12,6 +12,7 @@ mod operations;
 mod rabbitmq_policies;
 mod runtime;
 mod serve;
+mod start;
 mod telemetry;
 mod workers;
 

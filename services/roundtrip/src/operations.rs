@@ -1,16 +1,24 @@
-//! The operations port: is the process alive, and is it of use.
+//! The operations port: whether the process lives, and whether it can do its work.
 //!
-//! Readiness follows the broker alone: known channels are served through a store outage, so a
-//! store that is away must not take the gateway out of its load balancer. The answer tells both, and
-//! which answers the forwarder holds back.
+//! Readiness follows the broker. A store that goes away does not take an ingress out of its load
+//! balancer, for known channels and keys are served on; but an ingress that knows none, because it
+//! started while the store was away, is not ready. The answer says why, and which answers the forwarder
+//! holds back.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use roundtrip_broker::{SharedBroker, Status};
 use roundtrip_forwarder::AnsweredBy;
+use roundtrip_ingress::Ingress;
 use roundtrip_isolation::admission::{Admission, Held};
-use roundtrip_store::SharedChannels;
+use roundtrip_store::{CachedChannels, SharedChannels};
 use serde_json::json;
 
 use crate::listener::Limits;
@@ -28,11 +36,25 @@ pub(crate) const LIMITS: Limits = Limits {
 pub(crate) struct Operations {
     pub broker: SharedBroker,
     pub channels: SharedChannels,
+    pub known: Arc<CachedChannels>,
+    /// Where the process has this role.
+    pub ingress: Option<Ingress>,
     /// Where the process forwards answers.
     pub answers: Option<Admission<AnsweredBy>>,
+    /// Whether the store has answered since the start.
+    pub store_answered: Arc<AtomicBool>,
 }
 
 impl Operations {
+    /// Why the ingress of this process refuses every send, where it does.
+    fn ingress_refuses(&self) -> Option<&'static str> {
+        let ingress = self.ingress.as_ref()?;
+        if !self.store_answered.load(Ordering::Relaxed) {
+            return Some("no channel is known: the store has not answered since the start");
+        }
+        ingress.unready()
+    }
+
     pub(crate) fn router(self) -> Router {
         Router::new()
             .route("/healthz", get(async || Json(json!({"status": "alive"}))))
@@ -43,8 +65,16 @@ impl Operations {
 
 async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
     let broker = operations.broker.status();
-    let warnings = operations.broker.warnings();
-    let (status, word) = if broker == Status::Ready {
+    let mut warnings = operations.broker.warnings();
+    let store = match operations.channels.ping().await {
+        Ok(()) => {
+            operations.store_answered.store(true, Ordering::Relaxed);
+            "ready".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    let refuses = operations.ingress_refuses();
+    let (status, word) = if broker == Status::Ready && refuses.is_none() {
         (StatusCode::OK, "ready")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready")
@@ -54,13 +84,19 @@ async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
         Status::Blocked(why) => format!("blocked: {why}"),
         Status::Away(why) => format!("away: {why}"),
     };
-    let store = match operations.channels.ping().await {
-        Ok(()) => "ready".to_owned(),
-        Err(error) => error.to_string(),
-    };
+    let unreadable = operations.known.unreadable_secrets();
+    if unreadable > 0 {
+        warnings.push(format!(
+            "the signing secrets of {unreadable} channels do not open with the ENCRYPTION_KEYS of this \
+             process; their messages wait"
+        ));
+    }
     let mut body = json!({
         "status": word, "broker": broker, "store": store, "warnings": warnings,
     });
+    if let Some(why) = refuses {
+        body["ingress"] = why.into();
+    }
     if let Some(answers) = &operations.answers {
         let Held { server, keys } = answers.held();
         body["sessions_server"] = match server {

@@ -17,7 +17,7 @@ use crate::{
     lifecycle::{Lifecycle, Step},
     listener::{Limits, Listener, Tls},
     operations::{self, Operations},
-    runtime, telemetry,
+    runtime, start, telemetry,
     workers::{Common, Workers},
 };
 
@@ -27,7 +27,8 @@ const JOURNAL_CLOSE: Duration = Duration::from_secs(5);
 
 /// Runs these roles until the process is told to stop.
 pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
-    if let Err(problem) = telemetry::start(&config.log) {
+    let checked = start::check_roles(&config, &roles);
+    if let Err(problem) = checked.and_then(|()| telemetry::start(&config.log)) {
         return problem.exit();
     }
     runtime::run(serve(config, roles))
@@ -72,11 +73,12 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         );
     }
     let mut lifecycle = Lifecycle::new()?;
+    let mut api = None;
     if let Some(Keys { sealing, tokens }) = keys.filter(|_| roles.contains(&Role::Ingress)) {
         let parts = Parts {
             broker: Arc::clone(&broker),
             store: Arc::clone(&store),
-            known,
+            known: Arc::clone(&known),
             journal: journal.clone(),
             tokens,
             callback_auth: config.callback_auth(),
@@ -94,6 +96,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             }
             Stage::Production => Router::new(),
         };
+        api = Some(ingress.clone());
         let router = ingress.router(more);
         let listener = open_api(&config.ingress, Arc::clone(&clock)).await?;
         serve_by(&mut lifecycle, "ingress", listener, router);
@@ -101,7 +104,10 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let operations = Operations {
         broker: Arc::clone(&broker),
         channels,
+        known,
+        ingress: api,
         answers: workers.answers(),
+        store_answered: Arc::default(),
     };
     let at = config.operations.listen;
     let listener = Listener::bind("operations", at, None, operations::LIMITS).await?;
@@ -112,24 +118,19 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     serve_by(&mut lifecycle, "operations", listener, router);
 
     workers.spawn(&mut lifecycle, &broker, config.drain);
-    tracing::info!(
-        roles = roles.iter().map(|role| role.name()).collect::<Vec<_>>().join(","),
-        environment = ?config.environment,
-        broker = ?config.broker,
-        store = ?config.store,
-        "started"
-    );
+    start::announce(&config, &roles)?;
     let code = lifecycle.run(config.drain).await;
     if timeout(JOURNAL_CLOSE, journal.close()).await.is_err() {
         tracing::warn!("the broker did not take the last journal entries");
     }
     broker.close().await;
+    store.close().await;
     tracing::info!("stopped");
     Ok(code)
 }
 
-/// Which keys open the ingress. One that nobody could ever call is not worth starting; where the
-/// store cannot say, it starts, and answers nobody until it can.
+/// Which API keys are accepted. Refuse to start without any key; if the store is unavailable, start
+/// and reject requests until it answers.
 async fn api_keys(
     config: &Config,
     store: &dyn Store,

@@ -54,24 +54,34 @@ impl Default for Config {
 /// logs what matters of both. `lapin=…` in `log.level` overrides it.
 const QUIET: &str = "lapin=off";
 
+impl Config {
+    /// Checks the level.
+    pub(crate) fn check(&self) -> Result<(), Problem> {
+        self.filter().map(drop)
+    }
+
+    fn filter(&self) -> Result<EnvFilter, Problem> {
+        // A misspelt level would be taken for the name of a module, and silence everything.
+        let named_alone = !self.level.contains(['=', ',', '[']);
+        if named_alone && self.level.parse::<LevelFilter>().is_err() {
+            return Err(Problem::key(
+                "log.level",
+                "must be error, warn, info, debug, trace or off",
+            ));
+        }
+        EnvFilter::try_new(format!("{QUIET},{}", self.level)).map_err(|_| {
+            Problem::key(
+                "log.level",
+                "must be a level, or filter directives as of info,roundtrip_ingress=debug",
+            )
+        })
+    }
+}
+
 /// Starts to log, to standard output.
 pub(crate) fn start(config: &Config) -> Result<(), Problem> {
-    // A misspelt level would be taken for the name of a module, and silence everything.
-    let named_alone = !config.level.contains(['=', ',', '[']);
-    if named_alone && config.level.parse::<LevelFilter>().is_err() {
-        return Err(Problem::key(
-            "log.level",
-            "must be error, warn, info, debug, trace or off",
-        ));
-    }
-    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.level)).map_err(|_| {
-        Problem::key(
-            "log.level",
-            "must be a level, or filter directives as of info,roundtrip_ingress=debug",
-        )
-    })?;
     let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(config.filter()?)
         .with_ansi(stdout().is_terminal());
     match config.format {
         Format::Text => logs.fmt_fields(text_fields()).init(),

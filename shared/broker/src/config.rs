@@ -74,6 +74,14 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The file of the embedded engine, where that is the one. It belongs to one process.
+    #[must_use]
+    pub fn embedded_file(&self) -> Option<&str> {
+        self.url.strip_prefix(SQLITE)
+    }
+}
+
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

@@ -6,11 +6,15 @@
 #[cfg(test)]
 mod tests;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use futures::FutureExt;
-use roundtrip_model::Decision;
+use roundtrip_model::{Decision, LogThrottle};
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +89,9 @@ async fn drain(mut under_way: JoinSet<()>, deadline: Duration) {
     }
 }
 
+/// Met by everything that is under way when the broker goes away.
+static NOT_SETTLED: LogThrottle = LogThrottle::new();
+
 async fn work(handler: &dyn Handler, delivery: Delivery) {
     let handling = AssertUnwindSafe(handler.handle(delivery.parcel()));
     let decision = match handling.catch_unwind().await {
@@ -95,7 +102,9 @@ async fn work(handler: &dyn Handler, delivery: Delivery) {
         }
     };
     let id = delivery.parcel().id.clone();
-    if let Err(error) = delivery.settle(decision).await {
-        tracing::warn!(id, %error, "not settled; the broker will hand it out again");
+    if let Err(error) = delivery.settle(decision).await
+        && let Some(suppressed) = NOT_SETTLED.due(Instant::now())
+    {
+        tracing::warn!(id, %error, suppressed, "not settled; the broker will hand it out again");
     }
 }

@@ -50,6 +50,14 @@ pub struct Entry {
 pub enum Event {
     /// The message was accepted and is in the queue.
     Accepted(Box<Content>),
+    /// The message waits, and a wait does not count as an attempt. Entered once for each reason, however
+    /// often the message is looked at.
+    Waiting {
+        /// The attempts that were made before.
+        attempts: u32,
+        /// What it waits for.
+        reason: WaitReason,
+    },
     /// A try has begun and takes its time; a quick one leaves only its `Attempted`.
     Delivering {
         /// Which try, from 1 on.
@@ -83,6 +91,83 @@ pub enum Event {
         /// By which replay.
         replay_id: ReplayId,
     },
+}
+
+/// Why a message waits without an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitReason {
+    /// An operator, or its endpoint with a 410, has paused the channel.
+    ChannelPaused,
+    /// The channel's signing secret does not open with this process' encryption keys.
+    SecretUnreadable,
+    /// The store does not say where the channel is.
+    StoreUnavailable,
+    /// The channel's endpoint keeps failing: its breaker is open.
+    EndpointFailing,
+    /// The channel has as many deliveries under way as it may have.
+    ChannelAtCapacity,
+    /// The channel has had as many deliveries as its rate allows.
+    RateLimited,
+}
+
+impl WaitReason {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [
+        Self::ChannelPaused,
+        Self::SecretUnreadable,
+        Self::StoreUnavailable,
+        Self::EndpointFailing,
+        Self::ChannelAtCapacity,
+        Self::RateLimited,
+    ];
+
+    /// Its name, as it is stored and shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ChannelPaused => "channel_paused",
+            Self::SecretUnreadable => "secret_unreadable",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::EndpointFailing => "endpoint_failing",
+            Self::ChannelAtCapacity => "channel_at_capacity",
+            Self::RateLimited => "rate_limited",
+        }
+    }
+
+    /// What an operator reads about it.
+    #[must_use]
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Self::ChannelPaused => {
+                "the channel is paused; POST /channel/{channel_id}/resume lets its messages go on"
+            }
+            Self::SecretUnreadable => {
+                "the channel's signing secret does not open with the dispatcher's ENCRYPTION_KEYS; every \
+                 role needs the same keys"
+            }
+            Self::StoreUnavailable => {
+                "the store is unavailable, so the channel's endpoint is not known"
+            }
+            Self::EndpointFailing => {
+                "the channel's endpoint keeps failing; a few deliveries at a time find out whether it is \
+                 well again"
+            }
+            Self::ChannelAtCapacity => {
+                "the channel has as many deliveries under way as it may have (max_in_flight)"
+            }
+            Self::RateLimited => "the channel has had as many deliveries as rate_per_second allows",
+        }
+    }
+
+    /// Whether it lasts until somebody acts, and is no part of a channel's usual pace.
+    #[must_use]
+    pub const fn lasts(self) -> bool {
+        matches!(
+            self,
+            Self::ChannelPaused | Self::SecretUnreadable | Self::StoreUnavailable
+        )
+    }
 }
 
 /// What an accepted message says, and where its answer goes.
@@ -187,6 +272,15 @@ pub enum State {
 }
 
 impl State {
+    /// Whether the message is still on its way to its channel.
+    #[must_use]
+    pub const fn is_under_way(self) -> bool {
+        matches!(
+            self,
+            Self::Queued | Self::Delivering | Self::Retrying | Self::Replayed
+        )
+    }
+
     /// Every state.
     pub const ALL: [Self; 8] = [
         Self::Queued,
@@ -245,6 +339,10 @@ const STEP_BITS: u32 = 36;
 const MAX_ROUND: u32 = (1 << 23) - 1;
 
 impl Position {
+    /// The bits of a rank of which one is set where the channel has taken the message, whatever became
+    /// of the answer.
+    pub const TAKEN_BITS: i64 = 0b110 << STEP_BITS;
+
     fn new(round: u32, phase: Phase, step: u64, state: State) -> Self {
         let step = step.min((1 << STEP_BITS) - 1).cast_signed();
         let round = i64::from(round.min(MAX_ROUND));
@@ -256,7 +354,7 @@ impl Position {
 }
 
 /// What outranks what within a round: a delivery outranks a death, for what died may have arrived
-/// after all; and an answer outranks both.
+/// after all; and an answer outranks both. [`Position::TAKEN_BITS`] are in those from `Delivered` on.
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     UnderWay = 0,
@@ -297,6 +395,13 @@ impl Entry {
                     State::Queued
                 };
                 at(Phase::UnderWay, 0, state)
+            }
+            Event::Waiting { attempts: 0, .. } if self.round == 0 => {
+                at(Phase::UnderWay, 0, State::Queued)
+            }
+            Event::Waiting { attempts: 0, .. } => at(Phase::UnderWay, 0, State::Replayed),
+            Event::Waiting { attempts, .. } => {
+                at(Phase::UnderWay, begun(*attempts) + 1, State::Retrying)
             }
             Event::Delivering { attempt } => {
                 at(Phase::UnderWay, begun(*attempt), State::Delivering)

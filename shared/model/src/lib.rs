@@ -11,6 +11,7 @@ pub mod decision;
 pub mod ids;
 pub mod journal;
 pub mod key;
+mod log_throttle;
 pub mod message;
 pub mod millis;
 pub mod outcome;
@@ -30,6 +31,7 @@ pub use ids::{
 };
 pub use journal::{Entry, Event, State};
 pub use key::{ApiKey, IssuedKey, KeyBounds, KeyHash, KeyRole, NewKey, PresentedKey};
+pub use log_throttle::LogThrottle;
 pub use message::OutboundMessage;
 pub use outcome::{Outcome, Verdict};
 pub use redacted::redacted;

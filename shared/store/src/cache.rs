@@ -11,10 +11,11 @@
 //! also reads what signs the deliveries, and opens it once for the time to live.
 
 use std::{
+    collections::HashSet,
     fmt,
     ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex as StdMutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -34,6 +35,8 @@ use crate::{
 pub struct CachedChannels {
     store: SharedChannels,
     secrets: Option<(SharedSecrets, SealingKeys)>,
+    /// The channels whose secret did not open when they were read last, as many as are counted.
+    unreadable: StdMutex<HashSet<ChannelId>>,
     known: Cache<ChannelId, Known>,
     time_to_live: Duration,
     /// Whether the last read found the store away.
@@ -50,6 +53,9 @@ pub struct KnownChannel {
     /// How its deliveries are signed; not at all where the cache does not read secrets.
     pub signing: Signing,
 }
+
+/// The most channels that are counted whose secret does not open.
+const MAX_COUNTED: usize = 1000;
 
 /// What an entry takes beside its URL and its schedule: a [`KnownChannel`] with the most secrets, its
 /// id, and what the cache itself keeps of an entry.
@@ -95,6 +101,7 @@ impl CachedChannels {
         Self {
             store,
             secrets: None,
+            unreadable: StdMutex::default(),
             known: Cache::builder()
                 .weigher(|_, known: &Known| {
                     let bytes = known
@@ -116,6 +123,12 @@ impl CachedChannels {
     pub fn with_secrets(mut self, secrets: SharedSecrets, keys: SealingKeys) -> Self {
         self.secrets = Some((secrets, keys));
         self
+    }
+
+    /// How many channels have a secret that does not open, up to [`MAX_COUNTED`]: their messages wait.
+    pub fn unreadable_secrets(&self) -> usize {
+        let unreadable = self.unreadable.lock();
+        unreadable.unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// The store itself, for what may not come from the cache.
@@ -240,11 +253,29 @@ impl CachedChannels {
                 signing: Signing::Unsigned,
             });
         };
-        let (target, sealed) = try_join!(self.store.target(id), secrets.secrets(id))?;
-        Ok(KnownChannel {
+        let read = try_join!(self.store.target(id), secrets.secrets(id));
+        let known = read.map(|(target, sealed)| KnownChannel {
             target,
             signing: secrets::open(id, &sealed, keys),
-        })
+        });
+        self.count_unreadable(id, &known);
+        known
+    }
+
+    fn count_unreadable(&self, id: &ChannelId, read: &Result<KnownChannel, StoreError>) {
+        let unreadable = self.unreadable.lock();
+        let mut unreadable = unreadable.unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Err(StoreError::Away(_)) => {}
+            Ok(known) if matches!(known.signing, Signing::Impossible) => {
+                if unreadable.len() < MAX_COUNTED {
+                    unreadable.insert(id.clone());
+                }
+            }
+            _ => {
+                unreadable.remove(id);
+            }
+        }
     }
 
     /// A failure is not kept: what is not there may come at any time.

@@ -71,6 +71,12 @@ impl Config {
     pub fn shown_url(&self) -> String {
         masked(&self.url)
     }
+
+    /// The file of the embedded engine, where that is the one.
+    #[must_use]
+    pub fn embedded_file(&self) -> Option<&str> {
+        self.url.strip_prefix(SQLITE)
+    }
 }
 
 impl fmt::Debug for Config {

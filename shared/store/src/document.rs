@@ -4,7 +4,9 @@
 //! that are missing or null are empty, fields that Roundtrip does not know are passed over, and a
 //! field of another type is shown as it is. Only the id must be one.
 
-use roundtrip_model::StoredChannel;
+use std::time::{Duration, Instant};
+
+use roundtrip_model::{LogThrottle, StoredChannel};
 use serde_json::{Map, Value};
 use tracing::warn;
 
@@ -87,6 +89,17 @@ pub(crate) fn versioned(document: Map<String, Value>) -> Result<Versioned, Store
 
 /// What was read, for a query: a foreign document that is no channel is passed over, and logged.
 pub(crate) fn readable<T>(read: Result<T, StoreError>) -> Option<T> {
-    read.inspect_err(|error| warn!(%error, "a query passes over a stored document"))
-        .ok()
+    if let Err(error) = &read {
+        say_passed_over(error);
+    }
+    read.ok()
+}
+
+/// Met by every query that comes to the document.
+static PASSED_OVER: LogThrottle = LogThrottle::every(Duration::from_mins(1));
+
+pub(crate) fn say_passed_over(error: &dyn std::fmt::Display) {
+    if let Some(suppressed) = PASSED_OVER.due(Instant::now()) {
+        warn!(%error, suppressed, "a query passes over a stored document");
+    }
 }

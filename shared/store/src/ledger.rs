@@ -12,8 +12,12 @@ mod replays;
 
 pub use dead_letters::{DeadFilter, DeadLetter, DeadLetters, DeadQueue};
 pub use idempotency::{Idempotency, Reservation};
-pub use journal::{Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord};
-pub use replays::{Progress, Replay, ReplaySource, ReplayStatus, Replays};
+pub use journal::{
+    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StateFilter,
+};
+pub use replays::{
+    MAX_RUNNING_REPLAYS, Progress, Replay, ReplayFilter, ReplaySource, ReplayStatus, Replays,
+};
 
 pub(crate) use journal::{first_message_id, timeline};
 pub(crate) use reached::Reached;

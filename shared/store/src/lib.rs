@@ -35,8 +35,8 @@ pub use filter::{Filter, FilterError};
 pub use keys::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE};
 pub use ledger::{
     DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, FIRST_ENTRIES, Idempotency, Journal,
-    MAX_ENTRIES, MAX_PAGE, MessageFilter, MessageRecord, Progress, Replay, ReplaySource,
-    ReplayStatus, Replays, Reservation,
+    MAX_ENTRIES, MAX_PAGE, MAX_RUNNING_REPLAYS, MessageFilter, MessageRecord, Progress, Replay,
+    ReplayFilter, ReplaySource, ReplayStatus, Replays, Reservation, StateFilter,
 };
 pub use page::{
     ChannelPage, Cursor, DEFAULT_LIMIT, Direction, MAX_LIMIT, MAX_PAGE_BYTES, PageRequest, Sort,
@@ -117,6 +117,9 @@ pub trait Channels: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Away`].
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Ends what the store does in the background, and waits for it, up to a limit. The last call.
+    async fn close(&self) {}
 }
 
 /// Channels that roles share.
@@ -208,6 +211,9 @@ pub enum StoreError {
     /// As many API keys are active as one that is limited to channels can have made.
     #[error("no more than {MAX_KEYS_UNDER_ONE} API keys that a limited one has made can be active")]
     TooManyUnderOne,
+    /// A key has as many replays running as it may have.
+    #[error("no more than {MAX_RUNNING_REPLAYS} replays of one key can run at once")]
+    TooManyReplays,
     /// A query is too much work, or took too long. The store is well: it is the query.
     #[error("the query is too costly")]
     TooCostly,

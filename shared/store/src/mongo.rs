@@ -179,6 +179,10 @@ impl Channels for MongoStore {
             })
             .await
     }
+
+    async fn close(&self) {
+        self.connection.close().await;
+    }
 }
 
 fn away(error: Error) -> StoreError {

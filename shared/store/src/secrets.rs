@@ -6,10 +6,13 @@
 //! Invariant: what a store is handed is sealed already, and no query reaches it. A write takes the
 //! place of the very secrets that its writer had seen, or nothing happens.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
-use roundtrip_model::{ChannelId, SealingKeys, Signer, SigningSecret, millis};
+use roundtrip_model::{ChannelId, LogThrottle, SealingKeys, Signer, SigningSecret, millis};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tracing::warn;
@@ -89,16 +92,30 @@ impl Signing {
     }
 }
 
+/// Each is met whenever a channel is read: every few seconds, of each channel that is in use.
+static UNREADABLE: LogThrottle = LogThrottle::every(Duration::from_mins(1));
+static NO_SECRET: LogThrottle = LogThrottle::every(Duration::from_mins(1));
+
 /// Opens a channel's secrets.
 pub(crate) fn open(id: &ChannelId, secrets: &[SealedSecret], keys: &SealingKeys) -> Signing {
     let opened = |secret: &SealedSecret| -> Option<SigningSecret> {
-        let opened = keys
-            .open(&secret.sealed, id.as_str())
-            .inspect_err(|error| warn!(channel_id = %id, %error, "a secret does not open"))
-            .ok()?;
-        SigningSecret::from_bytes(opened)
-            .inspect_err(|_| warn!(channel_id = %id, "a sealed text holds no secret"))
-            .ok()
+        let opened = keys.open(&secret.sealed, id.as_str());
+        if let Err(error) = &opened
+            && let Some(suppressed) = UNREADABLE.due(Instant::now())
+        {
+            warn!(
+                channel_id = %id, %error, suppressed,
+                "a secret does not open with the encryption keys of this process; where it is the \
+                 channel's newest, the channel's messages wait. Every role needs the same ENCRYPTION_KEYS"
+            );
+        }
+        let secret = SigningSecret::from_bytes(opened.ok()?);
+        if secret.is_err()
+            && let Some(suppressed) = NO_SECRET.due(Instant::now())
+        {
+            warn!(channel_id = %id, suppressed, "a sealed text holds no secret");
+        }
+        secret.ok()
     };
     let Some((newest, older)) = secrets.split_first() else {
         return Signing::Unsigned;

@@ -97,7 +97,9 @@ impl Plan {
         self
     }
 
-    /// With nothing but the ingress, so that what is enqueued stays where it is.
+    /// With nothing that takes what is enqueued: with the ingress alone or, as the embedded broker
+    /// belongs to one process that has every role, with nowhere to deliver to. Channels must be nowhere
+    /// too.
     #[must_use]
     pub const fn ingress_only(mut self) -> Self {
         self.ingress_only = true;
@@ -142,6 +144,12 @@ impl Plan {
             let audit = audit.clone();
             self.program(name, roles, folder, ingress, audit)
         };
+        if self.ingress_only && self.setup == Setup::Embedded {
+            let mut all = program("ingress", &[])?;
+            all.env
+                .push(("SESSIONS_SERVER".to_owned(), NOWHERE.to_owned()));
+            return Ok(vec![all]);
+        }
         let ingress_alone = program("ingress", &["ingress"])?;
         if self.ingress_only {
             return Ok(vec![ingress_alone]);

@@ -19,7 +19,7 @@ use std::{
 };
 
 use roundtrip_isolation::Rate;
-use roundtrip_model::{ApiKey, ApiKeyId, Clock};
+use roundtrip_model::{ApiKey, ApiKeyId, Clock, LogThrottle};
 use roundtrip_store::{ApiKeys, MAX_ACTIVE_KEYS, StoreError};
 use tokio::{
     sync::{Notify, Semaphore, watch},
@@ -38,6 +38,9 @@ const WAIT: Duration = Duration::from_secs(5);
 
 /// How often refused calls are logged, at the most.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Met by every read of the keys.
+static FULL: LogThrottle = LogThrottle::every(Duration::from_mins(10));
 
 /// The store is away, and what it last said is too old or does not have the key.
 #[derive(Debug)]
@@ -160,6 +163,15 @@ impl Keyring {
         }
     }
 
+    /// Why no key may be used now; none where some can be.
+    pub(super) fn unready(&self) -> Option<&'static str> {
+        match self.state.borrow().read_at {
+            Some(read_at) if read_at.elapsed() <= self.max_age => None,
+            Some(_) => Some("the API keys that were read are too old: the store is away"),
+            None => Some("the API keys were not read yet"),
+        }
+    }
+
     /// Waits, for a while, until a read has ended that began after this call.
     pub(super) async fn read_again(&self) {
         let begun = self.shared.begun.load(Ordering::SeqCst);
@@ -258,8 +270,10 @@ impl Reader {
         keys: Vec<ApiKey>,
         before: &HashMap<ApiKeyId, Arc<Known>>,
     ) -> HashMap<ApiKeyId, Arc<Known>> {
-        if keys.len() == usize::from(MAX_ACTIVE_KEYS) {
-            tracing::warn!("as many API keys are active as there can be");
+        if keys.len() == usize::from(MAX_ACTIVE_KEYS)
+            && let Some(suppressed) = FULL.due(std::time::Instant::now())
+        {
+            tracing::warn!(suppressed, "as many API keys are active as there can be");
         }
         let known = |key: ApiKey| match before.get(&key.key_id) {
             Some(known) if known.key == key => Arc::clone(known),

@@ -3,18 +3,20 @@
 //! Invariant: who is told that they are away learns nothing of why; the log does, and no more often
 //! than an operator can read it.
 
+use std::time::Instant;
+
 use axum::http::StatusCode;
 use roundtrip_broker::PublishError;
-use roundtrip_store::{FilterError, MAX_KEYS_UNDER_ONE, StoreError};
+use roundtrip_model::LogThrottle;
+use roundtrip_store::{FilterError, MAX_KEYS_UNDER_ONE, MAX_RUNNING_REPLAYS, StoreError};
 
 use super::{Problem, RETRY_AFTER};
-use crate::seldom::Seldom;
 
 /// Each is met by every request while it lasts.
-static STORE_AWAY: Seldom = Seldom::new();
-static TOO_COSTLY: Seldom = Seldom::new();
-static TOO_BUSY: Seldom = Seldom::new();
-static NOT_ENQUEUED: Seldom = Seldom::new();
+static STORE_AWAY: LogThrottle = LogThrottle::new();
+static TOO_COSTLY: LogThrottle = LogThrottle::new();
+static TOO_BUSY: LogThrottle = LogThrottle::new();
+static NOT_ENQUEUED: LogThrottle = LogThrottle::new();
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
@@ -46,9 +48,21 @@ impl From<StoreError> for Problem {
                 "There are too many API keys",
                 "as many are active as there can be; revoke some",
             ),
+            StoreError::TooManyReplays => Self {
+                retry_after: Some(RETRY_AFTER),
+                ..Self::new(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "too-many-replays",
+                    "Too many replays of this key are running",
+                    format!(
+                        "{MAX_RUNNING_REPLAYS} can run at once; wait until one is done, or end one: \
+                         GET /replays?status=running lists them"
+                    ),
+                )
+            },
             StoreError::TooCostly => {
-                if let Some(unsaid) = TOO_COSTLY.due() {
-                    tracing::warn!(unsaid, "a query was ended: it was too much work");
+                if let Some(suppressed) = TOO_COSTLY.due(Instant::now()) {
+                    tracing::warn!(suppressed, "a query was ended: it was too much work");
                 }
                 Self::new(
                     StatusCode::UNPROCESSABLE_ENTITY,
@@ -58,9 +72,9 @@ impl From<StoreError> for Problem {
                 )
             }
             StoreError::TooBusy => {
-                if let Some(unsaid) = TOO_BUSY.due() {
+                if let Some(suppressed) = TOO_BUSY.due(Instant::now()) {
                     tracing::warn!(
-                        unsaid,
+                        suppressed,
                         "a query was not begun: too many others are under way"
                     );
                 }
@@ -80,8 +94,8 @@ impl From<StoreError> for Problem {
                 ),
             ),
             StoreError::Away(source) => {
-                if let Some(unsaid) = STORE_AWAY.due() {
-                    tracing::warn!(error = %source, unsaid, "the store did not answer");
+                if let Some(suppressed) = STORE_AWAY.due(Instant::now()) {
+                    tracing::warn!(error = %source, suppressed, "the store did not answer");
                 }
                 Self::unavailable("store-away", "The store is away", "try again in a moment")
             }
@@ -106,8 +120,8 @@ impl Problem {
 
 impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
-        if let Some(unsaid) = NOT_ENQUEUED.due() {
-            tracing::warn!(%error, unsaid, "not enqueued");
+        if let Some(suppressed) = NOT_ENQUEUED.due(Instant::now()) {
+            tracing::warn!(%error, suppressed, "not enqueued");
         }
         match error {
             PublishError::Away(_) => {

@@ -35,13 +35,14 @@ pub(super) fn lay_over(
     table: &mut Table,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<(), Problem> {
-    // In order, so that of several that are wrong it is always the same that is told.
+    // In order, so that several that are wrong are always reported alike.
     let variables: BTreeMap<OsString, OsString> = variables.into_iter().collect();
     let text = |name: &str, value: &OsString| {
         let value = value.clone().into_string();
         value.map_err(|_| Problem::key(name, "is no UTF-8"))
     };
     let keys = OnceCell::new();
+    let mut results = Vec::new();
     for (name, value) in &variables {
         let Some(name) = name.to_str() else { continue };
         let upper = name.to_ascii_uppercase();
@@ -51,22 +52,25 @@ pub(super) fn lay_over(
         match rest.strip_prefix('_') {
             Some(path) => {
                 let key = path.to_ascii_lowercase().replace(BETWEEN, ".");
-                set(table, name, &key, text(name, value)?)?;
+                let text = text(name, value);
+                results.push(text.and_then(|text| set(table, name, &key, text)));
             }
             None if upper == FILE => {}
-            None => refuse_if_meant(name, rest, keys.get_or_init(known::keys))?,
+            None => results.push(refuse_if_meant(name, rest, keys.get_or_init(known::keys))),
         }
     }
     for (name, key) in SHORT_VARIABLES {
         if let Some(value) = variables.get(&OsString::from(name)) {
-            let value = text(name, value)?;
-            // Set but empty means not set: compose files pass `${SESSIONS_SERVER:-}` so.
-            if !value.is_empty() {
-                set(table, name, key, value)?;
-            }
+            results.push(text(name, value).and_then(|value| {
+                // Set but empty means not set: compose files pass `${SESSIONS_SERVER:-}` so.
+                if value.is_empty() {
+                    return Ok(());
+                }
+                set(table, name, key, value)
+            }));
         }
     }
-    Ok(())
+    Problem::all(results)
 }
 
 fn set(table: &mut Table, name: &str, key: &str, text: String) -> Result<(), Problem> {

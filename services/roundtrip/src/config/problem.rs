@@ -1,48 +1,79 @@
 //! What is wrong with the configuration.
 //!
-//! Invariant: it is one line, names the key, and shows no value that could be secret: what goes in
-//! here is the gateway's own words, never what a library says of a text that it could not read.
+//! Invariant: each problem is one line, names the key, and shows no value that could be secret: what
+//! goes in here is the gateway's own words, never what a library says of a text that it could not
+//! read. All problems that can be known at once are reported at once.
 
-use std::process::ExitCode;
+use std::{fmt, process::ExitCode};
 
 use roundtrip_model::redacted;
 
 use super::{EXIT_USAGE, tree::Origin};
 
-/// What is wrong with the configuration, in one line.
+/// What is wrong with the configuration, a line for each problem.
 #[derive(Debug, thiserror::Error)]
-#[error("roundtrip: configuration: {0}")]
-pub(crate) struct Problem(String);
+pub(crate) struct Problem(Vec<String>);
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, line) in self.0.iter().enumerate() {
+            let before = if number == 0 { "" } else { "\n" };
+            write!(f, "{before}roundtrip: configuration: {line}")?;
+        }
+        Ok(())
+    }
+}
 
 impl Problem {
+    fn line(line: String) -> Self {
+        Self(vec![line])
+    }
+
     /// A problem with the value of one key.
     pub(crate) fn key(key: &str, problem: impl AsRef<str>) -> Self {
-        Self(format!("{key} {}", problem.as_ref()))
+        Self::line(format!("{key} {}", problem.as_ref()))
     }
 
     /// A problem with what was written in one place.
     pub(super) fn at(origin: &Origin, problem: impl AsRef<str>) -> Self {
-        Self(format!("{origin}: {}", problem.as_ref()))
+        Self::line(format!("{origin}: {}", problem.as_ref()))
     }
 
     /// A problem that says itself which key it means.
     pub(crate) fn said(error: &dyn std::error::Error) -> Self {
-        Self(chain(error))
+        Self::line(chain(error))
     }
 
     /// A problem that names its key within a section.
     pub(crate) fn section(section: &str, error: &dyn std::error::Error) -> Self {
-        let Self(line) = Self::said(error);
-        Self(format!("{section}.{line}"))
+        Self::line(format!("{section}.{}", chain(error)))
     }
 
-    /// Nobody could call the gateway.
+    /// No call could be made.
     pub(crate) fn no_key() -> Self {
-        Self(
-            "there is no API key, so nobody could call the gateway; make one with `roundtrip keys \
+        Self::line(
+            "there is no API key, so every call would be refused; make one with `roundtrip keys \
              create --name first --role operator`, or set operator_key (OPERATOR_KEY)"
                 .to_owned(),
         )
+    }
+
+    /// This problem behind those of an earlier step.
+    pub(super) fn after(self, earlier: Result<(), Self>) -> Self {
+        let mut lines = earlier.map_or_else(|Self(lines)| lines, |()| Vec::new());
+        lines.extend(self.0);
+        Self(lines)
+    }
+
+    /// Fails with all of the problems among these, where there are any.
+    pub(super) fn all(results: impl IntoIterator<Item = Result<(), Self>>) -> Result<(), Self> {
+        let problems = results.into_iter().filter_map(Result::err);
+        let lines: Vec<String> = problems.flat_map(|Self(lines)| lines).collect();
+        if lines.is_empty() {
+            Ok(())
+        } else {
+            Err(Self(lines))
+        }
     }
 
     /// Tells it, and what to exit with.

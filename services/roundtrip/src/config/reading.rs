@@ -257,7 +257,41 @@ fn said_list(text: &str, origin: &Origin) -> Vec<Node> {
     nodes.collect()
 }
 
-/// Reads everything.
+/// Reads everything. Where values are wrong, says so of all of them: each that is found is left out,
+/// and the rest is read again.
+pub(super) fn read_all<T: DeserializeOwned>(mut table: Table) -> Result<T, Problem> {
+    let mut problems = Ok(());
+    loop {
+        match read(table.clone()) {
+            Ok(read) => return problems.map(|()| read),
+            Err(wrong) => {
+                let goes_on = remove(&mut table, &wrong.path);
+                let problem = Problem::from(wrong).after(problems);
+                if !goes_on {
+                    return Err(problem);
+                }
+                problems = Err(problem);
+            }
+        }
+    }
+}
+
+/// Takes out what is at this path, the innermost key first; `false` where there is nothing.
+fn remove(table: &mut Table, path: &[String]) -> bool {
+    let Some((key, sections)) = path.split_first() else {
+        return false;
+    };
+    let mut table = table;
+    for section in sections.iter().rev() {
+        match table.get_mut(section).map(|node| &mut node.value) {
+            Some(Value::Section(inner)) => table = inner,
+            _ => return false,
+        }
+    }
+    table.remove(key).is_some()
+}
+
+/// Reads everything, up to the first value that is wrong.
 pub(super) fn read<T: DeserializeOwned>(table: Table) -> Result<T, Wrong> {
     T::deserialize(MapAccessDeserializer::new(Section {
         entries: table.into_iter(),

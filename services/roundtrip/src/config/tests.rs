@@ -88,34 +88,24 @@ fn development_listens_on_loopback_only() {
 }
 
 #[test]
-fn production_needs_a_sessions_server_a_public_url_and_a_secret() {
+fn production_reports_every_missing_setting_at_once() {
     let mut config = Config {
         environment: Stage::Production,
         ..Config::default()
     };
-    assert!(
-        config
-            .check()
-            .unwrap_err()
-            .to_string()
-            .contains("SESSIONS_SERVER")
-    );
+    let error = config.check().unwrap_err().to_string();
+    for missing in [
+        "SESSIONS_SERVER",
+        "PUBLIC_URL",
+        "CALLBACK_SECRET",
+        "SESSIONS_SECRET",
+        "ENCRYPTION_KEYS",
+    ] {
+        assert!(error.contains(missing), "{missing}: {error}");
+    }
+    assert_eq!(error.lines().count(), 5, "{error}");
     config.sessions_server = Some("http://sessions.example/".to_owned());
-    assert!(
-        config
-            .check()
-            .unwrap_err()
-            .to_string()
-            .contains("public_url")
-    );
     config.public_url = Some("https://gateway.example/roundtrip/".to_owned());
-    assert!(
-        config
-            .check()
-            .unwrap_err()
-            .to_string()
-            .contains("CALLBACK_SECRET")
-    );
     config.callback_secret = Some(SecretList::of(&"x".repeat(31)));
     assert!(config.check().is_err());
     config.callback_secret = Some(SecretList::of(&"xy".repeat(16)));
@@ -202,4 +192,27 @@ fn production_takes_no_key_that_is_one_byte_over_and_over() {
         };
         assert!(tried.check().is_ok(), "{key}");
     }
+}
+
+#[test]
+fn every_invalid_setting_is_reported_at_once() {
+    let mut config = Config::default();
+    config.ingress.listen = SocketAddr::from(([0, 0, 0, 0], 8000));
+    config.ingress.max_json_depth = 0;
+    config.dispatcher.concurrency = 0;
+    config.forwarder.breaker.failures = 0;
+    config.egress.deny = vec!["*".to_owned()];
+    config.log.level = "loud".to_owned();
+    let error = config.check().unwrap_err().to_string();
+    for key in [
+        "ingress.listen",
+        "ingress.max_json_depth",
+        "dispatcher.concurrency",
+        "forwarder.breaker.failures",
+        "egress.deny",
+        "log.level",
+    ] {
+        assert!(error.contains(key), "{key}: {error}");
+    }
+    assert_eq!(error.lines().count(), 6, "{error}");
 }

@@ -9,12 +9,14 @@ use std::{collections::BTreeMap, fmt, rc::Rc};
 pub(super) type Table = BTreeMap<String, Node>;
 
 /// A value, and where it was written.
+#[derive(Clone)]
 pub(super) struct Node {
     pub(super) value: Value,
     pub(super) origin: Origin,
 }
 
 /// A value as it was written.
+#[derive(Clone)]
 pub(super) enum Value {
     /// The environment's: a text that is what its key asks for, be it a number or a list.
     Said {

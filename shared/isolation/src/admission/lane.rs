@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use roundtrip_model::journal::WaitReason;
 use tokio::time::Instant;
 
 use crate::{
@@ -83,6 +84,17 @@ impl Obstacle {
             Self::ServerOpen => "server_open",
             Self::Saturated => "saturated",
             Self::OverRate => "over_rate",
+        }
+    }
+
+    /// What a message waits for that meets it.
+    #[must_use]
+    pub const fn reason(self) -> WaitReason {
+        match self {
+            Self::Paused => WaitReason::ChannelPaused,
+            Self::Open | Self::ServerOpen => WaitReason::EndpointFailing,
+            Self::Saturated => WaitReason::ChannelAtCapacity,
+            Self::OverRate => WaitReason::RateLimited,
         }
     }
 }

@@ -1,13 +1,15 @@
 //! Which messages are found, and in what pages.
 #![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
-use roundtrip_model::{Entry, MessageId, State, journal::After};
+use roundtrip_model::{
+    CallbackId, Entry, Event, MessageId, ReplayId, State, decision::DeadKind, journal::After,
+};
 use serde_json::{Value, json};
 use time::Duration;
 
 use super::{
     Harness,
-    samples::{accepted, at, entry, message_id, record, text, tried},
+    samples::{accepted, at, attempt, entry, message_id, reason, record, text, tried},
 };
 use crate::{Detail, Journal, MAX_PAGE_BYTES, MessageFilter, MessageRecord};
 
@@ -114,6 +116,54 @@ pub async fn messages_are_found_by_their_filter(harness: &impl Harness) {
         assert_eq!(found, expected, "{filter}");
         let count = store.count_messages(&parsed).await.expect("a count");
         assert_eq!(count, expected.len() as u64, "{filter}");
+    }
+}
+
+/// Delivered, answered or forwarded, and also one whose answer is dead; not one that is dead itself, or
+/// that is on its way again.
+pub async fn messages_that_their_channel_took_are_found_together(harness: &impl Harness) {
+    let store = &**harness.store();
+    let callback_id = CallbackId::generate();
+    let replay_id = ReplayId::generate();
+    let dead = reason(DeadKind::Refused);
+    let arrived = || tried(1, After::Arrived);
+    let answered = || Event::Answered { callback_id };
+    let forwarded = Event::ForwardAttempted {
+        callback_id,
+        attempt: Box::new(attempt(1, After::Arrived)),
+    };
+    let answer_dead = Event::AnswerDead {
+        callback_id,
+        reason: dead.clone(),
+    };
+    let lives = [
+        vec![],
+        vec![tried(1, After::Retry { wait_ms: 1 })],
+        vec![arrived()],
+        vec![arrived(), answered()],
+        vec![arrived(), answered(), forwarded],
+        vec![arrived(), answered(), answer_dead],
+        vec![tried(1, After::Dead(dead.clone())), Event::Dead(dead)],
+    ];
+    let mut entries = Vec::new();
+    for (second, life) in (0..).zip(lives) {
+        let of = |event| entry(message_id(1000 * second), 0, 1000 * second, event);
+        entries.push(of(accepted("1")));
+        entries.extend(life.into_iter().map(of));
+    }
+    let again = Event::Replayed { replay_id };
+    entries.push(entry(message_id(2000), 1, 9000, again));
+    record(store, &entries).await;
+    let (all, own) = (
+        json!({"state": "taken"}),
+        json!({"state": "taken", "channel_ids": ["c"]}),
+    );
+    for filter in [all, own] {
+        let parsed = serde_json::from_value(filter.clone()).expect("a filter");
+        let found = seconds(store, &parsed, None, 1000).await;
+        assert_eq!(found, [5, 4, 3], "{filter}");
+        let count = store.count_messages(&parsed).await.expect("a count");
+        assert_eq!(count, 3, "{filter}");
     }
 }
 

@@ -11,7 +11,8 @@ use super::{
     samples::{at, message_id},
 };
 use crate::{
-    DeadFilter, DeadQueue, MessageFilter, Progress, Replay, ReplaySource, ReplayStatus, Replays,
+    DeadFilter, DeadQueue, MAX_RUNNING_REPLAYS, MessageFilter, Progress, Replay, ReplayFilter,
+    ReplaySource, ReplayStatus, Replays, StateFilter, StoreError,
 };
 
 /// How long a lease is, here.
@@ -20,6 +21,7 @@ const LEASE: Duration = Duration::from_secs(1);
 fn replay(source: ReplaySource) -> Replay {
     Replay {
         replay_id: ReplayId::generate(),
+        requested_by: "key_1".to_owned(),
         source,
         rate_per_second: Some(500),
         status: ReplayStatus::Running,
@@ -84,7 +86,7 @@ pub async fn a_replay_is_kept_as_it_was(harness: &impl Harness) {
         message_ids: Some(vec![message_id(0)]),
         channel: Some(super::id("c")),
         session: "s".parse().ok(),
-        state: Some(State::Delivered),
+        state: Some(StateFilter::Is(State::Delivered)),
         until: Some(at(2)),
         ..MessageFilter::default()
     };
@@ -95,7 +97,13 @@ pub async fn a_replay_is_kept_as_it_was(harness: &impl Harness) {
         ended_at: Some(at(5)),
         ..replay(ReplaySource::Messages(messages))
     };
-    for replay in [replay(ReplaySource::DeadLetters(letters)), ended] {
+    let taken = MessageFilter {
+        state: Some(StateFilter::Taken),
+        channels: Some(vec![super::id("a"), super::id("b")]),
+        ..MessageFilter::default()
+    };
+    let taken = replay(ReplaySource::Messages(taken));
+    for replay in [replay(ReplaySource::DeadLetters(letters)), ended, taken] {
         create(store, &replay).await;
         assert_eq!(read(store, &replay.replay_id).await, replay);
     }
@@ -211,4 +219,125 @@ pub async fn a_replay_that_has_ended_stays_as_it_is(harness: &impl Harness) {
     let id = ReplayId::generate();
     let unknown = store.end_replay(&id, ReplayStatus::Done, at(10)).await;
     assert_eq!(unknown.expect("an answer"), None);
+}
+
+/// Of several the one whose lease ended first, and a new one before all of them.
+pub async fn replays_take_turns(harness: &impl Harness) {
+    let store = &**harness.store();
+    let replays = [of_everything(), of_everything(), of_everything()];
+    for replay in &replays[..2] {
+        create(store, replay).await;
+    }
+    let [first, second, third] = replays.each_ref().map(|replay| replay.replay_id);
+    let claimed = async |owner: &str, millis| {
+        let claimed = claim(store, owner, millis).await;
+        claimed.map(|replay| replay.replay_id)
+    };
+    assert_eq!(claimed("one", 0).await, Some(first));
+    assert_eq!(claimed("two", 0).await, Some(second));
+    // Both are given up: the second until 20, the first until 30.
+    advance(store, &second, "two", 1, 20).await;
+    advance(store, &first, "one", 1, 30).await;
+    assert_eq!(claimed("three", 19).await, None);
+    create(store, &replays[2]).await;
+    assert_eq!(claimed("four", 40).await, Some(third));
+    assert_eq!(claimed("five", 40).await, Some(second));
+    assert_eq!(claimed("six", 40).await, Some(first));
+    assert_eq!(claimed("seven", 40).await, None);
+}
+
+/// One that has ended makes room; another key has room of its own.
+pub async fn a_key_has_a_few_replays_running_and_no_more(harness: &impl Harness) {
+    let store = &**harness.store();
+    let first = of_everything();
+    create(store, &first).await;
+    for _ in 1..MAX_RUNNING_REPLAYS {
+        create(store, &of_everything()).await;
+    }
+    let refused = store.create_replay(&of_everything()).await;
+    assert!(
+        matches!(refused, Err(StoreError::TooManyReplays)),
+        "{refused:?}"
+    );
+    let others = Replay {
+        requested_by: "key_2".to_owned(),
+        ..of_everything()
+    };
+    create(store, &others).await;
+    let ended = store.end_replay(&first.replay_id, ReplayStatus::Done, at(10));
+    ended.await.expect("to end it");
+    create(store, &of_everything()).await;
+}
+
+async fn listed(
+    store: &(impl Replays + ?Sized),
+    filter: &ReplayFilter,
+    after: Option<&ReplayId>,
+    limit: u16,
+) -> Vec<ReplayId> {
+    let page = store.replays(filter, after, limit).await;
+    let page = page.expect("a page");
+    page.iter().map(|replay| replay.replay_id).collect()
+}
+
+/// Page by page, by status too, and each as it is.
+pub async fn replays_are_listed_the_latest_first(harness: &impl Harness) {
+    let store = &**harness.store();
+    let replays = [of_everything(), of_everything(), of_everything()];
+    for replay in &replays {
+        create(store, replay).await;
+    }
+    let [first, second, third] = replays.each_ref().map(|replay| replay.replay_id);
+    let all = ReplayFilter::default();
+    assert_eq!(listed(store, &all, None, 2).await, [third, second]);
+    assert_eq!(listed(store, &all, Some(&second), 2).await, [first]);
+    assert_eq!(listed(store, &all, Some(&first), 2).await, []);
+    let ended = store.end_replay(&second, ReplayStatus::Cancelled, at(10));
+    ended.await.expect("to end it");
+    let running = ReplayFilter {
+        status: Some(ReplayStatus::Running),
+        ..ReplayFilter::default()
+    };
+    assert_eq!(listed(store, &running, None, 9).await, [third, first]);
+    let page = store.replays(&all, None, 9).await.expect("a page");
+    assert_eq!(page[0], replays[2]);
+    assert_eq!(page[1], read(store, &second).await);
+}
+
+/// Only those that are limited to some of the channels and to no other.
+pub async fn replays_of_other_channels_are_not_listed(harness: &impl Harness) {
+    let store = &**harness.store();
+    let of = |channels: &[&str]| {
+        let channels = channels.iter().map(|id| super::id(id)).collect();
+        replay(ReplaySource::Messages(MessageFilter {
+            channels: Some(channels),
+            ..MessageFilter::default()
+        }))
+    };
+    let of_one = replay(ReplaySource::DeadLetters(DeadFilter {
+        channel: Some(super::id("a")),
+        ..DeadFilter::default()
+    }));
+    let of_both = of(&["a", "b"]);
+    for replay in [
+        &of_one,
+        &of_both,
+        &of(&["a", "x"]),
+        &of(&["x"]),
+        &of_everything(),
+    ] {
+        create(store, replay).await;
+    }
+    for (channels, expected) in [
+        (vec!["a", "b"], vec![of_both.replay_id, of_one.replay_id]),
+        (vec!["a"], vec![of_one.replay_id]),
+        (vec!["b"], vec![]),
+    ] {
+        let within = ReplayFilter {
+            channels: Some(channels.iter().map(|id| super::id(id)).collect()),
+            ..ReplayFilter::default()
+        };
+        let found = listed(store, &within, None, 9).await;
+        assert_eq!(found, expected, "{channels:?}");
+    }
 }

@@ -4,7 +4,11 @@
 //! left as it is.
 
 use async_trait::async_trait;
-use roundtrip_model::{Entry, Event, MessageId, journal::Content, millis};
+use roundtrip_model::{
+    Entry, Event, MessageId,
+    journal::{Content, Position},
+    millis,
+};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_from_iter};
 use serde_json::value::RawValue;
 
@@ -13,7 +17,8 @@ use super::{
     rows::{self, Columns, Conditions, Table, counted},
 };
 use crate::{
-    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StoreError,
+    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StateFilter,
+    StoreError,
     ledger::{MAX_ROWS, Reached, timeline},
 };
 
@@ -242,7 +247,15 @@ pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
             channels.as_deref(),
         );
     }
-    conditions.maybe("state = ?", state.map(|state| state.as_str().to_owned()));
+    match state {
+        None => {}
+        Some(StateFilter::Is(state)) => conditions.with("state = ?", state.as_str().to_owned()),
+        Some(taken @ StateFilter::Taken) => {
+            let states = taken.states();
+            conditions.ids("state IN (SELECT value FROM json_each(?))", Some(&states));
+            conditions.with("position & ? != 0", Position::TAKEN_BITS);
+        }
+    }
     conditions.maybe("message_id >= ?", from);
     conditions.maybe("message_id < ?", before);
     conditions

@@ -6,25 +6,33 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use roundtrip_model::{ReplayId, millis};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use time::OffsetDateTime;
 
 use super::{
     SqliteStore, away,
-    rows::{Columns, count, name},
+    rows::{Columns, Conditions, count, counted, name},
 };
-use crate::{Progress, Replay, ReplayStatus, Replays, StoreError};
+use crate::{
+    MAX_RUNNING_REPLAYS, Progress, Replay, ReplayFilter, ReplayStatus, Replays, StoreError,
+    ledger::MAX_ROWS,
+};
 
 const INSERT: &str = "
     INSERT INTO replays (replay_id, source, rate_per_second, status, matched, replayed, skipped,
-        cursor, created_at, ended_at, lease_until)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0)";
+        cursor, created_at, ended_at, requested_by, channels, lease_until)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 0)";
+const COUNT_RUNNING: &str = "
+    SELECT count(*) FROM replays WHERE status = 'running' AND requested_by = ?1";
+const WITHIN_CHANNELS: &str = "
+    channels IS NOT NULL AND NOT EXISTS (SELECT 1 FROM json_each(channels) AS of_replay
+        WHERE of_replay.value NOT IN (SELECT value FROM json_each(?)))";
 const CLAIM: &str = "
     UPDATE replays SET owner = ?1, lease_until = ?3
     WHERE replay_id = (
         SELECT replay_id FROM replays
-        WHERE status = 'running' AND (owner IS NULL OR lease_until <= ?2)
-        ORDER BY replay_id LIMIT 1)
+        WHERE status = 'running' AND lease_until <= ?2
+        ORDER BY lease_until, replay_id LIMIT 1)
     RETURNING *";
 const ADVANCE: &str = "
     UPDATE replays SET replayed = ?3, skipped = ?4, cursor = ?5, lease_until = ?6
@@ -38,7 +46,28 @@ impl Replays for SqliteStore {
     async fn create_replay(&self, replay: &Replay) -> Result<(), StoreError> {
         let replay = replay.clone();
         self.file
-            .write(move |transaction| insert(transaction, &replay).map_err(away))
+            .write(move |transaction| {
+                let running = counted(transaction, COUNT_RUNNING, [&replay.requested_by]);
+                if running.map_err(away)? >= u64::from(MAX_RUNNING_REPLAYS) {
+                    return Err(StoreError::TooManyReplays);
+                }
+                insert(transaction, &replay).map_err(away)
+            })
+            .await
+    }
+
+    async fn replays(
+        &self,
+        filter: &ReplayFilter,
+        after: Option<&ReplayId>,
+        limit: u16,
+    ) -> Result<Vec<Replay>, StoreError> {
+        let mut conditions = Conditions::default();
+        conditions.maybe("replay_id < ?", after.map(ToString::to_string));
+        conditions.maybe("status = ?", filter.status.map(name));
+        conditions.ids(WITHIN_CHANNELS, filter.channels.as_deref());
+        self.file
+            .query(move |connection, _| page(connection, &conditions, limit).map_err(away))
             .await
     }
 
@@ -118,6 +147,8 @@ impl Replays for SqliteStore {
 fn insert(connection: &Connection, replay: &Replay) -> rusqlite::Result<()> {
     let source = serde_json::to_string(&replay.source)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let channels = replay.source.channels();
+    let channels = channels.map(|channels| serde_json::json!(channels).to_string());
     let values = params![
         replay.replay_id.to_string(),
         source,
@@ -129,6 +160,8 @@ fn insert(connection: &Connection, replay: &Replay) -> rusqlite::Result<()> {
         replay.progress.cursor,
         millis::of(replay.created_at),
         replay.ended_at.map(millis::of),
+        replay.requested_by,
+        channels,
     ];
     connection.execute(INSERT, values).map(drop)
 }
@@ -140,11 +173,23 @@ fn read(connection: &Connection, id: &ReplayId) -> rusqlite::Result<Option<Repla
         .optional()
 }
 
+fn page(
+    connection: &Connection,
+    conditions: &Conditions,
+    limit: u16,
+) -> rusqlite::Result<Vec<Replay>> {
+    let sql = conditions.rows_in_order_sql("replays", "replay_id DESC", limit.min(MAX_ROWS));
+    let mut select = connection.prepare_cached(&sql)?;
+    let values = params_from_iter(&conditions.values);
+    select.query_map(values, replay)?.collect()
+}
+
 fn replay(row: &Row<'_>) -> rusqlite::Result<Replay> {
     let columns = Columns(row);
     let number = |column| columns.get::<i64>(column).map(i64::unsigned_abs);
     Ok(Replay {
         replay_id: columns.parsed("replay_id")?,
+        requested_by: columns.get("requested_by")?,
         source: columns.json("source")?,
         rate_per_second: columns.get("rate_per_second")?,
         status: columns.named("status")?,

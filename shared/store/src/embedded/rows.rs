@@ -176,6 +176,12 @@ impl Conditions {
         )
     }
 
+    /// Whole rows that match, the first of them in this order.
+    pub(super) fn rows_in_order_sql(&self, name: &str, order: &str, limit: u16) -> String {
+        let conditions = self.sql();
+        format!("SELECT * FROM {name} {conditions} ORDER BY {order} LIMIT {limit}")
+    }
+
     fn from(&self, table: &Table) -> String {
         let name = table.name;
         if self.by_channel {

@@ -8,10 +8,18 @@ use rusqlite::{Connection, TransactionBehavior};
 /// `PRAGMA application_id`: "RtSt". It tells the file from other SQLite files.
 pub(super) const APPLICATION_ID: i64 = 0x5274_5374;
 /// `PRAGMA user_version`: how many of [`STEPS`] the file has had.
-pub(super) const SCHEMA_VERSION: i64 = 6;
+pub(super) const SCHEMA_VERSION: i64 = 7;
 
 /// What brings an empty file to version 1, from 1 to 2, and so on.
-const STEPS: [&str; 6] = [CHANNELS, LEDGER, API_KEYS, SECRETS, MADE_UNDER, UIDS];
+const STEPS: [&str; 7] = [
+    CHANNELS,
+    LEDGER,
+    API_KEYS,
+    SECRETS,
+    MADE_UNDER,
+    UIDS,
+    REPLAY_TURNS,
+];
 
 /// Version 1.
 ///
@@ -154,6 +162,16 @@ const MADE_UNDER: &str = "
 const UIDS: &str = "
     ALTER TABLE channels ADD COLUMN uid TEXT NOT NULL DEFAULT '';
     UPDATE channels SET uid = lower(hex(randomblob(16)));
+";
+
+/// Version 7. Running replays take turns, are counted for each key, and are listed by their channels.
+/// Those of an older version count for no key, and are listed for keys of every channel.
+const REPLAY_TURNS: &str = "
+    ALTER TABLE replays ADD COLUMN requested_by TEXT NOT NULL DEFAULT '';
+    ALTER TABLE replays ADD COLUMN channels TEXT;
+    DROP INDEX replays_running;
+    CREATE INDEX replays_turns ON replays (lease_until, replay_id) WHERE status = 'running';
+    CREATE INDEX replays_of_key ON replays (requested_by) WHERE status = 'running';
 ";
 
 /// Why a file is not made ready.

@@ -3,9 +3,11 @@
 //! Invariant: a message's state is the greatest position among its entries, in whatever order those
 //! came.
 
+use std::borrow::Cow;
+
 use async_trait::async_trait;
 use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State, journal::Content, millis};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use time::OffsetDateTime;
 
 use crate::StoreError;
@@ -109,9 +111,9 @@ pub struct MessageFilter {
     /// Of these channels and no others.
     #[serde(rename = "channel_ids", skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<ChannelId>>,
-    /// In this state now.
+    /// In this state now, or taken by its channel.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub state: Option<State>,
+    pub state: Option<StateFilter>,
     /// Accepted at this time or later.
     #[serde(
         with = "time::serde::rfc3339::option",
@@ -124,6 +126,65 @@ pub struct MessageFilter {
         skip_serializing_if = "Option::is_none"
     )]
     pub until: Option<OffsetDateTime>,
+}
+
+/// Which states; in JSON the name of a state, or `taken`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateFilter {
+    /// This state and no other.
+    Is(State),
+    /// Taken by its channel, whatever became of the answer: delivered, answered, forwarded, or dead
+    /// because its answer is.
+    Taken,
+}
+
+impl StateFilter {
+    const TAKEN: &str = "taken";
+    const NAMES: &[&str] = &[
+        "queued",
+        "delivering",
+        "retrying",
+        "delivered",
+        "answered",
+        "forwarded",
+        "dead",
+        "replayed",
+        Self::TAKEN,
+    ];
+
+    /// The states that a message may be in that matches.
+    pub(crate) fn states(self) -> Vec<State> {
+        match self {
+            Self::Is(state) => vec![state],
+            Self::Taken => vec![
+                State::Delivered,
+                State::Answered,
+                State::Forwarded,
+                State::Dead,
+            ],
+        }
+    }
+}
+
+impl Serialize for StateFilter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            Self::Is(state) => state.as_str(),
+            Self::Taken => Self::TAKEN,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for StateFilter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = Cow::<str>::deserialize(deserializer)?;
+        if name == Self::TAKEN {
+            return Ok(Self::Taken);
+        }
+        State::named(&name)
+            .map(Self::Is)
+            .ok_or_else(|| D::Error::unknown_variant(&name, Self::NAMES))
+    }
 }
 
 impl MessageFilter {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a future of the driver's is never dropped half-way, for that would cost its
 //! connection. Each call runs as a task of its own, and the time limit is on waiting for the task.
+//! Before the client goes, [`Connection::close`] waits for the tasks: one that outlives it panics.
 //! Queries, which may be any amount of work, have a small share of the connections, and what reads by
 //! a key or writes never waits for one.
 
@@ -22,7 +23,8 @@ use tokio::{
     task::JoinHandle,
     time::{self, Instant},
 };
-use tracing::debug;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
 
 use super::{
     away,
@@ -32,6 +34,8 @@ use crate::{Config, OpenError, StoreError, TimedOut};
 
 /// How the server's log names us.
 const APP_NAME: &str = "roundtrip";
+/// How long the end waits for the calls that are under way.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait before the indexes are tried again.
 const INDEX_PAUSE: Duration = Duration::from_secs(5);
 /// How much of a call's time limit the driver may spend on finding a server. Less than all: only
@@ -84,6 +88,9 @@ pub(super) struct Shared {
     queries: Arc<Semaphore>,
     database: OnceCell<Database>,
     channels_indexed: OnceCell<Uniqueness>,
+    /// All that the driver is at work on.
+    tasks: TaskTracker,
+    closing: CancellationToken,
 }
 
 impl Connection {
@@ -141,9 +148,26 @@ impl Connection {
             queries: permits((config.max_connections / QUERY_SHARE).clamp(1, MAX_QUERIES)),
             database: OnceCell::new(),
             channels_indexed: OnceCell::new(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
         });
         let indexing = tokio::spawn(see_to_indexes(Arc::clone(&shared)));
         Ok(Self { shared, indexing })
+    }
+
+    /// Makes no further index, and waits for every call that is under way; then ends the client.
+    pub(super) async fn close(&self) {
+        self.shared.closing.cancel();
+        self.shared.tasks.close();
+        let ended = async {
+            self.shared.tasks.wait().await;
+            if let Some(database) = self.shared.database.get() {
+                database.client().clone().shutdown().await;
+            }
+        };
+        if time::timeout(CLOSE_LIMIT, ended).await.is_err() {
+            warn!("MongoDB did not answer in time; what was asked of it last may go on there");
+        }
     }
 
     /// Runs something as a task, and waits for it as long as the time limit.
@@ -214,14 +238,14 @@ where
             .await
             .map_err(|closed| boxed(closed.into()))?;
         let shared = Arc::clone(shared);
-        tokio::spawn(async move {
+        let tasks = shared.tasks.clone();
+        let task = tasks.spawn(async move {
             // Held until the driver is done: a server that hangs ties up no more tasks than this.
             let _permit = permit;
             let database = shared.database().await?.clone();
             work(shared, database).await
-        })
-        .await
-        .map_err(|died| boxed(died.into()))?
+        });
+        task.await.map_err(|died| boxed(died.into()))?
     };
     time::timeout(limit, run)
         .await
@@ -234,13 +258,14 @@ async fn see_to_indexes(shared: Arc<Shared>) {
             shared.uniqueness().await.map(drop)
         })
     };
-    until_made(channels).await;
+    until_made(&shared, channels).await;
     for needed in &indexes::LEDGER {
         // Without a time limit, and without a permit: how long it takes is the collection's size,
         // and nobody waits for it.
         let make = || async {
             let shared = Arc::clone(&shared);
-            let made = tokio::spawn(async move {
+            let tasks = shared.tasks.clone();
+            let made = tasks.spawn(async move {
                 let database = shared.database().await?;
                 let made = needed.make(database, shared.retention).await;
                 made.map_err(away)
@@ -248,14 +273,23 @@ async fn see_to_indexes(shared: Arc<Shared>) {
             made.await
                 .map_err(|died| StoreError::Away(Box::new(died)))?
         };
-        until_made(make).await;
+        until_made(&shared, make).await;
     }
 }
 
-async fn until_made<F: Future<Output = Result<(), StoreError>>>(make: impl Fn() -> F) {
-    while let Err(error) = make().await {
+/// Makes what is to be made, however long that takes; once the connection is closing, not at all.
+async fn until_made<F: Future<Output = Result<(), StoreError>>>(
+    shared: &Shared,
+    make: impl Fn() -> F,
+) {
+    while !shared.closing.is_cancelled()
+        && let Err(error) = make().await
+    {
         debug!(error = ?error, "the indexes are not yet there");
-        time::sleep(INDEX_PAUSE).await;
+        tokio::select! {
+            () = time::sleep(INDEX_PAUSE) => {}
+            () = shared.closing.cancelled() => {}
+        }
     }
 }
 

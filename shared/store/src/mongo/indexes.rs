@@ -97,7 +97,11 @@ pub(super) const LEDGER: [Needed; 6] = [
     Needed {
         collection: REPLAYS,
         expiring: "ended_at",
-        keys: &[&["status", "_id"]],
+        keys: &[
+            &["status", "lease_until", "_id"],
+            &["status", "requested_by"],
+            &["channels", "_id"],
+        ],
     },
     Needed {
         collection: IDEMPOTENCY,

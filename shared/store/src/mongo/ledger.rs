@@ -21,10 +21,9 @@ use mongodb::{
 use roundtrip_model::{ChannelId, millis};
 use serde::{Deserialize, de::DeserializeOwned};
 use time::OffsetDateTime;
-use tracing::warn;
 
 use super::{BARRIER, DUPLICATE_KEY, away, failed, is_duplicate_key};
-use crate::{Detail, StoreError, ledger::MAX_ROWS, page::Room};
+use crate::{Detail, StoreError, document::say_passed_over, ledger::MAX_ROWS, page::Room};
 
 /// The collections.
 pub(super) const ENTRIES: &str = "entries";
@@ -86,7 +85,7 @@ async fn rows<R: DeserializeOwned, T>(
     while let Some(document) = found.try_next().await.map_err(away)? {
         match row(document).and_then(&read) {
             Ok(one) => all.push(one),
-            Err(Unreadable(error)) => warn!(%error, "a query passes over a stored document"),
+            Err(Unreadable(error)) => say_passed_over(&error),
         }
     }
     Ok(all)
@@ -108,7 +107,7 @@ async fn page<R: DeserializeOwned, T>(
         let document = Document::try_from(raw).map_err(|error| Unreadable(error.into()));
         match document.and_then(row).and_then(&read) {
             Ok(one) => page.push(one),
-            Err(Unreadable(error)) => warn!(%error, "a query passes over a stored document"),
+            Err(Unreadable(error)) => say_passed_over(&error),
         }
     }
     Ok(page)

@@ -448,3 +448,23 @@ fn the_environment_wins_over_the_file_and_the_short_name_over_the_long() {
     assert_eq!(config.broker.url, "sqlite:short");
     assert_eq!(config.broker.namespace, "long");
 }
+
+#[test]
+fn everything_that_is_wrong_is_reported_at_once() {
+    let file = "drain = 1\n[ingress]\nmax_jsn_depth = 3\n[store]\ntimeout = \"soon\"\n";
+    let environment = [
+        ("ROUNDTRIP__DISPATCHER__CONCURRENCY", "many"),
+        ("ROUNDTRIP_PUBLIC_URL", "http://h/"),
+    ];
+    let problem = read(file, &environment).unwrap_err().to_string();
+    for named in [
+        "drain",
+        "max_jsn_depth",
+        "store.timeout",
+        "dispatcher.concurrency",
+        "ROUNDTRIP__PUBLIC_URL",
+    ] {
+        assert!(problem.contains(named), "{named}: {problem}");
+    }
+    assert_eq!(problem.lines().count(), 5, "{problem}");
+}

@@ -6,7 +6,9 @@ use rstest::rstest;
 use time::macros::datetime;
 
 use super::*;
-use crate::{ApiKeys, Cursor, DeadFilter, DeadQueue, Direction, MessageFilter, Sort, SortField};
+use crate::{
+    ApiKeys, Cursor, DeadFilter, DeadQueue, Direction, MessageFilter, Sort, SortField, StateFilter,
+};
 
 /// For what is to run out of its time.
 const SHORT: Duration = Duration::from_millis(400);
@@ -38,9 +40,9 @@ fn messages() -> MessageFilter {
 #[rstest]
 #[case::session(MessageFilter { session: "s".parse().ok(), ..messages() }, "messages_by_session")]
 #[case::channel(MessageFilter { channel: "c".parse().ok(), ..messages() }, "messages_by_channel")]
-#[case::state(MessageFilter { state: Some(State::Dead), ..messages() }, "messages_by_state")]
+#[case::state(MessageFilter { state: Some(StateFilter::Is(State::Dead)), ..messages() }, "messages_by_state")]
 #[case::both(
-    MessageFilter { channel: "c".parse().ok(), state: Some(State::Dead), ..messages() },
+    MessageFilter { channel: "c".parse().ok(), state: Some(StateFilter::Is(State::Dead)), ..messages() },
     "messages_by_channel_and_state"
 )]
 #[case::ids(MessageFilter { message_ids: Some(vec![MessageId::generate()]), ..messages() }, "autoindex_messages")]
@@ -115,7 +117,7 @@ fn own() -> Vec<ChannelId> {
 
 #[rstest]
 #[case::all(MessageFilter { channels: Some(own()), ..messages() })]
-#[case::state(MessageFilter { channels: Some(own()), state: Some(State::Dead), ..messages() })]
+#[case::state(MessageFilter { channels: Some(own()), state: Some(StateFilter::Is(State::Dead)), ..messages() })]
 #[case::time(MessageFilter { channels: Some(own()), since: Some(datetime!(2026-01-01 0:00 UTC)), ..messages() })]
 #[tokio::test]
 async fn of_messages_only_those_of_own_channels_are_looked_at(#[case] filter: MessageFilter) {

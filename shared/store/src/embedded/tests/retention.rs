@@ -133,6 +133,7 @@ async fn a_dead_letter_stays_until_it_is_replayed_or_purged() {
 async fn a_replay_stays_until_it_has_ended() {
     let (_folder, store) = store().await;
     let replay = Replay {
+        requested_by: "key_1".to_owned(),
         replay_id: ReplayId::generate(),
         source: ReplaySource::DeadLetters(DeadFilter::default()),
         rate_per_second: None,

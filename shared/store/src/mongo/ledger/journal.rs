@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
 use mongodb::Database;
 use roundtrip_model::{
-    ChannelId, Entry, EntryId, Event, MessageId, SessionId, State, journal::Content,
+    ChannelId, Entry, EntryId, Event, MessageId, SessionId, State,
+    journal::{Content, Position},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -20,7 +21,8 @@ use super::{
     texts, unless_there,
 };
 use crate::{
-    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StoreError,
+    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StateFilter,
+    StoreError,
     ledger::{MAX_ROWS, timeline},
 };
 
@@ -157,11 +159,19 @@ fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Asked {
     if let Some(session) = session {
         first.insert("session_id", session.as_str());
     }
-    let then = state.map(|state| ("position.s".to_owned(), state.as_str().into()));
-    let asked = Asked {
-        first,
-        then: then.into_iter().collect(),
-    };
+    let mut then = Document::new();
+    match state {
+        None => {}
+        Some(StateFilter::Is(state)) => {
+            then.insert("position.s", state.as_str());
+        }
+        Some(taken @ StateFilter::Taken) => {
+            let states: Vec<_> = taken.states().into_iter().map(State::as_str).collect();
+            then.insert("position.s", doc! { "$in": states });
+            then.insert("position.r", doc! { "$bitsAnySet": Position::TAKEN_BITS });
+        }
+    }
+    let asked = Asked { first, then };
     // A session or a message that is named is found by its name.
     if channels.is_some() && message_ids.is_none() && session.is_none() {
         return asked;

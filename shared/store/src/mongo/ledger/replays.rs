@@ -8,23 +8,76 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
-use roundtrip_model::ReplayId;
+use roundtrip_model::{ChannelId, ReplayId};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::{MongoStore, away},
-    REPLAYS, Unreadable, document, later, name, read_time, row, stored, unless_there,
+    super::{MongoStore, away, failed},
+    REPLAYS, Unreadable, document, later, name, read_time, row, rows, stored, texts, unless_there,
 };
-use crate::{Progress, Replay, ReplaySource, ReplayStatus, Replays, StoreError};
+use crate::{
+    MAX_RUNNING_REPLAYS, Progress, Replay, ReplayFilter, ReplaySource, ReplayStatus, Replays,
+    StoreError, ledger::MAX_ROWS,
+};
 
 #[async_trait]
 impl Replays for MongoStore {
     async fn create_replay(&self, replay: &Replay) -> Result<(), StoreError> {
         let row = document(&ReplayRow::of(replay))?;
+        let running = doc! {
+            "status": name(&ReplayStatus::Running)?,
+            "requested_by": replay.requested_by.as_str(),
+        };
         self.connection
             .run(move |_, database| async move {
-                unless_there(database.collection(REPLAYS).insert_one(row).await)
+                let replays = database.collection(REPLAYS);
+                let running = replays.count_documents(running).await.map_err(away)?;
+                if running >= u64::from(MAX_RUNNING_REPLAYS) {
+                    return Err(StoreError::TooManyReplays);
+                }
+                unless_there(replays.insert_one(row).await)
+            })
+            .await
+    }
+
+    async fn replays(
+        &self,
+        filter: &ReplayFilter,
+        after: Option<&ReplayId>,
+        limit: u16,
+    ) -> Result<Vec<Replay>, StoreError> {
+        // MongoDB reads 0 as no limit.
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let ReplayFilter { channels, status } = filter;
+        let mut which = Document::new();
+        if let Some(after) = after {
+            which.insert("_id", doc! { "$lt": after.to_string() });
+        }
+        if let Some(status) = status {
+            which.insert("status", name(status)?);
+        }
+        if let Some(channels) = channels {
+            let own = texts(channels);
+            // The first finds those of a channel by the index, the second leaves out those of others.
+            which.insert(
+                "channels",
+                doc! { "$in": own.clone(), "$not": { "$elemMatch": { "$nin": own } } },
+            );
+        }
+        self.connection
+            .query(move |database, max_time| async move {
+                let found = database
+                    .collection::<Document>(REPLAYS)
+                    .find(which)
+                    .sort(doc! { "_id": -1 })
+                    .limit(i64::from(limit.min(MAX_ROWS)))
+                    .max_time(max_time)
+                    .await
+                    .map_err(failed)?;
+                rows(found, ReplayRow::replay).await
             })
             .await
     }
@@ -48,7 +101,9 @@ impl Replays for MongoStore {
         let now = stored(now);
         let which = doc! {
             "status": name(&ReplayStatus::Running)?,
-            "lease_until": { "$lte": now },
+            // Times are whole milliseconds; not `$lte`, which SecantusDB answers without the bound
+            // itself where another field follows in the index.
+            "lease_until": { "$lt": later(now, Duration::from_millis(1)) },
         };
         let change = doc! { "$set": { "owner": owner, "lease_until": later(now, lease) } };
         self.connection
@@ -56,7 +111,7 @@ impl Replays for MongoStore {
                 let claimed = database
                     .collection::<Document>(REPLAYS)
                     .find_one_and_update(which, change)
-                    .sort(doc! { "_id": 1 })
+                    .sort(doc! { "lease_until": 1, "_id": 1 })
                     .return_document(ReturnDocument::After)
                     .await
                     .map_err(away)?;
@@ -132,6 +187,12 @@ fn read(found: Option<Document>) -> Result<Option<Replay>, StoreError> {
 struct ReplayRow {
     #[serde(rename = "_id")]
     replay_id: ReplayId,
+    /// None in those of an older version: they count for no key.
+    #[serde(default)]
+    requested_by: String,
+    /// The channels that it is limited to, where it is.
+    #[serde(default)]
+    channels: Option<Vec<ChannelId>>,
     source: ReplaySource,
     rate_per_second: Option<u32>,
     status: ReplayStatus,
@@ -139,7 +200,7 @@ struct ReplayRow {
     progress: Progress,
     created_at: DateTime,
     ended_at: Option<DateTime>,
-    /// Who is at work on it, until this time; in 1970 nobody was yet.
+    /// The latest lease, and when it ends or ended; 1970 before the first.
     owner: Option<String>,
     lease_until: DateTime,
 }
@@ -148,6 +209,11 @@ impl ReplayRow {
     fn of(replay: &Replay) -> Self {
         Self {
             replay_id: replay.replay_id,
+            requested_by: replay.requested_by.clone(),
+            channels: replay
+                .source
+                .channels()
+                .map(|channels| channels.into_iter().cloned().collect()),
             source: replay.source.clone(),
             rate_per_second: replay.rate_per_second,
             status: replay.status,
@@ -163,6 +229,7 @@ impl ReplayRow {
     fn replay(self) -> Result<Replay, Unreadable> {
         Ok(Replay {
             replay_id: self.replay_id,
+            requested_by: self.requested_by,
             source: self.source,
             rate_per_second: self.rate_per_second,
             status: self.status,

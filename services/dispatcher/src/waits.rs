@@ -1,0 +1,116 @@
+//! Which waits a message's timeline tells of already: a message that waits is looked at many times,
+//! and its timeline says once why.
+//!
+//! Invariant: no more than [`MAX_REMEMBERED`] messages are remembered. While as many wait, no further
+//! one gets an entry, so a backlog does not fill the journal.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use roundtrip_isolation::MAX_PARK;
+use roundtrip_model::{MessageId, journal::WaitReason};
+use tokio::time::Instant;
+
+/// The most messages that are remembered.
+const MAX_REMEMBERED: usize = 50_000;
+
+/// How long a message is remembered that is not looked at: longer than any snooze.
+const FORGET_AFTER: Duration = Duration::from_secs(2 * MAX_PARK.as_secs());
+
+/// How often those to be forgotten are looked for.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
+
+/// A wait that is no longer than this is part of a channel's usual pace, and gets no entry.
+const SHORT: Duration = Duration::from_secs(10);
+
+/// The waits that were entered.
+#[derive(Debug)]
+pub(crate) struct Waits {
+    most: usize,
+    entered: Mutex<Entered>,
+}
+
+#[derive(Debug)]
+struct Entered {
+    messages: HashMap<MessageId, (WaitReason, Instant)>,
+    looked_at: Instant,
+}
+
+impl Waits {
+    pub(crate) fn new() -> Self {
+        Self::at_most(MAX_REMEMBERED)
+    }
+
+    fn at_most(most: usize) -> Self {
+        Self {
+            most,
+            entered: Mutex::new(Entered {
+                messages: HashMap::new(),
+                looked_at: Instant::now(),
+            }),
+        }
+    }
+
+    /// Whether the timeline is to say that the message waits so long, and why.
+    pub(crate) fn is_news(&self, id: MessageId, reason: WaitReason, wait: Duration) -> bool {
+        if !reason.lasts() && wait <= SHORT {
+            return false;
+        }
+        let now = Instant::now();
+        let mut entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = entered.messages.get_mut(&id) {
+            let before = std::mem::replace(known, (reason, now));
+            return before.0 != reason;
+        }
+        if entered.messages.len() >= self.most {
+            if now.duration_since(entered.looked_at) < LOOK_EVERY {
+                return false;
+            }
+            entered.looked_at = now;
+            let is_looked_at = |seen: Instant| now.duration_since(seen) < FORGET_AFTER;
+            entered.messages.retain(|_, (_, seen)| is_looked_at(*seen));
+            if entered.messages.len() >= self.most {
+                return false;
+            }
+        }
+        entered.messages.insert(id, (reason, now));
+        true
+    }
+
+    /// The message waits no longer.
+    pub(crate) fn forget(&self, id: MessageId) {
+        let mut entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+        entered.messages.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_mins(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_is_entered_once_for_each_reason() {
+        let (waits, id) = (Waits::new(), MessageId::generate());
+        assert!(waits.is_news(id, WaitReason::ChannelPaused, SHORT));
+        assert!(!waits.is_news(id, WaitReason::ChannelPaused, SHORT));
+        assert!(!waits.is_news(id, WaitReason::RateLimited, SHORT));
+        assert!(waits.is_news(id, WaitReason::RateLimited, LONG));
+        waits.forget(id);
+        assert!(waits.is_news(id, WaitReason::RateLimited, LONG));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_waits_are_remembered_than_there_is_room_for() {
+        let waits = Waits::at_most(2);
+        let entered = || waits.is_news(MessageId::generate(), WaitReason::ChannelPaused, LONG);
+        assert!(entered() && entered());
+        assert!(!entered());
+        tokio::time::advance(FORGET_AFTER).await;
+        assert!(entered());
+    }
+}

@@ -1,0 +1,139 @@
+//! What one page of a replay puts back.
+
+use roundtrip_broker::{Parcel, Route};
+use roundtrip_model::{
+    ChannelId, Entry, EntryId, Event, MessageId, OutboundMessage, ReplayId, SessionId,
+};
+use roundtrip_store::{
+    DeadFilter, DeadLetter, DeadQueue, MessageFilter, MessageRecord, ReplaySource,
+};
+use time::OffsetDateTime;
+
+/// One message, or answer, that a replay comes to.
+pub(super) struct Item {
+    /// Where the replay goes on after it.
+    pub(super) cursor: String,
+    /// None where it is left alone: it is still on its way, or its content is not known.
+    pub(super) parcel: Option<(Destination, Parcel)>,
+    pub(super) dead_id: Option<String>,
+    subject: Option<(MessageId, ChannelId, SessionId)>,
+}
+
+/// The queue that it goes back to.
+pub(super) enum Destination {
+    Outbound(ChannelId),
+    Callbacks,
+}
+
+impl Destination {
+    pub(super) fn route(&self) -> Route<'_> {
+        match self {
+            Self::Outbound(channel_id) => Route::Outbound(channel_id),
+            Self::Callbacks => Route::Callbacks,
+        }
+    }
+}
+
+/// What was there when the replay was asked for: what it brings back and dies again is left.
+pub(super) fn before(source: ReplaySource, created_at: OffsetDateTime) -> ReplaySource {
+    let bound = |until: Option<OffsetDateTime>| {
+        Some(until.map_or(created_at, |until| until.min(created_at)))
+    };
+    match source {
+        ReplaySource::DeadLetters(filter) => ReplaySource::DeadLetters(DeadFilter {
+            until: bound(filter.until),
+            ..filter
+        }),
+        ReplaySource::Messages(filter) => ReplaySource::Messages(MessageFilter {
+            until: bound(filter.until),
+            ..filter
+        }),
+    }
+}
+
+/// `accepted_at` is the replay's own time: the message's age counts from here anew.
+pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
+    let destination = match letter.queue {
+        DeadQueue::Outbound => letter.channel_id.clone().map(Destination::Outbound),
+        // An answer that nobody can read has no session.
+        DeadQueue::Callbacks => letter
+            .session_id
+            .is_some()
+            .then_some(Destination::Callbacks),
+    };
+    let parcel = Parcel {
+        id: letter.parcel_id,
+        tries: 0,
+        round: letter.round + 1,
+        accepted_at: now,
+        dead: None,
+        body: letter.body,
+    };
+    let subject = letter
+        .message_id
+        .zip(letter.channel_id)
+        .zip(letter.session_id);
+    Item {
+        cursor: letter.dead_id.clone(),
+        parcel: destination.map(|destination| (destination, parcel)),
+        subject: subject.map(|((message, channel), session)| (message, channel, session)),
+        dead_id: Some(letter.dead_id),
+    }
+}
+
+pub(super) fn from_message(record: MessageRecord, now: OffsetDateTime) -> Item {
+    let MessageRecord {
+        message_id,
+        channel_id,
+        session_id,
+        state,
+        round,
+        content,
+        ..
+    } = record;
+    // What is on its way would be delivered twice.
+    let content = content.filter(|_| !state.is_under_way());
+    let parcel = content.and_then(|content| {
+        let message = OutboundMessage {
+            message_id,
+            channel_id: channel_id.clone(),
+            channel_uid: None,
+            session_id: session_id.clone(),
+            message: content.message,
+            response_url: content.response_url,
+        };
+        let body = serde_json::to_vec(&message).ok()?;
+        let parcel = Parcel {
+            id: message_id.to_string(),
+            tries: 0,
+            round: round + 1,
+            accepted_at: now,
+            dead: None,
+            body: body.into(),
+        };
+        Some((Destination::Outbound(channel_id.clone()), parcel))
+    });
+    Item {
+        cursor: message_id.to_string(),
+        parcel,
+        subject: Some((message_id, channel_id, session_id)),
+        dead_id: None,
+    }
+}
+
+impl Item {
+    /// The journal's entry of it, where it was put back and belongs to a message.
+    pub(super) fn entry(&self, replay_id: ReplayId, at: OffsetDateTime) -> Option<Entry> {
+        let (message_id, channel_id, session_id) = self.subject.clone()?;
+        let (_, parcel) = self.parcel.as_ref()?;
+        Some(Entry {
+            entry_id: EntryId::generate(),
+            message_id,
+            channel_id,
+            session_id,
+            round: parcel.round,
+            at,
+            event: Event::Replayed { replay_id },
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! A limit on log lines that repeat: a log that grows with every refused request, or every message
+//! that waits, fills the disk of a gateway that is in trouble already.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// The least time between two lines, where nothing else is said.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Limits one log line.
+#[derive(Debug)]
+pub struct LogThrottle {
+    every: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    last: Option<Instant>,
+    suppressed: u64,
+}
+
+impl LogThrottle {
+    /// At most one line a second.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self::every(EVERY)
+    }
+
+    /// At most one line in so long.
+    #[must_use]
+    pub const fn every(every: Duration) -> Self {
+        let state = State {
+            last: None,
+            suppressed: 0,
+        };
+        Self {
+            every,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Whether the line may be written now; then, how many were suppressed since the last.
+    pub fn due(&self, now: Instant) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_early = |last| now.saturating_duration_since(last) < self.every;
+        if state.last.is_some_and(is_early) {
+            state.suppressed += 1;
+            return None;
+        }
+        state.last = Some(now);
+        Some(std::mem::take(&mut state.suppressed))
+    }
+}
+
+impl Default for LogThrottle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_written_once_in_a_while_with_the_number_of_those_suppressed() {
+        let (throttle, now) = (LogThrottle::new(), Instant::now());
+        assert_eq!(throttle.due(now), Some(0));
+        assert_eq!(throttle.due(now), None);
+        assert_eq!(throttle.due(now), None);
+        assert_eq!(throttle.due(now + EVERY), Some(2));
+    }
+}
