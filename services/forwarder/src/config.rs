@@ -1,12 +1,11 @@
 //! The forwarder's section of the configuration.
 
 use roundtrip_isolation::BreakerConfig;
-use roundtrip_model::{
-    RetryPolicy,
-    retry::{DEFAULT_SCHEDULE, Then},
-};
+use roundtrip_model::{RetryPolicy, retry::Then};
 use roundtrip_webhook::{ConfigError, RetryConfig, window};
 use serde::{Deserialize, Serialize};
+
+use crate::DEFAULT_SCHEDULE;
 
 /// [`Config::concurrency`] where nothing is configured: the answers all go to one server.
 const DEFAULT_CONCURRENCY: u16 = 64;
