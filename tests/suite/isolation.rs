@@ -136,7 +136,7 @@ async fn the_cap_on_what_is_under_way_is_hard(setup: Setup) -> anyhow::Result<Ac
     register(&gateway, "c", &channel, json!({"max_in_flight": CAP})).await?;
     send(&gateway, "c", MESSAGES).await?;
     // Each of them was handed out once, at the least.
-    told_at_least(&gateway, "dispatcher", "delivery.parked", MESSAGES - CAP).await?;
+    told_at_least(&gateway, "dispatcher", "delivery.snoozed", MESSAGES - CAP).await?;
     channel.received_at_least(CAP).await?;
     assert_eq!(channel.received().len(), CAP);
     gate.cancel();
@@ -155,7 +155,7 @@ async fn a_paused_channel_gets_nothing_and_after_its_resumption_all(
     gateway.post("/channel/c/pause", "").await?.expect(200)?;
     assert!(paused(&gateway, "c").await?);
     send(&gateway, "c", MESSAGES).await?;
-    told_at_least(&gateway, "dispatcher", "delivery.parked", MESSAGES).await?;
+    told_at_least(&gateway, "dispatcher", "delivery.snoozed", MESSAGES).await?;
     assert_eq!(channel.received().len(), 0);
     gateway.post("/channel/c/resume", "").await?.expect(200)?;
     assert!(!paused(&gateway, "c").await?);
@@ -207,7 +207,7 @@ async fn waiting_for_an_open_breaker_costs_no_try(setup: Setup) -> anyhow::Resul
     gateway.register("c", &channel.url()).await?;
     send(&gateway, "c", MESSAGES).await?;
     channel.received_at_least(MESSAGES * TRIES).await?;
-    assert!(told(&gateway, "dispatcher", &["delivery.parked"]) > 0);
+    assert!(told(&gateway, "dispatcher", &["delivery.snoozed"]) > 0);
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
     assert_eq!(dead.len(), MESSAGES);
     for parcel in dead {
@@ -248,7 +248,7 @@ async fn an_endpoint_that_is_gone_pauses_its_channel(setup: Setup) -> anyhow::Re
     assert!(paused(&gateway, "c").await?);
     let second = gateway.send("c", "second").await?;
     wait::until("the second to wait", async || {
-        (told(&gateway, "dispatcher", &["delivery.parked", &second]) > 0).then_some(())
+        (told(&gateway, "dispatcher", &["delivery.snoozed", &second]) > 0).then_some(())
     })
     .await?;
     assert_eq!(channel.received().len(), 1);
