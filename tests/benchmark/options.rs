@@ -200,6 +200,7 @@ pub(crate) struct Forged {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "the option's name")]
 pub(crate) struct Answers {
     #[command(flatten)]
     pub(crate) common: Common,

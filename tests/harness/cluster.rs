@@ -37,12 +37,11 @@ impl Cluster {
     /// # Errors
     /// If RabbitMQ is not installed, or a node does not start.
     pub async fn take() -> anyhow::Result<Self> {
-        let (folder, own) = match std::env::var_os(VARIABLE) {
-            Some(folder) => (PathBuf::from(folder), None),
-            None => {
-                let own = TempDir::new()?;
-                (own.path().to_owned(), Some(own))
-            }
+        let (folder, own) = if let Some(folder) = std::env::var_os(VARIABLE) {
+            (PathBuf::from(folder), None)
+        } else {
+            let own = TempDir::new()?;
+            (own.path().to_owned(), Some(own))
         };
         let turn = File::create(folder.join("turn"))?;
         let turn = spawn_blocking(move || turn.lock().map(|()| turn)).await??;

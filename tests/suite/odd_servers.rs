@@ -30,7 +30,8 @@ const SECONDS: Duration = Duration::from_secs(20);
 
 /// The heads of a 200 as proxies and firewalls write them, and worse ones.
 fn heads() -> Vec<Vec<u8>> {
-    let many: String = (0..150).map(|n| format!("x-{n}: {n}\r\n")).collect();
+    let many: Vec<String> = (0..150).map(|n| format!("x-{n}: {n}\r\n")).collect();
+    let many = many.concat();
     [
         many.as_str(),
         "content-security-policy: default-src 'self';\r\n  img-src *\r\n",

@@ -111,6 +111,10 @@ impl Dispatcher {
 }
 
 /// Logs that a channel is left alone, or no longer.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the type of the admission's rules"
+)]
 fn report(scope: Scope<'_, ChannelId>, change: Change) {
     let Scope::Key(channel_id) = scope else {
         return;

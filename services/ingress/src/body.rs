@@ -178,6 +178,8 @@ mod tests {
     use axum::http::{HeaderValue, Method};
 
     use super::*;
+
+    type Headers<'a> = &'a [(&'a str, &'a str)];
     use crate::testing::Bench;
 
     #[tokio::test]
@@ -190,7 +192,7 @@ mod tests {
         let key = r#"{"name":"k","role":"viewer"}"#;
         let replay = r#"{"dry_run":true,"channel_id":"c"}"#;
         let nd = [("content-type", "application/x-ndjson")];
-        let cases: [(&str, &[(&str, &str)], &str, u16); 11] = [
+        let cases: [(&str, Headers<'_>, &str, u16); 11] = [
             ("/channel/message", &[], message, 202),
             ("/channel/messages", &[], &array, 200),
             ("/channel/messages", &nd, message, 200),

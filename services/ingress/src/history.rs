@@ -37,6 +37,7 @@ impl From<MessageRecord> for Shown {
 
 /// A message with everything that happened to it, the earliest first.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the field's name in the API")]
 pub(crate) struct Timeline {
     #[serde(flatten)]
     message: Shown,

@@ -62,7 +62,7 @@ impl StatusLine {
         let line = self.line.trim_ascii();
         self.awaited = match (self.awaited, line.is_empty()) {
             // Some servers send an empty line after the last answer's body.
-            (Awaited::StatusLine, true) | (Awaited::EndOfInterim, true) => Awaited::StatusLine,
+            (Awaited::StatusLine | Awaited::EndOfInterim, true) => Awaited::StatusLine,
             (Awaited::StatusLine, false) => match status(line) {
                 Some(interim @ 100..200) if interim != SWITCHING_PROTOCOLS => {
                     self.interim += 1;

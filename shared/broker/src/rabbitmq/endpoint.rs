@@ -195,7 +195,7 @@ impl Endpoint {
                     candidates.extend(addresses.into_iter().map(|address| Candidate {
                         host: host.clone(),
                         address,
-                    }))
+                    }));
                 }
                 Err(error) => failed.push((host.to_string(), error)),
             }

@@ -268,7 +268,7 @@ impl Found {
 
 fn purpose(config: &Config, name: &str) -> Purpose {
     let end = name.get(config.namespace.len() + 1..).unwrap_or_default();
-    if end.ends_with(".dead") {
+    if end.rsplit('.').next() == Some("dead") {
         Purpose::Dead
     } else if end.starts_with("delay.") {
         Purpose::Delay

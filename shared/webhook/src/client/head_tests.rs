@@ -9,7 +9,8 @@ use super::{
 };
 
 fn lines(count: usize) -> Vec<u8> {
-    let lines: String = (0..count).map(|n| format!("x-{n}: {n}\r\n")).collect();
+    let lines: Vec<String> = (0..count).map(|n| format!("x-{n}: {n}\r\n")).collect();
+    let lines = lines.concat();
     format!("HTTP/1.1 200 OK\r\n{lines}content-length: 2\r\n\r\nok").into_bytes()
 }
 

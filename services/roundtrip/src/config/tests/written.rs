@@ -41,7 +41,7 @@ fn in_file(key: &str, value: &str) -> String {
 }
 
 /// Every key, what the environment may say of it, and the same as the file has it.
-const KEYS: [(&str, &[(&str, &str)]); 79] = [
+const KEYS: [(&str, &[(&str, &str)]); 82] = [
     ("environment", &[("production", "\"production\"")]),
     ("public_url", &[("http://h/", "\"http://h/\"")]),
     ("sessions_server", &[("http://h/", "\"http://h/\"")]),
