@@ -12,13 +12,13 @@ pub struct Callback {
     pub callback_id: CallbackId,
     /// The session that is answered.
     pub session_id: SessionId,
-    /// The message that is answered, where a token told.
+    /// The message that is answered, if the request had a callback token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message_id: Option<MessageId>,
-    /// The channel that answers, where a token told.
+    /// The channel that answers, if the request had a callback token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_id: Option<ChannelId>,
-    /// The channel's own JSON text, any value.
+    /// The channel's JSON text, unchanged; any value.
     pub response_data: Box<RawValue>,
 }
 
@@ -30,7 +30,7 @@ pub struct ForwardBody<'a> {
 }
 
 impl Callback {
-    /// What the sessions server is sent.
+    /// The body to post to the sessions server.
     #[must_use]
     pub fn forward_body(&self) -> ForwardBody<'_> {
         ForwardBody {

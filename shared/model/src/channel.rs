@@ -1,8 +1,8 @@
 //! A channel: a separately deployed web server that speaks one platform.
 //!
-//! A stored document may have been written by another client of the database, so reading one is
-//! lenient: see [`StoredChannel`]. What a delivery needs is checked when it is used. Writing one
-//! through the API is strict: see [`Channel::check`].
+//! Reading is lenient because another client of the database may have written the document: see
+//! [`StoredChannel`]. A delivery checks the values it needs when it uses them. Writing through the
+//! API is strict: see [`Channel::check`].
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::{ids::ChannelId, settings};
 
-/// The key of `channel_metadata` that says where deliveries go.
+/// The key of `channel_metadata` that holds the URL for deliveries.
 pub const ENDPOINT_URL: &str = "endpoint_url";
 
 /// The longest name, in characters.
@@ -35,7 +35,7 @@ pub struct Channel {
     /// What the channel does.
     #[serde(default)]
     pub channel_description: String,
-    /// Holds `endpoint_url`, and whatever else its owner keeps there.
+    /// Holds `endpoint_url` and any other keys of the owner.
     #[serde(default)]
     pub channel_metadata: Map<String, Value>,
     /// Labels to search by.
@@ -43,10 +43,10 @@ pub struct Channel {
     pub channel_tags: Vec<String>,
 }
 
-/// A channel as it is stored, and shown.
+/// A channel as it is stored and shown.
 ///
-/// Another client of the database may have written it, so each field but the id is any JSON. A field
-/// that is missing, or null, is empty.
+/// Another client of the database may have written it, so each field except the id is any JSON. A
+/// missing field and a null are empty.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StoredChannel {
     /// Unique, and part of the API's paths.
@@ -73,11 +73,11 @@ impl From<Channel> for StoredChannel {
     }
 }
 
-/// The fields that an update names; the others stay as they are.
+/// The fields of an update. A field that is `None` keeps its value.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChannelPatch {
-    /// May be named only to repeat the channel's own id: an id never changes.
+    /// An id never changes: the only valid value is the channel's own id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_id: Option<ChannelId>,
     /// A new name.
@@ -86,21 +86,21 @@ pub struct ChannelPatch {
     /// A new description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_description: Option<String>,
-    /// New metadata, in place of all the old but a pause that it does not name.
+    /// New metadata, which replaces the old. A pause is kept unless the new metadata names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_metadata: Option<Map<String, Value>>,
-    /// New tags, in place of all the old.
+    /// New tags, which replace the old.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_tags: Option<Vec<String>>,
 }
 
-/// A field that is not as it must be.
+/// An invalid field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct FieldError {
     /// The field's path in the document, dotted.
     pub field: String,
-    /// What is wrong with it, for its sender to read.
+    /// What is wrong, for the client to read.
     pub problem: String,
 }
 
@@ -115,10 +115,11 @@ impl FieldError {
 }
 
 impl Channel {
-    /// Checks every field against its bound, for a channel that comes in through the API.
+    /// Checks every field of a channel that a client sent against its bounds.
     ///
     /// # Errors
-    /// All that is wrong, not only the first.
+    ///
+    /// Every problem, not only the first.
     pub fn check(&self) -> Result<(), Vec<FieldError>> {
         check(
             Some(&self.channel_name),
@@ -130,10 +131,11 @@ impl Channel {
 }
 
 impl ChannelPatch {
-    /// Checks the fields that the patch names, for the channel with this id.
+    /// Checks the fields that the patch sets, for the channel with this id.
     ///
     /// # Errors
-    /// All that is wrong, not only the first.
+    ///
+    /// Every problem, not only the first.
     pub fn check(&self, id: &ChannelId) -> Result<(), Vec<FieldError>> {
         let mut errors = check(
             self.channel_name.as_ref(),
@@ -157,10 +159,11 @@ impl ChannelPatch {
     }
 }
 
-/// Where deliveries go, by a channel's metadata.
+/// Reads the URL for deliveries from a channel's metadata.
 ///
 /// # Errors
-/// Says what is wrong with `channel_metadata.endpoint_url`; it must be an absolute http(s) URL with
+///
+/// Says what is wrong with `channel_metadata.endpoint_url`. It must be an absolute http(s) URL with
 /// a host.
 pub fn endpoint(metadata: &Map<String, Value>) -> Result<Url, FieldError> {
     let field = format!("channel_metadata.{ENDPOINT_URL}");
@@ -175,12 +178,13 @@ pub fn endpoint(metadata: &Map<String, Value>) -> Result<Url, FieldError> {
 /// Reads an absolute http(s) URL with a host.
 ///
 /// # Errors
-/// Says which of these it is not, for its sender to read.
+///
+/// Says which requirement the text breaks, for the client to read.
 pub fn http_url(text: &str) -> Result<Url, String> {
     if text.len() > MAX_URL_BYTES {
         return Err(format!("must be at most {MAX_URL_BYTES} bytes"));
     }
-    // `Url` takes some of them out, but the text goes on as it was sent.
+    // `Url` removes some control characters, but the text is passed on as it was sent.
     if text.contains(char::is_control) {
         return Err("must not contain control characters".to_owned());
     }
@@ -199,7 +203,7 @@ fn check(
 ) -> Result<(), Vec<FieldError>> {
     let mut errors = Vec::new();
     let mut bound = |field: String, text: &str, most: usize| {
-        // Characters, for so JSON Schema counts, in which clients are told the bound.
+        // Counted in characters, as JSON Schema counts the bounds in the OpenAPI document.
         if text.chars().count() > most {
             errors.push(FieldError::new(
                 field,

@@ -1,7 +1,7 @@
-//! Time, handed in.
+//! Time as a parameter.
 //!
-//! `clippy.toml` bans `SystemTime::now` and friends everywhere but here, so that what depends on
-//! the time of day can be tested at any time of day.
+//! `clippy.toml` bans `SystemTime::now` and friends everywhere else, so that tests can choose the
+//! time of day.
 
 use std::fmt;
 

@@ -1,28 +1,28 @@
-//! What a handler decides about a delivery. The worker loop alone carries it out.
+//! What a handler decides about a delivery. Only the worker loop carries it out.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What becomes of a delivery after it was handled.
+/// What happens to a delivery after it was handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// It arrived. Forget it.
+    /// Delivered: ack it.
     Done,
-    /// The try failed. Try again after this long; it cost an attempt.
+    /// The attempt failed. Retry after this time; it counts as an attempt.
     RetryAfter(Duration),
-    /// No further try can help, or none is left. Keep it where an operator finds it.
+    /// No retry can help, or none is left. Move it to the dead queue.
     DeadLetter(DeadReason),
-    /// No try was made. Come back after this long; it cost nothing.
+    /// No attempt was made. Snooze for this long; a snooze does not count as an attempt.
     Park(Duration),
 }
 
-/// Why something lies in a dead queue. The kind is for filters, the detail for people.
+/// Why a message is a dead letter. Filters use the kind; people read the detail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadReason {
     /// One of a small, fixed set.
     pub kind: DeadKind,
-    /// What happened at the last try, in one line.
+    /// What happened at the last attempt, in one line.
     pub detail: String,
 }
 
@@ -40,21 +40,21 @@ impl DeadReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadKind {
-    /// Every try that the policy allows has failed.
+    /// Every attempt that the policy allows has failed.
     AttemptsExhausted,
     /// It grew older than the policy's maximum age.
     TooOld,
-    /// The other side refused it for good: it answered 400, 413, 415 or 422.
+    /// The other side refused it permanently: it answered 400, 413, 415 or 422.
     Refused,
     /// Its channel does not exist.
     UnknownChannel,
-    /// Its channel has no endpoint that can be posted to.
+    /// Its channel has no valid endpoint URL.
     BadEndpoint,
-    /// Its channel's endpoint is one that may not be connected to.
+    /// The egress policy forbids its channel's endpoint.
     EndpointRefused,
-    /// Nobody can read it.
+    /// It cannot be decoded.
     Undecodable,
-    /// The broker itself gave it up, having handed it out too often without an answer.
+    /// The broker's delivery limit was reached: it was delivered too often without being settled.
     DeliveryLimit,
 }
 

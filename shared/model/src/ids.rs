@@ -1,8 +1,8 @@
-//! Ids, each a type of its own: what is not an id cannot be passed for one.
+//! Ids. Each kind is a type of its own, so that one cannot be passed for another.
 //!
-//! Ids that Roundtrip makes carry a prefix (`msg_`, `cb_`) and a UUIDv7, so they sort by the time
-//! they were made in. Ids that others choose (channels, sessions) are checked when they are parsed
-//! and never again.
+//! Ids that Roundtrip generates have a prefix (`msg_`, `cb_`) and a UUIDv7, so they sort by
+//! creation time. Ids that clients choose (channels, sessions) are checked once, when they are
+//! parsed.
 
 use std::{fmt, str::FromStr};
 
@@ -21,28 +21,28 @@ pub const MAX_CHANNEL_ID: usize = 128;
 /// The longest session id, in characters.
 pub const MAX_SESSION_ID_CHARS: usize = 512;
 
-/// Words that stand where a channel id would in the API's paths.
+/// Words that the API's paths use in the place of a channel id.
 const RESERVED_CHANNEL_IDS: [&str; 2] = ["message", "messages"];
 
-/// Why a text is not the id that it should be.
+/// Why a text is not a valid id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// A channel id is empty, too long, or has a character outside `[A-Za-z0-9._~-]`.
     #[error("must be 1 to {MAX_CHANNEL_ID} characters of A-Z a-z 0-9 . _ ~ -")]
     ChannelForm,
-    /// A channel id that the API's paths need for themselves, or that a client's URL library
-    /// would resolve away (`.` and `..`).
+    /// The API's paths use this word, or a client's URL library would resolve it away (`.` and
+    /// `..`).
     #[error("'{0}' is reserved and cannot be a channel id")]
     ChannelReserved(String),
     /// A session id is empty or too long.
     #[error("must be 1 to {MAX_SESSION_ID_CHARS} characters, none of them a control character")]
     SessionForm,
-    /// The prefix is missing, or what follows it is no UUID.
+    /// The prefix is missing, or the rest is not a UUID.
     #[error("must be '{0}' and a UUID of 32 hexadecimal digits")]
     MadeForm(&'static str),
 }
 
-/// Declares an id that Roundtrip makes: a prefix and a UUIDv7.
+/// Declares an id that Roundtrip generates: a prefix and a UUIDv7.
 macro_rules! made_id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
         $(#[$doc])*
@@ -52,10 +52,10 @@ macro_rules! made_id {
         impl $name {
             const PREFIX: &'static str = $prefix;
 
-            /// How long its text is, in bytes.
+            /// The length of its text, in bytes.
             pub const LENGTH: usize = Self::PREFIX.len() + uuid::fmt::Simple::LENGTH;
 
-            /// A new id; later ones sort after earlier ones of the same process.
+            /// A new id. Within one process, later ids sort after earlier ones.
             #[must_use]
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
@@ -73,7 +73,7 @@ macro_rules! made_id {
 
             fn from_str(text: &str) -> Result<Self, IdError> {
                 text.strip_prefix(Self::PREFIX)
-                    // `Uuid` reads other spellings too; an id has one.
+                    // `Uuid` also reads other spellings; an id has exactly one.
                     .filter(|rest| rest.len() == uuid::fmt::Simple::LENGTH)
                     .filter(|rest| !rest.bytes().any(|b| b.is_ascii_uppercase()))
                     .and_then(|rest| Uuid::try_parse(rest).ok())
@@ -86,7 +86,7 @@ macro_rules! made_id {
     };
 }
 
-/// Reads and writes an id as its text, by `Display` and `FromStr`.
+/// Serializes an id as text, through `Display` and `FromStr`.
 macro_rules! string_serde {
     ($name:ident) => {
         impl Serialize for $name {
@@ -106,7 +106,7 @@ macro_rules! string_serde {
 }
 
 made_id! {
-    /// An accepted message. It is also its `webhook-id`, the same on every try.
+    /// An accepted message. It is also the `webhook-id`, the same on every attempt.
     MessageId, "msg_"
 }
 
@@ -116,8 +116,10 @@ impl MessageId {
         self.0.as_bytes()
     }
 
-    /// When it was made, to the millisecond: a UUIDv7 begins with its time. An id that another
-    /// program wrote may hold a time that cannot be shown; then the latest one that can be.
+    /// When it was made, to the millisecond: a UUIDv7 begins with its time.
+    ///
+    /// An id from another program may hold a time that RFC 3339 cannot show. The result is then the
+    /// latest time that it can show.
     #[must_use]
     pub fn made_at(&self) -> OffsetDateTime {
         let millis = i64::try_from(self.0.as_u128() >> 80).unwrap_or(i64::MAX);
@@ -131,38 +133,38 @@ impl MessageId {
 }
 
 made_id! {
-    /// An accepted callback, and the `webhook-id` under which it is forwarded. Where a token told
-    /// which message is answered it is derived from the answer (a UUIDv8), so that an answer which
-    /// is posted again has the id that it had.
+    /// An accepted callback, and the `webhook-id` of its forward. If a callback token names the
+    /// message, the id is derived from the answer (a UUIDv8): an answer that is posted again has
+    /// the same id.
     CallbackId, "cb_"
 }
 
 impl CallbackId {
-    /// The id that follows from this digest.
+    /// The id derived from this digest.
     pub(crate) const fn derived(digest: [u8; 16]) -> Self {
         Self(uuid::Builder::from_custom_bytes(digest).into_uuid())
     }
 }
 
 made_id! {
-    /// A journal entry; tells one that came twice from two.
+    /// A journal entry. It distinguishes a repeated entry from a second one.
     EntryId, "ent_"
 }
 
 made_id! {
-    /// A replay that an operator has asked for.
+    /// A replay that an operator requested.
     ReplayId, "rpl_"
 }
 
 made_id! {
-    /// An API key. Public: what it opens is its secret's.
+    /// An API key. The id is public; only the key's secret grants access.
     ApiKeyId, "key_"
 }
 
-/// Which of the channels that have had one id, one after the other, is meant.
+/// Distinguishes the channels that have used one id, one after the other.
 ///
-/// An id is free again once its channel is deleted; a uid never comes twice. It comes from a store,
-/// and only that store knows its form.
+/// A channel id is free again after its channel is deleted; a uid is never reused. The store
+/// assigns it and defines its form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ChannelUid(String);
@@ -173,8 +175,8 @@ impl From<String> for ChannelUid {
     }
 }
 
-/// A channel, by the id its owner chose: `[A-Za-z0-9._~-]{1,128}`, so that it needs no escaping
-/// in a URL.
+/// A channel, by the id that its owner chose: `[A-Za-z0-9._~-]{1,128}`, so that it needs no
+/// escaping in a URL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChannelId(String);
 
@@ -204,7 +206,7 @@ impl TryFrom<String> for ChannelId {
     }
 }
 
-/// A session, by the id its client chose. It is carried, never interpreted.
+/// A session, by the id that its client chose. Roundtrip passes it on without interpreting it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(String);
 
@@ -230,7 +232,7 @@ impl TryFrom<String> for SessionId {
     }
 }
 
-/// The conversions that both chosen ids share.
+/// The conversions that both client-chosen ids share.
 macro_rules! chosen_id {
     ($name:ident) => {
         impl fmt::Display for $name {

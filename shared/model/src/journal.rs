@@ -27,7 +27,7 @@ use crate::{
 /// One thing that happened to a message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Entry {
-    /// Tells an entry that came twice from two entries.
+    /// Distinguishes a repeated entry from a second one.
     pub entry_id: EntryId,
     /// The message.
     pub message_id: MessageId,
@@ -35,7 +35,7 @@ pub struct Entry {
     pub channel_id: ChannelId,
     /// Its session.
     pub session_id: SessionId,
-    /// How many times the message had been replayed by then.
+    /// How many times the message had been replayed when this happened.
     pub round: u32,
     /// When it happened.
     #[serde(with = "in_millis")]
@@ -50,31 +50,31 @@ pub struct Entry {
 pub enum Event {
     /// The message was accepted and is in the queue.
     Accepted(Box<Content>),
-    /// The message waits, and a wait does not count as an attempt. Entered once for each reason, however
-    /// often the message is looked at.
+    /// The message is snoozed, which does not count as an attempt. There is one entry for each
+    /// reason, however often the message is snoozed.
     Waiting {
-        /// The attempts that were made before.
+        /// The attempts made so far.
         attempts: u32,
-        /// What it waits for.
+        /// Why it is snoozed.
         reason: WaitReason,
     },
-    /// A try has begun and takes its time; a quick one leaves only its `Attempted`.
+    /// An attempt is still running after a while. A quick attempt has only its `Attempted` entry.
     Delivering {
-        /// Which try, from 1 on.
+        /// The attempt's number, from 1.
         attempt: u32,
     },
-    /// A try to deliver the message has ended.
+    /// An attempt to deliver the message has ended.
     Attempted(Box<Attempt>),
     /// The channel answered.
     Answered {
         /// The answer.
         callback_id: CallbackId,
     },
-    /// A try to forward an answer has ended.
+    /// An attempt to forward an answer has ended.
     ForwardAttempted {
         /// The answer.
         callback_id: CallbackId,
-        /// The try.
+        /// The attempt.
         attempt: Box<Attempt>,
     },
     /// The message was found in the dead queue.
@@ -83,31 +83,31 @@ pub enum Event {
     AnswerDead {
         /// The answer.
         callback_id: CallbackId,
-        /// Why it is there.
+        /// Why it is a dead letter.
         reason: DeadReason,
     },
-    /// The message, or an answer of it, was put back into its queue.
+    /// The message, or an answer to it, was put back into its queue.
     Replayed {
-        /// By which replay.
+        /// The replay that did it.
         replay_id: ReplayId,
     },
 }
 
-/// Why a message waits without an attempt.
+/// Why a message is snoozed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitReason {
-    /// An operator, or its endpoint with a 410, has paused the channel.
+    /// The channel is paused, by an operator or by its endpoint's 410.
     ChannelPaused,
-    /// The channel's signing secret does not open with this process' encryption keys.
+    /// This process has no encryption key that decrypts the channel's signing secret.
     SecretUnreadable,
-    /// The store does not say where the channel is.
+    /// The store is unavailable, so the channel's endpoint is unknown.
     StoreUnavailable,
-    /// The channel's endpoint keeps failing: its breaker is open.
+    /// The channel's breaker is open because its endpoint keeps failing.
     EndpointFailing,
-    /// The channel has as many deliveries under way as it may have.
+    /// The channel has reached its limit of concurrent deliveries.
     ChannelAtCapacity,
-    /// The channel has had as many deliveries as its rate allows.
+    /// The channel has reached its rate limit.
     RateLimited,
 }
 
@@ -122,7 +122,7 @@ impl WaitReason {
         Self::RateLimited,
     ];
 
-    /// Its name, as it is stored and shown.
+    /// The name in storage and in the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -135,7 +135,7 @@ impl WaitReason {
         }
     }
 
-    /// What an operator reads about it.
+    /// The text for an operator.
     #[must_use]
     pub const fn detail(self) -> &'static str {
         match self {
@@ -160,7 +160,7 @@ impl WaitReason {
         }
     }
 
-    /// Whether it lasts until somebody acts, and is no part of a channel's usual pace.
+    /// Whether it lasts until somebody acts. Capacity and rate limits end by themselves.
     #[must_use]
     pub const fn lasts(self) -> bool {
         matches!(
@@ -170,45 +170,45 @@ impl WaitReason {
     }
 }
 
-/// What an accepted message says, and where its answer goes.
+/// The content of an accepted message, and the URL for its answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Content {
-    /// The producer's own JSON.
+    /// The producer's JSON, unchanged.
     pub message: Box<RawValue>,
-    /// Where the channel answers.
+    /// Where the channel posts its answer.
     pub response_url: String,
 }
 
-/// A try that has ended.
+/// An attempt that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// Which try, from 1 on.
+    /// The attempt's number, from 1.
     pub attempt: u32,
-    /// The status that was answered.
+    /// The status code of the response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Why there was no answer.
+    /// Why there was no response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Where a redirect that was answered points: scheme, host and path.
+    /// The target of a redirect: scheme, host and path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
-    /// The beginning of the answer's body.
+    /// The beginning of the response body.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub excerpt: String,
-    /// How long it took.
+    /// How long the attempt took.
     pub duration_ms: u64,
-    /// What followed.
+    /// What follows the attempt.
     pub next: After,
 }
 
-/// What followed a try.
+/// What follows an attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum After {
-    /// Nothing: it arrived.
+    /// Nothing: it was delivered.
     Arrived,
-    /// Another try, after this wait.
+    /// A retry, after this wait.
     Retry {
         /// In milliseconds.
         wait_ms: u64,
@@ -218,7 +218,7 @@ pub enum After {
 }
 
 impl Attempt {
-    /// A try with this outcome, which led to this decision.
+    /// An attempt with this outcome, which led to this decision.
     #[must_use]
     pub fn new(attempt: u32, outcome: &Outcome, duration_ms: u64, decision: &Decision) -> Self {
         let (status, error, location, excerpt) = match outcome {
@@ -249,30 +249,30 @@ impl Attempt {
     }
 }
 
-/// Where a message stands.
+/// The state of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Accepted, and not tried yet.
+    /// Accepted, and not attempted yet.
     Queued,
-    /// A try is under way.
+    /// An attempt is running.
     Delivering,
-    /// A try has failed, and another will follow.
+    /// An attempt failed, and a retry will follow.
     Retrying,
-    /// The channel has taken it.
+    /// The channel accepted it with a 2xx.
     Delivered,
     /// The channel has answered.
     Answered,
-    /// The answer is with the sessions server. Final.
+    /// The sessions server accepted the answer. Final.
     Forwarded,
-    /// It, or its answer, lies in a dead queue.
+    /// The message, or an answer to it, is a dead letter.
     Dead,
-    /// It was put back into its queue, and not tried yet since.
+    /// It was put back into its queue, and not attempted since.
     Replayed,
 }
 
 impl State {
-    /// Whether the message is still on its way to its channel.
+    /// Whether the message is still being delivered to its channel.
     #[must_use]
     pub const fn is_under_way(self) -> bool {
         matches!(
@@ -293,7 +293,7 @@ impl State {
         Self::Replayed,
     ];
 
-    /// The state's name, as it is stored and shown.
+    /// The name in storage and in the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -314,7 +314,7 @@ impl State {
         Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
 
-    /// The state that these entries of one message lead to; none without entries.
+    /// The state that these entries of one message lead to; `None` without entries.
     pub fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Option<Self> {
         entries
             .into_iter()
@@ -324,23 +324,23 @@ impl State {
     }
 }
 
-/// How far an entry brings its message. A store keeps the greatest it has seen.
+/// How far an entry advances its message. A store keeps the greatest position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// Ordered by round, then phase, then try. Never negative.
+    /// Ordered by replay count, then phase, then attempt. Never negative.
     pub rank: i64,
-    /// The state there; a rank has one state.
+    /// The state at this rank. A rank has exactly one state.
     pub state: State,
 }
 
-/// The parts of a rank, in bits: 23 for the round, 4 for the phase, 36 for the try.
+/// A rank in bits: 23 for the replay count, 4 for the phase, 36 for the attempt.
 const PHASE_BITS: u32 = 4;
 const STEP_BITS: u32 = 36;
 const MAX_ROUND: u32 = (1 << 23) - 1;
 
 impl Position {
-    /// The bits of a rank of which one is set where the channel has taken the message, whatever became
-    /// of the answer.
+    /// At least one of these bits of a rank is set if the channel accepted the message, whatever
+    /// happened to the answer.
     pub const TAKEN_BITS: i64 = 0b110 << STEP_BITS;
 
     fn new(round: u32, phase: Phase, step: u64, state: State) -> Self {
@@ -353,8 +353,9 @@ impl Position {
     }
 }
 
-/// What outranks what within a round: a delivery outranks a death, for what died may have arrived
-/// after all; and an answer outranks both. [`Position::TAKEN_BITS`] are in those from `Delivered` on.
+/// The order within one replay count. A delivery outranks a death, because a dead letter may have
+/// arrived after all; an answer outranks both. Every phase from `Delivered` on has one of
+/// [`Position::TAKEN_BITS`].
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     UnderWay = 0,
@@ -380,10 +381,10 @@ impl Entry {
         }
     }
 
-    /// How far this entry brings its message.
+    /// How far this entry advances its message.
     #[must_use]
     pub fn position(&self) -> Position {
-        // A try's beginning, its end, the next one's beginning, …
+        // The order is: an attempt's beginning, its end, the next attempt's beginning.
         let begun = |attempt: u32| 2 * u64::from(attempt);
         let at = |phase, step, state| Position::new(self.round, phase, step, state);
         match &self.event {
@@ -425,7 +426,7 @@ impl Entry {
     }
 }
 
-/// Times as queues carry them.
+/// Times in milliseconds, as in queues.
 mod in_millis {
     use serde::{Deserialize, Deserializer, Serializer, de};
     use time::OffsetDateTime;

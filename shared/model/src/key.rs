@@ -1,10 +1,10 @@
-//! API keys: what one is, what it may do, and how it is known again.
+//! API keys: their form, their permissions, and how they are verified.
 //!
-//! A key is presented as `rt_{id}_{secret}`: the id is public, the secret is 32 random bytes in
+//! A key is presented as `rt_{id}_{secret}`. The id is public; the secret is 32 random bytes in
 //! base64url without padding.
 //!
-//! Invariant: the secret is in an [`IssuedKey`] alone, which its owner is shown once. What is kept is
-//! a [`KeyHash`], and neither shows anything of the secret in `Debug`.
+//! Invariant: only an [`IssuedKey`] holds the secret, and its owner sees it once. Stores keep a
+//! [`KeyHash`]. The `Debug` of both hides the secret.
 
 mod bounds;
 
@@ -23,34 +23,34 @@ use crate::{
 
 pub use bounds::{Beyond, KeyBounds};
 
-/// How every key begins, so that one that went astray is recognised for what it is.
+/// The prefix of every key, so that a leaked key can be recognised.
 pub(crate) const PREFIX: &str = "rt_";
-/// The same, and how its id begins.
+/// The prefix of every key, with the beginning of its id.
 pub const MARK: &str = "rt_key_";
-/// What is told to who names a key by all of it.
+/// The hint to a client that passes a whole key in place of its id.
 pub const ID_IN_KEY: &str = "its id is the part from 'key_' to before the next '_'";
 /// The length of a secret.
 pub const SECRET_BYTES: usize = 32;
 /// The longest name, in characters.
 pub const MAX_NAME_CHARS: usize = 128;
-/// The most channels that one key is limited to.
+/// The most channels that one key can be limited to.
 pub const MAX_CHANNELS: usize = 100;
 /// The highest rate, in requests a second.
 pub const MAX_RATE: u32 = 1_000_000;
 
-/// The longest that a key can be made for, where it is to end at all: 100 years. Times far beyond
-/// are such as not every store gives back.
+/// The longest lifetime of a key that expires: 100 years. Some stores cannot return times far
+/// beyond.
 pub const MAX_LIFETIME: Duration = Duration::days(36_525);
 
 /// What a key may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyRole {
-    /// Sends messages, and reads what became of them.
+    /// Sends messages, and reads their history.
     Producer,
     /// Does everything.
     Operator,
-    /// Reads everything, and changes nothing.
+    /// Reads everything and changes nothing.
     Viewer,
 }
 
@@ -58,7 +58,7 @@ impl KeyRole {
     /// Every role.
     pub const ALL: [Self; 3] = [Self::Producer, Self::Operator, Self::Viewer];
 
-    /// Its name, as it is written everywhere.
+    /// The name in storage, in the API and in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -89,39 +89,39 @@ impl FromStr for KeyRole {
     }
 }
 
-/// A key as it is kept.
+/// A key as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ApiKey {
-    /// Its id, which says nothing of its secret.
+    /// Its public id, which is independent of the secret.
     pub key_id: ApiKeyId,
-    /// For people to tell it from others.
+    /// A label for people.
     pub name: String,
     /// What it may do.
     pub role: KeyRole,
-    /// With which channels; none is with all.
+    /// The channels that it may use; `None` means all.
     pub channels: Option<BTreeSet<ChannelId>>,
-    /// The most requests a second to each ingress; none is what the configuration says.
+    /// The most requests a second to each ingress; `None` means the configured default.
     pub rate_per_second: Option<u32>,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// From when on it is worth nothing.
+    /// When it expires.
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
     /// When it was revoked.
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
-    /// The key that it is counted under: of those that made it, one the other, the first that is
-    /// limited to channels. None where whoever made it is not.
+    /// The key that this one counts under: among the keys that made it, each by the one before, the
+    /// first that is limited to channels. `None` if its maker has no such limit.
     #[serde(skip)]
     pub made_under: Option<ApiKeyId>,
-    /// What it is known by.
+    /// The hash that it is verified by.
     #[serde(skip)]
     pub hash: KeyHash,
 }
 
 impl ApiKey {
-    /// When it ended or will end, by being revoked or by expiring, whichever comes first.
+    /// When it ended or will end: by revocation or by expiry, whichever comes first.
     #[must_use]
     pub fn ends_at(&self) -> Option<OffsetDateTime> {
         [self.revoked_at, self.expires_at]
@@ -130,21 +130,21 @@ impl ApiKey {
             .min()
     }
 
-    /// What the keys are counted under that it makes.
+    /// The key that the keys made by this one count under.
     #[must_use]
     pub fn counts_under(&self) -> Option<ApiKeyId> {
         let is_limited = self.channels.is_some();
         is_limited.then(|| self.made_under.unwrap_or(self.key_id))
     }
 
-    /// Whether it is worth something at this time.
+    /// Whether the key is valid at this time.
     #[must_use]
     pub fn is_active(&self, now: OffsetDateTime) -> bool {
         self.ends_at().is_none_or(|end| now < end)
     }
 }
 
-/// What is asked for where a key is to be made.
+/// The request to make a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewKey {
     /// See [`ApiKey::name`].
@@ -160,17 +160,18 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// Makes the key, of this secret, which must come from a generator that nobody can predict.
+    /// Makes the key from this secret, which must come from a cryptographically secure generator.
     ///
     /// # Errors
-    /// All that is wrong, not only the first.
+    ///
+    /// Every problem, not only the first.
     pub fn make(
         self,
         secret: [u8; SECRET_BYTES],
         now: OffsetDateTime,
     ) -> Result<(ApiKey, IssuedKey), Vec<FieldError>> {
         self.check(now)?;
-        // As exactly as every store keeps it.
+        // In whole milliseconds, the precision of every store.
         let (now, expires_at) = (
             now.truncate_to_millisecond(),
             self.expires_at.map(OffsetDateTime::truncate_to_millisecond),
@@ -233,10 +234,10 @@ impl NewKey {
     }
 }
 
-/// What a key is known by: SHA-256 of the whole text that is presented.
+/// SHA-256 of the whole text that is presented.
 ///
-/// A fast hash is right here. Slow ones are for passwords, which can be guessed; nobody goes
-/// through 256 random bits, however fast each guess is.
+/// A fast hash suffices. Slow hashes protect guessable passwords; 256 random bits cannot be guessed
+/// at any speed.
 #[derive(Clone, Copy)]
 pub struct KeyHash([u8; HASH_BYTES]);
 
@@ -250,20 +251,20 @@ impl KeyHash {
         Self(Sha256::digest(text.as_bytes()).into())
     }
 
-    /// The hash that was kept as these bytes.
+    /// The stored hash with these bytes.
     #[must_use]
     pub const fn kept(bytes: [u8; HASH_BYTES]) -> Self {
         Self(bytes)
     }
 
-    /// Its bytes, to be kept.
+    /// Its bytes, for storage.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; HASH_BYTES] {
         &self.0
     }
 }
 
-/// In constant time, so that how long it takes tells nothing.
+/// In constant time, so that the duration reveals nothing.
 impl PartialEq for KeyHash {
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
@@ -278,12 +279,12 @@ impl fmt::Debug for KeyHash {
     }
 }
 
-/// A key that was just made, for its owner's eyes. `Debug` shows nothing of it.
+/// A key that was just made, to be shown to its owner. Its `Debug` hides it.
 #[derive(Clone)]
 pub struct IssuedKey(String);
 
 impl IssuedKey {
-    /// The key's text, secret and all.
+    /// The key's text, including the secret.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -296,16 +297,16 @@ impl fmt::Debug for IssuedKey {
     }
 }
 
-/// A key as somebody presents it: whose it claims to be, and what it is to be known by.
+/// A key as a client presents it: the id it claims, and the hash to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PresentedKey {
-    /// Whose key it claims to be.
+    /// The id that it claims.
     pub key_id: ApiKeyId,
-    /// The hash of what was presented.
+    /// The hash of the presented text.
     pub hash: KeyHash,
 }
 
-/// The text is no key. It does not say why: it may be one that was mistyped.
+/// The text is not a key. The error hides the reason, because the text may be a mistyped key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is not a key, which is rt_, its id, _ and its secret")]
 pub struct NoKey;
@@ -314,12 +315,12 @@ impl FromStr for PresentedKey {
     type Err = NoKey;
 
     fn from_str(text: &str) -> Result<Self, NoKey> {
-        // The secret may have underscores, and the id has one: the length of the id tells them
-        // apart.
+        // The secret may contain underscores and the id contains one; the id's fixed length
+        // separates them.
         let rest = text.strip_prefix(PREFIX).ok_or(NoKey)?;
         let (id, secret) = rest.split_at_checked(ApiKeyId::LENGTH).ok_or(NoKey)?;
         let secret = secret.strip_prefix('_').ok_or(NoKey)?;
-        // One more than fits: the decoder asks for room for whole triples.
+        // One byte more than fits: the decoder needs space for whole triples.
         let mut decoded = [0; SECRET_BYTES + 1];
         match BASE64_URL_SAFE_NO_PAD.decode_slice(secret, &mut decoded) {
             Ok(SECRET_BYTES) => {}

@@ -1,8 +1,8 @@
-//! What Roundtrip speaks of: ids, channels, messages, callbacks, and the rules by which a
-//! delivery is judged and tried again.
+//! The domain model: ids, channels, messages, callbacks, and the rules for judging and retrying a
+//! delivery.
 //!
-//! Invariant: nothing here does I/O, reads a clock or draws a random number by itself. Time and
-//! randomness are handed in, so that every rule is a pure function that a test can hold to.
+//! Invariant: this crate does no I/O, reads no clock and draws no random numbers. Time and
+//! randomness are parameters, so that every rule is a pure function and can be tested.
 
 pub mod callback;
 pub mod channel;

@@ -1,12 +1,12 @@
-//! A limit on log lines that repeat: a log that grows with every refused request, or every message
-//! that waits, fills the disk of a gateway that is in trouble already.
+//! A limit on repeated log lines. Without it, a line for each rejected request or snoozed message
+//! fills the disk of a gateway that already has a problem.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// The least time between two lines, where nothing else is said.
+/// The default interval between two lines.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Limits one log line.
@@ -29,7 +29,7 @@ impl LogThrottle {
         Self::every(EVERY)
     }
 
-    /// At most one line in so long.
+    /// At most one line in this interval.
     #[must_use]
     pub const fn every(every: Duration) -> Self {
         let state = State {
@@ -42,7 +42,7 @@ impl LogThrottle {
         }
     }
 
-    /// Whether the line may be written now; then, how many were suppressed since the last.
+    /// `Some` if a line may be written now, with the number of lines suppressed since the last one.
     pub fn due(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_early = |last| now.saturating_duration_since(last) < self.every;

@@ -7,27 +7,27 @@ use crate::ids::{ChannelId, ChannelUid, MessageId, SessionId};
 
 /// What a producer posted, as it waits in the outbound queue.
 ///
-/// `message` stays the producer's own text: it is checked to be JSON, and then carried byte by
-/// byte, so that no number is rounded and nothing is parsed twice.
+/// `message` stays the producer's text. It is checked to be JSON and then carried byte by byte, so
+/// that numbers keep their digits and nothing is parsed twice.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OutboundMessage {
     /// Made when the message was accepted; also the delivery's `webhook-id`.
     pub message_id: MessageId,
-    /// Whom it is for.
+    /// The channel that receives it.
     pub channel_id: ChannelId,
-    /// Which of the channels that have this id, one after the other. A message that was queued by an
-    /// earlier version names none, and is for any.
+    /// Distinguishes the channels that have used this id, one after the other. `None` in a message
+    /// that an earlier version queued: it goes to any channel with this id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_uid: Option<ChannelUid>,
-    /// The session that the answer will name.
+    /// The session that the answer must name.
     pub session_id: SessionId,
-    /// Any JSON value that says something.
+    /// Any JSON value that is not empty.
     pub message: Box<RawValue>,
     /// Where the channel posts its answer.
     pub response_url: String,
 }
 
-/// The body of a delivery: these three fields and no other.
+/// The body of a delivery: exactly these three fields.
 #[derive(Debug, Serialize)]
 pub struct DeliveryBody<'a> {
     session_id: &'a SessionId,
@@ -36,14 +36,14 @@ pub struct DeliveryBody<'a> {
 }
 
 impl OutboundMessage {
-    /// Whether it was accepted for this one of the channels that have its channel's id.
+    /// Whether this message was accepted for this channel, and not for an earlier one with its id.
     #[must_use]
     pub fn is_for(&self, channel: &ChannelUid) -> bool {
         self.channel_uid.as_ref().is_none_or(|uid| uid == channel)
     }
 
-    /// What the channel's endpoint is sent, to answer to this URL: the message's own
-    /// `response_url`, or that with a token.
+    /// The body to post to the channel's endpoint. The channel answers to `response_url`: the
+    /// message's own, or the gateway's with a token.
     #[must_use]
     pub fn delivery_body<'a>(&'a self, response_url: &'a str) -> DeliveryBody<'a> {
         DeliveryBody {
@@ -54,7 +54,7 @@ impl OutboundMessage {
     }
 }
 
-/// Whether a JSON text says nothing: `null`, `""`, `{}` or `[]`.
+/// Whether a JSON value is empty: `null`, `""`, `{}` or `[]`.
 #[must_use]
 pub fn is_empty_json(value: &RawValue) -> bool {
     let text = value.get().trim();

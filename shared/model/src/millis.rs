@@ -1,34 +1,35 @@
 //! Times in whole milliseconds since 1970, as queues and stores keep them.
 //!
-//! Invariant: a time that was written and read back is the same millisecond's, also before 1970; and
-//! every engine cuts alike, so none finds what another does not.
+//! Invariant: writing and reading a time keeps its millisecond, also before 1970. Every engine
+//! truncates in the same way, so that all find the same rows.
 
 use time::{OffsetDateTime, error::ComponentRange};
 
 const NANOS: i128 = 1_000_000;
 
-/// The millisecond that this time is in.
+/// The millisecond that contains this time.
 #[must_use]
 pub fn of(at: OffsetDateTime) -> i64 {
     whole(at.unix_timestamp_nanos().div_euclid(NANOS))
 }
 
-/// The first millisecond that does not begin before this time.
+/// The first millisecond that begins at or after this time.
 #[must_use]
 pub fn not_before(at: OffsetDateTime) -> i64 {
     whole(-(-at.unix_timestamp_nanos()).div_euclid(NANOS))
 }
 
-/// When this millisecond begins.
+/// The beginning of this millisecond.
 ///
 /// # Errors
-/// Where no year has it that [`OffsetDateTime`] knows.
+///
+/// The time is outside the range of [`OffsetDateTime`].
 pub fn time(millis: i64) -> Result<OffsetDateTime, ComponentRange> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * NANOS)
 }
 
-/// Whether the time has a text: RFC 3339, in which times are shown, has no years before 0. What bears
-/// another could not be shown, nor the page that it is on.
+/// Whether RFC 3339 can show the time: it has no years before 0. One such time would make a whole
+/// page impossible to return.
 #[must_use]
 pub fn can_be_shown(at: &OffsetDateTime) -> bool {
     at.year() >= 0

@@ -1,43 +1,43 @@
-//! What came of one POST, and how it is judged.
+//! The outcome of one POST, and its verdict.
 //!
-//! The rules of the design: 2xx is delivered. 400, 413, 415 and 422 judge the message itself and
-//! are final. Every other answer, a time-out and a connection error are retried: proxies answer
-//! 401 and 404 while a server is being replaced. Redirects are never followed.
+//! 2xx is delivered. 400, 413, 415 and 422 reject the message itself and are final. Every other
+//! response, a time-out and a connection error are retried: proxies answer 401 and 404 while a
+//! server is being replaced. Redirects are never followed.
 
 use std::time::Duration;
 
-/// What came of one POST to somebody else's server.
+/// The outcome of one POST to a channel or to the sessions server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The other side answered.
+    /// The other side responded.
     Answered {
         /// The HTTP status code.
         status: u16,
-        /// `Retry-After`, as a time from now.
+        /// `Retry-After`, as a duration from now.
         retry_after: Option<Duration>,
-        /// Where a redirect points: scheme, host and path.
+        /// The target of a redirect: scheme, host and path.
         location: Option<String>,
-        /// The beginning of the answer's body.
+        /// The beginning of the response body.
         excerpt: String,
     },
-    /// No answer came, and this is why, in one line.
+    /// There was no response, for this reason.
     Failed(Failure),
 }
 
-/// Why no answer came.
+/// Why there was no response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The time limit passed first.
+    /// The time limit expired.
     #[error("no answer within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
     /// The connection could not be made.
     #[error("could not connect: {0}")]
     Connect(String),
-    /// The connection broke before an answer was whole.
+    /// The connection broke before the response was complete.
     #[error("the connection failed: {0}")]
     Connection(String),
-    /// No connection was attempted: the endpoint is one that may not be posted to, and this is
-    /// the rule that it breaks.
+    /// The egress policy forbids the endpoint, so no connection was attempted. Holds the broken
+    /// rule.
     #[error("the endpoint {0}")]
     NotAllowed(String),
     /// The handler panicked.
@@ -45,22 +45,22 @@ pub enum Failure {
     Panicked,
 }
 
-/// How an outcome is judged.
+/// The verdict on an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It arrived.
+    /// It was delivered.
     Delivered,
-    /// It may arrive later; not before this time has passed, if the other side named one.
+    /// A retry may succeed. If the other side named a time, it must not be earlier.
     Failed {
-        /// `Retry-After`, as a time from now.
+        /// `Retry-After`, as a duration from now.
         retry_after: Option<Duration>,
     },
-    /// The other side will never take it, or will never be asked.
+    /// No retry can succeed: the other side refused the message, or must not be contacted.
     Refused,
 }
 
 impl Outcome {
-    /// How this outcome is judged.
+    /// The verdict on this outcome.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         match *self {
@@ -77,8 +77,8 @@ impl Outcome {
         }
     }
 
-    /// The outcome in one line, for a log: nothing that the other side wrote, which may be the
-    /// message itself.
+    /// The outcome in one line, for a log. Contains nothing that the other side wrote, which may
+    /// include the message.
     #[must_use]
     pub fn headline(&self) -> String {
         match self {
@@ -87,7 +87,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome in one line with the beginning of the answer, for a dead letter's reason.
+    /// The outcome in one line, with the beginning of the response, for a dead letter's reason.
     #[must_use]
     pub fn summary(&self) -> String {
         let mut summary = self.headline();

@@ -1,14 +1,14 @@
-//! Text without the secrets in it, for what is told or logged of what somebody else said: a server
-//! quotes the URL that it was given, a person puts a key where its id belongs.
+//! Removes secrets from text that others wrote before it is logged or returned. A server may quote
+//! the URL that it received; a client may send a key in place of its id.
 //!
-//! Invariant: nothing of the form of one of our secrets is left that is worth anything. Any text is
-//! gone through once, however it is made.
+//! Invariant: the result contains no usable text in the form of one of our secrets. The text is
+//! scanned once, whatever its content.
 
 use std::borrow::Cow;
 
 use crate::{ids::ApiKeyId, key, signing, token};
 
-/// What stands for what is left out.
+/// Replaces a removed secret.
 const LEFT_OUT: char = '…';
 
 /// The text, without the API keys, signing secrets and callback tokens in it.
@@ -33,13 +33,13 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
     Cow::Owned(kept)
 }
 
-/// A kind of secret, and how it is known.
+/// A kind of secret, and how it is recognised.
 struct Kind {
     mark: &'static str,
-    /// Whether it may have this byte.
+    /// Whether the secret may contain this byte.
     has: fn(u8) -> bool,
-    /// How many of its first bytes say nothing of it, where this is one. Looks at the beginning
-    /// alone, so that a text of many beginnings takes no longer than another.
+    /// How many of the first bytes may be shown; `None` if this is not a secret. Examines only the
+    /// beginning, so that a text of many beginnings takes linear time.
     shown: fn(&[u8]) -> Option<usize>,
 }
 
@@ -65,7 +65,7 @@ impl Kind {
 }
 
 const KINDS: [Kind; 3] = [
-    // Its id stays, which is no secret: whoever reads it knows which key to revoke.
+    // The id is kept: it is public, and names the key to revoke.
     Kind {
         mark: key::MARK,
         has: is_key,
@@ -91,8 +91,8 @@ const KINDS: [Kind; 3] = [
             next.is_some_and(is_signing_secret).then_some(prefix)
         },
     },
-    // A piece that is cut before its MAC has begun is worth nothing; but which part an excerpt ends
-    // in is nobody's to guess.
+    // A token that is cut before its MAC is useless. Where an excerpt was cut is unknown, so all
+    // that follows the key's name is removed.
     Kind {
         mark: token::VERSION,
         has: is_token,

@@ -1,8 +1,7 @@
-//! How far a key reaches.
+//! The limits of a key.
 //!
-//! Invariant: there is one answer to whether one key may do more than another. What a key makes,
-//! what it sees of others and what it revokes all follow from it, so none of them is a way around
-//! another.
+//! Invariant: one function compares what two keys may do. What a key may make, see and revoke of
+//! other keys follows from it, so that no operation bypasses another's check.
 
 use std::collections::BTreeSet;
 
@@ -11,31 +10,31 @@ use time::OffsetDateTime;
 use super::ApiKey;
 use crate::ids::ChannelId;
 
-/// What a key is limited to. What is none is not limited.
+/// What a key is limited to. `None` means no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyBounds {
-    /// These channels.
+    /// Only these channels.
     pub channels: Option<BTreeSet<ChannelId>>,
-    /// So many requests a second.
+    /// The most requests a second.
     pub rate_per_second: Option<u32>,
-    /// Until then.
+    /// The latest expiry.
     pub expires_at: Option<OffsetDateTime>,
 }
 
-/// In what a key reaches beyond bounds.
+/// The limit that a key exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beyond {
-    /// It is for all channels, or for others.
+    /// It may use all channels, or channels outside the limit.
     Channels,
     /// Its rate is higher, or it has none.
     Rate,
-    /// It ends later, or never.
+    /// It expires later, or never.
     End,
 }
 
 impl KeyBounds {
-    /// The key's own. The rate that the configuration gives to keys which name none is nothing that
-    /// whoever made the key has limited it to.
+    /// The key's own limits. The configured default rate does not count: it applies to keys without
+    /// a rate, and is not a limit set by the maker of the key.
     #[must_use]
     pub fn of(key: &ApiKey) -> Self {
         Self {
@@ -45,8 +44,7 @@ impl KeyBounds {
         }
     }
 
-    /// In what this key reaches beyond these; nothing where a key that is bound so could have made
-    /// it.
+    /// The limit that this key exceeds. `None` if a key with these limits could have made it.
     #[must_use]
     pub fn exceeded_by(&self, key: &ApiKey) -> Option<Beyond> {
         let is_within = |own: &BTreeSet<ChannelId>| {
