@@ -1,8 +1,8 @@
-//! When a failed try is made again, and when it is not.
+//! When a failed attempt is retried, and when it is not.
 //!
-//! The default schedule, which is also the broker's set of delay tiers:
+//! The default schedule:
 //!
-//! | tries made | wait before the next | running total |
+//! | attempts made | wait before the next | running total |
 //! |---|---|---|
 //! | 1 | 1 s | 1 s |
 //! | 2 | 5 s | 6 s |
@@ -14,10 +14,10 @@
 //! | 8 | 6 h | 8 h 42 min 36 s |
 //! | 9 | dead | |
 //!
-//! Each wait is drawn from ±20 % around its interval, so that messages which failed together do
-//! not come back together.
+//! Each wait is drawn from ±20 % around its interval, so that messages that failed together do not
+//! all retry at the same time.
 //!
-//! Invariant: a decision is a pure function of the tries made, the message's age and a random
+//! Invariant: a decision is a pure function of the attempts made, the message's age and a random
 //! source.
 
 use std::time::Duration;
@@ -31,7 +31,7 @@ use crate::{
     outcome::{Failure, Outcome, Verdict},
 };
 
-/// The intervals between tries where nothing else is configured.
+/// The default intervals between attempts.
 pub const DEFAULT_SCHEDULE: [Duration; 8] = [
     Duration::from_secs(1),
     Duration::from_secs(5),
@@ -43,23 +43,23 @@ pub const DEFAULT_SCHEDULE: [Duration; 8] = [
     Duration::from_hours(6),
 ];
 
-/// How far a wait strays from its interval, as a share of it, both ways.
+/// How far a wait may differ from its interval, as a fraction of it, in both directions.
 pub const JITTER: f64 = 0.2;
 
-/// How old a message may grow before no further try is made.
+/// The default age from which a message gets no further attempt.
 pub const DEFAULT_MAX_AGE: Duration = Duration::from_hours(72);
 
-/// The longest wait that another server's `Retry-After` can ask for.
+/// The longest wait that a response's `Retry-After` can ask for.
 pub const DEFAULT_RETRY_AFTER_CAP: Duration = Duration::from_hours(1);
 
-/// How often a delivery is tried, and how long apart.
+/// How often a delivery is attempted, and at which intervals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// The interval after each failed try, in order.
+    /// The interval after each failed attempt, in order.
     pub schedule: Vec<Duration>,
     /// What follows the end of the schedule.
     pub then: Then,
-    /// How old a message may grow before no further try is made.
+    /// The age from which a message gets no further attempt.
     pub max_age: Duration,
     /// The longest wait that `Retry-After` can ask for.
     pub retry_after_cap: Duration,
@@ -68,18 +68,18 @@ pub struct RetryPolicy {
 /// What follows the end of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// No further try.
+    /// No further attempt.
     GiveUp,
-    /// The last interval again and again, until the message is too old.
+    /// The last interval is repeated until the message is too old.
     RepeatTheLast,
 }
 
-/// What the policy says after a failed try.
+/// The policy's answer to a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Try again after this long.
+    /// Retry after this time.
     After(Duration),
-    /// Every try that the schedule allows was made.
+    /// Every attempt that the schedule allows was made.
     Exhausted,
     /// The message has reached its maximum age.
     TooOld,
@@ -97,8 +97,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// What follows a failed try: `tries` were made, this one included, of a message that was
-    /// accepted at `accepted_at`; `retry_after` is what the other side asked for.
+    /// What follows a failed attempt. `tries` counts the attempts made, including this one;
+    /// `retry_after` is the wait that the other side asked for.
     #[must_use]
     pub fn next(
         &self,
@@ -122,14 +122,14 @@ impl RetryPolicy {
         Next::After(wait.max(asked))
     }
 
-    /// Whether a message accepted at `accepted_at` has reached its maximum age. A clock that was
-    /// set back makes nothing old.
+    /// Whether a message accepted at `accepted_at` has reached its maximum age. If the clock was
+    /// set back, the age counts as zero.
     #[must_use]
     pub fn is_too_old(&self, accepted_at: OffsetDateTime, now: OffsetDateTime) -> bool {
         Duration::try_from(now - accepted_at).is_ok_and(|age| age >= self.max_age)
     }
 
-    /// The decision that an outcome leads to.
+    /// The decision that follows from an outcome.
     #[must_use]
     pub fn decide(
         &self,
@@ -168,8 +168,8 @@ impl RetryPolicy {
     }
 }
 
-/// The waits between attempts to reach a server of our own (broker, store) that is away: from
-/// 100 ms to 2 s, jittered, for as long as it takes.
+/// The waits between attempts to reach an unavailable broker or store: from 100 ms to 2 s, with
+/// jitter, without end.
 #[must_use]
 pub fn reconnect() -> ExponentialBackoff {
     ExponentialBackoffBuilder::new()

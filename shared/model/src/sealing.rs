@@ -1,10 +1,11 @@
-//! Secrets at rest: sealed with AES-256-GCM under a key of the configuration.
+//! Secrets at rest, encrypted with AES-256-GCM under a configured key.
 //!
-//! `v1.{key}.{sealed}`: which key, as the beginning of its digest, and the base64url of the nonce,
-//! the text and its tag. The first key seals and every key opens, so that keys can be rotated.
+//! The form is `v1.{key}.{sealed}`: the beginning of the key's digest, then the base64url of the
+//! nonce, the ciphertext and its tag. The first key encrypts and every key decrypts, so that keys
+//! can be rotated.
 //!
-//! Invariant: what was sealed for one owner opens for no other, and a text that was changed opens
-//! for nobody.
+//! Invariant: a secret decrypts only for the owner that it was encrypted for, and only if its text
+//! is unchanged.
 
 use std::{fmt, sync::Arc};
 
@@ -15,47 +16,47 @@ use base64::{
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest, Sha256};
 
-/// How long a key is, in bytes.
+/// The length of a key, in bytes.
 pub const KEY_BYTES: usize = 32;
-/// How long a nonce is, in bytes. Drawn at random: so few secrets are sealed under one key that no
-/// two share one.
+/// The length of a nonce, in bytes. Nonces are random: a key encrypts so few secrets that a
+/// collision is negligible.
 pub const NONCE_BYTES: usize = NONCE_LEN;
 
 const VERSION: &str = "v1";
-/// Keeps the key's other uses, should it have any, apart from this one.
+/// Separates this use of the key from any other.
 const PURPOSE: &[u8] = b"roundtrip sealed secret v1\0";
-/// How much of its digest names a key.
+/// How many bytes of its digest name a key.
 const NAME_BYTES: usize = 6;
 
-/// Why keys cannot be used.
+/// Why the keys cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// There is none.
+    /// There is no key.
     #[error("must hold a key")]
     None,
-    /// One is not as it must be.
+    /// A key is malformed.
     #[error("must each be the base64 of {KEY_BYTES} bytes")]
     Form,
-    /// One is there twice.
+    /// A key appears twice.
     #[error("must not hold a key twice")]
     Twice,
 }
 
-/// Why a sealed text does not open.
+/// Why an encrypted text cannot be decrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unopened {
-    /// It is not of this form.
+    /// It does not have the form of an encrypted secret.
     #[error("it is no sealed secret")]
     Malformed,
-    /// It was sealed under a key that is not configured.
+    /// Its key is not configured.
     #[error("the key that it was sealed under is not configured")]
     UnknownKey,
-    /// It was changed, or sealed for another.
+    /// It was changed, or encrypted for another owner.
     #[error("it was changed, or is another's")]
     Changed,
 }
 
-/// Seals and opens. A clone has the same keys; it shows none of them.
+/// Encrypts and decrypts secrets. Clones share the keys; `Debug` hides them.
 #[derive(Clone)]
 pub struct SealingKeys(Arc<[SealingKey]>);
 
@@ -65,9 +66,10 @@ struct SealingKey {
 }
 
 impl SealingKeys {
-    /// Keys, each as the base64 of its bytes; the first seals.
+    /// Parses keys, each in base64. The first encrypts.
     ///
     /// # Errors
+    ///
     /// [`KeyError`]
     pub fn parse<'a>(keys: impl IntoIterator<Item = &'a str>) -> Result<Self, KeyError> {
         let mut all: Vec<SealingKey> = Vec::new();
@@ -84,17 +86,19 @@ impl SealingKeys {
         Ok(Self(all.into()))
     }
 
-    /// Seals this for its owner, with a nonce that was drawn for it.
+    /// Encrypts this for its owner, with a new random nonce.
     ///
     /// # Errors
-    /// [`Unopened::Malformed`] where it is too long for the cipher, which is far beyond a secret.
+    ///
+    /// [`Unopened::Malformed`] if it is too long for the cipher, which is far longer than any
+    /// secret.
     pub fn seal(
         &self,
         secret: &[u8],
         owner: &str,
         nonce: [u8; NONCE_BYTES],
     ) -> Result<String, Unopened> {
-        // There is one: `parse` saw to it.
+        // `parse` ensures that there is a first key.
         let SealingKey { name, key } = self.0.first().ok_or(Unopened::UnknownKey)?;
         let mut text = secret.to_vec();
         key.seal_in_place_append_tag(
@@ -107,9 +111,10 @@ impl SealingKeys {
         Ok(format!("{VERSION}.{name}.{sealed}"))
     }
 
-    /// Opens what was sealed for this owner.
+    /// Decrypts what was encrypted for this owner.
     ///
     /// # Errors
+    ///
     /// [`Unopened`]
     pub fn open(&self, sealed: &str, owner: &str) -> Result<Vec<u8>, Unopened> {
         let (name, sealed) = sealed
@@ -142,7 +147,7 @@ impl SealingKey {
         let bytes = BASE64_STANDARD
             .decode(text.trim())
             .map_err(|_error| KeyError::Form)?;
-        // It is checked for its length there.
+        // `UnboundKey::new` checks the length.
         let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_unspecified| KeyError::Form)?;
         let digest = Sha256::new_with_prefix(PURPOSE).chain_update(&bytes);
         let name = BASE64_URL_SAFE_NO_PAD.encode(&digest.finalize()[..NAME_BYTES]);

@@ -1,8 +1,8 @@
-//! What a channel says of its own deliveries, in `channel_metadata.delivery`.
+//! A channel's delivery settings, in `channel_metadata.delivery`.
 //!
-//! Invariant: reading never fails. A setting that another client wrote wrongly straight into the
-//! database counts as not set, for a message must not die of it; what comes in through the API is
-//! checked first ([`check`]), and every setting that is wrong is named.
+//! Invariant: reading never fails. An invalid setting that another client wrote to the database
+//! counts as not set, so that no message is lost to it. The API checks settings before it writes
+//! them ([`check`]) and names every invalid one.
 
 use std::time::Duration;
 
@@ -22,39 +22,39 @@ const RETRY_SCHEDULE: &str = "retry_schedule";
 
 /// The shortest time limit on a delivery.
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
-/// The longest: a broker that waits much longer for an answer gives the delivery to another.
+/// The longest time limit. A broker that waits much longer for an ack redelivers the message.
 pub const MAX_TIMEOUT: Duration = Duration::from_mins(5);
-/// The most deliveries at once that a channel can ask for; the dispatcher's own concurrency is a
-/// bound too.
+/// The highest limit on a channel's concurrent deliveries. The dispatcher's own concurrency applies
+/// too.
 pub const MAX_IN_FLIGHT_BOUND: u16 = 10_000;
 /// The slowest rate: one delivery in 100 seconds.
 pub const MIN_RATE: f64 = 0.01;
-/// The fastest rate, beyond what one process can do.
+/// The fastest rate, which is more than one process can reach.
 pub const MAX_RATE: f64 = 100_000.0;
 /// The most intervals of a retry schedule.
 pub const MAX_INTERVALS: usize = 64;
 /// The shortest interval of a retry schedule.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(10);
-/// The longest: RabbitMQ's last delay queue can hold no message for longer.
+/// The longest interval of a retry schedule: the limit of RabbitMQ's last delay queue.
 pub const MAX_INTERVAL: Duration = Duration::from_hours(6);
 
-/// A channel's settings; what is not set is the dispatcher's own.
+/// A channel's settings. Those that are not set are the dispatcher's defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DeliverySettings {
     /// The time limit on one delivery.
     pub timeout: Option<Duration>,
-    /// The most deliveries under way at once in one dispatcher process.
+    /// The most concurrent deliveries of one dispatcher process.
     pub max_in_flight: Option<u16>,
-    /// The most deliveries a second that one dispatcher process begins.
+    /// The most deliveries that one dispatcher process starts in a second.
     pub rate_per_second: Option<f64>,
-    /// The interval after each failed try, in order.
+    /// The interval after each failed attempt, in order.
     pub retry_schedule: Option<Vec<Duration>>,
-    /// Whether messages are accepted and kept, and none is delivered.
+    /// Whether messages are accepted and kept, but not delivered.
     pub paused: bool,
 }
 
 impl DeliverySettings {
-    /// The settings in this metadata; one that is wrong counts as not set.
+    /// Reads the settings from this metadata. An invalid setting counts as not set.
     #[must_use]
     pub fn of(metadata: &Map<String, Value>) -> Self {
         let Some(Value::Object(delivery)) = metadata.get(DELIVERY) else {
@@ -71,10 +71,11 @@ impl DeliverySettings {
     }
 }
 
-/// Checks the settings in metadata that comes in through the API.
+/// Checks the settings in metadata that a client sent.
 ///
 /// # Errors
-/// All that is wrong, each by its path; a key that is no setting is wrong too.
+///
+/// Every invalid setting, by its path. An unknown key is invalid too.
 pub fn check(metadata: &Map<String, Value>) -> Result<(), Vec<FieldError>> {
     let path = format!("channel_metadata.{DELIVERY}");
     let delivery = match metadata.get(DELIVERY) {
@@ -108,12 +109,12 @@ pub fn check(metadata: &Map<String, Value>) -> Result<(), Vec<FieldError>> {
     }
 }
 
-/// Pauses or resumes the channel with this metadata, and leaves the rest as it is.
+/// Pauses or resumes the channel with this metadata. Everything else is kept.
 pub fn set_paused(metadata: &mut Map<String, Value>, paused: bool) {
     let delivery = metadata
         .entry(DELIVERY)
         .or_insert_with(|| Value::Object(Map::new()));
-    // Another client left something here that is no object, and so holds no setting.
+    // Another client wrote something other than an object, which holds no setting.
     if !delivery.is_object() {
         *delivery = Value::Object(Map::new());
     }
@@ -122,8 +123,8 @@ pub fn set_paused(metadata: &mut Map<String, Value>, paused: bool) {
     }
 }
 
-/// Keeps a channel paused whose metadata is replaced by metadata that does not name the pause: the
-/// pause is the operator's, and the metadata is the owner's.
+/// Keeps a channel paused when its new metadata does not name the pause: the pause belongs to the
+/// operator, the metadata to the channel's owner.
 pub fn keep_pause(metadata: &mut Map<String, Value>, replaced: &Map<String, Value>) {
     let is_named = metadata
         .get(DELIVERY)
@@ -137,7 +138,7 @@ fn timeout(value: &Value) -> Result<Duration, String> {
     duration(value, MIN_TIMEOUT, MAX_TIMEOUT)
 }
 
-/// A whole number, however JSON spells it: `32` and `32.0` are one (JSON Schema, 4.2.3).
+/// A whole number in any JSON spelling: `32` and `32.0` are equal (JSON Schema, 4.2.3).
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

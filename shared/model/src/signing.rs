@@ -1,11 +1,11 @@
 //! Signatures of Standard Webhooks (<https://www.standardwebhooks.com>), version 1.0.0.
 //!
-//! `webhook-signature` is `v1,` and the base64 of HMAC-SHA256 over `{id}.{timestamp}.{body}`, once
-//! for each secret, separated by a space: while a secret is rotated a receiver may know the old one
-//! or the new one.
+//! `webhook-signature` holds one signature for each secret, separated by a space. Each is `v1,` and
+//! the base64 of HMAC-SHA256 over `{id}.{timestamp}.{body}`. During a rotation the receiver may
+//! know only the old secret or only the new one.
 //!
-//! Invariant: a signature is over the very bytes that are sent, and no secret is ever shown but by
-//! [`SigningSecret::reveal`].
+//! Invariant: a signature covers exactly the bytes that are sent. Only [`SigningSecret::reveal`]
+//! shows a secret.
 
 use std::{fmt, fmt::Write, str::FromStr};
 
@@ -14,40 +14,42 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use time::OffsetDateTime;
 
-/// What a secret's text begins with.
+/// The prefix of a secret's text.
 pub(crate) const PREFIX: &str = "whsec_";
 /// The shortest secret that the specification allows, in bytes.
 pub const MIN_SECRET_BYTES: usize = 24;
-/// The longest.
+/// The longest secret that the specification allows, in bytes.
 pub const MAX_SECRET_BYTES: usize = 64;
-/// How long ours are.
+/// The length of a secret that Roundtrip makes, in bytes.
 pub const NEW_SECRET_BYTES: usize = 32;
-/// The most secrets that sign one message. More rotations within one overlap drop the oldest.
+/// The most secrets that sign one message. A further rotation is refused until the first of them
+/// ends.
 pub const MAX_SECRETS: usize = 3;
 
-/// How long a signature is, its version and the space before it included.
+/// The length of a signature, including its version and the space before it.
 const SIGNATURE_CHARACTERS: usize = 48;
 
-/// A secret that is shared with a receiver. It shows nothing of itself.
+/// A secret shared with a receiver. Its `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningSecret(Vec<u8>);
 
-/// A text that is no secret.
+/// The text is not a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be '{PREFIX}' and the base64 of {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes")]
 pub struct NoSecret;
 
 impl SigningSecret {
-    /// The secret of these random bytes.
+    /// The secret made of these random bytes.
     #[must_use]
     pub fn new(random: [u8; NEW_SECRET_BYTES]) -> Self {
         Self(random.into())
     }
 
-    /// The secret of bytes that were sealed.
+    /// The secret made of decrypted bytes.
     ///
     /// # Errors
-    /// [`NoSecret`] where there are too few or too many.
+    ///
+    /// [`NoSecret`] if there are too few or too many bytes.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, NoSecret> {
         if (MIN_SECRET_BYTES..=MAX_SECRET_BYTES).contains(&bytes.len()) {
             Ok(Self(bytes))
@@ -56,13 +58,13 @@ impl SigningSecret {
         }
     }
 
-    /// Its bytes, to be sealed.
+    /// Its bytes, to be encrypted.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Its text, for the one answer in which it is shown.
+    /// Its text, for the only API response that shows it.
     #[must_use]
     pub fn reveal(&self) -> String {
         format!("{PREFIX}{}", BASE64_STANDARD.encode(&self.0))
@@ -85,16 +87,16 @@ impl fmt::Debug for SigningSecret {
     }
 }
 
-/// Signs what one receiver is sent.
+/// Signs the messages to one receiver.
 #[derive(Clone)]
 pub struct Signer {
     newest: Hmac<Sha256>,
-    /// Those that go on signing beside it, each until its time.
+    /// The older secrets that still sign, each with the time when it stops.
     older: Vec<(Hmac<Sha256>, Option<OffsetDateTime>)>,
 }
 
 impl Signer {
-    /// Signs with this secret, and with older ones, each before its time if it has one.
+    /// Signs with this secret, and with each older one until its time, if it has one.
     #[must_use]
     pub fn new(
         newest: &SigningSecret,
@@ -109,7 +111,7 @@ impl Signer {
         }
     }
 
-    /// The header `webhook-signature` of this body under this id, sent now.
+    /// The `webhook-signature` header for this body and this id, sent at `now`.
     #[must_use]
     pub fn sign(&self, id: &str, now: OffsetDateTime, body: &[u8]) -> String {
         let timestamp = now.unix_timestamp().to_string();
@@ -126,7 +128,7 @@ impl Signer {
             }
             let signature = BASE64_STANDARD.encode(mac.finalize().into_bytes());
             let space = if header.is_empty() { "" } else { " " };
-            // Writing to a String does not fail.
+            // Writing to a `String` never fails.
             let _ = write!(header, "{space}v1,{signature}");
         }
         header
@@ -135,7 +137,7 @@ impl Signer {
 
 fn keyed(secret: &SigningSecret) -> Hmac<Sha256> {
     let mut key = [0; MAX_SECRET_BYTES];
-    // HMAC fills a short key up with zeros to its block, which is this long.
+    // HMAC pads a short key with zeros to its block length.
     key[..secret.0.len()].copy_from_slice(&secret.0);
     Hmac::new(&key.into())
 }
@@ -154,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// Of the specification's own example.
+    /// From the specification's example.
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
     const BODY: &[u8] = br#"{"test": 2432232314}"#;
@@ -225,7 +227,7 @@ mod tests {
             prop_assert_eq!(secret.reveal().parse(), Ok(secret));
         }
 
-        /// By the one-shot form, of a text that was put together.
+        /// Compares with the one-shot MAC over the concatenated text.
         #[test]
         fn a_signature_is_the_macs(byte: u8, id in "[a-z_0-9]{1,40}", body: Vec<u8>, seconds in 0_i64..4_000_000_000) {
             let secret = secret(byte);

@@ -1,14 +1,13 @@
-//! The token in a delivery's `response_url`: it tells which message an answer belongs to, with no
-//! database read, and that whoever answers was given it.
+//! The token in a delivery's `response_url`. It proves that the sender of an answer received the
+//! delivery, and names the message without a database read.
 //!
-//! `v2.{key}.{what}.{mac}`, base64url without padding. `key` names the secret that it was made
-//! with; `what` is the message, the round, when the token ends, a tag of the session, and the
-//! channel; `mac` is HMAC-SHA256 over `what`. The session's tag is keyed too: it can be compared,
-//! and read by nobody.
+//! The form is `v2.{key}.{what}.{mac}`, in base64url without padding. `key` names the secret that
+//! made it. `what` holds the message, the replay count, the expiry, a tag of the session, and the
+//! channel. `mac` is HMAC-SHA256 over `what`. The session's tag is keyed too: it can be compared
+//! but not read.
 //!
-//! Invariant: a token that was not made with one of these secrets, that has ended, or that came
-//! with another session's answer is worth nothing, whatever part of it is right. To find that out
-//! takes one MAC, and for all but the session nothing else than the token.
+//! Invariant: a token is valid only with a MAC by one of these secrets, before its expiry, and for
+//! an answer in its own session. The check costs one MAC. Only the session check needs the answer.
 
 use std::{fmt, sync::Arc};
 
@@ -25,13 +24,13 @@ pub const QUERY: &str = "token";
 /// The shortest secret, in bytes.
 pub const MIN_SECRET_BYTES: usize = 32;
 
-/// How every token begins.
+/// The prefix of every token.
 pub(crate) const VERSION: &str = "v2.";
 
-/// The longest token that is looked at: one for the longest channel id is shorter.
+/// Longer tokens are rejected unread. A token for the longest channel id is shorter.
 const MAX_TOKEN_BYTES: usize = 400;
 
-/// Keep the secret's uses apart from each other, and from any other that it should have.
+/// Separates this use of the secret from every other.
 const TOKEN: &[u8] = b"roundtrip response token v2\0";
 const SESSION: &[u8] = b"roundtrip response token v2, session\0";
 const CALLBACK: &[u8] = b"roundtrip response token v2, callback\0";
@@ -40,33 +39,33 @@ const NAME: &[u8] = b"roundtrip response token v2, name\0";
 /// How much of its digest names a secret, in bytes and in characters.
 const NAME_BYTES: usize = 6;
 pub(crate) const NAME_CHARACTERS: usize = 8;
-/// How much of a MAC is a session's tag, or a callback's id.
+/// How many bytes of a MAC are used as a session's tag or a callback's id.
 const TAG_BYTES: usize = 16;
-/// The message, the round, the end, the session's tag; what follows is the channel.
+/// The message, the replay count, the expiry and the session's tag. The channel follows.
 const FIXED_BYTES: usize = 16 + 4 + 8 + TAG_BYTES;
 
-/// What a token tells.
+/// The contents of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     /// The message that is answered.
     pub message_id: MessageId,
-    /// Its channel.
+    /// The message's channel.
     pub channel_id: ChannelId,
     /// How many times the message had been replayed when it was delivered.
     pub round: u32,
 }
 
-/// Which delivery a token was handed out with: all tries of a round have one.
+/// The delivery that a token was issued for. All attempts of one replay count share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Delivered {
     /// The message.
     pub message_id: MessageId,
-    /// How many times it had been replayed.
+    /// How many times the message had been replayed.
     pub round: u32,
 }
 
 impl Claims {
-    /// Which delivery the token was handed out with.
+    /// The delivery that the token was issued for.
     #[must_use]
     pub const fn delivered(&self) -> Delivered {
         Delivered {
@@ -76,38 +75,38 @@ impl Claims {
     }
 }
 
-/// Why secrets cannot be used.
+/// Why the secrets cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// There is none.
+    /// There is no secret.
     #[error("must hold a secret")]
     None,
-    /// One is too short.
+    /// A secret is too short.
     #[error("must be {MIN_SECRET_BYTES} bytes or longer")]
     Short,
-    /// One is there twice.
+    /// A secret appears twice.
     #[error("must not hold a secret twice")]
     Twice,
 }
 
-/// Why a token is worth nothing. For a count; whoever brought it is told no reason.
+/// Why a token is invalid. Only for metrics: the client is not given the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It has not the form of one.
+    /// It does not have the form of a token.
     Malformed,
-    /// It was made with a secret that is not known, or no longer.
+    /// Its secret is unknown, or no longer known.
     UnknownKey,
-    /// It was not made with the secret that it names.
+    /// Its MAC does not match the secret that it names.
     Forged,
-    /// Its time is over.
+    /// It has expired.
     Expired,
-    /// It came with another session's answer.
+    /// It came with an answer in another session.
     OtherSession,
     /// Its channel was deleted.
     UnknownChannel,
 }
 
-/// Makes tokens and knows its own. A clone has the same secrets; it shows nothing of them.
+/// Makes and verifies tokens. Clones share the secrets; `Debug` hides them.
 #[derive(Clone)]
 pub struct TokenKeys(Arc<[TokenKey]>);
 
@@ -116,8 +115,8 @@ struct TokenKey {
     mac: Hmac<Sha256>,
 }
 
-/// A token that is the gateway's own and has not ended. What it tells is for the session that it
-/// was made for.
+/// A token with a valid MAC that has not expired. Its claims require the session that it was made
+/// for.
 pub struct Proven<'a> {
     key: &'a TokenKey,
     session: [u8; TAG_BYTES],
@@ -126,9 +125,10 @@ pub struct Proven<'a> {
 }
 
 impl TokenKeys {
-    /// Keys of these secrets: the first makes tokens, all of them are known.
+    /// Keys from these secrets. The first makes tokens; all verify them.
     ///
     /// # Errors
+    ///
     /// [`SecretError`]
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, SecretError> {
         let mut keys: Vec<TokenKey> = Vec::new();
@@ -145,10 +145,10 @@ impl TokenKeys {
         Ok(Self(keys.into()))
     }
 
-    /// The token that an answer in this session is to bring, before it ends.
+    /// The token for an answer in this session, valid until `ends_at`.
     #[must_use]
     pub fn sign(&self, claims: &Claims, session: &SessionId, ends_at: OffsetDateTime) -> String {
-        // There is one: `new` saw to it.
+        // `new` ensures that there is a first key.
         let key = &self.0[0];
         let channel = claims.channel_id.as_str().as_bytes();
         let mut what = Vec::with_capacity(FIXED_BYTES + channel.len());
@@ -163,9 +163,10 @@ impl TokenKeys {
         format!("{VERSION}{}.{what}.{mac}", key.name)
     }
 
-    /// Looks at a token without the answer that it came with.
+    /// Checks a token before the answer that it came with is known.
     ///
     /// # Errors
+    ///
     /// [`Refusal`]
     pub fn check(&self, token: &str, now: OffsetDateTime) -> Result<Proven<'_>, Refusal> {
         if token.len() > MAX_TOKEN_BYTES {
@@ -184,7 +185,7 @@ impl TokenKeys {
             let bytes = BASE64_URL_SAFE_NO_PAD.decode(text);
             bytes.map_err(|_error| Refusal::Malformed)
         };
-        // The names are no secrets.
+        // The names are public, so this comparison need not be constant-time.
         let key = self.0.iter().find(|key| key.name == name);
         let key = key.ok_or(Refusal::UnknownKey)?;
         // Compares in constant time.
@@ -218,7 +219,7 @@ impl TokenKey {
             .finalize();
         Ok(Self {
             name: BASE64_URL_SAFE_NO_PAD.encode(&name[..NAME_BYTES]),
-            // HMAC takes keys of every length.
+            // HMAC accepts keys of every length.
             mac: Hmac::new_from_slice(secret).map_err(|_error| SecretError::Short)?,
         })
     }
@@ -267,21 +268,22 @@ fn read(what: &[u8]) -> Option<Read> {
 }
 
 impl Proven<'_> {
-    /// When the token ends.
+    /// When the token expires.
     #[must_use]
     pub const fn ends_at(&self) -> OffsetDateTime {
         self.ends_at
     }
 
-    /// The channel that it was handed out to, whatever the session is.
+    /// The channel that it was issued to. This needs no session.
     #[must_use]
     pub const fn channel_id(&self) -> &ChannelId {
         &self.claims.channel_id
     }
 
-    /// What the token tells of an answer in this session.
+    /// The contents of the token, for an answer in this session.
     ///
     /// # Errors
+    ///
     /// [`Refusal::OtherSession`]
     pub fn claims(&self, session: &SessionId) -> Result<&Claims, Refusal> {
         // Compares in constant time.
@@ -292,8 +294,8 @@ impl Proven<'_> {
             .map_err(|_error| Refusal::OtherSession)
     }
 
-    /// The id of an answer that says this: the same for the same token and the same bytes, so that
-    /// an answer which is posted again is forwarded under the `webhook-id` that it had.
+    /// The id of an answer with this content. The same token and the same bytes give the same id,
+    /// so that a repeated answer is forwarded under the same `webhook-id`.
     #[must_use]
     pub fn callback_id(&self, response_data: &str) -> CallbackId {
         let Claims {

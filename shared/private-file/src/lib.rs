@@ -1,7 +1,7 @@
-//! Files and folders that nobody but the process' own user may read: messages and keys are in them.
+//! Files and folders that only the process's own user may read. They hold messages and keys.
 //!
-//! Invariant: what is made here is private from its first moment, never readable first and closed
-//! afterwards; what is there already is neither opened nor changed, and who may read it can be asked.
+//! Invariant: a file made here is private from its first moment. An existing file is neither opened
+//! nor changed; [`is_open_to_others`] reports who may read it.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -9,36 +9,36 @@ use std::{
     path::Path,
 };
 
-/// The owner alone may read and write it.
+/// Only the owner may read and write it.
 #[cfg(unix)]
 const FILE_MODE: u32 = 0o600;
-/// The owner alone may look into it.
+/// Only the owner may list and enter it.
 #[cfg(unix)]
 const FOLDER_MODE: u32 = 0o700;
 
-/// Makes a new file and opens it for writing; the folders on the way to it too, where they are
-/// missing.
+/// Creates a new file and opens it for writing. Creates missing parent folders too.
 ///
 /// # Errors
-/// [`ErrorKind::AlreadyExists`] where something has this name, be it a link to nothing; else what
-/// the system says.
+///
+/// [`ErrorKind::AlreadyExists`] if the name is taken, even by a dangling link; otherwise the
+/// system's error.
 pub fn create_new(path: &Path) -> io::Result<File> {
     create_folder_of(path)?;
     private().create_new(true).open(path)
 }
 
-/// Makes the file, and the folders on the way to it, where they are missing. A link to a file that
-/// is missing makes that file.
+/// Creates the file and its parent folders if they are missing. A dangling link creates its target.
 ///
-/// What is there is not opened: to close it again would end the locks that this process has on it,
-/// and SQLite relies on them.
+/// An existing file is not opened. Closing it would release this process's locks on it, and SQLite
+/// relies on them.
 ///
 /// # Errors
-/// What the system says.
+///
+/// The system's error.
 pub fn create_missing(path: &Path) -> io::Result<()> {
     match create_new(path) {
-        // The name is taken, and leads nowhere: whoever follows the link would make its end for
-        // everybody to read.
+        // The name is a dangling link. Opening it for writing would create its target readable for
+        // everyone.
         Err(error) if error.kind() == ErrorKind::AlreadyExists && !path.try_exists()? => {
             private().create(true).open(path).map(drop)
         }
@@ -47,17 +47,18 @@ pub fn create_missing(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether users besides its owner may read or change a file that should be its owner's alone.
+/// Whether users other than its owner may read or change a file that should be private.
 ///
-/// In a volume of Kubernetes' only a right to change it counts: a Secret is mounted readable for all
-/// (0644, or 0440 where the pod has a group of its own), and who is in the pod is who was to read it.
-/// That is also why this is for a warning, and for no refusal.
+/// In a Kubernetes volume only write permission counts. A Secret is mounted readable for all (0644,
+/// or 0440 if the pod has its own group), and only the pod's own containers can reach it. For that
+/// reason the result is for a warning, and not for a refusal.
 ///
 /// # Errors
-/// What the system says.
+///
+/// The system's error.
 pub fn is_open_to_others(path: &Path) -> io::Result<bool> {
     let mode = mode_of(&fs::metadata(path)?);
-    // The kubelet changes all files of a volume at once, by this link.
+    // The kubelet replaces all files of a volume at once, through this link.
     let is_mounted = path
         .parent()
         .is_some_and(|folder| folder.join(VOLUME_LINK).is_symlink());
@@ -69,11 +70,11 @@ pub fn is_open_to_others(path: &Path) -> io::Result<bool> {
     Ok(mode & others != 0)
 }
 
-/// The rights of the group and of everybody, to read and to write.
+/// Permissions of the group and of others: to read, and to change.
 const OTHERS_READ: u32 = 0o044;
 const OTHERS_CHANGE: u32 = 0o022;
 
-/// What the kubelet's volumes have beside their files.
+/// The link that the kubelet keeps in each of its volumes.
 const VOLUME_LINK: &str = "..data";
 
 #[cfg(unix)]
@@ -92,7 +93,7 @@ fn create_folder_of(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut folders, FOLDER_MODE);
     match path.parent() {
-        // A name alone: it lies in the working folder, which is there.
+        // A bare name lies in the working folder, which exists.
         Some(folder) if !folder.as_os_str().is_empty() => folders.create(folder),
         _ => Ok(()),
     }

@@ -35,7 +35,7 @@ fn a_missing_file_is_made_for_its_owner_alone() {
     assert_eq!(fs::read(&path).unwrap(), b"");
 }
 
-/// Its owner may want a group of theirs to read it.
+/// The owner may want a group to read it.
 #[test]
 fn what_is_there_keeps_its_content_and_its_rights() {
     let root = TempDir::new().unwrap();
@@ -92,7 +92,7 @@ fn a_file_is_open_to_others_where_they_may_read_or_change_it() {
     };
     assert_eq!([0o600, 0o400, 0o700, 0o611].map(is_open), [false; 4]);
     assert_eq!([0o640, 0o604, 0o644, 0o620, 0o602].map(is_open), [true; 5]);
-    // As the kubelet mounts a Secret.
+    // The layout in which the kubelet mounts a Secret.
     symlink("..2026_11_23", root.path().join("..data")).unwrap();
     assert_eq!([0o644, 0o440, 0o640, 0o400].map(is_open), [false; 4]);
     assert_eq!([0o666, 0o660].map(is_open), [true; 2]);

@@ -1,8 +1,8 @@
-//! The certificates of certificate authorities that an operator trusts beside, or instead of, the
-//! public ones.
+//! The certificate authorities that an operator trusts in addition to, or in place of, the public
+//! ones.
 //!
-//! Invariant: what [`Roots::read`] returns can be used: a file that is missing, empty or damaged is
-//! told at the start, by its name, and is never a set of roots with one less in it.
+//! Invariant: every certificate that [`Roots::read`] returns is usable. A missing, empty or damaged
+//! file is an error at the start that names the file; no certificate is skipped.
 
 use std::{
     fs, io,
@@ -14,34 +14,34 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-/// Certificates that a chain may end in.
+/// The certificates that a chain may end in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Roots(Vec<CertificateDer<'static>>);
 
-/// Why a file gives no roots. One line each.
+/// Why a file gives no roots. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot be read from '{}'", path.display())]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
-    /// It is damaged PEM. In what way is not said: the parser quotes the line, and a key may have got
-    /// into the place of a certificate.
+    /// The file is damaged PEM. The parser's message is omitted: it quotes the line, which may be
+    /// part of a private key.
     #[error("is damaged PEM: '{}'", .0.display())]
     Pem(PathBuf),
-    /// It is PEM without a certificate.
+    /// The file is PEM without a certificate.
     #[error("holds no certificate: '{}'", .0.display())]
     Empty(PathBuf),
-    /// One of its certificates is none.
+    /// The file contains an invalid certificate.
     #[error("holds a certificate that cannot be used: '{}'", path.display())]
     Certificate {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The parser's error.
         source: rustls::Error,
     },
 }
@@ -72,9 +72,10 @@ impl Roots {
         Ok(Self(certificates))
     }
 
-    /// Reads the file that is configured, if one is.
+    /// Reads the configured file, if there is one.
     ///
     /// # Errors
+    ///
     /// See [`RootsError`].
     pub fn configured(path: Option<&Path>) -> Result<Self, RootsError> {
         path.map_or_else(|| Ok(Self::default()), Self::read)
@@ -86,7 +87,7 @@ impl Roots {
         &self.0
     }
 
-    /// Whether there are none.
+    /// Whether there are no certificates.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

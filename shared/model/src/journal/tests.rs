@@ -59,7 +59,7 @@ fn answered() -> Event {
     }
 }
 
-/// Walks a message through these events and checks the state after each.
+/// Applies these events to a message and checks the state after each.
 fn walk(steps: Vec<(u32, Event, State)>) {
     let mut entries = Vec::new();
     for (round, event, state) in steps {

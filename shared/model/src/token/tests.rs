@@ -27,7 +27,7 @@ fn claims(channel: &str, round: u32) -> Claims {
     }
 }
 
-/// A token for the session `s`, and what it tells.
+/// A token for the session `s`, and its claims.
 fn made(keys: &TokenKeys) -> (String, Claims) {
     let claims = claims("c", 0);
     (keys.sign(&claims, &session("s"), LATER), claims)
@@ -115,7 +115,7 @@ proptest! {
         let id = |token: &str, data: &str| keys.check(token, NOW).unwrap().callback_id(data);
         prop_assert_eq!(id(&token, &one), id(&token, &one));
         prop_assert_ne!(id(&token, &one), id(&token, &other));
-        // Another try's token, and the message's next round.
+        // The token of another attempt, and of the message's next replay.
         let next_try = keys.sign(&claims, &session("s"), LATER + Duration::DAY);
         prop_assert_eq!(id(&next_try, &one), id(&token, &one));
         let next_round = keys.sign(&Claims { round: 1, ..claims }, &session("s"), LATER);
@@ -128,7 +128,7 @@ proptest! {
         let text = format!("{before}{token}{after}");
         let expected = format!("{before}…{after}");
         prop_assert_eq!(redacted(&text), expected);
-        // Cut off anywhere, as by the end of an excerpt, nothing is left that tells of its MAC.
+        // Wherever an excerpt is cut, no part of the MAC remains.
         let cut = &token[..at.index(token.len())];
         prop_assert!(redacted(cut).len() <= VERSION.len() + NAME_CHARACTERS);
     }
