@@ -1,7 +1,6 @@
-//! Which broker, and with which bounds; and how it is opened.
+//! The broker's configuration: which engine, with which bounds. Opens it too.
 //!
-//! Invariant: the URL may hold a password, so nothing here prints it: `Debug` and every error
-//! show its scheme at most.
+//! Invariant: the URL may contain a password, so `Debug` and every error show at most its scheme.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,51 +10,52 @@ use serde::{Deserialize, Serialize};
 
 use crate::{SharedBroker, embedded::Embedded, rabbitmq::RabbitMq};
 
-/// The embedded engine's file where nothing else is configured.
+/// The embedded engine's file by default.
 const DEFAULT_URL: &str = "sqlite:data/broker.db";
 
-/// The prefix of every RabbitMQ name where nothing else is configured.
+/// The default prefix of every RabbitMQ name.
 const DEFAULT_NAMESPACE: &str = "roundtrip";
 
-/// Leaves room for ingress to answer 503 within two seconds.
+/// Leaves the ingress time to answer 503 within two seconds.
 const DEFAULT_PUBLISH_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// How many parcels a queue takes where nothing else is configured.
+/// Messages a queue holds at most, by default.
 const DEFAULT_MAX_BACKLOG: u64 = 10_000_000;
 
-/// How many bytes of bodies a queue takes where nothing else is configured: 10 GiB.
+/// Bytes of bodies a queue holds at most, by default: 10 GiB.
 const DEFAULT_MAX_BACKLOG_BYTES: u64 = 10 << 30;
 
-/// The most shards of the outbound queue: each is a queue and a consumer.
+/// Upper bound on the outbound shards: each is a queue and a consumer.
 const MAX_OUTBOUND_SHARDS: u16 = 64;
 
 /// The section `broker` of the configuration.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `sqlite:` and a file's path for the embedded engine; `amqp://` or `amqps://` for RabbitMQ.
+    /// `sqlite:` and a path for the embedded engine; `amqp://` or `amqps://` for RabbitMQ.
     pub url: String,
-    /// For `amqps://` and `https://`: a PEM file of the certificate authorities that RabbitMQ is trusted by, in
-    /// place of the machine's.
+    /// PEM file of the certificate authorities for `amqps://` and `https://`. It replaces the
+    /// system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// The prefix of every name in RabbitMQ, so that several systems can share one.
+    /// Prefix of every name in RabbitMQ, so that several systems can share one broker.
     pub namespace: String,
-    /// RabbitMQ's management API, to check its policies; `http://` or `https://`. Without a user:
-    /// that of `url`.
+    /// RabbitMQ's management API (`http://` or `https://`), used to check policies. A URL without a
+    /// user uses the user of `url`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub management_url: Option<String>,
-    /// How many queues share the outbound messages in RabbitMQ, by channel. It can be raised, not
-    /// lowered, while messages wait.
+    /// Number of RabbitMQ queues that the outbound messages are spread over, by channel. It can be
+    /// raised at any time. Lower it only when no messages wait.
     pub outbound_shards: u16,
     /// How long a publish waits for its confirm.
     #[serde(with = "humantime_serde")]
     pub publish_timeout: Duration,
-    /// The most parcels in one queue; a full queue refuses. In RabbitMQ one of [`policies`] carries it.
+    /// Maximum number of messages in a queue; a full queue refuses. In RabbitMQ a policy of
+    /// [`policies`] sets it.
     ///
     /// [`policies`]: crate::policies
     pub max_backlog: u64,
-    /// The most bytes of bodies in one queue; a full queue refuses.
+    /// Maximum bytes of bodies in a queue; a full queue refuses.
     pub max_backlog_bytes: u64,
 }
 
@@ -75,7 +75,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The file of the embedded engine, where that is the one. It belongs to one process.
+    /// The embedded engine's file, or `None` for RabbitMQ. Only one process can open it.
     #[must_use]
     pub fn embedded_file(&self) -> Option<&str> {
         self.url.strip_prefix(SQLITE)
@@ -107,8 +107,8 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Shows a file's URL whole, of any other the scheme alone, and that only where it is one that is
-/// known: a typing error may have put a password in its place.
+/// Shows the whole URL of a file. Of any other URL it shows only a known scheme, because a typing
+/// error can put a password in the scheme's place.
 struct Masked<'a>(&'a str);
 
 impl fmt::Debug for Masked<'_> {
@@ -128,21 +128,21 @@ const SQLITE: &str = "sqlite:";
 const AMQP: [&str; 2] = ["amqp://", "amqps://"];
 const HTTP: [&str; 2] = ["http://", "https://"];
 
-/// Why a broker could not be opened; each is one line that says what to do.
+/// Why a broker could not be opened. Each error is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL names no engine.
     #[error("broker.url must begin with sqlite:, amqp:// or amqps://")]
     Scheme,
-    /// The URL's scheme is known, the rest of it cannot be used.
+    /// The scheme is known, but the rest of the URL cannot be used.
     #[error("broker.url {0}")]
     Url(&'static str),
-    /// A setting is out of its bounds.
+    /// A setting is out of bounds.
     #[error("broker.{field} {problem}")]
     Setting {
         /// The setting's name.
         field: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with the setting.
         problem: String,
     },
     /// The certificate authorities cannot be used.
@@ -155,39 +155,40 @@ pub enum OpenError {
         .0.display()
     )]
     InUse(PathBuf),
-    /// The file was written by a newer Roundtrip.
+    /// A newer Roundtrip wrote the file.
     #[error(
         "{} has the schema version {found}, and this Roundtrip knows versions up to {known}: run \
          the newer Roundtrip that wrote it",
         path.display()
     )]
     NewerSchema {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// Its version.
+        /// The file's schema version.
         found: i64,
-        /// The newest version that is known here.
+        /// The newest version that this build supports.
         known: i64,
     },
-    /// The file cannot be opened, made or read.
+    /// The file cannot be opened, created or read.
     #[error("cannot open {}: {source}", path.display())]
     File {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// How it failed.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// Opens the broker that the URL names. RabbitMQ need not be there yet: until it is reached its
-/// status says that it is away.
+/// Opens the broker that the URL names. RabbitMQ may be unreachable: until it connects, the status
+/// is [`Status::Away`](crate::Status::Away).
 ///
 /// # Errors
 /// See [`OpenError`].
 pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<SharedBroker, OpenError> {
     check(config)?;
     if let Some(path) = config.url.strip_prefix(SQLITE) {
-        // Or one that is missing or damaged would go unnoticed until the day that it is needed.
+        // A setting without effect is an error: a missing or damaged file would be noticed only
+        // when it is needed.
         for (field, is_set) in [
             ("ca_file", config.ca_file.is_some()),
             ("management_url", config.management_url.is_some()),
@@ -369,7 +370,7 @@ mod tests {
         };
         let text = refusal(nowhere("amqps://mq.example")).await;
         assert_eq!(text, "broker.ca_file");
-        // Whoever sets one believes the connection to be under TLS.
+        // Such a setting suggests that the connection uses TLS.
         let text = refusal(nowhere("amqp://mq.example")).await;
         assert_eq!(
             text,

@@ -1,4 +1,4 @@
-//! A parcel that was handed out, and that is settled once: the methods that settle it consume it.
+//! A received message that is settled exactly once: the methods that settle it consume it.
 
 use std::{fmt, time::Duration};
 
@@ -7,53 +7,53 @@ use roundtrip_model::{DeadReason, Decision};
 
 use crate::{Parcel, SettleError};
 
-/// A parcel that was handed out. Settle it with [`Delivery::settle`]; one that is dropped
-/// unsettled goes back to its queue, with a warning in the log.
+/// A received message. Settle it with [`Delivery::settle`]; dropping it unsettled returns it to its
+/// queue and logs a warning.
 #[must_use = "a delivery that is not settled goes back to its queue"]
 pub struct Delivery {
     parcel: Parcel,
     lease: Option<Box<dyn Settle>>,
 }
 
-/// What an engine does with a delivery in the end.
+/// What an engine does with a delivery when it is settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
-    /// Forget it.
+    /// Remove the message.
     Ack,
-    /// Hand it out again after `delay`, with this many tries counted.
+    /// Deliver the message again after `delay`, with this number of attempts.
     Defer {
-        /// The least time until it is handed out again.
+        /// Minimum time until it is delivered again.
         delay: Duration,
-        /// The tries made by then.
+        /// Attempts made so far.
         tries: u32,
     },
-    /// Move it to its queue's dead queue.
+    /// Move it to the dead queue of its queue.
     Dead {
-        /// Why.
+        /// Why the message is dead.
         reason: DeadReason,
-        /// The tries made.
+        /// Attempts made so far.
         tries: u32,
     },
 }
 
-/// An engine's side of one delivery. Dropping it (a settlement that was aborted half-way) does
-/// what [`Settle::release`] does.
+/// An engine's side of one delivery. Dropping it, as an aborted settlement does, has the same
+/// effect as [`Settle::release`].
 #[async_trait]
 pub trait Settle: Send + Sync {
-    /// Carries the settlement out and resolves when it is safe: the parcel is in its new place
-    /// before it leaves the old one.
+    /// Carries out the settlement and resolves when it is durable. A moved message is stored in its
+    /// new place before it leaves the old one.
     async fn settle(
         self: Box<Self>,
         parcel: Parcel,
         settlement: Settlement,
     ) -> Result<(), SettleError>;
 
-    /// Puts the parcel back in its queue, as it was, without waiting.
+    /// Returns the message unchanged to its queue, without waiting.
     fn release(self: Box<Self>);
 }
 
 impl Delivery {
-    /// A delivery of this parcel, settled through this lease.
+    /// A delivery of this message; the lease settles it.
     pub fn new(parcel: Parcel, lease: Box<dyn Settle>) -> Self {
         Self {
             parcel,
@@ -61,16 +61,16 @@ impl Delivery {
         }
     }
 
-    /// What was handed out.
+    /// The message.
     #[must_use]
     pub const fn parcel(&self) -> &Parcel {
         &self.parcel
     }
 
-    /// Carries out what a handler decided.
+    /// Carries out the handler's decision.
     ///
     /// # Errors
-    /// See [`SettleError`]: in every case the broker will hand the parcel out again.
+    /// See [`SettleError`]: after any error the broker delivers the message again.
     pub async fn settle(mut self, decision: Decision) -> Result<(), SettleError> {
         let tries = self.parcel.tries;
         let settlement = match decision {
@@ -88,7 +88,7 @@ impl Delivery {
         let parcel = Parcel {
             body: self.parcel.body.clone(),
             id: std::mem::take(&mut self.parcel.id),
-            // A parcel of a dead queue keeps its reason when it is parked there.
+            // A dead letter that is snoozed keeps its reason.
             dead: self.parcel.dead.take(),
             ..self.parcel
         };
@@ -98,7 +98,7 @@ impl Delivery {
         }
     }
 
-    /// Puts it back in its queue as it was: no try was made, or none that counts.
+    /// Returns the message unchanged to its queue: no attempt is counted.
     pub fn release(mut self) {
         if let Some(lease) = self.lease.take() {
             lease.release();

@@ -1,4 +1,4 @@
-//! What a queue can bring, for the fuzz targets: each reads any bytes as such a thing, and gives
-//! back the parcel that a role would be handed.
+//! Entry points for the fuzz targets: each decodes arbitrary bytes as a queue's content and returns
+//! the message that a role would receive.
 
 pub use crate::{embedded::fuzzing::row, rabbitmq::fuzzing::message};

@@ -1,10 +1,10 @@
 //! Durable queues behind one trait, with two engines: RabbitMQ, and an embedded one on SQLite.
 //!
-//! Invariant: what a publish answered `Ok` for is on disk (the embedded engine) or confirmed by
-//! the queue (RabbitMQ), and stays in exactly one of: a work queue, a delay, a dead queue. Between
-//! two of them it may be in both for a moment, never in neither: delivery is at least once.
+//! Invariant: a message whose publish returned `Ok` is on disk (embedded) or confirmed by the queue
+//! (RabbitMQ). From then on it is in a work queue, a delay or a dead queue. While it moves it may
+//! be in two of them for a moment, so delivery is at least once.
 //!
-//! No type of lapin's or rusqlite's leaves this crate.
+//! No type of lapin or rusqlite leaves this crate.
 
 mod config;
 mod delivery;
@@ -28,92 +28,94 @@ pub use parcel::{Parcel, Queue, Route};
 pub use rabbitmq::policies::{Policy, policies};
 pub use worker::{Handler, Worker};
 
-/// A broker: takes parcels for good, and hands them out until they are settled.
+/// A broker: stores messages durably, and delivers them until they are settled.
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
-    /// Puts a parcel in its queue and resolves when it is safe there: synced to disk, or confirmed
-    /// by the broker. Callers may have many under way at once; that is what makes it fast.
+    /// Publishes a message and resolves when it is durable: synced to disk, or confirmed by the
+    /// broker. Concurrent calls share syncs and confirms, so many at once are fast.
     ///
     /// # Errors
-    /// See [`PublishError`]. After an error the parcel may still have been taken (a confirm can be
-    /// lost on the way), so whoever publishes it again may double it.
+    /// See [`PublishError`]. After an error the message may still have been stored (a confirm can
+    /// be lost), so a second publish may duplicate it.
     async fn publish(&self, route: Route<'_>, parcel: Parcel) -> Result<(), PublishError>;
 
-    /// Starts to receive from a queue, with at most `window` parcels handed out and unsettled. If
-    /// the broker goes away the consumer waits for it and goes on.
+    /// Consumes a queue, with at most `window` unsettled deliveries. The consumer survives a loss
+    /// of the broker and resumes after it.
     ///
     /// # Errors
     /// [`Closed`] after [`Broker::close`].
     async fn consume(&self, queue: Queue, window: u16) -> Result<Box<dyn Consumer>, Closed>;
 
-    /// Whether the broker would take a parcel now.
+    /// Whether the broker accepts publishes now.
     fn status(&self) -> Status;
 
-    /// What an operator should change in the broker, a line each. It takes parcels all the same.
+    /// Settings of the broker that an operator should change, a line each. Publishing works
+    /// regardless.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// How many parcels lie ready in a queue: neither delayed nor handed out.
+    /// Number of ready messages in a queue: neither delayed nor delivered.
     ///
     /// # Errors
-    /// [`PublishError::Away`] where the broker cannot be asked.
+    /// [`PublishError::Away`] while the broker cannot be asked.
     async fn ready(&self, queue: Queue) -> Result<u64, PublishError>;
 
-    /// Ends it: no further publish is taken, consumers end, and what was handed out and not
-    /// settled goes back to its queue.
+    /// Closes the broker: publishes fail, consumers end, and unsettled deliveries return to their
+    /// queues.
     async fn close(&self);
 }
 
-/// Receives from one queue. Dropping it ends it; what it still held goes back to the queue.
+/// Receives from one queue. Dropping it returns its unsettled deliveries to the queue.
 #[async_trait]
 pub trait Consumer: Send {
-    /// The next parcel, however long that takes; `None` once the broker was closed. Losing this
-    /// future loses no parcel.
+    /// Waits for the next delivery; `None` after the broker was closed. Cancel safe: dropping this
+    /// future loses no message.
     async fn next(&mut self) -> Option<Delivery>;
 }
 
 /// A broker that roles share.
 pub type SharedBroker = Arc<dyn Broker>;
 
-/// Whether a broker takes parcels.
+/// Whether a broker accepts publishes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// It does.
+    /// It accepts publishes.
     Ready,
-    /// It is there and takes nothing for now: it refuses (`connection.blocked`, a full disk, a
-    /// queue that was declared otherwise), or leaves publishes without a confirm. A full queue is no
-    /// status, for the other queues take parcels still: it is told by [`PublishError::Refused`].
+    /// It is reachable and refuses publishes (`connection.blocked`, a full disk, a queue with other
+    /// arguments), or leaves them unconfirmed. A full queue is reported by
+    /// [`PublishError::Refused`] instead, because the other queues still accept messages.
     Blocked(String),
-    /// It cannot be reached.
+    /// It is unreachable.
     Away(String),
 }
 
-/// Why a parcel was not taken.
+/// Why a publish failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// The broker cannot be reached, or was closed.
+    /// The broker is unreachable, or was closed.
     #[error("the broker is away: {0}")]
     Away(String),
-    /// The broker is there and refuses: blocked, a full queue, a full disk.
+    /// The broker refuses: blocked, a full queue, a full disk.
     #[error("the broker refuses: {0}")]
     Refused(String),
-    /// The parcel is larger than the broker takes, now and later. It takes others.
+    /// The message exceeds the broker's size limit, so a repeat fails too. Smaller messages are
+    /// accepted.
     #[error("the parcel is larger than the broker takes (RabbitMQ's max_message_size)")]
     TooLarge,
-    /// No confirm came in time. The parcel may or may not have been taken.
+    /// No confirm arrived in time. The message may or may not have been stored.
     #[error("the broker did not confirm in time")]
     Unconfirmed,
 }
 
-/// A delivery could not be settled; the broker will hand it out again.
+/// A delivery could not be settled; the broker will deliver it again.
 #[derive(Debug, thiserror::Error)]
 pub enum SettleError {
-    /// The connection (or the process's lease) on which it came is gone.
+    /// The delivery's connection (embedded: the process's lease) is gone.
     #[error("the delivery's lease is gone: {0}")]
     Lost(String),
-    /// The next try, or the dead letter, was not taken by the broker; the delivery went back to
-    /// its queue as it was.
+    /// The broker did not accept the next attempt or the dead letter; the delivery returned
+    /// unchanged to its queue.
     #[error(transparent)]
     NotTaken(#[from] PublishError),
 }

@@ -1,21 +1,21 @@
-//! What travels through a queue, and which queues there are.
+//! The message of a queue, and the queues.
 
 use bytes::Bytes;
 use roundtrip_model::{ChannelId, DeadReason};
 use time::OffsetDateTime;
 
-/// One message in a queue. The broker reads none of the body.
+/// One message in a queue. The broker does not read the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parcel {
-    /// The message's own id (`msg_…`, `cb_…`); it never changes.
+    /// The message's id (`msg_…`, `cb_…`); it never changes.
     pub id: String,
-    /// How many times it was worked on; parking does not count.
+    /// Number of attempts; a snooze does not count as one.
     pub tries: u32,
-    /// How many times it was replayed; its tries begin anew each time.
+    /// Number of replays; each replay starts again with zero attempts.
     pub round: u32,
-    /// When Roundtrip accepted it. Carried at millisecond precision.
+    /// When Roundtrip accepted the message, in milliseconds.
     pub accepted_at: OffsetDateTime,
-    /// Why it is dead; only in dead queues.
+    /// Why the message is dead; set only in dead queues.
     pub dead: Option<DeadReason>,
     /// JSON.
     pub body: Bytes,
@@ -24,18 +24,18 @@ pub struct Parcel {
 /// A queue to consume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Queue {
-    /// Messages for channels: new ones (in RabbitMQ several shards) and those that were put off,
-    /// consumed as one, in turn.
+    /// Messages for channels: the shards of new messages, and the retries. They are consumed in
+    /// turn.
     Outbound,
     /// Answers for the sessions server.
     Callbacks,
-    /// Messages that no further try will be made of.
+    /// Messages that get no further attempt.
     OutboundDead,
-    /// Answers that no further try will be made of.
+    /// Answers that get no further attempt.
     CallbacksDead,
-    /// What happened to messages, on its way to the store.
+    /// Journal entries on their way to the store.
     Journal,
-    /// Journal entries that nobody can read.
+    /// Unreadable journal entries.
     JournalDead,
 }
 
@@ -50,7 +50,7 @@ impl Queue {
         Self::JournalDead,
     ];
 
-    /// The queue's name, as an operator reads it.
+    /// The queue's name for operators.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -63,7 +63,7 @@ impl Queue {
         }
     }
 
-    /// Where this queue's parcels go when they are dead; a dead queue is its own.
+    /// The dead queue of this queue; a dead queue's is itself.
     #[must_use]
     pub const fn dead(self) -> Self {
         match self {
@@ -74,14 +74,14 @@ impl Queue {
     }
 }
 
-/// Where a new parcel goes.
+/// Where a new message is published to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route<'a> {
-    /// To the outbound queue; the channel chooses the shard.
+    /// The outbound queue; the channel determines the shard.
     Outbound(&'a ChannelId),
-    /// To the callbacks queue.
+    /// The callbacks queue.
     Callbacks,
-    /// To the journal queue.
+    /// The journal queue.
     Journal,
 }
 

@@ -1,7 +1,7 @@
-//! The one worker loop: takes a permit, then receives, handles and settles.
+//! The worker loop: takes a permit, then receives, handles and settles.
 //!
-//! Invariant: no delivery is held without a permit, so at most `concurrency` are under way; and
-//! the loop alone settles, by what the handler decided.
+//! Invariant: every delivery holds a permit, so at most `concurrency` are under way. Only the loop
+//! settles, as the handler decided.
 
 #[cfg(test)]
 mod tests;
@@ -20,29 +20,29 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Consumer, Delivery, Parcel};
 
-/// Does a role's work with one parcel.
+/// A role's work on one message.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// Handles a parcel and says what becomes of it.
+    /// Handles a message and decides how it is settled.
     async fn handle(&self, parcel: &Parcel) -> Decision;
 
-    /// What becomes of a parcel whose handling panicked: it counts as a failed try.
+    /// The decision for a message whose handler panicked: the panic counts as a failed attempt.
     async fn panicked(&self, parcel: &Parcel) -> Decision;
 }
 
-/// How a role works its queue.
+/// How a role consumes its queue.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    /// The most deliveries under way at once.
+    /// Maximum number of deliveries under way.
     pub concurrency: usize,
-    /// How long deliveries that are under way may go on after the stop.
+    /// How long deliveries under way may continue after the stop.
     pub drain: Duration,
 }
 
 impl Worker {
-    /// Works until the consumer ends or `stop` is cancelled; then waits for what is under way, up
-    /// to the drain's deadline. What is not done by then is aborted and goes back to its queue,
-    /// at the cost of no try.
+    /// Runs until the consumer ends or `stop` is cancelled, then waits for deliveries under way
+    /// until the drain deadline. The rest is aborted and returns to its queue without counting an
+    /// attempt.
     pub async fn run(
         self,
         mut consumer: Box<dyn Consumer>,
@@ -69,10 +69,10 @@ impl Worker {
                 work(&*handler, delivery).await;
                 drop(permit);
             });
-            // Only forgets tasks that have ended: their results are nothing.
+            // Removes finished tasks from the set.
             while under_way.try_join_next().is_some() {}
         }
-        // Before the drain, so that what the consumer holds is free for other processes.
+        // Before the drain, so that other processes can receive what the consumer still holds.
         drop(consumer);
         drain(under_way, self.drain).await;
     }
@@ -89,7 +89,7 @@ async fn drain(mut under_way: JoinSet<()>, deadline: Duration) {
     }
 }
 
-/// Met by everything that is under way when the broker goes away.
+/// When the broker is lost, every delivery under way fails to settle.
 static NOT_SETTLED: LogThrottle = LogThrottle::new();
 
 async fn work(handler: &dyn Handler, delivery: Delivery) {
@@ -97,7 +97,7 @@ async fn work(handler: &dyn Handler, delivery: Delivery) {
     let decision = match handling.catch_unwind().await {
         Ok(decision) => decision,
         Err(_panic) => {
-            // The panic hook has logged the message and the place.
+            // The panic hook has logged the panic's message and location.
             handler.panicked(delivery.parcel()).await
         }
     };

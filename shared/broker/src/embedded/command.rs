@@ -1,20 +1,20 @@
-//! What the writer is asked, and how much of it shares a transaction.
+//! The writer's commands, and how many of them share a transaction.
 //!
-//! Invariant: whoever asks learns what came of it, through the sender that the question brings; one
-//! that is dropped unused says that the broker is gone.
+//! Invariant: every command gets its result through the sender it carries. A sender that is dropped
+//! unused means that the broker is gone.
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{consumer::Leased, queue::Subscriber};
 use crate::{Parcel, PublishError, Queue, Settlement};
 
-/// The most commands that share a transaction.
+/// Maximum number of commands in a transaction.
 const MAX_BATCH: usize = 1024;
 
-/// A transaction takes no further command once its bodies have reached this.
+/// A transaction takes no further command once its bodies reach this size.
 const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// What the writer is asked.
+/// A command to the writer.
 pub(super) enum Command {
     Publish(Publish),
     Settle(Settling),
@@ -40,7 +40,7 @@ pub(super) struct Publish {
     pub(super) queue: Queue,
     pub(super) parcel: Parcel,
     pub(super) reply: oneshot::Sender<Result<(), PublishError>>,
-    /// Given back when the writer is done with it, not when the caller gives up.
+    /// Released when the writer is done with the publish, even if the caller gave up earlier.
     pub(super) room: OwnedSemaphorePermit,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Settling {
     pub(super) reply: oneshot::Sender<()>,
 }
 
-/// What shares one transaction.
+/// The commands of one transaction.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) publishes: Vec<Publish>,

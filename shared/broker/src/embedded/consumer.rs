@@ -1,7 +1,7 @@
-//! The two things that leave the writer: a consumer, and the lease of what it receives.
+//! The consumer, and the leases of its deliveries.
 //!
-//! Invariant: whatever becomes of a lease (settled, released, dropped anywhere on its way), the
-//! writer is told, and told once.
+//! Invariant: the writer hears of the end of each lease exactly once, whether it was settled,
+//! released or dropped at any point.
 
 use std::sync::mpsc;
 
@@ -15,17 +15,17 @@ use super::{
 };
 use crate::{Closed, Consumer, Delivery, Parcel, Queue, Settle, SettleError, Settlement};
 
-/// What was handed out, and to whom.
+/// A leased row and its consumer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Leased {
     pub(super) queue: Queue,
     pub(super) seq: i64,
-    /// Of the body.
+    /// Bytes of the body.
     pub(super) bytes: usize,
     pub(super) consumer: u64,
 }
 
-/// A leased parcel on its way to its consumer.
+/// A leased message on its way to its consumer.
 pub(super) struct Item {
     parcel: Parcel,
     lease: Lease,
@@ -59,7 +59,7 @@ impl Receiver {
         commands: mpsc::Sender<Command>,
         closed: CancellationToken,
     ) -> Result<Self, Closed> {
-        // The writer never has more than the window out, so it never finds this full.
+        // The writer never leases more than the window, so this channel is never full.
         let (sender, items) = queue::channel(window);
         let subscriber = Subscriber::new(id, window, sender, commands.clone());
         if closed.is_cancelled() {
@@ -92,7 +92,8 @@ impl Consumer for Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        // Before the items go, each of which gives itself back: or they would come here again.
+        // Before the items drop: each returns its row, which would otherwise be leased to this
+        // consumer again.
         let _ = self.commands.send(Command::Unsubscribe {
             queue: self.queue,
             consumer: self.id,
@@ -101,7 +102,7 @@ impl Drop for Receiver {
 }
 
 struct Lease {
-    /// `None` once the writer was told.
+    /// `None` once the writer was notified.
     leased: Option<Leased>,
     commands: mpsc::Sender<Command>,
 }
@@ -135,7 +136,7 @@ impl Settle for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(leased) = self.leased.take() {
-            // Where the writer is gone so is the lease.
+            // If the writer is gone, so is the lease.
             let _ = self.commands.send(Command::Release(leased));
         }
     }

@@ -1,4 +1,4 @@
-//! Any bytes as a row of the file, which somebody may have edited or a disk have spoilt.
+//! Arbitrary bytes as a row of the file, which may have been edited or damaged.
 
 use rusqlite::{Connection, params};
 
@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{Parcel, Queue};
 
-/// The parcel in such a row; none where SQLite gives back no such row.
+/// The message in such a row; `None` if SQLite returns no row.
 ///
 /// # Panics
-/// Where SQLite cannot keep a table in memory.
+/// If SQLite cannot keep a table in memory.
 #[must_use]
 pub fn row(input: &[u8]) -> Option<Parcel> {
     let (numbers, rest) = input.split_first_chunk::<16>()?;
@@ -32,7 +32,7 @@ pub fn row(input: &[u8]) -> Option<Parcel> {
         params![
             code(Queue::OutboundDead),
             number(0),
-            // Also far beyond the years that a time of day can have.
+            // Includes values far beyond the valid years of a time of day.
             number(4).saturating_mul(number(8)),
             String::from_utf8_lossy(id),
             String::from_utf8_lossy(dead),

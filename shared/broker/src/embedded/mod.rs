@@ -1,11 +1,10 @@
 //! The embedded engine: durable queues in one SQLite file, for one process.
 //!
 //! Invariant: a reply follows its commit, and a commit follows its sync (`synchronous=FULL`). One
-//! thread, the writer, owns the file and all that is known about it; everybody else sends it
-//! commands. It takes what lies waiting for it, publishes and settlements of many callers alike,
-//! into one transaction, so that they share one sync.
+//! thread, the writer, owns the file and all state; others send it commands. The writer commits all
+//! waiting publishes and settlements in one transaction, so that they share one sync.
 //!
-//! Where a parcel is:
+//! The states of a message:
 //!
 //! ```text
 //!  publish ─▶ ready on disk ──▶ leased to a consumer ──Ack──▶ gone
@@ -14,11 +13,11 @@
 //!               └─ due ──── delayed on disk ◀────────── Defer
 //! ```
 //!
-//! All of it is one table. A parcel is ready when its due time has come, and a queue hands out by
-//! the key (due time, sequence number), so a retry queues up behind what was ready before it. Each
-//! queue keeps the key up to which it has read; nothing before that is read again, because
-//! whatever becomes ready later has a later key (see [`timeline`]). A lease is only in memory,
-//! which is why what was leased when the process died is ready at the next start.
+//! One table holds every message. A message is ready when its due time has come. A queue delivers
+//! in order of the key (due time, sequence number), so a retry follows what was ready before it.
+//! Each queue keeps the key up to which it has read and reads only after it: a message that becomes
+//! ready later has a later key (see [`timeline`]). Leases are only in memory, so what was leased
+//! when the process died is ready at the next start.
 
 mod command;
 mod consumer;
@@ -61,21 +60,21 @@ use crate::{
     Broker, Closed, Config, Consumer, OpenError, Parcel, PublishError, Queue, Route, Status,
 };
 
-/// How many publishes may wait for the writer at once; further ones wait for one of these, within
-/// their time limit. Settlements need no such bound: the windows bound them.
+/// Maximum number of publishes that wait for the writer. Further ones wait for a permit within
+/// their time limit. Settlements are bounded by the windows.
 const MAX_WAITING_PUBLISHES: usize = 4096;
 
-/// The largest body; SQLite itself ends at about a gigabyte.
+/// Maximum size of a body; SQLite's own limit is about a gigabyte.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
-/// A consumer gets nothing further while the bodies that it holds reach this: a window is counted
-/// in parcels, and a backlog of long ones would take many times the memory that it was meant to.
+/// A consumer receives nothing more while the bodies it holds reach this size. The window counts
+/// messages, so a backlog of long ones would use far more memory than intended.
 const MAX_WINDOW_BYTES: usize = 64 * 1024 * 1024;
 
 /// The embedded engine.
 pub(crate) struct Embedded {
     commands: mpsc::Sender<Command>,
-    /// Where publishes wait their turn; a permit goes with the publish to the writer.
+    /// Bounds the waiting publishes; the permit goes with the publish to the writer.
     room: Arc<Semaphore>,
     publish_timeout: Duration,
     status: Arc<ArcSwap<Status>>,
@@ -84,10 +83,11 @@ pub(crate) struct Embedded {
 }
 
 impl Embedded {
-    /// Opens the file, or makes it and its folder. `path` is what follows `sqlite:` in the URL.
+    /// Opens the file, or creates it and its directory. `path` is what follows `sqlite:` in the
+    /// URL.
     ///
     /// # Errors
-    /// See [`OpenError`]; [`OpenError::InUse`] where another process has it open.
+    /// See [`OpenError`]; [`OpenError::InUse`] if another process has the file open.
     pub(crate) async fn open(
         path: &str,
         config: &Config,
@@ -144,7 +144,7 @@ impl Embedded {
     }
 
     async fn take(&self, queue: Queue, parcel: Parcel) -> Result<(), PublishError> {
-        // One limit over both waits: for the room and for the commit.
+        // One limit over both waits: for the permit and for the commit.
         let limit = Instant::now() + self.publish_timeout;
         let room = timeout_at(limit, Arc::clone(&self.room).acquire_owned()).await;
         let Ok(room) = room else {
@@ -180,7 +180,8 @@ impl Broker for Embedded {
                 parcel.body.len()
             )));
         }
-        // As it will be when it is read back, whichever way it takes.
+        // Truncated to the stored precision, so that a message is equal whether it comes from
+        // memory or disk.
         parcel.accepted_at = timeline::time_of_day(millis::of(parcel.accepted_at));
         self.take(route.queue(), parcel).await
     }
@@ -224,7 +225,7 @@ impl Broker for Embedded {
     }
 }
 
-/// A broker that nobody holds any longer is closed, or its thread would wait for ever.
+/// Dropping the last handle closes the broker; otherwise its thread would wait forever.
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.closed.cancel();
@@ -233,7 +234,7 @@ impl Drop for Embedded {
     }
 }
 
-/// However the writer ends, a panic included: says so, and ends the consumers.
+/// Dropped when the writer ends, also by a panic: logs it, and ends the consumers.
 struct Ended {
     status: Arc<ArcSwap<Status>>,
     closed: CancellationToken,
@@ -252,14 +253,14 @@ fn away() -> PublishError {
     PublishError::Away(CLOSED.to_owned())
 }
 
-/// The file that a URL names: `sqlite:data/broker.db`, `sqlite:///var/lib/broker.db`.
+/// The file of a URL: `sqlite:data/broker.db`, `sqlite:///var/lib/broker.db`.
 fn file(path: &str) -> Result<PathBuf, OpenError> {
     let path = path.strip_prefix("//").unwrap_or(path);
     match path {
         "" => Err(OpenError::Url(
             "names no file, as sqlite:data/broker.db does",
         )),
-        // SQLite would open no file for it, and everything would be lost with the process.
+        // An in-memory database would lose every message with the process.
         ":memory:" => Err(OpenError::Url("must name a file: memory keeps nothing")),
         path => Ok(Path::new(path).to_owned()),
     }

@@ -1,9 +1,8 @@
-//! What the writer knows of one queue, in memory: how far it has read, what came back, who
-//! receives.
+//! The writer's state of one queue in memory: how far it has read, what was returned, who consumes.
 //!
-//! Invariant: every row of a lane up to its `cursor` is leased, or in `returned`, or gone. `unread`
-//! counts the ready rows after it. No subscriber has more than its window out, nor more bytes than
-//! [`MAX_WINDOW_BYTES`] and one body.
+//! Invariant: every row of a lane up to its `cursor` is leased, in `returned`, or gone. `unread`
+//! counts the ready rows after it. A subscriber holds at most its window, and at most
+//! [`MAX_WINDOW_BYTES`] plus one body.
 
 use std::{collections::VecDeque, sync::mpsc};
 
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::{Parcel, Queue};
 
-/// The most rows that one read takes into memory.
+/// Maximum number of rows that one read loads.
 const READ_AT_ONCE: usize = 256;
 
 /// One consumer, as the writer sees it.
@@ -59,21 +58,21 @@ impl Subscriber {
     }
 }
 
-/// Rows that are handed out in their order. A queue has one lane, or two: what was put off comes
-/// back in one of its own.
+/// Rows that are delivered in order. A queue has one lane, or two: the second holds retries and
+/// snoozes.
 struct Lane {
-    /// Its number in the file.
+    /// The lane's number in the file.
     code: i64,
     cursor: Key,
-    /// The time up to which rows that came due were counted.
+    /// Rows due by this time are counted.
     mark: i64,
-    /// No row comes due between `mark` and this.
+    /// No row becomes due between `mark` and this time.
     next_due: Option<i64>,
     unread: u64,
 }
 
 impl Lane {
-    /// Counts what has come due.
+    /// Counts the rows that have become due.
     fn advance(&mut self, now: i64, table: &Table) -> rusqlite::Result<()> {
         if self.next_due.is_some_and(|due| due <= now) {
             let came_due = table.count(self.code, self.mark, now)?;
@@ -104,23 +103,23 @@ impl Lane {
 
 pub(super) struct QueueState {
     queue: Queue,
-    /// The lane of new parcels.
+    /// The lane of new messages.
     fresh: Lane,
-    /// The lane of those that were put off, where it is another.
+    /// The lane of retries and snoozes, if it is separate.
     retries: Option<Lane>,
-    /// Whose turn it is to be read.
+    /// Whether the next read starts with `retries`.
     retries_first: bool,
-    /// Sequence numbers of what was leased and given back; they are read anew.
+    /// Sequence numbers of leased rows that were given back; they are read again.
     returned: VecDeque<i64>,
-    /// All rows: ready, delayed and leased.
+    /// Number of rows: ready, delayed and leased.
     total: u64,
-    /// Of their bodies.
+    /// Bytes of their bodies.
     bytes: u64,
     subscribers: Vec<Subscriber>,
 }
 
 impl QueueState {
-    /// A queue whose first lane holds this, and its other lane that.
+    /// A queue with one lane, or with a second one for retries and snoozes.
     pub(super) fn new(
         queue: Queue,
         first: (i64, Held),
@@ -161,13 +160,13 @@ impl QueueState {
         unread + self.returned.len() as u64
     }
 
-    /// When the next delayed row comes due, where somebody waits for it.
+    /// When the next delayed row becomes due, if a consumer waits for it.
     pub(super) fn wake_at(&self) -> Option<i64> {
         let next = self.lanes().filter_map(|lane| lane.next_due).min();
         next.filter(|_| self.room() > 0)
     }
 
-    /// Counts what has come due.
+    /// Counts the rows that have become due.
     pub(super) fn advance(&mut self, now: i64, table: &Table) -> rusqlite::Result<()> {
         self.fresh.advance(now, table)?;
         self.retries
@@ -208,14 +207,14 @@ impl QueueState {
         self.make_room(leased);
     }
 
-    /// A row came from another queue, and comes due at `due`.
+    /// A row came from another queue, and becomes due at `due`.
     pub(super) fn receive(&mut self, due: i64, bytes: usize) {
         self.total += 1;
         self.bytes += bytes as u64;
         self.fresh.expect_at(due);
     }
 
-    /// A new row was committed. It goes straight to a consumer where nothing waits before it.
+    /// A new row was committed. It goes straight to a consumer if no row waits before it.
     pub(super) fn publish(&mut self, key: Key, parcel: Parcel) {
         self.total += 1;
         self.bytes += parcel.body.len() as u64;
@@ -227,7 +226,7 @@ impl QueueState {
         }
     }
 
-    /// Hands out what is ready to those that have room.
+    /// Delivers ready rows to consumers with capacity.
     pub(super) fn hand_out(&mut self, table: &Table) -> rusqlite::Result<()> {
         while self.room() > 0 {
             if let Some(seq) = self.returned.front().copied() {
@@ -245,8 +244,8 @@ impl QueueState {
         Ok(())
     }
 
-    /// Reads the lane whose turn it is. Where something lies ready in both they share the room,
-    /// so that neither waits behind the other.
+    /// Reads the lane whose turn it is. If both lanes have ready rows they share the capacity, so
+    /// that neither waits behind the other.
     fn read(&mut self, table: &Table) -> rusqlite::Result<()> {
         let room = self.room();
         let bytes: usize = self.subscribers.iter().map(Subscriber::bytes_room).sum();
@@ -273,7 +272,7 @@ impl QueueState {
         self.subscribers.iter().map(Subscriber::room).sum()
     }
 
-    /// Gives a row to the subscriber that has the fewest. There must be room.
+    /// Leases a row to the subscriber with the fewest rows. One must have capacity.
     fn lease(&mut self, seq: i64, parcel: Parcel) {
         let with_room = self
             .subscribers
@@ -293,7 +292,7 @@ impl QueueState {
             consumer: subscriber.id,
         };
         let item = Item::new(parcel, leased, subscriber.commands.clone());
-        // A consumer that was dropped this moment: the item drops too, and so gives itself back.
+        // The consumer may have just been dropped: then the item drops too and returns its row.
         let _ = subscriber.items.try_send(item);
     }
 

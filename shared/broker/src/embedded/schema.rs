@@ -1,7 +1,7 @@
-//! Opens the file: its folder, its lock, its schema.
+//! Opens the file: its directory, its lock, its schema.
 //!
-//! Invariant: once it is open no other process reads or writes it (`locking_mode=EXCLUSIVE`), so
-//! what the writer knows of the file stays true.
+//! Invariant: an open file is inaccessible to other processes (`locking_mode=EXCLUSIVE`), so the
+//! writer's state in memory stays correct.
 
 use std::{fs, io, path::Path, time::Duration};
 
@@ -11,22 +11,22 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, params};
 use super::table::{code, retry_lane};
 use crate::{OpenError, Queue};
 
-/// The newest schema that is known here, in SQLite's `user_version`.
+/// The newest schema version that this build supports, in SQLite's `user_version`.
 const VERSION: i64 = 3;
 
-/// "RTbq", in SQLite's `application_id`: tells a broker's file from any other.
+/// "RTbq", in SQLite's `application_id`: identifies a broker's file.
 const APPLICATION: i64 = 0x5254_6271;
 
-/// How long to wait for a process that is just ending to let go of the file.
+/// How long to wait for a process that is ending to release its lock.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// Pages of the write-ahead log (4 KiB each) after which it is carried over into the file.
+/// Pages of the write-ahead log (4 KiB each) that start a checkpoint.
 const CHECKPOINT_PAGES: i64 = 4096;
 
-/// What is kept of a write-ahead log that has grown longer, in bytes.
+/// Bytes to which a longer write-ahead log is truncated.
 const LOG_BYTES: i64 = 64 * 1024 * 1024;
 
-/// Memory for the file's pages, in KiB.
+/// Memory of the page cache, in KiB.
 const CACHE_KIB: i64 = 8192;
 
 const STATEMENTS: usize = 32;
@@ -51,8 +51,8 @@ pub(super) const CREATE: &str = "
     CREATE TABLE probe (id INTEGER PRIMARY KEY, room BLOB NOT NULL) STRICT;
 ";
 
-/// What each version lacks that the next one has, from version 1 on. The number 0 is the lane of new
-/// outbound messages, 6 that of those that were put off.
+/// The steps from each version to the next, from version 1 on. Lane 0 holds new outbound messages,
+/// lane 6 their retries and snoozes.
 const MIGRATIONS: [&str; 2] = [
     "ALTER TABLE parcel ADD COLUMN round INTEGER NOT NULL DEFAULT 0;",
     "CREATE TABLE held (queue INTEGER PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;
@@ -60,13 +60,13 @@ const MIGRATIONS: [&str; 2] = [
          FROM parcel GROUP BY of;",
 ];
 
-/// Opens the file at the engine's time `now`, or makes it.
+/// Opens the file at the engine's time `now`, or creates it.
 pub(super) fn open(path: &Path, now: i64) -> Result<Connection, OpenError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::File {
         path: path.to_owned(),
         source,
     };
-    // SQLite gives its other files the rights of this one.
+    // SQLite creates its other files with this file's permissions.
     create_missing(path).map_err(|error| failed(error.into()))?;
     let mut connection = connect(path).map_err(|error| match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
@@ -89,13 +89,13 @@ pub(super) fn open(path: &Path, now: i64) -> Result<Connection, OpenError> {
         Found::Empty => create(&mut connection).map_err(|error| failed(error.into()))?,
     }
     wait_no_longer_than_asked(&connection, now).map_err(|error| failed(error.into()))?;
-    // The file's name must be as safe as what is in it.
+    // The file's directory entry must be as durable as its content.
     sync_folder(path).map_err(|error| failed(error.into()))?;
     Ok(connection)
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    // No SQLITE_OPEN_URI: the path is a path, whatever characters are in it.
+    // Without SQLITE_OPEN_URI the path is taken literally, whatever characters it has.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -103,15 +103,15 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.busy_timeout(LOCK_WAIT)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    // Before anything touches the file: the write-ahead log's index is then kept in memory and
-    // not in a file that is mapped, where a full disk would kill the process.
+    // Set before the first access, so that the write-ahead log's index is kept in memory. As a
+    // mapped file, a full disk would kill the process.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-    // Takes the lock, which is then held to the end.
+    // Takes the lock, which is held until the file is closed.
     connection.execute_batch("BEGIN EXCLUSIVE; COMMIT")?;
     Ok(connection)
 }
@@ -141,7 +141,7 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Brings a file of an older version to this one, or leaves it as it was.
+/// Migrates a file of an older version, or leaves it unchanged.
 fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
     if found == VERSION {
         return Ok(());
@@ -155,8 +155,8 @@ fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Where the time of day is earlier than it was for the last process, parcels would wait for what
-/// that one took for the time. None waits longer than its own delay from now.
+/// After the time of day was set back, due times of the last process would lie too far in the
+/// future. No message waits longer than its own delay from now.
 fn wait_no_longer_than_asked(connection: &Connection, now: i64) -> rusqlite::Result<()> {
     let mut statement = connection.prepare(
         "UPDATE parcel SET due = ?2 + delay

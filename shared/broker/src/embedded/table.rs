@@ -1,4 +1,4 @@
-//! The one table, in SQL. Nothing here decides anything.
+//! The table, in SQL, without any decisions.
 
 use bytes::Bytes;
 use roundtrip_model::{DeadReason, decision::DeadKind, millis};
@@ -7,10 +7,10 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, TransactionBehavior, 
 use super::timeline;
 use crate::{Parcel, Queue};
 
-/// What proves that there is room again after a full disk, in bytes.
+/// Bytes that a probe writes to prove that a full disk has space again.
 const PROBE_BYTES: i64 = 1024 * 1024;
 
-/// Where a row stands in its queue.
+/// A row's position in its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) due: i64,
@@ -53,7 +53,7 @@ pub(super) enum Change<'a> {
     },
 }
 
-/// How changes change the bytes that queues hold, as [`Queue::ALL`].
+/// How changes affect the bytes that each queue holds, indexed as [`Queue::ALL`].
 #[derive(Default)]
 struct HeldBytes([i64; Queue::ALL.len()]);
 
@@ -77,15 +77,15 @@ impl HeldBytes {
     }
 }
 
-/// How much a read takes into memory.
+/// How much a read loads into memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Share {
     pub(super) rows: usize,
-    /// It ends with the row that reaches this.
+    /// The read ends with the row that reaches this size.
     pub(super) bytes: usize,
 }
 
-/// What was read, and whether there may be more.
+/// The rows of a read, and whether there may be more.
 pub(super) struct Page {
     pub(super) rows: Vec<(Key, Parcel)>,
     pub(super) is_full: bool,
@@ -108,12 +108,12 @@ impl Table {
         Self { connection }
     }
 
-    /// Carries out all the changes, and syncs them, or none.
+    /// Commits and syncs all the changes, or none.
     pub(super) fn commit<'a>(
         &mut self,
         changes: impl IntoIterator<Item = Change<'a>>,
     ) -> rusqlite::Result<()> {
-        // Dropped before its commit, as by `?`, it rolls back.
+        // If it is dropped before its commit, as by `?`, it rolls back.
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -145,8 +145,8 @@ impl Table {
             is_full: false,
             bytes: 0,
         };
-        // In two steps, for SQLite does not take its index for `(due, seq) > (?, ?)` whole: it
-        // would walk over everything that came due in the same millisecond.
+        // Two steps, because SQLite does not use its whole index for `(due, seq) > (?, ?)`: it
+        // would scan every row of the same millisecond.
         let limit = signed(share.rows);
         let same_due = params![lane, after.due, after.seq, limit];
         self.add(&mut read, share, READ_SAME_DUE, same_due)?;
@@ -166,7 +166,7 @@ impl Table {
         params: impl Params,
     ) -> rusqlite::Result<()> {
         let mut statement = self.connection.prepare_cached(sql)?;
-        // One at a time: a row that is not stepped to is not read.
+        // The statement is stepped a row at a time, so later rows are not read.
         for row in statement.query_map(params, parcel)? {
             let (key, parcel) = row?;
             read.bytes += parcel.body.len();
@@ -186,7 +186,7 @@ impl Table {
             .optional()
     }
 
-    /// How many rows became ready after `after` and by `until`. Reads the index alone.
+    /// How many rows after `after` were ready by `until`. Reads only the index.
     pub(super) fn count(&self, lane: i64, after: i64, until: i64) -> rusqlite::Result<u64> {
         let count: i64 = self
             .connection
@@ -197,7 +197,7 @@ impl Table {
         Ok(count.unsigned_abs())
     }
 
-    /// When the first row of those that are not ready at `now` will be.
+    /// When the first row that is not ready at `now` becomes due.
     pub(super) fn next_due(&self, lane: i64, now: i64) -> rusqlite::Result<Option<i64>> {
         self.connection
             .prepare_cached("SELECT min(due) FROM parcel WHERE queue = ?1 AND due > ?2")?
@@ -214,8 +214,8 @@ impl Table {
         })
     }
 
-    /// The bytes of all bodies in a queue. They are counted in the file, for to add them up would
-    /// read every row.
+    /// The bytes of all bodies in a queue. The file stores this count, because a sum would read
+    /// every row.
     pub(super) fn bytes(&self, queue: Queue) -> rusqlite::Result<u64> {
         let bytes: Option<i64> = self
             .connection
@@ -232,7 +232,8 @@ impl Table {
             })
     }
 
-    /// Writes, syncs and removes what a few parcels would need: succeeds where there is room.
+    /// Writes, syncs and removes about as much as a few messages need. It succeeds if there is
+    /// space.
     pub(super) fn probe(&mut self) -> rusqlite::Result<()> {
         // Two transactions: within one, SQLite would never write the pages.
         self.connection.execute(
@@ -341,7 +342,7 @@ fn parcel(row: &Row<'_>) -> rusqlite::Result<(Key, Parcel)> {
 }
 
 fn reason_text(reason: &DeadReason) -> String {
-    // A struct of an enum and a text has no way to fail.
+    // A struct of an enum and a text always serializes.
     serde_json::to_string(reason).unwrap_or_default()
 }
 
@@ -349,11 +350,11 @@ fn reason(text: &str) -> DeadReason {
     serde_json::from_str(text).unwrap_or_else(|_| DeadReason::new(DeadKind::Undecodable, text))
 }
 
-/// Where outbound messages come back to that were put off, in the file: beside those that were
-/// not, so that neither waits behind the other.
+/// The lane of outbound retries and snoozes in the file. It is separate from new messages, so that
+/// neither waits behind the other.
 const OUTBOUND_RETRY: i64 = 6;
 
-/// The lane in which a parcel comes back that was put off.
+/// The lane to which a retried or snoozed message returns.
 pub(super) const fn retry_lane(queue: Queue) -> i64 {
     match queue {
         Queue::Outbound => OUTBOUND_RETRY,

@@ -1,4 +1,4 @@
-//! What the contract cannot see: the file, the disk, the time of day, and long histories.
+//! What the contract suite cannot see: the file, the disk, the time of day, and long histories.
 
 mod file;
 mod history;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::Embedded;
 use crate::{Broker, Config, Consumer, Delivery, OpenError, Parcel, PublishError, Queue, Route};
 
-/// Within this, whatever is bound to happen has happened.
+/// Everything that is bound to happen has happened within this time.
 const LIMIT: Duration = Duration::from_mins(1);
 
 const NOON: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);

@@ -1,8 +1,8 @@
-//! The one thread that owns the file: takes commands, commits them in groups, hands out.
+//! The thread that owns the file: receives commands, commits them in groups, delivers.
 //!
-//! Invariant: what is known in memory changes after the commit, never before; a commit that fails
-//! changes nothing. While the disk takes nothing, publishes are refused, and settlements wait:
-//! giving their parcels back would deliver each of them again and again.
+//! Invariant: state in memory changes only after the commit; a failed commit changes nothing. While
+//! the disk rejects writes, publishes are refused and settlements wait. Returning their messages
+//! instead would deliver each of them again and again.
 
 use std::{
     path::PathBuf,
@@ -26,22 +26,22 @@ use super::{
 };
 use crate::{Config, OpenError, PublishError, Queue, Settlement, Status};
 
-/// How often a disk that takes nothing is tried again.
+/// How often a disk that rejects writes is tried again.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 
-/// A publish with its place in the queue.
+/// A publish with its position in the queue.
 struct Placed {
     publish: Publish,
     key: Key,
 }
 
-/// The disk takes nothing.
+/// The disk rejects writes.
 struct Blocked {
     why: String,
     probe_at: Instant,
 }
 
-/// The most that a queue takes.
+/// A queue's bounds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     parcels: u64,
@@ -60,7 +60,7 @@ impl Bounds {
 pub(super) struct Writer {
     table: Table,
     timeline: Timeline,
-    /// As [`Queue::ALL`].
+    /// Indexed as [`Queue::ALL`].
     queues: Vec<QueueState>,
     last_seq: i64,
     bounds: Bounds,
@@ -114,8 +114,8 @@ impl Writer {
         })
     }
 
-    /// Works until it is told to close. By the return the file is closed; answers with whom to
-    /// tell.
+    /// Runs until a close command. When it returns the file is closed; it returns the sender that
+    /// the close waits on.
     pub(super) fn run(mut self, commands: &Receiver<Command>) -> Option<oneshot::Sender<()>> {
         loop {
             let batch = self.collect(commands)?;
@@ -142,7 +142,7 @@ impl Writer {
         }
     }
 
-    /// Waits for a command or for a time that matters, and takes what else lies there.
+    /// Waits for a command or the next timer, then takes all waiting commands.
     fn collect(&mut self, commands: &Receiver<Command>) -> Option<Batch> {
         let mut batch = Batch::default();
         let first = match self.patience() {
@@ -163,7 +163,7 @@ impl Writer {
         Some(batch)
     }
 
-    /// How long nothing happens by itself.
+    /// Time until the next timer.
     fn patience(&self) -> Option<Duration> {
         if let Some(blocked) = &self.blocked {
             return Some(blocked.probe_at.saturating_duration_since(Instant::now()));
@@ -214,8 +214,8 @@ impl Writer {
         }
     }
 
-    /// Gives each publish its place. Refuses what a full queue has no place for, and forgets what
-    /// its caller has given up.
+    /// Gives each publish its position. Refuses a publish to a full queue, and drops one whose
+    /// caller has given up.
     fn place(&mut self, publishes: Vec<Publish>, now: i64) -> Vec<Placed> {
         let totals = self
             .queues
@@ -296,7 +296,7 @@ impl Writer {
                     self.queue(dead).receive(due, bytes);
                 }
             }
-            // The worker may have gone meanwhile.
+            // The receiver may have been dropped; that is fine.
             let _ = reply.send(());
         }
     }
@@ -310,8 +310,8 @@ impl Writer {
         }
     }
 
-    /// Tries a disk that took nothing: first what waits, which may need no room, then whether
-    /// there is room.
+    /// Tries a disk that rejected writes: first the waiting settlements, which may need no space,
+    /// then the probe.
     fn probe(&mut self, now: i64) {
         let not_yet = self
             .blocked

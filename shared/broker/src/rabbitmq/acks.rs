@@ -1,37 +1,37 @@
-//! Which acknowledgements to send: many in one frame where that is possible.
+//! Which acknowledgements to send: many in one frame if possible.
 //!
-//! Invariant: an acknowledgement "up to and including" names a tag that the broker still waits
-//! for and that was acked, and covers no tag that is neither acked nor given back. A hung
-//! delivery thus holds back nobody: what was settled after it is acked one by one.
+//! Invariant: a multiple acknowledgement names an outstanding tag that was acked. It covers only
+//! tags that are acked or requeued. A hung delivery therefore blocks no other: later deliveries are
+//! acked one by one.
 
 use std::collections::BTreeSet;
 
-/// A delivery's number on its channel: 1, 2, 3, …
+/// A delivery tag of a channel: 1, 2, 3, …
 pub(super) type Tag = u64;
 
-/// What the broker was told about one channel's deliveries.
+/// The tags of one channel that were already settled with the broker.
 #[derive(Debug, Default)]
 pub(super) struct Acks {
-    /// The broker was told of every tag up to here.
+    /// Every tag up to this one is settled.
     frontier: Tag,
-    /// The tags beyond the frontier that it was told of.
+    /// The settled tags beyond the frontier.
     beyond: BTreeSet<Tag>,
 }
 
-/// What to tell the broker, in this order: an acknowledgement of many that overtook a tag that is
-/// to be given back would take that for acked too.
+/// The frames to send, in this order. A multiple acknowledgement that overtook a requeue would ack
+/// the requeued tag too.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Batch {
-    /// To give back, one by one.
+    /// Tags to requeue, one by one.
     pub(super) requeue: Vec<Tag>,
-    /// To ack together with everything before it.
+    /// Tag to ack together with everything before it.
     pub(super) up_to: Option<Tag>,
-    /// To ack one by one.
+    /// Tags to ack one by one.
     pub(super) single: Vec<Tag>,
 }
 
 impl Acks {
-    /// The frames for deliveries that were settled since the last call; each tag comes once.
+    /// The frames for deliveries settled since the last call. Each tag comes once.
     pub(super) fn batch(&mut self, mut acked: Vec<Tag>, requeue: Vec<Tag>) -> Batch {
         self.beyond.extend(requeue.iter().copied());
         acked.sort_unstable();
@@ -85,7 +85,7 @@ mod tests {
         Never,
     }
 
-    /// A delivery's fate and the flush in which it is settled.
+    /// Each delivery's settlement, and the flush in which it is sent.
     fn fates() -> impl Strategy<Value = Vec<(Fate, usize)>> {
         let fate =
             prop_oneof![4 => Just(Fate::Ack), 1 => Just(Fate::Requeue), 1 => Just(Fate::Never)];
@@ -93,7 +93,7 @@ mod tests {
     }
 
     proptest! {
-        /// The broker's own rules: it knows the outstanding tags, and closes the channel over an
+        /// The broker's rules: it keeps the outstanding tags, and closes the channel on an
         /// acknowledgement of any other.
         #[test]
         fn the_broker_understands_every_batch(fates in fates()) {

@@ -1,8 +1,8 @@
-//! A channel, and what an error on it means.
+//! An AMQP channel, and what an error on it means.
 //!
-//! Invariant: a channel that is dropped is closed, whatever is under way on it. So the broker undoes
-//! a call that was given up and that it carries out later: the consumer of a late `basic.consume`
-//! goes with its channel.
+//! Invariant: dropping a channel closes it, whatever call is under way. The broker may still carry
+//! out an abandoned call; closing the channel undoes it. The consumer of a late `basic.consume`
+//! ends with its channel.
 
 use std::{ops::Deref, time::Duration};
 
@@ -11,17 +11,17 @@ use lapin::Channel;
 
 use super::link::{LinkError, limited};
 
-/// The limit on the answer to a close. The broker answers after everything that was asked before,
-/// and itself gives up a call on a queue without a leader within this.
+/// The limit on the answer to a close. The broker answers after all earlier calls. It gives up a
+/// call on a queue without a leader within this time.
 const CLOSE_LIMIT: Duration = Duration::from_mins(1);
 
-/// AMQP's reply code for a close in good order.
+/// AMQP's reply code for a normal close.
 pub(super) const REPLY_SUCCESS: u16 = 200;
 
 /// An open channel.
 ///
-/// lapin alone would not close it: it sends `channel.close` when the last handle is dropped, and a
-/// `basic.consume` without its answer, or a consumer, is such a handle.
+/// lapin alone would leave it open: it sends `channel.close` when the last handle is dropped, and a
+/// consumer or an unanswered `basic.consume` also holds a handle.
 pub(super) struct OpenChannel(Channel);
 
 impl OpenChannel {
@@ -29,11 +29,11 @@ impl OpenChannel {
         Self(channel)
     }
 
-    /// Closes it, and waits for the answer.
+    /// Closes the channel and waits for the answer.
     ///
     /// # Errors
-    /// [`LinkError::Lapin`] where it is closed already, [`LinkError::TooSlow`] without an answer in
-    /// time; the close itself is sent all the same.
+    /// [`LinkError::Lapin`] if it is closed already, [`LinkError::TooSlow`] without an answer in
+    /// time. The close is sent in either case.
     pub(super) async fn close(&self) -> Result<(), LinkError> {
         let closing = self.0.close(REPLY_SUCCESS, "OK".into());
         limited("channel.close", CLOSE_LIMIT, closing).await
@@ -50,8 +50,8 @@ impl Deref for OpenChannel {
 
 impl Drop for OpenChannel {
     fn drop(&mut self) {
-        // The first poll sends the close; nothing waits for the answer. An error means that the
-        // channel is closed already.
+        // The first poll sends the close; the answer is ignored. An error means that the channel is
+        // closed already.
         let _ = self.0.close(REPLY_SUCCESS, "OK".into()).now_or_never();
     }
 }

@@ -1,8 +1,8 @@
-//! Whether RabbitMQ confirms what the API publishes.
+//! Whether RabbitMQ confirms the API's publishes.
 //!
-//! Invariant: a queue is stuck while a publish to it waits and no other one was answered for longer
-//! than a caller waits. Every such caller was answered that nothing is known, so the process is not
-//! ready, although its connection is up.
+//! Invariant: a queue is stuck if a publish waits and no publish to it was answered for longer than
+//! a caller waits. Callers then get an error with an unknown outcome, so the process is not ready
+//! even though its connection is up.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,18 +19,18 @@ pub(super) struct Confirms {
     limit: Duration,
     outbound: Arc<Waiting>,
     callbacks: Arc<Waiting>,
-    /// Those that no caller of the API waits for say nothing of whether the process is ready.
+    /// Publishes without a caller of the API; readiness ignores them.
     others: Arc<Waiting>,
 }
 
-/// Those to one queue, all of its shards.
+/// The publishes to one queue, over all of its shards.
 #[derive(Debug, Default)]
 struct Waiting(Mutex<Progress>);
 
 #[derive(Debug, Default)]
 struct Progress {
     waiting: usize,
-    /// When the last one was answered, or the first of those that wait was sent.
+    /// When a publish was last answered, or the first waiting one was sent.
     since: Option<Instant>,
 }
 
@@ -45,7 +45,7 @@ impl Waiting {
     }
 }
 
-/// A publish that waits; dropped with its confirm, or with its channel.
+/// A waiting publish. It is dropped with its confirm or its channel.
 #[derive(Debug)]
 pub(super) struct Unconfirmed(Arc<Waiting>);
 
@@ -68,7 +68,7 @@ impl Confirms {
         }
     }
 
-    /// Notes a publish; `new` where a caller of the API waits for it.
+    /// Records a publish; `new` if a caller of the API waits for it.
     pub(super) fn sent(&self, queue: Queue, new: bool) -> Unconfirmed {
         let waiting = match queue {
             Queue::Outbound if new => &self.outbound,
@@ -81,7 +81,7 @@ impl Confirms {
         Unconfirmed(Arc::clone(waiting))
     }
 
-    /// The queue of the API's that is stuck, and for how long it is.
+    /// The API's queue that is stuck, and for how long.
     pub(super) fn stuck(&self) -> Option<(Queue, Duration)> {
         [
             (Queue::Outbound, &self.outbound),
@@ -92,14 +92,14 @@ impl Confirms {
         .find(|(_, stuck_for)| *stuck_for > self.limit)
     }
 
-    /// For how long any queue is stuck.
+    /// The longest time that any queue is stuck.
     pub(super) fn longest(&self) -> Duration {
         let all = [&self.outbound, &self.callbacks, &self.others];
         let longest = all.into_iter().map(|waiting| waiting.stuck_for()).max();
         longest.unwrap_or_default()
     }
 
-    /// Counts from now: the broker had said that it reads nothing.
+    /// Restarts the count after the broker had blocked the connection.
     pub(super) fn restart(&self) {
         for waiting in [&self.outbound, &self.callbacks, &self.others] {
             if let Some(since) = &mut waiting.lock().since {

@@ -1,7 +1,7 @@
-//! A consumer: for each of the broker's queues a lane, and when that ends the next one.
+//! A consumer: one lane for each RabbitMQ queue, which is replaced when it ends.
 //!
-//! Invariant: no more parcels are handed out and unsettled than the window has places, those of
-//! lost connections included, for a worker may still be at them.
+//! Invariant: unsettled deliveries never exceed the window. Those of lost connections count too,
+//! because a worker may still handle them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,10 +25,10 @@ use super::{
 };
 use crate::{Consumer, Delivery, Parcel, Queue};
 
-/// The connection to receive by, while there is one.
+/// The receiving connection, while there is one.
 pub(super) type Links = watch::Receiver<Option<Arc<Link>>>;
 
-/// Keeps the connection to receive by, until `closed`.
+/// Keeps the receiving connection up until `closed`.
 pub(super) async fn keep_connected(
     endpoint: Endpoint,
     links: watch::Sender<Option<Arc<Link>>>,
@@ -72,7 +72,7 @@ async fn pause(waits: &mut ExponentialBackoff) {
     sleep(waits.next_backoff().unwrap_or(Duration::from_secs(1))).await;
 }
 
-/// What the caller holds.
+/// The caller's side of a consumer.
 pub(super) struct Receiver {
     received: mpsc::Receiver<(Parcel, Lease)>,
 }
@@ -82,8 +82,8 @@ impl Consumer for Receiver {
     async fn next(&mut self) -> Option<Delivery> {
         loop {
             let (parcel, lease) = self.received.recv().await?;
-            // What was received by a connection that is gone will come again: working on it now
-            // would only double it.
+            // A lost connection's deliveries come again: handling them now would only duplicate the
+            // attempt.
             if !lease.is_lost() {
                 return Some(Delivery::new(parcel, Box::new(lease)));
             }
@@ -91,8 +91,8 @@ impl Consumer for Receiver {
     }
 }
 
-/// Starts to receive: each of the broker's queues by itself, so that one that is refused does not
-/// hold up the others.
+/// Consumes each RabbitMQ queue in its own task, so that one refused queue does not delay the
+/// others.
 pub(super) fn start(engine: &Arc<Engine>, queue: Queue, window: u16) -> Receiver {
     let window = window.max(1);
     let (out, received) = mpsc::channel(window.into());
@@ -140,7 +140,7 @@ async fn receive(engine: Arc<Engine>, source: Source, out: Out, places: Arc<Sema
                     End::Lost(error) => waits.after(&source, &error, links.borrow().is_some()),
                 }
             }
-            // The publisher declares everything, and logs what is refused.
+            // The publisher declares everything, and logs refusals.
             Some(Err(NotOpened::Declaring(error))) if error.closed_channel() => waits.long(),
             Some(Err(NotOpened::Declaring(error) | NotOpened::Consuming(error))) => {
                 waits.after(&source, &error, links.borrow().is_some())
@@ -154,11 +154,12 @@ async fn receive(engine: Arc<Engine>, source: Source, out: Out, places: Arc<Sema
     }
 }
 
-/// How long a consumer waits before it is opened again, and what was logged of it.
+/// How long to wait before the consumer is opened again, and what was logged about it.
 struct Waits {
     short: ExponentialBackoff,
     long: ExponentialBackoff,
-    /// The reply code that was logged last, 0 for none: the broker's words name the channel's number.
+    /// The reply code that was logged last, 0 for none. The error text cannot be compared, because
+    /// it contains the channel's number.
     logged: Option<u16>,
 }
 
@@ -183,8 +184,8 @@ impl Waits {
         self.long.next_backoff().unwrap_or(most)
     }
 
-    /// Logs the error once for as long as it stays the same, unless the connection is lost: that is
-    /// logged where it is kept.
+    /// Logs an error once until it changes. A lost connection is logged where the connection is
+    /// kept.
     fn after(&mut self, source: &Source, error: &LinkError, connected: bool) -> Duration {
         let code = error.reply_code();
         let logged = Some(code.unwrap_or_default());
@@ -204,7 +205,7 @@ impl Waits {
     }
 }
 
-/// What an operator can do where a consumer's channel was closed.
+/// What an operator can do about a closed consumer channel.
 const fn remedy(code: Option<u16>) -> &'static str {
     match code {
         Some(ACCESS_REFUSED) => "grant the user read on the queue",

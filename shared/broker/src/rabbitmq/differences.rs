@@ -1,11 +1,11 @@
-//! Queues that exist with other arguments than are declared now.
+//! Existing queues whose arguments differ from the ones declared now.
 //!
-//! RabbitMQ compares the arguments of every declare with those of the queue that exists, and closes
-//! the channel where one differs (406). Arguments of a queue never change, so a queue that another
-//! version declared would be refused for ever.
+//! On every declare RabbitMQ compares the arguments with those of the existing queue, and closes
+//! the channel if one differs (406). A queue's arguments never change, so a queue of another
+//! version would be refused forever.
 //!
-//! Invariant: a queue is used only after a declare of it has succeeded, with all arguments equal but
-//! those that may differ. A passive declare would accept a classic queue too.
+//! Invariant: a queue is used only after a successful declare in which all arguments are equal,
+//! except those that may differ. A passive declare would accept a classic queue too.
 
 use std::{
     collections::HashMap,
@@ -17,16 +17,16 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-/// The argument that says on which node a new queue's leader begins.
+/// The argument that determines the node of a new queue's leader.
 pub(super) const LEADER_LOCATOR: &str = "x-queue-leader-locator";
 
-/// What queues that exist have in place of the arguments that are declared now. One declare reports
-/// one difference, so a queue with several is known after as many declares.
+/// The existing arguments of queues that differ. One declare reports one difference, so several
+/// differences take as many declares.
 #[derive(Debug, Default)]
 pub(super) struct Differences(Mutex<HashMap<ShortString, Vec<Difference>>>);
 
 impl Differences {
-    /// These arguments, as the queue is known to have them.
+    /// The declared arguments, with the queue's known differences applied.
     pub(super) fn applied_to(&self, arguments: FieldTable, queue: &ShortString) -> FieldTable {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(differences) = all.get(queue) else {
@@ -42,8 +42,8 @@ impl Differences {
         applied.into()
     }
 
-    /// Keeps in what the queue differs, if the error says so and it may, and says whether to declare
-    /// it again.
+    /// Records the difference if the error reports one that is allowed. Returns whether to declare
+    /// again.
     pub(super) fn note(
         &self,
         queue: &ShortString,
@@ -57,7 +57,7 @@ impl Differences {
         if !may_differ(argument.as_str()) {
             return false;
         }
-        // A queue that exists has its leader, so this one has no effect on it.
+        // An existing queue has its leader, so this argument has no effect on it.
         if argument.as_str() != LEADER_LOCATOR {
             tracing::warn!(
                 queue = queue.as_str(),
@@ -75,7 +75,7 @@ impl Differences {
     }
 }
 
-/// In what a queue differs from its declare.
+/// An argument in which a queue differs from its declare.
 #[derive(Debug, PartialEq)]
 struct Difference {
     argument: ShortString,
@@ -83,8 +83,8 @@ struct Difference {
 }
 
 impl Difference {
-    /// AMQP has one code for every difference; the text alone names the argument. Where it cannot
-    /// be read the queue is refused.
+    /// AMQP has one code for every difference; only the text names the argument. If the text cannot
+    /// be parsed the queue is refused.
     fn of(error: &lapin::Error) -> Option<Self> {
         let lapin::ErrorKind::ProtocolError(error) = error.kind() else {
             return None;

@@ -1,8 +1,7 @@
-//! The hosts of RabbitMQ's URL, and as whom to connect to them.
+//! The hosts of RabbitMQ's URL, and the user for them.
 //!
-//! Invariant: no error and no `Display` shows a part of the URL but hosts, ports and the virtual
-//! host, and only of a URL that was read whole: a password can stand in any place of a URL that is
-//! written wrongly.
+//! Invariant: errors and `Display` show only hosts, ports and the virtual host, and only of a URL
+//! that parsed. In a malformed URL any part can be the password.
 
 use std::{
     fmt,
@@ -26,17 +25,16 @@ use super::{
 };
 use crate::{Config, OpenError};
 
-/// The interval of heartbeats in seconds, where the URL says no other. A server that has gone
-/// silent is given up after twice that.
+/// Default heartbeat interval in seconds. A silent server is given up after twice that.
 const HEARTBEAT: u16 = 5;
 
-/// The most hosts in one URL.
+/// Maximum number of hosts in a URL.
 const MAX_HOSTS: usize = 32;
 
-/// The most addresses of one host's name that are tried.
+/// Maximum number of addresses that are tried per host name.
 const MAX_ADDRESSES: usize = 16;
 
-/// The limit on looking up one host's name.
+/// The limit on resolving one host name.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
 /// The options that a URL may have.
@@ -59,15 +57,16 @@ const UNKNOWN_OPTION: &str = "has an unknown option after the question mark; kno
                               auth_mechanism, channel_max, connection_timeout, frame_max and \
                               heartbeat (a ? in the password is written %3F)";
 
-/// Where RabbitMQ is, and as whom to connect.
+/// Where RabbitMQ is, and the user to connect as.
 #[derive(Clone)]
 pub(super) struct Endpoint {
-    /// All but the hosts.
+    /// The URL without its hosts.
     uri: AMQPUri,
     hosts: Arc<[Host]>,
-    /// The authorities to trust; where there are none, the machine's.
+    /// The certificate authorities to trust; the system's if none are set.
     pub(super) roots: Roots,
-    /// The candidate to begin with. Random at first, so that many processes spread over the nodes.
+    /// The candidate to try first. The start value is random, so that many processes spread over
+    /// the nodes.
     turn: Arc<AtomicUsize>,
 }
 
@@ -87,7 +86,7 @@ pub(super) struct Candidate {
 }
 
 impl Endpoint {
-    /// What is configured.
+    /// The endpoint of a configuration.
     pub(super) fn of(config: &Config) -> Result<Self, OpenError> {
         let mut endpoint = Self::parse(&config.url)?;
         if let Some(path) = &config.ca_file {
@@ -103,10 +102,10 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// Reads a URL. It is split here, for a URL's parser knows one host only.
+    /// Parses a URL. It is split here, because URL parsers accept only one host.
     fn parse(url: &str) -> Result<Self, OpenError> {
         let malformed = || OpenError::Url(MALFORMED);
-        // A file's last line break often comes along.
+        // A URL from a file often ends in a line break.
         let url = url.trim();
         let (scheme, rest) = url.split_once("://").ok_or_else(malformed)?;
         if rest.contains("://") {
@@ -122,11 +121,11 @@ impl Endpoint {
         };
         let (vhost, _) = tail.split_once('?').unwrap_or((tail, ""));
         let vhost = vhost.strip_prefix('/').unwrap_or(vhost);
-        // Unencoded, each of these may be a part of a password or begin another host.
+        // Unencoded, each of these characters may belong to a password or begin another host.
         if user.matches('@').count() > 1 || vhost.contains(['/', '@', ',', '#']) {
             return Err(malformed());
         }
-        // What parsers say may repeat the URL, and so the password in it.
+        // The parser's error may repeat the URL with its password.
         let template = format!("{scheme}://{user}localhost{tail}");
         let parsed = url::Url::parse(&template).map_err(|_| malformed())?;
         let mut uri: AMQPUri = template.parse().map_err(|_| malformed())?;
@@ -140,7 +139,8 @@ impl Endpoint {
             return Err(OpenError::Url(UNKNOWN_OPTION));
         }
         if uri.vhost.is_empty() {
-            // To the letter a trailing slash names the virtual host "", which does not exist.
+            // By the AMQP URI specification a trailing slash means the virtual host "", which does
+            // not exist.
             "/".clone_into(&mut uri.vhost);
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
@@ -153,12 +153,12 @@ impl Endpoint {
         })
     }
 
-    /// The virtual host; the default one where the URL is another engine's.
+    /// The virtual host; the default one if the URL names another engine.
     pub(super) fn vhost_of(config: &Config) -> String {
         Self::parse(&config.url).map_or_else(|_| "/".to_owned(), |endpoint| endpoint.uri.vhost)
     }
 
-    /// The management API of the virtual host, where one is configured.
+    /// The management API of the virtual host, if one is configured.
     pub(super) fn management(&self, config: &Config) -> Result<Option<Management>, OpenError> {
         let credentials = Credentials {
             user: self.uri.authority.userinfo.username.clone(),
@@ -167,17 +167,17 @@ impl Endpoint {
         Management::of(config, &self.uri.vhost, credentials, &self.roots)
     }
 
-    /// Whether the connection is under TLS.
+    /// Whether the connection uses TLS.
     pub(super) fn is_tls(&self) -> bool {
         self.uri.scheme == AMQPScheme::AMQPS
     }
 
-    /// The limit on connecting to one address, where the URL has one.
+    /// The URL's limit on connecting to one address.
     pub(super) fn connection_timeout(&self) -> Option<Duration> {
         self.uri.query.connection_timeout.map(Duration::from_millis)
     }
 
-    /// The URL as if this were its only host.
+    /// The URL with only this host.
     pub(super) fn uri(&self, host: &Host) -> AMQPUri {
         let mut uri = self.uri.clone();
         uri.authority.host.clone_from(&host.name);
@@ -185,7 +185,7 @@ impl Endpoint {
         uri
     }
 
-    /// Every address of every host, in turn, and the hosts whose name cannot be looked up.
+    /// Every address of every host, in turn, and the hosts that did not resolve.
     pub(super) async fn candidates(&self) -> (Vec<Candidate>, Vec<(String, LinkError)>) {
         let (mut candidates, mut failed) = (Vec::new(), Vec::new());
         let looked_up = join_all(self.hosts.iter().map(Host::addresses)).await;
@@ -207,8 +207,8 @@ impl Endpoint {
         (candidates, failed)
     }
 
-    /// Lets the next connection begin after the candidate at this place of the list: when the
-    /// connection to it is lost, another is tried first.
+    /// Makes the next connection start after this candidate: once the connection is lost, another
+    /// address is tried first.
     pub(super) fn connected(&self, place: usize) {
         self.turn.fetch_add(place + 1, Ordering::Relaxed);
     }
@@ -276,7 +276,7 @@ impl Host {
             });
         };
         let found = found.map_err(LinkError::Lookup)?;
-        // Sorted, for a name server answers in another order each time.
+        // Sorted, because name servers vary the order of their answers.
         let mut addresses: Vec<SocketAddr> = found.take(MAX_ADDRESSES).collect();
         addresses.sort_unstable();
         addresses.dedup();
@@ -386,7 +386,7 @@ mod tests {
         let endpoint = Endpoint::parse("amqp://127.0.0.1,127.0.0.2,127.0.0.3").unwrap();
         let (first, failed) = endpoint.candidates().await;
         assert!(first.len() == 3 && failed.is_empty());
-        // The second of the list was connected to, and lost.
+        // The second candidate was connected and lost.
         endpoint.connected(1);
         let (next, _) = endpoint.candidates().await;
         assert_eq!(next[0], first[2]);

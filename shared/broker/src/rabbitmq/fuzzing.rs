@@ -1,7 +1,7 @@
-//! Any bytes as a message that lies in one of our queues, whoever put it there.
+//! Arbitrary bytes as a message in a queue, whose publisher may be any program.
 //!
-//! lapin has read the frames before we see a message, so the bytes choose properties and headers
-//! rather than spell them: header after header until `0`, each a name, a type and a value.
+//! lapin has already parsed the frames. The bytes therefore choose properties and headers: each
+//! header is a name, a type and a value, until `0`.
 
 use lapin::{
     BasicProperties,
@@ -13,7 +13,7 @@ use roundtrip_model::Clock;
 use super::wire;
 use crate::{Parcel, Queue};
 
-/// The names that are looked for; any other is a name of the input's own.
+/// The header names that the decoder reads; the input can also spell its own.
 const NAMES: [&str; 9] = [
     wire::TRIES,
     wire::ROUND,
@@ -26,10 +26,10 @@ const NAMES: [&str; 9] = [
     "traceparent",
 ];
 
-/// How deep tables and arrays nest; a frame of lapin's is bounded by its own size.
+/// How deep tables and arrays nest; lapin's frame size bounds it in practice.
 const MAX_NESTING: u8 = 8;
 
-/// The parcel that is made of such a message.
+/// The message that is decoded from it.
 #[must_use]
 pub fn message(input: &[u8], clock: &dyn Clock) -> Parcel {
     let mut input = Input(input);
@@ -60,7 +60,7 @@ impl<'a> Input<'a> {
         taken
     }
 
-    /// Zeroes where the input has ended.
+    /// Zeroes after the end of the input.
     fn array<const N: usize>(&mut self) -> [u8; N] {
         let mut array = [0; N];
         let taken = self.take(N);

@@ -1,5 +1,5 @@
-//! FNV-1a, 64 bits: short, well known, and the same in every version of everything. It is no
-//! defence against chosen collisions, and nothing here needs one.
+//! FNV-1a, 64 bits: short, well known, and stable across versions. It does not resist chosen
+//! collisions, which is fine here.
 
 const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0000_0100_0000_01b3;

@@ -1,8 +1,7 @@
-//! One channel on which one of the broker's queues is received: its deliveries, and the way back
-//! for their settlements.
+//! One AMQP channel that consumes one RabbitMQ queue, and settles its deliveries.
 //!
-//! Invariant: the channel lives until every delivery that was handed out is settled or the
-//! connection is gone, also when the consumer itself is gone or the broker has cancelled it.
+//! Invariant: the channel lives until every delivery is settled or the connection is lost, even
+//! after the consumer was dropped or RabbitMQ cancelled it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +29,7 @@ use super::{
 };
 use crate::{Parcel, Queue};
 
-/// The limit on the broker's answer to a question about a consumer.
+/// The limit on the broker's answer to a consumer's call.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// The limit on writing acknowledgements to the socket.
@@ -39,14 +38,14 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// Where deliveries go.
 pub(super) type Out = mpsc::Sender<(Parcel, Lease)>;
 
-/// Why a lane receives no longer.
+/// Why a lane stopped receiving.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The broker (ours) was closed.
+    /// Our own [`Broker`](crate::Broker) was closed.
     Closed,
     /// The consumer was dropped.
     Dropped,
-    /// RabbitMQ has cancelled it: the queue was deleted.
+    /// RabbitMQ cancelled the consumer: the queue was deleted.
     Cancelled,
     /// The connection or the channel is gone.
     Lost(LinkError),
@@ -57,35 +56,35 @@ pub(super) enum End {
 pub(super) enum NotOpened {
     /// Its queue could not be declared.
     Declaring(LinkError),
-    /// Anything else.
+    /// Any other call failed.
     Consuming(LinkError),
 }
 
-/// What a lane receives.
+/// What a lane consumes.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     pub(super) queue: Queue,
-    /// One of the broker's queues that `queue` is made of.
+    /// One of the RabbitMQ queues behind `queue`.
     pub(super) name: ShortString,
-    /// The prefetch: the whole window, so that one busy queue can fill it. What is handed out over
-    /// all of them is bounded by the window's permits; what lapin buffers, by the window times
-    /// their number.
+    /// The prefetch: the whole window, so that one busy queue can fill it. The window's permits
+    /// bound the deliveries of all queues. lapin buffers at most the window times the number of
+    /// queues.
     pub(super) window: u16,
 }
 
-/// A channel with a consumer on one of the broker's queues.
+/// A channel with a consumer on one RabbitMQ queue.
 pub(super) struct Lane {
     engine: Arc<Engine>,
     queue: Queue,
     /// Held so that the connection outlives the lane's deliveries.
     _link: Arc<Link>,
-    /// Before the consumer, so that it is closed first and the consumer has nothing to cancel.
+    /// Before the consumer: it is dropped first, so the consumer has nothing left to cancel.
     channel: OpenChannel,
     consumer: Consumer,
-    /// Received, and waits for a permit.
+    /// A received delivery that waits for a permit.
     received: Option<Delivery>,
     permit: Fuse<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
-    /// Unbounded, and holds no more than the window: each delivery is settled once.
+    /// Unbounded, yet it holds at most the window: each delivery is settled once.
     settled: mpsc::UnboundedReceiver<Settled>,
     /// For the leases; `None` once no more are made.
     lease_settled: Option<mpsc::UnboundedSender<Settled>>,
@@ -97,8 +96,8 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Opens a channel, declares the queue and consumes it. Where that fails the channel is closed
-    /// before this returns, so that no call is repeated that the broker may still carry out.
+    /// Opens a channel, declares the queue and consumes it. After a failure the channel is closed
+    /// before this returns. The broker therefore cannot still carry out a call that is repeated.
     pub(super) async fn open(
         engine: &Arc<Engine>,
         link: Arc<Link>,
@@ -132,8 +131,8 @@ impl Lane {
         })
     }
 
-    /// Hands out deliveries, each under a permit, and acknowledges what is settled. It receives
-    /// first and then asks for the permit: a lane whose queue is empty must not keep one.
+    /// Passes on deliveries, each under a permit, and acknowledges the settled ones. It receives
+    /// before it takes the permit, so that a lane with an empty queue holds none.
     pub(super) async fn run(&mut self, out: &Out, window: &Arc<Semaphore>) -> End {
         let closing = self.engine.closing.clone();
         loop {
@@ -180,12 +179,12 @@ impl Lane {
         let tag = delivery.delivery_tag;
         let lease = Lease::new(Arc::clone(&self.engine), self.queue, tag, settled, permit);
         let parcel = decode(delivery, self.queue, &*self.engine.clock);
-        // There is room, for there was a permit. Where the consumer was dropped meanwhile, so is
-        // the lease, and the parcel goes back.
+        // The permit guarantees capacity. If the consumer was dropped meanwhile, the lease drops
+        // too and the message is requeued.
         let _ = out.try_send((parcel, lease));
     }
 
-    /// Takes in what was settled by now.
+    /// Collects everything settled so far.
     fn note(&mut self, first: Settled) {
         let mut next = Some(first);
         while let Some(settled) = next {
@@ -200,8 +199,8 @@ impl Lane {
         }
     }
 
-    /// Starts to write what was settled, unless a write is under way: then that gathers, and goes
-    /// out in one when the write is done.
+    /// Writes the settled deliveries. During a write further ones collect, and are written together
+    /// after it.
     fn write(&mut self) {
         let nothing = self.acked.is_empty() && self.requeued.is_empty();
         if nothing || !self.writing.is_terminated() {
@@ -216,7 +215,7 @@ impl Lane {
         let writing = async move {
             limited("acknowledging", WRITE_LIMIT, write(&channel, batch)).await?;
             for done in told {
-                // Fails where nobody waits any more.
+                // The receiver may have been dropped; that is fine.
                 let _ = done.send(());
             }
             Ok(())
@@ -224,7 +223,7 @@ impl Lane {
         self.writing = writing.boxed().fuse();
     }
 
-    /// Writes all that was settled by now.
+    /// Writes everything settled so far.
     async fn write_the_rest(&mut self) {
         while let Ok(settled) = self.settled.try_recv() {
             self.note(settled);
@@ -238,13 +237,13 @@ impl Lane {
         }
     }
 
-    /// Receives no more and gives back what was not handed out; then goes on settling until every
-    /// delivery that was handed out is settled, or the broker is closed.
+    /// Stops receiving and requeues what was not passed on. Then it settles until every delivery is
+    /// settled or the broker is closed.
     pub(super) async fn retire(mut self) {
         let closing = self.engine.closing.clone();
         tokio::select! {
             () = closing.cancelled() => self.write_the_rest().await,
-            // An error means that the channel is gone, and everything on it is back in its queue.
+            // An error means that the channel is gone, so its messages are back in the queue.
             _ = self.wind_down() => {}
         }
     }
@@ -260,7 +259,7 @@ impl Lane {
         let received = self.received.take();
         self.requeued
             .extend(received.map(|delivery| delivery.delivery_tag));
-        // The stream ends once its consumer is cancelled, so this waits for nothing.
+        // The cancelled consumer's stream ends, so this does not block.
         while let Some(received) = self.consumer.next().await {
             if let Ok(delivery) = received {
                 self.requeued.push(delivery.delivery_tag);

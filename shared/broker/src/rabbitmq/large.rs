@@ -1,8 +1,8 @@
-//! Large messages, each on a channel that it has for itself.
+//! Large messages: each is published on a channel of its own.
 //!
-//! RabbitMQ closes the channel of a message that is longer than its `max_message_size`, a setting
-//! that it does not tell its clients. On a channel with other publishes nobody could say which one it
-//! was, and none of them would be confirmed.
+//! RabbitMQ closes the channel of a message that exceeds its `max_message_size`, which clients
+//! cannot read. On a shared channel it would be unknown which publish was too large, and the others
+//! would get no confirm.
 //!
 //! Invariant: a channel carries one large message at a time.
 
@@ -21,15 +21,15 @@ use super::{
 };
 use crate::PublishError;
 
-/// A body from this size on is large. RabbitMQ's `max_message_size` must not be lower than this.
+/// Bodies of this size or more are large. RabbitMQ's `max_message_size` must not be lower.
 pub(super) const LARGE: usize = 64 << 10;
 
-/// The most channels for large messages.
+/// Maximum number of channels for large messages.
 const MAX_CHANNELS: usize = 16;
 
 /// The channels of one connection.
 pub(super) struct LargeChannels {
-    /// For those that carry a message.
+    /// One per channel that is publishing.
     permits: Semaphore,
     idle: Mutex<Vec<OpenChannel>>,
 }
@@ -46,8 +46,8 @@ impl LargeChannels {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes a message and answers its caller. Returns whether it came back for want of its
-    /// queue.
+    /// Publishes a message and answers its caller. Returns whether it was returned because its
+    /// queue is missing.
     pub(super) async fn send(
         &self,
         link: &Link,

@@ -1,7 +1,7 @@
-//! A delivery's way back to the channel it came on.
+//! Settles a delivery on the channel it came on.
 //!
-//! Invariant: the parcel is confirmed in its new place before the old delivery is acked; and a
-//! lease that is dropped before its ack was asked for gives the delivery back.
+//! Invariant: a moved message is confirmed in its new place before the old delivery is acked. A
+//! lease that is dropped before its ack requeues the delivery.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,23 +16,23 @@ use tokio::{
 use super::{Engine, acks::Tag, topology::Address, wire::Outgoing};
 use crate::{Parcel, Queue, Settle, SettleError, Settlement};
 
-/// How long a settlement goes on asking a broker that refuses (blocked, say) to take the next try
-/// or the dead letter. Giving the delivery back instead would have it handed out at once, worked
-/// on again (which its endpoint would notice) and refused again, in a circle, until the delivery
-/// limit; a delivery that is held is only one that waits. It must stay well below the 30 minutes
-/// after which RabbitMQ closes a channel over a delivery that was not acked.
+/// How long a settlement keeps trying to publish the next attempt or the dead letter to a broker
+/// that refuses (blocked, for example). A requeue instead would deliver at once: the endpoint would
+/// get the message again, and the publish would fail again, up to the delivery limit. A held
+/// delivery only waits. The value must stay well below RabbitMQ's delivery acknowledgement timeout
+/// of 30 minutes, which closes the channel.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// What a lease tells its lane.
+/// A lease's message to its lane.
 #[derive(Debug)]
 pub(super) enum Settled {
-    /// To be acked; told when the acknowledgement was written.
+    /// To be acked; the sender fires when the acknowledgement was written.
     Ack(Tag, oneshot::Sender<()>),
-    /// To be given back.
+    /// To be requeued.
     Requeue(Tag),
 }
 
-/// The hold on one delivery, and on a place in its consumer's window.
+/// One unsettled delivery, with its permit of the consumer's window.
 pub(super) struct Lease {
     engine: Arc<Engine>,
     queue: Queue,
@@ -60,7 +60,7 @@ impl Lease {
         }
     }
 
-    /// Whether the channel is gone: the broker will hand the parcel out again.
+    /// Whether the channel is gone: the broker will deliver the message again.
     pub(super) fn is_lost(&self) -> bool {
         self.lane.is_closed()
     }
@@ -72,7 +72,7 @@ impl Lease {
         written.await.map_err(lost)
     }
 
-    /// Publishes the parcel's next form, for as long as the delivery can be held.
+    /// Publishes the message's next form, retrying for as long as the delivery can be held.
     async fn publish(&self, outgoing: Outgoing) -> Result<(), SettleError> {
         let deadline = Instant::now() + PATIENCE;
         let mut waits = reconnect();
@@ -85,8 +85,8 @@ impl Lease {
             let wait = waits.next_backoff().unwrap_or(waits.max_interval);
             match taken {
                 Ok(()) => return Ok(()),
-                // One that was not confirmed may be doubled by this; giving the delivery back would
-                // double the try itself.
+                // An unconfirmed publish may be duplicated by this retry. A requeue would duplicate
+                // the attempt itself.
                 Err(_) if Instant::now() + wait < deadline => {}
                 Err(error) => return Err(error.into()),
             }
@@ -112,8 +112,8 @@ impl Settle for Lease {
         let next = match settlement {
             Settlement::Ack => None,
             Settlement::Defer { delay, tries } => {
-                // Not by the key that it came by: a foreign message may carry one that leads nowhere
-                // from here.
+                // The routing key of the delivery is ignored: a foreign message's key may lead to
+                // no queue.
                 let (to, expiry) = self.engine.topology.delayed(self.queue, delay);
                 Some(Outgoing::new(to, Parcel { tries, ..parcel }, Some(expiry))?)
             }
@@ -134,14 +134,14 @@ impl Settle for Lease {
     }
 
     fn release(self: Box<Self>) {
-        // Dropping it does.
+        // Dropping the lease requeues it.
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.told {
-            // Fails where the channel is gone, and then the parcel is back already.
+            // If the channel is gone, the message is already back in the queue.
             let _ = self.lane.send(Settled::Requeue(self.tag));
         }
     }

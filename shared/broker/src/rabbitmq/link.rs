@@ -1,9 +1,8 @@
 //! One connection to RabbitMQ.
 //!
-//! Invariant: a link that is dropped ends within a moment, whatever the other side does. lapin
-//! works each connection in a thread of its own, which a peer that has gone silent in the middle
-//! of a handshake or a close would keep for ever; so the link keeps a handle of the socket and
-//! shuts that down.
+//! Invariant: a dropped link ends within a moment, whatever the peer does. lapin runs each
+//! connection in its own thread, and a peer that falls silent during a handshake or a close would
+//! block that thread forever. The link therefore keeps a handle of the socket and shuts it down.
 
 use std::{
     fmt, io,
@@ -31,21 +30,21 @@ use super::{
 /// The limit on connecting to one of several addresses, from TCP to the end of AMQP's handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// The same for the last one: a server that is only slow must be reached in the end.
+/// The limit for the last address: it is longer, so that a slow server is reached eventually.
 const LAST_CONNECT_LIMIT: Duration = Duration::from_secs(6);
 
-/// How often a node is asked whether it still answers, and how long it has for that.
+/// How often a node is probed, and how long it has to answer.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 const ASK_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a node has to greet a new connection. With the two above it bounds the time in which a
-/// node that hangs is left, to which the attempt to connect to another node adds.
+/// How long a node has to greet a new connection. Together with the probe's interval and limit it
+/// bounds how long a hung node is kept. Connecting to another node comes on top.
 const GREETING_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a node is left alone that greets, but reads nothing from the connection.
+/// How long to wait for the same answer when the node greets but does not read this connection.
 const GREETED_PAUSE: Duration = Duration::from_secs(4);
 
-/// What a client says first (AMQP 0-9-1, section 4.2.2).
+/// A client's first bytes (AMQP 0-9-1, section 4.2.2).
 const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
 
 /// The limit on opening a channel.
@@ -54,10 +53,10 @@ const CHANNEL_LIMIT: Duration = Duration::from_secs(5);
 /// The limit on a graceful close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// How often a link is looked at, in case its end came without an event.
+/// How often a link is polled, in case it ended without an event.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Why there is no link, or no channel on it.
+/// Why a link, or a channel on it, could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     #[error(transparent)]
@@ -74,7 +73,7 @@ pub(super) enum LinkError {
     NoHost(Vec<(String, LinkError)>),
 }
 
-/// What each of several hosts had to say.
+/// The error of each host, for several hosts.
 struct Each<'a>(&'a [(String, LinkError)]);
 
 impl fmt::Display for Each<'_> {
@@ -88,7 +87,7 @@ impl fmt::Display for Each<'_> {
 }
 
 impl LinkError {
-    /// Whether the broker has closed one channel for it, and the connection is as good as before.
+    /// Whether the broker closed only a channel, so that the connection is still good.
     pub(super) fn closed_channel(&self) -> bool {
         matches!(self, Self::Lapin(error) if error.is_amqp_soft_error())
     }
@@ -105,7 +104,7 @@ impl LinkError {
     }
 }
 
-/// A step of the protocol under a time limit.
+/// Runs a step of the protocol under a time limit.
 pub(super) async fn limited<T, E: Into<LinkError>>(
     what: &'static str,
     limit: Duration,
@@ -117,11 +116,11 @@ pub(super) async fn limited<T, E: Into<LinkError>>(
     }
 }
 
-/// What happens to a link.
+/// The events of a link.
 pub(super) struct Events(Pin<Box<dyn Stream<Item = Event> + Send>>);
 
 impl Events {
-    /// The next event; none once the link is gone. Losing this future loses no event.
+    /// The next event; `None` once the link is gone. Cancel safe.
     pub(super) async fn next(&mut self) -> Option<Event> {
         self.0.next().await
     }
@@ -136,8 +135,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects to the first of the hosts that lets it; `role` is how the connection is listed in
-    /// RabbitMQ. Each address has its own time limit.
+    /// Connects to the first host that accepts. `role` names the connection in RabbitMQ. Each
+    /// address has its own time limit.
     pub(super) async fn connect(
         endpoint: &Endpoint,
         role: &'static str,
@@ -160,7 +159,7 @@ impl Link {
                 Err(error) => failed.push((host, error)),
             }
         }
-        // The status names the host where there is only one.
+        // With one host, the status names it already.
         match failed.pop() {
             Some((_, error)) if failed.is_empty() => Err(error),
             Some(error) => {
@@ -195,7 +194,7 @@ impl Link {
                     }
                     secured(endpoint, to, stream).await
                 };
-                // Bounded here too, for lapin's thread outlives the attempt.
+                // Bounded here too, because lapin's thread outlives the attempt.
                 match timeout(limit, opening).await {
                     Ok(result) => Ok(result?),
                     Err(elapsed) => Err(io::Error::from(elapsed).into()),
@@ -216,16 +215,15 @@ impl Link {
         ))
     }
 
-    /// The node that it leads to.
+    /// The connected node.
     pub(super) fn node(&self) -> String {
         self.to.host.to_string()
     }
 
-    /// Waits until the node no longer answers, which a node that hangs does without closing
-    /// anything.
+    /// Waits until the node stops answering: a hung node leaves its connections open.
     ///
-    /// It is asked on the connection itself. RabbitMQ does not read a connection that it blocks, or
-    /// that publishes faster than a queue takes; then a node that greets a new one still lives.
+    /// The probe uses the connection itself. RabbitMQ stops reading a connection that is blocked or
+    /// under flow control; a node that then greets a new connection is still alive.
     pub(super) async fn silent(&self) -> LinkError {
         let channel = match self.channel().await {
             Ok(channel) => channel,
@@ -233,7 +231,7 @@ impl Link {
         };
         loop {
             sleep(ASK_EVERY).await;
-            // Its answer comes from the channel's process and concerns no queue.
+            // The channel's process answers this call without involving a queue.
             let mut asking = pin!(channel.basic_qos(1, BasicQosOptions::default()));
             let mut patience = ASK_LIMIT;
             let answer = loop {
@@ -251,7 +249,7 @@ impl Link {
         }
     }
 
-    /// Waits for the node's greeting on a new connection, or its refusal: either is an answer.
+    /// Waits for the node's greeting on a new connection, or its refusal: either proves it alive.
     async fn greeting(&self) -> io::Result<()> {
         let runtime = lapin::runtime::default_runtime().map_err(io::Error::other)?;
         let stream = AsyncTcpStream::connect(&runtime, self.to.address).await?;
@@ -261,27 +259,27 @@ impl Link {
         stream.read_exact(&mut [0]).await
     }
 
-    /// A new channel. A connection that refuses one is ended.
+    /// Opens a channel. A connection that refuses one is ended.
     pub(super) async fn channel(&self) -> Result<OpenChannel, LinkError> {
         let opening = self.connection.create_channel();
         let opened = limited("opening a channel", CHANNEL_LIMIT, opening).await;
         if matches!(opened, Err(LinkError::Lapin(_))) {
-            // lapin refuses a channel number for ever once the broker has closed a channel of it.
+            // Once the broker closed a channel, lapin refuses its number forever.
             self.plug.pull();
         }
         Ok(OpenChannel::new(opened?))
     }
 
-    /// Whether the connection is open, as far as is known.
+    /// Whether the connection is open, as far as lapin knows.
     pub(super) fn is_open(&self) -> bool {
         self.connection.status().connected()
     }
 
-    /// Waits until the connection is lost, and says why.
+    /// Waits until the connection is lost, and returns why.
     pub(super) async fn lost(&self, events: &mut Events) -> LinkError {
         loop {
             match timeout(LOOK_EVERY, events.next()).await {
-                // An error that closes a channel is noticed where the channel is used.
+                // A channel's error is handled where the channel is used.
                 Ok(Some(Event::Error(error))) if !error.is_amqp_soft_error() => {
                     return error.into();
                 }
@@ -292,15 +290,15 @@ impl Link {
         }
     }
 
-    /// Closes the connection in good order, or after a moment without.
+    /// Closes the connection gracefully, or forcibly after [`CLOSE_LIMIT`].
     pub(super) async fn close(&self) {
         let closing = self.connection.close(REPLY_SUCCESS, "OK".into());
-        // Where it fails the socket is shut down all the same.
+        // If this fails, the socket is shut down anyway.
         let _ = timeout(CLOSE_LIMIT, closing).await;
     }
 }
 
-/// Puts a connection under TLS where the URL says so.
+/// Wraps a connection in TLS if the URL says so.
 async fn secured<S>(
     endpoint: &Endpoint,
     to: &Candidate,
@@ -312,7 +310,7 @@ where
     if !endpoint.is_tls() {
         return Ok(stream);
     }
-    // The server must prove the host that the URL names.
+    // The server's certificate must match the host in the URL.
     let host = &to.host.name;
     let roots = &endpoint.roots;
     if roots.is_empty() {
@@ -328,7 +326,7 @@ where
 #[derive(Default)]
 struct Plug(Arc<Slot>);
 
-/// Where lapin's thread leaves a handle of the socket it has opened.
+/// Where lapin's thread stores a handle of its socket.
 #[derive(Default)]
 struct Slot(Mutex<Held>);
 
@@ -345,7 +343,7 @@ impl Slot {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the socket, unless the plug was pulled meanwhile.
+    /// Stores the socket; fails if the plug was already pulled.
     fn hold(&self, socket: Socket) -> std::io::Result<()> {
         let mut held = self.lock();
         if matches!(*held, Held::Pulled) {
@@ -359,7 +357,7 @@ impl Slot {
 impl Plug {
     fn pull(&self) {
         if let Held::Socket(socket) = std::mem::replace(&mut *self.0.lock(), Held::Pulled) {
-            // It fails where the connection is closed already, which is what is wanted.
+            // Fails if the connection is closed already, which is the goal.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }

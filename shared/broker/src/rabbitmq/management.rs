@@ -1,8 +1,8 @@
-//! Asks RabbitMQ's management API, at the start and from time to time, which policies apply to the
-//! gateway's exchanges and queues.
+//! Periodically asks RabbitMQ's management API which policies apply to the gateway's exchanges and
+//! queues.
 //!
-//! Invariant: what it finds is a warning, in the log once and on `/readyz` while it lasts. It stops
-//! nothing, changes nothing in RabbitMQ, and shows neither the URL nor its credentials.
+//! Invariant: a problem is a warning, logged once and shown on `/readyz` while it lasts. The check
+//! stops nothing, changes nothing in RabbitMQ, and reveals neither the URL nor its credentials.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -19,16 +19,16 @@ use url::Url;
 use super::policies::{self, Found, Target};
 use crate::{Config, OpenError};
 
-/// Between two looks. RabbitMQ itself shows a change within some 5 s.
+/// Time between two checks. RabbitMQ itself shows a change after about 5 s.
 const CHECK_EVERY: Duration = Duration::from_secs(20);
 
 /// The limit on one answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// The most bytes of one answer.
+/// Maximum size of an answer in bytes.
 const MAX_ANSWER: usize = 4 << 20;
 
-/// The most exchanges or queues of one answer: RabbitMQ's own limit. A namespace has some 90.
+/// Maximum number of exchanges or queues in an answer: RabbitMQ's limit. A namespace has about 90.
 const PAGE: &str = "500";
 
 /// Name and password.
@@ -47,7 +47,7 @@ pub(super) struct Management {
     warnings: Arc<Warnings>,
 }
 
-/// What was found last.
+/// The latest warnings.
 #[derive(Debug, Default)]
 pub(super) struct Warnings(Mutex<Vec<String>>);
 
@@ -71,7 +71,7 @@ impl Warnings {
     }
 }
 
-/// Why the API says nothing. Errors of the HTTP client go without the URL.
+/// Why the API gave no result. The HTTP client's errors are stripped of the URL.
 #[derive(Debug, thiserror::Error)]
 enum ManagementError {
     #[error(transparent)]
@@ -87,10 +87,10 @@ enum ManagementError {
 }
 
 impl Management {
-    /// The API that is configured, if one is. Where its URL has no user, `credentials` apply.
+    /// The configured API, if any. `credentials` apply if its URL has no user.
     ///
     /// # Errors
-    /// [`OpenError::Setting`] where the URL cannot be used.
+    /// [`OpenError::Setting`] if the URL cannot be used.
     pub(super) fn of(
         config: &Config,
         vhost: &str,
@@ -108,7 +108,7 @@ impl Management {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.query().is_none())
             .ok_or_else(|| problem(MALFORMED))?;
-        // The HTTP client presents those of a URL by itself.
+        // The HTTP client uses a URL's credentials by itself.
         let credentials = base.username().is_empty().then_some(credentials);
         base.path_segments_mut()
             .map_err(|()| problem(MALFORMED))?
@@ -125,12 +125,12 @@ impl Management {
         }))
     }
 
-    /// Where the warnings are found.
+    /// The shared warnings.
     pub(super) fn warnings(&self) -> Arc<Warnings> {
         Arc::clone(&self.warnings)
     }
 
-    /// Checks from time to time, until `closed`.
+    /// Checks periodically, until `closed`.
     pub(super) async fn watch(self, closed: CancellationToken) {
         let mut due = interval(CHECK_EVERY);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -149,7 +149,7 @@ impl Management {
                     failing = false;
                     self.warnings.replace(found.warnings(&self.config));
                 }
-                // Why it fails may vary from one time to the next; it is logged the first time.
+                // The cause may vary between checks; only the first failure is logged.
                 Err(_) if failing => {}
                 Err(error) => {
                     failing = true;
@@ -188,8 +188,8 @@ impl Management {
         Ok(self.get::<Page>(url).await?.items)
     }
 
-    /// How many nodes the cluster has, those that are away included. Only a user with the tag
-    /// `monitoring` may ask; of any other it is not known.
+    /// Number of nodes in the cluster, including stopped ones. `None` if the user lacks the tag
+    /// `monitoring`, which this call requires.
     async fn nodes(&self) -> Result<Option<usize>, ManagementError> {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -227,7 +227,7 @@ impl Management {
     }
 }
 
-/// What is said of a URL that cannot be read.
+/// The error for a malformed URL.
 const MALFORMED: &str = "is malformed; it is http://host:15672 or http://user:password@host:15672, \
                          with the user's name and the password percent-encoded";
 
@@ -235,12 +235,12 @@ const NO_AUTHORITIES: &str =
     "is https://, and this machine has no certificate authorities: set broker.ca_file";
 
 fn client(base: &Url, roots: &Roots) -> Result<Client, reqwest::Error> {
-    // Fails where the program has chosen a provider already, which is as good.
+    // Fails if the program has already installed a provider, which is equally good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
         .timeout(ANSWER_LIMIT)
         .no_proxy()
-        // The credentials go to this server and to no other.
+        // Without redirects, the credentials go only to this server.
         .redirect(reqwest::redirect::Policy::none())
         .referer(false);
     if base.scheme() == "http" || !roots.is_empty() {
@@ -251,7 +251,7 @@ fn client(base: &Url, roots: &Roots) -> Result<Client, reqwest::Error> {
     builder.build()
 }
 
-/// A body of bounded size.
+/// Reads a body up to the size limit.
 async fn body(mut response: Response) -> Result<Vec<u8>, ManagementError> {
     let mut body = Vec::new();
     while let Some(chunk) = response
@@ -267,7 +267,7 @@ async fn body(mut response: Response) -> Result<Vec<u8>, ManagementError> {
     Ok(body)
 }
 
-/// An error with its causes, which name neither the URL nor the credentials.
+/// An error with its causes, which contain neither the URL nor the credentials.
 fn one_line(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();

@@ -4,22 +4,22 @@
 //! |---|---|
 //! | `topology` | exchanges and queues; `tiers`: the delays; `hash`: the shards |
 //! | `differences` | queues that exist with other arguments |
-//! | `policies` | the gateway's policies, and what other ones do; `management`: asks RabbitMQ for them |
-//! | `wire` | a parcel as an AMQP message |
+//! | `policies` | the gateway's policies, and the effect of others; `management`: asks RabbitMQ for them |
+//! | `wire` | a message as an AMQP message |
 //! | `endpoint` | the hosts of the URL |
 //! | `link` | one connection; `status`: whether it is up; `channel`: a channel on it |
 //! | `refusals` | what RabbitMQ refuses to declare |
-//! | `publisher` | the way to publish; `pump`: its connection and task |
-//! | `returned`, `confirms`, `large` | messages that came back, that wait for their confirm, that are large |
+//! | `publisher` | publishing as its callers see it; `pump`: its connection and task |
+//! | `returned`, `confirms`, `large` | returned messages, waiting confirms, large messages |
 //! | `consumer` | the receiving connection, and the consumers on it |
-//! | `lane` | the channel that receives one queue; `acks`: its acknowledgements; `lease`: a delivery's way back |
+//! | `lane` | the channel that receives one queue; `acks`: its acknowledgements; `lease`: a delivery's settlement |
 //!
-//! Publishing and receiving use separate connections, for RabbitMQ stops reading from one that
-//! publishes when it runs out of memory or disk, and acknowledgements must not stop with it. Each
-//! connection has one loop that builds it anew, with everything on it, for as long as it takes
-//! (docs/adr/0002); lapin's own recovery is not used.
+//! Publishing and receiving use separate connections. When RabbitMQ runs out of memory or disk it
+//! stops reading from publishing connections, and acknowledgements must still get through. Each
+//! connection has a loop that rebuilds it, and everything on it, for as long as necessary
+//! (docs/adr/0002). lapin's own recovery is disabled.
 //!
-//! Invariant: nothing here waits without a limit, but for the next parcel.
+//! Invariant: every wait has a time limit, except the wait for the next message.
 
 mod acks;
 mod channel;
@@ -70,47 +70,46 @@ use crate::{
     Broker, Closed, Config, Consumer, OpenError, Parcel, PublishError, Queue, Route, Status,
 };
 
-/// How long the opening waits for the first attempt to connect, so that what follows finds a
-/// server that is there connected already.
+/// How long opening waits for the first connection attempt, so that the roles find a reachable
+/// server already connected.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
 
 /// The limit on asking for a queue's length.
 const READY_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long the close waits for acknowledgements to be written, and then for the connections.
+/// How long a close waits for acknowledgements to be written, and then for the connections.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// AMQP's limit on a name is 255 bytes; the rest is for what follows the namespace.
+/// AMQP limits a name to 255 bytes; the remainder is for what follows the namespace.
 const MAX_NAMESPACE: usize = 200;
 
-/// The engine.
+/// The RabbitMQ engine.
 pub(crate) struct RabbitMq {
     engine: Arc<Engine>,
-    /// What the management API says, where one is configured.
+    /// The management API's warnings, if one is configured.
     warnings: Arc<Warnings>,
 }
 
-/// What the engine's tasks share.
+/// State shared by the engine's tasks.
 struct Engine {
     topology: Arc<Topology>,
     clock: Arc<dyn Clock>,
     publish_timeout: Duration,
     publisher: Arc<Publisher>,
     links: Links,
-    /// No publish is taken, and consumers end.
+    /// Publishes fail, and consumers end.
     closing: CancellationToken,
-    /// The connections end: after the consumers have.
+    /// The connections end, after the consumers.
     hang_up: CancellationToken,
     consumers: TaskTracker,
     connections: TaskTracker,
 }
 
 impl RabbitMq {
-    /// Opens it. The server need not be there: until it is reached the status says that it is
-    /// away.
+    /// Opens the engine. The server may be unreachable: until it connects, the status is `Away`.
     ///
     /// # Errors
-    /// [`OpenError::Url`], [`OpenError::Setting`] or [`OpenError::Roots`] where the URL, the namespace
+    /// [`OpenError::Url`], [`OpenError::Setting`] or [`OpenError::Roots`] if the URL, the namespace
     /// or the certificate authorities cannot be used.
     pub(crate) async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let endpoint = Endpoint::of(config)?;
@@ -130,7 +129,7 @@ impl RabbitMq {
             });
         }
         if endpoint.is_tls() {
-            // Fails where the program has chosen a provider already, which is as good.
+            // Fails if the program has already installed a provider, which is equally good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let management = endpoint.management(config)?;
@@ -171,7 +170,7 @@ impl RabbitMq {
                  prints the command that sets it"
             );
         }
-        // Ends when the attempt has, or its limit.
+        // Ends with the attempt or its limit.
         let _ = timeout(OPEN_LIMIT, first_attempt).await;
         Ok(Self {
             engine,
@@ -250,7 +249,7 @@ impl Broker for RabbitMq {
         } = &*self.engine;
         closing.cancel();
         consumers.close();
-        // Where a limit passes, hanging up gives back what is left.
+        // After the limit, closing the connections requeues the rest.
         let _ = timeout(CLOSE_LIMIT, consumers.wait()).await;
         hang_up.cancel();
         connections.close();
