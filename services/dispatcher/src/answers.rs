@@ -1,6 +1,6 @@
-//! Where a channel answers to.
+//! The `response_url` of each delivery.
 //!
-//! Invariant: a token goes to the gateway's own URL and nowhere else.
+//! Invariant: a token is only ever appended to the gateway's own URL.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -11,7 +11,8 @@ use roundtrip_model::{
 use time::OffsetDateTime;
 use url::{Host, Url};
 
-/// The gateway's own `/webhook-response`, and the keys of the tokens that are taken there.
+/// Builds response URLs: the gateway's own `/webhook-response`, and the keys of the tokens that it
+/// accepts.
 #[derive(Debug, Clone)]
 pub struct Answers {
     own: Url,
@@ -20,8 +21,8 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Answers to this URL bring a token of these keys, within this time after the message was
-    /// accepted, or replayed.
+    /// Tokens are made with `keys` and expire `time_to_live` after the message was accepted or
+    /// replayed.
     #[must_use]
     pub const fn new(own: Url, keys: TokenKeys, time_to_live: Duration) -> Self {
         Self {
@@ -31,9 +32,8 @@ impl Answers {
         }
     }
 
-    /// The `response_url` that the channel is given: the message's own, and a token where that
-    /// is the gateway's, whoever named it. It depends on nothing but the parcel, so that every try
-    /// has the same body.
+    /// The message's own `response_url`. A token is appended where it is the gateway's, even if the
+    /// producer set it. It depends on the message alone, so every attempt has the same body.
     pub(crate) fn url<'a>(
         &self,
         message: &'a OutboundMessage,
@@ -61,7 +61,7 @@ impl Answers {
         url.scheme() == own.scheme()
             && url.path() == own.path()
             && url.port_or_known_default() == own.port_or_known_default()
-            // On one machine `localhost` and 127.0.0.1 are the same place.
+            // On one machine `localhost` and 127.0.0.1 mean the same host.
             && (url.host() == own.host() || is_loopback(url) && is_loopback(own))
     }
 }

@@ -11,41 +11,38 @@ use roundtrip_model::{
 use roundtrip_webhook::{ConfigError, RetryConfig, window};
 use serde::{Deserialize, Serialize};
 
-/// [`Config::concurrency`] where nothing is configured.
 const DEFAULT_CONCURRENCY: u16 = 256;
-/// [`Config::park`] where nothing is configured.
 const DEFAULT_PARK: Duration = Duration::from_secs(5);
 
-/// [`Config::max_in_flight_per_channel`] where nothing is configured: a quarter of the slots.
+/// A quarter of the permits.
 const DEFAULT_MAX_IN_FLIGHT_PER_CHANNEL: u16 = 64;
-/// [`Config::paused_park`] where nothing is configured.
 const DEFAULT_PAUSED_PARK: Duration = Duration::from_secs(30);
-/// The shortest that can be configured: the broker's delays are no shorter.
+/// The broker's delays are no shorter.
 const MIN_PAUSED_PARK: Duration = Duration::from_secs(1);
-/// The longest: whoever resumes a channel wants to see it go on.
+/// After a resume the channel's messages should move soon.
 const MAX_PAUSED_PARK: Duration = Duration::from_mins(5);
 
-/// How messages are delivered.
+/// Settings of the dispatcher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The most deliveries under way at once.
+    /// The most deliveries in progress at once.
     pub concurrency: u16,
-    /// How long a message waits, at the cost of no try, when the store cannot say where its
-    /// channel is.
+    /// How long a message is snoozed while the store is unavailable. A snooze does not count as an
+    /// attempt.
     #[serde(with = "humantime_serde")]
     pub park: Duration,
-    /// The most deliveries under way at once to one channel that names no `max_in_flight`.
+    /// The most deliveries in progress to one channel that sets no `max_in_flight`.
     pub max_in_flight_per_channel: u16,
-    /// How long a paused channel's message waits, at the cost of no try, before it is looked at
-    /// again; longer where so many are paused that more than 200 a second would come back.
+    /// How long a paused channel's message is snoozed, which does not count as an attempt. The
+    /// snooze is longer when more than 200 paused messages a second would come back.
     #[serde(with = "humantime_serde")]
     pub paused_park: Duration,
-    /// When a channel that fails is left alone.
+    /// When the breaker of a failing channel opens.
     pub breaker: BreakerConfig,
-    /// How an endpoint is posted to.
+    /// How requests to endpoints are made.
     pub webhook: roundtrip_webhook::Config,
-    /// When a failed delivery is tried again.
+    /// When a failed delivery is retried.
     pub retry: RetryConfig,
 }
 
@@ -71,7 +68,7 @@ impl Config {
     /// Checks the settings against their bounds.
     ///
     /// # Errors
-    /// Names the first that is out of them.
+    /// Names the first setting that is out of bounds.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.policy()?;
         window(self.concurrency)?;

@@ -1,4 +1,4 @@
-//! What becomes of one outbound message.
+//! Decides what happens to one outbound message.
 
 use std::{
     pin::pin,
@@ -26,27 +26,26 @@ use url::Url;
 
 use crate::Dispatcher;
 
-/// The status of an endpoint that is gone until its owner says otherwise.
+/// The endpoint is gone: its channel is paused until the owner resumes it.
 const GONE: u16 = 410;
 
-/// A try that ends within this leaves one entry, its end.
+/// An attempt shorter than this writes one journal entry, at its end.
 const QUICK: Duration = Duration::from_secs(1);
 
-/// The log's and the dead letter's words for a message that outlived its channel.
+/// The reason in logs and dead letters for a message whose channel was deleted.
 const DELETED: &str = "the channel was deleted after the message was accepted, and another channel \
                        has its id now; a replay sends the message to that one";
 
-/// Why a message goes nowhere now.
+/// Why a message cannot be delivered now.
 enum Hindrance {
-    /// It never will.
+    /// It can never be delivered.
     Dead(DeadReason),
     /// Its channel cannot be used for now.
     Held(WaitReason),
 }
 
-/// Where a message goes.
 struct Destination {
-    /// The channel, for its settings and its signer.
+    /// Its settings and its signer.
     known: Arc<KnownChannel>,
     url: Url,
 }
@@ -95,7 +94,7 @@ impl Handler for Dispatcher {
 
     async fn panicked(&self, parcel: &Parcel) -> Decision {
         let made = self.courier.panicked(parcel.tries, parcel.accepted_at);
-        // The panic itself is in the log; here it is told of which message.
+        // The panic itself is logged elsewhere; this line names the message.
         tracing::error!(
             message_id = parcel.id,
             attempt = made.attempt,
@@ -120,12 +119,12 @@ impl Dispatcher {
         }
     }
 
-    /// Where the channel's messages go, or why one goes nowhere.
+    /// The channel's endpoint, or why the message cannot be delivered.
     async fn destination(&self, message: &OutboundMessage) -> Result<Destination, Hindrance> {
         let dead = |kind, detail: &dyn ToString| Hindrance::Dead(dead(kind, detail));
         let id = &message.channel_id;
         let found = match self.channels.get(id).await {
-            // The known channel may be an earlier one than the message is for.
+            // The cached channel may be an earlier one of the same id.
             Ok(known) if !message.is_for(&known.target.uid) => self.channels.get_now(id).await,
             found => found,
         };
@@ -133,8 +132,8 @@ impl Dispatcher {
             Ok(known) if !message.is_for(&known.target.uid) => {
                 Err(dead(DeadKind::UnknownChannel, &DELETED))
             }
-            // What it should sign with is there, and does not open: an operator's business, and no
-            // reason to be refused by the channel.
+            // The signing secret exists and cannot be opened. An operator must fix that; an
+            // unsigned delivery would be refused.
             Ok(known) if matches!(known.signing, Signing::Impossible) => {
                 Err(Hindrance::Held(WaitReason::SecretUnreadable))
             }
@@ -147,12 +146,13 @@ impl Dispatcher {
             },
             Err(error @ StoreError::NotFound(_)) => Err(dead(DeadKind::UnknownChannel, &error)),
             Err(error @ StoreError::Unreadable { .. }) => Err(dead(DeadKind::BadEndpoint, &error)),
-            // The others say nothing of the channel: the store is away, or will be asked again.
+            // The other errors say nothing about the channel: the store is unavailable, or is asked
+            // again.
             Err(_) => Err(Hindrance::Held(WaitReason::StoreUnavailable)),
         }
     }
 
-    /// How long a message waits whose channel cannot be used.
+    /// How long to snooze a message whose channel cannot be used.
     fn hold(&self) -> Duration {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.park(
@@ -163,8 +163,8 @@ impl Dispatcher {
         )
     }
 
-    /// Snoozes a message, which does not count as an attempt. Its log and its timeline say so once for
-    /// each reason: a message that waits for long is looked at many times.
+    /// Snoozes a message, which does not count as an attempt. The log and the timeline give each
+    /// reason once, as a waiting message is looked at many times.
     async fn snooze(
         &self,
         parcel: &Parcel,
@@ -222,14 +222,14 @@ impl Dispatcher {
         };
         let attempt = async {
             let made = self.courier.attempt_with(post, overrides).await;
-            // At once: what the journal takes is none of the channel's time.
+            // Free the permit at once: the journal's time must not count against the channel.
             permit.end(Signal::of(&made.outcome, self.courier.retry_after_cap()));
             made
         };
         let mut made = self.told_if_long(parcel, message, attempt).await;
         if matches!(made.outcome, Outcome::Answered { status: GONE, .. }) {
             self.pause(&message.channel_id, &known.target.uid).await;
-            // Whichever try it was: it waits until the channel is resumed.
+            // Even after the last attempt: the message waits until the channel is resumed.
             made.decision = Decision::Park(self.park);
         }
         let Told {
@@ -252,13 +252,13 @@ impl Dispatcher {
             reason,
             "delivery.attempted"
         );
-        // Before the decision is carried out: what is settled has its entry.
+        // Write the entry before the loop settles: a settled message always has its entry.
         self.tell(parcel, message, Event::Attempted(made.journaled()))
             .await;
         made.decision
     }
 
-    /// Makes a try; where it takes its time the journal says that it is under way.
+    /// Makes an attempt. A slow attempt is journaled as started, too.
     async fn told_if_long(
         &self,
         parcel: &Parcel,
@@ -276,14 +276,13 @@ impl Dispatcher {
         made
     }
 
-    /// Pauses a channel whose endpoint says that it is gone, so that its messages wait for its
-    /// owner.
+    /// Pauses a channel whose endpoint answered 410, so that its messages wait for the owner.
     async fn pause(&self, id: &ChannelId, uid: &ChannelUid) {
         let paused = self.channels.store().set_paused(id, Some(uid), true).await;
         self.channels.forget(id).await;
         match paused {
             Ok(_) => tracing::warn!(channel_id = %id, "channel.gone"),
-            // The next message will meet the same answer, and try again.
+            // The next message gets the same 410 and pauses the channel then.
             Err(error) => tracing::warn!(channel_id = %id, ?error, "a gone channel is not paused"),
         }
     }

@@ -1,8 +1,8 @@
 //! Takes outbound messages and posts them to their channel's endpoint.
 //!
-//! Invariant: every message that is taken ends in one decision, which the worker loop carries out:
-//! delivered, tried again, dead with its reason, or parked at the cost of no try. A message is
-//! dead only for a reason of its own or its channel's, never because a server of ours is away.
+//! Invariant: every message ends in one decision, which the worker loop carries out: done, retry,
+//! dead letter, or snooze (which is no attempt). A message becomes a dead letter only for a reason
+//! of its own or of its channel. An unavailable store or broker is never such a reason.
 
 mod answers;
 mod config;
@@ -36,7 +36,7 @@ pub struct Dispatcher {
     channels: Arc<CachedChannels>,
     courier: Courier,
     admission: Admission<ChannelId>,
-    /// The cap of a channel that names none.
+    /// The cap of a channel that sets none.
     max_in_flight: usize,
     answers: Answers,
     journal: Journal,
@@ -44,18 +44,18 @@ pub struct Dispatcher {
     concurrency: u16,
     window: u16,
     park: Duration,
-    /// Spreads what comes back of messages whose channel cannot be used: together they come back at
-    /// a bounded pace, however many they are.
+    /// Spreads the snoozes of messages whose channel cannot be used, so that they come back at a
+    /// bounded rate.
     held: Mutex<Parking>,
     waits: Waits,
 }
 
 impl Dispatcher {
-    /// A dispatcher that finds its channels here, connects to them as far as it may, has them answer
-    /// there, and says in this journal what it did.
+    /// A dispatcher over these parts: where channels are read, which addresses are allowed, where
+    /// channels answer to, and where attempts are journaled.
     ///
     /// # Errors
-    /// Names the setting that is out of its bounds.
+    /// Names the setting that is out of bounds.
     pub fn new(
         config: &Config,
         channels: Arc<CachedChannels>,
@@ -90,10 +90,10 @@ impl Dispatcher {
         })
     }
 
-    /// Works the outbound queue until `stop`, and then up to `drain` longer on what is under way.
+    /// Works the outbound queue until `stop`. Deliveries in progress then get up to `drain` to end.
     ///
     /// # Errors
-    /// [`Closed`] where the broker was closed before it began.
+    /// [`Closed`] if the broker was closed before the start.
     pub async fn run(
         self,
         broker: SharedBroker,
@@ -110,7 +110,7 @@ impl Dispatcher {
     }
 }
 
-/// Logs that a channel is left alone, or no longer.
+/// Logs that a channel's breaker opened or closed.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the type of the admission's rules"

@@ -1,8 +1,8 @@
-//! Which waits a message's timeline tells of already: a message that waits is looked at many times,
-//! and its timeline says once why.
+//! Remembers which waits a message's timeline already explains: a waiting message is looked at many
+//! times, and its timeline gives each reason once.
 //!
-//! Invariant: no more than [`MAX_REMEMBERED`] messages are remembered. While as many wait, no further
-//! one gets an entry, so a backlog does not fill the journal.
+//! Invariant: at most [`MAX_REMEMBERED`] messages are remembered. While that many wait, further
+//! ones get no entry, so a backlog cannot fill the journal.
 
 use std::{
     collections::HashMap,
@@ -14,19 +14,17 @@ use roundtrip_isolation::MAX_PARK;
 use roundtrip_model::{MessageId, journal::WaitReason};
 use tokio::time::Instant;
 
-/// The most messages that are remembered.
 const MAX_REMEMBERED: usize = 50_000;
 
-/// How long a message is remembered that is not looked at: longer than any snooze.
+/// How long a message is remembered since the last look at it: longer than any snooze.
 const FORGET_AFTER: Duration = Duration::from_secs(2 * MAX_PARK.as_secs());
 
-/// How often those to be forgotten are looked for.
+/// How often expired messages are removed.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
 
-/// A wait that is no longer than this is part of a channel's usual pace, and gets no entry.
+/// A wait this short is normal for a channel and gets no entry.
 const SHORT: Duration = Duration::from_secs(10);
 
-/// The waits that were entered.
 #[derive(Debug)]
 pub(crate) struct Waits {
     most: usize,
@@ -54,7 +52,7 @@ impl Waits {
         }
     }
 
-    /// Whether the timeline is to say that the message waits so long, and why.
+    /// Whether the timeline should get an entry for this wait.
     pub(crate) fn is_news(&self, id: MessageId, reason: WaitReason, wait: Duration) -> bool {
         if !reason.lasts() && wait <= SHORT {
             return false;
@@ -80,7 +78,7 @@ impl Waits {
         true
     }
 
-    /// The message waits no longer.
+    /// The message no longer waits.
     pub(crate) fn forget(&self, id: MessageId) {
         let mut entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
         entered.messages.remove(&id);

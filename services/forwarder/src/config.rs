@@ -7,22 +7,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::DEFAULT_SCHEDULE;
 
-/// [`Config::concurrency`] where nothing is configured: the answers all go to one server.
+/// All answers go to one server.
 const DEFAULT_CONCURRENCY: u16 = 64;
 
-/// How answers are forwarded.
+/// Settings of the forwarder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The most forwards under way at once.
+    /// The most forwards in progress at once.
     pub concurrency: u16,
-    /// When the answers of a channel over which the sessions server fails are snoozed; and all
-    /// answers, when it fails over those of most channels.
+    /// When the breaker of a channel's answers opens, and when the one for all answers does: it
+    /// opens if the sessions server fails over the answers of most channels.
     pub breaker: BreakerConfig,
-    /// How the sessions server is posted to.
+    /// How requests to the sessions server are made.
     pub webhook: roundtrip_webhook::Config,
-    /// When a failed forward is tried again. The last interval is repeated until the answer has
-    /// reached its maximum age.
+    /// When a failed forward is retried. The last interval repeats until the answer reaches its
+    /// maximum age.
     pub retry: RetryConfig,
 }
 
@@ -45,7 +45,7 @@ impl Config {
     /// Checks the settings against their bounds.
     ///
     /// # Errors
-    /// Names the first that is out of them.
+    /// Names the first setting that is out of bounds.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.policy()?;
         window(self.concurrency)?;

@@ -1,4 +1,4 @@
-//! What becomes of one answer.
+//! Decides what happens to one answer.
 
 use async_trait::async_trait;
 use roundtrip_broker::{Handler, Parcel};
@@ -32,7 +32,7 @@ impl Handler for Forwarder {
             return not_tried(parcel, Decision::DeadLetter(reason));
         }
         let limits = Limits {
-            // As many as the admission leaves to one channel.
+            // The admission sets the limit of one channel.
             max_in_flight: usize::from(self.concurrency),
             rate_per_second: None,
             paused: false,
@@ -45,7 +45,7 @@ impl Handler for Forwarder {
         {
             Ok(permit) => self.forward(parcel, &callback, body.into(), permit).await,
             Err(Deferred { wait, obstacle }) => {
-                // For debugging only: a breaker's opening has a log line of its own.
+                // Debug only: the opening of a breaker has a log line of its own.
                 tracing::debug!(
                     callback_id = parcel.id,
                     channel_id = callback.channel_id.as_ref().map(ChannelId::as_str),
@@ -60,7 +60,7 @@ impl Handler for Forwarder {
 
     async fn panicked(&self, parcel: &Parcel) -> Decision {
         let made = self.courier.panicked(parcel.tries, parcel.accepted_at);
-        // The panic itself is in the log; here it is told of which answer.
+        // The panic itself is logged elsewhere; this line names the answer.
         tracing::error!(
             callback_id = parcel.id,
             attempt = made.attempt,
@@ -111,12 +111,12 @@ impl Forwarder {
             reason,
             "forward.attempted"
         );
-        // Before the decision is carried out: what is settled has its entry.
+        // Write the entry before the loop settles: a settled answer always has its entry.
         self.tell(parcel.round, callback, made.journaled()).await;
         made.decision
     }
 
-    /// Says what came of a try, where it is known which message was answered.
+    /// Journals an attempt, if it is known which message was answered.
     async fn tell(&self, round: u32, callback: &Callback, attempt: Box<Attempt>) {
         let Callback {
             callback_id,
@@ -144,7 +144,7 @@ impl Forwarder {
     }
 }
 
-/// Logs a decision that was made without a try.
+/// Logs a decision that was made without an attempt.
 fn not_tried(parcel: &Parcel, decision: Decision) -> Decision {
     let told = Told::from(&decision);
     tracing::info!(

@@ -1,8 +1,8 @@
-//! Takes callbacks and relays them to the SESSIONS_SERVER.
+//! Takes answers and posts them to the SESSIONS_SERVER.
 //!
-//! Invariant: while the SESSIONS_SERVER is away answers wait; none dies of it before its maximum
-//! age. An answer is admitted by the channel that gave it, so that a server which fails over one
-//! channel's answers, or asks for quiet over them, gets those of the others all the same.
+//! Invariant: while the SESSIONS_SERVER is unavailable, answers wait until their maximum age.
+//! Answers are admitted by channel, so a failure or a `Retry-After` over one channel's answers does
+//! not delay those of the others.
 
 mod config;
 mod handler;
@@ -23,11 +23,11 @@ use url::Url;
 
 pub use config::Config;
 
-/// By what answers are kept apart: the channel that gave them. Those without a token share one key.
+/// The key that answers are admitted by: their channel. Answers without a token share one key.
 pub type AnsweredBy = Option<ChannelId>;
 
-/// The intervals between tries where nothing else is configured; the last is repeated. Shorter
-/// than a channel's, for there is one SESSIONS_SERVER and everybody waits for it.
+/// The default intervals between attempts; the last repeats. They are shorter than a channel's, as
+/// all answers wait for one SESSIONS_SERVER.
 pub const DEFAULT_SCHEDULE: [Duration; 4] = [
     Duration::from_secs(1),
     Duration::from_secs(5),
@@ -48,12 +48,12 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// A forwarder that posts to this URL, signed where there is a signer; trusts these certificate
-    /// authorities there beside the public ones; and says in this journal what it did. The URL is
-    /// the operator's own and is not vetted.
+    /// A forwarder that posts to this URL, signed if there is a signer. It trusts these certificate
+    /// authorities beside the public ones, and journals its attempts. The URL is the operator's
+    /// own, so the egress rules do not apply.
     ///
     /// # Errors
-    /// Names the setting that is out of its bounds.
+    /// Names the setting that is out of bounds.
     pub fn new(
         config: &Config,
         sessions_server: Url,
@@ -71,7 +71,7 @@ impl Forwarder {
             courier: Courier::new(webhook, policy, Arc::clone(&clock)),
             admission: Admission::new(Rules {
                 slots: usize::from(config.concurrency),
-                // No answer is paused.
+                // Answers cannot be paused.
                 paused_snooze: Duration::ZERO,
                 breaker: config.breaker,
                 behind: Behind::OneServer,
@@ -84,16 +84,16 @@ impl Forwarder {
         })
     }
 
-    /// Says what is held back.
+    /// The admission of answers, which says what is held back.
     #[must_use]
     pub const fn admission(&self) -> &Admission<AnsweredBy> {
         &self.admission
     }
 
-    /// Works the callbacks queue until `stop`, and then up to `drain` longer on what is under way.
+    /// Works the callbacks queue until `stop`. Forwards in progress then get up to `drain` to end.
     ///
     /// # Errors
-    /// [`Closed`] where the broker was closed before it began.
+    /// [`Closed`] if the broker was closed before the start.
     pub async fn run(
         self,
         broker: SharedBroker,
@@ -110,7 +110,7 @@ impl Forwarder {
     }
 }
 
-/// Logs that a channel's answers, or all answers, are held back, or no longer.
+/// Logs that a breaker opened or closed: a channel's, or the one for all answers.
 fn report(scope: Scope<'_, AnsweredBy>, change: Change) {
     let millis = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     match (scope, change) {

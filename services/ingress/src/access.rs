@@ -1,7 +1,7 @@
-//! Who may make which call: the key that a request presents, and what that key may do.
+//! Authentication and authorization of calls by API key.
 //!
-//! Invariant: no handler runs before its call has been allowed. What is wrong with a key is told to
-//! nobody: there is one answer for none, a wrong, an ended and an unknown one.
+//! Invariant: no handler runs before its call is allowed. A 401 is the same for a missing, a wrong,
+//! an expired and an unknown key.
 
 mod caller;
 mod keyring;
@@ -27,18 +27,18 @@ pub(crate) use caller::Caller;
 pub(crate) use near::authority;
 pub use near::for_this_machine;
 
-/// The longest text that can be a key; a longer one is not even hashed.
+/// A longer text cannot be a key and is not even hashed.
 pub const MAX_KEY_BYTES: usize = 512;
 
-/// The parameter of a path that names a channel.
+/// The path parameter that names a channel.
 const CHANNEL: &str = "channel_id";
 
 /// Who may make a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Whoever comes. The call knows by other means whom it trusts, or tells nothing.
+    /// Everybody. The call checks its caller by other means, or reveals nothing.
     Open,
-    /// Whoever has a key.
+    /// Every API key.
     AnyKey,
     /// Keys of these roles, and operators.
     Roles(&'static [KeyRole]),
@@ -53,18 +53,17 @@ impl Access {
     }
 }
 
-/// Whether keys are needed, and which there are.
+/// Whether keys are required, and which exist.
 #[derive(Debug, Clone, Default)]
 pub struct KeySettings {
-    /// Whether a call without a key is refused; one with a wrong key always is.
+    /// Whether a call without a key is refused. A call with a wrong key always is.
     pub required: bool,
-    /// A key from the configuration, which is an operator's.
+    /// The operator's key from the configuration.
     pub operator: Option<KeyHash>,
-    /// How long the keys that were read are used before they are read again.
+    /// How long keys are used before they are read again.
     pub time_to_live: Duration,
 }
 
-/// Knows keys.
 pub(crate) struct Doorkeeper {
     required: bool,
     operator: Option<KeyHash>,
@@ -74,7 +73,7 @@ pub(crate) struct Doorkeeper {
 }
 
 impl Doorkeeper {
-    /// Begins to read keys. Must be called within a runtime.
+    /// Starts to read keys. Must be called within a runtime.
     pub(crate) fn start(
         settings: &KeySettings,
         limits: &Config,
@@ -96,18 +95,18 @@ impl Doorkeeper {
         }
     }
 
-    /// Reads the keys anew, so that what was just written counts here from now on.
+    /// Reads the keys again, so that this process sees what it just wrote.
     pub(crate) async fn read_again(&self) {
         self.keyring.read_again().await;
     }
 
-    /// Why no call with a key from the store is answered now; none where they are, or none is needed.
+    /// Why calls with a key from the store are refused now, if they are.
     pub(crate) fn unready(&self) -> Option<&'static str> {
         self.required.then(|| self.keyring.unready()).flatten()
     }
 
-    /// Lets whoever comes without a key make a call that needs none. Where calls do, this is for
-    /// what is open to all, and it is open; elsewhere it is for this machine.
+    /// Allows a call without a key. Where keys are required, such a call is open to all. Where they
+    /// are not, it must come from this machine.
     pub(crate) fn allow_keyless(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         if self.required {
             return Ok(());
@@ -115,7 +114,6 @@ impl Doorkeeper {
         self.near.allow(uri, headers)
     }
 
-    /// Who makes this request, by what it presents.
     async fn identify(&self, head: &Parts) -> Result<Caller, Problem> {
         let mut presented = head.headers.get_all(header::AUTHORIZATION).iter();
         let Some(first) = presented.next() else {
@@ -155,7 +153,7 @@ impl Doorkeeper {
     }
 }
 
-/// The key in the header `Authorization` (RFC 6750, 2.1).
+/// The key in the `Authorization` header (RFC 6750, 2.1).
 pub(crate) fn bearer(value: &HeaderValue) -> Option<&str> {
     let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
     let key = key.trim_start_matches(' ');
@@ -163,7 +161,7 @@ pub(crate) fn bearer(value: &HeaderValue) -> Option<&str> {
         .then_some(key)
 }
 
-/// Stands before a call, and lets in whom it may.
+/// Middleware: allows a call or refuses it.
 pub(crate) async fn guard(
     State((doorkeeper, access)): State<(Arc<Doorkeeper>, Access)>,
     request: Request,
@@ -195,7 +193,7 @@ impl Doorkeeper {
             };
             return Err(Problem::other_role(needed, caller.role()));
         }
-        // Here and not in each handler: a new path that names a channel must not be forgotten.
+        // Checked here and not in each handler, so that a new path with a channel cannot forget it.
         if caller.channels().is_some()
             && let Ok(parameters) = RawPathParams::from_request_parts(head, &()).await
         {

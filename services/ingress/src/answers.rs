@@ -1,8 +1,8 @@
-//! Answers that can be long: what somebody asked to be read.
+//! Long answers, whose size the client chooses.
 //!
-//! Invariant: such an answer counts among the bytes of all requests until its last byte is written, or
-//! its client is gone. All of them together have no more than their share of those bytes, so that who
-//! does not read what it asked for keeps nobody from sending.
+//! Invariant: such an answer counts against the byte budget of all requests until its last byte is
+//! written or its client is gone. All such answers have a fixed share of the budget, so clients
+//! that do not read cannot block sending.
 
 use std::{
     convert::Infallible,
@@ -23,24 +23,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::problem::Problem;
 
-/// One in so many of the bytes of all requests are for answers.
+/// One part in this many of the byte budget is for answers.
 const SHARE: usize = 4;
 
-/// How much of an answer is handed over at once. What is handed over is written soon, or keeps the
-/// rest here, where it counts.
+/// The size of one chunk. The rest of the answer stays here, where it counts.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// What answers may have.
+/// The byte budget of answers.
 #[derive(Clone)]
 pub(crate) struct Answers {
     all: Arc<Semaphore>,
     own: Arc<Semaphore>,
-    /// The longest that counts for all that it has: one that is alone can always be given.
+    /// The whole budget: a longer answer counts as this much, so one alone always fits.
     most: usize,
 }
 
 impl Answers {
-    /// A share of the bytes that all requests have, which are so many.
+    /// A share of the budget of all requests, which has this many bytes.
     pub(crate) fn of(all: &Arc<Semaphore>, bytes: usize) -> Self {
         let most = bytes / SHARE;
         Self {
@@ -50,10 +49,10 @@ impl Answers {
         }
     }
 
-    /// An answer in JSON. What goes with it is held until it has been written.
+    /// A JSON answer. What comes with it is held until the answer is written.
     ///
     /// # Errors
-    /// If there is no room for it.
+    /// If the budget is used up.
     pub(crate) fn json(
         &self,
         answer: &impl Serialize,
@@ -81,7 +80,7 @@ impl Answers {
     }
 }
 
-/// A body that counts for as long as it is there.
+/// A body that counts against the budget until it is dropped.
 struct Counted<W> {
     left: Bytes,
     _of_all: OwnedSemaphorePermit,
@@ -137,7 +136,7 @@ mod tests {
         let bytes = to_bytes(answer.into_body(), ALL).await.unwrap();
         assert_eq!(bytes.len(), 200_002);
         assert_eq!(all.available_permits(), ALL);
-        // One that nobody reads, too, once its client is gone.
+        // An unread answer also counts until its client is gone.
         drop(answers.json(&text, ()).ok().unwrap());
         assert_eq!(all.available_permits(), ALL);
     }

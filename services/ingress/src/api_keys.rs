@@ -1,7 +1,7 @@
-//! API keys: made, listed, revoked.
+//! API keys: create, list, revoke.
 //!
-//! Invariant: a key's secret is in the answer to its making and nowhere else. A caller that is
-//! limited, to channels, in its rate or in time, makes, sees and revokes no key that is less so.
+//! Invariant: a key's secret appears only in the answer to its creation. A principal that is
+//! limited (in channels, rate or time) cannot make, see or revoke a key with wider limits.
 
 use std::collections::BTreeSet;
 
@@ -38,12 +38,11 @@ pub(crate) struct CreateKey {
     expires_at: Option<OffsetDateTime>,
 }
 
-/// A key that was made.
 #[derive(Serialize)]
 struct Made {
     #[serde(flatten)]
     key: ApiKey,
-    /// The key itself, this once.
+    /// The key itself, shown once.
     #[serde(rename = "key")]
     secret: String,
 }
@@ -115,7 +114,7 @@ pub(crate) async fn list(
     }))
 }
 
-/// `DELETE /api-keys/{key_id}`: the key ends for good.
+/// `DELETE /api-keys/{key_id}`; it cannot be undone.
 pub(crate) async fn revoke(
     State(ingress): State<Ingress>,
     caller: Caller,

@@ -1,7 +1,7 @@
-//! `POST /channel/messages`: many messages in, each with a result of its own.
+//! `POST /channel/messages`: many messages in one call, each with its own result.
 //!
 //! Invariant: the results are in the order of the messages, and each is what the single call would
-//! have answered; no message fails because of another.
+//! answer. A message never fails because of another.
 
 use axum::{
     Json as JsonBody,
@@ -27,24 +27,22 @@ use crate::{
     problem::Problem,
 };
 
-/// The most messages in one call.
 pub(crate) const MAX_MESSAGES: usize = 1000;
 
-/// The longest body: 16 MiB. Each message has the single call's limits besides.
+/// Each message also has the single call's limits.
 pub(crate) const MAX_BYTES: usize = 16 << 20;
 
-/// The most batches under way at once; one more is answered 503. Each holds its body, and what is
-/// made of it, in memory.
+/// The most batches in progress; a further one is answered 503. Each holds its body and the parsed
+/// messages in memory.
 pub(crate) const MAX_AT_ONCE: usize = 8;
 
-/// Of one batch, how many messages that have a key are under way at once: each is two writes to
-/// the store, which has a time limit on every one.
+/// How many messages of one batch with a key are in progress at once. Each makes two writes to the
+/// store under its time limit.
 const KEYED_AT_ONCE: usize = 32;
 
-/// The media types of NDJSON.
 const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
 
-/// A message of a batch: the single call's body, and a key of its own, which counts before the call's.
+/// A message of a batch: the single call's body, and an optional key that overrides the call's.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Item {
@@ -55,7 +53,6 @@ pub(crate) struct Item {
     idempotency_key: Option<Key>,
 }
 
-/// The answer to a batch.
 #[derive(Debug, Serialize)]
 pub(crate) struct Answered {
     accepted: usize,
@@ -63,7 +60,7 @@ pub(crate) struct Answered {
     results: Vec<Outcome>,
 }
 
-/// What became of one message.
+/// The result of one message.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Outcome {
@@ -101,7 +98,7 @@ pub(crate) async fn send(
         None => None,
     };
     let keyed = Semaphore::new(KEYED_AT_ONCE);
-    // All at once: the broker bounds what is under way, and confirms many as fast as one.
+    // All at once: the broker bounds what is in progress, and confirms many as fast as one.
     let answers = join_all(texts.iter().enumerate().map(|(index, text)| {
         let key = key.as_ref().map(|key| key.of_message(index));
         accept(&ingress, &caller, key, &keyed, text)
@@ -148,7 +145,7 @@ async fn accept(
     };
     let key = idempotency_key.or(key_of_call);
     let _permit = match key {
-        // It is never closed.
+        // The semaphore is never closed.
         Some(_) => keyed.acquire().await.ok(),
         None => None,
     };
@@ -175,7 +172,7 @@ fn count_problem() -> String {
     format!("must have 1 to {MAX_MESSAGES} messages")
 }
 
-/// The lines that have something on them, and one more than the limit at the most.
+/// The non-empty lines, at most one more than the limit.
 pub(crate) fn lines(body: &[u8]) -> Vec<&[u8]> {
     body.split(|&byte| byte == b'\n')
         .map(<[u8]>::trim_ascii)
@@ -184,7 +181,7 @@ pub(crate) fn lines(body: &[u8]) -> Vec<&[u8]> {
         .collect()
 }
 
-/// The elements of a JSON array, as they are written.
+/// The elements of a JSON array, verbatim.
 pub(crate) fn array(body: &[u8]) -> Result<Vec<&[u8]>, Problem> {
     let Elements(elements) =
         serde_json::from_slice(body).map_err(|error| match error.classify() {
@@ -199,8 +196,8 @@ pub(crate) fn array(body: &[u8]) -> Result<Vec<&[u8]>, Problem> {
         .collect())
 }
 
-/// The elements of an array. It stops at the limit, so that a body of millions of small ones takes
-/// no memory.
+/// The elements of an array. Parsing stops at the limit, so that millions of small elements take no
+/// memory.
 struct Elements<'a>(Vec<&'a RawValue>);
 
 impl<'de> Deserialize<'de> for Elements<'de> {

@@ -1,7 +1,7 @@
-//! Reading a request's body, and its JSON where it is that.
+//! Reads a request's body, and parses JSON.
 //!
-//! Invariant: no more of a body is held than its limit, for no longer than its time limit, and what
-//! is held counts among what all requests hold.
+//! Invariant: a body is held up to its size limit and its time limit, and counts against the byte
+//! budget of all requests.
 
 use axum::{
     body::{Body, HttpBody},
@@ -19,13 +19,13 @@ use crate::{
     problem::Problem,
 };
 
-/// The names of UTF-8, and of ASCII, which is a part of it.
+/// The names of UTF-8, and of its subset ASCII.
 const UTF_8: [&str; 3] = ["utf-8", "utf8", "us-ascii"];
 
 /// A JSON body, parsed into a `T`.
 pub(crate) struct Json<T>(pub(crate) T);
 
-/// A JSON body, read into a `T` that relays a part of it as it is written.
+/// A JSON body, parsed into a `T` that relays a part verbatim.
 pub(crate) struct RelayedJson<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequest<Ingress> for Json<T> {
@@ -40,7 +40,7 @@ impl<T: DeserializeOwned> FromRequest<Ingress> for Json<T> {
 impl<T: DeserializeOwned> OptionalFromRequest<Ingress> for Json<T> {
     type Rejection = Problem;
 
-    /// None where the body is empty, whatever its type is said to be.
+    /// `None` if the body is empty, whatever its media type.
     async fn from_request(request: Request, ingress: &Ingress) -> Result<Option<Self>, Problem> {
         let is_json = is_json(request.headers());
         let bytes = read(request, ingress, ingress.limits.max_body_bytes).await?;
@@ -71,7 +71,7 @@ async fn read_json(request: Request, ingress: &Ingress) -> Result<Bytes, Problem
     read(request, ingress, ingress.limits.max_body_bytes).await
 }
 
-/// The whole body, which counts among those of all requests for as long as its request lasts.
+/// The whole body. It counts against the byte budget until its request ends.
 pub(crate) async fn read(
     request: Request,
     ingress: &Ingress,
@@ -89,7 +89,7 @@ pub(crate) async fn read(
 }
 
 async fn collect(body: Body, limit: usize, held: &Held) -> Result<Bytes, Problem> {
-    // What announces its length is refused before it is sent.
+    // A body whose announced length is too great is refused before it is sent.
     if body.size_hint().lower() > limit as u64 {
         return Err(Problem::too_large(limit));
     }
@@ -110,7 +110,7 @@ async fn collect(body: Body, limit: usize, held: &Held) -> Result<Bytes, Problem
             whole.extend_from_slice(&piece);
         }
     }
-    // Most bodies come in one piece, which is not copied.
+    // Most bodies come in one chunk, which is not copied.
     Ok(if whole.is_empty() {
         first
     } else {
@@ -118,7 +118,7 @@ async fn collect(body: Body, limit: usize, held: &Held) -> Result<Bytes, Problem
     })
 }
 
-/// Refuses a body that is compressed, or in another character set than JSON's.
+/// Refuses a compressed body, or a character set other than JSON's.
 fn is_as_it_is(headers: &HeaderMap) -> Result<(), Problem> {
     let is_identity = |coding: &str| coding.trim().eq_ignore_ascii_case("identity");
     let codings = headers.get_all(header::CONTENT_ENCODING);
@@ -166,7 +166,7 @@ pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
         })
 }
 
-/// `application/json`, or a type whose suffix says JSON.
+/// `application/json`, or a type with the suffix `+json`.
 pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|kind| {
         kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))

@@ -1,9 +1,8 @@
-//! `POST /webhook-response`: an answer in.
+//! `POST /webhook-response`: a channel's answer.
 //!
-//! Invariant: a token that is worth nothing is refused, whatever else is asked for, and before the
-//! body is looked at; to refuse one takes a MAC. The reason is counted
-//! ([`Refusals`](crate::refusals::Refusals)) and is in no answer. What a good token can do is
-//! bounded ([`AnswerLimits`](limits::AnswerLimits)).
+//! Invariant: a bad token is refused before the body is read, and the check costs one MAC. The
+//! reason is counted ([`Refusals`](crate::refusals::Refusals)) and never answered. A good token is
+//! limited by [`AnswerLimits`](limits::AnswerLimits).
 
 pub(crate) mod limits;
 
@@ -28,15 +27,14 @@ use crate::{
     CallbackAuth, Ingress, body::RelayedJson, limits::Held, messages::encode, problem::Problem,
 };
 
-/// The body of `POST /webhook-response`. Channel servers are other people's: what else they put
-/// into it is passed over.
+/// The body of `POST /webhook-response`. Other people write channel servers, so unknown fields are
+/// ignored.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Answer {
     session_id: SessionId,
     pub(crate) response_data: Box<RawValue>,
 }
 
-/// The answer to an answer that was taken.
 #[derive(Debug, Serialize)]
 struct Accepted {
     success: bool,
@@ -91,12 +89,12 @@ pub(crate) async fn receive(
     let publish = {
         let ingress = ingress.clone();
         async move {
-            // The body counts among all that are held until it is published.
+            // The body counts against the byte budget until it is published.
             let _held = held;
             ingress.publish_answer(callback, claims).await
         }
     };
-    // A task of its own: a client that goes away must not leave an answer published and uncounted.
+    // A task of its own: if the client disconnects, the published answer must still be counted.
     tokio::spawn(publish).await.map_err(|error| {
         tracing::error!(%error, "an answer was not published");
         Problem::internal()
@@ -128,7 +126,7 @@ impl Ingress {
         let parcel = Parcel {
             id: callback.callback_id.to_string(),
             tries: 0,
-            // The message's: the journal keeps its answer under that round.
+            // The message's own round: the journal keeps its answer under that round.
             round: claims.as_ref().map_or(0, |claims| claims.round),
             accepted_at,
             dead: None,
@@ -155,7 +153,7 @@ impl Ingress {
         Ok(())
     }
 
-    /// The token in the query, where there is one: it must be good, also where none is needed.
+    /// The token in the query, if any. It must be valid even where no token is required.
     fn proven(&self, query: Option<&str>) -> Result<Option<Proven<'_>>, Problem> {
         match (token(query), self.callback_auth) {
             (Some(token), _) => {
@@ -176,7 +174,7 @@ impl Ingress {
     }
 }
 
-/// The token in a query string: the last, for the gateway appended its own.
+/// The token in a query string: the last one, as the gateway appends its own.
 pub(crate) fn token(query: Option<&str>) -> Option<Cow<'_, str>> {
     form_urlencoded::parse(query?.as_bytes())
         .filter(|(name, _)| name == QUERY)

@@ -1,5 +1,5 @@
-//! The channel calls: create, read, update, delete, query, pause and resume, and the secret that
-//! signs its deliveries.
+//! Channel calls: create, read, update, delete, query, pause, resume, and rotate the signing
+//! secret.
 
 mod endpoint;
 mod etag;
@@ -26,7 +26,7 @@ pub(crate) use pause::{pause, resume};
 pub(crate) use query::query;
 pub(crate) use secret::rotate;
 
-/// The body of `POST /channel`: the seed's five fields and no other.
+/// The body of `POST /channel`: the five fields of the client's specification and no other.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "the client's names, on the wire")]
@@ -67,12 +67,12 @@ pub(crate) async fn create(
     together(checked, vetted).map_err(Problem::invalid)?;
     let version = ingress.store.create(&channel).await?;
     let id = &channel.channel_id;
-    // Without an overlap: what an earlier channel of this id left over signs nothing of this one's.
+    // No overlap: a secret of an earlier channel with this id must not sign for this one.
     let secret = match ingress.new_secret(id, Duration::ZERO).await {
         Ok((secret, _)) => secret,
         Err(problem) => {
-            // Its owner will try again, and must not be told that the channel exists. Where this
-            // fails too, that is so; a rotation makes the secret that it lacks.
+            // The producer will retry and must not get a conflict. If the deletion fails too, the
+            // channel stays without a secret; a rotation makes one.
             if let Err(error) = ingress.store.delete(id, Some(&version)).await {
                 tracing::warn!(channel_id = %id, %error, "a channel is left without a secret");
             }
@@ -91,7 +91,7 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, headers, JsonBody(created)))
 }
 
-/// The answer to a channel that was created: the channel, and the one sight of its secret.
+/// The answer to a creation. It is the only one with the first secret.
 #[derive(Serialize)]
 struct Created {
     #[serde(flatten)]
@@ -142,7 +142,7 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// All that is wrong, whoever found it.
+/// All problems together, wherever they were found.
 fn together(
     checked: Result<(), Vec<FieldError>>,
     vetted: Option<FieldError>,
@@ -156,13 +156,12 @@ fn together(
     }
 }
 
-/// An id that cannot be one names no channel.
+/// A malformed id names no channel, so it is 404.
 fn channel_id(text: &str) -> Result<ChannelId, Problem> {
     text.parse()
         .map_err(|_error| Problem::unknown_channel(text))
 }
 
-/// A channel and its `ETag`.
 fn answer(stored: Versioned) -> Response {
     (
         [(header::ETAG, etag::of(&stored.version))],

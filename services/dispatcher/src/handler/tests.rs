@@ -27,7 +27,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use super::*;
 use crate::{Answers, Config};
 
-/// How much later one message comes back for itself.
+/// By how much each snoozed message comes back later than the one before it.
 const ONE_AT_THE_PACE: Duration = Duration::from_millis(5);
 
 const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
@@ -42,10 +42,10 @@ impl Clock for Noon {
     }
 }
 
-/// A store that answers every question for a channel alike.
+/// A store that gives the same answer for every channel.
 enum Store {
     Holds(Channel),
-    /// The same, with another channel under its id from when this is set.
+    /// The same, but another channel has this id once the flag is set.
     Replaces(Channel, Arc<AtomicBool>),
     HoldsNothing,
     HoldsNoChannel,
@@ -116,7 +116,7 @@ impl Channels for Store {
 
 type Request = (HeaderMap, Bytes);
 
-/// A channel server that answers everything with this status, and the store that knows it.
+/// A channel server that answers every request with this status, and a store with its channel.
 async fn channel_server(status: u16) -> (Store, mpsc::UnboundedReceiver<Request>) {
     let (sender, requests) = mpsc::unbounded_channel();
     let status = StatusCode::from_u16(status).unwrap();
@@ -149,7 +149,7 @@ fn dispatcher(store: Store) -> Dispatcher {
     observed(store).0
 }
 
-/// A dispatcher, and what it says in its journal.
+/// A dispatcher, and the entries it journals.
 fn observed(store: Store) -> (Dispatcher, mpsc::UnboundedReceiver<Entry>) {
     knowing(CachedChannels::new(
         Arc::new(store),
@@ -268,7 +268,7 @@ async fn a_try_that_takes_its_time_is_told_before_it_ends() {
     let sent = parcel(MESSAGE, 0, NOW);
     let handling = dispatcher.handle(&sent);
     let hearing = async {
-        // Takes the connection and says nothing.
+        // Accepts the connection and never answers.
         sender.push(listener.accept().await.unwrap());
         receiver.push(entries.recv().await.unwrap());
     };
@@ -384,7 +384,8 @@ async fn a_message_goes_to_the_channel_that_it_was_accepted_for(
     assert_eq!(requests.try_recv().is_ok(), is_delivered);
 }
 
-/// A dispatcher may know a channel that was deleted since, and hear of its successor by a message.
+/// A dispatcher may have a deleted channel in its cache when the first message for its successor
+/// comes.
 #[tokio::test]
 async fn a_message_for_a_channel_that_is_not_known_yet_is_no_dead_letter() {
     let (store, mut requests) = channel_server(200).await;
@@ -426,7 +427,7 @@ async fn a_message_whose_channel_cannot_be_posted_to_is_dead(
     );
 }
 
-/// Such a channel comes in past the API, or by an API that allowed more.
+/// Such a channel was written past the API, or by an API that allowed more.
 #[tokio::test]
 async fn a_message_whose_channel_may_not_be_connected_to_is_dead_after_one_look() {
     let store = Store::Holds(channel(&json!("http://169.254.169.254/latest/")));
@@ -460,7 +461,7 @@ async fn a_panic_is_a_failed_try_and_in_the_journal() {
     assert!(attempt.error.is_some());
 }
 
-/// The secrets of every channel.
+/// A store with these secrets for every channel.
 struct Sealed(Vec<SealedSecret>);
 
 #[async_trait]
@@ -479,7 +480,6 @@ impl Secrets for Sealed {
     }
 }
 
-/// 32 bytes each.
 const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 const ANOTHER_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
@@ -487,8 +487,8 @@ fn keys(text: &str) -> SealingKeys {
     SealingKeys::parse([text]).unwrap()
 }
 
-/// What a dispatcher with this key decides, where these secrets were sealed for these channels
-/// under this one, the newest first.
+/// What a dispatcher with this key decides. The secrets, the newest first, were sealed for the
+/// named channels under the named keys.
 async fn decide_signing(store: Store, key: &str, secrets: &[(u8, &str)]) -> Decision {
     let seal = |&(byte, owner): &(u8, &str)| SealedSecret {
         sealed: keys(KEY).seal(&[byte; 32], owner, [byte; 12]).unwrap(),

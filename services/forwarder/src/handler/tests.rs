@@ -30,7 +30,7 @@ impl Clock for Noon {
 
 type Request = (HeaderMap, Bytes);
 
-/// A sessions server that answers everything with this status.
+/// A sessions server that answers every request with this status.
 async fn sessions_server(status: u16) -> (url::Url, mpsc::UnboundedReceiver<Request>) {
     let (sender, requests) = mpsc::unbounded_channel();
     let status = StatusCode::from_u16(status).unwrap();
@@ -51,7 +51,7 @@ fn forwarder(url: url::Url) -> Forwarder {
     observed(url).0
 }
 
-/// A forwarder, and what it says in its journal.
+/// A forwarder, and the entries it journals.
 fn observed(url: url::Url) -> (Forwarder, mpsc::UnboundedReceiver<Entry>) {
     let (journal, entries) = Journal::observed();
     let roots = Roots::default();

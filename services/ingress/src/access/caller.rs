@@ -1,4 +1,4 @@
-//! Whoever makes a call, and what they may do.
+//! The principal of a call, and what it may do.
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use super::keyring::Known;
 use crate::problem::Problem;
 
-/// Whoever makes a call. A handler gets it by asking for it.
+/// The principal of a call. A handler takes it as an argument.
 #[derive(Clone)]
 pub(crate) enum Caller {
-    /// Without a key, where none is needed.
+    /// Without a key, where none is required.
     Anybody,
-    /// With the key from the configuration.
+    /// The key from the configuration.
     Configured,
-    /// With a key from the store.
+    /// A key from the store.
     Key(Arc<Known>),
 }
 
@@ -28,7 +28,7 @@ impl Caller {
         }
     }
 
-    /// The channels that the caller is limited to, where it is.
+    /// The channels that the principal is limited to, if it is.
     pub(crate) fn channels(&self) -> Option<&BTreeSet<ChannelId>> {
         match self {
             Self::Anybody | Self::Configured => None,
@@ -36,14 +36,14 @@ impl Caller {
         }
     }
 
-    /// Whether the caller may know of this channel. What belongs to none is for those alone who are
-    /// not limited.
+    /// Whether the principal may see this channel. What belongs to no channel is visible only
+    /// without a limit.
     pub(crate) fn sees(&self, channel: Option<&ChannelId>) -> bool {
         self.channels()
             .is_none_or(|own| channel.is_some_and(|channel| own.contains(channel)))
     }
 
-    /// Whether the caller may know of something that is limited to these channels.
+    /// Whether the principal may see something that is limited to these channels.
     pub(crate) fn covers<'a>(
         &self,
         channels: Option<impl IntoIterator<Item = &'a ChannelId>>,
@@ -55,7 +55,7 @@ impl Caller {
         }
     }
 
-    /// What the keys are within that the caller makes, sees and revokes.
+    /// The bounds of the keys that the principal makes, lists and revokes.
     pub(crate) fn bounds(&self) -> KeyBounds {
         match self {
             Self::Anybody | Self::Configured => KeyBounds::default(),
@@ -63,7 +63,7 @@ impl Caller {
         }
     }
 
-    /// What the keys are counted under that the caller makes.
+    /// The key against whose quota new keys count.
     pub(crate) fn counts_under(&self) -> Option<ApiKeyId> {
         match self {
             Self::Anybody | Self::Configured => None,
@@ -71,7 +71,6 @@ impl Caller {
         }
     }
 
-    /// Lets the caller use this channel, or says that it may not.
     pub(crate) fn allow(&self, channel: &ChannelId) -> Result<(), Problem> {
         if self.sees(Some(channel)) {
             Ok(())
@@ -80,7 +79,7 @@ impl Caller {
         }
     }
 
-    /// As [`Caller::allow`], for what stands where a channel's id should.
+    /// As [`Caller::allow`], for a text in the place of a channel's id.
     pub(crate) fn allow_named(&self, channel: &str) -> Result<(), Problem> {
         match self.channels() {
             Some(own) if !own.iter().any(|one| one.as_str() == channel) => {
@@ -90,7 +89,8 @@ impl Caller {
         }
     }
 
-    /// The channels that a search is limited to. A channel that it names must be one of them.
+    /// The channels that a search is limited to. A channel that the search names must be one of
+    /// them.
     pub(crate) fn among(
         &self,
         named: Option<&ChannelId>,
@@ -101,8 +101,8 @@ impl Caller {
         Ok(self.channels().map(|own| own.iter().cloned().collect()))
     }
 
-    /// The name under which the store has an idempotency key: each caller's are its own. The line
-    /// feed is in no idempotency key, so no two callers' names meet.
+    /// The name of an idempotency key in the store: each principal has its own. No idempotency key
+    /// holds a line feed, so the names of two principals never collide.
     pub(crate) fn idempotency_key(&self, key: &str) -> String {
         match self {
             Self::Anybody => key.to_owned(),
@@ -110,7 +110,7 @@ impl Caller {
         }
     }
 
-    /// How long until the caller may make a call; nothing where it may now, and then it is counted.
+    /// How long until the principal may make a call. `None`: it may now, and the call is counted.
     pub(super) fn blocked_for(&self, now: Instant) -> Option<Duration> {
         match self {
             Self::Anybody | Self::Configured => None,
@@ -119,7 +119,7 @@ impl Caller {
     }
 }
 
-/// Who it is, for logs.
+/// For logs.
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

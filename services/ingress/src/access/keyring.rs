@@ -1,12 +1,11 @@
-//! The keys that are active, all of them, read every few seconds.
+//! A snapshot of all active keys, read every few seconds.
 //!
-//! All of them and not those that are asked for: what a stranger makes up is then known to be
-//! nobody's without a look into the store, and there is nothing that a stranger could fill.
+//! It holds all keys, not only those in use. So a made-up key is refused without a store call, and
+//! strangers cannot fill the snapshot.
 //!
-//! Invariant: no call waits for the store, but one with a key that is not known, which may have
-//! been made a moment ago; and of those no more than [`MAX_WAITING`] at once, for one read that
-//! they share, of which there are no more than one in [`PAUSE`]. While the store is away the keys
-//! are used as they were read, until they are too old.
+//! Invariant: only a call with an unknown key waits for the store, as the key may be new. At most
+//! [`MAX_WAITING`] such calls wait at once. They share one read, and reads are at least [`PAUSE`]
+//! apart. While the store is unavailable, the last snapshot is used until it is too old.
 
 use std::{
     collections::HashMap,
@@ -27,26 +26,25 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-/// The least time from one read to the next.
+/// The least time between two reads.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// The most calls that wait at once for a key that is not known; the others take it for nobody's.
+/// The most calls that wait at once for an unknown key; further ones treat it as unknown.
 const MAX_WAITING: usize = 64;
 
-/// How long a call waits. Longer than two reads may take by the store's usual time limit.
+/// How long a call waits: longer than two reads under the store's default time limit.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// How often refused calls are logged, at the most.
+/// Refused calls are logged at most this often.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Met by every read of the keys.
+/// Logged by every read while there are too many keys.
 static FULL: LogThrottle = LogThrottle::every(Duration::from_mins(10));
 
-/// The store is away, and what it last said is too old or does not have the key.
+/// The store is unavailable, and the last snapshot is too old or lacks the key.
 #[derive(Debug)]
 pub(super) struct Away;
 
-/// Has the keys.
 pub(crate) struct Keyring {
     shared: Arc<Shared>,
     state: watch::Receiver<State>,
@@ -68,26 +66,25 @@ impl fmt::Debug for Keyring {
 }
 
 struct Shared {
-    /// Asks the reader not to wait until the keys are old.
+    /// Asks for a read before the snapshot is old.
     wanted: Notify,
-    /// How many reads have begun.
+    /// How many reads have started.
     begun: AtomicU64,
-    /// The calls that were refused since this was last logged.
+    /// The refused calls since the last log line.
     refused: AtomicU64,
 }
 
-/// What the reader has found.
 #[derive(Clone, Default)]
 struct State {
     keys: Arc<HashMap<ApiKeyId, Arc<Known>>>,
-    /// When the read began that brought them; none where none has yet.
+    /// When the read of these keys started. `None`: no read has succeeded yet.
     read_at: Option<Instant>,
-    /// How many reads have ended, whatever they brought.
+    /// How many reads have ended, successful or not.
     ended: u64,
     is_away: bool,
 }
 
-/// A key that is active, and how much it is used.
+/// An active key and its rate limit.
 pub(crate) struct Known {
     pub(crate) key: ApiKey,
     rate: Option<Mutex<Rate>>,
@@ -100,7 +97,7 @@ impl Known {
         Self { key, rate }
     }
 
-    /// Takes one call from the key's rate, or says how long until there is one.
+    /// Counts one call against the key's rate, or returns how long to wait.
     pub(super) fn blocked_for(&self, now: Instant) -> Option<Duration> {
         let rate = self.rate.as_ref()?;
         let mut rate = rate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,19 +109,18 @@ impl Known {
     }
 }
 
-/// How keys are read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
-    /// How long they are used before they are read again.
+    /// How long a snapshot is used before the next read.
     pub(crate) time_to_live: Duration,
-    /// How long they are used while the store is away.
+    /// How long a snapshot is used while the store is unavailable.
     pub(crate) max_age: Duration,
     /// The rate of a key that has none of its own.
     pub(crate) default_rate: Option<u32>,
 }
 
 impl Keyring {
-    /// Begins to read. Must be called within a runtime.
+    /// Starts to read. Must be called within a runtime.
     pub(crate) fn start(store: Arc<dyn ApiKeys>, clock: Arc<dyn Clock>, reading: Reading) -> Self {
         let shared = Arc::new(Shared {
             wanted: Notify::new(),
@@ -148,12 +144,12 @@ impl Keyring {
         }
     }
 
-    /// The active key with this id; none where there certainly is none.
+    /// The active key with this id. `None` only if it certainly does not exist.
     pub(super) async fn find(&self, id: ApiKeyId) -> Result<Option<Arc<Known>>, Away> {
         if let Some(known) = self.look(id)? {
             return Ok(Some(known));
         }
-        // It may be newer than what was read.
+        // The key may be newer than the snapshot.
         if let Ok(_permit) = self.waiting.try_acquire() {
             self.read_again().await;
         }
@@ -163,7 +159,7 @@ impl Keyring {
         }
     }
 
-    /// Why no key may be used now; none where some can be.
+    /// Why no key can be used now, if none can.
     pub(super) fn unready(&self) -> Option<&'static str> {
         match self.state.borrow().read_at {
             Some(read_at) if read_at.elapsed() <= self.max_age => None,
@@ -172,22 +168,22 @@ impl Keyring {
         }
     }
 
-    /// Waits, for a while, until a read has ended that began after this call.
+    /// Waits, up to a limit, for the end of a read that starts after this call.
     pub(super) async fn read_again(&self) {
         let begun = self.shared.begun.load(Ordering::SeqCst);
         self.shared.wanted.notify_one();
         let mut state = self.state.clone();
         let next = state.wait_for(|state| state.ended > begun);
-        // Whether it came in time shows in what is found then.
+        // A time-out shows in the lookup that follows.
         let _ = timeout(WAIT, next).await;
     }
 
-    /// Somebody came with no key, or none that is good. The reader logs how many.
+    /// Counts a call without a valid key. The reader logs the count.
     pub(super) fn count_refusal(&self) {
         self.shared.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether a key that was not found may be there all the same.
+    /// Whether the snapshot is too old to rule a key out.
     fn knows_no_better(&self) -> bool {
         let state = self.state.borrow();
         state.is_away || state.read_at.is_none()
@@ -206,7 +202,6 @@ impl Keyring {
     }
 }
 
-/// Reads the keys, over and over.
 struct Reader {
     store: Arc<dyn ApiKeys>,
     clock: Arc<dyn Clock>,
@@ -237,7 +232,7 @@ impl Reader {
     }
 
     fn tell(&self, began: Instant, read: Result<Vec<ApiKey>, StoreError>) {
-        // Made before anybody has to wait for it.
+        // Built outside the lock, so that no call waits for it.
         let before = Arc::clone(&self.told.borrow().keys);
         let read = read.map(|keys| Arc::new(self.known(keys, &before)));
         self.told.send_modify(|state| {
@@ -264,7 +259,7 @@ impl Reader {
         });
     }
 
-    /// A key that was known stays the same one, or its rate would begin anew with each read.
+    /// Keeps a known key's entry: a new one would reset its rate limit at each read.
     fn known(
         &self,
         keys: Vec<ApiKey>,

@@ -1,13 +1,13 @@
-//! Who may make calls without a key: this machine, where none is needed.
+//! Calls without a key, where none is required: only this machine may make them.
 //!
-//! To listen on loopback keeps other machines out, and not the pages in a browser of this one. A
-//! page can post what needs no preflight, and whoever made it can have the page's own name lead
-//! here (DNS rebinding). What such a request cannot hide is whom it thinks it speaks to, its
-//! `Host`, and where it comes from, its `Origin`. A browser leaves `Origin` out of a plain GET; such a
-//! request says `Sec-Fetch-Site: cross-site` instead.
+//! Listening on loopback keeps other machines out, but not pages in a browser on this one. A page
+//! can send any POST that needs no preflight, and its author can make the page's name resolve to
+//! this machine (DNS rebinding). Such a request still shows its target in `Host` and its source in
+//! `Origin`. A browser omits `Origin` from a plain GET and sends `Sec-Fetch-Site: cross-site`
+//! instead.
 //!
-//! Invariant: what names no place but this machine, and the one under which channels reach the
-//! gateway, is let through; anything that cannot be read is not.
+//! Invariant: a request passes if it names only this machine or the host under which channels reach
+//! the gateway. A header that cannot be parsed is refused.
 
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ use url::{Host, Url};
 
 use crate::problem::Problem;
 
-/// How a browser says where a request comes from, beside or instead of its `Origin`.
+/// How a browser states a request's source, beside or instead of its `Origin`.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// Serves the router to this machine only, as the API does where no key is needed: for ports beside
-/// the API's. `own_url` is the gateway's own, as others reach it.
+/// Restricts a router to this machine, as the API does where no key is required. It is for ports
+/// beside the API's. `own_url` is the gateway's URL as others reach it.
 pub fn for_this_machine(router: Router, own_url: &str) -> Router {
     let near = Arc::new(Near::new(own_url));
     router.layer(from_fn(move |request: Request, next: Next| {
@@ -40,7 +40,7 @@ pub fn for_this_machine(router: Router, own_url: &str) -> Router {
     }))
 }
 
-/// Knows the requests that come from this machine.
+/// Recognises requests from this machine.
 #[derive(Debug)]
 pub(crate) struct Near {
     /// The host under which channels reach the gateway.
@@ -48,16 +48,16 @@ pub(crate) struct Near {
 }
 
 impl Near {
-    /// With the gateway's own URL, as others reach it.
+    /// `own` is the gateway's URL as others reach it.
     pub(crate) fn new(own: &str) -> Self {
         Self {
             own: host_of_url(own),
         }
     }
 
-    /// Lets a request through that was made on this machine, for this machine.
+    /// Allows a request that names only this machine.
     pub(crate) fn allow(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
-        // HTTP/2 names the host in the URI, HTTP/1.1 in the header; where both do, both count.
+        // HTTP/2 names the host in the URI, HTTP/1.1 in the header. If both do, both are checked.
         let named = uri.authority().map(host_of);
         let hosts = headers.get_all(header::HOST).iter().map(authority);
         let hosts = hosts.map(|authority| host_of(&authority?));
@@ -88,10 +88,9 @@ impl Near {
     }
 }
 
-/// The value of a header `Host`.
 pub(crate) fn authority(value: &HeaderValue) -> Option<Authority> {
     let authority: Authority = value.to_str().ok()?.parse().ok()?;
-    // A user's name has no place in it (RFC 9110, 4.2.4).
+    // It holds no user name (RFC 9110, 4.2.4).
     (!authority.as_str().contains('@')).then_some(authority)
 }
 
@@ -104,7 +103,7 @@ fn host_of_url(url: &str) -> Option<Host> {
     url.host().map(|host| without_last_dot(host.to_owned()))
 }
 
-/// Another spelling of a host is no other one, as browsers read it.
+/// Browsers treat a host with a trailing dot as the same host.
 fn without_last_dot(host: Host) -> Host {
     match host {
         Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(&name).to_owned()),

@@ -14,7 +14,7 @@ use crate::{
     testing::{Answer, Bench, OPERATOR_KEY},
 };
 
-/// The secret of every key here.
+/// The secret of every key in these tests.
 const SECRET: [u8; 32] = [7; 32];
 
 fn new_key(role: KeyRole) -> NewKey {
@@ -27,7 +27,7 @@ fn new_key(role: KeyRole) -> NewKey {
     }
 }
 
-/// Keeps a key, and returns it as it is presented.
+/// Stores a key and returns it as a client presents it.
 async fn keep(bench: &Bench, new: NewKey) -> (ApiKey, String) {
     let (key, issued) = new.make(SECRET, bench.clock.now()).unwrap();
     bench.store.create_key(&key).await.unwrap();
@@ -51,7 +51,7 @@ fn operator() -> String {
     format!("Bearer {OPERATOR_KEY}")
 }
 
-/// The path with something in the place of each parameter.
+/// The path with a value for each parameter.
 fn filled(path: &str) -> String {
     path.replace("{channel_id}", "c")
         .replace("{message_id}", &MessageId::generate().to_string())
@@ -59,7 +59,7 @@ fn filled(path: &str) -> String {
         .replace("{key_id}", "key_none")
 }
 
-/// What is presented by strangers: what each is, and the header's value.
+/// Invalid credentials: a description of each, and the header's value.
 async fn strangers(bench: &Bench) -> Vec<(&'static str, Option<String>)> {
     let (_, good) = keep(bench, new_key(KeyRole::Operator)).await;
     let wrong_secret = format!("{}{}", &good[..good.len() - 4], "AAAA");
@@ -103,7 +103,7 @@ async fn strangers(bench: &Bench) -> Vec<(&'static str, Option<String>)> {
     ]
 }
 
-/// The one answer for strangers.
+/// Every invalid credential gets this answer.
 fn assert_refused(answer: &Answer, what: &str) {
     assert_eq!(answer.status, 401, "{what}");
     assert_eq!(answer.headers["www-authenticate"], "Bearer", "{what}");
@@ -174,7 +174,7 @@ async fn what_is_open_asks_for_no_key() {
     }
 }
 
-/// Which calls a key of this role may make, by their method and path.
+/// The calls that a key of this role may make, by method and path.
 #[rstest]
 #[case::operator(KeyRole::Operator, None)]
 #[case::viewer(KeyRole::Viewer, Some(&[
@@ -214,7 +214,7 @@ async fn a_role_allows_what_it_is_for_and_nothing_else(
             assert!(detail.ends_with(role.as_str()), "{detail}");
         }
     }
-    // What is not there is not told by a 401 to those who have a key.
+    // With a valid key an unknown path is 404 and not 401.
     assert_eq!(get(&bench, "/nothing/here", &key).await.status, 404);
     let patch = ask(&bench, Method::PATCH, "/channel/c", &key, "").await;
     assert_eq!(patch.status, 405);
@@ -291,7 +291,7 @@ async fn a_key_that_is_used_too_fast_is_told_when_to_come_back() {
     assert_eq!(get(&bench, "/channel/c", &other).await.status, 200);
 }
 
-/// Secrets in every place where an answer quotes what it was sent.
+/// Puts secrets into every field that an answer quotes.
 #[tokio::test]
 async fn no_problem_repeats_a_secret() {
     let bench = Bench::in_production().await;
@@ -325,7 +325,7 @@ async fn no_problem_repeats_a_secret() {
             assert!(!answer.text.contains(end), "{path} {body}: {}", answer.text);
         }
     }
-    // Its id is no secret, and what is needed.
+    // The key's id is not secret, and the reader needs it.
     let path = format!("/api-keys/{whole}");
     let answer = ask(&bench, Method::DELETE, &path, &operator(), "").await;
     assert_eq!(answer.status, 404);

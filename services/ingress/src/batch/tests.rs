@@ -186,7 +186,7 @@ async fn other_messages_under_the_key_of_a_call_are_refused_whole() {
         assert_eq!(refused.json()["errors"][0]["field"], HEADER);
     }
     assert_eq!(bench.broker.taken().len(), 2);
-    // The single call's keys are apart from these.
+    // The single call's keys are separate from a batch's.
     let alone = bench.post("/channel/message", &key, message("s0").to_string());
     assert_eq!(alone.await.status, 202);
 }

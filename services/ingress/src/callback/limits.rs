@@ -1,9 +1,9 @@
-//! How many answers are taken: of one delivery, of one channel in a second.
+//! Limits on answers: the number for each delivery, and the rate of each channel.
 //!
-//! Invariant: while a delivery is remembered, no more than [`AnswerLimits::most`] different answers
-//! to it are published, none of them twice, and no more than [`BODIES`] bodies' worth of bytes. A
-//! channel that the store does not have answers nothing. What is remembered is bounded and in
-//! memory: a restart, or another ingress, begins anew, within each channel's rate.
+//! Invariant: while a delivery is remembered, at most [`AnswerLimits::most`] different answers to
+//! it are published, none twice, and at most [`BODIES`] bodies' worth of bytes. A channel that the
+//! store does not have cannot answer. The memory is bounded and not shared: after a restart, or on
+//! another ingress, only each channel's rate limits answers at first.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -21,41 +21,40 @@ use tokio::{
 
 use crate::{Config, problem::Problem};
 
-/// The most deliveries whose answers are remembered; the one not answered for the longest makes
-/// room.
+/// The most deliveries whose answers are remembered. The one whose last answer is oldest is
+/// evicted.
 const MAX_DELIVERIES: u64 = 50_000;
 /// The most channels whose rate is remembered.
 const MAX_CHANNELS: u64 = 20_000;
-/// How long a delivery or a rate is remembered that is not used.
+/// How long an unused delivery or rate is remembered.
 const IDLE: Duration = Duration::from_hours(1);
-/// The bytes of all answers to one delivery, in bodies of the longest length.
+/// The byte limit of all answers to one delivery, in bodies of the greatest size.
 const BODIES: usize = 16;
-/// How long an answer waits for the others to its delivery that are being published.
+/// How long an answer waits for others to its delivery that are being published.
 const TURN: Duration = Duration::from_secs(2);
-/// How long a channel that the store does not have is refused without asking again.
+/// How long a channel that the store does not have is refused without another read.
 const GONE_FOR: Duration = Duration::from_secs(1);
 
-/// What was taken of one delivery's answers.
+/// What was accepted for one delivery.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     answers: Vec<CallbackId>,
     bytes: usize,
 }
 
-/// The right to publish an answer to a delivery, one after the other.
+/// The right to publish an answer; answers to one delivery are published one at a time.
 pub(super) struct Turn {
     taken: OwnedMutexGuard<Taken>,
     answer: CallbackId,
     bytes: usize,
 }
 
-/// Counts answers.
 pub(crate) struct AnswerLimits {
     most: usize,
     most_bytes: usize,
     rate: f64,
     deliveries: Cache<Delivered, Arc<AsyncMutex<Taken>>>,
-    /// By channel; answers without a token share one.
+    /// By channel; answers without a token share one rate.
     rates: Cache<Option<ChannelId>, Arc<Mutex<Rate>>>,
     gone: Cache<ChannelId, ()>,
 }
@@ -83,8 +82,8 @@ impl AnswerLimits {
         }
     }
 
-    /// Whether the channel is there, as far as the store can say. What was read of it is used again
-    /// for `store.cache_ttl`, so that answers cost no reads.
+    /// Whether the channel exists, as far as the store can say. A read is cached for
+    /// `store.cache_ttl`, so that answers cost no reads.
     pub(super) async fn is_there(&self, channel: &ChannelId, known: &Arc<CachedChannels>) -> bool {
         if self.gone.contains_key(channel) {
             return false;
@@ -96,7 +95,7 @@ impl AnswerLimits {
         !is_gone
     }
 
-    /// Takes one answer of this channel's rate.
+    /// Counts one answer against the channel's rate.
     pub(super) async fn take_rate(&self, channel: Option<&ChannelId>) -> Result<(), Problem> {
         let begun = async { Arc::new(Mutex::new(Rate::new(self.rate, Instant::now()))) };
         let rate = self.rates.get_with(channel.cloned(), begun).await;
@@ -110,7 +109,7 @@ impl AnswerLimits {
         ))
     }
 
-    /// The turn of this answer to be published; nothing where it was published before.
+    /// This answer's turn to be published; `None` if it was published before.
     pub(super) async fn turn(
         &self,
         delivered: Delivered,
@@ -146,7 +145,7 @@ impl AnswerLimits {
 }
 
 impl Turn {
-    /// Remembers the answer, once it is published.
+    /// Records the answer after it is published.
     pub(super) fn published(mut self) {
         self.taken.answers.push(self.answer);
         self.taken.bytes += self.bytes;

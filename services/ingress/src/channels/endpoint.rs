@@ -1,14 +1,14 @@
-//! Whether a channel may have the endpoint that it is given.
+//! Checks a channel's endpoint.
 //!
-//! What its host's name leads to is not asked here: it may be another place when a message is
-//! delivered, and is vetted then. So a name that nobody can resolve yet is no obstacle.
+//! The host's name is not resolved here. It may resolve otherwise at delivery, which checks the
+//! address. So a name that does not resolve yet is accepted.
 
 use roundtrip_egress::{Guard, Refusal};
 use roundtrip_model::channel::{ENDPOINT_URL, FieldError};
 use serde_json::{Map, Value};
 
-/// What is wrong with the endpoint, if these metadata name a URL; what is no URL at all the check
-/// of the other fields has found.
+/// What is wrong with the endpoint, if the metadata name a URL. The check of the other fields
+/// reports what is no URL.
 pub(super) fn vet(guard: &Guard, metadata: Option<&Map<String, Value>>) -> Option<FieldError> {
     let text = metadata?.get(ENDPOINT_URL)?.as_str()?;
     match guard.vet_url(text) {

@@ -1,4 +1,4 @@
-//! `If-Match` (RFC 9110, 13.1.1): an update for the version that its sender saw, or not at all.
+//! `If-Match` (RFC 9110, 13.1.1): an update applies only to the version that its sender saw.
 
 use axum::http::{HeaderMap, header};
 use roundtrip_model::ChannelId;
@@ -6,7 +6,7 @@ use roundtrip_store::{Channels, StoreError, Version};
 
 use crate::problem::Problem;
 
-/// The version that the stored channel must have, where the request names any.
+/// The version that the stored channel must have, if the request names one.
 pub(crate) async fn expected(
     headers: &HeaderMap,
     id: &ChannelId,
@@ -21,7 +21,7 @@ pub(crate) async fn expected(
     }
     match named.as_slice() {
         [] => Ok(None),
-        // Any version will do, and a channel that does not exist is answered 404 in any case.
+        // Any version matches. A channel that does not exist is answered 404 in any case.
         [any] if any == "*" => Ok(None),
         [one] => Ok(Some(version(one))),
         several => {
@@ -35,12 +35,12 @@ pub(crate) async fn expected(
     }
 }
 
-/// The tag of a version.
 pub(crate) fn of(version: &Version) -> String {
     format!("\"{version}\"")
 }
 
-/// A strong tag's version. A weak one (`W/"…"`) matches none, as the RFC has it for `If-Match`.
+/// The version of a strong tag. A weak one (`W/"…"`) matches none, as the RFC requires for
+/// `If-Match`.
 fn version(tag: &str) -> Version {
     Version::named(
         tag.strip_prefix('"')

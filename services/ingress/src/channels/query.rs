@@ -1,4 +1,4 @@
-//! `POST /channels`: channels by a filter, a page at a time.
+//! `POST /channels`: channels by filter, a page at a time.
 
 use axum::{extract::State, response::Response};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -20,7 +20,6 @@ pub(crate) struct PageParameters {
     sort: Option<String>,
 }
 
-/// A page of channels.
 #[derive(Debug, Serialize)]
 pub(crate) struct Found {
     channels: Vec<StoredChannel>,
@@ -75,7 +74,7 @@ pub(crate) fn page(parameters: PageParameters) -> Result<PageRequest, Problem> {
     })
 }
 
-/// A field's name; a minus before it turns the order around.
+/// A field's name; a leading minus reverses the order.
 fn read_sort(text: &str) -> Result<Sort, Problem> {
     let (direction, name) = text
         .strip_prefix('-')
@@ -95,7 +94,7 @@ fn read_sort(text: &str) -> Result<Sort, Problem> {
     Ok(Sort { field, direction })
 }
 
-/// A cursor as clients carry it. It names its order, for under another it would skip channels.
+/// A cursor as clients carry it. It names its order: under another order it would skip channels.
 #[derive(Debug, Serialize, Deserialize)]
 struct WrittenCursor {
     order: (u8, u8),

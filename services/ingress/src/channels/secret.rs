@@ -1,8 +1,8 @@
-//! What signs a channel's deliveries: made with the channel, shown once, and rotated by
-//! `POST /channel/{channel_id}/secret/rotate`.
+//! The secrets that sign a channel's deliveries. One is made with the channel and shown once; `POST
+//! /channel/{channel_id}/secret/rotate` replaces it.
 //!
-//! Invariant: a secret leaves the process in two ways only, as text in the one answer that shows it
-//! and sealed to the store.
+//! Invariant: a secret leaves the process only in the answer that shows it, and sealed to the
+//! store.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::{
     Ingress, body::Json, config::MAX_SECRET_OVERLAP, parameters::PathId, problem::Problem,
 };
 
-/// How often others may rotate in between before it is given up.
+/// How many concurrent rotations are tolerated before this one fails.
 const MAX_RACES: u32 = 16;
 
-/// The body, all of it optional.
+/// The body; every field is optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rotate {
@@ -28,12 +28,12 @@ pub(crate) struct Rotate {
     overlap: Option<Duration>,
 }
 
-/// The answer: the one place where the secret is shown.
+/// The only answer that shows the secret.
 #[derive(Serialize)]
 pub(crate) struct Rotated {
     channel_id: ChannelId,
     signing_secret: String,
-    /// Until when older secrets sign beside the new one; none where there is no older one.
+    /// Until when older secrets also sign; `None` if there are none.
     #[serde(with = "time::serde::rfc3339::option")]
     old_secrets_sign_until: Option<OffsetDateTime>,
 }
@@ -54,7 +54,8 @@ pub(crate) async fn rotate(
             format!("must be at most {most}"),
         ));
     }
-    // Secrets are no part of the channel; without one there would be nothing to sign.
+    // Secrets are not part of the channel: without this check a rotation would make one for a
+    // missing channel.
     ingress.store.get(&id).await?;
     let (secret, old_secrets_sign_until) = ingress.new_secret(&id, overlap).await?;
     ingress.known.forget(&id).await;
@@ -67,8 +68,8 @@ pub(crate) async fn rotate(
 }
 
 impl Ingress {
-    /// Makes a channel a new secret, and lets the older ones sign beside it for so long. Answers
-    /// with the secret, and until when an older one signs.
+    /// Makes a new secret for a channel and lets the older ones sign for the overlap. Returns the
+    /// secret, and until when an older one signs.
     pub(super) async fn new_secret(
         &self,
         id: &ChannelId,
@@ -99,12 +100,12 @@ impl Ingress {
     }
 }
 
-/// The secrets after a rotation, the newest first: of the older ones those that still sign, none of
-/// them longer than before.
+/// The secrets after a rotation, the newest first. Older ones that still sign are kept, none for
+/// longer than before.
 ///
 /// # Errors
-/// If more would sign than may: when the first of them ends. None is cut off before its time, for
-/// its receiver was told that it signs until then; who must be rid of them rotates without overlap.
+/// When the first of them ends, if more would sign than may. None is ended early, as its receiver
+/// relies on the announced time. A rotation without overlap ends all of them.
 fn rotated(
     sealed: String,
     older: &[SealedSecret],
@@ -139,7 +140,7 @@ mod tests {
     const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
     const HOUR: Duration = Duration::from_hours(1);
 
-    /// The secrets after these rotations: how long after the beginning each was, and its overlap.
+    /// The secrets after these rotations: each one's time since the start, and its overlap.
     fn after(rotations: &[(Duration, Duration)]) -> Vec<(String, Option<i64>)> {
         let mut secrets = Vec::new();
         for (number, (since, overlap)) in rotations.iter().enumerate() {
@@ -161,7 +162,7 @@ mod tests {
         let zero = Duration::ZERO;
         let both = [secret("1", None), secret("0", Some(24))];
         assert_eq!(after(&[(zero, zero), (zero, 24 * HOUR)]), both);
-        // And is gone with the next rotation after that.
+        // The next rotation after that removes it.
         let later = after(&[(zero, zero), (zero, HOUR), (HOUR, HOUR)]);
         assert_eq!(later, [secret("2", None), secret("1", Some(2))]);
     }
@@ -192,11 +193,11 @@ mod tests {
             secrets = rotated(number.to_string(), &secrets, NOW, overlap).unwrap();
         }
         assert_eq!(secrets.len(), MAX_SECRETS);
-        // One more would be too many, until the first of them has ended.
+        // One more is too many until the first of them ends.
         let ends = NOW + HOUR;
         assert_eq!(rotated("4".to_owned(), &secrets, NOW, HOUR), Err(ends));
         assert!(rotated("4".to_owned(), &secrets, ends, HOUR).is_ok());
-        // A secret that has leaked does not wait.
+        // A leaked secret can be replaced at once.
         let alone = rotated("4".to_owned(), &secrets, NOW, Duration::ZERO).unwrap();
         assert_eq!(alone.len(), 1);
     }

@@ -9,7 +9,7 @@ use super::*;
 const TIME_TO_LIVE: Duration = Duration::from_secs(5);
 const MAX_AGE: Duration = Duration::from_mins(10);
 
-/// A store of keys that can be away, and counts what it is asked.
+/// A store of keys that can be unavailable and counts its reads.
 #[derive(Default)]
 struct Store {
     keys: Mutex<Vec<ApiKey>>,
@@ -148,7 +148,7 @@ async fn while_the_store_is_away_keys_are_used_until_they_are_too_old() {
     store.set_away(true);
     tokio::time::sleep(MAX_AGE / 2).await;
     assert!(has(&keyring, id).await);
-    // It may have been made by somebody who sees the store.
+    // Another process with access to the store may have made it.
     assert!(keyring.find(unknown).await.is_err());
     tokio::time::sleep(MAX_AGE).await;
     assert!(keyring.find(id).await.is_err());

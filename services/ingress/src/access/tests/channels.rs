@@ -43,7 +43,7 @@ async fn a_key_reaches_no_channel_but_its_own() {
     ] {
         for (channel, allowed) in [("d", false), ("nobody", false), ("%64", false), ("c", true)] {
             let is_path = path.starts_with("/channel/ID");
-            // Whatever is in the path; elsewhere an id is an id.
+            // Percent-encoding means something in a path only.
             if channel == "%64" && !is_path {
                 continue;
             }
@@ -124,7 +124,7 @@ async fn a_replay_of_other_channels_is_as_if_it_were_not_there() {
         let id = asked.json()["replay_id"].as_str().unwrap().to_owned();
         (format!("/replays/{id}"), asked.json()["source"].clone())
     };
-    // An empty filter is of everything that the key may see.
+    // An empty filter selects everything that the key may see.
     let (of_own, source) = replay(&own, "{}").await;
     assert_eq!(source, json!({"dead_letters": {"channel_ids": ["c"]}}));
     let (of_all, source) = replay(&operator(), "{}").await;

@@ -1,4 +1,4 @@
-//! Making, listing and ending keys by the API.
+//! Making, listing and revoking keys through the API.
 
 use roundtrip_model::{ChannelId, KeyBounds, SystemClock};
 use roundtrip_store::MAX_KEYS_UNDER_ONE;
@@ -109,7 +109,7 @@ async fn a_limited_operator_makes_no_wider_key_and_sees_none() {
     assert_eq!(revoked.status, 404, "{}", revoked.text);
 }
 
-/// What it may not make it neither sees nor revokes, be it of its own channels or not.
+/// A key can neither list nor revoke keys that it could not make, even those of its own channels.
 #[rstest]
 #[case::ending(NewKey { expires_at: Some(in_an_hour()), ..new_key(KeyRole::Operator) })]
 #[case::slow(NewKey { rate_per_second: Some(1000), ..new_key(KeyRole::Operator) })]
@@ -141,7 +141,7 @@ async fn a_limited_operator_reaches_no_key_that_goes_further(#[case] own: NewKey
         },
     ];
     let (_, key) = keep(&bench, own).await;
-    // One before and one after: neither is known by where a page ends.
+    // One sorts before and one after, so that a cursor could reveal either.
     let [one, two] = further;
     let (one, _) = keep(&bench, one).await;
     let (narrower, _) = keep(&bench, narrower).await;
@@ -151,7 +151,7 @@ async fn a_limited_operator_reaches_no_key_that_goes_further(#[case] own: NewKey
     let mut path = "/api-keys?limit=1".to_owned();
     loop {
         let page = get(&bench, &path, &key).await.json();
-        // Full pages, and cursors that name what is seen.
+        // Pages are full, and cursors name only visible keys.
         let one = &page["api_keys"][0];
         seen.push(one["name"].clone());
         if page["next_cursor"].is_null() {
@@ -198,7 +198,7 @@ async fn an_operator_with_a_rate_makes_no_faster_key() {
     }
 }
 
-/// Nor do the operators that it makes, so that nobody fills the table of keys for the others.
+/// Operators that it makes count too, so that one principal cannot fill the table of keys.
 #[tokio::test]
 async fn an_operator_of_some_channels_makes_so_many_keys() {
     let bench = Bench::in_production().await;
@@ -232,7 +232,7 @@ fn c() -> BTreeSet<ChannelId> {
     ["c".parse().unwrap()].into()
 }
 
-/// To the millisecond, as it is kept.
+/// To the millisecond, as the store keeps it.
 fn in_an_hour() -> time::OffsetDateTime {
     (SystemClock.now() + time::Duration::HOUR).truncate_to_millisecond()
 }

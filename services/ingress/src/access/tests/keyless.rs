@@ -1,4 +1,4 @@
-//! Where no key is needed: who may call all the same.
+//! Calls without a key, where none is required.
 
 use super::*;
 
@@ -6,7 +6,7 @@ const OTHER_HOST: &[(&str, &str)] = &[("host", "evil.example:8000")];
 const OTHER_ORIGIN: &[(&str, &str)] = &[("host", "localhost"), ("origin", "http://evil.example")];
 const OTHER_SITE: &[(&str, &str)] = &[("host", "localhost"), ("sec-fetch-site", "cross-site")];
 
-/// A page's request, as a browser makes it without asking first, or under a name that leads here.
+/// A web page's request without a preflight, or under a name that resolves to this machine.
 #[rstest]
 #[case(OTHER_HOST)]
 #[case(OTHER_ORIGIN)]
@@ -29,7 +29,7 @@ async fn in_development_a_web_page_makes_no_call(#[case] headers: &[(&str, &str)
     assert_eq!(bench.broker.taken(), [""; 0]);
 }
 
-/// A key is nothing that a page has; and where keys are needed they are the answer.
+/// A web page has no key, so a key is enough; and where keys are required they decide.
 #[rstest]
 #[case(OTHER_HOST)]
 #[case(OTHER_ORIGIN)]
