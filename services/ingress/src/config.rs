@@ -10,106 +10,92 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch;
 
-/// Where the API listens, where nothing is configured.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
-/// [`Config::max_body_bytes`] where nothing is configured: 1 MiB.
+/// 1 MiB.
 const DEFAULT_MAX_BODY_BYTES: usize = 1 << 20;
-/// [`Config::max_bytes_in_flight`] where nothing is configured: 128 MiB.
+/// 128 MiB.
 const DEFAULT_MAX_BYTES_IN_FLIGHT: usize = 128 << 20;
-/// [`Config::max_json_depth`] where nothing is configured.
 const DEFAULT_MAX_JSON_DEPTH: usize = 64;
-/// [`Config::max_requests_in_flight`] where nothing is configured.
 const DEFAULT_MAX_REQUESTS_IN_FLIGHT: usize = 4096;
-/// [`Config::max_connections`] where nothing is configured.
 const DEFAULT_MAX_CONNECTIONS: usize = 4096;
-/// [`Config::max_header_bytes`] where nothing is configured: 16 KiB.
+/// 16 KiB.
 const DEFAULT_MAX_HEADER_BYTES: usize = 16 << 10;
-/// [`Config::header_timeout`] where nothing is configured.
 const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// [`Config::body_timeout`] where nothing is configured.
 const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// [`Config::idle_timeout`] where nothing is configured: longer than the 60 s for which load
-/// balancers keep a connection, so that it is they who close it.
+/// Longer than the 60 s for which load balancers keep a connection, so that they close it first.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// [`Config::max_answers_per_delivery`] where nothing is configured.
 const DEFAULT_MAX_ANSWERS_PER_DELIVERY: u16 = 100;
-/// [`Config::answer_rate_per_channel`] where nothing is configured.
 const DEFAULT_ANSWER_RATE_PER_CHANNEL: u32 = 1_000;
-/// How long API keys outlive an outage of the store, where nothing is configured.
 const DEFAULT_KEYS_MAX_AGE: Duration = Duration::from_hours(1);
 
-/// The least depth at which every call of the API can be made.
+/// The least depth that every call of the API fits into.
 const MIN_JSON_DEPTH: usize = 8;
-/// The greatest depth that can be asked for: MongoDB's documents end there.
+/// The limit of MongoDB's documents.
 const MAX_JSON_DEPTH: usize = 100;
-/// The least and the most bytes of headers that can be asked for. Less would refuse what proxies
-/// add; more is read into every connection's memory.
+/// Fewer bytes would refuse what proxies add; more would be memory of every connection.
 const HEADER_BYTES: std::ops::RangeInclusive<usize> = (4 << 10)..=(256 << 10);
-/// The longest of the time limits: nobody waits for more than an hour.
+/// No client waits longer than an hour.
 const MAX_TIMEOUT: Duration = Duration::from_hours(1);
-/// The most answers to one delivery that can be asked for: each is remembered.
+/// Each of the remembered answers takes memory.
 const MAX_ANSWERS_PER_DELIVERY: u16 = 10_000;
-/// The most connections that can be asked for.
 const MAX_CONNECTIONS: usize = 1_000_000;
 
-/// How long a rotated secret signs beside the new one, where nothing is configured.
 const DEFAULT_SECRET_OVERLAP: Duration = Duration::from_hours(24);
-/// The longest that it can be asked to.
+/// The longest overlap of secrets.
 pub(crate) const MAX_SECRET_OVERLAP: Duration = Duration::from_hours(30 * 24);
 
 /// Whether an answer needs a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CallbackAuth {
-    /// None without a good one is taken.
+    /// An answer without a valid token is refused.
     Signed,
-    /// One without a token is taken too, and belongs to no message; one with a bad one is not.
+    /// An answer without a token is accepted and belongs to no message; a bad token is refused.
     Open,
 }
 
-/// Where the API listens, and what it takes.
+/// Settings of the ingress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The address of the API.
     pub listen: SocketAddr,
-    /// The certificate, where the API is served by https.
+    /// The certificate, if the API is served over https.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
     /// The longest request body, in bytes.
     pub max_body_bytes: usize,
-    /// The most bytes of the bodies of all requests under way together; what does not fit is
-    /// answered 503.
+    /// The most bytes of the bodies of all requests in progress; beyond it 503.
     pub max_bytes_in_flight: usize,
     /// How deep a body's JSON may nest, `message` and `response_data` included.
     pub max_json_depth: usize,
-    /// The most requests under way at once; one more is answered 503.
+    /// The most requests in progress; beyond it 503.
     pub max_requests_in_flight: usize,
-    /// The most connections at once; one more is answered 503 and closed.
+    /// The most connections; a further one is answered 503 and closed.
     pub max_connections: usize,
     /// The most bytes of one request's headers.
     pub max_header_bytes: usize,
-    /// How long a request's headers may take to arrive; also the TLS handshake.
+    /// How long a request's headers may take to arrive, and a TLS handshake.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
     /// How long a request's body may take to arrive.
     #[serde(with = "humantime_serde")]
     pub body_timeout: Duration,
-    /// How long a connection is kept on which no request is under way.
+    /// How long an idle connection is kept.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
-    /// How long a channel's old secret signs beside the new one, where a rotation does not say.
+    /// How long a channel's old secret also signs, if a rotation does not say.
     #[serde(with = "humantime_serde")]
     pub secret_overlap: Duration,
-    /// The most requests a second with one key that names no rate of its own, to each ingress;
-    /// none is without a limit.
+    /// The most requests a second, on each ingress, with a key that has no rate of its own. `None`
+    /// is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_per_key: Option<u32>,
-    /// The most different answers to one delivery; one more is answered 409.
+    /// The most different answers to one delivery; beyond it 409.
     pub max_answers_per_delivery: u16,
-    /// The most answers a second of one channel, to each ingress; beyond it 429.
+    /// The most answers a second of one channel, on each ingress; beyond it 429.
     pub answer_rate_per_channel: u32,
-    /// How long API keys are used as they were last read while the store is away.
+    /// How long the last read API keys are used while the store is unavailable.
     #[serde(with = "humantime_serde")]
     pub keys_max_age: Duration,
 }
@@ -118,7 +104,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// The certificate and those between it and its authority, in PEM.
+    /// The certificate chain in PEM, the server's certificate first.
     pub cert_file: PathBuf,
     /// The certificate's private key, in PEM.
     pub key_file: PathBuf,
@@ -147,7 +133,7 @@ impl Default for Config {
     }
 }
 
-/// A setting that is out of its bounds.
+/// A setting out of its bounds.
 #[derive(Debug, thiserror::Error)]
 #[error("{setting} {problem}")]
 pub struct ConfigError {
@@ -156,10 +142,10 @@ pub struct ConfigError {
 }
 
 impl Config {
-    /// Checks every setting against its bounds.
+    /// Checks the settings against their bounds.
     ///
     /// # Errors
-    /// Names the first that is out of them.
+    /// Names the first setting that is out of bounds.
     pub fn check(&self) -> Result<(), ConfigError> {
         let fail = |setting, problem| Err(ConfigError { setting, problem });
         for (setting, value) in [

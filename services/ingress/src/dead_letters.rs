@@ -14,11 +14,11 @@ use crate::{
     problem::Problem,
 };
 
-/// The query parameters that choose dead letters.
+/// The query parameters that select dead letters.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DeadParameters {
-    /// One id, or several with commas between.
+    /// One id, or several separated by commas.
     id: Option<String>,
     queue: Option<DeadQueue>,
     channel_id: Option<ChannelId>,
@@ -31,13 +31,13 @@ pub(crate) struct DeadParameters {
     /// Only for a list.
     limit: Option<u16>,
     cursor: Option<String>,
-    /// Only for a purge: no other parameter is needed.
+    /// Only for a purge, which then needs no other parameter.
     #[serde(default)]
     all: bool,
 }
 
 impl DeadParameters {
-    /// Whether they choose nothing, and so everything.
+    /// Whether no parameter selects anything, which means everything.
     const fn is_empty(&self) -> bool {
         let Self {
             id,
@@ -60,7 +60,7 @@ impl DeadParameters {
             && until.is_none()
     }
 
-    /// What they choose of what the caller may see.
+    /// The filter, restricted to what the principal may see.
     fn into_filter(self, caller: &Caller) -> Result<DeadFilter, Problem> {
         Ok(DeadFilter {
             channels: caller.among(self.channel_id.as_ref())?,
@@ -112,7 +112,6 @@ pub(crate) async fn list(
     ingress.answers.json(&page, under_way)
 }
 
-/// How many were removed.
 #[derive(Debug, Serialize)]
 pub(crate) struct Purged {
     purged: u64,
@@ -127,7 +126,7 @@ pub(crate) async fn purge(
     if parameters.limit.is_some() || parameters.cursor.is_some() {
         return Err(Problem::invalid_field("limit", "a purge has no pages"));
     }
-    // A purge cannot be taken back: a parameter that was forgotten must not mean everything.
+    // A purge cannot be undone: a forgotten parameter must not mean everything.
     if !parameters.all && parameters.is_empty() {
         return Err(Problem::invalid_field(
             "all",

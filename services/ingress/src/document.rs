@@ -1,8 +1,7 @@
-//! `GET /openapi.json` and `GET /docs`: what the API is, for programs and for people.
+//! `GET /openapi.json` and `GET /docs`: the API for programs and for people.
 //!
-//! The document is written by hand, in `openapi/`, a file for each topic. Invariant: it has the
-//! router's paths and methods, no fewer and no more, and says the bounds that the code has; the
-//! tests beside this hold it to both.
+//! The document is written by hand, in `openapi/`, one file a topic. Invariant: it has exactly the
+//! router's paths and methods, and states the code's bounds. The tests beside it check both.
 
 mod page;
 
@@ -15,7 +14,7 @@ use axum::{
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-/// The parts of the document, each with paths and components of its own.
+/// The files of the document, each with its own paths and components.
 const PARTS: [&str; 5] = [
     include_str!("../openapi/api.json"),
     include_str!("../openapi/channels.json"),
@@ -24,7 +23,7 @@ const PARTS: [&str; 5] = [
     include_str!("../openapi/api_keys.json"),
 ];
 
-/// What the page may do: show itself. Nothing is loaded, nothing runs, nobody frames it.
+/// The page loads nothing, runs no script and cannot be framed.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
@@ -57,7 +56,7 @@ pub(crate) async fn docs() -> impl IntoResponse {
     (headers, PAGE.clone())
 }
 
-/// Puts a part's members beside those that are there, objects into objects.
+/// Merges a file's members into the document, objects recursively.
 fn merge(into: &mut Map<String, Value>, part: Map<String, Value>) {
     for (key, value) in part {
         match (into.get_mut(&key), value) {

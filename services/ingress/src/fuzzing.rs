@@ -1,5 +1,5 @@
-//! What strangers' bytes come to first, for the fuzz targets. Each takes any bytes; beside that it
-//! does not panic, it asserts what the code behind it relies on.
+//! Entry points of the fuzz targets: what untrusted bytes reach first. Each takes any bytes, must
+//! not panic, and asserts what the code behind it relies on.
 #![expect(
     clippy::missing_panics_doc,
     reason = "each panics where what it asserts does not hold: that is what a fuzzer looks for"
@@ -34,13 +34,13 @@ use crate::{
     replays::{ReplayDeadLetters, ReplayMessages},
 };
 
-/// As the default configuration has it.
+/// The default of the configuration.
 const DEPTH: usize = 64;
 
 const KEPT: Rules = Rules::kept(DEPTH);
 const RELAYED: Rules = Rules::relayed(DEPTH);
 
-/// The bodies of the channel calls and of the replays.
+/// The bodies of the channel calls and of replays.
 pub fn bodies(input: &[u8]) {
     if let Some(new) = told(parse::<NewChannel>(input)) {
         let channel = Channel::from(new);
@@ -63,7 +63,7 @@ pub fn bodies(input: &[u8]) {
     told(parse::<CreateKey>(input));
 }
 
-/// The bodies of the message calls, alone and in a batch of either form, and of the callback.
+/// The bodies of the message calls, single and in both batch forms, and of callbacks.
 pub fn messages(input: &[u8]) {
     if let Some(send) = told(relayed::<SendMessage>(input)) {
         carried(&send.message);
@@ -81,7 +81,7 @@ pub fn messages(input: &[u8]) {
     }
 }
 
-/// The query strings of the list calls, their cursors among them, and of the callback.
+/// The query strings of lists, with their cursors, and of callbacks.
 pub fn queries(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else {
         return;
@@ -103,7 +103,7 @@ pub fn queries(input: &[u8]) {
     }
 }
 
-/// The header `Idempotency-Key`, and what is compared of two messages under one key.
+/// The `Idempotency-Key` header, and the comparison of two messages under one key.
 pub fn idempotency_key(input: &[u8]) {
     if let Ok(value) = HeaderValue::from_bytes(input)
         && let Err(problem) = idempotency::read(&value)
@@ -121,7 +121,7 @@ pub fn idempotency_key(input: &[u8]) {
     }
 }
 
-/// The header `Authorization`, and the key in it.
+/// The `Authorization` header and its key.
 pub fn api_key(input: &[u8]) {
     if let Ok(value) = HeaderValue::from_bytes(input)
         && let Some(text) = bearer(&value)
@@ -132,13 +132,13 @@ pub fn api_key(input: &[u8]) {
     }
 }
 
-/// What every body is checked for, held against the parser: what passes, a receiver can read, and
-/// it nests no deeper than it may.
+/// The JSON checks, compared with the parser: what passes is readable by every receiver and within
+/// the depth limit.
 pub fn json(input: &[u8]) {
     let text = json::without_mark(input);
     let read = |input| serde_json::from_slice::<Value>(input);
     if told(json::parse::<Box<RawValue>>(input, RELAYED)).is_some() {
-        // Not read into a `Value`: the parser's own names in it would be.
+        // Not read into a `Value`: the parser's private names would change it.
         assert!(serde_json::from_slice::<&RawValue>(text).is_ok());
     }
     if let Some(value) = told(json::parse::<Value>(input, KEPT)) {
@@ -182,7 +182,7 @@ fn query<T: DeserializeOwned>(uri: &Uri) -> Option<T> {
     told(parameters::read(uri))
 }
 
-/// What was taken; what was refused must be told.
+/// The value that was read. A refusal must be a problem document.
 fn told<T>(read: Result<T, Problem>) -> Option<T> {
     read.map_err(refused).ok()
 }
@@ -192,7 +192,7 @@ fn refused(problem: Problem) {
     assert!(status.is_client_error(), "{status}");
 }
 
-/// A message's own JSON goes into another as it is: it must be one value, and stay so.
+/// A message's JSON is embedded verbatim: it must be one value and stay unchanged.
 fn carried(json: &RawValue) {
     let around = format!("[{}]", json.get());
     let around: Vec<&RawValue> = serde_json::from_str(&around).expect("one value in an array");

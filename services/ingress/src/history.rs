@@ -1,4 +1,4 @@
-//! What happened to messages: `GET /channel/message/{message_id}` and `GET /messages`.
+//! The history of messages: `GET /channel/message/{message_id}` and `GET /messages`.
 
 use axum::{extract::State, response::Response};
 use roundtrip_model::{
@@ -16,12 +16,12 @@ use crate::{
     problem::Problem,
 };
 
-/// A message as it is shown.
+/// A message in an answer.
 #[derive(Debug, Serialize)]
 struct Shown {
     #[serde(flatten)]
     record: MessageRecord,
-    /// What lists are in the order of.
+    /// Lists are sorted by it.
     #[serde(with = "time::serde::rfc3339")]
     accepted_at: OffsetDateTime,
 }
@@ -35,7 +35,7 @@ impl From<MessageRecord> for Shown {
     }
 }
 
-/// A message with everything that happened to it, the earliest first.
+/// A message with its timeline, the earliest entry first.
 #[derive(Debug, Serialize)]
 #[expect(clippy::struct_field_names, reason = "the field's name in the API")]
 pub(crate) struct Timeline {
@@ -70,7 +70,7 @@ pub(crate) async fn timeline(
 ) -> Result<Response, Problem> {
     let id: MessageId = id.parse().map_err(|_error| Problem::unknown_message(&id))?;
     let found = ingress.store.message(&id).await?;
-    // Another channel's is as if it were not there: even that it is there is not told.
+    // Another channel's message gives the same 404 as one that does not exist.
     let found = found.filter(|(message, _)| caller.sees(Some(&message.channel_id)));
     let (message, timeline) = found.ok_or_else(|| Problem::unknown_message(&id.to_string()))?;
     let waiting = waiting(&ingress, &message, &timeline).await;
@@ -82,7 +82,8 @@ pub(crate) async fn timeline(
     ingress.answers.json(&timeline, ())
 }
 
-/// What the message waits for: a pause at once, everything else as a dispatcher last said.
+/// What the message waits for: a pause is read from the channel, all else from the dispatcher's
+/// last entry.
 async fn waiting(
     ingress: &Ingress,
     message: &MessageRecord,

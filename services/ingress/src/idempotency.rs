@@ -1,20 +1,17 @@
-//! `Idempotency-Key`: a message that is posted again gets the first answer and is not enqueued
-//! again.
+//! `Idempotency-Key`: a repeated message gets the first answer and is not enqueued again.
 //!
-//! Keys are their caller's, so that no producer meets another's; they are not a channel's: a key
-//! that comes back for another channel is a mistake of the producer, and is told so. What counts as the same message: the same channel,
-//! session and `response_url`, and the same JSON in `message`, white space between its parts and
-//! the order of the body's own fields apart.
+//! Each principal has its own keys, so producers cannot collide. Keys are not per channel: a key
+//! that is reused for another channel is a mistake and is reported. Two messages are the same if
+//! channel, session, `response_url` and the JSON of `message` are the same. White space between
+//! JSON tokens and the order of the body's own fields do not matter.
 //!
-//! On a call with many messages a key is the whole call's: it stands for the messages in their order,
-//! and each has a key of its own that follows from it. A repeat answers what was taken as before, and
-//! tries the rest again.
+//! On a batch the key covers all messages in their order, and each message gets a key derived from
+//! it. A repeat returns the earlier results and retries the rest.
 //!
-//! Invariant: a key is remembered as done only after its message was enqueued, and is forgotten
-//! only where its message certainly was not. In between, where nobody can know (no confirm came,
-//! or the process died), the key keeps its message id until the lease runs out; the repeat that
-//! takes it over enqueues under the same id, so that what may come twice comes under one
-//! `webhook-id`.
+//! Invariant: a key is completed only after its message was enqueued. It is released only if the
+//! message was certainly not enqueued. If that is unknown (no confirm, or a crash), the key keeps
+//! its message id until the lease expires. The repeat that takes it over enqueues under the same
+//! id, so a possible duplicate has the same `webhook-id`.
 
 use std::time::Duration;
 
@@ -36,23 +33,21 @@ use crate::{
     problem::Problem,
 };
 
-/// The header that carries a key.
 pub(crate) const HEADER: &str = "idempotency-key";
 
-/// The header that says of an answer that it is the first one, given again.
+/// Marks an answer as the first one, repeated.
 pub(crate) const REPLAYED: &str = "idempotent-replayed";
 
-/// The longest key.
 const MAX_KEY_BYTES: usize = 255;
 
-/// How long a request has its key. Longer than a request takes: the store's time limit twice, and
-/// those of the publish and of the journal entry.
+/// How long a request holds its key. Longer than a request takes: twice the store's time limit,
+/// plus those of the publish and the journal entry.
 const LEASE: Duration = Duration::from_secs(10);
 
 /// How long a repeat waits for the first request.
 const WAIT: Duration = Duration::from_secs(3);
 
-/// How often it looks.
+/// How often a waiting repeat checks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A key: 1 to 255 printable ASCII characters.
@@ -60,14 +55,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[serde(try_from = "String")]
 pub(crate) struct Key(String);
 
-/// What a key must be.
 #[derive(Debug, thiserror::Error)]
 #[error("must be 1 to {MAX_KEY_BYTES} printable ASCII characters")]
 pub(crate) struct KeyForm;
 
 impl Key {
-    /// The key of one message of a call that has this key. The line feeds are in no key that a client
-    /// can send, nor in the name of a caller.
+    /// The derived key of one message of a batch. No client's key and no principal's name holds a
+    /// line feed, so it collides with neither.
     pub(crate) fn of_message(&self, index: usize) -> Self {
         Self(format!("{}\n\n{index}", self.0))
     }
@@ -112,7 +106,7 @@ pub(crate) fn read(value: &HeaderValue) -> Result<Key, KeyForm> {
     text.to_owned().try_into()
 }
 
-/// Takes a message that its caller may send, and where it has a key, no more than once.
+/// Accepts a message that its principal may send; with a key, at most once.
 pub(crate) async fn accept_one(
     ingress: &Ingress,
     caller: &Caller,
@@ -130,7 +124,7 @@ pub(crate) async fn accept_one(
             let accepted = ingress.accept(send, reserved).await;
             match &accepted {
                 Ok(_) => complete(ingress, key, &reserved).await,
-                // An id that was taken over may have been enqueued by the request before.
+                // The earlier request with this id may have enqueued it.
                 Err(problem) if problem.may_be_enqueued() || reserved != message_id => {}
                 Err(_) => release(ingress, key, &reserved).await,
             }
@@ -142,18 +136,18 @@ pub(crate) async fn accept_one(
     }
 }
 
-/// A call with many messages, under one key.
+/// A batch under one key.
 pub(crate) struct KeyedCall {
     key: String,
-    /// The name of this attempt, where the call was not completed before.
+    /// The message id of this attempt; `None` if the batch was completed before.
     reserved: Option<MessageId>,
 }
 
 impl KeyedCall {
-    /// Takes the key for a call with these messages.
+    /// Reserves the key for a batch with these messages.
     ///
     /// # Errors
-    /// If the key was used for other messages, or another request has it.
+    /// If the key was used for other messages, or another request holds it.
     pub(crate) async fn begin(
         ingress: &Ingress,
         caller: &Caller,
@@ -172,7 +166,7 @@ impl KeyedCall {
         Ok(Self { key, reserved })
     }
 
-    /// Remembers the call, unless none of its messages can have been enqueued.
+    /// Completes the key, unless certainly none of the messages was enqueued.
     pub(crate) async fn end(self, ingress: &Ingress, may_be_enqueued: bool) {
         match self.reserved {
             Some(id) if may_be_enqueued => complete(ingress, &self.key, &id).await,
@@ -182,7 +176,7 @@ impl KeyedCall {
     }
 }
 
-/// Takes the key, or waits a little for the request that has it.
+/// Reserves the key, or waits for the request that holds it.
 async fn reserve(
     ingress: &Ingress,
     key: &str,
@@ -203,11 +197,11 @@ async fn reserve(
     }
 }
 
-/// Met by every request with a key while the store is away.
+/// Logged by every request with a key while the store is unavailable.
 static NOT_SETTLED: LogThrottle = LogThrottle::new();
 
-/// The message is enqueued, so this changes no answer: a key that could not be completed runs out,
-/// and a repeat of it is enqueued once more, under the same id.
+/// The message is enqueued, so an error does not change the answer. The key's lease expires, and a
+/// repeat is enqueued again under the same id.
 async fn complete(ingress: &Ingress, key: &str, message_id: &MessageId) {
     if let Err(error) = ingress.store.complete(key, message_id).await
         && let Some(suppressed) = NOT_SETTLED.due(Instant::now().into_std())
@@ -224,7 +218,7 @@ async fn release(ingress: &Ingress, key: &str, message_id: &MessageId) {
     }
 }
 
-/// What tells a repeat from another message that came under the same key.
+/// Distinguishes a repeat from another message under the same key.
 fn fingerprint(send: &SendMessage) -> String {
     let message = without_white_space(send.message.get().as_bytes());
     let parts = [
@@ -240,15 +234,15 @@ fn digest(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         let part = part.as_ref();
-        // The length first, so that no two lists of parts run together into the same bytes.
+        // The length first: two lists of parts must not concatenate to the same bytes.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
     BASE64_URL_SAFE_NO_PAD.encode(hash.finalize())
 }
 
-/// A JSON text without the white space between its parts. Its numbers stay as they are written: as
-/// doubles, two that differ could become one.
+/// A JSON text without white space between its tokens. Numbers keep their text: as doubles, two
+/// different ones could become equal.
 pub(crate) fn without_white_space(json: &[u8]) -> Vec<u8> {
     let mut in_string = false;
     let mut escaped = false;

@@ -1,7 +1,7 @@
-//! Reading JSON that a stranger wrote: whether it is any, and which field is wrong.
+//! Parses untrusted JSON and names the field that is wrong.
 //!
-//! Invariant: a refusal names the place, `channel_tags[1]`, and not a line and a column; what passes,
-//! every receiver can read.
+//! Invariant: a refusal names a path such as `channel_tags[1]`, not a line and a column. What
+//! passes is readable by every receiver.
 
 mod check;
 mod integers;
@@ -18,24 +18,22 @@ use crate::problem::Problem;
 
 pub(crate) use check::Rules;
 
-/// What a problem names where the field has no name that can be shown.
+/// The field's name in a problem if it cannot be shown.
 const BODY: &str = "body";
 
-/// The longest path of a field that a problem shows.
 const MAX_SHOWN_BYTES: usize = 64;
 
-/// The byte order mark, in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// JSON without a byte order mark before it, which a reader may ignore (RFC 8259, 8.1).
+/// JSON without a leading byte order mark, which a reader may ignore (RFC 8259, 8.1).
 pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
 }
 
-/// Reads JSON: 400 where it is none, 422 and the field's path where it is not as it must be.
+/// Parses JSON: 400 if it is not JSON, 422 with the field's path if a field is wrong.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], rules: Rules) -> Result<T, Problem> {
     let bytes = without_mark(bytes);
-    // A text is known to be UTF-8, so neither reading looks for that again.
+    // Validates UTF-8 once for both passes.
     let Ok(text) = str::from_utf8(bytes) else {
         return Err(refusal(bytes, rules));
     };
@@ -47,14 +45,15 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], rules: Rules) -> Result<T
     {
         return Err(refusal(bytes, rules));
     }
-    // serde would read an array as a struct, field by field.
+    // serde would accept an array as a struct, field by field.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(Problem::invalid_field(BODY, "must be a JSON object"));
     }
     if rules.is_kept {
         integers::check(text).map_err(|error| Problem::invalid([error]))?;
     }
-    // Read once more for the path of what is wrong: to follow it costs every body that is right.
+    // A second pass finds the path of the error. Tracking it in the first pass would cost every
+    // valid body.
     serde_json::from_str(text).or_else(|_error| {
         let mut reader = serde_json::Deserializer::from_str(text);
         serde_path_to_error::deserialize(&mut reader)
@@ -62,9 +61,9 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], rules: Rules) -> Result<T
     })
 }
 
-/// Why the JSON was refused, which takes another reading: 400 where it is none.
+/// Why the JSON was refused, found by a second pass: 400 if it is not JSON.
 fn refusal(bytes: &[u8], rules: Rules) -> Problem {
-    // Reads the syntax alone, however deep, and so tells what is no JSON from what is forbidden.
+    // Checks the syntax alone, at any depth, to separate what is not JSON from what is forbidden.
     if let Err(error) = serde_json::from_slice::<&RawValue>(bytes) {
         return Problem::malformed(error.to_string());
     }
@@ -74,7 +73,7 @@ fn refusal(bytes: &[u8], rules: Rules) -> Problem {
     let checked = rules.check(tracked);
     let path = track.path();
     let Err(error) = checked else {
-        // Cannot be: this reading differs from the first in the path alone.
+        // Unreachable: this pass differs from the first in the path only.
         return Problem::malformed("cannot be read");
     };
     Problem::invalid([match error.classify() {
@@ -86,7 +85,7 @@ fn refusal(bytes: &[u8], rules: Rules) -> Problem {
     }])
 }
 
-/// A whole number, however JSON spells it: `50` and `50.0` are one (JSON Schema, 4.2.3).
+/// A whole number in either JSON spelling: `50` and `50.0` are equal (JSON Schema, 4.2.3).
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -105,7 +104,7 @@ pub(crate) fn whole_number<'de, D: Deserializer<'de>>(
     }
 }
 
-/// What serde says, without the position that it puts after it.
+/// serde's message without the position at its end.
 pub(crate) fn said(error: &serde_json::Error) -> String {
     let message = error.to_string();
     message
@@ -114,7 +113,7 @@ pub(crate) fn said(error: &serde_json::Error) -> String {
         .to_owned()
 }
 
-/// serde names a missing or unknown field in its message only.
+/// serde names a missing or unknown field only in its message.
 fn field_error(path: &Path, error: &serde_json::Error) -> FieldError {
     let message = said(error);
     let path = shown(path);
@@ -139,14 +138,14 @@ fn field_error(path: &Path, error: &serde_json::Error) -> FieldError {
     }
 }
 
-/// A path as a problem shows it: a long one by the field at the top, if that is short enough.
+/// A path as a problem shows it. A long one is cut to its first field, if that is short enough.
 fn shown(path: &Path) -> String {
     let first = path.iter().next().and_then(|segment| match segment {
         Segment::Map { key } => Some(key.clone()),
         Segment::Seq { .. } | Segment::Enum { .. } | Segment::Unknown => None,
     });
     let whole = path.to_string();
-    // A name that cannot be read is a question mark.
+    // A name that cannot be read appears as a question mark.
     let whole = whole.trim_end_matches(".?").to_owned();
     [first.as_ref().map(|_| whole), first]
         .into_iter()
@@ -256,7 +255,7 @@ mod tests {
     #[tokio::test]
     async fn a_text_in_an_object_is_not_read_as_json() {
         let trap = r#"{"a":[{"$serde_json::private::RawValue":"{\"b\":1,\"b\":2}"}]}"#;
-        // That it would be is why it is refused; the name is the parser's own secret.
+        // Without the check: the parser reads the text under its private name as JSON.
         let read: Value = serde_json::from_str(trap).unwrap();
         assert_eq!(read, json!({"a": [{"b": 2}]}));
         for trap in [trap, &trap.replace('$', "\\u0024")] {

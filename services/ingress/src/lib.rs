@@ -1,7 +1,7 @@
 //! The HTTP API: channels, messages in, answers in.
 //!
-//! Invariant: a 202 is sent only after the broker has taken the message for good; a request that
-//! gets any other answer has enqueued nothing, or is told that it may have.
+//! Invariant: a 202 is sent only after the broker has confirmed the message. After any other answer
+//! nothing was enqueued, unless the answer says that it may have been.
 
 mod access;
 mod answers;
@@ -52,8 +52,8 @@ use crate::{
     queries::Queries, refusals::Refusals,
 };
 
-/// What the handlers share. It is cloned several times for each request: by one count, however
-/// much it holds.
+/// The state of the handlers. It is cloned several times a request, which only increments a
+/// counter.
 #[derive(Clone)]
 pub struct Ingress(Arc<Shared>);
 
@@ -65,13 +65,13 @@ impl Deref for Ingress {
     }
 }
 
-/// What an ingress holds.
+/// The shared state.
 pub struct Shared {
     broker: SharedBroker,
     store: SharedStore,
     known: Arc<CachedChannels>,
     journal: Journal,
-    /// Knows the tokens that answers bring.
+    /// Checks the tokens of answers.
     tokens: TokenKeys,
     callback_auth: CallbackAuth,
     refusals: Arc<Refusals>,
@@ -80,48 +80,47 @@ pub struct Shared {
     sealing: SealingKeys,
     clock: Arc<dyn Clock>,
     doorkeeper: Arc<Doorkeeper>,
-    /// Where channels answer to, for messages that name no `response_url`.
+    /// The `response_url` of messages that name none.
     own_response_url: Arc<str>,
     guard: Arc<Guard>,
     limits: Config,
     under_way: Semaphore,
-    /// What is left of the bytes that bodies may have together.
+    /// The free part of the byte budget of all bodies.
     bytes: Arc<Semaphore>,
-    /// What answers may have of them.
+    /// The budget of answers within it.
     answers: Answers,
     batches: Arc<Semaphore>,
     queries: Arc<Queries>,
 }
 
-/// What an ingress works with.
+/// What an ingress is built from.
 pub struct Parts {
-    /// Takes messages and answers.
+    /// Queues messages and answers.
     pub broker: SharedBroker,
-    /// Has the channels, and what happened to messages.
+    /// Holds the channels and the history of messages.
     pub store: SharedStore,
-    /// The channels as they are known; may be shared with other roles of the process.
+    /// The channel cache; other roles of the process may share it.
     pub known: Arc<CachedChannels>,
-    /// Takes what happens here.
+    /// Records what happens here.
     pub journal: Journal,
-    /// The keys of the tokens that the dispatcher hands out.
+    /// The keys of the tokens that the dispatcher makes.
     pub tokens: TokenKeys,
-    /// Whether an answer needs one.
+    /// Whether an answer needs a token.
     pub callback_auth: CallbackAuth,
-    /// The keys that the secrets of channels are sealed with.
+    /// The keys that seal the secrets of channels.
     pub sealing: SealingKeys,
     /// The gateway's own `/webhook-response`, as channels reach it.
     pub own_response_url: Arc<str>,
-    /// Which keys open it.
+    /// Which API keys are accepted.
     pub keys: KeySettings,
-    /// Says which endpoints a channel may have.
+    /// The rules for endpoints.
     pub guard: Arc<Guard>,
-    /// Tells the time of day.
+    /// The time of day.
     pub clock: Arc<dyn Clock>,
 }
 
 impl Ingress {
-    /// An ingress that is made of these, and takes no more than this. Must be called within a
-    /// runtime.
+    /// An ingress of these parts, with these limits. Must be called within a runtime.
     #[must_use]
     pub fn new(limits: Config, parts: Parts) -> Self {
         let Parts {
@@ -168,19 +167,19 @@ impl Ingress {
         }))
     }
 
-    /// Why every send with a key from the store is refused now; none where they are taken. For probes.
+    /// Why sends with a key from the store are refused now, if they are. For probes.
     #[must_use]
     pub fn unready(&self) -> Option<&'static str> {
         self.doorkeeper.unready()
     }
 
-    /// The API's routes, and beside them those of `more`, which are for development: any key opens
-    /// them, and where none is needed, none. Every limit applies to both.
+    /// The API's routes, and those of `more` for development. The latter need any key, or none
+    /// where keys are not required. Every limit applies to both.
     pub fn router(self, more: Router) -> Router {
         let max_body_bytes = self.limits.max_body_bytes;
         routes::router(&self)
             .merge(routes::opened_by_any_key(&self, more))
-            // For the routes of `more`; the API's own read their bodies themselves.
+            // For the routes of `more`; the API's own handlers bound their bodies themselves.
             .layer(DefaultBodyLimit::max(max_body_bytes))
             .layer(middleware::from_fn_with_state(self, limits::enforce))
             .layer(CatchPanicLayer::custom(|_panic| {

@@ -1,7 +1,7 @@
-//! What a request may be before anything looks into it, and how much all of them may be together.
+//! Limits of a single request and of all requests together, checked before the handlers.
 //!
-//! Invariant: what is beyond a bound is refused at once. Nothing waits for room: a queue of
-//! requests would be memory without bound.
+//! Invariant: what exceeds a limit is refused at once. Nothing is queued, as a queue of requests
+//! would be unbounded memory.
 
 use std::sync::{
     Arc,
@@ -18,19 +18,18 @@ use tokio::sync::Semaphore;
 
 use crate::{Ingress, access::authority, problem::Problem};
 
-/// The longest path. The longest that means something has an id of 128 bytes in it.
+/// The longest valid path holds an id of 128 bytes.
 const MAX_PATH_BYTES: usize = 1024;
 
-/// The longest query string: a list of some two hundred ids.
+/// Enough for about two hundred ids.
 const MAX_QUERY_BYTES: usize = 8 << 10;
 
-/// The most headers of one request.
 const MAX_HEADERS: usize = 64;
 
-/// What each header is counted as beside its name and value, as HTTP/2 does.
+/// Counted for each header beside its name and value, as in HTTP/2.
 const HEADER_OVERHEAD: usize = 32;
 
-/// Refuses what is beyond its bounds, and a request beyond the number that may be under way.
+/// Refuses a request beyond its limits, or beyond the number in progress.
 pub(crate) async fn enforce(
     State(ingress): State<Ingress>,
     mut request: Request,
@@ -42,14 +41,14 @@ pub(crate) async fn enforce(
     if let Err(problem) = check(&request, ingress.limits.max_header_bytes) {
         return problem.into_response();
     }
-    // Held here until the answer is made: as long as the body, or what was made of it.
+    // Held until the answer is made, as long as the body or what was parsed from it.
     let bytes = Held::of(&ingress.bytes);
     request.extensions_mut().insert(bytes.clone());
     next.run(request).await
 }
 
 fn check(request: &Request, max_header_bytes: usize) -> Result<(), Problem> {
-    // RFC 9112, 3.2: whom a request is for is said once, or two readers of it differ.
+    // RFC 9112, 3.2: exactly one `Host`, as two readers could pick different ones.
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let is_named = match (hosts.next(), hosts.next()) {
         (Some(host), None) => host.is_empty() || authority(host).is_some(),
@@ -90,7 +89,7 @@ fn check(request: &Request, max_header_bytes: usize) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The bytes of one request's body, as they count among those of all requests under way.
+/// The bytes that one request's body takes of the budget of all requests.
 #[derive(Clone)]
 pub(crate) struct Held(Arc<Share>);
 
@@ -100,7 +99,7 @@ struct Share {
 }
 
 impl Held {
-    /// Nothing yet.
+    /// An empty share.
     pub(crate) fn of(all: &Arc<Semaphore>) -> Self {
         Self(Arc::new(Share {
             all: Arc::clone(all),
@@ -108,10 +107,10 @@ impl Held {
         }))
     }
 
-    /// Takes so many more.
+    /// Takes more bytes of the budget.
     ///
     /// # Errors
-    /// If all requests together would have too many.
+    /// If the budget is used up.
     pub(crate) fn take(&self, bytes: usize) -> Result<(), Problem> {
         let count = u32::try_from(bytes).map_err(|_beyond_all| Problem::overloaded())?;
         let permits = self

@@ -25,7 +25,7 @@ use crate::{
     problem::Problem,
 };
 
-/// How long an answer waits for its journal entry; it is confirmed as the message was.
+/// How long an answer waits for its journal entry, which is confirmed as the message was.
 const ENTRY_LIMIT: Duration = Duration::from_secs(2);
 
 static NOT_JOURNALED: LogThrottle = LogThrottle::new();
@@ -40,14 +40,13 @@ pub(crate) struct SendMessage {
     pub(crate) response_url: Option<String>,
 }
 
-/// The answer to a message that was taken.
 #[derive(Debug, Serialize)]
 pub(crate) struct Accepted {
     success: bool,
     message_id: MessageId,
     session_id: SessionId,
     status: &'static str,
-    /// The message was taken before; this is that answer, given again.
+    /// The message was accepted before, and this repeats its answer.
     #[serde(rename = "idempotent_replayed", skip_serializing_if = "is_false")]
     again: bool,
 }
@@ -71,7 +70,7 @@ impl Accepted {
         }
     }
 
-    /// The answer to a message that was taken before, under this id.
+    /// The answer to a message that was accepted before under this id.
     pub(crate) fn again(message_id: MessageId, send: SendMessage) -> Self {
         Self {
             again: true,
@@ -88,7 +87,7 @@ pub(crate) async fn send(
 ) -> Result<Response, Problem> {
     let accepted = accept_one(&ingress, &caller, key.as_ref(), send).await?;
     let again = accepted.again;
-    // The body of the first answer, to the byte; the header says the rest.
+    // The same bytes as the first answer; only the header differs.
     let first = Accepted {
         again: false,
         ..accepted
@@ -121,7 +120,8 @@ impl Ingress {
             http_url(url).map_err(|problem| Problem::invalid_field("response_url", problem))?;
         }
         let known = self.known.get(&channel_id).await?;
-        // A channel that another client stored may lack one; its messages could only die.
+        // A channel that another client stored may lack an endpoint; its messages could only become
+        // dead letters.
         let target = &known.target;
         if let Err(error) = &target.endpoint {
             return Err(Problem::invalid([error.clone()]));
@@ -139,8 +139,8 @@ impl Ingress {
         Ok(Accepted::new(message_id, message.session_id))
     }
 
-    /// Puts a message into the queue, and then into the journal. Not both at once: a message that
-    /// was refused must leave nothing, and an entry cannot be called back.
+    /// Publishes a message, then its journal entry. The order matters: a refused message must leave
+    /// no entry, and an entry cannot be withdrawn.
     async fn enqueue(&self, message: &OutboundMessage) -> Result<(), Problem> {
         let accepted_at = self.clock.now();
         let parcel = Parcel {
@@ -162,7 +162,7 @@ impl Ingress {
         Ok(())
     }
 
-    /// Waits until the journal has an entry, but not for ever: what it is about has happened.
+    /// Waits, up to a limit, until the journal has the entry: what it records has happened already.
     pub(crate) async fn tell(&self, entry: Entry) {
         let message_id = entry.message_id;
         if !self.journal.append_within(entry, ENTRY_LIMIT).await
@@ -173,7 +173,7 @@ impl Ingress {
     }
 }
 
-/// Writes what a queue carries.
+/// Encodes the body of a queue message.
 pub(crate) fn encode(value: &impl Serialize) -> Result<Bytes, Problem> {
     serde_json::to_vec(value).map(Bytes::from).map_err(|error| {
         tracing::error!(%error, "a message could not be encoded");

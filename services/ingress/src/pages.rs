@@ -1,16 +1,15 @@
-//! Lists that come a page at a time.
+//! Lists with pages.
 //!
-//! Invariant: a page has a cursor where another follows, and none where it is the last. A list asks
-//! the store for one row more than the page holds, and leaves that one out.
+//! Invariant: a page has a cursor exactly if another page follows. To find out, a list reads one
+//! row more than the page holds and drops it.
 
 use roundtrip_store::MAX_PAGE;
 
 use crate::problem::Problem;
 
-/// How many are on a page, where the request does not say.
 const DEFAULT_PAGE: u16 = 100;
 
-/// A page's size within its bounds.
+/// The page size; an error if it is out of bounds.
 pub(crate) fn page_size(limit: Option<u16>) -> Result<u16, Problem> {
     let limit = limit.unwrap_or(DEFAULT_PAGE);
     if (1..=MAX_PAGE).contains(&limit) {
@@ -23,8 +22,8 @@ pub(crate) fn page_size(limit: Option<u16>) -> Result<u16, Problem> {
     }
 }
 
-/// The page, of rows that were read with a limit of one more, and the cursor of its last row if
-/// another page follows.
+/// The page, from rows that were read with a limit of one more. Its cursor is that of its last row,
+/// if another page follows.
 pub(crate) fn page_of<T, C>(
     mut rows: Vec<T>,
     limit: u16,
@@ -52,7 +51,7 @@ mod tests {
     use super::MAX_PAGE;
     use crate::testing::Bench;
 
-    /// A bench with so many messages, each with its dead letter; answers with the messages' ids.
+    /// A bench with this many messages and a dead letter for each; returns the messages' ids.
     async fn bench_of(messages: u16) -> (Bench, Vec<MessageId>) {
         let bench = Bench::new().await;
         let ids: Vec<_> = (0..messages).map(|_| MessageId::generate()).collect();

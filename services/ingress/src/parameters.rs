@@ -1,4 +1,4 @@
-//! Reading the query string and the id in the path: what is wrong is named.
+//! Parses the query string and the id in the path; an error names the parameter.
 
 use axum::{
     extract::{FromRequestParts, Path, Query},
@@ -8,13 +8,13 @@ use serde::de::DeserializeOwned;
 
 use crate::problem::Problem;
 
-/// What axum says before it names the parameter.
+/// axum writes this before it names the parameter.
 const PREFIX: &str = "Failed to deserialize query string: ";
 
-/// The query string, read into a `T`.
+/// The query string, parsed into a `T`.
 pub(crate) struct Parameters<T>(pub(crate) T);
 
-/// The id in the path. One that is no text names nothing.
+/// The id in the path. An id that is not UTF-8 names nothing.
 pub(crate) struct PathId(pub(crate) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for PathId {

@@ -1,8 +1,8 @@
-//! What a client is told when it does not get what it asked for: RFC 9457 problem details.
+//! Errors of the API: RFC 9457 problem details.
 //!
-//! Invariant: every answer of 400 and above is one of these, and none says more than the client
-//! may know; what an operator needs to know is logged where the error is handled. No secret is in
-//! any, not even one that the request itself had.
+//! Invariant: every answer of 400 and above is one of these, and reveals only what the client may
+//! know. Details for the operator are logged where the error is handled. No problem contains a
+//! secret, even one from the request itself.
 
 mod access;
 mod failures;
@@ -19,10 +19,10 @@ use serde::{Serialize, Serializer};
 
 use crate::idempotency::HEADER;
 
-/// What a client that met a broker or store which is away is asked to wait.
+/// The `Retry-After` while the broker or the store is unavailable.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// How every `type` begins.
+/// The prefix of every `type`.
 const KIND: &str = "urn:roundtrip:problem:";
 
 /// A problem, as RFC 9457 has it: `type`, `title`, `status`, `detail`, and `errors` by field.
@@ -38,12 +38,11 @@ pub(crate) struct Problem {
     errors: Vec<FieldProblem>,
     #[serde(skip)]
     retry_after: Option<Duration>,
-    /// Nobody can know whether what was asked for has happened.
+    /// It is unknown whether the message was enqueued.
     #[serde(skip)]
     may_be_enqueued: bool,
 }
 
-/// One field and what is wrong with it.
 #[derive(Debug, Serialize)]
 struct FieldProblem {
     #[serde(serialize_with = "without_secrets")]
@@ -52,8 +51,8 @@ struct FieldProblem {
     detail: String,
 }
 
-/// Problems quote what is wrong, which may be a key that was put in the wrong place; and an answer
-/// is kept where a key must not be: in a client's log, in a browser's history.
+/// Removes secrets: a problem quotes input, which may be a key in the wrong field. Answers end up
+/// in logs and browser histories, where a key must not be.
 fn without_secrets<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&redacted(text))
 }
@@ -81,12 +80,11 @@ impl Problem {
         self.status
     }
 
-    /// Whether the message may be in the queue, for all that its producer is told.
+    /// Whether the message may be in the queue despite this answer.
     pub(crate) const fn may_be_enqueued(&self) -> bool {
         self.may_be_enqueued
     }
 
-    /// The body is no JSON.
     pub(crate) fn malformed(detail: impl Into<String>) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -96,7 +94,7 @@ impl Problem {
         )
     }
 
-    /// The request could not be read, for a reason other than its content.
+    /// The request cannot be read, for a reason other than its content.
     pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -106,7 +104,7 @@ impl Problem {
         )
     }
 
-    /// Fields that are not as they must be.
+    /// Fields that are invalid.
     pub(crate) fn invalid(errors: impl IntoIterator<Item = FieldError>) -> Self {
         let errors: Vec<_> = errors
             .into_iter()
@@ -131,12 +129,11 @@ impl Problem {
         }
     }
 
-    /// One field that is not as it must be.
+    /// One field that is invalid.
     pub(crate) fn invalid_field(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::invalid([FieldError::new(field, problem)])
     }
 
-    /// The body has another media type.
     pub(crate) fn unsupported_media_type() -> Self {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -146,7 +143,6 @@ impl Problem {
         )
     }
 
-    /// The body is compressed.
     pub(crate) fn unsupported_coding() -> Self {
         Self {
             detail: "send the body as it is, without 'Content-Encoding'".to_owned(),
@@ -154,7 +150,6 @@ impl Problem {
         }
     }
 
-    /// The body is in another character set than JSON's.
     pub(crate) fn unsupported_charset() -> Self {
         Self {
             detail: "send JSON in UTF-8, the only character set that it has".to_owned(),
@@ -162,7 +157,6 @@ impl Problem {
         }
     }
 
-    /// The path or the query string is longer than the limit.
     pub(crate) fn uri_too_long(part: &str, limit: usize) -> Self {
         Self::new(
             StatusCode::URI_TOO_LONG,
@@ -172,7 +166,6 @@ impl Problem {
         )
     }
 
-    /// The headers are too many or too long.
     pub(crate) fn headers_too_large(detail: impl Into<String>) -> Self {
         Self::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -182,7 +175,6 @@ impl Problem {
         )
     }
 
-    /// The body is longer than the limit.
     pub(crate) fn too_large(limit: usize) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -192,7 +184,6 @@ impl Problem {
         )
     }
 
-    /// The body did not arrive in time.
     pub(crate) fn body_timeout() -> Self {
         Self::new(
             StatusCode::REQUEST_TIMEOUT,
@@ -202,7 +193,6 @@ impl Problem {
         )
     }
 
-    /// There is nothing under this path.
     pub(crate) fn unknown_path() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -212,7 +202,6 @@ impl Problem {
         )
     }
 
-    /// The path is there, but not for this method.
     pub(crate) fn method_not_allowed() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -222,7 +211,6 @@ impl Problem {
         )
     }
 
-    /// The id in the path names no key.
     pub(crate) fn unknown_key(id: &str) -> Self {
         let detail = if id.starts_with(key::MARK) {
             format!("'{id}' is a whole key; {}", key::ID_IN_KEY)
@@ -237,7 +225,6 @@ impl Problem {
         )
     }
 
-    /// The id in the path names no channel.
     pub(crate) fn unknown_channel(id: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -247,7 +234,7 @@ impl Problem {
         )
     }
 
-    /// The id in the path names no message, or none that the journal has reached.
+    /// The id in the path names no message, or the journal does not have it yet.
     pub(crate) fn unknown_message(id: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -260,7 +247,6 @@ impl Problem {
         )
     }
 
-    /// The id in the path names no replay.
     pub(crate) fn unknown_replay(id: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -270,7 +256,7 @@ impl Problem {
         )
     }
 
-    /// The ids of a replay name nothing that it could send again.
+    /// The ids of a replay match nothing that can be replayed.
     pub(crate) fn unknown_ids() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -290,7 +276,7 @@ impl Problem {
         }
     }
 
-    /// Another request with this idempotency key has not ended yet.
+    /// Another request holds this idempotency key.
     pub(crate) fn key_under_way() -> Self {
         Self {
             retry_after: Some(RETRY_AFTER),
@@ -304,7 +290,6 @@ impl Problem {
         }
     }
 
-    /// The gateway itself failed.
     pub(crate) fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -314,7 +299,7 @@ impl Problem {
         )
     }
 
-    /// More requests are under way than the gateway takes at once.
+    /// Too many requests are in progress.
     pub(crate) fn overloaded() -> Self {
         Self::unavailable(
             "overloaded",

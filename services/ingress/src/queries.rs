@@ -1,7 +1,7 @@
-//! How many lists and searches are asked for at once.
+//! Limits on concurrent lists and searches.
 //!
-//! Invariant: a caller has one query at work at a time, and few under way, until their answers are
-//! written; so whoever asks much waits for itself. What is beyond a bound is refused at once.
+//! Invariant: each principal runs one query at a time and has a few in progress, unread answers
+//! included. So a heavy user waits only for itself. What exceeds a limit is refused at once.
 
 use std::{
     collections::HashMap,
@@ -12,25 +12,24 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{access::Caller, problem::Problem};
 
-/// The most queries under way at once, unread answers included.
+/// The most queries in progress, unread answers included.
 pub(crate) const MAX_AT_ONCE: usize = 64;
 
-/// The most of them with one key.
+/// The most of them for each principal.
 pub(crate) const MAX_PER_CALLER: usize = 4;
 
-/// The queries that are under way.
 pub(crate) struct Queries {
     all: Arc<Semaphore>,
     lanes: Mutex<HashMap<String, Weak<Lane>>>,
 }
 
-/// One caller's.
+/// The queries of one principal.
 struct Lane {
     under_way: Arc<Semaphore>,
     turn: Semaphore,
 }
 
-/// A query that is under way, for as long as it is held.
+/// A query in progress, until it is dropped.
 pub(crate) struct UnderWay {
     lane: Arc<Lane>,
     _of_all: OwnedSemaphorePermit,
@@ -45,10 +44,10 @@ impl Queries {
         }
     }
 
-    /// Takes a query on, if there is room for one more.
+    /// Admits a query.
     ///
     /// # Errors
-    /// If the caller, or all callers together, have as many under way as they may.
+    /// If the principal, or all principals together, have too many in progress.
     pub(crate) fn begin(&self, caller: &Caller) -> Result<UnderWay, Problem> {
         let lane = self.lane(caller);
         let of_own = Arc::clone(&lane.under_way)
@@ -70,7 +69,7 @@ impl Queries {
         if let Some(lane) = lanes.get(&name).and_then(Weak::upgrade) {
             return lane;
         }
-        // No more are left than are under way.
+        // At most as many remain as are in progress.
         lanes.retain(|_, lane| lane.strong_count() > 0);
         let lane = Arc::new(Lane {
             under_way: Arc::new(Semaphore::new(MAX_PER_CALLER)),
@@ -82,10 +81,9 @@ impl Queries {
 }
 
 impl UnderWay {
-    /// Asks the store, once the caller's query before this one has ended; each ends within the
-    /// store's time limit.
+    /// Runs the query after the principal's earlier one. Each ends within the store's time limit.
     pub(crate) async fn ask<T>(&self, query: impl Future<Output = T>) -> T {
-        // Nobody closes it.
+        // The semaphore is never closed.
         let _turn = self.lane.turn.acquire().await.ok();
         query.await
     }

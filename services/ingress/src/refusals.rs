@@ -1,7 +1,8 @@
-//! Answers that were refused, counted by reason.
+//! Counts refused answers by reason.
 //!
-//! Invariant: every refusal is told, and a flood of them in a line every [`REPORT_EVERY`], for a
-//! line each would be a second attack. Neither the token nor what came with it is in any.
+//! Invariant: every refusal is reported, at most one line every [`REPORT_EVERY`]: a line for each
+//! would turn a flood of requests into a flood of logs. The log shows neither the token nor the
+//! body.
 
 use std::{
     sync::{
@@ -14,10 +15,9 @@ use std::{
 use roundtrip_model::token::Refusal;
 use tokio::time::sleep;
 
-/// How long refusals are gathered, from the first on, before they are told.
+/// How long refusals are gathered after the first one.
 pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(5);
 
-/// Counts since the last report.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     missing: AtomicU64,
@@ -31,12 +31,12 @@ pub(crate) struct Refusals {
 }
 
 impl Refusals {
-    /// Counts an answer without a token where one was needed.
+    /// Counts an answer without a required token.
     pub(crate) fn missing(self: &Arc<Self>) {
         self.count(&self.missing);
     }
 
-    /// Counts a token that is worth nothing.
+    /// Counts a bad token.
     pub(crate) fn worthless(self: &Arc<Self>, refusal: Refusal) {
         self.count(match refusal {
             Refusal::Malformed => &self.malformed,
@@ -56,7 +56,7 @@ impl Refusals {
         let refusals = Arc::clone(self);
         tokio::spawn(async move {
             sleep(REPORT_EVERY).await;
-            // Before the counts are taken: what is counted in between gets a report of its own.
+            // Before the counts are read: a refusal in between starts a new report.
             refusals.is_report_due.store(false, Ordering::Release);
             refusals.report();
         });

@@ -1,4 +1,4 @@
-//! Replays: asked for, listed, looked at, cancelled.
+//! Replays: create, list, read, cancel.
 
 use axum::{
     Json as JsonBody,
@@ -24,14 +24,14 @@ use crate::{
     problem::Problem,
 };
 
-/// The most a second that can be asked for.
+/// The highest rate of a replay, in messages a second.
 const MAX_RATE: u32 = 10_000;
 
-/// The most ids that one request can name.
+/// The most ids in one request.
 const MAX_IDS: usize = 1000;
 
-/// How a replay of dead letters is asked for. Not a filter that is flattened into this: serde would
-/// pass over a misspelt field, and the replay would be of everything.
+/// The body of a replay of dead letters. The filter is not flattened: serde would ignore a misspelt
+/// field, and the replay would cover everything.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReplayDeadLetters {
@@ -50,7 +50,7 @@ pub(crate) struct ReplayDeadLetters {
     until: Option<OffsetDateTime>,
 }
 
-/// How a replay of messages is asked for.
+/// The body of a replay of messages.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReplayMessages {
@@ -68,7 +68,7 @@ pub(crate) struct ReplayMessages {
     until: Option<OffsetDateTime>,
 }
 
-/// What a dry run tells.
+/// The answer to a dry run.
 #[derive(Debug, Serialize)]
 struct DryRun {
     dry_run: bool,
@@ -132,7 +132,7 @@ pub(crate) async fn messages(
         until: request.until,
     };
     bounded_ids(filter.message_ids.as_deref())?;
-    // Everything that was ever delivered, once more: never by a field that was forgotten.
+    // An empty filter would replay every message ever delivered; a forgotten field must not.
     if filter == MessageFilter::default() {
         return Err(Problem::invalid_field(
             "body",
@@ -251,7 +251,7 @@ pub(crate) async fn read(
     Ok(JsonBody(shown(&caller, replay)))
 }
 
-/// `DELETE /replays/{replay_id}`: what was put back stays so.
+/// `DELETE /replays/{replay_id}`: what was already replayed stays so.
 pub(crate) async fn cancel(
     State(ingress): State<Ingress>,
     caller: Caller,
@@ -268,8 +268,8 @@ pub(crate) async fn cancel(
         .ok_or_else(|| Problem::unknown_replay(&id))
 }
 
-/// The replay without the channels that the caller may not know of: whoever asked for it had them
-/// on its key, and chose one.
+/// Hides the channels that the principal may not see: the replay's creator may have had further
+/// ones on its key.
 fn shown(caller: &Caller, mut replay: Replay) -> Replay {
     let channels = match &mut replay.source {
         ReplaySource::DeadLetters(filter) => &mut filter.channels,
@@ -281,8 +281,7 @@ fn shown(caller: &Caller, mut replay: Replay) -> Replay {
     replay
 }
 
-/// The replay with this id, if the caller may see it: one of other channels is as if it were not
-/// there.
+/// The replay with this id. One of other channels gives the same 404 as one that does not exist.
 async fn seen(ingress: &Ingress, caller: &Caller, id: &str) -> Result<Replay, Problem> {
     let unknown = || Problem::unknown_replay(id);
     let parsed: ReplayId = id.parse().map_err(|_error| unknown())?;

@@ -1,7 +1,6 @@
-//! Every call of the API, and who may make it.
+//! The table of all calls and who may make them.
 //!
-//! Invariant: this table is the only way into the router, and a call cannot be put into it without
-//! saying who may make it.
+//! Invariant: every route comes from this table, and every row states its access.
 
 use std::sync::Arc;
 
@@ -22,16 +21,15 @@ use crate::{
     replays,
 };
 
-/// Looks and changes nothing.
+/// Reads, and changes nothing.
 const READS: Access = Access::Roles(&[KeyRole::Viewer]);
 /// Sends messages.
 const SENDS: Access = Access::Roles(&[KeyRole::Producer]);
-/// Looks at one message, whose id is known to whoever sent it.
+/// Reads one message, whose id its sender knows.
 const FOLLOWS: Access = Access::Roles(&[KeyRole::Producer, KeyRole::Viewer]);
-/// Everything else is for operators alone.
+/// Everything else is for operators only.
 const OPERATES: Access = Access::Roles(&[]);
 
-/// The table.
 fn table() -> Vec<Call> {
     vec![
         post("/channel", OPERATES, channels::create),
@@ -60,15 +58,15 @@ fn table() -> Vec<Call> {
         post("/api-keys", OPERATES, api_keys::create),
         get("/api-keys", OPERATES, api_keys::list),
         delete("/api-keys/{key_id}", OPERATES, api_keys::revoke),
-        // Channel servers have no keys; the token in their response URL is what they have.
+        // Channel servers have no API keys; they present the token in their response URL.
         post("/webhook-response", Access::Open, callback::receive),
-        // A browser cannot present a key, and the documents say nothing of this gateway's own.
+        // A browser cannot present a key, and these documents reveal nothing about this gateway.
         get("/openapi.json", Access::Open, document::json),
         get("/docs", Access::Open, document::docs),
     ]
 }
 
-/// Every call: its method, its path and who may make it.
+/// Every call: method, path and access.
 #[must_use]
 pub fn calls() -> Vec<(Method, &'static str, Access)> {
     let calls = table().into_iter();
@@ -77,8 +75,8 @@ pub fn calls() -> Vec<(Method, &'static str, Access)> {
         .collect()
 }
 
-/// The router of the table. What is not in it needs a key too, so that a stranger does not even
-/// learn what there is.
+/// The router of the table. An unknown path needs a key too, so that strangers cannot probe for
+/// paths.
 pub(crate) fn router(ingress: &Ingress) -> Router {
     let guarded = |access| from_fn_with_state((Arc::clone(&ingress.doorkeeper), access), guard);
     let unknown_path = async || Problem::unknown_path();
@@ -93,7 +91,7 @@ pub(crate) fn router(ingress: &Ingress) -> Router {
         .with_state(ingress.clone())
 }
 
-/// Routes beside the table's, for whoever has a key. Not of the table: they are no part of the API.
+/// Further routes, for any key. They are not in the table because they are not part of the API.
 pub(crate) fn opened_by_any_key(ingress: &Ingress, routes: Router) -> Router {
     let state = (Arc::clone(&ingress.doorkeeper), Access::AnyKey);
     routes.layer(from_fn_with_state(state, guard))
@@ -113,7 +111,7 @@ impl Call {
         H: Handler<T, Ingress>,
         T: 'static,
     {
-        // Only methods that axum knows are named here.
+        // The table uses only methods that axum knows.
         let filter = MethodFilter::try_from(method.clone()).unwrap_or(MethodFilter::TRACE);
         Self {
             method,
@@ -124,7 +122,7 @@ impl Call {
     }
 }
 
-/// Declares a row's beginning for each method.
+/// Declares a constructor of rows for each method.
 macro_rules! methods {
     ($($name:ident $method:ident),+) => {
         $(

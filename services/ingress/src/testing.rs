@@ -1,5 +1,4 @@
-//! An ingress for the tests beside the code: a broker that does what it is told, the embedded
-//! store, and a clock that can be moved.
+//! An ingress for unit tests: a scripted broker, the embedded store, and a clock that can be set.
 
 use std::{
     sync::{
@@ -33,7 +32,7 @@ use crate::{CallbackAuth, Config, Ingress, KeySettings, Parts};
 /// The longest answer that is read.
 const MAX_ANSWER: usize = 1 << 22;
 
-/// 32 bytes of nothing.
+/// 32 zero bytes.
 const SEALING_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 /// What the broker does with the next messages.
@@ -42,7 +41,7 @@ pub(crate) enum Mood {
     #[default]
     Takes,
     IsAway,
-    /// Takes them, and its confirm gets lost.
+    /// Takes them, but the confirm is lost.
     Unconfirmed,
     NeverAnswers,
 }
@@ -71,7 +70,7 @@ impl Broker for FakeBroker {
             return Ok(());
         }
         let mood = *self.mood.lock().unwrap();
-        // Lets the requests that came meanwhile begin.
+        // Lets the waiting requests start.
         tokio::task::yield_now().await;
         match mood {
             Mood::IsAway => return Err(PublishError::Away("as told".to_owned())),
@@ -99,7 +98,7 @@ impl Broker for FakeBroker {
     async fn close(&self) {}
 }
 
-/// The machine's clock and so many seconds. Not an arbitrary time: the store forgets what is old.
+/// The machine's clock plus an offset. Not an arbitrary time: the store forgets old rows.
 #[derive(Debug, Default)]
 pub(crate) struct SetClock(AtomicI64);
 
@@ -124,7 +123,7 @@ pub(crate) struct Bench {
     _folder: TempDir,
 }
 
-/// The operator's key from the configuration, where keys are required.
+/// The operator's key in the configuration, where keys are required.
 pub(crate) const OPERATOR_KEY: &str = "the-operators-own-key-of-32-bytes-or-more";
 
 /// An answer.
@@ -141,12 +140,12 @@ impl Answer {
 }
 
 impl Bench {
-    /// With a channel `c`, and no need of a key.
+    /// With a channel `c`, and no keys required.
     pub(crate) async fn new() -> Self {
         Self::made(KeySettings::default()).await
     }
 
-    /// With a channel `c`, and nothing without a key.
+    /// With a channel `c`, and keys required.
     pub(crate) async fn in_production() -> Self {
         Self::made(KeySettings {
             required: true,

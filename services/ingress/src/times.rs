@@ -1,11 +1,11 @@
-//! Times and durations as clients write them. What cannot be read is refused with an example.
+//! Parses times and durations of clients. A parse error shows an example.
 
 use std::{borrow::Cow, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// A time as RFC 3339 has it, for `deserialize_with`.
+/// An RFC 3339 time, for `deserialize_with`.
 pub(crate) fn rfc3339<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<OffsetDateTime>, D::Error> {
@@ -14,7 +14,7 @@ pub(crate) fn rfc3339<'de, D: Deserializer<'de>>(
     };
     let read = |text: &str| OffsetDateTime::parse(text, &Rfc3339);
     read(&text).map(Some).map_err(|_error| {
-        // A query string writes a space as '+', so an offset of +02:00 arrives with a space.
+        // A query string decodes '+' as a space, so an offset of +02:00 arrives with a space.
         let hint = if read(&text.replace(' ', "+")).is_ok() {
             "; a '+' in a query string is written %2B"
         } else {

@@ -1,4 +1,4 @@
-//! The document as a page: HTML and a little style, made once. There is no script in it.
+//! The document as an HTML page without scripts, rendered once.
 
 use std::fmt::Write;
 
@@ -17,10 +17,9 @@ th { border-bottom: 1px solid #ccc } a { color: #0b57d0 }
   code, pre { background: #262626 } a { color: #8ab4f8 } h3, th { border-color: #444 } }
 ";
 
-/// The methods, in the order in which they are shown.
+/// In the order of the page.
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
-/// The whole page.
 pub(super) fn render(document: &Value) -> String {
     let page = Page { document };
     let mut html = String::new();
@@ -175,7 +174,7 @@ impl Page<'_> {
         })
     }
 
-    /// What a reference within the document leads to.
+    /// Follows a reference within the document.
     fn resolve<'b>(&'b self, value: &'b Value) -> &'b Value {
         value["$ref"]
             .as_str()
@@ -198,7 +197,7 @@ impl Call<'_> {
     }
 }
 
-/// Text, and what stands between backticks as code.
+/// Text; what stands between backticks becomes code.
 struct Text<'a>(&'a str);
 
 impl std::fmt::Display for Text<'_> {
@@ -214,7 +213,7 @@ impl std::fmt::Display for Text<'_> {
     }
 }
 
-/// Text as it is.
+/// Text without markup.
 struct Verbatim<'a>(&'a str);
 
 impl std::fmt::Display for Verbatim<'_> {
@@ -232,7 +231,7 @@ impl std::fmt::Display for Verbatim<'_> {
     }
 }
 
-/// A schema in one line: its name where it has one.
+/// A schema in one line: its name, if it has one.
 struct Schema<'a>(&'a Value);
 
 impl std::fmt::Display for Schema<'_> {

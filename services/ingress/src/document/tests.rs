@@ -15,7 +15,7 @@ use serde_json::json;
 use super::*;
 use crate::{Access, testing::Bench};
 
-/// Every path of the document, and its methods.
+/// The paths of the document with their methods.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
     let paths = DOCUMENT["paths"].as_object().unwrap();
     let methods = |item: &Value| {
@@ -47,12 +47,13 @@ fn a_call_that_needs_a_key_says_so_and_one_that_needs_none_too() {
         let open = operation["security"] == json!([{}]);
         assert_eq!(open, access == Access::Open, "{method} {path}");
         let told = ["401", "403", "429"].map(|status| operation["responses"].get(status).is_some());
-        // By a key's role, or where no key is needed and a web page calls. The documents are for all.
+        // 429 applies to a key's role, and to web pages where no key is required. The two documents
+        // have no limit.
         let is_document = matches!(path, "/docs" | "/openapi.json");
         assert_eq!(told[1], !is_document, "{method} {path}: 403");
-        // Its token is what a key is to the others.
+        // Its token is what a key is for the other calls.
         let needs_token = path == "/webhook-response";
-        // And its channel has a rate, as a key has.
+        // Its channel has a rate, as a key does.
         let expected = (!open || needs_token, !open || needs_token);
         assert_eq!((told[0], told[2]), expected, "{method} {path}");
     }
@@ -82,7 +83,7 @@ async fn it_is_served_whole_and_as_a_page_that_loads_nothing() {
 #[test]
 fn no_part_overwrites_another_and_every_reference_leads_somewhere() {
     let leaves = |value: &Value| value.to_string().matches(':').count();
-    // A member that was overwritten would be missing.
+    // A member that another one overwrites would be missing.
     let parts = PARTS.map(|part| serde_json::from_str::<Value>(part).unwrap());
     let shared = [
         "paths",
@@ -102,7 +103,7 @@ fn no_part_overwrites_another_and_every_reference_leads_somewhere() {
     check_references(&DOCUMENT);
 }
 
-/// Whether both have a member of one name that is no shared container.
+/// Whether both have a member of the same name outside the shared containers.
 fn overlap(one: &Value, other: &Value, shared: &[&str]) -> bool {
     let (Some(one), Some(other)) = (one.as_object(), other.as_object()) else {
         return false;
@@ -163,7 +164,7 @@ fn its_bounds_are_the_codes() {
     let settings = schemas["DeliverySettings"]["properties"]
         .as_object()
         .unwrap();
-    // Those that are read; a key that is none of them is refused.
+    // The keys that the code reads; it refuses any other.
     let known = serde_json::to_value(settings.keys().collect::<Vec<_>>()).unwrap();
     assert_eq!(
         known,
@@ -177,7 +178,7 @@ fn its_bounds_are_the_codes() {
     );
 }
 
-/// Every kind of reason; one that is added does not compile before it stands here.
+/// Every kind of reason. A new kind fails to compile until it is listed here.
 fn kinds() -> Vec<DeadKind> {
     use DeadKind::{
         AttemptsExhausted, BadEndpoint, DeliveryLimit, EndpointRefused, Refused, TooOld,

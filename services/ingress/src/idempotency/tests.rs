@@ -58,7 +58,7 @@ async fn a_repeat_that_waited_in_vain_is_409_and_told_when_to_come_back() {
     let bench = Bench::new().await;
     bench.broker.set(Mood::NeverAnswers);
     let repeat = tokio::select! {
-        // Polled first, so it has the key.
+        // Polled first, so it holds the key.
         biased;
         _ = keyed(&bench, "k", BODY) => unreachable!("the broker never answers"),
         repeat = keyed(&bench, "k", BODY) => repeat,
@@ -87,7 +87,7 @@ async fn what_may_have_been_enqueued_is_enqueued_again_under_its_id() {
     bench.broker.set(Mood::Unconfirmed);
     assert_eq!(keyed(&bench, "k", BODY).await.status, 503);
     bench.clock.advance(LEASE);
-    // Still nobody knows, so this refusal must not free the key either.
+    // The outcome is still unknown, so this refusal must not release the key either.
     bench.broker.set(Mood::IsAway);
     assert_eq!(keyed(&bench, "k", BODY).await.status, 503);
     bench.clock.advance(LEASE);

@@ -1,10 +1,10 @@
-//! What a body's JSON must be besides JSON: shallow, of few values, and readable by every receiver.
+//! Checks a body's JSON: its depth, its number of values, and that every receiver can read it.
 //!
-//! `message` and `response_data` are relayed as they are written, so they reach parsers that the
-//! gateway does not know. Strict parsers refuse deep nesting, half of a surrogate pair (`"\ud800"`)
-//! and a number beyond a double (`1e400`), and some of them crash. Long and precise numbers pass.
+//! `message` and `response_data` are relayed verbatim to unknown parsers. Strict parsers refuse
+//! deep nesting, half a surrogate pair (`"\ud800"`) and numbers beyond a double (`1e400`); some
+//! crash. Long and precise numbers pass.
 //!
-//! Invariant: the check builds nothing of the JSON, and recurses no deeper than [`Rules::max_depth`].
+//! Invariant: the check builds no values and recurses no deeper than [`Rules::max_depth`].
 
 use std::{borrow::Cow, cell::Cell, collections::HashSet, fmt};
 
@@ -13,26 +13,26 @@ use serde::{
     de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor},
 };
 
-/// The most values in a document that is parsed and kept. A value takes many times the memory of
-/// its text: 340,000 empty strings are 1 MB of a body and 24 MB of a document.
+/// The most values in a document that is kept. A value takes many times the memory of its text:
+/// 340,000 empty strings are 1 MB of a body and 24 MB of a document.
 pub(crate) const MAX_VALUES: usize = 10_000;
 
-/// An object whose first name is this is no object to `serde_json`: it parses the text under the
-/// name as JSON and puts that in the object's place, past this check.
+/// `serde_json` treats an object with this first name specially: it parses the text under the name
+/// and uses the result, which bypasses this check.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
-/// What the JSON of a body must keep to.
+/// Rules for the JSON of a body.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
-    /// How deep it may nest, the body's own level included.
+    /// The body's own level counts.
     max_depth: usize,
     /// Whether it is parsed and kept, rather than relayed as text.
     pub(super) is_kept: bool,
 }
 
 impl Rules {
-    /// For JSON that is parsed: an object has each name once, and the values are few. Of two
-    /// members of one name a parser would keep either.
+    /// For JSON that is kept: names are unique and values are few. Of two members with one name a
+    /// parser may keep either.
     pub(crate) const fn kept(max_depth: usize) -> Self {
         Self {
             max_depth,
@@ -40,7 +40,7 @@ impl Rules {
         }
     }
 
-    /// For JSON whose content is relayed as text: names may repeat, for the receiver sees both.
+    /// For JSON that is relayed as text: names may repeat, as the receiver sees both.
     pub(crate) const fn relayed(max_depth: usize) -> Self {
         Self {
             max_depth,
@@ -48,7 +48,7 @@ impl Rules {
         }
     }
 
-    /// Reads any JSON, and fails where it breaks these rules.
+    /// Reads any JSON and fails if it breaks a rule.
     pub(super) fn check<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         let left = Cell::new(if self.is_kept { MAX_VALUES } else { usize::MAX });
         let value = Checked {
@@ -65,12 +65,12 @@ impl Rules {
 struct Checked<'a> {
     rules: Rules,
     depth: usize,
-    /// How many values may follow.
+    /// How many values may still follow.
     left: &'a Cell<usize>,
 }
 
 impl Checked<'_> {
-    /// What is within this array or object.
+    /// The rules one level deeper.
     fn within<E: Error>(mut self) -> Result<Self, E> {
         let max_depth = self.rules.max_depth;
         self.depth += 1;
@@ -118,7 +118,7 @@ impl<'de> Visitor<'de> for Checked<'_> {
                 )));
             }
             if names.contains(&name) {
-                // In serde's words for a struct.
+                // serde's wording for a struct.
                 return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
             }
             names.insert(name);
@@ -158,7 +158,7 @@ impl<'de> Visitor<'de> for Checked<'_> {
     }
 }
 
-/// Any text, unless it cannot be read.
+/// A text that can be read.
 struct Text;
 
 impl<'de> DeserializeSeed<'de> for Text {
@@ -181,7 +181,7 @@ impl Visitor<'_> for Text {
     }
 }
 
-/// A member's name, borrowed where it has no escape.
+/// A member's name, borrowed if it has no escape.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);

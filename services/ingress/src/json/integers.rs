@@ -1,17 +1,17 @@
-//! Integers that would be rounded.
+//! Refuses integers that would be rounded.
 //!
-//! The parser makes a double of an integer that is too long for 64 bits, and does not say so. So the
-//! text is searched for such integers: what is refused here is kept nowhere as another number.
+//! The parser silently turns an integer beyond 64 bits into a double. So the text is searched for
+//! such integers before anything is kept.
 
 use roundtrip_model::channel::FieldError;
 use serde_json::Value;
 
 use super::{BODY, MAX_SHOWN_BYTES};
 
-/// No integer of so few bytes is too long.
+/// An integer with this many bytes always fits.
 const SAFE_BYTES: usize = 18;
 
-/// Refuses a JSON text with an integer beyond 64 bits with a sign.
+/// Refuses JSON with an integer beyond 64 signed bits.
 ///
 /// # Errors
 /// Names the field.
@@ -29,7 +29,7 @@ pub(super) fn check(json: &str) -> Result<(), FieldError> {
     ))
 }
 
-/// The first integer that is too long, as a double.
+/// The first integer that does not fit, as a double.
 fn first_too_long(json: &[u8]) -> Option<f64> {
     let mut rest = json;
     loop {
@@ -48,20 +48,20 @@ fn first_too_long(json: &[u8]) -> Option<f64> {
             && text.bytes().all(|byte| matches!(byte, b'-' | b'0'..=b'9'))
             && text.parse::<i64>().is_err()
         {
-            // By the same parser: another may round to the double beside it.
+            // The same parser, as another may round to the adjacent double.
             return serde_json::from_str(text).ok();
         }
         rest = after;
     }
 }
 
-/// How long the string is that begins here, with both of its quotes.
+/// The length of the string that starts here, with both quotes.
 fn string_length(text: &[u8]) -> usize {
     let mut at = 1;
     while let Some(byte) = text.get(at) {
         match byte {
             b'"' => return at + 1,
-            // And what it escapes.
+            // The escape and the byte after it.
             b'\\' => at += 2,
             _ => at += 1,
         }
@@ -75,7 +75,7 @@ fn number_length(text: &[u8]) -> usize {
         .unwrap_or(text.len())
 }
 
-/// Where a number of this value is that is no integer of 64 bits with a sign.
+/// The path of a number with this value that is not a 64-bit signed integer.
 fn path_of(json: &Value, wanted: f64) -> Option<String> {
     match json {
         Value::Number(number) => {

@@ -1,7 +1,7 @@
-//! What is told to those who may not do what they asked for.
+//! Errors of authentication and authorization.
 //!
-//! Invariant: a 401 says nothing of what is wrong with a key or a token, and a 403 goes only to who
-//! has shown a good key, or needs none.
+//! Invariant: a 401 never says what is wrong with a key or a token. A 403 goes only to a principal
+//! with a valid key, or where none is required.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use roundtrip_model::{KeyRole, key::Beyond};
 use super::{KIND, Problem};
 
 impl Problem {
-    /// No key, or none that is good; which of them is not told.
+    /// No valid key; the answer is the same whatever is wrong.
     pub(crate) fn no_key() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -21,7 +21,7 @@ impl Problem {
         )
     }
 
-    /// An answer that brings no token, or one that is worth nothing; which of them is not told.
+    /// No valid token; the answer is the same whatever is wrong.
     pub(crate) fn answer_refused() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -32,12 +32,12 @@ impl Problem {
         )
     }
 
-    /// Keys cannot be looked up.
+    /// The keys cannot be read.
     pub(crate) fn keys_away() -> Self {
         Self::unavailable("store-away", "The store is away", "try again in a moment")
     }
 
-    /// Where no key is needed: a web page's request, or one for another host.
+    /// Without keys: the request comes from a web page or names another host.
     pub(crate) fn not_this_machine() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
@@ -50,7 +50,7 @@ impl Problem {
         )
     }
 
-    /// The key's role does not allow the call; operators' keys always do.
+    /// The key's role does not allow the call.
     pub(crate) fn other_role(needed: &[KeyRole], role: KeyRole) -> Self {
         let needed: Vec<&str> = std::iter::once(&KeyRole::Operator)
             .chain(needed)
@@ -77,7 +77,7 @@ impl Problem {
         )
     }
 
-    /// A key was asked for that may do more than the key that asks for it.
+    /// The new key would have wider limits than the key that makes it.
     pub(crate) fn wider_key(beyond: Beyond) -> Self {
         let (field, problem) = match beyond {
             Beyond::Channels => ("channels", "must be some of this key's own channels"),
@@ -95,7 +95,7 @@ impl Problem {
         }
     }
 
-    /// The channel has had its answers for now.
+    /// The channel exceeds its rate of answers.
     pub(crate) fn too_many_answers_now(wait: Duration) -> Self {
         Self {
             retry_after: Some(whole_seconds(wait)),
@@ -108,7 +108,7 @@ impl Problem {
         }
     }
 
-    /// The delivery has as many answers as it can have.
+    /// The delivery already has the most answers it may have.
     pub(crate) fn too_many_answers(detail: String) -> Self {
         Self::new(
             StatusCode::CONFLICT,
@@ -118,7 +118,7 @@ impl Problem {
         )
     }
 
-    /// The key has had its requests for now.
+    /// The key exceeds its rate.
     pub(crate) fn rate_limited(wait: Duration) -> Self {
         Self {
             retry_after: Some(whole_seconds(wait)),
@@ -132,7 +132,7 @@ impl Problem {
     }
 }
 
-/// A wait as the header `Retry-After` has it: in whole seconds, and never too short.
+/// For `Retry-After`: rounded up to whole seconds.
 fn whole_seconds(wait: Duration) -> Duration {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     Duration::from_secs(seconds.max(1))

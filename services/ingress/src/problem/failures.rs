@@ -1,7 +1,7 @@
-//! What is told of the errors of the store and the broker.
+//! Errors of the store and the broker.
 //!
-//! Invariant: who is told that they are away learns nothing of why; the log does, and no more often
-//! than an operator can read it.
+//! Invariant: the client learns only that they are unavailable. The log has the reason, throttled
+//! to what an operator can read.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use roundtrip_store::{FilterError, MAX_KEYS_UNDER_ONE, MAX_RUNNING_REPLAYS, Stor
 
 use super::{Problem, RETRY_AFTER};
 
-/// Each is met by every request while it lasts.
+/// Each is logged by every request while it lasts.
 static STORE_AWAY: LogThrottle = LogThrottle::new();
 static TOO_COSTLY: LogThrottle = LogThrottle::new();
 static TOO_BUSY: LogThrottle = LogThrottle::new();
@@ -34,7 +34,7 @@ impl From<StoreError> for Problem {
                 "The channel has changed",
                 format!("the channel '{id}' is no longer of the version that If-Match names"),
             ),
-            // Written by another client of the database, and not by whoever asks now.
+            // Written by another client of the database, so not an error of this request.
             StoreError::Unreadable { id, problem } => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "unreadable-channel",
@@ -104,7 +104,7 @@ impl From<StoreError> for Problem {
 }
 
 impl Problem {
-    /// The caller has as many queries under way as it may, answers that it has not read included.
+    /// The principal has too many queries in progress, unread answers included.
     pub(crate) fn too_many_queries() -> Self {
         Self {
             retry_after: Some(RETRY_AFTER),

@@ -1,6 +1,6 @@
-//! What is told to who rotates a channel's secret when it cannot be.
+//! Errors of a secret's rotation.
 //!
-//! Invariant: it says when it can be, and never a secret.
+//! Invariant: they say when a rotation is possible, and show no secret.
 
 use axum::http::StatusCode;
 use roundtrip_model::signing::MAX_SECRETS;
@@ -9,7 +9,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::Problem;
 
 impl Problem {
-    /// One more would cut off an older one, of which the first ends then.
+    /// One more secret would end an older one early. The first of them ends at this time.
     pub(crate) fn too_many_secrets(first_ends: OffsetDateTime) -> Self {
         let first_ends = first_ends.format(&Rfc3339).unwrap_or_default();
         Self::new(
@@ -23,7 +23,7 @@ impl Problem {
         )
     }
 
-    /// Others rotated it again and again meanwhile.
+    /// Concurrent rotations prevented this one.
     pub(crate) fn secrets_changing() -> Self {
         Self::unavailable(
             "secrets-changing",
