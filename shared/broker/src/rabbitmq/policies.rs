@@ -1,11 +1,11 @@
-//! RabbitMQ policies: the gateway's own, and what other policies do to its queues.
+//! RabbitMQ policies: the gateway's own, and the effect of other policies on its queues.
 //!
-//! A policy applies to every queue whose name matches, over the arguments of the queue: of two limits
-//! the lower one counts. One policy applies to a queue, that of the highest priority, so a policy on
-//! everything (`.*`) that an operator made for other queues is kept off by a policy of a higher
-//! priority on the gateway's prefix. An *operator policy* applies beside it, and nothing keeps it off.
+//! A policy applies to every queue whose name matches, on top of the queue's arguments; the lower
+//! of two limits applies. Only the policy with the highest priority applies to a queue. The
+//! gateway's policies on its own prefix therefore override an operator's catch-all (`.*`) of lower
+//! priority. An *operator policy* always applies in addition.
 //!
-//! Invariant: what the gateway's own policies set breaks no promise.
+//! Invariant: the gateway's own policies break no promise.
 
 use std::collections::BTreeMap;
 
@@ -15,35 +15,35 @@ use serde_json::{Map, Value, json};
 use super::{endpoint::Endpoint, topology::MAX_LENGTH};
 use crate::Config;
 
-/// Above the priorities that people give their policies.
+/// Above the priorities that operators usually set.
 const PRIORITY: i64 = 1000;
 
-/// How many members a queue should have at the least, where there are as many nodes: RabbitMQ's own
-/// default for a new one.
+/// Minimum number of a queue's members, if the cluster has as many nodes: RabbitMQ's default for a
+/// new queue.
 const MEMBERS: usize = 3;
 
 /// How many queues a warning names.
 const NAMED: usize = 3;
 
-/// A policy that RabbitMQ is to have, as its definitions file and its management API write it.
+/// A policy for RabbitMQ, in the format of its definitions file and its management API.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Policy {
     /// The virtual host of `broker.url`.
     pub vhost: String,
-    /// Its name.
+    /// The policy's name.
     pub name: String,
-    /// The names that it applies to.
+    /// A regular expression for the names that it applies to.
     pub pattern: String,
-    /// `all`: exchanges and queues; `queues`.
+    /// `all` (exchanges and queues) or `queues`.
     #[serde(rename = "apply-to")]
     pub apply_to: &'static str,
     /// The policy of the highest priority applies.
     pub priority: i64,
-    /// What it sets.
+    /// The keys that it sets.
     pub definition: Map<String, Value>,
 }
 
-/// The policies of this namespace: the first keeps other policies off everything, the second carries
+/// The policies of this namespace. The first keeps other policies off; the second sets
 /// `max_backlog` and `max_backlog_bytes` for the work queues.
 #[must_use]
 pub fn policies(config: &Config) -> [Policy; 2] {
@@ -61,7 +61,7 @@ pub fn policies(config: &Config) -> [Policy; 2] {
             .map(|(key, value)| ((*key).to_owned(), value.clone()))
             .collect()
     };
-    // A policy has to set something; this is what the queues do anyway.
+    // A policy must set some key; the queues' arguments already set this one.
     let overflow = ("overflow", json!("reject-publish"));
     [
         Policy {
@@ -90,7 +90,7 @@ pub fn policies(config: &Config) -> [Policy; 2] {
 /// The names of the work queues, after the prefix.
 const WORK: &str = "(outbound\\.([0-9]+|retry)|callbacks|journal)";
 
-/// Text as a regular expression that matches it.
+/// A regular expression that matches exactly this text.
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
@@ -102,7 +102,7 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// Every name of the namespace, as a regular expression.
+/// A regular expression for every name of the namespace.
 pub(super) fn names(namespace: &str) -> String {
     format!(
         "^{}\\.(direct|delay\\.[0-9]+s|{WORK}|(outbound|callbacks|journal)\\.dead)$",
@@ -110,19 +110,19 @@ pub(super) fn names(namespace: &str) -> String {
     )
 }
 
-/// What is asked of an exchange or a queue.
+/// What the API reports about an exchange or a queue.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Target {
     pub name: String,
-    /// The names of the policies that apply; RabbitMQ leaves them out before its first statistics.
+    /// The names of the policies that apply; RabbitMQ omits them before its first statistics.
     #[serde(default)]
     pub policy: Option<String>,
     #[serde(default)]
     pub operator_policy: Option<String>,
-    /// Its arguments; a list where there are none.
+    /// Its arguments; an empty list if it has none.
     #[serde(default)]
     pub arguments: Value,
-    /// The nodes that a queue is on; none of an exchange, or before the first statistics.
+    /// The nodes of a queue's members; empty for an exchange, or before the first statistics.
     #[serde(default)]
     pub members: Vec<String>,
 }
@@ -134,14 +134,14 @@ pub(super) struct Existing {
     pub definition: Value,
 }
 
-/// What a namespace's exchanges and queues are under.
+/// The exchanges and queues of a namespace, with all policies.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub exchanges: Vec<Target>,
     pub queues: Vec<Target>,
     pub policies: Vec<Existing>,
     pub operator_policies: Vec<Existing>,
-    /// How many nodes the cluster has, where that is known.
+    /// Number of nodes in the cluster, if known.
     pub nodes: Option<usize>,
 }
 
@@ -154,7 +154,7 @@ enum Purpose {
     Dead,
 }
 
-/// A policy that breaks a promise by one of its keys, so that the queues can be gathered.
+/// A policy with a key that breaks a promise; queues are grouped by it.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Harm {
     /// `policy "name"`, or `operator policy "name"`.
@@ -168,7 +168,7 @@ const SHIELD: &str = "`roundtrip rabbitmq-policies` prints the commands that kee
 const EXEMPT: &str = "exempt the gateway's queues from it: no policy keeps an operator policy off";
 
 impl Found {
-    /// What is wrong, a line each, the same lines in the same order for the same state.
+    /// The warnings, a line each, in a stable order.
     pub(super) fn warnings(&self, config: &Config) -> Vec<String> {
         let mut harms: BTreeMap<Harm, Vec<&str>> = BTreeMap::new();
         let mut limits: BTreeMap<(u64, String), Vec<&str>> = BTreeMap::new();
@@ -217,7 +217,7 @@ impl Found {
         harms.chain(limits).chain(self.too_few_members()).collect()
     }
 
-    /// The queues that were declared before the other nodes had joined, and stay on the first.
+    /// Warns of queues that were declared before other nodes joined, and still have one member.
     fn too_few_members(&self) -> Option<String> {
         let wanted = self.nodes?.min(MEMBERS);
         let few = |queue: &&Target| (1..wanted).contains(&queue.members.len());
@@ -236,7 +236,7 @@ impl Found {
         })
     }
 
-    /// The policies that apply to it.
+    /// The policies that apply to the target.
     fn of<'a>(
         &'a self,
         target: &Target,
@@ -254,7 +254,7 @@ impl Found {
         policy.into_iter().chain(operator)
     }
 
-    /// How many messages a queue takes, and what says so: the lowest counts.
+    /// How many messages a queue holds at most, and what sets that limit: the lowest applies.
     fn limit(&self, target: &Target) -> (u64, String) {
         let own = target.arguments.get("x-max-length").and_then(Value::as_u64);
         let by_policies = self.of(target).filter_map(|(policy, _, definition)| {
@@ -279,7 +279,7 @@ fn purpose(config: &Config, name: &str) -> Purpose {
     }
 }
 
-/// The keys of a policy that break a promise on such a queue; no purpose: on an exchange.
+/// The keys of a policy that break a promise on this kind of queue; `None` means an exchange.
 fn harms_of(
     purpose: Option<Purpose>,
     definition: &Map<String, Value>,
@@ -371,7 +371,7 @@ mod tests {
         for nodes in [None, Some(1)] {
             assert!(warned(nodes, queues()).is_empty());
         }
-        // Before its first statistics RabbitMQ says nothing of members.
+        // RabbitMQ reports no members before its first statistics.
         assert!(warned(Some(3), vec![on("callbacks", &[])]).is_empty());
     }
 

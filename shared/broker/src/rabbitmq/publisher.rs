@@ -1,7 +1,6 @@
-//! The way into RabbitMQ, as its callers see it.
+//! Publishing to RabbitMQ, as its callers see it.
 //!
-//! Invariant: a publish is answered `Ok` only when the broker has confirmed it and has not
-//! returned it.
+//! Invariant: a publish returns `Ok` only after the broker confirmed it without returning it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,14 +20,14 @@ use super::{
 };
 use crate::{PublishError, Status};
 
-/// The most publishes without a confirm. More gain no speed, and this bounds the memory that a
-/// broker which confirms nothing can cost.
+/// Maximum number of unconfirmed publishes. More would gain no speed, and this bounds the memory if
+/// the broker stops confirming.
 const MAX_IN_FLIGHT: usize = 2048;
 
 pub(super) type Answer = Result<(), PublishError>;
 
-/// A publish that a caller waits for. The permit is given back with the confirm, not when the
-/// caller gives up: what was sent stays in lapin's memory until then.
+/// A publish with a waiting caller. The permit is released by the confirm, even if the caller gives
+/// up earlier: lapin keeps the message in memory until then.
 pub(super) struct Job {
     pub(super) outgoing: Outgoing,
     reply: oneshot::Sender<Answer>,
@@ -41,7 +40,7 @@ impl Job {
     }
 
     pub(super) fn answer(self, answer: Answer) {
-        // The caller may have given up; that is fine.
+        // The receiver may have been dropped; that is fine.
         let _ = self.reply.send(answer);
     }
 }
@@ -66,12 +65,12 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// The publisher, and what its callers ask of it.
+    /// The publisher, and the receiver of its jobs.
     pub(super) fn new(
         endpoint: &Endpoint,
         publish_timeout: Duration,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
-        // Unbounded, and holds no more than there are permits.
+        // Unbounded, yet it holds at most as many jobs as there are permits.
         let (sender, receiver) = mpsc::unbounded_channel();
         let publisher = Self {
             status: StatusCell::new("publishing", endpoint),
@@ -83,7 +82,7 @@ impl Publisher {
         (Arc::new(publisher), receiver)
     }
 
-    /// Publishes, and waits for the confirm no longer than `limit`.
+    /// Publishes, and waits at most `limit` for the confirm.
     pub(super) async fn publish(&self, outgoing: Outgoing, limit: Duration) -> Answer {
         self.status.check()?;
         let mut sent = false;
@@ -114,13 +113,13 @@ impl Publisher {
         }
     }
 
-    /// Whether a publish can be sent there now.
+    /// Whether a publish to this address can be sent now.
     pub(super) fn check(&self, topology: &Topology, to: Address) -> Result<(), PublishError> {
         self.status.check()?;
         self.refusals.check(topology.exchange(to), topology.key(to))
     }
 
-    /// Whether a new parcel would be taken now.
+    /// Whether a new message would be accepted now.
     pub(super) fn status(&self, topology: &Topology) -> Status {
         match self.status.get() {
             Status::Ready => {}

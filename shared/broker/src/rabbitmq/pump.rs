@@ -1,8 +1,8 @@
-//! What works the publishing connection: one task, one channel with confirms, and some for large
+//! The task of the publishing connection. It uses one channel with confirms, and some for large
 //! messages.
 //!
-//! Invariant: the task sees every confirm of a channel, in order, before it answers anybody
-//! (`returned`). An error that closes a channel costs what is published on that channel alone.
+//! Invariant: the task sees every confirm of a channel, in order, before it answers a caller (see
+//! `returned`). An error that closes a channel fails only the publishes on that channel.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -36,22 +36,22 @@ use super::{
 };
 use crate::PublishError;
 
-/// How many publishes are taken from the callers at a time.
+/// How many jobs are taken from the callers at a time.
 const TAKE_AT_ONCE: usize = 64;
 
-/// The pause before a queue that has vanished is declared again: RabbitMQ (3.10.8) forgets to tell
-/// the consumers of a deleted quorum queue, and leaves them without deliveries for ever, where the
-/// queue is there again within some 30 ms.
+/// The pause before a missing queue is declared again. RabbitMQ 3.10.8 does not notify the
+/// consumers of a deleted quorum queue if the queue is back within about 30 ms. They would wait for
+/// deliveries forever.
 const REDECLARE_AFTER: Duration = Duration::from_millis(500);
 
-/// The limit on the answer to a small question.
+/// The limit on the answer to a simple call.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// The limit on a confirm. A connection on which publishes wait and none is confirmed for this long
-/// is left: another node may do better, and what waits would stay in memory.
+/// The limit on a confirm. A connection that has waiting publishes and no confirm for this long is
+/// closed. Another node may do better, and the waiting messages would stay in memory.
 const CONFIRM_LIMIT: Duration = Duration::from_mins(1);
 
-/// How often the connection is looked at, in case its end came without an event.
+/// How often the connection is polled, in case it ended without an event.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The task's side.
@@ -60,12 +60,12 @@ pub(super) struct Pump {
     pub(super) endpoint: Endpoint,
     pub(super) topology: Arc<Topology>,
     pub(super) jobs: mpsc::UnboundedReceiver<Job>,
-    /// Told once the first attempt to connect has ended, either way.
+    /// Fires after the first connection attempt, whether it succeeded or failed.
     pub(super) first_attempt: Option<oneshot::Sender<()>>,
 }
 
 impl Pump {
-    /// Keeps a connection up and publishes by it, until `closed`.
+    /// Keeps a connection up and publishes on it, until `closed`.
     pub(super) async fn run(mut self, closed: CancellationToken) {
         let mut waits = reconnect();
         loop {
@@ -99,7 +99,7 @@ impl Pump {
         self.publisher.status.closed();
     }
 
-    /// A connection with everything declared that is not refused.
+    /// Connects, and declares everything that is not refused.
     async fn connect(&self) -> Result<(Link, Events), LinkError> {
         let (link, events) = Link::connect(&self.endpoint, "publish").await?;
         let refused = refusals::declare(&link, &self.topology).await?;
@@ -107,7 +107,7 @@ impl Pump {
         Ok((link, events))
     }
 
-    /// Publishes by one channel after the other until the connection is lost, and says why it was.
+    /// Publishes on one channel after another until the connection is lost, and returns why.
     async fn serve(&mut self, link: &Link, events: &mut Events) -> LinkError {
         let mut waits = refusals::waits();
         let mut logged = None;
@@ -146,7 +146,7 @@ impl Pump {
         }
     }
 
-    /// Answers what is to be published for so long, so that no caller waits in vain.
+    /// Refuses publishes for this long, so that callers get an answer at once.
     async fn refuse(
         &mut self,
         reason: &LinkError,
@@ -165,7 +165,7 @@ impl Pump {
         }
     }
 
-    /// Takes in what happens to the connection.
+    /// Applies an event of the connection.
     fn note(&self, event: Option<Event>) -> Result<(), LinkError> {
         match event {
             Some(Event::ConnectionBlocked(reason)) => self.publisher.status.blocked(reason),
@@ -173,7 +173,7 @@ impl Pump {
                 self.publisher.confirms.restart();
                 self.publisher.status.unblocked();
             }
-            // An error that closes a channel is noticed where the channel is used.
+            // A channel's error is handled where the channel is used.
             Some(Event::Error(error)) if !error.is_amqp_soft_error() => return Err(error.into()),
             Some(_) => {}
             None => return Err(LinkError::Ended),
@@ -203,9 +203,8 @@ impl Pump {
             tokio::select! {
                 biased;
                 Some(first) = in_flight.next() => {
-                    // All that lapin has completed by now is seen before anything is answered:
-                    // a message that was returned may have been handed to an earlier confirm than
-                    // its own.
+                    // Collect everything that lapin has completed before answering any caller:
+                    // lapin may attach a returned message to an earlier confirm than its own.
                     let mut completed = vec![first];
                     while let Some(Some(next)) = in_flight.next().now_or_never() {
                         completed.push(next);
@@ -225,7 +224,7 @@ impl Pump {
                 }
                 _ = self.jobs.recv_many(&mut taken, TAKE_AT_ONCE) => {
                     for job in taken.drain(..) {
-                        // Its caller may have given up, or the broker have blocked, since.
+                        // Since then the caller may have given up, or the broker may have blocked.
                         if job.is_given_up() {
                             continue;
                         }
@@ -269,7 +268,7 @@ impl Pump {
     }
 }
 
-/// What is lost when no more can be published.
+/// What was lost when publishing ended.
 enum End {
     Connection(LinkError),
     Channel(LinkError),
@@ -286,7 +285,7 @@ impl End {
     }
 }
 
-/// A channel with confirms.
+/// Opens a channel with confirms.
 pub(super) async fn confirming(link: &Link) -> Result<OpenChannel, LinkError> {
     let channel = link.channel().await?;
     let confirms = channel.confirm_select(ConfirmSelectOptions::default());
@@ -294,13 +293,13 @@ pub(super) async fn confirming(link: &Link) -> Result<OpenChannel, LinkError> {
     Ok(channel)
 }
 
-/// How long to wait before what was deleted is declared again.
+/// How long to wait before a deleted queue is declared again.
 fn after_a_return() -> Duration {
     tracing::info!("a message came back: its queue is gone, and is declared again");
     REDECLARE_AFTER
 }
 
-/// Declares everything again, after a while.
+/// Declares everything again after `wait`.
 async fn declare(wait: Duration, link: &Link, publisher: &Publisher, topology: &Topology) {
     sleep(wait).await;
     match refusals::declare(link, topology).await {

@@ -1,6 +1,6 @@
-//! What RabbitMQ refuses to declare, and why.
+//! The declares that RabbitMQ refuses, and why.
 //!
-//! Invariant: a refusal concerns its own exchange or queue. Everything else is declared and used.
+//! Invariant: a refusal affects only its exchange or queue. Everything else is declared and used.
 
 use std::{
     collections::BTreeMap,
@@ -18,21 +18,20 @@ use super::{
 };
 use crate::PublishError;
 
-/// The limit on declaring everything: a new quorum queue takes some 100 ms.
+/// The limit on declaring everything: a new quorum queue takes about 100 ms.
 const DECLARE_LIMIT: Duration = Duration::from_secs(30);
 
-/// The most arguments in which a queue that exists may differ; each takes a declare.
+/// Maximum number of arguments in which an existing queue may differ; each takes a declare.
 const MAX_DIFFERENCES: usize = 8;
 
 /// AMQP's reply codes.
 pub(super) const ACCESS_REFUSED: u16 = 403;
 pub(super) const PRECONDITION_FAILED: u16 = 406;
 
-/// A channel that served for this long was well: the waits begin anew after it, and what ends it is
-/// logged again.
+/// After a channel worked for this long the backoff restarts, and its next error is logged again.
 pub(super) const STEADY: Duration = Duration::from_secs(30);
 
-/// The waits before the broker is asked again for what it has refused: a second to ten, without end.
+/// The backoff after a refusal: one to ten seconds, without end.
 pub(super) fn waits() -> ExponentialBackoff {
     ExponentialBackoffBuilder::new()
         .with_initial_interval(Duration::from_secs(1))
@@ -81,13 +80,13 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// By the name of the exchange or queue.
+/// Refusals by the name of the exchange or queue.
 type Refused = BTreeMap<ShortString, Refusal>;
 
-/// Declares everything that is not there yet, and returns what was refused.
+/// Declares everything that is missing, and returns the refusals.
 ///
 /// # Errors
-/// Where the broker does not answer, or the connection is lost.
+/// If the broker does not answer, or the connection is lost.
 pub(super) async fn declare(link: &Link, topology: &Topology) -> Result<Refused, LinkError> {
     limited("declaring the queues", DECLARE_LIMIT, async {
         let mut refused = Refused::new();
@@ -113,7 +112,7 @@ pub(super) async fn declare(link: &Link, topology: &Topology) -> Result<Refused,
     .await
 }
 
-/// What is refused now.
+/// The current refusals.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(RwLock<Refused>);
 
@@ -126,8 +125,8 @@ impl Refusals {
         self.read().is_empty()
     }
 
-    /// Takes in what a declaring has come to, and logs what has changed, one line for each reply
-    /// code: without permissions everything is refused.
+    /// Stores the result of a declare, and logs changes. It logs one line per reply code, because
+    /// without permissions everything is refused.
     pub(super) fn replace(&self, refused: Refused) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let mut news: BTreeMap<Option<u16>, Vec<(&ShortString, &Refusal)>> = BTreeMap::new();
@@ -158,7 +157,7 @@ impl Refusals {
         *known = refused;
     }
 
-    /// Whether a publish can go this way.
+    /// Whether a publish to this address is possible.
     pub(super) fn check(
         &self,
         exchange: &ShortString,
@@ -170,8 +169,8 @@ impl Refusals {
         }
     }
 
-    /// Why no new message, or no new answer, can be taken. A shard that is refused stops its own
-    /// channels only.
+    /// Why new messages or new answers cannot be accepted. A refused shard affects only its own
+    /// channels.
     pub(super) fn of_new_parcels(&self, topology: &Topology) -> Option<String> {
         let refused = self.read();
         let (outbound, callbacks) = topology.new_parcels();
@@ -182,7 +181,7 @@ impl Refusals {
     }
 }
 
-/// Why the first of these that is refused is.
+/// The refusal of the first of these names that is refused.
 fn of<'a>(refused: &Refused, names: impl IntoIterator<Item = &'a ShortString>) -> Option<String> {
     names
         .into_iter()

@@ -1,26 +1,27 @@
-//! Which publish a message belongs to that came back.
+//! Matches a returned message to its publish.
 //!
-//! Invariant: a publish that came back fails, and no other one does. lapin hands a returned message to
-//! whichever confirm it completes *next* on the channel, which need not be that message's own.
+//! Invariant: a publish fails as returned only if its own message was returned. lapin attaches a
+//! returned message to the *next* confirm that completes on the channel, which may belong to
+//! another message.
 
 use lapin::{Confirmation, message::BasicReturnMessage, types::ShortString};
 
 use super::{link::LinkError, publisher::Job, topology::Topology};
 use crate::PublishError;
 
-/// A publish that has come to its end.
+/// A publish whose confirm completed.
 pub(super) struct Completed {
     pub(super) job: Job,
     pub(super) result: lapin::Result<Confirmation>,
 }
 
-/// The messages that came back and whose own confirm has not been seen yet.
+/// Returned messages whose own confirm has not completed yet.
 #[derive(Debug, Default)]
 pub(super) struct Returned(Vec<BasicReturnMessage>);
 
 impl Returned {
-    /// Why this publish came back, if it did. Two publishes alike in destination and id carry the
-    /// same parcel to the same queue: it does not matter which of them is told.
+    /// Why this publish was returned, if it was. Two publishes with equal destination and id carry
+    /// the same message, so either of them may get the error.
     fn take(&mut self, topology: &Topology, publish: &Completed) -> Option<ShortString> {
         let outgoing = &publish.job.outgoing;
         let at = self.0.iter().position(|message| {
@@ -32,7 +33,7 @@ impl Returned {
     }
 }
 
-/// Answers the callers, and says whether a message came back.
+/// Answers the callers, and returns whether a message was returned.
 pub(super) fn answer(
     mut completed: Vec<Completed>,
     returned: &mut Returned,
@@ -53,7 +54,7 @@ pub(super) fn answer(
                 back.map_or(Ok(()), |reason| Err(PublishError::returned(&reason)))
             }
             Ok(Confirmation::Nack(_)) => Err(PublishError::nacked()),
-            // Without confirms it would look like success; the channel has them on.
+            // Without confirms it would look like success; confirms are enabled on the channel.
             Ok(Confirmation::NotRequested) => Err(PublishError::Unconfirmed),
             Err(error) => {
                 lost = Some(error);

@@ -1,4 +1,4 @@
-//! Whether a connection is up, told to whoever asks and logged once for each change.
+//! Whether a connection is up. Each change is logged once.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub(super) struct StatusCell {
 }
 
 impl StatusCell {
-    /// Away, without a word in the log: nothing was tried yet.
+    /// Starts as away, without logging: no connection was tried yet.
     pub(super) fn new(role: &'static str, endpoint: &Endpoint) -> Self {
         let state = watch::Sender::new(Status::Away("not reached yet".to_owned()));
         Self {
@@ -57,8 +57,8 @@ impl StatusCell {
         self.state.send_replace(Status::Blocked(reason));
     }
 
-    /// `first` where nothing was tried before, so that a server that is away from the beginning is
-    /// logged too.
+    /// Marks the connection as lost. `first` is the first attempt's failure: it is logged too,
+    /// although the state was already away.
     pub(super) fn away(&self, reason: &impl fmt::Display, first: bool) {
         let (role, reason) = (self.role, reason.to_string());
         if first || !matches!(self.get(), Status::Away(_)) {
@@ -72,7 +72,7 @@ impl StatusCell {
         self.state.send_replace(Status::Away(reason));
     }
 
-    /// The end, at our own wish.
+    /// Closed by the gateway itself.
     pub(super) fn closed(&self) {
         self.state
             .send_replace(Status::Away("it was closed".to_owned()));

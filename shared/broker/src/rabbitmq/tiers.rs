@@ -1,34 +1,33 @@
-//! The delay tiers: queues in which a parcel waits until it expires.
+//! The delay tiers: queues in which a message waits until it expires.
 //!
-//! Each holds the delays of up to its own, and of more than the tier's before it, which is half as
-//! long. So every delay is kept to the millisecond: delays that are rounded to those of a few
-//! queues come back together, thousands at once where a channel's backlog was put aside.
+//! Each tier holds delays up to its own, and more than the previous tier's, which is half as long.
+//! Delays are exact to the millisecond. Rounded delays would come due together, thousands at once
+//! after a channel's backlog was snoozed.
 //!
-//! Invariant: a parcel comes back no earlier than asked, but for delays beyond the last tier; and
-//! because RabbitMQ expires messages at a queue's head only, every expiry in a tier is at least
-//! half of its longest, so that the head blocks nobody for longer than the other half.
+//! Invariant: a message never comes back early, except for a delay beyond the last tier. RabbitMQ
+//! expires messages only at a queue's head. Every expiry in a tier is at least half of the tier's
+//! longest, so the head blocks others for at most the other half.
 
 use std::time::Duration;
 
-/// How many there are: from a second to nine hours, which is more than the retry policy's longest
-/// interval.
+/// Number of tiers: one second to nine hours, more than the retry policy's longest interval.
 pub(super) const TIERS: usize = 16;
 
-/// The longest delay of the first tier; each one after it holds twice as much.
+/// The longest delay of the first tier; each later tier's is twice the previous one's.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// The longest delay in a tier, which it is named after.
+/// The longest delay in a tier, which is also its name.
 pub(super) const fn longest(tier: usize) -> Duration {
     FIRST.saturating_mul(1 << tier)
 }
 
-/// The index of the tier that a delay belongs to, and the message's expiry there in milliseconds.
-/// A delay beyond the last tier's is cut to that.
+/// The index of a delay's tier, and the message's expiry there in milliseconds. A delay beyond the
+/// last tier is cut to the tier's longest.
 pub(super) fn quantise(delay: Duration) -> (usize, u64) {
     let tier = (0..TIERS)
         .find(|&tier| delay <= longest(tier))
         .unwrap_or(TIERS - 1);
-    // Rounded up: a fraction of a millisecond must not make it early.
+    // Rounded up: dropping a fraction of a millisecond would make it early.
     let wanted = delay.as_nanos().div_ceil(1_000_000);
     let longest = longest(tier).as_millis();
     let expiry = wanted.clamp(longest / 2, longest);

@@ -1,21 +1,21 @@
-//! The exchanges and queues, and which of them a parcel goes by.
+//! The exchanges and queues, and the way of a message through them.
 //!
 //! | name | what |
 //! |---|---|
 //! | `{ns}.direct` | direct exchange; a queue is bound by its own name |
-//! | `{ns}.outbound.0` … | work queues, a shard each |
-//! | `{ns}.outbound.retry` | work queue: what was put off, of every shard |
+//! | `{ns}.outbound.0` … | work queues, one per shard |
+//! | `{ns}.outbound.retry` | work queue: retries and snoozes of every shard |
 //! | `{ns}.callbacks`, `{ns}.journal` | work queues |
 //! | `{ns}.outbound.dead`, `{ns}.callbacks.dead`, `{ns}.journal.dead` | dead queues |
-//! | `{ns}.delay.1s` … | for each tier a fanout exchange and its queue, which expires into `{ns}.direct` |
+//! | `{ns}.delay.1s` … | per tier a fanout exchange and its queue, which dead-letters expired messages to `{ns}.direct` |
 //!
-//! A tier's exchange is a fanout, and its queue has no dead-letter routing key, so that a parcel
-//! keeps its own routing key on the way through: the queue that it left, or `outbound.retry`. That
-//! is received beside the shards, in turn with them, so that first tries never wait behind a
-//! backlog of later ones, nor these behind those.
+//! A tier's exchange is a fanout, and its queue has no dead-letter routing key. A message therefore
+//! keeps its routing key through the tier: the queue that it left, or `outbound.retry`. That queue
+//! is consumed in turn with the shards, so that first attempts and retries never wait behind each
+//! other's backlog.
 //!
-//! Invariant: every queue is a quorum queue that refuses what it cannot hold and dead-letters at
-//! least once. Declaring it all again changes nothing.
+//! Invariant: every queue is a quorum queue that rejects publishes when it is full and dead-letters
+//! at least once. Declaring everything again changes nothing.
 
 use std::time::Duration;
 
@@ -33,21 +33,20 @@ use super::{
 };
 use crate::{Config, Queue, Route};
 
-/// The most messages in a work queue where no policy sets a lower bound. An argument of a queue
-/// never changes, so `broker.max_backlog`, which may, is no argument: a policy carries it
-/// (docs/operations.md).
+/// Maximum length of a work queue, unless a policy sets a lower one. A queue's arguments never
+/// change, so a policy carries the configurable `broker.max_backlog` (docs/operations.md).
 pub(super) const MAX_LENGTH: u64 = 10_000_000;
 
-/// How often the broker hands a parcel out again after its consumer died with it, before it is
-/// dead. Explicit, because RabbitMQ's default has changed between versions.
+/// How often the broker redelivers a message whose consumer died before it becomes a dead letter.
+/// It is explicit because RabbitMQ's default changed between versions.
 const DELIVERY_LIMIT: i64 = 20;
 
-/// No limit in effect: RabbitMQ 4 has a default limit, and no spelling of "none" that 3.10 takes
-/// too. A dead queue has nowhere to put what it gives up. The journal's entries come back for as
-/// long as the store is away, which says nothing of them.
+/// Effectively no limit: RabbitMQ 4 has a default limit, and 3.10 rejects its values for "none". A
+/// dead queue has no dead-letter target of its own. Journal entries are redelivered for as long as
+/// the store is away, which is no fault of theirs.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
-/// Where a parcel is to go: one of the queues, at once or by way of a tier.
+/// A destination: one of the queues, directly or through a tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Address {
     /// The index of a tier.
@@ -57,12 +56,12 @@ pub(super) struct Address {
 }
 
 impl Address {
-    /// The queue that is meant in the end.
+    /// The destination queue.
     pub(super) const fn queue(self) -> Queue {
         self.queue
     }
 
-    /// Whether it is a queue itself, and not the way there by a tier.
+    /// Whether the destination is reached directly, without a tier.
     pub(super) const fn is_new(self) -> bool {
         self.tier.is_none()
     }
@@ -81,14 +80,14 @@ impl Address {
 #[derive(Debug)]
 pub(super) struct Topology {
     direct: ShortString,
-    /// The shards, and then the queue of retries.
+    /// The shards, followed by the queue of retries.
     outbound: Vec<ShortString>,
     callbacks: Vec<ShortString>,
     outbound_dead: Vec<ShortString>,
     callbacks_dead: Vec<ShortString>,
     journal: Vec<ShortString>,
     journal_dead: Vec<ShortString>,
-    /// A tier's exchange and its queue have one name.
+    /// A tier's exchange and queue share a name.
     tiers: Vec<ShortString>,
     differences: Differences,
 }
@@ -116,8 +115,8 @@ impl Topology {
         }
     }
 
-    /// What a queue is made of: the shards of the outbound queue and that of its retries, each
-    /// other queue itself.
+    /// The RabbitMQ queues behind a queue. The outbound queue has its shards and the queue of
+    /// retries; every other queue is a single one.
     pub(super) fn queues(&self, queue: Queue) -> &[ShortString] {
         match queue {
             Queue::Outbound => &self.outbound,
@@ -129,13 +128,13 @@ impl Topology {
         }
     }
 
-    /// Where messages and answers go that come in by the API: the shards, the callbacks.
+    /// The destinations of the API's messages and answers: the shards, and the callbacks.
     pub(super) fn new_parcels(&self) -> (&[ShortString], &[ShortString]) {
         let shards = self.outbound.len() - 1;
         (&self.outbound[..shards], &self.callbacks)
     }
 
-    /// Where a new parcel goes.
+    /// The destination of a new message.
     pub(super) fn address(&self, route: Route<'_>) -> Address {
         let shard = match route {
             Route::Outbound(channel) => shard(channel, self.outbound.len() - 1),
@@ -148,7 +147,7 @@ impl Topology {
         }
     }
 
-    /// Where a queue's parcels go that are put off, and their expiry on the way.
+    /// The destination of a queue's delayed messages, and their expiry in the tier.
     pub(super) fn delayed(&self, queue: Queue, delay: Duration) -> (Address, u64) {
         let (tier, expiry) = quantise(delay);
         let address = Address {
@@ -164,13 +163,13 @@ impl Topology {
         address.tier.map_or(&self.direct, |tier| &self.tiers[tier])
     }
 
-    /// The routing key to publish with: the name of the queue that is meant in the end.
+    /// The routing key to publish with: the name of the destination queue.
     pub(super) fn key(&self, address: Address) -> &ShortString {
         &self.queues(address.queue)[address.shard]
     }
 
-    /// All that there is to declare, in this order. Dead queues come before work queues, which must
-    /// have somewhere to put what they give up.
+    /// Everything to declare, in order. Dead queues come before the work queues that dead-letter to
+    /// them.
     pub(super) fn declarations(&self) -> Vec<Declaration<'_>> {
         let queues = [
             Queue::OutboundDead,
@@ -201,7 +200,7 @@ impl Topology {
         Declaration::Direct(&self.direct)
     }
 
-    /// One of the queues that `queue` is made of.
+    /// One of the RabbitMQ queues behind `queue`.
     pub(super) fn declaration<'a>(
         &'a self,
         queue: Queue,
@@ -220,10 +219,10 @@ impl Topology {
         }
     }
 
-    /// Declares it where it is not there yet; a queue as it is where it is known to differ.
+    /// Declares it if it is missing; an existing queue is declared with its known differences.
     ///
     /// # Errors
-    /// Where the broker refuses it, which closes the channel.
+    /// If the broker refuses, which closes the channel.
     pub(super) async fn declare(
         &self,
         channel: &Channel,
@@ -250,13 +249,13 @@ impl Topology {
         }
     }
 
-    /// These arguments, as the queue is known to have them.
+    /// The declared arguments, with the queue's known differences applied.
     fn applied(&self, arguments: &FieldTable, name: &ShortString) -> FieldTable {
         self.differences.applied_to(arguments.clone(), name)
     }
 
-    /// Whether a declare that was refused succeeds when it is repeated: the queue that exists differs
-    /// in an argument that may differ, and is declared as it is from now on.
+    /// Whether a refused declare should be repeated: the existing queue differs in an argument that
+    /// may differ, and the next declare uses the existing value.
     pub(super) fn learns(&self, declaration: &Declaration<'_>, error: &lapin::Error) -> bool {
         let queue = match declaration {
             Declaration::Direct(_) => return false,
@@ -284,8 +283,8 @@ impl Topology {
         arguments
     }
 
-    /// At-least-once dead-lettering needs both the strategy and `reject-publish`; with one of them
-    /// only, RabbitMQ silently falls back to at most once.
+    /// At-least-once dead-lettering needs both the strategy and `reject-publish`; with only one of
+    /// them RabbitMQ silently falls back to at most once.
     #[expect(
         clippy::unused_self,
         reason = "reads as the arguments of this topology's queues"
@@ -299,12 +298,12 @@ impl Topology {
     }
 }
 
-/// Whether a queue that exists may differ in this argument, because another version declared it; no
-/// queue: a tier's. What is not listed would break a promise: another type of queue, a work queue
-/// that drops its oldest messages, a dead queue that gives up after some deliveries.
+/// Whether an existing queue may differ in this argument because another version declared it.
+/// `None` means a tier's queue. Any other difference breaks a promise: another queue type, a work
+/// queue that drops its oldest messages, or a dead queue with a delivery limit.
 fn may_differ(queue: Option<Queue>, argument: &str) -> bool {
     match argument {
-        // Where its members are, not what becomes of a message.
+        // Determines where the members are, without affecting messages.
         LEADER_LOCATOR | "x-quorum-initial-group-size" => true,
         "x-max-length" => matches!(
             queue,
@@ -316,8 +315,8 @@ fn may_differ(queue: Option<Queue>, argument: &str) -> bool {
     }
 }
 
-/// With `reject-publish` a `max-length` that a policy sets refuses the newest dead letter, which then
-/// stays where it was, rather than drop the oldest.
+/// With `reject-publish`, a policy's `max-length` rejects the newest dead letter, which then stays
+/// in its queue. Otherwise the queue would drop its oldest one.
 fn dead_arguments() -> FieldTable {
     let mut arguments = quorum();
     arguments.insert("x-delivery-limit".into(), NO_DELIVERY_LIMIT.into());
@@ -328,7 +327,7 @@ fn dead_arguments() -> FieldTable {
 fn quorum() -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), text("quorum"));
-    // By default a queue is led by the node that it is declared by, and one process declares all.
+    // By default a queue's leader is on the declaring node, and one process declares every queue.
     arguments.insert(LEADER_LOCATOR.into(), text("balanced"));
     arguments
 }
@@ -337,9 +336,10 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
-/// An exchange or a queue, with what leads to it.
+/// An exchange or a queue, with its bindings.
 ///
-/// One that exists and was declared otherwise (another type of queue) is refused and not used, unless
+/// An existing one with other arguments (another queue type) is refused and unused, unless
+/// [`may_differ`] allows the difference. No service is better than one that breaks its promises.
 /// the difference is one of [`may_differ`]: better no service than one without its promises.
 pub(super) enum Declaration<'a> {
     Direct(&'a ShortString),
@@ -349,7 +349,7 @@ pub(super) enum Declaration<'a> {
         exchange: &'a ShortString,
         arguments: FieldTable,
     },
-    /// An exchange and a queue of one name.
+    /// An exchange and a queue with the same name.
     Tier {
         name: &'a ShortString,
         arguments: FieldTable,
@@ -406,9 +406,9 @@ async fn bind(channel: &Channel, queue: &ShortString, exchange: &ShortString) ->
         .await
 }
 
-/// A channel's shard: FNV-1a (64 bits) of its id, its halves xored (its low bits alone depend on
-/// the low bits of the id's bytes alone), modulo the number of shards. It must never change, or a
-/// new version would put a channel's messages elsewhere than the old one beside it.
+/// A channel's shard: FNV-1a (64 bits) of its id, the halves xored, modulo the number of shards.
+/// Without the xor the low bits would depend only on the low bits of the id's bytes. It must never
+/// change: two versions side by side would use different shards for one channel.
 fn shard(channel: &ChannelId, shards: usize) -> usize {
     let hash = fnv1a(channel.as_str().as_bytes());
     let folded = (hash >> 32) ^ (hash & u64::from(u32::MAX));

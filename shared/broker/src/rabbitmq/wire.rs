@@ -1,18 +1,18 @@
-//! A parcel as an AMQP message.
+//! A message of a queue as an AMQP message.
 //!
 //! | part | holds |
 //! |---|---|
-//! | body | the parcel's body |
-//! | `message_id` | its id |
+//! | body | the message's body |
+//! | `message_id` | the message's id |
 //! | `timestamp` | when it was accepted, in seconds |
 //! | `content_type`, `delivery_mode` | `application/json`, 2 (on disk) |
-//! | header `roundtrip-tries` | its tries |
-//! | header `roundtrip-round` | how many times it was replayed; left out where it never was |
+//! | header `roundtrip-tries` | number of attempts |
+//! | header `roundtrip-round` | number of replays; absent if zero |
 //! | header `roundtrip-accepted-at` | when it was accepted, in milliseconds since 1970 |
 //! | headers `roundtrip-dead-kind`, `roundtrip-dead-detail` | why it is dead |
 //!
-//! Invariant: every message decodes to a parcel, whoever wrote it. What it lacks is filled in, the
-//! same on every delivery, so that it can be handled (and refused) like any other.
+//! Invariant: every message decodes, whatever program published it. Missing parts get defaults that
+//! are equal on every delivery, so that it can be handled, or refused, like any other.
 
 use bytes::Bytes;
 use lapin::{
@@ -33,16 +33,16 @@ pub(super) const ACCEPTED_AT: &str = "roundtrip-accepted-at";
 pub(super) const DEAD_KIND: &str = "roundtrip-dead-kind";
 pub(super) const DEAD_DETAIL: &str = "roundtrip-dead-detail";
 
-/// RabbitMQ's own header on what it dead-lettered: where and why, the latest first.
+/// RabbitMQ's own header on a dead-lettered message: where and why, the latest first.
 pub(super) const X_DEATH: &str = "x-death";
 
-/// AMQP's delivery mode of a message that is to be kept on disk.
+/// AMQP's delivery mode of a persistent message.
 const PERSISTENT: u8 = 2;
 
-/// How much of a reason's detail is kept, in bytes: all headers must fit one frame.
+/// Bytes kept of a reason's detail: all headers must fit one frame.
 const MAX_DETAIL: usize = 4096;
 
-/// A message on its way to a queue.
+/// A message to publish.
 #[derive(Debug, Clone)]
 pub(super) struct Outgoing {
     pub(super) to: Address,
@@ -51,10 +51,10 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// The message for a parcel; `expiry` in milliseconds where it goes to a delay.
+    /// The AMQP message; `expiry` in milliseconds if it goes to a delay.
     ///
     /// # Errors
-    /// [`PublishError::Refused`] where the parcel's id is longer than AMQP can carry.
+    /// [`PublishError::Refused`] if the id is longer than AMQP allows.
     pub(super) fn new(
         to: Address,
         parcel: Parcel,
@@ -94,7 +94,7 @@ impl Outgoing {
     }
 }
 
-/// The parcel in a message that was received from a queue.
+/// Decodes a delivery of this queue.
 pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Parcel {
     let Delivery {
         properties, data, ..
@@ -122,8 +122,7 @@ pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Par
     }
 }
 
-/// Why a message lies in a dead queue: because we put it there, or the broker did, or somebody
-/// else.
+/// Why a message is in a dead queue: the gateway, the broker or another program put it there.
 fn dead_reason(headers: &FieldTable) -> DeadReason {
     let kind = string(headers, DEAD_KIND).and_then(|name| {
         let kind: Result<DeadKind, DecodeError> =
@@ -170,7 +169,7 @@ fn count(headers: &FieldTable, name: &str) -> u32 {
         .unwrap_or_default()
 }
 
-/// Any of AMQP's whole numbers: brokers and tools rewrite one as another.
+/// Reads any of AMQP's integer types, because brokers and tools convert between them.
 fn integer(headers: &FieldTable, name: &str) -> Option<i64> {
     Some(match *headers.inner().get(name)? {
         AMQPValue::ShortShortInt(value) => value.into(),
