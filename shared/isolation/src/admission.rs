@@ -1,20 +1,20 @@
-//! Admission: which delivery may begin now, which waits a moment, which is deferred.
+//! Admission: which delivery starts now, which waits a moment, which is deferred.
 //!
-//! Deliveries compete for a fixed number of slots. Each belongs to a key, the channel that it is for
-//! or that it came from, so that a key that hangs or fails costs the others little.
+//! Deliveries compete for a fixed number of slots. Each belongs to a key: the channel that it is
+//! for, or came from. A key that hangs or fails costs the others little.
 //!
-//! Invariant: a delivery begins with a [`Permit`] in hand, and permits keep to these bounds:
+//! Invariant: a delivery holds a [`Permit`], and permits keep to these bounds:
 //!
-//! - a key never has more than its cap;
-//! - a key never has more than it leaves free for all others together, so that one which hangs takes
-//!   at most half of the slots, a second one half of what is left, and so on;
-//! - keys that are known to be slow (a second and more) get a quarter of what is free, each, and
-//!   never the last eighth of all slots, however many of them there are;
-//! - a key whose breaker is open gets none, half-open a few;
-//! - where all keys share one server, and most of several keys fail, all keys get a few.
+//! - a key never exceeds its cap;
+//! - a key never has more permits than it leaves free for all others together. A hung key takes at
+//!   most half of the slots, a second one half of the rest, and so on;
+//! - each key known to be slow (a second or more) gets at most a quarter of the free slots. All
+//!   slow keys together leave the last eighth of the slots free;
+//! - a key with an open breaker gets none, with a half-open one a few;
+//! - if all keys share one server, and most of several keys fail, all keys together get a few.
 //!
-//! A delivery without a permit gives its slot back at once, or after [`lane::PATIENCE`] where its
-//! key is quick: such a key goes at its full speed without a detour through the broker's delays.
+//! A delivery without a permit gives its slot back at once. For a quick key it first waits up to
+//! [`lane::PATIENCE`], so that the key runs at full speed without the broker's delays.
 
 mod lane;
 mod lanes;
@@ -36,12 +36,12 @@ use crate::{BreakerConfig, Change, Signal};
 pub use lane::{Limits, Obstacle};
 use lanes::{Lanes, Tickets};
 
-/// What deliveries are kept apart by.
+/// What deliveries are isolated by.
 pub trait Key: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static {}
 
 impl<K: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static> Key for K {}
 
-/// Admits deliveries. A clone shares all state.
+/// Admits deliveries. Clones share all state.
 #[derive(Debug, Clone)]
 pub struct Admission<K: Key> {
     shared: Arc<Shared<K>>,
@@ -53,14 +53,14 @@ struct Shared<K: Key> {
     rules: Rules<K>,
 }
 
-/// What holds for every key.
+/// Rules for every key.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<K> {
-    /// The most deliveries under way at once.
+    /// Maximum number of deliveries under way.
     pub slots: usize,
-    /// How long a paused key's delivery is deferred; longer where many are.
+    /// How long a paused key's delivery is deferred; longer if many are.
     pub paused_snooze: Duration,
-    /// When a key's breaker opens, and that of a shared server.
+    /// When a key's breaker opens, and the breaker of a shared server.
     pub breaker: BreakerConfig,
     /// What is behind the keys.
     pub behind: Behind,
@@ -80,25 +80,25 @@ pub enum Behind {
 /// Whose breaker opened or closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope<'a, K> {
-    /// That of one key.
+    /// The breaker of one key.
     Key(&'a K),
-    /// That of the server behind all keys.
+    /// The breaker of the server behind all keys.
     Server,
 }
 
-/// Not admitted: how long the delivery is deferred, and why.
+/// The delivery was not admitted: how long it is deferred, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deferred {
-    /// How long.
+    /// How long it is deferred.
     pub wait: Duration,
-    /// Why.
+    /// Why it is deferred.
     pub obstacle: Obstacle,
 }
 
-/// What is held back now.
+/// The open breakers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
-    /// How long the server behind all keys is left alone; nothing where it is not.
+    /// How long the breaker of the shared server stays open; `None` if it is closed.
     pub server: Option<Duration>,
     /// How many keys have a breaker that is not closed.
     pub keys: usize,
@@ -120,7 +120,7 @@ enum Asked<K: Key> {
 }
 
 impl<K: Key> Admission<K> {
-    /// An admission by these rules.
+    /// An admission with these rules.
     #[must_use]
     pub fn new(rules: Rules<K>) -> Self {
         Self {
@@ -131,8 +131,8 @@ impl<K: Key> Admission<K> {
         }
     }
 
-    /// A permit for a delivery of this key. `fresh` says that the delivery has not failed yet: such
-    /// deliveries probe what has failed before others do.
+    /// A permit for a delivery of this key. `fresh`: the delivery has not failed yet. Fresh
+    /// deliveries probe a failed endpoint before others do.
     ///
     /// # Errors
     /// How long the delivery is deferred.
@@ -149,13 +149,13 @@ impl<K: Key> Admission<K> {
         if let Ok(Ok(permit)) = timeout(lane::PATIENCE, turn).await {
             return Ok(permit);
         }
-        // Its turn did not come, or will not, for the breaker has opened.
+        // Its turn did not come in time, or never comes because the breaker has opened.
         let now = Instant::now();
         let mut lanes = self.shared.lock();
         Err(lanes.defer(key, limits, Obstacle::Saturated, fresh, now))
     }
 
-    /// What is held back now.
+    /// The open breakers.
     #[must_use]
     pub fn held(&self) -> Held {
         self.shared.lock().held(Instant::now())
@@ -185,7 +185,7 @@ impl<K: Key> Permit<K> {
         }
     }
 
-    /// Gives the slot back, with what the delivery says of the server.
+    /// Gives the slot back, with the delivery's result for the breakers.
     pub fn end(mut self, signal: Signal) {
         if let Some(tickets) = self.tickets.take() {
             let now = Instant::now();
@@ -208,7 +208,7 @@ impl<K: Key> Shared<K> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a permit back, and hands what came free to those of the key that wait.
+    /// Takes a permit back, and passes free slots to waiting deliveries of the key.
     fn give_back(
         shared: &Arc<Self>,
         key: &K,
@@ -226,7 +226,7 @@ impl<K: Key> Shared<K> {
             }
             changes
         };
-        // Dropped here and not above: giving one back takes the lock.
+        // Dropped after the lock is released: giving a permit back takes the lock.
         drop(unwanted);
         let report = shared.rules.report;
         if let Some(change) = changes.key {

@@ -8,13 +8,13 @@
 //!        └───────────── a probe succeeds ──────── half-open ────────┘
 //! ```
 //!
-//! Invariant: while it is open no delivery is let through, and while it is half-open never more than
-//! the allowed probes at once. A result counts only in the state in which its delivery was let
-//! through, so that late failures of deliveries from before the opening open nothing again.
+//! Invariant: an open breaker admits no delivery; a half-open one never more than the allowed
+//! probes at once. A result counts only in the state in which its delivery was admitted, so late
+//! failures of earlier deliveries cannot open it again.
 //!
-//! Deliveries that have not failed yet ("fresh") probe first: one that always fails would keep the
-//! breaker open for all others. The rest may probe [`BreakerConfig::wait`] later, so that a breaker
-//! closes where nothing fresh comes.
+//! Deliveries that have not failed yet ("fresh") probe first: a message that always fails would
+//! keep the breaker open for all others. The rest may probe [`BreakerConfig::wait`] later, so that
+//! the breaker also closes without fresh deliveries.
 
 use std::time::Duration;
 
@@ -22,41 +22,41 @@ use roundtrip_model::Outcome;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// [`BreakerConfig::failures`] where nothing is configured.
+/// Default of [`BreakerConfig::failures`].
 const DEFAULT_FAILURES: u32 = 8;
-/// [`BreakerConfig::wait`] where nothing is configured.
+/// Default of [`BreakerConfig::wait`].
 const DEFAULT_WAIT: Duration = Duration::from_secs(2);
-/// [`BreakerConfig::max_wait`] where nothing is configured.
+/// Default of [`BreakerConfig::max_wait`].
 const DEFAULT_MAX_WAIT: Duration = Duration::from_mins(2);
-/// [`BreakerConfig::probes`] where nothing is configured.
+/// Default of [`BreakerConfig::probes`].
 const DEFAULT_PROBES: u32 = 2;
 
-/// The shortest wait that can be configured; a shorter one would be no breaker.
+/// The shortest configurable wait; a shorter one would defeat the breaker.
 const MIN_WAIT: Duration = Duration::from_millis(10);
-/// The longest wait that can be configured.
+/// The longest configurable wait.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
 
 /// How long results are counted together for [`WINDOW_SHARE`].
 const WINDOW: Duration = Duration::from_secs(10);
-/// The fewest results of a window that say anything.
+/// Minimum number of results in a window that can open the breaker.
 const WINDOW_RESULTS: u32 = 20;
-/// The share of failures in a window that opens: three of four. Below it the endpoint takes
-/// enough for its messages to get there by their own retries.
+/// The share of failures in a window that opens the breaker: three of four. Below it the endpoint
+/// accepts enough for its messages to arrive by their own retries.
 const WINDOW_SHARE: (u32, u32) = (3, 4);
 
 /// When a breaker opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakerConfig {
-    /// So many failures in a row open it.
+    /// This many consecutive failures open it.
     pub failures: u32,
-    /// How long it stays open the first time; each further time twice as long.
+    /// How long it stays open the first time; each further time is twice as long.
     #[serde(with = "humantime_serde")]
     pub wait: Duration,
-    /// The longest that it stays open.
+    /// The longest time that it stays open.
     #[serde(with = "humantime_serde")]
     pub max_wait: Duration,
-    /// The most tries at once while it is half-open.
+    /// Maximum number of concurrent probes while it is half-open.
     pub probes: u32,
 }
 
@@ -71,14 +71,14 @@ impl Default for BreakerConfig {
     }
 }
 
-/// A setting that is out of its bounds: which, and what is wrong.
+/// A setting that is out of bounds, and what is wrong with it.
 pub type Invalid = (&'static str, &'static str);
 
 impl BreakerConfig {
     /// Checks the bounds.
     ///
     /// # Errors
-    /// The first setting that is out of them.
+    /// The first setting that is out of bounds.
     pub fn check(&self) -> Result<(), Invalid> {
         if self.failures == 0 {
             return Err(("breaker.failures", "must be at least 1"));
@@ -101,22 +101,22 @@ impl BreakerConfig {
     }
 }
 
-/// What a try says of the endpoint.
+/// What an attempt says about the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// It answers. A refusal is an answer too: it speaks of the message, not of the endpoint.
+    /// It answers. A refusal counts too: it concerns the message, not the endpoint.
     Alive,
-    /// It fails: no answer in time, no connection, or an answer that says so.
+    /// It fails: no answer in time, no connection, or an answer that reports a failure.
     Failing,
-    /// It asks for quiet (429 with `Retry-After`).
+    /// It asks for a pause (429 with `Retry-After`).
     Hold(Duration),
 }
 
-/// The status of "too many requests".
+/// The HTTP status "Too Many Requests".
 const TOO_MANY_REQUESTS: u16 = 429;
 
 impl Signal {
-    /// What this outcome says; no more quiet is granted than `cap`.
+    /// The signal of this outcome; a requested pause is cut to `cap`.
     #[must_use]
     pub fn of(outcome: &Outcome, cap: Duration) -> Self {
         use roundtrip_model::Verdict;
@@ -136,7 +136,7 @@ impl Signal {
     }
 }
 
-/// Says under which state a try was let through. Hand it back with the try's result.
+/// The state in which an attempt was admitted. Pass it back with the attempt's result.
 #[derive(Debug)]
 #[must_use = "a probe that is never handed back keeps the breaker half-open"]
 pub struct Ticket {
@@ -152,12 +152,12 @@ pub enum Change {
     Closed,
 }
 
-/// A breaker before one endpoint.
+/// The breaker of one endpoint.
 #[derive(Debug)]
 pub struct Breaker {
     config: BreakerConfig,
     state: State,
-    /// Counts the states; a ticket of another one has nothing to say.
+    /// Counts the states; a ticket of an earlier state is ignored.
     era: u64,
     /// How often it opened since it was last closed.
     openings: u32,
@@ -171,7 +171,7 @@ enum State {
     },
     HalfOpen {
         probing: u32,
-        /// From when on a delivery that failed before may probe.
+        /// When deliveries that failed before may probe.
         any_from: Instant,
     },
 }
@@ -196,14 +196,14 @@ impl Breaker {
         }
     }
 
-    /// Whether everybody is let through.
+    /// Whether it is closed: a closed breaker admits every delivery.
     #[must_use]
     pub const fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed(_))
     }
 
-    /// Until when a delivery is not let through; nothing where it is let through now. `fresh` says
-    /// that the delivery has not failed yet.
+    /// Until when a delivery has to wait; `None` if it is admitted now. `fresh`: the delivery has
+    /// not failed yet.
     #[must_use]
     pub fn blocked_until(&self, now: Instant, fresh: bool) -> Option<Instant> {
         let until = match self.state {
@@ -220,7 +220,7 @@ impl Breaker {
         (now < until).then_some(until)
     }
 
-    /// Lets a delivery through, if it may be made now.
+    /// Admits a delivery, if the state allows it now.
     pub fn admit(&mut self, now: Instant, fresh: bool) -> Option<Ticket> {
         if self.blocked_until(now, fresh).is_some() {
             return None;
@@ -239,12 +239,12 @@ impl Breaker {
         Some(Ticket { era: self.era })
     }
 
-    /// Opens it, whatever was counted.
+    /// Opens it, regardless of the count.
     pub fn trip(&mut self, now: Instant) -> Change {
         self.open_for_longer(now)
     }
 
-    /// Ends the wait of an open breaker, and says whether it was open: it may be probed now.
+    /// Ends the wait of an open breaker so that it can be probed now; returns whether it was open.
     pub fn probe_now(&mut self, now: Instant) -> bool {
         let State::Open { until } = &mut self.state else {
             return false;
@@ -253,17 +253,17 @@ impl Breaker {
         true
     }
 
-    /// Takes the result of a try that was let through.
+    /// Records the result of an admitted attempt.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "a ticket is good for one result"
     )]
     pub fn record(&mut self, ticket: Ticket, signal: Signal, now: Instant) -> Option<Change> {
         if let Signal::Hold(wait) = signal {
-            // The endpoint's own word counts whenever it comes, but it shortens no other wait.
+            // The endpoint's own request counts in every state, but never shortens another wait.
             let until = now + wait;
-            // Half-open it always opens: a probe that ended without doing so would be counted as under
-            // way for ever.
+            // A half-open breaker always opens: otherwise the ended probe would count as under way
+            // forever.
             if matches!(self.state, State::Open { until: open } if open >= until) {
                 return None;
             }
@@ -282,12 +282,12 @@ impl Breaker {
             (State::Closed(counts), signal) => counts
                 .add(signal == Signal::Failing, now, &self.config)
                 .then(|| self.open_for_longer(now)),
-            // Nobody was let through while it was open.
+            // An open breaker admitted no attempt.
             (State::Open { .. }, _) => None,
         }
     }
 
-    /// Takes back the ticket of a try that ended without a result.
+    /// Takes back the ticket of an attempt that ended without a result.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "a ticket is good for one result"
@@ -318,7 +318,7 @@ impl Breaker {
 }
 
 impl Counts {
-    /// Adds a result and says whether the breaker opens.
+    /// Adds a result and returns whether the breaker opens.
     fn add(&mut self, failed: bool, now: Instant, config: &BreakerConfig) -> bool {
         if self.window.is_none_or(|since| now >= since + WINDOW) {
             (self.window, self.results, self.failures) = (Some(now), 0, 0);

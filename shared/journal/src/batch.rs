@@ -1,4 +1,4 @@
-//! Entries that share a parcel.
+//! Journal entries that share a message.
 
 use bytes::Bytes;
 use roundtrip_broker::Parcel;
@@ -9,10 +9,10 @@ use tokio::{
     time::Instant,
 };
 
-/// The most entries in one parcel.
+/// Maximum number of entries in a message.
 pub(crate) const MAX_BATCH_ENTRIES: usize = 500;
 
-/// A parcel takes no further entry once its JSON has reached this, in bytes.
+/// A message takes no further entry once its JSON reaches this size in bytes.
 pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
 
 /// An entry that waits for its confirm.
@@ -22,16 +22,16 @@ pub(crate) struct Pending {
     pub(crate) at: OffsetDateTime,
     pub(crate) json: Vec<u8>,
     pub(crate) done: oneshot::Sender<()>,
-    /// Given back with the confirm.
+    /// Released with the confirm.
     pub(crate) _room: OwnedSemaphorePermit,
 }
 
-/// What leaves together.
+/// The entries of one message.
 #[derive(Debug)]
 pub(crate) struct Batch {
     entries: Vec<Pending>,
     bytes: usize,
-    /// When its first entry came.
+    /// When its first entry arrived.
     pub(crate) since: Instant,
 }
 
@@ -57,7 +57,7 @@ impl Batch {
         self.entries.len()
     }
 
-    /// The parcel, under the id and the time of its first entry.
+    /// The message, with the id and the time of its first entry.
     pub(crate) fn parcel(&self) -> Option<Parcel> {
         let first = self.entries.first()?;
         let mut body = Vec::with_capacity(self.bytes + self.entries.len() + 1);
@@ -76,7 +76,7 @@ impl Batch {
         })
     }
 
-    /// Two halves; none where it is a single entry.
+    /// Splits the batch in two; a single entry is returned as the error.
     pub(crate) fn split(mut self) -> Result<(Self, Self), Self> {
         if self.entries.len() < 2 {
             return Err(self);
@@ -90,10 +90,10 @@ impl Batch {
         Ok((of(self.entries), of(second)))
     }
 
-    /// Tells everybody who waits.
+    /// Wakes every waiting caller.
     pub(crate) fn confirmed(self) {
         for entry in self.entries {
-            // Fails where nobody waits any more.
+            // The receiver may have been dropped; that is fine.
             let _ = entry.done.send(());
         }
     }

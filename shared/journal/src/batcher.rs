@@ -1,8 +1,8 @@
-//! The one task that gathers entries and publishes them.
+//! The task that batches entries and publishes them.
 //!
-//! A batch leaves at once where none is under way, so a single entry waits for nobody; what comes
-//! meanwhile gathers, and leaves when the one before is confirmed, when it is full, or after
-//! [`LINGER`].
+//! A batch leaves at once if none is under way, so a single entry is never delayed. Otherwise
+//! entries collect until the previous batch is confirmed, the batch is full, or [`LINGER`] has
+//! passed.
 
 use std::time::Duration;
 
@@ -18,13 +18,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Pending};
 
-/// How long a batch waits for those before it, at the most.
+/// The longest time that a batch waits for earlier ones.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// The most batches under way at once.
+/// Maximum number of batches under way.
 const MAX_UNDER_WAY: usize = 4;
 
-/// Works until `stop`, or until nobody can append any more; then until all is confirmed.
+/// Runs until `stop`, or until every [`Journal`](crate::Journal) is dropped; then until everything
+/// is confirmed.
 pub(crate) async fn run(
     broker: SharedBroker,
     mut inbox: mpsc::UnboundedReceiver<Pending>,
@@ -59,13 +60,13 @@ pub(crate) async fn run(
                 None => ended = true,
             },
             () = sleep_until(waits_until.unwrap_or(now)), if waits_until.is_some() => {}
-            // What was taken before is still received.
+            // Entries sent before the close are still received.
             () = stop.cancelled(), if !inbox.is_closed() => inbox.close(),
         }
     }
 }
 
-/// Takes the entry, and what else lies there.
+/// Takes this entry, and all others that are waiting.
 fn gather(
     gathering: &mut Option<Batch>,
     entry: Pending,
@@ -84,8 +85,8 @@ fn gather(
     }
 }
 
-/// Publishes the batch until it is confirmed, and tells those who wait. One that is larger than the
-/// broker takes is published in parts.
+/// Publishes the batch until it is confirmed, and wakes the waiting callers. A batch that exceeds
+/// the broker's size limit is published in parts.
 async fn publish(broker: &SharedBroker, batch: Batch) {
     let mut left = vec![batch];
     while let Some(batch) = left.pop() {
@@ -105,7 +106,7 @@ async fn publish(broker: &SharedBroker, batch: Batch) {
     }
 }
 
-/// Returns the batch where it is larger than the broker takes.
+/// Returns the batch if it exceeds the broker's size limit.
 async fn publish_whole(broker: &SharedBroker, batch: Batch) -> Result<(), Batch> {
     let Some(parcel) = batch.parcel() else {
         return Ok(());

@@ -1,9 +1,9 @@
-//! What roles say of messages, on its way to the journal queue: many entries in one parcel, as one
-//! confirm costs the same for one and for 500.
+//! Journal entries on their way to the journal queue. Many entries share a message, because a
+//! confirm costs the same for one entry and for 500.
 //!
-//! Invariant: [`Journal::append`] resolves after the broker's confirm and never before; an entry
-//! that was handed over is published until it is confirmed, however long the broker is away. So
-//! it may be published twice, under one entry id.
+//! Invariant: [`Journal::append`] resolves only after the broker's confirm. An accepted entry is
+//! published until it is confirmed, however long the broker is away, so it may be published twice
+//! under one entry id.
 
 mod batch;
 mod batcher;
@@ -28,25 +28,25 @@ use self::batch::Pending;
 
 pub use self::batch::MAX_BATCH_BYTES;
 
-/// What may wait for its confirm, in bytes of JSON and what each entry costs beside that. Whoever
-/// comes after waits for room: that is how roles are slowed down to what the broker takes.
+/// Upper bound on unconfirmed entries: their JSON plus their overhead, in bytes. Further entries
+/// wait, which slows the roles down to the broker's rate.
 const MAX_BUFFERED_BYTES: u32 = 32 * 1024 * 1024;
 
-/// What an entry costs beside its JSON, at the most.
+/// Upper bound on an entry's overhead beside its JSON.
 const ENTRY_OVERHEAD: usize = 512;
 
-/// The way to the journal. A clone leads to the same place.
+/// Appends to the journal. Clones share one journal.
 #[derive(Debug, Clone)]
 pub struct Journal {
     entries: mpsc::UnboundedSender<Pending>,
-    /// Bounds the channel beside it.
+    /// Bounds the channel `entries`.
     room: Arc<Semaphore>,
     closing: CancellationToken,
     closed: CancellationToken,
 }
 
 impl Journal {
-    /// Starts the task that gathers and publishes. Call it within a runtime of tokio's.
+    /// Starts the batching task. Call it within a tokio runtime.
     #[must_use]
     pub fn start(broker: SharedBroker) -> Self {
         let (entries, inbox) = mpsc::unbounded_channel();
@@ -66,10 +66,10 @@ impl Journal {
         }
     }
 
-    /// Resolves when the entry is safe with the broker, however long that takes; once the journal
-    /// is closed it never does, for nothing could be promised any more.
+    /// Resolves when the broker has confirmed the entry, however long that takes. After the journal
+    /// is closed it never resolves, because the entry cannot be stored.
     ///
-    /// Losing this future loses the wait, and the entry only where there was no room for it yet.
+    /// If this future is dropped, the entry is lost only if it still waited for capacity.
     pub async fn append(&self, entry: Entry) {
         let json = match serde_json::to_vec(&entry) {
             Ok(json) => json,
@@ -85,7 +85,7 @@ impl Journal {
             return pending().await;
         };
         let (done, confirmed) = oneshot::channel();
-        // Where the task has ended, both of these fail.
+        // If the task has ended, both of these fail.
         let _ = self.entries.send(Pending {
             id: entry.entry_id,
             at: entry.at,
@@ -98,29 +98,29 @@ impl Journal {
         }
     }
 
-    /// As [`Journal::append`], but waits no longer than this; says whether the entry is safe. One
-    /// that is not may still come to be.
+    /// Like [`Journal::append`] with a time limit; returns whether the entry is confirmed. An
+    /// unconfirmed entry may still be confirmed later.
     pub async fn append_within(&self, entry: Entry, limit: Duration) -> bool {
         timeout(limit, self.append(entry)).await.is_ok()
     }
 
-    /// Takes no further entry, and resolves when every one that was taken is safe. Put a limit on
-    /// it: while the broker is away it waits.
+    /// Accepts no further entry, and resolves when every accepted entry is confirmed. Use a time
+    /// limit: it waits for as long as the broker is away.
     pub async fn close(&self) {
         self.closing.cancel();
         self.closed.cancelled().await;
     }
 }
 
-/// Why a parcel of the journal queue cannot be read.
+/// Why a message of the journal queue cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("not a list of journal entries: {0}")]
 pub struct DecodeError(#[from] serde_json::Error);
 
-/// The entries in the body of a parcel of the journal queue.
+/// Decodes the entries in the body of a message of the journal queue.
 ///
 /// # Errors
-/// [`DecodeError`] where it is anything else.
+/// [`DecodeError`] for any other body.
 pub fn decode(body: &Bytes) -> Result<Vec<Entry>, DecodeError> {
     Ok(serde_json::from_slice(body)?)
 }

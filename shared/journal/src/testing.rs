@@ -1,4 +1,4 @@
-//! For the tests of roles: a journal whose entries are read at once, with no broker.
+//! For the tests of roles: a journal that exposes its entries, without a broker.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::{Journal, decode};
 
 impl Journal {
-    /// A journal, and what is appended to it. Call it within a runtime of tokio's.
+    /// A journal, and the entries appended to it. Call it within a tokio runtime.
     #[must_use]
     pub fn observed() -> (Self, mpsc::UnboundedReceiver<Entry>) {
         let (entries, observed) = mpsc::unbounded_channel();
@@ -18,7 +18,7 @@ impl Journal {
     }
 }
 
-/// Takes everything, and shows the entries.
+/// Confirms everything, and forwards the entries.
 struct Observer(mpsc::UnboundedSender<Entry>);
 
 #[async_trait]
@@ -26,7 +26,7 @@ impl Broker for Observer {
     async fn publish(&self, _: Route<'_>, parcel: Parcel) -> Result<(), PublishError> {
         let entries = decode(&parcel.body).map_err(|e| PublishError::Refused(e.to_string()))?;
         for entry in entries {
-            // Fails where nobody looks.
+            // The receiver may have been dropped; that is fine.
             let _ = self.0.send(entry);
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What callers of the journal are promised, with a broker that does as it is told.
+//! The journal's promises to its callers, against a scripted broker.
 
 use std::{
     collections::HashSet,
@@ -18,20 +18,20 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use super::{batch::MAX_BATCH_ENTRIES, *};
 
-/// Within this, whatever is bound to happen has happened. The tests' time is paused, so it passes
-/// at once where nothing happens.
+/// Everything that is bound to happen has happened within this time. The clock is paused, so it
+/// passes at once while the tasks are idle.
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// A wait in which whatever could happen would have.
+/// A time after which no further event is expected.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Confirms while its gate is open, after it has failed as often as it was told to.
+/// Confirms while its gate is open, after a scripted number of failures.
 struct Scripted {
     open: watch::Sender<bool>,
     failures: Mutex<u32>,
-    /// The largest body that it takes.
+    /// The largest body that it accepts.
     most: AtomicUsize,
-    /// What was confirmed.
+    /// The confirmed messages.
     taken: watch::Sender<Vec<Parcel>>,
 }
 
@@ -124,7 +124,7 @@ fn large(bytes: usize) -> Entry {
     })))
 }
 
-/// Appends all of them at once, each from a task of its own.
+/// Appends all of them concurrently, each from its own task.
 fn append_all(journal: &Journal, entries: &[Entry]) -> Vec<JoinHandle<()>> {
     let append = |entry: &Entry| {
         let (journal, entry) = (journal.clone(), entry.clone());
@@ -232,7 +232,7 @@ async fn a_full_buffer_makes_callers_wait_and_loses_none() {
     let sent: Vec<Entry> = (0..40).map(|_| large(LARGE)).collect();
     let appends = append_all(&journal, &sent);
     tokio::time::sleep(QUIET).await;
-    // 31 of them fit, and nine wait outside.
+    // 31 of them fit, and nine wait for capacity.
     let room = journal.room.available_permits();
     assert!(room < LARGE + ENTRY_OVERHEAD, "{room} bytes are free");
     broker.open.send_replace(true);

@@ -217,7 +217,7 @@ impl Found {
         harms.chain(limits).chain(self.too_few_members()).collect()
     }
 
-    /// Warns of queues that were declared before other nodes joined, and still have one member.
+    /// Warns of queues with too few members: they were declared before the other nodes joined.
     fn too_few_members(&self) -> Option<String> {
         let wanted = self.nodes?.min(MEMBERS);
         let few = |queue: &&Target| (1..wanted).contains(&queue.members.len());

@@ -41,7 +41,7 @@ pub(super) const MAX_LENGTH: u64 = 10_000_000;
 /// It is explicit because RabbitMQ's default changed between versions.
 const DELIVERY_LIMIT: i64 = 20;
 
-/// Effectively no limit: RabbitMQ 4 has a default limit, and 3.10 rejects its values for "none". A
+/// Effectively no limit. RabbitMQ 4 has a default limit, and 3.10 rejects its value for "none". A
 /// dead queue has no dead-letter target of its own. Journal entries are redelivered for as long as
 /// the store is away, which is no fault of theirs.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
