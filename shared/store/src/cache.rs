@@ -1,14 +1,14 @@
-//! Known channels, kept for a moment.
+//! A short-lived cache of channels.
 //!
-//! A channel that is asked for is read again before its time is over, beside those who ask: nobody
-//! waits for the store but for a channel that was not asked for lately.
+//! A channel in use is read again in the background before its time to live ends. Callers wait for
+//! the store only for a channel that was not used recently.
 //!
-//! Invariant: while the store answers, a channel is never older than the cache's time to live.
-//! While the store is away, the last that is known is served, however old. A channel that the
-//! store says is gone is gone here too.
+//! Invariant: while the store is available, a channel is never older than the cache's time to live.
+//! While it is unavailable, the last known channel is served, however old. A deleted channel is
+//! removed from the cache too.
 //!
-//! Of a channel only what a delivery needs is kept, and the cache has a bound in bytes. On request it
-//! also reads what signs the deliveries, and opens it once for the time to live.
+//! The cache is bounded in bytes and keeps only what a delivery needs. On request it also reads the
+//! signing secrets, and decrypts each once for the time to live.
 
 use std::{
     collections::HashSet,
@@ -35,34 +35,34 @@ use crate::{
 pub struct CachedChannels {
     store: SharedChannels,
     secrets: Option<(SharedSecrets, SealingKeys)>,
-    /// The channels whose secret did not open when they were read last, as many as are counted.
+    /// The channels whose secret could not be decrypted at the last read, up to [`MAX_COUNTED`].
     unreadable: StdMutex<HashSet<ChannelId>>,
     known: Cache<ChannelId, Known>,
     time_to_live: Duration,
-    /// Whether the last read found the store away.
+    /// Whether the store was unavailable at the last read.
     is_away: AtomicBool,
-    /// Held by the one read that tries a store which is away; the others do not wait with it.
+    /// Held by the only read that probes an unavailable store. The other reads do not wait for it.
     trying: Mutex<()>,
 }
 
-/// A channel as it was read last.
+/// A channel as of its last read.
 #[derive(Debug)]
 pub struct KnownChannel {
-    /// Where its messages go, and how it wants them.
+    /// The endpoint and the delivery settings.
     pub target: DeliveryTarget,
-    /// How its deliveries are signed; not at all where the cache does not read secrets.
+    /// The signing secrets; empty if the cache does not read secrets.
     pub signing: Signing,
 }
 
-/// The most channels that are counted whose secret does not open.
+/// The most channels that [`CachedChannels::unreadable_secrets`] counts.
 const MAX_COUNTED: usize = 1000;
 
-/// What an entry takes beside its URL and its schedule: a [`KnownChannel`] with the most secrets, its
-/// id, and what the cache itself keeps of an entry.
+/// The size of an entry without its URL and its schedule: its id, a [`KnownChannel`] with the most
+/// secrets, and the cache's own data.
 const ENTRY_BYTES: usize = 2048;
 
 impl KnownChannel {
-    /// About how much memory it takes.
+    /// Its approximate size in memory.
     fn bytes(&self) -> usize {
         let endpoint = self.target.endpoint.as_ref();
         let url = endpoint.map_or(0, |url| url.as_str().len());
@@ -71,18 +71,18 @@ impl KnownChannel {
     }
 }
 
-/// When a channel is read again, as a share of its time to live; drawn, so that channels which were
-/// read together are not read together for ever.
+/// When a channel is read again, as a fraction of its time to live. Random, so that channels that
+/// were read together do not stay in step.
 const READ_AGAIN: Range<f64> = 0.6..0.9;
 
-/// What the last read of a channel brought. A failure is never fresh: it is only there for those
-/// who waited for that very read.
+/// The result of a channel's last read. A failure is never fresh: it is only for the callers that
+/// waited for that read.
 #[derive(Clone)]
 struct Known {
     read: Result<Arc<KnownChannel>, Arc<StoreError>>,
     again_from: Instant,
     fresh_until: Instant,
-    /// Whether it is being read again, or was.
+    /// Whether the background read has started.
     read_again: Arc<AtomicBool>,
 }
 
@@ -118,20 +118,21 @@ impl CachedChannels {
         }
     }
 
-    /// Finds out besides how deliveries are signed: by these secrets, which these keys open.
+    /// Also reads the signing secrets from this store, and decrypts them with these keys.
     #[must_use]
     pub fn with_secrets(mut self, secrets: SharedSecrets, keys: SealingKeys) -> Self {
         self.secrets = Some((secrets, keys));
         self
     }
 
-    /// How many channels have a secret that does not open, up to [`MAX_COUNTED`]: their messages wait.
+    /// How many channels have a secret that cannot be decrypted, up to [`MAX_COUNTED`]. Their
+    /// messages are snoozed.
     pub fn unreadable_secrets(&self) -> usize {
         let unreadable = self.unreadable.lock();
         unreadable.unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// The store itself, for what may not come from the cache.
+    /// The store itself, for reads that must bypass the cache.
     #[must_use]
     pub fn store(&self) -> &SharedChannels {
         &self.store
@@ -140,7 +141,9 @@ impl CachedChannels {
     /// The channel with this id.
     ///
     /// # Errors
-    /// As for [`crate::Channels::target`]; [`StoreError::Away`] only where the channel is not known.
+    ///
+    /// As for [`crate::Channels::target`]; [`StoreError::Away`] only if the channel is not in the
+    /// cache.
     pub async fn get(self: &Arc<Self>, id: &ChannelId) -> Result<Arc<KnownChannel>, StoreError> {
         let last = self.known.get(id).await;
         if let Some(known) = &last
@@ -172,9 +175,11 @@ impl CachedChannels {
         }
     }
 
-    /// The channel with this id as it is now, for a caller to whom the known one is not the right one.
+    /// The channel with this id, read from the store, for a caller that needs a newer one than the
+    /// cache has.
     ///
     /// # Errors
+    ///
     /// As for [`crate::Channels::target`].
     pub async fn get_now(&self, id: &ChannelId) -> Result<Arc<KnownChannel>, StoreError> {
         let read = Arc::new(self.read_now(id).await?);
@@ -184,14 +189,14 @@ impl CachedChannels {
         Ok(read)
     }
 
-    /// Forgets what is known of a channel, after it was written in this process. A read that is
-    /// under way may still bring the old; it lasts no longer than the time to live.
+    /// Removes a channel from the cache, after this process wrote it. A read that has already
+    /// started may still return the old channel, for at most the time to live.
     pub async fn forget(&self, id: &ChannelId) {
         self.known.invalidate(id).await;
     }
 
-    /// Reads a channel again that is fresh still. What was forgotten meanwhile stays forgotten: this
-    /// read may have come before the write.
+    /// Reads a channel again while it is still fresh. If it was removed meanwhile it stays removed,
+    /// because this read may be older than the write.
     async fn refresh(self: Arc<Self>, id: ChannelId, last: Known) {
         let known = self.read(&id, None).await;
         self.known
@@ -202,7 +207,8 @@ impl CachedChannels {
                     (_, None) => Op::Nop,
                     (_, Some(entry)) if !is_last(entry.value()) => Op::Nop,
                     (Ok(_), _) => Op::Put(known),
-                    // What is known serves on; who asks when its time is over tries the store.
+                    // The cached channel stays. The next caller after its time to live tries the
+                    // store.
                     (Err(error), _) if matches!(**error, StoreError::Away(_)) => Op::Nop,
                     (Err(_), _) => Op::Remove,
                 }
@@ -210,9 +216,9 @@ impl CachedChannels {
             .await;
     }
 
-    /// Reads the store, and falls back on what was known before.
+    /// Reads the store, and falls back on the channel in the cache.
     async fn read(&self, id: &ChannelId, last: Option<Arc<KnownChannel>>) -> Known {
-        // Taken only while the store is away, so that healthy reads go side by side.
+        // Only taken while the store is unavailable, so that normal reads run concurrently.
         let _trying = if self.is_away() {
             self.trying.try_lock().ok()
         } else {
@@ -239,7 +245,8 @@ impl CachedChannels {
         let now = Instant::now();
         Known {
             again_from: now + self.time_to_live.mul_f64(rand::random_range(READ_AGAIN)),
-            // Also for what is served for want of better: the store is not asked at every call.
+            // This also holds for a stale channel, so that an unavailable store is not asked at
+            // every call.
             fresh_until: now + self.time_to_live,
             read,
             read_again: Arc::default(),
@@ -278,7 +285,7 @@ impl CachedChannels {
         }
     }
 
-    /// A failure is not kept: what is not there may come at any time.
+    /// Removes a failure, because the channel may be created at any time.
     async fn drop_failure(&self, id: &ChannelId) {
         self.known
             .entry_by_ref(id)
@@ -295,7 +302,7 @@ impl CachedChannels {
         self.is_away.load(Relaxed)
     }
 
-    /// Says once when an outage begins and once when it ends.
+    /// Logs once when an outage begins and once when it ends.
     fn note_away(&self, error: Option<&StoreError>) {
         let was_away = self.is_away.swap(error.is_some(), Relaxed);
         match (was_away, error) {
@@ -311,7 +318,7 @@ impl CachedChannels {
     }
 }
 
-/// The same error, for one of several who waited for the one read.
+/// The same error, for each caller that waited for the same read.
 fn shared(error: &Arc<StoreError>) -> StoreError {
     match &**error {
         StoreError::NotFound(id) => StoreError::NotFound(id.clone()),
@@ -319,12 +326,12 @@ fn shared(error: &Arc<StoreError>) -> StoreError {
             id: id.clone(),
             problem: problem.clone(),
         },
-        // `get` answers with no other.
+        // `get` returns no other errors.
         _ => StoreError::Away(Box::new(Shared(Arc::clone(error)))),
     }
 }
 
-/// An error that several were given.
+/// An error that several callers share.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 struct Shared(Arc<StoreError>);

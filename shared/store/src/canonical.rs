@@ -1,41 +1,43 @@
-//! What both engines can keep of a channel's JSON.
+//! The JSON of a channel that both engines can store.
 //!
-//! Invariant: what passes reads back the same from either engine. BSON has no integer beyond 64 bits
-//! with a sign, no NUL in a key, and a bounded depth and size, so neither has SQLite here. What does
-//! not pass is refused by its path; nothing is rounded or left out.
+//! Invariant: a value that passes reads back the same from either engine. BSON has no integers
+//! beyond signed 64 bits and no NUL in a key, and it bounds depth and size; SQLite gets the same
+//! limits. Other values are refused by their path; nothing is rounded or left out.
 
 use roundtrip_model::{Channel, ChannelPatch, StoredChannel, channel::FieldError};
 use serde_json::{Map, Number, Value};
 
 use crate::{StoreError, document::METADATA};
 
-/// How deep `channel_metadata` may nest. MongoDB's documents end at 100 levels.
+/// The deepest nesting of `channel_metadata`. MongoDB's documents end at 100 levels.
 pub(crate) const MAX_METADATA_DEPTH: usize = 64;
 /// The longest `channel_metadata`, as JSON. An array of small values is up to six times as long in
 /// BSON, and MongoDB's documents end at 16 MiB.
 pub(crate) const MAX_METADATA_BYTES: usize = 2 * 1024 * 1024;
-/// The most values in `channel_metadata`. Each takes many times the memory of a short text.
+/// The most values in `channel_metadata`. Each takes far more memory than its text.
 pub(crate) const MAX_METADATA_VALUES: usize = 10_000;
 
 /// The longest path that an error names.
 const MAX_SHOWN_BYTES: usize = 256;
 
-/// What is wrong with a number that is not [kept](is_kept).
+/// The problem with a number that is not [kept](is_kept).
 pub(crate) const NUMBER_PROBLEM: &str = "is an integer beyond 64 bits with a sign, which would be \
                                          rounded; write it as a text";
 
-/// The channel as it is stored.
+/// The channel in its stored form.
 ///
 /// # Errors
+///
 /// [`StoreError::Unstorable`].
 pub(crate) fn channel(channel: &Channel) -> Result<StoredChannel, StoreError> {
     check(&channel.channel_metadata)?;
     Ok(channel.clone().into())
 }
 
-/// The fields that a patch sets, as they are stored; never the id.
+/// The fields that a patch sets, in their stored form, without the id.
 ///
 /// # Errors
+///
 /// [`StoreError::Unstorable`].
 pub(crate) fn patch(patch: &ChannelPatch) -> Result<Map<String, Value>, StoreError> {
     let ChannelPatch {
@@ -62,7 +64,7 @@ pub(crate) fn patch(patch: &ChannelPatch) -> Result<Map<String, Value>, StoreErr
     Ok(fields)
 }
 
-/// Whether both engines keep a number as it is.
+/// Whether both engines store this number exactly.
 pub(crate) fn is_kept(number: &Number) -> bool {
     number.is_i64() || number.is_f64()
 }
@@ -74,7 +76,7 @@ fn check(metadata: &Map<String, Value>) -> Result<(), StoreError> {
         values: 0,
     };
     check.object(metadata).map_err(|problem| {
-        // A name may be as long as the whole document.
+        // A key may be as long as the whole document.
         let path = Some(check.path).filter(|path| path.len() <= MAX_SHOWN_BYTES);
         let path = path.unwrap_or_else(|| METADATA.to_owned());
         StoreError::Unstorable(FieldError::new(path, problem))
@@ -91,9 +93,9 @@ fn check(metadata: &Map<String, Value>) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// A walk through metadata, which ends where something is wrong.
+/// A walk through metadata that stops at the first problem.
 struct Check {
-    /// Where the walk is, or has ended.
+    /// The current path, or the path of the problem.
     path: String,
     depth: usize,
     values: usize,
@@ -129,7 +131,7 @@ impl Check {
         })
     }
 
-    /// Goes one level deeper.
+    /// Walks one level deeper.
     fn within(&mut self, walk: impl FnOnce(&mut Self) -> Result<(), String>) -> Result<(), String> {
         if self.depth == MAX_METADATA_DEPTH {
             METADATA.clone_into(&mut self.path);
@@ -141,7 +143,7 @@ impl Check {
         Ok(())
     }
 
-    /// Goes one step along the path, and back where all is well.
+    /// Appends a step to the path, and removes it again unless there is a problem.
     fn at(
         &mut self,
         step: &str,

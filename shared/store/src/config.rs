@@ -1,7 +1,7 @@
-//! Which store, and how it is reached.
+//! The choice of a store and its connection.
 //!
-//! Invariant: the URL may hold a password, so nothing here prints it: `Debug` and every error show its
-//! scheme at most, or the path where it is a file's.
+//! Invariant: the URL may contain a password, so `Debug` and every error show only its scheme, or
+//! the path of a file.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -17,37 +17,37 @@ use crate::{SharedStore, embedded::SqliteStore, mongo::MongoStore};
 pub struct Config {
     /// `sqlite:PATH`, `mongodb://…` or `mongodb+srv://…`.
     pub url: String,
-    /// For MongoDB: a PEM file of the certificate authorities that it is trusted by, in place of the
-    /// public ones; it turns TLS on.
+    /// For MongoDB: a PEM file of certificate authorities that replaces the public ones. It turns
+    /// TLS on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// MongoDB's database, where the URL names none.
+    /// MongoDB's database, if the URL names none.
     pub database: String,
     /// The time limit on each call to the store.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
     /// The most connections that one process opens to MongoDB.
     pub max_connections: u32,
-    /// How long a known channel is used before it is read again.
+    /// How long a cached channel is used before it is read again.
     #[serde(with = "humantime_serde")]
     pub cache_ttl: Duration,
-    /// The most memory that known channels take, in bytes. Those asked for least make room.
+    /// The most memory for cached channels, in bytes. The least used are evicted first.
     pub cache_bytes: u64,
-    /// How long messages, replays that have ended, dead letters that were replayed, and
-    /// idempotency keys are kept. A dead letter that was not replayed stays until it is purged.
+    /// How long messages, ended replays, replayed dead letters and idempotency keys are kept. A
+    /// dead letter that was not replayed stays until it is purged.
     #[serde(with = "humantime_serde")]
     pub retention: Duration,
 }
 
-/// [`Config::timeout`] where nothing is configured.
+/// The default of [`Config::timeout`].
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
-/// [`Config::max_connections`] where nothing is configured.
+/// The default of [`Config::max_connections`].
 const DEFAULT_MAX_CONNECTIONS: u32 = 100;
-/// [`Config::cache_ttl`] where nothing is configured.
+/// The default of [`Config::cache_ttl`].
 const DEFAULT_CACHE_TTL: Duration = Duration::from_secs(5);
-/// [`Config::cache_bytes`] where nothing is configured: 32 MiB, some 15,000 channels.
+/// The default of [`Config::cache_bytes`]: 32 MiB, about 15,000 channels.
 const DEFAULT_CACHE_BYTES: u64 = 32 << 20;
-/// [`Config::retention`] where nothing is configured: 30 days.
+/// The default of [`Config::retention`]: 30 days.
 const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
 
 impl Default for Config {
@@ -66,13 +66,13 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The URL, to be shown: a file's whole, of any other the scheme.
+    /// The URL for logs: a file's whole URL, and only the scheme of any other.
     #[must_use]
     pub fn shown_url(&self) -> String {
         masked(&self.url)
     }
 
-    /// The file of the embedded engine, where that is the one.
+    /// The file of the embedded engine, if the URL chooses it.
     #[must_use]
     pub fn embedded_file(&self) -> Option<&str> {
         self.url.strip_prefix(SQLITE)
@@ -104,13 +104,13 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Why the store could not be opened. One line each, and no credentials in any.
+/// Why the store could not be opened. Each message is one line without credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The URL is of no engine that there is.
+    /// The URL's scheme belongs to no engine.
     #[error("store.url must begin with sqlite:, mongodb:// or mongodb+srv://")]
     Scheme,
-    /// The URL, or a setting beside it, is not as it must be.
+    /// The URL, or a setting beside it, is invalid.
     #[error("store.{setting} {problem}")]
     Setting {
         /// The setting's name.
@@ -124,37 +124,38 @@ pub enum OpenError {
     /// The embedded store's file cannot be used.
     #[error("cannot open the store's file '{}'", .path.display())]
     File {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The embedded store's file is another program's, or another part's of Roundtrip.
+    /// The file belongs to another program, or to another part of Roundtrip.
     #[error("the file '{}' is not a Roundtrip store", .path.display())]
     Foreign {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
-    /// The embedded store's file was written by a newer Roundtrip.
+    /// A newer version of Roundtrip wrote the embedded store's file.
     #[error(
         "the store's file '{}' has schema {found}, and this version knows only up to {known}",
         .path.display()
     )]
     Newer {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Its schema.
+        /// The file's schema.
         found: i64,
         /// The newest schema that this version knows.
         known: i64,
     },
 }
 
-/// Opens the store that the URL names. A MongoDB that is away is no error here: every call answers
-/// [`crate::StoreError::Away`] until it is back.
+/// Opens the store that the URL names. An unavailable MongoDB is not an error here: every call
+/// returns [`crate::StoreError::Away`] until it is available.
 ///
 /// # Errors
-/// The URL is of no engine or malformed; the embedded engine's file cannot be used.
+///
+/// The URL is malformed or belongs to no engine; the embedded engine's file cannot be used.
 pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
     let url = config.url.as_str();
     for (setting, duration) in [("timeout", config.timeout), ("retention", config.retention)] {
@@ -166,14 +167,15 @@ pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
         }
     }
     if let Some(path) = url.strip_prefix(SQLITE) {
-        // `sqlite://data/store.db` would be a folder of the root's.
+        // SQLite would take `sqlite://data/store.db` for a file in the folder `/data`.
         if path.is_empty() || path.starts_with("//") {
             return Err(OpenError::Setting {
                 setting: "url",
                 problem: "must be sqlite:PATH, and PATH no empty one, nor begin with //".to_owned(),
             });
         }
-        // Or one that is missing or damaged would go unnoticed until the day that it is needed.
+        // Refused, because a missing or damaged file would stay unnoticed until the URL is
+        // MongoDB's.
         if config.ca_file.is_some() {
             return Err(OpenError::Setting {
                 setting: "ca_file",
@@ -194,8 +196,8 @@ pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
 const SQLITE: &str = "sqlite:";
 const MONGODB: [&str; 2] = ["mongodb://", "mongodb+srv://"];
 
-/// A file's URL whole, of any other the scheme alone, and that only where it is one that is known:
-/// where a password ends, in a URL that was mistyped, nobody can say.
+/// The whole URL of a file, and only the scheme of any other. An unknown scheme is hidden too,
+/// because a mistyped URL may begin with the password.
 fn masked(url: &str) -> String {
     if url.starts_with(SQLITE) {
         return url.to_owned();

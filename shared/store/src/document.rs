@@ -1,8 +1,8 @@
-//! Between a stored document and a channel.
+//! Converts between stored documents and channels.
 //!
-//! Invariant: both engines read a document by these rules. Another client may have written it: fields
-//! that are missing or null are empty, fields that Roundtrip does not know are passed over, and a
-//! field of another type is shown as it is. Only the id must be one.
+//! Invariant: both engines read a document by these rules, because another client may have written
+//! it. Missing and null fields are empty, unknown fields are ignored, and a field of another type
+//! is shown as it is. Only the id must be valid.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::{StoreError, Version, Versioned};
 
-/// A channel's five fields, in the seed's order.
+/// A channel's five fields, in the order of the client's `ChannelStoreObject`.
 pub(crate) const FIELDS: [&str; 5] = [
     "channel_id",
     "channel_name",
@@ -21,7 +21,7 @@ pub(crate) const FIELDS: [&str; 5] = [
     "channel_tags",
 ];
 
-/// The field that holds `endpoint_url`, and whatever else its owner keeps there.
+/// The field that holds `endpoint_url` and any other keys of the owner.
 pub(crate) const METADATA: &str = "channel_metadata";
 
 /// The document of a channel.
@@ -43,7 +43,7 @@ pub(crate) fn of(channel: StoredChannel) -> Map<String, Value> {
     FIELDS.map(str::to_owned).into_iter().zip(values).collect()
 }
 
-/// The text in a field of the document; none where it is missing or no text.
+/// The text in a field of the document; `""` if it is missing or not text.
 pub(crate) fn text<'a>(document: &'a Map<String, Value>, field: &str) -> &'a str {
     document.get(field).and_then(Value::as_str).unwrap_or("")
 }
@@ -51,7 +51,8 @@ pub(crate) fn text<'a>(document: &'a Map<String, Value>, field: &str) -> &'a str
 /// The channel in a document.
 ///
 /// # Errors
-/// [`StoreError::Unreadable`] where its id is none.
+///
+/// [`StoreError::Unreadable`] if its id is invalid.
 pub(crate) fn channel(mut document: Map<String, Value>) -> Result<StoredChannel, StoreError> {
     let id = text(&document, "channel_id");
     let channel_id =
@@ -87,7 +88,7 @@ pub(crate) fn versioned(document: Map<String, Value>) -> Result<Versioned, Store
     })
 }
 
-/// What was read, for a query: a foreign document that is no channel is passed over, and logged.
+/// For a query: skips and logs a foreign document that is not a channel.
 pub(crate) fn readable<T>(read: Result<T, StoreError>) -> Option<T> {
     if let Err(error) = &read {
         say_passed_over(error);
@@ -95,7 +96,7 @@ pub(crate) fn readable<T>(read: Result<T, StoreError>) -> Option<T> {
     read.ok()
 }
 
-/// Met by every query that comes to the document.
+/// Limited, because every query over the document logs it.
 static PASSED_OVER: LogThrottle = LogThrottle::every(Duration::from_mins(1));
 
 pub(crate) fn say_passed_over(error: &dyn std::fmt::Display) {

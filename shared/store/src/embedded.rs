@@ -1,8 +1,8 @@
 //! The embedded engine: a store in one SQLite file, which several processes may share.
 //!
-//! Invariant: a write is answered only after SQLite has synced it (`synchronous=FULL`), and is
-//! read, checked and written within one transaction. A query scans in the order asked for and
-//! holds one page, never the whole table, and no read of another kind waits for it.
+//! Invariant: a write reads, checks and writes in one transaction, and is confirmed only after
+//! SQLite synced it (`synchronous=FULL`). A query scans in the requested order and holds one page
+//! in memory. No other kind of read waits for a query.
 
 mod dead_letters;
 mod file;
@@ -42,10 +42,11 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, and creates it and its folder where they are missing.
+    /// Opens the file, and creates it and its folder if they are missing.
     ///
     /// # Errors
-    /// The file cannot be used, or is not a store of this version's.
+    ///
+    /// The file cannot be used, or has the schema of another version.
     pub async fn open(path: impl AsRef<Path>, timeout: Duration) -> Result<Self, OpenError> {
         let file = File::open(path.as_ref().to_owned(), timeout).await?;
         Ok(Self {
@@ -54,7 +55,7 @@ impl SqliteStore {
         })
     }
 
-    /// Forgets from now on, in the background, what is older than this.
+    /// Starts to remove, in the background, what is older than this.
     #[must_use]
     pub fn keeping(mut self, retention: Duration, clock: Arc<dyn Clock>) -> Self {
         let file = Arc::clone(&self.file);
@@ -63,12 +64,13 @@ impl SqliteStore {
     }
 }
 
-/// The ways past the store, for the contract's harness.
+/// Access that bypasses the store's checks, for the contract's harness.
 #[cfg(feature = "contract")]
 impl SqliteStore {
-    /// Writes a document as another client would: as it is.
+    /// Writes a document unchecked, as another client would.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     pub async fn insert_foreign(&self, document: &Map<String, Value>) -> Result<(), StoreError> {
         let document = document.clone();
@@ -166,7 +168,7 @@ impl Channels for SqliteStore {
                 {
                     settings::keep_pause(new, replaced);
                 }
-                // In place: what was there keeps its position, as in MongoDB.
+                // An updated field keeps its position, as in MongoDB.
                 document.extend(fields);
                 transaction.execute(UPDATE, row(&document)).map_err(away)?;
                 Ok(document)
@@ -266,7 +268,7 @@ fn read(connection: &Connection, id: &ChannelId) -> Result<Map<String, Value>, S
     parse(id.as_str(), &text)
 }
 
-/// What a delivery needs; the rest of the document is not parsed.
+/// What a delivery needs. The rest of the document is not parsed.
 fn target(connection: &Connection, id: &ChannelId) -> Result<DeliveryTarget, StoreError> {
     type Row = (String, Option<String>, Option<String>);
     let found: Option<Row> = connection

@@ -1,11 +1,11 @@
-//! The query filter of `POST /channels`: MongoDB's language, as far as it is listed here, over a
-//! channel's five fields.
+//! The query filter of `POST /channels`: a subset of MongoDB's language over a channel's five
+//! fields.
 //!
-//! `$and $or $nor $not $eq $ne $gt $gte $lt $lte $in $nin $all $exists $size $elemMatch $regex
-//! $options`; every other name that begins with `$` is refused, at any depth.
+//! The operators are `$and $or $nor $not $eq $ne $gt $gte $lt $lte $in $nin $all $exists $size
+//! $elemMatch $regex $options`. Every other name that begins with `$` is refused, at any depth.
 //!
-//! Invariant: a filter that was parsed means the same to MongoDB, which gets it translated, and to
-//! the embedded engine, which evaluates it here. What cannot be held to that is refused.
+//! Invariant: a parsed filter has the same meaning in both engines. MongoDB gets it translated; the
+//! embedded engine evaluates it here. A filter that could differ is refused.
 
 mod effort;
 mod evaluate;
@@ -25,7 +25,7 @@ pub use effort::MAX_STEPS;
 pub(crate) use order::Set;
 pub(crate) use pattern::Pattern;
 
-/// The deepest nesting of a filter, its values included. MongoDB's own limit is 100.
+/// The deepest nesting of a filter, including its values. MongoDB's own limit is 100.
 pub const MAX_DEPTH: usize = 64;
 /// The most JSON values in one filter.
 pub const MAX_NODES: usize = 4096;
@@ -33,25 +33,25 @@ pub const MAX_NODES: usize = 4096;
 pub const MAX_REGEXES: usize = 16;
 /// The longest regular expression.
 pub const MAX_REGEX_BYTES: usize = 1024;
-/// The most memory that one compiled regular expression takes.
+/// The most memory for one compiled regular expression.
 pub const MAX_REGEX_COMPILED_BYTES: usize = 256 * 1024;
-/// The most memory that matching one takes; beyond it matching gets slower, not larger.
+/// The most memory for matching one. Beyond it matching gets slower and uses no more memory.
 pub const MAX_REGEX_MATCHING_BYTES: usize = 1024 * 1024;
-/// The greatest bound of a repetition (`a{2,1000}`) in a regular expression.
+/// The highest count in a repetition (`a{2,1000}`) of a regular expression.
 pub const MAX_REGEX_REPEAT: u32 = 1000;
-/// How deep a regular expression's groups nest.
+/// The deepest nesting of a regular expression's groups.
 pub const MAX_REGEX_NESTING: u32 = 50;
 
-/// A filter that was checked.
+/// A valid filter.
 #[derive(Debug, Clone)]
 pub struct Filter {
-    /// The channels that it is limited to, where it is. Not one of the nodes: nothing of any other
-    /// channel may be looked at, or the time that an answer takes tells of it.
+    /// The channels that it is limited to, if it is. This is not one of the nodes, because no other
+    /// channel may even be read: the duration would reveal that it exists.
     own: Option<BTreeSet<ChannelId>>,
     nodes: Vec<Node>,
 }
 
-/// What is wrong with a filter, and where.
+/// A problem in a filter, and its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {problem}")]
 pub struct FilterError {
@@ -62,16 +62,17 @@ pub struct FilterError {
 }
 
 impl Filter {
-    /// Checks a filter. `{}` matches every channel.
+    /// Parses a filter. `{}` matches every channel.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    ///
+    /// The first problem.
     pub fn parse(filter: &Value) -> Result<Self, FilterError> {
         parse::filter(filter).map(|nodes| Self { own: None, nodes })
     }
 
-    /// The same filter, of these channels alone. It is asked of no other: a caller who may not see a
-    /// channel learns nothing of it by how long the others take.
+    /// Limits the filter to these channels. It is evaluated for no other, so that the duration
+    /// reveals nothing about channels that the caller may not see.
     #[must_use]
     pub fn within<'a>(mut self, channels: impl IntoIterator<Item = &'a ChannelId>) -> Self {
         let channels = channels.into_iter();
@@ -85,7 +86,7 @@ impl Filter {
         self
     }
 
-    /// Whether the channel matches, as MongoDB would say.
+    /// Whether the channel matches, by MongoDB's rules.
     #[must_use]
     pub fn matches(&self, channel: &Channel) -> bool {
         let id = &channel.channel_id;
@@ -99,16 +100,17 @@ impl Filter {
                     Ok(true)
                 )
             }
-            // A channel is always an object.
+            // A channel always serializes to an object.
             Ok(_) | Err(_) => false,
         }
     }
 
-    /// Whether a stored document matches, which is of a channel that the filter may look at; it may
-    /// lack fields that a [`Channel`] has.
+    /// Whether a stored document matches. The filter's limit must include its channel. The document
+    /// may lack fields that a [`Channel`] has.
     ///
     /// # Errors
-    /// [`StoreError::TooCostly`] where nothing is left of the effort.
+    ///
+    /// [`StoreError::TooCostly`] if the query budget is used up.
     pub(crate) fn matches_document(
         &self,
         document: &Map<String, Value>,
@@ -118,19 +120,19 @@ impl Filter {
         effort.over().map(|()| matches)
     }
 
-    /// The channels that it is limited to, where it is. An engine reads no other.
+    /// The channels that it is limited to, if it is. An engine reads no others.
     pub(crate) fn own(&self) -> Option<&BTreeSet<ChannelId>> {
         self.own.as_ref()
     }
 
-    /// What must hold, all of it.
+    /// The conditions, which must all hold.
     pub(crate) fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 }
 
-/// A condition on a whole document. It mirrors the JSON: of a list of nodes all must hold, and no
-/// two share a key.
+/// A condition on a whole document. It mirrors the JSON: all nodes of a list must hold, and no two
+/// have the same key.
 #[derive(Debug, Clone)]
 pub(crate) enum Node {
     And(Vec<Vec<Node>>),
@@ -146,7 +148,8 @@ pub(crate) struct FieldPath {
     parts: Vec<String>,
 }
 
-/// A condition on what a path leads to. It mirrors the JSON: no list of tests holds two of a kind.
+/// A condition on the values at a path. It mirrors the JSON: a list of tests has at most one of
+/// each kind.
 #[derive(Debug, Clone)]
 pub(crate) enum Test {
     Compare(Comparison, Value),
@@ -162,7 +165,7 @@ pub(crate) enum Test {
     Not(Vec<Test>),
 }
 
-/// The comparisons, which hold only between values of one kind.
+/// The comparisons, which only hold between values of the same kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Comparison {
     Eq,
@@ -172,7 +175,7 @@ pub(crate) enum Comparison {
     Lte,
 }
 
-/// What `$elemMatch` asks of an element: of itself, or of the fields in it.
+/// The condition of `$elemMatch`: on an element itself, or on its fields.
 #[derive(Debug, Clone)]
 pub(crate) enum ElemMatch {
     Value(Vec<Test>),

@@ -1,7 +1,7 @@
-//! Where API keys are kept.
+//! Storage for API keys.
 //!
-//! Invariant: what is kept of a key's secret is its hash. A key that has ended is kept for as long
-//! as the retention says, so that what it was can be looked up.
+//! Invariant: only the hash of a key's secret is stored. An ended key is kept for the retention, so
+//! that it can still be looked up.
 
 use async_trait::async_trait;
 use roundtrip_model::{ApiKey, ApiKeyId, KeyBounds};
@@ -9,35 +9,37 @@ use time::OffsetDateTime;
 
 use crate::StoreError;
 
-/// The most keys that are active at once. Each ingress holds all of them, and reads them anew every
-/// few seconds.
+/// The most active keys. Each ingress holds all of them, and reads them again every few seconds.
 pub const MAX_ACTIVE_KEYS: u16 = 10_000;
 
-/// The most keys that are active at once of those that one key which is limited to channels has
-/// made, and those that these have made. Whoever is given some channels cannot take the room of all.
+/// The most active keys that count under one key limited to channels: those it made, and those that
+/// these made. It keeps such a key from using up [`MAX_ACTIVE_KEYS`].
 pub const MAX_KEYS_UNDER_ONE: u16 = 100;
 
 /// API keys.
 #[async_trait]
 pub trait ApiKeys: Send + Sync + 'static {
-    /// Keeps a key.
+    /// Stores a key.
     ///
     /// # Errors
-    /// [`StoreError::TooMany`] where [`MAX_ACTIVE_KEYS`] are active when it is made, and
-    /// [`StoreError::TooManyUnderOne`] where [`MAX_KEYS_UNDER_ONE`] are that are made under the
-    /// same key; of several that are made at once some too many may get in. [`StoreError::Away`].
+    ///
+    /// [`StoreError::TooMany`] if [`MAX_ACTIVE_KEYS`] are active when it is made.
+    /// [`StoreError::TooManyUnderOne`] if [`MAX_KEYS_UNDER_ONE`] count under the same key.
+    /// Concurrent calls may exceed a limit by a few. [`StoreError::Away`].
     async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError>;
 
-    /// The key with this id, ended or not.
+    /// The key with this id, active or ended.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, StoreError>;
 
-    /// Keys within these bounds, ended or not, by id, the earliest first. A page is cut after the
-    /// bounds: what is beyond them shows in nothing.
+    /// Keys within these bounds, active or ended, in the order of their ids, the earliest first.
+    /// The bounds apply before the page is cut, so that keys beyond them do not affect it.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn keys(
         &self,
@@ -49,13 +51,15 @@ pub trait ApiKeys: Send + Sync + 'static {
     /// All keys that are active at this time.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError>;
 
-    /// Ends a key for good, and answers with it; one that was revoked before stays as it is.
-    /// `None` where there is none.
+    /// Revokes a key and returns it. A key that was revoked before is unchanged. `None` if there is
+    /// no such key.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn revoke_key(
         &self,

@@ -1,8 +1,8 @@
-//! What is kept of messages: their journal, their dead letters, the replays of those, and the
-//! idempotency keys of producers. A trait each, and what it speaks of.
+//! Storage for messages: their journal, their dead letters, the replays of those, and the
+//! producers' idempotency keys. Each has a trait and its types.
 //!
-//! Invariant: everything that a queue may bring twice ([`Journal::record`],
-//! [`DeadLetters::bury`]) changes nothing the second time, in whatever order it comes.
+//! Invariant: what a queue may redeliver ([`Journal::record`], [`DeadLetters::bury`]) changes
+//! nothing the second time, in any order.
 
 mod dead_letters;
 mod idempotency;
@@ -25,6 +25,5 @@ pub(crate) use reached::Reached;
 /// The most messages, or dead letters, on one page.
 pub const MAX_PAGE: u16 = 1000;
 
-/// The most rows that one read answers with: a page, and one more by which its reader knows that
-/// another page follows.
+/// The most rows of one read: a page, and one more row that shows that another page follows.
 pub(crate) const MAX_ROWS: u16 = MAX_PAGE + 1;

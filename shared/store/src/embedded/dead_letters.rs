@@ -1,7 +1,7 @@
 //! Dead letters.
 //!
-//! Invariant: a letter that was replayed is kept, without its body, so that the queue which brings
-//! it once more does not bring it back.
+//! Invariant: a replayed dead letter is kept without its body, so that a redelivery from the dead
+//! queue does not insert it again.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,7 +34,7 @@ const OUTLINE: &str = "
     FROM dead_letters WHERE dead_id = ?1";
 const MARK: &str = "
     UPDATE dead_letters SET replayed_by = ?2, body = x'' WHERE dead_id = ?1 AND replayed_by IS NULL";
-// No index for it: it is asked when a replay is taken up.
+// Without an index: this runs only when a replay is resumed.
 const COUNT_REPLAYED: &str =
     "SELECT count(*) FROM dead_letters WHERE replayed_by = ?1 AND dead_id > ?2";
 
@@ -65,7 +65,7 @@ impl DeadLetters for SqliteStore {
         };
         match detail {
             Detail::Outline => self.file.query(page).await,
-            // A replay's, which must not wait for what callers ask.
+            // For a replay, which must not wait for clients' queries.
             Detail::Whole => self.file.run(page).await,
         }
     }
@@ -95,7 +95,7 @@ impl DeadLetters for SqliteStore {
 
     async fn purge_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
         let mut purged = 0;
-        // In steps: however many they are, no other writer waits for long.
+        // In steps, so that other writers never wait for long.
         loop {
             let conditions = conditions(filter);
             let removed = self
@@ -110,7 +110,7 @@ impl DeadLetters for SqliteStore {
     }
 }
 
-/// What the filter asks for, of the letters that were not replayed.
+/// The filter's conditions, on the dead letters that were not replayed.
 pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
     let DeadFilter {
         ids,
@@ -122,8 +122,8 @@ pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
         since,
         until,
     } = filter;
-    // Who may see these channels alone: a letter that is named is found by its name, and whatever
-    // else is asked for is asked of their letters only.
+    // If the caller is limited to channels: a named dead letter is found by its id, and every other
+    // condition reads only the rows of these channels.
     let own = channels
         .as_deref()
         .filter(|_| ids.is_none() && session.is_none());
@@ -151,7 +151,7 @@ pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
         conditions.maybe("dead_at >= ?", since);
         conditions.maybe("dead_at < ?", until);
     } else {
-        // The plus keeps SQLite from the indices of all channels' letters.
+        // The unary plus keeps SQLite from using the indexes over all channels' dead letters.
         conditions.maybe("+queue = ?", queue);
         conditions.maybe("+reason = ?", reason);
         conditions.maybe("+dead_at >= ?", since);

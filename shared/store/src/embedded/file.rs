@@ -1,10 +1,9 @@
-//! The SQLite file: its connections, and the threads that they run on.
+//! The SQLite file: its connections, and their threads.
 //!
-//! Invariant: at most [`MAX_CONNECTIONS`] blocking threads are taken, and [`QUERY_CONNECTIONS`] more
-//! for queries, whatever the number of callers; a caller waits no longer than the time limit. What
-//! reads by a key, or writes, never waits for a query. One writer of this process is at work at
-//! a time, and the others take no thread while they wait: SQLite's own lock would have each of them
-//! sleep on one.
+//! Invariant: at most [`MAX_CONNECTIONS`] blocking threads are used, and [`QUERY_CONNECTIONS`] more
+//! for queries, for any number of callers. A caller waits no longer than the time limit. Reads by
+//! key and writes never wait for a query. Only one writer of this process runs at a time, and the
+//! others hold no thread while they wait: with SQLite's own lock each would block a thread.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,11 +25,11 @@ use crate::{OpenError, StoreError, TimedOut};
 
 /// The most connections, and blocking threads, at once.
 const MAX_CONNECTIONS: usize = 4;
-/// The most queries at once, on connections that nothing else waits for.
+/// The most concurrent queries, on connections that only queries use.
 const QUERY_CONNECTIONS: usize = 2;
-/// How much of its time limit a query waits for its turn at the most.
+/// The most of its time limit that a query spends waiting for its turn, as a fraction.
 const TURN_SHARE: f64 = 0.5;
-/// How long to wait before the file is tried again while another process opens it.
+/// The wait before the next attempt to open the file while another process opens it.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How many prepared statements a connection keeps.
 const STATEMENT_CACHE: usize = 64;
@@ -54,7 +53,7 @@ impl File {
     pub(super) async fn open(path: PathBuf, timeout: Duration) -> Result<Self, OpenError> {
         let deadline = Instant::now() + timeout;
         let file = path.clone();
-        // SQLite gives its other files the rights of this one.
+        // SQLite gives its other files the permissions of this one.
         match tokio::task::spawn_blocking(move || create_missing(&file)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(file_error(path, error)),
@@ -65,7 +64,8 @@ impl File {
             let opened = tokio::task::spawn_blocking(move || prepare(&prepared, timeout)).await;
             match opened {
                 Ok(Ok(connection)) => break connection,
-                // The change to WAL does not wait by itself for another process that opens too.
+                // The change to WAL mode returns BUSY at once when another process is opening the
+                // file.
                 Ok(Err(Refused::Sqlite(error))) if is_busy(&error) && Instant::now() < deadline => {
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }
@@ -86,8 +86,8 @@ impl File {
         })
     }
 
-    /// Runs something on a connection, on a blocking thread. It gets the time by which its caller
-    /// has stopped waiting.
+    /// Runs a function on a connection, on a blocking thread. The function receives the time at
+    /// which its caller stops waiting.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection, Instant) -> Result<T, StoreError> + Send + 'static,
@@ -97,8 +97,8 @@ impl File {
             .await
     }
 
-    /// Runs a query on a connection, as [`File::run`] does, and ends it where its time is over: what
-    /// a caller asks for may be any amount of work.
+    /// Runs a query on a connection, as [`File::run`] does, and interrupts it at the time limit: a
+    /// client's filter may need any amount of work.
     pub(super) async fn query<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection, Instant) -> Result<T, StoreError> + Send + 'static,
@@ -110,7 +110,7 @@ impl File {
             .map_err(|_too_long| StoreError::TooBusy)?
             .map_err(boxed)?;
         let shared = Arc::clone(&self.shared);
-        // Ends the work also where the caller does not even wait for as long.
+        // Also interrupts the query if its caller is dropped earlier.
         let running = EndsWith(Arc::new(Running::default()));
         let interruptible = Arc::clone(&running.0);
         let thread = tokio::task::spawn_blocking(move || {
@@ -128,9 +128,8 @@ impl File {
             .map_err(boxed)?
     }
 
-    /// Runs something within a transaction, and commits it where it went well. The transaction has
-    /// the file's write lock from its beginning, so that nothing changes between what it reads and
-    /// what it writes.
+    /// Runs a function in a transaction, and commits if it succeeds. The transaction takes the
+    /// write lock at its beginning, so that nothing changes between its reads and its writes.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
@@ -168,7 +167,7 @@ impl File {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(boxed)?;
         tokio::task::spawn_blocking(move || {
-            // Held for as long as the thread is: its caller may have gone by then.
+            // Held while the thread runs, even if the caller was dropped.
             let _held = (permit, turn);
             let mut connection = shared.take()?;
             let done = work(&mut connection);
@@ -198,7 +197,7 @@ impl Shared {
     }
 }
 
-/// A query that can be told to end, for as long as its connection is its own.
+/// A query that can be interrupted, for as long as it has its connection.
 #[derive(Default)]
 struct Running(Mutex<Option<InterruptHandle>>);
 
@@ -216,7 +215,7 @@ impl Running {
     }
 }
 
-/// Tells a query to end, if it has not, once nobody waits for it.
+/// Interrupts the query when it is dropped, unless the query has ended.
 struct EndsWith(Arc<Running>);
 
 impl Drop for EndsWith {
@@ -232,7 +231,7 @@ fn boxed(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
 }
 
 fn connect(path: &Path, timeout: Duration) -> rusqlite::Result<Connection> {
-    // Without the default's URI flag: a path is a path, whatever it looks like.
+    // Without the default URI flag: the text is always a path.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -269,7 +268,7 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// Opens the file and sees to its schema.
+/// Opens the file and brings its schema up to date.
 fn prepare(path: &Path, timeout: Duration) -> Result<Connection, Refused> {
     let mut connection = connect(path, timeout)?;
     schema::prepare(&mut connection)?;

@@ -1,7 +1,7 @@
 //! Idempotency keys.
 //!
-//! Invariant: a key is looked up and taken within one write transaction, so that of many requests
-//! at once one has it.
+//! Invariant: a key is looked up and taken in one write transaction, so that only one of several
+//! concurrent requests gets it.
 
 use std::time::Duration;
 

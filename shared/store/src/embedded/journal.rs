@@ -1,7 +1,6 @@
-//! What happened to messages.
+//! The journal.
 //!
-//! Invariant: all entries of a call are recorded or none, and an entry that is there already is
-//! left as it is.
+//! Invariant: a call records all of its entries or none, and leaves an existing entry unchanged.
 
 use async_trait::async_trait;
 use roundtrip_model::{
@@ -27,7 +26,7 @@ const TABLE: Table = Table {
     id: "message_id",
 };
 
-/// What stands in the place of an `Accepted`, whose content is kept beside the entries.
+/// Stored in place of an `Accepted` event, whose content is in a table of its own.
 const ACCEPTED: &str = r#""accepted""#;
 
 const INSERT_ENTRY: &str = "
@@ -76,7 +75,7 @@ impl Journal for SqliteStore {
         let id = *id;
         self.file
             .run(move |connection, _| {
-                // One snapshot for both.
+                // One snapshot for both reads.
                 let snapshot = connection.transaction().map_err(away)?;
                 message(&snapshot, &id).map_err(away)
             })
@@ -98,7 +97,7 @@ impl Journal for SqliteStore {
         };
         match detail {
             Detail::Outline => self.file.query(page).await,
-            // A replay's, which must not wait for what callers ask.
+            // For a replay, which must not wait for clients' queries.
             Detail::Whole => self.file.run(page).await,
         }
     }
@@ -229,8 +228,8 @@ pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
         until: _,
     } = filter;
     let (from, before) = filter.id_bounds();
-    // Who may see these channels alone: a session or a message that is named is found by its name,
-    // and whatever else is asked for is asked of their messages only.
+    // If the caller is limited to channels: a named session or message is found by its id, and
+    // every other condition reads only the rows of these channels.
     let own = channels
         .as_deref()
         .filter(|_| message_ids.is_none() && session.is_none());

@@ -1,7 +1,6 @@
 //! API keys.
 //!
-//! Invariant: how many are active is counted within the write that adds one, so there is never one
-//! too many.
+//! Invariant: the write that adds a key also counts the active ones, so that the limit is exact.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +24,7 @@ const COUNT_UNDER: &str = "
     SELECT count(*) FROM api_keys WHERE made_under = ?2 AND (ends_at IS NULL OR ends_at > ?1)";
 const ACTIVE: &str = "
     SELECT * FROM api_keys WHERE ends_at IS NULL OR ends_at > ?1 ORDER BY key_id LIMIT ?2";
-/// As [`KeyBounds::exceeded_by`] says. What a key does not have is NULL, and so in no bounds.
+/// The SQL form of [`KeyBounds::exceeded_by`]. A missing value is NULL, and so exceeds every bound.
 const PAGE: &str = "
     SELECT * FROM api_keys
     WHERE key_id > ?1
@@ -125,7 +124,7 @@ fn count(
     counted.map_err(away)
 }
 
-/// Channels as they are in a column.
+/// Channels as a column holds them.
 fn array(channels: Option<&BTreeSet<ChannelId>>) -> rusqlite::Result<Option<String>> {
     let channels = channels.map(serde_json::to_string).transpose();
     channels.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))

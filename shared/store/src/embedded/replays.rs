@@ -1,6 +1,6 @@
-//! Replays, and who works on them.
+//! Replays and their leases.
 //!
-//! Invariant: a lease has one owner, for it is taken within a write transaction.
+//! Invariant: a lease is taken in a write transaction, so that it has one owner.
 
 use std::time::Duration;
 

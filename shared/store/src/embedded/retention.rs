@@ -1,7 +1,7 @@
-//! Forgetting what is older than the retention.
+//! Removes what is older than the retention.
 //!
-//! Invariant: it goes in small transactions, so that no other writer waits for long, and what
-//! nobody has dealt with stays: a dead letter that was not replayed, a replay that runs.
+//! Invariant: it works in small transactions, so that other writers never wait for long. It keeps
+//! unfinished work: dead letters that were not replayed, and running replays.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,12 +13,12 @@ use tracing::warn;
 use super::{away, file::File};
 use crate::{StoreError, ledger::first_message_id};
 
-/// How long to wait between two rounds.
+/// The wait between two runs.
 const PAUSE: Duration = Duration::from_mins(1);
-/// How many rows of a kind, or messages with all their entries, go in one transaction.
+/// How many rows of a kind, or messages with all their entries, one transaction removes.
 const STEP: u16 = 200;
 
-/// Forgets in the background, for as long as it is held.
+/// The background task. Dropping it stops the removal.
 pub(super) struct Retention(JoinHandle<()>);
 
 impl Drop for Retention {
@@ -31,7 +31,7 @@ impl Retention {
     pub(super) fn start(file: Arc<File>, keep: Duration, clock: Arc<dyn Clock>) -> Self {
         Self(tokio::spawn(async move {
             loop {
-                // Another process may hold the file for a while; the next round is soon enough.
+                // Another process may lock the file for a while; the next run tries again.
                 if let Err(error) = forget(&file, millis::of(clock.now() - keep)).await {
                     warn!(%error, source = ?std::error::Error::source(&error), "what is old could not all be forgotten");
                 }
@@ -41,9 +41,9 @@ impl Retention {
     }
 }
 
-/// Removes what is from before this time.
+/// Removes what is older than this time.
 pub(super) async fn forget(file: &File, before: i64) -> Result<(), StoreError> {
-    // Ids begin with the time of their making, so the oldest come first.
+    // Ids begin with their creation time, so the oldest come first.
     let mut after = String::new();
     loop {
         let step = file
@@ -79,8 +79,8 @@ const OTHERS: [&str; 4] = [
      WHERE ends_at IS NOT NULL AND ends_at < ?1 LIMIT ?2)",
 ];
 
-/// Removes messages to which nothing has happened since, beginning after this id. Answers with the
-/// last one that was removed, where there may be more.
+/// Removes messages without an entry since that time, beginning after this id. Returns the last id
+/// removed if there may be more.
 fn messages(
     transaction: &Transaction<'_>,
     before: i64,

@@ -1,6 +1,6 @@
-//! Between values and columns, and the conditions of a query.
+//! Converts between values and columns, and builds a query's conditions.
 //!
-//! Invariant: whatever a caller hands in is a parameter, never a part of the SQL.
+//! Invariant: a caller's values are always parameters, and never part of the SQL.
 
 use std::{collections::BTreeSet, str::FromStr};
 
@@ -14,12 +14,12 @@ use time::OffsetDateTime;
 
 use crate::page::Room;
 
-/// A count as it is stored.
+/// A count in its stored form.
 pub(super) fn count(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// What a `SELECT count(*)` has counted.
+/// The result of a `SELECT count(*)`.
 pub(super) fn counted(
     connection: &Connection,
     sql: &str,
@@ -30,7 +30,7 @@ pub(super) fn counted(
     Ok(counted.unsigned_abs())
 }
 
-/// The name that a variant has in JSON, as it is stored.
+/// The JSON name of a variant, as it is stored.
 pub(super) fn name(variant: impl Serialize) -> String {
     match serde_json::to_value(variant) {
         Ok(serde_json::Value::String(name)) => name,
@@ -54,7 +54,7 @@ impl Columns<'_> {
         self.get::<Option<i64>>(column)?.map(time).transpose()
     }
 
-    /// An id, or another value that is written as its text.
+    /// An id, or another value that is stored as text.
     pub(super) fn parsed<T: FromStr>(&self, column: &str) -> rusqlite::Result<T>
     where
         T::Err: std::error::Error + Send + Sync + 'static,
@@ -71,7 +71,7 @@ impl Columns<'_> {
             .transpose()
     }
 
-    /// A variant by its name in JSON.
+    /// A variant by its JSON name.
     pub(super) fn named<T: DeserializeOwned>(&self, column: &str) -> rusqlite::Result<T> {
         let name = serde_json::Value::String(self.get(column)?);
         serde_json::from_value(name).map_err(unreadable)
@@ -96,19 +96,21 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite
 pub(super) struct Conditions {
     sql: Vec<&'static str>,
     pub(super) values: Vec<Value>,
-    /// Whether the first parameter is a list of channels, and each is gone through by itself.
+    /// Whether the first parameter is a list of channels, and the query reads one channel at a
+    /// time.
     by_channel: bool,
 }
 
-/// A table whose rows are of channels, with an index of them by channel and id.
+/// A table of rows that belong to channels, with an index by channel and id.
 pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) id: &'static str,
 }
 
 impl Conditions {
-    /// Conditions on the rows of these channels, which are gone through one by one, so that no row of
-    /// another is looked at: how long the answer takes would tell of it. Comes before any other.
+    /// Limits the rows to these channels, and reads one channel at a time. No other channel's row
+    /// is read, because the duration would reveal that it exists. Must come before any other
+    /// condition.
     pub(super) fn of_channels(channels: &[ChannelId]) -> Self {
         let once: BTreeSet<&ChannelId> = channels.iter().collect();
         Self {
@@ -123,7 +125,7 @@ impl Conditions {
         self.sql.push(sql);
     }
 
-    /// A condition with this value for each `?` in it.
+    /// A condition with this value for each of its `?`.
     pub(super) fn with(&mut self, sql: &'static str, value: impl Into<Value>) {
         let value = value.into();
         for _ in 0..sql.matches('?').count() {
@@ -132,19 +134,20 @@ impl Conditions {
         self.sql.push(sql);
     }
 
-    /// A condition, where a value is asked for.
+    /// A condition, if the filter has a value for it.
     pub(super) fn maybe(&mut self, sql: &'static str, value: Option<impl Into<Value>>) {
         if let Some(value) = value {
             self.with(sql, value);
         }
     }
 
-    /// A condition with a list for each `?`, to be read with `json_each`; where a list is asked for.
+    /// A condition with a list for each of its `?`, to be read with `json_each`, if there is a
+    /// list.
     pub(super) fn ids<T: Serialize>(&mut self, sql: &'static str, ids: Option<&[T]>) {
         self.maybe(sql, ids.map(|ids| serde_json::json!(ids).to_string()));
     }
 
-    /// The ids of the first rows that match, in this order.
+    /// The ids of the first matching rows, in this order.
     pub(super) fn ids_sql(&self, table: &Table, order: &str, limit: u16) -> String {
         let Table { name, id } = table;
         let conditions = self.sql();
@@ -153,8 +156,8 @@ impl Conditions {
         if !self.by_channel {
             return page;
         }
-        // The first of each channel, and of those the first. `CROSS JOIN` keeps SQLite to the order
-        // of the tables.
+        // The first rows of each channel, and the first among those. `CROSS JOIN` keeps SQLite to
+        // this order of the tables.
         format!(
             "SELECT found.{id} FROM json_each(?) AS own
              CROSS JOIN {name} AS found ON found.{id} IN ({page})
@@ -162,12 +165,12 @@ impl Conditions {
         )
     }
 
-    /// How many rows match.
+    /// The number of matching rows.
     pub(super) fn count_sql(&self, table: &Table) -> String {
         format!("SELECT count(*) FROM {} {}", self.from(table), self.sql())
     }
 
-    /// The rows that match, by their number, at most so many.
+    /// The row numbers of matching rows, up to the limit.
     pub(super) fn rows_sql(&self, table: &Table, limit: usize) -> String {
         let (name, from) = (table.name, self.from(table));
         format!(
@@ -176,7 +179,7 @@ impl Conditions {
         )
     }
 
-    /// Whole rows that match, the first of them in this order.
+    /// The first matching rows in this order, with all columns.
     pub(super) fn rows_in_order_sql(&self, name: &str, order: &str, limit: u16) -> String {
         let conditions = self.sql();
         format!("SELECT * FROM {name} {conditions} ORDER BY {order} LIMIT {limit}")
@@ -191,7 +194,7 @@ impl Conditions {
         }
     }
 
-    /// `WHERE …`, or nothing.
+    /// `WHERE …`, or an empty text.
     fn sql(&self) -> String {
         if self.sql.is_empty() {
             return String::new();
@@ -200,7 +203,7 @@ impl Conditions {
     }
 }
 
-/// Reads the ids of the rows that match.
+/// Reads the ids of the matching rows.
 pub(super) fn ids(
     snapshot: &Transaction<'_>,
     sql: &str,
@@ -211,8 +214,8 @@ pub(super) fn ids(
     statement.query_map(values, |row| row.get(0))?.collect()
 }
 
-/// Reads rows by their ids, in the order of those, until the page is full: the bytes of each are
-/// what the second of a pair says.
+/// Reads the rows with these ids, in the same order, until the page is full. `read` also returns
+/// a row's size in bytes.
 pub(super) fn page<T>(
     snapshot: &Transaction<'_>,
     sql: &str,

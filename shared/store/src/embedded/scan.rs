@@ -1,7 +1,7 @@
 //! A query's page of channels.
 //!
-//! Invariant: where the filter is limited to some channels no other's document is read, let alone
-//! looked at: how long the answer takes would tell of it.
+//! Invariant: if the filter is limited to some channels, no other channel's document is read. The
+//! duration would reveal that it exists.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -18,14 +18,14 @@ use crate::{
 /// The document of a channel that the page is limited to.
 const DOCUMENT: &str = "SELECT document FROM channels WHERE channel_id = ?1";
 
-/// The channels that match, from the page's cursor on, until the page is full.
+/// The matching channels from the page's cursor on, until the page is full.
 pub(super) fn page(
     connection: &mut Connection,
     deadline: Instant,
     filter: &Filter,
     request: &PageRequest,
 ) -> Result<ChannelPage, StoreError> {
-    // One snapshot for all that is read.
+    // One snapshot for all reads.
     let snapshot = connection.transaction().map_err(away)?;
     let effort = Effort::until(deadline);
     let page = Page::new(request, filter, &effort);
@@ -35,7 +35,7 @@ pub(super) fn page(
     }
 }
 
-/// Walks the table in the page's order.
+/// Scans the table in the page's order.
 fn walk(snapshot: &Transaction<'_>, mut page: Page<'_>) -> Result<ChannelPage, StoreError> {
     let Order { after, order } = Order::of(page.request);
     let mut statement = snapshot
@@ -55,8 +55,8 @@ fn walk(snapshot: &Transaction<'_>, mut page: Page<'_>) -> Result<ChannelPage, S
     Ok(page.last())
 }
 
-/// Reads the channels that the page is limited to, and no others: first which of them there are, in
-/// the page's order, then one document after the other.
+/// Reads only the channels that the page is limited to: first which of them exist, in the page's
+/// order, then one document at a time.
 fn visit(
     snapshot: &Transaction<'_>,
     mut page: Page<'_>,
@@ -86,8 +86,8 @@ fn visit(
     Ok(page.last())
 }
 
-/// Finds those of a list that there are. `CROSS JOIN` keeps SQLite to the order of the tables: from
-/// the list to the channels, never through all of them.
+/// Finds the existing channels of a list. `CROSS JOIN` keeps SQLite to the order of the tables: a
+/// lookup for each id of the list, and no scan of all channels.
 pub(super) fn own_sql(request: &PageRequest) -> String {
     let Order { after, order } = Order::of(request);
     format!(
@@ -97,7 +97,7 @@ pub(super) fn own_sql(request: &PageRequest) -> String {
     )
 }
 
-/// A page's order, and what is behind its cursor, in SQL.
+/// A page's order, and the rows after its cursor, in SQL.
 struct Order {
     after: String,
     order: String,
@@ -144,11 +144,11 @@ struct Page<'a> {
     channels: Vec<StoredChannel>,
 }
 
-/// Whether there is room on a page.
+/// Whether a channel fits on the page.
 enum Taken {
-    /// There was, or none was needed.
+    /// It fits, or it does not match.
     Done,
-    /// There was none: what matched begins the next page.
+    /// It does not fit. It begins the next page.
     Full,
 }
 
@@ -163,7 +163,7 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// Takes a channel that matches, as long as there is room.
+    /// Adds a matching channel if it fits.
     fn take(&mut self, id: &str, text: &str) -> Result<Taken, StoreError> {
         self.effort.read(text)?;
         let Some(document) = document::readable(parse(id, text)) else {
@@ -175,7 +175,7 @@ impl<'a> Page<'a> {
         let Some(found) = document::readable(document::channel(document)) else {
             return Ok(Taken::Done);
         };
-        // One more than there is room for: there is a next page.
+        // One more channel than fits: there is a next page.
         if !self.room.take(text.len()) {
             return Ok(Taken::Full);
         }
@@ -183,7 +183,7 @@ impl<'a> Page<'a> {
         Ok(Taken::Done)
     }
 
-    /// The page, behind which there is another.
+    /// The page, with a cursor to the next one.
     fn with_next(self) -> ChannelPage {
         let last = self.channels.last();
         ChannelPage {
@@ -192,7 +192,7 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// The page, behind which there is nothing.
+    /// The last page.
     fn last(self) -> ChannelPage {
         ChannelPage {
             channels: self.channels,

@@ -1,16 +1,16 @@
-//! The file's tables, and how an older file gets those of this version.
+//! The file's tables, and the migrations from older versions.
 //!
-//! Invariant: a file is brought up to date within one transaction, so that two processes which
-//! open it at once, or one that dies over it, leave it whole.
+//! Invariant: a migration is one transaction. Two processes that open the file at once, or a crash,
+//! leave it consistent.
 
 use rusqlite::{Connection, TransactionBehavior};
 
-/// `PRAGMA application_id`: "RtSt". It tells the file from other SQLite files.
+/// `PRAGMA application_id`: "RtSt". It distinguishes the file from other SQLite files.
 pub(super) const APPLICATION_ID: i64 = 0x5274_5374;
-/// `PRAGMA user_version`: how many of [`STEPS`] the file has had.
+/// `PRAGMA user_version`: how many of [`STEPS`] were applied to the file.
 pub(super) const SCHEMA_VERSION: i64 = 7;
 
-/// What brings an empty file to version 1, from 1 to 2, and so on.
+/// The migrations: from an empty file to version 1, from 1 to 2, and so on.
 const STEPS: [&str; 7] = [
     CHANNELS,
     LEDGER,
@@ -23,7 +23,7 @@ const STEPS: [&str; 7] = [
 
 /// Version 1.
 ///
-/// `channel_name` is beside the document so that a query can sort by it.
+/// `channel_name` has a column of its own so that queries can sort by it.
 pub(super) const CHANNELS: &str = "
     CREATE TABLE channels (
         channel_id TEXT NOT NULL PRIMARY KEY,
@@ -35,12 +35,11 @@ pub(super) const CHANNELS: &str = "
 
 /// Version 2. Times are milliseconds since 1970.
 ///
-/// A message's content has a table of its own: a change of its state must not write the content
-/// anew. An entry is known by its key, of which its time is part, so that a timeline lies together
-/// in its order.
+/// A message's content has a table of its own, so that a change of state does not rewrite it. An
+/// entry's time is part of its primary key, so that a timeline is stored together and in order.
 ///
-/// The indices of dead letters leave out those that were replayed: no query asks for them. A page
-/// of some time is found by walking the ids, whose index knows the times.
+/// The indexes of dead letters omit replayed ones, because queries never return them. A time range
+/// is found by walking the index of ids, which includes the times.
 const LEDGER: &str = "
     CREATE TABLE messages (
         message_id TEXT NOT NULL PRIMARY KEY,
@@ -144,7 +143,7 @@ const API_KEYS: &str = "
     CREATE INDEX api_keys_ended ON api_keys (ends_at) WHERE ends_at IS NOT NULL;
 ";
 
-/// Version 4. What signs a channel's deliveries, sealed; the newest first.
+/// Version 4. A channel's encrypted signing secrets, the newest first.
 const SECRETS: &str = "
     CREATE TABLE channel_secrets (
         channel_id TEXT NOT NULL PRIMARY KEY,
@@ -152,20 +151,20 @@ const SECRETS: &str = "
     ) STRICT;
 ";
 
-/// Version 5. Which limited key a key was made under; those that were there before count under none.
+/// Version 5. The limited key that a key counts under. Existing keys count under none.
 const MADE_UNDER: &str = "
     ALTER TABLE api_keys ADD COLUMN made_under TEXT;
     CREATE INDEX api_keys_made_under ON api_keys (made_under) WHERE made_under IS NOT NULL;
 ";
 
-/// Version 6. Which of the channels that have had one id: SQLite may give a `rowid` again.
+/// Version 6. The channel's uid. SQLite may reuse a `rowid`, so it cannot serve as one.
 const UIDS: &str = "
     ALTER TABLE channels ADD COLUMN uid TEXT NOT NULL DEFAULT '';
     UPDATE channels SET uid = lower(hex(randomblob(16)));
 ";
 
-/// Version 7. Running replays take turns, are counted for each key, and are listed by their channels.
-/// Those of an older version count for no key, and are listed for keys of every channel.
+/// Version 7. Running replays take turns, count for a key, and are listed by their channels.
+/// Replays of an older version count for no key, and are listed for keys of all channels.
 const REPLAY_TURNS: &str = "
     ALTER TABLE replays ADD COLUMN requested_by TEXT NOT NULL DEFAULT '';
     ALTER TABLE replays ADD COLUMN channels TEXT;
@@ -174,12 +173,12 @@ const REPLAY_TURNS: &str = "
     CREATE INDEX replays_of_key ON replays (requested_by) WHERE status = 'running';
 ";
 
-/// Why a file is not made ready.
+/// Why a file cannot be opened.
 pub(super) enum Refused {
     Sqlite(rusqlite::Error),
-    /// It is another program's, or another part's of Roundtrip.
+    /// It belongs to another program, or to another part of Roundtrip.
     Foreign,
-    /// It is of this newer version.
+    /// It has this newer schema version.
     Newer(i64),
 }
 
@@ -189,7 +188,7 @@ impl From<rusqlite::Error> for Refused {
     }
 }
 
-/// Makes the tables, or those that an older version did not know.
+/// Creates the tables, or applies the missing migrations.
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), Refused> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let number = |sql: &str| transaction.query_row(sql, [], |row| row.get::<_, i64>(0));

@@ -1,4 +1,4 @@
-//! The sealed secrets of channels.
+//! The encrypted signing secrets of channels.
 
 use async_trait::async_trait;
 use roundtrip_model::ChannelId;
@@ -54,7 +54,7 @@ fn read(connection: &Connection, id: &ChannelId) -> Result<Vec<SealedSecret>, St
     )
 }
 
-/// Removes those of a channel that is deleted.
+/// Removes the secrets of a deleted channel.
 pub(super) fn delete(connection: &Connection, id: &ChannelId) -> Result<(), StoreError> {
     connection
         .execute(DELETE, [id.as_str()])

@@ -1,22 +1,22 @@
-//! How much work one query may be.
+//! The budget of one query.
 //!
-//! Invariant: whatever a filter asks for, and of whatever documents, its evaluation ends after
-//! [`MAX_STEPS`] or at its deadline, also in the middle of a document. Once it is over every answer
-//! comes at once and means nothing: whoever asked looks at [`Effort::over`] first.
+//! Invariant: for every filter and document the evaluation ends after [`MAX_STEPS`] or at its
+//! deadline, even in the middle of a document. After that every result returns at once and is
+//! meaningless, so the caller must check [`Effort::over`] first.
 
 use std::{cell::Cell, time::Instant};
 
 use crate::StoreError;
 
-/// The most steps of one query: a value that is compared with another, or looked at on the way.
+/// The most steps of one query. A step is one value that is compared or visited.
 pub const MAX_STEPS: u64 = 20_000_000;
-/// After how many steps the clock is looked at.
+/// The deadline is checked every so many steps.
 const LOOK_EVERY: u64 = 4096;
-/// How many bytes of a document, or of a text that a regular expression is matched with, count as a
-/// step.
+/// How many bytes count as one step, of a document that is read or a text that a regular expression
+/// searches.
 const BYTES_A_STEP: usize = 16;
 
-/// What is left of the work that a query may be.
+/// The remaining budget of a query.
 #[derive(Debug)]
 pub(crate) struct Effort {
     left: Cell<u64>,
@@ -25,7 +25,7 @@ pub(crate) struct Effort {
 }
 
 impl Effort {
-    /// As much as a query may be, and no longer than until then.
+    /// A full budget with this deadline.
     pub(crate) fn until(deadline: Instant) -> Self {
         Self {
             left: Cell::new(MAX_STEPS),
@@ -34,7 +34,7 @@ impl Effort {
         }
     }
 
-    /// As much as one document takes, for what is no query.
+    /// A budget without a deadline, for a single document outside a query.
     pub(crate) const fn endless() -> Self {
         Self {
             left: Cell::new(u64::MAX),
@@ -43,7 +43,7 @@ impl Effort {
         }
     }
 
-    /// Counts so many steps; false once it is over.
+    /// Counts these steps. `false` if the budget is used up.
     pub(crate) fn steps(&self, count: u64) -> bool {
         let left = self.left.get().saturating_sub(count);
         self.left.set(left);
@@ -59,7 +59,7 @@ impl Effort {
         !self.is_over()
     }
 
-    /// Counts a text that is gone through from its beginning to its end.
+    /// Counts a scan of a whole text.
     pub(crate) fn text(&self, text: &str) -> bool {
         self.steps(1 + (text.len() / BYTES_A_STEP) as u64)
     }
@@ -70,12 +70,12 @@ impl Effort {
         self.over()
     }
 
-    /// Whether there is nothing left.
+    /// Whether the budget is used up.
     pub(crate) fn is_over(&self) -> bool {
         self.left.get() == 0
     }
 
-    /// Says so where there is nothing left.
+    /// Fails if the budget is used up.
     pub(crate) fn over(&self) -> Result<(), StoreError> {
         if self.is_over() {
             return Err(StoreError::TooCostly);
@@ -97,7 +97,7 @@ mod tests {
         Instant::now() + Duration::from_hours(1)
     }
 
-    /// What it comes to, where `size` values of an array are asked `size` conditions.
+    /// Evaluates `size` conditions on an array of `size` values.
     fn asked(size: usize, effort: &Effort) -> Result<bool, StoreError> {
         let values: Vec<_> = (0..size).map(Value::from).collect();
         let branches: Vec<_> = (0..size)

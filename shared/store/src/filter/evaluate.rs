@@ -1,30 +1,31 @@
 //! Evaluates a filter over one document.
 //!
-//! Invariant: a test holds of a path when it holds of *any* value that the path leads to. Which
-//! values those are is MongoDB's rule, in [`any`]. Every value that is looked at is a step of the
-//! query's effort; once that is over, any value will do, so that every loop ends.
+//! Invariant: a test holds for a path if it holds for *any* value that the path leads to. MongoDB's
+//! rule in [`any`] says which values those are. Each visited value is a step of the query's budget.
+//! When the budget is used up every value counts as a match, so that every loop ends.
 
 use serde_json::{Map, Value};
 
 use super::{Comparison, Effort, ElemMatch, FieldPath, Node, Set, Test, order};
 
-/// What a path is looked up in. An array counts as a document of its indexes inside `$elemMatch`.
+/// Where a path starts. Inside `$elemMatch` an array counts as a document whose keys are its
+/// indexes.
 #[derive(Clone, Copy)]
 enum Root<'a> {
     Object(&'a Map<String, Value>),
     Array(&'a [Value]),
 }
 
-/// What becomes of an array at a path's end.
+/// How an array at the end of a path is treated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leaf {
-    /// Its elements are looked at, then the array as a whole.
+    /// Its elements are tested, then the array as a whole.
     Elements,
     /// Only the array as a whole.
     Whole,
 }
 
-/// Whether every condition holds of the document. Means nothing once the effort is over.
+/// Whether every condition holds for the document. Meaningless when the budget is used up.
 pub(super) fn all(nodes: &[Node], document: &Map<String, Value>, effort: &Effort) -> bool {
     Evaluation { effort }.hold(nodes, Root::Object(document))
 }
@@ -48,7 +49,7 @@ impl Evaluation<'_> {
         }
     }
 
-    /// Whether the test holds of what the path leads to.
+    /// Whether the test holds for a value that the path leads to.
     fn holds_at(&self, test: &Test, root: Root<'_>, path: &FieldPath) -> bool {
         let leaf = match test {
             Test::Not(tests) => return !tests.iter().all(|test| self.holds_at(test, root, path)),
@@ -83,7 +84,7 @@ impl Evaluation<'_> {
         })
     }
 
-    /// Whether each of the values is found; each may be in another element.
+    /// Whether every value is found. Different elements may match different values.
     fn all_found(&self, values: &Set, root: Root<'_>, path: &FieldPath) -> bool {
         let mut missing = values.values().len();
         let mut is_found = vec![false; missing];
@@ -97,14 +98,14 @@ impl Evaluation<'_> {
         })
     }
 
-    /// Whether the test holds of this one value; `None` is a missing one.
+    /// Whether the test holds for this value; `None` is a missing one.
     fn holds_of(&self, test: &Test, found: Option<&Value>) -> bool {
         match test {
             Test::Compare(comparison, value) => self.compare(*comparison, found, value),
             Test::Ne(value) => !self.equal(found, value),
             Test::In(values) => self.position(found, values).is_some(),
             Test::Nin(values) => self.position(found, values).is_none(),
-            // One value is all of them where they are one.
+            // One value contains every value of the list only if they are all equal.
             Test::All(values) => {
                 values.values().len() == 1 && self.position(found, values).is_some()
             }
@@ -128,7 +129,7 @@ impl Evaluation<'_> {
         self.compare(Comparison::Eq, found, value)
     }
 
-    /// Only values of one kind compare; a missing one counts as null.
+    /// Only values of the same kind compare. A missing value counts as null.
     fn compare(&self, comparison: Comparison, found: Option<&Value>, value: &Value) -> bool {
         self.effort.steps(1);
         let found = found.unwrap_or(&Value::Null);
@@ -145,7 +146,7 @@ impl Evaluation<'_> {
         }
     }
 
-    /// Where one of the values stands that equals what was found.
+    /// The index of the listed value that equals the one found.
     fn position(&self, found: Option<&Value>, values: &Set) -> Option<usize> {
         self.effort.steps(values.steps());
         values.position(found.unwrap_or(&Value::Null))
@@ -174,9 +175,9 @@ impl Evaluation<'_> {
         })
     }
 
-    /// Whether `holds` is true of any value that the path leads to; `None` where a path ends early
-    /// in a document. A path that ends early in an array's elements leads to nothing at all, which
-    /// is why `{"a.b": null}` does not match `{"a": [1]}`.
+    /// Whether `holds` is true for any value that the path leads to; it gets `None` if the path
+    /// ends early in a document. A path that ends early in an array's elements leads to no value at
+    /// all. Therefore `{"a.b": null}` does not match `{"a": [1]}`.
     fn any(
         &self,
         root: Root<'_>,
@@ -211,8 +212,8 @@ impl Evaluation<'_> {
         }
     }
 
-    /// A path that goes on through an array: into each document in it, and where its next part is
-    /// an index, to that element too. Arrays in an array are entered by an index only.
+    /// A path that continues through an array: into each document in it, and also to the element
+    /// that its next part is the index of. An array within an array is entered only by an index.
     fn any_in_array(
         &self,
         array: &[Value],
@@ -233,7 +234,7 @@ impl Evaluation<'_> {
             inside
                 || indexed == Some(at)
                     && match element {
-                        // The element itself, and not what is in it if it is an array.
+                        // The element itself, even if it is an array.
                         _ if after.is_empty() => holds(Some(element)),
                         Value::Object(object) => self.any(Root::Object(object), after, leaf, holds),
                         Value::Array(array) => self.any_in_array(array, after, leaf, holds),
@@ -243,7 +244,7 @@ impl Evaluation<'_> {
     }
 }
 
-/// The index that a path's part names: digits, in the one spelling that an index has.
+/// The index that a part of a path names: digits in their only valid spelling.
 fn index(part: &str, len: usize) -> Option<usize> {
     let at = part.parse::<usize>().ok()?;
     (at < len && at.to_string() == part).then_some(at)

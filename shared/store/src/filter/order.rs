@@ -1,13 +1,13 @@
-//! MongoDB's order of values, as far as JSON has them.
+//! MongoDB's order of values, for the kinds that JSON has.
 //!
-//! Invariant: a total order on the values of one kind; numbers compare by their mathematical
-//! value, whether they are stored as integers or as doubles.
+//! Invariant: a total order on the values of one kind. Numbers compare by their mathematical value,
+//! whether they are stored as integers or as doubles.
 
 use std::cmp::Ordering;
 
 use serde_json::{Map, Number, Value};
 
-/// Values of which each is there once, in their order: looked up, and not gone through.
+/// Distinct values in order, for a binary search.
 #[derive(Debug, Clone)]
 pub(crate) struct Set(Vec<Value>);
 
@@ -23,12 +23,12 @@ impl Set {
         &self.0
     }
 
-    /// Where a value stands that equals this one.
+    /// The index of the value that equals this one.
     pub(super) fn position(&self, value: &Value) -> Option<usize> {
         self.0.binary_search_by(|one| compare(one, value)).ok()
     }
 
-    /// How many values are looked at for one that is looked up.
+    /// How many values one lookup visits.
     pub(super) fn steps(&self) -> u64 {
         u64::from(self.0.len().checked_ilog2().unwrap_or(0)) + 1
     }
@@ -37,7 +37,7 @@ impl Set {
 /// The first double above every `i64`.
 const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
 
-/// Where a kind of value stands among the others (MongoDB's canonical types).
+/// The rank of a value's kind (MongoDB's canonical types).
 pub(super) fn kind(value: &Value) -> u8 {
     match value {
         Value::Null => 5,
@@ -69,7 +69,7 @@ fn compare_arrays(a: &[Value], b: &[Value]) -> Ordering {
         .unwrap_or_else(|| a.len().cmp(&b.len()))
 }
 
-/// Field by field in their stored order: by the value's kind, then the name, then the value.
+/// Field by field in their stored order: first the value's kind, then the name, then the value.
 fn compare_objects(a: &Map<String, Value>, b: &Map<String, Value>) -> Ordering {
     a.iter()
         .zip(b)
@@ -93,12 +93,12 @@ fn compare_numbers(a: &Number, b: &Number) -> Ordering {
     }
 }
 
-/// What is no `i64` is a double, an integer beyond the range of `i64` included.
+/// A number that is not an `i64` is a double, including integers beyond that range.
 fn double(number: &Number) -> f64 {
     number.as_f64().unwrap_or_default()
 }
 
-/// Exact: turning the integer into a double first would round it.
+/// Exact: converting the integer to a double first would round it.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "the double was found to be in the range of i64, and its whole part is exact"
@@ -143,7 +143,7 @@ mod tests {
     #[rstest]
     #[case(json!({"a": 1, "b": 2}), json!({"b": 2, "a": 1}), Ordering::Less)]
     #[case(json!({"a": 1}), json!({"a": 1, "b": 2}), Ordering::Less)]
-    // The kind of the first field's value comes before its name.
+    // The kind of the first field's value is compared before its name.
     #[case(json!({"b": 1}), json!({"a": "x"}), Ordering::Less)]
     #[case(json!([1, 2]), json!([1, 10]), Ordering::Less)]
     #[case(json!([]), json!([null]), Ordering::Less)]

@@ -1,7 +1,7 @@
-//! Reads a filter from its JSON.
+//! Parses a filter from JSON.
 //!
-//! Invariant: what comes out holds nothing that MongoDB could take for an operator which is not
-//! listed, and is bounded in depth and size.
+//! Invariant: the result contains nothing that MongoDB could take for an unlisted operator, and is
+//! bounded in depth and size.
 
 use serde_json::{Map, Value};
 
@@ -11,16 +11,16 @@ use super::{
 };
 use crate::{canonical, document::FIELDS};
 
-/// What an error's path says where the filter itself is wrong.
+/// An error's path if the problem is the filter itself.
 const ROOT: &str = "filter";
 
-/// How a name is shown that is empty.
+/// How an empty name is shown.
 const NO_NAME: &str = "\"\"";
 
-/// Reads the conditions that must all hold.
+/// Parses the conditions, which must all hold.
 pub(super) fn filter(json: &Value) -> Result<Vec<Node>, FilterError> {
     let mut parser = Parser::default();
-    // Bounds first: what follows may recurse.
+    // The bounds come first, because the rest may recurse.
     parser.measure(json, 1)?;
     let Value::Object(document) = json else {
         return parser.fail("must be an object");
@@ -28,18 +28,18 @@ pub(super) fn filter(json: &Value) -> Result<Vec<Node>, FilterError> {
     parser.document(document, Within::Channel)
 }
 
-/// What a document of conditions is about.
+/// What the fields of a document of conditions belong to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Within {
-    /// A channel: only its five fields can be named.
+    /// A channel. Only its five fields can be named.
     Channel,
-    /// An element that `$elemMatch` looks into.
+    /// An element that `$elemMatch` tests.
     Element,
 }
 
 #[derive(Default)]
 struct Parser {
-    /// Where we are in the filter.
+    /// The current place in the filter.
     path: Vec<String>,
     nodes: usize,
     regexes: usize,
@@ -62,7 +62,7 @@ impl Parser {
         })
     }
 
-    /// Does something one step further down the path.
+    /// Runs a function one step further down the path.
     fn at<T>(
         &mut self,
         step: impl Into<String>,
@@ -181,7 +181,7 @@ impl Parser {
     fn tests(&mut self, operators: &Map<String, Value>) -> Result<Vec<Test>, FilterError> {
         operators
             .iter()
-            // Read together with its `$regex`.
+            // `$options` is parsed with its `$regex`.
             .filter(|(name, _)| *name != "$options" || !operators.contains_key("$regex"))
             .map(|(name, operand)| {
                 self.at(name, |parser| {
@@ -307,7 +307,7 @@ impl Parser {
         }
     }
 
-    /// The options are read with their `$regex`, and what is wrong with them is named by their own.
+    /// `$options` is parsed with its `$regex`, but its errors name its own path.
     fn fail_options<T>(&mut self, problem: impl Into<String>) -> Result<T, FilterError> {
         self.path.pop();
         self.path.push("$options".to_owned());
@@ -321,7 +321,7 @@ impl Parser {
         }
     }
 
-    /// Values to compare with.
+    /// The values of a list.
     fn set(&mut self, json: &Value) -> Result<Set, FilterError> {
         let values: Result<_, _> = self
             .array(json)?
@@ -332,8 +332,8 @@ impl Parser {
         values.map(Set::of)
     }
 
-    /// A value to compare with, which holds no operator at any depth, and no number that no channel
-    /// can have.
+    /// A value to compare with. It contains no operator at any depth, and only numbers that a
+    /// channel can store.
     fn operand(&mut self, json: &Value) -> Result<Value, FilterError> {
         self.plain(json)?;
         Ok(json.clone())

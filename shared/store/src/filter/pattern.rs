@@ -1,9 +1,9 @@
-//! Regular expressions that mean the same to MongoDB (PCRE2, with UTF but without Unicode classes)
-//! and to the `regex` crate, which matches in linear time.
+//! Regular expressions with the same meaning in MongoDB (PCRE2, with UTF but without Unicode
+//! classes) and in the `regex` crate, which matches in linear time.
 //!
-//! Invariant: a pattern is taken only where both agree. MongoDB gets what the client wrote (less
-//! the blanks that the option `x` allows); the `regex` crate gets it with the spellings replaced
-//! that it reads otherwise:
+//! Invariant: a pattern is accepted only if both engines agree on it. MongoDB gets the client's
+//! text, without the blanks that the option `x` allows. The `regex` crate gets it with differing
+//! spellings replaced:
 //!
 //! | spelling | PCRE2 | `regex` | here |
 //! |---|---|---|---|
@@ -27,7 +27,7 @@ use super::{
     MAX_REGEX_REPEAT,
 };
 
-/// The options that there are.
+/// The supported options.
 pub(super) const OPTIONS: &str = "imsx";
 
 /// A regular expression, for both engines.
@@ -35,16 +35,17 @@ pub(super) const OPTIONS: &str = "imsx";
 pub(crate) struct Pattern {
     /// For MongoDB.
     pub(crate) source: String,
-    /// For MongoDB: of `i`, `m`, `s`.
+    /// For MongoDB: a subset of `i`, `m`, `s`.
     pub(crate) options: String,
     regex: Regex,
 }
 
 impl Pattern {
-    /// Reads a pattern and its options, of [`OPTIONS`].
+    /// Parses a pattern and its options, from [`OPTIONS`].
     ///
     /// # Errors
-    /// What is wrong, or not the same to both engines, for the filter's sender to read.
+    ///
+    /// What is invalid, or differs between the engines, for the client to read.
     pub(super) fn parse(source: &str, options: &str) -> Result<Self, String> {
         if source.len() > MAX_REGEX_BYTES {
             return Err(format!("must be at most {MAX_REGEX_BYTES} bytes"));
@@ -96,7 +97,7 @@ impl Pattern {
     }
 }
 
-/// The pattern without what the option `x` has ignored: blanks and comments, outside of classes.
+/// Removes what the option `x` ignores: blanks and comments outside of classes.
 fn without_blanks(source: &str) -> String {
     let mut kept = String::with_capacity(source.len());
     let mut chars = source.chars().peekable();
@@ -115,7 +116,7 @@ fn without_blanks(source: &str) -> String {
                 in_class = true;
                 kept.push('[');
                 kept.extend(chars.next_if_eq(&'^'));
-                // Here it does not close the class.
+                // A `]` in this place does not close the class.
                 kept.extend(chars.next_if_eq(&']'));
             }
             ']' => {
@@ -134,8 +135,8 @@ const DIGIT: &str = "0-9";
 const WORD: &str = "A-Za-z0-9_";
 const SPACE: &str = r"\t-\r ";
 
-/// Goes over a pattern, refuses what the engines read differently, and collects what must be
-/// spelled differently for the `regex` crate.
+/// Walks a pattern, refuses what the engines read differently, and collects the spellings to
+/// replace for the `regex` crate.
 struct Translator<'a> {
     source: &'a str,
     multi_line: bool,
@@ -144,7 +145,7 @@ struct Translator<'a> {
 }
 
 impl Translator<'_> {
-    /// The whole pattern, whose flags may stand at its beginning.
+    /// The whole pattern. Flags are only valid at its beginning.
     fn pattern(&mut self, ast: &Ast) -> Result<(), String> {
         match ast {
             Ast::Alternation(branches) => branches
@@ -178,7 +179,7 @@ impl Translator<'_> {
         self.concat(items, true)
     }
 
-    /// Whether these items cannot match the empty text.
+    /// Whether these items always match at least one character.
     fn takes_a_character(&self, items: &[Ast]) -> bool {
         items.iter().any(|item| {
             let span = item.span();
@@ -194,7 +195,7 @@ impl Translator<'_> {
             .try_for_each(|(at, item)| self.item(item, is_last && at + 1 == items.len()))
     }
 
-    /// One item; `is_last` where nothing can follow it in the pattern.
+    /// One item. `is_last` means that nothing can follow it in the pattern.
     fn item(&mut self, ast: &Ast, is_last: bool) -> Result<(), String> {
         match ast {
             Ast::Empty(_) | Ast::Dot(_) => Ok(()),
@@ -298,8 +299,8 @@ impl Translator<'_> {
                 Err(r"cannot have a class within a class; write \[".to_owned())
             }
             ClassSetItem::Perl(class) => {
-                // Without case, `regex` counts two letters beyond ASCII among these (ſ and K), and
-                // PCRE2 does not.
+                // With the option `i`, `regex` counts two letters beyond ASCII as word characters
+                // (ſ and K); PCRE2 does not.
                 if self.ignores_case && class.kind == ClassPerlKind::Word {
                     return Err(r"cannot have \w or \W within a class where case is ignored".into());
                 }
