@@ -1,11 +1,11 @@
-//! Channels, and what is kept of messages, behind traits with two engines: MongoDB, and an embedded
-//! one on SQLite.
+//! Storage for channels and messages, behind traits with two engines: MongoDB, and an embedded one
+//! on SQLite.
 //!
-//! Invariant: both engines give the same answer to the same call, the query filter included; one
-//! contract suite holds them to it. A document that another client wrote straight into the
-//! database, with only the seed's fields, works.
+//! Invariant: both engines return the same for the same call, including the query filter. One
+//! contract suite tests both. A document that another client wrote to the database, with only the
+//! five fields of `ChannelStoreObject`, works.
 //!
-//! No type of the mongodb crate's or rusqlite's leaves this crate.
+//! No type of the mongodb or rusqlite crates leaves this crate.
 
 mod cache;
 mod canonical;
@@ -45,37 +45,40 @@ pub use page::{
 pub use secrets::{SealedSecret, Secrets, SharedSecrets, Signing};
 pub use target::DeliveryTarget;
 
-/// Where channels are kept.
+/// Storage for channels.
 #[async_trait]
 pub trait Channels: Send + Sync + 'static {
     /// Adds a channel.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] where the id is taken; [`StoreError::Unstorable`].
+    ///
+    /// [`StoreError::Exists`] if the id is taken; [`StoreError::Unstorable`].
     async fn create(&self, channel: &Channel) -> Result<Version, StoreError>;
 
     /// The channel with this id.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Unreadable`] where a foreign document is no channel.
+    ///
+    /// [`StoreError::NotFound`]; [`StoreError::Unreadable`] if another client's document is not a
+    /// channel.
     async fn get(&self, id: &ChannelId) -> Result<Versioned, StoreError>;
 
-    /// What a delivery needs of the channel with this id. The rest is not read.
+    /// Only what a delivery needs of the channel with this id.
     ///
     /// # Errors
+    ///
     /// As for [`Channels::get`].
     async fn target(&self, id: &ChannelId) -> Result<DeliveryTarget, StoreError>;
 
-    /// Replaces the fields that the patch names, in one atomic step, and answers with the whole.
+    /// Replaces the fields that the patch sets, atomically, and returns the whole channel.
     ///
-    /// Fields that Roundtrip does not know stay in the document. Within metadata that is replaced, a
-    /// value that reads as before keeps the type that another client gave it. A pause stays unless
-    /// the new metadata names it.
+    /// Unknown fields stay in the document. A metadata value that is equal to the old one keeps the
+    /// type that another client gave it. A pause is kept unless the new metadata names it.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Changed`] where `expected` names another version
-    /// than the one that is stored, or others change the metadata again and again;
-    /// [`StoreError::Unstorable`].
+    ///
+    /// [`StoreError::NotFound`]. [`StoreError::Changed`] if the stored version is not `expected`,
+    /// or if others keep changing the metadata. [`StoreError::Unstorable`].
     async fn update(
         &self,
         id: &ChannelId,
@@ -83,14 +86,15 @@ pub trait Channels: Send + Sync + 'static {
         expected: Option<&Version>,
     ) -> Result<Versioned, StoreError>;
 
-    /// Pauses or resumes a channel in one atomic step, and answers with the whole. Only
-    /// `channel_metadata.delivery.paused` is written, and only where it changes.
+    /// Pauses or resumes a channel atomically, and returns the whole channel. Writes only
+    /// `channel_metadata.delivery.paused`, and only if it changes.
     ///
-    /// With a `uid`, only that channel: a later one under the same id is another's.
+    /// With a `uid`, only that channel: a later channel with the same id is not paused.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], also for another uid; [`StoreError::Changed`] where others change
-    /// the channel again and again; [`StoreError::Unstorable`] where its metadata is no object.
+    ///
+    /// [`StoreError::NotFound`], also for another uid. [`StoreError::Changed`] if others keep
+    /// changing the channel. [`StoreError::Unstorable`] if its metadata is not an object.
     async fn set_paused(
         &self,
         id: &ChannelId,
@@ -104,28 +108,30 @@ pub trait Channels: Send + Sync + 'static {
     /// As for [`Channels::update`].
     async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), StoreError>;
 
-    /// The channels that match, a page at a time. A page ends at its limit or at [`MAX_PAGE_BYTES`],
-    /// whichever comes first, and holds one channel at the least where one is left.
+    /// A page of the matching channels. It ends at its limit or at [`MAX_PAGE_BYTES`], whichever
+    /// comes first, and has at least one channel if any is left.
     ///
     /// # Errors
-    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`] and [`StoreError::Away`] only: a filter and
-    /// a cursor are checked when they are parsed.
+    ///
+    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`] and [`StoreError::Away`] only. Filters
+    /// and cursors are checked when they are parsed.
     async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError>;
 
-    /// Whether the store answers now.
+    /// Whether the store is available now.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Ends what the store does in the background, and waits for it, up to a limit. The last call.
+    /// Stops the store's background tasks and waits for them, up to a limit. No call may follow.
     async fn close(&self) {}
 }
 
 /// Channels that roles share.
 pub type SharedChannels = Arc<dyn Channels>;
 
-/// A whole store. A role asks for the trait that it needs: an `Arc<dyn Store>` is one of each.
+/// A whole store. A role takes the trait that it needs; an `Arc<dyn Store>` converts to each.
 pub trait Store:
     Channels + Secrets + Journal + DeadLetters + Replays + Idempotency + ApiKeys
 {
@@ -144,12 +150,12 @@ pub type SharedStore = Arc<dyn Store>;
 pub struct Versioned {
     /// The channel.
     pub channel: StoredChannel,
-    /// Changes with every change of the channel's five fields, whoever makes it.
+    /// Differs after every change of the channel's five fields, by any client.
     pub version: Version,
 }
 
-/// A version of a channel: a digest of its five fields, so that a change by another client of the
-/// database counts too.
+/// A version of a channel: a digest of its five fields, so that it also shows changes by other
+/// clients of the database.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Version(String);
 
@@ -160,7 +166,7 @@ impl Version {
         Self(digest(&serde_json::to_vec(channel).unwrap_or_default()))
     }
 
-    /// A version as a client names it; any text, which may be no version at all.
+    /// A version as a client names it. Any text is valid; it may match no version.
     #[must_use]
     pub fn named(text: &str) -> Self {
         Self(text.to_owned())
@@ -182,50 +188,50 @@ fn digest(bytes: &[u8]) -> String {
     format!("{:032x}", u128::from_be_bytes(half))
 }
 
-/// Why the store did not do it.
+/// Why the store refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// There is a channel with this id.
+    /// A channel with this id already exists.
     #[error("a channel with the id '{0}' exists")]
     Exists(ChannelId),
     /// There is no channel with this id.
     #[error("there is no channel with the id '{0}'")]
     NotFound(ChannelId),
-    /// The channel is not of the expected version.
+    /// The stored version is not the expected one.
     #[error("the channel '{0}' has changed meanwhile")]
     Changed(ChannelId),
     /// A document written by another client is not a channel.
     #[error("the stored document of '{id}' is no channel: {problem}")]
     Unreadable {
-        /// Which.
+        /// The document's id.
         id: String,
         /// What is wrong with it.
         problem: String,
     },
-    /// A field holds what no engine could give back, such as a key with a NUL character.
+    /// A field holds a value that no engine could return, such as a key with a NUL character.
     #[error("cannot be stored: {0}")]
     Unstorable(FieldError),
-    /// As many API keys are active as there can be.
+    /// The limit on active API keys is reached.
     #[error("no more than {MAX_ACTIVE_KEYS} API keys can be active at once")]
     TooMany,
-    /// As many API keys are active as one that is limited to channels can have made.
+    /// The limit on active API keys under one key that is limited to channels is reached.
     #[error("no more than {MAX_KEYS_UNDER_ONE} API keys that a limited one has made can be active")]
     TooManyUnderOne,
-    /// A key has as many replays running as it may have.
+    /// The limit on running replays of one key is reached.
     #[error("no more than {MAX_RUNNING_REPLAYS} replays of one key can run at once")]
     TooManyReplays,
-    /// A query is too much work, or took too long. The store is well: it is the query.
+    /// A query exceeded its budget or its time limit. The store itself is available.
     #[error("the query is too costly")]
     TooCostly,
-    /// Too many queries are under way, and none of them ended in time. The store is well.
+    /// Too many queries are running, and none ended in time. The store itself is available.
     #[error("too many queries are under way")]
     TooBusy,
-    /// The store cannot be reached, or failed. The source says how.
+    /// The store is unavailable or failed. The source gives the cause.
     #[error("the store is away")]
     Away(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// The source of [`StoreError::Away`] where no answer came in time.
+/// The source of [`StoreError::Away`] if no response came in time.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer within {0:?}")]
 pub(crate) struct TimedOut(pub(crate) std::time::Duration);

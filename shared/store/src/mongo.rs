@@ -1,9 +1,9 @@
-//! MongoDB: channels in the collection `channels`, the seed's five fields at the top level, and
-//! what is kept of messages in collections beside it.
+//! MongoDB: channels in the collection `channels`, with their five fields at the top level, and
+//! everything about messages in other collections.
 //!
-//! Invariant: other clients of the database may write at any time. What they wrote stays as they
-//! wrote it, type and all, where a call does not change it, and a change of the five fields between a
-//! check and a write is noticed.
+//! Invariant: other clients of the database may write at any time. A value that a call does not
+//! change keeps the type that they gave it. A change of the five fields between a check and a write
+//! is detected.
 
 mod connection;
 mod indexes;
@@ -37,25 +37,26 @@ use indexes::Uniqueness;
 
 /// The collection of channels.
 const CHANNELS: &str = "channels";
-/// The server's code for a value that a unique index has already.
+/// The server's error code for a value that a unique index already has.
 const DUPLICATE_KEY: i32 = 11000;
-/// The server's code for work that took longer than it was told that it may.
+/// The server's error code for work that exceeded its time limit.
 const MAX_TIME_EXPIRED: i32 = 50;
-/// More documents than share what a caller can be limited to. As a limit it takes nothing away; it
-/// keeps the server from trying the caller's conditions before it, as it may within one filter.
+/// More documents than a caller can be limited to, so as a limit it removes nothing. It keeps the
+/// server from evaluating the caller's conditions first, as it may within one filter.
 const BARRIER: i64 = i32::MAX as i64;
-/// How often others may change a document between our read and our write before the call fails.
+/// How many concurrent changes of a document one call tolerates between its read and its write.
 const MAX_RACES: usize = 16;
 
-/// A store in a database of MongoDB's.
+/// A store in a MongoDB database.
 pub(crate) struct MongoStore {
     connection: Connection,
 }
 
 impl MongoStore {
-    /// Prepares to connect. Nothing is waited for: the server may be away.
+    /// Prepares the connection without waiting: the server may be unavailable.
     ///
     /// # Errors
+    ///
     /// The URL, or a setting beside it, is malformed.
     pub(crate) fn open(config: &Config) -> Result<Self, OpenError> {
         Ok(Self {
@@ -63,7 +64,7 @@ impl MongoStore {
         })
     }
 
-    /// Runs something with the collection of channels, as [`Connection::run`] does.
+    /// Runs a function on the collection of channels, as [`Connection::run`] does.
     async fn run<T, F>(
         &self,
         work: impl FnOnce(Arc<Shared>, Collection<Document>) -> F + Send + 'static,
@@ -147,8 +148,8 @@ impl Channels for MongoStore {
         let (id, expected) = (id.clone(), expected.cloned());
         self.connection
             .run(move |_, database| async move {
-                // Seen before the channel goes: a channel that is created under this id meanwhile
-                // keeps its own.
+                // Read before the channel is deleted, so that a new channel under this id keeps its
+                // own secrets.
                 let seen = secrets::read(&secrets::of(&database), &id).await?;
                 let channels = channels(&database);
                 match expected {
@@ -194,14 +195,14 @@ fn away(error: Error) -> StoreError {
     }
 }
 
-/// No server could be used. The driver says so with all that it knows of every server.
+/// No server could be used. The driver's message describes its whole topology.
 #[derive(Debug, thiserror::Error)]
 #[error("no MongoDB server can be used: {0}")]
 struct NoServer(String);
 
 impl NoServer {
-    /// What kept each server from being used, out of the driver's message, which shows the whole of
-    /// its topology. Where the driver writes it otherwise one day, less is said.
+    /// Extracts each server's error from the driver's message. If the driver changes its message,
+    /// the result is less precise.
     fn of(message: &str) -> Self {
         let cause = |server: &str| {
             let address = server.split(',').next()?;
@@ -218,7 +219,7 @@ impl NoServer {
     }
 }
 
-/// What became of a query: that it was too much work is no failure of the server's.
+/// The error of a query. Exceeding the budget is not a failure of the server.
 fn failed(error: Error) -> StoreError {
     match &*error.kind {
         ErrorKind::Command(command) if command.code == MAX_TIME_EXPIRED => StoreError::TooCostly,
@@ -254,7 +255,7 @@ async fn insert(
             Err(error) if is_duplicate_key(&error) => true,
             Err(error) => return Err(away(error)),
         },
-        // The next best: it holds unless two come at the very same time.
+        // Without a unique index: an upsert is safe except for two exactly concurrent creations.
         Uniqueness::Impossible => {
             let inserted = channels
                 .update_one(named(&id), doc! { "$setOnInsert": document })
@@ -278,13 +279,13 @@ fn is_duplicate_key(error: &Error) -> bool {
     }
 }
 
-/// Sets the fields of the document that the filter finds, and answers with the whole.
+/// Sets fields of the document that the filter finds, and returns the whole document.
 async fn set(
     channels: &Collection<Document>,
     filter: Document,
     fields: Document,
 ) -> Result<Option<Document>, StoreError> {
-    // An empty `$set` is an error to servers before 5.0.
+    // Servers before 5.0 reject an empty `$set`.
     if fields.is_empty() {
         return channels.find_one(filter).await.map_err(away);
     }
@@ -295,9 +296,9 @@ async fn set(
         .map_err(away)
 }
 
-/// Sets the fields if the document is of the expected version, also against clients that know
-/// nothing of versions: the write asks for the very values that were read. Without an expected
-/// version it asks only for the metadata that was read.
+/// Sets the fields if the document has the expected version, even if other clients ignore versions:
+/// the write's filter names the values that were read. Without an expected version it names only
+/// the metadata that was read.
 async fn compare_and_set(
     channels: &Collection<Document>,
     id: &ChannelId,
@@ -317,7 +318,7 @@ async fn compare_and_set(
     Err(StoreError::Changed(id.clone()))
 }
 
-/// The fields as they take the place of those that were found.
+/// The fields in the form in which they replace the stored ones.
 fn in_place(found: &Document, mut fields: Map<String, Value>) -> Document {
     if let (Some(Value::Object(metadata)), Some(Bson::Document(replaced))) =
         (fields.get_mut(METADATA), found.get(METADATA))
@@ -361,7 +362,7 @@ async fn as_expected(
     Ok(found)
 }
 
-/// Finds the document as long as these of its fields are as they were read.
+/// Finds the document only if these fields are unchanged since they were read.
 fn unchanged(found: &Document, fields: &[&str]) -> Document {
     let mut filter = same(found);
     for field in fields {
@@ -370,7 +371,7 @@ fn unchanged(found: &Document, fields: &[&str]) -> Document {
     filter
 }
 
-/// Finds the document, and no other that has its `channel_id` by then.
+/// Finds exactly this document, and no later one with the same `channel_id`.
 fn same(found: &Document) -> Document {
     let id = found.get("_id");
     id.map_or_else(Document::new, |id| doc! { "_id": id.clone() })

@@ -1,7 +1,7 @@
-//! Where parcels lie that no further try will be made of.
+//! Storage for dead letters.
 //!
-//! Invariant: a letter that was replayed is found no longer, and what dies again after that is
-//! another letter.
+//! Invariant: a replayed dead letter is no longer found. A message that fails again after its
+//! replay is a new dead letter.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,20 +12,22 @@ use time::OffsetDateTime;
 use super::Detail;
 use crate::StoreError;
 
-/// Where parcels lie that no further try will be made of.
+/// Storage for dead letters.
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
-    /// Keeps dead letters.
+    /// Stores dead letters. One that is already stored is unchanged.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`], as for [`Journal::record`](super::Journal::record).
     async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError>;
 
-    /// Dead letters that match and were not replayed, by [`DeadLetter::dead_id`], the smallest
-    /// first. Whole ones end at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES) where that is before the
-    /// limit, but one there is at the least if any is left.
+    /// Matching dead letters that were not replayed, in ascending order of [`DeadLetter::dead_id`].
+    /// With [`Detail::Whole`] a page ends at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES) or at its
+    /// limit, but has at least one dead letter if any is left.
     ///
     /// # Errors
+    ///
     /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Away`].
     async fn dead_letters(
         &self,
@@ -35,60 +37,65 @@ pub trait DeadLetters: Send + Sync + 'static {
         detail: Detail,
     ) -> Result<Vec<DeadLetter>, StoreError>;
 
-    /// How many match and were not replayed.
+    /// How many dead letters match and were not replayed.
     ///
     /// # Errors
+    ///
     /// As for [`DeadLetters::dead_letters`].
     async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError>;
 
-    /// Says of these that they were replayed.
+    /// Marks these dead letters as replayed.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn mark_replayed(&self, dead_ids: &[String], by: &ReplayId) -> Result<(), StoreError>;
 
-    /// How many behind `after` were marked by this replay: what it had done and not yet counted when
-    /// its process died.
+    /// How many dead letters after `after` this replay has marked. Finds the work that it had done
+    /// and not yet counted when its process died.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn count_replayed(&self, by: &ReplayId, after: Option<&str>) -> Result<u64, StoreError>;
 
-    /// Removes those that match and were not replayed; says how many.
+    /// Removes the matching dead letters that were not replayed, and returns their number.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn purge_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError>;
 }
 
-/// Which queue a dead letter came from.
+/// The queue that a dead letter came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadQueue {
-    /// A message that its channel did not take.
+    /// A message to a channel.
     Outbound,
-    /// An answer that the sessions server did not take.
+    /// An answer to the sessions server.
     Callbacks,
 }
 
 /// A dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeadLetter {
-    /// The parcel's id and its round: what died again after a replay is another letter.
+    /// The id of the message or answer, and its replay count: if it fails again after a replay, it
+    /// is a new dead letter.
     pub dead_id: String,
-    /// Which queue it came from.
+    /// The queue that it came from.
     pub queue: DeadQueue,
-    /// The parcel's own id (`msg_…`, `cb_…`), which a replay keeps.
+    /// The id of the message or answer (`msg_…`, `cb_…`), which a replay keeps.
     pub parcel_id: String,
-    /// The message, where it is known.
+    /// The message, if known.
     pub message_id: Option<MessageId>,
-    /// Its channel, where it is known.
+    /// The message's channel, if known.
     pub channel_id: Option<ChannelId>,
-    /// Its session, where it is known.
+    /// The message's session, if known.
     pub session_id: Option<SessionId>,
-    /// Why it is dead, and what the last try came to.
+    /// Why it is a dead letter, and the outcome of the last attempt.
     pub reason: DeadReason,
-    /// The tries that were made.
+    /// The attempts that were made.
     pub tries: u32,
     /// How many times it had been replayed.
     pub round: u32,
@@ -98,16 +105,16 @@ pub struct DeadLetter {
     /// When it was found in the dead queue.
     #[serde(with = "time::serde::rfc3339")]
     pub dead_at: OffsetDateTime,
-    /// The parcel's body, as it is put back; empty in an outline.
+    /// The body, as a replay puts it back into the queue. Empty with [`Detail::Outline`].
     #[serde(skip)]
     pub body: Bytes,
 }
 
-/// Which dead letters; what is left out does not count.
+/// A filter on dead letters. A field that is `None` matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeadFilter {
-    /// These and no others, by `dead_id` or by the parcel's own id.
+    /// Only these, by `dead_id` or by the id of the message or answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ids: Option<Vec<String>>,
     /// From this queue.
@@ -116,7 +123,7 @@ pub struct DeadFilter {
     /// Of this channel.
     #[serde(rename = "channel_id", skip_serializing_if = "Option::is_none")]
     pub channel: Option<ChannelId>,
-    /// Of these channels and no others.
+    /// Of one of these channels.
     #[serde(rename = "channel_ids", skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<ChannelId>>,
     /// Of this session.

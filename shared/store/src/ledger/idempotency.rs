@@ -1,6 +1,6 @@
-//! Idempotency keys: the first answer to each, for a while.
+//! Idempotency keys: the first response to each, for a limited time.
 //!
-//! Invariant: of requests with one key and one fingerprint all get the same message id.
+//! Invariant: all requests with the same key and the same fingerprint get the same message id.
 
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use time::OffsetDateTime;
 
 use crate::StoreError;
 
-/// Idempotency keys: the first answer to each, for a while.
+/// Idempotency keys: the first response to each, for a limited time.
 #[async_trait]
 pub trait Idempotency: Send + Sync + 'static {
-    /// Takes the key for a request with this fingerprint, which would get this message id, until
-    /// `lease` has passed or the request is completed or released.
+    /// Reserves the key for a request with this fingerprint and this message id. The reservation
+    /// ends after `lease`, or when the request is completed or released.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn reserve(
         &self,
@@ -27,26 +28,28 @@ pub trait Idempotency: Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Reservation, StoreError>;
 
-    /// The request was enqueued.
+    /// Records that the request was enqueued.
     ///
     /// # Errors
-    /// [`StoreError::Away`]; the reservation then runs out, and a repeat takes it over.
+    ///
+    /// [`StoreError::Away`]; the reservation then expires, and a repeated request takes it over.
     async fn complete(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError>;
 
-    /// The request was not enqueued: as if it had never come.
+    /// Records that the request was not enqueued, and frees its key.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`], as for [`Idempotency::complete`].
     async fn release(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError>;
 }
 
-/// What became of a [`Idempotency::reserve`].
+/// The result of [`Idempotency::reserve`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reservation {
-    /// The key is this request's. The message id is the one to use: the caller's own, or that of
-    /// an earlier request whose lease ran out, which may have been enqueued or not.
+    /// This request has the key and must use this message id. It is the caller's own, or that of an
+    /// earlier request whose lease expired. The earlier request may have been enqueued.
     Taken(MessageId),
-    /// Another request has the key at this moment.
+    /// Another request holds the key now.
     UnderWay,
     /// The first request was enqueued as this message.
     Done(MessageId),

@@ -1,7 +1,7 @@
-//! What happened to messages.
+//! The journal: what happened to messages.
 //!
-//! Invariant: a message's state is the greatest position among its entries, in whatever order those
-//! came.
+//! Invariant: a message's state is the greatest position among its entries, in any order of
+//! arrival.
 
 use std::borrow::Cow;
 
@@ -12,31 +12,34 @@ use time::OffsetDateTime;
 
 use crate::StoreError;
 
-/// What happened to messages.
+/// The journal: what happened to messages.
 #[async_trait]
 pub trait Journal: Send + Sync + 'static {
-    /// Records entries, of many messages at once.
+    /// Records entries of any number of messages.
     ///
     /// # Errors
-    /// [`StoreError::Away`]; some of them may have been recorded, and recording all of them again
-    /// completes it.
+    ///
+    /// [`StoreError::Away`]. Some entries may have been recorded; recording all again completes
+    /// them.
     async fn record(&self, entries: &[Entry]) -> Result<(), StoreError>;
 
-    /// A message and its entries by time and then by id. Where there are more than [`MAX_ENTRIES`],
-    /// the first [`FIRST_ENTRIES`] and the latest.
+    /// A message and its entries, in the order of time and then id. If there are more than
+    /// [`MAX_ENTRIES`], the first [`FIRST_ENTRIES`] and the latest.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn message(
         &self,
         id: &MessageId,
     ) -> Result<Option<(MessageRecord, Vec<Entry>)>, StoreError>;
 
-    /// Messages that match, by id, the latest first: later messages do not disturb the order. Whole
-    /// ones end at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES) where that is before the limit, but one
-    /// there is at the least if any is left.
+    /// Matching messages in descending order of their ids, so that new messages do not change later
+    /// pages. With [`Detail::Whole`] a page ends at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES) or at
+    /// its limit, but has at least one message if any is left.
     ///
     /// # Errors
+    ///
     /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Away`].
     async fn messages(
         &self,
@@ -53,53 +56,55 @@ pub trait Journal: Send + Sync + 'static {
     async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError>;
 }
 
-/// How much is read of each message, or dead letter, of a page.
+/// How much of each message, or dead letter, a page contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
-    /// All of it. A content can be as long as a request.
+    /// Everything. A content can be as long as a request.
     Whole,
-    /// All but its content or body, which is not read.
+    /// Everything except the content or body, which is not read.
     Outline,
 }
 
 /// The most entries that a timeline shows.
 pub const MAX_ENTRIES: usize = 1000;
-/// How many of them are the first: whatever comes later, the acceptance and the deliveries stay.
+/// How many of them are the first ones, so that the acceptance and the first deliveries always
+/// show.
 pub const FIRST_ENTRIES: usize = 100;
 
-/// A timeline of the latest entries, the latest first, and where there may be more, of the first.
+/// A timeline in ascending order. `latest` has the latest entries, the latest first. `first` has
+/// the first entries, or is empty if `latest` includes them.
 pub(crate) fn timeline<E>(mut latest: Vec<E>, first: Vec<E>) -> Vec<E> {
     latest.truncate(MAX_ENTRIES - first.len());
     latest.reverse();
     first.into_iter().chain(latest).collect()
 }
 
-/// What the journal knows of a message. Its state is the greatest position of its entries.
+/// The journal's record of a message.
 #[derive(Debug, Clone, Serialize)]
 pub struct MessageRecord {
-    /// The message; its id also tells when it was accepted.
+    /// The message. Its id includes the time of its acceptance.
     pub message_id: MessageId,
-    /// Its channel.
+    /// The message's channel.
     pub channel_id: ChannelId,
     /// Its session.
     pub session_id: SessionId,
-    /// Where it stands.
+    /// The greatest position among its entries.
     pub state: State,
     /// How many times it was replayed.
     pub round: u32,
     /// When the latest entry happened.
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,
-    /// What it says; none while its `Accepted` entry has not come, and in an outline.
+    /// Its content. `None` before its `Accepted` entry arrives, and with [`Detail::Outline`].
     #[serde(skip)]
     pub content: Option<Content>,
 }
 
-/// Which messages; what is left out does not count.
+/// A filter on messages. A field that is `None` matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MessageFilter {
-    /// These messages and no others.
+    /// Only these messages.
     #[serde(rename = "ids", skip_serializing_if = "Option::is_none")]
     pub message_ids: Option<Vec<MessageId>>,
     /// Of this session.
@@ -108,10 +113,10 @@ pub struct MessageFilter {
     /// Of this channel.
     #[serde(rename = "channel_id", skip_serializing_if = "Option::is_none")]
     pub channel: Option<ChannelId>,
-    /// Of these channels and no others.
+    /// Of one of these channels.
     #[serde(rename = "channel_ids", skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<ChannelId>>,
-    /// In this state now, or taken by its channel.
+    /// In this state now, or accepted by its channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<StateFilter>,
     /// Accepted at this time or later.
@@ -128,13 +133,13 @@ pub struct MessageFilter {
     pub until: Option<OffsetDateTime>,
 }
 
-/// Which states; in JSON the name of a state, or `taken`.
+/// A filter on states. In JSON the name of a state, or `taken`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateFilter {
-    /// This state and no other.
+    /// Only this state.
     Is(State),
-    /// Taken by its channel, whatever became of the answer: delivered, answered, forwarded, or dead
-    /// because its answer is.
+    /// Accepted by its channel, whatever happened to the answer: delivered, answered, forwarded, or
+    /// dead because its answer is.
     Taken,
 }
 
@@ -152,7 +157,7 @@ impl StateFilter {
         Self::TAKEN,
     ];
 
-    /// The states that a message may be in that matches.
+    /// The states that match.
     pub(crate) fn states(self) -> Vec<State> {
         match self {
             Self::Is(state) => vec![state],
@@ -188,16 +193,16 @@ impl<'de> Deserialize<'de> for StateFilter {
 }
 
 impl MessageFilter {
-    /// Between which ids the messages lie that were accepted in the time asked for: from the first
-    /// on, and before the second. An id begins with the milliseconds of its making, so these
-    /// beginnings of ids compare with whole ones as texts.
+    /// The ids of messages accepted in the filter's time range: from the first, and before the
+    /// second. An id begins with the milliseconds of its creation, so these prefixes compare with
+    /// whole ids as text.
     pub(crate) fn id_bounds(&self) -> (Option<String>, Option<String>) {
         let bound = |at: OffsetDateTime| first_message_id(millis::not_before(at));
         (self.since.map(bound), self.until.map(bound))
     }
 }
 
-/// How the ids of messages begin that were made in this millisecond since 1970.
+/// The prefix of message ids from this millisecond since 1970.
 pub(crate) fn first_message_id(millis: i64) -> String {
     format!("msg_{:012x}", millis.clamp(0, MAX_ID_MILLIS))
 }

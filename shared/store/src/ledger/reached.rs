@@ -1,7 +1,7 @@
-//! How far entries bring their messages, whatever keeps them.
+//! How far entries advance their messages, for both engines.
 //!
-//! Invariant: the order of the entries means nothing, and an entry that comes twice changes nothing:
-//! all is a greatest of something, or what never changes.
+//! Invariant: the order of entries has no effect, and a repeated entry changes nothing. Every field
+//! is a maximum, or a value that never changes.
 
 use std::collections::BTreeMap;
 
@@ -11,19 +11,19 @@ use roundtrip_model::{
 };
 use time::OffsetDateTime;
 
-/// How far some entries bring one message.
+/// How far some entries advance one message.
 pub(crate) struct Reached<'a> {
-    /// One of them: whose message it is.
+    /// One of the entries. It names the message.
     pub(crate) entry: &'a Entry,
     pub(crate) position: Position,
     pub(crate) round: u32,
     pub(crate) updated_at: OffsetDateTime,
-    /// Where one of them has it.
+    /// The content, if one of the entries has it.
     pub(crate) content: Option<&'a Content>,
 }
 
 impl<'a> Reached<'a> {
-    /// One for each message that these entries are of, by its id.
+    /// One for each message among these entries, in the order of the ids.
     pub(crate) fn by(entries: &'a [Entry]) -> impl Iterator<Item = Self> {
         let mut all: BTreeMap<MessageId, Self> = BTreeMap::new();
         for entry in entries {

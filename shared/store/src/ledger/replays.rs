@@ -1,8 +1,8 @@
-//! Replays: work that outlives the process which does it.
+//! Replays: work that continues when the process that runs it dies.
 //!
-//! Invariant: a replay is at work under one lease at a time, and what follows from a lease that was
-//! lost is not written down. A lease is given up by ending it early, so the replay that has waited
-//! longest is always the next one to be claimed.
+//! Invariant: a replay runs under one lease at a time, and progress under a lost lease is not
+//! recorded. A process yields a replay by ending its lease early. The replay that has waited
+//! longest is claimed next.
 
 use std::time::Duration;
 
@@ -14,22 +14,24 @@ use time::OffsetDateTime;
 use super::{DeadFilter, MessageFilter};
 use crate::StoreError;
 
-/// The most replays that one key has running at once.
+/// The most running replays of one key.
 pub const MAX_RUNNING_REPLAYS: u16 = 10;
 
-/// Replays: work that outlives the process which does it.
+/// Replays: work that continues when the process that runs it dies.
 #[async_trait]
 pub trait Replays: Send + Sync + 'static {
-    /// Keeps a new replay.
+    /// Stores a new replay.
     ///
     /// # Errors
-    /// [`StoreError::TooManyReplays`] where its key has [`MAX_RUNNING_REPLAYS`] running. Calls at the
-    /// same moment may go beyond that, each by one. [`StoreError::Away`].
+    ///
+    /// [`StoreError::TooManyReplays`] if its key has [`MAX_RUNNING_REPLAYS`] running. Concurrent
+    /// calls may exceed the limit, each by one. [`StoreError::Away`].
     async fn create_replay(&self, replay: &Replay) -> Result<(), StoreError>;
 
-    /// Replays that match, the latest first.
+    /// Matching replays, the latest first.
     ///
     /// # Errors
+    ///
     /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Away`].
     async fn replays(
         &self,
@@ -44,11 +46,12 @@ pub trait Replays: Send + Sync + 'static {
     /// [`StoreError::Away`].
     async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, StoreError>;
 
-    /// Leases a running replay for this long, if there is one whose lease has ended: of several the
-    /// one whose lease ended first. A new replay comes before all others. `owner` names one lease and
-    /// no other.
+    /// Leases a running replay for this long, if there is one without a lease. Among several it is
+    /// the one whose lease ended first; new replays come before all others. `owner` is unique to
+    /// each lease.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn claim_replay(
         &self,
@@ -57,11 +60,12 @@ pub trait Replays: Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Option<Replay>, StoreError>;
 
-    /// Writes down how far a replay has come, and holds its lease until `lease_until`; a time that
-    /// has come gives the lease up. Answers with the replay's status: what is no longer running was cancelled, and how far it came is
-    /// written down all the same. `None` where the lease is another's by now.
+    /// Records a replay's progress, and extends its lease to `lease_until`; a time in the past ends
+    /// the lease. Returns the replay's status. If the replay was cancelled its progress is still
+    /// recorded. `None` if another owner has the lease.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn advance_replay(
         &self,
@@ -71,9 +75,10 @@ pub trait Replays: Send + Sync + 'static {
         lease_until: OffsetDateTime,
     ) -> Result<Option<ReplayStatus>, StoreError>;
 
-    /// Ends a running replay; one that has ended stays as it is. `None` where there is none.
+    /// Ends a running replay. One that has ended is unchanged. `None` if there is no such replay.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn end_replay(
         &self,
@@ -83,27 +88,27 @@ pub trait Replays: Send + Sync + 'static {
     ) -> Result<Option<Replay>, StoreError>;
 }
 
-/// Which replays; a field that is left out does not count.
+/// A filter on replays. A field that is `None` matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReplayFilter {
-    /// Limited to these channels, or to some of them, and to no other.
+    /// Limited to these channels or to some of them.
     pub channels: Option<Vec<ChannelId>>,
     /// With this status.
     pub status: Option<ReplayStatus>,
 }
 
-/// What is replayed.
+/// The source of a replay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplaySource {
     /// Dead letters.
     DeadLetters(DeadFilter),
-    /// Messages, delivered ones too.
+    /// Messages, including delivered ones.
     Messages(MessageFilter),
 }
 
 impl ReplaySource {
-    /// The channels that it is limited to, where it is.
+    /// The channels that it is limited to, if it is.
     #[must_use]
     pub fn channels(&self) -> Option<Vec<&ChannelId>> {
         let (channel, channels) = match self {
@@ -120,22 +125,22 @@ impl ReplaySource {
 /// A replay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replay {
-    /// Its id.
+    /// The replay's id.
     pub replay_id: ReplayId,
-    /// The key that asked for it: its running replays are counted together.
+    /// The key that requested it. The limit on running replays applies to each key.
     #[serde(skip)]
     pub requested_by: String,
-    /// What is replayed.
+    /// The messages or dead letters to replay.
     pub source: ReplaySource,
-    /// The most a second; none is as fast as it goes.
+    /// The most replayed in a second; `None` means no limit.
     pub rate_per_second: Option<u32>,
-    /// Whether it goes on.
+    /// Whether it is still running.
     pub status: ReplayStatus,
-    /// How many matched when it was asked for.
+    /// How many matched when it was requested.
     pub matched: u64,
-    /// How far it is.
+    /// Its progress.
     pub progress: Progress,
-    /// When it was asked for.
+    /// When it was requested.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     /// When it ended.
@@ -143,25 +148,25 @@ pub struct Replay {
     pub ended_at: Option<OffsetDateTime>,
 }
 
-/// How far a replay is.
+/// The progress of a replay.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// How many were put back into their queue.
     pub replayed: u64,
-    /// How many were not: they are still on their way, or their content is not known.
+    /// How many were skipped: they are still being delivered, or their content is unknown.
     pub skipped: u64,
-    /// The last that was dealt with.
+    /// The last one that was processed.
     pub cursor: Option<String>,
 }
 
-/// Whether a replay goes on.
+/// The status of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayStatus {
-    /// It does.
+    /// Not ended yet.
     Running,
-    /// It has come to its end.
+    /// Everything was processed.
     Done,
-    /// An operator has ended it.
+    /// An operator cancelled it.
     Cancelled,
 }

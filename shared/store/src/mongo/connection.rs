@@ -1,10 +1,10 @@
 //! The connection to MongoDB: made when it is first needed, and bounded in time and number.
 //!
-//! Invariant: a future of the driver's is never dropped half-way, for that would cost its
-//! connection. Each call runs as a task of its own, and the time limit is on waiting for the task.
-//! Before the client goes, [`Connection::close`] waits for the tasks: one that outlives it panics.
-//! Queries, which may be any amount of work, have a small share of the connections, and what reads by
-//! a key or writes never waits for one.
+//! Invariant: a future of the driver is never dropped before it ends, because that would close its
+//! connection. Each call runs in its own task, and the time limit applies to waiting for the task.
+//! [`Connection::close`] waits for the tasks before it drops the client, because a task that
+//! outlives the client panics. Queries have a small share of the connections, so that reads by key
+//! and writes never wait for one.
 
 use std::{
     future::Future,
@@ -32,41 +32,40 @@ use super::{
 };
 use crate::{Config, OpenError, StoreError, TimedOut};
 
-/// How the server's log names us.
+/// The client's name in the server's log.
 const APP_NAME: &str = "roundtrip";
-/// How long the end waits for the calls that are under way.
+/// How long closing waits for running calls.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait before the indexes are tried again.
 const INDEX_PAUSE: Duration = Duration::from_secs(5);
-/// How much of a call's time limit the driver may spend on finding a server. Less than all: only
-/// the driver can say why there is none, such as a certificate that is not to be trusted.
+/// How much of a call's time limit the driver may spend on finding a server. The rest lets the
+/// driver report why it found none, such as an untrusted certificate.
 const SELECTION_SHARE: f64 = 0.9;
-/// How much of the connections queries have at once: one in so many, and no more than
-/// [`MAX_QUERIES`].
+/// The share of the connections for queries: one in so many, up to [`MAX_QUERIES`].
 const QUERY_SHARE: u32 = 4;
-/// The most queries of one process at once.
+/// The most concurrent queries of one process.
 const MAX_QUERIES: u32 = 8;
-/// How much of its time limit a query waits for its turn at the most.
+/// The most of its time limit that a query spends waiting for its turn, as a fraction.
 const TURN_SHARE: f64 = 0.5;
-/// How much of the time that a query has left the server may work on it. Less than all: only the
-/// server can say that it was too much work, and not that nobody answered.
+/// How much of a query's remaining time the server may use. The rest lets the server report that
+/// the query took too long, which a time-out here would hide.
 const WORK_SHARE: f64 = 0.8;
-/// The longest name that MongoDB gives a database.
+/// The longest name of a MongoDB database.
 const MAX_DATABASE_BYTES: usize = 63;
 
-/// What is said of a URL that cannot be read.
+/// The problem with a URL that cannot be parsed.
 const MALFORMED: &str = "is malformed; it is mongodb://user:password@host:port/database?option=value \
                          as MongoDB's drivers have it, with the user's name and the password \
                          percent-encoded";
 
-/// What is said of the URL's own authorities.
+/// The problem with the URL's own certificate authorities.
 const BAD_CA_FILE: &str =
     "names a tlsCAFile that cannot be read, holds no certificate, or a damaged one";
 
-/// A connection, perhaps not yet made.
+/// A connection that may not have been made yet.
 pub(super) struct Connection {
     shared: Arc<Shared>,
-    /// Sees to the indexes in the background.
+    /// The background task that makes the indexes.
     indexing: JoinHandle<()>,
 }
 
@@ -76,7 +75,7 @@ impl Drop for Connection {
     }
 }
 
-/// What the tasks share.
+/// The state that the tasks share.
 pub(super) struct Shared {
     url: ConnectionString,
     ca_file: Option<PathBuf>,
@@ -88,7 +87,7 @@ pub(super) struct Shared {
     queries: Arc<Semaphore>,
     database: OnceCell<Database>,
     channels_indexed: OnceCell<Uniqueness>,
-    /// All that the driver is at work on.
+    /// The running calls of the driver.
     tasks: TaskTracker,
     closing: CancellationToken,
 }
@@ -96,13 +95,14 @@ pub(super) struct Shared {
 impl Connection {
     pub(super) fn open(config: &Config) -> Result<Self, OpenError> {
         let setting = |setting, problem: String| OpenError::Setting { setting, problem };
-        // What the driver says may quote the URL, and so the password in it.
+        // The driver's message may quote the URL, including its password.
         let url = ConnectionString::parse(&config.url)
             .map_err(|_| setting("url", MALFORMED.to_owned()))?;
         if let Some(Tls::Enabled(options)) = &url.tls
             && let Some(path) = &options.ca_file_path
         {
-            // The driver looks at it when it connects, and the store would be away for ever.
+            // The driver reads the file only when it connects, and the store would stay
+            // unavailable.
             Roots::read(path).map_err(|_| setting("url", BAD_CA_FILE.to_owned()))?;
         }
         if let Some(Tls::Enabled(options)) = &url.tls
@@ -119,7 +119,7 @@ impl Connection {
                     "is of no use: the url turns TLS off".to_owned(),
                 ));
             }
-            // The driver passes over what it cannot read in this file.
+            // The driver ignores unreadable parts of this file.
             Roots::read(path)?;
         }
         let database = config.database.as_str();
@@ -129,7 +129,7 @@ impl Connection {
         {
             return Err(setting("database", "is no name for a database".to_owned()));
         }
-        // The driver reads 0 as no limit.
+        // The driver takes 0 to mean no limit.
         if config.max_connections == 0 {
             return Err(setting("max_connections", "must be at least 1".to_owned()));
         }
@@ -155,7 +155,7 @@ impl Connection {
         Ok(Self { shared, indexing })
     }
 
-    /// Makes no further index, and waits for every call that is under way; then ends the client.
+    /// Stops making indexes, waits for every running call, and then drops the client.
     pub(super) async fn close(&self) {
         self.shared.closing.cancel();
         self.shared.tasks.close();
@@ -170,7 +170,7 @@ impl Connection {
         }
     }
 
-    /// Runs something as a task, and waits for it as long as the time limit.
+    /// Runs a function as a task, and waits for it up to the time limit.
     pub(super) async fn run<T, F>(
         &self,
         work: impl FnOnce(Arc<Shared>, Database) -> F + Send + 'static,
@@ -182,7 +182,8 @@ impl Connection {
         run(&self.shared, self.shared.timeout, work).await
     }
 
-    /// Runs what [`Connection::query`] does, for who is no caller of the API and waits for no turn.
+    /// Runs a read, as [`Connection::query`] does, that is not a client's and need not wait for its
+    /// turn.
     pub(super) async fn read<T, F>(
         &self,
         work: impl FnOnce(Database, Duration) -> F + Send + 'static,
@@ -195,8 +196,8 @@ impl Connection {
         self.run(move |_, database| work(database, timeout)).await
     }
 
-    /// Runs a query, as [`Connection::run`] does, once it is its turn. It is told how long the server
-    /// may work on it.
+    /// Runs a query, as [`Connection::run`] does, when its turn comes. The function receives the
+    /// time limit for the server.
     pub(super) async fn query<T, F>(
         &self,
         work: impl FnOnce(Database, Duration) -> F + Send + 'static,
@@ -213,7 +214,7 @@ impl Connection {
             .map_err(|closed| StoreError::Away(closed.into()))?;
         let left = deadline.saturating_duration_since(Instant::now());
         run(&self.shared, left, move |_, database| async move {
-            // Held until the driver is done, as the permit is.
+            // Held until the driver is done, like the permit.
             let _turn = turn;
             work(database, left.mul_f64(WORK_SHARE)).await
         })
@@ -240,7 +241,8 @@ where
         let shared = Arc::clone(shared);
         let tasks = shared.tasks.clone();
         let task = tasks.spawn(async move {
-            // Held until the driver is done: a server that hangs ties up no more tasks than this.
+            // Held until the driver is done, so that a server that hangs blocks no more tasks than
+            // this.
             let _permit = permit;
             let database = shared.database().await?.clone();
             work(shared, database).await
@@ -260,8 +262,8 @@ async fn see_to_indexes(shared: Arc<Shared>) {
     };
     until_made(&shared, channels).await;
     for needed in &indexes::LEDGER {
-        // Without a time limit, and without a permit: how long it takes is the collection's size,
-        // and nobody waits for it.
+        // Without a time limit and a permit: the duration depends on the collection's size, and no
+        // caller waits for it.
         let make = || async {
             let shared = Arc::clone(&shared);
             let tasks = shared.tasks.clone();
@@ -277,7 +279,7 @@ async fn see_to_indexes(shared: Arc<Shared>) {
     }
 }
 
-/// Makes what is to be made, however long that takes; once the connection is closing, not at all.
+/// Tries until the index is made. Stops when the connection closes.
 async fn until_made<F: Future<Output = Result<(), StoreError>>>(
     shared: &Shared,
     make: impl Fn() -> F,
@@ -293,7 +295,7 @@ async fn until_made<F: Future<Output = Result<(), StoreError>>>(
     }
 }
 
-/// Turns TLS on and trusts these authorities, unless the URL has named some.
+/// Turns TLS on and trusts these authorities, unless the URL names its own.
 fn trust(tls: &mut Option<Tls>, ca_file: &Path) {
     let mut options = match tls.take() {
         Some(Tls::Enabled(options)) => options,
@@ -305,7 +307,7 @@ fn trust(tls: &mut Option<Tls>, ca_file: &Path) {
 }
 
 impl Shared {
-    /// The database; no server is asked for it, but a `mongodb+srv` URL asks the DNS.
+    /// The database. This contacts no server, but a `mongodb+srv` URL asks the DNS.
     async fn database(&self) -> Result<&Database, StoreError> {
         let made = self.database.get_or_try_init(|| async {
             let mut options = ClientOptions::parse(self.url.clone()).await?;
@@ -328,8 +330,7 @@ impl Shared {
         made.await.map_err(away)
     }
 
-    /// Makes the indexes of channels, unless that was done; all who need them wait for the one
-    /// try.
+    /// Makes the indexes of channels once. Concurrent callers wait for the same attempt.
     pub(super) async fn uniqueness(&self) -> Result<Uniqueness, StoreError> {
         let database = self.database().await?;
         let made = self
@@ -344,7 +345,7 @@ mod tests {
     use super::*;
     use crate::mongo::MongoStore;
 
-    /// Nobody listens there: the port is reserved.
+    /// A reserved port, on which no server listens.
     const AWAY: &str = "mongodb://127.0.0.1:1/";
 
     fn config(url: &str) -> Config {

@@ -1,7 +1,7 @@
 //! The indexes that the collections need.
 //!
-//! Invariant: making them again changes nothing, and one that cannot be made as things are is told
-//! of and gone without: it costs speed, or uniqueness, and never the service.
+//! Invariant: making them again changes nothing. An index that cannot be made is logged and
+//! skipped. That costs speed or uniqueness, but the store keeps working.
 
 use std::time::Duration;
 
@@ -18,20 +18,20 @@ use super::{
     ledger::{API_KEYS, DEAD_LETTERS, ENTRIES, IDEMPOTENCY, MESSAGES, REPLAYS},
 };
 
-/// The server's codes for an index that is there with other options, or under another name.
+/// The server's error codes for an index that exists with other options or under another name.
 const CONFLICT: [i32; 2] = [85, 86];
-/// The longest that MongoDB keeps a document until it expires, in seconds.
+/// MongoDB's longest expiry time, in seconds.
 const MAX_EXPIRY_SECONDS: u64 = i32::MAX as u64;
 
-/// Whether the database sees to it that an id is there once.
+/// Whether the database guarantees that ids are unique.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Uniqueness {
     Enforced,
-    /// Other clients wrote documents that share an id.
+    /// Other clients wrote documents with the same id.
     Impossible,
 }
 
-/// Makes those of channels.
+/// Makes the indexes of channels.
 pub(super) async fn of_channels(database: &Database) -> Result<Uniqueness, Error> {
     let channels = channels(database);
     channels
@@ -55,17 +55,17 @@ pub(super) async fn of_channels(database: &Database) -> Result<Uniqueness, Error
     }
 }
 
-/// What a collection needs.
+/// The indexes of a collection.
 pub(super) struct Needed {
     collection: &'static str,
-    /// The time in this field says from when on the retention counts.
+    /// The retention counts from the time in this field.
     expiring: &'static str,
-    /// The fields of each index. All ascend, also where pages descend: MongoDB walks an index
-    /// either way.
+    /// The fields of each index. All ascend, even if pages descend: MongoDB walks an index in both
+    /// directions.
     keys: &'static [&'static [&'static str]],
 }
 
-/// What the collections need that keep something of messages.
+/// The indexes of the collections about messages.
 pub(super) const LEDGER: [Needed; 6] = [
     Needed {
         collection: MESSAGES,
@@ -84,7 +84,7 @@ pub(super) const LEDGER: [Needed; 6] = [
     Needed {
         collection: DEAD_LETTERS,
         expiring: "replayed_at",
-        // Those that were replayed are never asked for.
+        // Queries never return replayed dead letters.
         keys: &[
             &["replayed", "_id"],
             &["replayed", "queue", "_id"],
@@ -116,7 +116,7 @@ pub(super) const LEDGER: [Needed; 6] = [
 ];
 
 impl Needed {
-    /// Makes what the collection needs.
+    /// Makes the indexes of the collection.
     pub(super) async fn make(&self, database: &Database, retention: Duration) -> Result<(), Error> {
         let after = Duration::from_secs(retention.as_secs().clamp(1, MAX_EXPIRY_SECONDS));
         let expiry = doc! { self.expiring: 1 };
@@ -130,7 +130,7 @@ impl Needed {
             Err(error) if code(&error).is_some_and(conflicts) => {}
             made => return made.map(drop),
         }
-        // The expiry was made with another retention, most likely.
+        // The usual cause is an expiry with another retention.
         let change = doc! {
             "collMod": self.collection,
             "index": {
@@ -140,7 +140,7 @@ impl Needed {
         };
         match database.run_command(change).await {
             Err(error) if code(&error).is_none() => return Err(error),
-            // Where it may not, the second try says so.
+            // If the change is not permitted, the second attempt returns the error.
             _ => {}
         }
         match collection.create_indexes(models).await {
@@ -165,7 +165,7 @@ fn conflicts(code: i32) -> bool {
     CONFLICT.contains(&code)
 }
 
-/// The code of what the server answered.
+/// The code of the server's error.
 fn code(error: &Error) -> Option<i32> {
     match &*error.kind {
         ErrorKind::Command(error) => Some(error.code),

@@ -1,7 +1,7 @@
-//! What is kept of messages, in a collection for each kind.
+//! The collections about messages, one for each kind.
 //!
-//! Invariant: no write depends on what was read before it, unless it asks for the very value that
-//! was read; so any number of processes write at once. Times are milliseconds, as MongoDB's are.
+//! Invariant: a write never depends on an earlier read, unless its filter names the value that was
+//! read. So any number of processes may write concurrently. Times are milliseconds, as in MongoDB.
 
 mod dead_letters;
 mod idempotency;
@@ -33,7 +33,7 @@ pub(super) const REPLAYS: &str = "replays";
 pub(super) const IDEMPOTENCY: &str = "idempotency";
 pub(super) const API_KEYS: &str = "api_keys";
 
-/// A time as it is stored, the rest of its millisecond cut off.
+/// A time as it is stored, truncated to milliseconds.
 fn stored(at: OffsetDateTime) -> DateTime {
     DateTime::from_millis(millis::of(at))
 }
