@@ -2,16 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-/// [`Config::batches_at_once`] where nothing is configured: each holds 1 to 500 entries.
+/// Each holds 1 to 500 entries.
 const DEFAULT_BATCHES_AT_ONCE: u16 = 64;
-/// [`Config::dead_letters_at_once`] where nothing is configured.
 const DEFAULT_DEAD_LETTERS_AT_ONCE: u16 = 32;
 
-/// How much is recorded at once.
+/// Settings of the recorder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The most batches of journal entries that are held at once, to be written together.
+    /// The most batches of journal entries held at once, to be written together.
     pub batches_at_once: u16,
     /// The most dead letters of each queue that are written at once.
     pub dead_letters_at_once: u16,

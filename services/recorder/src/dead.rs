@@ -1,4 +1,4 @@
-//! Dead letters out of their queues and into the store, where an operator finds them.
+//! Moves dead letters from their queues to the store, where operators find them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,10 +13,10 @@ use roundtrip_store::{DeadLetter, DeadQueue, SharedStore};
 
 use crate::patience::until_taken;
 
-/// How long a letter whose burial panicked waits for its next try.
+/// The retry delay of a dead letter whose handler panicked.
 const AFTER_A_PANIC: Duration = Duration::from_secs(30);
 
-/// Keeps the dead letters of one queue.
+/// Stores the dead letters of one queue.
 pub(crate) struct Undertaker {
     queue: DeadQueue,
     store: SharedStore,
@@ -24,7 +24,7 @@ pub(crate) struct Undertaker {
     clock: Arc<dyn Clock>,
 }
 
-/// Whose a dead parcel is, as far as its body tells.
+/// What a dead letter belongs to, as far as its body can be read.
 #[derive(Default)]
 #[expect(clippy::struct_field_names, reason = "each is an id, of another kind")]
 struct Subject {
@@ -49,7 +49,7 @@ impl Undertaker {
         }
     }
 
-    /// What can be read of the body; a poison one is kept all the same.
+    /// What can be read of the body; an unreadable message is stored all the same.
     fn subject(&self, parcel: &Parcel) -> Subject {
         match self.queue {
             DeadQueue::Outbound => serde_json::from_slice(&parcel.body)

@@ -1,8 +1,8 @@
-//! Journal entries into the store.
+//! Writes journal entries to the store.
 //!
-//! Invariant: a parcel is done only after a write that held all of its entries. What lies waiting is
-//! written together, for a store takes hundreds of entries in the time of one, and after an outage
-//! there are many small parcels.
+//! Invariant: a batch is acked only after all of its entries are written. Waiting batches are
+//! written together: a store writes hundreds of entries as fast as one, and after an outage there
+//! are many small batches.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::patience::until_taken;
 
-/// How long a batch whose recording panicked waits for its next try.
+/// The retry delay of a batch whose handler panicked.
 const AFTER_A_PANIC: Duration = Duration::from_secs(30);
 
-/// A write takes no further parcel once it holds so many entries.
+/// A write takes no further batch once it holds this many entries.
 const ENOUGH_FOR_A_WRITE: usize = 500;
 
 /// Records batches of entries.
@@ -25,14 +25,14 @@ pub(crate) struct Scribe {
     desk: mpsc::Sender<Page>,
 }
 
-/// A parcel's entries, and whom to tell what became of them.
+/// The entries of a batch, and where its decision is sent.
 struct Page {
     entries: Vec<Entry>,
     done: oneshot::Sender<Decision>,
 }
 
 impl Scribe {
-    /// Starts the task that writes; at most `waiting` parcels lie before it.
+    /// Starts the task that writes; at most `waiting` batches queue for it.
     pub(crate) fn start(store: SharedStore, waiting: u16) -> Self {
         let (desk, pages) = mpsc::channel(usize::from(waiting.max(1)));
         tokio::spawn(write(store, pages));
@@ -40,7 +40,7 @@ impl Scribe {
     }
 }
 
-/// Writes what lies waiting, until the scribe is dropped.
+/// Writes what is queued, until the sender is dropped.
 async fn write(store: SharedStore, mut pages: mpsc::Receiver<Page>) {
     while let Some(first) = pages.recv().await {
         let mut entries = first.entries;
@@ -56,7 +56,7 @@ async fn write(store: SharedStore, mut pages: mpsc::Receiver<Page>) {
             Err(parked) => parked,
         };
         for done in waiting {
-            // Whoever has gone meanwhile gets the parcel again, and recording it again is harmless.
+            // If the receiver is gone, the batch is delivered again; writing it twice is harmless.
             let _ = done.send(decision.clone());
         }
     }

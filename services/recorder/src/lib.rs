@@ -1,8 +1,7 @@
-//! Drains the journal and the dead queues into the store, and runs replays.
+//! Moves the journal and the dead queues to the store, and runs replays.
 //!
-//! Invariant: a parcel is settled only after what it brings is in the store. What the store has
-//! already changes nothing, so a parcel that comes twice does no harm, and neither do two recorders
-//! side by side.
+//! Invariant: a message is acked only after its content is in the store. Writes are idempotent, so
+//! a redelivered message and several recorders are harmless.
 
 mod config;
 mod dead;
@@ -24,7 +23,6 @@ pub use config::Config;
 
 use crate::{dead::Undertaker, entries::Scribe, replay::Replayer};
 
-/// Records.
 pub struct Recorder {
     config: Config,
     broker: SharedBroker,
@@ -34,7 +32,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder between this broker and this store.
+    /// A recorder from this broker to this store.
     #[must_use]
     pub fn new(
         config: &Config,
@@ -52,11 +50,11 @@ impl Recorder {
         }
     }
 
-    /// Works the journal and the dead queues, and runs replays, until `stop`; then up to `drain`
-    /// longer on what is under way.
+    /// Works the journal and the dead queues, and runs replays, until `stop`. Work in progress then
+    /// gets up to `drain` to end.
     ///
     /// # Errors
-    /// [`Closed`] where the broker was closed before it began.
+    /// [`Closed`] if the broker was closed before the start.
     pub async fn run(self, drain: Duration, stop: CancellationToken) -> Result<(), Closed> {
         let undertaker = |queue| {
             let store = Arc::clone(&self.store);

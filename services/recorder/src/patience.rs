@@ -1,7 +1,7 @@
-//! Waiting for a store that is away.
+//! Waits for an unavailable store.
 //!
-//! Giving a parcel back instead would have it handed out again at once, in a circle; one that is
-//! held only waits. The windows bound how much is held.
+//! A message that is returned to its queue would be redelivered at once, in a loop, so it is held
+//! instead. The windows bound how much is held.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use roundtrip_model::{Decision, LogThrottle, retry::reconnect};
 use roundtrip_store::StoreError;
 use tokio::time::{Instant, sleep};
 
-/// How long a parcel is held. Well below the 30 minutes after which RabbitMQ closes a channel over
-/// a delivery that was not settled.
+/// How long a message is held. It is well below the 30 minutes after which RabbitMQ closes a
+/// channel over an unacked delivery.
 const HOLD: Duration = Duration::from_mins(5);
 
-/// How long a parcel is parked after that.
+/// How long a message is snoozed after that.
 const PARK: Duration = Duration::from_secs(5);
 
-/// Met by every parcel while the store is away.
+/// Logged for every message while the store is unavailable.
 static STORE_AWAY: LogThrottle = LogThrottle::every(Duration::from_mins(1));
 
-/// Does it until the store has taken it; a parking decision where that takes too long.
+/// Repeats the write until the store accepts it. After too long it returns a snooze.
 pub(crate) async fn until_taken<T, F>(
     what: &'static str,
     mut write: impl FnMut() -> F,

@@ -1,7 +1,7 @@
-//! Journal entries that nobody can read.
+//! Unreadable journal entries.
 //!
-//! They stay in their dead queue, for nothing is lost by that and nobody knows yet what they say: a
-//! newer Roundtrip may read them. What is done here is to say that they are there.
+//! They stay in their dead queue, since a newer Roundtrip may be able to read them. This module
+//! only logs that they are there.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use roundtrip_broker::{PublishError, Queue};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// How often the queue is looked at.
+/// How often the queue is checked.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
-/// Looks until `stop` how many are there, and tells it whenever there are more.
+/// Until `stop`, logs the number of unreadable entries whenever it grows.
 pub(crate) async fn watch<F: Future<Output = Result<u64, PublishError>>>(
     look: impl Fn() -> F,
     stop: &CancellationToken,
@@ -20,7 +20,7 @@ pub(crate) async fn watch<F: Future<Output = Result<u64, PublishError>>>(
 ) {
     let mut known = 0;
     loop {
-        // A broker that is away says so itself.
+        // An unavailable broker is logged elsewhere.
         if let Ok(parcels) = look().await {
             if parcels > known {
                 tell(parcels);
@@ -34,7 +34,6 @@ pub(crate) async fn watch<F: Future<Output = Result<u64, PublishError>>>(
     }
 }
 
-/// Tells an operator.
 pub(crate) fn log(parcels: u64) {
     let queue = Queue::JournalDead.name();
     tracing::error!(parcels, queue, "journal.unreadable");

@@ -1,7 +1,7 @@
-//! Whom a replayed message is for.
+//! Readdresses replayed messages.
 //!
-//! A message is for the channel that it was accepted for. Whoever asks for a replay means the channel
-//! that has the id now, which may be another: the old one was deleted, and its id was used again.
+//! A message is addressed to the channel that it was accepted for. A replay means the channel that
+//! has the id now, which can be another: the old one was deleted, and its id was used again.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use roundtrip_broker::Parcel;
 use roundtrip_model::{ChannelId, ChannelUid, OutboundMessage};
 use roundtrip_store::{Channels, StoreError};
 
-/// The channels of one page, each looked up once.
+/// The current channels of one page, each looked up once.
 pub(crate) struct CurrentChannels<'a> {
     store: &'a dyn Channels,
     uids: HashMap<ChannelId, Option<ChannelUid>>,
@@ -23,8 +23,8 @@ impl<'a> CurrentChannels<'a> {
         }
     }
 
-    /// Addresses a message to the channel that has this id now. A parcel that holds no message stays
-    /// as it is.
+    /// Addresses a message to the channel that has its id now. A message that cannot be decoded
+    /// stays as it is.
     ///
     /// # Errors
     /// [`StoreError::Away`].
@@ -43,7 +43,7 @@ impl<'a> CurrentChannels<'a> {
         Ok(())
     }
 
-    /// None where there is no such channel: the dispatcher finds that, too.
+    /// `None` if there is no such channel; the dispatcher finds that, too.
     async fn uid(&mut self, id: &ChannelId) -> Result<Option<ChannelUid>, StoreError> {
         if let Some(uid) = self.uids.get(id) {
             return Ok(uid.clone());

@@ -1,11 +1,10 @@
-//! Replays: puts dead letters, or messages, back into their queues.
+//! Replays: puts dead letters, or other messages, back into their queues.
 //!
-//! Replays take turns: each runs for a short while and then makes room for the one that has waited
-//! longest. So many replays, or slow ones, do not stop another.
+//! Replays take turns. Each runs for a short while and then yields to the one that has waited
+//! longest, so many or slow replays do not stop another.
 //!
-//! Invariant: what a replay has put back is confirmed by the broker before it is marked, and
-//! marked before the cursor moves on. A crash in between puts back at most one page again, under
-//! the same ids.
+//! Invariant: a replayed message is marked only after the broker's confirm, and the cursor moves
+//! only after the mark. A crash in between repeats at most one page, under the same ids.
 
 mod page;
 
@@ -25,35 +24,33 @@ use tokio_util::sync::CancellationToken;
 use self::page::{Destination, Item, before, from_letter, from_message};
 use crate::readdress::CurrentChannels;
 
-/// The least time between two lines that say the same of an outage.
+/// The least time between two equal log lines of an outage.
 const LOG_EVERY: Duration = Duration::from_mins(1);
 
-/// How often the store is asked for a replay to run.
+/// How often the store is polled for a replay to run.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
 /// The most replays that one process runs at once.
 const AT_ONCE: usize = 4;
 
-/// How long a replay runs before it makes room for another. One that waits for its rate makes room at
-/// once.
+/// How long a replay runs before it yields. A replay that waits for its rate yields at once.
 const TURN: Duration = Duration::from_secs(1);
 
-/// How much earlier a lease ends than its replay goes on: the lease is in whole milliseconds.
+/// A lease ends this much before its replay continues, as the store keeps whole milliseconds.
 const SLACK: Duration = Duration::from_millis(5);
 
-/// How long a page waits for a broker that takes nothing, before its replay makes room for another.
+/// How long a page waits for a broker that accepts nothing before its replay yields.
 const BROKER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a replay is held without a sign of life, before another process takes it over.
+/// A lease that is not renewed for this long is taken over by another process.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// The most letters that are put back between two marks of the progress: what a crash may double.
+/// The most letters replayed between two marks of the progress. A crash may duplicate this many.
 const PAGE: u16 = 100;
 
-/// A page of a replay that has a rate is no more than this share of a second's.
+/// With a rate, a page holds at most this fraction of a second's messages.
 const PAGES_A_SECOND: u32 = 4;
 
-/// Runs replays.
 pub(crate) struct Replayer {
     broker: SharedBroker,
     store: SharedStore,
@@ -72,12 +69,12 @@ struct Leased {
     progress: Progress,
 }
 
-/// What became of a page.
+/// The result of a page.
 struct PutBack {
     replayed: u64,
     skipped: u64,
     cursor: Option<String>,
-    /// Whether all of it was dealt with.
+    /// Whether the whole page was processed.
     whole: bool,
 }
 
@@ -98,7 +95,7 @@ impl Replayer {
         }
     }
 
-    /// Runs replays, a few beside each other, until `stop`.
+    /// Runs a few replays side by side until `stop`.
     pub(crate) async fn run(&self, stop: &CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -108,7 +105,7 @@ impl Replayer {
 
     async fn take_turns(&self) {
         let mut turns = FuturesUnordered::new();
-        // When the replays of this process go on that have made room.
+        // When the replays of this process that yielded continue.
         let mut due = BTreeSet::new();
         let mut look_at = Instant::now();
         loop {
@@ -132,7 +129,7 @@ impl Replayer {
         }
     }
 
-    /// The next replay to run, under a lease of its own.
+    /// The next replay to run, under a new lease.
     async fn claim(&self) -> Option<(Replay, String)> {
         let owner = uuid::Uuid::new_v4().simple().to_string();
         let claimed = self.store.claim_replay(&owner, self.clock.now(), LEASE);
@@ -147,7 +144,7 @@ impl Replayer {
         }
     }
 
-    /// Runs a replay for a while; says when it goes on, where it does.
+    /// Runs a replay for a while. Returns when it continues, if it does.
     async fn turn(&self, replay: Replay, owner: String) -> Option<Instant> {
         let replay_id = replay.replay_id;
         match self.run_for_a_turn(replay, owner).await {
@@ -177,8 +174,8 @@ impl Replayer {
             progress: replay.progress,
         };
         let replay_id = replay.replay_id;
-        // A process that died between the two had marked what it had not yet counted: marked letters
-        // are not listed again, and would never be counted.
+        // Counts from the marks: a process that crashed here had marked letters that it had not
+        // counted, and marked letters are not listed again.
         let cursor = replay.progress.cursor.as_deref();
         replay.progress.replayed += self.store.count_replayed(&replay_id, cursor).await?;
         if is_new {
@@ -235,8 +232,8 @@ impl Replayer {
         }
     }
 
-    /// Writes down the progress and holds the lease for so long. `false` where the replay is no longer
-    /// ours to run.
+    /// Stores the progress and extends the lease. `false` if the replay is no longer this process's
+    /// to run.
     async fn hold(&self, replay: &Leased, held_for: Duration) -> Result<bool, StoreError> {
         let until = self.clock.now() + held_for;
         let status = self
@@ -285,7 +282,7 @@ impl Replayer {
         Ok(())
     }
 
-    /// Puts a page back, as far as the broker takes it; `None` where the replay was lost meanwhile.
+    /// Publishes a page, as far as the broker accepts it. `None` if the lease was lost meanwhile.
     async fn put_back(
         &self,
         replay: &Leased,
@@ -326,8 +323,8 @@ impl Replayer {
             .filter_map(|(item, _)| item.dead_id.clone())
             .collect();
         self.store.mark_replayed(&dead_ids, &replay_id).await?;
-        // The cursor stops before the first that was refused. A marked letter behind it is counted by
-        // the next turn, and a message behind it is left alone, for it is on its way by then.
+        // The cursor stops before the first refused message. The next turn counts a marked letter
+        // after it, and skips a message after it, which is in its queue by then.
         let reached = confirmed.iter().take_while(|done| **done).count();
         let replayed = items[..reached].iter().filter(|item| item.parcel.is_some());
         let replayed = replayed.count();
@@ -348,7 +345,7 @@ impl Replayer {
     }
 }
 
-/// How long so many take at this rate.
+/// How long this many messages take at this rate.
 fn took(count: u64, rate_per_second: Option<u32>) -> Duration {
     rate_per_second.map_or(Duration::ZERO, |rate| {
         let count = u32::try_from(count).unwrap_or(u32::MAX);

@@ -20,8 +20,8 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// Reads the command line. An option that was given without its command is refused with a hint
-    /// at the command.
+    /// Parses the command line. An option without its command is refused with a hint at the
+    /// command.
     pub(crate) fn read(
         arguments: impl IntoIterator<Item = std::ffi::OsString>,
     ) -> Result<Self, clap::Error> {
@@ -46,16 +46,16 @@ impl Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the gateway; what runs where no command is named
+    /// Run the gateway; the default without a command
     Serve(ServeArguments),
-    /// Make, list and revoke API keys, straight in the store; the gateway need not run
+    /// Create, list and revoke API keys directly in the store; the gateway need not run
     Keys {
         #[command(subcommand)]
         command: KeysCommand,
     },
     /// Print the default configuration, every key with its comment
     Config,
-    /// Print the RabbitMQ policies for this configuration: as commands, each a line
+    /// Print the RabbitMQ policies for this configuration, one command a line
     RabbitmqPolicies {
         /// As a definitions file instead, for `rabbitmqctl import_definitions`
         #[arg(long)]
@@ -65,26 +65,26 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeysCommand {
-    /// Make a key and print it, this once
+    /// Create a key and print it; it is not shown again
     Create(CreateKey),
     /// List the keys, the earliest first
     List,
-    /// End a key for good, or all that are limited to some channels
+    /// Revoke a key, or all keys that are limited to some channels
     Revoke(RevokeKeys),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RevokeKeys {
-    /// The key's id, as of `roundtrip keys list`
+    /// The key's id, from `roundtrip keys list`
     #[arg(value_parser = key_id, required_unless_present = "channels")]
     pub id: Option<ApiKeyId>,
-    /// Instead of one: every key that is limited to this channel; may be repeated, for every key
-    /// that is limited to these and to no other
+    /// Instead of an id: every key that is limited to this channel; may be repeated, for every key
+    /// that is limited to these channels and to no other
     #[arg(long = "channel", value_name = "CHANNEL_ID", conflicts_with = "id")]
     pub channels: Vec<ChannelId>,
 }
 
-/// A key's id. One takes the key itself for it easily, and should be told more than that it is none.
+/// Parses a key's id. The key itself is a likely mistake and gets an error of its own.
 fn key_id(text: &str) -> Result<ApiKeyId, String> {
     text.parse().map_err(|error: IdError| {
         if text.starts_with(key::MARK) {
@@ -97,17 +97,17 @@ fn key_id(text: &str) -> Result<ApiKeyId, String> {
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateKey {
-    /// What people call it
+    /// A name for people
     #[arg(long)]
     pub name: String,
     /// producer: sends messages and reads what became of them; viewer: reads everything; operator:
     /// does everything
     #[arg(long, value_name = "producer|viewer|operator")]
     pub role: KeyRole,
-    /// A channel that it is limited to; may be repeated [default: every channel]
+    /// A channel that the key is limited to; may be repeated [default: every channel]
     #[arg(long = "channel", value_name = "CHANNEL_ID")]
     pub channels: Vec<ChannelId>,
-    /// How long it is worth something, such as 90days [default: for ever]
+    /// How long the key is valid, such as 90days [default: for ever]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub expires_in: Option<Duration>,
     /// The most requests a second to each ingress [default: ingress.rate_per_key]
@@ -129,7 +129,7 @@ pub(crate) struct ServeArguments {
 }
 
 impl ServeArguments {
-    /// The roles of this process; all where none is named.
+    /// The roles of this process; all if none is named.
     pub(crate) fn roles(self) -> BTreeSet<Role> {
         if self.roles.is_empty() {
             Role::every().collect()
@@ -139,7 +139,6 @@ impl ServeArguments {
     }
 }
 
-/// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Role {
     /// The HTTP API
@@ -153,12 +152,11 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// Every role.
     pub(crate) fn every() -> impl Iterator<Item = Self> {
         Self::value_variants().iter().copied()
     }
 
-    /// The role's name, as it is written on the command line and in logs.
+    /// The role's name on the command line and in logs.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Ingress => "ingress",

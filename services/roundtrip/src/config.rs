@@ -1,7 +1,7 @@
 //! The configuration: defaults, then the file, then the environment.
 //!
-//! Invariant: an unknown key or a value that cannot be is one line on standard error, all of them
-//! together, and exit 64 (`EX_USAGE`), before anything has started.
+//! Invariant: every unknown key and every invalid value is one line on standard error. They are all
+//! reported together, with exit status 64 (`EX_USAGE`), before anything starts.
 
 mod environment;
 mod file;
@@ -33,23 +33,22 @@ use crate::{key_file, telemetry};
 pub(crate) use problem::{Problem, chain};
 pub(crate) use secret::{Secret, SecretList};
 
-/// The commented default file; a test holds it to the defaults of the code.
+/// The commented default file; a test compares it with the defaults of the code.
 pub(crate) const DEFAULT_FILE: &str = include_str!("../roundtrip.toml");
 
-/// The file that is read where none is named and this one is there.
+/// The file that is read if none is named and this one exists.
 const USUAL_FILE: &str = "roundtrip.toml";
 
-/// Where the data lies where the store is another server's.
+/// The data folder if the store is on another server.
 const DATA_FOLDER: &str = "data";
-/// The file of development's key that seals channels' secrets.
+/// Development's key that seals the secrets of channels.
 const ENCRYPTION_KEY_FILE: &str = "encryption.key";
-/// The file of development's key that makes the tokens in response URLs.
+/// Development's key for the tokens in response URLs.
 const CALLBACK_KEY_FILE: &str = "callback.key";
 
 /// `EX_USAGE` of sysexits.h.
 pub(crate) const EXIT_USAGE: u8 = 64;
 
-/// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
@@ -83,16 +82,14 @@ pub(crate) struct Config {
     pub recorder: roundtrip_recorder::Config,
 }
 
-/// The shortest key of the configuration's. Nobody goes through that many characters at random.
+/// The shortest operator key: too long to guess.
 const MIN_OPERATOR_KEY_BYTES: usize = 32;
 
-/// How long a stop waits for what is under way, where nothing is configured.
 const DEFAULT_DRAIN: Duration = Duration::from_secs(20);
-/// How long after a delivery its answer is taken, where nothing is configured.
 const DEFAULT_CALLBACK_TTL: Duration = Duration::from_hours(7 * 24);
-/// The shortest that this can be: a channel needs a moment.
+/// A channel needs a moment to answer.
 const MIN_CALLBACK_TTL: Duration = Duration::from_secs(1);
-/// The longest: nobody means more than a year.
+/// A longer time is most likely a mistake.
 const MAX_CALLBACK_TTL: Duration = Duration::from_hours(366 * 24);
 
 impl Default for Config {
@@ -121,13 +118,13 @@ impl Default for Config {
     }
 }
 
-/// Whether strangers can be expected.
+/// Whether untrusted clients can connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Stage {
     /// Loopback only, with an echo channel and an inbox for answers.
     Development,
-    /// Nothing is taken for granted.
+    /// Keys and secrets are required.
     Production,
 }
 
@@ -135,7 +132,7 @@ pub(crate) enum Stage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Operations {
-    /// Where health and readiness are answered.
+    /// The address of the health and readiness checks.
     pub listen: SocketAddr,
 }
 
@@ -154,7 +151,7 @@ pub(crate) fn load(file: Option<&Path>) -> Result<Config, Problem> {
     Ok(config)
 }
 
-/// Reads the configuration, for what needs no more of it than a section, which checks itself.
+/// Reads the configuration for a command that needs a section alone, which it checks itself.
 pub(crate) fn read(file: Option<&Path>) -> Result<Config, Problem> {
     read_with(file, std::env::vars_os())
 }
@@ -172,7 +169,7 @@ fn read_with(
 }
 
 impl Config {
-    /// What one value says of another, and what sections say of themselves: all problems at once.
+    /// Checks the relations between values, and each section. All problems are reported at once.
     fn check(&self) -> Result<(), Problem> {
         let mut results = vec![
             self.sessions_server().map(drop),
@@ -211,7 +208,7 @@ impl Config {
                 "recorder.dead_letters_at_once",
                 "must be greater than zero",
             ),
-            // Or keys would be too old from the end of one reading of them to the next.
+            // Otherwise keys would be too old between two reads of them.
             unless(
                 self.ingress.keys_max_age > self.store.cache_ttl,
                 "ingress.keys_max_age",
@@ -265,7 +262,7 @@ impl Config {
         })
     }
 
-    /// Says of every setting that production needs and lacks how it is made.
+    /// The settings that production requires and that are missing, with how to make each.
     fn needed_in_production(&self) -> impl Iterator<Item = Result<(), Problem>> {
         let settings = [
             (
@@ -309,8 +306,7 @@ impl Config {
         })
     }
 
-    /// Refuses key material of which every byte is the same: nobody draws that, it stands in for
-    /// what was to be put there.
+    /// Refuses key material whose bytes are all equal: it is a placeholder and not random.
     fn no_placeholders(&self) -> Result<(), Problem> {
         let decoded = |text: &str| BASE64_STANDARD.decode(text).unwrap_or_default();
         let list = |list: &Option<SecretList>, bytes: &dyn Fn(&str) -> Vec<u8>| {
@@ -354,7 +350,7 @@ impl Config {
         }))
     }
 
-    /// Where answers go: the SESSIONS_SERVER, or in development the inbox.
+    /// Where answers go: the SESSIONS_SERVER, or the inbox in development.
     pub(crate) fn sessions_server(&self) -> Result<Url, Problem> {
         match &self.sessions_server {
             Some(text) => {
@@ -377,13 +373,13 @@ impl Config {
         }
     }
 
-    /// Where channels answer to, for messages that name no `response_url`.
+    /// The `response_url` of messages that name none.
     pub(crate) fn own_response_url(&self) -> Result<Url, Problem> {
         self.under_public_url("webhook-response")
     }
 
-    /// The keys of the tokens in response URLs. Where none are configured, which is in development
-    /// only: the one in a file beside the data, so that tokens outlive the process.
+    /// The keys of the tokens in response URLs. Development without configured keys keeps one in a
+    /// file beside the data, so that tokens outlive the process.
     pub(crate) fn tokens(&self) -> Result<TokenKeys, Problem> {
         match self.configured_tokens()? {
             Some(keys) => Ok(keys),
@@ -399,8 +395,8 @@ impl Config {
             .map_err(|problem| Problem::key("callback_secret", problem.to_string()))
     }
 
-    /// Whether an answer needs a token: in development not, for the bare call of the client's
-    /// specification has none.
+    /// Whether an answer needs a token. In development it does not: the client's specification
+    /// posts without one.
     pub(crate) fn callback_auth(&self) -> CallbackAuth {
         self.callback_auth.unwrap_or(match self.environment {
             Stage::Development => CallbackAuth::Open,
@@ -408,8 +404,7 @@ impl Config {
         })
     }
 
-    /// What signs the answers for the SESSIONS_SERVER; nothing in development, where nothing is
-    /// configured.
+    /// Signs answers for the SESSIONS_SERVER. Development may have none.
     pub(crate) fn sessions_signer(&self) -> Result<Option<Signer>, Problem> {
         let Some(list) = &self.sessions_secret else {
             return Ok(None);
@@ -428,8 +423,8 @@ impl Config {
         Ok(Some(Signer::new(newest, older)))
     }
 
-    /// The keys of the secrets at rest. Where none are configured, which is in development only:
-    /// the one in a file beside the data.
+    /// The keys of the secrets at rest. Development without configured keys keeps one in a file
+    /// beside the data.
     pub(crate) fn sealing(&self) -> Result<SealingKeys, Problem> {
         match self.configured_sealing()? {
             Some(keys) => Ok(keys),
@@ -452,14 +447,14 @@ impl Config {
         beside.join(name)
     }
 
-    /// What the operator's key from the configuration is known by, where there is one.
+    /// The hash of the operator's key in the configuration, if there is one.
     pub(crate) fn operator_key(&self) -> Result<Option<KeyHash>, Problem> {
         let Some(Secret(key)) = &self.operator_key else {
             return Ok(None);
         };
         let key = key.expose_secret();
         let is_long_enough = (MIN_OPERATOR_KEY_BYTES..=MAX_KEY_BYTES).contains(&key.len());
-        // What else can stand in a header would not come back as it was sent.
+        // Any other character may change on its way through a header.
         if is_long_enough && key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Ok(Some(KeyHash::of(key)));
         }
@@ -472,7 +467,7 @@ impl Config {
         ))
     }
 
-    /// Where the development default's echo channel takes messages.
+    /// Where development's echo channel takes messages.
     pub(crate) fn echo_url(&self) -> Result<Url, Problem> {
         self.under_public_url("dev/echo/incoming")
     }
@@ -485,7 +480,7 @@ impl Config {
         Ok(url)
     }
 
-    /// The gateway as channels reach it; in development, where it listens.
+    /// The gateway's URL as channels reach it; in development, where it listens.
     fn public_url(&self) -> Result<Url, Problem> {
         let Some(text) = &self.public_url else {
             return self.listening_url();

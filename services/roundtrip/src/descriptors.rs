@@ -1,13 +1,11 @@
-//! File descriptors: every connection takes one, and a shell's usual limit is 1,024.
+//! File descriptors: each connection takes one, and the usual limit of a shell is 1,024.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// What a process has open beside its clients' connections: those to channels, the broker, the
-/// store, its files.
+/// Descriptors beside those of clients: for channels, the broker, the store and files.
 const OTHERS: u64 = 1024;
 
-/// Raises the process's own limit as far as the system lets it, and warns where that is not enough
-/// for so many connections.
+/// Raises the soft limit to what this many connections need, and warns if the system allows less.
 pub(crate) fn enough_for(connections: usize) {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -19,7 +17,7 @@ pub(crate) fn enough_for(connections: usize) {
     let needed = u64::try_from(connections)
         .unwrap_or(u64::MAX)
         .saturating_add(OTHERS);
-    // None is no limit.
+    // `None` means unlimited.
     if let Some(limit) = getrlimit(Resource::Nofile).current
         && limit < needed
     {

@@ -1,6 +1,5 @@
-//! What the development default adds, so that a newcomer sees a round trip with one `curl`: an
-//! `echo` channel that plays the seed's channel server, and an inbox that plays the sessions
-//! server. Neither exists in production.
+//! Development only, for a round trip with one `curl`: an `echo` channel that plays the channel
+//! server, and an inbox that plays the sessions server. Neither exists in production.
 
 mod echo;
 mod inbox;
@@ -17,7 +16,6 @@ use serde_json::{Map, Value};
 
 use crate::config::Config;
 
-/// The echo channel's id.
 const ECHO: &str = "echo";
 
 /// The routes of both.
@@ -25,7 +23,7 @@ pub(crate) fn router(clock: Arc<dyn Clock>, egress: Arc<Egress>) -> anyhow::Resu
     Ok(echo::router(clock, egress)?.merge(inbox::router()))
 }
 
-/// Registers the echo channel, or says anew where it is.
+/// Registers the echo channel, or updates its URL.
 pub(crate) async fn register_echo(config: &Config, channels: &dyn Channels) -> anyhow::Result<()> {
     let endpoint = Value::String(config.echo_url()?.into());
     let echo = Channel {
@@ -41,13 +39,14 @@ pub(crate) async fn register_echo(config: &Config, channels: &dyn Channels) -> a
     };
     match registered {
         Ok(()) => {}
-        // The gateway starts without its store; the newcomer whom this is for has an embedded one.
+        // The gateway starts without its store. Only an external store can be unavailable; a
+        // newcomer has the embedded one.
         Err(error) => tracing::warn!(%error, "the echo channel is not registered"),
     }
     Ok(())
 }
 
-/// Tells the channel where it listens now, which need not be where it listened when it was registered.
+/// Updates the channel's URL, as the port may have changed since it was registered.
 async fn move_echo(
     channels: &dyn Channels,
     id: &ChannelId,

@@ -1,8 +1,8 @@
-//! The keys that development makes at its first start and keeps beside the data, so that a restart
-//! opens what was sealed before and accepts the tokens that were handed out before.
+//! Keys that development creates at its first start and keeps beside the data. So a restart opens
+//! sealed secrets and accepts earlier tokens.
 //!
-//! Invariant: only the process' own user may read a key file, from the moment it exists; and
-//! processes that start at once all have the same key.
+//! Invariant: a key file is readable only by the process's user from the moment it exists.
+//! Processes that start at once get the same key.
 
 use std::{
     fs,
@@ -18,18 +18,17 @@ use roundtrip_model::{
 };
 use roundtrip_private_file::{create_new, is_open_to_others};
 
-/// Why there is no key.
+/// Why a key cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeyFileError {
-    /// The file cannot be read or made.
+    /// The file cannot be read or created.
     #[error("cannot use the file '{}'", .path.display())]
     File { path: PathBuf, source: io::Error },
-    /// The file holds something else than a key.
+    /// The file does not hold a key.
     #[error("the key in '{}' {problem}", .path.display())]
     Key { path: PathBuf, problem: KeyProblem },
 }
 
-/// What is wrong with the text in a key file.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(crate) enum KeyProblem {
@@ -37,12 +36,12 @@ pub(crate) enum KeyProblem {
     Token(#[from] SecretError),
 }
 
-/// The key of channels' secrets in this file. Makes the file where it is missing.
+/// The key in this file that seals channels' secrets. Creates the file if it is missing.
 pub(crate) fn sealing(path: &Path) -> Result<SealingKeys, KeyFileError> {
     open(path, |text| Ok(SealingKeys::parse([text])?))
 }
 
-/// The key of the tokens in response URLs in this file. Makes the file where it is missing.
+/// The key in this file for the tokens in response URLs. Creates the file if it is missing.
 pub(crate) fn tokens(path: &Path) -> Result<TokenKeys, KeyFileError> {
     open(path, |text| Ok(TokenKeys::new([text.as_bytes()])?))
 }
@@ -69,9 +68,9 @@ fn open<K>(
     })
 }
 
-/// Says so where others may read a file that holds a key.
+/// Warns if other users may read a key file.
 pub(crate) fn warn_if_open(path: &Path) {
-    // One that cannot be looked at is told by who reads it.
+    // A file that cannot be read is reported by its reader.
     if is_open_to_others(path).unwrap_or(false) {
         tracing::warn!(
             file = %path.display(),
@@ -81,7 +80,7 @@ pub(crate) fn warn_if_open(path: &Path) {
 }
 
 fn make(path: &Path) -> io::Result<()> {
-    // Whole before it has its name: another process may look for it at this moment.
+    // Write the file before it gets its name: another process may look for it now.
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{:016x}", rand::random::<u64>()));
     let draft = PathBuf::from(draft);
@@ -90,7 +89,7 @@ fn make(path: &Path) -> io::Result<()> {
         writeln!(file, "{key}")?;
         file.sync_all()
     });
-    // A link, and no renaming: that would take the place of what another was quicker to make.
+    // Link instead of rename: a rename would replace the key of a faster process.
     let linked = written.and_then(|()| match fs::hard_link(&draft, path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         linked => linked,

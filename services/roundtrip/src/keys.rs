@@ -1,7 +1,7 @@
-//! `roundtrip keys`: API keys, straight in the store, so that the first one needs none.
+//! `roundtrip keys`: API keys directly in the store, so that the first one needs none.
 //!
-//! Invariant: standard output has what was asked for and nothing else, so that a script can take
-//! the key from it.
+//! Invariant: standard output holds only what was requested, so that a script can read the key from
+//! it.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,6 @@ use crate::{
     runtime, serve,
 };
 
-/// Does it.
 pub(crate) fn run(config: Config, command: KeysCommand) -> ExitCode {
     runtime::run(async move {
         let store = serve::open_store(&config).await?;
@@ -60,7 +59,7 @@ async fn create(store: &dyn Store, wanted: CreateKey, url: &str) -> anyhow::Resu
     };
     store.create_key(&key).await?;
     print(issued.expose())?;
-    // Which store: a relative path in the wrong folder is one of its own, which no ingress reads.
+    // Print the store: with a relative path, the wrong folder means a store that no ingress reads.
     eprintln!(
         "{} is its id, in {url}. The key itself is shown this once.",
         key.key_id
@@ -136,7 +135,7 @@ fn row(key: &ApiKey, now: OffsetDateTime) -> String {
     )
 }
 
-/// A time for people: in UTC, to the minute.
+/// UTC, to the minute.
 fn minute(at: OffsetDateTime) -> String {
     format!("{} {:02}:{:02}", at.date(), at.hour(), at.minute())
 }
@@ -157,8 +156,8 @@ async fn revoke(store: &dyn Store, which: RevokeKeys) -> anyhow::Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ends what an operator of these channels may have made, and every other key that is limited to
-/// them; their ids go to standard output.
+/// Revokes the keys that an operator of these channels may have made, and every other key limited
+/// to them. Prints their ids.
 async fn revoke_all(store: &dyn Store, channels: BTreeSet<ChannelId>) -> anyhow::Result<ExitCode> {
     let mut pages = Pages::new(KeyBounds {
         channels: Some(channels),
@@ -178,6 +177,6 @@ async fn revoke_all(store: &dyn Store, channels: BTreeSet<ChannelId>) -> anyhow:
 }
 
 fn print(line: &str) -> anyhow::Result<()> {
-    // Not `println!`, which panics where nobody reads to the end.
+    // `println!` panics if the reader closes the pipe.
     writeln!(io::stdout(), "{line}").context("writing")
 }

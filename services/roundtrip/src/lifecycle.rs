@@ -1,8 +1,8 @@
-//! How a process starts to stop, and how it ends.
+//! How a process stops.
 //!
-//! The first SIGTERM or SIGINT drains: workers first, while the API still answers (what they
-//! deliver may call back), then the servers. A second signal ends the process at once, and so does
-//! the deadline. A task that ends by itself is a failure: the process drains and exits non-zero.
+//! The first SIGTERM or SIGINT drains: first the workers, while the API still accepts the answers
+//! to their deliveries, then the servers. A second signal or the deadline ends the process at once.
+//! A task that ends by itself is a failure: the process drains and exits non-zero.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -14,20 +14,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The exit code of a process that was told twice to stop: 128 + SIGTERM.
+/// The exit status after a second signal: 128 + SIGTERM.
 const EXIT_TOLD_TWICE: i32 = 143;
 
-/// How much longer than the drain a server may take to close its connections.
+/// How long after the drain a server may take to close its connections.
 const CLOSE_TIME: Duration = Duration::from_secs(3);
 
-/// A process's tasks, and the two steps of their stop.
+/// The tasks of a process, and the two steps of their stop.
 pub(crate) struct Lifecycle {
     tasks: [JoinSet<(&'static str, anyhow::Result<()>)>; 2],
     stops: [CancellationToken; 2],
     signals: Signals,
 }
 
-/// When a task is told to stop.
+/// When a task is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// At the signal.
@@ -37,8 +37,8 @@ pub(crate) enum Step {
 }
 
 impl Lifecycle {
-    /// No tasks yet. Listens for signals from now on: whoever is told by an open port that the
-    /// process is there may tell it to stop.
+    /// No tasks yet. Signals are handled from here on, before a port opens: a supervisor that sees
+    /// the port may send one.
     pub(crate) fn new() -> anyhow::Result<Self> {
         Ok(Self {
             tasks: [JoinSet::new(), JoinSet::new()],
@@ -47,7 +47,7 @@ impl Lifecycle {
         })
     }
 
-    /// Starts a task; it must not end before the token it is handed says so.
+    /// Starts a task. It must not end before its token is cancelled.
     pub(crate) fn spawn<F>(
         &mut self,
         step: Step,
@@ -60,7 +60,7 @@ impl Lifecycle {
         self.tasks[step as usize].spawn(async move { (name, task.await) });
     }
 
-    /// Runs until a signal, or until a task ends by itself; then stops the rest.
+    /// Runs until a signal or until a task ends by itself, then stops the rest.
     pub(crate) async fn run(mut self, drain: Duration) -> ExitCode {
         let signals = &mut self.signals;
         let mut code = ExitCode::SUCCESS;
@@ -73,7 +73,7 @@ impl Lifecycle {
         let [stop_workers, stop_servers] = &self.stops;
         let stopping = async {
             stop_workers.cancel();
-            // A worker keeps the deadline itself, and gives back what is not done by then.
+            // Each worker keeps the deadline itself and returns unfinished work to its queue.
             while workers.join_next().await.is_some() {}
             stop_servers.cancel();
             let closed = timeout(CLOSE_TIME, async {
@@ -110,7 +110,7 @@ fn died(ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError
     ExitCode::FAILURE
 }
 
-/// The signals that mean stop.
+/// The signals that stop a process.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,

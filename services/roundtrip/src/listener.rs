@@ -1,9 +1,8 @@
-//! Serving HTTP to whoever connects: plainly or by TLS, HTTP/1.1 or HTTP/2.
+//! Serves HTTP/1.1 and HTTP/2, with or without TLS.
 //!
-//! Invariant: no peer keeps anything by doing nothing. Every connection has a place of a bounded
-//! number, and gives it back unless it makes a request within its time; what a request itself may
-//! take is bounded by the router. No honest client waits behind the others: beyond the last place a
-//! connection is answered 503 and closed.
+//! Invariant: an idle peer cannot hold resources. Connections are limited in number, and one that
+//! makes no request in time is closed; the router bounds each request. Clients do not queue for a
+//! place: beyond the limit a connection is answered 503 and closed.
 
 mod activity;
 mod stream;
@@ -31,44 +30,46 @@ pub(crate) use tls::Tls;
 
 use self::{activity::Activity, stream::Stream};
 
-/// How long nothing is accepted after the kernel had nothing to give, as when no file descriptor
-/// is left.
+/// How long to wait after an error that the next accept would meet too, such as a lack of file
+/// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Met by every try to accept while nothing can be.
+/// Logged by every failed accept while it lasts.
 static CANNOT_ACCEPT: LogThrottle = LogThrottle::every(Duration::from_secs(10));
 
-/// How much longer than the router's own bound, which answers with a problem document, a request's
-/// headers may be before the parser gives up on them.
+/// The parser's limit on headers, as a multiple of the router's. The router answers with a problem
+/// document, so its limit applies first.
 const PARSER_ROOM: usize = 2;
 
-/// How long a connection may take to end once it is told to: what is written must be read.
+/// How long a connection may take to close: the peer must read what is written.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
-/// The most connections beyond the last place that are told so at once; the others are just closed.
+/// The most connections beyond the limit that are answered 503 at once; further ones are closed
+/// without an answer.
 const REFUSALS_AT_ONCE: usize = 64;
 
-/// How long one that is told so may take to read it.
+/// How long such a peer may take to read the answer.
 const REFUSAL_TIME: Duration = Duration::from_millis(500);
 
-/// What it is asked to wait before it tries again.
+/// The `Retry-After` of that answer.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// HTTP/2: the most requests at once on one connection.
 const MAX_STREAMS: u32 = 128;
 
-/// HTTP/2: the most streams that a peer may open and reset before they were looked at, and the most
-/// that we reset for its mistakes; then the connection ends ("rapid reset").
+/// HTTP/2: the most streams that are reset before they are handled, and the most that we reset for
+/// a peer's errors. Beyond it the connection ends ("rapid reset").
 const MAX_RESET_STREAMS: usize = 32;
 
-/// HTTP/2: what a peer may send ahead of what is read, in bytes: on one stream, on a connection.
+/// HTTP/2: the bytes that a peer may send ahead of the reader, for each stream and for the
+/// connection.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 
-/// HTTP/2: what is kept of an answer that its stream does not take yet, in bytes.
+/// HTTP/2: the bytes of an answer that are buffered until its stream accepts them.
 const MAX_SEND_BUFFER: usize = 64 << 10;
 
-/// What a connection may take.
+/// Limits of connections.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// The most connections at once.
@@ -77,19 +78,18 @@ pub(crate) struct Limits {
     pub header_bytes: usize,
     /// How long a request's headers may take to arrive, and a TLS handshake.
     pub header_timeout: Duration,
-    /// How long a connection is kept on which no request is under way.
+    /// How long an idle connection is kept.
     pub idle_timeout: Duration,
 }
 
 impl Limits {
-    /// How often a connection is looked at. Its end can come nearer while nobody looks, so it is
-    /// kept by no more than this longer than its limit.
+    /// How often a connection's deadline is checked. A deadline may move closer between two checks,
+    /// so this is the most that a connection exceeds its limit by.
     fn look_every(&self) -> Duration {
         self.header_timeout.min(self.idle_timeout)
     }
 }
 
-/// An open port.
 pub(crate) struct Listener {
     name: &'static str,
     tcp: TcpListener,
@@ -97,7 +97,7 @@ pub(crate) struct Listener {
     limits: Limits,
 }
 
-/// What the connections of one port share.
+/// The state that the connections of one port share.
 struct Server {
     router: Router,
     http: Builder<TokioExecutor>,
@@ -107,7 +107,7 @@ struct Server {
 }
 
 impl Listener {
-    /// Binds now, so that a port that is taken is told at the start.
+    /// Binds at once, so that a port in use fails the start.
     pub(crate) async fn bind(
         name: &'static str,
         address: SocketAddr,
@@ -126,8 +126,8 @@ impl Listener {
         })
     }
 
-    /// Serves until `stop`; then answers what is under way, closes what is idle, and returns once
-    /// no connection is left.
+    /// Serves until `stop`. Then it answers requests in progress, closes idle connections, and
+    /// returns after the last one.
     pub(crate) async fn run(self, router: Router, stop: CancellationToken) {
         let Self {
             name,
@@ -159,7 +159,7 @@ impl Listener {
                         continue;
                     }
                 };
-                // Small answers to waiting clients: none may wait for a full segment.
+                // Answers are small and clients wait for them: no Nagle delay.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "TCP_NODELAY was refused");
                 }
@@ -193,7 +193,7 @@ fn http(limits: &Limits) -> Builder<TokioExecutor> {
     let mut http = Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
-        // Ours, which takes no timer for each request: see `Activity`.
+        // `Activity` does this without a timer for each request.
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes * PARSER_ROOM);
     http.http2()
@@ -276,7 +276,7 @@ impl Server {
     }
 }
 
-/// Errors that mean the connection, and not the port.
+/// Errors of one connection, not of the port.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -286,7 +286,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// What a connection is told for which there is no place.
+/// The answer beyond the limit of connections.
 const REFUSAL: &str = concat!(
     r#"{"type":"urn:roundtrip:problem:overloaded","title":"The gateway is overloaded","#,
     r#""status":503,"detail":"too many connections at once"}"#,
@@ -305,13 +305,13 @@ fn refusal() -> String {
     )
 }
 
-/// Tells a peer that there is no place for it.
+/// Answers 503 on a connection beyond the limit.
 async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
     let told = async {
         stream.write_all(refusal().as_bytes()).await?;
         stream.shutdown().await?;
-        // Until the peer has closed: closing while its request lies unread would reset the
-        // connection, and the answer would be lost.
+        // Read until the peer closes: closing with unread bytes resets the connection and loses the
+        // answer.
         let mut unread = [0; 1024];
         while stream.read(&mut unread).await? > 0 {}
         io::Result::Ok(())

@@ -1,4 +1,4 @@
-//! `roundtrip`: one binary, and the process's role is an argument.
+//! `roundtrip`: one binary; an argument selects the roles of the process.
 
 mod cli;
 mod config;
@@ -59,8 +59,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help goes to standard output, an error to standard error; where neither can be written, nobody
-/// reads. An error quotes what it is about, which may be a key.
+/// Prints help to standard output and errors to standard error; a failed write is ignored. An error
+/// quotes its argument, which may be a key.
 fn tell(told: &clap::Error) {
     let text = told.to_string();
     match redacted(&text) {

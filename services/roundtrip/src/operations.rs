@@ -1,9 +1,8 @@
-//! The operations port: whether the process lives, and whether it can do its work.
+//! The operations port: liveness and readiness.
 //!
-//! Readiness follows the broker. A store that goes away does not take an ingress out of its load
-//! balancer, for known channels and keys are served on; but an ingress that knows none, because it
-//! started while the store was away, is not ready. The answer says why, and which answers the forwarder
-//! holds back.
+//! Readiness follows the broker. An ingress stays ready while the store is unavailable, because it
+//! serves known channels and keys. One that started without the store knows none and is not ready.
+//! The answer gives the reason, and which answers the forwarder holds back.
 
 use std::{
     sync::{
@@ -23,7 +22,7 @@ use serde_json::json;
 
 use crate::listener::Limits;
 
-/// What the connections of this port may take: those of probes and scrapers.
+/// The connection limits of this port, which serves probes and scrapers.
 pub(crate) const LIMITS: Limits = Limits {
     connections: 256,
     header_bytes: 16 << 10,
@@ -31,22 +30,22 @@ pub(crate) const LIMITS: Limits = Limits {
     idle_timeout: Duration::from_secs(75),
 };
 
-/// What readiness is asked of.
+/// What readiness is computed from.
 #[derive(Clone)]
 pub(crate) struct Operations {
     pub broker: SharedBroker,
     pub channels: SharedChannels,
     pub known: Arc<CachedChannels>,
-    /// Where the process has this role.
+    /// If the process has this role.
     pub ingress: Option<Ingress>,
-    /// Where the process forwards answers.
+    /// If the process forwards answers.
     pub answers: Option<Admission<AnsweredBy>>,
     /// Whether the store has answered since the start.
     pub store_answered: Arc<AtomicBool>,
 }
 
 impl Operations {
-    /// Why the ingress of this process refuses every send, where it does.
+    /// Why the ingress refuses every send, if it does.
     fn ingress_refuses(&self) -> Option<&'static str> {
         let ingress = self.ingress.as_ref()?;
         if !self.store_answered.load(Ordering::Relaxed) {

@@ -1,5 +1,5 @@
-//! `roundtrip rabbitmq-policies`: what an operator sets in RabbitMQ, so that no policy that was made
-//! for other queues breaks a promise, and so that `broker.max_backlog` takes effect.
+//! `roundtrip rabbitmq-policies`: policies for an operator to set in RabbitMQ. They keep other
+//! policies from breaking a promise, and they apply `broker.max_backlog`.
 
 use roundtrip_broker::{Config, Policy, policies};
 use serde_json::json;
@@ -32,7 +32,7 @@ fn command(policy: &Policy) -> String {
     )
 }
 
-/// A word of the shell.
+/// Quotes a word for the shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }

@@ -1,4 +1,4 @@
-//! What a command runs on.
+//! The runtime of a command.
 
 use std::process::ExitCode;
 
@@ -6,9 +6,9 @@ use roundtrip_model::redacted;
 
 use crate::config::Problem;
 
-/// Runs a command to its end. What is wrong is told on standard error.
+/// Runs a command to its end. An error goes to standard error.
 pub(crate) fn run(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
-    // Before anything opens a connection: each TLS client would otherwise choose its own provider.
+    // Before any connection: otherwise each TLS client chooses its own provider.
     if rustls::crypto::ring::default_provider()
         .install_default()
         .is_err()

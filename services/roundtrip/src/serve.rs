@@ -21,11 +21,11 @@ use crate::{
     workers::{Common, Workers},
 };
 
-/// How long the end waits for the last journal entries, whose deliveries are not settled without
+/// How long the end waits for the last journal entries. Their deliveries are settled only after
 /// them.
 const JOURNAL_CLOSE: Duration = Duration::from_secs(5);
 
-/// Runs these roles until the process is told to stop.
+/// Runs these roles until a signal stops the process.
 pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
     let checked = start::check_roles(&config, &roles);
     if let Err(problem) = checked.and_then(|()| telemetry::start(&config.log)) {
@@ -45,7 +45,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let known = Arc::new(known_channels(&config, &roles, &store, keys.as_ref()));
     let own_response_url = config.own_response_url()?;
 
-    // Everything is built before anything starts: what cannot be is told first.
+    // Build everything before anything starts, so that errors come first.
     let workers = Workers::build(
         &config,
         &roles,
@@ -151,7 +151,7 @@ async fn api_keys(
     Ok(settings)
 }
 
-/// The keys that the ingress and the dispatcher use; the other roles need none, and make no files.
+/// The keys of the ingress and the dispatcher. The other roles need none and create no key files.
 struct Keys {
     /// Seal the secrets of channels.
     sealing: SealingKeys,
@@ -171,7 +171,7 @@ impl Keys {
     }
 }
 
-/// The channels as the roles know them: with their secrets where they are delivered to.
+/// The channel cache of the roles; it holds secrets only for roles that deliver.
 fn known_channels(
     config: &Config,
     roles: &BTreeSet<Role>,
@@ -206,7 +206,7 @@ pub(crate) async fn open_store(config: &roundtrip_store::Config) -> anyhow::Resu
     }
 }
 
-/// Opens the API's port, and before it the files that it needs.
+/// Opens the API's port, after the files that it needs.
 async fn open_api(
     config: &roundtrip_ingress::Config,
     clock: Arc<dyn Clock>,

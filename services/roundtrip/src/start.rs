@@ -1,4 +1,4 @@
-//! What a process says once it has started: where it is reached, what it runs on, what to try first.
+//! The announcement after the start: addresses, engines, and what to try first.
 
 use std::collections::BTreeSet;
 
@@ -8,8 +8,8 @@ use crate::{
     telemetry::Format,
 };
 
-/// Refuses roles that could never work: the embedded broker belongs to one process, so a role whose
-/// partner would be another process waits for ever.
+/// Refuses roles that could never work. The embedded broker belongs to one process, so a role whose
+/// counterpart is another process would wait for ever.
 pub(crate) fn check_roles(config: &Config, roles: &BTreeSet<Role>) -> Result<(), Problem> {
     let missing: Vec<&str> = Role::every()
         .filter(|role| !roles.contains(role))
@@ -28,7 +28,7 @@ pub(crate) fn check_roles(config: &Config, roles: &BTreeSet<Role>) -> Result<(),
     ))
 }
 
-/// Says it: to people in sentences, to machines in fields.
+/// Logs sentences for people, or fields for machines.
 pub(crate) fn announce(config: &Config, roles: &BTreeSet<Role>) -> Result<(), Problem> {
     let roles: Vec<&str> = roles.iter().map(|role| role.name()).collect();
     let has_api = roles.contains(&Role::Ingress.name());

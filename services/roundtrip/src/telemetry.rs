@@ -1,7 +1,7 @@
-//! Logs: one line an event, as text for people or as JSON for machines.
+//! Logs: one line an event, as text or as JSON.
 //!
-//! Invariant: a line of text can be read in one way only. A value that holds a space, a quotation
-//! mark, `=`, or a character that is not printable is quoted and escaped, whoever wrote it.
+//! Invariant: a line of text can be parsed in one way only. A value with a space, a quotation mark,
+//! `=` or a non-printable character is quoted and escaped, whatever its source.
 
 use std::{
     fmt::{self, Write},
@@ -21,13 +21,12 @@ use tracing_subscriber::{
 
 use crate::config::Problem;
 
-/// The log's section of the configuration.
+/// Settings of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
-    /// What is logged: a level, or `tracing`'s filter directives.
+    /// A level, or filter directives of `tracing`.
     pub level: String,
-    /// In what form.
     pub format: Format,
 }
 
@@ -37,7 +36,7 @@ pub(crate) struct Config {
 pub(crate) enum Format {
     /// For people.
     Text,
-    /// For machines: an object a line.
+    /// For machines: one object a line.
     Json,
 }
 
@@ -50,8 +49,8 @@ impl Default for Config {
     }
 }
 
-/// lapin logs a returned message with its whole body, and each attempt to connect; the broker crate
-/// logs what matters of both. `lapin=…` in `log.level` overrides it.
+/// lapin logs a returned message with its body, and each attempt to connect; the broker crate logs
+/// what matters of both. `lapin=…` in `log.level` overrides this.
 const QUIET: &str = "lapin=off";
 
 impl Config {
@@ -61,7 +60,7 @@ impl Config {
     }
 
     fn filter(&self) -> Result<EnvFilter, Problem> {
-        // A misspelt level would be taken for the name of a module, and silence everything.
+        // A misspelt level would be read as a module's name and silence the log.
         let named_alone = !self.level.contains(['=', ',', '[']);
         if named_alone && self.level.parse::<LevelFilter>().is_err() {
             return Err(Problem::key(
@@ -78,7 +77,7 @@ impl Config {
     }
 }
 
-/// Starts to log, to standard output.
+/// Starts to log to standard output.
 pub(crate) fn start(config: &Config) -> Result<(), Problem> {
     let logs = tracing_subscriber::fmt()
         .with_env_filter(config.filter()?)
@@ -103,7 +102,7 @@ fn text_fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
                         write!(writer, "{}", character.escape_debug())
                     }
                 }),
-                // What another crate's log record says of its place in the code.
+                // Source locations of another crate's `log` records.
                 name if name.starts_with("log.") => Ok(()),
                 name => write_field(writer, name.trim_start_matches("r#"), &text),
             }
@@ -120,14 +119,14 @@ fn write_field(writer: &mut impl Write, name: &str, text: &str) -> fmt::Result {
     }
 }
 
-/// Whether a text is one word, which needs no quotation marks.
+/// Whether a text is one word and needs no quotation marks.
 fn is_word(text: &str) -> bool {
     let is_plain =
         |character| is_printable(character) && !matches!(character, ' ' | '"' | '=' | '\\');
     !text.is_empty() && text.chars().all(is_plain)
 }
 
-/// Whether a text is quoted and escaped already, as texts that are recorded as such are.
+/// Whether a text is already quoted and escaped.
 fn is_quoted(text: &str) -> bool {
     let Some(inner) = text
         .strip_prefix('"')
@@ -144,8 +143,8 @@ fn is_quoted(text: &str) -> bool {
     is_inner && !is_escaped
 }
 
-/// Whether a character is shown as itself: no control character, no line separator (U+2028), and
-/// none that turns the direction of a line (U+202E).
+/// Whether a character can be shown: no control character, no line separator (U+2028), no change of
+/// text direction (U+202E).
 fn is_printable(character: char) -> bool {
     matches!(character, '"' | '\'' | '\\') || character.escape_debug().eq([character])
 }

@@ -1,6 +1,6 @@
 //! The roles that work queues: built from the configuration, then started.
 //!
-//! Invariant: what cannot be built is told before anything has started.
+//! Invariant: what cannot be built fails the start before anything runs.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -22,7 +22,6 @@ use crate::{
     lifecycle::{Lifecycle, Step},
 };
 
-/// The workers of this process.
 pub(crate) struct Workers {
     dispatcher: Option<Dispatcher>,
     forwarder: Option<Forwarder>,
@@ -37,14 +36,14 @@ pub(crate) struct Common<'a> {
     pub known: &'a Arc<CachedChannels>,
     pub journal: &'a Journal,
     pub egress: &'a Arc<Egress>,
-    /// Given to a process with the dispatcher's role.
+    /// Set if the process has the dispatcher's role.
     pub tokens: Option<&'a TokenKeys>,
     pub own_response_url: &'a Url,
     pub clock: &'a Arc<dyn Clock>,
 }
 
 impl Workers {
-    /// Builds those of these roles.
+    /// Builds the workers of these roles.
     pub(crate) fn build(
         config: &Config,
         roles: &BTreeSet<Role>,
@@ -73,13 +72,12 @@ impl Workers {
         })
     }
 
-    /// What holds answers back, where this process forwards them.
+    /// The admission of answers, if this process forwards them.
     pub(crate) fn answers(&self) -> Option<Admission<AnsweredBy>> {
         let forwarder = self.forwarder.as_ref();
         forwarder.map(|forwarder| forwarder.admission().clone())
     }
 
-    /// Starts them.
     pub(crate) fn spawn(self, lifecycle: &mut Lifecycle, broker: &SharedBroker, drain: Duration) {
         let Self {
             dispatcher,

@@ -47,8 +47,8 @@ fn a_call_that_needs_a_key_says_so_and_one_that_needs_none_too() {
         let open = operation["security"] == json!([{}]);
         assert_eq!(open, access == Access::Open, "{method} {path}");
         let told = ["401", "403", "429"].map(|status| operation["responses"].get(status).is_some());
-        // 429 applies to a key's role, and to web pages where no key is required. The two documents
-        // have no limit.
+        // 403: the key's role forbids the call, or a web page calls where no key is required. The
+        // two documents are open to all.
         let is_document = matches!(path, "/docs" | "/openapi.json");
         assert_eq!(told[1], !is_document, "{method} {path}: 403");
         // Its token is what a key is for the other calls.

@@ -1,4 +1,4 @@
-//! What one page of a replay puts back.
+//! What one page of a replay publishes.
 
 use roundtrip_broker::{Parcel, Route};
 use roundtrip_model::{
@@ -9,17 +9,17 @@ use roundtrip_store::{
 };
 use time::OffsetDateTime;
 
-/// One message, or answer, that a replay comes to.
+/// A message or an answer within a replay.
 pub(super) struct Item {
-    /// Where the replay goes on after it.
+    /// Where the replay continues after it.
     pub(super) cursor: String,
-    /// None where it is left alone: it is still on its way, or its content is not known.
+    /// `None` if it is skipped: it is still under way, or its content is not known.
     pub(super) parcel: Option<(Destination, Parcel)>,
     pub(super) dead_id: Option<String>,
     subject: Option<(MessageId, ChannelId, SessionId)>,
 }
 
-/// The queue that it goes back to.
+/// The queue that it returns to.
 pub(super) enum Destination {
     Outbound(ChannelId),
     Callbacks,
@@ -34,7 +34,8 @@ impl Destination {
     }
 }
 
-/// What was there when the replay was asked for: what it brings back and dies again is left.
+/// Only what existed when the replay was requested: what the replay brings back and fails again is
+/// skipped.
 pub(super) fn before(source: ReplaySource, created_at: OffsetDateTime) -> ReplaySource {
     let bound = |until: Option<OffsetDateTime>| {
         Some(until.map_or(created_at, |until| until.min(created_at)))
@@ -51,11 +52,11 @@ pub(super) fn before(source: ReplaySource, created_at: OffsetDateTime) -> Replay
     }
 }
 
-/// `accepted_at` is the replay's own time: the message's age counts from here anew.
+/// `accepted_at` becomes the replay's own time, from which the message's age counts again.
 pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
     let destination = match letter.queue {
         DeadQueue::Outbound => letter.channel_id.clone().map(Destination::Outbound),
-        // An answer that nobody can read has no session.
+        // An unreadable answer has no session.
         DeadQueue::Callbacks => letter
             .session_id
             .is_some()
@@ -91,7 +92,7 @@ pub(super) fn from_message(record: MessageRecord, now: OffsetDateTime) -> Item {
         content,
         ..
     } = record;
-    // What is on its way would be delivered twice.
+    // A message under way would be delivered twice.
     let content = content.filter(|_| !state.is_under_way());
     let parcel = content.and_then(|content| {
         let message = OutboundMessage {
@@ -122,7 +123,7 @@ pub(super) fn from_message(record: MessageRecord, now: OffsetDateTime) -> Item {
 }
 
 impl Item {
-    /// The journal's entry of it, where it was put back and belongs to a message.
+    /// The journal entry of the replay, if the item was published and belongs to a message.
     pub(super) fn entry(&self, replay_id: ReplayId, at: OffsetDateTime) -> Option<Entry> {
         let (message_id, channel_id, session_id) = self.subject.clone()?;
         let (_, parcel) = self.parcel.as_ref()?;

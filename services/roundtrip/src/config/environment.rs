@@ -1,8 +1,7 @@
-//! The configuration's variables: `ROUNDTRIP__SECTION__KEY`, and the few that go by a name of their
-//! own.
+//! Environment variables: `ROUNDTRIP__SECTION__KEY`, and a few short names.
 //!
-//! Invariant: a variable that was meant for the gateway is used or refused, never passed over: a
-//! rule that was mistyped must not be a rule that is not there. Its value is shown in neither case.
+//! Invariant: a variable that is meant for the gateway is used or refused, never ignored, as a
+//! mistyped rule must not be a missing rule. Its value is never shown.
 
 use std::{cell::OnceCell, collections::BTreeMap, ffi::OsString};
 
@@ -12,14 +11,14 @@ use super::{
     tree::{Node, Origin, Table, Value},
 };
 
-/// What every variable of the gateway begins with; another underscore follows, but see [`FILE`].
+/// The prefix of every variable of the gateway; a second underscore follows, except in [`FILE`].
 const PREFIX: &str = "ROUNDTRIP_";
-/// What stands before, and between, sections and keys.
+/// The separator before and between sections and keys.
 const BETWEEN: &str = "__";
-/// Names the file, and so is none of its keys.
+/// It names the file and is not one of its keys.
 const FILE: &str = "ROUNDTRIP_CONFIG";
 
-/// The variables that go without the prefix, for they are part of every deployment.
+/// Variables without the prefix, as every deployment sets them.
 const SHORT_VARIABLES: [(&str, &str); 7] = [
     ("BROKER_URL", "broker.url"),
     ("STORE_URL", "store.url"),
@@ -30,12 +29,12 @@ const SHORT_VARIABLES: [(&str, &str); 7] = [
     ("OPERATOR_KEY", "operator_key"),
 ];
 
-/// Lays what the variables say over what the file says.
+/// Overrides the file's values with the environment's.
 pub(super) fn lay_over(
     table: &mut Table,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<(), Problem> {
-    // In order, so that several that are wrong are always reported alike.
+    // Sorted, so that several problems are always reported in the same order.
     let variables: BTreeMap<OsString, OsString> = variables.into_iter().collect();
     let text = |name: &str, value: &OsString| {
         let value = value.clone().into_string();
@@ -62,7 +61,7 @@ pub(super) fn lay_over(
     for (name, key) in SHORT_VARIABLES {
         if let Some(value) = variables.get(&OsString::from(name)) {
             results.push(text(name, value).and_then(|value| {
-                // Set but empty means not set: compose files pass `${SESSIONS_SERVER:-}` so.
+                // Set but empty means not set: compose files pass `${SESSIONS_SERVER:-}`.
                 if value.is_empty() {
                     return Ok(());
                 }
@@ -97,9 +96,9 @@ fn set(table: &mut Table, name: &str, key: &str, text: String) -> Result<(), Pro
     Ok(())
 }
 
-/// Refuses a variable with one underscore after the prefix where it can only be meant for the
-/// gateway. Others may begin so: Kubernetes gives every container `ROUNDTRIP_PORT`,
-/// `ROUNDTRIP_INGRESS_SERVICE_HOST` and more of the kind, where a Service has such a name.
+/// Refuses a variable with a single underscore after the prefix if only the gateway can be meant.
+/// Other variables share the prefix: for a Service of that name, Kubernetes sets `ROUNDTRIP_PORT`,
+/// `ROUNDTRIP_INGRESS_SERVICE_HOST` and the like in every container.
 fn refuse_if_meant(name: &str, rest: &str, keys: &[String]) -> Result<(), Problem> {
     let flat = |key: &str| key.replace(BETWEEN, "_").to_ascii_uppercase();
     let sections = keys.iter().filter_map(|key| key.split('.').next());

@@ -1,7 +1,7 @@
-//! The configuration's file, in TOML.
+//! The configuration file, in TOML.
 //!
-//! Invariant: what is wrong with it is told by its place and never by its text. What the parser
-//! itself would print is the line, and the line may be the one with the password in it.
+//! Invariant: a problem is reported by its place and never by its text. The parser's own message
+//! quotes the line, which may hold a password.
 
 use std::{fs, io::ErrorKind, path::Path, rc::Rc};
 
@@ -15,7 +15,7 @@ use super::{
     tree::{Node, Origin, Place, Table, Value},
 };
 
-/// Reads the file that is named; where none is, the usual one, if it is there.
+/// Reads the named file, or else the default one if it exists.
 pub(super) fn read(named: Option<&Path>) -> Result<Table, Problem> {
     let path = named.unwrap_or(Path::new(USUAL_FILE));
     let name: Rc<str> = path.display().to_string().into();
@@ -37,21 +37,21 @@ pub(super) fn read(named: Option<&Path>) -> Result<Table, Problem> {
     }
 }
 
-/// Reads the text of a file.
+/// Parses the text of a file.
 pub(super) fn parse(name: Rc<str>, text: &str) -> Result<Table, Problem> {
     let at = Text::of(name, text);
     match DeTable::parse(text) {
         Ok(table) => Ok(at.table(table.into_inner())),
         Err(error) => {
             let start = error.span().map_or(0, |span| span.start);
-            // The parser's own words for what is wrong are constants; the text is in its `Display`.
+            // The parser's messages are constants; only its `Display` quotes the text.
             let problem = error.message().replace('\n', " ");
             Err(Problem::at(&Origin::File(at.place(start)), problem))
         }
     }
 }
 
-/// A text, to find places in.
+/// A text with its line starts, to find places in.
 struct Text<'a> {
     name: Rc<str>,
     text: &'a str,

@@ -1,14 +1,13 @@
-//! Which keys there are.
+//! The known keys.
 //!
-//! Invariant: it is the sections' own types that say so, not a second list that would have to be
-//! kept beside them.
+//! Invariant: the types of the sections define the keys; there is no second list to maintain.
 
 use super::{
     Config, reading,
     tree::{Node, Origin, Table, Value},
 };
 
-/// Every key with the sections that it is in, as of `ingress.tls.cert_file`.
+/// Every key with its sections, such as `ingress.tls.cert_file`.
 pub(super) fn keys() -> Vec<String> {
     let mut keys = Vec::new();
     below(&mut Vec::new(), &mut keys);
@@ -28,8 +27,8 @@ fn below(path: &mut Vec<&'static str>, keys: &mut Vec<String>) {
     }
 }
 
-/// The keys of a section; none where there is a key and no section. A section that is asked for a
-/// key that cannot be says which can.
+/// The keys of a section; `None` for a key that is no section. Deserializing an impossible key
+/// makes a section list its own.
 fn fields(path: &[&str]) -> Option<&'static [&'static str]> {
     let holding = |key: &str, value| {
         let origin = Origin::Variable(String::new());

@@ -1,8 +1,8 @@
-//! What is wrong with the configuration.
+//! Configuration errors.
 //!
-//! Invariant: each problem is one line, names the key, and shows no value that could be secret: what
-//! goes in here is the gateway's own words, never what a library says of a text that it could not
-//! read. All problems that can be known at once are reported at once.
+//! Invariant: each problem is one line, names the key and shows no value that could be secret. The
+//! text is the gateway's own: a library's message may quote what it cannot read. All problems that
+//! can be found together are reported together.
 
 use std::{fmt, process::ExitCode};
 
@@ -10,7 +10,7 @@ use roundtrip_model::redacted;
 
 use super::{EXIT_USAGE, tree::Origin};
 
-/// What is wrong with the configuration, a line for each problem.
+/// One or more problems, a line each.
 #[derive(Debug, thiserror::Error)]
 pub(crate) struct Problem(Vec<String>);
 
@@ -34,22 +34,22 @@ impl Problem {
         Self::line(format!("{key} {}", problem.as_ref()))
     }
 
-    /// A problem with what was written in one place.
+    /// A problem with the value at one place.
     pub(super) fn at(origin: &Origin, problem: impl AsRef<str>) -> Self {
         Self::line(format!("{origin}: {}", problem.as_ref()))
     }
 
-    /// A problem that says itself which key it means.
+    /// A problem whose message names its key.
     pub(crate) fn said(error: &dyn std::error::Error) -> Self {
         Self::line(chain(error))
     }
 
-    /// A problem that names its key within a section.
+    /// A problem whose message names its key within a section.
     pub(crate) fn section(section: &str, error: &dyn std::error::Error) -> Self {
         Self::line(format!("{section}.{}", chain(error)))
     }
 
-    /// No call could be made.
+    /// No call could be authorized.
     pub(crate) fn no_key() -> Self {
         Self::line(
             "there is no API key, so every call would be refused; make one with `roundtrip keys \
@@ -58,14 +58,14 @@ impl Problem {
         )
     }
 
-    /// This problem behind those of an earlier step.
+    /// Appends this problem to those of an earlier step.
     pub(super) fn after(self, earlier: Result<(), Self>) -> Self {
         let mut lines = earlier.map_or_else(|Self(lines)| lines, |()| Vec::new());
         lines.extend(self.0);
         Self(lines)
     }
 
-    /// Fails with all of the problems among these, where there are any.
+    /// Fails with all problems among the results, if there are any.
     pub(super) fn all(results: impl IntoIterator<Item = Result<(), Self>>) -> Result<(), Self> {
         let problems = results.into_iter().filter_map(Result::err);
         let lines: Vec<String> = problems.flat_map(|Self(lines)| lines).collect();
@@ -76,14 +76,14 @@ impl Problem {
         }
     }
 
-    /// Tells it, and what to exit with.
+    /// Prints the problems and returns the exit status.
     pub(crate) fn exit(&self) -> ExitCode {
         eprintln!("{}", redacted(&self.to_string()));
         ExitCode::from(EXIT_USAGE)
     }
 }
 
-/// An error with its causes, in one line.
+/// An error and its sources in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();

@@ -1,7 +1,7 @@
-//! Turns what was written into what the code asks for.
+//! Deserializes the configuration.
 //!
-//! Invariant: what is wrong is said in the words of what is right, with the key and its place; no
-//! word of it comes from a value, which may be a password in the wrong line.
+//! Invariant: a problem says what is valid and names the key and its place. It never quotes a
+//! value, which may be a password in the wrong line.
 
 use std::fmt::Display;
 
@@ -20,22 +20,22 @@ use super::{
     tree::{Node, Origin, Table, Value},
 };
 
-/// The longest name that is taken for a key that was mistyped.
+/// A longer text is not shown as a mistyped key.
 const MAX_SHOWN_KEY: usize = 40;
 
-/// What is said of a value where nothing better is known.
+/// The problem of a value if nothing better is known.
 const UNSAID: &str = "cannot be used";
 
-/// Why a value is not what its key asks for.
+/// Why a value does not fit its key.
 #[derive(Debug)]
 pub(super) struct Wrong {
-    /// Its key and the sections that it is in, the innermost first.
+    /// Its key and sections, the innermost first.
     path: Vec<String>,
     origin: Option<String>,
-    /// What is wrong, without the key; nothing where only the value's own reader knows, whose words
-    /// may repeat it.
+    /// What is wrong, without the key. `None` if only the value's own parser knows: its message may
+    /// quote the value.
     problem: Option<String>,
-    /// Where a key is not known: which are.
+    /// For an unknown key: the known ones.
     pub(super) known: Option<&'static [&'static str]>,
 }
 
@@ -69,7 +69,7 @@ impl Wrong {
         self
     }
 
-    /// The words of what is right, where there are none yet.
+    /// Says what is valid, unless a message is already set.
     fn or_must_be(mut self, expected: &str) -> Self {
         self.problem
             .get_or_insert_with(|| format!("must be {}", in_words(expected)));
@@ -140,7 +140,7 @@ fn one_of(variants: &[&str]) -> String {
     format!("must be {}", variants.join(" or "))
 }
 
-/// What types call themselves, as people say it.
+/// Type names in plain words.
 fn in_words(expected: &str) -> String {
     let whole = |most: u64| format!("a whole number from 0 to {most}");
     match expected {
@@ -158,7 +158,7 @@ fn in_words(expected: &str) -> String {
     }
 }
 
-/// A key of the file's, if it looks like one: another text may have got into its place.
+/// A key from the file, if it looks like one; other text may stand in its place.
 pub(super) fn shown(key: &str) -> &str {
     let is_key = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
     if (1..=MAX_SHOWN_KEY).contains(&key.len()) && key.bytes().all(is_key) {
@@ -168,7 +168,7 @@ pub(super) fn shown(key: &str) -> &str {
     }
 }
 
-/// What a visitor waits for. Asked before it is used up.
+/// What a visitor expects. Asked before the visitor is consumed.
 fn expected_by<'de, V: Visitor<'de>>(visitor: &V) -> String {
     let expected: &dyn Expected = visitor;
     expected.to_string()
@@ -242,8 +242,8 @@ impl Node {
     }
 }
 
-/// The entries between the commas. None is empty: that is what an unset variable, or a comma at
-/// the end, leaves behind.
+/// The entries between the commas. Empty ones are dropped: an unset variable or a trailing comma
+/// leaves them.
 fn said_list(text: &str, origin: &Origin) -> Vec<Node> {
     let entries = text.split(',').map(str::trim);
     let entries = entries.filter(|entry| !entry.is_empty());
@@ -257,8 +257,8 @@ fn said_list(text: &str, origin: &Origin) -> Vec<Node> {
     nodes.collect()
 }
 
-/// Reads everything. Where values are wrong, says so of all of them: each that is found is left out,
-/// and the rest is read again.
+/// Reads everything and collects all wrong values: each one found is removed, and the rest is read
+/// again.
 pub(super) fn read_all<T: DeserializeOwned>(mut table: Table) -> Result<T, Problem> {
     let mut problems = Ok(());
     loop {
@@ -276,7 +276,7 @@ pub(super) fn read_all<T: DeserializeOwned>(mut table: Table) -> Result<T, Probl
     }
 }
 
-/// Takes out what is at this path, the innermost key first; `false` where there is nothing.
+/// Removes the value at this path, the innermost key first; `false` if there is none.
 fn remove(table: &mut Table, path: &[String]) -> bool {
     let Some((key, sections)) = path.split_first() else {
         return false;
@@ -291,7 +291,7 @@ fn remove(table: &mut Table, path: &[String]) -> bool {
     table.remove(key).is_some()
 }
 
-/// Reads everything, up to the first value that is wrong.
+/// Reads everything, up to the first wrong value.
 pub(super) fn read<T: DeserializeOwned>(table: Table) -> Result<T, Wrong> {
     T::deserialize(MapAccessDeserializer::new(Section {
         entries: table.into_iter(),
@@ -402,7 +402,7 @@ impl<'de> Deserializer<'de> for Node {
     }
 }
 
-/// A list's entries, one after the other.
+/// Iterates over a list.
 struct Entries {
     nodes: std::vec::IntoIter<Node>,
     number: usize,
@@ -424,7 +424,7 @@ impl<'de> SeqAccess<'de> for Entries {
     }
 }
 
-/// A section's keys, one after the other.
+/// Iterates over a section.
 struct Section {
     entries: std::collections::btree_map::IntoIter<String, Node>,
     next: Option<(String, Node)>,

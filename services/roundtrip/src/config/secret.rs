@@ -1,6 +1,6 @@
-//! The texts of the configuration that are secret.
+//! Secret texts of the configuration.
 //!
-//! Invariant: none of them is shown, by `Debug` neither.
+//! Invariant: a secret is never shown, not even by `Debug`.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::{
     de::{self, SeqAccess, Visitor},
 };
 
-/// A text that is shown nowhere.
+/// A secret text.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Secret(pub(super) SecretString);
 
@@ -20,7 +20,7 @@ impl PartialEq for Secret {
     }
 }
 
-/// Several of them: a list, or one text with commas in between, as environments have it.
+/// Several secrets: a list, or one comma-separated text as in environments.
 #[derive(Debug, Clone)]
 pub(crate) struct SecretList(Vec<SecretString>);
 
@@ -52,7 +52,7 @@ impl<'de> Deserialize<'de> for SecretList {
     }
 }
 
-/// Both ways in which they are written.
+/// Accepts both forms.
 struct Written;
 
 impl<'de> Visitor<'de> for Written {

@@ -185,7 +185,7 @@ fn production_takes_no_key_that_is_one_byte_over_and_over() {
     ] {
         let error = config.check().unwrap_err().to_string();
         assert!(error.contains(&format!("{key} must be random")), "{error}");
-        // A newcomer tries things out.
+        // As a newcomer would try it.
         let tried = Config {
             environment: Stage::Development,
             ..config

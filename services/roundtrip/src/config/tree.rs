@@ -1,54 +1,42 @@
-//! What was written, and where: the values of the file, and over them those of the environment.
+//! The values of the file, those of the environment over them, and where each was written.
 //!
-//! Invariant: nothing here shows a value. A line of the configuration may be the one with the
-//! password in it.
+//! Invariant: nothing here shows a value, as any line may hold a password.
 
 use std::{collections::BTreeMap, fmt, rc::Rc};
 
-/// The values of a section, by their keys.
 pub(super) type Table = BTreeMap<String, Node>;
 
-/// A value, and where it was written.
 #[derive(Clone)]
 pub(super) struct Node {
     pub(super) value: Value,
     pub(super) origin: Origin,
 }
 
-/// A value as it was written.
 #[derive(Clone)]
 pub(super) enum Value {
-    /// The environment's: a text that is what its key asks for, be it a number or a list.
+    /// From the environment: a text that becomes what its key needs, a number or a list for
+    /// example.
     Said {
         text: String,
-        /// What the file says, which an empty text does not take the place of where it can be left
-        /// out.
+        /// The file's value, which holds if the text is empty.
         beneath: Option<Box<Node>>,
     },
-    /// A text.
     Text(String),
-    /// A whole number.
     Number(i128),
-    /// Yes or no.
     Flag(bool),
-    /// A list.
     List(Vec<Node>),
-    /// A section.
     Section(Table),
-    /// What no key takes: fractions, dates, numbers beyond all bounds.
+    /// What fits no key: fractions, dates, numbers out of range.
     Other,
 }
 
-/// Where a value was written.
 #[derive(Clone)]
 pub(super) enum Origin {
-    /// A variable of the environment.
     Variable(String),
-    /// A place in the file.
     File(Place),
 }
 
-/// A place in the file, both counted from 1.
+/// A place in the file; line and column count from 1.
 #[derive(Clone)]
 pub(super) struct Place {
     pub(super) file: Rc<str>,

@@ -1,4 +1,5 @@
-//! A channel server after the seed's Flask example: takes a message, answers to `response_url`.
+//! A channel server like the Flask example of the client's specification: takes a message and
+//! answers to `response_url`.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 
-/// What a channel server is sent.
+/// The body of a delivery.
 #[derive(Deserialize)]
 struct Incoming {
     session_id: String,
@@ -32,7 +33,7 @@ struct Echo {
 }
 
 pub(crate) fn router(clock: Arc<dyn Clock>, egress: Arc<Egress>) -> anyhow::Result<Router> {
-    // A producer may have named the URL.
+    // The URL may be a producer's, so the egress rules apply.
     let reach = Reach::Vetted(egress);
     let webhook = Webhook::new(&roundtrip_webhook::Config::default(), reach)?;
     Ok(Router::new()

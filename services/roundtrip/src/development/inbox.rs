@@ -14,9 +14,9 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// The most sessions that are kept; the oldest makes room.
+/// The most sessions; the oldest is evicted.
 const MAX_SESSIONS: usize = 1000;
-/// The most answers that are kept of one session; the oldest makes room.
+/// The most answers of one session; the oldest is evicted.
 pub(crate) const MAX_ANSWERS: usize = 100;
 
 #[derive(Debug, Deserialize)]

@@ -25,12 +25,11 @@ use tokio::time::Instant;
 
 use super::Limits;
 
-/// What is known of a connection.
 pub(super) struct Activity {
     limits: Limits,
     accepted: Instant,
     under_way: AtomicUsize,
-    /// Milliseconds from `accepted` to when what goes on now began.
+    /// Milliseconds from `accepted` to the start of the current phase.
     since: AtomicU64,
     /// Headers are arriving.
     heading: AtomicBool,
@@ -38,7 +37,7 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    /// A connection that was just accepted; its first request's headers are awaited.
+    /// A new connection that waits for its first request's headers.
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -50,10 +49,10 @@ impl Activity {
         }
     }
 
-    /// When the connection is to end, if nothing happens by then.
+    /// When the connection ends if nothing happens before.
     pub(super) fn ends_at(&self) -> Instant {
         if self.under_way.load(Ordering::Acquire) > 0 {
-            // The router ends it; then the time begins to count.
+            // The router ends the request; the idle time starts after it.
             return Instant::now() + self.limits.idle_timeout;
         }
         let since = self.accepted + Duration::from_millis(self.since.load(Ordering::Relaxed));
@@ -64,7 +63,7 @@ impl Activity {
         }
     }
 
-    /// A request has begun; it ends when what is returned is dropped.
+    /// Starts a request. It ends when the returned guard is dropped.
     pub(super) fn begin(self: &Arc<Self>, version: Version) -> UnderWay {
         self.under_way.fetch_add(1, Ordering::AcqRel);
         self.heading.store(false, Ordering::Relaxed);
@@ -74,7 +73,6 @@ impl Activity {
         UnderWay(Arc::clone(self))
     }
 
-    /// Bytes have arrived.
     pub(super) fn noticed(&self) {
         let is_head = self.under_way.load(Ordering::Acquire) == 0
             && !self.heading.load(Ordering::Relaxed)
@@ -91,7 +89,7 @@ impl Activity {
     }
 }
 
-/// A request that is under way.
+/// A request in progress.
 pub(super) struct UnderWay(Arc<Activity>);
 
 impl Drop for UnderWay {

@@ -1,9 +1,8 @@
-//! A connection's bytes, as HTTP sees them.
+//! The bytes of a connection below HTTP.
 //!
-//! Invariant: an answer that was written is not lost because its request was refused half-way. To
-//! close while some of the request lies unread would reset the connection, and a client that is
-//! still writing would see that in place of its answer; so what comes after the end is read and
-//! dropped, for a moment.
+//! Invariant: a written answer is not lost because its request was refused early. Closing with
+//! unread bytes resets the connection, and a client that still writes would see the reset instead
+//! of the answer. So bytes after the end are read and dropped for a moment.
 
 use std::{
     io,
@@ -23,14 +22,14 @@ use super::activity::Activity;
 /// How long the peer may take to close its side after ours.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What is read at once of what is dropped.
+/// The bytes dropped in one read.
 const DROP_AT_ONCE: usize = 4096;
 
-/// A connection whose arriving bytes are noticed.
+/// A connection that reports arriving bytes.
 pub(super) struct Stream<S> {
     inner: S,
     activity: Arc<Activity>,
-    /// Since our side is closed.
+    /// Set once our side is closed.
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
@@ -94,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
             let mut buf = ReadBuf::new(&mut dropped);
             match Pin::new(&mut self.inner).poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
-                // The peer has closed, one way or the other.
+                // The peer has closed or reset.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => break,
             }

@@ -5,13 +5,13 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
-/// Beyond what anything here takes; it ends a test that has failed already.
+/// Longer than any step here; it only ends a failing test.
 const TEST_LIMIT: Duration = Duration::from_mins(1);
 
-/// A limit in tests that wait for its end; in it a busy machine connects and writes.
+/// A limit that tests wait for. Even on a busy machine it is enough to connect and write.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// So long that a test which waited for it has failed.
+/// A test that waits for it has failed.
 const LONG: Duration = Duration::from_mins(10);
 
 const LIMITS: Limits = Limits {
@@ -49,7 +49,6 @@ impl Port {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// Connects and writes.
     async fn say(&self, text: &str) -> TcpStream {
         let mut stream = self.connect().await;
         stream.write_all(text.as_bytes()).await.unwrap();
@@ -57,7 +56,7 @@ impl Port {
     }
 }
 
-/// What comes until the peer closes.
+/// Reads until the peer closes.
 async fn rest(mut stream: TcpStream) -> String {
     let mut text = String::new();
     let read = timeout(TEST_LIMIT, stream.read_to_string(&mut text)).await;
@@ -66,7 +65,7 @@ async fn rest(mut stream: TcpStream) -> String {
     text
 }
 
-/// What comes first.
+/// Reads the head of the answer.
 async fn head(stream: &mut TcpStream) -> String {
     let mut bytes = [0; 1024];
     let read = timeout(TEST_LIMIT, stream.read(&mut bytes)).await;
@@ -116,7 +115,7 @@ async fn an_idle_connection_is_closed_and_one_with_a_request_is_not() {
     let mut waiting = port.say("GET /never HTTP/1.1\r\nhost: h\r\n\r\n").await;
     let idle = port.say(REQUEST).await;
     assert!(rest(idle).await.contains("200 OK"));
-    // By now it has waited as long as the other, which was closed.
+    // It has now waited as long as the other one, which was closed.
     let waited = timeout(SHORT, waiting.read(&mut [0])).await;
     assert!(waited.is_err(), "{waited:?}");
 }
@@ -136,7 +135,7 @@ async fn beyond_the_last_place_a_connection_is_told_so_and_closed() {
     assert_eq!(body, REFUSAL);
     serde_json::from_str::<serde_json::Value>(body).unwrap();
 
-    // Those that have a place go on, and a place that comes free is given to the next.
+    // Admitted connections continue, and a free place goes to the next one.
     first.write_all(REQUEST.as_bytes()).await.unwrap();
     assert!(head(&mut first).await.contains("200 OK"));
     drop(second);
@@ -171,8 +170,8 @@ async fn a_request_that_is_refused_before_it_was_read_is_answered() {
     let length = 8 << 20;
     let head = format!("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n");
     let (read, mut write) = port.say(&head).await.into_split();
-    // As clients do that write all before they read. Where the gateway resets the connection this
-    // fails, and so may the reading.
+    // As clients do that write everything before they read. A reset by the gateway fails the write,
+    // and perhaps the read.
     let written = timeout(TEST_LIMIT, write.write_all(&vec![b'x'; length])).await;
     assert!(written.is_ok(), "it is not read");
     let told = rest(read.reunite(write).unwrap()).await;
@@ -191,7 +190,7 @@ async fn a_stop_closes_what_is_idle_and_what_is_silent() {
     timeout(TEST_LIMIT, port.serving).await.unwrap().unwrap();
 }
 
-/// A post of so many bytes, its head alone.
+/// The head of a post with this many bytes.
 fn post_head(path: &str, bytes: usize) -> String {
     format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: {bytes}\r\n\r\n")
 }

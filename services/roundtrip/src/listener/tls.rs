@@ -1,7 +1,8 @@
 //! The certificate of a port, and the handshake.
 //!
-//! Invariant: there is always a certificate whose key fits. Files that change are read again; where
-//! they cannot be used, or their time is not now, the last good ones stay in use, and the log says so.
+//! Invariant: there is always a certificate with a matching key. Changed files are loaded again. If
+//! they cannot be used or are not valid now, the last good certificate stays in use, and the log
+//! says so.
 
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,11 +22,11 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use crate::{config::chain, key_file::warn_if_open};
 
-/// How often the files are looked at. They are read whole, for a time of change can lie: a mounted
-/// secret is changed by a link.
+/// How often the files are read. Their content is compared, as the modification time can be stale:
+/// a mounted secret changes by a link.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// What is offered to be spoken, the preferred first.
+/// The offered protocols, the preferred first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// TLS for one port.
@@ -37,8 +38,8 @@ pub(crate) struct Tls {
     clock: Arc<dyn Clock>,
 }
 
-/// Why the files cannot be used. One line each, in words of our own: a parser's may quote the line,
-/// and the key is in the file.
+/// Why the files cannot be used, in one line. The text is our own: a parser's may quote a line of
+/// the key.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
     #[error("cert_file '{}' cannot be read", path.display())]
@@ -59,14 +60,14 @@ pub(crate) enum TlsError {
     Died(#[from] tokio::task::JoinError),
 }
 
-/// A certificate with its key, and when it is good.
+/// A certificate, its key and its validity.
 #[derive(Debug)]
 struct Shown {
     key: Arc<CertifiedKey>,
     times: Times,
 }
 
-/// From when, and until when, in seconds since 1970.
+/// The validity, in seconds since 1970.
 #[derive(Debug, Clone, Copy)]
 struct Times {
     from: i64,
@@ -74,7 +75,7 @@ struct Times {
 }
 
 impl Times {
-    /// What is wrong with it at this moment.
+    /// Why it is not valid now.
     fn problem(self, now: OffsetDateTime) -> Option<&'static str> {
         let now = now.unix_timestamp();
         if now < self.from {
@@ -87,7 +88,7 @@ impl Times {
     }
 }
 
-/// The certificate that is shown now.
+/// The certificate in use.
 #[derive(Debug)]
 struct Current(ArcSwap<Shown>);
 
@@ -97,14 +98,14 @@ impl ResolvesServerCert for Current {
     }
 }
 
-/// What a look at the files has come to.
+/// The result of a check of the files.
 #[derive(Debug, PartialEq, Eq)]
 enum Look {
-    /// They hold what they held.
+    /// Unchanged.
     Same,
-    /// What is in them is shown from now on.
+    /// Loaded and in use.
     Taken,
-    /// What is in them is not shown, and why.
+    /// Not loaded, with the reason.
     Kept(String),
 }
 
@@ -119,7 +120,7 @@ impl Tls {
     ) -> Result<Self, TlsError> {
         let (shown, _text) = read(files)?;
         warn_if_open(&files.key_file);
-        // Better than no gateway: who calls it may not look, and can be told to wait.
+        // Start all the same: clients may not check the dates, and can be asked to wait.
         if let Some(problem) = shown.times.problem(clock.now()) {
             tracing::warn!(cert_file = %files.cert_file.display(), "the certificate {problem}");
         }
@@ -136,12 +137,11 @@ impl Tls {
         })
     }
 
-    /// The handshake.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.acceptor.accept(stream).await
     }
 
-    /// Looks at the files for ever, and shows what is new in them.
+    /// Checks the files for ever and loads what changed.
     pub(super) async fn keep_renewed(self) {
         let mut last = None;
         let mut told = None;
@@ -155,7 +155,7 @@ impl Tls {
                     }
                     told = None;
                 }
-                // They may be half written just now.
+                // They may be half written now.
                 Look::Kept(error) => {
                     if told.as_ref() != Some(&error) {
                         tracing::warn!(%error, "the certificate in use stays");
@@ -167,7 +167,7 @@ impl Tls {
         }
     }
 
-    /// Looks once. `last` is what was in the files when they were last taken.
+    /// Checks the files once. `last` is their content when they were last loaded.
     async fn look(&self, last: &mut Option<Text>) -> Look {
         let files = self.files.clone();
         let read = tokio::task::spawn_blocking(move || read(&files)).await;
@@ -181,11 +181,11 @@ impl Tls {
         let now = self.clock.now();
         if let Some(problem) = shown.times.problem(now) {
             let file = self.files.cert_file.display();
-            // What is no better stays no longer than what came after it.
+            // Keep the current certificate only if it is valid itself.
             if self.current.0.load().times.problem(now).is_none() {
                 return Look::Kept(format!("the certificate in '{file}' {problem}"));
             }
-            // The start has told of what it found.
+            // The start has already logged its result.
             if last.is_some() {
                 tracing::warn!("the certificate in '{file}' {problem}");
             }
@@ -196,7 +196,7 @@ impl Tls {
     }
 }
 
-/// What the two files hold.
+/// The content of the two files.
 type Text = [Vec<u8>; 2];
 
 fn read(files: &roundtrip_ingress::Tls) -> Result<(Shown, Text), TlsError> {
@@ -247,7 +247,7 @@ fn read(files: &roundtrip_ingress::Tls) -> Result<(Shown, Text), TlsError> {
     Ok((Shown { key, times }, [cert_text, key_text]))
 }
 
-/// As PKCS #8 has it, and as OpenSSL had it before.
+/// The markers of PKCS #8 and of the older OpenSSL format.
 fn is_encrypted(pem: &[u8]) -> bool {
     let has = |mark: &[u8]| pem.windows(mark.len()).any(|part| part == mark);
     has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED")
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
     use crate::config::Problem;
 
-    /// Long past, and far off.
+    /// Certainly past, and certainly future.
     const PAST: i32 = 2001;
     const FUTURE: i32 = 4000;
 

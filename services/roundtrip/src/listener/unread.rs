@@ -1,12 +1,11 @@
-//! Bodies that nobody has read by the time their requests are answered: a wrong token, a body that is
-//! too large.
+//! Request bodies that are unread when the answer is sent, for example after a bad token or a 413.
 //!
-//! Over HTTP/1.1 the next request comes after such a body, so the connection ends unless the body is
-//! all there, and can be passed over. A client that is not told sends its next request into a
-//! connection that is being closed, and cannot know what became of it.
+//! Over HTTP/1.1 the next request follows the body. So the connection must end, unless the rest of
+//! the body has already arrived and can be skipped. Without a notice the client sends its next
+//! request into a closing connection and cannot know its fate.
 //!
-//! Invariant: an answer after which the connection is closed for this says so (RFC 9112, section 9.6),
-//! and no answer waits for bytes that are still to come.
+//! Invariant: such an answer carries `connection: close` (RFC 9112, section 9.6), and no answer
+//! waits for bytes that have not arrived.
 
 use std::{
     convert::Infallible,
@@ -27,23 +26,22 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::task::yield_now;
 use tower::ServiceExt;
 
-/// The longest body that is passed over.
+/// The longest body that is skipped.
 const PASSED_OVER: u64 = 64 << 10;
 
-/// How often it is looked at. Each look lets hyper hand over what it has read.
+/// How often the body is polled. Each poll lets hyper hand over what it has read.
 const LOOKS: usize = 4;
 
-/// Answers a request, and says with the answer whether the connection ends for a body that was not
-/// read.
+/// Answers a request. The answer says whether the connection ends because of an unread body.
 pub(super) async fn answer(
     router: Router,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    // A stream of HTTP/2 ends by itself.
+    // An HTTP/2 stream ends by itself.
     if request.version() > Version::HTTP_11 || request.body().is_end_stream() {
         return router.oneshot(request.map(Body::new)).await;
     }
-    // Looking for it would ask for it.
+    // Polling the body would send `100 Continue`, which asks for it.
     let is_awaited = request.headers().contains_key(header::EXPECT);
     let back = Back::default();
     let lend = |body| Lent {
@@ -62,7 +60,7 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-/// Whether the rest of the body has come already; it is passed over.
+/// Whether the rest of the body has already arrived; it is skipped.
 async fn is_all_there(mut body: Incoming) -> bool {
     let mut most = PASSED_OVER;
     for _ in 0..LOOKS {
@@ -85,7 +83,7 @@ async fn is_all_there(mut body: Incoming) -> bool {
 
 type Back = Arc<Mutex<Option<Incoming>>>;
 
-/// A body that comes back from whoever drops it.
+/// A body that returns here when the handler drops it.
 struct Lent {
     body: Option<Incoming>,
     back: Back,

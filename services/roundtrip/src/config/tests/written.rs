@@ -1,10 +1,10 @@
-//! What is written, in the file and in the environment, and how it is refused.
+//! How values are written in the file and the environment, and how wrong ones are refused.
 
 use std::{collections::BTreeSet, fmt::Write};
 
 use super::*;
 
-/// What must be in no message.
+/// It must appear in no message.
 const SECRET: &str = "HUNTER2";
 
 fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
@@ -32,7 +32,7 @@ fn variable(key: &str) -> String {
     format!("ROUNDTRIP__{}", key.replace('.', "__").to_uppercase())
 }
 
-/// `a.b.c = value`, as a file has it.
+/// `a.b.c = value` in a file.
 fn in_file(key: &str, value: &str) -> String {
     match key.rsplit_once('.') {
         Some((section, key)) => format!("[{section}]\n{key} = {value}\n"),
@@ -40,7 +40,7 @@ fn in_file(key: &str, value: &str) -> String {
     }
 }
 
-/// Every key, what the environment may say of it, and the same as the file has it.
+/// Every key, with values of the environment and the same in the file.
 const KEYS: [(&str, &[(&str, &str)]); 82] = [
     ("environment", &[("production", "\"production\"")]),
     ("public_url", &[("http://h/", "\"http://h/\"")]),
@@ -150,7 +150,7 @@ const KEYS: [(&str, &[(&str, &str)]); 82] = [
     ("recorder.dead_letters_at_once", NUMBER),
 ];
 
-/// What only looks like a number, a flag or a list is the text that it is.
+/// Text that looks like a number, a flag or a list stays text.
 const TEXT: &[(&str, &str)] = &[
     ("a", "\"a\""),
     (
@@ -179,7 +179,7 @@ const SCHEDULE: &[(&str, &str)] = &[("17s", "[\"17s\"]"), ("17s, 1h", "[\"17s\",
 const NUMBER: &[(&str, &str)] = &[("17", "17"), ("0", "0")];
 const LISTEN: &[(&str, &str)] = &[("192.0.2.1:9", "\"192.0.2.1:9\"")];
 
-/// A section whose keys have no defaults must be whole, whichever of them is tried.
+/// A section whose keys have no defaults needs all of them, whichever is tested.
 const WHOLE: [&str; 2] = ["ingress.tls.cert_file", "ingress.tls.key_file"];
 
 #[test]
