@@ -1,8 +1,8 @@
-//! Keeps one bad endpoint from hurting the others: admission by key, and the breaker, the rate and
-//! the deferral that it is made of.
+//! Isolates a failing endpoint from the others: admission by key, with a breaker, a rate and a
+//! deferral for each.
 //!
-//! Invariant: no I/O. Only [`admission`] reads the time; the rules under it are handed it, so that
-//! each is a state machine that a test can hold to.
+//! Invariant: no I/O. Only [`admission`] reads the time. The rules below it take the time as an
+//! argument, so that each is a testable state machine.
 
 pub mod admission;
 mod breaker;

@@ -1,31 +1,29 @@
-//! How long what cannot be delivered now is put aside.
+//! How long a message that cannot be delivered now is snoozed.
 //!
-//! Invariant: what is parked comes back at about the pace at which it can be taken, not all at
-//! once: each waits behind those that were parked before it. So the deeper a backlog is, the
-//! longer each waits, and the less it costs everybody else; but never less than [`MIN_PARK`] or
-//! more than [`MAX_PARK`].
+//! Invariant: snoozed messages come back at about the endpoint's pace, each after those snoozed
+//! before it. A deeper backlog waits longer, and so costs the others less. A snooze is never
+//! shorter than [`MIN_PARK`] or longer than [`MAX_PARK`].
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The shortest parking: the broker's shortest delay is about as long.
+/// The shortest snooze: about the broker's shortest delay.
 pub const MIN_PARK: Duration = Duration::from_secs(1);
 
-/// The longest parking. A backlog of 20,000 messages for an endpoint that takes none is then
-/// handed out and put aside about 40 times a second, which is less than a hundredth of what
-/// either broker can do.
+/// The longest snooze. A backlog of 20,000 messages for a hung endpoint is then delivered and
+/// snoozed about 40 times a second, less than a hundredth of either broker's rate.
 pub const MAX_PARK: Duration = Duration::from_mins(10);
 
-/// The most that come back of one endpoint's backlog in a second, however quick it may be: what
-/// bounds the cost of a backlog that is not deep enough yet for the longest parking.
+/// Maximum number of returns per second for one endpoint, however fast it is. It bounds the cost of
+/// a backlog that is too small for the longest snooze.
 pub const MAX_RETURNS_PER_SECOND: f64 = 200.0;
 
-/// How far the longest parking is shortened at random, so that what all waits for the longest does
-/// not come back at once.
+/// The share by which the longest snooze is shortened at random, so that its messages do not all
+/// return at once.
 const SPREAD: f64 = 0.2;
 
-/// What is parked of one endpoint's messages: how many, by the pace at which they come back.
+/// The snoozed messages of one endpoint: their number, from the pace at which they return.
 #[derive(Debug, Default)]
 pub struct Parking {
     parked: f64,
@@ -33,16 +31,16 @@ pub struct Parking {
 }
 
 impl Parking {
-    /// How long one more waits. None comes back before `base`, and from then on so many a second
-    /// as `pace` says. `random` is drawn from 0 to 1.
+    /// The snooze of one more message. The first message returns after `base`, and later ones at
+    /// `pace` per second. `random` is drawn from 0 to 1.
     pub fn park(&mut self, now: Instant, base: Duration, pace: f64, random: f64) -> Duration {
         let pace = pace.clamp(1.0 / MAX_PARK.as_secs_f64(), MAX_RETURNS_PER_SECOND);
         if let Some((at, before)) = self.last {
             let returned = now.saturating_duration_since(at).as_secs_f64() * before;
             self.parked = (self.parked - returned).max(0.0);
         }
-        // More could not come back within the longest parking; counting them would only make
-        // others wait after the endpoint has recovered.
+        // More could not return within the longest snooze. Counting them would only delay others
+        // after the endpoint has recovered.
         self.parked = (self.parked + 1.0).min(MAX_PARK.as_secs_f64() * pace);
         self.last = Some((now, pace));
         let wait = base.as_secs_f64() + self.parked / pace;
@@ -91,8 +89,8 @@ mod tests {
         }
     }
 
-    /// The promise that a hung channel's backlog costs next to nothing, as a simulation: 20,000
-    /// messages, none of which is ever taken, over the first hour.
+    /// Simulates that a hung channel's backlog costs next to nothing: 20,000 messages over the
+    /// first hour, with none accepted.
     #[test]
     fn a_deep_backlog_that_is_never_taken_is_seldom_handed_out() {
         const MESSAGES: u32 = 20_000;
@@ -107,12 +105,12 @@ mod tests {
                 break;
             }
             parked += 1;
-            // Two a second is what 64 at once can be that take 30 s each.
+            // Two per second: 64 at once that take 30 s each.
             let random = f64::from(message) / f64::from(MESSAGES);
             let wait = parking.park(now, Duration::ZERO, 64.0 / 30.0, random);
             due.insert((now + wait, message));
         }
-        // Each is parked some seven times in the hour: every nine minutes.
+        // Each is snoozed about seven times in the hour: every nine minutes.
         assert!(parked / MESSAGES < 9, "{}", parked / MESSAGES);
     }
 }

@@ -1,13 +1,13 @@
-//! A rate: so many a second on average, and never more than a second's worth at once.
+//! A rate: a number per second on average, with a burst of one second's worth.
 //!
-//! Invariant: within any time `t` at most `rate * t`, and a second's worth (at least one) more,
-//! are taken.
+//! Invariant: within any time `t` at most `rate * t` are taken, plus one second's worth (at least
+//! one).
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A bucket of tokens that fills at a rate. It starts full.
+/// A token bucket that fills at a rate. It starts full.
 #[derive(Debug)]
 pub struct Rate {
     per_second: f64,
@@ -26,14 +26,14 @@ impl Rate {
         }
     }
 
-    /// Goes on at another rate. What was taken stays taken.
+    /// Continues at another rate, with its current tokens.
     pub fn set(&mut self, per_second: f64, now: Instant) {
         self.fill(now);
         self.per_second = per_second;
         self.tokens = self.tokens.min(most(per_second));
     }
 
-    /// How long until one can be taken; nothing where one can now.
+    /// Time until a token can be taken; `None` if one can be taken now.
     #[must_use]
     pub fn blocked_for(&mut self, now: Instant) -> Option<Duration> {
         self.fill(now);
@@ -41,7 +41,7 @@ impl Rate {
         (missing > 0.0).then(|| Duration::from_secs_f64(missing / self.per_second))
     }
 
-    /// Takes one, if there is one.
+    /// Takes a token, if there is one.
     pub fn take(&mut self, now: Instant) -> bool {
         let there = self.blocked_for(now).is_none();
         if there {
@@ -57,7 +57,7 @@ impl Rate {
     }
 }
 
-/// The most tokens: a second's worth, but never less than one, or nothing could ever be taken.
+/// The bucket's size: one second's worth, but at least one token, or none could ever be taken.
 const fn most(per_second: f64) -> f64 {
     per_second.max(1.0)
 }

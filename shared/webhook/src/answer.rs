@@ -1,23 +1,23 @@
-//! What is read and kept of an answer's body.
+//! Reads an answer's body, and keeps an excerpt.
 //!
-//! Invariant: however long the body is, at most [`MAX_ANSWER_BYTES`] of it (and the piece that
-//! crosses this line) are read, and at most [`EXCERPT_BYTES`] are kept.
+//! Invariant: at most [`MAX_ANSWER_BYTES`] of the body, plus the chunk that crosses this limit, are
+//! read. At most [`EXCERPT_BYTES`] are kept.
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use roundtrip_model::redacted;
 
-/// The most of an answer that is kept, for a log or a dead letter's reason.
+/// Bytes kept of an answer, for a log or a dead letter's reason.
 pub(crate) const EXCERPT_BYTES: usize = 1024;
 
-/// The most of an answer that is read, so that its connection can be used again; beyond it, a new
+/// Bytes read of an answer so that its connection can be reused; for longer answers a new
 /// connection is cheaper.
 pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// A character of four bytes may stand across the excerpt's end.
+/// A character of up to four bytes may cross the excerpt's end.
 const LONGEST_CHARACTER: usize = 4;
 
-/// The beginning of a body, as it is read piece by piece.
+/// The beginning of a body, collected chunk by chunk.
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
     kept: Vec<u8>,
@@ -25,8 +25,8 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Reads the body to its end, its failure or the limit. What was read by then stays, should
-    /// the future be dropped half-way: a body that stalls takes nothing away from its status.
+    /// Reads the body up to its end, an error or the limit. If the future is dropped, what was read
+    /// so far is kept: a body that stalls does not change the status.
     pub(crate) async fn read(&mut self, body: &mut Incoming) {
         while self.read < MAX_ANSWER_BYTES {
             match body.frame().await {
@@ -35,7 +35,7 @@ impl Answer {
                         self.take(piece);
                     }
                 }
-                // The status line was the answer; a body that breaks off changes nothing.
+                // The status line was the answer, so a truncated body changes nothing.
                 None | Some(Err(_)) => return,
             }
         }
@@ -47,15 +47,14 @@ impl Answer {
         self.read += piece.len();
     }
 
-    /// The excerpt: text that can stand in one line of a log. A server that fails may quote the URL
-    /// that it was to answer to; the token in it stays out of logs and dead letters.
+    /// The excerpt as one line of text. An error page may quote the requested URL; the token in it
+    /// is removed from logs and dead letters.
     pub(crate) fn excerpt(&self) -> String {
         one_line(&String::from_utf8_lossy(&self.kept), EXCERPT_BYTES)
     }
 }
 
-/// The beginning of what another server wrote, without tokens, as text that can stand in one line
-/// of a log.
+/// The beginning of another server's text as one line, without tokens.
 pub(crate) fn one_line(text: &str, most_bytes: usize) -> String {
     let mut line = String::new();
     for character in redacted(text).chars().map(harmless) {
@@ -68,7 +67,7 @@ pub(crate) fn one_line(text: &str, most_bytes: usize) -> String {
     line
 }
 
-/// The character, or one that cannot break a line, steer a terminal or turn the text's direction.
+/// Replaces characters that break a line, control a terminal or change the text direction.
 fn harmless(character: char) -> char {
     match character {
         '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => ' ',

@@ -32,16 +32,16 @@ use crate::{
     retry_after,
 };
 
-/// How long an idle connection is kept. Shorter than most servers keep theirs, so that a request
-/// seldom meets a connection that is just being closed.
+/// How long an idle connection is kept. It is shorter than most servers' limit, so that a request
+/// rarely meets a connection that is being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// An HTTP/2 connection that is silent for so long while an exchange is open is sent a ping…
+/// An HTTP/2 connection that is silent for this long during an exchange gets a ping.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
-/// …and ends, with its exchanges, where none comes back within this time.
+/// Without an answer to the ping within this time the connection and its exchanges end.
 const PING_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The most header lines that are parsed. Where there are more, the status alone is read.
+/// Maximum number of header lines that are parsed. Of a longer head only the status is read.
 const MAX_HEADER_LINES: usize = 512;
 
 const WEBHOOK_ID: &str = "webhook-id";
@@ -60,7 +60,7 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// A client with these limits that connects where it may.
+    /// A client with these limits that connects as `reach` allows.
     ///
     /// # Errors
     /// Names the setting that cannot be used.
@@ -84,8 +84,8 @@ impl Webhook {
         self.timeout
     }
 
-    /// Posts this JSON once, unsigned. `webhook_id` names the message, the same on every try; `now`
-    /// is the time of this try.
+    /// Posts this JSON once, unsigned. `webhook_id` is the message's id, the same on every attempt;
+    /// `now` is the time of this attempt.
     pub async fn post(
         &self,
         url: &Url,
@@ -97,7 +97,7 @@ impl Webhook {
             .await
     }
 
-    /// As [`Webhook::post`], under this time limit instead of the configured one, and signed where
+    /// Like [`Webhook::post`], with this time limit instead of the configured one, and signed if
     /// there is a signer.
     pub(crate) async fn post_within(
         &self,
@@ -136,8 +136,8 @@ impl Webhook {
         let retry_after = wait_asked_for(response.headers(), now + started.elapsed());
         let location = location_of(url, status, response.headers());
         let mut answer = Answer::default();
-        // The status line is the answer: a 2xx whose body stalls was delivered, and trying it
-        // again would double it. So the time limit ends the reading, not the exchange.
+        // The status line is the answer: a 2xx whose body stalls was delivered, and a retry would
+        // duplicate it. The time limit therefore ends the reading without failing the exchange.
         if timeout_at(deadline, answer.read(response.body_mut()))
             .await
             .is_err()
@@ -160,7 +160,7 @@ fn client(config: &Config, connector: Connector) -> Client<Connector, Outgoing> 
         .pool_timer(TokioTimer::new())
         .pool_max_idle_per_host(config.max_idle_per_host)
         .pool_idle_timeout(IDLE_TIMEOUT)
-        // As lenient as browsers and curl: what is wrong with a header says nothing of the status.
+        // As lenient as browsers and curl: a malformed header does not change the status.
         .http1_max_buf_size(MAX_HEAD_BYTES)
         .http1_max_headers(MAX_HEADER_LINES)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
@@ -169,13 +169,13 @@ fn client(config: &Config, connector: Connector) -> Client<Connector, Outgoing> 
         .http2_max_header_list_size(bytes(MAX_HEAD_BYTES))
         .http2_initial_stream_window_size(bytes(WINDOW_BYTES))
         .http2_initial_connection_window_size(bytes(CONNECTION_WINDOW_BYTES))
-        // Without pings a connection that has gone silent takes requests for minutes.
+        // Without pings a silent connection would accept requests for minutes.
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_TIMEOUT)
-        // The client takes another connection where it learns that a kept one was closed *before*
-        // anything of the request was written to it. That is harmless: the other side has seen
-        // nothing. It sends nothing else again, follows no redirect, uses no proxy and decompresses
-        // nothing, so an answer of a few bytes cannot grow.
+        // The client retries on another connection only if a kept one was closed *before* any byte
+        // of the request was written. That is safe: the server has seen nothing. Otherwise it never
+        // resends. It follows no redirect, uses no proxy, and does not decompress, so a small
+        // answer cannot expand.
         .build(connector)
 }
 
@@ -183,7 +183,7 @@ fn client(config: &Config, connector: Connector) -> Client<Connector, Outgoing> 
 fn request(url: &Url) -> Option<Request<()>> {
     let mut target = url.clone();
     target.set_fragment(None);
-    // They cannot fail: a URL that is posted to has a host.
+    // These cannot fail: the URL has a host.
     let _ = target.set_username("");
     let _ = target.set_password(None);
     let uri: Uri = target.as_str().parse().ok()?;
@@ -198,7 +198,7 @@ fn request(url: &Url) -> Option<Request<()>> {
     Some(request)
 }
 
-/// A URL's user and password, as a header.
+/// A URL's user and password as a header.
 fn basic_authorization(url: &Url) -> Option<HeaderValue> {
     let password = url.password();
     if url.username().is_empty() && password.is_none() {
@@ -213,7 +213,7 @@ fn basic_authorization(url: &Url) -> Option<HeaderValue> {
     Some(header)
 }
 
-/// The headers of Standard Webhooks, the signature over the others and the body.
+/// The headers of Standard Webhooks, with the signature over id, timestamp and body.
 fn webhook_headers(
     headers: &mut HeaderMap,
     webhook_id: &str,
@@ -230,9 +230,9 @@ fn webhook_headers(
     Ok(())
 }
 
-/// The outcome of an exchange whose answer has no head that could be read. A status line that has
-/// come is the answer all the same: the other side has judged the message, and what is wrong with
-/// the rest of its head changes nothing.
+/// The outcome of an exchange whose answer has an unreadable head. A received status line still
+/// counts as the answer: the server has judged the message, and errors in the remaining head do not
+/// change that.
 fn without_head(exchange: &Exchange, failure: Failure) -> Outcome {
     match exchange.status() {
         Some(status) => Outcome::Answered {
@@ -264,13 +264,13 @@ fn failure(error: &hyper_util::client::legacy::Error) -> Failure {
     }
 }
 
-/// The error's causes in one line; its own words too, where no cause says more.
+/// The error's causes in one line, or its own text if the causes add nothing.
 fn one_line(error: &dyn Error) -> String {
     let mut causes = Vec::new();
     let mut cause = error.source();
     while let Some(error) = cause {
         let text = error.to_string();
-        // Some repeat their cause in their own text.
+        // Some errors repeat their cause in their own text.
         if !causes.iter().any(|said: &String| said.contains(&text)) {
             causes.push(text);
         }

@@ -1,46 +1,45 @@
-//! How webhooks are posted and tried again: the two sections that every role which posts has.
+//! The two configuration sections of every role that posts: how webhooks are posted, and when they
+//! are retried.
 //!
-//! Invariant: a configuration that was turned into a [`crate::Webhook`] or a
-//! [`RetryPolicy`] is within its bounds; what is not is named in one line.
+//! Invariant: a [`crate::Webhook`] or a [`RetryPolicy`] is only made from settings within their
+//! bounds. Any other setting is an error of one line that names it.
 
 use std::time::Duration;
 
 use roundtrip_model::retry::{DEFAULT_MAX_AGE, DEFAULT_RETRY_AFTER_CAP, RetryPolicy, Then};
 use serde::{Deserialize, Serialize};
 
-/// [`Config::timeout`] where nothing is configured.
+/// Default of [`Config::timeout`].
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// [`Config::connect_timeout`] where nothing is configured.
+/// Default of [`Config::connect_timeout`].
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// [`Config::max_idle_per_host`] where nothing is configured: as many as a role's default
-/// concurrency, so that one busy host does not make it connect again and again.
+/// Default of [`Config::max_idle_per_host`]: a role's default concurrency, so that one busy host
+/// does not cause repeated connects.
 const DEFAULT_MAX_IDLE_PER_HOST: usize = 256;
 
-/// The most intervals in a schedule.
+/// Maximum number of intervals in a schedule.
 const MAX_SCHEDULE: usize = 64;
-/// The shortest interval in a schedule; nothing at all would be a busy loop against a server that
-/// is down already.
+/// The shortest interval in a schedule; zero would be a busy loop against a failing server.
 const MIN_INTERVAL: Duration = Duration::from_millis(1);
-/// The longest of every duration here: nobody means more than a year.
+/// Upper bound on every duration here: a longer one is a mistake.
 const MAX_DURATION: Duration = Duration::from_hours(24 * MAX_DAYS);
 const MAX_DAYS: u64 = 366;
-/// The most deliveries that one role of one process has under way at once.
+/// Maximum number of deliveries that one role of one process has under way.
 pub const MAX_CONCURRENCY: u16 = 10_000;
 
 /// How a webhook is posted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The time limit on one exchange, from the connection to the last byte that is read of the
-    /// answer.
+    /// The time limit on one exchange, from the connect to the last byte read of the answer.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// The time limit on making a connection, TLS included.
+    /// The time limit on connecting, including TLS.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// The most idle connections that are kept to one host.
+    /// Maximum number of idle connections kept per host.
     pub max_idle_per_host: usize,
-    /// What the header `user-agent` says.
+    /// The header `user-agent`.
     pub user_agent: String,
 }
 
@@ -62,17 +61,17 @@ impl Config {
     }
 }
 
-/// When a failed post is tried again.
+/// When a failed post is retried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryConfig {
-    /// The interval after each failed try, in order; where it is left out, the role's own.
+    /// The interval after each failed attempt, in order; the role's own schedule by default.
     #[serde(with = "intervals", skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Vec<Duration>>,
-    /// How old a message may grow before no further try is made.
+    /// The age at which a message gets no further attempt.
     #[serde(with = "humantime_serde")]
     pub max_age: Duration,
-    /// The longest wait that `Retry-After` can ask for.
+    /// The longest wait that `Retry-After` can request.
     #[serde(with = "humantime_serde")]
     pub retry_after_cap: Duration,
 }
@@ -88,10 +87,10 @@ impl Default for RetryConfig {
 }
 
 impl RetryConfig {
-    /// The policy, with the role's own schedule where none is configured.
+    /// The policy, with the role's own schedule by default.
     ///
     /// # Errors
-    /// Names the first setting that is out of its bounds.
+    /// Names the first setting that is out of bounds.
     pub fn policy(&self, then: Then, default: &[Duration]) -> Result<RetryPolicy, ConfigError> {
         let schedule = self.schedule.as_deref().unwrap_or(default);
         if !(1..=MAX_SCHEDULE).contains(&schedule.len()) {
@@ -119,11 +118,11 @@ impl RetryConfig {
     }
 }
 
-/// A setting that is out of its bounds.
+/// A setting that is out of bounds.
 #[derive(Debug, thiserror::Error)]
 #[error("{setting}: {problem}")]
 pub struct ConfigError {
-    /// The setting's path within the role's section, dotted.
+    /// The setting's dotted path within the role's section.
     pub setting: &'static str,
     /// What is wrong with it.
     pub problem: String,
@@ -151,12 +150,12 @@ fn within(setting: &'static str, duration: Duration) -> Result<(), ConfigError> 
     }
 }
 
-/// How many parcels a role takes from its queue ahead of the `concurrency` that it works on: a
-/// quarter more, so that the next one is at hand when a permit comes free, and a slow channel
-/// does not hoard what another process could work on.
+/// The consumer's window for this `concurrency`: a quarter more, so that a message is ready when a
+/// permit becomes free. A larger window would let a slow channel hold messages that another process
+/// could handle.
 ///
 /// # Errors
-/// Where `concurrency` is not 1 to [`MAX_CONCURRENCY`].
+/// If `concurrency` is not 1 to [`MAX_CONCURRENCY`].
 pub fn window(concurrency: u16) -> Result<u16, ConfigError> {
     if (1..=MAX_CONCURRENCY).contains(&concurrency) {
         Ok(concurrency + (concurrency / 4).max(1))
@@ -168,7 +167,7 @@ pub fn window(concurrency: u16) -> Result<u16, ConfigError> {
     }
 }
 
-/// Reads and writes a list of durations as people write them.
+/// Serializes a list of durations in human-readable form.
 mod intervals {
     use std::time::Duration;
 

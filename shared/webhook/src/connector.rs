@@ -1,4 +1,4 @@
-//! How a connection is made: where a [`Reach`] allows, in cleartext or under TLS, within a limit.
+//! Connects to where a [`Reach`] allows, in cleartext or with TLS, within a time limit.
 
 use std::{
     error::Error,
@@ -23,11 +23,10 @@ use crate::{
     reach::{Names, Reach},
 };
 
-/// When the kernel asks whether a silent connection still holds, and after how many questions it
-/// ends the connection.
+/// When the kernel probes a silent connection, and after how many probes it ends the connection.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 const TCP_KEEPALIVE_RETRIES: u32 = 3;
-/// How long the kernel waits for what was written to be acknowledged.
+/// How long the kernel waits for written bytes to be acknowledged.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -59,7 +58,7 @@ impl Connector {
     }
 }
 
-/// The public certificate authorities, and these beside them.
+/// The public certificate authorities, plus these.
 fn tls(roots: &Roots) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let certificates = roots.certificates().iter().cloned();
@@ -70,8 +69,8 @@ fn tls(roots: &Roots) -> Result<ClientConfig, rustls::Error> {
         Ok(verifier) => config
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier)),
-        // A machine without root certificates posts to http endpoints all the same; to https
-        // ones it says that the certificate's issuer is unknown.
+        // Without root certificates, posts to http endpoints still work; those to https endpoints
+        // fail with an unknown issuer.
         Err(problem) => {
             tracing::warn!(%problem, "https endpoints will be refused");
             let mut store = RootCertStore::empty();

@@ -1,7 +1,7 @@
-//! A try: one post, judged by the policy. What the dispatcher and the forwarder share.
+//! An attempt: one post, judged by the policy. The dispatcher and the forwarder share it.
 //!
-//! Invariant: what a try decides depends on its outcome, the tries before it, the message's age
-//! and the policy, and on nothing else.
+//! Invariant: the decision depends only on the attempt's outcome, the attempts before it, the
+//! message's age and the policy.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,42 +24,42 @@ pub struct Courier {
     clock: Arc<dyn Clock>,
 }
 
-/// What is to be posted.
+/// What to post.
 #[derive(Debug)]
 pub struct Post<'a> {
-    /// Where to.
+    /// The receiver's URL.
     pub url: &'a Url,
-    /// The message's own id, the same on every try.
+    /// The message's id, the same on every attempt.
     pub webhook_id: &'a str,
     /// JSON.
     pub body: Bytes,
-    /// Signs it, where its receiver has a secret.
+    /// Signs the post, if its receiver has a secret.
     pub signer: Option<&'a Signer>,
-    /// The tries made before this one.
+    /// Attempts made before this one.
     pub tries: u32,
     /// When Roundtrip accepted the message.
     pub accepted_at: OffsetDateTime,
 }
 
-/// What one receiver wants otherwise than the configuration has it.
+/// A receiver's settings that override the configuration.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Overrides<'a> {
     /// The time limit on the exchange.
     pub timeout: Option<Duration>,
-    /// The interval after each failed try, in order.
+    /// The interval after each failed attempt, in order.
     pub schedule: Option<&'a [Duration]>,
 }
 
-/// A try that was made: what came of it and what follows.
+/// An attempt that was made, with its outcome and decision.
 #[derive(Debug)]
 pub struct Try {
-    /// Which try it was, from 1 on.
+    /// The attempt's number, from 1 on.
     pub attempt: u32,
-    /// What came of it.
+    /// The outcome.
     pub outcome: Outcome,
-    /// How long it took.
+    /// How long the attempt took.
     pub duration: Duration,
-    /// What follows.
+    /// The decision.
     pub decision: Decision,
 }
 
@@ -73,7 +73,7 @@ impl Courier {
         }
     }
 
-    /// Why a message that was accepted at this time is not tried any more, if it is too old.
+    /// The reason for a dead letter if a message that was accepted at this time is too old.
     #[must_use]
     pub fn too_old(&self, tries: u32, accepted_at: OffsetDateTime) -> Option<DeadReason> {
         let old = self.policy.is_too_old(accepted_at, self.clock.now());
@@ -86,18 +86,18 @@ impl Courier {
         })
     }
 
-    /// The longest wait that another server's `Retry-After` can ask for.
+    /// The longest wait that a server's `Retry-After` can request.
     #[must_use]
     pub const fn retry_after_cap(&self) -> Duration {
         self.policy.retry_after_cap
     }
 
-    /// Makes one try.
+    /// Makes one attempt.
     pub async fn attempt(&self, post: Post<'_>) -> Try {
         self.attempt_with(post, Overrides::default()).await
     }
 
-    /// Makes one try, as its receiver wants it.
+    /// Makes one attempt, with its receiver's settings.
     pub async fn attempt_with(&self, post: Post<'_>, overrides: Overrides<'_>) -> Try {
         let Post {
             url,
@@ -132,7 +132,7 @@ impl Courier {
         }
     }
 
-    /// The try whose handling panicked after `tries` others. Nobody knows how long it took.
+    /// The attempt whose handler panicked after `tries` others. Its duration is unknown.
     #[must_use]
     pub fn panicked(&self, tries: u32, accepted_at: OffsetDateTime) -> Try {
         let outcome = Outcome::Failed(Failure::Panicked);
@@ -162,9 +162,9 @@ impl Courier {
 pub struct Told {
     /// `done`, `retry`, `dead_letter` or `park`.
     pub decision: &'static str,
-    /// How long until it is handed out again, in milliseconds.
+    /// Time until the message is delivered again, in milliseconds.
     pub wait_ms: Option<u64>,
-    /// Why it is dead.
+    /// Why the message is dead.
     pub reason: Option<&'static str>,
 }
 
@@ -186,7 +186,7 @@ impl From<&Decision> for Told {
 }
 
 impl Try {
-    /// The try as the journal tells it.
+    /// The attempt as a journal entry.
     #[must_use]
     pub fn journaled(&self) -> Box<Attempt> {
         let Self {
@@ -199,7 +199,7 @@ impl Try {
         Box::new(attempt)
     }
 
-    /// The status that was answered, if any was.
+    /// The status of the answer, if there was one.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match self.outcome {
@@ -208,13 +208,13 @@ impl Try {
         }
     }
 
-    /// What went wrong, in one line; nothing where it arrived.
+    /// The failure in one line; `None` if the delivery succeeded.
     #[must_use]
     pub fn error(&self) -> Option<String> {
         (self.decision != Decision::Done).then(|| self.outcome.headline())
     }
 
-    /// How long it took, in milliseconds.
+    /// How long the attempt took, in milliseconds.
     #[must_use]
     pub fn duration_ms(&self) -> u64 {
         u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX)

@@ -1,7 +1,7 @@
 //! One request on the connection that carries it.
 //!
 //! Invariant: an exchange opens on its connection's [`Meter`] before the first byte of its request
-//! is written, and is closed when its [`Exchange`] is dropped.
+//! is written, and closes when its [`Exchange`] is dropped.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,7 @@ use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection}
 
 use crate::meter::{Meter, Place};
 
-/// What is known of the exchange while it lasts.
+/// The state of an exchange under way.
 pub(crate) struct Exchange(Arc<Shared>);
 
 struct Shared {
@@ -36,14 +36,14 @@ enum Stage {
     Over,
 }
 
-/// The request's body. The connection asks for it when it takes the request.
+/// The request's body. The connection polls it when it takes the request.
 pub(crate) struct Outgoing {
     body: Full<Bytes>,
     exchange: Arc<Shared>,
 }
 
 impl Exchange {
-    /// This request with this body, and its exchange.
+    /// The request with this body, and its exchange.
     pub(crate) fn of(mut request: Request<()>, body: Bytes) -> (Self, Request<Outgoing>) {
         let shared = Arc::new(Shared {
             connection: capture_connection(&mut request),
@@ -54,8 +54,7 @@ impl Exchange {
         (Self(shared), request.map(|()| Outgoing { body, exchange }))
     }
 
-    /// The status that the other side has answered, where the rest of its answer's head is missing
-    /// or cannot be read.
+    /// The received status of an answer whose remaining head is missing or unreadable.
     pub(crate) fn status(&self) -> Option<u16> {
         match &*self.0.stage() {
             Stage::Open(meter, place) => meter.status(*place),
@@ -63,8 +62,8 @@ impl Exchange {
         }
     }
 
-    /// Lets no other exchange begin on this connection. Over HTTP/1 it ends with its exchange
-    /// anyway; over HTTP/2 those that are open go on.
+    /// Prevents further exchanges on this connection. An HTTP/1 connection ends with its exchange
+    /// anyway; over HTTP/2 the open ones continue.
     pub(crate) fn retire_connection(&self) {
         if let Some(connected) = &*self.0.connection.connection_metadata() {
             connected.poison();

@@ -1,9 +1,10 @@
-//! One POST to somebody else's server, every byte of it under one time limit, and what follows
+//! One POST to another server, under one time limit for every byte, and the decision that follows
 //! from its outcome.
 //!
 //! Invariant: [`Webhook::post`] makes at most one request and ends within its time limit, whatever
-//! the other side does; it connects only where its [`Reach`] lets it, follows no redirect, uses no
-//! proxy, and never holds more than a bounded piece of an answer. Trying again is the policy's business ([`Courier`]), never the client's.
+//! the server does. It connects only where its [`Reach`] allows, follows no redirect, uses no
+//! proxy, and holds a bounded part of an answer. Retries belong to the policy ([`Courier`]), never
+//! to the client.
 
 mod answer;
 mod client;

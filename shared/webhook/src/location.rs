@@ -1,17 +1,17 @@
-//! The header `Location` of a redirect, as it is shown.
+//! The `Location` header of a redirect, for display.
 //!
-//! Invariant: what is shown has no password, query or fragment, for they may be secrets, and is one
-//! line of at most [`LOCATION_BYTES`].
+//! Invariant: the displayed text is one line of at most [`LOCATION_BYTES`]. It excludes password,
+//! query and fragment, which may be secrets.
 
 use hyper::header::HeaderValue;
 use url::Url;
 
 use crate::answer::one_line;
 
-/// The most of a location that is kept.
+/// Bytes kept of a location.
 const LOCATION_BYTES: usize = 256;
 
-/// Where the answer to a post to this URL points: scheme, host and path.
+/// Where the answer to a post to this URL redirects: scheme, host and path.
 pub(crate) fn read(value: &HeaderValue, base: &Url) -> Option<String> {
     let text = String::from_utf8_lossy(value.as_bytes());
     let target = base.join(&text).ok()?;

@@ -1,8 +1,8 @@
-//! Counts what another server sends over one connection, and notes the status that it answers.
+//! Counts the bytes that another server sends on a connection, and records its answer's status.
 //!
-//! Invariant: a connection reads at most [`EXCHANGE_BYTES`] for each exchange that is open on it
-//! and [`IDLE_BYTES`] beside them, whatever is sent; beyond that it ends. And a status is the
-//! answer of the exchange that asks for it, never of another one on the same connection.
+//! Invariant: a connection reads at most [`EXCHANGE_BYTES`] for each open exchange, plus
+//! [`IDLE_BYTES`]; after that it ends. A status is only reported to the exchange that it answers,
+//! never to another one on the same connection.
 
 use std::{
     io,
@@ -16,20 +16,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{answer::MAX_ANSWER_BYTES, status_line::StatusLine};
 
-/// The longest head of an answer. Browsers and curl accept as much.
+/// The longest head of an answer: what browsers and curl accept.
 pub(crate) const MAX_HEAD_BYTES: usize = 256 * 1024;
 
-/// How far a server may be ahead of what is read of its answer's body.
+/// How far a server may be ahead of the reader of its answer's body.
 pub(crate) const WINDOW_BYTES: usize = 64 * 1024;
 
 /// How far a server may be ahead over HTTP/2, with all answers on one connection.
 pub(crate) const CONNECTION_WINDOW_BYTES: usize = 512 * 1024;
 
-/// The most that one exchange makes a connection read: interim responses, head and body.
+/// Maximum bytes read for one exchange: interim responses, head and body.
 const EXCHANGE_BYTES: usize = MAX_HEAD_BYTES + MAX_ANSWER_BYTES + WINDOW_BYTES;
 
-/// The most that a connection reads beside its exchanges: settings, pings, and what was on its way
-/// when exchanges ended.
+/// Maximum bytes read outside exchanges: settings, pings, and data in flight when exchanges ended.
 const IDLE_BYTES: usize = CONNECTION_WINDOW_BYTES + 64 * 1024;
 
 /// One connection's count, shared by the connection and its exchanges.
@@ -38,21 +37,21 @@ pub(crate) struct Meter(Arc<Mutex<Count>>);
 
 #[derive(Debug)]
 struct Count {
-    /// The exchanges that are open.
+    /// Number of open exchanges.
     open: usize,
-    /// How many exchanges have begun.
+    /// Number of exchanges begun.
     begun: u64,
-    /// How many bytes may still be read.
+    /// Bytes that may still be read.
     credit: usize,
-    /// The answer's status as it comes; over HTTP/2 it comes in a frame.
+    /// The answer's status line; HTTP/2 sends the status in a frame instead.
     status: Option<StatusLine>,
 }
 
-/// An exchange's place on its connection.
+/// An exchange's position on its connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place(u64);
 
-/// The other server sends more than an answer may have.
+/// The server sends more than an answer may have.
 #[derive(Debug, thiserror::Error)]
 #[error("the other side sent too many bytes")]
 struct TooManyBytes;
@@ -67,7 +66,7 @@ impl Meter {
         })))
     }
 
-    /// Opens an exchange: what is read from now on may be its answer.
+    /// Opens an exchange: the bytes read from now on may be its answer.
     pub(crate) fn begin(&self) -> Place {
         let mut count = self.lock();
         count.open += 1;
@@ -79,14 +78,14 @@ impl Meter {
         Place(count.begun)
     }
 
-    /// Ends an exchange, and takes what it has not used.
+    /// Ends an exchange, and removes its unused credit.
     pub(crate) fn end(&self, _: Place) {
         let mut count = self.lock();
         count.open -= 1;
         count.credit = count.most().min(count.credit);
     }
 
-    /// The final status that this exchange was answered over HTTP/1, if its line has come.
+    /// The final status of this exchange over HTTP/1, once its line was read.
     pub(crate) fn status(&self, place: Place) -> Option<u16> {
         let count = self.lock();
         let status = count.status.as_ref()?.read();
@@ -114,7 +113,7 @@ impl Count {
     }
 }
 
-/// A connection that counts what it reads.
+/// A connection that counts the bytes it reads.
 #[derive(Debug)]
 pub(crate) struct Metered<S> {
     stream: S,

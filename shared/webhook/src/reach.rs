@@ -1,4 +1,4 @@
-//! Where a client may connect, and whom it believes there.
+//! Where a client may connect, and which certificate authorities it trusts there.
 
 use std::{
     error::Error,
@@ -18,16 +18,16 @@ use url::Url;
 /// Where a client may connect.
 #[derive(Debug, Clone)]
 pub enum Reach {
-    /// Where the guard lets it: the URLs are strangers'.
+    /// Where the guard allows: the URLs come from third parties.
     Vetted(Arc<Egress>),
-    /// Anywhere: the URL is the operator's own. These certificate authorities are trusted beside
-    /// the public ones.
+    /// Anywhere: the URL is the operator's. These certificate authorities are trusted in addition
+    /// to the public ones.
     Own(Roots),
 }
 
 impl Reach {
-    /// Whether this URL may be posted to, as far as that is known without asking the DNS. The
-    /// resolver is not asked for a host that is an address, so this is all that such a one meets.
+    /// Whether this URL may be posted to, as far as is known without DNS. A host that is an address
+    /// skips the resolver, so this is its only check.
     pub(crate) fn vet(&self, url: &Url) -> Result<(), Refusal> {
         match self {
             Self::Vetted(egress) => egress.guard().vet(url),
@@ -35,7 +35,7 @@ impl Reach {
         }
     }
 
-    /// Resolves names as it may.
+    /// The resolver for names.
     pub(crate) fn names(&self) -> Names {
         match self {
             Self::Vetted(egress) => Names::Vetted(egress.resolver().clone()),
@@ -43,7 +43,7 @@ impl Reach {
         }
     }
 
-    /// The certificate authorities to trust beside the public ones.
+    /// The certificate authorities to trust in addition to the public ones.
     pub(crate) fn roots(&self) -> &Roots {
         match self {
             Self::Vetted(egress) => egress.roots(),
@@ -52,8 +52,7 @@ impl Reach {
     }
 }
 
-/// The resolver as the HTTP client calls it. The client connects to the addresses that it is
-/// handed here and asks nobody else.
+/// The resolver for the HTTP client. The client connects only to the addresses returned here.
 #[derive(Debug, Clone)]
 pub(crate) enum Names {
     Vetted(Resolver),
@@ -75,7 +74,7 @@ impl Service<Name> for Names {
             let addresses: Vec<_> = match names {
                 Self::Vetted(resolver) => {
                     let addresses = resolver.resolve(name.as_str()).await?;
-                    // Port 0: the client puts the URL's in its place.
+                    // Port 0: the client replaces it with the URL's.
                     let any_port = |address| SocketAddr::new(address, 0);
                     addresses.into_iter().map(any_port).collect()
                 }

@@ -1,12 +1,12 @@
-//! The header `Retry-After`, both of its forms.
+//! The header `Retry-After`, in both of its forms.
 
 use std::time::{Duration, SystemTime};
 
 use hyper::header::HeaderValue;
 use time::OffsetDateTime;
 
-/// The wait that the header asks for, from `now` on. A date that has passed asks for none; what is
-/// neither a number of seconds nor an HTTP date says nothing.
+/// The wait that the header requests, from `now` on. A past date requests none; a value that is
+/// neither seconds nor an HTTP date is ignored.
 pub(crate) fn read(value: &HeaderValue, now: OffsetDateTime) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
     if text.bytes().all(|byte| byte.is_ascii_digit()) {

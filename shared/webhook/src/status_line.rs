@@ -1,17 +1,16 @@
-//! The status line of an answer over HTTP/1, read as leniently as browsers and curl do.
+//! The status line of an HTTP/1 answer, parsed as leniently as browsers and curl do.
 //!
-//! Invariant: it keeps a bounded piece of one line, and passes over a bounded number of interim
-//! responses.
+//! Invariant: it keeps a bounded part of one line, and skips a bounded number of interim responses.
 
-/// The most interim responses (1xx) before an answer.
+/// Maximum number of interim responses (1xx) before an answer.
 pub(crate) const MAX_INTERIM_RESPONSES: usize = 64;
 
-/// How much of a line is kept: enough for a version and a status.
+/// Bytes kept of a line: enough for a version and a status.
 const LINE_BYTES: usize = 64;
 
 const SWITCHING_PROTOCOLS: u16 = 101;
 
-/// Reads to the final status, past interim responses, and no further.
+/// Reads up to the final status, past interim responses, and no further.
 #[derive(Debug, Default)]
 pub(crate) struct StatusLine {
     line: Vec<u8>,
@@ -25,17 +24,17 @@ enum Awaited {
     StatusLine,
     /// The empty line after an interim response.
     EndOfInterim,
-    /// The final status has come, or something that is no status line.
+    /// The final status was read, or a line that is no status line.
     Nothing(Option<u16>),
 }
 
-/// The other server answers "go on" again and again.
+/// The server keeps sending interim responses.
 #[derive(Debug, thiserror::Error)]
 #[error("more than {MAX_INTERIM_RESPONSES} interim responses came before an answer")]
 pub(crate) struct TooManyInterimResponses;
 
 impl StatusLine {
-    /// The final status, once its line has come.
+    /// The final status, once its line was read.
     pub(crate) fn read(&self) -> Option<u16> {
         match self.awaited {
             Awaited::Nothing(status) => status,
@@ -43,7 +42,7 @@ impl StatusLine {
         }
     }
 
-    /// Reads on.
+    /// Reads the next bytes.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), TooManyInterimResponses> {
         for &byte in bytes {
             if matches!(self.awaited, Awaited::Nothing(_)) {
@@ -61,7 +60,7 @@ impl StatusLine {
     fn end_line(&mut self) -> Result<(), TooManyInterimResponses> {
         let line = self.line.trim_ascii();
         self.awaited = match (self.awaited, line.is_empty()) {
-            // Some servers send an empty line after the last answer's body.
+            // Some servers send an empty line after the previous answer's body.
             (Awaited::StatusLine | Awaited::EndOfInterim, true) => Awaited::StatusLine,
             (Awaited::StatusLine, false) => match status(line) {
                 Some(interim @ 100..200) if interim != SWITCHING_PROTOCOLS => {
@@ -80,7 +79,7 @@ impl StatusLine {
     }
 }
 
-/// The status in `HTTP/1.1 200 OK`; whatever the version is, and however many blanks stand between.
+/// The status in `HTTP/1.1 200 OK`, for any version and any number of blanks.
 fn status(line: &[u8]) -> Option<u16> {
     let (protocol, rest) = line.split_at_checked(b"HTTP/".len())?;
     if !protocol.eq_ignore_ascii_case(b"HTTP/") {

@@ -1,7 +1,7 @@
-//! One key's lane: what is under way for it, and whether one more delivery may begin.
+//! The deliveries of one key, and whether one more may start.
 //!
-//! Invariant: what is under way never exceeds the key's cap, nor what [`Slots`] grants it; it is
-//! counted before the delivery begins. Time and randomness are handed in.
+//! Invariant: deliveries under way never exceed the key's cap, nor what [`Slots`] grants it. A
+//! delivery is counted before it starts. Time and randomness are arguments.
 
 use std::time::Duration;
 
@@ -12,43 +12,43 @@ use crate::{
     Breaker, BreakerConfig, Change, MAX_RETURNS_PER_SECOND, Parking, Rate, Signal, Ticket,
 };
 
-/// From this duration on a key counts as slow.
+/// A key whose deliveries take this long counts as slow.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
-/// How long a delivery may wait in its slot for another of its key to end. Less than the broker's
-/// shortest delay; and so little that those behind it lose next to nothing.
+/// How long a delivery may wait in its slot for another one of its key to end. It is shorter than
+/// the broker's shortest delay, and costs the deliveries behind it little.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
-/// A slow key gets one of so many free slots.
+/// A slow key gets at most one of this many free slots.
 const SLOW_SHARE: usize = 4;
-/// One of so many slots is never a slow key's.
+/// One of this many slots is never given to a slow key.
 const RESERVE: usize = 8;
 /// The weight of the latest delivery in the average duration.
 const LATEST: f64 = 0.2;
-/// How far the deferral of a paused key is shortened at random.
+/// The share by which the deferral of a paused key is shortened at random.
 const SPREAD: f64 = 0.2;
 
 /// What a key is allowed.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The most deliveries under way at once.
+    /// Maximum number of deliveries under way.
     pub max_in_flight: usize,
-    /// The most that begin in a second.
+    /// Maximum number of deliveries started per second.
     pub rate_per_second: Option<f64>,
-    /// Whether none may begin.
+    /// A paused key starts no delivery.
     pub paused: bool,
 }
 
 /// The slots that all keys share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slots {
-    /// All of them.
+    /// Number of all slots.
     pub(super) total: usize,
-    /// Those in which a delivery is under way.
+    /// Slots with a delivery under way.
     pub(super) used: usize,
 }
 
 impl Slots {
-    /// Whether a key that holds so many may have one more: no key gets more than it leaves free for
-    /// all others, and a slow one a quarter of that, and none of the reserve.
+    /// Whether a key that holds `held` slots may have one more. A key never holds more than it
+    /// leaves free for the others. A slow key may hold a quarter of that, and none of the reserve.
     const fn allow(self, held: usize, slow: bool) -> bool {
         let free = self.total.saturating_sub(self.used);
         if slow {
@@ -59,23 +59,23 @@ impl Slots {
     }
 }
 
-/// Why a delivery may not begin now.
+/// Why a delivery may not start now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Obstacle {
     /// The key is paused.
     Paused,
     /// The key's breaker is open, or half-open with all probes under way.
     Open,
-    /// The breaker of the server behind all keys is.
+    /// The breaker of the server behind all keys is open, or half-open with all probes under way.
     ServerOpen,
-    /// The key has as many under way as it may have.
+    /// The key has as many deliveries under way as it may have.
     Saturated,
-    /// The key has had as many as its rate allows.
+    /// The key's rate is exhausted.
     OverRate,
 }
 
 impl Obstacle {
-    /// Its name in a log.
+    /// The obstacle's name in a log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -87,7 +87,7 @@ impl Obstacle {
         }
     }
 
-    /// What a message waits for that meets it.
+    /// What a message with this obstacle waits for, as its timeline shows it.
     #[must_use]
     pub const fn reason(self) -> WaitReason {
         match self {
@@ -99,7 +99,7 @@ impl Obstacle {
     }
 }
 
-/// One key's lane.
+/// The deliveries of one key.
 #[derive(Debug)]
 pub(super) struct Lane {
     limits: Limits,
@@ -107,9 +107,9 @@ pub(super) struct Lane {
     rate: Option<Rate>,
     parking: Parking,
     in_flight: usize,
-    /// The average of the latest deliveries, in seconds.
+    /// The average duration of the latest deliveries, in seconds.
     average: Option<f64>,
-    /// When a delivery last ended, or the first of those under way began.
+    /// When a delivery last ended, or the first one under way started.
     moved: Instant,
     used: Instant,
 }
@@ -128,7 +128,7 @@ impl Lane {
         }
     }
 
-    /// Takes the limits as they are now: a key's settings can change at any time.
+    /// Applies the current limits: a key's settings can change at any time.
     pub(super) fn limit(&mut self, limits: Limits, now: Instant) {
         self.used = now;
         if limits.rate_per_second != self.limits.rate_per_second {
@@ -141,7 +141,7 @@ impl Lane {
         self.limits = limits;
     }
 
-    /// Begins a delivery, if one may begin now. The key is slow from the duration `slow_from` on.
+    /// Starts a delivery, if one may start now. The key is slow from the duration `slow_from` on.
     pub(super) fn begin(
         &mut self,
         now: Instant,
@@ -170,7 +170,8 @@ impl Lane {
         Ok(ticket)
     }
 
-    /// Whether one more of a saturated key, behind those that wait already, will soon have its
+    /// Whether a delivery of a saturated key, behind those already waiting, will soon have its
+    /// turn.
     /// turn.
     pub(super) fn soon(&self, now: Instant, waiting: usize) -> bool {
         let duration = self.duration(now);
@@ -179,7 +180,7 @@ impl Lane {
             && duration.as_secs_f64() * ahead <= PATIENCE.as_secs_f64() * self.at_once()
     }
 
-    /// How long a delivery that may not begin is deferred. `random` is drawn from 0 to 1.
+    /// How long a delivery that may not start is deferred. `random` is drawn from 0 to 1.
     pub(super) fn defer(
         &mut self,
         now: Instant,
@@ -219,7 +220,7 @@ impl Lane {
     ) -> Option<Change> {
         self.leave(now);
         let change = self.breaker.record(ticket, signal, now);
-        // How it was before it recovered says nothing any more.
+        // Durations from before the recovery are outdated.
         let before = self.average.filter(|_| change != Some(Change::Closed));
         self.average = Some(average(before, took));
         if change == Some(Change::Closed) {
@@ -228,7 +229,7 @@ impl Lane {
         change
     }
 
-    /// Lets probes through at once, where the breaker is open.
+    /// Admits probes at once if the breaker is open.
     pub(super) fn probe_now(&mut self, now: Instant) {
         if self.breaker.probe_now(now) {
             self.parking = Parking::default();
@@ -259,8 +260,8 @@ impl Lane {
         self.used = now;
     }
 
-    /// How long a delivery takes: the average, or for how long nothing of what is under way has ended,
-    /// so that a key counts as slow before its first time-out.
+    /// How long a delivery takes: the average, or the time since a delivery last ended. The latter
+    /// makes a key count as slow before its first time-out.
     fn duration(&self, now: Instant) -> Duration {
         let average = Duration::from_secs_f64(self.average.unwrap_or_default());
         if self.in_flight == 0 {
@@ -269,7 +270,7 @@ impl Lane {
         average.max(now.saturating_duration_since(self.moved))
     }
 
-    /// How many the key can take in a second.
+    /// How many deliveries the key can take per second.
     fn pace(&self, now: Instant) -> f64 {
         let duration = self.duration(now).as_secs_f64().max(f64::MIN_POSITIVE);
         let pace = self.at_once() / duration;

@@ -1,7 +1,6 @@
 //! The lanes of all keys, and the slots that they share.
 //!
-//! Invariant: `used` is the number of deliveries under way; what is remembered of idle keys is
-//! bounded.
+//! Invariant: `used` is the number of deliveries under way; the state of idle keys is bounded.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::{BreakerConfig, Change, Signal, Ticket};
 
-/// The most keys of which anything is remembered: more than can have something under way.
+/// Maximum number of keys with state: more than can have a delivery under way.
 const MAX_LANES: usize = 20_000;
 
 /// All lanes.
@@ -27,14 +26,14 @@ pub(super) struct Lanes<K: Key> {
     paused_snooze: Duration,
     breaker: BreakerConfig,
     most: usize,
-    /// The slots in which a delivery is under way.
+    /// Slots with a delivery under way.
     used: usize,
     keys: HashMap<K, Queued<K>>,
-    /// The server behind all keys, where there is one.
+    /// The server behind all keys, if there is one.
     whole: Option<Whole<K>>,
 }
 
-/// A lane, and who waits for a turn in it.
+/// A lane, and the deliveries that wait for a turn in it.
 #[derive(Debug)]
 struct Queued<K: Key> {
     lane: Lane,
@@ -47,14 +46,14 @@ struct Waiter<K: Key> {
     fresh: bool,
 }
 
-/// Says under which state of which breaker a delivery began.
+/// The breaker states in which a delivery started.
 #[derive(Debug)]
 pub(super) struct Tickets {
     key: Ticket,
     server: Option<Ticket>,
 }
 
-/// Which breakers changed.
+/// The breakers that changed.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) key: Option<Change>,
@@ -78,7 +77,7 @@ impl<K: Key> Lanes<K> {
         }
     }
 
-    /// Begins a delivery of this key, if one may begin now.
+    /// Starts a delivery of this key, if one may start now.
     pub(super) fn begin(
         &mut self,
         key: &K,
@@ -98,7 +97,7 @@ impl<K: Key> Lanes<K> {
             self.used += 1;
             return Ok(Tickets { key, server: None });
         };
-        // A key that fails itself would say little of the server.
+        // A key that fails itself would prove little about the server.
         let probes_first = fresh && lane.is_closed();
         if whole.blocked_until(now, probes_first).is_some() {
             return Err(Obstacle::ServerOpen);
@@ -109,7 +108,7 @@ impl<K: Key> Lanes<K> {
         Ok(Tickets { key, server })
     }
 
-    /// A place among those who wait for a turn, where that will come soon.
+    /// A place among the waiting deliveries, if its turn comes soon.
     pub(super) fn wait(
         &mut self,
         key: &K,
@@ -151,7 +150,7 @@ impl<K: Key> Lanes<K> {
         }
     }
 
-    /// Ends a delivery, with what it says of the server and how long it took, or without a result.
+    /// Ends a delivery, with or without a result and a duration.
     pub(super) fn end(
         &mut self,
         key: &K,
@@ -171,7 +170,7 @@ impl<K: Key> Lanes<K> {
             (None, _) => None,
         };
         if matches!(server, Some(Change::Closed)) {
-            // What opened while the server was away says nothing any more.
+            // Breakers that opened while the server was away are outdated.
             for queued in self.keys.values_mut() {
                 queued.lane.probe_now(now);
             }
@@ -186,7 +185,7 @@ impl<K: Key> Lanes<K> {
             None
         };
         if !lane.is_closed() {
-            // No turn comes soon now: those who wait learn it by losing their place.
+            // No turn comes soon now: clearing the queue wakes the waiting deliveries.
             waiters.clear();
         }
         Changes {
@@ -195,7 +194,7 @@ impl<K: Key> Lanes<K> {
         }
     }
 
-    /// The next who waits for a turn in this key's lane, if it has come; it has begun then.
+    /// Starts the next waiting delivery of this key, if its turn has come.
     pub(super) fn next(
         &mut self,
         key: &K,
@@ -242,7 +241,7 @@ impl<K: Key> Lanes<K> {
         queued
     }
 
-    /// Forgets the half of the idle lanes that was not used for the longest.
+    /// Removes the least recently used half of the idle lanes.
     fn forget_idle(&mut self) {
         let mut idle: Vec<_> = self
             .keys

@@ -111,7 +111,7 @@ async fn those_who_wait_learn_at_once_that_the_breaker_opened() {
         first.end(Signal::Failing);
         second.end(Signal::Failing);
     });
-    // The one whose turn came with the first failure may go; the breaker opened after it.
+    // The delivery whose turn came with the first failure may start; the breaker opened after it.
     drop(third);
     assert_eq!(begin.elapsed(), Duration::ZERO);
     let deferred = enter(&admission, "c").await.unwrap_err();
@@ -158,7 +158,7 @@ async fn few_of_many_keys_that_fail_leave_the_server_open() {
         for poison in 0..7 {
             deliver(&admission, &format!("poison-{poison}"), Signal::Failing).await;
         }
-        // Far less traffic than that of those that fail.
+        // Far less traffic than that of the failing keys.
         if round % 50 == 0 {
             for well in 0..13 {
                 let key = format!("well-{well}");
@@ -186,7 +186,8 @@ async fn hours_without_the_server_cost_few_deliveries() {
         }
         tokio::time::advance(Duration::from_secs(1)).await;
     }
-    // One in two minutes, those until it waits so long, and a few of each key before it opened.
+    // One in two minutes, those until the wait is that long, and a few of each key before it
+    // opened.
     assert!((90..=600).contains(&made), "{made}");
 }
 
@@ -248,7 +249,7 @@ async fn what_has_not_failed_yet_probes_first() {
     let failed_before = admission.enter(&key, LIMITS, false).await;
     assert_eq!(failed_before.unwrap_err().obstacle, Obstacle::Open);
     assert!(admission.enter(&key, LIMITS, true).await.is_ok());
-    // Where nothing fresh comes, the others probe a little later.
+    // Without fresh deliveries, the others probe a little later.
     tokio::time::advance(BREAKER.wait).await;
     assert!(admission.enter(&key, LIMITS, false).await.is_ok());
 }

@@ -1,7 +1,7 @@
-//! The one server behind all keys: left alone when most of several keys fail.
+//! The breaker of the one server behind all keys: it opens when most of several keys fail.
 //!
 //! Invariant: failures of fewer than [`SEVERAL`] keys never open the server's breaker, however many
-//! they are: they are those keys' own. A 429 with `Retry-After` concerns its key alone.
+//! they are. A 429 with `Retry-After` concerns only its key.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -13,22 +13,21 @@ use super::{
 };
 use crate::{Breaker, BreakerConfig, Change, MAX_RETURNS_PER_SECOND, Parking, Signal, Ticket};
 
-/// The fewest keys whose failures say anything of the server.
+/// Minimum number of keys with results before failures count against the server.
 const SEVERAL: usize = 5;
-/// Of the keys that were heard of, the share that must fail: three of four.
+/// The share of those keys that must fail: three of four.
 const SHARE: (usize, usize) = (3, 4);
-/// How long a key's latest result counts. Long, so that a key with little traffic still speaks for
-/// the server.
+/// How long a key's latest result counts. It is long, so that keys with little traffic count too.
 const COUNTS_FOR: Duration = Duration::from_secs(30);
-/// For how long results must have come before they say anything: what comes first after a start may
-/// be failures alone.
+/// How long results must have come before they count: the first results after a start may all be
+/// failures.
 const LISTEN_FOR: Duration = Duration::from_secs(5);
-/// How often results that count no longer are dropped.
+/// How often outdated results are dropped.
 const DROP_EVERY: Duration = Duration::from_secs(1);
-/// A key is slow that takes so many times as long as the server's answers take on average.
+/// A key is slow if it takes this many times the server's average duration.
 const SLOWER: u32 = 2;
 
-/// What is known of the server.
+/// The state of the server.
 #[derive(Debug)]
 pub(super) struct Whole<K> {
     breaker: Breaker,
@@ -36,7 +35,7 @@ pub(super) struct Whole<K> {
     latest: HashMap<K, Latest>,
     /// How many of the latest results are failures.
     failing: usize,
-    /// When results began to come.
+    /// When the first result came.
     since: Option<Instant>,
     dropped_at: Option<Instant>,
     /// The average duration of the latest deliveries, in seconds.
@@ -70,7 +69,7 @@ impl<K: Key> Whole<K> {
         self.breaker.admit(now, fresh)
     }
 
-    /// How much longer the server is left alone.
+    /// How much longer the breaker stays open.
     pub(super) fn held(&self, now: Instant) -> Option<Duration> {
         if self.breaker.is_closed() {
             return None;
@@ -79,7 +78,7 @@ impl<K: Key> Whole<K> {
         Some(until.map_or(Duration::ZERO, |until| until - now))
     }
 
-    /// From which duration on a key is slow: where all wait for a slow server, none of them is.
+    /// The duration from which on a key is slow. If the server itself is slow, no key is.
     pub(super) fn slow_from(&self) -> Duration {
         let average = Duration::from_secs_f64(self.average.unwrap_or_default());
         SLOW.max(average.saturating_mul(SLOWER))
@@ -110,7 +109,7 @@ impl<K: Key> Whole<K> {
                 self.breaker.trip(now)
             });
         }
-        // A server that asks for quiet answers.
+        // A server that asks for a pause is alive.
         let signal = if failed { signal } else { Signal::Alive };
         let change = self.breaker.record(ticket?, signal, now);
         if change == Some(Change::Closed) {

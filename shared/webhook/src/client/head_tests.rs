@@ -1,5 +1,5 @@
-//! Heads as proxies and firewalls write them, and heads of servers that attack: the status line is
-//! the answer, and everything before and after it has a bound.
+//! Answers' heads from proxies, firewalls and hostile servers. The status line is the answer, and
+//! everything before and after it is bounded.
 
 use rstest::rstest;
 
@@ -23,7 +23,7 @@ fn with(line: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// The whole answer is read: curl and browsers take these for what they are.
+/// The whole answer is read, as curl and browsers do.
 #[rstest]
 #[case::many_lines(lines(150))]
 #[case::a_folded_policy(with(b"content-security-policy: default-src 'self';\r\n  img-src *"))]
@@ -54,7 +54,7 @@ async fn a_head_that_browsers_accept_is_read_whole(#[case] answer: Vec<u8>) {
     );
 }
 
-/// The status alone is read.
+/// Only the status is read.
 #[rstest]
 #[case::very_many_lines(lines(5_000))]
 #[case::more_bytes_than_a_head_may_have(lines(40_000))]
@@ -101,7 +101,7 @@ async fn what_has_no_final_status_is_no_answer(#[case] answer: &'static [u8]) {
     );
 }
 
-/// The status of one exchange never answers the next one on its connection.
+/// An exchange's status never answers the next exchange on its connection.
 #[tokio::test]
 async fn a_kept_connection_that_answers_garbage_is_not_answered_by_what_came_before() {
     let first = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
@@ -129,8 +129,8 @@ async fn retry_after_is_read_from_a_head_with_damaged_lines() {
     assert_eq!(retry_after, Some(Duration::from_secs(7)));
 }
 
-/// What a server may have written before it learns that its connection has ended: the buffers of
-/// both sockets.
+/// What a server may have written before it notices that its connection ended: the buffers of both
+/// sockets.
 const BUFFERS: usize = 16 * 1024 * 1024;
 
 #[rstest]

@@ -1,5 +1,5 @@
-//! Where a client connects, and where it does not. What must not be connected to stands on a
-//! loopback address and counts who comes.
+//! Where a client connects. Each forbidden target is a server on a loopback address that counts its
+//! connections.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -23,7 +23,7 @@ use super::*;
 
 const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
 
-/// Answers each connection's first request with a 200, and counts connections.
+/// Answers each connection's first request with 200, and counts connections.
 struct Server {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -53,7 +53,7 @@ impl Server {
 }
 
 async fn answer(mut socket: TcpStream) {
-    // The request is small: it comes in one piece.
+    // The request is small, so it arrives in one piece.
     let _ = socket.read(&mut [0; 4096]).await;
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let _ = socket.write_all(answer).await;
@@ -77,7 +77,7 @@ fn is_delivered(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Answered { status: 200, .. })
 }
 
-/// No resolver is asked for these: the check before the request is all there is.
+/// These hosts skip the resolver, so the check before the request is the only one.
 #[rstest]
 #[case::plain("127.0.0.1")]
 #[case::short("127.1")]
@@ -92,13 +92,12 @@ async fn an_address_that_is_refused_is_not_connected_to(#[case] host: &str) {
     let problem = "must not lead to a loopback address that egress.allow does not list".to_owned();
     assert_eq!(outcome, Outcome::Failed(Failure::NotAllowed(problem)));
     assert_eq!(server.connections(), 0);
-    // The same URL leads there where it may.
+    // The same URL works if loopback is allowed.
     let outcome = post(&webhook(&[], Loopback::Allowed), &url).await;
     assert!(is_delivered(&outcome), "{outcome:?}");
 }
 
-/// `localhost` is allowed as a name here, so that it reaches the resolver; what it resolves to is
-/// denied.
+/// `localhost` is allowed here as a name, so that it reaches the resolver. Its address is denied.
 #[tokio::test]
 async fn a_name_that_leads_to_a_refused_address_is_not_connected_to_and_is_tried_again() {
     let server = Server::start().await;
@@ -120,7 +119,7 @@ async fn a_name_that_leads_to_a_refused_address_is_not_connected_to_and_is_tried
     assert_eq!(server.connections(), 0);
 }
 
-/// Its DNS takes the question and says nothing, as if the host itself did not answer.
+/// The DNS server accepts the question and never answers.
 #[tokio::test]
 async fn a_name_that_nobody_answers_for_fails_as_a_connection_within_its_time() {
     let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -179,7 +178,7 @@ async fn an_allowed_address_is_connected_to() {
     assert!(is_delivered(&outcome), "{outcome:?}");
 }
 
-/// Nothing listens there, and nobody goes to see.
+/// Nothing listens there, and no connection is attempted.
 #[rstest]
 #[case("8.8.8.8", false)]
 #[case("10.0.0.1", true)]

@@ -1,4 +1,4 @@
-//! HTTP/2 servers that stall, and that send frames without an end.
+//! HTTP/2 servers that stall, and servers that send frames without end.
 
 use std::{
     net::SocketAddr,
@@ -54,8 +54,8 @@ fn trusted() -> (TlsAcceptor, Roots) {
     )
 }
 
-/// A server over HTTP/2, of which connections can be frozen: what comes on them is taken, and
-/// nothing goes back. New ones work.
+/// An HTTP/2 server whose connections can be frozen: they read everything and write nothing. New
+/// ones work.
 struct Server {
     url: Url,
     roots: Roots,
@@ -64,7 +64,7 @@ struct Server {
 }
 
 impl Server {
-    /// Answers 200; a path that begins with `/hang` is never answered.
+    /// Answers 200; a path that begins with `/hang` gets no answer.
     async fn start() -> Self {
         Self::with(|stream| async {
             let service = service_fn(|request: Request<hyper::body::Incoming>| async move {
@@ -80,7 +80,7 @@ impl Server {
         .await
     }
 
-    /// Answers every byte by these frames, again and again.
+    /// Answers every read with these frames, again and again.
     async fn flooding(frames: Vec<u8>) -> Self {
         Self::with(move |mut stream| {
             let frames = frames.clone();
@@ -131,7 +131,7 @@ impl Server {
         }
     }
 
-    /// Freezes every connection that is open.
+    /// Freezes every open connection.
     fn freeze(&self) {
         self.frozen.send_replace(self.connections());
     }
@@ -178,7 +178,7 @@ async fn a_connection_on_which_an_exchange_timed_out_takes_no_further_request() 
     assert_eq!(server.connections(), 1);
     let outcome = post(&client, &server.at("/hang")).await;
     assert_eq!(outcome, Outcome::Failed(Failure::TimedOut(SHORT)));
-    // With more time, for it connects anew.
+    // With more time, because it opens a new connection.
     let body = Bytes::from_static(b"{}");
     let next = client.post_within(LIMIT, &server.url, "msg_1", NOW, body, None);
     assert_eq!(next.await, answered(200, ""));
@@ -218,7 +218,7 @@ async fn sixty_exchanges_on_a_frozen_connection_end_together_and_the_next_ones_a
     assert!(frozen.elapsed() < Duration::from_secs(10));
 }
 
-/// Its server is slow and not frozen: pings are answered.
+/// The server is slow but alive: pings are answered.
 #[tokio::test]
 async fn a_slow_exchange_keeps_its_whole_time() {
     let server = Server::start().await;
@@ -227,7 +227,7 @@ async fn a_slow_exchange_keeps_its_whole_time() {
     assert_eq!(outcome, Outcome::Failed(Failure::TimedOut(limit)));
 }
 
-/// A frame of HTTP/2 on stream 1 with these flags.
+/// An HTTP/2 frame with these flags.
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let length = u8::try_from(payload.len()).unwrap();
     [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()

@@ -1,5 +1,4 @@
-//! Each against a real server on a socket of its own, so that what is asserted is what goes over
-//! the wire.
+//! Each test uses a real server on its own socket, so that it checks the bytes on the wire.
 
 use std::sync::{
     Arc,
@@ -19,10 +18,10 @@ use super::*;
 use crate::answer::{EXCERPT_BYTES, MAX_ANSWER_BYTES};
 
 pub(super) const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00.9 UTC);
-/// Nothing here should take that long; what does has failed.
+/// Longer than any test should take.
 pub(super) const LIMIT: Duration = Duration::from_mins(1);
-/// The client's time limit in tests that wait for it; in it a busy machine writes what comes before
-/// the stall.
+/// The client's time limit in tests that wait for it. It is long enough for a busy machine to write
+/// everything before the stall.
 pub(super) const SHORT: Duration = Duration::from_secs(2);
 pub(super) const ENOUGH: Duration = Duration::from_secs(30);
 
@@ -31,19 +30,19 @@ pub(super) const ENOUGH: Duration = Duration::from_secs(30);
 pub(super) enum Then {
     /// Writes these bytes and keeps the connection for the next request.
     Answer(Vec<u8>),
-    /// Writes these bytes and then nothing more, for ever.
+    /// Writes these bytes and then nothing more.
     Stall(Vec<u8>),
-    /// Writes the first bytes, and then the second ones again and again without an end.
+    /// Writes the first bytes, and then the second ones without end.
     Endless(Vec<u8>, Vec<u8>),
     /// Writes these bytes and closes.
     Last(Vec<u8>),
-    /// Writes the first bytes, and the second ones after the next request, and closes.
+    /// Writes the first bytes, writes the second ones after the next request, and closes.
     AnswerOnce(Vec<u8>, Vec<u8>),
-    /// Closes without a word.
+    /// Closes without writing.
     Close,
 }
 
-/// A server that does one thing with every request and records what it was sent.
+/// A server that does one thing with every request and records the requests.
 pub(super) struct Server {
     pub(super) url: Url,
     requests: mpsc::UnboundedReceiver<String>,
@@ -230,7 +229,7 @@ async fn an_endless_body_is_cut_and_its_connection_dropped() {
     let server = Server::start(Then::Endless(head, vec![b'x'; 4096])).await;
     let outcome = post(&webhook(LIMIT), &server.url).await;
     assert_eq!(outcome, answered(200, &"x".repeat(EXCERPT_BYTES)));
-    // What the sockets' buffers hold goes out on top of what was read.
+    // The sockets' buffers hold bytes beyond the ones read.
     let buffers = 16 * 1024 * 1024;
     assert!(server.written.load(Ordering::SeqCst) < MAX_ANSWER_BYTES + buffers);
 }
@@ -280,7 +279,7 @@ async fn a_connection_that_is_closed_unanswered_fails_after_one_request() {
     assert_eq!(server.requests_so_far().len(), 1);
 }
 
-/// The case in which a client might try again by itself: the connection has been used before.
+/// A client might resend here by itself, because the connection was used before.
 #[tokio::test]
 async fn a_kept_connection_that_is_closed_unanswered_fails_after_one_request() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -291,7 +290,7 @@ async fn a_kept_connection_that_is_closed_unanswered_fails_after_one_request() {
     let counted = Arc::clone(&requests);
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
-            // Answers the first request on each connection and closes upon the second.
+            // Answers the first request of each connection and closes after the second.
             read_request(&mut socket).await.unwrap();
             counted.fetch_add(1, Ordering::SeqCst);
             let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
@@ -339,7 +338,7 @@ async fn retry_after_comes_with_the_answer(#[case] value: &str, #[case] seconds:
     let Outcome::Answered { retry_after, .. } = post(&webhook(ENOUGH), &server.url).await else {
         panic!("answered")
     };
-    // A date is counted from when the answer came, a moment after NOW.
+    // A date counts from the answer's arrival, a moment after NOW.
     let whole = retry_after.map(|wait| wait.as_secs());
     assert!(
         whole == seconds || whole == seconds.map(|n| n - 1),

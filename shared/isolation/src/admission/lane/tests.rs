@@ -25,7 +25,7 @@ const fn slots(total: usize, used: usize) -> Slots {
     Slots { total, used }
 }
 
-/// Begins as many as may begin, each of which takes a slot.
+/// Starts as many deliveries as may start, each of which takes a slot.
 fn fill(lane: &mut Lane, now: Instant, slots: &mut Slots) -> usize {
     let mut begun = 0;
     while let Ok(_ticket) = lane.begin(now, *slots, SLOW, true) {
