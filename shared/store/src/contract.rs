@@ -1,7 +1,7 @@
 //! The suite that every engine must pass.
 //!
 //! Invariant: there is one list of cases, in [`store_contract!`](crate::store_contract), and an
-//! engine is held to all of it or to none.
+//! engine runs all of them.
 
 mod foreign;
 mod ledger_dead;
@@ -39,8 +39,8 @@ pub use write::*;
 
 use crate::{Channels, SharedStore, StoreError};
 
-/// What a case needs of an engine: a store of its own, empty, and the way past it that another
-/// client of the database has.
+/// An engine under test: an empty store of its own, and the access to its data that another client
+/// of the database has.
 #[async_trait]
 pub trait Harness: Send + Sync + Sized {
     /// An empty store that no other case uses.
@@ -49,27 +49,28 @@ pub trait Harness: Send + Sync + Sized {
     /// The store.
     fn store(&self) -> &SharedStore;
 
-    /// Another store over the same data, as another process has it.
+    /// Another store over the same data, as in a second process.
     async fn second_store(&self) -> SharedStore;
 
     /// Writes a document as another client would.
     async fn insert_foreign(&self, document: Value);
 
-    /// The whole document as it is stored, but for a key that the database adds.
+    /// The whole stored document, without keys that the database adds.
     async fn stored(&self, id: &str) -> Value;
 
-    /// Copies a key that is kept, under other ids, as past the store: so many that are active as it
-    /// is, and so many that have ended when it was made.
+    /// Copies a stored key under other ids, bypassing the store: `active` times as it is, and
+    /// `ended` times as a key that ended when it was made.
     async fn copy_key(&self, id: &ApiKeyId, active: u16, ended: u16);
 
-    /// Removes what the case left.
+    /// Removes the case's data.
     async fn stop(self);
 }
 
-/// Runs a case on a store of its own, and cleans up also after one that fails.
+/// Runs a case on a store of its own. Cleans up even if the case fails.
 ///
 /// # Panics
-/// As the case does.
+///
+/// If the case does.
 pub async fn run<H: Harness>(case: impl AsyncFnOnce(&H)) {
     let harness = H::start().await;
     let outcome = AssertUnwindSafe(case(&harness)).catch_unwind().await;
@@ -79,7 +80,7 @@ pub async fn run<H: Harness>(case: impl AsyncFnOnce(&H)) {
     }
 }
 
-/// Makes a test of each case, for the engine that the harness starts.
+/// Declares a test for each case, for the engine that the harness starts.
 #[macro_export]
 macro_rules! store_contract {
     ($harness:ty) => {
@@ -211,7 +212,7 @@ fn patch(document: Value) -> ChannelPatch {
     serde_json::from_value(document).expect("a patch")
 }
 
-/// Creates a channel that must not be there yet.
+/// Creates a channel that must not exist yet.
 async fn create(store: &dyn Channels, channel: &Channel) {
     store.create(channel).await.expect("to create the channel");
 }
@@ -222,13 +223,13 @@ async fn get(store: &dyn Channels, named: &str) -> Channel {
     strict(&stored)
 }
 
-/// A stored channel whose fields are all of their types.
+/// A stored channel whose fields all have the right types.
 fn strict(stored: &StoredChannel) -> Channel {
     let json = serde_json::to_value(stored).expect("JSON");
     serde_json::from_value(json).expect("a channel")
 }
 
-/// The channel with the patch's fields in place of its own.
+/// The channel with the patch's fields.
 fn patched(mut channel: Channel, patch: ChannelPatch) -> Channel {
     channel.channel_name = patch.channel_name.unwrap_or(channel.channel_name);
     channel.channel_description = patch
@@ -239,7 +240,7 @@ fn patched(mut channel: Channel, patch: ChannelPatch) -> Channel {
     channel
 }
 
-/// Fails unless the store said that there is no such channel.
+/// Fails unless the error is that there is no such channel.
 fn assert_not_found<T: std::fmt::Debug>(answer: &Result<T, StoreError>) {
     assert!(
         matches!(answer, Err(StoreError::NotFound(id)) if id.as_str() == "nobody"),
@@ -247,7 +248,7 @@ fn assert_not_found<T: std::fmt::Debug>(answer: &Result<T, StoreError>) {
     );
 }
 
-/// Fails unless the store said that the channel has changed.
+/// Fails unless the error is that the channel has changed.
 fn assert_changed<T: std::fmt::Debug>(answer: &Result<T, StoreError>) {
     assert!(matches!(answer, Err(StoreError::Changed(_))), "{answer:?}");
 }

@@ -1,24 +1,24 @@
-//! Pages of a query: how many, in what order, and from where on.
+//! Pages of a query: their length, order and cursor.
 
 use roundtrip_model::StoredChannel;
 use serde_json::Value;
 
 /// The most channels on one page.
 pub const MAX_LIMIT: u16 = 1000;
-/// The most bytes of documents on one page, unless its first alone has more: a page ends before the
-/// document that would take it beyond, and its cursor goes on from there.
+/// The most bytes of documents on one page. A page ends before the document that would exceed it,
+/// unless that is the first; the next page begins there.
 pub const MAX_PAGE_BYTES: usize = 4 << 20;
-/// How many, where the request does not say.
+/// The default length of a page.
 pub const DEFAULT_LIMIT: u16 = 100;
 
-/// Which page is asked for.
+/// The request for a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageRequest {
-    /// 1 to [`MAX_LIMIT`].
+    /// From 1 to [`MAX_LIMIT`].
     pub limit: u16,
     /// The order.
     pub sort: Sort,
-    /// Where the page before it ended.
+    /// The end of the previous page.
     pub cursor: Option<Cursor>,
 }
 
@@ -32,8 +32,8 @@ impl Default for PageRequest {
     }
 }
 
-/// An order: by one field, then by `channel_id`, both in the one direction. Text is compared byte
-/// by byte, and a field that is missing or no text counts as an empty one.
+/// An order: by one field, then by `channel_id`, both in the same direction. Text is compared byte
+/// by byte. A field that is missing or not text counts as empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sort {
     /// The field.
@@ -52,7 +52,7 @@ pub enum SortField {
     ChannelName,
 }
 
-/// Up or down.
+/// The direction of an order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Direction {
     /// From the smallest.
@@ -62,17 +62,17 @@ pub enum Direction {
     Descending,
 }
 
-/// Where a page ended: the last channel's sort key. Opaque to clients.
+/// The end of a page: the last channel's sort key. Opaque to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
-    /// The sorted field's value.
+    /// The value of the sort field.
     pub value: String,
     /// The channel's id.
     pub channel_id: String,
 }
 
 impl Cursor {
-    /// Where a page ends with this channel.
+    /// The cursor of a page that ends with this channel.
     pub(crate) fn after(channel: &StoredChannel, sort: Sort) -> Self {
         let channel_id = channel.channel_id.to_string();
         Self {
@@ -88,7 +88,7 @@ impl Cursor {
     }
 }
 
-/// What still fits on a page.
+/// The remaining space on a page.
 #[derive(Debug)]
 pub(crate) struct Room {
     documents: usize,
@@ -97,7 +97,7 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// For so many documents at the most, on a page that is empty yet.
+    /// An empty page for at most this many documents.
     pub(crate) fn of(limit: u16) -> Self {
         Self {
             documents: usize::from(limit),
@@ -106,7 +106,7 @@ impl Room {
         }
     }
 
-    /// Takes room for a document of so many bytes, if there is.
+    /// Reserves space for a document of this size. `false` if it does not fit.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         if self.documents == 0 || (bytes > self.bytes && !self.is_empty) {
             return false;
@@ -118,11 +118,11 @@ impl Room {
     }
 }
 
-/// A page.
+/// A page of channels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChannelPage {
     /// The channels, in order.
     pub channels: Vec<StoredChannel>,
-    /// Where the next page begins; none where this one is the last.
+    /// The cursor to the next page; `None` on the last.
     pub next: Option<Cursor>,
 }

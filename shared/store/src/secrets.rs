@@ -1,10 +1,10 @@
-//! The secrets that sign a channel's deliveries, sealed.
+//! The encrypted secrets that sign a channel's deliveries.
 //!
-//! They lie beside the channels and not in them: another client of the database may replace a
-//! channel's document whole, or read it into a class of five fields.
+//! They are stored apart from the channels, because another client of the database may replace a
+//! channel's document, or read it into a class of five fields.
 //!
-//! Invariant: what a store is handed is sealed already, and no query reaches it. A write takes the
-//! place of the very secrets that its writer had seen, or nothing happens.
+//! Invariant: a store only receives encrypted secrets, and no query reaches them. A write succeeds
+//! only if the stored secrets are those that its writer read.
 
 use std::{
     sync::Arc,
@@ -19,39 +19,41 @@ use tracing::warn;
 
 use crate::StoreError;
 
-/// A secret as it is kept.
+/// A secret as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedSecret {
-    /// The secret, sealed for its channel.
+    /// The secret, encrypted for its channel.
     pub sealed: String,
-    /// Until when it signs, in milliseconds since 1970; the newest has no end.
+    /// When it stops signing, in milliseconds since 1970. `None` for the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_ms: Option<i64>,
 }
 
 impl SealedSecret {
-    /// Until when it signs.
+    /// When it stops signing.
     #[must_use]
     pub fn until(&self) -> Option<OffsetDateTime> {
-        // A time beyond all times was never reached.
+        // A time out of range never comes, so it counts as none.
         millis::time(self.until_ms?).ok()
     }
 }
 
-/// Where the secrets of channels are kept.
+/// Storage for the signing secrets of channels.
 #[async_trait]
 pub trait Secrets: Send + Sync + 'static {
-    /// A channel's secrets, the newest first; none where none was made, or there is no channel.
+    /// A channel's secrets, the newest first. Empty if it has none, or if there is no such channel.
     ///
     /// # Errors
+    ///
     /// [`StoreError::Away`].
     async fn secrets(&self, id: &ChannelId) -> Result<Vec<SealedSecret>, StoreError>;
 
-    /// Puts these in the place of those that were `seen`; the newest comes first. `new` is never
-    /// empty: secrets go when their channel is deleted.
+    /// Replaces the secrets that were `seen` with `new`, the newest first. `new` is never empty:
+    /// secrets are removed with their channel.
     ///
     /// # Errors
-    /// [`StoreError::Changed`] where others were put there meanwhile; [`StoreError::Away`].
+    ///
+    /// [`StoreError::Changed`] if others replaced them meanwhile; [`StoreError::Away`].
     async fn replace_secrets(
         &self,
         id: &ChannelId,
@@ -63,8 +65,8 @@ pub trait Secrets: Send + Sync + 'static {
 /// Secrets that roles share.
 pub type SharedSecrets = Arc<dyn Secrets>;
 
-/// The newest of these secrets; its sealed text tells this state from every other, for no two
-/// secrets are sealed alike.
+/// The newest of these secrets. Its text identifies this state, because encrypting the same secret
+/// twice gives different texts.
 pub(crate) fn newest(secrets: &[SealedSecret]) -> Option<&str> {
     secrets.first().map(|secret| secret.sealed.as_str())
 }
@@ -72,17 +74,17 @@ pub(crate) fn newest(secrets: &[SealedSecret]) -> Option<&str> {
 /// How a channel's deliveries are signed.
 #[derive(Debug, Clone)]
 pub enum Signing {
-    /// Not at all: no secret was ever made for it.
+    /// They are not: the channel has no secret.
     Unsigned,
-    /// By this.
+    /// With this signer.
     Signed(Signer),
-    /// They should be, but the newest secret does not open: a receiver that checks would refuse
-    /// what is sent without its signature.
+    /// The newest secret cannot be decrypted. Sending unsigned is no option, because a receiver
+    /// that verifies would refuse the delivery.
     Impossible,
 }
 
 impl Signing {
-    /// What signs, if anything does.
+    /// The signer, if there is one.
     #[must_use]
     pub const fn signer(&self) -> Option<&Signer> {
         match self {
@@ -92,11 +94,11 @@ impl Signing {
     }
 }
 
-/// Each is met whenever a channel is read: every few seconds, of each channel that is in use.
+/// Limited, because every read of a channel logs it: every few seconds for each channel in use.
 static UNREADABLE: LogThrottle = LogThrottle::every(Duration::from_mins(1));
 static NO_SECRET: LogThrottle = LogThrottle::every(Duration::from_mins(1));
 
-/// Opens a channel's secrets.
+/// Decrypts a channel's secrets.
 pub(crate) fn open(id: &ChannelId, secrets: &[SealedSecret], keys: &SealingKeys) -> Signing {
     let opened = |secret: &SealedSecret| -> Option<SigningSecret> {
         let opened = keys.open(&secret.sealed, id.as_str());

@@ -1,7 +1,7 @@
 //! What a delivery needs of a channel.
 //!
-//! Invariant: only `endpoint_url` and `delivery` are read. Whatever else the document holds, in
-//! whatever type, keeps no message from its endpoint.
+//! Invariant: only `endpoint_url` and `delivery` are read. No other field, of any type, can stop a
+//! delivery.
 
 use roundtrip_model::{
     ChannelUid, DeliverySettings,
@@ -10,19 +10,19 @@ use roundtrip_model::{
 use serde_json::{Map, Value};
 use url::Url;
 
-/// Where a channel's messages go, and how it wants them.
+/// The endpoint and the delivery settings of a channel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeliveryTarget {
-    /// Which of the channels that have had this id.
+    /// Distinguishes the channels that have used this id.
     pub uid: ChannelUid,
-    /// Where deliveries go, or why they cannot go anywhere.
+    /// The URL for deliveries, or the problem with it.
     pub endpoint: Result<Url, FieldError>,
-    /// How the channel wants its deliveries.
+    /// The channel's delivery settings.
     pub settings: DeliverySettings,
 }
 
 impl DeliveryTarget {
-    /// What this metadata says.
+    /// The target from this metadata.
     #[must_use]
     pub fn new(uid: ChannelUid, metadata: &Map<String, Value>) -> Self {
         Self {

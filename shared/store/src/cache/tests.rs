@@ -10,11 +10,11 @@ use crate::{ChannelPage, Channels, Filter, PageRequest, Version, Versioned};
 
 const TTL: Duration = Duration::from_secs(5);
 
-/// A store of which a test says what `get` answers.
+/// A store whose `get` returns what the test sets.
 struct Fake {
     answer: std::sync::Mutex<Answer>,
     reads: AtomicUsize,
-    /// A read waits for one of these.
+    /// Each read waits for a permit.
     may_read: Semaphore,
 }
 
@@ -148,7 +148,7 @@ async fn many_who_ask_at_once_are_one_read() {
         let (names, ()) = tokio::join!(all, release);
         assert_eq!(names, vec!["first"; 100]);
         assert_eq!(store.reads(), round);
-        // Now it is known, and old.
+        // Now the channel is cached and stale.
         advance(TTL).await;
     }
 }
@@ -221,7 +221,7 @@ async fn a_channel_that_is_gone_is_forgotten_and_asked_for_again() {
     advance(TTL).await;
     let gone = cache.get(&id()).await;
     assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
-    // Nothing is left to serve through an outage.
+    // Nothing is left to serve during an outage.
     store.answers(Answer::Away);
     let away = cache.get(&id()).await;
     assert!(matches!(away, Err(StoreError::Away(_))), "{away:?}");
@@ -247,7 +247,7 @@ async fn a_channel_that_is_asked_for_is_read_again_before_its_time_is_over() {
     store.answers(Answer::Named("second"));
     store.may_read.forget_permits(Semaphore::MAX_PERMITS);
     advance(TTL.mul_f64(READ_AGAIN.end)).await;
-    // Nobody waits for that read, and it is one, however many ask.
+    // No caller waits for that read, and there is one for any number of callers.
     for _ in 0..100 {
         assert_eq!(name(&cache).await, "first");
     }
@@ -297,7 +297,7 @@ async fn a_channel_as_it_is_now_is_known_from_then_on() {
     assert_eq!(host(&cache.get_now(&id()).await.unwrap()), "second");
     assert_eq!(name(&cache).await, "second");
     assert_eq!(store.reads(), 2);
-    // Through an outage it says so, for what is known is not what was asked for.
+    // During an outage it fails, because the caller asked for more than the cached channel.
     store.answers(Answer::Away);
     assert!(matches!(
         cache.get_now(&id()).await,

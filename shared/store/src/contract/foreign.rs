@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Harness, assert_changed, assert_not_found, channel, create, get, id, patch};
 use crate::{Direction, Filter, PageRequest, Sort, SortField, StoreError};
 
-/// The document of the seed's step 2, field by field in its order.
+/// A document as the original client writes it, field by field in its order.
 fn seed() -> Value {
     json!({
         "channel_id": "slack-sim",
@@ -33,7 +33,7 @@ async fn query(harness: &impl Harness, filter: Value) -> Vec<String> {
         .collect()
 }
 
-/// The seed's own document is got and found.
+/// The original client's document can be read and found.
 pub async fn a_foreign_document_is_a_channel(harness: &impl Harness) {
     harness.insert_foreign(seed()).await;
     assert_eq!(get(&**harness.store(), "slack-sim").await, channel(seed()));
@@ -41,7 +41,7 @@ pub async fn a_foreign_document_is_a_channel(harness: &impl Harness) {
     assert_eq!(found, ["slack-sim"]);
 }
 
-/// What another client keeps beside the five fields stays through an update, in its place.
+/// An update keeps another client's extra fields, and their order.
 pub async fn a_foreign_documents_own_fields_stay(harness: &impl Harness) {
     let store = harness.store();
     let mut document = json!({"owner": {"team": "chat"}});
@@ -65,11 +65,11 @@ pub async fn a_foreign_documents_own_fields_stay(harness: &impl Harness) {
     document["channel_description"] = json!("Updated");
     document["channel_tags"] = json!(["new"]);
     let stored = harness.stored("slack-sim").await;
-    // As text: the order of the fields counts too.
+    // Compared as text, because the order of fields counts too.
     assert_eq!(stored.to_string(), document.to_string());
 }
 
-/// Missing fields, and null ones, are empty; an update fills them.
+/// Missing and null fields are empty; an update fills them.
 pub async fn a_foreign_document_may_lack_all_but_its_id(harness: &impl Harness) {
     let store = harness.store();
     harness.insert_foreign(json!({"channel_id": "bare"})).await;
@@ -95,7 +95,7 @@ pub async fn a_foreign_document_may_lack_all_but_its_id(harness: &impl Harness) 
     }
 }
 
-/// What another client wrote is shown as it is, and can be put right.
+/// Another client's value is shown as it is, and can be corrected.
 pub async fn a_field_of_another_type_is_shown_as_it_is(harness: &impl Harness) {
     let store = harness.store();
     let document = json!({
@@ -119,7 +119,7 @@ pub async fn a_field_of_another_type_is_shown_as_it_is(harness: &impl Harness) {
     );
 }
 
-/// Deliveries need `endpoint_url` and their settings, and nothing else.
+/// Deliveries need only `endpoint_url` and the settings.
 pub async fn a_field_of_another_type_does_not_stop_deliveries(harness: &impl Harness) {
     let settings = json!({"timeout": "9s", "max_in_flight": "many", "paused": true});
     let metadata = json!({"endpoint_url": "http://h/", "delivery": settings, "since": [1]});
@@ -140,7 +140,7 @@ pub async fn a_field_of_another_type_does_not_stop_deliveries(harness: &impl Har
     assert_not_found(&harness.store().target(&id("nobody")).await);
 }
 
-/// By name they come before all names, by their ids, and none is left out.
+/// By name they come before all others, in the order of their ids, and none is missing.
 pub async fn names_that_are_no_texts_sort_as_empty_ones(harness: &impl Harness) {
     let names = [
         json!("b"),
@@ -191,7 +191,7 @@ pub async fn names_that_are_no_texts_sort_as_empty_ones(harness: &impl Harness) 
     }
 }
 
-/// It cannot be paused, for that would replace what another client wrote.
+/// The channel cannot be paused, because that would replace another client's value.
 pub async fn metadata_that_is_no_object_is_no_endpoint_and_stays(harness: &impl Harness) {
     let store = harness.store();
     for (named, metadata) in [
@@ -215,7 +215,7 @@ pub async fn metadata_that_is_no_object_is_no_endpoint_and_stays(harness: &impl 
     }
 }
 
-/// A document whose id is none does not spoil the others in a query.
+/// A document with an invalid id does not affect the others in a query.
 pub async fn a_document_without_an_id_is_passed_over(harness: &impl Harness) {
     harness
         .insert_foreign(json!({"channel_id": "not an id", "channel_name": "b"}))

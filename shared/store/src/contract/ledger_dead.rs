@@ -27,8 +27,9 @@ async fn listed(
     page.expect("a page")
 }
 
-/// Twelve letters, one each second: of channels `a` and `b` in turn, of sessions `x`, `y`, `z` in
-/// turn; the first four answers, the others messages; the first six refused, the others too old.
+/// Twelve dead letters, one each second. The channels alternate between `a` and `b`, the sessions
+/// between `x`, `y`, `z`. The first four are answers, the others messages; the first six were
+/// refused, the others too old.
 fn twelve() -> Vec<DeadLetter> {
     let kinds = |number| match number {
         0..6 => DeadKind::Refused,
@@ -49,7 +50,7 @@ fn twelve() -> Vec<DeadLetter> {
         .collect()
 }
 
-/// A filter for each condition alone and for several together, and which of the twelve it finds.
+/// A filter for each condition and for several together, and the dead letters that it finds.
 fn filters() -> Vec<(DeadFilter, Vec<usize>)> {
     let letters = twelve();
     let little = Duration::nanoseconds(1);
@@ -109,7 +110,7 @@ fn filters() -> Vec<(DeadFilter, Vec<usize>)> {
     .into()
 }
 
-/// A letter reads back as it was, also one of which little is known.
+/// A dead letter reads back unchanged, even if little is known of it.
 pub async fn a_dead_letter_is_kept_as_it_was(harness: &impl Harness) {
     let store = &**harness.store();
     let known = dead_letter(0);
@@ -130,7 +131,7 @@ pub async fn a_dead_letter_is_kept_as_it_was(harness: &impl Harness) {
     let letters = listed(store, &DeadFilter::default(), None, 10).await;
     assert_eq!(letters, [known.clone(), unknown]);
 
-    // One whose channel is not known is of no list of channels.
+    // A dead letter without a known channel matches no list of channels.
     let of_c = DeadFilter {
         channels: Some(vec![super::id("c")]),
         ..DeadFilter::default()
@@ -138,7 +139,8 @@ pub async fn a_dead_letter_is_kept_as_it_was(harness: &impl Harness) {
     assert_eq!(listed(store, &of_c, None, 10).await, [known]);
 }
 
-/// The same letter twice is one, in one call and in two; what died again is another.
+/// Storing a dead letter twice keeps one, in one call and in two. After a failed replay it is a new
+/// one.
 pub async fn a_letter_that_is_buried_twice_is_one(harness: &impl Harness) {
     let store = &**harness.store();
     let (letter, other) = (dead_letter(0), dead_letter(1));
@@ -156,7 +158,7 @@ pub async fn a_letter_that_is_buried_twice_is_one(harness: &impl Harness) {
     let letters = listed(store, &DeadFilter::default(), None, 10).await;
     assert_eq!(letters, [letter.clone(), again.clone(), other]);
 
-    // By the parcel's own id: of both rounds.
+    // By the message's id it finds both dead letters.
     let parcel = DeadFilter {
         ids: Some(vec![letter.parcel_id.clone()]),
         ..DeadFilter::default()
@@ -164,7 +166,7 @@ pub async fn a_letter_that_is_buried_twice_is_one(harness: &impl Harness) {
     assert_eq!(listed(store, &parcel, None, 10).await, [letter, again]);
 }
 
-/// Each condition alone and several together; the count agrees with the list.
+/// Each condition alone and several together. The count agrees with the list.
 pub async fn dead_letters_are_found_by_their_filter(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
@@ -178,7 +180,7 @@ pub async fn dead_letters_are_found_by_their_filter(harness: &impl Harness) {
     }
 }
 
-/// A purge removes what the list shows, says how many, and leaves the others.
+/// A purge removes what the list shows, returns the number, and keeps the others.
 pub async fn a_purge_removes_what_its_filter_finds(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
@@ -196,7 +198,7 @@ pub async fn a_purge_removes_what_its_filter_finds(harness: &impl Harness) {
     }
 }
 
-/// However many they are.
+/// For any number of dead letters.
 pub async fn a_purge_of_everything_leaves_nothing(harness: &impl Harness) {
     let store = &**harness.store();
     let letters: Vec<DeadLetter> = (0..1234).map(dead_letter).collect();
@@ -211,8 +213,8 @@ pub async fn a_purge_of_everything_leaves_nothing(harness: &impl Harness) {
     assert_eq!(listed(store, &all, None, 100).await, []);
 }
 
-/// A replayed letter is in no list, no count and no purge, and does not come back though its queue
-/// brings it once more.
+/// A replayed dead letter is in no list, count or purge. A redelivery from its queue does not
+/// restore it.
 pub async fn a_replayed_letter_is_gone(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
@@ -239,7 +241,7 @@ pub async fn a_replayed_letter_is_gone(harness: &impl Harness) {
     assert_eq!(store.count_dead_letters(&all).await.expect("a count"), 10);
 }
 
-/// What a replay marked is counted, from any letter on, and nothing that another one did.
+/// A replay's marks are counted from any dead letter on, without those of other replays.
 pub async fn what_a_replay_marked_is_counted(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
@@ -263,7 +265,7 @@ pub async fn what_a_replay_marked_is_counted(harness: &impl Harness) {
     }
 }
 
-/// In order, though some are replayed and others come between two pages.
+/// In order, even if some are replayed and others added between two pages.
 pub async fn pages_hold_every_letter_once(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
@@ -286,7 +288,7 @@ pub async fn pages_hold_every_letter_once(harness: &impl Harness) {
     assert_eq!(seen, letters);
 }
 
-/// A list needs no bodies; what needs them gets as many as a page takes.
+/// A list has no bodies; a read with bodies ends where the page is full.
 pub async fn pages_of_large_letters_end_early_and_hold_each_once(harness: &impl Harness) {
     let store = &**harness.store();
     let body = bytes::Bytes::from(vec![b'x'; 1 << 20]);

@@ -9,12 +9,12 @@ use roundtrip_model::MessageId;
 use super::{Harness, samples::at};
 use crate::{Idempotency, Reservation};
 
-/// How long a reservation holds, here.
+/// The lease of a reservation in these cases.
 const LEASE: Duration = Duration::from_secs(1);
-/// A key as a producer may choose it.
+/// A key that a producer may choose.
 const KEY: &str = "order 1 / $x.y 🚀";
 
-/// A request for the message, so many milliseconds after the beginning.
+/// A request for the message, this long after the beginning.
 async fn reserve(
     store: &(impl Idempotency + ?Sized),
     fingerprint: &str,
@@ -37,7 +37,7 @@ fn two_ids() -> (MessageId, MessageId) {
     (MessageId::generate(), MessageId::generate())
 }
 
-/// First it is the request's, then it is under way, then it is done; all processes see the same.
+/// The key is reserved, then in progress, then done. All processes see the same.
 pub async fn a_key_gets_its_first_answer(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
     let (id, other) = two_ids();
@@ -62,13 +62,13 @@ pub async fn a_key_gets_its_first_answer(harness: &impl Harness) {
     assert_eq!(another.expect("to reserve"), Reservation::Taken(other));
 }
 
-/// Whether the first request is under way, has died or is done.
+/// Whether the first request is in progress, has died or is done.
 pub async fn a_key_with_another_fingerprint_is_a_mismatch(harness: &impl Harness) {
     let store = &**harness.store();
     let (id, other) = two_ids();
     assert_eq!(reserve(store, "f", &id, 0).await, Reservation::Taken(id));
     assert_eq!(reserve(store, "g", &other, 1).await, Reservation::Mismatch);
-    // It may have been enqueued.
+    // The message may have been enqueued.
     assert_eq!(
         reserve(store, "g", &other, 5000).await,
         Reservation::Mismatch
@@ -78,7 +78,7 @@ pub async fn a_key_with_another_fingerprint_is_a_mismatch(harness: &impl Harness
     assert_eq!(reserve(store, "f", &other, 2).await, Reservation::Done(id));
 }
 
-/// As if the request had never come.
+/// As if the request had never been made.
 pub async fn a_released_key_is_free(harness: &impl Harness) {
     let store = &**harness.store();
     let (id, other) = two_ids();
@@ -89,13 +89,13 @@ pub async fn a_released_key_is_free(harness: &impl Harness) {
         Reservation::Taken(other)
     );
     complete(store, &other).await;
-    // What is done stays done.
+    // A completed key stays completed.
     release(store, &other).await;
     assert_eq!(reserve(store, "g", &id, 2).await, Reservation::Done(other));
 }
 
-/// The first request died and may have enqueued its message: the next one takes over its id, so
-/// that both are one message; for a lease of its own.
+/// The first request died and may have enqueued its message. The next one takes over its message
+/// id, so that both are one message, and gets a new lease.
 pub async fn a_reservation_that_ran_out_is_taken_over(harness: &impl Harness) {
     let store = &**harness.store();
     let (id, other) = two_ids();
@@ -115,7 +115,7 @@ pub async fn a_reservation_that_ran_out_is_taken_over(harness: &impl Harness) {
     );
 }
 
-/// Only the message that has the key completes or releases it.
+/// Only the message that holds the key completes or releases it.
 pub async fn a_key_is_settled_by_its_own_message(harness: &impl Harness) {
     let store = &**harness.store();
     let (id, other) = two_ids();
@@ -128,7 +128,7 @@ pub async fn a_key_is_settled_by_its_own_message(harness: &impl Harness) {
     assert_eq!(reserve(store, "f", &other, 2).await, Reservation::UnderWay);
 }
 
-/// Also when many come at once, to several processes; and when it has run out, too.
+/// Also for concurrent requests to several processes, and after the lease expired.
 pub async fn of_many_requests_with_one_key_one_has_it(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
     for millis in [0, 1000] {

@@ -1,4 +1,4 @@
-//! What happened to a message, as it is recorded and read.
+//! Recording and reading a message's history.
 #![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use roundtrip_model::{Entry, Event, State, decision::DeadKind, journal::After};
@@ -26,7 +26,7 @@ pub async fn a_timeline_is_what_was_recorded(harness: &impl Harness) {
     assert_eq!(message.updated_at, entries[entries.len() - 1].at);
 }
 
-/// Whatever the order, the number of calls, and what comes again.
+/// In any order, in any number of calls, and with repeated entries.
 pub async fn entries_in_any_order_and_twice_lead_to_the_same(harness: &impl Harness) {
     let store = &**harness.store();
     for (number, (stride, call)) in [(1, 1), (2, 3), (3, 2), (4, 11), (5, 4), (7, 5), (10, 1)]
@@ -36,7 +36,7 @@ pub async fn entries_in_any_order_and_twice_lead_to_the_same(harness: &impl Harn
         let beginning = 1000 * i64::try_from(number).expect("a few");
         let id = message_id(beginning);
         let entries = life(id, beginning);
-        // Their number is a prime, so every stride comes to each of them.
+        // Their number is a prime, so every stride visits all of them.
         let order = (1..=entries.len()).map(|index| index * stride % entries.len());
         let mixed: Vec<Entry> = order.map(|index| entries[index].clone()).collect();
         for some in mixed.chunks(call) {
@@ -56,7 +56,7 @@ pub async fn entries_in_any_order_and_twice_lead_to_the_same(harness: &impl Harn
     }
 }
 
-/// At every point of a message's life, and after an entry that comes late.
+/// At every point of a message's life, and after a late entry.
 pub async fn the_state_is_the_greatest_position(harness: &impl Harness) {
     let store = &**harness.store();
     let id = message_id(0);
@@ -67,7 +67,7 @@ pub async fn the_state_is_the_greatest_position(harness: &impl Harness) {
         assert_eq!(Some(state(store, &id).await), State::of(&so_far));
     }
 
-    // Later by the clock, yet of a round that is over.
+    // Later by the clock, but from before the replay.
     let retry = After::Retry { wait_ms: 5000 };
     record(store, &[entry(id, 0, 60_000, tried(9, retry))]).await;
     let (message, _) = found(store, &id).await;
@@ -75,7 +75,7 @@ pub async fn the_state_is_the_greatest_position(harness: &impl Harness) {
     assert_eq!(message.updated_at, at(60_000));
 }
 
-/// Several recorders may bring the same entries at once.
+/// Several recorders may write the same entries concurrently.
 pub async fn of_many_records_of_the_same_entries_one_counts(harness: &impl Harness) {
     let (one, other) = (harness.store(), harness.second_store().await);
     let id = message_id(0);
@@ -95,7 +95,7 @@ pub async fn of_many_records_of_the_same_entries_one_counts(harness: &impl Harne
     }
 }
 
-/// As a recorder brings them: many messages', mixed, in one call.
+/// As a recorder writes them: entries of many messages, mixed, in one call.
 pub async fn entries_of_many_messages_are_recorded_in_one_call(harness: &impl Harness) {
     let store = &**harness.store();
     record(store, &[]).await;
@@ -103,7 +103,7 @@ pub async fn entries_of_many_messages_are_recorded_in_one_call(harness: &impl Ha
     let mut entries = Vec::new();
     for event in 0..5 {
         for (millis, id) in (0..).zip(&messages) {
-            // Each message stops at another point.
+            // Each message stops at a different point.
             let life = life(*id, millis);
             let last = usize::try_from(millis).expect("a few") % 5;
             entries.extend(life.into_iter().nth(event).filter(|_| event <= last));
@@ -121,7 +121,7 @@ pub async fn entries_of_many_messages_are_recorded_in_one_call(harness: &impl Ha
     }
 }
 
-/// What happened in one millisecond stands in the order of the entries' ids.
+/// Entries of the same millisecond are in the order of their ids.
 pub async fn entries_of_one_time_stand_by_their_ids(harness: &impl Harness) {
     let store = &**harness.store();
     let id = message_id(0);
@@ -133,7 +133,7 @@ pub async fn entries_of_one_time_stand_by_their_ids(harness: &impl Harness) {
     assert_eq!(texts(&found(store, &id).await.1), texts(&entries));
 }
 
-/// However long a message's life was, its timeline is bounded, and shows its beginning and its end.
+/// A timeline of any length is bounded, and shows its beginning and its end.
 pub async fn a_long_timeline_shows_its_beginning_and_its_end(harness: &impl Harness) {
     let store = &**harness.store();
     let id = message_id(0);
@@ -155,7 +155,7 @@ pub async fn a_long_timeline_shows_its_beginning_and_its_end(harness: &impl Harn
     assert!(message.content.is_some());
 }
 
-/// Also where it comes after everything else: byte by byte, whatever the JSON.
+/// Also if it arrives after everything else. The JSON is kept byte by byte.
 pub async fn content_is_kept_though_it_comes_last(harness: &impl Harness) {
     let store = &**harness.store();
     let long = format!("\"{}\"", "long ".repeat(100_000));
@@ -184,7 +184,7 @@ pub async fn content_is_kept_though_it_comes_last(harness: &impl Harness) {
     }
 }
 
-/// Nothing is no message.
+/// A message without entries does not exist.
 pub async fn an_unknown_message_is_none(harness: &impl Harness) {
     let store = &**harness.store();
     let dead = Event::Dead(reason(DeadKind::TooOld));

@@ -27,13 +27,13 @@ async fn found(store: &(impl ApiKeys + ?Sized), id: &ApiKeyId) -> Option<ApiKey>
     store.key(id).await.expect("to look for the key")
 }
 
-/// The names of those that are active.
+/// The names of the active keys.
 async fn active(store: &(impl ApiKeys + ?Sized), now: OffsetDateTime) -> Vec<String> {
     let keys = store.active_keys(now).await.expect("the keys");
     keys.into_iter().map(|key| key.name).collect()
 }
 
-/// Whatever it has and lacks; its hash too, by which it is known again.
+/// With any set of fields, including the hash that verifies it.
 pub async fn an_api_key_is_kept_as_it_was(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
     let limited = ApiKey {
@@ -52,7 +52,7 @@ pub async fn an_api_key_is_kept_as_it_was(harness: &impl Harness) {
     assert_eq!(found(store, &ApiKeyId::generate()).await, None);
 }
 
-/// At once, in every process, and for good: the first time counts.
+/// At once, in every process and permanently. The first revocation counts.
 pub async fn a_revoked_key_is_active_no_more(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
     let (revoked, other) = (key("revoked"), key("other"));
@@ -69,7 +69,7 @@ pub async fn a_revoked_key_is_active_no_more(harness: &impl Harness) {
     assert_eq!(nobody.expect("to revoke none"), None);
 }
 
-/// Also where it is revoked before or after that.
+/// Also if it is revoked before or after that.
 pub async fn a_key_that_expires_is_active_until_then(harness: &impl Harness) {
     let store = &**harness.store();
     let expiring = |name| ApiKey {
@@ -89,7 +89,7 @@ pub async fn a_key_that_expires_is_active_until_then(harness: &impl Harness) {
     assert_eq!(active(store, at(1000)).await, ["lasting"]);
 }
 
-/// The earliest first, those that have ended too.
+/// The earliest first, including ended keys.
 pub async fn pages_hold_every_key_once(harness: &impl Harness) {
     let store = &**harness.store();
     let keys: Vec<ApiKey> = (0..12).map(|number| key(&number.to_string())).collect();
@@ -123,7 +123,7 @@ pub async fn pages_hold_every_key_once(harness: &impl Harness) {
     );
 }
 
-/// Every engine finds what the rule finds, and cuts its pages after that.
+/// Every engine finds the same keys as the rule, and cuts its pages after applying the bounds.
 pub async fn a_page_of_keys_holds_what_is_within_bounds(harness: &impl Harness) {
     let store = &**harness.store();
     let some = |channels: &[&str]| Some(channels.iter().map(|id| super::id(id)).collect());
@@ -170,8 +170,8 @@ pub async fn a_page_of_keys_holds_what_is_within_bounds(harness: &impl Harness) 
     }
 }
 
-/// Whoever made them, so that a limited operator's own operators get it no more; those that have
-/// ended do not count, and nobody else's do.
+/// Also for keys that the key's own keys made, so that a limited operator gains nothing by making
+/// more operators. Ended keys and other keys' keys do not count.
 pub async fn no_more_keys_are_active_under_one_than_can_be(harness: &impl Harness) {
     let store = &**harness.store();
     let [one, other] = [(); 2].map(|()| ApiKeyId::generate());
@@ -201,7 +201,7 @@ pub async fn no_more_keys_are_active_under_one_than_can_be(harness: &impl Harnes
     create(store, &under(one)).await;
 }
 
-/// However many have ended; and all of them are handed out to who must know them.
+/// Ended keys do not count. All active keys are returned to an ingress.
 pub async fn no_more_keys_are_active_than_can_be(harness: &impl Harness) {
     const ENDED: u16 = 100;
     let store = &**harness.store();

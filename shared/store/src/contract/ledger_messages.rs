@@ -1,4 +1,4 @@
-//! Which messages are found, and in what pages.
+//! Filters and pages of messages.
 #![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use roundtrip_model::{
@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{Detail, Journal, MAX_PAGE_BYTES, MessageFilter, MessageRecord};
 
-/// Twelve messages, one each second: of channels `a` and `b` in turn, of sessions `x`, `y`, `z` in
-/// turn; the first four delivered, the next four retrying, the others queued.
+/// Twelve messages, one each second. The channels alternate between `a` and `b`, the sessions
+/// between `x`, `y`, `z`. The first four are delivered, the next four retrying, the others queued.
 async fn fill(store: &(impl Journal + ?Sized)) {
     let mut entries = Vec::new();
     for number in 0..12 {
@@ -37,7 +37,7 @@ async fn fill(store: &(impl Journal + ?Sized)) {
     record(store, &entries).await;
 }
 
-/// The seconds of the messages that are found.
+/// The seconds of the messages found.
 async fn seconds(
     store: &(impl Journal + ?Sized),
     filter: &MessageFilter,
@@ -54,7 +54,7 @@ async fn seconds(
         .collect()
 }
 
-/// Each condition alone, and several together; the count agrees with the list.
+/// Each condition alone and several together. The count agrees with the list.
 pub async fn messages_are_found_by_their_filter(harness: &impl Harness) {
     let store = &**harness.store();
     fill(store).await;
@@ -119,8 +119,8 @@ pub async fn messages_are_found_by_their_filter(harness: &impl Harness) {
     }
 }
 
-/// Delivered, answered or forwarded, and also one whose answer is dead; not one that is dead itself, or
-/// that is on its way again.
+/// Delivered, answered or forwarded, or with a dead answer. Messages that are dead themselves or
+/// were replayed since do not match.
 pub async fn messages_that_their_channel_took_are_found_together(harness: &impl Harness) {
     let store = &**harness.store();
     let callback_id = CallbackId::generate();
@@ -167,8 +167,8 @@ pub async fn messages_that_their_channel_took_are_found_together(harness: &impl 
     }
 }
 
-/// A message that was accepted at a bound is in since it, and out until it; a bound between two
-/// milliseconds is after the first.
+/// A message accepted exactly at a bound is within `since` and outside `until`. A bound between two
+/// milliseconds counts as the later one.
 pub async fn a_time_begins_with_since_and_ends_before_until(harness: &impl Harness) {
     let store = &**harness.store();
     fill(store).await;
@@ -203,7 +203,7 @@ pub async fn a_time_begins_with_since_and_ends_before_until(harness: &impl Harne
     }
 }
 
-/// A listing tells of a message what the message itself tells, its content too.
+/// A list shows the same of a message as a single read, including its content.
 pub async fn a_listed_message_is_the_message(harness: &impl Harness) {
     let store = &**harness.store();
     fill(store).await;
@@ -234,7 +234,7 @@ pub async fn a_listed_message_is_the_message(harness: &impl Harness) {
     assert_eq!(content.message.get(), "1");
 }
 
-/// While new ones come, and old ones change their state.
+/// While new messages arrive, and old ones change their state.
 pub async fn pages_hold_every_message_once_while_new_ones_come(harness: &impl Harness) {
     let store = &**harness.store();
     let all = MessageFilter::default();
@@ -265,7 +265,7 @@ pub async fn pages_hold_every_message_once_while_new_ones_come(harness: &impl Ha
     assert_eq!(seconds(store, &all, None, 1).await, [newest - 1]);
 }
 
-/// Within channels too: the latest of all of them first.
+/// Also within channels: the latest of all of them first.
 pub async fn pages_within_channels_hold_each_message_once(harness: &impl Harness) {
     let store = &**harness.store();
     fill(store).await;
@@ -282,7 +282,7 @@ pub async fn pages_within_channels_hold_each_message_once(harness: &impl Harness
     assert_eq!(seen, (0..11).rev().collect::<Vec<_>>());
 }
 
-/// A page of whole messages ends where it is long enough.
+/// A page of whole messages ends where it is full.
 pub async fn pages_of_large_messages_end_early_and_hold_each_once(harness: &impl Harness) {
     let store = &**harness.store();
     let long = format!("\"{}\"", "x".repeat(1 << 20));

@@ -1,4 +1,4 @@
-//! Replays, and who works on them.
+//! Replays and their leases.
 #![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::{
     ReplaySource, ReplayStatus, Replays, StateFilter, StoreError,
 };
 
-/// How long a lease is, here.
+/// The length of a lease in these cases.
 const LEASE: Duration = Duration::from_secs(1);
 
 fn replay(source: ReplaySource) -> Replay {
@@ -53,7 +53,7 @@ async fn read(store: &(impl Replays + ?Sized), id: &ReplayId) -> Replay {
     found.expect("the replay to be there")
 }
 
-/// Claims what there is, so many milliseconds after the beginning.
+/// Claims a replay, this long after the beginning.
 async fn claim(store: &(impl Replays + ?Sized), owner: &str, millis: i64) -> Option<Replay> {
     let claimed = store.claim_replay(owner, at(millis), LEASE).await;
     claimed.expect("to ask for a replay")
@@ -72,7 +72,7 @@ async fn advance(
     advanced.expect("to advance it")
 }
 
-/// Whatever its source is.
+/// With any source.
 pub async fn a_replay_is_kept_as_it_was(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = DeadFilter {
@@ -111,7 +111,7 @@ pub async fn a_replay_is_kept_as_it_was(harness: &impl Harness) {
     assert_eq!(unknown.expect("an answer"), None);
 }
 
-/// Of many that ask at once, and only while it runs.
+/// By one of many concurrent claims, and only while it runs.
 pub async fn a_replay_is_claimed_by_one(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
     assert_eq!(claim(store, "one", 0).await, None);
@@ -126,7 +126,7 @@ pub async fn a_replay_is_claimed_by_one(harness: &impl Harness) {
     assert_eq!(claimed, [replay]);
 }
 
-/// Each owner gets another one, and the owner of the only one does not get it twice.
+/// Each owner gets a different one. The owner of the only one does not get it again.
 pub async fn a_leased_replay_is_not_claimed(harness: &impl Harness) {
     let store = &**harness.store();
     let replays = [of_everything(), of_everything()];
@@ -141,14 +141,14 @@ pub async fn a_leased_replay_is_not_claimed(harness: &impl Harness) {
     }
 }
 
-/// Its owner has died: another goes on from where it was, and the first has lost it.
+/// Its owner has died: another continues from its progress, and the first has lost the lease.
 pub async fn a_lease_that_ran_out_lets_another_go_on(harness: &impl Harness) {
     let store = &**harness.store();
     let replay = of_everything();
     let id = replay.replay_id;
     create(store, &replay).await;
     claim(store, "one", 0).await.expect("the replay");
-    // Held on to: the lease ends later.
+    // The owner extends its lease.
     let running = Some(ReplayStatus::Running);
     assert_eq!(advance(store, &id, "one", 40, 2000).await, running);
     assert_eq!(claim(store, "two", 1999).await, None);
@@ -162,7 +162,7 @@ pub async fn a_lease_that_ran_out_lets_another_go_on(harness: &impl Harness) {
     assert_eq!(claim(store, "one", 3999).await, None);
 }
 
-/// Who has not claimed it, or speaks of none, changes nothing.
+/// A process without the lease, or with an unknown id, changes nothing.
 pub async fn only_the_owner_advances_a_replay(harness: &impl Harness) {
     let store = &**harness.store();
     let replay = of_everything();
@@ -178,7 +178,8 @@ pub async fn only_the_owner_advances_a_replay(harness: &impl Harness) {
     assert_eq!(read(store, &id).await, replay);
 }
 
-/// Its owner learns of it when it advances, what was done is written down, and nobody claims it.
+/// Its owner learns of it when it records progress. The progress is kept, and the replay cannot be
+/// claimed again.
 pub async fn a_cancelled_replay_stops(harness: &impl Harness) {
     let store = &**harness.store();
     let replay = of_everything();
@@ -198,7 +199,7 @@ pub async fn a_cancelled_replay_stops(harness: &impl Harness) {
     assert_eq!(claim(store, "two", 100_000).await, None);
 }
 
-/// How and when it ended the first time.
+/// It keeps the status and the time of its first end.
 pub async fn a_replay_that_has_ended_stays_as_it_is(harness: &impl Harness) {
     let store = &**harness.store();
     for (first, second) in [
@@ -221,7 +222,7 @@ pub async fn a_replay_that_has_ended_stays_as_it_is(harness: &impl Harness) {
     assert_eq!(unknown.expect("an answer"), None);
 }
 
-/// Of several the one whose lease ended first, and a new one before all of them.
+/// The one whose lease ended first comes first, and a new one before all others.
 pub async fn replays_take_turns(harness: &impl Harness) {
     let store = &**harness.store();
     let replays = [of_everything(), of_everything(), of_everything()];
@@ -235,7 +236,7 @@ pub async fn replays_take_turns(harness: &impl Harness) {
     };
     assert_eq!(claimed("one", 0).await, Some(first));
     assert_eq!(claimed("two", 0).await, Some(second));
-    // Both are given up: the second until 20, the first until 30.
+    // Both leases end early: the second at 20, the first at 30.
     advance(store, &second, "two", 1, 20).await;
     advance(store, &first, "one", 1, 30).await;
     assert_eq!(claimed("three", 19).await, None);
@@ -246,7 +247,7 @@ pub async fn replays_take_turns(harness: &impl Harness) {
     assert_eq!(claimed("seven", 40).await, None);
 }
 
-/// One that has ended makes room; another key has room of its own.
+/// An ended replay no longer counts. Each key has a limit of its own.
 pub async fn a_key_has_a_few_replays_running_and_no_more(harness: &impl Harness) {
     let store = &**harness.store();
     let first = of_everything();
@@ -280,7 +281,7 @@ async fn listed(
     page.iter().map(|replay| replay.replay_id).collect()
 }
 
-/// Page by page, by status too, and each as it is.
+/// Page by page, also by status, each unchanged.
 pub async fn replays_are_listed_the_latest_first(harness: &impl Harness) {
     let store = &**harness.store();
     let replays = [of_everything(), of_everything(), of_everything()];
@@ -304,7 +305,7 @@ pub async fn replays_are_listed_the_latest_first(harness: &impl Harness) {
     assert_eq!(page[1], read(store, &second).await);
 }
 
-/// Only those that are limited to some of the channels and to no other.
+/// Only those that are limited to some of the channels and to no others.
 pub async fn replays_of_other_channels_are_not_listed(harness: &impl Harness) {
     let store = &**harness.store();
     let of = |channels: &[&str]| {

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Harness, channel, create, id, strict};
 use crate::{ChannelPage, Cursor, Direction, Filter, MAX_PAGE_BYTES, PageRequest, Sort, SortField};
 
-/// Every order that there is.
+/// Every order.
 const SORTS: [Sort; 4] = [
     sort(SortField::ChannelId, Direction::Ascending),
     sort(SortField::ChannelId, Direction::Descending),
@@ -14,8 +14,7 @@ const SORTS: [Sort; 4] = [
     sort(SortField::ChannelName, Direction::Descending),
 ];
 
-/// Names and ids, where the order of bytes is not the order of a dictionary, names come twice,
-/// and some are empty.
+/// Names and ids whose byte order differs from a dictionary's. Some names are equal, some empty.
 const NAMED: [(&str, &str); 12] = [
     ("a", "b"),
     ("B", "Zebra"),
@@ -50,7 +49,7 @@ async fn fill(harness: &impl Harness) {
     }
 }
 
-/// The ids in the order that a query must give them.
+/// The ids in the expected order.
 fn in_order(sort: Sort) -> Vec<&'static str> {
     let mut all: Vec<(&str, &str)> = NAMED
         .into_iter()
@@ -92,7 +91,7 @@ fn ids(page: &ChannelPage) -> impl Iterator<Item = String> {
         .map(|channel| channel.channel_id.to_string())
 }
 
-/// In every order, whatever the page's length.
+/// In every order, for any page length.
 pub async fn pages_hold_every_channel_once_in_order(harness: &impl Harness) {
     fill(harness).await;
     create(&**harness.store(), &channel(json!({"channel_id": "other"}))).await;
@@ -114,7 +113,7 @@ pub async fn pages_hold_every_channel_once_in_order(harness: &impl Harness) {
     }
 }
 
-/// A page that holds the last channel says that it is the last.
+/// A page with the last channel has no cursor.
 pub async fn a_full_last_page_has_no_next(harness: &impl Harness) {
     fill(harness).await;
     let all = u16::try_from(NAMED.len() + NAMELESS.len()).expect("a few");
@@ -126,14 +125,14 @@ pub async fn a_full_last_page_has_no_next(harness: &impl Harness) {
     }
 }
 
-/// Channels that come or go between two pages neither hide nor repeat others.
+/// Creating or deleting channels between two pages neither hides nor repeats others.
 pub async fn pages_go_on_though_channels_come_and_go(harness: &impl Harness) {
     fill(harness).await;
     let store = harness.store();
     for sort in SORTS {
         let expected = in_order(sort);
         let first = page(harness, 4, sort, None).await;
-        // The one that the page ended with is gone, and a new one is far before it.
+        // The last channel of the page is deleted, and a new one is created far before it.
         let last = first.channels[3].clone();
         store.delete(&last.channel_id, None).await.expect("deleted");
         let before = match sort.direction {
@@ -155,7 +154,7 @@ pub async fn pages_go_on_though_channels_come_and_go(harness: &impl Harness) {
     }
 }
 
-/// By bytes too, and a channel that is larger than a page has one of its own.
+/// Pages are bounded in bytes too. A channel larger than a page has a page of its own.
 pub async fn pages_of_large_channels_end_early_and_hold_each_once(harness: &impl Harness) {
     let store = &**harness.store();
     for (at, kilobytes) in [900, 1, 900, 900, 900, 900, 1, 900].into_iter().enumerate() {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Harness, assert_not_found, channel, create, get, id, patch};
 use crate::Channels;
 
-/// How many change the channel at once.
+/// How many change the channel concurrently.
 const MANY: usize = 8;
 
 async fn set_paused(store: &dyn Channels, named: &str, paused: bool) {
@@ -23,7 +23,7 @@ async fn is_paused(store: &dyn Channels, named: &str) -> bool {
     target.settings.paused
 }
 
-/// Whatever the document holds, it is the one flag that changes.
+/// Only the flag changes, whatever the document contains.
 pub async fn pausing_and_resuming_change_nothing_else(harness: &impl Harness) {
     let store = &**harness.store();
     let delivery = json!({"timeout": "9s", "other": [1]});
@@ -59,14 +59,14 @@ pub async fn pausing_and_resuming_change_nothing_else(harness: &impl Harness) {
             assert_eq!(stored.to_string(), document.to_string());
         }
     }
-    // A document without any metadata, too.
+    // Also a document without metadata.
     harness.insert_foreign(json!({"channel_id": "bare"})).await;
     set_paused(store, "bare", true).await;
     assert!(is_paused(store, "bare").await);
     assert_not_found(&store.set_paused(&id("nobody"), None, true).await);
 }
 
-/// A pause is the operator's: it ends by a resume, or by metadata that says so.
+/// A pause is the operator's. It ends by a resume, or by metadata that names it.
 pub async fn a_pause_outlasts_new_metadata_that_does_not_name_it(harness: &impl Harness) {
     let store = &**harness.store();
     let metadata = json!({"endpoint_url": "http://old/", "delivery": {"timeout": "9s"}});
@@ -100,7 +100,7 @@ pub async fn a_pause_outlasts_new_metadata_that_does_not_name_it(harness: &impl 
     assert!(!is_paused(store, "c").await);
 }
 
-/// The pause and the others' metadata are all there in the end.
+/// The pause and the others' metadata are all kept.
 pub async fn a_pause_and_other_changes_at_once_are_all_kept(harness: &impl Harness) {
     let second = harness.second_store().await;
     let store = harness.store();
@@ -121,7 +121,7 @@ pub async fn a_pause_and_other_changes_at_once_are_all_kept(harness: &impl Harne
     assert_eq!(got["delivery"]["timeout"], "1s");
 }
 
-/// What an earlier channel's endpoint has said is nothing to a later one under its id.
+/// The response of an earlier channel's endpoint does not affect a later channel with its id.
 pub async fn a_pause_for_an_earlier_channel_does_not_hit_a_later_one(harness: &impl Harness) {
     let store = &**harness.store();
     create(store, &channel(json!({"channel_id": "nobody"}))).await;
@@ -139,7 +139,7 @@ pub async fn a_pause_for_an_earlier_channel_does_not_hit_a_later_one(harness: &i
     assert!(is_paused(store, "nobody").await);
 }
 
-/// A uid stays through every change and never comes again, also where the same is created anew.
+/// A uid never changes and is never reused, even if the same channel is created again.
 pub async fn a_channel_that_is_created_again_is_another(harness: &impl Harness) {
     let store = &**harness.store();
     let c = id("c");

@@ -1,4 +1,4 @@
-//! What a query finds.
+//! The results of a query.
 #![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use serde_json::{Value, json};
@@ -106,7 +106,7 @@ pub async fn a_query_answers_by_its_filter(harness: &impl Harness) {
     }
 }
 
-/// A field that another client left out is not there for `$exists`, and equals null; Roundtrip's
+/// A field that another client omitted does not exist for `$exists`, and equals null. Roundtrip's
 /// own channels have all five.
 pub async fn a_query_tells_missing_fields_from_empty_ones(harness: &impl Harness) {
     create(&**harness.store(), &channel(json!({"channel_id": "a"}))).await;
@@ -123,7 +123,7 @@ pub async fn a_query_tells_missing_fields_from_empty_ones(harness: &impl Harness
     }
 }
 
-/// Whatever the filter asks for, and of channels that are not there too.
+/// For any filter, also with channels that do not exist.
 pub async fn a_query_within_channels_finds_no_others(harness: &impl Harness) {
     let store = &**harness.store();
     for id in ["a", "b", "c", "d"] {
@@ -156,10 +156,10 @@ pub async fn a_query_within_channels_finds_no_others(harness: &impl Harness) {
     }
 }
 
-/// In every order, and over as many pages as it takes.
+/// In every order, over any number of pages.
 pub async fn pages_within_channels_hold_each_of_them_once(harness: &impl Harness) {
     let store = &**harness.store();
-    // The order of the names is another than the ids'.
+    // The order by name differs from the order by id.
     for (id, name) in [("a", "3"), ("b", "4"), ("c", "2"), ("d", ""), ("e", "2")] {
         let document = json!({"channel_id": id, "channel_name": name});
         create(store, &channel(document)).await;

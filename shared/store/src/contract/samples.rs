@@ -1,7 +1,7 @@
-//! Messages, entries and dead letters to keep.
+//! Messages, entries and dead letters for the cases.
 //!
-//! Their times are of the hour before the suite ran: a database that forgets what is old must not
-//! forget them.
+//! Their times are in the hour before the suite runs, so that a database with a retention keeps
+//! them.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -22,24 +22,24 @@ static BEGINNING: LazyLock<OffsetDateTime> = LazyLock::new(|| {
     before.replace_nanosecond(0).expect("a whole second")
 });
 
-/// So many milliseconds after the beginning.
+/// This many milliseconds after the beginning.
 pub(super) fn at(millis: i64) -> OffsetDateTime {
     *BEGINNING + time::Duration::milliseconds(millis)
 }
 
-/// The time as it stands in a filter.
+/// The time as a filter has it.
 pub(super) fn text(at: OffsetDateTime) -> String {
     at.format(&Rfc3339).expect("a time as text")
 }
 
-/// The id of the message that was accepted so many milliseconds after the beginning.
+/// The id of the message accepted this many milliseconds after the beginning.
 pub(super) fn message_id(millis: i64) -> MessageId {
     let made = at(millis).unix_timestamp_nanos() / 1_000_000;
     let id = format!("msg_{made:012x}70008000000000000000");
     id.parse().expect("a message id")
 }
 
-/// An entry of that message, of channel `c` and session `s`, so many milliseconds after the
+/// An entry of that message in channel `c` and session `s`, this many milliseconds after the
 /// beginning.
 pub(super) fn entry(message_id: MessageId, round: u32, millis: i64, event: Event) -> Entry {
     Entry {
@@ -53,7 +53,7 @@ pub(super) fn entry(message_id: MessageId, round: u32, millis: i64, event: Event
     }
 }
 
-/// A message that says this.
+/// The acceptance of a message with this JSON.
 pub(super) fn accepted(json: &str) -> Event {
     Event::Accepted(Box::new(Content {
         message: RawValue::from_string(json.to_owned()).expect("JSON"),
@@ -61,7 +61,7 @@ pub(super) fn accepted(json: &str) -> Event {
     }))
 }
 
-/// A try that this followed.
+/// An attempt that led to this.
 pub(super) fn attempt(attempt: u32, next: After) -> Attempt {
     let arrived = next == After::Arrived;
     Attempt {
@@ -75,7 +75,7 @@ pub(super) fn attempt(attempt: u32, next: After) -> Attempt {
     }
 }
 
-/// The end of a try that this followed.
+/// The end of an attempt that led to this.
 pub(super) fn tried(number: u32, next: After) -> Event {
     Event::Attempted(Box::new(attempt(number, next)))
 }
@@ -85,8 +85,8 @@ pub(super) fn reason(kind: DeadKind) -> DeadReason {
     DeadReason::new(kind, "the channel answered 400 'no'")
 }
 
-/// One of each kind of event, in the order of a message that died once, was replayed, and was
-/// forwarded at last. The first is in round 0, the last in round 1.
+/// One event of each kind, from a message that died once, was replayed, and was forwarded. The
+/// first has replay count 0, the last 1.
 pub(super) fn life(message_id: MessageId, beginning: i64) -> Vec<Entry> {
     let callback_id = CallbackId::generate();
     let retry = After::Retry { wait_ms: 1000 };
@@ -131,7 +131,7 @@ pub(super) fn life(message_id: MessageId, beginning: i64) -> Vec<Entry> {
         .collect()
 }
 
-/// Entries as text, to compare.
+/// Entries as text, for comparison.
 pub(super) fn texts(entries: &[Entry]) -> Vec<String> {
     entries
         .iter()
@@ -144,7 +144,7 @@ pub(super) async fn record(store: &(impl Journal + ?Sized), entries: &[Entry]) {
     store.record(entries).await.expect("to record");
 }
 
-/// A message that must be there, and its timeline.
+/// An existing message, and its timeline.
 pub(super) async fn found(
     store: &(impl Journal + ?Sized),
     id: &MessageId,
@@ -153,13 +153,12 @@ pub(super) async fn found(
     found.expect("the message to be there")
 }
 
-/// The state of a message that must be there.
+/// The state of an existing message.
 pub(super) async fn state(store: &(impl Journal + ?Sized), id: &MessageId) -> State {
     found(store, id).await.0.state
 }
 
-/// A dead letter whose message was accepted, and found dead, so many milliseconds after the
-/// beginning.
+/// A dead letter whose message was accepted and died this many milliseconds after the beginning.
 pub(super) fn dead_letter(millis: i64) -> DeadLetter {
     let message_id = message_id(millis);
     DeadLetter {

@@ -1,4 +1,4 @@
-//! What signs a channel's deliveries.
+//! The signing secrets of channels.
 #![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use futures::future::join_all;
@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Harness, channel, create, get, id, patch};
 use crate::{Filter, PageRequest, SealedSecret, Secrets, StoreError};
 
-/// How many try the same at once.
+/// How many try the same concurrently.
 const MANY: usize = 8;
 
 fn sealed(name: &str, until_ms: impl Into<Option<i64>>) -> SealedSecret {
@@ -33,8 +33,7 @@ fn assert_changed(put: &Result<(), StoreError>) {
     assert!(matches!(put, Err(StoreError::Changed(_))), "{put:?}");
 }
 
-/// They come back as they were put, also in another process; of a channel without any there are
-/// none.
+/// They read back unchanged, also in another process. A channel without secrets has an empty list.
 pub async fn secrets_are_kept_as_they_were(harness: &impl Harness) {
     let store = &**harness.store();
     create(store, &channel(json!({"channel_id": "c"}))).await;
@@ -53,7 +52,7 @@ pub async fn secrets_are_kept_as_they_were(harness: &impl Harness) {
     }
 }
 
-/// Whoever has not seen what is there puts nothing in its place.
+/// A write that read older secrets replaces nothing.
 pub async fn secrets_replace_those_that_were_seen(harness: &impl Harness) {
     let store = &**harness.store();
     create(store, &channel(json!({"channel_id": "c"}))).await;
@@ -65,7 +64,7 @@ pub async fn secrets_replace_those_that_were_seen(harness: &impl Harness) {
     assert_eq!(secrets(store, "c").await, first);
 }
 
-/// Of many rotations at once, from two processes, one is done.
+/// One of many concurrent rotations from two processes succeeds.
 pub async fn of_many_who_replace_secrets_one_wins(harness: &impl Harness) {
     let second = harness.second_store().await;
     let store = harness.store();
@@ -90,7 +89,7 @@ pub async fn of_many_who_replace_secrets_one_wins(harness: &impl Harness) {
     }
 }
 
-/// A deleted channel's secrets are gone: who creates the id anew does not get them.
+/// A deleted channel's secrets are gone, so that a new channel with its id does not get them.
 pub async fn a_deleted_channels_secrets_are_gone(harness: &impl Harness) {
     let store = harness.store();
     let c = channel(json!({"channel_id": "c"}));
@@ -104,7 +103,7 @@ pub async fn a_deleted_channels_secrets_are_gone(harness: &impl Harness) {
     }
 }
 
-/// A delete that is refused takes nothing with it.
+/// A refused delete removes no secrets.
 pub async fn a_channel_that_stays_keeps_its_secrets(harness: &impl Harness) {
     let store = harness.store();
     let version = store.create(&channel(json!({"channel_id": "c"}))).await;
@@ -121,7 +120,7 @@ pub async fn a_channel_that_stays_keeps_its_secrets(harness: &impl Harness) {
     assert_eq!(secrets(&**store, "c").await, first);
 }
 
-/// A channel's document holds nothing of them, and no filter asks for them.
+/// A channel's document does not contain them, and no filter reaches them.
 pub async fn secrets_are_no_part_of_the_channel(harness: &impl Harness) {
     let store = harness.store();
     let c = channel(json!({"channel_id": "c"}));

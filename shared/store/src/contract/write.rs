@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{Filter, StoreError, Version};
 
-/// How many try the same at once.
+/// How many try the same concurrently.
 const MANY: usize = 8;
 
 fn full() -> Value {
@@ -22,7 +22,7 @@ fn full() -> Value {
     })
 }
 
-/// What is created is got.
+/// A created channel reads back unchanged.
 pub async fn a_created_channel_is_got_as_it_was(harness: &impl Harness) {
     let created = channel(full());
     let version = harness.store().create(&created).await.expect("created");
@@ -46,7 +46,7 @@ pub async fn a_taken_id_is_not_created_again(harness: &impl Harness) {
     assert_eq!(get(&**harness.store(), "slack-sim").await, created);
 }
 
-/// Of creates at the same time, from two processes, one wins.
+/// One of several concurrent creates from two processes succeeds.
 pub async fn of_many_creates_of_one_id_one_wins(harness: &impl Harness) {
     let second = harness.second_store().await;
     let channels: Vec<_> = (0..MANY)
@@ -70,7 +70,7 @@ pub async fn of_many_creates_of_one_id_one_wins(harness: &impl Harness) {
     assert_eq!(losers.count(), MANY - 1, "{answers:?}");
 }
 
-/// Every call on an id that is not there says so.
+/// Every call with an unknown id returns that it is not found.
 pub async fn an_unknown_id_is_not_found_anywhere(harness: &impl Harness) {
     let store = harness.store();
     create(&**store, &channel(full())).await;
@@ -85,7 +85,7 @@ pub async fn an_unknown_id_is_not_found_anywhere(harness: &impl Harness) {
     assert_not_found(&store.delete(&nobody, Some(&version)).await);
 }
 
-/// The named fields are replaced, the others stay.
+/// The named fields are replaced; the others stay.
 pub async fn an_update_replaces_the_fields_it_names(harness: &impl Harness) {
     let store = harness.store();
     let before = channel(full());
@@ -105,7 +105,7 @@ pub async fn an_update_replaces_the_fields_it_names(harness: &impl Harness) {
     }
 }
 
-/// An update that names no field reads.
+/// An update that names no field only reads.
 pub async fn an_update_of_nothing_answers_with_the_channel(harness: &impl Harness) {
     let store = harness.store();
     let version = store.create(&channel(full())).await.expect("created");
@@ -121,7 +121,7 @@ pub async fn an_update_of_nothing_answers_with_the_channel(harness: &impl Harnes
     assert_changed(&store.update(&id("slack-sim"), &nothing, Some(&other)).await);
 }
 
-/// New metadata takes the place of all the old.
+/// New metadata replaces all the old metadata.
 pub async fn metadata_is_replaced_whole(harness: &impl Harness) {
     let store = harness.store();
     create(&**store, &channel(full())).await;
@@ -136,7 +136,7 @@ pub async fn metadata_is_replaced_whole(harness: &impl Harness) {
     );
 }
 
-/// The keys of metadata are in the order that their owner wrote them in.
+/// The keys of metadata keep their order.
 pub async fn keys_keep_their_order(harness: &impl Harness) {
     let store = harness.store();
     let text = r#"{"z":1,"a":{"y":1,"b":2},"10":[{"d":1,"c":2}],"9":null,"":0,"$ref":{"a.b":1}}"#;
@@ -153,7 +153,7 @@ pub async fn keys_keep_their_order(harness: &impl Harness) {
     );
 }
 
-/// Integers stay integers and doubles doubles.
+/// Integers stay integers, and doubles stay doubles.
 pub async fn numbers_keep_their_kind(harness: &impl Harness) {
     let store = harness.store();
     let numbers =
@@ -174,7 +174,7 @@ pub async fn numbers_keep_their_kind(harness: &impl Harness) {
     assert_eq!(got.version, version);
 }
 
-/// BSON has no integer for it, and as a double it would be another number: in metadata, and in a filter.
+/// BSON has no such integer, and a double would round it. In metadata and in a filter.
 pub async fn an_integer_that_would_be_rounded_is_refused(harness: &impl Harness) {
     let store = harness.store();
     let metadata = json!({"owner": {"accounts": [1, 12_345_678_901_234_567_890_u64]}});
@@ -196,7 +196,7 @@ pub async fn an_integer_that_would_be_rounded_is_refused(harness: &impl Harness)
     assert_eq!(refused.path, "channel_metadata.n.$in.0");
 }
 
-/// A double reads back as it was written, and as often as it is read and written.
+/// A double reads back exactly, however often it is read and written.
 pub async fn doubles_are_kept_to_the_last_digit(harness: &impl Harness) {
     let store = harness.store();
     let numbers =
@@ -214,7 +214,7 @@ pub async fn doubles_are_kept_to_the_last_digit(harness: &impl Harness) {
     assert_eq!(serde_json::to_string(&got).expect("JSON"), text);
 }
 
-/// A version is the content's.
+/// A version depends only on the content.
 pub async fn the_version_changes_with_the_content_and_only_then(harness: &impl Harness) {
     let store = harness.store();
     let created = store.create(&channel(full())).await.expect("created");
@@ -250,7 +250,7 @@ pub async fn the_version_changes_with_the_content_and_only_then(harness: &impl H
     assert_eq!(got.version, created);
 }
 
-/// A write on a version that is no more is refused.
+/// A write that expects an older version is refused.
 pub async fn a_write_that_expects_another_version_changes_nothing(harness: &impl Harness) {
     let store = harness.store();
     let old = store.create(&channel(full())).await.expect("created");
@@ -267,7 +267,7 @@ pub async fn a_write_that_expects_another_version_changes_nothing(harness: &impl
     assert_eq!(get(&**store, "slack-sim").await.channel_name, "new");
 }
 
-/// A write on the version that is there is done.
+/// A write that expects the current version succeeds.
 pub async fn a_write_that_expects_this_version_is_done(harness: &impl Harness) {
     let store = harness.store();
     let first = store.create(&channel(full())).await.expect("created");
@@ -281,7 +281,7 @@ pub async fn a_write_that_expects_this_version_is_done(harness: &impl Harness) {
     store.delete(&slack, Some(&second)).await.expect("deleted");
 }
 
-/// Of updates at the same time that expect the same version, from two processes, one wins.
+/// One of several concurrent updates from two processes that expect the same version succeeds.
 pub async fn of_many_updates_of_one_version_one_wins(harness: &impl Harness) {
     let store = harness.store();
     let second = harness.second_store().await;
@@ -306,7 +306,7 @@ pub async fn of_many_updates_of_one_version_one_wins(harness: &impl Harness) {
     }
 }
 
-/// Updates at the same time of different fields do not undo each other.
+/// Concurrent updates of different fields do not undo each other.
 pub async fn updates_of_different_fields_are_all_kept(harness: &impl Harness) {
     let store = harness.store();
     let second = harness.second_store().await;
@@ -327,7 +327,7 @@ pub async fn updates_of_different_fields_are_all_kept(harness: &impl Harness) {
     assert_eq!(get(&**store, "slack-sim").await, expected);
 }
 
-/// A deleted channel is not there, and can be created anew.
+/// A deleted channel is gone, and its id can be created again.
 pub async fn a_deleted_channel_is_gone_and_its_id_is_free(harness: &impl Harness) {
     let store = harness.store();
     create(&**store, &channel(json!({"channel_id": "nobody"}))).await;
@@ -338,7 +338,7 @@ pub async fn a_deleted_channel_is_gone_and_its_id_is_free(harness: &impl Harness
     create(&**store, &channel(json!({"channel_id": "nobody"}))).await;
 }
 
-/// Text of any script, and with any character, comes back.
+/// Text in any script, with any character, reads back unchanged.
 pub async fn any_text_is_kept(harness: &impl Harness) {
     let text = "Ünïcödé 雪 🚀 \u{0} \u{7f} \u{2028} '\"\\ $where e\u{301}";
     let odd = channel(json!({
@@ -352,7 +352,7 @@ pub async fn any_text_is_kept(harness: &impl Harness) {
     assert_eq!(get(&**harness.store(), "A.z_0~-").await, odd);
 }
 
-/// A megabyte of metadata, and deep nesting, come back.
+/// A megabyte of metadata, and deep nesting, read back unchanged.
 pub async fn a_big_channel_is_kept(harness: &impl Harness) {
     let mut deep = json!("deep");
     for _ in 0..30 {
@@ -364,7 +364,7 @@ pub async fn a_big_channel_is_kept(harness: &impl Harness) {
     assert_eq!(get(&**harness.store(), "big").await, big);
 }
 
-/// What one engine could not give back, none takes.
+/// A value that one engine could not return is refused by all.
 pub async fn what_cannot_be_stored_is_refused(harness: &impl Harness) {
     let store = harness.store();
     create(&**store, &channel(full())).await;
@@ -387,7 +387,7 @@ pub async fn what_cannot_be_stored_is_refused(harness: &impl Harness) {
     assert_eq!(get(&**store, "slack-sim").await, channel(full()));
 }
 
-/// What one process writes, another reads.
+/// One process reads what another writes.
 pub async fn two_stores_see_each_others_writes(harness: &impl Harness) {
     let second = harness.second_store().await;
     create(&**harness.store(), &channel(full())).await;
@@ -402,7 +402,7 @@ pub async fn two_stores_see_each_others_writes(harness: &impl Harness) {
     );
 }
 
-/// A store that is there says so.
+/// An available store answers a ping.
 pub async fn a_store_that_answers_is_pinged(harness: &impl Harness) {
     harness.store().ping().await.expect("an answer");
 }

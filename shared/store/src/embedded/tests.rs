@@ -27,7 +27,7 @@ async fn the_file_and_its_folder_are_created_and_found_again() {
     );
 }
 
-/// Messages are in it.
+/// The file contains messages.
 #[cfg(unix)]
 #[tokio::test]
 async fn what_is_made_can_be_read_by_nobody_else() {
@@ -74,7 +74,7 @@ async fn a_file_of_version_1_keeps_its_channels_and_gets_what_it_lacks() {
         )
         .unwrap();
 
-    // Two processes start with the new version at once, and one later.
+    // Two processes with the new version start at once, and one later.
     let open = || SqliteStore::open(&path, TIMEOUT);
     let (one, other) = tokio::join!(open(), open());
     let mut uids = None;
@@ -124,7 +124,7 @@ async fn another_programs_file_is_refused_and_left_as_it_is() {
 async fn a_file_that_is_locked_for_too_long_is_away() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
-    // In this a busy machine opens the file.
+    // Enough time to open the file on a busy machine.
     let store = SqliteStore::open(&path, Duration::from_secs(1))
         .await
         .unwrap();

@@ -1,4 +1,4 @@
-//! Each operator by MongoDB's documentation, and what is refused.
+//! Each operator by MongoDB's documentation, and the filters that are refused.
 
 use rstest::rstest;
 use serde_json::{Value, json};

@@ -38,12 +38,12 @@ fn stored(at: OffsetDateTime) -> DateTime {
     DateTime::from_millis(millis::of(at))
 }
 
-/// The first stored time that is not before this one.
+/// The first stored time at or after this one.
 fn stored_from(at: OffsetDateTime) -> DateTime {
     DateTime::from_millis(millis::not_before(at))
 }
 
-/// The stored time that is this much later.
+/// The stored time that is later by this duration.
 fn later(at: DateTime, by: std::time::Duration) -> DateTime {
     let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
     DateTime::from_millis(at.timestamp_millis().saturating_add(by))
@@ -60,7 +60,7 @@ fn binary(bytes: &Bytes) -> Binary {
     }
 }
 
-/// A document that is none of ours.
+/// A document that Roundtrip did not write.
 #[derive(Debug, thiserror::Error)]
 #[error("a stored document cannot be read")]
 struct Unreadable(#[source] Box<dyn error::Error + Send + Sync>);
@@ -75,8 +75,8 @@ fn row<T: DeserializeOwned>(document: Document) -> Result<T, Unreadable> {
     bson::deserialize_from_document(document).map_err(|error| Unreadable(error.into()))
 }
 
-/// Reads what a query has found. What is none of ours is passed over, and said so: it must not
-/// hide the others.
+/// Reads a query's results. Documents that cannot be read are skipped and logged, so that they do
+/// not hide the others.
 async fn rows<R: DeserializeOwned, T>(
     mut found: Cursor<Document>,
     read: impl Fn(R) -> Result<T, Unreadable>,
@@ -91,7 +91,7 @@ async fn rows<R: DeserializeOwned, T>(
     Ok(all)
 }
 
-/// As [`rows`]; whole ones until the page is full.
+/// As [`rows`], but ends when the page is full.
 async fn page<R: DeserializeOwned, T>(
     mut found: Cursor<Document>,
     detail: Detail,
@@ -113,24 +113,24 @@ async fn page<R: DeserializeOwned, T>(
     Ok(page)
 }
 
-/// What a list is asked for.
+/// The conditions of a list.
 #[derive(Debug, PartialEq)]
 struct Asked {
     first: Document,
-    /// What is asked of those that are found by `first` alone, where a caller is limited to some
-    /// channels: how long it takes must not tell of others'.
+    /// Conditions for the documents that `first` finds, if the caller is limited to some channels.
+    /// The duration must reveal nothing about other channels.
     then: Document,
 }
 
 impl Asked {
-    /// All of it, for who is not limited or looks for what is named.
+    /// All conditions in one filter, if the caller is not limited, or looks up ids.
     fn at_once(self) -> Document {
         let Self { mut first, then } = self;
         first.extend(then);
         first
     }
 
-    /// The stages that find it.
+    /// The stages of the aggregation.
     fn stages(self) -> Vec<Document> {
         let mut stages = vec![doc! { "$match": self.first }];
         if !self.then.is_empty() {
@@ -140,7 +140,7 @@ impl Asked {
         stages
     }
 
-    /// The first of them, by id.
+    /// The first results, by id.
     async fn page(
         self,
         collection: &Collection<Document>,
@@ -170,7 +170,7 @@ impl Asked {
         found.await.map_err(failed)
     }
 
-    /// How many they are.
+    /// The number of results.
     async fn count(
         self,
         collection: &Collection<Document>,
@@ -185,7 +185,7 @@ impl Asked {
         let counted = collection.aggregate(stages).max_time(max_time);
         let mut counted = counted.await.map_err(failed)?;
         match counted.try_next().await.map_err(failed)? {
-            // No document where there is nothing to count.
+            // `$count` returns no document for an empty input.
             None => Ok(0),
             Some(counted) => {
                 let found = row::<Counted>(counted)?.found;
@@ -195,24 +195,23 @@ impl Asked {
     }
 }
 
-/// What `$count` answers.
+/// The result of `$count`.
 #[derive(Deserialize)]
 struct Counted {
     found: i64,
 }
 
-/// The document of something that has one.
+/// The document that serializes this row.
 fn document(row: &impl serde::Serialize) -> Result<Document, StoreError> {
     bson::serialize_to_document(row).map_err(|error| StoreError::Away(Box::new(error)))
 }
 
-/// The name that a variant has where it is stored.
+/// The stored name of a variant.
 fn name(variant: &impl serde::Serialize) -> Result<Bson, StoreError> {
     bson::serialize_to_bson(variant).map_err(|error| StoreError::Away(Box::new(error)))
 }
 
-/// An insert, of which something was there already, has done what it should: the call before this
-/// one arrived, and its answer did not.
+/// Accepts an insert of existing documents: an earlier call wrote them, and its response was lost.
 fn unless_there<T>(inserted: Result<T, Error>) -> Result<(), StoreError> {
     let Err(error) = inserted else { return Ok(()) };
     let was_there = match &*error.kind {
@@ -225,7 +224,7 @@ fn unless_there<T>(inserted: Result<T, Error>) -> Result<(), StoreError> {
     if was_there { Ok(()) } else { Err(away(error)) }
 }
 
-/// Asks for this channel and for one of these, where either is asked for.
+/// The conditions on one channel and on a list of channels, if there are any.
 fn of_channels(channel: Option<&ChannelId>, channels: Option<&[ChannelId]>) -> Option<Document> {
     let mut asked = Document::new();
     asked.extend(channel.map(|channel| ("$eq".to_owned(), channel.as_str().into())));
@@ -233,7 +232,7 @@ fn of_channels(channel: Option<&ChannelId>, channels: Option<&[ChannelId]>) -> O
     (!asked.is_empty()).then_some(asked)
 }
 
-/// Each once, for a list of `$in`.
+/// Distinct texts, for the list of an `$in`.
 fn texts<T: ToString>(all: &[T]) -> Vec<String> {
     let once: BTreeSet<String> = all.iter().map(T::to_string).collect();
     once.into_iter().collect()

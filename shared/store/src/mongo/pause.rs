@@ -1,7 +1,7 @@
 //! Pausing and resuming a channel.
 //!
-//! Invariant: the write names the one path that changes, so that no value of another client's is
-//! written again.
+//! Invariant: the write names only the path that changes, so that values of other clients are not
+//! rewritten.
 
 use bson::{Bson, Document, doc};
 use mongodb::Collection;
@@ -14,7 +14,7 @@ use roundtrip_model::{
 use super::{MAX_RACES, as_it_was, read, same, target::uid};
 use crate::{StoreError, document::METADATA};
 
-/// Pauses or resumes a channel, and answers with the whole. One that is so already is not written.
+/// Pauses or resumes a channel, and returns it. Writes nothing if the state is the same.
 pub(super) async fn set(
     channels: &Collection<Document>,
     id: &ChannelId,
@@ -37,7 +37,7 @@ pub(super) async fn set(
     Err(StoreError::Changed(id.clone()))
 }
 
-/// What is written, and what must be as it was read for it.
+/// A write, and the values that must be unchanged since they were read.
 #[derive(Debug, PartialEq)]
 struct Change {
     filter: Document,
@@ -45,14 +45,14 @@ struct Change {
 }
 
 impl Change {
-    /// The change that pauses or resumes a channel; none where it is so already.
+    /// The change that pauses or resumes a channel. `None` if the state is the same.
     fn of(found: &Document, paused: bool) -> Result<Option<Self>, StoreError> {
         let delivery = format!("{METADATA}.{DELIVERY}");
         let flag = doc! { PAUSED: paused };
         let metadata = match found.get(METADATA) {
             Some(Bson::Document(metadata)) => metadata,
             _ if !paused => return Ok(None),
-            // Only a missing or a null one can be replaced: what else is there is another client's.
+            // Only a missing or null value is replaced. Any other value belongs to another client.
             other @ (None | Some(Bson::Null)) => {
                 return Ok(Some(Self {
                     filter: doc! { METADATA: as_it_was(other) },

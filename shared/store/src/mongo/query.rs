@@ -1,8 +1,8 @@
 //! A query's page of channels.
 //!
-//! Invariant: where the filter is limited to some channels it is asked of those alone. The server is
-//! free to try the conditions of one filter in any order; only a stage behind a limit sees nothing but
-//! what came before it.
+//! Invariant: if the filter is limited to some channels, it is evaluated only for those. The server
+//! may evaluate the conditions of one filter in any order; only a stage after a limit sees just the
+//! documents from before it.
 
 use std::time::Duration;
 
@@ -54,8 +54,8 @@ pub(super) async fn page(
     })
 }
 
-/// No limit for the server: documents that are no channels do not count. One more than the page holds
-/// tells whether there is a next one; what is sent at once the server bounds itself, to 16 MiB.
+/// Without a limit for the server, because documents that are not channels do not count. One more
+/// document than fits shows that there is a next page. The server bounds each batch to 16 MiB.
 async fn find(
     channels: &Collection<Document>,
     max_time: Duration,
@@ -82,7 +82,7 @@ async fn find(
         .await
 }
 
-/// A query of the channels that are the caller's own: those first, and what it asks of them after.
+/// A query that first finds the caller's own channels, and then applies its conditions.
 fn stages(own: Document, asked: Document, range: Range) -> [Document; 5] {
     [
         doc! { "$match": { "$and": [own, range.bounds] } },
@@ -100,8 +100,8 @@ fn fields() -> Document {
         .collect()
 }
 
-/// The types of BSON, without text, null and those that no client writes any more. Named one by one
-/// they are ranges of the index; "no text" would be a scan of the collection.
+/// The BSON types without text, null and the deprecated ones. Named one by one they are ranges of
+/// the index; a negated condition would scan the collection.
 const NO_TEXTS: [&str; 9] = [
     "number",
     "object",
@@ -114,23 +114,23 @@ const NO_TEXTS: [&str; 9] = [
     "timestamp",
 ];
 
-/// A part of the collection, in an order that an index has.
+/// A part of the collection, in the order of an index.
 struct Range {
     bounds: Document,
     order: Document,
 }
 
-/// What is left of the collection after the page's cursor, in the page's order.
+/// The part of the collection after the page's cursor, in the page's order.
 ///
-/// By name there are two parts, for a name that is missing or no text counts as an empty one, and
-/// MongoDB's own order tells them apart: those without a name, by id; and those with one.
+/// By name there are two parts, because MongoDB orders a name that is missing or not text
+/// separately from an empty one: the channels without a name, by id, and those with one.
 fn ranges(request: &PageRequest) -> Vec<Range> {
     let Sort { field, direction } = request.sort;
     let (after, order) = match direction {
         Direction::Ascending => ("$gt", 1),
         Direction::Descending => ("$lt", -1),
     };
-    // `$gte` an empty text: any text, and nothing but text.
+    // `$gte` an empty text matches every text, and only text.
     let by_id = |bounds: Document, last: Option<&Cursor>| Range {
         bounds: doc! { "$and": [bounds, { "channel_id": last.map_or_else(
             || doc! { "$gte": "" },
@@ -143,7 +143,7 @@ fn ranges(request: &PageRequest) -> Vec<Range> {
         let empty = doc! { "channel_name": { "$in": [Bson::Null, ""] } };
         by_id(doc! { "$or": [empty, others] }, last)
     };
-    // A list with a text in it is greater than an empty text, too.
+    // A list that contains a text is also greater than an empty text.
     let named = |mut bounds: Document| {
         bounds.insert("$not", doc! { "$type": "array" });
         doc! { "channel_name": bounds }

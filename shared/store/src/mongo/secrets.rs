@@ -1,7 +1,7 @@
-//! The sealed secrets of channels, a document for each channel.
+//! The encrypted signing secrets of channels, one document for each channel.
 //!
-//! Invariant: a document is written or removed only as long as its newest secret is the one that
-//! was seen, so of two that write at once one is told.
+//! Invariant: a write or removal requires that the newest secret is unchanged since it was read. So
+//! one of two concurrent writes fails.
 
 use async_trait::async_trait;
 use bson::{Document, doc};
@@ -21,7 +21,7 @@ const SECRETS: &str = "channel_secrets";
 pub(super) struct SecretsRow {
     #[serde(rename = "_id")]
     channel_id: String,
-    /// The first of `secrets`, to be asked for.
+    /// The first of `secrets`, for the write's filter.
     newest: String,
     secrets: Vec<SealedSecret>,
 }
@@ -88,8 +88,8 @@ pub(super) async fn read(
     Ok(row.map_or_else(Vec::new, |row| row.secrets))
 }
 
-/// Removes those of a channel that was deleted. Where that fails they are left over, and do no
-/// harm: the next channel that is created under this id gets its own in their place.
+/// Removes the secrets of a deleted channel. If this fails the leftovers are harmless: a new
+/// channel under this id replaces them with its own.
 pub(super) async fn delete(
     secrets: &Collection<SecretsRow>,
     id: &ChannelId,

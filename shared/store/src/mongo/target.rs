@@ -1,4 +1,4 @@
-//! What a delivery needs of a channel's document.
+//! The fields of a channel's document that a delivery needs.
 
 use bson::{Bson, Document, doc};
 use mongodb::Collection;
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{away, named};
 use crate::{DeliveryTarget, StoreError, digest, document::METADATA};
 
-/// Reads it, and not the rest of the document.
+/// Reads only those fields.
 pub(super) async fn read(
     channels: &Collection<Document>,
     id: &ChannelId,
@@ -29,12 +29,12 @@ pub(super) async fn read(
     Ok(DeliveryTarget::new(uid, &metadata))
 }
 
-/// Which of the channels that have had this id: by the document's `_id`, which never changes, and
-/// which MongoDB makes anew for each document that names none.
+/// The uid of a channel: the document's `_id`. It never changes, and MongoDB generates one for each
+/// document without it.
 pub(super) fn uid(document: &Document) -> ChannelUid {
     let text = match document.get("_id") {
         Some(Bson::ObjectId(id)) => id.to_hex(),
-        // Of any type and length: a digest is as good an identity.
+        // Another type, of any length: its digest identifies it as well.
         other => {
             let json = other
                 .cloned()
@@ -46,7 +46,7 @@ pub(super) fn uid(document: &Document) -> ChannelUid {
     text.into()
 }
 
-/// Of metadata what a delivery needs.
+/// The metadata that a delivery needs.
 pub(super) fn needed_of(metadata: &Document) -> Map<String, Value> {
     [ENDPOINT_URL, DELIVERY]
         .into_iter()

@@ -1,7 +1,7 @@
-//! A filter in MongoDB's own form.
+//! A filter in MongoDB's form.
 //!
-//! Invariant: it is built from what was parsed and never copied from what a client sent, so that
-//! nothing reaches the server that was not looked at.
+//! Invariant: it is built from the parsed filter and never copied from the client's text, so that
+//! nothing unchecked reaches the server.
 
 use bson::{Bson, Document, doc};
 use roundtrip_model::ChannelId;
@@ -18,8 +18,8 @@ pub(super) fn filter(filter: &Filter) -> Document {
     all(filter.nodes())
 }
 
-/// The channels that it is limited to, where it is: not a part of the filter, for it must be asked
-/// first.
+/// The condition for the channels that the filter is limited to, if it is. It is separate because
+/// it must be evaluated first.
 pub(super) fn own(filter: &Filter) -> Option<Document> {
     let ids: Vec<&str> = filter.own()?.iter().map(ChannelId::as_str).collect();
     Some(doc! { "channel_id": { "$in": ids } })
@@ -42,7 +42,7 @@ fn each(branches: &[Vec<Node>]) -> Vec<Document> {
     branches.iter().map(|nodes| all(nodes)).collect()
 }
 
-/// No two of a list share an operator, for they came from one JSON object.
+/// No two tests of a list have the same operator, because they come from one JSON object.
 fn tests(conditions: &[Test]) -> Document {
     let mut document = Document::new();
     for condition in conditions {

@@ -1,7 +1,7 @@
-//! Between JSON and BSON.
+//! Conversion between JSON and BSON.
 //!
-//! Invariant: JSON that is written reads back the same, its key order and the difference between
-//! `1` and `1.0` included. It is written as it stands: `{"$oid": …}` is a document, and no id.
+//! Invariant: JSON reads back as it was written, including the order of keys and the difference
+//! between `1` and `1.0`. It has no special forms: `{"$oid": …}` is a document, and not an id.
 
 use bson::{Bson, Document};
 use serde_json::{Map, Value};
@@ -15,7 +15,7 @@ pub(super) fn to_document(json: &Map<String, Value>) -> Document {
         .collect()
 }
 
-/// The BSON of a value that can be kept.
+/// The BSON of a valid value.
 pub(super) fn to_bson(json: &Value) -> Bson {
     match json {
         Value::Null => Bson::Null,
@@ -31,8 +31,8 @@ pub(super) fn to_bson(json: &Value) -> Bson {
     }
 }
 
-/// The BSON of a value that takes the place of a stored one. What reads the same stays as another
-/// client wrote it: who changes a part of what was read, and sends all of it back, changes no type.
+/// The BSON of a value that replaces a stored one. An equal value keeps the type that another
+/// client gave it, so that sending a document back with one change alters no other types.
 pub(super) fn in_place_of(stored: Option<&Bson>, json: &Value) -> Bson {
     match (stored, json) {
         (Some(Bson::Document(stored)), Value::Object(fields)) => fields
@@ -52,8 +52,8 @@ pub(super) fn in_place_of(stored: Option<&Bson>, json: &Value) -> Bson {
     }
 }
 
-/// The five fields of a stored document as JSON. What other clients wrote and JSON has not (dates,
-/// object ids, …) becomes relaxed extended JSON.
+/// The five fields of a stored document as JSON. Types that JSON lacks (dates, object ids, …)
+/// become relaxed extended JSON.
 pub(super) fn to_json(mut document: Document) -> Map<String, Value> {
     FIELDS
         .iter()

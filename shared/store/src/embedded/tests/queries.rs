@@ -1,5 +1,5 @@
-//! Every filter has an index: no query of the ledger walks a whole table, and none that is limited to
-//! channels walks others'.
+//! Every filter has an index: no query of the ledger scans a whole table, and a query limited to
+//! some channels reads no others.
 
 use roundtrip_model::{MessageId, State, SystemClock, decision::DeadKind};
 use rstest::rstest;
@@ -10,10 +10,10 @@ use crate::{
     ApiKeys, Cursor, DeadFilter, DeadQueue, Direction, MessageFilter, Sort, SortField, StateFilter,
 };
 
-/// For what is to run out of its time.
+/// For calls that must time out.
 const SHORT: Duration = Duration::from_millis(400);
 
-/// How SQLite would look for it, a line for each table.
+/// SQLite's query plan, one line for each table.
 async fn plan(sql: String, conditions: rows::Conditions) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
@@ -151,7 +151,7 @@ async fn of_dead_letters_only_those_of_own_channels_are_looked_at(#[case] filter
     }
 }
 
-/// Holds a place among the queries until it is told to end.
+/// Occupies a query connection until it is interrupted.
 fn occupied(store: &SqliteStore) -> impl Future<Output = Result<(), StoreError>> + use<> {
     let file = Arc::clone(&store.file);
     async move {
@@ -190,7 +190,7 @@ async fn a_query_that_takes_too_long_is_ended_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     let store = SqliteStore::open(path, SHORT).await.unwrap();
-    // More than once: what was ended has given its place back.
+    // Repeated, to check that an interrupted query frees its connection.
     for _ in 0..3 {
         let both = tokio::join!(occupied(&store), occupied(&store));
         for ended in [both.0, both.1] {

@@ -1,4 +1,4 @@
-//! What is forgotten, and what stays.
+//! What the retention removes, and what it keeps.
 
 use bytes::Bytes;
 use roundtrip_model::{
@@ -13,7 +13,7 @@ use crate::{
     MessageFilter, Progress, Replay, ReplaySource, ReplayStatus, Replays, Reservation,
 };
 
-/// What is older than this is forgotten.
+/// Older rows are removed.
 const BEFORE: OffsetDateTime = datetime!(2026-03-01 0:00 UTC);
 const OLD: OffsetDateTime = datetime!(2026-02-28 0:00 UTC);
 const NEW: OffsetDateTime = datetime!(2026-03-02 0:00 UTC);
@@ -31,7 +31,7 @@ async fn forget(store: &SqliteStore) {
         .unwrap();
 }
 
-/// The id of a message that was accepted then.
+/// The id of a message that was accepted at this time.
 fn message_id(at: OffsetDateTime, number: u32) -> MessageId {
     let millis = millis::of(at);
     let id = format!("msg_{millis:012x}700080000000{number:08x}");
@@ -68,7 +68,7 @@ async fn count(store: &SqliteStore, table: &'static str) -> i64 {
 #[tokio::test]
 async fn messages_to_which_nothing_happened_for_long_are_forgotten() {
     let (_folder, store) = store().await;
-    // More than go in one step, and in their midst one that is still alive.
+    // More than one step removes, with one message in the middle that is still active.
     let ids: Vec<MessageId> = (0..450).map(|number| message_id(OLD, number)).collect();
     let mut entries: Vec<Entry> = ids.iter().map(|id| accepted(*id, OLD)).collect();
     let alive = entry(ids[100], NEW, r#"{"delivering": {"attempt": 1}}"#);
@@ -85,7 +85,7 @@ async fn messages_to_which_nothing_happened_for_long_are_forgotten() {
         .unwrap();
     let left: Vec<MessageId> = left.iter().map(|message| message.message_id).collect();
     assert_eq!(left, [new, ids[100]]);
-    // The whole of its timeline, and nothing of the others'.
+    // Its whole timeline is kept, and nothing of the other messages.
     let (message, timeline) = store.message(&ids[100]).await.unwrap().unwrap();
     assert_eq!(timeline.len(), 2);
     assert!(message.content.is_some());

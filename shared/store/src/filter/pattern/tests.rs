@@ -2,7 +2,7 @@ use rstest::rstest;
 
 use super::*;
 
-// What PCRE2 answers, each by its documentation (pcre2pattern).
+// PCRE2's results, by its documentation (pcre2pattern).
 #[rstest]
 #[case::found_anywhere("lac", "", "slack", true)]
 #[case::end("ck$", "", "slack", true)]

@@ -1,7 +1,7 @@
 //! Dead letters.
 //!
-//! Invariant: a letter that is there stays as it is when it is buried again, above all one that
-//! was replayed.
+//! Invariant: storing an existing dead letter again leaves it unchanged, in particular a replayed
+//! one.
 
 use async_trait::async_trait;
 use bson::{Binary, DateTime, Document, doc};
@@ -19,7 +19,7 @@ use crate::{
     DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, MAX_PAGE, StoreError, ledger::MAX_ROWS,
 };
 
-/// How many letters one step of a purge removes: each step has the time limit to itself.
+/// How many dead letters one step of a purge removes. Each step has its own time limit.
 const PURGE_STEP: u16 = MAX_PAGE;
 
 #[async_trait]
@@ -62,7 +62,7 @@ impl DeadLetters for MongoStore {
         };
         match detail {
             Detail::Outline => self.connection.query(page).await,
-            // A replay's, which must not wait for what callers ask.
+            // For a replay, which must not wait for clients' queries.
             Detail::Whole => self.connection.read(page).await,
         }
     }
@@ -97,7 +97,7 @@ impl DeadLetters for MongoStore {
     }
 
     async fn count_replayed(&self, by: &ReplayId, after: Option<&str>) -> Result<u64, StoreError> {
-        // No index for it: it is asked when a replay is taken up.
+        // Without an index: this runs only when a replay is resumed.
         let which = doc! {
             "_id": { "$gt": after.unwrap_or_default() },
             "replayed_by": by.to_string(),
@@ -130,10 +130,10 @@ impl DeadLetters for MongoStore {
     }
 }
 
-/// What a step of a purge did.
+/// The result of one step of a purge.
 struct PurgeStep {
     removed: u64,
-    /// The last that it found; none where it found none.
+    /// The last dead letter that it found, if any.
     last: Option<String>,
 }
 
@@ -161,7 +161,7 @@ async fn purge_step(
             last: None,
         });
     };
-    // One that is being replayed at this moment is not removed.
+    // The filter excludes those that were replayed meanwhile.
     let deleted = letters
         .delete_many(doc! { "_id": { "$in": ids }, "replayed": false })
         .await
@@ -217,7 +217,7 @@ fn matching(filter: &DeadFilter, after: Option<&str>) -> Result<Asked, StoreErro
         then.insert("dead_at", dead_at);
     }
     let asked = Asked { first, then };
-    // A session or a letter that is named is found by its name.
+    // A named session or dead letter is found by its id.
     if channels.is_some() && ids.is_none() && session.is_none() {
         return Ok(asked);
     }
@@ -245,10 +245,10 @@ struct LetterRow {
     round: u32,
     accepted_at: DateTime,
     dead_at: DateTime,
-    /// Not there in an outline.
+    /// Absent with [`Detail::Outline`].
     #[serde(default = "no_body")]
     body: Binary,
-    /// Said of every letter, so that an index finds those that were not.
+    /// Written in every document, so that an index finds those with `false`.
     replayed: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Idempotency keys.
 //!
-//! Invariant: a key is taken by an insert, which one request alone can win; and taken over only
-//! from the very lease that was seen to have run out.
+//! Invariant: a key is taken by an insert, which succeeds for one request only. An expired lease is
+//! taken over only if it is unchanged since it was read.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{Idempotency, Reservation, StoreError};
 
-/// How often a key is looked at that others take and leave at this moment.
+/// How often a reservation is tried while others take and release the key.
 const RESERVE_TRIES: usize = 3;
 
 #[async_trait]
@@ -103,7 +103,7 @@ async fn reserve(keys: &Collection<Document>, wanted: &KeyRow) -> Result<Reserva
             return Ok(Reservation::Taken(found.message_id));
         }
     }
-    // Others were quicker each time.
+    // Another request was faster each time.
     Ok(Reservation::UnderWay)
 }
 
@@ -120,7 +120,7 @@ struct KeyRow {
 }
 
 impl KeyRow {
-    /// Finds the key as long as it is as it was read.
+    /// Finds the key only if it is unchanged since it was read.
     fn unchanged(&self) -> Document {
         doc! {
             "_id": self.key.as_str(),

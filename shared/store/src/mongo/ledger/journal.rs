@@ -1,7 +1,7 @@
-//! What happened to messages.
+//! The journal.
 //!
-//! Invariant: a message's document is written before its entries: who sees an entry finds its
-//! message.
+//! Invariant: a message's document is written before its entries, so that a reader of an entry
+//! finds the message.
 
 mod update;
 
@@ -26,7 +26,7 @@ use crate::{
     ledger::{MAX_ROWS, timeline},
 };
 
-/// What stands in the place of an `Accepted`, whose content is kept with its message.
+/// Stored in place of an `Accepted` event, whose content is stored with its message.
 const ACCEPTED: &str = r#""accepted""#;
 #[async_trait]
 impl Journal for MongoStore {
@@ -83,7 +83,7 @@ impl Journal for MongoStore {
         };
         match detail {
             Detail::Outline => self.connection.query(page).await,
-            // A replay's, which must not wait for what callers ask.
+            // For a replay, which must not wait for clients' queries.
             Detail::Whole => self.connection.read(page).await,
         }
     }
@@ -172,7 +172,7 @@ fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Asked {
         }
     }
     let asked = Asked { first, then };
-    // A session or a message that is named is found by its name.
+    // A named session or message is found by its id.
     if channels.is_some() && message_ids.is_none() && session.is_none() {
         return asked;
     }
@@ -182,7 +182,7 @@ fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Asked {
     }
 }
 
-/// An entry as it is stored; its channel and session are its message's.
+/// An entry as it is stored. Its channel and session are in its message.
 #[derive(Serialize, Deserialize)]
 struct EntryRow {
     #[serde(rename = "_id")]
@@ -190,7 +190,7 @@ struct EntryRow {
     message_id: MessageId,
     round: u32,
     at: DateTime,
-    /// JSON, in which the numbers of an attempt keep their size.
+    /// JSON, which keeps the full range of an attempt's numbers.
     event: String,
 }
 

@@ -1,7 +1,7 @@
 //! API keys.
 //!
-//! Invariant: a key that was revoked is not revoked again, for the very write asks for one that was
-//! not.
+//! Invariant: a key is revoked only once, because the write's filter requires one that is not
+//! revoked.
 
 use std::collections::BTreeSet;
 
@@ -84,10 +84,10 @@ impl ApiKeys for MongoStore {
     ) -> Result<Option<ApiKey>, StoreError> {
         let which = named(id);
         let mut active = which.clone();
-        // Of one that is not there, too.
+        // `null` also matches a missing field.
         active.insert("revoked_at", bson::Bson::Null);
         let now = stored(now);
-        // `$min` sets a field that is not there.
+        // `$min` sets a missing field.
         let change = doc! { "$set": { "revoked_at": now }, "$min": { "ends_at": now } };
         self.connection
             .run(move |_, database| async move {
@@ -127,8 +127,8 @@ fn named(id: &ApiKeyId) -> Document {
     doc! { "_id": id.to_string() }
 }
 
-/// Finds what is within these, as [`KeyBounds::exceeded_by`] says. A key that lacks a field is in no
-/// bounds: a comparison finds none that lacks it.
+/// The filter form of [`KeyBounds::exceeded_by`]. A key without a field is outside the bounds: a
+/// comparison never matches a missing field.
 fn bounded(within: &KeyBounds) -> Document {
     let mut filter = Document::new();
     if let Some(channels) = &within.channels {
@@ -145,7 +145,7 @@ fn bounded(within: &KeyBounds) -> Document {
     filter
 }
 
-/// Finds what has not ended at this time.
+/// Finds keys that are active at this time.
 fn active(now: OffsetDateTime) -> Document {
     doc! { "$or": [
         { "ends_at": { "$exists": false } },
@@ -174,7 +174,7 @@ struct KeyRow {
     expires_at: Option<DateTime>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revoked_at: Option<DateTime>,
-    /// The earlier of the two; from then on the retention counts.
+    /// The earlier of `expires_at` and `revoked_at`. The retention counts from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ends_at: Option<DateTime>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

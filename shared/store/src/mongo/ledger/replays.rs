@@ -1,7 +1,7 @@
-//! Replays, and who is at work on them.
+//! Replays and their leases.
 //!
-//! Invariant: whether a lease is free, and whose it is, is asked for by the very write that takes
-//! or renews it.
+//! Invariant: the write that takes or renews a lease also checks, in its filter, that the lease is
+//! free or has the same owner.
 
 use std::time::Duration;
 
@@ -61,7 +61,8 @@ impl Replays for MongoStore {
         }
         if let Some(channels) = channels {
             let own = texts(channels);
-            // The first finds those of a channel by the index, the second leaves out those of others.
+            // The first condition finds a channel's replays through the index. The second excludes
+            // those of other channels.
             which.insert(
                 "channels",
                 doc! { "$in": own.clone(), "$not": { "$elemMatch": { "$nin": own } } },
@@ -101,8 +102,8 @@ impl Replays for MongoStore {
         let now = stored(now);
         let which = doc! {
             "status": name(&ReplayStatus::Running)?,
-            // Times are whole milliseconds; not `$lte`, which SecantusDB answers without the bound
-            // itself where another field follows in the index.
+            // Times are whole milliseconds. Not `$lte`: SecantusDB omits the bound itself if
+            // another field follows in the index.
             "lease_until": { "$lt": later(now, Duration::from_millis(1)) },
         };
         let change = doc! { "$set": { "owner": owner, "lease_until": later(now, lease) } };
@@ -187,10 +188,10 @@ fn read(found: Option<Document>) -> Result<Option<Replay>, StoreError> {
 struct ReplayRow {
     #[serde(rename = "_id")]
     replay_id: ReplayId,
-    /// None in those of an older version: they count for no key.
+    /// Empty in replays of an older version: they count for no key.
     #[serde(default)]
     requested_by: String,
-    /// The channels that it is limited to, where it is.
+    /// The channels that it is limited to, if it is.
     #[serde(default)]
     channels: Option<Vec<ChannelId>>,
     source: ReplaySource,
@@ -200,7 +201,7 @@ struct ReplayRow {
     progress: Progress,
     created_at: DateTime,
     ended_at: Option<DateTime>,
-    /// The latest lease, and when it ends or ended; 1970 before the first.
+    /// The owner of the latest lease, and its end. The end is 1970 before the first lease.
     owner: Option<String>,
     lease_until: DateTime,
 }

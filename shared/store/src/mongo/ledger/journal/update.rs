@@ -1,7 +1,7 @@
 //! How entries change their messages' documents: many messages in one command.
 //!
-//! Invariant: the operators commute and may be repeated (`$max`, `$set` to what never changes), so
-//! that recorders need not agree on anything.
+//! Invariant: the operators commute and can be repeated (`$max`, and `$set` to values that never
+//! change), so that concurrent recorders need no coordination.
 
 use bson::{Document, doc};
 use mongodb::{
@@ -17,17 +17,16 @@ use super::super::{
 };
 use crate::{StoreError, ledger::Reached};
 
-/// How many bytes of content one command carries; the server takes 16 MiB, with all that is
-/// around them.
+/// How many bytes of content one command carries. The server's limit is 16 MiB, including
+/// everything else in the command.
 const COMMAND_BYTES: usize = 8 << 20;
-/// About what an update takes beside its content.
+/// The approximate size of an update without its content.
 const UPDATE_BYTES: usize = 1 << 10;
-/// How often an update is sent that collides with another process's insert of the same message.
-/// The second time finds the message there.
+/// How often an update is sent that collides with another process's insert of the same message. The
+/// second attempt finds the message.
 const COLLISION_TRIES: u32 = 3;
 
-/// The updates that these entries come to, one of each message, and as many together as one
-/// command carries.
+/// The updates for these entries, one for each message, in as few commands as their size allows.
 pub(super) fn commands(entries: &[Entry]) -> Vec<Vec<Document>> {
     let mut commands = Vec::new();
     let (mut updates, mut bytes) = (Vec::new(), 0);
@@ -64,8 +63,8 @@ fn statement(reached: &Reached<'_>) -> Document {
         );
     }
     let max = doc! {
-        // Documents compare field by field in their order, so the rank decides; and the
-        // greatest rank brings its state with it.
+        // Documents compare field by field in order. So `$max` compares the ranks, and the state
+        // goes with its rank.
         "position": { "r": reached.position.rank, "s": reached.position.state.as_str() },
         "round": i64::from(reached.round),
         "updated_at": stored(reached.updated_at),
@@ -77,7 +76,7 @@ fn statement(reached: &Reached<'_>) -> Document {
     }
 }
 
-/// What the server answers to an `update` command.
+/// The server's response to an `update` command.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Updated {
@@ -94,8 +93,8 @@ struct Refused {
     message: String,
 }
 
-/// Updates many messages, each in a way of its own, in one round trip. The driver's own call for
-/// that needs server 8.0; the command is older than any that is supported.
+/// Updates many messages, each differently, in one round trip. The driver's own call for that needs
+/// server 8.0; every supported server has this command.
 pub(super) async fn send(
     database: &Database,
     mut updates: Vec<Document>,
@@ -108,7 +107,7 @@ pub(super) async fn send(
             "updates": updates.clone(),
             "ordered": false,
         };
-        // The driver adds it to its own calls only.
+        // The driver adds the write concern only to its own calls.
         if let Some(concern) = database.write_concern() {
             command.insert("writeConcern", document(concern)?);
         }

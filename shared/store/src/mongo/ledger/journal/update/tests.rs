@@ -1,4 +1,4 @@
-//! What is sent, without a server.
+//! The commands that are sent, without a server.
 
 use roundtrip_model::{
     EntryId, Event, MessageId,
@@ -9,7 +9,7 @@ use time::macros::datetime;
 
 use super::*;
 
-/// The server refuses a command that is larger.
+/// The server refuses larger commands.
 const SERVER_LIMIT: usize = 16 << 20;
 
 fn entry(message_id: MessageId, event: Event) -> Entry {
