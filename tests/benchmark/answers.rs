@@ -1,10 +1,10 @@
-//! The answers run: what one channel's answers cost those of the others, when the sessions server fails
-//! over them, and when they are a flood through one token.
+//! The answers run: how one channel's answers slow those of the others, when the sessions server
+//! fails over them and when they flood one token.
 //!
-//! Invariant: each measurement is made on a gateway of its own, at the same pace, with and without
-//! what disturbs; the flood also beside a neighbour that is sent the same, for it takes cores from a
-//! gateway on the same machine wherever it goes. An answer's time counts from when it was due to be
-//! posted until it is at the sessions server.
+//! Invariant: each measurement has its own gateway and the same rate, with and without the
+//! disturbance. The flood is also measured against another server ("neighbour"), as its sender
+//! takes CPU from a gateway on the same machine in any case. An answer's time runs from when it was
+//! due to be posted until it reaches the sessions server.
 
 use std::{
     fs,
@@ -30,21 +30,20 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{forged::path, options::Answers, plan, results::percentile};
 
-/// How much longer the others' p99 may be beside a channel over whose answers the server fails.
+/// The greatest ratio of the others' p99 beside a channel over whose answers the server fails.
 const POISON_TARGET: f64 = 1.5;
-/// How much longer the others' p99 may be beside a flood than beside a neighbour's.
+/// The greatest ratio of the others' p99 beside a flood to that beside a neighbour.
 const FLOOD_TARGET: f64 = 2.0;
-/// The most bytes of one delivery's answers that the gateway takes: 16 bodies of 1 MiB.
+/// The most bytes that the gateway accepts for one delivery: 16 bodies of 1 MiB.
 const FLOOD_BYTES: u64 = 16 << 20;
-/// How often the disk may hold each of them: in the write-ahead log and in the file.
+/// The disk may hold each byte twice: in the write-ahead log and in the file.
 const COPIES: u64 = 2;
-/// The connections that honest answers come over.
+/// The connections of the honest answers.
 const CONNECTIONS: u32 = 32;
-/// How long they have to stand before the first answer is due.
+/// How long the connections have to open before the first answer is due.
 const SETTLE: Duration = Duration::from_millis(100);
-/// How long the answers may take to arrive.
 const LIMIT: Duration = Duration::from_mins(2);
-/// How the sessions begin over whose answers the sessions server fails.
+/// The prefix of the sessions over whose answers the sessions server fails.
 const POISON: &str = "poison";
 
 /// What disturbs the honest answers.
@@ -53,9 +52,9 @@ enum Beside {
     Nothing,
     /// Answers of one channel over which the sessions server fails.
     Poison,
-    /// Answers through one token, as fast as they are met.
+    /// Answers through one token, as fast as they are answered.
     Flood,
-    /// The same to a server that is not the gateway.
+    /// The same flood to a server that is not the gateway.
     Neighbour,
 }
 
@@ -66,7 +65,7 @@ const ALL: [Beside; 4] = [
     Beside::Neighbour,
 ];
 
-/// What was measured beside one of them.
+/// The measurements beside one disturbance.
 #[derive(Debug, Default)]
 struct Measured {
     times: Vec<Duration>,
@@ -74,10 +73,10 @@ struct Measured {
     disturbing: u64,
 }
 
-/// Runs it on these engines and prints the table; whether the targets were reached.
+/// Runs it on these engines, prints the table, and returns whether the targets were reached.
 ///
 /// # Errors
-/// If an honest answer is not taken, or does not arrive.
+/// If an honest answer is refused or does not arrive.
 pub(crate) async fn run(
     options: &Answers,
     engines: &[(&str, &str, Engines)],
@@ -182,7 +181,7 @@ async fn measure(
     })
 }
 
-/// Posts the honest answers, each to a delivery of its own, and says when the first was due.
+/// Posts the honest answers, one to a delivery, and returns when the first was due.
 async fn post(
     options: &Answers,
     ingress: &Peer,
@@ -213,7 +212,7 @@ async fn post(
     Ok(start)
 }
 
-/// Posts answers over which the sessions server fails, at their pace.
+/// Posts answers over which the sessions server fails, at their rate.
 async fn poison(
     options: &Answers,
     ingress: &Peer,
@@ -241,7 +240,7 @@ async fn poison(
     Ok(())
 }
 
-/// Posts different answers through one token, as fast as they are met.
+/// Posts different answers through one token, as fast as they are answered.
 async fn flood(
     options: &Answers,
     server: &Peer,
@@ -264,12 +263,12 @@ async fn flood(
     Ok(())
 }
 
-/// The bytes of the files in a folder.
+/// The total size of the files in a folder.
 fn bytes_in(folder: &Path) -> anyhow::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        // The log of the process is none of its data.
+        // The log of the process is not counted.
         if entry
             .path()
             .extension()

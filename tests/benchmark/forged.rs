@@ -1,11 +1,10 @@
-//! The forged run: what ten thousand forged answers in a row cost the honest ones.
+//! The forged run: how ten thousand forged answers in a row slow the honest ones.
 //!
-//! Invariant: a round measures the honest answers three times, on the same gateway, at the same pace:
-//! alone; beside the forged ones; and for as long again beside a neighbour, who sends the same in the
-//! same way to a server that is not the gateway. Who forges without a pause takes cores from a gateway
-//! on the same machine wherever his requests go: what the gateway itself adds is what is worse than
-//! beside the neighbour. An answer's time counts from when it was due to be posted, so that a stall
-//! counts for every answer that it held up.
+//! Invariant: a round measures the honest answers three times, on the same gateway at the same
+//! rate: alone, beside the forged ones, and as long beside a neighbour, which sends the same
+//! requests to another server. The sender takes CPU from a gateway on the same machine in any case,
+//! so only the excess over the neighbour is the gateway's own. An answer's time runs from when it
+//! was due to be posted, so a stall counts for every answer that it delays.
 
 use std::{
     sync::{
@@ -31,23 +30,20 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::{options::Forged, plan, results::percentile};
 
-/// How long the tokens are good.
+/// How long the tokens are valid.
 const TIME_TO_LIVE: Duration = Duration::from_hours(1);
-/// How long the queue may take to be empty, and the broker to be there.
+/// How long the queue may take to be empty, and the broker to be ready.
 const LIMIT: Duration = Duration::from_mins(1);
-/// How often that is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// The connections that honest answers come over.
+/// The connections of the honest answers.
 const HONEST_CONNECTIONS: u32 = 32;
-/// How long they have to stand before the first answer is due.
+/// How long the connections have to open before the first answer is due.
 const SETTLE: Duration = Duration::from_millis(100);
-/// The channel that answers.
 const CHANNEL: &str = "channel-0";
-/// The session that is answered.
 const SESSION: &str = "abc123";
 const ANSWER: &[u8] = br#"{"session_id":"abc123","response_data":{"text":"Message received"}}"#;
 
-/// The honest answers' times, those of all rounds: a round has too few for a percentile of its own.
+/// The times of the honest answers over all rounds; one round has too few for a percentile.
 #[derive(Debug, Default)]
 struct Times {
     alone: Vec<Duration>,
@@ -55,11 +51,11 @@ struct Times {
     neighbour: Vec<Duration>,
 }
 
-/// Runs it on these engines and prints the table; whether every forged answer was refused and none
-/// was enqueued.
+/// Runs it on these engines, prints the table, and returns whether every forged answer was refused
+/// and none was enqueued.
 ///
 /// # Errors
-/// If an honest answer is not taken, or a forged one is answered anything but 401.
+/// If an honest answer is refused, or a forged one gets another answer than 401.
 pub(crate) async fn run(
     options: &Forged,
     engines: &[(&str, &str, Engines)],
@@ -122,7 +118,7 @@ async fn measure(options: &Forged, engines: &Engines, name: &str) -> anyhow::Res
     Ok(waiting == 0 && refused == options.count * options.repeat)
 }
 
-/// The honest answers' times beside what somebody else does, and what that led to.
+/// The times of the honest answers while another task runs, and the result of that task.
 async fn beside<T>(
     ingress: &Peer,
     rate: u32,
@@ -138,8 +134,8 @@ async fn beside<T>(
     tokio::try_join!(honest, other)
 }
 
-/// Posts honest answers at this rate while this goes on, and so many at the least. They come over
-/// many connections, as from many channel servers: none waits for the one before it.
+/// Posts honest answers at this rate while the task runs, at least this many. They come over many
+/// connections, as from many channel servers, so none waits for another.
 async fn honest(
     ingress: &Peer,
     rate: u32,
@@ -157,7 +153,7 @@ async fn honest(
             }
             let due = start + every * number;
             sleep_until(due).await;
-            // To a delivery of its own: the same answer to the same one is taken once.
+            // One delivery each: a repeated answer to the same delivery is published once.
             let path = path(CHANNEL, SESSION)?;
             let (status, body) = connection.post(&path, Bytes::from_static(ANSWER)).await?;
             ensure!(
@@ -172,8 +168,8 @@ async fn honest(
     Ok(try_join_all(servers).await?.concat())
 }
 
-/// Posts the forged answers there, or what there is time for: how many were answered with this
-/// status, which is all.
+/// Posts the forged answers, or as many as time allows. Returns how many got this status, which is
+/// the only one allowed.
 async fn in_a_row(
     server: &Peer,
     options: &Forged,
@@ -194,7 +190,8 @@ async fn in_a_row(
                 let due = f64::from(u32::try_from(number)?) / f64::from(options.pace);
                 sleep_until(start + Duration::from_secs_f64(due)).await;
             }
-            // Of the right form, under the right key's name: as much work as a forged one can be.
+            // With the right form and key name, so the gateway does all the work that a forged
+            // token can cause.
             let path = format!("{without_mac}.{number:043}");
             let (status, _) = connection.post(&path, Bytes::from_static(ANSWER)).await?;
             ensure!(status == expected, "a forged answer: {status}");
@@ -205,7 +202,7 @@ async fn in_a_row(
     Ok(try_join_all(senders).await?.into_iter().sum())
 }
 
-/// The way back of a new message of this channel and session, with a good token.
+/// The path of an answer to a new message of this channel and session, with a valid token.
 pub(crate) fn path(channel: &str, session: &str) -> anyhow::Result<String> {
     let keys = TokenKeys::new([CALLBACK_SECRET.as_bytes()])?;
     let claims = Claims {
@@ -217,7 +214,7 @@ pub(crate) fn path(channel: &str, session: &str) -> anyhow::Result<String> {
     Ok(format!("/webhook-response?token={token}"))
 }
 
-/// What waits in the callbacks queue and its dead queue of a gateway that was stopped.
+/// The messages in the callbacks queue and its dead queue of a stopped gateway.
 async fn waiting(engines: &Engines, file: &std::path::Path, name: &str) -> anyhow::Result<u64> {
     let url = match engines {
         Engines::Embedded => format!("sqlite:{}", file.display()),

@@ -1,9 +1,8 @@
-//! The isolation run: what a channel that hangs with a long backlog, and one that fails, cost the
-//! others.
+//! The isolation run: how a hung channel with a long backlog and a failing channel slow the others.
 //!
-//! Invariant: a run without the bad channels and one with them are the same in everything else,
-//! and take turns, so that a slow minute of the machine meets both. A message's time counts from
-//! when it was due to be posted, so that a stall counts for every message that it held up.
+//! Invariant: runs with and without the bad channels are otherwise the same. They alternate, so
+//! that a slow minute of the machine affects both. A message's time runs from when it was due to be
+//! posted, so a stall counts for every message that it delays.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,30 +21,29 @@ use crate::{
     results::{Spread, percentile},
 };
 
-/// How much longer the others' p99 may be beside the bad channels.
+/// The greatest ratio of the others' p99 beside the bad channels.
 const TARGET: f64 = 1.5;
 
-/// The channels that are bad: one hangs, one fails.
+/// The number of bad channels: one hangs, one fails.
 const BAD: usize = 2;
 
-/// The most posts under way at once.
 const IN_FLIGHT: usize = 64;
 
-/// How long posting, or arriving, may take.
+/// How long posting may take, and arriving.
 const LIMIT: Duration = Duration::from_mins(5);
 
-/// Seconds of the same load before the clock starts: connections stand, channels are known, and the
-/// store has its indexes.
+/// Seconds of the same load before the measurement: connections open, caches fill, and the store
+/// builds its indexes.
 const WARM_UP: usize = 5;
 
-/// The others' times in one run, in milliseconds.
+/// The times of the good channels in one run, in milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct Times {
     p50: f64,
     p99: f64,
 }
 
-/// Runs it on these engines and prints the table; whether the target was reached on all of them.
+/// Runs it on these engines, prints the table, and returns whether all reached the target.
 ///
 /// # Errors
 /// If a good channel's message does not arrive in time.
@@ -168,7 +166,7 @@ async fn measure(
             let backlog = Arc::new(Tally::new("bad", waiting));
             post_all(&load(&backlog, std::slice::from_ref(channel))).await?;
         }
-        // The bad ones go on getting their share.
+        // The bad channels keep their share of the load.
         let share = Arc::new(Tally::new("bad", options.messages * BAD / good));
         let shared = load(&share, bad_channels);
         let their_progress = Arc::new(Progress::default());
@@ -186,7 +184,8 @@ async fn measure(
         })
         .collect();
     times.sort_unstable();
-    // What hangs would be waited for; and its backlog is not to burden the next run.
+    // Close them first: the gateway would wait for the hung channel, and its backlog would burden
+    // the next run.
     drop((hangs, fails));
     stack.stop_all().await?;
     stack.remove().await?;

@@ -1,8 +1,7 @@
-//! The benchmark, and the runs that prove what kills and dead endpoints do: `tests/bench`,
-//! `tests/faults`.
+//! The benchmark, and the runs with kills and dead endpoints: `tests/bench`, `tests/faults`.
 //!
-//! Invariant: everything that it starts (servers, the gateway) it ends, whether it ends itself by
-//! success, by an error, or by a signal that can be caught.
+//! Invariant: it ends every server and gateway that it starts, whether it ends by success, by an
+//! error or by a signal that can be caught.
 
 mod answers;
 mod forged;
@@ -73,7 +72,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     };
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // What loses is dropped, and with it everything that it started.
+    // The other branch is dropped, and with it everything that it started.
     tokio::select! {
         done = work => done,
         _ = interrupt.recv() => bail!("interrupted"),
@@ -81,7 +80,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The servers of the outgrown engines.
+/// The servers of RabbitMQ and MongoDB.
 struct Servers {
     rabbitmq: Server,
     mongodb: Server,
@@ -134,7 +133,7 @@ async fn run(run: &Run) -> anyhow::Result<ExitCode> {
         let bench = bench(run, servers.engines(), "rabbitmq", named).await?;
         benches.push((bench, results("rabbitmq", RABBITMQ, true)));
     }
-    // The engines take turns, so that a slow minute of the machine meets both.
+    // The engines alternate, so that a slow minute of the machine affects both.
     for number in 1..=run.repeat {
         for (bench, results) in &mut benches {
             eprintln!("{}, run {number} of {}", results.key, run.repeat);
@@ -218,7 +217,7 @@ async fn faults(options: &Faults) -> anyhow::Result<ExitCode> {
     if options.common.engine.rabbitmq() {
         let servers = Servers::start(&options.common.folder).await?;
         let engines = servers.engines();
-        // MongoDB's goes on until the run is over.
+        // MongoDB's runs until the end.
         let Servers { rabbitmq, mongodb } = servers;
         lost += fault_run(options, seed, engines, Some(rabbitmq), RABBITMQ).await?;
         drop(mongodb);
@@ -294,7 +293,7 @@ async fn store(options: &StoreAway) -> anyhow::Result<ExitCode> {
     Ok(exit_code(report.refused == 0 && report.missing.is_empty()))
 }
 
-/// How long the load goes on before the nodes are gone.
+/// How long the load runs before the nodes fail.
 const BEFORE: Duration = Duration::from_secs(5);
 
 async fn cluster(options: &ClusterAway) -> anyhow::Result<ExitCode> {
@@ -345,7 +344,7 @@ async fn answers(options: &options::Answers) -> anyhow::Result<ExitCode> {
     Ok(exit_code(reached))
 }
 
-/// The engines that were asked for, and the servers that they need.
+/// The requested engines, and the servers that they need.
 async fn engines(
     common: &Common,
 ) -> anyhow::Result<(Vec<(&'static str, &'static str, Engines)>, Option<Servers>)> {
@@ -386,7 +385,7 @@ async fn memory(options: &Memory) -> anyhow::Result<ExitCode> {
     if options.common.engine.rabbitmq() {
         println!("== {RABBITMQ} ==");
         for &dead in options.dead.each() {
-            // New servers: those that have 100,000 messages waiting would work on, too.
+            // New servers: the old ones would go on with 100,000 waiting messages.
             let servers = Servers::start(&options.common.folder.join(format!("{dead:?}"))).await?;
             under &= memory::run(options, dead, stack(servers.engines(), dead)?).await?;
         }

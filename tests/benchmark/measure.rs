@@ -1,7 +1,7 @@
 //! One round of measurements on one gateway.
 //!
-//! Invariant: what is measured is warm and idle at the clock's start: processes are ready, channels
-//! registered, connections open, and every message of the measurement before has arrived.
+//! Invariant: every measurement starts warm and idle: processes are ready, channels registered,
+//! connections open, and all messages of the measurement before have arrived.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,28 +22,27 @@ use crate::{
     results::{Measure, Round, Stage},
 };
 
-/// How long one measurement may take.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// What the loader posts messages to.
+/// The path of the loader's posts.
 const MESSAGES_PATH: &str = "/channel/message";
 
-/// What the report calls the benchmark's own process.
+/// The benchmark's own process in the report.
 const OWN_NAME: &str = "loader, counting servers";
 
-/// A gateway to be measured, with its far ends.
+/// A gateway under measurement, with its channel and sessions servers.
 pub(crate) struct Bench<'a> {
     pub(crate) run: &'a Run,
     pub(crate) stack: Stack,
     pub(crate) channel_server: CountingServer,
     pub(crate) sessions_server: CountingServer,
-    /// The servers it runs on, by the name that the report calls them.
+    /// Its servers, by their names in the report.
     pub(crate) servers: Vec<(&'static str, &'a Server)>,
-    /// The registered channels, once there are any.
+    /// The registered channels; empty before their registration.
     pub(crate) channels: Vec<String>,
 }
 
-/// How fast the loader is when nothing is between it and the counting server.
+/// The rate of the loader straight to the counting server.
 ///
 /// # Errors
 /// If a post is not answered.
@@ -77,7 +76,7 @@ pub(crate) async fn ceiling(run: &Run, server: &CountingServer) -> anyhow::Resul
 }
 
 impl Bench<'_> {
-    /// Measures everything once, and leaves nothing running.
+    /// Measures everything once and stops what it started.
     ///
     /// # Errors
     /// If a message is not accepted, or does not arrive in time.
@@ -102,7 +101,7 @@ impl Bench<'_> {
         self.stack.stop_all().await
     }
 
-    /// Accepts with nobody there to deliver, and leaves the backlog.
+    /// Accepts without a dispatcher, and leaves the backlog.
     async fn accept(&mut self, number: usize, round: &mut Round) -> anyhow::Result<Arc<Tally>> {
         let tally = tally("accept", number, self.run.messages)?;
         self.channel_server.answer(false);
@@ -119,7 +118,7 @@ impl Bench<'_> {
         Ok(tally)
     }
 
-    /// Delivers what lies there, with nothing accepted meanwhile.
+    /// Delivers the backlog while nothing is accepted.
     async fn deliver_backlog(&mut self, backlog: &Tally, round: &mut Round) -> anyhow::Result<()> {
         // On the embedded engines the process with every role takes over.
         if self.stack.roles() == [Role::All] {
@@ -207,7 +206,7 @@ impl Bench<'_> {
         }
     }
 
-    /// What everything that takes part has used, by name.
+    /// The use of each process so far, by name.
     fn usage(&self) -> anyhow::Result<BTreeMap<String, Usage>> {
         let roles = self.stack.usage()?;
         let own = procfs::usage(std::process::id())?;
@@ -224,7 +223,7 @@ impl Bench<'_> {
     }
 }
 
-/// A tally of its own for every measurement: stragglers of an earlier one do not count.
+/// A separate tally for each measurement, so that late messages of an earlier one do not count.
 fn tally(stage: &str, number: usize, messages: u64) -> anyhow::Result<Arc<Tally>> {
     let run = format!("{stage}-{number}");
     Ok(Arc::new(Tally::new(&run, usize::try_from(messages)?)))

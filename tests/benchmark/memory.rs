@@ -1,7 +1,8 @@
-//! The memory run: many messages queued for endpoints that are dead, and what every role holds.
+//! The memory run: many messages wait for dead endpoints while the memory of every role is
+//! measured.
 //!
-//! Invariant: an endpoint that refuses and one that never answers are never mixed, for waiting for
-//! the one would spare the dispatcher most of its work with the other.
+//! Invariant: a run has either refusing or silent endpoints. Waiting for silent ones would spare
+//! the dispatcher most of its work with refusing ones.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -19,24 +20,22 @@ use tokio::{
 
 use crate::options::{Dead, Memory};
 
-/// How many channels the messages are for.
 const CHANNELS: usize = 8;
 
-/// How long the posting may take.
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// How often the roles are looked at.
+/// How often the memory is read.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 const BYTES_PER_MB: u64 = 1_000_000;
 
-/// Runs it on one stack, with endpoints that are dead in one way, and prints the peak of every
-/// role; whether all stayed under the limit.
+/// Runs it on one stack with one kind of dead endpoint, prints each role's peak, and returns
+/// whether all stayed under the limit.
 ///
 /// # Errors
-/// If not every message is accepted, or a role ends.
+/// If a message is not accepted, or a role ends.
 pub(crate) async fn run(memory: &Memory, dead: Dead, mut stack: Stack) -> anyhow::Result<bool> {
-    // Connections wait in its backlog, or stay open, and nobody ever answers.
+    // Connections stay in the backlog or open, and get no answer.
     let black_hole = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let endpoint = if dead == Dead::Silent {
         format!("http://{}/silent", black_hole.local_addr()?)
@@ -90,7 +89,7 @@ pub(crate) async fn run(memory: &Memory, dead: Dead, mut stack: Stack) -> anyhow
             usage.cpu.as_secs_f64(),
         );
     }
-    // Killed, not drained: what is under way waits for endpoints that never answer.
+    // Killed, not drained: the deliveries in progress wait for endpoints that never answer.
     let roles: Vec<Role> = stack.roles().to_vec();
     for role in roles {
         stack.process(role)?.kill().await?;

@@ -1,4 +1,4 @@
-//! What can be asked of the benchmark.
+//! The command line of the benchmark.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -15,24 +15,24 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Measures rates, latency and use of the machine, beside the engines' own raw rates.
+    /// Measures rates, latency and use of the machine, beside the engines' raw rates.
     Run(Run),
-    /// Posts messages while everything fails that can; none may be lost.
+    /// Posts messages while every component fails at random; none may be lost.
     Faults(Faults),
-    /// Replays dead letters and kills the process that does it half-way; none may be lost.
+    /// Replays dead letters and kills the recorder half-way; none may be lost.
     Replay(Replay),
-    /// Takes the store away under load; nothing may be refused or missing.
+    /// Makes the store unavailable under load; nothing may be refused or missing.
     Store(StoreAway),
     /// Kills or freezes nodes of a RabbitMQ cluster under load; nothing may be lost.
     Cluster(ClusterAway),
-    /// Measures what channels that hang and fail cost the others.
+    /// Measures how channels that hang and fail slow the others.
     Isolation(Isolation),
-    /// Measures what forged answers cost the honest ones; none may be taken.
+    /// Measures how forged answers slow the honest ones; none may be accepted.
     Forged(Forged),
-    /// Measures what one channel's answers cost the others, when the sessions server fails over them and
-    /// when they are a flood through one token.
+    /// Measures how one channel's answers slow the others, when the sessions server fails over them
+    /// and when they flood one token.
     Answers(Answers),
-    /// Queues messages for a dead endpoint and measures the memory of every role.
+    /// Queues messages for dead endpoints and measures the memory of every role.
     Memory(Memory),
 }
 
@@ -43,19 +43,19 @@ pub(crate) struct Run {
     /// Messages in each measurement.
     #[arg(long, default_value_t = 20_000)]
     pub(crate) messages: u64,
-    /// Posts (and raw publishes) under way at once.
+    /// Posts (and raw publishes) in progress at once.
     #[arg(long, default_value_t = 256)]
     pub(crate) in_flight: usize,
     /// The size of a posted (and raw) body.
     #[arg(long, default_value_t = 400)]
     pub(crate) body_bytes: usize,
-    /// Channels that the messages are for, in turn.
+    /// The channels that the messages are for, in turn.
     #[arg(long, default_value_t = 16)]
     pub(crate) channels: usize,
     /// Messages sent one at a time, for the latency.
     #[arg(long, default_value_t = 300)]
     pub(crate) one_at_a_time: u64,
-    /// Runs; the median of them is shown, with the least and the greatest.
+    /// Runs; the report shows their median, least and greatest.
     #[arg(long, default_value_t = 3)]
     pub(crate) repeat: usize,
     /// Also writes the results here, as JSON.
@@ -77,19 +77,19 @@ impl Run {
 pub(crate) struct Faults {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Messages that are posted.
+    /// Messages to post.
     #[arg(long, default_value_t = 1_000)]
     pub(crate) messages: usize,
-    /// Faults that are drawn.
+    /// The number of random faults.
     #[arg(long = "faults", default_value_t = 8)]
     pub(crate) count: usize,
-    /// SIGKILLs of the gateway's processes and no other faults.
+    /// Only SIGKILLs of the gateway's processes, no other faults.
     #[arg(long)]
     pub(crate) kills_only: bool,
-    /// What they are drawn from; another one each time where it is not given.
+    /// The seed of the faults; random if absent.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Seconds that the run on one engine may take.
+    /// The most seconds of the run on one engine.
     #[arg(long, default_value = "900", value_parser = seconds)]
     pub(crate) limit: Duration,
 }
@@ -98,13 +98,13 @@ pub(crate) struct Faults {
 pub(crate) struct Replay {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Dead letters that are replayed.
+    /// Dead letters to replay.
     #[arg(long, default_value_t = 10_000)]
     pub(crate) messages: usize,
-    /// How many a second.
+    /// Their rate a second.
     #[arg(long, default_value_t = 500)]
     pub(crate) rate: u32,
-    /// Seconds that the run on one engine may take.
+    /// The most seconds of the run on one engine.
     #[arg(long, default_value = "600", value_parser = seconds)]
     pub(crate) limit: Duration,
 }
@@ -113,13 +113,13 @@ pub(crate) struct Replay {
 pub(crate) struct StoreAway {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Seconds that the store is away.
+    /// Seconds without the store.
     #[arg(long = "seconds", default_value = "120", value_parser = seconds)]
     pub(crate) outage: Duration,
     /// Messages a second.
     #[arg(long, default_value_t = 200)]
     pub(crate) rate: u32,
-    /// Seconds until everything must be recorded, once the store is back.
+    /// Seconds until everything must be recorded, after the store is back.
     #[arg(long, default_value = "300", value_parser = seconds)]
     pub(crate) limit: Duration,
 }
@@ -128,22 +128,22 @@ pub(crate) struct StoreAway {
 pub(crate) struct ClusterAway {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// What happens to nodes.
+    /// The fault of the nodes.
     #[arg(long, value_enum, default_value = "kill")]
     pub(crate) fault: Fault,
-    /// To which of them.
+    /// Which nodes fail.
     #[arg(long, value_enum, default_value = "majority")]
     pub(crate) victims: Victims,
-    /// For how many seconds.
+    /// The fault's duration in seconds.
     #[arg(long = "seconds", default_value = "30", value_parser = seconds)]
     pub(crate) lasts: Duration,
-    /// Messages that are posted.
+    /// Messages to post.
     #[arg(long, default_value_t = 5_000)]
     pub(crate) messages: usize,
     /// Messages a second.
     #[arg(long, default_value_t = 100)]
     pub(crate) rate: u32,
-    /// Seconds until everything must be forwarded, once the nodes are back.
+    /// Seconds until everything must be forwarded, after the nodes are back.
     #[arg(long, default_value = "30", value_parser = seconds)]
     pub(crate) limit: Duration,
 }
@@ -152,7 +152,7 @@ pub(crate) struct ClusterAway {
 pub(crate) struct Isolation {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Channels; two of them are bad.
+    /// Channels, of which two are bad.
     #[arg(long, default_value_t = 100)]
     pub(crate) channels: usize,
     /// Messages for the good channels in each run.
@@ -161,16 +161,16 @@ pub(crate) struct Isolation {
     /// Messages a second for the good channels.
     #[arg(long, default_value_t = 200)]
     pub(crate) rate: u32,
-    /// Messages that wait for the channel that hangs.
+    /// Messages that wait for the hung channel.
     #[arg(long, default_value_t = 20_000)]
     pub(crate) waiting: usize,
-    /// Messages that wait for the channel that fails.
+    /// Messages that wait for the failing channel.
     #[arg(long, default_value_t = 2_000)]
     pub(crate) failing: usize,
     /// The size of a posted body.
     #[arg(long, default_value_t = 400)]
     pub(crate) body_bytes: usize,
-    /// Runs with the bad channels, and as many without; they take turns.
+    /// Runs with the bad channels, and as many without, in turn.
     #[arg(long, default_value_t = 3)]
     pub(crate) repeat: usize,
 }
@@ -182,16 +182,16 @@ pub(crate) struct Forged {
     /// Forged answers in each round.
     #[arg(long = "forged", default_value_t = 10_000)]
     pub(crate) count: usize,
-    /// Connections that they come over, one after the other on each.
+    /// Connections of the forged answers; each sends one after the other.
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pub(crate) forgers: usize,
-    /// Forged answers a second in all; 0: each as soon as the one before it is answered.
+    /// Forged answers a second in all; 0: each as soon as the one before is answered.
     #[arg(long = "forged-rate", default_value_t = 0)]
     pub(crate) pace: u32,
     /// Honest answers a second.
     #[arg(long, default_value_t = 200)]
     pub(crate) rate: u32,
-    /// Honest answers before the forged ones begin, in each round.
+    /// Honest answers before the forged ones, in each round.
     #[arg(long, default_value_t = 600)]
     pub(crate) honest: u32,
     /// Rounds.
@@ -204,7 +204,7 @@ pub(crate) struct Forged {
 pub(crate) struct Answers {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Channels; one of them disturbs.
+    /// Channels, of which one disturbs.
     #[arg(long, default_value_t = 20)]
     pub(crate) channels: usize,
     /// Honest answers in each run.
@@ -216,13 +216,13 @@ pub(crate) struct Answers {
     /// Answers a second over which the sessions server fails.
     #[arg(long, default_value_t = 50)]
     pub(crate) poison_rate: u32,
-    /// Connections over which the flood comes.
+    /// Connections of the flood.
     #[arg(long, default_value_t = 16)]
     pub(crate) flooders: usize,
     /// The size of each answer of the flood.
     #[arg(long, default_value_t = 1_000)]
     pub(crate) flood_bytes: usize,
-    /// Runs of each.
+    /// Runs of each measurement.
     #[arg(long, default_value_t = 3)]
     pub(crate) repeat: usize,
 }
@@ -231,35 +231,35 @@ pub(crate) struct Answers {
 pub(crate) struct Memory {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Messages that are queued.
+    /// Messages to queue.
     #[arg(long, default_value_t = 100_000)]
     pub(crate) messages: u64,
-    /// Posts under way at once.
+    /// Posts in progress at once.
     #[arg(long, default_value_t = 256)]
     pub(crate) in_flight: usize,
     /// The size of a posted body.
     #[arg(long, default_value_t = 400)]
     pub(crate) body_bytes: usize,
-    /// How the endpoints are dead.
+    /// The kind of dead endpoint.
     #[arg(long, value_enum, default_value_t = Dead::Both)]
     pub(crate) dead: Dead,
-    /// Seconds that the tries go on, once all is queued.
+    /// Seconds of attempts after all messages are queued.
     #[arg(long, default_value = "30", value_parser = seconds)]
     pub(crate) observe: Duration,
-    /// The most resident memory that a role may ever hold, in MB.
+    /// The most resident memory of a role, in MB.
     #[arg(long, default_value_t = 150)]
     pub(crate) limit_mb: u64,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// What the gateway runs on.
+    /// The engines of the gateway.
     #[arg(long, value_enum, default_value_t = Engine::All)]
     pub(crate) engine: Engine,
-    /// Where servers and processes work; what is there afterwards are their logs.
+    /// The folder of servers and processes; it keeps their logs.
     #[arg(long)]
     pub(crate) folder: PathBuf,
-    /// Further environment for the gateway, as NAME=VALUE.
+    /// More environment variables for the gateway, as NAME=VALUE.
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = name_and_value)]
     pub(crate) env: Vec<(String, String)>,
 }
@@ -268,25 +268,25 @@ pub(crate) struct Common {
 pub(crate) enum Engine {
     /// SQLite, one process.
     Embedded,
-    /// RabbitMQ and MongoDB's wire, a process for each role.
+    /// RabbitMQ and MongoDB's protocol, a process for each role.
     Rabbitmq,
     /// Both, one after the other.
     All,
 }
 
-/// How an endpoint is dead.
+/// A kind of dead endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Dead {
-    /// Connections are refused: every try fails at once.
+    /// Connections are refused: every attempt fails at once.
     Refused,
-    /// Connections are taken and nothing is ever answered: every try waits for its time limit.
+    /// Connections are accepted and never answered: every attempt times out.
     Silent,
-    /// The one, and then the other on a new stack.
+    /// One after the other, each on a new stack.
     Both,
 }
 
 impl Dead {
-    /// Each on its own.
+    /// Each kind separately.
     pub(crate) fn each(self) -> &'static [Self] {
         match self {
             Self::Refused => &[Self::Refused],
@@ -306,7 +306,7 @@ impl Engine {
     }
 }
 
-/// How much is measured at once.
+/// The size of one measurement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size {
     pub(crate) messages: u64,
@@ -315,7 +315,7 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    /// The rate of that many messages in that time.
+    /// The rate of this many messages in this time.
     #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
     pub(crate) fn per_second(self, took: Duration) -> f64 {
         self.messages as f64 / took.as_secs_f64()

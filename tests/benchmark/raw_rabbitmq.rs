@@ -1,8 +1,8 @@
-//! What RabbitMQ itself allows here: publishing with confirms and consuming with acks, by lapin
-//! alone, over the kind of queue that the gateway uses.
+//! RabbitMQ's raw rates: publishing with confirms and consuming with acks, by lapin alone, over the
+//! same kind of queue as the gateway's.
 //!
-//! Invariant: as the gateway, it publishes persistent messages, mandatory and confirmed, to a
-//! quorum queue that refuses when full, and holds an ack back until the message is in hand.
+//! Invariant: like the gateway, it publishes persistent messages, mandatory and confirmed, to a
+//! quorum queue that refuses when full, and acks a message only after it is received.
 
 use std::{
     sync::{
@@ -29,19 +29,18 @@ use tokio::{
 
 use crate::options::Size;
 
-/// The queue that the raw rates are measured on.
+/// The queue of the raw rates.
 const QUEUE: &str = "benchmark.raw";
 
-/// How many messages a raw consumer holds unacked.
+/// The unacked messages of a raw consumer.
 pub(crate) const PREFETCH: u16 = 1_000;
 
-/// How many messages one ack settles where acks are multiple.
+/// The messages that one multiple ack settles.
 pub(crate) const ACK_EVERY: u64 = 100;
 
-/// AMQP's mark of a persistent message.
+/// AMQP's delivery mode for persistent messages.
 const PERSISTENT: u8 = 2;
 
-/// How long one raw measurement may take.
 const LIMIT: Duration = Duration::from_mins(2);
 
 /// Messages per second.
@@ -52,13 +51,13 @@ pub(crate) struct Rates {
     pub(crate) consume_multiple: f64,
 }
 
-/// Measures the three.
+/// Measures the three rates.
 ///
 /// # Errors
 /// If the server fails, or takes longer than the limit.
 pub(crate) async fn measure(url: &str, size: Size) -> anyhow::Result<Rates> {
     let all = async {
-        // Connections of their own, as the gateway has them.
+        // Separate connections, as in the gateway.
         let publishing = connect(url).await?;
         let consuming = connect(url).await?;
         let channel = publishing.create_channel().await?;
@@ -139,7 +138,7 @@ async fn publish_one(channel: &Channel, body: &[u8]) -> anyhow::Result<()> {
         .basic_publish("".into(), QUEUE.into(), options, body, properties)
         .await?
         .await?;
-    // A message that was returned is confirmed all the same.
+    // A returned message is confirmed too.
     ensure!(
         confirmation == Confirmation::Ack(None),
         "not taken: {confirmation:?}"
@@ -171,7 +170,7 @@ async fn consume(connection: &Connection, size: Size, ack_every: u64) -> anyhow:
         }
     }
     let rate = size.per_second(since.elapsed());
-    // Closing waits until the server has seen what was sent before, the last ack with it.
+    // Closing waits until the server has processed what was sent before, including the last ack.
     channel.close(200, "done".into()).await?;
     Ok(rate)
 }

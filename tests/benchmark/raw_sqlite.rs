@@ -1,8 +1,7 @@
-//! What a SQLite file itself allows here: rows with one index, many to a transaction, each
-//! transaction synced to the disk.
+//! SQLite's raw rate: rows with one index, many in a transaction, each transaction synced to disk.
 //!
-//! Invariant: the file is opened as the embedded broker's is (WAL, `synchronous=FULL`), so both
-//! wait for the same disk.
+//! Invariant: the file has the embedded broker's settings (WAL, `synchronous=FULL`), so both wait
+//! for the disk alike.
 
 use std::{path::Path, time::Instant};
 
@@ -11,16 +10,16 @@ use rusqlite::{Connection, params};
 
 use crate::options::Size;
 
-/// How many rows one transaction has.
+/// Rows in one transaction.
 pub(crate) const ROWS: u64 = 64;
 
 /// Rows per second.
 ///
 /// # Errors
-/// If the file cannot be made or written.
+/// If the file cannot be created or written.
 pub(crate) fn measure(folder: &Path, size: Size) -> anyhow::Result<f64> {
     std::fs::create_dir_all(folder)?;
-    // Its own folder goes with it: a later round must not find rows.
+    // A temporary folder, so that a later round finds no rows.
     let own = tempfile::tempdir_in(folder)?;
     let mut connection = Connection::open(own.path().join("raw.db")).context("making the file")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -1,6 +1,6 @@
-//! What was measured, round by round, and what each measurement means.
+//! The results by round, and what each measurement means.
 //!
-//! Invariant: a number carries how it was measured; the table and the JSON both say it.
+//! Invariant: the table and the JSON say for each number how it was measured.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     raw_sqlite::ROWS,
 };
 
-/// Something that is measured; in the order of the table.
+/// A measured value, in the order of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Measure {
     Ceiling,
@@ -56,7 +56,7 @@ impl Measure {
         }
     }
 
-    /// How it was measured, in one line.
+    /// How it is measured, in one line.
     pub(crate) fn how(self) -> String {
         match self {
             Self::Ceiling => "the loader posts to the counting server, nothing between".to_owned(),
@@ -97,7 +97,7 @@ impl Measure {
         }
     }
 
-    /// The raw rates of which this one is a share: the slowest of them is its limit.
+    /// The raw rates that limit this one; the slowest is its limit.
     pub(crate) const fn limits(self) -> &'static [Self] {
         match self {
             Self::Accept => &[Self::RawInsert, Self::RawPublish],
@@ -110,7 +110,7 @@ impl Measure {
     }
 }
 
-/// A measurement over which the machine's use is counted.
+/// A stage whose use of the machine is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
     Accept,
@@ -130,23 +130,22 @@ impl Stage {
     }
 }
 
-/// The results of one round.
 #[derive(Debug, Default)]
 pub(crate) struct Round {
     pub(crate) values: BTreeMap<Measure, f64>,
-    /// Seconds of processor time, by process.
+    /// CPU seconds by process.
     pub(crate) cpu: BTreeMap<Stage, BTreeMap<String, f64>>,
-    /// The most resident memory, in bytes, by process.
+    /// The peak resident memory in bytes, by process.
     pub(crate) memory: BTreeMap<String, u64>,
 }
 
 impl Round {
-    /// Notes a rate.
+    /// Records a rate.
     pub(crate) fn rate(&mut self, measure: Measure, size: Size, took: Duration) {
         self.values.insert(measure, size.per_second(took));
     }
 
-    /// Notes what each process used between two looks.
+    /// Records the use of each process between two readings.
     pub(crate) fn used(
         &mut self,
         stage: Stage,
@@ -161,7 +160,7 @@ impl Round {
         self.cpu.insert(stage, used.collect());
     }
 
-    /// Notes the middle and the 99th percentile, in milliseconds.
+    /// Records the median and the 99th percentile, in milliseconds.
     pub(crate) fn percentiles(&mut self, p50: Measure, p99: Measure, mut times: Vec<Duration>) {
         times.sort_unstable();
         for (measure, percent) in [(p50, 50), (p99, 99)] {
@@ -183,7 +182,7 @@ impl Round {
     }
 }
 
-/// A percentile of times that are sorted, in milliseconds: the nearest rank.
+/// A percentile of sorted times, in milliseconds, by nearest rank.
 pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> Option<f64> {
     let rank = (sorted.len() * percent).div_ceil(100);
     let time = sorted.get(rank.saturating_sub(1))?;
@@ -199,11 +198,11 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of these values; none of none.
+    /// `None` without values.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_unstable_by(f64::total_cmp);
-        // Of an even number the lower one of the middle two: a value that was measured.
+        // For an even count the lower of the middle two: a value that was measured.
         let median = *values.get(values.len().checked_sub(1)? / 2)?;
         Some(Self {
             median,

@@ -1,4 +1,4 @@
-//! The results as a table for people and as JSON for machines.
+//! Prints the results as a table and as JSON.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use crate::{
     results::{Measure, Round, Spread, Stage},
 };
 
-/// The share of the slower raw rate that accept to delivery must reach on RabbitMQ.
+/// On RabbitMQ, accept to delivery must reach this share of the slower raw rate.
 const TARGET: f64 = 1.0 / 3.0;
 
 const BYTES_PER_MB: f64 = 1_000_000.0;
@@ -20,11 +20,11 @@ const BYTES_PER_MB: f64 = 1_000_000.0;
 /// The rounds on one pair of engines.
 #[derive(Debug)]
 pub(crate) struct EngineResults {
-    /// What the table calls them.
+    /// Their name in the table.
     pub(crate) title: &'static str,
-    /// What the JSON calls them.
+    /// Their name in the JSON.
     pub(crate) key: &'static str,
-    /// Whether the issue's target holds for them.
+    /// Whether the target applies to them.
     pub(crate) has_target: bool,
     pub(crate) rounds: Vec<Round>,
 }
@@ -49,7 +49,7 @@ impl EngineResults {
         Spread::of(self.rounds.iter().filter_map(|round| round.share(measure)))
     }
 
-    /// The median of a process's seconds in a stage.
+    /// The median of a process's CPU seconds in a stage.
     fn cpu(&self, stage: Stage, process: &str) -> Option<f64> {
         let seconds = self
             .rounds
@@ -67,7 +67,7 @@ impl EngineResults {
             .collect()
     }
 
-    /// The most that any round saw.
+    /// The peak over all rounds.
     #[expect(clippy::cast_precision_loss, reason = "bytes of memory, shown as MB")]
     fn memory_mb(&self, process: &str) -> Option<f64> {
         self.rounds
@@ -78,7 +78,6 @@ impl EngineResults {
     }
 }
 
-/// The table.
 pub(crate) fn text(run: &Run, cores: usize, results: &[EngineResults]) -> String {
     let mut out = format!(
         "{} messages of {} bytes in each measurement, {} in flight, {} channels; \
@@ -86,7 +85,7 @@ pub(crate) fn text(run: &Run, cores: usize, results: &[EngineResults]) -> String
         run.messages, run.body_bytes, run.in_flight, run.channels, run.repeat
     );
     for engine in results {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write_engine(&mut out, engine);
     }
     let _ = write_how(&mut out, results);
@@ -189,7 +188,6 @@ fn figure(measure: Measure, value: f64) -> String {
     }
 }
 
-/// The same for machines.
 pub(crate) fn json(run: &Run, cores: usize, results: &[EngineResults]) -> Value {
     let engines: serde_json::Map<String, Value> = results
         .iter()

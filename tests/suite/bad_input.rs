@@ -1,4 +1,4 @@
-//! Bad input: a problem document that names the field, and nothing enqueued.
+//! Bad input: a problem document names the field, and nothing is enqueued.
 
 use harness::gateway::{Accounted, Plan, Setup};
 use reqwest::Method;
@@ -9,7 +9,7 @@ on_both_setups! {
     good_input_is_enqueued,
 }
 
-/// A request, and the status and the field that its answer must name.
+/// A request, and the expected status and field of its answer.
 struct Bad {
     method: Method,
     path: &'static str,
@@ -271,7 +271,7 @@ async fn bad_input_is_named_and_nothing_is_enqueued(setup: Setup) -> anyhow::Res
     gateway.finish(&[]).await
 }
 
-/// What the case above counts is there to be counted.
+/// Proves that the count in the case above can rise.
 async fn good_input_is_enqueued(setup: Setup) -> anyhow::Result<Accounted> {
     let mut gateway = Plan::new(setup)?.ingress_only().start().await?;
     gateway.register("known", "http://127.0.0.1:9/").await?;

@@ -1,4 +1,4 @@
-//! The broker's contract, over both engines.
+//! The broker's contract on both engines.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ mod embedded {
     };
     use tempfile::TempDir;
 
-    /// A folder for each broker, which goes with the harness.
+    /// A folder for each broker, removed with the harness.
     #[derive(Default)]
     struct Embedded {
         config: Config,
@@ -64,7 +64,7 @@ mod rabbitmq {
 
     const URL: &str = "TEST_AMQP_URL";
 
-    /// A namespace of its own, on the server that the environment names.
+    /// A namespace of its own on the server that the environment names.
     #[derive(Default)]
     struct RabbitMq {
         config: Config,
@@ -72,7 +72,7 @@ mod rabbitmq {
     }
 
     impl RabbitMq {
-        /// As an operator does.
+        /// As an operator does it.
         async fn set_max_backlog(&mut self) -> anyhow::Result<()> {
             let [_, backlog] = policies(&self.config);
             let management = Management::from_environment()?;
@@ -118,7 +118,7 @@ mod rabbitmq {
                     .await
                     .expect("the policy is removed");
             }
-            // Where it was never made its cause is told already.
+            // If the namespace was never created, its cause has been reported.
             if self.config != Config::default() {
                 let Config {
                     url,

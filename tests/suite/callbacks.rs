@@ -1,5 +1,4 @@
-//! The way back: whoever was given a token can answer, and nobody else; and an answer that is posted
-//! again can be told from a new one.
+//! Callbacks: only the holder of a token can answer, and a repeated answer is told from a new one.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -30,14 +29,14 @@ on_both_setups! {
 const SIGNED: (&str, &str) = ("ROUNDTRIP__CALLBACK_AUTH", "signed");
 const ANSWER: &str = r#"{"session_id":"abc123","response_data":{"text":"hi"}}"#;
 const OTHER_SECRET: &str = "another-secret-that-nobody-was-given-at-all";
-/// Where no server listens: the port is reserved.
+/// No server listens here: the port is reserved.
 const NOWHERE: &str = "http://127.0.0.1:1/";
 const HOUR: Duration = Duration::from_hours(1);
 const FORGED: usize = 1_000;
-/// How many of them are under way at once.
+/// How many are in progress at once.
 const AT_ONCE: usize = 16;
 
-/// A token for the session `abc123`, made with this secret, that ends in an hour from then.
+/// A token for the session `abc123`, made with this secret, that expires an hour after `since`.
 fn token(secret: &str, since: time::Duration) -> anyhow::Result<String> {
     let keys = TokenKeys::new([secret.as_bytes()])?;
     let claims = Claims {
@@ -75,7 +74,7 @@ fn forgeries() -> anyhow::Result<Vec<(String, &'static str)>> {
         (with(&token(OTHER_SECRET, now)?), ANSWER),
         (with(&expired), ANSWER),
         (with(&good), other_session),
-        // The token comes first: a body that is none is not even looked at.
+        // The token comes first: an invalid body is not read.
         (with("nonsense"), "{"),
     ])
 }
@@ -84,9 +83,9 @@ async fn refused(gateway: &TestGateway, path: &str, body: &str) -> anyhow::Resul
     Ok(gateway.post(path, body).await?.expect(401)?.text)
 }
 
-/// How many refusals its log counts.
+/// The refusals that the gateway's log counts.
 fn counted(gateway: &TestGateway) -> Option<usize> {
-    // The one process that there is.
+    // There is one process only.
     let log = gateway.log(gateway.names().first()?).ok()?;
     let lines = log
         .lines()
@@ -111,7 +110,7 @@ async fn a_thousand_forged_answers_are_refused_and_none_is_enqueued(
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await?;
-    // One and the same answer: it tells nobody how near he came.
+    // All refusals are equal, so an attacker learns nothing from them.
     assert_eq!(told.len(), 1, "{told:?}");
     wait::until("all of them in the log's counts", async || {
         counted(&gateway).filter(|count| *count == FORGED)
@@ -146,7 +145,7 @@ async fn in_the_open_a_bad_token_is_refused_all_the_same(
     gateway.register("c", NOWHERE).await?;
     let mut tried = 0;
     for (path, body) in forgeries()? {
-        // Without any it is the bare call of the client's specification.
+        // Without a token it is the plain call of the client's specification.
         if path.contains("?token=") {
             refused(&gateway, &path, body).await?;
             tried += 1;
@@ -155,7 +154,7 @@ async fn in_the_open_a_bad_token_is_refused_all_the_same(
     assert_eq!(tried, 11);
     let bare = gateway.post("/webhook-response", ANSWER).await?;
     bare.expect(202)?;
-    // The one, and none of the others.
+    // The valid one alone.
     assert_eq!(gateway.enqueued().await?, 1);
     gateway
         .finish_unaccounted("nothing but the ingress ran")
@@ -181,19 +180,19 @@ async fn tokens_of_every_configured_secret_are_taken(setup: Setup) -> anyhow::Re
         .await
 }
 
-/// The path and query of the `response_url` that a delivery names.
+/// The path and query of the delivery's `response_url`.
 fn way_back(delivery: &Received) -> anyhow::Result<String> {
     let url: Url = delivery.field("response_url").parse()?;
     let query = url.query().unwrap_or_default();
     Ok(format!("{}?{query}", url.path()))
 }
 
-/// An answer in the session `abc123` that says this.
+/// An answer in the session `abc123` with this text.
 fn saying(text: &str) -> String {
     format!(r#"{{"session_id":"abc123","response_data":"{text}"}}"#)
 }
 
-/// Waits until so many answers to a message are in its timeline as forwarded.
+/// Waits until a message's timeline has this many forwarded answers.
 async fn forwarded(gateway: &TestGateway, id: &str, count: usize) -> anyhow::Result<()> {
     wait::until("the journal to have the forwards", async || {
         let path = format!("/channel/message/{id}");
@@ -272,7 +271,7 @@ async fn one_answer_too_many_to_a_delivery_is_refused(setup: Setup) -> anyhow::R
         "{}",
         refused.text
     );
-    // One of those that were taken is no further one.
+    // A repeat does not count as a further answer.
     gateway.post(&path, saying("2")).await?.expect(202)?;
     let other = with(&token(CALLBACK_SECRET, time::Duration::ZERO)?);
     gateway.post(&other, saying("1")).await?.expect(202)?;
@@ -311,14 +310,14 @@ async fn the_token_of_a_deleted_channel_is_worth_nothing(
     gateway.post(&path, saying("before")).await?.expect(202)?;
     let delete = gateway.request(Method::DELETE, "/channel/c", &[], "");
     delete.await?.expect(204)?;
-    // By the process that deleted it at once; others have it in memory a little longer.
+    // The process that deleted it knows at once; others cache the channel a little longer.
     refused(&gateway, &path, &saying("after")).await?;
     gateway
         .finish_unaccounted("nothing but the ingress ran")
         .await
 }
 
-/// Another process, or another client of the database, may have deleted the channel.
+/// Another process, or another client of the database, may delete the channel.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_was_deleted_elsewhere_soon_answers_nothing() -> anyhow::Result<()> {
     let plan = Plan::new(Setup::Servers)?.env(SIGNED.0, SIGNED.1);
@@ -342,7 +341,7 @@ async fn a_channel_that_was_deleted_elsewhere_soon_answers_nothing() -> anyhow::
 async fn a_token_is_in_no_log_no_timeline_and_no_dead_letter(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    // As a server that fails over its answer would say: with the URL that it was given.
+    // The server's reply quotes the URL that it was given.
     let channel = ScriptedServer::start(|received| {
         Reply::status(400).body(format!("401 for {}", received.field("response_url")))
     })

@@ -1,5 +1,5 @@
-//! What was answered 202 outlives nodes of a RabbitMQ cluster that die or hang: each message is
-//! delivered, answered and forwarded, and no process of the gateway is restarted for it.
+//! Messages outlive nodes of a RabbitMQ cluster that die or hang. Each message answered 202 is
+//! delivered, answered and forwarded, and no process of the gateway is restarted.
 
 use std::{collections::HashSet, fs, path::Path, sync::Arc, time::Duration};
 
@@ -17,19 +17,20 @@ use roundtrip_model::SystemClock;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// How long a node is away.
+/// How long a node is down.
 const AWAY: Duration = Duration::from_secs(8);
 
-/// Between two faults: a node that is back takes part again.
+/// The pause between two faults, in which a node joins again.
 const BETWEEN: Duration = Duration::from_secs(4);
 
-/// Messages a second. The acceptance run (`tests/faults cluster`) has 100.
+/// Messages a second; the acceptance run (`tests/faults cluster`) has 100.
 const RATE: u32 = 25;
 
-/// How long a message may take once every node is back: 30 s are promised, a busy machine gets more.
+/// How long a message may take once every node is back. The promise is 30 s; a busy machine gets
+/// more.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// The most lines, but for the attempts', that a run of four processes may log.
+/// The most log lines of four processes, not counting attempts.
 const MAX_LOG_LINES: usize = 300;
 
 async fn run(blows: &[(Fault, Victims)], lasts: Duration) -> anyhow::Result<ClusterReport> {
@@ -74,7 +75,7 @@ async fn run(blows: &[(Fault, Victims)], lasts: Duration) -> anyhow::Result<Clus
     Ok(report)
 }
 
-/// Shows what the processes have logged last, but for their attempts.
+/// Prints the last log lines of the processes, without attempts.
 fn show_logs(folder: &Path) {
     const LINES: usize = 30;
     for role in ["ingress", "dispatcher", "forwarder", "recorder"] {
@@ -118,7 +119,7 @@ async fn a_frozen_node_that_leads_nothing_refuses_messages_for_seconds_only() ->
 {
     let report = run(&[(Fault::Freeze, Victims::PublishersOnly)], 3 * AWAY).await?;
     check(&report);
-    // 5 s are promised, and a busy machine gets more; the node is frozen for 24.
+    // The promise is 5 s; a busy machine gets more. The node is frozen for 24 s.
     let refused = report.blows[0].longest_refusal;
     assert!(refused < Duration::from_secs(12), "{refused:?}");
     Ok(())
@@ -153,7 +154,7 @@ async fn the_shards_leaders_are_spread_over_the_nodes_of_a_cluster() -> anyhow::
     }
     broker.close().await;
     remove_namespace(&cluster.node_url(NODES[0])?, &config.namespace, SHARDS).await?;
-    // A node that has just joined leads nothing, and may get several.
+    // A node that has just joined leads no queue and may get several.
     ensure!(leaders.len() > 1, "{leaders:?}");
     Ok(())
 }

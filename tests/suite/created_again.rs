@@ -1,4 +1,5 @@
-//! A channel that is deleted and created again: a message is for the one that it was accepted for.
+//! A channel that is deleted and created again: a message belongs to the channel that it was
+//! accepted for.
 
 use harness::{
     gateway::{Accounted, Plan, Setup, TestGateway},
@@ -15,7 +16,7 @@ on_both_setups! {
     a_message_of_an_earlier_version_is_delivered,
 }
 
-/// As an earlier version wrote it: it does not say which channel of the id it is for.
+/// From an earlier version, without the `uid` of its channel.
 const EARLIER: &[u8] = br#"{"message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"c","session_id":"s","message":"m","response_url":"http://localhost/webhook-response"}"#;
 
 async fn dead(gateway: &TestGateway, count: usize) -> anyhow::Result<Vec<Value>> {
@@ -38,7 +39,7 @@ async fn waiting_messages_do_not_go_to_the_next_channel_of_the_id(
     let gateway = plan.start().await?;
     gateway.register("c", &earlier.url()).await?;
     gateway.post("/channel/c/pause", "").await?.expect(200)?;
-    // Until the dispatcher knows of the pause, wherever it runs.
+    // Until the dispatcher knows of the pause, in whichever process.
     wait::until("a message that waits", async || {
         gateway.send("c", "probe").await.ok()?;
         let list = gateway
@@ -66,7 +67,7 @@ async fn waiting_messages_do_not_go_to_the_next_channel_of_the_id(
     }
     assert_eq!(later.taken().len(), 1);
 
-    // Whoever asks for a replay means the channel that there is now.
+    // A replay means the channel that has the id now.
     let all = json!({"channel_id": "c"}).to_string();
     gateway
         .post("/dead-letters/replay", all)

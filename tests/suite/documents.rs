@@ -1,5 +1,5 @@
-//! The servers in `docs/channel-servers.md` and `docs/sessions-servers.md`, taken from the pages and
-//! run as they are.
+//! Runs the servers in `docs/channel-servers.md` and `docs/sessions-servers.md`, extracted from the
+//! pages.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ enum Language {
     JavaScript,
 }
 
-/// The one block of this language on a page.
+/// The only code block of this language on a page.
 fn snippet(page: &str, language: Language) -> anyhow::Result<String> {
     let text = fs::read_to_string(root().join("docs").join(page))?;
     let fence = match language {
@@ -50,7 +50,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// A server out of a page, while it runs; it ends with this.
+/// A running server from a page; dropping it ends the server.
 struct Documented {
     _child: Child,
     folder: TempDir,
@@ -101,7 +101,7 @@ impl Documented {
         fs::read_to_string(self.folder.path().join("output")).unwrap_or_default()
     }
 
-    /// Posts what the gateway would, under this id and signed by this secret; gives the status.
+    /// Posts as the gateway does, with this id and signature; returns the status.
     async fn post(&self, path: &str, id: &str, secret: &str, body: &Value) -> anyhow::Result<u16> {
         let body = body.to_string();
         let now = SystemClock.now();
@@ -185,7 +185,7 @@ async fn a_documented_channel_server_drops_repeats_and_posts_an_answer_until_it_
             .await?,
         401
     );
-    // As the gateway does: again, until it is taken. Then once more, as where its reply was lost.
+    // Retries like the gateway until it is accepted. Then repeats it, as after a lost reply.
     wait::until("the delivery to be taken", async || {
         let status = server.post("/incoming", "msg_1", SECRET, &delivery).await;
         (status.ok()? == 204).then_some(())

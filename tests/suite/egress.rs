@@ -1,6 +1,5 @@
-//! Where the gateway connects for a channel, and where it does not: as production has it, with real
-//! DNS. What may be reached stands on 127.0.0.2, which is allowed here by hand; what may not, on
-//! 127.0.0.1.
+//! Egress rules as in production, with real DNS: which addresses the gateway connects to for a
+//! channel. 127.0.0.2 is allowed explicitly here; 127.0.0.1 is not.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -28,21 +27,20 @@ on_both_setups! {
     what_the_environment_names_as_a_proxy_is_not_used,
 }
 
-/// Where the channel's server may be.
+/// The allowed address.
 const GOOD: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-/// Where it may not.
+/// The forbidden address.
 const BAD: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// The channel's host.
 const NAME: &str = "hooks.rebind.example";
 
-/// A gateway as production has it, that may connect to [`GOOD`].
+/// A gateway with production's rules that may connect to [`GOOD`].
 fn production(setup: Setup) -> anyhow::Result<Plan> {
     let plan = Plan::new(setup)?.production();
     Ok(plan.env("ROUNDTRIP__EGRESS__ALLOW", GOOD.to_string()))
 }
 
-/// A channel's server on [`GOOD`] that keeps no connection, so that each try resolves anew, and on
-/// the same port of [`BAD`] one that nobody may come to.
+/// A channel server on [`GOOD`] and a trap on the same port of [`BAD`]. The server keeps no
+/// connection, so each attempt resolves the name again.
 async fn servers() -> anyhow::Result<(ScriptedServer, Trap)> {
     let closing = |_: &_| Reply::ok().header("connection", "close");
     let good = ScriptedServer::start_at(SocketAddr::new(GOOD, 0), closing).await?;
@@ -50,7 +48,7 @@ async fn servers() -> anyhow::Result<(ScriptedServer, Trap)> {
     Ok((good, bad))
 }
 
-/// What the API tells of a message's failed tries, once there is one more than `known`.
+/// The errors of a message's failed attempts, once there are more than `known`.
 async fn errors(gateway: &TestGateway, id: &str, known: usize) -> anyhow::Result<Vec<String>> {
     let path = format!("/channel/message/{id}");
     wait::until(format!("{id} to fail for the {known}. time"), async || {
@@ -89,7 +87,7 @@ async fn a_name_that_changes_its_answer_is_connected_to_where_it_may_be_and_nowh
         .start()
         .await?;
 
-    // Well when the channel is made, and another place when it is connected to.
+    // The name resolves to a good address at creation and to another one at the connection.
     let url = format!("http://{NAME}:{}/incoming", good.port());
     gateway.register("c", &url).await?;
     assert_eq!(
@@ -102,11 +100,11 @@ async fn a_name_that_changes_its_answer_is_connected_to_where_it_may_be_and_nowh
     let told = errors(&gateway, &first, 0).await?;
     assert!(told[0].contains("address is not allowed"), "{told:?}");
     assert!(!told[0].contains("127."), "{told:?}");
-    // A wrong answer may be put right: the message was kept.
+    // A wrong DNS answer may be corrected: the message is still there.
     set(&[GOOD]);
     good.taken_at_least(1).await?;
 
-    // Good and bad in one answer.
+    // A good and a bad address in one answer.
     for mixed in [[GOOD, BAD], [BAD, GOOD]] {
         set(&mixed);
         let before = good.taken().len();
@@ -120,7 +118,7 @@ async fn a_name_that_changes_its_answer_is_connected_to_where_it_may_be_and_nowh
     gateway.finish(&[&good]).await
 }
 
-/// The usual attack: the first answer is for whoever checks, the second for whoever connects.
+/// The usual attack (DNS rebinding): the check sees the first answer, the connection the second.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_answers_otherwise_each_time_is_connected_to_as_it_was_vetted()
 -> anyhow::Result<()> {
@@ -138,7 +136,7 @@ async fn a_name_that_answers_otherwise_each_time_is_connected_to_as_it_was_vette
         gateway.send("c", &format!("s{number}")).await?;
     }
     gateway.all_taken(&[&good]).await?;
-    // Two of them had a good answer at the least, so there was a bad one between.
+    // At least two of them got a good answer, so there was a bad one in between.
     assert!(dns.asked(NAME) > MESSAGES, "{}", dns.asked(NAME));
     assert_eq!(bad.connections(), 0);
     let _: Accounted = gateway.finish(&[&good]).await?;
@@ -249,7 +247,7 @@ async fn what_the_environment_names_as_a_proxy_is_not_used(
     gateway.finish(&[&good]).await
 }
 
-/// Each front stands before the same server; what differs is how it proves itself.
+/// Each front stands before the same server; only its certificate differs.
 #[tokio::test(flavor = "multi_thread")]
 async fn over_https_a_private_authority_is_believed_and_whoever_cannot_prove_itself_is_not()
 -> anyhow::Result<()> {
@@ -279,7 +277,7 @@ async fn over_https_a_private_authority_is_believed_and_whoever_cannot_prove_its
         ),
     ];
     let url = |front: &TlsFront| format!("https://localhost:{}/incoming", front.port());
-    // In development, where the machine itself may be connected to.
+    // Development allows connections to the machine itself.
     let mut gateway = Plan::new(Setup::Embedded)?
         .env(
             "ROUNDTRIP__EGRESS__CA_FILE",
@@ -297,7 +295,7 @@ async fn over_https_a_private_authority_is_believed_and_whoever_cannot_prove_its
     for (name, front, problem) in &refused {
         gateway.register(name, &url(front)).await?;
         let id = gateway.send(name, "s").await?;
-        // It was tried again: a certificate can be renewed.
+        // It was retried: a certificate can be renewed.
         let told = errors(&gateway, &id, 1).await?;
         for error in &told {
             let clear = error.contains("certificate") && error.contains(problem);

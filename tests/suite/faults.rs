@@ -1,7 +1,7 @@
-//! What was answered 202 outlives the crash of any process and of the broker, cut connections, a
-//! store that is away and endpoints that fail: each message is found, and has ended. Its channel
-//! server answers up to 3 s late, so that most answers come after another fault. `tests/faults` runs
-//! the same with more messages and more faults, and prints what it saw.
+//! Messages answered 202 outlive the crash of any process and of the broker, cut connections, an
+//! unavailable store and failing endpoints. Each is found and has ended. The channel server answers
+//! up to 3 s late, so that most answers come after another fault. `tests/faults` runs the same with
+//! more messages and faults.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ const MESSAGES: usize = 1_000;
 
 const FAULTS: usize = 8;
 
-/// Far beyond what it takes; a node's restart alone takes 20 s on a busy machine.
+/// Far more than needed; a node's restart alone takes 20 s on a busy machine.
 const LIMIT: Duration = Duration::from_mins(3);
 
 async fn run(engines: Engines, name: &str, broker: Option<Server>) -> anyhow::Result<FaultReport> {
     let folder = TempDir::new()?;
     let seed = rand::random();
-    // The runner shows it where a test fails, and `tests/faults --seed` repeats it.
+    // The test runner shows it on a failure, and `tests/faults --seed` repeats it.
     println!("seed {seed}");
     let report = faults::run(FaultPlan {
         stack: Plan {
@@ -64,7 +64,7 @@ async fn on_the_embedded_engines_faults_lose_nothing() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_rabbitmq_and_mongodb_faults_lose_nothing() -> anyhow::Result<()> {
     let realm = Realm::fresh()?;
-    // A node of its own: the other tests' must not die with it.
+    // A separate node: the faults must not affect other tests.
     let folder = TempDir::new()?;
     let node = Server::start(Kind::Rabbitmq, folder.path()).await?;
     let engines = Engines::Servers {

@@ -1,9 +1,9 @@
-//! The query filter against a MongoDB server: the embedded evaluation must give the server's
-//! answer to any filter, over any documents.
+//! The query filter against a MongoDB server: for any filter over any documents, the embedded
+//! evaluator must give the server's answer.
 //!
-//! The tests' own server, secantusdb, is a stand-in for MongoDB. Where it was found to answer
-//! otherwise than MongoDB documents, we follow the documentation, and the generator leaves that
-//! case out; each such place is marked DEVIATES.
+//! The tests' own server, secantusdb, is a stand-in for MongoDB. Where it deviates from MongoDB's
+//! documentation, we follow the documentation, and the generator omits that case. Each such place
+//! is marked DEVIATES.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,20 +17,18 @@ use serde_json::{Map, Value, json};
 
 use super::store_contract::{database_name, mongodb_url};
 
-/// How many batches of channels are made.
 const BATCHES: u32 = 30;
-/// How many channels are in a batch.
 const CHANNELS: usize = 12;
-/// How many filters each batch is asked.
+/// The filters for each batch.
 const FILTERS: usize = 20;
 /// The seed of the ordinary run.
 const SEED: u64 = 20_261_123;
-/// How often a failure is made smaller.
+/// The most steps to shrink a failure.
 const SHRINKS: u32 = 100;
-/// The time limit on a store call: a loaded machine is no failure.
+/// The time limit of a store call: a busy machine must not fail the test.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Few names and few values, so that paths and values meet.
+/// Few names and few values, so that paths and values match often.
 fn key() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["a", "b", "c", "0", "1"]).prop_map(str::to_owned)
 }
@@ -98,8 +96,8 @@ fn path() -> impl Strategy<Value = String> {
     ]
 }
 
-/// DEVIATES: secantusdb reads `\w` by Unicode; PCRE2, as MongoDB builds it in, by ASCII. So neither
-/// `\w` nor `\W` is here.
+/// DEVIATES: `\w` is Unicode in secantusdb and ASCII in PCRE2 as MongoDB builds it. So neither `\w`
+/// nor `\W` appears here.
 fn regex() -> impl Strategy<Value = Value> {
     let pattern = prop::sample::select(vec![
         "",
@@ -126,9 +124,9 @@ fn regex() -> impl Strategy<Value = Value> {
 
 /// One or several operators on one path.
 ///
-/// DEVIATES: `$all` is an `$and` of equalities by MongoDB's manual: `{"$all": [[3]]}` matches `[3]`
+/// DEVIATES: by MongoDB's manual `$all` is an `$and` of equalities: `{"$all": [[3]]}` matches `[3]`
 /// as `{"$eq": [3]}` does, and `{"$all": [null]}` a document without the field as `{"$eq": null}`
-/// does. Neither is so in secantusdb: no `$all` here asks for an array or for null.
+/// does. secantusdb differs in both. So `$all` here never asks for an array or for null.
 fn operators(depth: u32) -> BoxedStrategy<Value> {
     let values = || prop::collection::vec(value(), 0..4).prop_map(Value::from);
     let all_value = value().prop_filter("no array, no null", |value| {
@@ -202,10 +200,9 @@ fn filter() -> impl Strategy<Value = Value> {
     })
 }
 
-/// DEVIATES: where a path goes on by an index through an array that has nothing there, secantusdb
-/// finds a null. MongoDB finds nothing at all (`BSONElementIterator`, and its own test
-/// `null_query_semantics.js` for names instead of indexes), so `{"a.5": null}` does not match
-/// `{"a": [1]}`.
+/// DEVIATES: for an array index that does not exist, secantusdb finds a null and MongoDB finds
+/// nothing (`BSONElementIterator`; its test `null_query_semantics.js` shows it for names). So in
+/// MongoDB `{"a.5": null}` does not match `{"a": [1]}`.
 fn asks_for_null_by_index(filter: &Value) -> bool {
     fn has_null(value: &Value) -> bool {
         match value {
@@ -225,9 +222,9 @@ fn asks_for_null_by_index(filter: &Value) -> bool {
     }
 }
 
-/// DEVIATES: where `$elemMatch` asks for fields, MongoDB takes an array among the elements for a
+/// DEVIATES: where `$elemMatch` asks for fields, MongoDB treats an array among the elements as a
 /// document of its indexes (`null_query_semantics.js`: `{"a": {"$elemMatch": {"b": null}}}` matches
-/// `{"a": [[]]}`); secantusdb passes it over. So such channels are not compared.
+/// `{"a": [[]]}`). secantusdb skips it. So such channels are not compared.
 fn is_comparable(channel: &Channel, filter: &Value) -> bool {
     fn asks_for_fields(filter: &Value) -> bool {
         match filter {
@@ -270,8 +267,8 @@ async fn answer(store: &SharedStore, filter: &Filter) -> Result<BTreeSet<String>
     Ok(ids.map(|channel| channel.channel_id.to_string()).collect())
 }
 
-/// The same cases on every run, as not every deviation of the stand-in is known, and a change must
-/// not fail for one that it did not make. `PROPTEST_RNG_SEED` draws others, to search for more.
+/// The same cases on every run: unknown deviations of the stand-in must not fail an unrelated
+/// change. `PROPTEST_RNG_SEED` draws other cases, to search for more.
 fn seed() -> RngSeed {
     match Runs::default().rng_seed {
         RngSeed::Random => RngSeed::Fixed(SEED),
@@ -332,7 +329,7 @@ fn the_filter_answers_as_the_server_does() {
     });
     match outcome {
         Ok(()) => {}
-        // The whole batch would hide the one filter and the one channel.
+        // The whole batch would hide the one filter and channel that matter.
         Err(TestError::Fail(problem, _)) => panic!("{problem}"),
         Err(aborted) => panic!("{aborted}"),
     }

@@ -1,5 +1,5 @@
 //! The example in `examples/flask_channel`, and the channel server of the client's specification
-//! (`tests/seed/app.py`), each as it is behind a gateway, on both setups.
+//! (`tests/seed/app.py`), each unchanged behind a gateway, on both setups.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -26,10 +26,9 @@ on_both_setups! {
     with_a_secret_it_takes_what_is_signed_by_it_and_nothing_else,
 }
 
-/// Where the example is.
 const EXAMPLE: &str = "examples/flask_channel";
 
-/// The running server; it ends with this.
+/// A running server; dropping it ends the server.
 struct FlaskChannel {
     _child: Child,
     endpoint_url: String,
@@ -48,7 +47,7 @@ impl FlaskChannel {
     ) -> anyhow::Result<Self> {
         let root = root()?;
         let python = root.join(".servers/venv/bin/python");
-        // By Flask's own command, for `python app.py` has one fixed port for all tests.
+        // By Flask's command: `python app.py` has one fixed port for all tests.
         let child = Command::new(&python)
             .args(["-m", "flask", "--app", "app", "run", "--port"])
             .arg(address.port().to_string())
@@ -135,7 +134,7 @@ async fn a_message_of_zero_or_false_is_answered_and_a_repeat_is_dropped(
                 .filter(|message| message["round"] == 1 && message["state"] != "queued")
         })
         .await?;
-        // And not answered once more.
+        // And no second answer.
         assert_eq!(replayed["state"], "delivered");
         assert_eq!(answers(&gateway, session, 1).await?.len(), 1);
     }
@@ -144,7 +143,7 @@ async fn a_message_of_zero_or_false_is_answered_and_a_repeat_is_dropped(
         .await
 }
 
-/// The answers of a session in the inbox, once there are so many.
+/// The answers of a session in the inbox, once there are this many.
 async fn answers(gateway: &TestGateway, session: &str, count: usize) -> anyhow::Result<Vec<Value>> {
     wait::until("the answers", async || {
         let inbox = gateway
@@ -164,7 +163,7 @@ async fn with_a_secret_it_takes_what_is_signed_by_it_and_nothing_else(
     let gateway = Plan::new(setup)?.start().await?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
     let mut secrets = Vec::new();
-    // Both lead to it; it is started with the first one's secret.
+    // Both channels use this server; it has the secret of the first one.
     for id in ["slack-sim", "stranger"] {
         let metadata = json!({"endpoint_url": endpoint_url(address)});
         let channel = json!({"channel_id": id, "channel_metadata": metadata});

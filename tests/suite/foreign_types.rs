@@ -1,4 +1,4 @@
-//! What other clients of MongoDB wrote keeps its types through each of our writes.
+//! Values that other clients of MongoDB wrote keep their types through each of our writes.
 
 use bson::{Binary, DateTime, Document, Regex, Timestamp, doc, oid::ObjectId, spec::BinarySubtype};
 use harness::{
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::store_contract::{database_name, mongodb_url};
 
-/// A time limit that a busy machine keeps to.
+/// A time limit that a busy machine meets.
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
 struct Shared {
@@ -39,7 +39,7 @@ impl Shared {
         })
     }
 
-    /// The document as it is, type by type.
+    /// The raw document with its types.
     async fn raw(&self) -> anyhow::Result<Document> {
         let found = self.channels.find_one(doc! { "channel_id": "c" }).await?;
         Ok(found.expect("the document"))
@@ -53,7 +53,7 @@ impl Shared {
     }
 }
 
-/// A value of each type that JSON has not.
+/// A value of each type that JSON lacks.
 fn typed() -> anyhow::Result<Document> {
     Ok(doc! {
         "date": DateTime::from_millis(1_764_000_000_123),
@@ -141,14 +141,14 @@ async fn who_sends_back_what_was_read_changes_no_type() -> anyhow::Result<()> {
         metadata.insert("endpoint_url", "http://new/");
         let list = metadata.get_document_mut("typed")?.get_array_mut("in")?;
         let first = list[0].as_document_mut().expect("a document");
-        // Written anew the first time, and the same after that.
+        // The first pass changes it; the second writes the same value.
         first.insert("long", 7_i32);
         assert_eq!(shared.raw().await?, expected);
     }
     shared.end().await
 }
 
-/// By the API, and by an endpoint that is gone; and one field of another type stops no message.
+/// Writes come from the API and from a 410. A field of another type never stops a message.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_of_another_clients_types_is_shown_delivered_to_and_paused() -> anyhow::Result<()>
 {
