@@ -1,5 +1,5 @@
-//! How fast the embedded engine takes parcels, and hands them out and forgets them, on this
-//! machine: `cargo run --release -p roundtrip-broker --example embedded_rate [folder]`.
+//! Measures the embedded engine's rates of publishes and of acks on this machine: `cargo run
+//! --release -p roundtrip-broker --example embedded_rate [folder]`.
 
 use std::{
     sync::{
@@ -57,7 +57,7 @@ async fn main() {
 async fn publish(broker: &SharedBroker, parcels: u32, callers: usize) {
     let channel: ChannelId = "c".parse().expect("an id");
     let body = Bytes::from(vec![b'x'; BODY_BYTES]);
-    // A task for each caller, as an HTTP connection would have.
+    // A task for each caller, like an HTTP connection.
     let each = parcels as usize / callers;
     let publishing = (0..callers).map(|caller| {
         let (broker, body) = (broker.clone(), body.clone());
@@ -85,7 +85,7 @@ async fn publish(broker: &SharedBroker, parcels: u32, callers: usize) {
         .expect("publishes");
 }
 
-/// By the loop that the roles use.
+/// Consumes with the roles' worker loop.
 async fn consume(broker: &SharedBroker, parcels: u32, concurrency: usize) {
     let consumer = broker.consume(Queue::Outbound, WINDOW).await.expect("open");
     let stop = CancellationToken::new();
@@ -100,7 +100,7 @@ async fn consume(broker: &SharedBroker, parcels: u32, concurrency: usize) {
     worker.run(consumer, Arc::new(handler), stop).await;
 }
 
-/// Is done with each parcel at once, and stops at the last.
+/// Acks each message at once, and stops after the last.
 struct Counting {
     left: AtomicU32,
     stop: CancellationToken,

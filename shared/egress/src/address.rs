@@ -1,12 +1,11 @@
-//! What an address is: the IANA registries of special addresses, and the IPv6 addresses that carry
-//! an IPv4 address inside them.
+//! Classifies addresses: the IANA registries of special addresses, and the IPv6 addresses that
+//! contain an IPv4 address.
 //!
-//! Invariant: an address of which [`special`] says nothing is global unicast: nothing of the
-//! machine, of its network or of its cloud answers there. A new special range is one line in one
-//! of the tables.
+//! Invariant: an address for which [`special`] returns `None` is global unicast: it never belongs
+//! to this machine, its network or its cloud. A new special range is one line in one of the tables.
 //!
 //! Sources: IANA IPv4 and IPv6 Special-Purpose Address Registries, IANA IPv6 Address Space (only
-//! 2000::/3 is handed out as global unicast), and what the large clouds document.
+//! 2000::/3 is allocated as global unicast), and the documentation of the large clouds.
 
 use std::{
     fmt,
@@ -18,7 +17,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 /// Why an address is special.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Special {
-    /// `0.0.0.0/8`, `::`: this machine, to most systems.
+    /// `0.0.0.0/8`, `::`: this machine, on most systems.
     Unspecified,
     /// This machine.
     Loopback,
@@ -26,39 +25,39 @@ pub enum Special {
     Private,
     /// Between a carrier and its customers (RFC 6598).
     Shared,
-    /// This link; among them the metadata services of most clouds.
+    /// This link, including the metadata services of most clouds.
     LinkLocal,
-    /// A cloud's own service for the machines that run in it, outside of the link-local range.
+    /// A cloud's own service for its machines, outside the link-local range.
     Metadata,
-    /// A group.
+    /// Multicast.
     Multicast,
-    /// Everybody on this link.
+    /// Broadcast on this link.
     Broadcast,
-    /// For examples in texts.
+    /// For examples in documentation.
     Documentation,
-    /// For measurements between two networks.
+    /// For benchmarks between two networks.
     Benchmarking,
-    /// Set aside for a protocol.
+    /// Assigned to a protocol.
     Protocol,
-    /// Reserved, or not handed out as global unicast.
+    /// Reserved, or not allocated as global unicast.
     Reserved,
-    /// An IPv6 address that carries an IPv4 address inside it.
+    /// An IPv6 address that contains an IPv4 address.
     Embedding(Embedding),
 }
 
-/// How an IPv6 address carries an IPv4 address.
+/// How an IPv6 address contains an IPv4 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Embedding {
     /// `::a.b.c.d`, long deprecated.
     Compatible,
-    /// `64:ff9b::a.b.c.d` (RFC 6052): a translator goes to that IPv4 address. Within
-    /// `64:ff9b:1::/48` only the translator knows which bits it takes for it.
+    /// `64:ff9b::a.b.c.d` (RFC 6052): a translator forwards to that IPv4 address. In
+    /// `64:ff9b:1::/48` only the translator's configuration says which bits are the address.
     Nat64,
-    /// `::ffff:0:a.b.c.d` (RFC 2765): a translator goes there too.
+    /// `::ffff:0:a.b.c.d` (RFC 2765): a translator forwards to that address too.
     Translated,
     /// `2002:aabb:ccdd::/48`.
     SixToFour,
-    /// `2001::/32`: a server's address, and a client's in disguise.
+    /// `2001::/32`: a server's address, and a client's with inverted bits.
     Teredo,
     /// An interface identifier of `0:5efe:a.b.c.d` or `200:5efe:a.b.c.d`, under any prefix.
     Isatap,
@@ -90,9 +89,9 @@ impl fmt::Display for Special {
 }
 
 impl Special {
-    /// Whether a name that the operator has allowed may lead here all the same. Not to what a
-    /// machine tells nobody but itself and its cloud: that takes the address's own permission, so
-    /// that an allowed name whose DNS was taken over cannot fetch credentials.
+    /// Whether a name in `allow` may resolve to this address. Services that only the machine and
+    /// its cloud may reach need an entry for the address itself. Otherwise an allowed name whose
+    /// DNS was taken over could fetch credentials.
     #[must_use]
     pub(crate) const fn yields_to_a_name(self) -> bool {
         !matches!(self, Self::LinkLocal | Self::Metadata)
@@ -108,20 +107,20 @@ const fn v6(of: [u16; 8], length: u8) -> Ipv6Net {
     Ipv6Net::new_assert(address, length)
 }
 
-/// The first that matches counts.
+/// The first match counts.
 const SPECIAL_V4: [(Ipv4Net, Special); 23] = [
     // Alibaba Cloud.
     (v4(100, 100, 100, 200, 32), Special::Metadata),
     // Oracle Cloud's alternative.
     (v4(192, 0, 0, 192, 32), Special::Metadata),
-    // Azure's wire server: public by its number, and in no registry.
+    // Azure's wire server: a public address that is in no registry.
     (v4(168, 63, 129, 16, 32), Special::Metadata),
     (v4(0, 0, 0, 0, 8), Special::Unspecified),
     (v4(10, 0, 0, 0, 8), Special::Private),
     (v4(100, 64, 0, 0, 10), Special::Shared),
     (v4(127, 0, 0, 0, 8), Special::Loopback),
     // 169.254.169.254 (AWS, Azure, Google Cloud, …), 169.254.170.2 (credentials of AWS's
-    // containers) and whatever else a cloud puts there.
+    // containers) and other cloud services.
     (v4(169, 254, 0, 0, 16), Special::LinkLocal),
     (v4(172, 16, 0, 0, 12), Special::Private),
     (v4(192, 0, 0, 0, 24), Special::Protocol),
@@ -138,20 +137,20 @@ const SPECIAL_V4: [(Ipv4Net, Special); 23] = [
     (v4(198, 18, 0, 0, 15), Special::Benchmarking),
     (v4(198, 51, 100, 0, 24), Special::Documentation),
     (v4(203, 0, 113, 0, 24), Special::Documentation),
-    // MCAST-TEST-NET, before the range that it lies in.
+    // MCAST-TEST-NET, before the range that contains it.
     (v4(233, 252, 0, 0, 24), Special::Documentation),
     (v4(224, 0, 0, 0, 4), Special::Multicast),
     (v4(255, 255, 255, 255, 32), Special::Broadcast),
     (v4(240, 0, 0, 0, 4), Special::Reserved),
 ];
 
-/// As handed out: global unicast comes out of this, and what is special in it stands below.
+/// The range that global unicast is allocated from; the table below lists its special parts.
 const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
-/// For translators of one's own (RFC 8215): their prefixes are of 48, 56, 64 or 96 bits.
+/// For local translators (RFC 8215): their prefixes have 48, 56, 64 or 96 bits.
 const OWN_TRANSLATORS: Ipv6Net = v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48);
 
-/// The first that matches counts.
+/// The first match counts.
 const SPECIAL_V6: [(Ipv6Net, Special); 17] = [
     (v6([0; 8], 128), Special::Unspecified),
     (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), Special::Loopback),
@@ -174,7 +173,7 @@ const SPECIAL_V6: [(Ipv6Net, Special); 17] = [
         v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
         Special::Documentation,
     ),
-    // The rest of what IETF protocols were given: ORCHID, AMT, AS112, anycasts, drones' ids.
+    // The other assignments to IETF protocols: ORCHID, AMT, AS112, anycasts, drone ids.
     (v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23), Special::Protocol),
     (
         v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16),
@@ -188,7 +187,7 @@ const SPECIAL_V6: [(Ipv6Net, Special); 17] = [
         v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
         Special::Documentation,
     ),
-    // AWS (fd00:ec2::254 and its neighbours) and Google Cloud, before the range they lie in.
+    // AWS (fd00:ec2::254 and its neighbours) and Google Cloud, before the range that contains them.
     (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32), Special::Metadata),
     (
         v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
@@ -204,8 +203,8 @@ const PRIVATE_V6: [Ipv6Net; 2] = [
     v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),
 ];
 
-/// What makes an address special, if anything does. An IPv4-mapped IPv6 address is what it maps:
-/// the system connects there.
+/// Why an address is special, if it is. An IPv4-mapped IPv6 address counts as its IPv4 address,
+/// because the system connects there.
 #[must_use]
 pub fn special(address: IpAddr) -> Option<Special> {
     match address.to_canonical() {
@@ -233,9 +232,8 @@ fn special_v6(address: Ipv6Addr) -> Option<Special> {
     is_isatap(address).then_some(Special::Embedding(Embedding::Isatap))
 }
 
-/// The IPv4 addresses inside an IPv6 address: what a translator, a relay or the system itself
-/// would go on to. Where it depends on them which one that is, all that it may be; the one in the
-/// last 32 bits comes first then.
+/// The IPv4 addresses inside an IPv6 address: where a translator, a relay or the system itself
+/// would forward to. If that is ambiguous, all candidates are returned, the last 32 bits first.
 pub fn embedded(address: IpAddr) -> impl Iterator<Item = Ipv4Addr> {
     let found = match address {
         IpAddr::V4(_) => [None; MOST_EMBEDDED],
@@ -244,14 +242,14 @@ pub fn embedded(address: IpAddr) -> impl Iterator<Item = Ipv4Addr> {
     found.into_iter().flatten()
 }
 
-/// Whether this is of a range in which a translator's prefix may have any length, and nothing but
-/// the operator's word says which.
+/// Whether the address is in a range whose translator prefix may have any length. Only the operator
+/// knows that length.
 #[must_use]
 pub fn is_ambiguous(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if OWN_TRANSLATORS.contains(&address))
 }
 
-/// A prefix of 96 bits leaves the last 32 for the IPv4 address, and nothing else.
+/// A prefix of 96 bits leaves the last 32 for the IPv4 address.
 pub const LAST_32_BITS: u8 = 96;
 
 const MOST_EMBEDDED: usize = 4;
@@ -263,8 +261,8 @@ fn embedded_v6(address: Ipv6Addr) -> [Option<Ipv4Addr>; MOST_EMBEDDED] {
         return [Some(last), None, None, None];
     }
     if OWN_TRANSLATORS.contains(&address) {
-        // RFC 6052, section 2.2: the bits from 64 to 71 are skipped, and what follows the IPv4
-        // address means nothing.
+        // RFC 6052, section 2.2: bits 64 to 71 are skipped, and the bits after the IPv4 address are
+        // ignored.
         let octets = address.octets();
         let at = |places: [usize; 4]| Ipv4Addr::from(places.map(|place| octets[place]));
         let of_48 = at([6, 7, 9, 10]);
@@ -272,14 +270,14 @@ fn embedded_v6(address: Ipv6Addr) -> [Option<Ipv4Addr>; MOST_EMBEDDED] {
         let of_64 = at([9, 10, 11, 12]);
         return [Some(last), Some(of_64), Some(of_56), Some(of_48)];
     }
-    // Under any prefix, also one that carries an address itself; one that is private or link-local
-    // is refused before this is asked.
+    // Under any prefix, including one that contains an address itself. Private and link-local
+    // addresses are refused earlier.
     let isatap = is_isatap(address).then_some(last);
     match special_v6(address) {
         Some(Special::Embedding(Embedding::SixToFour)) => {
             [Some(join(of[1], of[2])), isatap, None, None]
         }
-        // The client's address is written with every bit turned over.
+        // The client's address is written with inverted bits.
         Some(Special::Embedding(Embedding::Teredo)) => {
             let client = join(!of[6], !of[7]);
             [Some(join(of[2], of[3])), Some(client), isatap, None]
@@ -289,7 +287,7 @@ fn embedded_v6(address: Ipv6Addr) -> [Option<Ipv4Addr>; MOST_EMBEDDED] {
     }
 }
 
-/// The interface identifier of ISATAP; the second bit of the first byte says "unique".
+/// The interface identifier of ISATAP; the second bit of the first byte means "unique".
 const fn is_isatap(address: Ipv6Addr) -> bool {
     let [_, _, _, _, e, f, _, _] = address.segments();
     f == 0x5efe && (e == 0 || e == 0x200)

@@ -1,7 +1,7 @@
 //! The section `egress` of the configuration.
 //!
-//! Invariant: what cannot be meant is refused at the start, by its key and its entry's number: a rule
-//! that was mistyped must not be a rule that is not there.
+//! Invariant: an invalid rule is refused at the start, by its key and its entry's number. A
+//! mistyped rule must never be ignored.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -14,12 +14,11 @@ use crate::{
     ports::{self, Ports},
 };
 
-/// [`Config::ports`] where nothing is configured: the two of HTTP, and those that a program may
-/// have without being root.
+/// Default of [`Config::ports`]: the two of HTTP, and the unprivileged ones.
 const DEFAULT_PORTS: [&str; 3] = ["80", "443", "1024-65535"];
 
-/// [`Config::refused_ports`] where nothing is configured: what listens there speaks no HTTP that
-/// is meant for strangers, or speaks it and trusts whoever comes.
+/// Default of [`Config::refused_ports`]. Services on these ports speak no HTTP, or an HTTP that is
+/// internal, or trust every client.
 const DEFAULT_REFUSED_PORTS: [u16; 35] = [
     1433, 1521, // SQL Server, Oracle
     2049, // NFS
@@ -53,20 +52,21 @@ const DEFAULT_REFUSED_PORTS: [u16; 35] = [
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Addresses, ranges of them and host names (`*.example.org` for all below one) that may be
-    /// connected to although a built-in rule refuses them.
+    /// Addresses, ranges and host names (`*.example.org` for all names below) that may be connected
+    /// to although a built-in rule refuses them.
     pub allow: Vec<String>,
-    /// The same, never to be connected to; wins over everything else.
+    /// Addresses, ranges and host names that are never connected to; wins over everything else.
     pub deny: Vec<String>,
     /// Whether an endpoint must be https.
     pub https_only: bool,
     /// The ports that an endpoint may have, as `443` or `1024-65535`.
     pub ports: Vec<String>,
-    /// Ports out of these that it may not have.
+    /// Exceptions from `ports`.
     pub refused_ports: Vec<u16>,
-    /// The DNS servers that are asked for endpoints' names; none: whom the machine is set up to ask.
+    /// The DNS servers for endpoints' names; the system's if empty.
     pub nameservers: Vec<SocketAddr>,
-    /// A PEM file of certificate authorities that https is trusted by, beside the public ones.
+    /// PEM file of certificate authorities that are trusted for https, in addition to the public
+    /// ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
 }
@@ -85,12 +85,12 @@ impl Default for Config {
     }
 }
 
-/// Whether the machine itself may be connected to.
+/// Whether this machine may be connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loopback {
-    /// At every port: the development default, whose channels run on the same machine.
+    /// On every port: the development default, whose channels run on the same machine.
     Allowed,
-    /// Only where the configuration allows it.
+    /// Only if the configuration allows it.
     Refused,
 }
 
@@ -108,7 +108,7 @@ pub enum ConfigError {
     /// The certificate authorities.
     #[error("ca_file")]
     Roots(#[from] RootsError),
-    /// The resolver cannot be made of the nameservers, configured or the machine's.
+    /// The nameservers, configured or the system's, cannot be used.
     #[error("nameservers")]
     Nameservers(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -138,7 +138,7 @@ impl Config {
         Ok(Guard::new(allow, deny, ports, loopback).https_only(self.https_only))
     }
 
-    /// The certificate authorities of [`Config::ca_file`]; none where none is configured.
+    /// The certificate authorities of [`Config::ca_file`]; empty by default.
     ///
     /// # Errors
     /// Says what is wrong with the file.

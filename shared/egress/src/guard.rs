@@ -1,9 +1,8 @@
-//! The rules: which URL may be posted to, and which addresses its host's name may lead to.
+//! The rules: which URL may be posted to, and which addresses its host's name may resolve to.
 //!
-//! Invariant: no I/O, and the same answer for every spelling of a host. A URL is judged as it was
-//! parsed, and what was parsed is what is connected to, so that no second reader understands it
-//! otherwise. `deny` wins over everything; `allow` wins over the built-in rules about hosts and
-//! addresses, and over nothing else.
+//! Invariant: no I/O, and the same result for every spelling of a host. The parsed URL is both what
+//! is judged and what is connected to, so no second parser can read it differently. `deny` wins
+//! over everything. `allow` wins only over the built-in rules about hosts and addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,14 +17,14 @@ use crate::{
     ports::Ports,
 };
 
-/// The longest name that DNS has.
+/// The longest DNS name.
 const MAX_NAME_BYTES: usize = 253;
 
-/// Names that mean this machine or its network (RFC 6761 and 6762, RFC 8375, ICANN's `.internal`),
-/// with all that lies below them.
+/// Domains that mean this machine or its network (RFC 6761, 6762 and 8375, ICANN's `.internal`),
+/// with all names below them.
 const LOCAL_DOMAINS: [&str; 5] = ["localhost", "local", "internal", "localdomain", "home.arpa"];
 
-/// Names that machines know of themselves, or that clouds answer with their own service.
+/// Names that machines have for themselves, or that resolve to a cloud's own service.
 const LOCAL_NAMES: [&str; 6] = [
     "ip6-localhost",
     "ip6-loopback",
@@ -35,35 +34,35 @@ const LOCAL_NAMES: [&str; 6] = [
     "instance-data",
 ];
 
-/// Why an endpoint is refused. Reads on after the name of a field, for its owner; says nothing that
-/// the owner has not written, no address least of all.
+/// Why an endpoint is refused. The text continues the name of a field, and is shown to the
+/// channel's owner. It reveals only what the owner has written, and never an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It is no absolute http(s) URL.
+    /// The text is not an absolute http(s) URL.
     #[error("{0}")]
     Url(String),
-    /// It holds what other programs read otherwise.
+    /// It contains characters that other programs interpret differently.
     #[error("must not contain backslashes or control characters")]
     Spelling,
-    /// It is not http or https.
+    /// The scheme is neither http nor https.
     #[error("must be an http or https URL")]
     Scheme,
-    /// It is http, and the operator wants https.
+    /// The scheme is http, and the operator requires https.
     #[error("must be an https URL, for egress.https_only is set")]
     Plain,
-    /// It holds a user's name or password.
+    /// It contains a user's name or password.
     #[error("must not contain a user name or a password")]
     UserInfo,
-    /// Its port is not among those that may be used.
+    /// Its port is not allowed.
     #[error("must not use port {0}, which egress.ports or egress.refused_ports excludes")]
     Port(u16),
-    /// Its host has a name that no DNS server may answer.
+    /// Its host is not a valid DNS name.
     #[error("must name a host as DNS knows it")]
     NoName,
     /// Its host's name means the gateway's own machine or network.
     #[error("must not name a host of the gateway's own network that egress.allow does not list")]
     LocalName,
-    /// Its host is, or has, a special address.
+    /// Its host is, or resolves to, a special address.
     #[error("must not lead to {0} that egress.allow does not list")]
     Address(Special),
     /// The operator has denied it.
@@ -71,12 +70,12 @@ pub enum Refusal {
     Denied,
 }
 
-/// How much is known of where a name leads.
+/// How far a name is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Named {
-    /// The operator trusts it.
+    /// The operator allows it.
     Allowed,
-    /// Anybody may have registered it.
+    /// Any third party may have registered it.
     Unknown,
 }
 
@@ -118,13 +117,13 @@ impl Guard {
         self
     }
 
-    /// Reads an endpoint's URL and vets it, as far as that goes without asking the DNS.
+    /// Parses and vets an endpoint's URL, as far as possible without DNS.
     ///
     /// # Errors
     /// The first rule that it breaks.
     pub fn vet_url(&self, text: &str) -> Result<Url, Refusal> {
-        // A URL's reader takes a backslash for a slash and drops line ends; whoever reads the
-        // same text by other rules sees another host in it.
+        // URL parsers read a backslash as a slash and drop line ends. A program with other rules
+        // sees another host in the same text.
         if text.contains(|character: char| character == '\\' || character.is_control()) {
             return Err(Refusal::Spelling);
         }
@@ -133,9 +132,8 @@ impl Guard {
         Ok(url)
     }
 
-    /// Vets a URL, as far as that goes without asking the DNS: its scheme, its host where that is
-    /// an address, its host's name, its port. Where the host is an address nothing else is left to
-    /// be vetted.
+    /// Vets a URL, as far as possible without DNS: its scheme, its host's name or address, its
+    /// port. For a host that is an address, this check is complete.
     ///
     /// # Errors
     /// The first rule that it breaks.
@@ -165,8 +163,8 @@ impl Guard {
         }
     }
 
-    /// Vets what a name leads to: all of it. One refused address spoils the answer, for whoever
-    /// mixes good and bad ones means the bad ones to be met sooner or later.
+    /// Vets all addresses that a name resolves to. One refused address refuses the whole answer: a
+    /// mixed answer is a way to reach the refused one sooner or later.
     ///
     /// # Errors
     /// The first rule that the name or one of the addresses breaks.
@@ -182,7 +180,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether it may be connected to at any port.
+    /// Whether every port is allowed.
     fn literal(&self, address: IpAddr) -> Result<bool, Refusal> {
         self.address(address, Named::Unknown)?;
         let is_loopback = special(address) == Some(Special::Loopback);
@@ -190,8 +188,7 @@ impl Guard {
     }
 
     fn address(&self, address: IpAddr, named: Named) -> Result<(), Refusal> {
-        // Each by itself: an IPv6 range that is allowed allows no private IPv4 address that hides
-        // in it.
+        // Each by itself: an allowed IPv6 range does not allow a private IPv4 address inside it.
         let all = || {
             let hidden = embedded(address).map(IpAddr::V4);
             std::iter::once(address.to_canonical()).chain(hidden)
@@ -199,9 +196,9 @@ impl Guard {
         if all().any(|address| self.deny.has_address(address)) {
             return Err(Refusal::Denied);
         }
-        // Where a translator's prefix of 96 bits is allowed by itself, the bits before the last 32
-        // are the operator's own: what they would mean to other translators are no addresses that
-        // somebody chose. Two stay: itself, and the last.
+        // If `allow` lists a translator's prefix of 96 bits itself, the bits before the last 32 are
+        // the operator's own. Readings by other prefix lengths are then vetted as addresses of an
+        // allowed name. The IPv6 address itself and its last 32 bits are still vetted in full.
         let by_prefix =
             is_ambiguous(address) && self.allow.has_address_within(LAST_32_BITS, address);
         for (place, address) in all().enumerate() {
@@ -228,8 +225,8 @@ impl Guard {
         if self.loopback == Loopback::Allowed && is_localhost(name) {
             return Ok(Named::Unknown);
         }
-        // The system's resolver reads numbers in forms that a URL's reader does not know. None is
-        // left once that one is done with a host; should one slip through, it ends here.
+        // The system's resolver accepts numbers in forms that a URL parser does not. The parser
+        // normally converts all of them; this check refuses any that remain.
         if !is_dns_name(name) || ends_in_a_number(name) {
             return Err(Refusal::NoName);
         }
@@ -241,7 +238,7 @@ impl Guard {
     }
 }
 
-/// In lower case and without its final dot: `LOCALHOST.` is `localhost`.
+/// Lower case, without the final dot: `LOCALHOST.` is `localhost`.
 fn normal(name: &str) -> String {
     let name = name.strip_suffix('.').unwrap_or(name);
     name.to_ascii_lowercase()
@@ -251,7 +248,7 @@ fn is_localhost(name: &str) -> bool {
     is_below(name, "localhost")
 }
 
-/// Whether a name is this domain or lies below it.
+/// Whether a name is this domain or is below it.
 fn is_below(name: &str, domain: &str) -> bool {
     name.strip_suffix(domain)
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))

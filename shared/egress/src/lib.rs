@@ -1,9 +1,9 @@
-//! Where the gateway may connect on behalf of somebody else: a channel's owner names a URL, and the
-//! gateway posts there from inside its operator's network.
+//! Egress policy: a channel's owner names a URL, and the gateway posts there from inside its
+//! operator's network.
 //!
-//! Invariant: a connection to a channel is made to an address that [`Guard`] accepted, and that
-//! very address: what a name leads to is vetted after it was resolved, the connection goes to what
-//! was vetted, and nobody resolves it again in between.
+//! Invariant: a connection to a channel goes to an address that [`Guard`] accepted. A name is
+//! resolved first, then its addresses are vetted. The connection uses these addresses without
+//! resolving the name again.
 //!
 //! [`guard`] and [`address`] are pure; [`resolver`] is the only module that does I/O.
 
@@ -22,7 +22,7 @@ pub use config::{Config, ConfigError, Loopback};
 pub use guard::{Guard, Refusal};
 pub use resolver::{LookupError, Resolver};
 
-/// The guard, who resolves names under it, and whom to believe at the other end.
+/// The guard, the resolver under it, and the trusted certificate authorities.
 #[derive(Debug, Clone)]
 pub struct Egress {
     guard: Arc<Guard>,
@@ -31,7 +31,7 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// What the configuration says.
+    /// The egress policy of this configuration.
     ///
     /// # Errors
     /// Names the key that cannot be used.
@@ -50,13 +50,13 @@ impl Egress {
         &self.guard
     }
 
-    /// Resolves names under the rules.
+    /// The resolver, which applies the rules.
     #[must_use]
     pub const fn resolver(&self) -> &Resolver {
         &self.resolver
     }
 
-    /// Certificate authorities that are trusted beside the public ones.
+    /// Certificate authorities that are trusted in addition to the public ones.
     #[must_use]
     pub const fn roots(&self) -> &Roots {
         &self.roots

@@ -1,4 +1,4 @@
-//! What an operator writes into `allow` and `deny`: ranges of addresses, and names.
+//! The entries of `allow` and `deny`: ranges of addresses, and names.
 
 use std::net::IpAddr;
 
@@ -15,22 +15,22 @@ pub(crate) struct Patterns {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Name {
     Exactly(String),
-    /// What stands before it ends with a dot: `*.example.org` holds `.example.org`.
+    /// The suffix of a wildcard, with its dot: `.example.org` for `*.example.org`.
     Below(String),
 }
 
 impl Patterns {
-    /// Reads a list. An empty entry is none: that is what an unset variable leaves behind.
+    /// Parses a list. An empty entry is skipped, because an unset variable produces one.
     ///
     /// # Errors
-    /// The first entry that cannot be read, and why, in one line.
+    /// The first invalid entry, with its problem in one line.
     pub(crate) fn read(entries: &[String]) -> Result<Self, String> {
         let mut patterns = Self::default();
         for (index, entry) in entries.iter().enumerate() {
             let entry = entry.trim();
             if !entry.is_empty() {
                 let added = patterns.add(entry);
-                // By its number: what got here by mistake may be a URL with a password.
+                // Only the number is shown: a misplaced entry may be a URL with a password.
                 added.map_err(|problem| format!("entry {} {problem}", index + 1))?;
             }
         }
@@ -50,7 +50,7 @@ impl Patterns {
             IpNet::V4(_) => false,
         });
         if mapped {
-            // Addresses are looked up as what they map; this entry would never be found.
+            // An IPv4-mapped address is looked up as IPv4, so this entry would never match.
             return Err("must be written as IPv4".to_owned());
         }
         Ok(())
@@ -60,19 +60,20 @@ impl Patterns {
         self.nets.push(net);
     }
 
-    /// Whether a range holds this address, which must be canonical.
+    /// Whether a range contains this address, which must be canonical.
     pub(crate) fn has_address(&self, address: IpAddr) -> bool {
         self.nets.iter().any(|net| net.contains(&address))
     }
 
-    /// Whether a range whose prefix is at least so long holds this address, which must be canonical.
+    /// Whether a range with a prefix of at least this length contains this address, which must be
+    /// canonical.
     pub(crate) fn has_address_within(&self, prefix: u8, address: IpAddr) -> bool {
         let long = |net: &&IpNet| net.prefix_len() >= prefix;
         let mut nets = self.nets.iter().filter(long);
         nets.any(|net| net.contains(&address))
     }
 
-    /// Whether an entry names this host, which must be in lower case and without a final dot.
+    /// Whether an entry matches this host, which must be in lower case and without a final dot.
     pub(crate) fn has_name(&self, host: &str) -> bool {
         self.names.iter().any(|name| match name {
             Name::Exactly(name) => host == name,
@@ -98,7 +99,7 @@ fn name(entry: &str) -> Result<Name, String> {
         None => (false, entry),
     };
     let host = host.strip_suffix('.').unwrap_or(host);
-    // As in a URL, so that both sides of a comparison are spelled alike.
+    // Parsed as in a URL, so that both sides of a comparison have the same spelling.
     match Host::parse(host) {
         Ok(Host::Domain(host)) if is_name(&host) => Ok(if below {
             Name::Below(format!(".{host}"))
@@ -109,16 +110,16 @@ fn name(entry: &str) -> Result<Name, String> {
     }
 }
 
-/// What an entry can be.
+/// The valid forms of an entry.
 const FORMS: &str = "is neither an address, nor a range as of 10.0.0.0/8, nor a host's name as of \
                      hooks.example.org, nor *.example.org for all that lies below a name";
 
-/// The most bytes of a name, and of one label, that the DNS takes.
+/// DNS limits of a name and of one label, in bytes.
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
-/// Whether a host can be called so. A URL's host may hold more, such as a `;` or an empty label: an
-/// entry that does is two entries, or a typing error, and would match nothing.
+/// Whether this is a valid host name. A URL's host may contain more, such as a `;` or an empty
+/// label. Such an entry is two entries or a typing error, and would match nothing.
 fn is_name(host: &str) -> bool {
     let is_of_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     host.len() <= MAX_NAME

@@ -1,9 +1,9 @@
-//! Names, resolved under the rules.
+//! Resolves names under the rules.
 //!
-//! Invariant: an address comes out of here only if the guard accepted all of the answer that it
-//! was part of. It is not resolved again: whoever connects takes these addresses. And a lookup
-//! holds no thread, however long the DNS lets it wait, for strangers choose whose DNS that is: the
-//! system's own `getaddrinfo` blocks one each, of those that the files and the store need too.
+//! Invariant: an address is returned only if the guard accepted the whole answer that contains it.
+//! It is not resolved again: the connection uses these addresses. A lookup holds no thread, because
+//! third parties choose the DNS servers and thus the wait. The system's `getaddrinfo` blocks one of
+//! the threads that the files and the store need too.
 
 mod machine;
 
@@ -28,14 +28,14 @@ use crate::{ConfigError, Guard, Refusal};
 
 use machine::Machine;
 
-/// How long one question to a configured nameserver may take; the post's own limit stands above.
+/// Time limit on one question to a configured nameserver; the post's own limit applies as well.
 const QUESTION_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long "there is no such name" is believed at most, whatever its zone says: a name that is put
-/// right should soon be found.
+/// The longest time that a negative answer is cached, whatever its zone says, so that a corrected
+/// name is soon found.
 const MAX_NEGATIVE: Duration = Duration::from_secs(10);
 
-/// How many addresses of an answer are tried at most, one after the other. All are vetted.
+/// Maximum number of an answer's addresses that are tried in turn. All are vetted.
 const MAX_ADDRESSES: usize = 16;
 
 /// Resolves names.
@@ -45,13 +45,13 @@ pub struct Resolver {
     source: Source,
 }
 
-/// Whom names are asked of. Answers are kept as long as they say, and those who ask for the same
-/// name at the same time ask once.
+/// The source of answers. Answers are cached for their TTL, and concurrent lookups of one name
+/// share a question.
 #[derive(Clone)]
 enum Source {
-    /// Whom the machine is set up to ask, `/etc/hosts` included.
+    /// The system's configuration, including `/etc/hosts`.
     Machine(Arc<Machine>),
-    /// Configured nameservers and nothing beside them.
+    /// Only the configured nameservers.
     Servers(Arc<TokioResolver>),
 }
 
@@ -67,17 +67,17 @@ impl fmt::Debug for Resolver {
     }
 }
 
-/// Why a name leads nowhere. What is shown names no address, and no name but the host's own: not
-/// what a search domain made of it.
+/// Why a name did not resolve. The text contains no address, and no name except the host's own: a
+/// search domain stays hidden.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
-    /// The guard refuses the answer. It may be another one later: this is no property of the URL.
+    /// The guard refuses the answer. The answer can change, so this is no property of the URL.
     #[error("the host's address is not allowed")]
     Refused(#[source] Refusal),
-    /// The nameservers say so.
+    /// The nameservers report an error.
     #[error("the host's name could not be resolved: {0}")]
     Answered(ResponseCode),
-    /// The nameservers say nothing that could be used.
+    /// The nameservers return nothing usable.
     #[error("the host's name could not be resolved")]
     Failed(#[source] Box<NetError>),
     /// The answer is empty.
@@ -110,7 +110,7 @@ impl Resolver {
         Ok(Self { guard, source })
     }
 
-    /// The addresses of a host, each of them accepted.
+    /// The addresses of a host, all of them accepted.
     ///
     /// # Errors
     /// The name has none, or the guard refuses one of them.
@@ -120,7 +120,7 @@ impl Resolver {
             Source::Servers(resolver) => resolver.lookup_ip(host).await?.iter().collect(),
         };
         if let Err(refusal) = self.guard.vet_answer(host, addresses.iter().copied()) {
-            // For the operator alone: what a name leads to inside is nobody else's business.
+            // Only logged: the owner of the channel must not learn internal addresses.
             tracing::warn!(host, ?addresses, ?refusal, "egress.refused");
             return Err(LookupError::Refused(refusal));
         }
@@ -149,7 +149,7 @@ fn servers(nameservers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
 
 /// A resolver that asks these servers and reads no file.
 fn asking(config: ResolverConfig, mut options: ResolverOpts) -> Result<TokioResolver, NetError> {
-    // Both, so that the whole answer is vetted and not the half that came first.
+    // Both, so that the whole answer is vetted, not only the half that came first.
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.use_hosts_file = ResolveHosts::Never;
     options.negative_max_ttl = Some(MAX_NEGATIVE);

@@ -1,4 +1,4 @@
-//! Windows, counts, full queues and the end.
+//! Windows, counts, full queues and closing.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{PublishError, Queue, Route, Status};
 
-/// Never more than the window is out, and one more comes for each that is settled.
+/// Unsettled deliveries never exceed the window, and each settlement makes room for one more.
 pub async fn a_window_is_hard<H: Harness>(engine: &mut Engine<H>) {
     const WINDOW: u16 = 3;
     let broker = engine.fresh().await;
@@ -31,7 +31,7 @@ pub async fn a_window_is_hard<H: Harness>(engine: &mut Engine<H>) {
     until_count(&broker, Queue::Outbound, 6).await;
 }
 
-/// Both get some, and nothing goes to both.
+/// Both receive some messages, and no message goes to both.
 pub async fn two_consumers_share_a_queue<H: Harness>(engine: &mut Engine<H>) {
     const PARCELS: usize = 40;
     let broker = engine.fresh().await;
@@ -41,7 +41,7 @@ pub async fn two_consumers_share_a_queue<H: Harness>(engine: &mut Engine<H>) {
         publish(&broker, &numbered(number)).await;
     }
     let mut seen = HashSet::new();
-    // Each holds one while the other receives: a window of one then forces them to share.
+    // Each holds one delivery while the other receives: with a window of one they must share.
     for _ in 0..PARCELS / 2 {
         let from_one = next(&mut one).await;
         let from_other = next(&mut other).await;
@@ -57,7 +57,7 @@ pub async fn two_consumers_share_a_queue<H: Harness>(engine: &mut Engine<H>) {
     until_count(&broker, Queue::Outbound, 0).await;
 }
 
-/// What lay in its window, and what was in hand and then dropped.
+/// The messages in its window, and the delivery in hand that was then dropped.
 pub async fn a_dropped_consumer_gives_back_what_it_held<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let mut sent = HashSet::new();
@@ -80,7 +80,7 @@ pub async fn a_dropped_consumer_gives_back_what_it_held<H: Harness>(engine: &mut
     assert!(sent.is_empty());
 }
 
-/// Ready is what a consumer would get now.
+/// A ready message is one that a consumer would get now.
 pub async fn ready_counts_neither_the_delayed_nor_the_handed_out<H: Harness>(
     engine: &mut Engine<H>,
 ) {
@@ -99,7 +99,7 @@ pub async fn ready_counts_neither_the_delayed_nor_the_handed_out<H: Harness>(
     until_count(&broker, Queue::Outbound, 4).await;
 }
 
-/// The bound may be passed by a few, where the engine counts late, and not by many.
+/// An engine that counts late may exceed the bound by a few messages.
 pub async fn a_full_queue_refuses_and_keeps_what_it_took<H: Harness>(engine: &mut Engine<H>) {
     const BOUND: usize = 10;
     const FAR_BEYOND: u32 = 1000;
@@ -137,7 +137,7 @@ pub async fn a_full_queue_refuses_and_keeps_what_it_took<H: Harness>(engine: &mu
     publish(&broker, &parcel).await;
 }
 
-/// It says that it is away.
+/// The status is `Away`.
 pub async fn nothing_is_taken_after_closing<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     broker.close().await;
@@ -152,7 +152,7 @@ pub async fn nothing_is_taken_after_closing<H: Harness>(engine: &mut Engine<H>) 
     assert!(broker.consume(Queue::Callbacks, 1).await.is_err());
 }
 
-/// Whether it waits at that time or not.
+/// Whether or not it is waiting at that time.
 pub async fn a_consumer_ends_with_its_broker<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let mut waiting = consume(&broker, Queue::Callbacks, 1).await;

@@ -1,4 +1,4 @@
-//! What is published arrives, as it was and where it belongs.
+//! A published message arrives unchanged in its queue.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{Parcel, Queue, Route};
 
-/// Id, tries, round, time of acceptance (to the millisecond), reason and body are carried.
+/// Id, attempts, replays, time of acceptance (to the millisecond), reason and body are preserved.
 pub async fn a_parcel_arrives_as_it_was<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let every_byte: Vec<u8> = (0..=255).collect();
@@ -27,13 +27,13 @@ pub async fn a_parcel_arrives_as_it_was<H: Harness>(engine: &mut Engine<H>) {
     settle(delivery, Decision::Done).await;
 }
 
-/// It need not lie in the queue first.
+/// Also if the consumer was waiting before the publish.
 pub async fn a_waiting_consumer_gets_what_is_published<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let mut consumer = consume(&broker, Queue::Outbound, 10).await;
     assert_quiet(&mut consumer).await;
     let mut sent = numbered(1);
-    // Finer than what is carried.
+    // More precise than what is preserved.
     sent.accepted_at += Duration::from_micros(300);
     publish(&broker, &sent).await;
     let delivery = next(&mut consumer).await;
@@ -42,7 +42,7 @@ pub async fn a_waiting_consumer_gets_what_is_published<H: Harness>(engine: &mut 
     settle(delivery, Decision::Done).await;
 }
 
-/// One channel's messages, published one after another, come one after another.
+/// One channel's messages that are published one after another arrive in that order.
 pub async fn a_fresh_queue_keeps_its_order<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent: Vec<Parcel> = (0..100).map(numbered).collect();
@@ -57,7 +57,7 @@ pub async fn a_fresh_queue_keeps_its_order<H: Harness>(engine: &mut Engine<H>) {
     }
 }
 
-/// A callback is no message, and neither is a journal entry.
+/// Messages, callbacks and journal entries stay in their own queues.
 pub async fn queues_are_apart<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let (message, callback) = (numbered(1), numbered(2));
@@ -85,7 +85,7 @@ pub async fn queues_are_apart<H: Harness>(engine: &mut Engine<H>) {
     }
 }
 
-/// Many at once, while others receive.
+/// Many concurrent publishes, while others receive.
 pub async fn many_publishers_lose_nothing<H: Harness>(engine: &mut Engine<H>) {
     const PARCELS: u32 = 2000;
     const CALLERS: usize = 64;
@@ -119,7 +119,7 @@ pub async fn many_publishers_lose_nothing<H: Harness>(engine: &mut Engine<H>) {
     until_count(&broker, Queue::Outbound, 0).await;
 }
 
-/// A mebibyte.
+/// One mebibyte.
 pub async fn a_large_body_arrives<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let bytes: Vec<u8> = (0_u8..251).cycle().take(1024 * 1024).collect();
@@ -131,7 +131,7 @@ pub async fn a_large_body_arrives<H: Harness>(engine: &mut Engine<H>) {
     settle(delivery, Decision::Done).await;
 }
 
-/// One consumer is enough for all the shards; and a retry finds its way back to one.
+/// One consumer receives from all the shards, and a retry comes back to it.
 pub async fn every_shard_reaches_the_consumer<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh_with(|config| config.outbound_shards = 4).await;
     let mut sent = HashSet::new();

@@ -1,4 +1,4 @@
-//! New parcels and those that were put off come in turn, however many of the others wait.
+//! New messages and retries are delivered in turn, however many of the others wait.
 
 use std::time::Duration;
 
@@ -10,27 +10,27 @@ use super::{
 };
 use crate::{Consumer, Parcel, Queue, SharedBroker};
 
-/// How many wait.
+/// Number of waiting messages.
 const BACKLOG: u16 = 2000;
 
-/// Within this they all have come back: the tier gives them back some at a time, and other cases
-/// run beside this one.
+/// All of them are back within this time: the tier releases them gradually, and other cases run at
+/// the same time.
 const BACKLOG_LIMIT: Duration = Duration::from_mins(2);
 
-/// How many are received at once.
+/// The consumer's window.
 const WINDOW: u16 = 10;
 
-/// The most deliveries until the one that came last is handed out. With neither in the other's way
-/// it comes after a few windows' worth, on a busy machine after some more. Behind the backlog it
-/// would come last of all.
+/// Maximum number of deliveries before the last message is delivered. If the lanes are independent
+/// it comes after a few windows' worth, or somewhat more on a busy machine. Behind the backlog it
+/// would come last.
 const SOON: u16 = BACKLOG / 2;
 
-/// Backoffs of a channel that was away come due by the thousand; whoever else is written to must
-/// not notice.
+/// After a channel's outage thousands of its retries come due; other channels' messages must not be
+/// delayed.
 pub async fn a_new_parcel_does_not_wait_behind_retries<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     put_off(&broker, BACKLOG).await;
-    // A busy broker may double some: delivery is at least once.
+    // A busy broker may duplicate some: delivery is at least once.
     let all = u64::from(BACKLOG)..;
     until_counted(BACKLOG_LIMIT, &broker, Queue::Outbound, all).await;
     let mut consumer = consume(&broker, Queue::Outbound, WINDOW).await;
@@ -40,7 +40,7 @@ pub async fn a_new_parcel_does_not_wait_behind_retries<H: Harness>(engine: &mut 
     assert_comes_soon(&mut consumer, &new).await;
 }
 
-/// Nor must a stream of new ones keep what failed from being tried again.
+/// A stream of new messages must not keep retries waiting.
 pub async fn a_retry_does_not_wait_behind_new_parcels<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let retry = put_off(&broker, 1).await.remove(0);
@@ -51,7 +51,7 @@ pub async fn a_retry_does_not_wait_behind_new_parcels<H: Harness>(engine: &mut E
     assert_comes_soon(&mut consumer, &retry).await;
 }
 
-/// Publishes these many and puts them off, all for the same short time.
+/// Publishes this many messages and delays all of them by the same short time.
 async fn put_off(broker: &SharedBroker, parcels: u16) -> Vec<Parcel> {
     let sent: Vec<Parcel> = (0..parcels.into()).map(numbered).collect();
     join_all(sent.iter().map(|parcel| publish(broker, parcel))).await;
@@ -60,7 +60,7 @@ async fn put_off(broker: &SharedBroker, parcels: u16) -> Vec<Parcel> {
     for _ in &sent {
         held.push(next(&mut consumer).await);
     }
-    // So that none comes back to it.
+    // Dropped, so that none comes back to it.
     drop(consumer);
     let settling = held
         .into_iter()

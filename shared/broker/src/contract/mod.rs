@@ -1,10 +1,10 @@
-//! The suite that every engine must pass.
+//! The contract suite that every engine must pass.
 //!
-//! Invariant: the cases know no engine. [`broker_contract!`](crate::broker_contract) lists them
-//! once, and makes a test of each for the harness it is given, so that no engine can skip one.
+//! Invariant: the cases are independent of the engine. [`broker_contract!`](crate::broker_contract)
+//! lists them once and makes a test of each for its harness, so an engine cannot skip one.
 //!
-//! That something does *not* happen is shown by what happens instead (a later parcel arrives
-//! first, a count comes out), and by a short quiet only where nothing else would tell.
+//! A case proves that something does *not* happen by what happens instead: a later message arrives
+//! first, or a count matches. Only if there is no such sign does it wait for a short quiet time.
 
 #![expect(
     clippy::missing_panics_doc,
@@ -29,27 +29,27 @@ use crate::{Config, Consumer, Delivery, Parcel, Queue, Route, SharedBroker, Stat
 
 pub use self::{bounds::*, carrying::*, fairness::*, settling::*};
 
-/// Within this, whatever is bound to happen has happened, also beside a build that keeps every core
-/// busy.
+/// Everything that is bound to happen has happened within this time, even next to a build on every
+/// core.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// How long nothing must happen where only a quiet shows that nothing does.
+/// How long a case waits to see that nothing happens, if there is no other sign.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// Between two looks at a condition.
+/// How often a condition is checked.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A delay long enough to tell that it was kept.
+/// A delay that is long enough to measure.
 const DELAY: Duration = Duration::from_secs(1);
 
-/// A delay that no case sees the end of.
+/// A delay that outlasts every case.
 const LONG_DELAY: Duration = Duration::from_hours(1);
 
 /// A change to the default configuration.
 pub type Tweak = fn(&mut Config);
 
-/// What a harness begins with. A confirm that is late on a busy machine breaks no promise of the
-/// contract.
+/// The configuration that a harness starts from. Its time limit is long, because a late confirm on
+/// a busy machine breaks no promise.
 #[must_use]
 pub fn patient() -> Config {
     Config {
@@ -58,20 +58,20 @@ pub fn patient() -> Config {
     }
 }
 
-/// Makes brokers of one engine, in places of their own.
+/// Makes brokers of one engine, each in a place of its own.
 #[async_trait]
 pub trait Harness: Default + Send {
-    /// A broker on a fresh place, with [`patient`] and this change to its configuration.
+    /// A broker in a fresh place, configured by [`patient`] and this change.
     async fn make(&mut self, tweak: Tweak) -> SharedBroker;
 
-    /// Closes the broker that was made last and opens its place again, as the next process would.
+    /// Closes the last broker and opens its place again, as the next process would.
     async fn reopen(&mut self, broker: SharedBroker) -> SharedBroker;
 
     /// Removes every place that was made.
     async fn close(self);
 }
 
-/// Makes a test of every case, for one engine. In a module of the engine's name:
+/// Makes a test of every case for one engine. Call it in a module with the engine's name:
 /// `roundtrip_broker::broker_contract!(TheHarness);`
 #[macro_export]
 macro_rules! broker_contract {
@@ -117,7 +117,7 @@ macro_rules! broker_contract {
     };
 }
 
-/// Runs one case and cleans up behind it, also where it fails.
+/// Runs one case and cleans up after it, even if it fails.
 pub async fn run<H: Harness>(case: impl AsyncFnOnce(&mut Engine<H>)) {
     let mut engine = Engine(H::default());
     let outcome = AssertUnwindSafe(case(&mut engine)).catch_unwind().await;

@@ -1,4 +1,4 @@
-//! What a settlement does, at once and after the next start.
+//! The effects of a settlement, at once and after a restart.
 
 use roundtrip_model::{DeadReason, Decision, decision::DeadKind};
 use tokio::time::{Instant, timeout};
@@ -13,7 +13,7 @@ fn refused() -> DeadReason {
     DeadReason::new(DeadKind::Refused, "answered 422: \"no such room\" \u{2713}")
 }
 
-/// Also not after the next start: what is published then is the first to come.
+/// Not after a restart either: the first message to arrive is the one published then.
 pub async fn what_was_done_does_not_come_back<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     publish(&broker, &numbered(1)).await;
@@ -30,7 +30,7 @@ pub async fn what_was_done_does_not_come_back<H: Harness>(engine: &mut Engine<H>
     until_count(&broker, Queue::Outbound, 0).await;
 }
 
-/// Handed out or not; and as it was.
+/// Delivered or not, it comes back unchanged.
 pub async fn what_was_not_settled_comes_back_after_reopening<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = [numbered(1), numbered(2), numbered(3)];
@@ -55,7 +55,7 @@ pub async fn what_was_not_settled_comes_back_after_reopening<H: Harness>(engine:
     assert_eq!(back, sent);
 }
 
-/// Without waiting for anything, and with no try counted.
+/// At once, and without counting an attempt.
 pub async fn a_delivery_that_is_dropped_comes_back<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = numbered(1);
@@ -70,12 +70,12 @@ pub async fn a_delivery_that_is_dropped_comes_back<H: Harness>(engine: &mut Engi
     settle(delivery, Decision::Done).await;
 }
 
-/// The try is counted.
+/// The attempt is counted.
 pub async fn a_retry_comes_after_its_delay_and_counts<H: Harness>(engine: &mut Engine<H>) {
     comes_after_its_delay(engine, Decision::RetryAfter(DELAY), 1).await;
 }
 
-/// No try is counted.
+/// No attempt is counted.
 pub async fn a_parked_parcel_comes_after_its_delay_and_counts_nothing<H: Harness>(
     engine: &mut Engine<H>,
 ) {
@@ -123,7 +123,7 @@ pub async fn a_delayed_parcel_holds_up_no_other<H: Harness>(engine: &mut Engine<
     settle(delivery, Decision::Done).await;
 }
 
-/// What is delayed is neither lost nor early when the next process starts.
+/// A delayed message is neither lost nor early after a restart.
 pub async fn a_delay_outlasts_reopening<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = numbered(1);
@@ -141,7 +141,7 @@ pub async fn a_delay_outlasts_reopening<H: Harness>(engine: &mut Engine<H>) {
     settle(delivery, Decision::Done).await;
 }
 
-/// With its reason, its tries and its body, gone from work, and for good.
+/// With its reason, its attempts and its body; it has left the work queue for good.
 pub async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = Parcel {
@@ -172,7 +172,7 @@ pub async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engi
     settle(delivery, Decision::Done).await;
 }
 
-/// Not among the dead messages.
+/// Separate from dead messages.
 pub async fn a_dead_callback_lies_in_its_own_dead_queue<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = numbered(1);
@@ -197,7 +197,7 @@ pub async fn a_dead_callback_lies_in_its_own_dead_queue<H: Harness>(engine: &mut
     until_count(&broker, Queue::Callbacks, 0).await;
 }
 
-/// Through a retry, its death and the next process.
+/// Through a retry, its death and a restart.
 pub async fn a_parcel_keeps_its_round_wherever_it_goes<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = Parcel {
@@ -218,7 +218,7 @@ pub async fn a_parcel_keeps_its_round_wherever_it_goes<H: Harness>(engine: &mut 
     settle(dead, Decision::Done).await;
 }
 
-/// Among neither the dead messages nor the dead answers.
+/// Separate from dead messages and dead answers.
 pub async fn a_dead_journal_batch_lies_in_its_own_dead_queue<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = numbered(1);
@@ -236,7 +236,7 @@ pub async fn a_dead_journal_batch_lies_in_its_own_dead_queue<H: Harness>(engine:
     until_count(&broker, Queue::CallbacksDead, 0).await;
 }
 
-/// A dead queue is a queue: a parked dead letter comes back to it, its reason kept.
+/// A dead queue is a queue: a snoozed dead letter comes back to it with its reason.
 pub async fn a_dead_letter_can_be_parked_and_removed<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     publish(&broker, &numbered(1)).await;

@@ -1,4 +1,4 @@
-//! The loop's promises, against a consumer that records what becomes of each parcel.
+//! The worker loop's promises, against a consumer that records each settlement.
 
 use std::{
     collections::VecDeque,
@@ -22,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 use super::{Handler, Worker};
 use crate::{Consumer, Delivery, Parcel, PublishError, Settle, SettleError, Settlement};
 
-/// Within this, whatever is bound to happen has happened. Tokio's time is paused in these tests,
-/// so it passes at once where everything waits.
+/// Everything that is bound to happen has happened within this time. The clock is paused in these
+/// tests, so it passes at once while all tasks wait.
 const LIMIT: Duration = Duration::from_hours(1);
 
 const DRAIN: Duration = Duration::from_secs(25);
 
-/// What became of a parcel.
+/// How a message was settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fate {
     Settled(Settlement),
@@ -37,7 +37,7 @@ enum Fate {
 
 type Fates = mpsc::UnboundedReceiver<(String, Fate)>;
 
-/// Hands out these parcels, then waits for ever, or ends.
+/// Delivers these messages, then waits forever, or ends.
 struct Scripted {
     parcels: VecDeque<String>,
     then_ends: bool,
@@ -94,7 +94,7 @@ impl Settle for Lease {
     }
 }
 
-/// Waits for the gate; panics on parcels named so.
+/// Waits for the gate; panics on the messages named `panics`.
 struct Gated {
     gate: Semaphore,
     now: AtomicUsize,
@@ -123,7 +123,7 @@ impl Handler for Gated {
         self.most.send_modify(|most| *most = (*most).max(now));
         let permit = self.gate.acquire().await.expect("the gate is there");
         permit.forget();
-        // So that others get a chance to be one too many.
+        // So that another delivery could exceed the limit.
         tokio::task::yield_now().await;
         self.now.fetch_sub(1, Ordering::SeqCst);
         assert!(parcel.id != "panics", "as it was told");

@@ -33,8 +33,7 @@ fn an_ipv4_range_is_special_from_its_first_to_its_last_address(
 ) {
     assert_eq!(special(first.into()), Some(expected));
     assert_eq!(special(last.into()), Some(expected));
-    // Neighbours that belong to a range of their own are no other kind's first or last by
-    // accident: they are not this kind.
+    // A neighbour may belong to another special range; it must not belong to this one.
     let before = u32::from(first).checked_sub(1).map(Ipv4Addr::from);
     let after = u32::from(last).checked_add(1).map(Ipv4Addr::from);
     for neighbour in [before, after].into_iter().flatten() {
@@ -122,8 +121,8 @@ fn a_special_address_is_known_for_what_it_is(#[case] text: &str, #[case] expecte
 #[case("::10.1.2.3", &["10.1.2.3"])]
 #[case("64:ff9b::10.1.2.3", &["10.1.2.3"])]
 #[case("::ffff:0:10.1.2.3", &["10.1.2.3"])]
-// RFC 6052, section 2.2, with prefixes of 96, 64, 56 and 48 bits and 9.9.9.9 behind the address;
-// the others are what it would be by another prefix.
+// RFC 6052, section 2.2, with prefixes of 96, 64, 56 and 48 bits and 9.9.9.9 after the address. The
+// others are readings by other prefix lengths.
 #[case("64:ff9b:1::10.1.2.3", &["10.1.2.3", "0.0.0.10", "0.0.0.0", "0.0.0.0"])]
 #[case("64:ff9b:1:0:a:102:309:909", &["3.9.9.9", "10.1.2.3", "0.10.1.2", "0.0.10.1"])]
 #[case("64:ff9b:1:a:1:203:909:909", &["9.9.9.9", "1.2.3.9", "10.1.2.3", "0.10.1.2"])]

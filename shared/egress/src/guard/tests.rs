@@ -117,7 +117,7 @@ fn an_allowed_ipv6_range_allows_no_private_ipv4_address_inside_it() {
     }
 }
 
-/// A range of 48 bits says not where in it a translator has the IPv4 address, one of 96 does.
+/// A range of 48 bits leaves the IPv4 address's position open; one of 96 bits defines it.
 #[test]
 fn a_translator_of_ones_own_is_allowed_by_its_prefix_of_96_bits() {
     let all = guard(&["64:ff9b:1::/48"], &["10.0.0.0/8"]);
@@ -127,7 +127,7 @@ fn a_translator_of_ones_own_is_allowed_by_its_prefix_of_96_bits() {
             "http://[64:ff9b:1:a9fe:a9:fe00:808:808]/",
             Refusal::Address(Special::LinkLocal),
         ),
-        // Well meant, perhaps: nobody can tell.
+        // It may be legitimate, but the guard cannot tell.
         (
             "http://[64:ff9b:1::8.8.8.8]/",
             Refusal::Address(Special::Unspecified),
@@ -145,7 +145,7 @@ fn a_translator_of_ones_own_is_allowed_by_its_prefix_of_96_bits() {
         "http://[64:ff9b:1:fffe::192.168.0.1]/",
         "http://[64:ff9b:1:fffe::169.254.169.254]/",
         "http://[64:ff9b:1:fffe:0:1:808:808]/",
-        // Also where the operator wrote it, for no prefix looks so by intent.
+        // Refused even if the operator allows it: no intended prefix looks like this.
         "http://[64:ff9b:1:a9fe::8.8.8.8]/",
     ] {
         refused(&prefix, url);

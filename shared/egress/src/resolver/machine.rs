@@ -1,9 +1,9 @@
-//! Names as the machine is set up to resolve them: `/etc/hosts`, then the nameservers of
+//! Names as the system is configured to resolve them: `/etc/hosts`, then the nameservers of
 //! `/etc/resolv.conf` with its search domains and options. The modules of `/etc/nsswitch.conf` are
-//! not called, for what calls them blocks.
+//! not used, because calling them blocks.
 //!
-//! Invariant: a change of either file counts within [`LOOK_AGAIN`]; containers and VPN clients change
-//! them under a running process. What cannot be read leaves what was read before.
+//! Invariant: a change of either file is applied within [`LOOK_AGAIN`]; containers and VPN clients
+//! change them under a running process. If a file cannot be read, its last content stays in effect.
 
 use std::{
     fs,
@@ -27,19 +27,19 @@ use tokio::{task::spawn_blocking, time::Instant};
 
 use super::asking;
 
-/// How long the files are taken for unchanged.
+/// How long the files are assumed unchanged.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
 
-/// Nameservers beyond this one are not asked, as by the system's own resolver (resolv.conf(5)).
+/// Further nameservers are ignored, as by the system's own resolver (resolv.conf(5)).
 const MAX_SERVERS: usize = 3;
 
-/// The least time for a question, also where `options timeout:0` stands.
+/// Minimum time for a question, even with `options timeout:0`.
 const SHORTEST_QUESTION: Duration = Duration::from_secs(1);
 
-/// The machine's own way to an address.
+/// Resolves names as the system does.
 pub(super) struct Machine(Mutex<State>);
 
 struct State {
@@ -47,14 +47,14 @@ struct State {
     looked: Instant,
 }
 
-/// What the files said when they were read.
+/// The content of the files when they were last read.
 struct Known {
     files: Files,
     hosts: Hosts,
     resolver: TokioResolver,
 }
 
-/// The files' bytes; empty where there is none.
+/// The files' bytes; empty if a file is missing.
 #[derive(PartialEq, Eq)]
 struct Files {
     resolv_conf: Vec<u8>,
@@ -80,7 +80,7 @@ impl Machine {
             if state.looked.elapsed() < LOOK_AGAIN {
                 return known;
             }
-            // One looks; the others go on with what is known.
+            // One caller checks the files; the others use the current state.
             state.looked = Instant::now();
             known
         };
@@ -100,7 +100,7 @@ impl Machine {
                 tracing::warn!(%error, "the machine's resolver was set up so that it cannot be used");
                 known
             }
-            // Nothing changed; or the process is ending.
+            // The files are unchanged, or the process is ending.
             Ok(None) | Err(_) => known,
         }
     }
@@ -154,8 +154,8 @@ fn hosts(text: &[u8]) -> Hosts {
     hosts
 }
 
-/// What `/etc/hosts` says of a name. Where it says anything the DNS is not asked, for the other
-/// kind of address neither: who lists a name there means it to lead there alone.
+/// The entries of `/etc/hosts` for a name. If there are any, DNS is not asked, even for the other
+/// address family: the operator means the name to resolve only there.
 fn listed(hosts: &Hosts, host: &str) -> Vec<IpAddr> {
     let Ok(name) = host.into_name() else {
         return Vec::new();
@@ -169,23 +169,23 @@ fn listed(hosts: &Hosts, host: &str) -> Vec<IpAddr> {
     addresses
 }
 
-/// What was read, as the system's own resolver understands it.
+/// Applies the settings as the system's own resolver does.
 fn as_the_system_does(
     config: &ResolverConfig,
     mut options: ResolverOpts,
 ) -> (ResolverConfig, ResolverOpts) {
     let mut servers = config.name_servers().to_vec();
     servers.truncate(MAX_SERVERS);
-    // One that is dead would take all of a question's time if they were asked in turn, so all are
-    // asked at once. Then a server that knows fewer names than another must not have the last word.
+    // A dead server would use up a question's time if the servers were asked in turn, so all are
+    // asked at once. The answer of a server that lacks a name must then not be final.
     options.num_concurrent_reqs = servers.len();
     for server in &mut servers {
         server.trust_negative_responses = config.name_servers().len() == 1;
     }
     options.timeout = options.timeout.max(SHORTEST_QUESTION);
-    // Theirs counts the first.
+    // The system's count includes the first attempt.
     options.attempts = options.attempts.saturating_sub(1);
-    // The machine's own domain is searched where nothing else is said, and not as well.
+    // The machine's own domain is searched only if no search list is set.
     let domain = config.domain().filter(|_| config.search().is_empty());
     let search = config.search().to_vec();
     let config = ResolverConfig::from_parts(domain.cloned(), search, servers);

@@ -1,4 +1,4 @@
-//! Lookups at a nameserver of the test's own.
+//! Lookups at the test's own nameserver.
 
 use std::net::Ipv4Addr;
 
@@ -14,7 +14,7 @@ use crate::{Config, Loopback};
 /// Longer than a question.
 const MAX_QUESTION: usize = 1500;
 
-/// Where every name leads.
+/// The address of every name.
 const THERE: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 34);
 
 fn resolver(nameserver: SocketAddr) -> Resolver {
@@ -26,7 +26,7 @@ fn resolver(nameserver: SocketAddr) -> Resolver {
     egress.resolver().clone()
 }
 
-/// Answers one question, with this code; and with an address where that is asked for.
+/// Answers one question with this code, and with an address if the question asks for one.
 async fn answer(socket: &UdpSocket, code: ResponseCode) {
     let mut bytes = [0; MAX_QUESTION];
     let (length, from) = socket.recv_from(&mut bytes).await.unwrap();
@@ -35,7 +35,7 @@ async fn answer(socket: &UdpSocket, code: ResponseCode) {
     let mut answer = question.into_response();
     answer.metadata.response_code = code;
     if code == ResponseCode::NoError && query.query_type() == RecordType::A {
-        // Good for this once, so that no later question is answered from memory.
+        // The TTL is zero, so that no later question is answered from the cache.
         let record = Record::from_rdata(query.name().clone(), 0, RData::A(A(THERE)));
         answer.add_answer(record);
     }
@@ -45,7 +45,7 @@ async fn answer(socket: &UdpSocket, code: ResponseCode) {
         .unwrap();
 }
 
-/// The test's runtime has one thread: all lookups have begun before the first is answered.
+/// The test's runtime has one thread: all lookups start before the first is answered.
 #[tokio::test]
 async fn who_asks_for_a_name_at_the_same_time_shares_one_lookup() {
     const LOOKUPS: usize = 50;
@@ -57,7 +57,7 @@ async fn who_asks_for_a_name_at_the_same_time_shares_one_lookup() {
     })
     .take(LOOKUPS)
     .collect();
-    // For its IPv4 addresses, and for its IPv6 addresses; a third would wait for ever.
+    // One for IPv4 addresses, one for IPv6 addresses; a third would wait forever.
     answer(&socket, ResponseCode::NoError).await;
     answer(&socket, ResponseCode::NoError).await;
     for lookup in lookups {

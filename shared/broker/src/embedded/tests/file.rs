@@ -1,4 +1,4 @@
-//! One file, one process, one disk, and a time of day that need not be right.
+//! One file, one process, one disk, and a clock that may be wrong.
 
 use std::{collections::HashSet, fs, path::Path, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
 
 const HOUR: Duration = Duration::from_hours(1);
 
-/// A large part of the room that the full disk of these tests has.
+/// A large part of the space on these tests' full disk.
 const LARGE: usize = 512 * 1024;
 
 #[tokio::test]
@@ -33,11 +33,11 @@ async fn a_second_opener_is_told_which_file_is_in_use() {
         text.starts_with(&format!("{} is in use by another process", file.display())),
         "{text}"
     );
-    // The first is none the worse for it.
+    // The first one is unaffected.
     publish(&first, &parcel("{}")).await.unwrap();
 }
 
-/// Messages are in it.
+/// The file contains messages.
 #[cfg(unix)]
 #[tokio::test]
 async fn what_is_made_can_be_read_by_nobody_else() {
@@ -90,7 +90,7 @@ async fn a_file_of_a_newer_version_is_refused() {
     );
 }
 
-/// Version 1 knew no rounds and no journal.
+/// Version 1 had neither replay counts nor a journal.
 #[tokio::test]
 async fn a_file_of_the_first_version_is_brought_up_and_loses_nothing() {
     const FIRST: &str = "
@@ -110,7 +110,7 @@ async fn a_file_of_the_first_version_is_brought_up_and_loses_nothing() {
         .unwrap()
         .execute_batch(FIRST)
         .unwrap();
-    // Twice: the second time it is of this version.
+    // Twice: the second time it already has this version.
     for _ in 0..2 {
         let broker = open(&file).await;
         let mut consumer = consume(&broker, 1).await;
@@ -131,7 +131,7 @@ async fn a_file_of_the_first_version_is_brought_up_and_loses_nothing() {
     }
 }
 
-/// A queue that takes 1,000 bytes.
+/// A queue that holds 1,000 bytes.
 async fn open_bounded(file: &Path) -> Embedded {
     let config = Config {
         max_backlog_bytes: 1_000,
@@ -156,7 +156,7 @@ async fn a_queue_that_holds_its_bytes_refuses_also_after_a_restart() {
         matches!(published, Err(PublishError::Refused(_)))
     };
     assert!(is_full(&broker).await);
-    // Others have room of their own.
+    // Every queue has its own bound.
     let answer = broker.publish(Route::Callbacks, parcel(body.clone())).await;
     answer.unwrap();
     broker.close().await;
@@ -196,7 +196,7 @@ async fn a_file_of_another_kind_is_refused_and_left_alone() {
     assert_eq!(count, 1);
 }
 
-/// The files as they lie on the disk while the process runs are what a power cut leaves.
+/// The files on disk of a running process are what a power cut leaves.
 #[tokio::test]
 async fn what_was_confirmed_is_in_the_files_at_that_time() {
     let folder = TempDir::new().unwrap();
@@ -262,7 +262,7 @@ async fn a_full_disk_refuses_publishes_keeps_settlements_and_recovers() {
         broker.status(),
         Status::Blocked("the disk is full".to_owned())
     );
-    // It needs no room, so it is carried out while the disk is full.
+    // It needs no space, so it succeeds while the disk is full.
     settle(in_hand, Decision::Done).await;
 
     limit_pages(&broker, u32::MAX - 1);
@@ -293,7 +293,7 @@ async fn a_full_disk_refuses_publishes_keeps_settlements_and_recovers() {
     }
 }
 
-/// SQLite answers as it does where the disk has no room.
+/// Makes SQLite respond as on a full disk.
 fn limit_pages(broker: &Embedded, pages: u32) {
     let limit = move |connection: &Connection| {
         let set = format!("PRAGMA max_page_count = {pages}");
@@ -358,7 +358,7 @@ async fn a_delay_counts_on_while_the_process_is_down() {
     settle(delivery, Decision::Done).await;
 }
 
-/// A retry that has come due does not wait behind everything that was published after it.
+/// A due retry does not wait behind messages that were published after it.
 #[tokio::test]
 async fn a_retry_that_is_due_comes_before_what_came_later() {
     let folder = TempDir::new().unwrap();
@@ -381,7 +381,7 @@ async fn a_retry_that_is_due_comes_before_what_came_later() {
     settle(delivery, Decision::Done).await;
 }
 
-/// A read must find its place by the index: else each would walk over all that is leased.
+/// A read must find its start by the index; otherwise each would scan all leased rows.
 #[tokio::test]
 async fn a_read_goes_straight_to_where_the_last_one_ended() {
     let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! Long histories of publishes, settlements and restarts, against a plain model.
+//! Long histories of publishes, settlements and restarts, compared with a plain model.
 
 use std::{collections::HashMap, path::Path, time::Duration};
 
@@ -14,9 +14,9 @@ enum Step {
     Publish,
     Receive,
     Settle(Index, Verdict),
-    /// A consumer is dropped with all that lies in its window, and another comes.
+    /// A consumer is dropped with all deliveries in its window, and another one starts.
     Resubscribe,
-    /// As if the process had ended, whatever it held.
+    /// As after the death of the process, with its leases lost.
     Reopen,
 }
 
@@ -46,7 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What there should be: of each parcel that is not done, its tries and whether it is dead.
+/// The expected state: for each message that is not done, its attempts and whether it is dead.
 #[derive(Default)]
 struct Model(HashMap<String, (u32, bool)>);
 
@@ -100,7 +100,7 @@ impl Run {
         }
     }
 
-    /// Receives where there must be something to receive.
+    /// Receives if the model has a message to receive.
     async fn receive(&mut self) {
         let has_room = self.held.len() < usize::from(WINDOW);
         if self.model.working() > self.held.len() && has_room {
@@ -134,7 +134,7 @@ impl Run {
         }
     }
 
-    /// Everything comes out once, as the model has it, and then there is nothing.
+    /// Everything arrives once, as in the model, and then the queues are empty.
     async fn end(mut self) {
         self.held.clear();
         drop(self.consumer);

@@ -1,4 +1,4 @@
-//! A consumer's window, in bytes.
+//! A consumer's window in bytes.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use crate::{
 
 const EACH: usize = MAX_WINDOW_BYTES / 8;
 
-/// More than the window holds, of which the last bring it over.
+/// More messages than the window holds; the last of them exceed it.
 const ALL: u64 = 12;
 const FIT: u64 = 8;
 
-/// With time for bodies so long.
+/// With a long time limit, because the bodies are long.
 async fn open(folder: &TempDir) -> Embedded {
     let config = Config {
         publish_timeout: LIMIT,
@@ -44,12 +44,12 @@ async fn long_bodies_stay_on_disk_until_those_before_them_are_settled() {
     let first = next(&mut consumer).await;
     assert_eq!(waiting(&broker).await, ALL - FIT);
 
-    // One that is settled makes room for one, however it is settled.
+    // Every settlement makes room for one more, whatever the decision.
     settle(first, Decision::Done).await;
     let second = next(&mut consumer).await;
     assert_eq!(waiting(&broker).await, ALL - FIT - 1);
     second.release();
-    // It is ready again, and the next to be handed out in the room that it left.
+    // It is ready again, and is delivered next in its own place of the window.
     assert_eq!(waiting(&broker).await, ALL - FIT - 1);
 
     for _ in 0..ALL - 1 {

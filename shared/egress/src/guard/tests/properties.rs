@@ -1,11 +1,11 @@
-//! What holds for every address, not only for those that somebody thought of.
+//! Properties of every address, beyond the examples in the tables.
 
 use proptest::{prelude::*, sample::select};
 
 use super::*;
 use crate::address::{Embedding, special};
 
-/// An IPv4 address out of each range that is refused, as often as any other.
+/// An IPv4 address from each refused range, with equal probability.
 fn refused_v4() -> impl Strategy<Value = Ipv4Addr> {
     let ranges = [
         "0.0.0.0/8",
@@ -32,7 +32,7 @@ fn refused_v4() -> impl Strategy<Value = Ipv4Addr> {
     })
 }
 
-/// Every way to write an IPv4 address as a host of a URL.
+/// Every way to write an IPv4 address as the host of a URL.
 fn spellings(address: Ipv4Addr) -> Vec<String> {
     let [a, b, c, d] = address.octets();
     let number = u32::from(address);
@@ -62,7 +62,7 @@ fn spellings(address: Ipv4Addr) -> Vec<String> {
     ]
 }
 
-/// Every IPv6 address that carries an IPv4 address, under some prefix where one is free.
+/// Every IPv6 address that contains an IPv4 address, under some prefix if one is free.
 fn embeddings(address: Ipv4Addr, prefix: u64) -> Vec<Ipv6Addr> {
     let number = u128::from(u32::from(address));
     let prefix = u128::from(prefix) << 64;
@@ -75,7 +75,7 @@ fn embeddings(address: Ipv4Addr, prefix: u64) -> Vec<Ipv6Addr> {
         0x0064_ff9b << 96 | number,
         0xffff_0000 << 32 | number,
         own_translator | number,
-        // Around the bits from 64 to 71, by prefixes of 64, 56 and 48 bits; what follows is free.
+        // Around bits 64 to 71, for prefixes of 64, 56 and 48 bits; the bits after it are free.
         own_translator | number << 24 | free >> 104,
         own_translator | (number >> 24) << 64 | (number & 0x00ff_ffff) << 32 | free >> 96,
         own_translator | (number >> 16) << 64 | (number & 0xffff) << 40 | free >> 88,
@@ -99,7 +99,7 @@ fn any_address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
         any::<u32>().prop_map(|bits| IpAddr::V4(bits.into())),
         any::<u128>().prop_map(|bits| IpAddr::V6(bits.into())),
-        // Near the prefixes that mean something.
+        // Near the prefixes with a meaning.
         (
             select(vec![
                 0_u16, 0x64, 0x100, 0x2001, 0x2002, 0x2620, 0x3fff, 0xfd00, 0xfe80, 0xfec0
@@ -112,7 +112,7 @@ fn any_address() -> impl Strategy<Value = IpAddr> {
     ]
 }
 
-/// Written without the tables of the code, so that a slip in those is seen here.
+/// Written without the code's tables, so that this finds an error in them.
 fn is_global_unicast(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
@@ -165,7 +165,7 @@ proptest! {
         }
     }
 
-    /// Also where the operator has allowed all of IPv6.
+    /// Even if the operator allows all of IPv6.
     #[test]
     fn no_allowed_ipv6_range_uncovers_what_it_carries(address in refused_v4(), prefix: u64) {
         let guard = guard(&["::/0"], &[]);
@@ -181,8 +181,8 @@ proptest! {
         }
     }
 
-    /// Whoever takes over the DNS of an allowed name gets no credentials by it, and nothing that is
-    /// denied, however it is wrapped.
+    /// Taking over the DNS of an allowed name gives no access to credentials or to a denied
+    /// address, however it is embedded.
     #[test]
     fn an_allowed_name_leads_to_no_metadata_in_any_embedding(low: u16, prefix: u64) {
         let guard = guard(&["hooks.example.org"], &["10.0.0.0/8"]);
@@ -206,7 +206,8 @@ proptest! {
         }
     }
 
-    /// The rules are no tighter than they say: what is global, and carries nothing, is accepted.
+    /// The rules are no stricter than documented: a global address without an embedded one is
+    /// accepted.
     #[test]
     fn a_plain_global_ipv4_address_is_accepted(bits: u32) {
         let address = IpAddr::V4(bits.into());
@@ -246,7 +247,7 @@ proptest! {
         let _ = guard(&[], &[]).vet_url(&format!("http://{text}/"));
     }
 
-    /// What was vetted is what is connected to: the URL reads as it did when it was written again.
+    /// The vetted URL is the connected one: serializing and parsing it again changes nothing.
     #[test]
     fn an_accepted_url_means_the_same_when_it_is_read_again(text in "[a-z0-9.:/@%\\[\\]-]{0,40}") {
         if let Ok(url) = guard(&[], &[]).vet_url(&format!("http://{text}")) {

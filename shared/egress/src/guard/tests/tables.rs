@@ -1,8 +1,8 @@
-//! What production refuses and takes where nothing is allowed by hand.
+//! What production refuses and accepts without `allow` entries.
 
 use super::*;
 
-/// URLs, each of which would be posted to by a gateway that does not look.
+/// URLs that an unguarded gateway would post to.
 const HOSTILE_URLS: &[&str] = &[
     // This machine, as an address in every spelling.
     "http://127.0.0.1/",
@@ -74,7 +74,7 @@ const HOSTILE_URLS: &[&str] = &[
     "http://vault.service.internal/",
     "http://kubernetes.default.svc.cluster.local/",
     "http://nas.home.arpa/",
-    // What clouds tell their machines.
+    // Cloud metadata services.
     "http://169.254.169.254/latest/meta-data/",
     "http://2852039166/latest/meta-data/",
     "http://0xa9fea9fe/",
@@ -101,7 +101,7 @@ const HOSTILE_URLS: &[&str] = &[
     "http://metadata/",
     "http://metadata.goog/",
     "http://instance-data/",
-    // Addresses that are nobody's endpoint.
+    // Addresses that belong to no endpoint.
     "http://192.0.2.1/",
     "http://198.51.100.1/",
     "http://203.0.113.1/",
@@ -117,7 +117,7 @@ const HOSTILE_URLS: &[&str] = &[
     "http://[5f00::1]/",
     "http://[4000::1]/",
     "http://[ff02::1]/",
-    // What another reader of URLs sees otherwise.
+    // URLs that another parser reads differently.
     "http://user@example.org/",
     "http://user:password@example.org/",
     "http://:password@example.org/",
@@ -134,7 +134,7 @@ const HOSTILE_URLS: &[&str] = &[
     "http:///127.0.0.1/",
     "http://127.0.0.1#@example.org/",
     "http://127.0.0.1?@example.org/",
-    // No name that DNS has.
+    // Invalid DNS names.
     "http://.example.org/",
     "http://example..org/",
     "http://1.2.3.4.5/",
@@ -143,7 +143,7 @@ const HOSTILE_URLS: &[&str] = &[
     "http://example.0x1/",
     "http://example.08/",
     "http://a$b.example/",
-    // No scheme of ours.
+    // Unsupported schemes.
     "ftp://example.org/",
     "file:///etc/passwd",
     "gopher://127.0.0.1:6379/_INFO",
@@ -153,7 +153,7 @@ const HOSTILE_URLS: &[&str] = &[
     "//example.org/",
     "/incoming",
     "",
-    // Ports behind which no channel is.
+    // Ports without channels.
     "http://example.org:22/",
     "http://example.org:25/",
     "http://example.org:0/",
@@ -165,7 +165,7 @@ const HOSTILE_URLS: &[&str] = &[
     "https://8.8.8.8:11211/",
 ];
 
-/// What DNS may answer for a name that looks well: each address alone, and hidden among good ones.
+/// DNS answers for a harmless name: each address alone, and hidden among good ones.
 const HOSTILE_ANSWERS: &[&str] = &[
     "127.0.0.1",
     "127.0.0.53",
@@ -247,7 +247,7 @@ fn hostile_urls_are_refused() {
     }
 }
 
-/// So that a row is not refused for another reason than the one that it stands for.
+/// Each row must be refused only for the reason that it stands for.
 #[test]
 fn a_host_of_numbers_is_refused_as_the_address_that_it_is() {
     let guard = guard(&[], &[]);
