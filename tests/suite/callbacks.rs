@@ -1,4 +1,4 @@
-//! Callbacks: only the holder of a token can answer, and a repeated answer is told from a new one.
+//! Callbacks: only the holder of a token can answer, and a repeated answer differs from a new one.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What the person on call does: looks a message up, lists what is dead, sends it again.
+//! The operator's tasks: look up a message, list dead letters, replay them.
 
 use std::{
     collections::BTreeSet,
@@ -38,13 +38,13 @@ on_both_setups! {
     a_recorder_that_is_killed_loses_no_entry,
 }
 
-/// Three tries, soon after each other.
+/// Three attempts within 200 ms.
 const SHORT_SCHEDULE: &str = "100ms,100ms";
 
-/// Later than any test, and earlier.
+/// A time after every test, and one before.
 const FAR_AWAY: [&str; 2] = ["2999-01-01T00:00:00Z", "1999-01-01T00:00:00Z"];
 
-/// Waits until an answer is as it must be.
+/// Waits until an answer satisfies the condition.
 async fn until_answered(
     gateway: &TestGateway,
     path: &str,
@@ -58,7 +58,7 @@ async fn until_answered(
     .await
 }
 
-/// Waits until the message's timeline says so.
+/// Waits until the message's timeline satisfies the condition.
 async fn until_told(
     gateway: &TestGateway,
     id: &str,
@@ -67,8 +67,8 @@ async fn until_told(
     until_answered(gateway, &format!("/channel/message/{id}"), is_so).await
 }
 
-/// The names of what happened, in order. A try that lasts long is told at its beginning too; how
-/// long it lasts is the machine's affair.
+/// The event names of a timeline, in order. A slow attempt also has an entry at its start; whether
+/// one is slow depends on the machine.
 fn events(message: &Value) -> Vec<&str> {
     let entries = message["timeline"].as_array().into_iter().flatten();
     entries
@@ -78,7 +78,7 @@ fn events(message: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// The ids that a list has, in order.
+/// The ids in a list, in order.
 fn ids(list: &Value, of: &str, field: &str) -> Vec<String> {
     let items = list[of].as_array().into_iter().flatten();
     items
@@ -94,7 +94,7 @@ fn set<'a>(ids: impl IntoIterator<Item = &'a String>) -> BTreeSet<String> {
     ids.into_iter().cloned().collect()
 }
 
-/// A channel server that refuses everything until it is told not to.
+/// A channel server that refuses everything until the flag is set.
 async fn refusing() -> anyhow::Result<(ScriptedServer, Arc<AtomicBool>)> {
     let well = Arc::new(AtomicBool::new(false));
     let is_well = Arc::clone(&well);
@@ -109,7 +109,7 @@ async fn refusing() -> anyhow::Result<(ScriptedServer, Arc<AtomicBool>)> {
     Ok((server, well))
 }
 
-/// Waits until so many dead letters of a channel are listed.
+/// Waits until this many dead letters of a channel are listed.
 async fn dead(gateway: &TestGateway, channel: &str, count: usize) -> anyhow::Result<Value> {
     let path = format!("/dead-letters?channel_id={channel}");
     until_answered(gateway, &path, |list| {
@@ -118,7 +118,7 @@ async fn dead(gateway: &TestGateway, channel: &str, count: usize) -> anyhow::Res
     .await
 }
 
-/// Asks for a replay and waits until it has ended.
+/// Starts a replay and waits for its end.
 async fn replay(gateway: &TestGateway, path: &str, body: &Value) -> anyhow::Result<Value> {
     let asked = gateway.post(path, body.to_string()).await?.expect(202)?;
     let id = asked.json()["replay_id"].as_str().map(str::to_owned);
@@ -209,7 +209,7 @@ async fn messages_are_listed_by_time(setup: Setup) -> anyhow::Result<Accounted> 
     let gateway = Plan::new(setup)?.start().await?;
     gateway.register("c", &channel.url()).await?;
     let early = gateway.send("c", "s").await?;
-    // Ids tell milliseconds: neither message is of this one.
+    // Ids hold milliseconds: neither message has the same one as this time.
     let sent = SystemClock.now();
     let between = wait::until("the clock to move on", async || {
         let now = SystemClock.now();
@@ -321,7 +321,7 @@ async fn a_dead_letter_is_replayed_by_its_id_and_then_gone(
     let taken = channel.taken_at_least(1).await?;
     assert_eq!(taken[0].webhook_id(), id);
     dead(&gateway, "c", 0).await?;
-    // The entry of the replay is the recorder's and may come after the delivery's.
+    // The recorder writes the replay's entry, perhaps after the delivery's.
     let message = until_told(&gateway, &id, |message| {
         message["state"] == "delivered" && events(message).contains(&"replayed")
     })
@@ -385,7 +385,7 @@ async fn a_cancelled_replay_leaves_the_rest(setup: Setup) -> anyhow::Result<Acco
     }
     dead(&gateway, "c", 60).await?;
     well.store(true, Ordering::Relaxed);
-    // A minute's work.
+    // At this rate the replay takes a minute.
     let slowly = json!({"channel_id": "c", "rate_per_second": 1}).to_string();
     let asked = gateway.post("/dead-letters/replay", slowly).await?;
     let asked = asked.expect(202)?.json();
@@ -402,7 +402,7 @@ async fn a_cancelled_replay_leaves_the_rest(setup: Setup) -> anyhow::Result<Acco
         .post("/dead-letters/replay", one.to_string())
         .await?;
     assert_eq!(refused.expect(422)?.json()["errors"][0]["field"], "ids");
-    // The recorder may put one more back before it finds the replay cancelled.
+    // The recorder may replay one more before it sees the cancellation.
     let replayed = wait::until("what was replayed to be taken", async || {
         let replay = gateway.get(&path).await.ok()?.json();
         let replayed = usize::try_from(replay["progress"]["replayed"].as_u64()?).ok()?;
@@ -414,13 +414,13 @@ async fn a_cancelled_replay_leaves_the_rest(setup: Setup) -> anyhow::Result<Acco
     gateway.finish(&[&channel]).await
 }
 
-/// Asks for a replay of a channel's dead letters that takes one each second.
+/// Starts a replay of a channel's dead letters at one a second.
 async fn replay_slowly(gateway: &TestGateway, channel: &str) -> anyhow::Result<Answer> {
     let slowly = json!({"channel_id": channel, "rate_per_second": 1}).to_string();
     gateway.post("/dead-letters/replay", slowly).await
 }
 
-/// More slow ones than a recorder runs at once.
+/// More slow replays than a recorder runs at once.
 async fn slow_replays_do_not_stop_another(setup: Setup) -> anyhow::Result<Accounted> {
     const SLOW: usize = 5;
     const LETTERS: usize = 30;
@@ -446,7 +446,7 @@ async fn slow_replays_do_not_stop_another(setup: Setup) -> anyhow::Result<Accoun
     for id in &slow {
         asked.push(replay_slowly(&gateway, id).await?.expect(202)?.json());
     }
-    // All of them are at work.
+    // All of them are running.
     for replay in &asked {
         let path = format!(
             "/replays/{}",
@@ -536,8 +536,8 @@ async fn a_key_has_a_few_replays_running_and_no_more(setup: Setup) -> anyhow::Re
     gateway.finish(&[&channel]).await
 }
 
-/// The runbook's task: the filter finds messages that were answered too, and a message that waits is
-/// not delivered twice.
+/// The runbook's task. The filter also matches answered messages; a waiting message is not
+/// delivered twice.
 async fn what_an_endpoint_lost_is_sent_again_and_what_waits_is_left_alone(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
@@ -549,7 +549,7 @@ async fn what_an_endpoint_lost_is_sent_again_and_what_waits_is_left_alone(
     let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
     let gateway = Plan::new(setup)?
         .sessions_server(sessions.url())
-        // The dispatcher knows the pause at once.
+        // The dispatcher sees the pause at once.
         .env("ROUNDTRIP__STORE__CACHE_TTL", "1ms")
         .start()
         .await?;
@@ -569,7 +569,7 @@ async fn what_an_endpoint_lost_is_sent_again_and_what_waits_is_left_alone(
         (&lost["matched"], &lost["progress"]["replayed"]),
         (&json!(1), &json!(1))
     );
-    // Both are on their way now.
+    // Both are under way now.
     until_told(&gateway, &answered, |message| {
         message["state"] == "replayed"
     })
@@ -641,7 +641,7 @@ async fn a_message_of_a_paused_channel_says_why_it_waits(
     gateway.finish(&[&channel]).await
 }
 
-/// As where each role was started in a folder of its own, and each has made a key for itself.
+/// As when each role starts in a folder of its own and creates its own key.
 async fn a_message_whose_channels_secret_does_not_open_says_why_it_waits(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
@@ -691,7 +691,7 @@ async fn a_message_whose_channels_secret_does_not_open_says_why_it_waits(
     gateway.finish(&[&channel]).await
 }
 
-/// Waits until of each message its acceptance and its delivery are told.
+/// Waits until every message's timeline has its acceptance and its delivery.
 async fn all_told(gateway: &TestGateway, sent: &[String]) -> anyhow::Result<()> {
     for id in sent {
         until_told(gateway, id, |message| {
@@ -737,7 +737,7 @@ async fn a_store_that_was_away_misses_no_entry() -> anyhow::Result<()> {
     for number in 0..20 {
         sent.push(gateway.send("c", &format!("during-{number}")).await?);
     }
-    // Accepting and delivering go on.
+    // Accepting and delivering continue.
     gateway.all_taken(&[&channel]).await?;
     let path = format!("/channel/message/{}", sent[0]);
     let refused = gateway.get(&path).await?.expect(503)?;

@@ -1,4 +1,4 @@
-//! No channel may starve another, and what waits costs no try.
+//! No channel may starve another, and waiting costs no attempt.
 
 use std::sync::{
     Arc,
@@ -30,19 +30,19 @@ on_both_setups! {
     a_wrong_setting_is_named,
 }
 
-/// Tells of each parking, which is of no interest otherwise.
+/// Logs each snooze, which is off by default.
 const TELLING: &str = "info,roundtrip_dispatcher=debug";
 
 fn plan(setup: Setup) -> anyhow::Result<Plan> {
     let plan = Plan::new(setup)?
         .env("ROUNDTRIP__LOG__LEVEL", TELLING)
-        // A change of a channel is known to the dispatcher soon.
+        // The dispatcher soon sees a change of a channel.
         .env("ROUNDTRIP__STORE__CACHE_TTL", "100ms")
         .env("ROUNDTRIP__DISPATCHER__PAUSED_PARK", "1s");
     Ok(plan)
 }
 
-/// With a breaker that opens soon and lets one at a time probe every second.
+/// A breaker that opens soon and probes with one message every second.
 fn probing(plan: Plan, role: &str, failures: usize) -> Plan {
     let key = |name: &str| format!("ROUNDTRIP__{role}__BREAKER__{name}");
     plan.env(&key("FAILURES"), failures.to_string())
@@ -74,7 +74,7 @@ async fn send(gateway: &TestGateway, channel: &str, count: usize) -> anyhow::Res
     Ok(())
 }
 
-/// How often a line of this role's log tells of all these.
+/// How many lines of this role's log contain all these texts.
 fn told(gateway: &TestGateway, role: &str, of: &[&str]) -> usize {
     let log = gateway.log(&gateway.having(role)).unwrap_or_default();
     log.lines()
@@ -94,7 +94,7 @@ async fn told_at_least(
     .await
 }
 
-/// Whether the channel is paused, as the API shows it.
+/// Whether the channel is paused, by the API.
 async fn paused(gateway: &TestGateway, id: &str) -> anyhow::Result<bool> {
     let channel = gateway.get(&format!("/channel/{id}")).await?.expect(200)?;
     Ok(channel.json()["channel_metadata"]["delivery"]["paused"] == true)
@@ -107,7 +107,7 @@ async fn a_hung_channels_backlog_does_not_stop_a_healthy_one(
     let healthy = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = plan(setup)?
         .env("ROUNDTRIP__DISPATCHER__CONCURRENCY", "8")
-        // What hangs would be waited for.
+        // The drain would wait for the hung delivery.
         .env("ROUNDTRIP__DRAIN", "1s");
     let gateway = plan.start().await?;
     gateway.register("hung", &hung.url()).await?;
@@ -117,7 +117,7 @@ async fn a_hung_channels_backlog_does_not_stop_a_healthy_one(
     send(&gateway, "healthy", 50).await?;
     healthy.taken_at_least(50).await?;
     assert_eq!(hung.taken().len(), 0);
-    // The others are its due: of 8 slots a single channel gets no more than it leaves free.
+    // Its fair share: of 8 permits one channel gets at most half.
     assert!(hung.received().len() <= 4);
     gateway
         .finish_unaccounted("what hangs is never delivered")
@@ -135,7 +135,7 @@ async fn the_cap_on_what_is_under_way_is_hard(setup: Setup) -> anyhow::Result<Ac
     let gateway = plan(setup)?.start().await?;
     register(&gateway, "c", &channel, json!({"max_in_flight": CAP})).await?;
     send(&gateway, "c", MESSAGES).await?;
-    // Each of them was handed out once, at the least.
+    // Each was received at least once.
     told_at_least(&gateway, "dispatcher", "delivery.snoozed", MESSAGES - CAP).await?;
     channel.received_at_least(CAP).await?;
     assert_eq!(channel.received().len(), CAP);
@@ -184,13 +184,13 @@ async fn an_endpoint_that_fails_gets_only_probes_until_it_recovers(
     };
     let plan = probing(plan(setup)?, "DISPATCHER", FAILURES).schedule(&["1s"; 20].join(","));
     let gateway = plan.start().await?;
-    // One at a time, so that the first failures come one after the other.
+    // One at a time, so that the first failures are consecutive.
     register(&gateway, "c", &channel, json!({"max_in_flight": 1})).await?;
     send(&gateway, "c", MESSAGES).await?;
     told_at_least(&gateway, "dispatcher", "channel.opened", 4).await?;
     well.store(true, Ordering::SeqCst);
     gateway.all_taken(&[&channel]).await?;
-    // It was opened by the first failures, and again by each probe; nobody else was let through.
+    // The first failures opened the breaker, and each probe reopened it; no other message passed.
     let failed = channel.received().len() - channel.taken().len();
     let opened = told(&gateway, "dispatcher", &["channel.opened"]);
     assert_eq!(failed, FAILURES + opened - 1);
@@ -253,7 +253,7 @@ async fn an_endpoint_that_is_gone_pauses_its_channel(setup: Setup) -> anyhow::Re
     .await?;
     assert_eq!(channel.received().len(), 1);
     gateway.post("/channel/c/resume", "").await?.expect(200)?;
-    // The one that met the 410 too.
+    // Including the message that got the 410.
     channel.taken_at_least(2).await?;
     gateway.finish(&[&channel]).await
 }
@@ -278,7 +278,7 @@ async fn a_sessions_server_that_is_away_gets_only_probes_and_then_all(
     };
     let plan = probing(plan(setup)?, "FORWARDER", FAILURES)
         .sessions_server(sessions.url())
-        // One at a time, so that the first failures come one after the other.
+        // One at a time, so that the first failures are consecutive.
         .env("ROUNDTRIP__FORWARDER__CONCURRENCY", "1");
     let gateway = plan.start().await?;
     gateway.register("c", &channel.url()).await?;
@@ -292,7 +292,7 @@ async fn a_sessions_server_that_is_away_gets_only_probes_and_then_all(
     gateway.finish(&[&channel, &sessions]).await
 }
 
-/// A sessions server that meets the answers of sessions named `poison…` with this.
+/// A sessions server that gives this reply to answers of sessions named `poison…`.
 async fn poisoned(reply: fn() -> Reply) -> anyhow::Result<ScriptedServer> {
     ScriptedServer::start(move |answer| {
         if answer.field("session_id").starts_with("poison") {
@@ -304,7 +304,7 @@ async fn poisoned(reply: fn() -> Reply) -> anyhow::Result<ScriptedServer> {
     .await
 }
 
-/// Has one channel answer what the sessions server does not take, and then others answer.
+/// Posts answers of one channel that the sessions server refuses, then answers of others.
 async fn beside_poison(
     setup: Setup,
     sessions: ScriptedServer,
@@ -314,7 +314,7 @@ async fn beside_poison(
     let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
     let plan = plan(setup)?
         .sessions_server(sessions.url())
-        // Without a probe for as long as the test lasts.
+        // No probe during the test.
         .env("ROUNDTRIP__FORWARDER__BREAKER__WAIT", "10m")
         .env("ROUNDTRIP__FORWARDER__BREAKER__MAX_WAIT", "10m")
         .env("ROUNDTRIP__FORWARDER__RETRY__SCHEDULE", "10m");

@@ -1,4 +1,4 @@
-//! API keys: outside development nothing is answered without one, and each does what it is for.
+//! API keys: outside development every call needs one, and a key allows only the calls of its role.
 
 use anyhow::{Context, ensure};
 use harness::{
@@ -26,10 +26,9 @@ on_both_setups! {
 
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 
-/// Of channels to which nothing is sent.
+/// The endpoint of channels that get no messages.
 const ENDPOINT: &str = "http://127.0.0.1/incoming";
 
-/// Makes a request with a key.
 async fn ask(
     gateway: &TestGateway,
     key: &str,
@@ -42,7 +41,7 @@ async fn ask(
         .await
 }
 
-/// Makes a key of this role, for these channels, and returns its id and the key.
+/// Creates a key of this role, limited to these channels; returns its id and the key.
 async fn make(
     gateway: &TestGateway,
     role: &str,
@@ -59,7 +58,7 @@ fn message(channel: &str) -> String {
     json!({"channel_id": channel, "session_id": "s", "message": "m"}).to_string()
 }
 
-/// Waits until a call with this key is answered so.
+/// Waits until a call with this key gets an answer that satisfies the condition.
 async fn until_answered(
     gateway: &TestGateway,
     key: &str,
@@ -189,7 +188,7 @@ async fn an_idempotency_key_answers_nobody_but_its_caller(
         ))
     };
     let (of_first, _) = send(&first, "one").await?;
-    // Neither its answer nor that it was used is told.
+    // Another key gets no replayed answer, and no hint that the idempotency key is in use.
     for said in ["one", "two"] {
         let key = if said == "one" { &second } else { OPERATOR_KEY };
         let (id, replayed) = send(key, said).await?;
@@ -201,7 +200,7 @@ async fn an_idempotency_key_answers_nobody_but_its_caller(
     gateway.finish(&[&channel]).await
 }
 
-/// The ids of the channels of what is listed under this field.
+/// The channel ids of the items under this field.
 fn channels(answer: &Answer, field: &str) -> Vec<String> {
     let mut ids: Vec<String> = answer.json()[field]
         .as_array()
@@ -258,7 +257,7 @@ async fn a_key_sees_and_replays_nothing_of_other_channels(
     let done = |answer: &Answer| answer.json()["status"] == "done";
     let replayed = until_answered(&gateway, &operator, &path, done).await?;
     assert_eq!(replayed.json()["progress"]["replayed"], 1);
-    // It died again.
+    // It failed again.
     until_answered(&gateway, OPERATOR_KEY, "/dead-letters", |answer| {
         channels(answer, "dead_letters") == all && answer.text.matches(r#""round":1"#).count() == 1
     })
@@ -281,7 +280,7 @@ async fn a_key_that_is_revoked_ends_while_its_successor_goes_on(
         let answer = ask(&gateway, key, Method::GET, "/messages", "").await?;
         answer.expect(200)?;
     }
-    // By another process: the gateway is not told of it.
+    // Another process revokes it, without a notice to the gateway.
     let revoked = gateway.command(&["keys", "revoke", &first_id]).await?;
     ensure!(revoked.status.success(), "{revoked:?}");
     wait::until("the first key to end", async || {
@@ -321,7 +320,7 @@ async fn the_command_line_makes_lists_and_revokes_keys(setup: Setup) -> anyhow::
     ensure!(created.status.success(), "{created:?}");
     let key = String::from_utf8(created.stdout)?;
     let key = key.trim();
-    // At once: a key that is not known is looked for.
+    // At once: an unknown key triggers a read.
     let answer = ask(&gateway, key, Method::GET, "/channel/c", "").await?;
     answer.expect(200)?;
 
@@ -385,14 +384,14 @@ async fn the_command_line_repeats_no_key_that_it_was_given(
         let told = String::from_utf8_lossy(&refused.stderr);
         assert!(!told.is_empty() && !told.contains(secret), "{told}");
         if arguments.len() == 3 {
-            // Which key it is, and what should have been there.
+            // Names the key, and says what was expected.
             assert!(told.contains(&id) && told.contains("whole key"), "{told}");
         }
     }
     gateway.finish(&[]).await
 }
 
-/// Those that an operator of these channels may have made, and no others.
+/// The keys that an operator of these channels may have made, and no others.
 async fn the_command_line_revokes_all_keys_of_a_channel(setup: Setup) -> anyhow::Result<Accounted> {
     let gateway = Plan::new(setup)?.production().start().await?;
     let mut ended = Vec::new();
@@ -449,7 +448,7 @@ async fn a_key_that_is_too_fast_is_told_to_wait(setup: Setup) -> anyhow::Result<
 async fn an_ingress_that_nobody_could_call_does_not_start(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    // Set but empty is not set.
+    // Set but empty means not set.
     let without = Plan::new(setup)?.env("OPERATOR_KEY", "").production();
     let mut gateway = without.prepare().await?;
     let refused = gateway.refused_start().await?;
@@ -553,7 +552,7 @@ async fn an_ingress_that_starts_while_the_store_is_away_is_not_ready_until_it_kn
     gateway.finish(&[]).await.map(drop)
 }
 
-/// The indexes of a database that has none are made in the background: a command waits for them.
+/// A new database builds its indexes in the background; a command waits for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_ends_what_it_began_and_does_not_panic() -> anyhow::Result<()> {
     const RUNS: usize = 20;

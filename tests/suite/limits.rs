@@ -1,5 +1,5 @@
-//! Limits: what is beyond one is refused and enqueues nothing, and whoever keeps within them is
-//! answered meanwhile.
+//! Limits: what exceeds one is refused and enqueues nothing, and other clients are served
+//! meanwhile.
 
 use futures::future::{join_all, select_all};
 use harness::{
@@ -13,12 +13,12 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 
 const MESSAGE: &str = r#"{"channel_id":"known","session_id":"s","message":"m"}"#;
 
-/// Sends the head of a message that announces so many bytes.
+/// Sends the head of a message that announces this many bytes.
 async fn announce(raw: &mut Raw, bytes: usize) -> anyhow::Result<()> {
     raw.say(&head(bytes, "")).await
 }
 
-/// The same, and waits until the gateway waits for them.
+/// The same, and waits until the gateway reads the body.
 async fn begin(raw: &mut Raw, bytes: usize) -> anyhow::Result<()> {
     raw.say(&head(bytes, "expect: 100-continue\r\n")).await?;
     raw.is_told("HTTP/1.1 100 Continue\r\n\r\n").await
@@ -52,7 +52,7 @@ async fn ingress(settings: &[(&str, &str)]) -> anyhow::Result<TestGateway> {
     Ok(gateway)
 }
 
-/// Ends the test; so many messages must be in the queue.
+/// Ends the test with this many messages in the queue.
 async fn end_with(mut gateway: TestGateway, enqueued: u64) -> anyhow::Result<()> {
     assert_eq!(gateway.enqueued().await?, enqueued);
     let ended = gateway.finish_unaccounted("nothing but the ingress ran");
@@ -84,10 +84,10 @@ async fn a_connection_beyond_the_bound_is_told_503_and_the_others_go_on() -> any
     let gateway = ingress(&[("MAX_CONNECTIONS", "8")]).await?;
     let head = "POST /channel/message HTTP/1.1\r\n";
     let mut all = Vec::new();
-    // The harness has one already; among so many, some must be told.
+    // The harness holds one connection; of this many, some must be refused.
     for _ in 0..16 {
         let mut raw = gateway.connect().await?;
-        // Where there is no place the gateway may have closed it by now.
+        // Beyond the limit the gateway may have closed it already.
         let _ = raw.say(head).await;
         all.push(raw);
     }
@@ -146,7 +146,7 @@ async fn more_requests_than_may_be_under_way_are_503_until_one_has_ended() -> an
 
 #[tokio::test]
 async fn more_bytes_than_may_be_under_way_are_503_until_they_have_gone() -> anyhow::Result<()> {
-    /// The least that can be configured is the longest batch.
+    /// The least that can be configured: the longest batch.
     const BOUND: usize = 16 << 20;
     const EACH: usize = 1 << 20;
     let bound = BOUND.to_string();
@@ -156,7 +156,7 @@ async fn more_bytes_than_may_be_under_way_are_503_until_they_have_gone() -> anyh
     for _ in 0..=BOUND / EACH {
         let mut raw = gateway.connect().await?;
         announce(&mut raw, EACH).await?;
-        // What is refused may be closed before it is sent whole.
+        // A refused connection may close before everything is sent.
         let _ = raw.say(&all_but_the_end).await;
         under_way.push(raw);
     }
@@ -241,7 +241,7 @@ async fn what_is_beyond_a_limit_is_a_problem_and_enqueues_nothing() -> anyhow::R
     end_with(gateway, 0).await
 }
 
-/// RFC 9112, 3.2: a proxy before the gateway, and the gateway, must read one and the same.
+/// RFC 9112, 3.2: a proxy before the gateway must read the same `Host` as the gateway.
 #[tokio::test]
 async fn a_request_that_does_not_say_once_whom_it_is_for_is_400() -> anyhow::Result<()> {
     let gateway = ingress(&[]).await?;
@@ -261,7 +261,7 @@ async fn a_request_that_does_not_say_once_whom_it_is_for_is_400() -> anyhow::Res
     end_with(gateway, 0).await
 }
 
-/// As a page in a browser of this machine makes it, by a form or under a name that leads here.
+/// As a page in a browser of this machine does it, by a form or by DNS rebinding.
 #[tokio::test]
 async fn in_development_a_web_page_changes_nothing() -> anyhow::Result<()> {
     let gateway = ingress(&[]).await?;

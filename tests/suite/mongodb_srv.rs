@@ -1,6 +1,6 @@
-//! `mongodb+srv://`: where MongoDB is, and which replica set it is, comes from the DNS, and TLS is on
-//! without being asked for. The driver asks the machine's resolver and no other, so each case runs
-//! in a network of its own, where that is a nameserver of the test's.
+//! `mongodb+srv://`: the DNS names the MongoDB hosts and the replica set, and TLS is on by default.
+//! The driver uses the machine's resolver only, so each case runs in its own network namespace with
+//! a nameserver of the test.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -23,34 +23,34 @@ use tempfile::TempDir;
 
 use crate::tls_outward::chain;
 
-/// The name in the URL, and the host that the DNS gives for it, which must be of the same domain.
+/// The name in the URL, and the host that the DNS gives for it, which must be in the same domain.
 const CLUSTER: &str = "cluster.roundtrip.example";
 const NODE: &str = "node.roundtrip.example";
-/// The same host, but the DNS says that it is of another replica set.
+/// The same host, but the DNS names another replica set.
 const OTHER_SET: &str = "other-set.roundtrip.example";
-/// The same place, but by a name that its certificate does not have.
+/// The same host, under a name that its certificate lacks.
 const MISNAMED: &str = "misnamed.roundtrip.example";
 const UNPROVEN: &str = "unproven.roundtrip.example";
-/// The same place, but in another domain than the name's.
+/// The same host, in another domain than the name's.
 const ASTRAY: &str = "astray.roundtrip.example";
 const FOREIGN: &str = "node.elsewhere.example";
 
-/// Where everything is, apart.
+/// The address of everything in the namespace.
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// The MongoDB of the tests.
+/// The tests' MongoDB.
 #[derive(Debug, Serialize, Deserialize)]
 struct Member {
-    /// As it calls itself, where the driver goes once it has found it.
+    /// The host name that it announces, which the driver connects to.
     host: String,
     port: u16,
-    /// The replica set that it is of.
+    /// Its replica set.
     set: Option<String>,
-    /// A database of the test's own.
+    /// A database for this test.
     database: String,
 }
 
-/// Its side of the network that is apart: names, certificates, a way to the server itself.
+/// The servers within the namespace: DNS, certificates, and a proxy to MongoDB.
 struct Cluster {
     member: Member,
     authority: Authority,
@@ -60,7 +60,7 @@ struct Cluster {
     _way_out: WayOut,
 }
 
-/// Runs a case apart, with the tests' MongoDB behind it.
+/// Runs a case in a network namespace with the tests' MongoDB.
 async fn run_apart(realm: &Realm, case: &str) -> anyhow::Result<()> {
     let host = realm.store.host_str().context("a host")?;
     let port = realm.store.port().unwrap_or(27017);
@@ -123,17 +123,17 @@ async fn cluster(told: Told<Member>) -> anyhow::Result<Cluster> {
 }
 
 impl Cluster {
-    /// A file with its certificate authority.
+    /// A file with the certificate authority.
     fn ca_file(&self) -> anyhow::Result<PathBuf> {
         self.authority.write(self.folder.path())
     }
 
-    /// A URL that says no more than a name and a database.
+    /// A URL with a name and a database only.
     fn url(&self, name: &str) -> String {
         format!("mongodb+srv://{name}/{}", self.member.database)
     }
 
-    /// How the store's crate finds the cluster of this name.
+    /// What the store's crate reports for the cluster of this name.
     async fn ping(
         &self,
         name: &str,

@@ -1,5 +1,5 @@
-//! Channels' names where nothing is configured: they are resolved as the machine is set up to. Each
-//! case runs in a network of its own, where that is what the case says.
+//! Channels' names with default settings: the machine's own configuration resolves them. Each case
+//! runs in a network namespace with its own configuration.
 
 use std::{
     fs,
@@ -20,27 +20,27 @@ use harness::{
     wait,
 };
 
-/// Where the channel's server is.
+/// The channel server's address.
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Names whose nameserver says nothing, as whoever registers a channel may have them.
+/// Names whose nameserver never answers, as any channel may have.
 const SLOW: &str = ".slow.example";
 const SLOW_NAMES: usize = 120;
-/// Far more than a gateway has that waits for nothing, far fewer than one for each of these names.
+/// Well above the threads of an idle gateway, and well below one for each of these names.
 const MAX_THREADS: usize = 64;
 
-/// Where names are found by how the machine is set up: in `/etc/hosts`, as `hooks` in a search domain,
-/// at the second nameserver alone.
+/// Names found by the machine's configuration: in `/etc/hosts`, as `hooks` in a search domain, and
+/// only at the second nameserver.
 const LISTED: &str = "listed.example";
 const SEARCHED: &str = "hooks.corp.example";
 const MOVED: &str = "moved.example";
 
-/// A channel's server that keeps no connection, so that each try resolves anew.
+/// A channel server that keeps no connection, so that each attempt resolves the name again.
 async fn channel() -> anyhow::Result<ScriptedServer> {
     ScriptedServer::start(|_: &_| Reply::ok().header("connection", "close")).await
 }
 
-/// What one name has, and no other.
+/// The records of one known name; other names have none.
 fn at(known: &str, name: &str) -> Vec<Record> {
     let found = (name == known).then_some(Record::Address(HERE));
     found.into_iter().collect()
@@ -127,7 +127,7 @@ async fn a_name_is_resolved_as_the_machine_is_set_up_and_set_up_anew() -> anyhow
     assert_eq!(first.asked(LISTED), 0, "it is listed in /etc/hosts");
     assert!(first.asked(SEARCHED) > 0);
 
-    // Only the second nameserver knows this one.
+    // Only the second nameserver has this name.
     let url = format!("http://{MOVED}:{}/", channel.port());
     gateway.register("moved", &url).await?;
     gateway.send("moved", "s").await?;

@@ -1,5 +1,5 @@
-//! Channel servers and sessions servers that answer oddly, stall, or attack: none of it delivers a
-//! message again that was taken, or holds up the others.
+//! Channel servers and sessions servers that answer oddly, stall or attack: none of them causes a
+//! second delivery of an accepted message or delays the others.
 
 use std::time::Duration;
 
@@ -24,11 +24,11 @@ on_both_setups! {
     a_frozen_http2_connection_to_the_sessions_server_delays_answers_by_seconds,
 }
 
-/// How soon after a connection has frozen the next delivery is promised: 10 s, and as much again
-/// for a machine that is busy.
+/// How soon after a connection freezes the next delivery must succeed. The promise is 10 s; a busy
+/// machine gets twice that.
 const SECONDS: Duration = Duration::from_secs(20);
 
-/// The heads of a 200 as proxies and firewalls write them, and worse ones.
+/// Heads of a 200 as proxies and firewalls write them, and worse ones.
 fn heads() -> Vec<Vec<u8>> {
     let many: Vec<String> = (0..150).map(|n| format!("x-{n}: {n}\r\n")).collect();
     let many = many.concat();
@@ -47,7 +47,7 @@ fn heads() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-/// The ends of a message's tries, as the API shows them, once the message is delivered.
+/// The ends of a message's attempts, by the API, once it is delivered.
 async fn delivered(gateway: &TestGateway, id: &str) -> anyhow::Result<Vec<Value>> {
     let path = format!("/channel/message/{id}");
     wait::until(format!("{id} to be delivered"), async || {
@@ -80,7 +80,7 @@ async fn a_200_is_delivered_once_whatever_its_head_is_like(
         .await
 }
 
-/// It answers when it has seen the head, and never reads the body.
+/// The server answers after the head and never reads the body.
 async fn an_answer_before_the_request_was_read_is_an_answer(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
@@ -126,7 +126,7 @@ async fn interim_responses_without_an_end_are_a_failed_try(
         .await
 }
 
-/// Servers under TLS, whose authority the gateway trusts.
+/// Servers under TLS with an authority that the gateway trusts.
 struct Trusted {
     authority: Authority,
     ca_file: String,
@@ -144,7 +144,7 @@ impl Trusted {
         })
     }
 
-    /// A server over HTTP/2 whose connections can be frozen, and its URL.
+    /// An HTTP/2 server whose connections can be frozen, and its URL.
     async fn freezable(&self, server: &ScriptedServer) -> anyhow::Result<(Freezable, String)> {
         let identity = self.authority.identity("localhost")?;
         let behind = ([127, 0, 0, 1], server.port()).into();
@@ -164,7 +164,7 @@ struct Freezable {
     _front: TlsFront,
 }
 
-/// The server takes the first request, and its frames stop.
+/// The server takes the first request, then its frames stop.
 async fn http2_frames_that_stop_delay_a_message_by_seconds(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
@@ -175,7 +175,7 @@ async fn http2_frames_that_stop_delay_a_message_by_seconds(
     let settings = b"\0\0\0\x04\0\0\0\0\0";
     let answer = b"\0\0\x01\x01\x05\0\0\0\x01\x88";
     let server = ByteServer::start_tls(&identity, "h2", move |connection| {
-        // The field stands in a DATA frame, uncompressed.
+        // The field appears in a DATA frame, uncompressed.
         let body = Step::ReadUntil(b"session_id");
         let mut steps = vec![Step::Write(settings.to_vec()), body];
         if connection > 0 {

@@ -1,4 +1,4 @@
-//! Servers of ours that are away: nothing that was accepted is lost of it.
+//! The broker or the store is unavailable: no accepted message is lost.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use rstest::rstest;
 use serde_json::json;
 use tokio::time::timeout;
 
-/// The promise is 2 s. A machine that is busy building gets some more, and less than it takes for a
-/// stalled connection to be noticed.
+/// The promise is 2 s. A busy machine gets more, but less than the detection of a stalled
+/// connection takes.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(8);
 
-/// How many messages are sent before, and how many during the outage.
+/// The messages sent before the outage, and again during it.
 const MESSAGES: usize = 20;
 
 async fn try_to_send(gateway: &TestGateway) -> anyhow::Result<Answer> {
@@ -71,7 +71,7 @@ async fn while_the_store_is_away_known_channels_are_served() -> anyhow::Result<(
     let (url, proxy) = plan.realm()?.store_by_proxy().await?;
     let gateway = plan
         .env("STORE_URL", url)
-        // Each message asks the store again.
+        // Each message reads the store again.
         .env("ROUNDTRIP__STORE__CACHE_TTL", "1ms")
         .start()
         .await?;
@@ -101,12 +101,12 @@ async fn while_the_store_is_away_messages_wait_at_the_cost_of_no_try() -> anyhow
         .env("ROUNDTRIP__STORE__TIMEOUT", "500ms")
         .env("ROUNDTRIP__DISPATCHER__PARK", "200ms")
         .env("ROUNDTRIP__LOG__LEVEL", "info,roundtrip_dispatcher=debug")
-        // The second failed try would be the last.
+        // The second failed attempt would be the last.
         .schedule("100ms")
         .start()
         .await?;
     gateway.register("c", &channel.url()).await?;
-    // The ingress knows the channel now; the dispatcher was never asked for it.
+    // The ingress has the channel in its cache; the new dispatcher does not.
     gateway.stop("dispatcher-0").await?;
     gateway.send("c", "s").await?;
 

@@ -1,18 +1,18 @@
-//! What we must not do: ten failures that were reproduced in a well-known peer. Each is a test of
-//! ours; those that stand elsewhere are named here.
+//! Ten failures that were reproduced in a well-known peer and must not happen here. Each has a
+//! test; those in other modules are named in the table.
 //!
 //! | what happened there | what shows that it does not here |
 //! |---|---|
 //! | behind a 20 s endpoint a message for a fast one waited 16.8 s | `isolation::a_hung_channels_backlog_does_not_stop_a_healthy_one` |
 //! | the in-flight cap was soft: 610 of 500 | `isolation::the_cap_on_what_is_under_way_is_hard`; the brokers' contract, `a_window_is_hard` |
-//! | the answer's body stood outside the time limit: a stalled one was posted again for ever, and a drain never ended | `a_stalled_answer_is_one_delivery_and_holds_up_no_drain` |
-//! | with the queue down a post was stored, and its repeat refused though nothing was ever sent | `producers::without_the_broker_no_key_is_remembered` |
+//! | the time limit excluded the answer's body: a stalled one was posted again for ever, and a drain never ended | `a_stalled_answer_is_one_delivery_and_holds_up_no_drain` |
+//! | with the queue down a post was stored, and its repeat was refused though nothing was sent | `producers::without_the_broker_no_key_is_remembered` |
 //! | a broker restart emptied the queue | `faults::on_rabbitmq_and_mongodb_faults_lose_nothing`; the brokers' contract, `what_was_not_settled_comes_back_after_reopening` |
 //! | after a broker restart the consumer never came back | `outages::while_the_broker_is_away_messages_are_refused_and_none_is_lost`; `rabbitmq::a_consumer_outlives_its_queue` |
 //! | a nack dropped the task | the brokers' contract, `a_delivery_that_is_dropped_comes_back` |
 //! | a per-endpoint rate was stored and not enforced | the dispatcher's lanes, `a_rate_is_enforced` and `what_is_parked_for_its_rate_comes_back_at_that_rate` |
-//! | 429 was tried again at the ordinary pace | `what_a_429_asks_for_is_waited` |
-//! | the HTTP client repeated a dropped request by itself, and one try was recorded | `each_request_that_is_dropped_is_a_try_of_its_own` |
+//! | 429 was retried on the ordinary schedule | `what_a_429_asks_for_is_waited` |
+//! | the HTTP client repeated a dropped request by itself, and one attempt was recorded | `each_request_that_is_dropped_is_a_try_of_its_own` |
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -45,15 +45,15 @@ on_both_setups! {
 /// What a bare server does with a request.
 #[derive(Clone, Copy)]
 enum Then {
-    /// Takes it.
+    /// Accepts it.
     Take,
-    /// Sends the head of a 200 and a little of its body, and no more.
+    /// Sends the head of a 200 and a part of its body, then stalls.
     Stall,
-    /// Closes the connection without a word.
+    /// Closes the connection without an answer.
     Drop,
 }
 
-/// A server below HTTP's good manners.
+/// A bare HTTP server that can break the protocol.
 struct Bare {
     address: SocketAddr,
     /// The body of each request, in order.
@@ -62,7 +62,7 @@ struct Bare {
 }
 
 impl Bare {
-    /// Does with the n-th request (from 1 on) whose body holds some text what this says.
+    /// `then` decides about the n-th request (from 1 on) with the same session.
     async fn start(then: fn(&str, usize) -> Then) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -117,12 +117,12 @@ async fn serve(
             Then::Stall => b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nand then",
             Then::Drop => return,
         };
-        // Who asked may have gone; the next read tells.
+        // The client may be gone; the next read shows it.
         let _ = stream.write_all(answer).await;
     }
 }
 
-/// The body of the next request; none where the connection ends.
+/// The body of the next request; `None` at the end of the connection.
 async fn read_request(stream: &mut TcpStream) -> Option<String> {
     const END_OF_HEAD: &str = "\r\n\r\n";
     let mut request = String::new();
@@ -147,13 +147,13 @@ async fn read_request(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// What the API tells of a message, once it is in this state.
+/// A message by the API, once it is in this state.
 async fn until_state(gateway: &TestGateway, id: &str, state: &str) -> anyhow::Result<Value> {
     let path = format!("/channel/message/{id}");
     wait::until(format!("{id} to be {state}"), async || {
         let told = gateway.get(&path).await.ok()?.json();
         let timeline = Vec::<Entry>::deserialize(&told["timeline"]).ok()?;
-        // MongoDB has the state and the entries in two collections: a look in between finds one
+        // MongoDB keeps the state and the entries in two collections: a read in between sees one
         // before the other.
         let follows = told["state"] == json!(State::of(&timeline));
         (follows && told["state"] == state).then_some(told)
@@ -161,7 +161,7 @@ async fn until_state(gateway: &TestGateway, id: &str, state: &str) -> anyhow::Re
     .await
 }
 
-/// The tries that a message's timeline tells of.
+/// The attempts in a message's timeline.
 fn tries(told: &Value) -> Vec<&Value> {
     let timeline = told["timeline"].as_array();
     let entries = timeline.into_iter().flatten();
@@ -190,13 +190,13 @@ async fn a_stalled_answer_is_one_delivery_and_holds_up_no_drain(
     gateway.register("c", &channel.url()).await?;
     let id = gateway.send("c", "stalls").await?;
     channel.request_for("stalls").await?;
-    // Ends well, and within its time.
+    // It ends cleanly and in time.
     let dispatcher = gateway.having("dispatcher");
     gateway.stop(&dispatcher).await?;
     gateway.process(&dispatcher)?.restart().await?;
     let told = until_state(&gateway, &id, "delivered").await?;
     assert_eq!(tries(&told).len(), 1);
-    // Were it to come again, it would come before this one.
+    // A redelivery would come before this one.
     gateway.send("c", "later").await?;
     channel.request_for("later").await?;
     assert_eq!(channel.requests_for("stalls"), 1);
@@ -205,8 +205,8 @@ async fn a_stalled_answer_is_one_delivery_and_holds_up_no_drain(
         .await
 }
 
-/// By the order of events: of two messages that fail, the one whose endpoint asked for a longer
-/// wait comes back last, though it failed first.
+/// Checked by the order of events: of two failing messages, the one with the longer `Retry-After`
+/// comes back last, though it failed first.
 async fn what_a_429_asks_for_is_waited(setup: Setup) -> anyhow::Result<Accounted> {
     let busy = ScriptedServer::start(|request: &Received| match request.attempt {
         1 => Reply::status(429).header("retry-after", "4"),
@@ -246,7 +246,7 @@ async fn each_request_that_is_dropped_is_a_try_of_its_own(
         .start()
         .await?;
     gateway.register("c", &channel.url()).await?;
-    // It leaves a kept connection behind: there a client is tempted to post again by itself.
+    // It leaves a kept-alive connection, on which an HTTP client may repeat a request by itself.
     let first = gateway.send("c", "first").await?;
     until_state(&gateway, &first, "delivered").await?;
     let id = gateway.send("c", "dropped").await?;
@@ -300,7 +300,7 @@ async fn what_no_version_can_decode_is_dead_with_its_reason_and_comes_once(
         (told("recorder", of_the_batch) > 0).then_some(())
     })
     .await?;
-    // What comes after it goes its way.
+    // The next message is not affected.
     gateway.send("c", "good").await?;
     gateway.all_taken(&[&channel]).await?;
     let of_the_message = ["delivery.not_attempted", "msg_poison"];
@@ -310,7 +310,7 @@ async fn what_no_version_can_decode_is_dead_with_its_reason_and_comes_once(
     gateway.finish(&[&channel]).await
 }
 
-/// To whoever starts a recorder, too: it lies there until somebody looks into it.
+/// A recorder that starts later reports it too: it stays until an operator handles it.
 async fn what_nobody_can_read_in_the_journal_is_kept_and_told(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
@@ -329,7 +329,7 @@ async fn what_nobody_can_read_in_the_journal_is_kept_and_told(
         .await
     };
     is_told(&gateway, &["cannot be read", "poison"]).await?;
-    // It is in the dead queue before this has ended.
+    // It is in the dead queue before the stop ends.
     gateway.stop(&recorder).await?;
     gateway.process(&recorder)?.restart().await?;
     is_told(

@@ -1,5 +1,5 @@
-//! An operator's policies in RabbitMQ: what the gateway's own policies keep off, and what the check of
-//! the management API says where they are not set.
+//! An operator's policies in RabbitMQ: what the gateway's own policies prevent, and what the check
+//! through the management API reports without them.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -42,7 +42,7 @@ const SHIPPED: &str = include_str!("../../k8s/with-servers/rabbitmq-definitions.
 /// A queue that is not the gateway's.
 const OTHER_QUEUE: &str = "other";
 
-/// A virtual host of its own, where a policy on everything meets no other test.
+/// A virtual host of its own, so that a policy on everything affects no other test.
 struct Vhost {
     name: String,
     management: Management,
@@ -85,14 +85,14 @@ impl Vhost {
         Ok(broker)
     }
 
-    /// What an operator means for other queues.
+    /// A policy that an operator meant for other queues.
     async fn policy_on_everything(&self, definition: &Value) -> anyhow::Result<()> {
         let policy = json!({"pattern": ".*", "apply-to": "all", "definition": definition});
         let name = "everything";
         self.management.set_policy(&self.name, name, &policy).await
     }
 
-    /// Loads the definitions that are shipped.
+    /// Loads the shipped definitions.
     async fn shield(&self) -> anyhow::Result<()> {
         let mut definitions: Value = serde_json::from_str(SHIPPED)?;
         for policy in definitions["policies"].as_array_mut().context("a list")? {
@@ -111,7 +111,7 @@ impl Vhost {
         Ok((connection, channel))
     }
 
-    /// Fills a queue that is not the gateway's, where what the policy does is seen.
+    /// Fills a queue that is not the gateway's, to show what the policy does.
     async fn fill_the_other_queue(&self, channel: &Channel, messages: u32) -> anyhow::Result<()> {
         let durable = QueueDeclareOptions {
             durable: true,
@@ -130,14 +130,14 @@ impl Vhost {
         Ok(())
     }
 
-    /// Waits until the other queue holds no more than this, or is gone.
+    /// Waits until the other queue has at most this many messages, or is gone.
     async fn until_the_other_queue_has(&self, at_most: u32) -> anyhow::Result<()> {
         let passive = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
         };
         until("the policy to act on another queue", async || {
-            // A queue that is gone closes the channel.
+            // A missing queue closes the channel.
             let (_connection, channel) = self.other_client().await.ok()?;
             let asking = channel.queue_declare(OTHER_QUEUE.into(), passive, FieldTable::default());
             match asking.await {
@@ -259,7 +259,7 @@ async fn with_the_gateways_policies_a_policy_that_bounds_queues_drops_no_dead_le
     vhost.leave(broker).await
 }
 
-/// By the arguments of the dead queues alone: what does not fit waits until there is room.
+/// With the arguments of the dead queues alone: a dead letter that does not fit waits for room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bound_on_a_dead_queue_drops_no_dead_letter() -> anyhow::Result<()> {
     const LETTERS: u16 = 10;
@@ -280,7 +280,7 @@ async fn a_bound_on_a_dead_queue_drops_no_dead_letter() -> anyhow::Result<()> {
         publish(&broker).await?;
         settling.push(next(&mut consumer).await?.settle(refused()));
     }
-    // Two are in their queue, and a third perhaps; the others are refused, and asked for again.
+    // Two are in their queue, perhaps a third; the others are refused and retried.
     for _ in 0..2 {
         timeout(WAIT_LIMIT, settling.next())
             .await?
@@ -325,7 +325,7 @@ async fn without_the_gateways_policies_a_policy_that_breaks_a_promise_is_named_w
         broker.warnings().iter().any(named).then_some(())
     })
     .await?;
-    // The gateway's own end it.
+    // The gateway's own policies end it.
     vhost.shield().await?;
     until("no warning", async || {
         broker.warnings().is_empty().then_some(())

@@ -1,4 +1,4 @@
-//! The gateway as processes: how they start, stop, share the load, and what a crash costs.
+//! The processes of the gateway: how they start, stop, share the load, and what a crash costs.
 
 use std::{collections::BTreeSet, process::Output, time::Duration};
 
@@ -43,7 +43,7 @@ async fn sigterm_lets_a_delivery_end_that_is_under_way(setup: Setup) -> anyhow::
     };
     tokio::try_join!(gateway.stop(&name), opened)?;
 
-    // Were it not settled, it would come again, and before this one.
+    // If it were unsettled, it would be redelivered before this one.
     gateway.process(&name)?.restart().await?;
     gateway.send("c", "later").await?;
     let taken = channel.taken_at_least(2).await?;
@@ -66,7 +66,7 @@ async fn a_delivery_that_outlives_the_drain_goes_back_at_the_cost_of_no_try(
     .await?;
     let mut gateway = Plan::new(setup)?
         .env("ROUNDTRIP__DRAIN", "100ms")
-        // Did the first one count, the second would be the last.
+        // If the first attempt counted, the second would be the last.
         .schedule("100ms")
         .start()
         .await?;
@@ -81,15 +81,15 @@ async fn a_delivery_that_outlives_the_drain_goes_back_at_the_cost_of_no_try(
     gateway.finish(&[&channel]).await
 }
 
-/// The messages of the run in which every process is killed.
+/// The messages of the run that kills every process.
 const MESSAGES: usize = 200;
-/// How many of them are being sent at once.
+/// How many are sent at once.
 const AT_ONCE: usize = 16;
 
 async fn sigkill_of_each_process_loses_nothing(setup: Setup) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::answering("\"answer\"")).await?;
     let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
-    // While the ingress is dead a channel's answer fails, and with it the delivery.
+    // While the ingress is down, a channel's answer fails, and with it the delivery.
     let patient = ["500ms"; 30].join(",");
     let mut gateway = Plan::new(setup)?
         .sessions_server(sessions.url())
@@ -115,7 +115,7 @@ async fn sigkill_of_each_process_loses_nothing(setup: Setup) -> anyhow::Result<A
         let sent = futures::stream::iter(0..share)
             .map(async |number| {
                 let session = format!("session-{turn}-{number}");
-                // One that the dead ingress did not accept is no loss.
+                // A message that the dead ingress did not accept is not lost.
                 gateway.send("c", &session).await.ok().map(|_id| session)
             })
             .buffer_unordered(AT_ONCE)
@@ -136,7 +136,7 @@ async fn sigkill_of_each_process_loses_nothing(setup: Setup) -> anyhow::Result<A
         accepted.is_subset(&answered).then_some(())
     })
     .await?;
-    // An answer may be taken whose message is to come again: the ingress died between the two.
+    // The ingress may crash after it accepts an answer: then the message comes again.
     gateway.all_taken(&[&channel]).await?;
     gateway.finish(&[&channel, &sessions]).await
 }
@@ -187,10 +187,10 @@ async fn a_document_written_straight_into_mongodb_is_a_channel() -> anyhow::Resu
     gateway.finish(&[&channel]).await.map(drop)
 }
 
-/// How long a process that must not start may take to say so.
+/// How long a process that must not start may take to report why.
 const REFUSAL_LIMIT: Duration = Duration::from_mins(1);
 
-/// Starts a gateway that is expected to end by itself.
+/// Starts a gateway that must end by itself.
 async fn refused(folder: &std::path::Path, env: &[(&str, &str)]) -> anyhow::Result<Output> {
     let env: Vec<_> = env
         .iter()

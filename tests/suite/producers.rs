@@ -1,4 +1,4 @@
-//! What producers may rely on: a repeat is no second message, and many go in one call.
+//! Promises to producers: a repeat is no second message, and one call takes many.
 
 use futures::future::try_join_all;
 use harness::{
@@ -42,8 +42,8 @@ fn came(channel: &ScriptedServer, answer: &Answer) -> usize {
         .count()
 }
 
-/// Sends one more and waits for it: what was enqueued before has come by then, as the one
-/// dispatcher takes messages in turn.
+/// Sends one more and waits for it. The single dispatcher works in order, so earlier messages have
+/// come by then.
 async fn after_all_others(gateway: &TestGateway, channel: &ScriptedServer) -> anyhow::Result<()> {
     gateway.send("c", "last").await?;
     gateway.all_taken(&[channel]).await
@@ -191,7 +191,8 @@ async fn without_the_broker_no_key_is_remembered() -> anyhow::Result<()> {
     gateway.register("c", &channel.url()).await?;
 
     Proxy::refuse(&proxy);
-    // The first finds the connection lost; from then on the broker is known to be away.
+    // The first publish finds the connection lost; from then on the broker is known to be
+    // unavailable.
     wait::until("the broker to be known to be away", async || {
         let answer = keyed(&gateway, "first", &message("first")).await.ok()?;
         answer.text.contains("broker-away").then_some(())
@@ -201,7 +202,7 @@ async fn without_the_broker_no_key_is_remembered() -> anyhow::Result<()> {
     assert!(refused.header("retry-after").parse::<u64>().is_ok());
 
     proxy.resume();
-    // The same key, for another message: it would be 422, had the first been remembered.
+    // The same key for another message: 422 if the first one had been remembered.
     let taken = wait::until("the broker to be back", async || {
         let answer = keyed(&gateway, "k", &message("other")).await.ok()?;
         (answer.status != 503).then_some(answer)

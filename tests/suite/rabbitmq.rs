@@ -1,4 +1,4 @@
-//! What only RabbitMQ promises: connections that break, queues that vanish, other clients.
+//! RabbitMQ only: connections that break, queues that vanish, other clients.
 
 use std::{
     collections::HashSet,
@@ -36,10 +36,10 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 use uuid::Uuid;
 
-/// The delivery limit of the work queues, as docs/adr/0002 has it.
+/// The delivery limit of the work queues (docs/adr/0002).
 const DELIVERY_LIMIT: usize = 20;
 
-/// A namespace of its own on the server that the environment names, behind a proxy.
+/// A namespace on the server that the environment names, behind a proxy.
 pub(crate) struct Place {
     pub(crate) direct: Url,
     proxy: Proxy,
@@ -80,7 +80,7 @@ impl Place {
         format!("{}.{end}", self.config.namespace)
     }
 
-    /// What a work queue was declared with in the first version.
+    /// The arguments of a work queue in the first version.
     fn work_arguments(&self) -> FieldTable {
         let mut arguments = quorum();
         for (argument, value) in [
@@ -114,7 +114,7 @@ impl Place {
         Ok(())
     }
 
-    /// Another client's channel, not by way of the proxy.
+    /// Another client's channel, past the proxy.
     pub(crate) async fn other_client(&self) -> anyhow::Result<(Connection, Channel)> {
         let properties = ConnectionProperties::default();
         let connection = Connection::connect(self.direct.as_str(), properties).await?;
@@ -129,7 +129,7 @@ impl Place {
         Ok(())
     }
 
-    /// Closes the broker and leaves nothing on the server.
+    /// Closes the broker and removes everything from the server.
     pub(crate) async fn leave(self, broker: SharedBroker) -> anyhow::Result<()> {
         broker.close().await;
         let namespace = &self.config.namespace;
@@ -202,7 +202,7 @@ pub(crate) async fn receive_all(
     while !wanted.is_empty() {
         let delivery = next(consumer).await?;
         wanted.remove(&delivery.parcel().id);
-        // Where the lease is lost it comes again, and is settled then.
+        // If the lease is lost, it is redelivered and settled then.
         let _ = delivery.settle(Decision::Done).await;
     }
     Ok(())
@@ -237,8 +237,8 @@ async fn what_was_confirmed_around_a_cut_arrives() -> anyhow::Result<()> {
     place.leave(broker).await
 }
 
-/// Two ways to one server, as to two nodes of a cluster. Heartbeats would notice a way that hangs
-/// after two minutes.
+/// Two routes to one server, as to two nodes of a cluster. Heartbeats would notice a hung route
+/// only after two minutes.
 async fn two_ways() -> anyhow::Result<(Place, Proxy)> {
     let mut place = Place::make().await?;
     let other = Proxy::start(address(&place.direct)?).await?;
@@ -251,13 +251,13 @@ async fn two_ways() -> anyhow::Result<(Place, Proxy)> {
     Ok((place, other))
 }
 
-/// How long a node that hangs may keep a client: 5 s are promised, a busy machine gets more.
+/// How long a hung node may delay a client. The promise is 5 s; a busy machine gets more.
 const HANG_LIMIT: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_hangs_is_left_for_another() -> anyhow::Result<()> {
     let (place, other) = two_ways().await?;
-    // Both connections lead to the first way.
+    // Both connections use the first route.
     other.refuse();
     let broker = place.open().await?;
     let mut consumer = broker.consume(Queue::Outbound, 10).await?;
@@ -291,8 +291,8 @@ async fn a_node_that_hangs_does_not_hold_up_the_start() -> anyhow::Result<()> {
     place.leave(broker).await
 }
 
-/// A work queue and a dead queue as the first version declared them, where `max_backlog` was another
-/// and a dead queue dropped its oldest letters.
+/// A work queue and a dead queue as the first version declared them: with another `max_backlog`,
+/// and a dead queue that drops its oldest letters.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_queues_of_an_older_version_are_taken_over() -> anyhow::Result<()> {
     const MAX_BACKLOG_THEN: i64 = 5;
@@ -311,7 +311,7 @@ async fn the_queues_of_an_older_version_are_taken_over() -> anyhow::Result<()> {
     place
         .declare(&channel_of_old, "outbound.dead", arguments)
         .await?;
-    // It carried no round.
+    // It has no round.
     let old = BasicProperties::default().with_message_id("msg_old".into());
     channel_of_old
         .basic_publish(
@@ -355,7 +355,7 @@ async fn max_backlog_can_change_once_the_queues_exist() -> anyhow::Result<()> {
     place.leave(broker).await
 }
 
-/// It would drop its oldest messages when it is full.
+/// It would drop its oldest messages when full.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_work_queue_without_its_promises_is_not_used() -> anyhow::Result<()> {
     let place = Place::make().await?;
@@ -447,7 +447,7 @@ async fn a_retry_that_the_broker_cannot_take_now_is_not_lost() -> anyhow::Result
     let id = publish(&broker).await?;
     let held = next(&mut consumer).await?;
     place.delete_queue("delay.1s").await?;
-    // The first publish comes back, the tier is declared again, and the next one is taken.
+    // The first publish is returned, the tier is declared again, and the next one is accepted.
     timeout(
         WAIT_LIMIT,
         held.settle(Decision::RetryAfter(Duration::from_secs(1))),
@@ -462,8 +462,8 @@ async fn a_retry_that_the_broker_cannot_take_now_is_not_lost() -> anyhow::Result
     place.leave(broker).await
 }
 
-/// What the broker has taken, and its confirm was lost, is published again: it is doubled, and a
-/// receiver can know it by its id.
+/// If the broker accepted a message and the confirm is lost, it is published again. The duplicate
+/// has the same id, by which a receiver can drop it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_put_off_around_a_cut_comes_again_under_its_own_id() -> anyhow::Result<()> {
     const PARCELS: u16 = 500;
@@ -480,7 +480,7 @@ async fn what_is_put_off_around_a_cut_comes_again_under_its_own_id() -> anyhow::
     }
     let mut settled = 0;
     while let Some(outcome) = timeout(WAIT_LIMIT, settling.next()).await? {
-        // Where the lease is lost it comes again as it was.
+        // If the lease is lost, it is redelivered unchanged.
         settled += usize::from(outcome.is_ok());
         if settled == BEFORE_THE_CUT {
             place.proxy.cut();
@@ -492,7 +492,7 @@ async fn what_is_put_off_around_a_cut_comes_again_under_its_own_id() -> anyhow::
         let id = delivery.parcel().id.clone();
         ensure!(sent.contains(&id), "{id} is nobody's");
         missing.remove(&id);
-        // Where the lease is lost it comes again, and is settled then.
+        // If the lease is lost, it is redelivered and settled then.
         let _ = delivery.settle(Decision::Done).await;
     }
     place.leave(broker).await
@@ -515,7 +515,7 @@ async fn a_returned_message_is_a_failure_and_its_queue_is_declared_again() -> an
     place.leave(broker).await
 }
 
-/// lapin hands a returned message to any confirm that completes next, not to its own.
+/// lapin attaches a returned message to the next confirm, which may be another message's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn among_many_publishes_only_those_that_were_returned_fail() -> anyhow::Result<()> {
     const CALLERS: usize = 100;
@@ -523,7 +523,7 @@ async fn among_many_publishes_only_those_that_were_returned_fail() -> anyhow::Re
     let place = Place::make().await?;
     let broker = place.open().await?;
     place.delete_queue("callbacks").await?;
-    // Half of the callers publish into the void, while confirms of the others come in.
+    // Half of the callers publish to a missing queue while the others' confirms arrive.
     let publishing = join_all((0..CALLERS).map(|caller| {
         let broker = broker.clone();
         tokio::spawn(async move {
@@ -580,7 +580,7 @@ async fn what_is_in_hand_when_its_consumer_goes_can_still_be_settled() -> anyhow
     let mut second = broker.consume(Queue::Outbound, 2).await?;
     ensure!(next(&mut second).await?.parcel().id == buffered);
     held.settle(Decision::Done).await?;
-    // The connection's end would bring back what was not acked.
+    // The end of the connection would requeue what was not acked.
     drop(second);
     broker.close().await;
     let broker = place.open().await?;
@@ -605,7 +605,7 @@ async fn what_kills_its_consumers_again_and_again_is_dead_with_that_reason() -> 
             got.await.ok().flatten()
         })
         .await?;
-        // What it received and did not ack counts as a delivery that failed.
+        // What it received and did not ack counts as a failed delivery.
         channel.close(200, "as if it had crashed".into()).await?;
     }
     let mut dead_letters = broker.consume(Queue::OutboundDead, 1).await?;

@@ -1,4 +1,4 @@
-//! What only RabbitMQ promises of its channels: calls that were given up, channels that are closed.
+//! RabbitMQ's channels only: abandoned calls and closed channels.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::rabbitmq::{Place, address, next, parcel, publish, receive_all, until_published};
 
-/// How long an answer is held back: longer than the gateway waits for any of those here (5 s).
+/// How long an answer is held back: longer than the gateway waits for any call here (5 s).
 const STUCK: Duration = Duration::from_secs(7);
 
 const DURABLE: QueueDeclareOptions = QueueDeclareOptions {
@@ -34,7 +34,7 @@ const PASSIVE: QueueDeclareOptions = QueueDeclareOptions {
     ..DURABLE
 };
 
-/// A broker that reaches RabbitMQ by way of a proxy that can hold back answers.
+/// A broker behind a proxy that can hold back RabbitMQ's answers.
 async fn open_by(place: &Place) -> anyhow::Result<(StuckProxy, SharedBroker)> {
     let proxy = StuckProxy::start(address(&place.direct)?).await?;
     let mut url: Url = place.direct.clone();
@@ -56,7 +56,7 @@ async fn consumers(place: &Place, queue: &str) -> anyhow::Result<u32> {
     Ok(answer.await?.consumer_count())
 }
 
-/// The broker carries out a call late, after the gateway has given it up.
+/// The server executes a call after the gateway has given it up.
 async fn nothing_is_left_behind(answer: Method) -> anyhow::Result<()> {
     const PARCELS: usize = 50;
     let place = Place::make().await?;
@@ -101,7 +101,7 @@ async fn a_cancel_that_was_given_up_gives_back_what_was_received() -> anyhow::Re
     proxy.hold_back(Method::CANCEL_OK);
     drop(first);
     let mut second = broker.consume(Queue::Outbound, 10).await?;
-    // It comes again once the channel is closed on which it was received.
+    // It is redelivered after the channel that received it closes.
     receive_all(&mut second, HashSet::from_iter(sent)).await?;
     drop(held);
     proxy.release();
@@ -146,13 +146,13 @@ async fn a_queue_of_another_type_is_refused_and_disturbs_nothing_else() -> anyho
     .await?;
     next(&mut callbacks).await?.settle(Decision::Done).await?;
     ensure!(broker.status() == Status::Ready);
-    // One to publish by, one to receive by.
+    // One publishes, one receives.
     ensure!(proxy.connections() == 2, "{}", proxy.connections());
     connection.close(200, "OK".into()).await?;
     place.leave(broker).await
 }
 
-/// A RabbitMQ of its own with settings of its own.
+/// A separate RabbitMQ with these settings.
 async fn place_with(settings: &str) -> anyhow::Result<(TempDir, Server, Place)> {
     let folder = TempDir::new()?;
     let server = Server::start_with_settings(folder.path(), settings).await?;
@@ -171,7 +171,7 @@ async fn a_message_over_the_brokers_limit_is_too_large_and_disturbs_nothing_else
         let parcel = Parcel { body, ..parcel() };
         broker.publish(Route::Callbacks, parcel).await
     };
-    // Small ones, large ones, and such as are too large, all at once.
+    // Small, large and too large messages, all at once.
     let publishing = (0..EACH).map(async |number| {
         let too_large = number % 10 == 0;
         let bytes = if too_large { 300_000 } else { 150_000 };
@@ -221,7 +221,7 @@ async fn a_missing_permission_concerns_its_queue_alone() -> anyhow::Result<()> {
     let (proxy, broker) = open_by(&place).await?;
     let _refused = broker.consume(Queue::Callbacks, 1).await?;
     let mut outbound = broker.consume(Queue::Outbound, 1).await?;
-    // Meanwhile the other consumer is refused, several times.
+    // Meanwhile the server refuses the other consumer several times.
     let begun = Instant::now();
     while begun.elapsed() < STUCK {
         let id = publish(&broker).await?;

@@ -1,5 +1,5 @@
-//! A replay outlives the crash of the process that runs it. `tests/faults replay` runs the same
-//! with 10,000 dead letters.
+//! A replay outlives the crash of its process. `tests/faults replay` runs the same with 10,000 dead
+//! letters.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const LETTERS: usize = 300;
 
 const RATE: u32 = 100;
 
-/// Far beyond what it takes; another process takes over after 30 s.
+/// Far more than needed; another process takes over after 30 s.
 const LIMIT: Duration = Duration::from_mins(3);
 
 async fn run(engines: Engines, name: &str) -> anyhow::Result<ReplayReport> {
@@ -34,7 +34,7 @@ async fn run(engines: Engines, name: &str) -> anyhow::Result<ReplayReport> {
         limit: LIMIT,
     })
     .await?;
-    // The runner shows it where a test fails.
+    // The test runner shows it on a failure.
     println!("{report}");
     Ok(report)
 }

@@ -1,5 +1,5 @@
-//! Everything that the gateway handed out goes on working after all of its processes were killed,
-//! also in development, where no key is configured.
+//! What the gateway handed out stays valid after all its processes are killed, also in development,
+//! where no key is configured.
 
 use anyhow::Context;
 use harness::{
@@ -16,7 +16,7 @@ on_both_setups! {
     pages_repeats_versions_and_replays_go_on_after_a_restart,
 }
 
-/// A gateway as development starts it: without a configured key.
+/// A gateway as in development, without a configured key.
 fn without_keys(setup: Setup) -> anyhow::Result<Plan> {
     Ok(Plan::new(setup)?.env("CALLBACK_SECRET", ""))
 }
@@ -62,7 +62,7 @@ async fn send_once(gateway: &TestGateway) -> anyhow::Result<Answer> {
     sent.await?.expect(202)
 }
 
-/// The page of a list after this cursor, and the ids on it.
+/// The page after this cursor, and its ids.
 async fn page(gateway: &TestGateway, list: &List, cursor: &Value) -> anyhow::Result<Page> {
     let mut path = format!("{}?limit=1", list.path);
     if let Some(cursor) = cursor.as_str() {

@@ -1,4 +1,4 @@
-//! What becomes of a delivery that fails.
+//! What happens to a delivery that fails.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -28,10 +28,10 @@ on_both_setups! {
     a_deleted_channels_message_is_a_dead_letter,
 }
 
-/// Three tries, soon after each other.
+/// Three attempts within 200 ms.
 const SHORT_SCHEDULE: &str = "100ms,100ms";
 
-/// Fails each message's first try with this reply and takes the second.
+/// Fails each message's first attempt with this reply and accepts the second.
 async fn failing_once(
     reply: impl Fn() -> Reply + Send + Sync + 'static,
 ) -> anyhow::Result<ScriptedServer> {
@@ -55,7 +55,7 @@ async fn a_failed_try_is_made_again_under_the_same_id(setup: Setup) -> anyhow::R
     gateway.finish(&[&channel]).await
 }
 
-/// It is longer than the schedule's wait, so a try that comes too early shows.
+/// It is longer than the schedule's interval, so an early attempt shows.
 async fn retry_after_is_honoured(setup: Setup) -> anyhow::Result<Accounted> {
     let times = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&times);
@@ -160,7 +160,7 @@ async fn a_redirect_is_a_failed_try_and_is_not_followed(setup: Setup) -> anyhow:
     gateway.finish(&[&channel]).await
 }
 
-/// What proxies answer while the server behind them is being replaced.
+/// Proxies answer so while the server behind them is replaced.
 async fn a_status_that_speaks_of_the_server_kills_no_message(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
@@ -204,7 +204,7 @@ async fn answers_wait_for_a_sessions_server_that_is_away(
 async fn a_deleted_channels_message_is_a_dead_letter(setup: Setup) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::status(500)).await?;
     let mut gateway = Plan::new(setup)?
-        // Known channels are kept for a moment; here for none.
+        // No caching of channels.
         .env("ROUNDTRIP__STORE__CACHE_TTL", "1ms")
         .schedule("1s,1s,1s")
         .start()

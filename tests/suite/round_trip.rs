@@ -14,7 +14,7 @@ on_both_setups! {
     the_development_default_makes_a_round_trip_by_itself,
 }
 
-/// Numbers that a double cannot hold, an escape and a member order that must not change.
+/// Numbers beyond a double, an escape and a member order that must not change.
 const MESSAGE: &str = r#"{"n":12345678901234567890.10,"b":"\u00e4","a":[1.0,null]}"#;
 const RESPONSE: &str = r#"{"z":1.50e300,"text":"caf\u00e9","a":{"y":-0.0}}"#;
 
@@ -58,7 +58,7 @@ async fn a_delivery_is_exactly_the_three_fields(setup: Setup) -> anyhow::Result<
                 .as_str()
         )
     );
-    // Its own, with the token that tells whose the answer is.
+    // The gateway's own URL, with the token that identifies the message.
     let own = of(&named).map(|delivery| delivery.field("response_url"));
     let own = own.unwrap_or_default();
     let (path, query) = own.split_once('?').unwrap_or_default();

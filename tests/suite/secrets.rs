@@ -1,5 +1,5 @@
-//! The audit at every test's end: a secret in a log, or in what refuses, fails the test, whoever it
-//! was that was refused.
+//! The audit at the end of each test: a secret in a log or in a refusal fails the test, for every
+//! client.
 
 use anyhow::ensure;
 use harness::{
@@ -11,10 +11,10 @@ use harness::{
 use reqwest::Method;
 use serde_json::json;
 
-/// What every log begins with.
+/// The start of every log.
 const LOGGED: &str = "ingress listens";
 
-/// What an answer has that refuses, for it was asked for.
+/// A text that the refusal quotes, as the request contained it.
 const TOLD: &str = "the-channels-id";
 
 async fn holding(secret: &str) -> anyhow::Result<TestGateway> {
@@ -22,7 +22,7 @@ async fn holding(secret: &str) -> anyhow::Result<TestGateway> {
     plan.start().await
 }
 
-/// Ends the test, which must fail by what the audit found there.
+/// Ends the test, which must fail because of the audit's finding there.
 async fn found(gateway: TestGateway, place: &str) -> anyhow::Result<()> {
     let ended = gateway.finish_unaccounted("nothing was accepted").await;
     let error = ended.expect_err("it was told").to_string();

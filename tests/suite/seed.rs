@@ -1,4 +1,4 @@
-//! The client's specification, its bodies to the letter.
+//! The client's specification, with its exact bodies.
 
 use harness::{
     gateway::{Accounted, Plan, Setup},
@@ -42,7 +42,7 @@ async fn the_seeds_channel_calls_work(setup: Setup) -> anyhow::Result<Accounted>
     let mut channel: Value = serde_json::from_str(CREATE)?;
 
     let created = gateway.post("/channel", CREATE).await?.expect(201)?;
-    // The one field that is added to the seed's, and the one time that it is shown.
+    // The one field beyond the client's specification, shown only here.
     let mut created = created.json();
     let secret = created
         .as_object_mut()

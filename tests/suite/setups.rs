@@ -1,7 +1,7 @@
-//! Each end-to-end case over both setups, so that neither can skip one.
+//! Runs each end-to-end case on both setups, so that neither can omit one.
 
-/// Declares the named cases, each a plain async function of a `Setup`, as a test on the embedded
-/// engines and as one on RabbitMQ and MongoDB.
+/// Declares each named case, an async function of a `Setup`, as two tests: on the embedded engines,
+/// and on RabbitMQ and MongoDB.
 macro_rules! on_both_setups {
     ($($case:ident),+ $(,)?) => {
         mod embedded {

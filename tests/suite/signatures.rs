@@ -1,5 +1,5 @@
-//! Signatures: what the gateway sends is believed by the official Standard Webhooks libraries, and
-//! what was tampered with is not; and a secret is seen once.
+//! Signatures: the official Standard Webhooks libraries accept what the gateway sends and refuse
+//! what was altered. A secret is shown once.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -25,18 +25,18 @@ on_both_setups! {
 
 const SESSIONS_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OLD_SESSIONS_SECRET: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-/// Of nobody's.
+/// A secret of no channel.
 const STRANGERS_SECRET: &str = "whsec_c3RyYW5nZXJzIHNlY3JldCBvZiAzMiBieXRlcyEhISE=";
-/// Numbers that a double cannot hold, and an escape: what is signed is the text, to the byte.
+/// Numbers beyond a double, and an escape: the signature covers the exact text.
 const RESPONSE: &str = r#"{"n":12345678901234567890.10,"text":"caf\u00e9 ü"}"#;
-/// So that every role soon knows of a rotation.
+/// Every role soon sees a rotation.
 const CACHE_TTL: (&str, &str) = ("ROUNDTRIP__STORE__CACHE_TTL", "20ms");
 
 fn plan(setup: Setup) -> anyhow::Result<Plan> {
     Ok(Plan::new(setup)?.env(CACHE_TTL.0, CACHE_TTL.1))
 }
 
-/// Registers a channel and gives its secret.
+/// Registers a channel and returns its secret.
 async fn register(
     gateway: &TestGateway,
     id: &str,
@@ -70,7 +70,7 @@ fn signatures(received: &Received) -> usize {
         .map_or(0, |header| header.split(' ').count())
 }
 
-/// Sends until a delivery comes with so many signatures, and gives that.
+/// Sends until a delivery has this many signatures, and returns it.
 async fn delivery_with(
     gateway: &TestGateway,
     channel: &ScriptedServer,
@@ -90,7 +90,7 @@ async fn delivery_with(
     .await
 }
 
-/// Both libraries must say this of these.
+/// Both libraries must give these results.
 async fn expect(checks: &[(Check, bool)]) -> anyhow::Result<()> {
     let (requests, expected): (Vec<_>, Vec<_>) = checks.iter().cloned().unzip();
     for library in Library::ALL {
@@ -100,7 +100,7 @@ async fn expect(checks: &[(Check, bool)]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The request as it is, and with everything that a signature covers changed.
+/// The request unchanged, and with each signed part altered.
 fn as_it_is_and_tampered_with(secret: &str, received: &Received) -> Vec<(Check, bool)> {
     let check = || Check::new(secret, received);
     let text = |name: &str| {
@@ -111,7 +111,7 @@ fn as_it_is_and_tampered_with(secret: &str, received: &Received) -> Vec<(Check, 
     };
     let later = text("webhook-timestamp").parse::<i64>().unwrap_or_default() + 1;
     let (version, signature) = text("webhook-signature").split_at(3);
-    // Another first character, whichever it has.
+    // Changes the first character, whatever it is.
     let another = if signature.starts_with('+') { '/' } else { '+' };
     let turned: String = std::iter::once(another)
         .chain(signature.chars().skip(1))
@@ -193,7 +193,7 @@ async fn during_a_rotation_both_secrets_sign(setup: Setup) -> anyhow::Result<Acc
         ));
         checks.push((Check::new(STRANGERS_SECRET, received), false));
     }
-    // Without an overlap the old ones end at once.
+    // Without an overlap the old secrets end at once.
     let third = rotate(&gateway, "c", r#"{"overlap": "0s"}"#).await?;
     let after = delivery_with(&gateway, &channel, 1).await?;
     checks.push((Check::new(&third, &after), true));
@@ -224,7 +224,7 @@ async fn each_try_is_signed_for_itself(setup: Setup) -> anyhow::Result<Accounted
         _ => Reply::ok(),
     })
     .await?;
-    // More than a second, a fifth less of it too: a timestamp has whole ones.
+    // More than a second even when a fifth shorter: timestamps have whole seconds.
     let gateway = plan(setup)?.schedule("1500ms").start().await?;
     let secret = register(&gateway, "c", &channel).await?;
     gateway.send("c", "abc123").await?;
@@ -340,7 +340,7 @@ async fn a_rotation_that_cannot_be_is_named(setup: Setup) -> anyhow::Result<Acco
     gateway.finish(&[]).await
 }
 
-/// A channel whose document was written straight into MongoDB has no secret until one is made.
+/// A channel written directly into MongoDB has no secret until a rotation makes one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_another_client_wrote_goes_unsigned_until_a_secret_is_made()
 -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! The store's contract, on both engines.
+//! The store's contract on both engines.
 
 use std::{env, path::PathBuf};
 
@@ -15,13 +15,13 @@ use serde_json::{Map, Value};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// The URL of a MongoDB in which tests may make databases, and drop them.
+/// The URL of a MongoDB in which tests may create and drop databases.
 pub(crate) fn mongodb_url() -> String {
     env::var("TEST_MONGODB_URL")
         .expect("TEST_MONGODB_URL is not set: run tests/run, or point it to a MongoDB")
 }
 
-/// A name for a database that no other test uses.
+/// A database name that no other test uses.
 pub(crate) fn database_name() -> String {
     format!("test_{}", Uuid::now_v7().simple())
 }
@@ -198,5 +198,5 @@ mod mongo {
     store_contract!(Mongo);
 }
 
-/// The time limit on a store call here: a loaded machine is no failure.
+/// The time limit of a store call: a busy machine must not fail the test.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! The API by https, with a certificate of the gateway's own.
+//! The API over https, with a certificate of the gateway's own.
 
 use std::{fs, path::Path};
 
@@ -12,7 +12,7 @@ use reqwest::{Certificate, Client, Version};
 use serde_json::json;
 use tempfile::TempDir;
 
-/// Makes a certificate and its key where the gateway looks for them.
+/// Writes a certificate and its key where the gateway reads them.
 fn certify(folder: &Path) -> anyhow::Result<Certificate> {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
     fs::write(folder.join("tls.key"), made.signing_key.serialize_pem())?;
@@ -31,7 +31,7 @@ async fn start(folder: &TempDir, settings: &[(&str, &str)]) -> anyhow::Result<Te
     plan.start().await
 }
 
-/// A client that trusts this certificate and no other.
+/// A client that trusts only this certificate.
 fn client(trusted: Certificate) -> anyhow::Result<Client> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
@@ -91,7 +91,7 @@ async fn a_certificate_that_was_renewed_is_shown_without_a_restart() -> anyhow::
     })
     .await?;
 
-    // Half of a change is none: the key of another certificate.
+    // Half of a change must not apply: the key belongs to another certificate.
     fs::write(folder.path().join("tls.key"), "nonsense")?;
     wait::until("the log to tell of it", async || {
         let log = gateway.log("all").ok()?;

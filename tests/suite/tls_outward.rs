@@ -1,6 +1,6 @@
-//! TLS toward the operator's own servers: RabbitMQ and MongoDB under a private certificate
-//! authority. Each refusal stands beside a connection that differs from it in one thing and is
-//! made, so that it is the certificate that was refused.
+//! TLS to the operator's own servers: RabbitMQ and MongoDB under a private certificate authority.
+//! Each refused connection has a counterpart that differs in one thing and succeeds, so the
+//! certificate is the cause.
 
 use std::{error::Error, net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -18,12 +18,12 @@ use roundtrip_store::StoreError;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// RabbitMQ under TLS, and MongoDB behind a front that speaks it: both are `localhost`, by the same
+/// RabbitMQ under TLS, and MongoDB behind a TLS proxy. Both are `localhost` under the same
 /// authority.
 struct UnderTls {
     ca_file: PathBuf,
     mongodb: TlsFront,
-    // Before its folder, by which it is found and ended: fields are dropped in this order.
+    // Before its folder, which is needed to end it: fields drop in this order.
     rabbitmq: Server,
     folder: TempDir,
 }
@@ -49,7 +49,7 @@ async fn mongodb_itself() -> anyhow::Result<SocketAddr> {
 }
 
 impl UnderTls {
-    /// Another authority's certificate, in a file of its own.
+    /// Another authority's certificate, in a file.
     fn stranger(&self) -> anyhow::Result<PathBuf> {
         let folder = self.folder.path().join("stranger");
         std::fs::create_dir_all(&folder)?;
@@ -63,11 +63,12 @@ impl UnderTls {
 
     fn mongodb(&self, host: &str) -> String {
         let port = self.mongodb.port();
-        // The server names its own address, and the driver would go there, past the front.
+        // Without `directConnection` the driver would follow the server's own address, past the
+        // proxy.
         format!("mongodb://{host}:{port}/?directConnection=true&tls=true")
     }
 
-    /// How the broker's crate finds RabbitMQ.
+    /// What the broker's crate reports for RabbitMQ.
     async fn broker(&self, host: &str, ca_file: Option<PathBuf>) -> anyhow::Result<Status> {
         let config = roundtrip_broker::Config {
             url: self.amqps(host)?,
@@ -81,7 +82,7 @@ impl UnderTls {
         Ok(status)
     }
 
-    /// How the store's crate finds MongoDB.
+    /// What the store's crate reports for MongoDB.
     async fn store(
         &self,
         host: &str,
@@ -97,7 +98,7 @@ impl UnderTls {
     }
 }
 
-/// All that an error says, its sources included.
+/// An error's text, with its sources.
 pub(crate) fn chain(error: &StoreError) -> String {
     let mut told = error.to_string();
     let mut source = error.source();
