@@ -156,7 +156,7 @@ async fn a_documented_channel_server_answers_what_the_gateway_delivers(
         .map(|answer| answer["response_data"]["text"].to_string())
         .collect();
     texts.sort_unstable();
-    let expected = [r#""Got \"Hello\"""#, r#""Got 0""#, r#""Got false""#];
+    let expected = [r#""Got 0""#, r#""Got \"Hello\"""#, r#""Got false""#];
     assert_eq!(texts, expected);
     let unaccounted = gateway.finish_unaccounted("the documented server keeps no record");
     unaccounted.await.map(drop)

@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn a_message_id_tells_when_it_was_made() {
         let id: MessageId = "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".parse().unwrap();
-        assert_eq!(id.made_at(), datetime!(2024-11-03 04:33:57.555 UTC));
+        assert_eq!(id.made_at(), datetime!(2024-11-03 06:41:14.931 UTC));
         let forged: MessageId = "msg_ffffffffffff7c4d8e9f0a1b2c3d4e5f".parse().unwrap();
         assert_eq!(forged.made_at(), LATEST);
     }

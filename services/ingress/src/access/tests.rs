@@ -165,11 +165,8 @@ async fn what_is_open_asks_for_no_key() {
     for (method, path, _) in open {
         for headers in [&[][..], &[("authorization", "Bearer wrong")][..]] {
             let answer = bench.request(method.clone(), path, headers, "{}").await;
-            assert_ne!(
-                answer.json()["type"],
-                "urn:roundtrip:problem:no-valid-key",
-                "{path}"
-            );
+            let body: serde_json::Value = serde_json::from_str(&answer.text).unwrap_or_default();
+            assert_ne!(body["type"], "urn:roundtrip:problem:no-valid-key", "{path}");
         }
     }
 }
@@ -183,6 +180,7 @@ async fn what_is_open_asks_for_no_key() {
     "GET /channel/message/{message_id}",
     "GET /messages",
     "GET /dead-letters",
+    "GET /replays",
     "GET /replays/{replay_id}",
 ][..]))]
 #[case::producer(KeyRole::Producer, Some(&[

@@ -261,11 +261,19 @@ fn said_list(text: &str, origin: &Origin) -> Vec<Node> {
 /// again.
 pub(super) fn read_all<T: DeserializeOwned>(mut table: Table) -> Result<T, Problem> {
     let mut problems = Ok(());
+    let mut removed = Vec::new();
     loop {
         match read(table.clone()) {
             Ok(read) => return problems.map(|()| read),
+            // Missing only because its wrong value was removed: its section goes too.
+            Err(Wrong { path, .. }) if removed.contains(&path) => {
+                if !remove(&mut table, path.get(1..).unwrap_or_default()) {
+                    return problems.and_then(|()| Err(Problem::from(Wrong::because(UNSAID))));
+                }
+            }
             Err(wrong) => {
                 let goes_on = remove(&mut table, &wrong.path);
+                removed.push(wrong.path.clone());
                 let problem = Problem::from(wrong).after(problems);
                 if !goes_on {
                     return Err(problem);

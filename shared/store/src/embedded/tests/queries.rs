@@ -208,10 +208,12 @@ async fn what_others_channels_hold_is_no_effort_of_a_limited_callers() {
     let store = SqliteStore::open(path, Duration::from_mins(5))
         .await
         .unwrap();
-    let values: Vec<_> = (0..100_000).map(serde_json::Value::from).collect();
-    let big = json!({"channel_id": "big", "channel_metadata": {"l": values}});
-    let big = serde_json::from_value(big).unwrap();
-    store.create(&big).await.unwrap();
+    let values: Vec<_> = (0..9_900).map(serde_json::Value::from).collect();
+    for name in ["one", "two", "three"] {
+        let big = json!({"channel_id": name, "channel_metadata": {"l": values}});
+        let big = serde_json::from_value(big).unwrap();
+        store.create(&big).await.unwrap();
+    }
     store.create(&channel("own")).await.unwrap();
     let branches: Vec<_> = (0..1300)
         .map(|at| json!({"channel_metadata.l": format!("no {at}")}))
