@@ -59,7 +59,7 @@ pub enum DeadKind {
 }
 
 impl DeadKind {
-    /// The kind's name, as it is stored and shown.
+    /// The name in storage and in the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -111,7 +111,6 @@ made_id! {
 }
 
 impl MessageId {
-    /// The id's UUID.
     pub(crate) const fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
@@ -126,7 +125,6 @@ impl MessageId {
         millis::time(millis).unwrap_or(LATEST)
     }
 
-    /// The id with this UUID.
     pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
@@ -134,13 +132,12 @@ impl MessageId {
 
 made_id! {
     /// An accepted callback, and the `webhook-id` of its forward. If a callback token names the
-    /// message, the id is derived from the answer (a UUIDv8): an answer that is posted again has
-    /// the same id.
+    /// message, the id is derived from the answer (a UUIDv8). Then an answer that is posted again
+    /// has the same id.
     CallbackId, "cb_"
 }
 
 impl CallbackId {
-    /// The id derived from this digest.
     pub(crate) const fn derived(digest: [u8; 16]) -> Self {
         Self(uuid::Builder::from_custom_bytes(digest).into_uuid())
     }

@@ -5,13 +5,12 @@
 //!            ▼                             │
 //! queued ─▶ delivering ─▶ retrying ─▶ delivering ─▶ delivered ─▶ answered ─▶ forwarded
 //!   │            └───────────┴───────▶ dead ◀────────────────────────┘
-//!   │                                   │ replay: the next round
+//!   │                                   │ replay
 //!   └────────────◀── replayed ◀─────────┘
 //! ```
 //!
-//! Invariant: the state is the greatest position among a message's entries, and nothing else. So
-//! entries that arrive late, twice or in any order lead to the same state, and recorders need not
-//! agree on anything.
+//! Invariant: the state is the greatest position among a message's entries. Entries that arrive
+//! late, twice or in any order lead to the same state, so recorders need no coordination.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

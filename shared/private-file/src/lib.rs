@@ -50,8 +50,8 @@ pub fn create_missing(path: &Path) -> io::Result<()> {
 /// Whether users other than its owner may read or change a file that should be private.
 ///
 /// In a Kubernetes volume only write permission counts. A Secret is mounted readable for all (0644,
-/// or 0440 if the pod has its own group), and only the pod's own containers can reach it. For that
-/// reason the result is for a warning, and not for a refusal.
+/// or 0440 if the pod has its own group). Only the pod's own containers can reach it. Therefore the
+/// result is for a warning, and not for a refusal.
 ///
 /// # Errors
 ///

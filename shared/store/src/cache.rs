@@ -50,7 +50,7 @@ pub struct CachedChannels {
 pub struct KnownChannel {
     /// The endpoint and the delivery settings.
     pub target: DeliveryTarget,
-    /// The signing secrets; empty if the cache does not read secrets.
+    /// How deliveries are signed; unsigned if the cache does not read secrets.
     pub signing: Signing,
 }
 

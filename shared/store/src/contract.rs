@@ -58,8 +58,8 @@ pub trait Harness: Send + Sync + Sized {
     /// The whole stored document, without keys that the database adds.
     async fn stored(&self, id: &str) -> Value;
 
-    /// Copies a stored key under other ids, bypassing the store: `active` times as it is, and
-    /// `ended` times as a key that ended when it was made.
+    /// Copies a stored key under other ids, bypassing the store. `active` copies are unchanged;
+    /// `ended` copies ended when they were made.
     async fn copy_key(&self, id: &ApiKeyId, active: u16, ended: u16);
 
     /// Removes the case's data.
@@ -199,7 +199,6 @@ macro_rules! store_contract {
     };
 }
 
-/// The channel in this JSON.
 fn channel(document: Value) -> Channel {
     serde_json::from_value(document).expect("a channel")
 }

@@ -35,7 +35,6 @@ use crate::{
 use connection::{Connection, Shared};
 use indexes::Uniqueness;
 
-/// The collection of channels.
 const CHANNELS: &str = "channels";
 /// The server's error code for a value that a unique index already has.
 const DUPLICATE_KEY: i32 = 11000;

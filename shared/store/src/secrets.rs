@@ -1,7 +1,7 @@
 //! The encrypted secrets that sign a channel's deliveries.
 //!
-//! They are stored apart from the channels, because another client of the database may replace a
-//! channel's document, or read it into a class of five fields.
+//! They are stored apart from the channels. Another client of the database may replace a channel's
+//! document, or read it into a class of five fields.
 //!
 //! Invariant: a store only receives encrypted secrets, and no query reaches them. A write succeeds
 //! only if the stored secrets are those that its writer read.

@@ -33,8 +33,8 @@ pub enum Beyond {
 }
 
 impl KeyBounds {
-    /// The key's own limits. The configured default rate does not count: it applies to keys without
-    /// a rate, and is not a limit set by the maker of the key.
+    /// The key's own limits. The configured default rate for keys without a rate does not count,
+    /// because the key's maker did not set it.
     #[must_use]
     pub fn of(key: &ApiKey) -> Self {
         Self {

@@ -80,7 +80,6 @@ pub(super) fn tried(number: u32, next: After) -> Event {
     Event::Attempted(Box::new(attempt(number, next)))
 }
 
-/// A reason of this kind.
 pub(super) fn reason(kind: DeadKind) -> DeadReason {
     DeadReason::new(kind, "the channel answered 400 'no'")
 }
@@ -139,7 +138,6 @@ pub(super) fn texts(entries: &[Entry]) -> Vec<String> {
         .collect()
 }
 
-/// Records entries.
 pub(super) async fn record(store: &(impl Journal + ?Sized), entries: &[Entry]) {
     store.record(entries).await.expect("to record");
 }

@@ -174,7 +174,7 @@ pub async fn numbers_keep_their_kind(harness: &impl Harness) {
     assert_eq!(got.version, version);
 }
 
-/// BSON has no such integer, and a double would round it. In metadata and in a filter.
+/// BSON has no such integer, and a double would round it. Tested in metadata and in a filter.
 pub async fn an_integer_that_would_be_rounded_is_refused(harness: &impl Harness) {
     let store = harness.store();
     let metadata = json!({"owner": {"accounts": [1, 12_345_678_901_234_567_890_u64]}});

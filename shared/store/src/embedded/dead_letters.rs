@@ -19,7 +19,7 @@ const TABLE: Table = Table {
     id: "dead_id",
 };
 
-/// How many letters a purge removes in one transaction.
+/// How many dead letters a purge removes in one transaction.
 const PURGE_STEP: usize = 500;
 
 const INSERT: &str = "
@@ -122,8 +122,8 @@ pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
         since,
         until,
     } = filter;
-    // If the caller is limited to channels: a named dead letter is found by its id, and every other
-    // condition reads only the rows of these channels.
+    // For a caller limited to channels, every condition reads only the rows of these channels. The
+    // exception is a named dead letter, which is found by its id.
     let own = channels
         .as_deref()
         .filter(|_| ids.is_none() && session.is_none());

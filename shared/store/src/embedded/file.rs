@@ -2,8 +2,8 @@
 //!
 //! Invariant: at most [`MAX_CONNECTIONS`] blocking threads are used, and [`QUERY_CONNECTIONS`] more
 //! for queries, for any number of callers. A caller waits no longer than the time limit. Reads by
-//! key and writes never wait for a query. Only one writer of this process runs at a time, and the
-//! others hold no thread while they wait: with SQLite's own lock each would block a thread.
+//! key and writes never wait for a query. Only one writer of this process runs at a time. The
+//! others wait without a thread; SQLite's own lock would block a thread for each.
 
 use std::{
     path::{Path, PathBuf},
@@ -34,7 +34,6 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How many prepared statements a connection keeps.
 const STATEMENT_CACHE: usize = 64;
 
-/// An open file.
 pub(super) struct File {
     shared: Arc<Shared>,
     permits: Arc<Semaphore>,

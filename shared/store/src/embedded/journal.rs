@@ -228,8 +228,8 @@ pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
         until: _,
     } = filter;
     let (from, before) = filter.id_bounds();
-    // If the caller is limited to channels: a named session or message is found by its id, and
-    // every other condition reads only the rows of these channels.
+    // For a caller limited to channels, every condition reads only the rows of these channels. The
+    // exception is a named session or message, which is found by its id.
     let own = channels
         .as_deref()
         .filter(|_| message_ids.is_none() && session.is_none());

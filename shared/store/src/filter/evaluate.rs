@@ -30,7 +30,6 @@ pub(super) fn all(nodes: &[Node], document: &Map<String, Value>, effort: &Effort
     Evaluation { effort }.hold(nodes, Root::Object(document))
 }
 
-/// The evaluation of a filter.
 struct Evaluation<'e> {
     effort: &'e Effort,
 }

@@ -122,8 +122,8 @@ struct Range {
 
 /// The part of the collection after the page's cursor, in the page's order.
 ///
-/// By name there are two parts, because MongoDB orders a name that is missing or not text
-/// separately from an empty one: the channels without a name, by id, and those with one.
+/// By name there are two parts: the channels without a name, by id, and those with one. MongoDB
+/// orders a name that is missing or not text separately from an empty one.
 fn ranges(request: &PageRequest) -> Vec<Range> {
     let Sort { field, direction } = request.sort;
     let (after, order) = match direction {

@@ -13,7 +13,6 @@ use tracing::warn;
 use super::{MongoStore, away, is_duplicate_key};
 use crate::{SealedSecret, Secrets, StoreError, secrets::newest};
 
-/// The collection.
 const SECRETS: &str = "channel_secrets";
 
 /// A channel's secrets as they are stored.
