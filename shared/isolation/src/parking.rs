@@ -12,7 +12,7 @@ use tokio::time::Instant;
 pub const MIN_PARK: Duration = Duration::from_secs(1);
 
 /// The longest snooze. A backlog of 20,000 messages for a hung endpoint is then delivered and
-/// snoozed about 40 times a second, less than a hundredth of either broker's rate.
+/// snoozed about 40 times a second. That is less than a hundredth of either broker's rate.
 pub const MAX_PARK: Duration = Duration::from_mins(10);
 
 /// Maximum number of returns per second for one endpoint, however fast it is. It bounds the cost of

@@ -15,9 +15,9 @@
 //!
 //! One table holds every message. A message is ready when its due time has come. A queue delivers
 //! in order of the key (due time, sequence number), so a retry follows what was ready before it.
-//! Each queue keeps the key up to which it has read and reads only after it: a message that becomes
-//! ready later has a later key (see [`timeline`]). Leases are only in memory, so what was leased
-//! when the process died is ready at the next start.
+//! Each queue keeps the key up to which it has read, and reads only after it. That is enough,
+//! because a message that becomes ready later has a later key (see [`timeline`]). Leases are only
+//! in memory, so what was leased when the process died is ready at the next start.
 
 mod command;
 mod consumer;

@@ -107,7 +107,7 @@ pub(super) struct QueueState {
     fresh: Lane,
     /// The lane of retries and snoozes, if it is separate.
     retries: Option<Lane>,
-    /// Whether the next read starts with `retries`.
+    /// Whether the next read is from `retries`, if both lanes have ready rows.
     retries_first: bool,
     /// Sequence numbers of leased rows that were given back; they are read again.
     returned: VecDeque<i64>,

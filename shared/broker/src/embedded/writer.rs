@@ -114,8 +114,8 @@ impl Writer {
         })
     }
 
-    /// Runs until a close command. When it returns the file is closed; it returns the sender that
-    /// the close waits on.
+    /// Runs until a close command, and closes the file. Returns the sender to answer the close
+    /// with, or `None` if every command sender was dropped.
     pub(super) fn run(mut self, commands: &Receiver<Command>) -> Option<oneshot::Sender<()>> {
         loop {
             let batch = self.collect(commands)?;

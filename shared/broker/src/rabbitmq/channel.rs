@@ -20,7 +20,7 @@ pub(super) const REPLY_SUCCESS: u16 = 200;
 
 /// An open channel.
 ///
-/// lapin alone would leave it open: it sends `channel.close` when the last handle is dropped, and a
+/// lapin alone would leave it open: it sends `channel.close` when the last handle is dropped. A
 /// consumer or an unanswered `basic.consume` also holds a handle.
 pub(super) struct OpenChannel(Channel);
 

@@ -49,7 +49,7 @@ async fn long_bodies_stay_on_disk_until_those_before_them_are_settled() {
     let second = next(&mut consumer).await;
     assert_eq!(waiting(&broker).await, ALL - FIT - 1);
     second.release();
-    // It is ready again, and is delivered next in its own place of the window.
+    // The released message is delivered again, in the capacity that it freed.
     assert_eq!(waiting(&broker).await, ALL - FIT - 1);
 
     for _ in 0..ALL - 1 {
