@@ -62,7 +62,7 @@ struct Bare {
 }
 
 impl Bare {
-    /// `then` decides about the n-th request (from 1 on) with the same session.
+    /// `then` decides by a request's body and by how often this body has come, from 1 on.
     async fn start(then: fn(&str, usize) -> Then) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;

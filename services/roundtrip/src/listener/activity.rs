@@ -1,16 +1,16 @@
-//! What happens on one connection, as far as it decides how long it is kept.
+//! The deadline of one connection, which follows from what happens on it.
 //!
 //! ```text
-//!  accepted ──────────────────── header_timeout ──▶ the first request has begun, or it ends
-//!  a request is under way ────── no limit here: the router bounds every request
-//!  nothing arrives ───────────── idle_timeout
-//!  the next one's headers come ─ header_timeout, from their first byte (HTTP/1.1)
+//!  accepted ─────────────────── header_timeout, until the first request has started
+//!  a request in progress ────── no limit here: the router bounds every request
+//!  idle ─────────────────────── idle_timeout
+//!  the next headers arrive ──── header_timeout, from their first byte (HTTP/1.1)
 //! ```
 //!
-//! On HTTP/2 headers come among other frames, and `idle_timeout` holds in place of the last. An
-//! answer that its client does not read counts as nothing: it ends with `idle_timeout` too.
+//! On HTTP/2 headers come among other frames, so `idle_timeout` applies instead of the last line.
+//! A client that does not read its answer is idle, too.
 //!
-//! Invariant: noticing costs a few atomic operations for each request, and sets no timer.
+//! Invariant: the tracking costs a few atomic operations a request, and no timer.
 
 use std::{
     sync::{
