@@ -1,10 +1,10 @@
 //! The forged run: how ten thousand forged answers in a row slow the honest ones.
 //!
 //! Invariant: a round measures the honest answers three times, on the same gateway at the same
-//! rate: alone, beside the forged ones, and as long beside a neighbour, which sends the same
-//! requests to another server. The sender takes CPU from a gateway on the same machine in any case,
-//! so only the excess over the neighbour is the gateway's own. An answer's time runs from when it
-//! was due to be posted, so a stall counts for every answer that it delays.
+//! rate: alone, beside the forged ones, and as long beside a neighbour. The neighbour sends the
+//! same requests to another server. The sender takes CPU from a gateway on the same machine in any
+//! case, so only the excess over the neighbour is the gateway's own. An answer's time runs from
+//! when it was due to be posted, so a stall counts for every answer that it delays.
 
 use std::{
     sync::{

@@ -1,8 +1,8 @@
 //! RabbitMQ's raw rates: publishing with confirms and consuming with acks, by lapin alone, over the
 //! same kind of queue as the gateway's.
 //!
-//! Invariant: like the gateway, it publishes persistent messages, mandatory and confirmed, to a
-//! quorum queue that refuses when full, and acks a message only after it is received.
+//! Invariant: it works as the gateway does. It publishes persistent messages, mandatory and
+//! confirmed, to a quorum queue that refuses when full. It acks a message only after receiving it.
 
 use std::{
     sync::{

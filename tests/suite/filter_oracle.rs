@@ -124,9 +124,9 @@ fn regex() -> impl Strategy<Value = Value> {
 
 /// One or several operators on one path.
 ///
-/// DEVIATES: by MongoDB's manual `$all` is an `$and` of equalities: `{"$all": [[3]]}` matches `[3]`
-/// as `{"$eq": [3]}` does, and `{"$all": [null]}` a document without the field as `{"$eq": null}`
-/// does. secantusdb differs in both. So `$all` here never asks for an array or for null.
+/// DEVIATES: by MongoDB's manual `$all` is an `$and` of equalities. So `{"$all": [[3]]}` matches
+/// `[3]` as `{"$eq": [3]}` does. `{"$all": [null]}` matches a document without the field, as
+/// `{"$eq": null}` does. secantusdb differs in both. So `$all` here never asks for an array or for null.
 fn operators(depth: u32) -> BoxedStrategy<Value> {
     let values = || prop::collection::vec(value(), 0..4).prop_map(Value::from);
     let all_value = value().prop_filter("no array, no null", |value| {

@@ -1,5 +1,5 @@
-//! Channel servers and sessions servers that answer oddly, stall or attack: none of them causes a
-//! second delivery of an accepted message or delays the others.
+//! Channel servers and sessions servers that answer oddly, stall or attack. They must not cause a
+//! second delivery of an accepted message, or delay other channels.
 
 use std::time::Duration;
 

@@ -16,8 +16,8 @@ const DEFAULT_CONCURRENCY: u16 = 64;
 pub struct Config {
     /// The most forwards in progress at once.
     pub concurrency: u16,
-    /// When the breaker of a channel's answers opens, and when the one for all answers does: it
-    /// opens if the sessions server fails over the answers of most channels.
+    /// When the breakers open. Each channel's answers have one. One for all answers opens if the
+    /// sessions server fails over the answers of most channels.
     pub breaker: BreakerConfig,
     /// How requests to the sessions server are made.
     pub webhook: roundtrip_webhook::Config,

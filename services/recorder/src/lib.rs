@@ -23,6 +23,7 @@ pub use config::Config;
 
 use crate::{dead::Undertaker, entries::Scribe, replay::Replayer};
 
+/// The recorder's role: the journal, the dead letters and the replays.
 pub struct Recorder {
     config: Config,
     broker: SharedBroker,

@@ -183,7 +183,7 @@ impl Keyring {
         self.shared.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether the snapshot is too old to rule a key out.
+    /// Whether a missing key may exist: the store is unavailable, or nothing has been read yet.
     fn knows_no_better(&self) -> bool {
         let state = self.state.borrow();
         state.is_away || state.read_at.is_none()
