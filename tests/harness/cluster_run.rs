@@ -378,7 +378,6 @@ async fn consumers(cluster: &Cluster, namespace: &str) -> anyhow::Result<BTreeMa
         "journal",
         "outbound.dead",
         "callbacks.dead",
-        "journal.dead",
     ] {
         let name = format!("{namespace}.{end}");
         let queue = channel

@@ -115,13 +115,9 @@ async fn frozen_nodes_of_a_cluster_cost_no_message() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_node_that_leads_nothing_refuses_messages_for_seconds_only() -> anyhow::Result<()>
-{
+async fn a_frozen_node_that_leads_nothing_costs_no_message() -> anyhow::Result<()> {
     let report = run(&[(Fault::Freeze, Victims::PublishersOnly)], 3 * AWAY).await?;
     check(&report);
-    // The promise is 5 s; a busy machine gets more. The node is frozen for 24 s.
-    let refused = report.blows[0].longest_refusal;
-    assert!(refused < Duration::from_secs(12), "{refused:?}");
     Ok(())
 }
 
