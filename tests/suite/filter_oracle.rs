@@ -126,7 +126,8 @@ fn regex() -> impl Strategy<Value = Value> {
 ///
 /// DEVIATES: by MongoDB's manual `$all` is an `$and` of equalities. So `{"$all": [[3]]}` matches
 /// `[3]` as `{"$eq": [3]}` does. `{"$all": [null]}` matches a document without the field, as
-/// `{"$eq": null}` does. secantusdb differs in both. So `$all` here never asks for an array or for null.
+/// `{"$eq": null}` does. secantusdb differs in both. So `$all` here never asks for an array or for
+/// null.
 fn operators(depth: u32) -> BoxedStrategy<Value> {
     let values = || prop::collection::vec(value(), 0..4).prop_map(Value::from);
     let all_value = value().prop_filter("no array, no null", |value| {

@@ -91,7 +91,7 @@ async fn a_certificate_that_was_renewed_is_shown_without_a_restart() -> anyhow::
     })
     .await?;
 
-    // Half of a change must not apply: the key belongs to another certificate.
+    // Half of a change must not apply: this key does not fit the certificate.
     fs::write(folder.path().join("tls.key"), "nonsense")?;
     wait::until("the log to tell of it", async || {
         let log = gateway.log("all").ok()?;
