@@ -31,7 +31,7 @@ async fn in_development_a_web_page_makes_no_call(#[case] headers: &[(&str, &str)
     assert_eq!(bench.broker.taken(), [""; 0]);
 }
 
-/// A web page has no key, so a call with a key passes. Where keys are required, only the key counts.
+/// A web page has no key, so a call with a key passes. Where keys are required, only they count.
 #[rstest]
 #[case(OTHER_HOST)]
 #[case(OTHER_ORIGIN)]
