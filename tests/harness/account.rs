@@ -1,7 +1,7 @@
-//! What became of accepted messages, as an operator would find out: by `GET /channel/message/{id}`.
+//! The final states of accepted messages, read as an operator does: `GET /channel/message/{id}`.
 //!
-//! Invariant: a message counts as ended only where the gateway tells a final state, and its own
-//! timeline leads to that state.
+//! Invariant: a message counts as ended only if the gateway reports a final state that agrees with
+//! the message's timeline.
 
 use std::{
     sync::{
@@ -22,13 +22,13 @@ use crate::{
     loader::Accepted,
 };
 
-/// How many messages are asked for at once.
+/// The most concurrent reads.
 const ASKED_AT_ONCE: usize = 8;
 
-/// How long a message that has not ended is left alone.
+/// The wait before a message that has not ended is read again.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
-/// Where messages end.
+/// The expected final state of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// Each is answered, and its answer forwarded.
@@ -46,7 +46,7 @@ impl End {
     }
 }
 
-/// A message and where it ended; nothing where it has not in time.
+/// A message and its final state; `None` if it did not end in time.
 #[derive(Debug, Clone)]
 pub struct Ended {
     /// The message.
@@ -55,14 +55,14 @@ pub struct Ended {
     pub state: Option<State>,
 }
 
-/// What the API tells of a message.
+/// The API's record of a message.
 #[derive(Debug, Deserialize)]
 struct Timeline {
     state: State,
     timeline: Vec<Entry>,
 }
 
-/// Asks for each message until it has ended, or the deadline has come.
+/// Reads each message until it has ended or the deadline passes.
 pub async fn settle(
     ingress: &Peer,
     accepted: Vec<Accepted>,
@@ -98,9 +98,9 @@ async fn ask(
 ) -> Option<State> {
     loop {
         let asked = look(ingress, connection, &message.id);
-        // One that the deadline cut short, or that broke, leaves no connection behind.
+        // A connection that the deadline interrupted, or that broke, is not used again.
         if let Ok(Ok(Some(Timeline { state, timeline }))) = timeout_at(deadline, asked).await {
-            // MongoDB has the state and the entries in two collections: a look in between finds one
+            // MongoDB has the state and the entries in two collections, so a read can see one
             // before the other.
             let follows = State::of(&timeline) == Some(state);
             if follows && end.is_final(state) {

@@ -1,9 +1,9 @@
-//! A test in a network of its own, by the command `tests/apart`: for what asks the machine's resolver
-//! and can be told of no other. The test's process starts itself once more; what it is there for is
-//! done by the second, and the first makes the way out.
+//! Runs a test in its own network with the command `tests/apart`, for code that only uses the
+//! machine's resolver. The test's process starts itself again: the second process runs the test,
+//! and the first one forwards to a server.
 //!
-//! Invariant: the second process sees nothing but its own loopback interface and, where it is to reach
-//! a server, one socket, a file, which leads there.
+//! Invariant: the second process sees only its own loopback interface and, for a server, one Unix
+//! socket that leads to it.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -21,27 +21,27 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// Where the second process's resolver asks, as `tests/apart` has it.
+/// The nameserver of the second process, set by `tests/apart`.
 pub const NAMESERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
 
-/// What the second process is told.
+/// The variable that passes values to the second process.
 const TOLD: &str = "ROUNDTRIP_TEST_APART";
 
-/// What the runner says of one test that ran and passed: where there is none of that name, none ran.
+/// The runner's summary of one passed test. A run that matched no test has another one.
 const PASSED: &str = "test result: ok. 1 passed";
 
-/// What the first process tells the second.
+/// The values that the first process passes to the second.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Told<T> {
-    /// Whatever the test has to say to itself.
+    /// The test's own value.
     pub by_the_test: T,
     socket: PathBuf,
 }
 
-/// What the first process told, in the second; nothing in the first.
+/// In the second process, the values from the first; `None` in the first process.
 ///
 /// # Errors
-/// If it told something else.
+/// If the values cannot be parsed.
 pub fn told<T: for<'de> Deserialize<'de>>() -> anyhow::Result<Option<Told<T>>> {
     let Ok(told) = std::env::var(TOLD) else {
         return Ok(None);
@@ -49,19 +49,19 @@ pub fn told<T: for<'de> Deserialize<'de>>() -> anyhow::Result<Option<Told<T>>> {
     Ok(Some(serde_json::from_str(&told).context(TOLD)?))
 }
 
-/// Runs this very test, by its module and its name, once more and apart.
+/// Runs this test again, by its module and its name, in its own network.
 ///
 /// # Errors
 /// As [`run_again_with`].
 pub async fn run_again(module: &str, test: &str) -> anyhow::Result<()> {
-    // A way out is made for a server; nobody takes this one.
+    // A socket is required; this test does not use it.
     run_again_with(module, test, NAMESERVER, ()).await
 }
 
-/// Runs this very test, by its module and its name, once more and apart, with a way to this server.
+/// Runs this test again, by its module and its name, in its own network with access to this server.
 ///
 /// # Errors
-/// If it fails there: all that it printed. If the kernel gives no namespaces.
+/// If the test fails there; the error has its output. If the kernel allows no namespaces.
 pub async fn run_again_with<T: Serialize>(
     module: &str,
     test: &str,
@@ -79,7 +79,7 @@ pub async fn run_again_with<T: Serialize>(
             });
         }
     }));
-    // The crate's name is no part of a test's.
+    // A test's name does not include the crate's name.
     let module = module.split_once("::").map_or(module, |(_, rest)| rest);
     let name = format!("{module}::{test}");
     let told = serde_json::to_string(&Told {
@@ -105,7 +105,7 @@ pub async fn run_again_with<T: Serialize>(
     Ok(())
 }
 
-/// The second process's way to the server, as a port of its own. Dropping it closes it.
+/// A port in the second process that leads to the server. Dropping it closes the port.
 #[derive(Debug)]
 pub struct WayOut {
     address: SocketAddr,
@@ -113,7 +113,7 @@ pub struct WayOut {
 }
 
 impl<T> Told<T> {
-    /// Opens the way to the server.
+    /// Opens the port that leads to the server.
     ///
     /// # Errors
     /// If no port is free.
@@ -138,7 +138,7 @@ impl<T> Told<T> {
 }
 
 impl WayOut {
-    /// Where the server is reached.
+    /// The address that leads to the server.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address

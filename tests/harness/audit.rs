@@ -1,9 +1,9 @@
-//! Everything secret that a test handed out or was handed, to be looked for where it must not be: in
-//! the processes' logs, in what refuses a request, and in what a command says on stderr.
+//! Collects every secret of a test, and searches for it where it must not appear: in the processes'
+//! logs, in error responses, and in the stderr of commands.
 //!
-//! Invariant: whatever speaks to a gateway holds an [`Audit`] that it tells what it heard: the
-//! gateway's own requests, raw connections, processes, commands, the servers at the far ends. Each
-//! test's end looks it all through.
+//! Invariant: every client and server of a gateway reports its traffic to an [`Audit`]: requests,
+//! raw connections, processes, commands, channel and sessions servers. Each test ends with a
+//! search.
 
 use std::{
     collections::BTreeSet,
@@ -16,12 +16,12 @@ use std::{
 
 use anyhow::{Context, bail};
 
-/// The variables whose values are secret, by what their names hold.
+/// Variables whose names contain one of these have secret values.
 const SECRET_VARIABLES: [&str; 3] = ["SECRET", "KEY", "PASSWORD"];
 
-/// How a secret begins, and what is before the part of it that alone is secret.
+/// The prefix of a secret, and the separator before its secret part.
 const MARKS: [(&str, usize); 3] = [
-    // The secret of a channel's signatures.
+    // A channel's signing secret.
     ("whsec_", 0),
     // An API key: its id, of 32 digits, is public.
     ("rt_key_", 32 + "_".len()),
@@ -29,33 +29,33 @@ const MARKS: [(&str, usize); 3] = [
     ("token=", 0),
 ];
 
-/// The shortest that is looked for: less would be found by chance.
+/// The shortest text to search for; a shorter one could match by chance.
 const MIN_BYTES: usize = 12;
 
-/// The first status that refuses.
+/// The first error status.
 const REFUSED: u16 = 400;
 
-/// What one test knows of secrets; its clones are one.
+/// The secrets of one test; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Audit(Arc<Mutex<Heard>>);
 
 #[derive(Debug, Default)]
 struct Heard {
     secrets: BTreeSet<String>,
-    /// Whatever refused: answers of 400 and above, and what commands say on stderr.
+    /// Error responses (400 and above), and the stderr of commands.
     refusals: BTreeSet<String>,
 }
 
 impl Audit {
-    /// Learns the secrets of a process's environment: what is called one, and the passwords in URLs.
+    /// Adds the secrets of a process's environment: variables with secret names, passwords in URLs.
     pub fn environment<'a>(&self, env: impl IntoIterator<Item = (&'a str, &'a str)>) {
         for (name, value) in env {
-            // A file's name is none.
+            // A file's name is not a secret.
             let is_secret = SECRET_VARIABLES.iter().any(|word| name.contains(word));
             if is_secret && !name.ends_with("_FILE") {
                 value.split(',').for_each(|secret| self.learn(secret));
             }
-            // Not the password alone, for some stand in every log: "guest".
+            // Not the password alone: a word such as "guest" appears in every log.
             if let Some((_, rest)) = value.split_once("://")
                 && let Some((credentials, _)) = rest.split_once('@')
             {
@@ -64,7 +64,7 @@ impl Audit {
         }
     }
 
-    /// Learns what an answer of this status hands out, or keeps it, where it refuses.
+    /// Adds the secrets of a success response, or keeps an error response for the search.
     pub fn answer(&self, status: u16, text: &str) {
         if status >= REFUSED {
             self.heard().refusals.insert(text.to_owned());
@@ -73,20 +73,20 @@ impl Audit {
         }
     }
 
-    /// The same of an answer as it came over the wire, its head included. Of less than an answer, too.
+    /// The same for a raw response with its head, or a part of one.
     pub fn raw_answer(&self, text: &str) {
         let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
         self.answer(status.unwrap_or(REFUSED), text);
     }
 
-    /// Learns what a command prints, and keeps what it says beside it.
+    /// Adds the secrets in a command's stdout, and keeps its stderr for the search.
     pub fn output(&self, output: &Output) {
         self.text(&String::from_utf8_lossy(&output.stdout));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         self.heard().refusals.insert(said);
     }
 
-    /// Learns the secrets in a text, by how they begin.
+    /// Adds the secrets in a text, by their prefixes.
     pub fn text(&self, text: &str) {
         for (mark, public) in MARKS {
             for (at, _) in text.match_indices(mark) {
@@ -99,7 +99,7 @@ impl Audit {
         }
     }
 
-    /// Takes in what another has heard.
+    /// Adds the contents of another audit.
     pub fn take_in(&self, other: &Self) {
         let (secrets, refusals) = {
             let other = other.heard();
@@ -116,10 +116,10 @@ impl Audit {
         }
     }
 
-    /// Looks through the logs of the processes of these names, and through all that refused.
+    /// Searches the logs of the named processes, and all error responses.
     ///
     /// # Errors
-    /// If a secret is in one of them: where, and how it begins. If a log cannot be read.
+    /// If a secret is found; the error has its place and prefix. If a log cannot be read.
     pub fn check<'a>(
         &self,
         folder: &Path,
@@ -129,7 +129,7 @@ impl Audit {
         for name in names {
             let path = folder.join(format!("{name}.log"));
             let log = File::open(&path).with_context(|| path.display().to_string())?;
-            // Line by line: at length a log is longer than what memory should hold.
+            // Line by line: a long run's log should not be held in memory.
             for line in BufReader::new(log).split(b'\n') {
                 heard.not_in(&String::from_utf8_lossy(&line?), || format!("{name}'s log"))?;
             }

@@ -1,8 +1,8 @@
-//! The cluster run: nodes of RabbitMQ are killed or frozen under load, and afterwards every accepted
-//! message is delivered, answered and forwarded, by the same processes.
+//! The cluster run: RabbitMQ nodes are killed or frozen under load. Afterwards the same processes
+//! must deliver, answer and forward every accepted message.
 //!
-//! Invariant: the load goes on at its own pace throughout, and a message that was refused is posted
-//! again, so the account is of every message.
+//! Invariant: the load keeps its rate throughout. A refused message is posted again, so the account
+//! covers every message.
 
 use std::{
     collections::BTreeMap,
@@ -31,7 +31,7 @@ use crate::{
 /// How many channels the messages are for.
 const CHANNELS: usize = 8;
 
-/// The most posts under way at once: enough to keep the pace while each waits for its time-out.
+/// The most concurrent posts: enough to keep the rate while each waits for its timeout.
 const IN_FLIGHT: usize = 200;
 
 /// The size of a posted body.
@@ -40,7 +40,7 @@ const BODY_BYTES: usize = 400;
 /// How often the number of accepted messages is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What happens to nodes.
+/// The kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {
     /// SIGKILL, and a start after a while.
@@ -49,12 +49,12 @@ pub enum Fault {
     Freeze,
 }
 
-/// Which nodes it happens to.
+/// The nodes that a fault hits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Victims {
     /// The one that the ingress publishes to.
     Publishers,
-    /// The same, where it leads no queue that the ingress publishes to.
+    /// The same, if it leads no queue that the ingress publishes to.
     PublishersOnly,
     /// The one that the dispatcher receives from.
     Receivers,
@@ -67,35 +67,35 @@ pub enum Victims {
 /// A fault, and how long it lasts.
 #[derive(Debug, Clone, Copy)]
 pub struct Blow {
-    /// What happens.
+    /// The kind of fault.
     pub fault: Fault,
-    /// To which nodes.
+    /// The nodes that it hits.
     pub victims: Victims,
-    /// For how long.
+    /// Its duration.
     pub lasts: Duration,
 }
 
-/// What a cluster run does.
+/// The settings of a cluster run.
 #[derive(Debug)]
 pub struct ClusterPlan {
-    /// The gateway; its broker is the cluster, whatever its engines say.
+    /// The gateway; the cluster replaces the broker of its engines.
     pub stack: Plan,
-    /// What happens, in turn.
+    /// The faults, in order.
     pub blows: Vec<Blow>,
-    /// The time between the blows, and around them.
+    /// The time before, between and after the faults.
     pub between: Duration,
     /// How many messages are posted.
     pub messages: usize,
     /// Messages a second.
     pub rate: u32,
-    /// How long everything may take until it is accounted for, once the last node is back.
+    /// The time limit on the account, from the return of the last node.
     pub limit: Duration,
 }
 
-/// What one blow came to.
+/// The result of one fault.
 #[derive(Debug, Clone)]
 pub struct BlowReport {
-    /// What it was.
+    /// The fault.
     pub blow: Blow,
     /// The nodes that it hit.
     pub nodes: Vec<&'static str>,
@@ -103,10 +103,10 @@ pub struct BlowReport {
     pub longest_refusal: Duration,
 }
 
-/// What a cluster run came to.
+/// The result of a cluster run.
 #[derive(Debug, Clone)]
 pub struct ClusterReport {
-    /// The blows.
+    /// The faults.
     pub blows: Vec<BlowReport>,
     /// Messages that were answered 202.
     pub accepted: u64,
@@ -116,11 +116,11 @@ pub struct ClusterReport {
     pub forwarded: u64,
     /// The ids of the other accepted messages, with their state.
     pub missing: Vec<(String, Option<State>)>,
-    /// From the last node's return until the last answer was forwarded for the first time.
+    /// From the last node's return until the last answer was first forwarded.
     pub caught_up: Duration,
-    /// The queues that have not exactly one consumer, and how many they have.
+    /// The queues without exactly one consumer, and their number of consumers.
     pub consumers: BTreeMap<String, u32>,
-    /// The lines that the processes have logged, but for those of attempts.
+    /// The log lines of the processes, without those of attempts.
     pub log_lines: usize,
     /// Deliveries beyond each message's first.
     pub duplicates: u64,
@@ -165,7 +165,7 @@ impl fmt::Display for ClusterReport {
     }
 }
 
-/// Runs it.
+/// Executes the run.
 ///
 /// # Errors
 /// If something does not start, the load does not end in time, or a process ends by itself.
@@ -337,7 +337,7 @@ async fn longest_refusal(progress: &Progress, lasts: Duration) -> Duration {
     longest
 }
 
-/// The node that a process was connected to last, by its log.
+/// The node that a process connected to last, according to its log.
 async fn connected(
     cluster: &Cluster,
     folder: &Path,
@@ -347,7 +347,7 @@ async fn connected(
     let path = folder.join(format!("{role}.log"));
     let by = format!("role={by}");
     until(format!("a connection in {}", path.display()), async || {
-        // Values are quoted where the log's format says so.
+        // The log's format quotes some values.
         let log = fs::read_to_string(&path).ok()?.replace('"', "");
         let line = log
             .lines()
@@ -360,8 +360,7 @@ async fn connected(
     .await
 }
 
-/// The queues that processes consume and that have not exactly one consumer: here each queue is
-/// consumed by one process.
+/// The consumed queues without exactly one consumer. In this run one process consumes each queue.
 async fn consumers(cluster: &Cluster, namespace: &str) -> anyhow::Result<BTreeMap<String, u32>> {
     let url = cluster.node_url(NODES[0])?;
     let connection = lapin::Connection::connect(&url, ConnectionProperties::default()).await?;

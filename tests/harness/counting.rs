@@ -1,8 +1,8 @@
-//! The two servers at the gateway's far ends, made to count and not to be the bottleneck: a
-//! channel server that may answer, and a sessions server.
+//! A channel server, which may answer, and a sessions server. Both count requests and are fast
+//! enough to never be the bottleneck.
 //!
-//! Invariant: a request is counted before it is answered, so what the gateway holds for delivered
-//! is in the tally.
+//! Invariant: a request is counted before the response is sent, so every message that the gateway
+//! counts as delivered is in the tally.
 
 use std::{
     convert::Infallible,
@@ -37,16 +37,16 @@ use crate::{
     tally::Tally,
 };
 
-/// How long the channel server waits for its answer to be taken, as the seed's does.
+/// The time limit on posting an answer, as in the seed's server.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a late answer is posted again and again before it is given up.
+/// How long a late answer is retried.
 const LATE_ANSWER_LIMIT: Duration = Duration::from_mins(2);
 
-/// How long a late answer that was not taken waits to be posted again.
+/// The wait before a late answer is retried.
 const LATE_ANSWER_AGAIN: Duration = Duration::from_millis(250);
 
-/// How many late answers are posted at once.
+/// The most late answers posted concurrently.
 const LATE_ANSWERS_AT_ONCE: usize = 64;
 
 /// A server that counts what it is sent. Dropping it closes it.
@@ -66,18 +66,18 @@ struct Shared {
     /// before the delivery is answered.
     latest_ms: AtomicU64,
     posting: Semaphore,
-    /// Late answers that the gateway refused for good, or never took.
+    /// Late answers that the gateway rejected, or never accepted.
     refused: AtomicU64,
     audit: Audit,
-    /// What every request is answered while it is out of order; 0 while it is not.
+    /// The status for every request during a simulated failure; 0 otherwise.
     out_of_order: AtomicU16,
-    /// How the sessions begin whose requests are answered 500.
+    /// The prefix of sessions whose requests get 500.
     fails_for: RwLock<Option<String>>,
-    /// Connections to the gateway that wait for the next answer.
+    /// Idle connections to the gateway.
     idle: Mutex<Vec<Connection>>,
 }
 
-/// What both servers are sent; the rest of the body is skipped.
+/// The fields that both servers read; the rest of the body is ignored.
 #[derive(Deserialize)]
 struct Message {
     session_id: String,
@@ -141,40 +141,40 @@ impl CountingServer {
         *current = tally;
     }
 
-    /// Whether it posts an answer to each message's `response_url` from now on. It does so as the
-    /// seed's server does: before it answers the delivery, and with 500 where that fails.
+    /// Sets whether it posts an answer to each message's `response_url`. It does so as the seed's
+    /// server does: before it responds to the delivery; if that fails, it responds 500.
     pub fn answer(&self, answers: bool) {
         self.shared.answers.store(answers, Ordering::Release);
     }
 
-    /// Posts each answer at a random moment up to so much later from now on, after it has answered
-    /// the delivery; and again until it is taken or refused for good.
+    /// From now on posts each answer after a random delay up to this limit, after it has responded
+    /// to the delivery; retries until the answer is accepted or rejected.
     pub fn answer_within(&self, latest: Duration) {
         let millis = u64::try_from(latest.as_millis()).unwrap_or(u64::MAX);
         self.shared.latest_ms.store(millis, Ordering::Release);
         self.answer(true);
     }
 
-    /// How many late answers the gateway refused for good, or did not take in two minutes.
+    /// How many late answers the gateway rejected, or did not accept in two minutes.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.shared.refused.load(Ordering::Acquire)
     }
 
-    /// Answers everything with this status from now on, and counts nothing.
+    /// From now on responds to every request with this status, and counts none.
     pub fn fail(&self, status: StatusCode) {
         self.shared
             .out_of_order
             .store(status.as_u16(), Ordering::Release);
     }
 
-    /// Answers what comes of sessions whose names begin like this with 500 from now on.
+    /// From now on responds 500 to requests of sessions with this prefix.
     pub fn fail_for(&self, prefix: &str) {
         let fails_for = self.shared.fails_for.write();
         *fails_for.unwrap_or_else(PoisonError::into_inner) = Some(prefix.to_owned());
     }
 
-    /// Is as it was before it failed.
+    /// Ends the simulated failure.
     pub fn recover(&self) {
         self.shared.out_of_order.store(0, Ordering::Release);
     }
@@ -203,7 +203,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(receive(&shared, request).await) }
     });
-    // A client that goes away in the middle is the faults' business, not an error.
+    // The fault runs cut connections; that is not an error here.
     let _gone = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -267,7 +267,7 @@ async fn handle(
     Ok(())
 }
 
-/// Posts an answer as a careful channel server does: until it is taken, or refused for good.
+/// Posts an answer as a careful channel server does: until it is accepted or rejected.
 async fn answer_later(shared: &Shared, message: &Message, wait: Duration) {
     sleep(wait).await;
     let deadline = Instant::now() + LATE_ANSWER_LIMIT;
@@ -287,7 +287,7 @@ async fn answer_later(shared: &Shared, message: &Message, wait: Duration) {
     shared.refused.fetch_add(1, Ordering::AcqRel);
 }
 
-/// Posts an answer and returns the status that it was met with.
+/// Posts an answer and returns the response's status.
 async fn answer(shared: &Shared, message: &Message) -> anyhow::Result<StatusCode> {
     let url = message.response_url.as_deref().context("no response_url")?;
     let url: Url = url.parse()?;
@@ -301,8 +301,8 @@ async fn answer(shared: &Shared, message: &Message) -> anyhow::Result<StatusCode
     });
     let idle = {
         let mut idle = shared.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those to a gateway that has been restarted are closed. One of them would fail a delivery that
-        // is well, and some hundreds open every channel's breaker.
+        // A restarted gateway has closed them. Each closed one would fail a good delivery, and some
+        // hundreds would open every channel's breaker.
         iter::from_fn(|| idle.pop()).find(|connection| !connection.is_closed())
     };
     let gateway = Peer {

@@ -1,7 +1,6 @@
-//! A name server that answers as a test tells it to, and may answer otherwise the next time.
+//! A nameserver with scripted answers, which may change from one question to the next.
 //!
-//! Invariant: what it answered is not good for longer than the question: every answer's time to
-//! live is 0, as those are who mean to change it.
+//! Invariant: every answer has a time to live of 0, so no client caches it.
 
 use std::{
     collections::BTreeMap,

@@ -1,9 +1,9 @@
 //! The fault run: messages are posted while processes and the broker are killed, connections cut,
 //! the store is away and endpoints fail; then every accepted message is accounted for.
 //!
-//! Invariant: every fault falls into live traffic. The loader is held back at a gate until the
-//! fault is over, so it can neither be over before it nor pause for it; and a process is started
-//! again only after work was done (or refused) without it.
+//! Invariant: every fault happens during live traffic. A gate holds the loader until the fault is
+//! over, so the load neither ends before it nor pauses for it. A killed process is restarted only
+//! after messages were accepted (or refused) without it.
 
 mod draw;
 mod inflict;
@@ -45,17 +45,17 @@ const BODY_BYTES: usize = 400;
 /// How many posts are under way at once.
 const IN_FLIGHT: usize = 32;
 
-/// How many times as many messages as are in flight each fault needs for itself.
+/// The messages that each fault needs, as a multiple of the messages in flight.
 const MESSAGES_A_FAULT: usize = 3 * IN_FLIGHT;
 
 /// How many ids of lost messages a report names.
 const NAMED: usize = 10;
 
-/// How late the channel server answers at the most: often after a fault that came in between.
+/// The longest delay of the channel server's answers, so that many follow a fault.
 const LATEST_ANSWER: Duration = Duration::from_secs(3);
 
-/// Waits that end within the run, whatever fails meanwhile; and no configured key of tokens, so that
-/// what was handed out before a kill is only good by the key that the gateway keeps.
+/// Short waits, so that the run ends in time; and no configured token secret, so that tokens from
+/// before a kill are valid only if the gateway keeps its generated secret.
 const PATIENCE: [(&str, &str); 5] = [
     ("CALLBACK_SECRET", ""),
     (
@@ -67,7 +67,7 @@ const PATIENCE: [(&str, &str); 5] = [
     ("ROUNDTRIP__FORWARDER__BREAKER__MAX_WAIT", "4s"),
 ];
 
-/// What a fault run does.
+/// The settings of a fault run.
 #[derive(Debug)]
 pub struct FaultPlan {
     /// The gateway.
@@ -78,28 +78,28 @@ pub struct FaultPlan {
     pub faults: usize,
     /// Whether all of them are SIGKILLs of the gateway's processes.
     pub kills_only: bool,
-    /// What they are drawn from.
+    /// The seed of the draw.
     pub seed: u64,
-    /// How long the whole may take.
+    /// The time limit on the run.
     pub limit: Duration,
     /// RabbitMQ's node, to be killed too; none on the embedded engines.
     pub broker: Option<Server>,
 }
 
-/// What a fault run came to.
+/// The result of a fault run.
 #[derive(Debug, Clone)]
 pub struct FaultReport {
-    /// What the faults were drawn from.
+    /// The seed of the faults.
     pub seed: u64,
-    /// What was inflicted, in order, and after how many accepted messages.
+    /// The faults in order, each with the number of messages accepted before it.
     pub faults: Vec<(Fault, u64)>,
     /// Messages that were answered 202.
     pub accepted: u64,
-    /// Messages that were at a channel.
+    /// Messages that a channel received.
     pub delivered: u64,
     /// Messages whose timeline ends with a forwarded answer, which the sessions server has.
     pub forwarded: u64,
-    /// Answers that the gateway refused for good.
+    /// Answers that the gateway rejected.
     pub refused_answers: u64,
     /// Messages whose timeline ends as dead.
     pub dead: u64,
@@ -156,7 +156,7 @@ impl fmt::Display for FaultReport {
     }
 }
 
-/// Runs it.
+/// Executes the run.
 ///
 /// # Errors
 /// If the limit passes before the faults are over, or something does not start again.
@@ -257,7 +257,7 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
     })
 }
 
-/// The same engines by way of proxies, where they are servers.
+/// The same engines behind proxies, if they are servers.
 async fn by_proxies(engines: Engines) -> anyhow::Result<(Engines, Option<Proxies>)> {
     let Engines::Servers { broker, store } = engines else {
         return Ok((engines, None));

@@ -1,9 +1,9 @@
-//! The gateway as a test sees it: real processes, on the embedded engines or on RabbitMQ and
-//! MongoDB, and an account of everything that they accepted.
+//! The gateway under test: real processes, on the embedded engines or on RabbitMQ and MongoDB, and
+//! an account of everything that they accepted.
 //!
-//! Invariant: a test ends with an account. [`TestGateway::finish`] fails where something that was
-//! answered 202 was neither delivered nor is a dead letter, and a test cannot end well without it,
-//! for an [`Accounted`] is made by nothing else.
+//! Invariant: a test ends with an account. [`TestGateway::finish`] fails if a message that was
+//! answered 202 was neither delivered nor became a dead letter. A test must return an
+//! [`Accounted`], which only `finish` and [`TestGateway::finish_unaccounted`] create.
 
 mod account;
 mod answer;
@@ -228,8 +228,8 @@ impl TestGateway {
         run_to_end(arguments, env, self.folder(), STOP_LIMIT, &self.audit).await
     }
 
-    /// Ends the gateway without an account, for a test in which something must stay undone; the
-    /// reason is for its reader.
+    /// Stops the gateway without an account, for a test that leaves a message undelivered; `_reason`
+    /// documents why.
     ///
     /// # Errors
     /// If a process does not end well.

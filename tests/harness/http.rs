@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::audit::Audit;
 
-/// Where to connect, and who is told of what is answered there.
+/// The address to connect to, and the audit that gets its responses.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// Where it listens.
@@ -39,7 +39,7 @@ impl Connection {
     /// Connects.
     ///
     /// # Errors
-    /// If nobody listens there.
+    /// If the port is closed.
     pub async fn open(peer: &Peer) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(peer.address).await;
         let stream = stream.context("connecting")?;

@@ -1,7 +1,7 @@
-//! Posts messages, so many at a time, each until it is accepted.
+//! Posts messages concurrently, and each one again until it is accepted.
 //!
-//! Invariant: a message counts as accepted when its post was answered with success, and a post that
-//! was not is made again; so "accepted" means what the gateway has answered for.
+//! Invariant: a message counts as accepted only after a success response, so the gateway is
+//! responsible for every accepted message.
 
 use std::{
     sync::{
@@ -25,16 +25,16 @@ use crate::{
     tally::Tally,
 };
 
-/// How long a post that was not accepted waits to be made again.
+/// The wait before a refused post is repeated.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// How long a post may take before it counts as not accepted.
 const POST_LIMIT: Duration = Duration::from_secs(10);
 
-/// What to post, and how.
+/// The settings of a load.
 #[derive(Debug, Clone)]
 pub struct Load {
-    /// The gateway (or whatever else is loaded).
+    /// The address of the gateway, or of another server under load.
     pub address: Peer,
     /// The path that messages are posted to.
     pub path: &'static str,
@@ -42,9 +42,9 @@ pub struct Load {
     pub tally: Arc<Tally>,
     /// How each message's body is made.
     pub body: BodyShape,
-    /// How many posts are under way at once, each on a connection of its own.
+    /// The number of concurrent posts, each on its own connection.
     pub in_flight: usize,
-    /// How long all of it may take.
+    /// The time limit on the load.
     pub limit: Duration,
 }
 
@@ -55,7 +55,7 @@ pub struct BodyShape {
     pub channels: Vec<String>,
     /// Where answers go.
     pub response_url: String,
-    /// The size of the whole body; the message's text is as long as it takes.
+    /// The size of the whole body; the message's text fills it.
     pub bytes: usize,
 }
 
@@ -76,12 +76,12 @@ impl BodyShape {
     }
 }
 
-/// How far a loader is; faults are timed by it.
+/// A loader's progress; faults are timed by it.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Messages whose post was answered with success.
     pub accepted: AtomicU64,
-    /// Posts that were not, and were made again.
+    /// Other posts, which were repeated.
     pub repeated: AtomicU64,
     ids: Option<Mutex<Vec<Accepted>>>,
 }
@@ -124,14 +124,14 @@ impl Progress {
         let Some(mut ids) = self.ids() else {
             return;
         };
-        // An answer without an id leaves a message without one, and the account says so.
+        // A response without an id leaves the message without one, and the account reports it.
         let answer = serde_json::from_slice(answer);
         let id = answer.map_or_else(|_| String::new(), |Answer { message_id }| message_id);
         ids.push(Accepted { message, id });
     }
 }
 
-/// What a loader did.
+/// The result of a load.
 #[derive(Debug, Clone, Copy)]
 pub struct Loaded {
     /// When the first post was made.
@@ -151,8 +151,8 @@ pub async fn post_all(load: &Load) -> anyhow::Result<Loaded> {
     post(load, &Arc::default(), &gate, Duration::ZERO).await
 }
 
-/// Posts a run's messages, each at its own time, however the earlier ones fare (up to as many as
-/// the load has in flight): message n is due n intervals after [`Loaded::since`].
+/// Posts a run's messages on a fixed timetable, independent of earlier posts (up to the load's
+/// limit in flight): message n is due n intervals after [`Loaded::since`].
 ///
 /// # Errors
 /// As [`post_all`].
@@ -183,7 +183,7 @@ async fn post(
     gate: &watch::Receiver<u64>,
     every: Duration,
 ) -> anyhow::Result<Loaded> {
-    // Connections stand before the clock starts.
+    // All connections are open before the clock starts.
     let mut connections = Vec::new();
     for _ in 0..load.in_flight {
         connections.push(Connection::open(&load.address).await?);
@@ -226,7 +226,7 @@ struct Pace {
 
 impl Pace {
     fn due(self, message: u64) -> Instant {
-        // A run of more than 2^32 messages ends no time soon.
+        // No run has more than 2^32 messages.
         self.since + self.every * u32::try_from(message).unwrap_or(u32::MAX)
     }
 }
@@ -242,7 +242,7 @@ async fn poster(
     let mut connection = Some(connection);
     loop {
         let message = next.fetch_add(1, Ordering::AcqRel);
-        // The gate's owner is gone only when nobody wants anything posted any more.
+        // The gate's owner is dropped only when the run no longer needs posts.
         if message >= load.tally.messages() || gate.wait_for(|&gate| message < gate).await.is_err()
         {
             return;
@@ -263,7 +263,7 @@ async fn poster(
     }
 }
 
-/// Posts once; the answer, where it was accepted.
+/// Posts once and returns the response, if the message was accepted.
 async fn post_once(load: &Load, connection: &mut Option<Connection>, body: Bytes) -> Option<Bytes> {
     let exchange = async {
         let mut open = match connection.take() {

@@ -1,8 +1,8 @@
-//! The outage run: the store is out of reach for a while under load; known channels are served all
-//! the same, and afterwards every entry is there.
+//! The outage run: the store is unreachable for a while under load. Cached channels must work, and
+//! afterwards every timeline must be complete.
 //!
-//! Invariant: the load goes on at its own pace throughout, so the outage slows nothing down that
-//! would then count as well served.
+//! Invariant: the load keeps its rate throughout. Otherwise a slower load would hide the effect of
+//! the outage.
 
 use std::{
     fmt,
@@ -32,10 +32,10 @@ const IN_FLIGHT: usize = 32;
 /// The size of a posted body.
 const BODY_BYTES: usize = 400;
 
-/// The load goes on so long before the outage and after it.
+/// The duration of the load before and after the outage.
 const AROUND: Duration = Duration::from_secs(3);
 
-/// What an outage run does.
+/// The settings of an outage run.
 #[derive(Debug)]
 pub struct OutagePlan {
     /// The gateway, on servers.
@@ -44,11 +44,11 @@ pub struct OutagePlan {
     pub outage: Duration,
     /// Messages a second.
     pub rate: u32,
-    /// How long everything may take until it is accounted for, once the store is back.
+    /// The time limit on the account, from the return of the store.
     pub limit: Duration,
 }
 
-/// What an outage run came to.
+/// The result of an outage run.
 #[derive(Debug, Clone)]
 pub struct OutageReport {
     /// How long the store was away.
@@ -63,7 +63,7 @@ pub struct OutageReport {
     pub refused: u64,
     /// Messages whose timeline ends as delivered.
     pub delivered: u64,
-    /// The ids of those of which it does not.
+    /// The ids of the other accepted messages.
     pub missing: Vec<String>,
     /// From the store's return until the last timeline was complete.
     pub caught_up: Duration,
@@ -91,7 +91,7 @@ impl fmt::Display for OutageReport {
     }
 }
 
-/// Runs it.
+/// Executes the run.
 ///
 /// # Errors
 /// If something does not start, or the load does not end in time.
@@ -143,7 +143,7 @@ pub async fn run(plan: OutagePlan) -> anyhow::Result<OutageReport> {
     let accepted = progress.accepted_ids();
     let ended = account::settle(&load.address, accepted, End::Delivered, deadline).await;
     let caught_up = back.elapsed();
-    // A dead one would be missing too: no channel refuses anything here.
+    // A dead letter counts as missing: no channel refuses a message here.
     let (delivered, missing): (Vec<_>, Vec<_>) = ended
         .into_iter()
         .partition(|ended| ended.state == Some(State::Delivered));

@@ -1,7 +1,7 @@
-//! Child processes: started with an environment of their own, measured, killed and started again.
+//! Child processes: started with their own environment, measured, killed and restarted.
 //!
-//! Invariant: a process never outlives its [`Process`], and sees nothing of the environment that
-//! the tests run in but `PATH` and `HOME`.
+//! Invariant: a process never outlives its [`Process`]. Of the tests' environment it gets only
+//! `PATH` and `HOME`.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -31,7 +31,7 @@ use crate::{
 /// How long a process may take to become ready.
 const READY_LIMIT: Duration = Duration::from_mins(1);
 
-/// How often readiness is asked for.
+/// The interval between readiness checks.
 const READY_EVERY: Duration = Duration::from_millis(20);
 
 /// How much of a log an error shows.
@@ -41,13 +41,14 @@ const LOG_TAIL_BYTES: usize = 4_000;
 /// not sit on the port of a process that is being restarted.
 const PORTS: Range<u16> = 20_000..32_000;
 
-/// How far apart the ports of neighbouring processes begin; no divisor of the range's length.
+/// The distance between the first ports of concurrent test processes; not a divisor of the range's
+/// length.
 const PORTS_APART: u32 = 37;
 
-/// What to start. Kept by the process, so that it can be started again as it was.
+/// The program to start. The process keeps it for restarts.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// What reports call it.
+    /// Its name in reports.
     pub name: String,
     /// The executable.
     pub path: PathBuf,
@@ -55,9 +56,9 @@ pub struct Program {
     pub args: Vec<String>,
     /// Its environment.
     pub env: Vec<(String, String)>,
-    /// Its working folder, made where it is not there; its output goes to `NAME.log` in it.
+    /// Its working folder, created if missing; its output goes to `NAME.log` there.
     pub folder: PathBuf,
-    /// Where `/readyz` answers 200 once it is ready.
+    /// The address whose `/readyz` returns 200 when it is ready.
     pub operations: SocketAddr,
     /// Learns its environment's secrets, and its answers.
     pub audit: Audit,
@@ -68,7 +69,7 @@ pub struct Program {
 pub struct Process {
     program: Program,
     child: Option<Child>,
-    /// What its killed predecessors used, so that a restart hides nothing.
+    /// The resources of its killed predecessors, so that totals include them.
     used_before: Usage,
 }
 
@@ -76,7 +77,8 @@ impl Process {
     /// Starts a program and waits until it is ready.
     ///
     /// # Errors
-    /// If it cannot be started, ends, or is not ready within a minute; the error shows its log's end.
+    /// If it cannot be started, ends, or is not ready within a minute; the error shows the end of
+    /// its log.
     pub async fn start(program: Program) -> anyhow::Result<Self> {
         let mut process = Self::new(program)?;
         process.restart().await?;
@@ -200,7 +202,7 @@ impl Process {
         child.kill().await.context("killing")
     }
 
-    /// Asks it to end with SIGTERM, and waits for that.
+    /// Sends SIGTERM and waits for the exit.
     ///
     /// # Errors
     /// If it is not running, or does not end within `limit`; it is killed then.
@@ -270,8 +272,8 @@ impl Process {
     }
 }
 
-/// Runs a command of the executable's that ends by itself, with nothing of the tests' own
-/// environment, and says how it ended.
+/// Runs a command of the executable that exits by itself, without the tests' environment, and
+/// returns its output.
 ///
 /// # Errors
 /// If it cannot be run, or does not end within `limit`.
@@ -303,14 +305,14 @@ fn pairs(env: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
         .map(|(name, value)| (name.as_str(), value.as_str()))
 }
 
-/// A port that was free a moment ago, and that this process has not been given before.
+/// A port that was just free, and that this function has not returned before.
 ///
 /// # Errors
 /// If the machine has none.
 pub fn free_port() -> anyhow::Result<u16> {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     for _ in PORTS {
-        // Processes that run side by side begin at different places.
+        // Concurrent test processes start at different ports.
         let number = std::process::id()
             .wrapping_mul(PORTS_APART)
             .wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));

@@ -1,7 +1,7 @@
 //! A TCP proxy that fails on command: it cuts, refuses, freezes, goes silent, and comes back.
 //!
-//! Invariant: what it accepted it carries byte for byte and in order, until it is told otherwise;
-//! a mode that is set holds for the connections that are open and for those to come.
+//! Invariant: it forwards bytes unchanged and in order, until its mode is changed. A mode applies
+//! to open and new connections.
 
 use std::{
     io,
@@ -16,21 +16,21 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// How much is carried at a time.
+/// The size of the forwarding buffer.
 const CHUNK: usize = 16 * 1024;
 
-/// What a proxy does with its connections.
+/// How a proxy handles its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Carries them.
+    /// Forwards.
     Carry,
-    /// Accepts and keeps them, and carries not a byte.
+    /// Accepts connections and forwards nothing.
     Stall,
-    /// Cuts those that are open, and ends new ones at once.
+    /// Cuts open connections, and closes new ones at once.
     Refuse,
 }
 
-/// Which connections hold: those of an earlier cut are ended, those of an earlier freeze are frozen.
+/// Which connections are open: a cut ends all earlier ones, a freeze stops all earlier ones.
 #[derive(Debug, Clone, Copy)]
 struct State {
     mode: Mode,
@@ -67,34 +67,33 @@ impl Proxy {
         })
     }
 
-    /// Where it listens.
+    /// Its address.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Cuts every connection that is open; new ones are carried.
+    /// Cuts every open connection; forwards new ones.
     pub fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
-    /// Takes what clients send on the connections that are open, and gives nothing back; new ones
-    /// are carried.
+    /// Reads from clients on open connections and sends nothing back; forwards new ones.
     pub fn freeze(&self) {
         self.state.send_modify(|state| state.freezes += 1);
     }
 
-    /// Cuts every connection that is open, and refuses new ones.
+    /// Cuts every open connection, and refuses new ones.
     pub fn refuse(&self) {
         self.set(Mode::Refuse);
     }
 
-    /// Lets every connection stay, and carries nothing: a network that swallows packets.
+    /// Keeps every connection and forwards nothing, like a network that drops packets.
     pub fn stall(&self) {
         self.set(Mode::Stall);
     }
 
-    /// Carries again, also what a stall has held back.
+    /// Forwards again, including the bytes that a stall delayed.
     pub fn resume(&self) {
         self.set(Mode::Carry);
     }
@@ -113,7 +112,7 @@ impl Drop for Proxy {
 
 async fn accept(listener: TcpListener, target: SocketAddr, state: Arc<watch::Sender<State>>) {
     loop {
-        // An error is the connection's that was to be accepted, not the listener's.
+        // An error concerns the connection, not the listener.
         let Ok((client, _)) = listener.accept().await else {
             continue;
         };

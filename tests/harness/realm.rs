@@ -1,6 +1,6 @@
-//! A test's own corner of the shared servers: a namespace in RabbitMQ and a database in MongoDB.
+//! A test's own namespace in RabbitMQ and database in MongoDB, on the shared servers.
 //!
-//! Invariant: nobody else has it, and [`Realm::remove`] leaves nothing of it.
+//! Invariant: no other test uses it, and [`Realm::remove`] removes all of it.
 
 use anyhow::Context;
 use lapin::{
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::proxy::Proxy;
 
-/// The ports where the URLs name none.
+/// The ports for URLs without a port.
 const AMQP_PORT: u16 = 5672;
 const MONGODB_PORT: u16 = 27017;
 
@@ -29,7 +29,7 @@ const QUEUES: [&str; 6] = [
     "journal.dead",
 ];
 
-/// Where, on which servers.
+/// The names of the namespace and the database, and their servers.
 #[derive(Debug, Clone)]
 pub struct Realm {
     /// The namespace, and the database's name.
@@ -41,7 +41,7 @@ pub struct Realm {
 }
 
 impl Realm {
-    /// A fresh one, on the servers that `tests/run` has started.
+    /// A new realm on the servers that `tests/run` has started.
     ///
     /// # Errors
     /// If `TEST_AMQP_URL` or `TEST_MONGODB_URL` is not set.
@@ -60,10 +60,10 @@ impl Realm {
         })
     }
 
-    /// The servers themselves, without a corner on them.
+    /// The servers themselves, without a namespace.
     ///
     /// # Errors
-    /// If one of these is no URL.
+    /// If one of these is not a URL.
     pub fn nameless(broker: &str, store: &str) -> anyhow::Result<Self> {
         Ok(Self {
             name: String::new(),
@@ -72,7 +72,7 @@ impl Realm {
         })
     }
 
-    /// RabbitMQ's URL by way of a proxy in front of it, and the proxy.
+    /// RabbitMQ's URL through a new proxy, and the proxy.
     ///
     /// # Errors
     /// If its URL names no address, or the proxy cannot be started.
@@ -80,7 +80,7 @@ impl Realm {
         by_proxy(&self.broker, AMQP_PORT).await
     }
 
-    /// MongoDB's URL by way of a proxy in front of it, and the proxy.
+    /// MongoDB's URL through a new proxy, and the proxy.
     ///
     /// # Errors
     /// As [`Realm::broker_by_proxy`].
@@ -89,7 +89,7 @@ impl Realm {
         if url.path().is_empty() {
             url.set_path("/");
         }
-        // The server may name its own address, and the driver would go there past the proxy.
+        // The server may report its own address; the driver would then bypass the proxy.
         url.query_pairs_mut()
             .append_pair("directConnection", "true");
         by_proxy(&url, MONGODB_PORT).await
@@ -116,7 +116,7 @@ impl Realm {
     }
 }
 
-/// Removes a namespace's queues and exchanges, with so many shards of the outbound queue.
+/// Removes a namespace's queues and exchanges, with this number of outbound shards.
 ///
 /// # Errors
 /// If RabbitMQ does not answer.
@@ -128,7 +128,7 @@ pub async fn remove_namespace(url: &str, namespace: &str, shards: u16) -> lapin:
     let queues = QUEUES.map(str::to_owned).into_iter();
     for end in queues.chain(shards).chain(delays()) {
         let name = format!("{namespace}.{end}").into();
-        // One that is not there is no error.
+        // A missing queue is not an error.
         let options = QueueDeleteOptions::default();
         channel.queue_delete(name, options).await?;
     }

@@ -1,8 +1,8 @@
-//! The replay run: dead letters are replayed, the process that replays is killed half-way and
-//! started again, and all of them must be delivered.
+//! The replay run: dead letters are replayed, the replaying process is killed half-way and
+//! restarted, and all letters must be delivered.
 //!
-//! Invariant: the progress is looked at throughout, also across the kill; whoever reads it may
-//! believe it.
+//! Invariant: the run reads the progress throughout, also across the kill, and checks that it is
+//! correct.
 
 use std::{
     fmt,
@@ -30,16 +30,16 @@ const IN_FLIGHT: usize = 32;
 /// The size of a posted body.
 const BODY_BYTES: usize = 400;
 
-/// How often the replay is looked at.
+/// The interval between reads of the progress.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// The most that a crash may put back twice, as the recorder promises.
+/// The most messages that a crash may put back twice, as the recorder guarantees.
 const PAGE: u64 = 100;
 
-/// The most that the dispatcher may be delivering to the one channel, by its default.
+/// The dispatcher's default limit on concurrent deliveries to one channel.
 const UNDER_DELIVERY: u64 = 64;
 
-/// What a replay run does.
+/// The settings of a replay run.
 #[derive(Debug)]
 pub struct ReplayPlan {
     /// The gateway.
@@ -48,11 +48,11 @@ pub struct ReplayPlan {
     pub letters: usize,
     /// `rate_per_second`.
     pub rate: u32,
-    /// How long the whole may take.
+    /// The time limit on the run.
     pub limit: Duration,
 }
 
-/// What a replay run came to.
+/// The result of a replay run.
 #[derive(Debug, Clone)]
 pub struct ReplayReport {
     /// Dead letters that matched.
@@ -61,15 +61,15 @@ pub struct ReplayReport {
     pub at_kill: u64,
     /// The progress when the replay was done.
     pub replayed: u64,
-    /// What could not be put back.
+    /// Letters that could not be put back.
     pub skipped: u64,
     /// Messages that were delivered.
     pub delivered: u64,
     /// Deliveries beyond each message's first.
     pub duplicates: u64,
-    /// The most duplicates that the kill excuses: what was in flight.
+    /// The most duplicates that the kill can cause: the messages in flight.
     pub excused: u64,
-    /// Whether the progress ever went back, or beyond what matched.
+    /// Whether the progress ever decreased, or exceeded the matches.
     pub monotonic: bool,
     /// From the request until it was done and all were delivered.
     pub took: Duration,
@@ -82,7 +82,7 @@ impl ReplayReport {
         self.matched.saturating_sub(self.delivered)
     }
 
-    /// Whether everything is as promised.
+    /// Whether every guarantee holds.
     #[must_use]
     pub const fn kept_its_promise(&self) -> bool {
         self.lost() == 0
@@ -118,7 +118,7 @@ impl fmt::Display for ReplayReport {
     }
 }
 
-/// A replay as the API tells of it.
+/// A replay in the API's response.
 #[derive(Debug, Deserialize)]
 struct Told {
     replay_id: String,
@@ -133,7 +133,7 @@ struct ToldProgress {
     skipped: u64,
 }
 
-/// Runs it.
+/// Executes the run.
 ///
 /// # Errors
 /// If the limit passes first.
@@ -148,7 +148,7 @@ pub async fn run(plan: ReplayPlan) -> anyhow::Result<ReplayReport> {
     })?;
     stack.start_all().await?;
 
-    // Refused for good, each at its first try.
+    // Each is rejected at its first attempt.
     channel.fail(StatusCode::BAD_REQUEST);
     let load = Load {
         address: stack.ingress(),
@@ -189,7 +189,7 @@ pub async fn run(plan: ReplayPlan) -> anyhow::Result<ReplayReport> {
         .context("the replay was not done in time")??;
     tally.full(deadline - Instant::now()).await?;
     let took = since.elapsed();
-    // What is on its way twice arrives before its process has ended.
+    // Duplicates in flight arrive before their process exits.
     stack.stop_all().await?;
     Ok(ReplayReport {
         matched: replay.matched,
@@ -198,7 +198,7 @@ pub async fn run(plan: ReplayPlan) -> anyhow::Result<ReplayReport> {
         skipped: followed.last.progress.skipped,
         delivered: tally.distinct(),
         duplicates: tally.duplicates(),
-        // The one process delivers too, and what it was delivering comes again as well.
+        // The one process also dispatches, so its deliveries under way repeat as well.
         excused: match stack.roles() {
             [Role::All] => PAGE + UNDER_DELIVERY,
             _ => PAGE,
@@ -214,7 +214,7 @@ struct Followed {
     last: Told,
 }
 
-/// Looks at a replay until it is done; half-way its process is killed and started again.
+/// Follows a replay until it is done; half-way its process is killed and restarted.
 async fn follow(stack: &mut Stack, replay: &Told, letters: u64) -> anyhow::Result<Followed> {
     let path = format!("/replays/{}", replay.replay_id);
     let victim = match stack.roles() {
@@ -226,7 +226,7 @@ async fn follow(stack: &mut Stack, replay: &Told, letters: u64) -> anyhow::Resul
         let mut connection = Connection::open(&stack.ingress()).await?;
         let (status, body) = connection.get(&path).await?;
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            // The store is slow under the load that it is put to: looked at again.
+            // The store is slow under this load: read again.
             sleep(LOOK_EVERY).await;
             continue;
         }

@@ -1,8 +1,8 @@
-//! A server at one of the gateway's far ends that does what a test tells it to with each request,
-//! and remembers all of them: a channel server or a sessions server.
+//! A channel server or a sessions server that handles each request as the test's script says, and
+//! records all requests.
 //!
-//! Invariant: a request is remembered before it is answered, and whether it was taken (2xx) before
-//! the answer is on its way; so what the gateway holds for delivered is in the record.
+//! Invariant: a request, and whether it was accepted (2xx), is recorded before the response is
+//! sent. So every message that the gateway counts as delivered is in the record.
 
 use std::{
     collections::BTreeMap,
@@ -30,18 +30,18 @@ pub struct ScriptedServer {
     _serving: AbortOnDropHandle<()>,
 }
 
-/// A request that came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Received {
     /// Its place in the order of all requests to this server, from 0 on.
     pub number: usize,
-    /// Which try of this `webhook-id` it is, from 1 on.
+    /// The number of the attempt for this `webhook-id`, from 1.
     pub attempt: usize,
     /// Its path and query.
     pub uri: Uri,
     /// Its headers.
     pub headers: HeaderMap,
-    /// Its body, to the byte.
+    /// Its body, byte for byte.
     pub body: String,
 }
 
@@ -58,7 +58,7 @@ impl Received {
     /// A text field of its body; empty where it has none.
     #[must_use]
     pub fn field(&self, name: &str) -> String {
-        // The other fields stay as they are: they may hold what no `Value` can, such as 1e400.
+        // Only this field is parsed: others may hold values that `Value` cannot, such as 1e400.
         let fields: BTreeMap<String, &RawValue> =
             serde_json::from_str(&self.body).unwrap_or_default();
         let text = fields
@@ -68,7 +68,7 @@ impl Received {
     }
 }
 
-/// What is done with a request.
+/// How the server handles a request.
 #[derive(Debug, Clone)]
 pub struct Reply {
     status: StatusCode,
@@ -82,7 +82,7 @@ impl Reply {
     /// Answers with this status.
     ///
     /// # Panics
-    /// If it is no status.
+    /// If it is not a valid status.
     #[must_use]
     pub fn status(status: u16) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl Reply {
         }
     }
 
-    /// Takes it.
+    /// Accepts it with 200.
     #[must_use]
     pub fn ok() -> Self {
         Self::status(200)
@@ -130,7 +130,7 @@ impl Reply {
         self
     }
 
-    /// Only after the gate has opened.
+    /// Responds only after the gate has opened.
     #[must_use]
     pub fn after(mut self, gate: CancellationToken) -> Self {
         self.after = Some(gate);
@@ -227,13 +227,13 @@ impl ScriptedServer {
         self.shared.record().answered.clone()
     }
 
-    /// What it heard: tokens in what came, and what refused its answers.
+    /// The audit: tokens in requests, and responses that refused its answers.
     #[must_use]
     pub fn audit(&self) -> &Audit {
         &self.shared.audit
     }
 
-    /// Waits until so many requests have come.
+    /// Waits until this many requests have arrived.
     ///
     /// # Errors
     /// If they do not in time.
@@ -245,7 +245,7 @@ impl ScriptedServer {
         .await
     }
 
-    /// Waits until so many requests were taken.
+    /// Waits until this many requests were accepted.
     ///
     /// # Errors
     /// If they were not in time.

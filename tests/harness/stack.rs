@@ -1,8 +1,8 @@
 //! A whole gateway as its operator runs it: one process on the embedded engines, or a process for
 //! each role on RabbitMQ and MongoDB.
 //!
-//! Invariant: every stack has a folder, a namespace and a database of its own, so that stacks on
-//! one server never meet.
+//! Invariant: every stack has its own folder, namespace and database, so stacks on one server
+//! never affect each other.
 
 use std::{
     collections::BTreeMap,
@@ -26,13 +26,13 @@ use crate::{
     realm::Realm,
 };
 
-/// The secret of the tokens in response URLs: the dispatcher makes them, the ingress knows them.
+/// The secret of the tokens in response URLs: the dispatcher signs them, the ingress verifies them.
 pub const CALLBACK_SECRET: &str = "the-tests'-own-secret-of-32-bytes-or-more";
 
-/// How long a process may take to drain and end.
+/// The time limit on the drain and exit of a process.
 const STOP_LIMIT: Duration = Duration::from_mins(1);
 
-/// What a stack runs on.
+/// The engines of a stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Engines {
     /// SQLite files, all roles in one process.
@@ -55,9 +55,9 @@ pub enum Role {
     Ingress,
     /// Delivers to channels.
     Dispatcher,
-    /// Relays answers to the sessions server.
+    /// Forwards answers to the sessions server.
     Forwarder,
-    /// Writes what happened into the store, and runs replays.
+    /// Writes the journal and dead letters to the store, and runs replays.
     Recorder,
 }
 
@@ -73,14 +73,14 @@ impl fmt::Display for Role {
     }
 }
 
-/// What a stack is made of.
+/// The settings of a stack.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The gateway's executable.
     pub binary: PathBuf,
-    /// What it runs on.
+    /// Its engines.
     pub engines: Engines,
-    /// Where its processes work and log.
+    /// The folder of its processes and their logs.
     pub folder: PathBuf,
     /// Its queues' prefix and its database's name.
     pub name: String,
@@ -100,7 +100,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// A stack of which nothing runs yet.
+    /// A stack without a running process.
     ///
     /// # Errors
     /// If no port is free.
@@ -116,13 +116,13 @@ impl Stack {
         })
     }
 
-    /// Where the HTTP API listens, whenever it runs; the same after a restart.
+    /// The address of the HTTP API; the same after a restart.
     #[must_use]
     pub fn ingress(&self) -> Peer {
         self.ingress.clone()
     }
 
-    /// What its processes and their answers have told.
+    /// The audit of its processes' logs and their responses.
     #[must_use]
     pub const fn audit(&self) -> &Audit {
         &self.ingress.audit
@@ -164,7 +164,7 @@ impl Stack {
         Ok(())
     }
 
-    /// Starts what a whole gateway still lacks.
+    /// Starts the processes of a whole gateway that do not run yet.
     ///
     /// # Errors
     /// As [`Stack::start`].
@@ -203,10 +203,10 @@ impl Stack {
         Ok(())
     }
 
-    /// Drains and ends every process, and looks for secrets in what they told.
+    /// Drains and stops every process, and searches logs and responses for secrets.
     ///
     /// # Errors
-    /// As [`Stack::stop`]; if a secret was told.
+    /// As [`Stack::stop`]; if a secret was found.
     pub async fn stop_all(&mut self) -> anyhow::Result<()> {
         let running: Vec<Role> = self.processes.keys().copied().collect();
         for role in running {
@@ -220,7 +220,7 @@ impl Stack {
         self.audit().check(folder, logs)
     }
 
-    /// Removes what it leaves on servers, once it is stopped.
+    /// Removes its data from the servers after it is stopped.
     ///
     /// # Errors
     /// If a server does not answer.
@@ -236,7 +236,7 @@ impl Stack {
         Ok(())
     }
 
-    /// What every running process has used since it was started.
+    /// The resources that every running process has used since its start.
     ///
     /// # Errors
     /// If one has ended by itself.
@@ -250,7 +250,7 @@ impl Stack {
     /// Registers so many channels at these endpoints, in turn, and returns their ids.
     ///
     /// # Errors
-    /// If one is not taken.
+    /// If a channel is refused.
     pub async fn register(
         &self,
         channels: usize,
@@ -315,7 +315,7 @@ impl Stack {
     }
 }
 
-/// What a role's process and its log are called.
+/// The name of a role's process and its log.
 fn file_name(role: Role) -> String {
     role.to_string().replace(' ', "-")
 }

@@ -1,8 +1,8 @@
-//! An AMQP proxy that holds back the broker's answers of one kind, as a broker does that waits for a
-//! queue without a leader.
+//! An AMQP proxy that delays the broker's replies of one kind, like a broker that waits for a queue
+//! without a leader.
 //!
-//! Invariant: the frames of one channel stay in order. Behind an answer that is held back everything
-//! of its channel waits, and all other channels go on.
+//! Invariant: the frames of one channel stay in order. A delayed reply delays all later frames of
+//! its channel, and no other channel.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -92,17 +92,18 @@ impl StuckProxy {
         self.address
     }
 
-    /// Holds back every answer of this kind from now on, until [`StuckProxy::release`].
+    /// Delays every reply of this kind from now on, until [`StuckProxy::release`].
     pub fn hold_back(&self, method: Method) {
         self.held_back.send_replace(Some(method));
     }
 
-    /// Lets everything through that was held back, and all that comes.
+    /// Forwards all delayed frames, and all later ones.
     pub fn release(&self) {
         self.held_back.send_replace(None);
     }
 
-    /// How many AMQP connections were opened so far. A probe that only waits for the greeting is none.
+    /// How many AMQP connections were opened so far. A probe that only waits for the greeting does
+    /// not count.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
@@ -122,7 +123,7 @@ async fn accept(
     connections: Arc<AtomicUsize>,
 ) {
     loop {
-        // An error is the connection's that was to be accepted, not the listener's.
+        // An error concerns the connection, not the listener.
         let Ok((client, _)) = listener.accept().await else {
             continue;
         };
@@ -186,7 +187,7 @@ async fn answers(
     }
 }
 
-/// Takes the first frame, if the whole of it is there.
+/// Removes the first frame, if it is complete.
 fn next_frame(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     let size = buffer.get(3..HEAD)?.try_into().ok()?;
     let length = HEAD + usize::try_from(u32::from_be_bytes(size)).ok()? + END;

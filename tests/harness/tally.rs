@@ -1,8 +1,8 @@
-//! Counts messages by who they are: each has a session of its own, and the session's name holds
-//! the run and the message's number.
+//! Counts messages by session: each message has its own session, named by the run and the message's
+//! number.
 //!
-//! Invariant: what belongs to another run is not counted, so a straggler of an earlier run changes
-//! no result; and a message that comes twice is one message and one duplicate.
+//! Invariant: late messages of an earlier run are not counted, and a message that arrives twice is
+//! one message and one duplicate.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// How many of a run's messages came, and how often.
+/// How many of a run's messages arrived, and how often.
 #[derive(Debug)]
 pub struct Tally {
     run: String,
@@ -90,7 +90,7 @@ impl Tally {
         self.distinct.load(Ordering::Acquire)
     }
 
-    /// How many came beyond each message's first.
+    /// The arrivals beyond each message's first.
     #[must_use]
     pub fn duplicates(&self) -> u64 {
         // The total is counted first, so it is never the lesser of the two.

@@ -1,6 +1,6 @@
-//! A private certificate authority, and servers that prove themselves by it.
+//! A private certificate authority, and servers with certificates from it.
 //!
-//! Invariant: keys and certificates are made for one test and lie in its folder alone.
+//! Invariant: keys and certificates are created for one test and exist only in its folder.
 
 use std::{
     io,
@@ -23,13 +23,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-/// The year after which an expired certificate was of no use any more.
+/// The year in which the expired certificate ended.
 const LONG_AGO: i32 = 2001;
 
 /// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// What a server proves itself with: its certificate and key, in PEM.
+/// A server's certificate and key, in PEM.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The certificate.
@@ -39,7 +39,7 @@ pub struct Identity {
 }
 
 impl Authority {
-    /// A new one, of a name that no other has: they could not be told apart.
+    /// A new authority with a unique name; clients select an authority by name.
     ///
     /// # Errors
     /// If no key can be made.
@@ -102,7 +102,7 @@ impl Authority {
 }
 
 impl Identity {
-    /// What accepts connections under this identity, with these protocols to negotiate.
+    /// An acceptor with this identity and these ALPN protocols.
     pub(crate) fn acceptor(&self, protocols: &[&str]) -> anyhow::Result<TlsAcceptor> {
         let mut config = self.server()?;
         config.alpn_protocols = protocols
@@ -124,8 +124,7 @@ impl Identity {
     }
 }
 
-/// A front that speaks TLS to whoever comes, and plainly to the server behind it. Dropping it
-/// closes it.
+/// A proxy that accepts TLS and forwards plain TCP to a server. Dropping it closes it.
 #[derive(Debug)]
 pub struct TlsFront {
     address: SocketAddr,
@@ -133,7 +132,7 @@ pub struct TlsFront {
 }
 
 impl TlsFront {
-    /// A front of `target` on a free port of the loopback.
+    /// A proxy for `target` on a free port of the loopback.
     ///
     /// # Errors
     /// If no port is free, or the identity cannot be used.
@@ -150,7 +149,7 @@ impl TlsFront {
         Self::serve(address, target, identity.acceptor(&["h2"])?).await
     }
 
-    /// The same, at this address.
+    /// The same, on this address.
     ///
     /// # Errors
     /// If the address is taken, or the identity cannot be used.
@@ -187,8 +186,8 @@ impl TlsFront {
     }
 }
 
-/// An error is one side's end, or a client that does not trust us; dropping both sockets ends the
-/// other.
+/// Errors are ignored: one side has ended, or the client does not trust the certificate. Dropping
+/// both sockets ends the other side.
 async fn carry(client: TcpStream, acceptor: TlsAcceptor, target: SocketAddr) -> io::Result<()> {
     client.set_nodelay(true)?;
     let mut client = acceptor.accept(client).await?;

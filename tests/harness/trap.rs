@@ -1,4 +1,4 @@
-//! Where nobody may go: a listener that counts who connects, and says nothing.
+//! A listener that no connection may reach: it counts connections and sends nothing.
 
 use std::{
     net::SocketAddr,
@@ -21,7 +21,7 @@ pub struct Trap {
 }
 
 impl Trap {
-    /// Listens there.
+    /// Listens on this address.
     ///
     /// # Errors
     /// If the address is taken.

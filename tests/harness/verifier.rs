@@ -1,4 +1,4 @@
-//! The official Standard Webhooks libraries, asked whether they believe a request.
+//! Verifies requests with the official Standard Webhooks libraries.
 
 use std::{
     path::{Path, PathBuf},
@@ -29,7 +29,7 @@ impl Library {
     pub const ALL: [Self; 2] = [Self::Python, Self::JavaScript];
 }
 
-/// A request as a receiver has it, and the secret that it checks it by.
+/// A received request, and the secret to verify it with.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
     secret: String,
@@ -68,10 +68,10 @@ impl Check {
     }
 }
 
-/// Asks a library which of these it believes.
+/// Verifies these requests with a library.
 ///
 /// # Errors
-/// If it is not installed, or says anything but that it believes a request or refuses it.
+/// If it is not installed, or returns anything except accepted or refused.
 pub async fn believed(library: Library, checks: &[Check]) -> anyhow::Result<Vec<bool>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (program, script) = match library {
@@ -92,7 +92,7 @@ pub async fn believed(library: Library, checks: &[Check]) -> anyhow::Result<Vec<
         lines.push(b'\n');
     }
     let mut input = child.stdin.take().context("its standard input")?;
-    // Beside the reading: whose output is not read reads no further input.
+    // Write and read concurrently: if its output is not read, the child stops reading input.
     let write = async move {
         input.write_all(&lines).await?;
         drop(input);

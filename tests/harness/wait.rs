@@ -1,22 +1,22 @@
-//! Waiting for a condition. Tests do not sleep; they wait for what they want to see, and a wait
-//! that ends without it says what it was.
+//! Waiting for a condition. Tests never sleep: they wait for a condition, and a wait that fails
+//! names it.
 
 use std::time::Duration;
 
 use anyhow::bail;
 use tokio::time::{Instant, sleep};
 
-/// How long a condition may take to become true. Far beyond what anything here takes on a machine
-/// that is busy building; it ends a test that has failed already.
+/// The time limit on a condition. Far above the time needed on a busy machine, so only a failed
+/// test reaches it.
 pub const WAIT_LIMIT: Duration = Duration::from_mins(1);
 
-/// How often a condition is looked at.
+/// The interval between checks of a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Waits until the condition gives a value.
+/// Waits until the condition returns a value.
 ///
 /// # Errors
-/// If it does not within [`WAIT_LIMIT`]: what was waited for.
+/// If it returns none within [`WAIT_LIMIT`]; the error names the condition.
 pub async fn until<T>(
     what: impl std::fmt::Display,
     mut condition: impl AsyncFnMut() -> Option<T>,

@@ -1,7 +1,7 @@
-//! What a gateway answered 202, and the account of it that ends a test.
+//! Everything that a gateway answered 202, and the account that ends a test.
 //!
-//! Invariant: whatever is accepted is entered, by what the gateway's own answer says; at the end also
-//! what it answered to the servers of the test.
+//! Invariant: the account has every accepted message, by the id in the gateway's response, and
+//! every answer that it accepted from the test's servers.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use crate::{
     wait,
 };
 
-/// What was answered 202.
+/// Messages that were answered 202.
 #[derive(Debug, Default)]
 pub(super) struct Account {
     messages: BTreeSet<String>,
@@ -47,7 +47,7 @@ impl TestGateway {
         }
     }
 
-    /// Waits until each message that was accepted has been taken by one of these servers.
+    /// Waits until one of these servers has accepted each message.
     ///
     /// # Errors
     /// If one is not in time: which.
@@ -65,8 +65,8 @@ impl TestGateway {
         .await
     }
 
-    /// Ends the gateway and draws up the account: each accepted message was taken by one of these
-    /// servers or is a dead letter, and each accepted answer was taken by one of these servers.
+    /// Stops the gateway and checks the account: one of these servers accepted each message, or it
+    /// is a dead letter; and one of these servers accepted each answer.
     ///
     /// # Errors
     /// If one was not, or a process does not end well.

@@ -1,6 +1,6 @@
-//! What a gateway is to be made of: its setup, its processes, their environment.
+//! The plan of a gateway: its setup, its processes, their environment.
 //!
-//! Invariant: every gateway has ports, files and a realm of its own, so that tests never meet.
+//! Invariant: every gateway has its own ports, files and realm, so tests never affect each other.
 
 use std::{
     collections::BTreeMap,
@@ -16,23 +16,23 @@ use crate::{
     realm::Realm,
 };
 
-/// The secret of the tokens in response URLs: the dispatcher makes them, the ingress knows them.
+/// The secret of the tokens in response URLs: the dispatcher signs them, the ingress verifies them.
 pub const CALLBACK_SECRET: &str = "the-tests'-own-secret-of-32-bytes-or-more";
 
 /// The key that [`Plan::production`] configures, an operator's.
 pub const OPERATOR_KEY: &str = "the-tests'-own-operator-key-of-32-bytes-or-more";
 
-/// What else production asks for: what signs forwards, and what seals channels' secrets.
+/// Further secrets that production needs: one signs forwards, one encrypts channels' secrets.
 const SESSIONS_SECRET: &str = "whsec_dGhlLXRlc3RzJy1vd24tc2Vzc2lvbnMtc2VjcmV0LSE=";
 const ENCRYPTION_KEY: &str = "dGhlLXRlc3RzJy1vd24tZW5jcnlwdGlvbi1rZXktITI=";
 
-/// Where nobody listens: the port is reserved.
+/// A closed port: it is reserved.
 const NOWHERE: &str = "http://127.0.0.1:1/";
 
-/// The time limit on what a server is asked: a server that answers late on a busy machine is not away.
+/// The time limit on server calls: a busy machine's slow server must not count as unavailable.
 const SERVER_LIMIT: &str = "20s";
 
-/// What a gateway runs on.
+/// The engines of a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setup {
     /// SQLite files, all roles in one process.
@@ -90,25 +90,24 @@ impl Plan {
         self.env("ROUNDTRIP__DISPATCHER__RETRY__SCHEDULE", schedule)
     }
 
-    /// With so many dispatchers, where each role is a process.
+    /// With this number of dispatchers, if each role is a process.
     #[must_use]
     pub const fn dispatchers(mut self, count: usize) -> Self {
         self.dispatchers = count;
         self
     }
 
-    /// With nothing that takes what is enqueued: with the ingress alone or, as the embedded broker
-    /// belongs to one process that has every role, with nowhere to deliver to. Channels must be nowhere
-    /// too.
+    /// Without a consumer of the queues: the ingress alone. The embedded broker's one process has
+    /// every role, so there deliveries must fail: the test's channels need closed ports.
     #[must_use]
     pub const fn ingress_only(mut self) -> Self {
         self.ingress_only = true;
         self
     }
 
-    /// In the production environment, where nothing is answered without a key. The gateway's own
-    /// requests ([`super::TestGateway::request`] and what is made of it) present
-    /// [`OPERATOR_KEY`]. Channels may be on this machine all the same.
+    /// In the production environment, where every call needs a key. The gateway's own requests
+    /// ([`super::TestGateway::request`] and the methods that use it) send [`OPERATOR_KEY`].
+    /// Channels on this machine are allowed.
     #[must_use]
     pub fn production(mut self) -> Self {
         self.in_production = true;
@@ -198,7 +197,7 @@ impl Plan {
             env.insert("ROUNDTRIP__BROKER__NAMESPACE".to_owned(), name.clone());
         }
         env.extend(self.store_env(folder));
-        // A server that a test takes away, by a proxy, is given up as soon as in production.
+        // With a proxy, a test makes a server unavailable; use production's time limit there.
         for (server, limit) in [
             ("BROKER_URL", "ROUNDTRIP__BROKER__PUBLISH_TIMEOUT"),
             ("STORE_URL", "ROUNDTRIP__STORE__TIMEOUT"),

@@ -1,6 +1,6 @@
 //! A connection to the gateway that is written byte by byte.
 //!
-//! Invariant: what is read of it the audit has heard.
+//! Invariant: the audit gets everything that is read from it.
 
 use std::net::SocketAddr;
 
@@ -48,14 +48,14 @@ impl Raw {
         Ok(())
     }
 
-    /// Reads what comes until the gateway closes.
+    /// Reads until the gateway closes the connection.
     ///
     /// # Errors
     /// If it does not in time.
     pub async fn rest(&mut self) -> anyhow::Result<String> {
         let mut bytes = Vec::new();
         let read = timeout(WAIT_LIMIT, self.stream.read_to_end(&mut bytes)).await;
-        // A reset is an end too; whether there is one in time is what matters.
+        // A reset also counts as a close; only the time matters.
         let _ = read.context("the connection stays open")?;
         let told = String::from_utf8_lossy(&bytes).into_owned();
         self.audit.raw_answer(&told);

@@ -1,4 +1,4 @@
-//! What a gateway that was stopped left in its queues and in its store.
+//! The contents of a stopped gateway's queues and store.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ use crate::wait;
 const DEAD_WINDOW: u16 = 1000;
 
 impl TestGateway {
-    /// Stops what runs and reads a dead queue, and what the recorder took from it into the store:
-    /// what is dead and was not replayed.
+    /// Stops the processes and reads the dead letters that were not replayed, from the dead queue
+    /// and from the store.
     ///
     /// # Errors
     /// If a process does not end well, or the queue or the store cannot be read.
@@ -42,7 +42,7 @@ impl TestGateway {
             };
             after = Some(last.dead_id.clone());
             for letter in page {
-                // A recorder that was stopped in between leaves a letter in both.
+                // A recorder that was stopped between write and ack leaves a letter in both.
                 if !parcels
                     .iter()
                     .any(|known| (&known.id, known.round) == (&letter.parcel_id, letter.round))
@@ -90,8 +90,8 @@ impl TestGateway {
         Ok(parcels)
     }
 
-    /// Stops what runs, puts a parcel of this id and body into the queue that the route leads to,
-    /// as a broken process or another version might, and starts everything again.
+    /// Stops the processes, publishes a message with this id and body to the route, as a broken
+    /// process or another version might, and restarts everything.
     ///
     /// # Errors
     /// If a process does not end well or start again, or the parcel is not taken.
@@ -118,7 +118,7 @@ impl TestGateway {
         Ok(())
     }
 
-    /// Stops what runs and counts the messages and answers that lie in every queue together.
+    /// Stops the processes and counts the messages and answers in all queues together.
     ///
     /// # Errors
     /// If a process does not end well, or a queue cannot be asked.
@@ -126,7 +126,7 @@ impl TestGateway {
         if self.plan.setup == Setup::Embedded {
             self.stop_all().await?;
             let file = Connection::open(self.folder.path().join("broker.db"))?;
-            // Those too that wait for their next attempt.
+            // Includes messages that wait for their next attempt.
             let count = "SELECT count(*) FROM parcel WHERE id LIKE 'msg_%' OR id LIKE 'cb_%'";
             let enqueued: i64 = file.query_row(count, [], |row| row.get(0))?;
             return Ok(enqueued.unsigned_abs());
@@ -144,8 +144,8 @@ impl TestGateway {
         Ok(enqueued)
     }
 
-    /// The broker, for this process; the embedded one's file belongs to one process at a time, so
-    /// what runs is stopped first.
+    /// Stops the processes and opens the broker in this one: the embedded broker's file belongs to
+    /// one process at a time.
     async fn broker(&mut self) -> anyhow::Result<SharedBroker> {
         self.stop_all().await?;
         let mut config = roundtrip_broker::Config {

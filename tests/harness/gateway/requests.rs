@@ -1,7 +1,7 @@
-//! What a test asks of its gateway, by the API.
+//! A test's API requests to its gateway.
 //!
-//! Invariant: every answer is looked through for secrets; what is asked by [`TestGateway::request`], and
-//! by what is made of it, goes into the account.
+//! Invariant: every response is searched for secrets. Messages accepted through
+//! [`TestGateway::request`], and the methods that use it, go into the account.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use super::{Answer, OPERATOR_KEY, Raw, TestGateway, answer::text};
 const ANSWER_LIMIT: Duration = Duration::from_mins(1);
 
 impl TestGateway {
-    /// Exchanges a request for its answer; what it accepted goes into the account. Where the gateway
-    /// asks for keys, an operator's is presented.
+    /// Sends a request and returns the response; an accepted message goes into the account. If the
+    /// gateway needs keys, an operator's key is sent.
     ///
     /// # Errors
     /// If no answer comes.
@@ -59,8 +59,7 @@ impl TestGateway {
         Ok(answer)
     }
 
-    /// Exchanges a request of a test's own client for its answer; what it accepted goes into no
-    /// account.
+    /// Sends a request of a test's own client; an accepted message goes into no account.
     ///
     /// # Errors
     /// If no answer comes.
@@ -70,10 +69,10 @@ impl TestGateway {
         Ok(answer)
     }
 
-    /// Connects, for a test that writes byte by byte; what it accepted goes into no account.
+    /// Connects, for a test that writes raw bytes; an accepted message goes into no account.
     ///
     /// # Errors
-    /// If nobody listens.
+    /// If the port is closed.
     pub async fn connect(&self) -> anyhow::Result<Raw> {
         Raw::open(self.ingress, self.audit.clone()).await
     }
@@ -87,7 +86,7 @@ impl TestGateway {
         self.request(Method::POST, path, &json, body).await
     }
 
-    /// What `/readyz` of the process with this role tells.
+    /// The `/readyz` response of the process with this role.
     ///
     /// # Errors
     /// If no answer comes.
