@@ -8,10 +8,14 @@
 
 mod page;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
 use backoff::backoff::Backoff;
-use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
+use futures::{
+    FutureExt, StreamExt,
+    future::{Fuse, FusedFuture, join_all},
+    stream::FuturesUnordered,
+};
 use roundtrip_broker::{PublishError, SharedBroker};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, LogThrottle, ReplayId, retry::reconnect};
@@ -108,22 +112,25 @@ impl Replayer {
         // When the replays of this process that yielded continue.
         let mut due = BTreeSet::new();
         let mut look_at = Instant::now();
+        // Polled beside the turns: a turn may hold the store's write lock.
+        let mut claim = pin!(Fuse::terminated());
         loop {
-            let has_room = turns.len() < AT_ONCE;
+            let may_claim = claim.is_terminated() && turns.len() < AT_ONCE;
             tokio::select! {
                 Some(goes_on_at) = turns.next(), if !turns.is_empty() => {
                     due.extend(goes_on_at);
                     look_at = due.first().map_or(look_at, |first| look_at.min(*first));
                 }
-                () = sleep_until(look_at), if has_room => {
+                claimed = &mut claim => if let Some((replay, owner)) = claimed {
+                    turns.push(self.turn(replay, owner));
+                } else {
+                    let next = Instant::now() + POLL_EVERY;
+                    look_at = due.first().map_or(next, |first| next.min(*first));
+                },
+                () = sleep_until(look_at), if may_claim => {
                     let now = Instant::now();
                     due.retain(|at| *at > now);
-                    if let Some((replay, owner)) = self.claim().await {
-                        turns.push(self.turn(replay, owner));
-                    } else {
-                        let next = now + POLL_EVERY;
-                        look_at = due.first().map_or(next, |first| next.min(*first));
-                    }
+                    claim.set(self.claim().fuse());
                 }
             }
         }
