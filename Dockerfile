@@ -3,18 +3,18 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-# The crates and the target folder stay with the builder between builds; only the executable
-# leaves it.
+# The builder caches the crates and the target folder between builds; only the executable is copied
+# out.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --profile dist --locked --package roundtrip \
     && cp target/dist/roundtrip /usr/local/bin/roundtrip
 
 FROM debian:bookworm-slim
-# The roots that rustls trusts for https, amqps and MongoDB over TLS; the slim image has none.
+# The root certificates for https, amqps and MongoDB with TLS; the slim image has none.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /usr/local/bin/roundtrip /usr/local/bin/roundtrip
-# By number, so that Kubernetes can see that it is not root. The embedded engines keep their files
+# A numeric id, so that Kubernetes can verify that it is not root. The embedded engines keep their files
 # in data/ below the working folder.
 RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/roundtrip --create-home roundtrip \
     && install --directory --owner=10001 --group=10001 /var/lib/roundtrip/data

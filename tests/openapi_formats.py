@@ -1,7 +1,7 @@
-"""What schemathesis cannot know of the formats in the OpenAPI document: good values of each.
+"""Generators of valid values for the formats in the OpenAPI document.
 
-Loaded by tests/openapi. A format says more than a pattern could; without these, valid data would
-never be valid.
+Loaded by tests/openapi. A format is stricter than a pattern: without these generators, most data that
+schemathesis considers valid would be refused.
 """
 
 import base64
@@ -11,7 +11,7 @@ import json
 import schemathesis
 from hypothesis import strategies as st
 
-# Names that nobody has: nothing is to be connected to in any case.
+# Reserved names, so that no connection can succeed.
 hosts = st.sampled_from(["channel.example", "a.b.c.example", "Kanäle.example", "xn--kanle-hra.example"])
 ports = st.sampled_from(["", ":80", ":443", ":8443", ":65535"])
 paths = st.lists(st.text("abcXYZ019-._~%20ä ", max_size=8), max_size=4).map("/".join)
@@ -79,7 +79,7 @@ def before_call(ctx, case, kwargs):
     if not case.meta or not case.meta.generation.mode.is_positive:
         return
     if case.headers and "Idempotency-Key" in case.headers:
-        # Used again for another message it would be refused.
+        # An idempotency key used again for another message would be refused.
         key = f"{next(calls)}-{case.headers['Idempotency-Key']}"
         case.headers["Idempotency-Key"] = key[:255].strip()
     if case.query and "cursor" in case.query and case.operation.path == "/channels":
@@ -91,5 +91,5 @@ def before_call(ctx, case, kwargs):
     if case.method == "PUT" and isinstance(case.body, dict) and case.body.get("channel_id"):
         case.body["channel_id"] = case.path_parameters["channel_id"]
     if case.operation.path == "/api-keys" and isinstance(case.body, dict) and case.body.get("expires_at"):
-        # In the future, and not too far; a leap year, for the day may be one of such.
+        # In the near future; a leap year, because the day may be 29 February.
         case.body["expires_at"] = "2096" + case.body["expires_at"][4:]
