@@ -197,7 +197,7 @@ async fn what_the_dns_names_is_away_unless_it_proves_itself() -> anyhow::Result<
         ("another authority", CLUSTER, stranger, "certificate"),
         ("the public ones", CLUSTER, None, "certificate"),
         ("another name", MISNAMED, own()?, "certificate"),
-        ("another set", OTHER_SET, own()?, "another"),
+        ("another set", OTHER_SET, own()?, "none has the role"),
         ("another domain", ASTRAY, own()?, "does not match domain"),
         (
             "no such name",

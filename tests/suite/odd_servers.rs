@@ -55,7 +55,9 @@ async fn delivered(gateway: &TestGateway, id: &str) -> anyhow::Result<Vec<Value>
         (shown["state"] == "delivered").then_some(())?;
         let timeline = shown["timeline"].as_array()?.clone();
         let attempted = |entry: &Value| entry["event"].get("attempted").cloned();
-        Some(timeline.iter().filter_map(attempted).collect())
+        let attempts: Vec<Value> = timeline.iter().filter_map(attempted).collect();
+        // The state and the entries are written one after the other.
+        (!attempts.is_empty()).then_some(attempts)
     })
     .await
 }
@@ -245,7 +247,14 @@ async fn a_frozen_http2_connection_to_the_sessions_server_delays_answers_by_seco
     freezable.proxy.freeze();
     let frozen = Instant::now();
     gateway.send("c", "after").await?;
-    sessions.taken_at_least(2).await?;
+    wait::until("the answer after the freeze", async || {
+        let taken = sessions.taken();
+        taken
+            .iter()
+            .any(|one| one.field("session_id") == "after")
+            .then_some(())
+    })
+    .await?;
     assert!(frozen.elapsed() < SECONDS, "{:?}", frozen.elapsed());
     gateway.finish(&[&channel, &sessions]).await
 }
