@@ -57,7 +57,8 @@ async fn delivered(gateway: &TestGateway, id: &str) -> anyhow::Result<Vec<Value>
         let attempted = |entry: &Value| entry["event"].get("attempted").cloned();
         let attempts: Vec<Value> = timeline.iter().filter_map(attempted).collect();
         // The state and the entries are written one after the other.
-        (!attempts.is_empty()).then_some(attempts)
+        let is_complete = attempts.iter().any(|attempt| attempt["next"] == "arrived");
+        is_complete.then_some(attempts)
     })
     .await
 }
