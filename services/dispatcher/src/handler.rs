@@ -58,7 +58,10 @@ impl Handler for Dispatcher {
             Err(error) => return not_tried(parcel, None, dead(DeadKind::Undecodable, &error)),
         };
         let channel_id = Some(&message.channel_id);
-        if let Some(reason) = self.courier.too_old(parcel.tries, parcel.accepted_at) {
+        if let Some(reason) = self
+            .delivery_client
+            .too_old(parcel.tries, parcel.accepted_at)
+        {
             return not_tried(parcel, channel_id, reason);
         }
         let destination = match self.destination(&message).await {
@@ -93,7 +96,9 @@ impl Handler for Dispatcher {
     }
 
     async fn panicked(&self, parcel: &Parcel) -> Decision {
-        let made = self.courier.panicked(parcel.tries, parcel.accepted_at);
+        let made = self
+            .delivery_client
+            .panicked(parcel.tries, parcel.accepted_at);
         // The panic itself is logged elsewhere; this line names the message.
         tracing::error!(
             message_id = parcel.id,
@@ -221,9 +226,12 @@ impl Dispatcher {
             schedule: settings.retry_schedule.as_deref(),
         };
         let attempt = async {
-            let made = self.courier.attempt_with(post, overrides).await;
+            let made = self.delivery_client.attempt_with(post, overrides).await;
             // Free the permit at once: the journal's time must not count against the channel.
-            permit.end(Signal::of(&made.outcome, self.courier.retry_after_cap()));
+            permit.end(Signal::of(
+                &made.outcome,
+                self.delivery_client.retry_after_cap(),
+            ));
             made
         };
         let mut made = self.told_if_long(parcel, message, attempt).await;

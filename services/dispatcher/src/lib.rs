@@ -23,7 +23,7 @@ use roundtrip_isolation::{
 use roundtrip_journal::Journal;
 use roundtrip_model::{ChannelId, Clock};
 use roundtrip_store::CachedChannels;
-use roundtrip_webhook::{ConfigError, Courier, Reach, Webhook, window};
+use roundtrip_webhook::{ConfigError, DeliveryClient, Reach, Webhook, window};
 use tokio_util::sync::CancellationToken;
 
 pub use answers::Answers;
@@ -34,7 +34,7 @@ use crate::waits::Waits;
 /// Delivers messages.
 pub struct Dispatcher {
     channels: Arc<CachedChannels>,
-    courier: Courier,
+    delivery_client: DeliveryClient,
     admission: Admission<ChannelId>,
     /// The cap of a channel that sets none.
     max_in_flight: usize,
@@ -76,7 +76,7 @@ impl Dispatcher {
         });
         Ok(Self {
             channels,
-            courier: Courier::new(webhook, policy, Arc::clone(&clock)),
+            delivery_client: DeliveryClient::new(webhook, policy, Arc::clone(&clock)),
             admission,
             max_in_flight: usize::from(config.max_in_flight_per_channel),
             answers,

@@ -28,7 +28,10 @@ impl Handler for Forwarder {
                 return not_tried(parcel, Decision::DeadLetter(reason));
             }
         };
-        if let Some(reason) = self.courier.too_old(parcel.tries, parcel.accepted_at) {
+        if let Some(reason) = self
+            .delivery_client
+            .too_old(parcel.tries, parcel.accepted_at)
+        {
             return not_tried(parcel, Decision::DeadLetter(reason));
         }
         let limits = Limits {
@@ -59,7 +62,9 @@ impl Handler for Forwarder {
     }
 
     async fn panicked(&self, parcel: &Parcel) -> Decision {
-        let made = self.courier.panicked(parcel.tries, parcel.accepted_at);
+        let made = self
+            .delivery_client
+            .panicked(parcel.tries, parcel.accepted_at);
         // The panic itself is logged elsewhere; this line names the answer.
         tracing::error!(
             callback_id = parcel.id,
@@ -83,7 +88,7 @@ impl Forwarder {
     ) -> Decision {
         let webhook_id = callback.callback_id.to_string();
         let made = self
-            .courier
+            .delivery_client
             .attempt(Post {
                 url: &self.sessions_server,
                 webhook_id: &webhook_id,
@@ -93,7 +98,10 @@ impl Forwarder {
                 accepted_at: parcel.accepted_at,
             })
             .await;
-        permit.end(Signal::of(&made.outcome, self.courier.retry_after_cap()));
+        permit.end(Signal::of(
+            &made.outcome,
+            self.delivery_client.retry_after_cap(),
+        ));
         let Told {
             decision,
             wait_ms,

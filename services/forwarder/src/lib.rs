@@ -17,7 +17,7 @@ use roundtrip_isolation::{
 use roundtrip_journal::Journal;
 use roundtrip_model::{ChannelId, Clock, Signer};
 use roundtrip_tls::Roots;
-use roundtrip_webhook::{ConfigError, Courier, Reach, Webhook, window};
+use roundtrip_webhook::{ConfigError, DeliveryClient, Reach, Webhook, window};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -39,7 +39,7 @@ pub const DEFAULT_SCHEDULE: [Duration; 4] = [
 pub struct Forwarder {
     sessions_server: Url,
     signer: Option<Signer>,
-    courier: Courier,
+    delivery_client: DeliveryClient,
     admission: Admission<AnsweredBy>,
     journal: Journal,
     clock: Arc<dyn Clock>,
@@ -68,7 +68,7 @@ impl Forwarder {
         Ok(Self {
             sessions_server,
             signer,
-            courier: Courier::new(webhook, policy, Arc::clone(&clock)),
+            delivery_client: DeliveryClient::new(webhook, policy, Arc::clone(&clock)),
             admission: Admission::new(Rules {
                 slots: usize::from(config.concurrency),
                 // Answers cannot be paused.

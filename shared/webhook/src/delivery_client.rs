@@ -18,7 +18,7 @@ use crate::Webhook;
 
 /// Posts under a policy.
 #[derive(Debug)]
-pub struct Courier {
+pub struct DeliveryClient {
     webhook: Webhook,
     policy: RetryPolicy,
     clock: Arc<dyn Clock>,
@@ -63,7 +63,7 @@ pub struct Try {
     pub decision: Decision,
 }
 
-impl Courier {
+impl DeliveryClient {
     /// Posts with this client under this policy.
     pub fn new(webhook: Webhook, policy: RetryPolicy, clock: Arc<dyn Clock>) -> Self {
         Self {
