@@ -64,7 +64,7 @@ pub struct KeySettings {
     pub time_to_live: Duration,
 }
 
-pub(crate) struct Doorkeeper {
+pub(crate) struct Authenticator {
     required: bool,
     operator: Option<KeyHash>,
     keyring: Keyring,
@@ -72,7 +72,7 @@ pub(crate) struct Doorkeeper {
     near: Near,
 }
 
-impl Doorkeeper {
+impl Authenticator {
     /// Starts to read keys. Must be called within a runtime.
     pub(crate) fn start(
         settings: &KeySettings,
@@ -163,7 +163,7 @@ pub(crate) fn bearer(value: &HeaderValue) -> Option<&str> {
 
 /// Middleware: allows a call or refuses it.
 pub(crate) async fn guard(
-    State((doorkeeper, access)): State<(Arc<Doorkeeper>, Access)>,
+    State((authenticator, access)): State<(Arc<Authenticator>, Access)>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -171,7 +171,7 @@ pub(crate) async fn guard(
         return next.run(request).await;
     }
     let (mut head, body) = request.into_parts();
-    match doorkeeper.admit(access, &mut head).await {
+    match authenticator.admit(access, &mut head).await {
         Ok(caller) => {
             head.extensions.insert(caller);
             next.run(Request::from_parts(head, body)).await
@@ -180,7 +180,7 @@ pub(crate) async fn guard(
     }
 }
 
-impl Doorkeeper {
+impl Authenticator {
     async fn admit(&self, access: Access, head: &mut Parts) -> Result<Caller, Problem> {
         let caller = self.identify(head).await?;
         if let Some(wait) = caller.blocked_for(Instant::now()) {

@@ -68,7 +68,7 @@ pub(crate) async fn create(
     }
     key.made_under = caller.counts_under();
     ingress.store.create_key(&key).await?;
-    ingress.doorkeeper.read_again().await;
+    ingress.authenticator.read_again().await;
     tracing::info!(key_id = %key.key_id, role = %key.role, by = %caller, "api_key.created");
     let made = Made {
         key,
@@ -129,7 +129,7 @@ pub(crate) async fn revoke(
     let now = ingress.clock.now();
     let revoked = ingress.store.revoke_key(&id, now).await?;
     let revoked = revoked.ok_or_else(unknown)?;
-    ingress.doorkeeper.read_again().await;
+    ingress.authenticator.read_again().await;
     tracing::info!(key_id = %id, by = %caller, "api_key.revoked");
     Ok(JsonBody(revoked))
 }

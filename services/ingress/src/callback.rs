@@ -58,7 +58,7 @@ pub(crate) async fn receive(
             }
         }
         None => ingress
-            .doorkeeper
+            .authenticator
             .allow_keyless(request.uri(), request.headers())?,
     }
     ingress.answer_limits.take_rate(channel).await?;

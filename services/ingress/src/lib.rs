@@ -48,7 +48,7 @@ pub use config::{CallbackAuth, Config, ConfigError, Tls};
 pub use routes::calls;
 
 use crate::{
-    access::Doorkeeper, answers::Answers, callback::limits::AnswerLimits, problem::Problem,
+    access::Authenticator, answers::Answers, callback::limits::AnswerLimits, problem::Problem,
     queries::Queries, refusals::Refusals,
 };
 
@@ -79,7 +79,7 @@ pub struct Shared {
     /// Seals the secrets of channels.
     sealing: SealingKeys,
     clock: Arc<dyn Clock>,
-    doorkeeper: Arc<Doorkeeper>,
+    authenticator: Arc<Authenticator>,
     /// The `response_url` of messages that name none.
     own_response_url: Arc<str>,
     guard: Arc<Guard>,
@@ -136,7 +136,7 @@ impl Ingress {
             guard,
             clock,
         } = parts;
-        let doorkeeper = Doorkeeper::start(
+        let authenticator = Authenticator::start(
             &keys,
             &limits,
             Arc::clone(&store),
@@ -145,7 +145,7 @@ impl Ingress {
         );
         let bytes = Arc::new(Semaphore::new(limits.max_bytes_in_flight));
         Self(Arc::new(Shared {
-            doorkeeper: Arc::new(doorkeeper),
+            authenticator: Arc::new(authenticator),
             broker,
             store,
             known,
@@ -170,7 +170,7 @@ impl Ingress {
     /// Why sends with a key from the store are refused now, if they are. For probes.
     #[must_use]
     pub fn unready(&self) -> Option<&'static str> {
-        self.doorkeeper.unready()
+        self.authenticator.unready()
     }
 
     /// The API's routes, and those of `more` for development. The latter need any key, or none

@@ -78,7 +78,7 @@ pub fn calls() -> Vec<(Method, &'static str, Access)> {
 /// The router of the table. An unknown path needs a key too, so that strangers cannot probe for
 /// paths.
 pub(crate) fn router(ingress: &Ingress) -> Router {
-    let guarded = |access| from_fn_with_state((Arc::clone(&ingress.doorkeeper), access), guard);
+    let guarded = |access| from_fn_with_state((Arc::clone(&ingress.authenticator), access), guard);
     let unknown_path = async || Problem::unknown_path();
     let method_not_allowed = async || Problem::method_not_allowed();
     let mut router = Router::new();
@@ -93,7 +93,7 @@ pub(crate) fn router(ingress: &Ingress) -> Router {
 
 /// Further routes, for any key. They are not in the table because they are not part of the API.
 pub(crate) fn opened_by_any_key(ingress: &Ingress, routes: Router) -> Router {
-    let state = (Arc::clone(&ingress.doorkeeper), Access::AnyKey);
+    let state = (Arc::clone(&ingress.authenticator), Access::AnyKey);
     routes.layer(from_fn_with_state(state, guard))
 }
 
