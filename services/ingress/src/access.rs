@@ -4,7 +4,7 @@
 //! an expired and an unknown key.
 
 mod caller;
-mod keyring;
+mod key_snapshot;
 mod near;
 
 use std::{sync::Arc, time::Duration};
@@ -20,7 +20,7 @@ use roundtrip_store::SharedStore;
 use tokio::time::Instant;
 
 use crate::{Config, problem::Problem};
-use keyring::{Keyring, Reading};
+use key_snapshot::{ApiKeySnapshot, Reading};
 use near::Near;
 
 pub(crate) use caller::Caller;
@@ -67,7 +67,7 @@ pub struct KeySettings {
 pub(crate) struct Authenticator {
     required: bool,
     operator: Option<KeyHash>,
-    keyring: Keyring,
+    key_snapshot: ApiKeySnapshot,
     clock: Arc<dyn Clock>,
     near: Near,
 }
@@ -89,7 +89,7 @@ impl Authenticator {
         Self {
             required: settings.required,
             operator: settings.operator,
-            keyring: Keyring::start(store, Arc::clone(&clock), reading),
+            key_snapshot: ApiKeySnapshot::start(store, Arc::clone(&clock), reading),
             clock,
             near: Near::new(own_url),
         }
@@ -97,12 +97,12 @@ impl Authenticator {
 
     /// Reads the keys again, so that this process sees what it just wrote.
     pub(crate) async fn read_again(&self) {
-        self.keyring.read_again().await;
+        self.key_snapshot.read_again().await;
     }
 
     /// Why calls with a key from the store are refused now, if they are.
     pub(crate) fn unready(&self) -> Option<&'static str> {
-        self.required.then(|| self.keyring.unready()).flatten()
+        self.required.then(|| self.key_snapshot.unready()).flatten()
     }
 
     /// Allows a call without a key. Where keys are required, such a call is open to all. Where they
@@ -138,17 +138,17 @@ impl Authenticator {
         let Ok(PresentedKey { key_id, .. }) = presented else {
             return Err(self.refuse());
         };
-        match self.keyring.find(key_id).await {
+        match self.key_snapshot.find(key_id).await {
             Ok(Some(known)) if known.key.hash == hash && known.key.is_active(self.clock.now()) => {
                 Ok(Caller::Key(known))
             }
             Ok(_) => Err(self.refuse()),
-            Err(keyring::Away) => Err(Problem::keys_away()),
+            Err(key_snapshot::Away) => Err(Problem::keys_away()),
         }
     }
 
     fn refuse(&self) -> Problem {
-        self.keyring.count_refusal();
+        self.key_snapshot.count_refusal();
         Problem::no_key()
     }
 }

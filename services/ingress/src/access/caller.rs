@@ -6,7 +6,7 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use roundtrip_model::{ApiKeyId, ChannelId, KeyBounds, KeyRole};
 use tokio::time::Instant;
 
-use super::keyring::Known;
+use super::key_snapshot::Known;
 use crate::problem::Problem;
 
 /// The principal of a call. A handler takes it as an argument.

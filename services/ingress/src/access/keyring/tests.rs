@@ -52,11 +52,11 @@ impl ApiKeys for Store {
     }
 
     async fn create_key(&self, _: &ApiKey) -> Result<(), StoreError> {
-        unreachable!("a keyring makes no keys")
+        unreachable!("a key_snapshot makes no keys")
     }
 
     async fn key(&self, _: &ApiKeyId) -> Result<Option<ApiKey>, StoreError> {
-        unreachable!("a keyring reads them all")
+        unreachable!("a key_snapshot reads them all")
     }
 
     async fn keys(
@@ -65,7 +65,7 @@ impl ApiKeys for Store {
         _: Option<&ApiKeyId>,
         _: u16,
     ) -> Result<Vec<ApiKey>, StoreError> {
-        unreachable!("a keyring reads those that are active")
+        unreachable!("a key_snapshot reads those that are active")
     }
 
     async fn revoke_key(
@@ -73,33 +73,33 @@ impl ApiKeys for Store {
         _: &ApiKeyId,
         _: OffsetDateTime,
     ) -> Result<Option<ApiKey>, StoreError> {
-        unreachable!("a keyring revokes none")
+        unreachable!("a key_snapshot revokes none")
     }
 }
 
-fn keyring(store: &Arc<Store>) -> Keyring {
+fn key_snapshot(store: &Arc<Store>) -> ApiKeySnapshot {
     let reading = Reading {
         time_to_live: TIME_TO_LIVE,
         max_age: MAX_AGE,
         default_rate: None,
     };
     let store = Arc::clone(store) as Arc<dyn ApiKeys>;
-    Keyring::start(store, Arc::new(SystemClock), reading)
+    ApiKeySnapshot::start(store, Arc::new(SystemClock), reading)
 }
 
-async fn has(keyring: &Keyring, id: ApiKeyId) -> bool {
-    keyring.find(id).await.unwrap().is_some()
+async fn has(key_snapshot: &ApiKeySnapshot, id: ApiKeyId) -> bool {
+    key_snapshot.find(id).await.unwrap().is_some()
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_known_key_costs_no_read() {
     let store = Arc::new(Store::default());
     let id = store.add(None);
-    let keyring = keyring(&store);
-    assert!(has(&keyring, id).await);
+    let key_snapshot = key_snapshot(&store);
+    assert!(has(&key_snapshot, id).await);
     let reads = store.reads();
     for _ in 0..1000 {
-        assert!(has(&keyring, id).await);
+        assert!(has(&key_snapshot, id).await);
     }
     assert_eq!(store.reads(), reads);
 }
@@ -107,31 +107,31 @@ async fn a_known_key_costs_no_read() {
 #[tokio::test(start_paused = true)]
 async fn a_key_that_was_just_made_is_found() {
     let store = Arc::new(Store::default());
-    let keyring = keyring(&store);
-    assert!(!has(&keyring, ApiKeyId::generate()).await);
+    let key_snapshot = key_snapshot(&store);
+    assert!(!has(&key_snapshot, ApiKeyId::generate()).await);
     let id = store.add(None);
-    assert!(has(&keyring, id).await);
+    assert!(has(&key_snapshot, id).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_key_that_is_gone_is_gone_within_the_time_to_live() {
     let store = Arc::new(Store::default());
     let id = store.add(None);
-    let keyring = keyring(&store);
-    assert!(has(&keyring, id).await);
+    let key_snapshot = key_snapshot(&store);
+    assert!(has(&key_snapshot, id).await);
     store.keys.lock().unwrap().clear();
     tokio::time::sleep(TIME_TO_LIVE + PAUSE).await;
-    assert!(!has(&keyring, id).await);
+    assert!(!has(&key_snapshot, id).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn however_many_keys_are_made_up_reads_are_few_and_calls_do_not_wait() {
     let store = Arc::new(Store::default());
-    let keyring = Arc::new(keyring(&store));
+    let key_snapshot = Arc::new(key_snapshot(&store));
     let began = Instant::now();
     let found = futures::future::join_all((0..10_000).map(|_| {
-        let keyring = Arc::clone(&keyring);
-        tokio::spawn(async move { has(&keyring, ApiKeyId::generate()).await })
+        let key_snapshot = Arc::clone(&key_snapshot);
+        tokio::spawn(async move { has(&key_snapshot, ApiKeyId::generate()).await })
     }))
     .await;
     assert!(found.into_iter().all(|found| !found.unwrap()));
@@ -143,44 +143,44 @@ async fn however_many_keys_are_made_up_reads_are_few_and_calls_do_not_wait() {
 async fn while_the_store_is_away_keys_are_used_until_they_are_too_old() {
     let store = Arc::new(Store::default());
     let (id, unknown) = (store.add(None), ApiKeyId::generate());
-    let keyring = keyring(&store);
-    assert!(has(&keyring, id).await);
+    let key_snapshot = key_snapshot(&store);
+    assert!(has(&key_snapshot, id).await);
     store.set_away(true);
     tokio::time::sleep(MAX_AGE / 2).await;
-    assert!(has(&keyring, id).await);
+    assert!(has(&key_snapshot, id).await);
     // Another process with access to the store may have made it.
-    assert!(keyring.find(unknown).await.is_err());
+    assert!(key_snapshot.find(unknown).await.is_err());
     tokio::time::sleep(MAX_AGE).await;
-    assert!(keyring.find(id).await.is_err());
+    assert!(key_snapshot.find(id).await.is_err());
     store.set_away(false);
     tokio::time::sleep(TIME_TO_LIVE + PAUSE).await;
-    assert!(has(&keyring, id).await);
-    assert!(!has(&keyring, unknown).await);
+    assert!(has(&key_snapshot, id).await);
+    assert!(!has(&key_snapshot, unknown).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_was_never_there_says_nothing_of_any_key() {
     let store = Arc::new(Store::default());
     store.set_away(true);
-    let keyring = keyring(&store);
-    assert!(keyring.find(ApiKeyId::generate()).await.is_err());
+    let key_snapshot = key_snapshot(&store);
+    assert!(key_snapshot.find(ApiKeyId::generate()).await.is_err());
     let id = store.add(None);
     store.set_away(false);
-    assert!(has(&keyring, id).await);
+    assert!(has(&key_snapshot, id).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_rate_goes_on_when_keys_are_read_again() {
     let store = Arc::new(Store::default());
     let id = store.add(Some(10));
-    let keyring = keyring(&store);
-    let known = keyring.find(id).await.unwrap().unwrap();
+    let key_snapshot = key_snapshot(&store);
+    let known = key_snapshot.find(id).await.unwrap().unwrap();
     let now = Instant::now();
     assert_eq!((0..10).find_map(|_| known.blocked_for(now)), None);
     let reads = store.reads();
-    keyring.read_again().await;
+    key_snapshot.read_again().await;
     assert!(store.reads() > reads);
-    let known = keyring.find(id).await.unwrap().unwrap();
+    let known = key_snapshot.find(id).await.unwrap().unwrap();
     assert!(known.blocked_for(now).is_some());
     assert_eq!(known.blocked_for(now + Duration::from_secs(1)), None);
 }

@@ -45,7 +45,7 @@ static FULL: LogThrottle = LogThrottle::every(Duration::from_mins(10));
 #[derive(Debug)]
 pub(super) struct Away;
 
-pub(crate) struct Keyring {
+pub(crate) struct ApiKeySnapshot {
     shared: Arc<Shared>,
     state: watch::Receiver<State>,
     waiting: Semaphore,
@@ -53,15 +53,15 @@ pub(crate) struct Keyring {
     reader: JoinHandle<()>,
 }
 
-impl Drop for Keyring {
+impl Drop for ApiKeySnapshot {
     fn drop(&mut self) {
         self.reader.abort();
     }
 }
 
-impl fmt::Debug for Keyring {
+impl fmt::Debug for ApiKeySnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keyring").finish_non_exhaustive()
+        f.debug_struct("ApiKeySnapshot").finish_non_exhaustive()
     }
 }
 
@@ -119,7 +119,7 @@ pub(crate) struct Reading {
     pub(crate) default_rate: Option<u32>,
 }
 
-impl Keyring {
+impl ApiKeySnapshot {
     /// Starts to read. Must be called within a runtime.
     pub(crate) fn start(store: Arc<dyn ApiKeys>, clock: Arc<dyn Clock>, reading: Reading) -> Self {
         let shared = Arc::new(Shared {
