@@ -3,9 +3,9 @@
 //! Invariant: no handler runs before its call is allowed. A 401 is the same for a missing, a wrong,
 //! an expired and an unknown key.
 
-mod caller;
 mod key_snapshot;
 mod near;
+mod principal;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,9 +23,9 @@ use crate::{Config, problem::Problem};
 use key_snapshot::{ApiKeySnapshot, Reading};
 use near::Near;
 
-pub(crate) use caller::Caller;
 pub(crate) use near::authority;
 pub use near::for_this_machine;
+pub(crate) use principal::Principal;
 
 /// A longer text cannot be a key and is not even hashed.
 pub const MAX_KEY_BYTES: usize = 512;
@@ -114,14 +114,14 @@ impl Authenticator {
         self.near.allow(uri, headers)
     }
 
-    async fn identify(&self, head: &Parts) -> Result<Caller, Problem> {
+    async fn identify(&self, head: &Parts) -> Result<Principal, Problem> {
         let mut presented = head.headers.get_all(header::AUTHORIZATION).iter();
         let Some(first) = presented.next() else {
             if self.required {
                 return Err(self.refuse());
             }
             self.allow_keyless(&head.uri, &head.headers)?;
-            return Ok(Caller::Anybody);
+            return Ok(Principal::Anybody);
         };
         match (bearer(first), presented.next()) {
             (Some(text), None) => self.recognise(text).await,
@@ -129,18 +129,18 @@ impl Authenticator {
         }
     }
 
-    async fn recognise(&self, text: &str) -> Result<Caller, Problem> {
+    async fn recognise(&self, text: &str) -> Result<Principal, Problem> {
         let presented = text.parse::<PresentedKey>();
         let hash = presented.map_or_else(|_no_key| KeyHash::of(text), |presented| presented.hash);
         if self.operator == Some(hash) {
-            return Ok(Caller::Configured);
+            return Ok(Principal::Configured);
         }
         let Ok(PresentedKey { key_id, .. }) = presented else {
             return Err(self.refuse());
         };
         match self.key_snapshot.find(key_id).await {
             Ok(Some(known)) if known.key.hash == hash && known.key.is_active(self.clock.now()) => {
-                Ok(Caller::Key(known))
+                Ok(Principal::Key(known))
             }
             Ok(_) => Err(self.refuse()),
             Err(key_snapshot::Away) => Err(Problem::keys_away()),
@@ -181,7 +181,7 @@ pub(crate) async fn guard(
 }
 
 impl Authenticator {
-    async fn admit(&self, access: Access, head: &mut Parts) -> Result<Caller, Problem> {
+    async fn admit(&self, access: Access, head: &mut Parts) -> Result<Principal, Problem> {
         let caller = self.identify(head).await?;
         if let Some(wait) = caller.blocked_for(Instant::now()) {
             return Err(Problem::rate_limited(wait));

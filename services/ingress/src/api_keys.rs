@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 
 use crate::{
     Ingress,
-    access::Caller,
+    access::Principal,
     body::Json,
     json::whole_number,
     pages::{page_of, page_size},
@@ -50,7 +50,7 @@ struct Made {
 /// `POST /api-keys`
 pub(crate) async fn create(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     Json(wanted): Json<CreateKey>,
 ) -> Result<impl IntoResponse, Problem> {
     let new = NewKey {
@@ -99,7 +99,7 @@ pub(crate) struct Keys {
 /// `GET /api-keys`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     Parameters(parameters): Parameters<KeyParameters>,
 ) -> Result<JsonBody<Keys>, Problem> {
     let limit = page_size(parameters.limit)?;
@@ -117,7 +117,7 @@ pub(crate) async fn list(
 /// `DELETE /api-keys/{key_id}`; it cannot be undone.
 pub(crate) async fn revoke(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     PathId(text): PathId,
 ) -> Result<JsonBody<ApiKey>, Problem> {
     let unknown = || Problem::unknown_key(&text);

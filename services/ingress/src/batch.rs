@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     Ingress,
-    access::Caller,
+    access::Principal,
     body::{is_json, media_type, read},
     idempotency::{Key, KeyedCall, accept_one},
     json::{Rules, parse, said, without_mark},
@@ -75,7 +75,7 @@ enum Outcome {
 /// `POST /channel/messages`
 pub(crate) async fn send(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     key: Option<Key>,
     request: Request,
 ) -> Result<JsonBody<Answered>, Problem> {
@@ -121,7 +121,7 @@ pub(crate) async fn send(
 
 async fn accept(
     ingress: &Ingress,
-    caller: &Caller,
+    caller: &Principal,
     key_of_call: Option<Key>,
     keyed: &Semaphore,
     text: &[u8],

@@ -20,7 +20,7 @@ use roundtrip_store::Versioned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Ingress, access::Caller, body::Json, parameters::PathId, problem::Problem};
+use crate::{Ingress, access::Principal, body::Json, parameters::PathId, problem::Problem};
 
 pub(crate) use pause::{pause, resume};
 pub(crate) use query::query;
@@ -57,7 +57,7 @@ impl From<NewChannel> for Channel {
 /// `POST /channel`
 pub(crate) async fn create(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     Json(new): Json<NewChannel>,
 ) -> Result<impl IntoResponse, Problem> {
     let channel = Channel::from(new);

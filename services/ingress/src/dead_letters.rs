@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use crate::{
     Ingress,
-    access::Caller,
+    access::Principal,
     pages::{page_of, page_size},
     parameters::Parameters,
     problem::Problem,
@@ -61,7 +61,7 @@ impl DeadParameters {
     }
 
     /// The filter, restricted to what the principal may see.
-    fn into_filter(self, caller: &Caller) -> Result<DeadFilter, Problem> {
+    fn into_filter(self, caller: &Principal) -> Result<DeadFilter, Problem> {
         Ok(DeadFilter {
             channels: caller.among(self.channel_id.as_ref())?,
             ids: self
@@ -87,7 +87,7 @@ pub(crate) struct Letters {
 /// `GET /dead-letters`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     Parameters(mut parameters): Parameters<DeadParameters>,
 ) -> Result<Response, Problem> {
     if parameters.all {
@@ -120,7 +120,7 @@ pub(crate) struct Purged {
 /// `DELETE /dead-letters`
 pub(crate) async fn purge(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     Parameters(parameters): Parameters<DeadParameters>,
 ) -> Result<JsonBody<Purged>, Problem> {
     if parameters.limit.is_some() || parameters.cursor.is_some() {

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 
 use crate::{
     Ingress,
-    access::Caller,
+    access::Principal,
     pages::{page_of, page_size},
     parameters::{Parameters, PathId},
     problem::Problem,
@@ -65,7 +65,7 @@ impl From<WaitReason> for Waiting {
 /// `GET /channel/message/{message_id}`
 pub(crate) async fn timeline(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     PathId(id): PathId,
 ) -> Result<Response, Problem> {
     let id: MessageId = id.parse().map_err(|_error| Problem::unknown_message(&id))?;
@@ -128,7 +128,7 @@ pub(crate) struct Messages {
 /// `GET /messages`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     Parameters(parameters): Parameters<MessageParameters>,
 ) -> Result<Response, Problem> {
     let limit = page_size(parameters.limit)?;

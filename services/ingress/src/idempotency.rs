@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     Ingress,
-    access::Caller,
+    access::Principal,
     messages::{Accepted, SendMessage},
     problem::Problem,
 };
@@ -109,7 +109,7 @@ pub(crate) fn read(value: &HeaderValue) -> Result<Key, KeyForm> {
 /// Accepts a message that its principal may send; with a key, at most once.
 pub(crate) async fn accept_one(
     ingress: &Ingress,
-    caller: &Caller,
+    caller: &Principal,
     key: Option<&Key>,
     send: SendMessage,
 ) -> Result<Accepted, Problem> {
@@ -150,7 +150,7 @@ impl KeyedCall {
     /// If the key was used for other messages, or another request holds it.
     pub(crate) async fn begin(
         ingress: &Ingress,
-        caller: &Caller,
+        caller: &Principal,
         key: &Key,
         messages: &[&[u8]],
     ) -> Result<Self, Problem> {

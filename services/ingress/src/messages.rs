@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     Ingress,
-    access::Caller,
+    access::Principal,
     body::RelayedJson,
     idempotency::{Key, REPLAYED, accept_one},
     problem::Problem,
@@ -81,7 +81,7 @@ impl Accepted {
 
 pub(crate) async fn send(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     key: Option<Key>,
     RelayedJson(send): RelayedJson<SendMessage>,
 ) -> Result<Response, Problem> {

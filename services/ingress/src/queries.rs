@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{access::Caller, problem::Problem};
+use crate::{access::Principal, problem::Problem};
 
 /// The most queries in progress, unread answers included.
 pub(crate) const MAX_AT_ONCE: usize = 64;
@@ -48,7 +48,7 @@ impl Queries {
     ///
     /// # Errors
     /// If the principal, or all principals together, have too many in progress.
-    pub(crate) fn begin(&self, caller: &Caller) -> Result<UnderWay, Problem> {
+    pub(crate) fn begin(&self, caller: &Principal) -> Result<UnderWay, Problem> {
         let lane = self.lane(caller);
         let of_own = Arc::clone(&lane.under_way)
             .try_acquire_owned()
@@ -63,7 +63,7 @@ impl Queries {
         })
     }
 
-    fn lane(&self, caller: &Caller) -> Arc<Lane> {
+    fn lane(&self, caller: &Principal) -> Arc<Lane> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let name = caller.to_string();
         if let Some(lane) = lanes.get(&name).and_then(Weak::upgrade) {
@@ -99,21 +99,21 @@ mod tests {
     async fn a_caller_has_few_queries_under_way_and_leaves_the_others_room() {
         let queries = Queries::new();
         let own: Vec<_> = (0..MAX_PER_CALLER)
-            .map(|_| queries.begin(&Caller::Anybody).ok().unwrap())
+            .map(|_| queries.begin(&Principal::Anybody).ok().unwrap())
             .collect();
-        let refused = queries.begin(&Caller::Anybody).err().unwrap();
+        let refused = queries.begin(&Principal::Anybody).err().unwrap();
         assert_eq!(refused.into_response().status(), 429);
-        assert!(queries.begin(&Caller::Configured).is_ok());
+        assert!(queries.begin(&Principal::Configured).is_ok());
         drop(own);
-        assert!(queries.begin(&Caller::Anybody).is_ok());
+        assert!(queries.begin(&Principal::Anybody).is_ok());
     }
 
     #[tokio::test]
     async fn a_callers_queries_are_asked_one_after_the_other() {
         let queries = Queries::new();
-        let first = queries.begin(&Caller::Anybody).ok().unwrap();
-        let second = queries.begin(&Caller::Anybody).ok().unwrap();
-        let other = queries.begin(&Caller::Configured).ok().unwrap();
+        let first = queries.begin(&Principal::Anybody).ok().unwrap();
+        let second = queries.begin(&Principal::Anybody).ok().unwrap();
+        let other = queries.begin(&Principal::Configured).ok().unwrap();
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let mut first = Box::pin(first.ask(ended));
         let mut second = Box::pin(second.ask(async {}));
@@ -128,8 +128,8 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_kept_of_callers_who_are_gone() {
         let queries = Queries::new();
-        drop(queries.begin(&Caller::Anybody));
-        let _other = queries.begin(&Caller::Configured);
+        drop(queries.begin(&Principal::Anybody));
+        let _other = queries.begin(&Principal::Configured);
         let lanes = queries.lanes.lock().unwrap();
         assert_eq!(lanes.len(), 1);
     }

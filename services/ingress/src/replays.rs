@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 
 use crate::{
     Ingress,
-    access::Caller,
+    access::Principal,
     body::Json,
     json::whole_number,
     pages::{page_of, page_size},
@@ -78,7 +78,7 @@ struct DryRun {
 /// `POST /dead-letters/replay`
 pub(crate) async fn dead_letters(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     Json(request): Json<ReplayDeadLetters>,
 ) -> Result<Response, Problem> {
     let ReplayDeadLetters {
@@ -114,7 +114,7 @@ pub(crate) async fn dead_letters(
 /// `POST /messages/replay`
 pub(crate) async fn messages(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     Json(request): Json<ReplayMessages>,
 ) -> Result<Response, Problem> {
     let ReplayMessages {
@@ -165,7 +165,7 @@ fn bounded_ids<T>(ids: Option<&[T]>) -> Result<(), Problem> {
 
 async fn ask(
     ingress: &Ingress,
-    caller: &Caller,
+    caller: &Principal,
     source: ReplaySource,
     matched: u64,
     dry_run: bool,
@@ -221,7 +221,7 @@ struct Page {
 /// `GET /replays`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     Parameters(parameters): Parameters<ReplayParameters>,
 ) -> Result<Response, Problem> {
     let limit = page_size(parameters.limit)?;
@@ -244,7 +244,7 @@ pub(crate) async fn list(
 /// `GET /replays/{replay_id}`
 pub(crate) async fn read(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     PathId(id): PathId,
 ) -> Result<JsonBody<Replay>, Problem> {
     let replay = seen(&ingress, &caller, &id).await?;
@@ -254,7 +254,7 @@ pub(crate) async fn read(
 /// `DELETE /replays/{replay_id}`: what was already replayed stays so.
 pub(crate) async fn cancel(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     PathId(id): PathId,
 ) -> Result<JsonBody<Replay>, Problem> {
     let replay = seen(&ingress, &caller, &id).await?;
@@ -270,7 +270,7 @@ pub(crate) async fn cancel(
 
 /// Hides the channels that the principal may not see: the replay's creator may have had further
 /// ones on its key.
-fn shown(caller: &Caller, mut replay: Replay) -> Replay {
+fn shown(caller: &Principal, mut replay: Replay) -> Replay {
     let channels = match &mut replay.source {
         ReplaySource::DeadLetters(filter) => &mut filter.channels,
         ReplaySource::Messages(filter) => &mut filter.channels,
@@ -282,7 +282,7 @@ fn shown(caller: &Caller, mut replay: Replay) -> Replay {
 }
 
 /// The replay with this id. One of other channels gives the same 404 as one that does not exist.
-async fn seen(ingress: &Ingress, caller: &Caller, id: &str) -> Result<Replay, Problem> {
+async fn seen(ingress: &Ingress, caller: &Principal, id: &str) -> Result<Replay, Problem> {
     let unknown = || Problem::unknown_replay(id);
     let parsed: ReplayId = id.parse().map_err(|_error| unknown())?;
     let replay = ingress.store.replay(&parsed).await?;

@@ -9,7 +9,7 @@ use roundtrip_store::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Ingress, access::Caller, body::Json, parameters::Parameters, problem::Problem};
+use crate::{Ingress, access::Principal, body::Json, parameters::Parameters, problem::Problem};
 
 /// The query parameters.
 #[derive(Debug, Deserialize)]
@@ -29,7 +29,7 @@ pub(crate) struct Found {
 /// `POST /channels`
 pub(crate) async fn query(
     State(ingress): State<Ingress>,
-    caller: Caller,
+    caller: Principal,
     Parameters(parameters): Parameters<PageParameters>,
     Json(filter): Json<Value>,
 ) -> Result<Response, Problem> {

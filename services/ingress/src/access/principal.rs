@@ -11,7 +11,7 @@ use crate::problem::Problem;
 
 /// The principal of a call. A handler takes it as an argument.
 #[derive(Clone)]
-pub(crate) enum Caller {
+pub(crate) enum Principal {
     /// Without a key, where none is required.
     Anybody,
     /// The key from the configuration.
@@ -20,7 +20,7 @@ pub(crate) enum Caller {
     Key(Arc<Known>),
 }
 
-impl Caller {
+impl Principal {
     pub(crate) fn role(&self) -> KeyRole {
         match self {
             Self::Anybody | Self::Configured => KeyRole::Operator,
@@ -79,7 +79,7 @@ impl Caller {
         }
     }
 
-    /// As [`Caller::allow`], for a text in the place of a channel's id.
+    /// As [`Principal::allow`], for a text in the place of a channel's id.
     pub(crate) fn allow_named(&self, channel: &str) -> Result<(), Problem> {
         match self.channels() {
             Some(own) if !own.iter().any(|one| one.as_str() == channel) => {
@@ -120,7 +120,7 @@ impl Caller {
 }
 
 /// For logs.
-impl fmt::Display for Caller {
+impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Anybody => f.write_str("anybody"),
@@ -130,7 +130,7 @@ impl fmt::Display for Caller {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Caller {
+impl<S: Sync> FromRequestParts<S> for Principal {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
