@@ -4,7 +4,7 @@
 //! an expired and an unknown key.
 
 mod key_snapshot;
-mod near;
+mod loopback_only;
 mod principal;
 
 use std::{sync::Arc, time::Duration};
@@ -21,10 +21,10 @@ use tokio::time::Instant;
 
 use crate::{Config, problem::Problem};
 use key_snapshot::{ApiKeySnapshot, Reading};
-use near::Near;
+use loopback_only::LoopbackOnly;
 
-pub(crate) use near::authority;
-pub use near::for_this_machine;
+pub(crate) use loopback_only::authority;
+pub use loopback_only::for_this_machine;
 pub(crate) use principal::Principal;
 
 /// A longer text cannot be a key and is not even hashed.
@@ -69,7 +69,7 @@ pub(crate) struct Authenticator {
     operator: Option<KeyHash>,
     key_snapshot: ApiKeySnapshot,
     clock: Arc<dyn Clock>,
-    near: Near,
+    loopback_only: LoopbackOnly,
 }
 
 impl Authenticator {
@@ -91,7 +91,7 @@ impl Authenticator {
             operator: settings.operator,
             key_snapshot: ApiKeySnapshot::start(store, Arc::clone(&clock), reading),
             clock,
-            near: Near::new(own_url),
+            loopback_only: LoopbackOnly::new(own_url),
         }
     }
 
@@ -111,7 +111,7 @@ impl Authenticator {
         if self.required {
             return Ok(());
         }
-        self.near.allow(uri, headers)
+        self.loopback_only.allow(uri, headers)
     }
 
     async fn identify(&self, head: &Parts) -> Result<Principal, Problem> {

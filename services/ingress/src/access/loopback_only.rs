@@ -28,7 +28,7 @@ const SEC_FETCH_SITE: &str = "sec-fetch-site";
 /// Restricts a router to this machine, as the API does where no key is required. It is for ports
 /// beside the API's. `own_url` is the gateway's URL as others reach it.
 pub fn for_this_machine(router: Router, own_url: &str) -> Router {
-    let near = Arc::new(Near::new(own_url));
+    let near = Arc::new(LoopbackOnly::new(own_url));
     router.layer(from_fn(move |request: Request, next: Next| {
         let allowed = near.allow(request.uri(), request.headers());
         async move {
@@ -42,12 +42,12 @@ pub fn for_this_machine(router: Router, own_url: &str) -> Router {
 
 /// Recognises requests from this machine.
 #[derive(Debug)]
-pub(crate) struct Near {
+pub(crate) struct LoopbackOnly {
     /// The host under which channels reach the gateway.
     own: Option<Host>,
 }
 
-impl Near {
+impl LoopbackOnly {
     /// `own` is the gateway's URL as others reach it.
     pub(crate) fn new(own: &str) -> Self {
         Self {
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     fn is_near(uri: &str, headers: &[(header::HeaderName, &str)]) -> bool {
-        let near = Near::new("http://host.docker.internal:8000/webhook-response");
+        let near = LoopbackOnly::new("http://host.docker.internal:8000/webhook-response");
         let headers = headers
             .iter()
             .map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()))
