@@ -17,7 +17,7 @@ use crate::patience::until_taken;
 const AFTER_A_PANIC: Duration = Duration::from_secs(30);
 
 /// Stores the dead letters of one queue.
-pub(crate) struct Undertaker {
+pub(crate) struct DeadLetterWriter {
     queue: DeadQueue,
     store: SharedStore,
     journal: Journal,
@@ -34,7 +34,7 @@ struct Subject {
     callback_id: Option<CallbackId>,
 }
 
-impl Undertaker {
+impl DeadLetterWriter {
     pub(crate) fn new(
         queue: DeadQueue,
         store: SharedStore,
@@ -118,7 +118,7 @@ impl Undertaker {
 }
 
 #[async_trait]
-impl Handler for Undertaker {
+impl Handler for DeadLetterWriter {
     async fn handle(&self, parcel: &Parcel) -> Decision {
         let (letter, entry) = self.letter(parcel);
         let letters = [letter];

@@ -21,7 +21,7 @@ const AFTER_A_PANIC: Duration = Duration::from_secs(30);
 const ENOUGH_FOR_A_WRITE: usize = 500;
 
 /// Records batches of entries.
-pub(crate) struct Scribe {
+pub(crate) struct JournalWriter {
     desk: mpsc::Sender<Page>,
 }
 
@@ -31,7 +31,7 @@ struct Page {
     done: oneshot::Sender<Decision>,
 }
 
-impl Scribe {
+impl JournalWriter {
     /// Starts the task that writes; at most `waiting` batches queue for it.
     pub(crate) fn start(store: SharedStore, waiting: u16) -> Self {
         let (desk, pages) = mpsc::channel(usize::from(waiting.max(1)));
@@ -63,7 +63,7 @@ async fn write(store: SharedStore, mut pages: mpsc::Receiver<Page>) {
 }
 
 #[async_trait]
-impl Handler for Scribe {
+impl Handler for JournalWriter {
     async fn handle(&self, parcel: &Parcel) -> Decision {
         let entries = match roundtrip_journal::decode(&parcel.body) {
             Ok(entries) => entries,

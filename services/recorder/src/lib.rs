@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 
-use crate::{dead::Undertaker, entries::Scribe, replay::Replayer};
+use crate::{dead::DeadLetterWriter, entries::JournalWriter, replay::Replayer};
 
 /// The recorder's role: the journal, the dead letters and the replays.
 pub struct Recorder {
@@ -57,14 +57,14 @@ impl Recorder {
     /// # Errors
     /// [`Closed`] if the broker was closed before the start.
     pub async fn run(self, drain: Duration, stop: CancellationToken) -> Result<(), Closed> {
-        let undertaker = |queue| {
+        let dead_letter_writer = |queue| {
             let store = Arc::clone(&self.store);
             let (journal, clock) = (self.journal.clone(), Arc::clone(&self.clock));
-            Arc::new(Undertaker::new(queue, store, journal, clock))
+            Arc::new(DeadLetterWriter::new(queue, store, journal, clock))
         };
         let (outbound, callbacks) = (
-            undertaker(roundtrip_store::DeadQueue::Outbound),
-            undertaker(roundtrip_store::DeadQueue::Callbacks),
+            dead_letter_writer(roundtrip_store::DeadQueue::Outbound),
+            dead_letter_writer(roundtrip_store::DeadQueue::Callbacks),
         );
         let replayer = Replayer::new(
             Arc::clone(&self.broker),
@@ -73,10 +73,10 @@ impl Recorder {
             Arc::clone(&self.clock),
         );
         let batches = self.config.batches_at_once;
-        let scribe = Arc::new(Scribe::start(Arc::clone(&self.store), batches));
+        let journal_writer = Arc::new(JournalWriter::start(Arc::clone(&self.store), batches));
         let letters = self.config.dead_letters_at_once;
         futures::future::try_join5(
-            self.work(Queue::Journal, batches, scribe, drain, &stop),
+            self.work(Queue::Journal, batches, journal_writer, drain, &stop),
             self.work(Queue::OutboundDead, letters, outbound, drain, &stop),
             self.work(Queue::CallbacksDead, letters, callbacks, drain, &stop),
             async {
