@@ -22,9 +22,9 @@ use crate::{
     cluster::{Cluster, NODES},
     counting::CountingServer,
     loader::{self, BodyShape, Load, Progress},
-    realm::Realm,
     stack::{Engines, Plan, Role, Stack},
     tally::Tally,
+    test_namespace::TestNamespace,
     wait::until,
 };
 
@@ -240,7 +240,7 @@ pub async fn run(cluster: &Cluster, plan: ClusterPlan) -> anyhow::Result<Cluster
     // A process that has ended by itself fails this.
     stack.usage()?;
     stack.stop_all().await?;
-    Realm {
+    TestNamespace {
         name,
         broker: cluster.node_url(NODES[0])?.parse()?,
         store: store.parse()?,

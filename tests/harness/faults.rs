@@ -26,10 +26,10 @@ use crate::{
     account::{self, End},
     counting::CountingServer,
     loader::{self, BodyShape, Load, Progress},
-    realm::Realm,
     servers::Server,
     stack::{Engines, Plan, Stack},
     tally::Tally,
+    test_namespace::TestNamespace,
 };
 
 use self::inflict::{Proxies, Victims};
@@ -262,9 +262,9 @@ async fn by_proxies(engines: Engines) -> anyhow::Result<(Engines, Option<Proxies
     let Engines::Servers { broker, store } = engines else {
         return Ok((engines, None));
     };
-    let realm = Realm::nameless(&broker, &store)?;
-    let (broker, broker_proxy) = realm.broker_by_proxy().await?;
-    let (store, store_proxy) = realm.store_by_proxy().await?;
+    let test_namespace = TestNamespace::nameless(&broker, &store)?;
+    let (broker, broker_proxy) = test_namespace.broker_by_proxy().await?;
+    let (store, store_proxy) = test_namespace.store_by_proxy().await?;
     let proxies = Proxies {
         broker: broker_proxy,
         store: store_proxy,

@@ -30,7 +30,7 @@ use crate::{
     collections::make_collections,
     http::plain_client,
     process::{Process, Program, free_port, run_to_end},
-    realm::Realm,
+    test_namespace::TestNamespace,
 };
 
 use account::Account;
@@ -81,8 +81,8 @@ impl Plan {
         let ingress = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let audit = Audit::default();
         let programs = self.programs(folder.path(), ingress, &audit)?;
-        if let Some(realm) = &self.realm {
-            make_collections(realm.store.as_str(), &realm.name).await?;
+        if let Some(test_namespace) = &self.test_namespace {
+            make_collections(test_namespace.store.as_str(), &test_namespace.name).await?;
         }
         Ok(TestGateway {
             plan: self,
@@ -145,12 +145,12 @@ impl TestGateway {
         self.plan.setup
     }
 
-    /// The realm, where there are servers.
+    /// The test_namespace, where there are servers.
     ///
     /// # Errors
     /// On the embedded engines.
-    pub fn realm(&self) -> anyhow::Result<&Realm> {
-        self.plan.realm()
+    pub fn test_namespace(&self) -> anyhow::Result<&TestNamespace> {
+        self.plan.test_namespace()
     }
 
     /// The URL of a path of the API.
@@ -242,8 +242,8 @@ impl TestGateway {
         let names = self.processes.keys().map(String::as_str);
         self.audit.check(self.folder.path(), names)?;
         self.finished = true;
-        if let Some(realm) = &self.plan.realm {
-            realm.remove().await.context("cleaning up")?;
+        if let Some(test_namespace) = &self.plan.test_namespace {
+            test_namespace.remove().await.context("cleaning up")?;
         }
         Ok(Accounted(()))
     }

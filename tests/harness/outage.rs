@@ -18,9 +18,9 @@ use crate::{
     account::{self, End},
     counting::CountingServer,
     loader::{self, BodyShape, Load, Progress},
-    realm::Realm,
     stack::{Engines, Plan, Stack},
     tally::Tally,
+    test_namespace::TestNamespace,
 };
 
 /// How many channels the messages are for.
@@ -99,7 +99,9 @@ pub async fn run(plan: OutagePlan) -> anyhow::Result<OutageReport> {
     let Engines::Servers { broker, store } = plan.stack.engines else {
         bail!("the embedded store is part of the process: it cannot be away");
     };
-    let (store, proxy) = Realm::nameless(&broker, &store)?.store_by_proxy().await?;
+    let (store, proxy) = TestNamespace::nameless(&broker, &store)?
+        .store_by_proxy()
+        .await?;
     let lasts = plan.outage + AROUND * 2;
     let messages = usize::try_from(lasts.as_secs() * u64::from(plan.rate))?;
     let tally = Arc::new(Tally::new(&plan.stack.name, messages));

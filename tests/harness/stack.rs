@@ -23,7 +23,7 @@ use crate::{
     http::{Connection, Peer},
     process::{Process, Program, free_port},
     procfs::Usage,
-    realm::Realm,
+    test_namespace::TestNamespace,
 };
 
 /// The secret of the tokens in response URLs: the dispatcher signs them, the ingress verifies them.
@@ -226,12 +226,12 @@ impl Stack {
     /// If a server does not answer.
     pub async fn remove(self) -> anyhow::Result<()> {
         if let Engines::Servers { broker, store } = &self.plan.engines {
-            let realm = Realm {
+            let test_namespace = TestNamespace {
                 name: self.plan.name.clone(),
                 broker: broker.parse()?,
                 store: store.parse()?,
             };
-            realm.remove().await?;
+            test_namespace.remove().await?;
         }
         Ok(())
     }

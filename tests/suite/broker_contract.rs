@@ -52,7 +52,7 @@ mod embedded {
 
 mod rabbitmq {
     use async_trait::async_trait;
-    use harness::{management::Management, realm::remove_namespace};
+    use harness::{management::Management, test_namespace::remove_namespace};
     use reqwest::Method;
     use roundtrip_broker::{
         Config, Policy, SharedBroker,

@@ -325,7 +325,7 @@ async fn a_channel_that_was_deleted_elsewhere_soon_answers_nothing() -> anyhow::
     gateway.register("c", NOWHERE).await?;
     let path = with(&token(CALLBACK_SECRET, time::Duration::ZERO)?);
     gateway.post(&path, ANSWER).await?.expect(202)?;
-    let channels = gateway.realm()?.channels().await?;
+    let channels = gateway.test_namespace()?.channels().await?;
     channels.delete_one(bson::doc! {"channel_id": "c"}).await?;
     wait::until("a refusal", async || {
         let answer = gateway.post(&path, ANSWER).await.ok()?;

@@ -8,8 +8,8 @@ use harness::{
     cluster::{Cluster, NODES},
     cluster_run::{self, Blow, ClusterPlan, ClusterReport, Fault, Victims},
     process::gateway_binary,
-    realm::remove_namespace,
     stack::{Engines, Plan},
+    test_namespace::remove_namespace,
     wait::until,
 };
 use roundtrip_broker::{Config, Status};

@@ -197,7 +197,7 @@ async fn a_channel_that_may_not_be_connected_to_is_refused_by_the_api(
 async fn a_channel_that_came_past_the_api_is_not_connected_to() -> anyhow::Result<()> {
     let bad = Trap::start_at(SocketAddr::new(BAD, 0)).await?;
     let mut gateway = production(Setup::Servers)?.start().await?;
-    let channels = gateway.realm()?.channels().await?;
+    let channels = gateway.test_namespace()?.channels().await?;
     let url = format!("http://127.1:{}/", bad.address().port());
     channels
         .insert_one(doc! {"channel_id": "c", "channel_metadata": {"endpoint_url": url}})

@@ -8,9 +8,9 @@ use std::time::Duration;
 use harness::{
     faults::{self, FaultPlan, FaultReport},
     process::gateway_binary,
-    realm::Realm,
     servers::{Kind, Server},
     stack::{Engines, Plan},
+    test_namespace::TestNamespace,
 };
 use tempfile::TempDir;
 
@@ -63,21 +63,21 @@ async fn on_the_embedded_engines_faults_lose_nothing() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_rabbitmq_and_mongodb_faults_lose_nothing() -> anyhow::Result<()> {
-    let realm = Realm::fresh()?;
+    let test_namespace = TestNamespace::fresh()?;
     // A separate node: the faults must not affect other tests.
     let folder = TempDir::new()?;
     let node = Server::start(Kind::Rabbitmq, folder.path()).await?;
     let engines = Engines::Servers {
         broker: node.url().to_owned(),
-        store: realm.store.to_string(),
+        store: test_namespace.store.to_string(),
     };
-    let report = run(engines, &realm.name, Some(node)).await?;
+    let report = run(engines, &test_namespace.name, Some(node)).await?;
     lost_nothing(&report);
-    realm
+    test_namespace
         .channels()
         .await?
         .client()
-        .database(&realm.name)
+        .database(&test_namespace.name)
         .drop()
         .await?;
     Ok(())

@@ -160,7 +160,7 @@ async fn a_channel_of_another_clients_types_is_shown_delivered_to_and_paused() -
     let plan = Plan::new(Setup::Servers)?.env("ROUNDTRIP__STORE__CACHE_TTL", "100ms");
     let gateway = plan.start().await?;
     let client = Client::with_uri_str(mongodb_url()).await?;
-    let database = client.database(&gateway.realm()?.name);
+    let database = client.database(&gateway.test_namespace()?.name);
     let channels: Collection<Document> = database.collection("channels");
     let mut document = foreign()?;
     document.insert("channel_tags", "slack");

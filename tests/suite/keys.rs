@@ -483,7 +483,7 @@ async fn development_needs_no_key_and_says_that_one_is_wrong(
 async fn while_the_store_is_away_known_keys_are_served() -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?.production();
-    let (url, proxy) = plan.realm()?.store_by_proxy().await?;
+    let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;
     let gateway = plan.env("STORE_URL", url).start().await?;
     gateway.register("c", &channel.url()).await?;
     let (_, key) = make(&gateway, "producer", Value::Null).await?;
@@ -526,7 +526,7 @@ async fn while_the_store_is_away_known_keys_are_served() -> anyhow::Result<()> {
 async fn an_ingress_that_starts_while_the_store_is_away_is_not_ready_until_it_knows_the_keys()
 -> anyhow::Result<()> {
     let plan = Plan::new(Setup::Servers)?.env("OPERATOR_KEY", "");
-    let (url, proxy) = plan.realm()?.store_by_proxy().await?;
+    let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;
     let plan = plan.production().env("STORE_URL", url);
     let mut gateway = plan.prepare().await?;
     let first = ["keys", "create", "--name", "first", "--role", "viewer"];

@@ -14,8 +14,8 @@ use harness::{
     collections::make_collections,
     dns::{NameServer, Record},
     gateway::{Accounted, Plan, Setup},
-    realm::Realm,
     scripted::{Reply, ScriptedServer},
+    test_namespace::TestNamespace,
     tls::{Authority, TlsFront},
 };
 use serde::{Deserialize, Serialize};
@@ -61,10 +61,10 @@ struct Cluster {
 }
 
 /// Runs a case in a network namespace with the tests' MongoDB.
-async fn run_apart(realm: &Realm, case: &str) -> anyhow::Result<()> {
-    let host = realm.store.host_str().context("a host")?;
-    let port = realm.store.port().unwrap_or(27017);
-    let client = mongodb::Client::with_uri_str(realm.store.as_str()).await?;
+async fn run_apart(test_namespace: &TestNamespace, case: &str) -> anyhow::Result<()> {
+    let host = test_namespace.store.host_str().context("a host")?;
+    let port = test_namespace.store.port().unwrap_or(27017);
+    let client = mongodb::Client::with_uri_str(test_namespace.store.as_str()).await?;
     let admin = client.database("admin");
     let hello = admin.run_command(doc! {"hello": 1}).await?;
     let own = hello.get_str("me").ok().and_then(|me| me.rsplit_once(':'));
@@ -76,7 +76,7 @@ async fn run_apart(realm: &Realm, case: &str) -> anyhow::Result<()> {
         host: own_host,
         port: own_port,
         set: hello.get_str("setName").ok().map(str::to_owned),
-        database: realm.name.clone(),
+        database: test_namespace.name.clone(),
     };
     let mut found = tokio::net::lookup_host((host, port)).await?;
     let server = found.next().context("an address")?;
@@ -152,14 +152,14 @@ impl Cluster {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_goes_round_over_a_mongodb_that_the_dns_names() -> anyhow::Result<()> {
     let Some(told) = apart::told()? else {
-        let realm = Realm::fresh()?;
-        make_collections(realm.store.as_str(), &realm.name).await?;
+        let test_namespace = TestNamespace::fresh()?;
+        make_collections(test_namespace.store.as_str(), &test_namespace.name).await?;
         let case = "a_message_goes_round_over_a_mongodb_that_the_dns_names";
-        run_apart(&realm, case).await?;
-        let channels = realm.channels().await?;
+        run_apart(&test_namespace, case).await?;
+        let channels = test_namespace.channels().await?;
         let kept = channels.find_one(doc! {"channel_id": "c"}).await?;
         assert!(kept.is_some(), "the DNS led elsewhere");
-        return realm.remove().await;
+        return test_namespace.remove().await;
     };
     let cluster = cluster(told).await?;
     let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
@@ -185,7 +185,7 @@ async fn a_message_goes_round_over_a_mongodb_that_the_dns_names() -> anyhow::Res
 async fn what_the_dns_names_is_away_unless_it_proves_itself() -> anyhow::Result<()> {
     let Some(told) = apart::told()? else {
         let case = "what_the_dns_names_is_away_unless_it_proves_itself";
-        return run_apart(&Realm::fresh()?, case).await;
+        return run_apart(&TestNamespace::fresh()?, case).await;
     };
     let cluster = cluster(told).await?;
     let own = || cluster.ca_file().map(Some);

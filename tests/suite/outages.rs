@@ -37,7 +37,7 @@ async fn while_the_broker_is_away_messages_are_refused_and_none_is_lost(
 ) -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?;
-    let (url, proxy) = plan.realm()?.broker_by_proxy().await?;
+    let (url, proxy) = plan.test_namespace()?.broker_by_proxy().await?;
     let gateway = plan.env("BROKER_URL", url).start().await?;
     gateway.register("c", &channel.url()).await?;
     for number in 0..MESSAGES {
@@ -68,7 +68,7 @@ async fn while_the_broker_is_away_messages_are_refused_and_none_is_lost(
 async fn while_the_store_is_away_known_channels_are_served() -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?;
-    let (url, proxy) = plan.realm()?.store_by_proxy().await?;
+    let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;
     let gateway = plan
         .env("STORE_URL", url)
         // Each message reads the store again.
@@ -95,7 +95,7 @@ async fn while_the_store_is_away_known_channels_are_served() -> anyhow::Result<(
 async fn while_the_store_is_away_messages_wait_at_the_cost_of_no_try() -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?;
-    let (url, proxy) = plan.realm()?.store_by_proxy().await?;
+    let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;
     let mut gateway = plan
         .env("STORE_URL", url)
         .env("ROUNDTRIP__STORE__TIMEOUT", "500ms")

@@ -175,7 +175,7 @@ async fn a_document_written_straight_into_mongodb_is_a_channel() -> anyhow::Resu
         "channel_tags": ["slack", "test"],
         "channel_metadata": { "endpoint_url": channel.url() },
     };
-    let channels = gateway.realm()?.channels().await?;
+    let channels = gateway.test_namespace()?.channels().await?;
     channels.insert_one(document).await?;
     let id = gateway.send("slack-sim", "s").await?;
     let taken = channel.taken_at_least(1).await?;

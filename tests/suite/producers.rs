@@ -156,7 +156,7 @@ async fn a_full_batch_of_lines_is_delivered(setup: Setup) -> anyhow::Result<Acco
 async fn without_the_store_a_key_cannot_be_kept_and_other_messages_go_on() -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?;
-    let (url, proxy) = plan.realm()?.store_by_proxy().await?;
+    let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;
     let gateway = plan
         .env("STORE_URL", url)
         .env("ROUNDTRIP__STORE__TIMEOUT", "500ms")
@@ -186,7 +186,7 @@ async fn without_the_store_a_key_cannot_be_kept_and_other_messages_go_on() -> an
 async fn without_the_broker_no_key_is_remembered() -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?;
-    let (url, proxy) = plan.realm()?.broker_by_proxy().await?;
+    let (url, proxy) = plan.test_namespace()?.broker_by_proxy().await?;
     let gateway = plan.env("BROKER_URL", url).start().await?;
     gateway.register("c", &channel.url()).await?;
 

@@ -15,7 +15,7 @@ use futures::{
 };
 use harness::{
     proxy::Proxy,
-    realm::remove_namespace,
+    test_namespace::remove_namespace,
     wait::{WAIT_LIMIT, until},
 };
 use lapin::{

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use harness::{
     process::gateway_binary,
-    realm::Realm,
     replay::{self, ReplayPlan, ReplayReport},
     stack::{Engines, Plan},
+    test_namespace::TestNamespace,
 };
 use tempfile::TempDir;
 
@@ -49,13 +49,13 @@ async fn on_the_embedded_engines_it_goes_on_and_loses_nothing() -> anyhow::Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_rabbitmq_and_mongodb_it_goes_on_and_loses_nothing() -> anyhow::Result<()> {
-    let realm = Realm::fresh()?;
+    let test_namespace = TestNamespace::fresh()?;
     let engines = Engines::Servers {
-        broker: realm.broker.to_string(),
-        store: realm.store.to_string(),
+        broker: test_namespace.broker.to_string(),
+        store: test_namespace.store.to_string(),
     };
-    let report = run(engines, &realm.name).await?;
+    let report = run(engines, &test_namespace.name).await?;
     assert_eq!(report.matched, LETTERS as u64);
     assert!(report.kept_its_promise());
-    realm.remove().await
+    test_namespace.remove().await
 }

@@ -290,8 +290,9 @@ async fn a_secret_is_shown_once_and_kept_sealed(setup: Setup) -> anyhow::Result<
         let key = fs::metadata(gateway.folder().join("encryption.key"))?;
         assert_eq!(key.permissions().mode() & 0o777, 0o600);
     } else {
-        let client = mongodb::Client::with_uri_str(gateway.realm()?.store.as_str()).await?;
-        let database = client.database(&gateway.realm()?.name);
+        let client =
+            mongodb::Client::with_uri_str(gateway.test_namespace()?.store.as_str()).await?;
+        let database = client.database(&gateway.test_namespace()?.name);
         let kept = database.collection::<bson::Document>("channel_secrets");
         let kept = kept.find_one(doc! { "_id": "c" }).await?;
         shown.push(kept.context("nothing is kept")?.to_string());
@@ -346,7 +347,7 @@ async fn a_channel_that_another_client_wrote_goes_unsigned_until_a_secret_is_mad
 -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let gateway = plan(Setup::Servers)?.start().await?;
-    let channels = gateway.realm()?.channels().await?;
+    let channels = gateway.test_namespace()?.channels().await?;
     let document = doc! {
         "channel_id": "c", "channel_name": "", "channel_description": "", "channel_tags": [],
         "channel_metadata": {"endpoint_url": channel.url()},

@@ -7,9 +7,9 @@ use std::{error::Error, net::SocketAddr, path::PathBuf, sync::Arc};
 use anyhow::Context;
 use harness::{
     gateway::{Accounted, Plan, Setup},
-    realm::Realm,
     scripted::{Reply, ScriptedServer},
     servers::Server,
+    test_namespace::TestNamespace,
     tls::{Authority, TlsFront},
 };
 use roundtrip_broker::Status;
@@ -41,7 +41,7 @@ async fn under_tls() -> anyhow::Result<UnderTls> {
 }
 
 async fn mongodb_itself() -> anyhow::Result<SocketAddr> {
-    let url = Realm::fresh()?.store;
+    let url = TestNamespace::fresh()?.store;
     let host = url.host_str().context("a host")?;
     let port = url.port().unwrap_or(27017);
     let mut found = tokio::net::lookup_host((host, port)).await?;

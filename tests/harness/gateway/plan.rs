@@ -1,6 +1,6 @@
 //! The plan of a gateway: its setup, its processes, their environment.
 //!
-//! Invariant: every gateway has its own ports, files and realm, so tests never affect each other.
+//! Invariant: every gateway has its own ports, files and test_namespace, so tests never affect each other.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use anyhow::Context;
 use crate::{
     audit::Audit,
     process::{Program, free_port, gateway_binary},
-    realm::Realm,
+    test_namespace::TestNamespace,
 };
 
 /// The secret of the tokens in response URLs: the dispatcher signs them, the ingress verifies them.
@@ -48,12 +48,12 @@ pub struct Plan {
     dispatchers: usize,
     ingress_only: bool,
     pub(super) in_production: bool,
-    pub(super) realm: Option<Realm>,
+    pub(super) test_namespace: Option<TestNamespace>,
     env: BTreeMap<String, String>,
 }
 
 impl Plan {
-    /// A gateway on this setup, with a realm of its own.
+    /// A gateway on this setup, with a test_namespace of its own.
     ///
     /// # Errors
     /// If the servers are not there.
@@ -63,9 +63,9 @@ impl Plan {
             dispatchers: 1,
             ingress_only: false,
             in_production: false,
-            realm: match setup {
+            test_namespace: match setup {
                 Setup::Embedded => None,
-                Setup::Servers => Some(Realm::fresh()?),
+                Setup::Servers => Some(TestNamespace::fresh()?),
             },
             env: BTreeMap::new(),
         })
@@ -125,12 +125,14 @@ impl Plan {
         self
     }
 
-    /// The realm, where there are servers.
+    /// The test_namespace, where there are servers.
     ///
     /// # Errors
     /// On the embedded engines.
-    pub fn realm(&self) -> anyhow::Result<&Realm> {
-        self.realm.as_ref().context("this setup has no servers")
+    pub fn test_namespace(&self) -> anyhow::Result<&TestNamespace> {
+        self.test_namespace
+            .as_ref()
+            .context("this setup has no servers")
     }
 
     pub(super) fn programs(
@@ -192,8 +194,8 @@ impl Plan {
                 format!("http://{ingress}"),
             ),
         ]);
-        if let Some(realm) = &self.realm {
-            let name = &realm.name;
+        if let Some(test_namespace) = &self.test_namespace {
+            let name = &test_namespace.name;
             env.insert("ROUNDTRIP__BROKER__NAMESPACE".to_owned(), name.clone());
         }
         env.extend(self.store_env(folder));
@@ -219,26 +221,26 @@ impl Plan {
     }
 
     pub(super) fn broker_url(&self, folder: &Path) -> String {
-        match &self.realm {
+        match &self.test_namespace {
             None => format!("sqlite:{}", folder.join("broker.db").display()),
-            Some(realm) => realm.broker.to_string(),
+            Some(test_namespace) => test_namespace.broker.to_string(),
         }
     }
 
     /// What a process needs to come to the store.
     pub(super) fn store_env(&self, folder: &Path) -> Vec<(String, String)> {
         let mut env = vec![("STORE_URL".to_owned(), self.store_url(folder))];
-        if let Some(realm) = &self.realm {
+        if let Some(test_namespace) = &self.test_namespace {
             let database = "ROUNDTRIP__STORE__DATABASE".to_owned();
-            env.push((database, realm.name.clone()));
+            env.push((database, test_namespace.name.clone()));
         }
         env
     }
 
     pub(super) fn store_url(&self, folder: &Path) -> String {
-        match &self.realm {
+        match &self.test_namespace {
             None => format!("sqlite:{}", folder.join("store.db").display()),
-            Some(realm) => realm.store.to_string(),
+            Some(test_namespace) => test_namespace.store.to_string(),
         }
     }
 }

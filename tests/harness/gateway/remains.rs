@@ -66,8 +66,8 @@ impl TestGateway {
             url: self.plan.store_url(self.folder.path()),
             ..roundtrip_store::Config::default()
         };
-        if let Some(realm) = &self.plan.realm {
-            config.database.clone_from(&realm.name);
+        if let Some(test_namespace) = &self.plan.test_namespace {
+            config.database.clone_from(&test_namespace.name);
         }
         Ok(roundtrip_store::open(&config).await?)
     }
@@ -152,8 +152,8 @@ impl TestGateway {
             url: self.plan.broker_url(self.folder.path()),
             ..roundtrip_broker::Config::default()
         };
-        if let Some(realm) = &self.plan.realm {
-            config.namespace.clone_from(&realm.name);
+        if let Some(test_namespace) = &self.plan.test_namespace {
+            config.namespace.clone_from(&test_namespace.name);
         }
         let broker = roundtrip_broker::open(&config, Arc::new(SystemClock)).await?;
         wait::until("the broker", async || {

@@ -1,6 +1,6 @@
 //! A test's own namespace in RabbitMQ and database in MongoDB, on the shared servers.
 //!
-//! Invariant: no other test uses it, and [`Realm::remove`] removes all of it.
+//! Invariant: no other test uses it, and [`TestNamespace::remove`] removes all of it.
 
 use anyhow::Context;
 use lapin::{
@@ -31,7 +31,7 @@ const QUEUES: [&str; 6] = [
 
 /// The names of the namespace and the database, and their servers.
 #[derive(Debug, Clone)]
-pub struct Realm {
+pub struct TestNamespace {
     /// The namespace, and the database's name.
     pub name: String,
     /// RabbitMQ's URL.
@@ -40,8 +40,8 @@ pub struct Realm {
     pub store: Url,
 }
 
-impl Realm {
-    /// A new realm on the servers that `tests/run` has started.
+impl TestNamespace {
+    /// A new test_namespace on the servers that `tests/run` has started.
     ///
     /// # Errors
     /// If `TEST_AMQP_URL` or `TEST_MONGODB_URL` is not set.
@@ -83,7 +83,7 @@ impl Realm {
     /// MongoDB's URL through a new proxy, and the proxy.
     ///
     /// # Errors
-    /// As [`Realm::broker_by_proxy`].
+    /// As [`TestNamespace::broker_by_proxy`].
     pub async fn store_by_proxy(&self) -> anyhow::Result<(String, Proxy)> {
         let mut url = self.store.clone();
         if url.path().is_empty() {
