@@ -7,11 +7,11 @@
 //! Invariant: a parsed filter has the same meaning in both engines. MongoDB gets it translated; the
 //! embedded engine evaluates it here. A filter that could differ is refused.
 
-mod effort;
 mod evaluate;
 mod order;
 mod parse;
 mod pattern;
+mod query_budget;
 
 use std::collections::BTreeSet;
 
@@ -20,10 +20,10 @@ use serde_json::{Map, Value};
 
 use crate::StoreError;
 
-pub(crate) use effort::Effort;
-pub use effort::MAX_STEPS;
 pub(crate) use order::Set;
 pub(crate) use pattern::Pattern;
+pub use query_budget::MAX_STEPS;
+pub(crate) use query_budget::QueryBudget;
 
 /// The deepest nesting of a filter, including its values. MongoDB's own limit is 100.
 pub const MAX_DEPTH: usize = 64;
@@ -96,7 +96,7 @@ impl Filter {
         match serde_json::to_value(channel) {
             Ok(Value::Object(document)) => {
                 matches!(
-                    self.matches_document(&document, &Effort::endless()),
+                    self.matches_document(&document, &QueryBudget::endless()),
                     Ok(true)
                 )
             }
@@ -114,10 +114,10 @@ impl Filter {
     pub(crate) fn matches_document(
         &self,
         document: &Map<String, Value>,
-        effort: &Effort,
+        query_budget: &QueryBudget,
     ) -> Result<bool, StoreError> {
-        let matches = evaluate::all(&self.nodes, document, effort);
-        effort.over().map(|()| matches)
+        let matches = evaluate::all(&self.nodes, document, query_budget);
+        query_budget.over().map(|()| matches)
     }
 
     /// The channels that it is limited to, if it is. An engine reads no others.

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{away, parse};
 use crate::{
     ChannelPage, Cursor, Direction, Filter, PageRequest, Sort, SortField, StoreError, document,
-    filter::Effort, page::Room,
+    filter::QueryBudget, page::Room,
 };
 
 /// The document of a channel that the page is limited to.
@@ -27,8 +27,8 @@ pub(super) fn page(
 ) -> Result<ChannelPage, StoreError> {
     // One snapshot for all reads.
     let snapshot = connection.transaction().map_err(away)?;
-    let effort = Effort::until(deadline);
-    let page = Page::new(request, filter, &effort);
+    let query_budget = QueryBudget::until(deadline);
+    let page = Page::new(request, filter, &query_budget);
     match filter.own() {
         None => walk(&snapshot, page),
         Some(own) => visit(&snapshot, page, own),
@@ -139,7 +139,7 @@ fn text(error: rusqlite::types::FromSqlError) -> StoreError {
 struct Page<'a> {
     request: &'a PageRequest,
     filter: &'a Filter,
-    effort: &'a Effort,
+    query_budget: &'a QueryBudget,
     room: Room,
     channels: Vec<StoredChannel>,
 }
@@ -153,11 +153,11 @@ enum Taken {
 }
 
 impl<'a> Page<'a> {
-    fn new(request: &'a PageRequest, filter: &'a Filter, effort: &'a Effort) -> Self {
+    fn new(request: &'a PageRequest, filter: &'a Filter, query_budget: &'a QueryBudget) -> Self {
         Self {
             request,
             filter,
-            effort,
+            query_budget,
             room: Room::of(request.limit),
             channels: Vec::new(),
         }
@@ -165,11 +165,11 @@ impl<'a> Page<'a> {
 
     /// Adds a matching channel if it fits.
     fn take(&mut self, id: &str, text: &str) -> Result<Taken, StoreError> {
-        self.effort.read(text)?;
+        self.query_budget.read(text)?;
         let Some(document) = document::readable(parse(id, text)) else {
             return Ok(Taken::Done);
         };
-        if !self.filter.matches_document(&document, self.effort)? {
+        if !self.filter.matches_document(&document, self.query_budget)? {
             return Ok(Taken::Done);
         }
         let Some(found) = document::readable(document::channel(document)) else {

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Comparison, Effort, ElemMatch, FieldPath, Node, Set, Test, order};
+use super::{Comparison, ElemMatch, FieldPath, Node, QueryBudget, Set, Test, order};
 
 /// Where a path starts. Inside `$elemMatch` an array counts as a document whose keys are its
 /// indexes.
@@ -26,12 +26,16 @@ enum Leaf {
 }
 
 /// Whether every condition holds for the document. Meaningless when the budget is used up.
-pub(super) fn all(nodes: &[Node], document: &Map<String, Value>, effort: &Effort) -> bool {
+pub(super) fn all(
+    nodes: &[Node],
+    document: &Map<String, Value>,
+    query_budget: &QueryBudget,
+) -> bool {
     Evaluation { effort }.hold(nodes, Root::Object(document))
 }
 
 struct Evaluation<'e> {
-    effort: &'e Effort,
+    query_budget: &'e QueryBudget,
 }
 
 impl Evaluation<'_> {
@@ -118,7 +122,7 @@ impl Evaluation<'_> {
             Test::Elem(wanted) => self.has_element(found, wanted),
             Test::Regex(pattern) => {
                 matches!(found, Some(Value::String(found))
-                    if self.effort.text(found) && pattern.matches(found))
+                    if self.query_budget.text(found) && pattern.matches(found))
             }
             Test::Not(tests) => !tests.iter().all(|test| self.holds_of(test, found)),
         }
@@ -130,7 +134,7 @@ impl Evaluation<'_> {
 
     /// Only values of the same kind compare. A missing value counts as null.
     fn compare(&self, comparison: Comparison, found: Option<&Value>, value: &Value) -> bool {
-        self.effort.steps(1);
+        self.query_budget.steps(1);
         let found = found.unwrap_or(&Value::Null);
         if order::kind(found) != order::kind(value) {
             return false;
@@ -147,7 +151,7 @@ impl Evaluation<'_> {
 
     /// The index of the listed value that equals the one found.
     fn position(&self, found: Option<&Value>, values: &Set) -> Option<usize> {
-        self.effort.steps(values.steps());
+        self.query_budget.steps(values.steps());
         values.position(found.unwrap_or(&Value::Null))
     }
 
@@ -156,7 +160,7 @@ impl Evaluation<'_> {
             return false;
         };
         elements.iter().any(|element| {
-            if !self.effort.steps(1) {
+            if !self.query_budget.steps(1) {
                 return true;
             }
             match (wanted, element) {
@@ -184,7 +188,7 @@ impl Evaluation<'_> {
         leaf: Leaf,
         holds: &mut dyn FnMut(Option<&Value>) -> bool,
     ) -> bool {
-        if !self.effort.steps(1) {
+        if !self.query_budget.steps(1) {
             return true;
         }
         let Some((first, rest)) = path.split_first() else {
@@ -199,7 +203,7 @@ impl Evaluation<'_> {
                 leaf == Leaf::Elements
                     && array
                         .iter()
-                        .any(|element| holds(Some(element)) || !self.effort.steps(1))
+                        .any(|element| holds(Some(element)) || !self.query_budget.steps(1))
                     || holds(found)
             }
             Some(Value::Array(array)) => self.any_in_array(array, rest, leaf, holds),
@@ -223,7 +227,7 @@ impl Evaluation<'_> {
         let indexed = path.first().and_then(|part| index(part, array.len()));
         let after = path.get(1..).unwrap_or_default();
         array.iter().enumerate().any(|(at, element)| {
-            if !self.effort.steps(1) {
+            if !self.query_budget.steps(1) {
                 return true;
             }
             let inside = match element {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: for every filter and document the evaluation ends after [`MAX_STEPS`] or at its
 //! deadline, even in the middle of a document. After that every result returns at once and is
-//! meaningless, so the caller must check [`Effort::over`] first.
+//! meaningless, so the caller must check [`QueryBudget::over`] first.
 
 use std::{cell::Cell, time::Instant};
 
@@ -18,13 +18,13 @@ const BYTES_A_STEP: usize = 16;
 
 /// The remaining budget of a query.
 #[derive(Debug)]
-pub(crate) struct Effort {
+pub(crate) struct QueryBudget {
     left: Cell<u64>,
     look_at: Cell<u64>,
     deadline: Option<Instant>,
 }
 
-impl Effort {
+impl QueryBudget {
     /// A full budget with this deadline.
     pub(crate) fn until(deadline: Instant) -> Self {
         Self {
@@ -98,29 +98,29 @@ mod tests {
     }
 
     /// Evaluates `size` conditions on an array of `size` values.
-    fn asked(size: usize, effort: &Effort) -> Result<bool, StoreError> {
+    fn asked(size: usize, query_budget: &QueryBudget) -> Result<bool, StoreError> {
         let values: Vec<_> = (0..size).map(Value::from).collect();
         let branches: Vec<_> = (0..size)
             .map(|at| json!({"channel_metadata.l": format!("no {at}")}))
             .collect();
         let filter = Filter::parse(&json!({ "$or": branches })).unwrap();
         let document = json!({"channel_metadata": {"l": values}});
-        filter.matches_document(document.as_object().unwrap(), effort)
+        filter.matches_document(document.as_object().unwrap(), query_budget)
     }
 
     #[test]
     fn a_query_is_over_in_the_middle_of_a_document() {
-        let effort = Effort::until(later());
-        assert!(matches!(asked(1000, &effort), Ok(false)));
-        effort.left.set(1000);
-        let cut_off = asked(1000, &effort);
+        let query_budget = QueryBudget::until(later());
+        assert!(matches!(asked(1000, &query_budget), Ok(false)));
+        query_budget.left.set(1000);
+        let cut_off = asked(1000, &query_budget);
         assert!(matches!(cut_off, Err(StoreError::TooCostly)), "{cut_off:?}");
     }
 
     #[test]
     fn a_query_is_over_at_its_deadline() {
-        let effort = Effort::until(Instant::now());
-        let too_late = asked(1000, &effort);
+        let query_budget = QueryBudget::until(Instant::now());
+        let too_late = asked(1000, &query_budget);
         assert!(
             matches!(too_late, Err(StoreError::TooCostly)),
             "{too_late:?}"
@@ -135,8 +135,8 @@ mod tests {
         for operator in ["$in", "$nin", "$all"] {
             let json = json!({"channel_metadata.l": {operator: wanted}});
             let filter = Filter::parse(&json).unwrap();
-            let effort = Effort::until(later());
-            let matches = filter.matches_document(document.as_object().unwrap(), &effort);
+            let query_budget = QueryBudget::until(later());
+            let matches = filter.matches_document(document.as_object().unwrap(), &query_budget);
             assert_eq!(matches.unwrap(), operator == "$nin", "{operator}");
         }
     }
