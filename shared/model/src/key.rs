@@ -21,7 +21,7 @@ use crate::{
     ids::{ApiKeyId, ChannelId},
 };
 
-pub use bounds::{Beyond, KeyBounds};
+pub use bounds::{KeyBounds, ScopeViolation};
 
 /// The prefix of every key, so that a leaked key can be recognised.
 pub(crate) const PREFIX: &str = "rt_";

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use roundtrip_model::{KeyRole, key::Beyond};
+use roundtrip_model::{KeyRole, key::ScopeViolation};
 
 use super::{KIND, Problem};
 
@@ -78,14 +78,14 @@ impl Problem {
     }
 
     /// The new key would have wider limits than the key that makes it.
-    pub(crate) fn wider_key(beyond: Beyond) -> Self {
+    pub(crate) fn wider_key(beyond: ScopeViolation) -> Self {
         let (field, problem) = match beyond {
-            Beyond::Channels => ("channels", "must be some of this key's own channels"),
-            Beyond::Rate => (
+            ScopeViolation::Channels => ("channels", "must be some of this key's own channels"),
+            ScopeViolation::Rate => (
                 "rate_per_second",
                 "must be there, and not higher than this key's own",
             ),
-            Beyond::End => ("expires_at", "must not be later than this key's own"),
+            ScopeViolation::End => ("expires_at", "must not be later than this key's own"),
         };
         Self {
             kind: format!("{KIND}wider-key"),

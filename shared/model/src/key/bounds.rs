@@ -23,7 +23,7 @@ pub struct KeyBounds {
 
 /// The limit that a key exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beyond {
+pub enum ScopeViolation {
     /// It may use all channels, or channels outside the limit.
     Channels,
     /// Its rate is higher, or it has none.
@@ -46,21 +46,21 @@ impl KeyBounds {
 
     /// The limit that this key exceeds. `None` if a key with these limits could have made it.
     #[must_use]
-    pub fn exceeded_by(&self, key: &ApiKey) -> Option<Beyond> {
+    pub fn exceeded_by(&self, key: &ApiKey) -> Option<ScopeViolation> {
         let is_within = |own: &BTreeSet<ChannelId>| {
             let channels = key.channels.as_ref();
             channels.is_some_and(|channels| channels.is_subset(own))
         };
         if !self.channels.as_ref().is_none_or(is_within) {
-            return Some(Beyond::Channels);
+            return Some(ScopeViolation::Channels);
         }
         let is_as_slow = |own| key.rate_per_second.is_some_and(|rate| rate <= own);
         if !self.rate_per_second.is_none_or(is_as_slow) {
-            return Some(Beyond::Rate);
+            return Some(ScopeViolation::Rate);
         }
         let ends_with_it = |own| key.expires_at.is_some_and(|end| end <= own);
         if !self.expires_at.is_none_or(ends_with_it) {
-            return Some(Beyond::End);
+            return Some(ScopeViolation::End);
         }
         None
     }
