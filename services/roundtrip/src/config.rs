@@ -52,7 +52,7 @@ pub(crate) const EXIT_USAGE: u8 = 64;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
-    pub environment: Stage,
+    pub environment: Environment,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,7 +95,7 @@ const MAX_CALLBACK_TTL: Duration = Duration::from_hours(366 * 24);
 impl Default for Config {
     fn default() -> Self {
         Self {
-            environment: Stage::Development,
+            environment: Environment::Development,
             public_url: None,
             sessions_server: None,
             callback_secret: None,
@@ -121,7 +121,7 @@ impl Default for Config {
 /// Whether untrusted clients can connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Stage {
+pub(crate) enum Environment {
     /// Loopback only, with an echo channel and an inbox for answers.
     Development,
     /// Keys and secrets are required.
@@ -226,8 +226,8 @@ impl Config {
             ),
         ]);
         match self.environment {
-            Stage::Development => results.extend(self.loopback_only()),
-            Stage::Production => {
+            Environment::Development => results.extend(self.loopback_only()),
+            Environment::Production => {
                 results.extend(self.needed_in_production());
                 results.push(self.no_placeholders());
             }
@@ -368,8 +368,8 @@ impl Config {
 
     const fn loopback(&self) -> Loopback {
         match self.environment {
-            Stage::Development => Loopback::Allowed,
-            Stage::Production => Loopback::Refused,
+            Environment::Development => Loopback::Allowed,
+            Environment::Production => Loopback::Refused,
         }
     }
 
@@ -399,8 +399,8 @@ impl Config {
     /// posts without one.
     pub(crate) fn callback_auth(&self) -> CallbackAuth {
         self.callback_auth.unwrap_or(match self.environment {
-            Stage::Development => CallbackAuth::Open,
-            Stage::Production => CallbackAuth::Signed,
+            Environment::Development => CallbackAuth::Open,
+            Environment::Production => CallbackAuth::Signed,
         })
     }
 

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::{
     cli::Role,
-    config::{Config, Problem, Stage},
+    config::{Config, Environment, Problem},
     descriptors, development,
     lifecycle::{Lifecycle, Step},
     listener::{Limits, Listener, Tls},
@@ -61,7 +61,8 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         },
     )?;
 
-    if config.environment == Stage::Production && config.callback_auth() == CallbackAuth::Open {
+    if config.environment == Environment::Production && config.callback_auth() == CallbackAuth::Open
+    {
         tracing::warn!("callback_auth = \"open\": whoever reaches the gateway can forge an answer");
     }
     if config.sessions_server.is_none() && roles.contains(&Role::Forwarder) {
@@ -90,11 +91,11 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         };
         let ingress = Ingress::new(config.ingress.clone(), parts);
         let more = match config.environment {
-            Stage::Development => {
+            Environment::Development => {
                 development::register_echo(&config, &*channels).await?;
                 development::router(Arc::clone(&clock), Arc::clone(&egress))?
             }
-            Stage::Production => Router::new(),
+            Environment::Production => Router::new(),
         };
         api = Some(ingress.clone());
         let router = ingress.router(more);
@@ -112,7 +113,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let at = config.operations.listen;
     let listener = Listener::bind("operations", at, None, operations::LIMITS).await?;
     let mut router = operations.router();
-    if config.environment == Stage::Development {
+    if config.environment == Environment::Development {
         router = for_this_machine(router, own_response_url.as_str());
     }
     serve_by(&mut lifecycle, "operations", listener, router);
@@ -137,7 +138,7 @@ async fn api_keys(
     clock: &dyn Clock,
 ) -> anyhow::Result<KeySettings> {
     let settings = KeySettings {
-        required: config.environment == Stage::Production,
+        required: config.environment == Environment::Production,
         operator: config.operator_key()?,
         time_to_live: config.store.cache_ttl,
     };

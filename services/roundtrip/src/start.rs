@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     cli::Role,
-    config::{Config, Problem, Stage},
+    config::{Config, Environment, Problem},
     telemetry::Format,
 };
 
@@ -34,8 +34,8 @@ pub(crate) fn announce(config: &Config, roles: &BTreeSet<Role>) -> Result<(), Pr
     let has_api = roles.contains(&Role::Ingress.name());
     let roles = roles.join(",");
     let environment = match config.environment {
-        Stage::Development => "development",
-        Stage::Production => "production",
+        Environment::Development => "development",
+        Environment::Production => "production",
     };
     let broker = engine(config.broker.embedded_file(), "RabbitMQ");
     let store = engine(config.store.embedded_file(), "MongoDB");
@@ -60,7 +60,7 @@ pub(crate) fn announce(config: &Config, roles: &BTreeSet<Role>) -> Result<(), Pr
         tracing::info!("the API is at {api}, its documentation at {api}docs");
     }
     tracing::info!("health is at {operations}/healthz, readiness at {operations}/readyz");
-    if has_api && config.environment == Stage::Development {
+    if has_api && config.environment == Environment::Development {
         tracing::info!(
             "to try it: curl -X POST {api}channel/message -H 'Content-Type: application/json' -d \
              '{{\"channel_id\": \"echo\", \"session_id\": \"abc123\", \"message\": \"Hello!\"}}' \

@@ -90,7 +90,7 @@ fn development_listens_on_loopback_only() {
 #[test]
 fn production_reports_every_missing_setting_at_once() {
     let mut config = Config {
-        environment: Stage::Production,
+        environment: Environment::Production,
         ..Config::default()
     };
     let error = config.check().unwrap_err().to_string();
@@ -139,7 +139,7 @@ fn production_reports_every_missing_setting_at_once() {
 #[test]
 fn production_takes_no_key_that_is_one_byte_over_and_over() {
     let good = Config {
-        environment: Stage::Production,
+        environment: Environment::Production,
         sessions_server: Some("http://sessions.example/".to_owned()),
         public_url: Some("https://gateway.example/".to_owned()),
         callback_secret: Some(SecretList::of(&"xy".repeat(16))),
@@ -187,7 +187,7 @@ fn production_takes_no_key_that_is_one_byte_over_and_over() {
         assert!(error.contains(&format!("{key} must be random")), "{error}");
         // As a newcomer would try it.
         let tried = Config {
-            environment: Stage::Development,
+            environment: Environment::Development,
             ..config
         };
         assert!(tried.check().is_ok(), "{key}");
