@@ -31,7 +31,7 @@ pub(super) fn all(
     document: &Map<String, Value>,
     query_budget: &QueryBudget,
 ) -> bool {
-    Evaluation { effort }.hold(nodes, Root::Object(document))
+    Evaluation { query_budget }.hold(nodes, Root::Object(document))
 }
 
 struct Evaluation<'e> {
