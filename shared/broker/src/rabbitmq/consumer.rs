@@ -48,14 +48,17 @@ pub(super) async fn keep_connected(
                 links.send_replace(Some(Arc::clone(&link)));
                 waits.reset();
                 status.connected(&link.node());
-                tokio::select! {
+                let reason = tokio::select! {
                     () = closed.cancelled() => {
                         link.close().await;
                         return;
                     }
                     reason = link.lost(&mut events) => reason,
                     reason = link.silent() => reason,
-                }
+                };
+                // Its consumers hold the connection too. A silent one would keep them.
+                link.end();
+                reason
             }
             Err(reason) => reason,
         };

@@ -290,6 +290,11 @@ impl Link {
         }
     }
 
+    /// Ends the connection at once, for everything that uses it.
+    pub(super) fn end(&self) {
+        self.plug.pull();
+    }
+
     /// Closes the connection gracefully, or forcibly after [`CLOSE_LIMIT`].
     pub(super) async fn close(&self) {
         let closing = self.connection.close(REPLY_SUCCESS, "OK".into());
