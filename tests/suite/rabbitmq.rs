@@ -243,11 +243,10 @@ async fn two_ways() -> anyhow::Result<(Place, Proxy)> {
     let mut place = Place::make().await?;
     let other = Proxy::start(address(&place.direct)?).await?;
     let (one, two) = (place.proxy.address(), other.address());
-    let url = place
+    place.config.url = place
         .config
         .url
         .replace(&one.to_string(), &format!("{one},{two}"));
-    place.config.url = format!("{url}?heartbeat=60");
     Ok((place, other))
 }
 
@@ -269,12 +268,9 @@ async fn a_node_that_hangs_is_left_for_another() -> anyhow::Result<()> {
     let since = Instant::now();
     let published = until_published(&broker).await?;
     let refused = since.elapsed();
+    ensure!(refused < HANG_LIMIT, "{refused:?}");
+    // RabbitMQ may have delivered it to the silent connection: then it comes after the heartbeat.
     receive_all(&mut consumer, HashSet::from([published])).await?;
-    let received = since.elapsed();
-    ensure!(
-        refused < HANG_LIMIT && received < HANG_LIMIT,
-        "{refused:?} {received:?}"
-    );
     place.leave(broker).await
 }
 
