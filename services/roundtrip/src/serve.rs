@@ -144,7 +144,11 @@ async fn api_keys(
     };
     if settings.required && settings.operator.is_none() {
         match store.active_keys(clock.now()).await {
-            Ok(keys) if keys.is_empty() => return Err(Problem::no_key().into()),
+            Ok(keys) if keys.is_empty() => {
+                // A refused start too ends the store's tasks, which would panic with the runtime.
+                store.close().await;
+                return Err(Problem::no_key().into());
+            }
             Ok(_) => {}
             Err(error) => tracing::warn!(?error, "whether there are API keys is not known"),
         }
