@@ -25,9 +25,9 @@ pub(crate) fn measure(folder: &Path, size: Size) -> anyhow::Result<f64> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.execute_batch(
-        "CREATE TABLE parcels (id INTEGER PRIMARY KEY, queue INTEGER NOT NULL,
+        "CREATE TABLE messages (id INTEGER PRIMARY KEY, queue INTEGER NOT NULL,
              ready_at INTEGER NOT NULL, body BLOB NOT NULL);
-         CREATE INDEX parcels_ready ON parcels (queue, ready_at);",
+         CREATE INDEX messages_ready ON messages (queue, ready_at);",
     )?;
     let body = vec![b'x'; size.body_bytes];
     let since = Instant::now();
@@ -37,7 +37,7 @@ pub(crate) fn measure(folder: &Path, size: Size) -> anyhow::Result<f64> {
         let transaction = connection.transaction()?;
         {
             let mut insert = transaction.prepare_cached(
-                "INSERT INTO parcels (queue, ready_at, body) VALUES (?1, ?2, ?3)",
+                "INSERT INTO messages (queue, ready_at, body) VALUES (?1, ?2, ?3)",
             )?;
             for row in written..until {
                 insert.execute(params![0, row.cast_signed(), body])?;

@@ -213,7 +213,7 @@ async fn a_channel_that_came_past_the_api_is_not_connected_to() -> anyhow::Resul
     let rule = "the endpoint must not lead to a loopback address that egress.allow does not list";
     assert_eq!(told, [rule], "one look, and no second");
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
-    let reason = dead.first().and_then(|parcel| parcel.dead.clone());
+    let reason = dead.first().and_then(|message| message.dead.clone());
     assert_eq!(
         reason,
         Some(DeadReason::new(DeadKind::EndpointRefused, rule))
@@ -306,7 +306,7 @@ async fn over_https_a_private_authority_is_believed_and_whoever_cannot_prove_its
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
     let kinds: Vec<_> = dead
         .iter()
-        .filter_map(|parcel| Some(parcel.dead.as_ref()?.kind))
+        .filter_map(|message| Some(message.dead.as_ref()?.kind))
         .collect();
     assert_eq!(kinds, [DeadKind::AttemptsExhausted; 3]);
     let _: Accounted = gateway.finish(&[&channel, &sessions]).await?;

@@ -210,8 +210,8 @@ async fn waiting_for_an_open_breaker_costs_no_try(setup: Setup) -> anyhow::Resul
     assert!(told(&gateway, "dispatcher", &["delivery.snoozed"]) > 0);
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
     assert_eq!(dead.len(), MESSAGES);
-    for parcel in dead {
-        assert_eq!(usize::try_from(parcel.tries)?, TRIES);
+    for message in dead {
+        assert_eq!(usize::try_from(message.tries)?, TRIES);
     }
     gateway.finish(&[&channel]).await
 }
@@ -224,7 +224,10 @@ async fn a_channels_own_time_limit_and_schedule_hold(setup: Setup) -> anyhow::Re
     gateway.send("c", "s").await?;
     told_at_least(&gateway, "dispatcher", "attempts_exhausted", 1).await?;
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
-    let reasons: Vec<_> = dead.into_iter().filter_map(|parcel| parcel.dead).collect();
+    let reasons: Vec<_> = dead
+        .into_iter()
+        .filter_map(|message| message.dead)
+        .collect();
     assert_eq!(
         reasons,
         [DeadReason::new(

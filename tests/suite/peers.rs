@@ -334,11 +334,11 @@ async fn what_nobody_can_read_in_the_journal_is_kept_and_told(
     gateway.process(&recorder)?.restart().await?;
     is_told(
         &gateway,
-        &["journal.unreadable", "parcels=1", "journal.dead"],
+        &["journal.unreadable", "messages=1", "journal.dead"],
     )
     .await?;
     let kept = gateway.dead_letters(Queue::JournalDead).await?;
-    let kept: Vec<_> = kept.iter().map(|parcel| &parcel.body[..]).collect();
+    let kept: Vec<_> = kept.iter().map(|message| &message.body[..]).collect();
     assert_eq!(kept, [poison]);
     gateway.finish(&[]).await
 }

@@ -23,7 +23,7 @@ use lapin::{
 };
 use reqwest::Method;
 use roundtrip_broker::{
-    Config, Consumer, Delivery, Parcel, Queue, Route, SharedBroker, Status, contract::patient,
+    Config, Consumer, Delivery, Message, Queue, Route, SharedBroker, Status, contract::patient,
 };
 use roundtrip_model::{
     ChannelId, Decision, MessageId, SystemClock,
@@ -183,7 +183,7 @@ impl Vhost {
 
 async fn publish(broker: &SharedBroker) -> anyhow::Result<()> {
     let channel: ChannelId = "c".parse()?;
-    let parcel = Parcel {
+    let message = Message {
         id: MessageId::generate().to_string(),
         tries: 0,
         round: 0,
@@ -191,14 +191,14 @@ async fn publish(broker: &SharedBroker) -> anyhow::Result<()> {
         dead: None,
         body: "{}".into(),
     };
-    broker.publish(Route::Outbound(&channel), parcel).await?;
+    broker.publish(Route::Outbound(&channel), message).await?;
     Ok(())
 }
 
 async fn next(consumer: &mut Box<dyn Consumer>) -> anyhow::Result<Delivery> {
     let delivery = timeout(WAIT_LIMIT, consumer.next()).await;
     delivery
-        .context("a parcel in time")?
+        .context("a message in time")?
         .context("an open broker")
 }
 
@@ -228,7 +228,7 @@ async fn with_the_gateways_policies_a_policy_that_deletes_queues_loses_no_retry(
     vhost.fill_the_other_queue(&channel, 1).await?;
     vhost.until_the_other_queue_is_gone().await?;
     let again = next(&mut consumer).await?;
-    ensure!(again.parcel().tries == 1, "{again:?}");
+    ensure!(again.message().tries == 1, "{again:?}");
     again.settle(Decision::Done).await?;
     ensure!(broker.warnings().is_empty(), "{:?}", broker.warnings());
     vhost.leave(broker).await

@@ -24,7 +24,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 use roundtrip_broker::{
-    Config, Consumer, Delivery, Parcel, PublishError, Queue, Route, SettleError, SharedBroker,
+    Config, Consumer, Delivery, Message, PublishError, Queue, Route, SettleError, SharedBroker,
     Status, contract::patient,
 };
 use roundtrip_model::{
@@ -158,8 +158,8 @@ pub(crate) fn channel() -> ChannelId {
     "c".parse().expect("a channel id")
 }
 
-pub(crate) fn parcel() -> Parcel {
-    Parcel {
+pub(crate) fn message() -> Message {
+    Message {
         id: MessageId::generate().to_string(),
         tries: 0,
         round: 0,
@@ -170,9 +170,9 @@ pub(crate) fn parcel() -> Parcel {
 }
 
 pub(crate) async fn publish(broker: &SharedBroker) -> Result<String, PublishError> {
-    let parcel = parcel();
-    let id = parcel.id.clone();
-    broker.publish(Route::Outbound(&channel()), parcel).await?;
+    let message = message();
+    let id = message.id.clone();
+    broker.publish(Route::Outbound(&channel()), message).await?;
     Ok(id)
 }
 
@@ -190,7 +190,7 @@ async fn until_status(broker: &SharedBroker, wanted: fn(&Status) -> bool) -> any
 pub(crate) async fn next(consumer: &mut Box<dyn Consumer>) -> anyhow::Result<Delivery> {
     let delivery = timeout(WAIT_LIMIT, consumer.next()).await;
     delivery
-        .context("a parcel in time")?
+        .context("a message in time")?
         .context("an open broker")
 }
 
@@ -201,7 +201,7 @@ pub(crate) async fn receive_all(
 ) -> anyhow::Result<()> {
     while !wanted.is_empty() {
         let delivery = next(consumer).await?;
-        wanted.remove(&delivery.parcel().id);
+        wanted.remove(&delivery.message().id);
         // If the lease is lost, it is redelivered and settled then.
         let _ = delivery.settle(Decision::Done).await;
     }
@@ -323,7 +323,7 @@ async fn the_queues_of_an_older_version_are_taken_over() -> anyhow::Result<()> {
     let broker = place.open().await?;
     let mut consumer = broker.consume(Queue::Outbound, 1).await?;
     let delivery = next(&mut consumer).await?;
-    let Parcel { id, round, .. } = delivery.parcel().clone();
+    let Message { id, round, .. } = delivery.message().clone();
     ensure!((id.as_str(), round) == ("msg_old", 0), "{id} {round}");
     delivery
         .settle(Decision::DeadLetter(DeadReason {
@@ -332,9 +332,9 @@ async fn the_queues_of_an_older_version_are_taken_over() -> anyhow::Result<()> {
         }))
         .await?;
     let mut dead_letters = broker.consume(Queue::OutboundDead, 1).await?;
-    ensure!(next(&mut dead_letters).await?.parcel().id == "msg_old");
+    ensure!(next(&mut dead_letters).await?.message().id == "msg_old");
     until_published(&broker).await?;
-    broker.publish(Route::Journal, parcel()).await?;
+    broker.publish(Route::Journal, message()).await?;
     place.leave(broker).await
 }
 
@@ -420,7 +420,7 @@ async fn a_server_that_is_away_at_first_is_found_when_it_comes() -> anyhow::Resu
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_of_a_lost_connection_is_lost_and_the_parcel_comes_again() -> anyhow::Result<()> {
+async fn a_lease_of_a_lost_connection_is_lost_and_the_message_comes_again() -> anyhow::Result<()> {
     let place = Place::make().await?;
     let broker = place.open().await?;
     let mut consumer = broker.consume(Queue::Outbound, 2).await?;
@@ -428,7 +428,7 @@ async fn a_lease_of_a_lost_connection_is_lost_and_the_parcel_comes_again() -> an
     let held = next(&mut consumer).await?;
     place.proxy.cut();
     let again = next(&mut consumer).await?;
-    ensure!(again.parcel().id == id);
+    ensure!(again.message().id == id);
     let settled = timeout(WAIT_LIMIT, held.settle(Decision::Done)).await?;
     ensure!(matches!(settled, Err(SettleError::Lost(_))), "{settled:?}");
     again.settle(Decision::Done).await?;
@@ -451,7 +451,7 @@ async fn a_retry_that_the_broker_cannot_take_now_is_not_lost() -> anyhow::Result
     .await??;
     let again = next(&mut consumer).await?;
     ensure!(
-        (again.parcel().id == id, again.parcel().tries) == (true, 1),
+        (again.message().id == id, again.message().tries) == (true, 1),
         "{again:?}"
     );
     again.settle(Decision::Done).await?;
@@ -462,15 +462,15 @@ async fn a_retry_that_the_broker_cannot_take_now_is_not_lost() -> anyhow::Result
 /// has the same id, by which a receiver can drop it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_put_off_around_a_cut_comes_again_under_its_own_id() -> anyhow::Result<()> {
-    const PARCELS: u16 = 500;
+    const MESSAGES: u16 = 500;
     const BEFORE_THE_CUT: usize = 20;
     let place = Place::make().await?;
     let broker = place.open().await?;
-    let sent = try_join_all((0..PARCELS).map(|_| publish(&broker))).await?;
+    let sent = try_join_all((0..MESSAGES).map(|_| publish(&broker))).await?;
     let sent: HashSet<String> = sent.into_iter().collect();
-    let mut consumer = broker.consume(Queue::Outbound, PARCELS).await?;
+    let mut consumer = broker.consume(Queue::Outbound, MESSAGES).await?;
     let mut settling = FuturesUnordered::new();
-    for _ in 0..PARCELS {
+    for _ in 0..MESSAGES {
         let held = next(&mut consumer).await?;
         settling.push(held.settle(Decision::RetryAfter(Duration::from_secs(1))));
     }
@@ -485,7 +485,7 @@ async fn what_is_put_off_around_a_cut_comes_again_under_its_own_id() -> anyhow::
     let mut missing = sent.clone();
     while !missing.is_empty() {
         let delivery = next(&mut consumer).await?;
-        let id = delivery.parcel().id.clone();
+        let id = delivery.message().id.clone();
         ensure!(sent.contains(&id), "{id} is nobody's");
         missing.remove(&id);
         // If the lease is lost, it is redelivered and settled then.
@@ -507,7 +507,7 @@ async fn a_returned_message_is_a_failure_and_its_queue_is_declared_again() -> an
     );
     let id = until_published(&broker).await?;
     let mut consumer = broker.consume(Queue::Outbound, 1).await?;
-    ensure!(next(&mut consumer).await?.parcel().id == id);
+    ensure!(next(&mut consumer).await?.message().id == id);
     place.leave(broker).await
 }
 
@@ -528,7 +528,7 @@ async fn among_many_publishes_only_those_that_were_returned_fail() -> anyhow::Re
                 let channel = channel();
                 let outbound = (caller + number) % 2;
                 let route = [Route::Callbacks, Route::Outbound(&channel)][outbound];
-                taken[outbound] += u64::from(broker.publish(route, parcel()).await.is_ok());
+                taken[outbound] += u64::from(broker.publish(route, message()).await.is_ok());
             }
             taken
         })
@@ -544,9 +544,10 @@ async fn among_many_publishes_only_those_that_were_returned_fail() -> anyhow::Re
     ensure!(messages == half, "{messages} of {half} messages were taken");
     ensure!(callbacks < half, "no callback was returned");
     for (queue, taken) in [(Queue::Callbacks, callbacks), (Queue::Outbound, messages)] {
-        until(format!("{taken} parcels in {}", queue.name()), async || {
-            (broker.ready(queue).await.ok() == Some(taken)).then_some(())
-        })
+        until(
+            format!("{taken} messages in {}", queue.name()),
+            async || (broker.ready(queue).await.ok() == Some(taken)).then_some(()),
+        )
         .await?;
     }
     place.leave(broker).await
@@ -574,13 +575,13 @@ async fn what_is_in_hand_when_its_consumer_goes_can_still_be_settled() -> anyhow
     let held = next(&mut first).await?;
     drop(first);
     let mut second = broker.consume(Queue::Outbound, 2).await?;
-    ensure!(next(&mut second).await?.parcel().id == buffered);
+    ensure!(next(&mut second).await?.message().id == buffered);
     held.settle(Decision::Done).await?;
     // The end of the connection would requeue what was not acked.
     drop(second);
     broker.close().await;
     let broker = place.open().await?;
-    until("one parcel", async || {
+    until("one message", async || {
         (broker.ready(Queue::Outbound).await.ok() == Some(1)).then_some(())
     })
     .await?;
@@ -595,7 +596,7 @@ async fn what_kills_its_consumers_again_and_again_is_dead_with_that_reason() -> 
     let (connection, _channel) = place.other_client().await?;
     for _ in 0..=DELIVERY_LIMIT {
         let channel = connection.create_channel().await?;
-        until("the parcel, back in its queue", async || {
+        until("the message, back in its queue", async || {
             let got =
                 channel.basic_get(place.name("outbound.0").into(), BasicGetOptions::default());
             got.await.ok().flatten()
@@ -606,8 +607,8 @@ async fn what_kills_its_consumers_again_and_again_is_dead_with_that_reason() -> 
     }
     let mut dead_letters = broker.consume(Queue::OutboundDead, 1).await?;
     let dead = next(&mut dead_letters).await?;
-    ensure!(dead.parcel().id == id);
-    let reason = dead.parcel().dead.as_ref().context("a reason")?;
+    ensure!(dead.message().id == id);
+    let reason = dead.message().dead.as_ref().context("a reason")?;
     ensure!(reason.kind == DeadKind::DeliveryLimit, "{reason:?}");
     dead.settle(Decision::Done).await?;
     place.leave(broker).await
@@ -627,11 +628,11 @@ async fn another_clients_bare_message_is_handed_out_like_any_other() -> anyhow::
         .await?;
     let mut consumer = broker.consume(Queue::Outbound, 1).await?;
     let delivery = next(&mut consumer).await?;
-    let id = delivery.parcel().id.clone();
-    ensure!(!id.is_empty() && delivery.parcel().body == "not JSON");
+    let id = delivery.message().id.clone();
+    ensure!(!id.is_empty() && delivery.message().body == "not JSON");
     delivery.settle(Decision::Park(Duration::ZERO)).await?;
     let delivery = next(&mut consumer).await?;
-    ensure!((delivery.parcel().id.as_str(), delivery.parcel().tries) == (id.as_str(), 0));
+    ensure!((delivery.message().id.as_str(), delivery.message().tries) == (id.as_str(), 0));
     delivery.settle(Decision::Done).await?;
     place.leave(broker).await
 }

@@ -10,13 +10,13 @@ use harness::{
     wait::until,
 };
 use lapin::{options::QueueDeclareOptions, types::FieldTable};
-use roundtrip_broker::{Config, Parcel, PublishError, Queue, Route, SharedBroker, Status};
+use roundtrip_broker::{Config, Message, PublishError, Queue, Route, SharedBroker, Status};
 use roundtrip_model::{Decision, SystemClock};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use url::Url;
 
-use crate::rabbitmq::{Place, address, next, parcel, publish, receive_all, until_published};
+use crate::rabbitmq::{Place, address, message, next, publish, receive_all, until_published};
 
 /// How long an answer is held back: longer than the gateway waits for any call here (5 s).
 const STUCK: Duration = Duration::from_secs(7);
@@ -58,13 +58,13 @@ async fn consumers(place: &Place, queue: &str) -> anyhow::Result<u32> {
 
 /// The server executes a call after the gateway has given it up.
 async fn nothing_is_left_behind(answer: Method) -> anyhow::Result<()> {
-    const PARCELS: usize = 50;
+    const MESSAGES: usize = 50;
     let place = Place::make().await?;
     let (proxy, broker) = open_by(&place).await?;
     until_published(&broker).await?;
     proxy.hold_back(answer);
     let mut consumer = broker.consume(Queue::Outbound, 10).await?;
-    let sent = try_join_all((0..PARCELS).map(|_| publish(&broker))).await?;
+    let sent = try_join_all((0..MESSAGES).map(|_| publish(&broker))).await?;
     sleep(STUCK).await;
     proxy.release();
     receive_all(&mut consumer, HashSet::from_iter(sent)).await?;
@@ -92,10 +92,10 @@ async fn a_declare_that_was_given_up_leaves_no_consumer_behind() -> anyhow::Resu
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_that_was_given_up_gives_back_what_was_received() -> anyhow::Result<()> {
-    const PARCELS: usize = 5;
+    const MESSAGES: usize = 5;
     let place = Place::make().await?;
     let (proxy, broker) = open_by(&place).await?;
-    let sent = try_join_all((0..PARCELS).map(|_| publish(&broker))).await?;
+    let sent = try_join_all((0..MESSAGES).map(|_| publish(&broker))).await?;
     let mut first = broker.consume(Queue::Outbound, 10).await?;
     let held = next(&mut first).await?;
     proxy.hold_back(Method::CANCEL_OK);
@@ -120,7 +120,7 @@ async fn a_queue_of_another_type_is_refused_and_disturbs_nothing_else() -> anyho
     let mut callbacks = broker.consume(Queue::Callbacks, 1).await?;
     let mut outbound = broker.consume(Queue::Outbound, 1).await?;
     let refused = until("a refusal", async || {
-        match broker.publish(Route::Callbacks, parcel()).await {
+        match broker.publish(Route::Callbacks, message()).await {
             Err(PublishError::Refused(reason)) => Some(reason),
             _ => None,
         }
@@ -135,13 +135,13 @@ async fn a_queue_of_another_type_is_refused_and_disturbs_nothing_else() -> anyho
     for _ in 0..20 {
         let id = publish(&broker).await?;
         let delivery = next(&mut outbound).await?;
-        ensure!(delivery.parcel().id == id);
+        ensure!(delivery.message().id == id);
         delivery.settle(Decision::Done).await?;
     }
 
     place.delete_queue("callbacks").await?;
     until("a callback to be taken", async || {
-        broker.publish(Route::Callbacks, parcel()).await.ok()
+        broker.publish(Route::Callbacks, message()).await.ok()
     })
     .await?;
     next(&mut callbacks).await?.settle(Decision::Done).await?;
@@ -168,8 +168,8 @@ async fn a_message_over_the_brokers_limit_is_too_large_and_disturbs_nothing_else
     let (proxy, broker) = open_by(&place).await?;
     let sized = async |bytes: usize| {
         let body = format!("\"{}\"", "x".repeat(bytes)).into();
-        let parcel = Parcel { body, ..parcel() };
-        broker.publish(Route::Callbacks, parcel).await
+        let message = Message { body, ..message() };
+        broker.publish(Route::Callbacks, message).await
     };
     // Small, large and too large messages, all at once.
     let publishing = (0..EACH).map(async |number| {
@@ -205,10 +205,10 @@ async fn a_delivery_that_is_held_too_long_ends_no_other_consumer() -> anyhow::Re
     let id = publish(&broker).await?;
     let held = next(&mut outbound).await?;
     let again = next(&mut outbound).await?;
-    ensure!(again.parcel().id == id);
+    ensure!(again.message().id == id);
     again.settle(Decision::Done).await?;
     drop(held);
-    broker.publish(Route::Callbacks, parcel()).await?;
+    broker.publish(Route::Callbacks, message()).await?;
     next(&mut callbacks).await?.settle(Decision::Done).await?;
     ensure!(proxy.connections() == 2, "{}", proxy.connections());
     place.leave(broker).await

@@ -222,7 +222,7 @@ async fn a_deleted_channels_message_is_a_dead_letter(setup: Setup) -> anyhow::Re
     })
     .await?;
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
-    let reason = dead.first().and_then(|parcel| parcel.dead.clone());
+    let reason = dead.first().and_then(|message| message.dead.clone());
     assert_eq!(
         reason.context("a reason")?,
         DeadReason::new(

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use roundtrip_broker::{Handler, Parcel};
+use roundtrip_broker::{Handler, Message};
 use roundtrip_isolation::{
     MAX_RETURNS_PER_SECOND, Signal,
     admission::{Deferred, Limits, Permit},
@@ -52,61 +52,61 @@ struct Destination {
 
 #[async_trait]
 impl Handler for Dispatcher {
-    async fn handle(&self, parcel: &Parcel) -> Decision {
-        let message = match serde_json::from_slice::<OutboundMessage>(&parcel.body) {
+    async fn handle(&self, queued: &Message) -> Decision {
+        let message = match serde_json::from_slice::<OutboundMessage>(&queued.body) {
             Ok(message) => message,
-            Err(error) => return not_tried(parcel, None, dead(DeadKind::Undecodable, &error)),
+            Err(error) => return not_tried(queued, None, dead(DeadKind::Undecodable, &error)),
         };
         let channel_id = Some(&message.channel_id);
         if let Some(reason) = self
             .delivery_client
-            .too_old(parcel.tries, parcel.accepted_at)
+            .too_old(queued.tries, queued.accepted_at)
         {
-            return not_tried(parcel, channel_id, reason);
+            return not_tried(queued, channel_id, reason);
         }
         let destination = match self.destination(&message).await {
             Ok(destination) => destination,
-            Err(Hindrance::Dead(reason)) => return not_tried(parcel, channel_id, reason),
+            Err(Hindrance::Dead(reason)) => return not_tried(queued, channel_id, reason),
             Err(Hindrance::Held(reason)) => {
-                return self.snooze(parcel, &message, self.hold(), reason).await;
+                return self.snooze(queued, &message, self.hold(), reason).await;
             }
         };
-        let response_url = self.answers.url(&message, parcel.round, parcel.accepted_at);
+        let response_url = self.answers.url(&message, queued.round, queued.accepted_at);
         let body = match serde_json::to_vec(&message.delivery_body(&response_url)) {
             Ok(body) => body.into(),
             Err(error) => {
-                return not_tried(parcel, channel_id, dead(DeadKind::Undecodable, &error));
+                return not_tried(queued, channel_id, dead(DeadKind::Undecodable, &error));
             }
         };
         let limits = self.limits(&destination.known.target.settings);
-        let fresh = parcel.tries == 0;
+        let fresh = queued.tries == 0;
         match self
             .admission
             .enter(&message.channel_id, limits, fresh)
             .await
         {
             Ok(permit) => {
-                self.deliver(parcel, &message, &destination, body, permit)
+                self.deliver(queued, &message, &destination, body, permit)
                     .await
             }
             Err(Deferred { wait, obstacle }) => {
-                self.snooze(parcel, &message, wait, obstacle.reason()).await
+                self.snooze(queued, &message, wait, obstacle.reason()).await
             }
         }
     }
 
-    async fn panicked(&self, parcel: &Parcel) -> Decision {
+    async fn panicked(&self, queued: &Message) -> Decision {
         let made = self
             .delivery_client
-            .panicked(parcel.tries, parcel.accepted_at);
+            .panicked(queued.tries, queued.accepted_at);
         // The panic itself is logged elsewhere; this line names the message.
         tracing::error!(
-            message_id = parcel.id,
+            message_id = queued.id,
             attempt = made.attempt,
             "delivery.panicked"
         );
-        if let Ok(message) = serde_json::from_slice::<OutboundMessage>(&parcel.body) {
-            self.tell(parcel, &message, Event::Attempted(made.journaled()))
+        if let Ok(message) = serde_json::from_slice::<OutboundMessage>(&queued.body) {
+            self.tell(queued, &message, Event::Attempted(made.journaled()))
                 .await;
         }
         made.decision
@@ -172,7 +172,7 @@ impl Dispatcher {
     /// reason once, as a waiting message is looked at many times.
     async fn snooze(
         &self,
-        parcel: &Parcel,
+        queued: &Message,
         message: &OutboundMessage,
         wait: Duration,
         reason: WaitReason,
@@ -180,19 +180,19 @@ impl Dispatcher {
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         if self.waits.is_news(message.message_id, reason, wait) {
             tracing::info!(
-                message_id = parcel.id,
+                message_id = queued.id,
                 channel_id = %message.channel_id,
-                tries = parcel.tries,
+                tries = queued.tries,
                 wait_ms,
                 reason = reason.as_str(),
                 "delivery.snoozed"
             );
-            let attempts = parcel.tries;
+            let attempts = queued.tries;
             let waiting = Event::Waiting { attempts, reason };
-            self.tell(parcel, message, waiting).await;
+            self.tell(queued, message, waiting).await;
         } else {
             tracing::debug!(
-                message_id = parcel.id,
+                message_id = queued.id,
                 channel_id = %message.channel_id,
                 wait_ms,
                 reason = reason.as_str(),
@@ -204,7 +204,7 @@ impl Dispatcher {
 
     async fn deliver(
         &self,
-        parcel: &Parcel,
+        queued: &Message,
         message: &OutboundMessage,
         Destination { known, url }: &Destination,
         body: bytes::Bytes,
@@ -217,8 +217,8 @@ impl Dispatcher {
             webhook_id: &webhook_id,
             body,
             signer: known.signing.signer(),
-            tries: parcel.tries,
-            accepted_at: parcel.accepted_at,
+            tries: queued.tries,
+            accepted_at: queued.accepted_at,
         };
         let settings = &known.target.settings;
         let overrides = Overrides {
@@ -234,7 +234,7 @@ impl Dispatcher {
             ));
             made
         };
-        let mut made = self.told_if_long(parcel, message, attempt).await;
+        let mut made = self.told_if_long(queued, message, attempt).await;
         if matches!(made.outcome, Outcome::Answered { status: GONE, .. }) {
             self.pause(&message.channel_id, &known.target.uid).await;
             // Even after the last attempt: the message waits until the channel is resumed.
@@ -261,7 +261,7 @@ impl Dispatcher {
             "delivery.attempted"
         );
         // Write the entry before the loop settles: a settled message always has its entry.
-        self.tell(parcel, message, Event::Attempted(made.journaled()))
+        self.tell(queued, message, Event::Attempted(made.journaled()))
             .await;
         made.decision
     }
@@ -269,7 +269,7 @@ impl Dispatcher {
     /// Makes an attempt. A slow attempt is journaled as started, too.
     async fn told_if_long(
         &self,
-        parcel: &Parcel,
+        queued: &Message,
         message: &OutboundMessage,
         attempt: impl Future<Output = Try>,
     ) -> Try {
@@ -278,9 +278,9 @@ impl Dispatcher {
             return made;
         }
         let delivering = Event::Delivering {
-            attempt: parcel.tries.saturating_add(1),
+            attempt: queued.tries.saturating_add(1),
         };
-        let ((), made) = join!(self.tell(parcel, message, delivering), attempt);
+        let ((), made) = join!(self.tell(queued, message, delivering), attempt);
         made
     }
 
@@ -295,8 +295,8 @@ impl Dispatcher {
         }
     }
 
-    async fn tell(&self, parcel: &Parcel, message: &OutboundMessage, event: Event) {
-        let entry = Entry::of(message, parcel.round, self.clock.now(), event);
+    async fn tell(&self, queued: &Message, message: &OutboundMessage, event: Event) {
+        let entry = Entry::of(message, queued.round, self.clock.now(), event);
         self.journal.append(entry).await;
     }
 }
@@ -306,13 +306,13 @@ fn dead(kind: DeadKind, detail: &dyn ToString) -> DeadReason {
 }
 
 /// A dead letter without an attempt.
-fn not_tried(parcel: &Parcel, channel_id: Option<&ChannelId>, reason: DeadReason) -> Decision {
+fn not_tried(queued: &Message, channel_id: Option<&ChannelId>, reason: DeadReason) -> Decision {
     let decision = Decision::DeadLetter(reason);
     let told = Told::from(&decision);
     tracing::info!(
-        message_id = parcel.id,
+        message_id = queued.id,
         channel_id = channel_id.map(ChannelId::as_str),
-        tries = parcel.tries,
+        tries = queued.tries,
         decision = told.decision,
         reason = told.reason,
         "delivery.not_attempted"

@@ -1,7 +1,7 @@
 //! Decides what happens to one answer.
 
 use async_trait::async_trait;
-use roundtrip_broker::{Handler, Parcel};
+use roundtrip_broker::{Handler, Message};
 use roundtrip_isolation::{
     Signal,
     admission::{Deferred, Limits, Permit},
@@ -16,8 +16,8 @@ use crate::{AnsweredBy, Forwarder};
 
 #[async_trait]
 impl Handler for Forwarder {
-    async fn handle(&self, parcel: &Parcel) -> Decision {
-        let read = serde_json::from_slice::<Callback>(&parcel.body).and_then(|callback| {
+    async fn handle(&self, message: &Message) -> Decision {
+        let read = serde_json::from_slice::<Callback>(&message.body).and_then(|callback| {
             let body = serde_json::to_vec(&callback.forward_body())?;
             Ok((callback, body))
         });
@@ -25,14 +25,14 @@ impl Handler for Forwarder {
             Ok(read) => read,
             Err(error) => {
                 let reason = DeadReason::new(DeadKind::Undecodable, error.to_string());
-                return not_tried(parcel, Decision::DeadLetter(reason));
+                return not_tried(message, Decision::DeadLetter(reason));
             }
         };
         if let Some(reason) = self
             .delivery_client
-            .too_old(parcel.tries, parcel.accepted_at)
+            .too_old(message.tries, message.accepted_at)
         {
-            return not_tried(parcel, Decision::DeadLetter(reason));
+            return not_tried(message, Decision::DeadLetter(reason));
         }
         let limits = Limits {
             // The admission sets the limit of one channel.
@@ -40,17 +40,17 @@ impl Handler for Forwarder {
             rate_per_second: None,
             paused: false,
         };
-        let fresh = parcel.tries == 0;
+        let fresh = message.tries == 0;
         match self
             .admission
             .enter(&callback.channel_id, limits, fresh)
             .await
         {
-            Ok(permit) => self.forward(parcel, &callback, body.into(), permit).await,
+            Ok(permit) => self.forward(message, &callback, body.into(), permit).await,
             Err(Deferred { wait, obstacle }) => {
                 // Debug only: the opening of a breaker has a log line of its own.
                 tracing::debug!(
-                    callback_id = parcel.id,
+                    callback_id = message.id,
                     channel_id = callback.channel_id.as_ref().map(ChannelId::as_str),
                     wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
                     obstacle = obstacle.as_str(),
@@ -61,18 +61,18 @@ impl Handler for Forwarder {
         }
     }
 
-    async fn panicked(&self, parcel: &Parcel) -> Decision {
+    async fn panicked(&self, message: &Message) -> Decision {
         let made = self
             .delivery_client
-            .panicked(parcel.tries, parcel.accepted_at);
+            .panicked(message.tries, message.accepted_at);
         // The panic itself is logged elsewhere; this line names the answer.
         tracing::error!(
-            callback_id = parcel.id,
+            callback_id = message.id,
             attempt = made.attempt,
             "forward.panicked"
         );
-        if let Ok(callback) = serde_json::from_slice::<Callback>(&parcel.body) {
-            self.tell(parcel.round, &callback, made.journaled()).await;
+        if let Ok(callback) = serde_json::from_slice::<Callback>(&message.body) {
+            self.tell(message.round, &callback, made.journaled()).await;
         }
         made.decision
     }
@@ -81,7 +81,7 @@ impl Handler for Forwarder {
 impl Forwarder {
     async fn forward(
         &self,
-        parcel: &Parcel,
+        message: &Message,
         callback: &Callback,
         body: bytes::Bytes,
         permit: Permit<AnsweredBy>,
@@ -94,8 +94,8 @@ impl Forwarder {
                 webhook_id: &webhook_id,
                 body,
                 signer: self.signer.as_ref(),
-                tries: parcel.tries,
-                accepted_at: parcel.accepted_at,
+                tries: message.tries,
+                accepted_at: message.accepted_at,
             })
             .await;
         permit.end(Signal::of(
@@ -120,7 +120,7 @@ impl Forwarder {
             "forward.attempted"
         );
         // Write the entry before the loop settles: a settled answer always has its entry.
-        self.tell(parcel.round, callback, made.journaled()).await;
+        self.tell(message.round, callback, made.journaled()).await;
         made.decision
     }
 
@@ -153,11 +153,11 @@ impl Forwarder {
 }
 
 /// Logs a decision that was made without an attempt.
-fn not_tried(parcel: &Parcel, decision: Decision) -> Decision {
+fn not_tried(message: &Message, decision: Decision) -> Decision {
     let told = Told::from(&decision);
     tracing::info!(
-        callback_id = parcel.id,
-        tries = parcel.tries,
+        callback_id = message.id,
+        tries = message.tries,
         decision = told.decision,
         reason = told.reason,
         "forward.not_attempted"

@@ -14,7 +14,7 @@ use axum::{
     http::StatusCode,
     response::IntoResponse,
 };
-use roundtrip_broker::{Parcel, Route};
+use roundtrip_broker::{Message, Route};
 use roundtrip_model::{
     Callback, CallbackId, Entry, EntryId, Event, SessionId,
     token::{Claims, Proven, QUERY, Refusal},
@@ -123,7 +123,7 @@ impl Ingress {
             None => None,
         };
         let accepted_at = self.clock.now();
-        let parcel = Parcel {
+        let message = Message {
             id: callback.callback_id.to_string(),
             tries: 0,
             // The message's own round: the journal keeps its answer under that round.
@@ -132,7 +132,7 @@ impl Ingress {
             dead: None,
             body,
         };
-        self.broker.publish(Route::Callbacks, parcel).await?;
+        self.broker.publish(Route::Callbacks, message).await?;
         if let Some(turn) = turn {
             turn.published();
         }

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use roundtrip_broker::{Parcel, Route};
+use roundtrip_broker::{Message, Route};
 use roundtrip_model::{
     ChannelId, Entry, Event, LogThrottle, MessageId, OutboundMessage, SessionId, channel::http_url,
     journal::Content, message::is_empty_json,
@@ -143,7 +143,7 @@ impl Ingress {
     /// no entry, and an entry cannot be withdrawn.
     async fn enqueue(&self, message: &OutboundMessage) -> Result<(), Problem> {
         let accepted_at = self.clock.now();
-        let parcel = Parcel {
+        let queued = Message {
             id: message.message_id.to_string(),
             tries: 0,
             round: 0,
@@ -152,7 +152,7 @@ impl Ingress {
             body: encode(message)?,
         };
         let route = Route::Outbound(&message.channel_id);
-        self.broker.publish(route, parcel).await?;
+        self.broker.publish(route, queued).await?;
         let content = Content {
             message: message.message.clone(),
             response_url: message.response_url.clone(),

@@ -16,7 +16,7 @@ use axum::{
     routing::get,
 };
 use roundtrip_broker::{
-    Broker, Closed, Consumer, Parcel, PublishError, Queue, Route, SharedBroker, Status,
+    Broker, Closed, Consumer, Message, PublishError, Queue, Route, SharedBroker, Status,
 };
 use roundtrip_egress::Loopback;
 use roundtrip_journal::Journal;
@@ -65,7 +65,7 @@ impl FakeBroker {
 
 #[async_trait]
 impl Broker for FakeBroker {
-    async fn publish(&self, route: Route<'_>, parcel: Parcel) -> Result<(), PublishError> {
+    async fn publish(&self, route: Route<'_>, message: Message) -> Result<(), PublishError> {
         if route.queue() != Queue::Outbound {
             return Ok(());
         }
@@ -75,7 +75,7 @@ impl Broker for FakeBroker {
         match mood {
             Mood::IsAway => return Err(PublishError::Away("as told".to_owned())),
             Mood::NeverAnswers => return std::future::pending().await,
-            Mood::Takes | Mood::Unconfirmed => self.taken.lock().unwrap().push(parcel.id),
+            Mood::Takes | Mood::Unconfirmed => self.taken.lock().unwrap().push(message.id),
         }
         match mood {
             Mood::Unconfirmed => Err(PublishError::Unconfirmed),

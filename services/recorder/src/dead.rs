@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use roundtrip_broker::{Handler, Parcel};
+use roundtrip_broker::{Handler, Message};
 use roundtrip_journal::Journal;
 use roundtrip_model::{
     Callback, CallbackId, ChannelId, Clock, DeadReason, Decision, Entry, EntryId, Event, MessageId,
@@ -50,9 +50,9 @@ impl DeadLetterWriter {
     }
 
     /// What can be read of the body; an unreadable message is stored all the same.
-    fn subject(&self, parcel: &Parcel) -> Subject {
+    fn subject(&self, message: &Message) -> Subject {
         match self.queue {
-            DeadQueue::Outbound => serde_json::from_slice(&parcel.body)
+            DeadQueue::Outbound => serde_json::from_slice(&message.body)
                 .map(|message: OutboundMessage| Subject {
                     message_id: Some(message.message_id),
                     channel_id: Some(message.channel_id),
@@ -60,7 +60,7 @@ impl DeadLetterWriter {
                     callback_id: None,
                 })
                 .unwrap_or_default(),
-            DeadQueue::Callbacks => serde_json::from_slice(&parcel.body)
+            DeadQueue::Callbacks => serde_json::from_slice(&message.body)
                 .map(|callback: Callback| Subject {
                     message_id: callback.message_id,
                     channel_id: callback.channel_id,
@@ -71,9 +71,9 @@ impl DeadLetterWriter {
         }
     }
 
-    fn letter(&self, parcel: &Parcel) -> (DeadLetter, Option<Entry>) {
-        let subject = self.subject(parcel);
-        let reason = parcel.dead.clone().unwrap_or_else(|| {
+    fn letter(&self, message: &Message) -> (DeadLetter, Option<Entry>) {
+        let subject = self.subject(message);
+        let reason = message.dead.clone().unwrap_or_else(|| {
             DeadReason::new(
                 DeadKind::DeliveryLimit,
                 "found in the dead queue without a reason",
@@ -89,7 +89,7 @@ impl DeadLetterWriter {
             message_id,
             channel_id,
             session_id,
-            round: parcel.round,
+            round: message.round,
             at: dead_at,
             event: match subject.callback_id {
                 None => Event::Dead(reason.clone()),
@@ -100,18 +100,18 @@ impl DeadLetterWriter {
             },
         });
         let letter = DeadLetter {
-            dead_id: format!("{}.{}", parcel.id, parcel.round),
+            dead_id: format!("{}.{}", message.id, message.round),
             queue: self.queue,
-            parcel_id: parcel.id.clone(),
+            parcel_id: message.id.clone(),
             message_id: subject.message_id,
             channel_id: subject.channel_id,
             session_id: subject.session_id,
             reason,
-            tries: parcel.tries,
-            round: parcel.round,
-            accepted_at: parcel.accepted_at,
+            tries: message.tries,
+            round: message.round,
+            accepted_at: message.accepted_at,
             dead_at,
-            body: parcel.body.clone(),
+            body: message.body.clone(),
         };
         (letter, entry)
     }
@@ -119,8 +119,8 @@ impl DeadLetterWriter {
 
 #[async_trait]
 impl Handler for DeadLetterWriter {
-    async fn handle(&self, parcel: &Parcel) -> Decision {
-        let (letter, entry) = self.letter(parcel);
+    async fn handle(&self, message: &Message) -> Decision {
+        let (letter, entry) = self.letter(message);
         let letters = [letter];
         if let Err(parked) = until_taken("a dead letter", || self.store.bury(&letters)).await {
             return parked;
@@ -140,7 +140,7 @@ impl Handler for DeadLetterWriter {
         Decision::Done
     }
 
-    async fn panicked(&self, _parcel: &Parcel) -> Decision {
+    async fn panicked(&self, _message: &Message) -> Decision {
         Decision::RetryAfter(AFTER_A_PANIC)
     }
 }

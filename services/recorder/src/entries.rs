@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use roundtrip_broker::{Handler, Parcel};
+use roundtrip_broker::{Handler, Message};
 use roundtrip_model::{DeadReason, Decision, Entry, decision::DeadKind};
 use roundtrip_store::SharedStore;
 use tokio::sync::{mpsc, oneshot};
@@ -64,11 +64,11 @@ async fn write(store: SharedStore, mut pages: mpsc::Receiver<Page>) {
 
 #[async_trait]
 impl Handler for JournalWriter {
-    async fn handle(&self, parcel: &Parcel) -> Decision {
-        let entries = match roundtrip_journal::decode(&parcel.body) {
+    async fn handle(&self, message: &Message) -> Decision {
+        let entries = match roundtrip_journal::decode(&message.body) {
             Ok(entries) => entries,
             Err(error) => {
-                tracing::error!(id = parcel.id, %error, "a batch of entries cannot be read");
+                tracing::error!(id = message.id, %error, "a batch of entries cannot be read");
                 return Decision::DeadLetter(DeadReason::new(
                     DeadKind::Undecodable,
                     error.to_string(),
@@ -82,7 +82,7 @@ impl Handler for JournalWriter {
         told.await.unwrap_or(Decision::RetryAfter(AFTER_A_PANIC))
     }
 
-    async fn panicked(&self, _parcel: &Parcel) -> Decision {
+    async fn panicked(&self, _message: &Message) -> Decision {
         Decision::RetryAfter(AFTER_A_PANIC)
     }
 }

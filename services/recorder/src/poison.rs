@@ -21,11 +21,11 @@ pub(crate) async fn watch<F: Future<Output = Result<u64, PublishError>>>(
     let mut known = 0;
     loop {
         // An unavailable broker is logged elsewhere.
-        if let Ok(parcels) = look().await {
-            if parcels > known {
-                tell(parcels);
+        if let Ok(messages) = look().await {
+            if messages > known {
+                tell(messages);
             }
-            known = parcels;
+            known = messages;
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -34,9 +34,9 @@ pub(crate) async fn watch<F: Future<Output = Result<u64, PublishError>>>(
     }
 }
 
-pub(crate) fn log(parcels: u64) {
+pub(crate) fn log(messages: u64) {
     let queue = Queue::JournalDead.name();
-    tracing::error!(parcels, queue, "journal.unreadable");
+    tracing::error!(messages, queue, "journal.unreadable");
 }
 
 #[cfg(test)]
@@ -61,7 +61,7 @@ mod tests {
             }
         };
         let mut told = Vec::new();
-        watch(look, &stop, |parcels| told.push(parcels)).await;
+        watch(look, &stop, |messages| told.push(messages)).await;
         assert_eq!(told, [2, 3, 2]);
     }
 }

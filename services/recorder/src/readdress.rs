@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use roundtrip_broker::Parcel;
+use roundtrip_broker::Message;
 use roundtrip_model::{ChannelId, ChannelUid, OutboundMessage};
 use roundtrip_store::{Channels, StoreError};
 
@@ -31,14 +31,14 @@ impl<'a> CurrentChannels<'a> {
     pub(crate) async fn readdress(
         &mut self,
         id: &ChannelId,
-        parcel: &mut Parcel,
+        queued: &mut Message,
     ) -> Result<(), StoreError> {
-        let Ok(mut message) = serde_json::from_slice::<OutboundMessage>(&parcel.body) else {
+        let Ok(mut message) = serde_json::from_slice::<OutboundMessage>(&queued.body) else {
             return Ok(());
         };
         message.channel_uid = self.uid(id).await?;
         if let Ok(body) = serde_json::to_vec(&message) {
-            parcel.body = body.into();
+            queued.body = body.into();
         }
         Ok(())
     }

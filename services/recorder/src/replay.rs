@@ -282,8 +282,8 @@ impl Replayer {
     async fn readdress(&self, items: &mut [Item]) -> Result<(), StoreError> {
         let mut channels = CurrentChannels::of(&*self.store);
         for item in items {
-            if let Some((Destination::Outbound(id), parcel)) = &mut item.parcel {
-                channels.readdress(id, parcel).await?;
+            if let Some((Destination::Outbound(id), message)) = &mut item.message {
+                channels.readdress(id, message).await?;
             }
         }
         Ok(())
@@ -326,14 +326,16 @@ impl Replayer {
         let entries = done().filter_map(|(item, _)| item.entry(replay_id, at));
         join_all(entries.map(|entry| self.journal.append(entry))).await;
         let dead_ids: Vec<String> = done()
-            .filter(|(item, _)| item.parcel.is_some())
+            .filter(|(item, _)| item.message.is_some())
             .filter_map(|(item, _)| item.dead_id.clone())
             .collect();
         self.store.mark_replayed(&dead_ids, &replay_id).await?;
         // The cursor stops before the first refused message. The next turn counts a marked letter
         // after it, and skips a message after it, which is in its queue by then.
         let reached = confirmed.iter().take_while(|done| **done).count();
-        let replayed = items[..reached].iter().filter(|item| item.parcel.is_some());
+        let replayed = items[..reached]
+            .iter()
+            .filter(|item| item.message.is_some());
         let replayed = replayed.count();
         let as_u64 = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         Ok(Some(PutBack {
@@ -345,8 +347,8 @@ impl Replayer {
     }
 
     async fn publish(&self, item: &Item) -> Result<(), PublishError> {
-        match &item.parcel {
-            Some((to, parcel)) => self.broker.publish(to.route(), parcel.clone()).await,
+        match &item.message {
+            Some((to, message)) => self.broker.publish(to.route(), message.clone()).await,
             None => Ok(()),
         }
     }

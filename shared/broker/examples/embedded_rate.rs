@@ -11,11 +11,11 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use roundtrip_broker::{Config, Handler, Parcel, Queue, Route, SharedBroker, Worker, open};
+use roundtrip_broker::{Config, Handler, Message, Queue, Route, SharedBroker, Worker, open};
 use roundtrip_model::{ChannelId, Clock, Decision, MessageId, SystemClock};
 use tokio_util::sync::CancellationToken;
 
-const PARCELS: u32 = 100_000;
+const MESSAGES: u32 = 100_000;
 const BODY_BYTES: usize = 400;
 const WINDOW: u16 = 1000;
 const DRAIN: Duration = Duration::from_secs(10);
@@ -32,40 +32,44 @@ async fn main() {
     };
     let broker = open(&config, Arc::new(SystemClock)).await.expect("opens");
     for callers in [1, 16, 256] {
-        let parcels = if callers == 1 { PARCELS / 10 } else { PARCELS };
+        let messages = if callers == 1 {
+            MESSAGES / 10
+        } else {
+            MESSAGES
+        };
         let started = Instant::now();
-        publish(&broker, parcels, callers).await;
-        report(&format!("publish, {callers} callers"), parcels, started);
+        publish(&broker, messages, callers).await;
+        report(&format!("publish, {callers} callers"), messages, started);
 
         let started = Instant::now();
-        consume(&broker, parcels, callers).await;
+        consume(&broker, messages, callers).await;
         report(
             &format!("backlog consumed and acked, {callers} at once"),
-            parcels,
+            messages,
             started,
         );
     }
     let started = Instant::now();
     tokio::join!(
-        publish(&broker, PARCELS, 256),
-        consume(&broker, PARCELS, 256)
+        publish(&broker, MESSAGES, 256),
+        consume(&broker, MESSAGES, 256)
     );
-    report("published, consumed and acked together", PARCELS, started);
+    report("published, consumed and acked together", MESSAGES, started);
     broker.close().await;
 }
 
-async fn publish(broker: &SharedBroker, parcels: u32, callers: usize) {
+async fn publish(broker: &SharedBroker, messages: u32, callers: usize) {
     let channel: ChannelId = "c".parse().expect("an id");
     let body = Bytes::from(vec![b'x'; BODY_BYTES]);
     // A task for each caller, like an HTTP connection.
-    let each = parcels as usize / callers;
+    let each = messages as usize / callers;
     let publishing = (0..callers).map(|caller| {
         let (broker, body) = (broker.clone(), body.clone());
         let channel = channel.clone();
-        let own = each + usize::from(caller < parcels as usize % callers);
+        let own = each + usize::from(caller < messages as usize % callers);
         tokio::spawn(async move {
             for _ in 0..own {
-                let parcel = Parcel {
+                let message = Message {
                     id: MessageId::generate().to_string(),
                     tries: 0,
                     round: 0,
@@ -74,7 +78,7 @@ async fn publish(broker: &SharedBroker, parcels: u32, callers: usize) {
                     body: body.clone(),
                 };
                 broker
-                    .publish(Route::Outbound(&channel), parcel)
+                    .publish(Route::Outbound(&channel), message)
                     .await
                     .expect("taken");
             }
@@ -86,11 +90,11 @@ async fn publish(broker: &SharedBroker, parcels: u32, callers: usize) {
 }
 
 /// Consumes with the roles' worker loop.
-async fn consume(broker: &SharedBroker, parcels: u32, concurrency: usize) {
+async fn consume(broker: &SharedBroker, messages: u32, concurrency: usize) {
     let consumer = broker.consume(Queue::Outbound, WINDOW).await.expect("open");
     let stop = CancellationToken::new();
     let handler = Counting {
-        left: AtomicU32::new(parcels),
+        left: AtomicU32::new(messages),
         stop: stop.clone(),
     };
     let worker = Worker {
@@ -108,19 +112,19 @@ struct Counting {
 
 #[async_trait]
 impl Handler for Counting {
-    async fn handle(&self, _: &Parcel) -> Decision {
+    async fn handle(&self, _: &Message) -> Decision {
         if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.stop.cancel();
         }
         Decision::Done
     }
 
-    async fn panicked(&self, _: &Parcel) -> Decision {
+    async fn panicked(&self, _: &Message) -> Decision {
         Decision::Done
     }
 }
 
-fn report(what: &str, parcels: u32, started: Instant) {
-    let rate = f64::from(parcels) / started.elapsed().as_secs_f64();
+fn report(what: &str, messages: u32, started: Instant) {
+    let rate = f64::from(messages) / started.elapsed().as_secs_f64();
     println!("{what}: {rate:.0} per s");
 }

@@ -5,13 +5,13 @@ use std::{fmt, time::Duration};
 use async_trait::async_trait;
 use roundtrip_model::{DeadReason, Decision};
 
-use crate::{Parcel, SettleError};
+use crate::{Message, SettleError};
 
 /// A received message. Settle it with [`Delivery::settle`]; dropping it unsettled returns it to its
 /// queue and logs a warning.
 #[must_use = "a delivery that is not settled goes back to its queue"]
 pub struct Delivery {
-    parcel: Parcel,
+    message: Message,
     lease: Option<Box<dyn Settle>>,
 }
 
@@ -44,7 +44,7 @@ pub trait Settle: Send + Sync {
     /// new place before it leaves the old one.
     async fn settle(
         self: Box<Self>,
-        parcel: Parcel,
+        message: Message,
         settlement: Settlement,
     ) -> Result<(), SettleError>;
 
@@ -54,17 +54,17 @@ pub trait Settle: Send + Sync {
 
 impl Delivery {
     /// A delivery of this message; the lease settles it.
-    pub fn new(parcel: Parcel, lease: Box<dyn Settle>) -> Self {
+    pub fn new(message: Message, lease: Box<dyn Settle>) -> Self {
         Self {
-            parcel,
+            message,
             lease: Some(lease),
         }
     }
 
     /// The message.
     #[must_use]
-    pub const fn parcel(&self) -> &Parcel {
-        &self.parcel
+    pub const fn message(&self) -> &Message {
+        &self.message
     }
 
     /// Carries out the handler's decision.
@@ -72,7 +72,7 @@ impl Delivery {
     /// # Errors
     /// See [`SettleError`]: after any error the broker delivers the message again.
     pub async fn settle(mut self, decision: Decision) -> Result<(), SettleError> {
-        let tries = self.parcel.tries;
+        let tries = self.message.tries;
         let settlement = match decision {
             Decision::Done => Settlement::Ack,
             Decision::RetryAfter(delay) => Settlement::Defer {
@@ -85,15 +85,15 @@ impl Delivery {
                 tries: tries + 1,
             },
         };
-        let parcel = Parcel {
-            body: self.parcel.body.clone(),
-            id: std::mem::take(&mut self.parcel.id),
+        let message = Message {
+            body: self.message.body.clone(),
+            id: std::mem::take(&mut self.message.id),
             // A dead letter that is snoozed keeps its reason.
-            dead: self.parcel.dead.take(),
-            ..self.parcel
+            dead: self.message.dead.take(),
+            ..self.message
         };
         match self.lease.take() {
-            Some(lease) => lease.settle(parcel, settlement).await,
+            Some(lease) => lease.settle(message, settlement).await,
             None => Ok(()),
         }
     }
@@ -109,7 +109,7 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
-            tracing::warn!(id = self.parcel.id, "a delivery was dropped unsettled");
+            tracing::warn!(id = self.message.id, "a delivery was dropped unsettled");
             lease.release();
         }
     }
@@ -118,7 +118,7 @@ impl Drop for Delivery {
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
-            .field("parcel", &self.parcel)
+            .field("message", &self.message)
             .finish_non_exhaustive()
     }
 }

@@ -8,7 +8,7 @@
 
 mod config;
 mod delivery;
-mod parcel;
+mod message;
 mod worker;
 
 #[cfg(feature = "contract")]
@@ -24,7 +24,7 @@ use async_trait::async_trait;
 
 pub use config::{Config, OpenError, open};
 pub use delivery::{Delivery, Settle, Settlement};
-pub use parcel::{Parcel, Queue, Route};
+pub use message::{Message, Queue, Route};
 pub use rabbitmq::policies::{Policy, policies};
 pub use worker::{Handler, Worker};
 
@@ -37,7 +37,7 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// See [`PublishError`]. After an error the message may still have been stored (a confirm can
     /// be lost), so a second publish may duplicate it.
-    async fn publish(&self, route: Route<'_>, parcel: Parcel) -> Result<(), PublishError>;
+    async fn publish(&self, route: Route<'_>, message: Message) -> Result<(), PublishError>;
 
     /// Consumes a queue, with at most `window` unsettled deliveries. The consumer survives a loss
     /// of the broker and resumes after it.
@@ -101,7 +101,7 @@ pub enum PublishError {
     Refused(String),
     /// The message exceeds the broker's size limit, so a repeat fails too. Smaller messages are
     /// accepted.
-    #[error("the parcel is larger than the broker takes (RabbitMQ's max_message_size)")]
+    #[error("the message is larger than the broker accepts (RabbitMQ's max_message_size)")]
     TooLarge,
     /// No confirm arrived in time. The message may or may not have been stored.
     #[error("the broker did not confirm in time")]

@@ -18,16 +18,16 @@ use roundtrip_model::{Decision, LogThrottle};
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Consumer, Delivery, Parcel};
+use crate::{Consumer, Delivery, Message};
 
 /// A role's work on one message.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
     /// Handles a message and decides how it is settled.
-    async fn handle(&self, parcel: &Parcel) -> Decision;
+    async fn handle(&self, message: &Message) -> Decision;
 
     /// The decision for a message whose handler panicked: the panic counts as a failed attempt.
-    async fn panicked(&self, parcel: &Parcel) -> Decision;
+    async fn panicked(&self, message: &Message) -> Decision;
 }
 
 /// How a role consumes its queue.
@@ -93,15 +93,15 @@ async fn drain(mut under_way: JoinSet<()>, deadline: Duration) {
 static NOT_SETTLED: LogThrottle = LogThrottle::new();
 
 async fn work(handler: &dyn Handler, delivery: Delivery) {
-    let handling = AssertUnwindSafe(handler.handle(delivery.parcel()));
+    let handling = AssertUnwindSafe(handler.handle(delivery.message()));
     let decision = match handling.catch_unwind().await {
         Ok(decision) => decision,
         Err(_panic) => {
             // The panic hook has logged the panic's message and location.
-            handler.panicked(delivery.parcel()).await
+            handler.panicked(delivery.message()).await
         }
     };
-    let id = delivery.parcel().id.clone();
+    let id = delivery.message().id.clone();
     if let Err(error) = delivery.settle(decision).await
         && let Some(suppressed) = NOT_SETTLED.due(Instant::now())
     {

@@ -1,7 +1,7 @@
 //! Journal entries that share a message.
 
 use bytes::Bytes;
-use roundtrip_broker::Parcel;
+use roundtrip_broker::Message;
 use roundtrip_model::EntryId;
 use time::OffsetDateTime;
 use tokio::{
@@ -58,7 +58,7 @@ impl Batch {
     }
 
     /// The message, with the id and the time of its first entry.
-    pub(crate) fn parcel(&self) -> Option<Parcel> {
+    pub(crate) fn message(&self) -> Option<Message> {
         let first = self.entries.first()?;
         let mut body = Vec::with_capacity(self.bytes + self.entries.len() + 1);
         for (index, entry) in self.entries.iter().enumerate() {
@@ -66,7 +66,7 @@ impl Batch {
             body.extend_from_slice(&entry.json);
         }
         body.push(b']');
-        Some(Parcel {
+        Some(Message {
             id: first.id.to_string(),
             tries: 0,
             round: 0,

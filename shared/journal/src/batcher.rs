@@ -97,7 +97,7 @@ async fn publish(broker: &SharedBroker, batch: Batch) {
             Ok((first, second)) => left.extend([second, first]),
             Err(entry) => {
                 tracing::error!(
-                    "a journal entry is larger than the broker takes, and its message's timeline \
+                    "a journal entry is larger than the broker accepts, and its message's timeline \
                      lacks it; raise RabbitMQ's max_message_size"
                 );
                 entry.confirmed();
@@ -108,12 +108,12 @@ async fn publish(broker: &SharedBroker, batch: Batch) {
 
 /// Returns the batch if it exceeds the broker's size limit.
 async fn publish_whole(broker: &SharedBroker, batch: Batch) -> Result<(), Batch> {
-    let Some(parcel) = batch.parcel() else {
+    let Some(message) = batch.message() else {
         return Ok(());
     };
     let mut waits = reconnect();
     let mut complained = false;
-    while let Err(error) = broker.publish(Route::Journal, parcel.clone()).await {
+    while let Err(error) = broker.publish(Route::Journal, message.clone()).await {
         if matches!(error, PublishError::TooLarge) {
             return Err(batch);
         }

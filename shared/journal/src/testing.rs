@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use roundtrip_broker::{Broker, Closed, Consumer, Parcel, PublishError, Queue, Route, Status};
+use roundtrip_broker::{Broker, Closed, Consumer, Message, PublishError, Queue, Route, Status};
 use roundtrip_model::Entry;
 use tokio::sync::mpsc;
 
@@ -23,8 +23,8 @@ struct Observer(mpsc::UnboundedSender<Entry>);
 
 #[async_trait]
 impl Broker for Observer {
-    async fn publish(&self, _: Route<'_>, parcel: Parcel) -> Result<(), PublishError> {
-        let entries = decode(&parcel.body).map_err(|e| PublishError::Refused(e.to_string()))?;
+    async fn publish(&self, _: Route<'_>, message: Message) -> Result<(), PublishError> {
+        let entries = decode(&message.body).map_err(|e| PublishError::Refused(e.to_string()))?;
         for entry in entries {
             // The receiver may have been dropped; that is fine.
             let _ = self.0.send(entry);

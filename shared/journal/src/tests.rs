@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::future::join_all;
-use roundtrip_broker::{Broker, Closed, Consumer, Parcel, PublishError, Queue, Route, Status};
+use roundtrip_broker::{Broker, Closed, Consumer, Message, PublishError, Queue, Route, Status};
 use roundtrip_model::{EntryId, Event, MessageId, journal::Content};
 use serde_json::value::to_raw_value;
 use time::macros::datetime;
@@ -32,7 +32,7 @@ struct Scripted {
     /// The largest body that it accepts.
     most: AtomicUsize,
     /// The confirmed messages.
-    taken: watch::Sender<Vec<Parcel>>,
+    taken: watch::Sender<Vec<Message>>,
 }
 
 impl Scripted {
@@ -53,8 +53,8 @@ impl Scripted {
     }
 
     fn batches(&self) -> Vec<Vec<EntryId>> {
-        let ids = |parcel: &Parcel| {
-            decode(&parcel.body)
+        let ids = |message: &Message| {
+            decode(&message.body)
                 .unwrap()
                 .iter()
                 .map(|e| e.entry_id)
@@ -70,19 +70,19 @@ impl Scripted {
 
 #[async_trait]
 impl Broker for Scripted {
-    async fn publish(&self, route: Route<'_>, parcel: Parcel) -> Result<(), PublishError> {
+    async fn publish(&self, route: Route<'_>, message: Message) -> Result<(), PublishError> {
         assert_eq!(route, Route::Journal);
         let mut open = self.open.subscribe();
         open.wait_for(|open| *open)
             .await
             .expect("the gate is there");
-        if parcel.body.len() > self.most.load(Ordering::Relaxed) {
+        if message.body.len() > self.most.load(Ordering::Relaxed) {
             return Err(PublishError::TooLarge);
         }
         if self.fails() {
             return Err(PublishError::Unconfirmed);
         }
-        self.taken.send_modify(|taken| taken.push(parcel));
+        self.taken.send_modify(|taken| taken.push(message));
         Ok(())
     }
 

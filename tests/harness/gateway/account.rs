@@ -75,7 +75,7 @@ impl TestGateway {
             .dead_letters(Queue::OutboundDead)
             .await?
             .into_iter()
-            .map(|parcel| parcel.id)
+            .map(|message| message.id)
             .collect();
         for server in servers {
             self.audit.take_in(server.audit());

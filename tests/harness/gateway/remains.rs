@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::Bytes;
-use roundtrip_broker::{Delivery, Parcel, Queue, Route, SharedBroker, Status};
+use roundtrip_broker::{Delivery, Message, Queue, Route, SharedBroker, Status};
 use roundtrip_model::{Clock, SystemClock};
 use roundtrip_store::{DeadFilter, DeadQueue, Detail, SharedStore};
 use rusqlite::Connection;
@@ -22,8 +22,8 @@ impl TestGateway {
     ///
     /// # Errors
     /// If a process does not end well, or the queue or the store cannot be read.
-    pub async fn dead_letters(&mut self, queue: Queue) -> anyhow::Result<Vec<Parcel>> {
-        let mut parcels = self.in_dead_queue(queue).await?;
+    pub async fn dead_letters(&mut self, queue: Queue) -> anyhow::Result<Vec<Message>> {
+        let mut messages = self.in_dead_queue(queue).await?;
         let store = self.store().await?;
         let filter = DeadFilter {
             queue: Some(match queue {
@@ -38,16 +38,16 @@ impl TestGateway {
                 .dead_letters(&filter, after.as_deref(), DEAD_WINDOW, Detail::Whole)
                 .await?;
             let Some(last) = page.last() else {
-                return Ok(parcels);
+                return Ok(messages);
             };
             after = Some(last.dead_id.clone());
             for letter in page {
                 // A recorder that was stopped between write and ack leaves a letter in both.
-                if !parcels
+                if !messages
                     .iter()
                     .any(|known| (&known.id, known.round) == (&letter.parcel_id, letter.round))
                 {
-                    parcels.push(Parcel {
+                    messages.push(Message {
                         id: letter.parcel_id,
                         tries: letter.tries,
                         round: letter.round,
@@ -72,29 +72,29 @@ impl TestGateway {
         Ok(roundtrip_store::open(&config).await?)
     }
 
-    async fn in_dead_queue(&mut self, queue: Queue) -> anyhow::Result<Vec<Parcel>> {
+    async fn in_dead_queue(&mut self, queue: Queue) -> anyhow::Result<Vec<Message>> {
         let broker = self.broker().await?;
         let waiting = broker.ready(queue).await?.min(u64::from(DEAD_WINDOW));
         let mut consumer = broker.consume(queue, DEAD_WINDOW).await?;
-        let mut parcels = Vec::new();
+        let mut messages = Vec::new();
         let mut deliveries = Vec::new();
         while u64::try_from(deliveries.len())? < waiting {
             let next = timeout(wait::WAIT_LIMIT, consumer.next()).await?;
             let delivery = next.context("the consumer ended")?;
-            parcels.push(delivery.parcel().clone());
+            messages.push(delivery.message().clone());
             deliveries.push(delivery);
         }
         deliveries.into_iter().for_each(Delivery::release);
         drop(consumer);
         broker.close().await;
-        Ok(parcels)
+        Ok(messages)
     }
 
     /// Stops the processes, publishes a message with this id and body to the route, as a broken
     /// process or another version might, and restarts everything.
     ///
     /// # Errors
-    /// If a process does not end well or start again, or the parcel is not taken.
+    /// If a process does not end well or start again, or the message is not taken.
     pub async fn slip_in(
         &mut self,
         route: Route<'_>,
@@ -102,7 +102,7 @@ impl TestGateway {
         body: &'static [u8],
     ) -> anyhow::Result<()> {
         let broker = self.broker().await?;
-        let parcel = Parcel {
+        let message = Message {
             id: id.to_owned(),
             tries: 0,
             round: 0,
@@ -110,7 +110,7 @@ impl TestGateway {
             dead: None,
             body: Bytes::from_static(body),
         };
-        broker.publish(route, parcel).await?;
+        broker.publish(route, message).await?;
         broker.close().await;
         for name in self.names() {
             self.process(&name)?.restart().await?;

@@ -136,26 +136,26 @@ fn broker_message(input: &[u8]) {
 
 /// A row of the embedded broker's file.
 fn broker_row(input: &[u8]) {
-    if let Some(parcel) = fuzzing::row(input) {
-        handled(&parcel);
+    if let Some(message) = fuzzing::row(input) {
+        handled(&message);
     }
 }
 
-/// What the dispatcher, the forwarder and the recorder read of a parcel.
-fn handled(parcel: &roundtrip_broker::Parcel) {
+/// What the dispatcher, the forwarder and the recorder read of a message.
+fn handled(message: &roundtrip_broker::Message) {
     // A dead letter is shown with this time; one that cannot be written would hide all others.
-    let shown = parcel.accepted_at.format(&Rfc3339);
-    assert!(shown.is_ok(), "{:?}", parcel.accepted_at);
-    if let Ok(message) = serde_json::from_slice::<OutboundMessage>(&parcel.body) {
+    let shown = message.accepted_at.format(&Rfc3339);
+    assert!(shown.is_ok(), "{:?}", message.accepted_at);
+    if let Ok(message) = serde_json::from_slice::<OutboundMessage>(&message.body) {
         let body = message.delivery_body(&message.response_url);
         assert!(serde_json::to_vec(&body).is_ok());
     }
-    if let Ok(callback) = serde_json::from_slice::<Callback>(&parcel.body) {
+    if let Ok(callback) = serde_json::from_slice::<Callback>(&message.body) {
         assert!(serde_json::to_vec(&callback.forward_body()).is_ok());
     }
 }
 
-/// A parcel of the journal queue.
+/// A message of the journal queue.
 fn journal(input: &[u8]) {
     let Ok(entries) = roundtrip_journal::decode(&Bytes::copy_from_slice(input)) else {
         return;

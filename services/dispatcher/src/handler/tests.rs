@@ -173,8 +173,8 @@ fn knowing(channels: CachedChannels) -> (Dispatcher, mpsc::UnboundedReceiver<Ent
     (dispatcher.unwrap(), entries)
 }
 
-fn parcel(body: &'static str, tries: u32, accepted_at: OffsetDateTime) -> Parcel {
-    Parcel {
+fn message(body: &'static str, tries: u32, accepted_at: OffsetDateTime) -> Message {
+    Message {
         id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
         tries,
         round: 0,
@@ -185,7 +185,9 @@ fn parcel(body: &'static str, tries: u32, accepted_at: OffsetDateTime) -> Parcel
 }
 
 async fn decide(store: Store, tries: u32) -> Decision {
-    dispatcher(store).handle(&parcel(MESSAGE, tries, NOW)).await
+    dispatcher(store)
+        .handle(&message(MESSAGE, tries, NOW))
+        .await
 }
 
 #[track_caller]
@@ -216,10 +218,10 @@ async fn a_message_is_delivered_as_the_producer_gave_it() {
 async fn an_answer_to_the_gateway_brings_the_message_back() {
     let (store, mut requests) = channel_server(200).await;
     let own = MESSAGE.replace("http://localhost:8000", "https://gw.example");
-    let sent = Parcel {
+    let sent = Message {
         body: own.into(),
         round: 3,
-        ..parcel("", 0, NOW)
+        ..message("", 0, NOW)
     };
     assert_eq!(dispatcher(store).handle(&sent).await, Decision::Done);
     let (_, body) = requests.recv().await.unwrap();
@@ -243,9 +245,9 @@ async fn an_answer_to_the_gateway_brings_the_message_back() {
 async fn a_try_is_in_the_journal_before_it_is_decided(#[case] status: u16, #[case] next: After) {
     let (store, _requests) = channel_server(status).await;
     let (dispatcher, mut entries) = observed(store);
-    let sent = Parcel {
+    let sent = Message {
         round: 2,
-        ..parcel(MESSAGE, 4, NOW)
+        ..message(MESSAGE, 4, NOW)
     };
     dispatcher.handle(&sent).await;
     let entry = entries.try_recv().expect("an entry by now");
@@ -265,7 +267,7 @@ async fn a_try_that_takes_its_time_is_told_before_it_ends() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let (dispatcher, mut entries) = observed(Store::Holds(channel(&json!(url))));
-    let sent = parcel(MESSAGE, 0, NOW);
+    let sent = message(MESSAGE, 0, NOW);
     let handling = dispatcher.handle(&sent);
     let hearing = async {
         // Accepts the connection and never answers.
@@ -285,7 +287,7 @@ async fn a_try_that_takes_its_time_is_told_before_it_ends() {
 #[tokio::test]
 async fn what_was_not_tried_is_not_in_the_journal() {
     let (dispatcher, mut entries) = observed(Store::HoldsNothing);
-    dispatcher.handle(&parcel(MESSAGE, 0, NOW)).await;
+    dispatcher.handle(&message(MESSAGE, 0, NOW)).await;
     assert!(entries.try_recv().is_err());
 }
 
@@ -333,7 +335,7 @@ async fn a_message_that_is_too_old_is_dead_without_a_try() {
     let (store, mut requests) = channel_server(200).await;
     let accepted_at = NOW - time::Duration::days(3);
     let decision = dispatcher(store)
-        .handle(&parcel(MESSAGE, 2, accepted_at))
+        .handle(&message(MESSAGE, 2, accepted_at))
         .await;
     assert_eq!(
         reason(decision),
@@ -371,9 +373,9 @@ async fn a_message_goes_to_the_channel_that_it_was_accepted_for(
 ) {
     let (store, mut requests) = channel_server(200).await;
     let body = MESSAGE.replacen('{', &format!(r#"{{"channel_uid":"{uid}","#), 1);
-    let sent = Parcel {
+    let sent = Message {
         body: body.into(),
-        ..parcel("", 0, NOW)
+        ..message("", 0, NOW)
     };
     let decision = dispatcher(store).handle(&sent).await;
     if is_delivered {
@@ -394,11 +396,11 @@ async fn a_message_for_a_channel_that_is_not_known_yet_is_no_dead_letter() {
     };
     let is_replaced = Arc::new(AtomicBool::new(false));
     let (dispatcher, _entries) = observed(Store::Replaces(channel, Arc::clone(&is_replaced)));
-    let for_uid = |uid: &str| Parcel {
+    let for_uid = |uid: &str| Message {
         body: MESSAGE
             .replacen('{', &format!(r#"{{"channel_uid":"{uid}","#), 1)
             .into(),
-        ..parcel("", 0, NOW)
+        ..message("", 0, NOW)
     };
     assert_eq!(dispatcher.handle(&for_uid("before")).await, Decision::Done);
     is_replaced.store(true, Ordering::Relaxed);
@@ -443,7 +445,7 @@ async fn a_message_whose_channel_may_not_be_connected_to_is_dead_after_one_look(
 #[tokio::test]
 async fn what_nobody_can_read_is_dead() {
     let decision = dispatcher(Store::HoldsNothing)
-        .handle(&parcel("{}", 0, NOW))
+        .handle(&message("{}", 0, NOW))
         .await;
     assert_eq!(reason(decision).kind, DeadKind::Undecodable);
 }
@@ -451,7 +453,7 @@ async fn what_nobody_can_read_is_dead() {
 #[tokio::test]
 async fn a_panic_is_a_failed_try_and_in_the_journal() {
     let (dispatcher, mut entries) = observed(Store::HoldsNothing);
-    let decision = dispatcher.panicked(&parcel(MESSAGE, 3, NOW)).await;
+    let decision = dispatcher.panicked(&message(MESSAGE, 3, NOW)).await;
     assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
     let entry = entries.try_recv().expect("an entry by now");
     let Event::Attempted(attempt) = entry.event else {
@@ -498,7 +500,7 @@ async fn decide_signing(store: Store, key: &str, secrets: &[(u8, &str)]) -> Deci
     let channels = CachedChannels::new(Arc::new(store), &roundtrip_store::Config::default())
         .with_secrets(Arc::new(secrets), keys(key));
     let (dispatcher, _entries) = knowing(channels);
-    dispatcher.handle(&parcel(MESSAGE, 0, NOW)).await
+    dispatcher.handle(&message(MESSAGE, 0, NOW)).await
 }
 
 #[tokio::test]

@@ -66,8 +66,8 @@ fn observed(url: url::Url) -> (Forwarder, mpsc::UnboundedReceiver<Entry>) {
     (forwarder.unwrap(), entries)
 }
 
-fn parcel(body: &'static str, tries: u32, accepted_at: OffsetDateTime) -> Parcel {
-    Parcel {
+fn message(body: &'static str, tries: u32, accepted_at: OffsetDateTime) -> Message {
+    Message {
         id: "cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
         tries,
         round: 0,
@@ -87,7 +87,7 @@ fn dead_kind(decision: &Decision) -> Option<DeadKind> {
 #[tokio::test]
 async fn an_answer_is_forwarded_as_the_channel_gave_it() {
     let (url, mut requests) = sessions_server(200).await;
-    let decision = forwarder(url).handle(&parcel(CALLBACK, 0, NOW)).await;
+    let decision = forwarder(url).handle(&message(CALLBACK, 0, NOW)).await;
     assert_eq!(decision, Decision::Done);
     let (headers, body) = requests.recv().await.unwrap();
     assert_eq!(
@@ -102,11 +102,11 @@ async fn a_try_is_in_the_journal_where_the_message_is_known() {
     const KNOWN: &str = r#"{"callback_id":"cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","session_id":"abc123","message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"slack-sim","response_data":1}"#;
     let (url, _requests) = sessions_server(200).await;
     let (forwarder, mut entries) = observed(url);
-    forwarder.handle(&parcel(CALLBACK, 0, NOW)).await;
+    forwarder.handle(&message(CALLBACK, 0, NOW)).await;
     assert!(entries.try_recv().is_err(), "of which message?");
-    let known = Parcel {
+    let known = Message {
         round: 2,
-        ..parcel(KNOWN, 1, NOW)
+        ..message(KNOWN, 1, NOW)
     };
     forwarder.handle(&known).await;
     let entry = entries.try_recv().expect("an entry by now");
@@ -124,7 +124,7 @@ async fn a_try_is_in_the_journal_where_the_message_is_known() {
 #[tokio::test]
 async fn while_the_sessions_server_fails_answers_wait(#[case] tries: u32) {
     let (url, _requests) = sessions_server(503).await;
-    let decision = forwarder(url).handle(&parcel(CALLBACK, tries, NOW)).await;
+    let decision = forwarder(url).handle(&message(CALLBACK, tries, NOW)).await;
     assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
 }
 
@@ -134,14 +134,14 @@ async fn while_the_sessions_server_is_away_answers_wait() {
     let url = format!("http://{}/", listener.local_addr().unwrap());
     drop(listener);
     let forwarder = forwarder(url.parse().unwrap());
-    let decision = forwarder.handle(&parcel(CALLBACK, 10_000, NOW)).await;
+    let decision = forwarder.handle(&message(CALLBACK, 10_000, NOW)).await;
     assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
 }
 
 #[tokio::test]
 async fn a_refused_answer_is_dead() {
     let (url, _requests) = sessions_server(422).await;
-    let decision = forwarder(url).handle(&parcel(CALLBACK, 0, NOW)).await;
+    let decision = forwarder(url).handle(&message(CALLBACK, 0, NOW)).await;
     assert_eq!(dead_kind(&decision), Some(DeadKind::Refused));
 }
 
@@ -150,7 +150,7 @@ async fn an_answer_that_is_too_old_is_dead_without_a_try() {
     let (url, mut requests) = sessions_server(200).await;
     let accepted_at = NOW - time::Duration::days(3);
     let decision = forwarder(url)
-        .handle(&parcel(CALLBACK, 0, accepted_at))
+        .handle(&message(CALLBACK, 0, accepted_at))
         .await;
     assert_eq!(dead_kind(&decision), Some(DeadKind::TooOld));
     assert!(requests.try_recv().is_err());
@@ -159,13 +159,13 @@ async fn an_answer_that_is_too_old_is_dead_without_a_try() {
 #[tokio::test]
 async fn what_nobody_can_read_is_dead() {
     let (url, _requests) = sessions_server(200).await;
-    let decision = forwarder(url).handle(&parcel("{}", 0, NOW)).await;
+    let decision = forwarder(url).handle(&message("{}", 0, NOW)).await;
     assert_eq!(dead_kind(&decision), Some(DeadKind::Undecodable));
 }
 
 #[tokio::test]
 async fn a_panic_is_a_failed_try() {
     let (url, _requests) = sessions_server(200).await;
-    let decision = forwarder(url).panicked(&parcel(CALLBACK, 0, NOW)).await;
+    let decision = forwarder(url).panicked(&message(CALLBACK, 0, NOW)).await;
     assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
 }

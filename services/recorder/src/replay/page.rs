@@ -1,6 +1,6 @@
 //! What one page of a replay publishes.
 
-use roundtrip_broker::{Parcel, Route};
+use roundtrip_broker::{Message, Route};
 use roundtrip_model::{
     ChannelId, Entry, EntryId, Event, MessageId, OutboundMessage, ReplayId, SessionId,
 };
@@ -14,7 +14,7 @@ pub(super) struct Item {
     /// Where the replay continues after it.
     pub(super) cursor: String,
     /// `None` if it is skipped: it is still under way, or its content is not known.
-    pub(super) parcel: Option<(Destination, Parcel)>,
+    pub(super) message: Option<(Destination, Message)>,
     pub(super) dead_id: Option<String>,
     subject: Option<(MessageId, ChannelId, SessionId)>,
 }
@@ -62,7 +62,7 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
             .is_some()
             .then_some(Destination::Callbacks),
     };
-    let parcel = Parcel {
+    let message = Message {
         id: letter.parcel_id,
         tries: 0,
         round: letter.round + 1,
@@ -76,7 +76,7 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
         .zip(letter.session_id);
     Item {
         cursor: letter.dead_id.clone(),
-        parcel: destination.map(|destination| (destination, parcel)),
+        message: destination.map(|destination| (destination, message)),
         subject: subject.map(|((message, channel), session)| (message, channel, session)),
         dead_id: Some(letter.dead_id),
     }
@@ -94,7 +94,7 @@ pub(super) fn from_message(record: MessageRecord, now: OffsetDateTime) -> Item {
     } = record;
     // A message under way would be delivered twice.
     let content = content.filter(|_| !state.is_under_way());
-    let parcel = content.and_then(|content| {
+    let message = content.and_then(|content| {
         let message = OutboundMessage {
             message_id,
             channel_id: channel_id.clone(),
@@ -104,7 +104,7 @@ pub(super) fn from_message(record: MessageRecord, now: OffsetDateTime) -> Item {
             response_url: content.response_url,
         };
         let body = serde_json::to_vec(&message).ok()?;
-        let parcel = Parcel {
+        let message = Message {
             id: message_id.to_string(),
             tries: 0,
             round: round + 1,
@@ -112,11 +112,11 @@ pub(super) fn from_message(record: MessageRecord, now: OffsetDateTime) -> Item {
             dead: None,
             body: body.into(),
         };
-        Some((Destination::Outbound(channel_id.clone()), parcel))
+        Some((Destination::Outbound(channel_id.clone()), message))
     });
     Item {
         cursor: message_id.to_string(),
-        parcel,
+        message,
         subject: Some((message_id, channel_id, session_id)),
         dead_id: None,
     }
@@ -126,13 +126,13 @@ impl Item {
     /// The journal entry of the replay, if the item was published and belongs to a message.
     pub(super) fn entry(&self, replay_id: ReplayId, at: OffsetDateTime) -> Option<Entry> {
         let (message_id, channel_id, session_id) = self.subject.clone()?;
-        let (_, parcel) = self.parcel.as_ref()?;
+        let (_, message) = self.message.as_ref()?;
         Some(Entry {
             entry_id: EntryId::generate(),
             message_id,
             channel_id,
             session_id,
-            round: parcel.round,
+            round: message.round,
             at,
             event: Event::Replayed { replay_id },
         })

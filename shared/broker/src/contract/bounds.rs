@@ -33,7 +33,7 @@ pub async fn a_window_is_hard<H: Harness>(engine: &mut Engine<H>) {
 
 /// Both receive some messages, and no message goes to both.
 pub async fn two_consumers_share_a_queue<H: Harness>(engine: &mut Engine<H>) {
-    const PARCELS: usize = 40;
+    const MESSAGES: usize = 40;
     let broker = engine.fresh().await;
     let mut one = consume(&broker, Queue::Outbound, 1).await;
     let mut other = consume(&broker, Queue::Outbound, 1).await;
@@ -42,18 +42,18 @@ pub async fn two_consumers_share_a_queue<H: Harness>(engine: &mut Engine<H>) {
     }
     let mut seen = HashSet::new();
     // Each holds one delivery while the other receives: with a window of one they must share.
-    for _ in 0..PARCELS / 2 {
+    for _ in 0..MESSAGES / 2 {
         let from_one = next(&mut one).await;
         let from_other = next(&mut other).await;
         for delivery in [from_one, from_other] {
             assert!(
-                seen.insert(delivery.parcel().id.clone()),
-                "one parcel came twice"
+                seen.insert(delivery.message().id.clone()),
+                "one message came twice"
             );
             settle(delivery, Decision::Done).await;
         }
     }
-    assert_eq!(seen.len(), PARCELS);
+    assert_eq!(seen.len(), MESSAGES);
     until_count(&broker, Queue::Outbound, 0).await;
 }
 
@@ -62,9 +62,9 @@ pub async fn a_dropped_consumer_gives_back_what_it_held<H: Harness>(engine: &mut
     let broker = engine.fresh().await;
     let mut sent = HashSet::new();
     for number in 0..10 {
-        let parcel = numbered(number);
-        publish(&broker, &parcel).await;
-        sent.insert(parcel.id);
+        let message = numbered(number);
+        publish(&broker, &message).await;
+        sent.insert(message.id);
     }
     let mut first = consume(&broker, Queue::Outbound, 8).await;
     let in_hand = next(&mut first).await;
@@ -73,8 +73,11 @@ pub async fn a_dropped_consumer_gives_back_what_it_held<H: Harness>(engine: &mut
     let mut second = consume(&broker, Queue::Outbound, 3).await;
     for _ in 0..10 {
         let delivery = next(&mut second).await;
-        assert!(sent.remove(&delivery.parcel().id), "one parcel came twice");
-        assert_eq!(delivery.parcel().tries, 0);
+        assert!(
+            sent.remove(&delivery.message().id),
+            "one message came twice"
+        );
+        assert_eq!(delivery.message().tries, 0);
         settle(delivery, Decision::Done).await;
     }
     assert!(sent.is_empty());
@@ -109,9 +112,12 @@ pub async fn a_full_queue_refuses_and_keeps_what_it_took<H: Harness>(engine: &mu
     let mut taken = HashSet::new();
     let mut refusal = None;
     for number in 0..FAR_BEYOND {
-        let parcel = numbered(number);
-        let id = parcel.id.clone();
-        match broker.publish(Route::Outbound(&channel("c")), parcel).await {
+        let message = numbered(number);
+        let id = message.id.clone();
+        match broker
+            .publish(Route::Outbound(&channel("c")), message)
+            .await
+        {
             Ok(()) => taken.insert(id),
             Err(error) => {
                 refusal = Some(error);
@@ -128,13 +134,13 @@ pub async fn a_full_queue_refuses_and_keeps_what_it_took<H: Harness>(engine: &mu
     while !taken.is_empty() {
         let delivery = next(&mut consumer).await;
         assert!(
-            taken.remove(&delivery.parcel().id),
+            taken.remove(&delivery.message().id),
             "it was refused and came, or came twice"
         );
         settle(delivery, Decision::Done).await;
     }
-    let parcel = numbered(FAR_BEYOND);
-    publish(&broker, &parcel).await;
+    let message = numbered(FAR_BEYOND);
+    publish(&broker, &message).await;
 }
 
 /// The status is `Away`.
@@ -165,7 +171,7 @@ pub async fn a_consumer_ends_with_its_broker<H: Harness>(engine: &mut Engine<H>)
         .await
         .expect("ends in time")
         .expect("ends well");
-    assert!(ended, "it got a parcel");
+    assert!(ended, "it got a message");
     let after = timeout(LIMIT, full.next()).await.expect("ends in time");
     assert!(after.is_none(), "{after:?}");
     held.release();

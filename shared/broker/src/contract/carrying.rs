@@ -6,24 +6,24 @@ use futures::{StreamExt, stream};
 use roundtrip_model::Decision;
 
 use super::{
-    DELAY, Engine, Harness, assert_quiet, channel, consume, next, numbered, parcel, publish,
+    DELAY, Engine, Harness, assert_quiet, channel, consume, message, next, numbered, publish,
     publish_to, settle, until_count,
 };
-use crate::{Parcel, Queue, Route};
+use crate::{Message, Queue, Route};
 
 /// Id, attempts, replays, time of acceptance (to the millisecond), reason and body are preserved.
-pub async fn a_parcel_arrives_as_it_was<H: Harness>(engine: &mut Engine<H>) {
+pub async fn a_message_arrives_as_it_was<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let every_byte: Vec<u8> = (0..=255).collect();
-    let sent = Parcel {
+    let sent = Message {
         tries: 3,
         round: 2,
-        ..parcel(every_byte)
+        ..message(every_byte)
     };
     publish(&broker, &sent).await;
     let mut consumer = consume(&broker, Queue::Outbound, 10).await;
     let delivery = next(&mut consumer).await;
-    assert_eq!(*delivery.parcel(), sent);
+    assert_eq!(*delivery.message(), sent);
     settle(delivery, Decision::Done).await;
 }
 
@@ -38,21 +38,21 @@ pub async fn a_waiting_consumer_gets_what_is_published<H: Harness>(engine: &mut 
     publish(&broker, &sent).await;
     let delivery = next(&mut consumer).await;
     sent.accepted_at -= Duration::from_micros(300);
-    assert_eq!(*delivery.parcel(), sent);
+    assert_eq!(*delivery.message(), sent);
     settle(delivery, Decision::Done).await;
 }
 
 /// One channel's messages that are published one after another arrive in that order.
 pub async fn a_fresh_queue_keeps_its_order<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
-    let sent: Vec<Parcel> = (0..100).map(numbered).collect();
-    for parcel in &sent {
-        publish(&broker, parcel).await;
+    let sent: Vec<Message> = (0..100).map(numbered).collect();
+    for message in &sent {
+        publish(&broker, message).await;
     }
     let mut consumer = consume(&broker, Queue::Outbound, 7).await;
-    for parcel in &sent {
+    for message in &sent {
         let delivery = next(&mut consumer).await;
-        assert_eq!(delivery.parcel().id, parcel.id);
+        assert_eq!(delivery.message().id, message.id);
         settle(delivery, Decision::Done).await;
     }
 }
@@ -79,7 +79,7 @@ pub async fn queues_are_apart<H: Harness>(engine: &mut Engine<H>) {
         until_count(&broker, queue, 1).await;
         let mut consumer = consume(&broker, queue, 5).await;
         let delivery = next(&mut consumer).await;
-        assert_eq!(*delivery.parcel(), sent);
+        assert_eq!(*delivery.message(), sent);
         settle(delivery, Decision::Done).await;
         assert_quiet(&mut consumer).await;
     }
@@ -87,19 +87,19 @@ pub async fn queues_are_apart<H: Harness>(engine: &mut Engine<H>) {
 
 /// Many concurrent publishes, while others receive.
 pub async fn many_publishers_lose_nothing<H: Harness>(engine: &mut Engine<H>) {
-    const PARCELS: u32 = 2000;
+    const MESSAGES: u32 = 2000;
     const CALLERS: usize = 64;
     let broker = engine.fresh().await;
     let mut consumer = consume(&broker, Queue::Outbound, 100).await;
     let publishing = {
         let broker = broker.clone();
         tokio::spawn(async move {
-            let published = stream::iter((0..PARCELS).map(numbered))
-                .map(|parcel| {
+            let published = stream::iter((0..MESSAGES).map(numbered))
+                .map(|message| {
                     let broker = &broker;
                     async move {
-                        publish(broker, &parcel).await;
-                        parcel.id
+                        publish(broker, &message).await;
+                        message.id
                     }
                 })
                 .buffer_unordered(CALLERS);
@@ -107,11 +107,11 @@ pub async fn many_publishers_lose_nothing<H: Harness>(engine: &mut Engine<H>) {
         })
     };
     let mut arrived = HashSet::new();
-    for _ in 0..PARCELS {
+    for _ in 0..MESSAGES {
         let delivery = next(&mut consumer).await;
         assert!(
-            arrived.insert(delivery.parcel().id.clone()),
-            "one parcel came twice"
+            arrived.insert(delivery.message().id.clone()),
+            "one message came twice"
         );
         settle(delivery, Decision::Done).await;
     }
@@ -123,11 +123,11 @@ pub async fn many_publishers_lose_nothing<H: Harness>(engine: &mut Engine<H>) {
 pub async fn a_large_body_arrives<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let bytes: Vec<u8> = (0_u8..251).cycle().take(1024 * 1024).collect();
-    let sent = parcel(bytes);
+    let sent = message(bytes);
     publish(&broker, &sent).await;
     let mut consumer = consume(&broker, Queue::Outbound, 1).await;
     let delivery = next(&mut consumer).await;
-    assert!(delivery.parcel().body == sent.body, "the body is another");
+    assert!(delivery.message().body == sent.body, "the body is another");
     settle(delivery, Decision::Done).await;
 }
 
@@ -136,21 +136,21 @@ pub async fn every_shard_reaches_the_consumer<H: Harness>(engine: &mut Engine<H>
     let broker = engine.fresh_with(|config| config.outbound_shards = 4).await;
     let mut sent = HashSet::new();
     for number in 0..40 {
-        let parcel = numbered(number);
-        publish_to(&broker, &channel(&format!("channel-{number}")), &parcel).await;
-        sent.insert(parcel.id);
+        let message = numbered(number);
+        publish_to(&broker, &channel(&format!("channel-{number}")), &message).await;
+        sent.insert(message.id);
     }
     until_count(&broker, Queue::Outbound, 40).await;
     let mut consumer = consume(&broker, Queue::Outbound, 50).await;
     let mut retried = HashSet::new();
     while !sent.is_empty() {
         let delivery = next(&mut consumer).await;
-        let id = delivery.parcel().id.clone();
-        if delivery.parcel().tries == 0 {
-            assert!(retried.insert(id), "one parcel came twice");
+        let id = delivery.message().id.clone();
+        if delivery.message().tries == 0 {
+            assert!(retried.insert(id), "one message came twice");
             settle(delivery, Decision::RetryAfter(DELAY)).await;
         } else {
-            assert!(sent.remove(&id), "one parcel came twice");
+            assert!(sent.remove(&id), "one message came twice");
             settle(delivery, Decision::Done).await;
         }
     }

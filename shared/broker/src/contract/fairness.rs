@@ -8,7 +8,7 @@ use roundtrip_model::Decision;
 use super::{
     DELAY, Engine, Harness, consume, next, numbered, publish, settle, until_count, until_counted,
 };
-use crate::{Consumer, Parcel, Queue, SharedBroker};
+use crate::{Consumer, Message, Queue, SharedBroker};
 
 /// Number of waiting messages.
 const BACKLOG: u16 = 2000;
@@ -27,7 +27,7 @@ const SOON: u16 = BACKLOG / 2;
 
 /// After a channel's outage thousands of its retries come due; other channels' messages must not be
 /// delayed.
-pub async fn a_new_parcel_does_not_wait_behind_retries<H: Harness>(engine: &mut Engine<H>) {
+pub async fn a_new_message_does_not_wait_behind_retries<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     put_off(&broker, BACKLOG).await;
     // A busy broker may duplicate some: delivery is at least once.
@@ -41,21 +41,21 @@ pub async fn a_new_parcel_does_not_wait_behind_retries<H: Harness>(engine: &mut 
 }
 
 /// A stream of new messages must not keep retries waiting.
-pub async fn a_retry_does_not_wait_behind_new_parcels<H: Harness>(engine: &mut Engine<H>) {
+pub async fn a_retry_does_not_wait_behind_new_messages<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let retry = put_off(&broker, 1).await.remove(0);
     until_count(&broker, Queue::Outbound, 1).await;
-    let new: Vec<Parcel> = (0..BACKLOG.into()).map(numbered).collect();
-    join_all(new.iter().map(|parcel| publish(&broker, parcel))).await;
+    let new: Vec<Message> = (0..BACKLOG.into()).map(numbered).collect();
+    join_all(new.iter().map(|message| publish(&broker, message))).await;
     let mut consumer = consume(&broker, Queue::Outbound, WINDOW).await;
     assert_comes_soon(&mut consumer, &retry).await;
 }
 
 /// Publishes this many messages and delays all of them by the same short time.
-async fn put_off(broker: &SharedBroker, parcels: u16) -> Vec<Parcel> {
-    let sent: Vec<Parcel> = (0..parcels.into()).map(numbered).collect();
-    join_all(sent.iter().map(|parcel| publish(broker, parcel))).await;
-    let mut consumer = consume(broker, Queue::Outbound, parcels).await;
+async fn put_off(broker: &SharedBroker, messages: u16) -> Vec<Message> {
+    let sent: Vec<Message> = (0..messages.into()).map(numbered).collect();
+    join_all(sent.iter().map(|message| publish(broker, message))).await;
+    let mut consumer = consume(broker, Queue::Outbound, messages).await;
     let mut held = Vec::new();
     for _ in &sent {
         held.push(next(&mut consumer).await);
@@ -69,10 +69,10 @@ async fn put_off(broker: &SharedBroker, parcels: u16) -> Vec<Parcel> {
     sent
 }
 
-async fn assert_comes_soon(consumer: &mut Box<dyn Consumer>, parcel: &Parcel) {
+async fn assert_comes_soon(consumer: &mut Box<dyn Consumer>, message: &Message) {
     for _ in 0..SOON {
         let delivery = next(consumer).await;
-        let found = delivery.parcel().id == parcel.id;
+        let found = delivery.message().id == message.id;
         settle(delivery, Decision::Done).await;
         if found {
             return;

@@ -25,7 +25,7 @@ use roundtrip_model::{ChannelId, Decision, MessageId};
 use time::macros::datetime;
 use tokio::time::timeout;
 
-use crate::{Config, Consumer, Delivery, Parcel, Queue, Route, SharedBroker, Status};
+use crate::{Config, Consumer, Delivery, Message, Queue, Route, SharedBroker, Status};
 
 pub use self::{bounds::*, carrying::*, fairness::*, settling::*};
 
@@ -77,23 +77,23 @@ pub trait Harness: Default + Send {
 macro_rules! broker_contract {
     ($harness:ty) => {
         $crate::broker_contract! { @tests $harness;
-            a_parcel_arrives_as_it_was,
+            a_message_arrives_as_it_was,
             a_waiting_consumer_gets_what_is_published,
             a_fresh_queue_keeps_its_order,
             what_was_done_does_not_come_back,
             what_was_not_settled_comes_back_after_reopening,
             a_delivery_that_is_dropped_comes_back,
             a_retry_comes_after_its_delay_and_counts,
-            a_parked_parcel_comes_after_its_delay_and_counts_nothing,
-            a_delayed_parcel_holds_up_no_other,
+            a_parked_message_comes_after_its_delay_and_counts_nothing,
+            a_delayed_message_holds_up_no_other,
             a_delay_outlasts_reopening,
             a_dead_message_lies_in_its_dead_queue,
             a_dead_callback_lies_in_its_own_dead_queue,
             a_dead_letter_can_be_parked_and_removed,
-            a_parcel_keeps_its_round_wherever_it_goes,
+            a_message_keeps_its_round_wherever_it_goes,
             a_dead_journal_batch_lies_in_its_own_dead_queue,
-            a_new_parcel_does_not_wait_behind_retries,
-            a_retry_does_not_wait_behind_new_parcels,
+            a_new_message_does_not_wait_behind_retries,
+            a_retry_does_not_wait_behind_new_messages,
             a_window_is_hard,
             two_consumers_share_a_queue,
             a_dropped_consumer_gives_back_what_it_held,
@@ -185,7 +185,7 @@ async fn until_counted(
     let counted = timeout(limit, counted).await.is_ok();
     assert!(
         counted,
-        "{} holds {last:?} ready parcels, not {expected:?}",
+        "{} holds {last:?} ready messages, not {expected:?}",
         queue.name()
     );
 }
@@ -194,8 +194,8 @@ fn channel(name: &str) -> ChannelId {
     name.parse().expect("a channel id")
 }
 
-fn parcel(body: impl Into<Bytes>) -> Parcel {
-    Parcel {
+fn message(body: impl Into<Bytes>) -> Message {
+    Message {
         id: MessageId::generate().to_string(),
         tries: 0,
         round: 0,
@@ -205,17 +205,17 @@ fn parcel(body: impl Into<Bytes>) -> Parcel {
     }
 }
 
-fn numbered(number: u32) -> Parcel {
-    parcel(format!(r#"{{"number":{number}}}"#))
+fn numbered(number: u32) -> Message {
+    message(format!(r#"{{"number":{number}}}"#))
 }
 
-async fn publish(broker: &SharedBroker, parcel: &Parcel) {
-    publish_to(broker, &channel("c"), parcel).await;
+async fn publish(broker: &SharedBroker, message: &Message) {
+    publish_to(broker, &channel("c"), message).await;
 }
 
-async fn publish_to(broker: &SharedBroker, channel: &ChannelId, parcel: &Parcel) {
+async fn publish_to(broker: &SharedBroker, channel: &ChannelId, message: &Message) {
     let taken = broker
-        .publish(Route::Outbound(channel), parcel.clone())
+        .publish(Route::Outbound(channel), message.clone())
         .await;
     taken.expect("the broker takes it");
 }
@@ -230,7 +230,7 @@ async fn consume(broker: &SharedBroker, queue: Queue, window: u16) -> Box<dyn Co
 async fn next(consumer: &mut Box<dyn Consumer>) -> Delivery {
     let delivery = timeout(LIMIT, consumer.next()).await;
     delivery
-        .expect("a parcel within the limit")
+        .expect("a message within the limit")
         .expect("the broker is open")
 }
 

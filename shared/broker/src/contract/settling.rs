@@ -7,7 +7,7 @@ use super::{
     DELAY, Engine, Harness, LIMIT, LONG_DELAY, consume, next, numbered, publish, settle,
     until_count,
 };
-use crate::{Parcel, Queue, Route};
+use crate::{Message, Queue, Route};
 
 fn refused() -> DeadReason {
     DeadReason::new(DeadKind::Refused, "answered 422: \"no such room\" \u{2713}")
@@ -25,7 +25,7 @@ pub async fn what_was_done_does_not_come_back<H: Harness>(engine: &mut Engine<H>
     publish(&broker, &later).await;
     let mut consumer = consume(&broker, Queue::Outbound, 10).await;
     let delivery = next(&mut consumer).await;
-    assert_eq!(delivery.parcel().id, later.id);
+    assert_eq!(delivery.message().id, later.id);
     settle(delivery, Decision::Done).await;
     until_count(&broker, Queue::Outbound, 0).await;
 }
@@ -34,8 +34,8 @@ pub async fn what_was_done_does_not_come_back<H: Harness>(engine: &mut Engine<H>
 pub async fn what_was_not_settled_comes_back_after_reopening<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = [numbered(1), numbered(2), numbered(3)];
-    for parcel in &sent {
-        publish(&broker, parcel).await;
+    for message in &sent {
+        publish(&broker, message).await;
     }
     let mut consumer = consume(&broker, Queue::Outbound, 2).await;
     let held = next(&mut consumer).await;
@@ -48,7 +48,7 @@ pub async fn what_was_not_settled_comes_back_after_reopening<H: Harness>(engine:
     let mut back = Vec::new();
     for _ in &sent {
         let delivery = next(&mut consumer).await;
-        back.push(delivery.parcel().clone());
+        back.push(delivery.message().clone());
         settle(delivery, Decision::Done).await;
     }
     back.sort_by(|one, other| one.id.cmp(&other.id));
@@ -63,10 +63,10 @@ pub async fn a_delivery_that_is_dropped_comes_back<H: Harness>(engine: &mut Engi
     let mut consumer = consume(&broker, Queue::Outbound, 1).await;
     drop(next(&mut consumer).await);
     let again = next(&mut consumer).await;
-    assert_eq!(*again.parcel(), sent);
+    assert_eq!(*again.message(), sent);
     again.release();
     let delivery = next(&mut consumer).await;
-    assert_eq!(*delivery.parcel(), sent);
+    assert_eq!(*delivery.message(), sent);
     settle(delivery, Decision::Done).await;
 }
 
@@ -76,7 +76,7 @@ pub async fn a_retry_comes_after_its_delay_and_counts<H: Harness>(engine: &mut E
 }
 
 /// No attempt is counted.
-pub async fn a_parked_parcel_comes_after_its_delay_and_counts_nothing<H: Harness>(
+pub async fn a_parked_message_comes_after_its_delay_and_counts_nothing<H: Harness>(
     engine: &mut Engine<H>,
 ) {
     comes_after_its_delay(engine, Decision::Park(DELAY), 0).await;
@@ -88,7 +88,7 @@ async fn comes_after_its_delay<H: Harness>(
     counted: u32,
 ) {
     let broker = engine.fresh().await;
-    let sent = Parcel {
+    let sent = Message {
         tries: 2,
         ..numbered(1)
     };
@@ -100,8 +100,8 @@ async fn comes_after_its_delay<H: Harness>(
     let delivery = next(&mut consumer).await;
     assert!(from.elapsed() >= DELAY, "came after {:?}", from.elapsed());
     assert_eq!(
-        *delivery.parcel(),
-        Parcel {
+        *delivery.message(),
+        Message {
             tries: sent.tries + counted,
             ..sent
         }
@@ -111,7 +111,7 @@ async fn comes_after_its_delay<H: Harness>(
 }
 
 /// Neither in its queue nor in the window.
-pub async fn a_delayed_parcel_holds_up_no_other<H: Harness>(engine: &mut Engine<H>) {
+pub async fn a_delayed_message_holds_up_no_other<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let mut consumer = consume(&broker, Queue::Outbound, 1).await;
     publish(&broker, &numbered(1)).await;
@@ -119,7 +119,7 @@ pub async fn a_delayed_parcel_holds_up_no_other<H: Harness>(engine: &mut Engine<
     let other = numbered(2);
     publish(&broker, &other).await;
     let delivery = next(&mut consumer).await;
-    assert_eq!(delivery.parcel().id, other.id);
+    assert_eq!(delivery.message().id, other.id);
     settle(delivery, Decision::Done).await;
 }
 
@@ -137,21 +137,21 @@ pub async fn a_delay_outlasts_reopening<H: Harness>(engine: &mut Engine<H>) {
     let mut consumer = consume(&broker, Queue::Outbound, 1).await;
     let delivery = next(&mut consumer).await;
     assert!(from.elapsed() >= DELAY, "came after {:?}", from.elapsed());
-    assert_eq!(*delivery.parcel(), Parcel { tries: 1, ..sent });
+    assert_eq!(*delivery.message(), Message { tries: 1, ..sent });
     settle(delivery, Decision::Done).await;
 }
 
 /// With its reason, its attempts and its body; it has left the work queue for good.
 pub async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
-    let sent = Parcel {
+    let sent = Message {
         tries: 4,
         ..numbered(1)
     };
     publish(&broker, &sent).await;
     let mut consumer = consume(&broker, Queue::Outbound, 1).await;
     settle(next(&mut consumer).await, Decision::DeadLetter(refused())).await;
-    let dead = Parcel {
+    let dead = Message {
         tries: 5,
         dead: Some(refused()),
         ..sent
@@ -159,7 +159,7 @@ pub async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engi
 
     let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
     let delivery = next(&mut dead_letters).await;
-    assert_eq!(*delivery.parcel(), dead);
+    assert_eq!(*delivery.message(), dead);
     delivery.release();
     drop((consumer, dead_letters));
 
@@ -168,7 +168,7 @@ pub async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engi
     until_count(&broker, Queue::OutboundDead, 1).await;
     let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
     let delivery = next(&mut dead_letters).await;
-    assert_eq!(*delivery.parcel(), dead);
+    assert_eq!(*delivery.message(), dead);
     settle(delivery, Decision::Done).await;
 }
 
@@ -185,8 +185,8 @@ pub async fn a_dead_callback_lies_in_its_own_dead_queue<H: Harness>(engine: &mut
     let mut dead_letters = consume(&broker, Queue::CallbacksDead, 1).await;
     let delivery = next(&mut dead_letters).await;
     assert_eq!(
-        *delivery.parcel(),
-        Parcel {
+        *delivery.message(),
+        Message {
             tries: 1,
             dead: Some(refused()),
             ..sent
@@ -198,9 +198,9 @@ pub async fn a_dead_callback_lies_in_its_own_dead_queue<H: Harness>(engine: &mut
 }
 
 /// Through a retry, its death and a restart.
-pub async fn a_parcel_keeps_its_round_wherever_it_goes<H: Harness>(engine: &mut Engine<H>) {
+pub async fn a_message_keeps_its_round_wherever_it_goes<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
-    let sent = Parcel {
+    let sent = Message {
         round: 7,
         ..numbered(1)
     };
@@ -208,13 +208,13 @@ pub async fn a_parcel_keeps_its_round_wherever_it_goes<H: Harness>(engine: &mut 
     let mut consumer = consume(&broker, Queue::Outbound, 1).await;
     settle(next(&mut consumer).await, Decision::RetryAfter(DELAY)).await;
     let again = next(&mut consumer).await;
-    assert_eq!(again.parcel().round, 7);
+    assert_eq!(again.message().round, 7);
     settle(again, Decision::DeadLetter(refused())).await;
     drop(consumer);
     let broker = engine.reopen(broker).await;
     let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
     let dead = next(&mut dead_letters).await;
-    assert_eq!((dead.parcel().round, dead.parcel().tries), (7, 2));
+    assert_eq!((dead.message().round, dead.message().tries), (7, 2));
     settle(dead, Decision::Done).await;
 }
 
@@ -230,7 +230,7 @@ pub async fn a_dead_journal_batch_lies_in_its_own_dead_queue<H: Harness>(engine:
     settle(next(&mut consumer).await, Decision::DeadLetter(refused())).await;
     let mut dead = consume(&broker, Queue::JournalDead, 1).await;
     let delivery = next(&mut dead).await;
-    assert_eq!(delivery.parcel().id, sent.id);
+    assert_eq!(delivery.message().id, sent.id);
     settle(delivery, Decision::Done).await;
     until_count(&broker, Queue::OutboundDead, 0).await;
     until_count(&broker, Queue::CallbacksDead, 0).await;
@@ -244,10 +244,10 @@ pub async fn a_dead_letter_can_be_parked_and_removed<H: Harness>(engine: &mut En
     settle(next(&mut consumer).await, Decision::DeadLetter(refused())).await;
     let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
     let delivery = next(&mut dead_letters).await;
-    let before = delivery.parcel().clone();
+    let before = delivery.message().clone();
     settle(delivery, Decision::Park(DELAY)).await;
     let delivery = next(&mut dead_letters).await;
-    assert_eq!(*delivery.parcel(), before);
+    assert_eq!(*delivery.message(), before);
     settle(delivery, Decision::Done).await;
     until_count(&broker, Queue::OutboundDead, 0).await;
     until_count(&broker, Queue::Outbound, 0).await;

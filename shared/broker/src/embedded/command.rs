@@ -6,7 +6,7 @@
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{consumer::Leased, queue::Subscriber};
-use crate::{Parcel, PublishError, Queue, Settlement};
+use crate::{Message, PublishError, Queue, Settlement};
 
 /// Maximum number of commands in a transaction.
 const MAX_BATCH: usize = 1024;
@@ -38,7 +38,7 @@ pub(super) enum Command {
 
 pub(super) struct Publish {
     pub(super) queue: Queue,
-    pub(super) parcel: Parcel,
+    pub(super) message: Message,
     pub(super) reply: oneshot::Sender<Result<(), PublishError>>,
     /// Released when the writer is done with the publish, even if the caller gave up earlier.
     pub(super) room: OwnedSemaphorePermit,

@@ -13,7 +13,7 @@ use super::{
     command::{Command, Settling},
     queue::Subscriber,
 };
-use crate::{Closed, Consumer, Delivery, Parcel, Queue, Settle, SettleError, Settlement};
+use crate::{Closed, Consumer, Delivery, Message, Queue, Settle, SettleError, Settlement};
 
 /// A leased row and its consumer.
 #[derive(Debug, Clone, Copy)]
@@ -27,14 +27,14 @@ pub(super) struct Leased {
 
 /// A leased message on its way to its consumer.
 pub(super) struct Item {
-    parcel: Parcel,
+    message: Message,
     lease: Lease,
 }
 
 impl Item {
-    pub(super) fn new(parcel: Parcel, leased: Leased, commands: mpsc::Sender<Command>) -> Self {
+    pub(super) fn new(message: Message, leased: Leased, commands: mpsc::Sender<Command>) -> Self {
         Self {
-            parcel,
+            message,
             lease: Lease {
                 leased: Some(leased),
                 commands,
@@ -86,7 +86,7 @@ impl Consumer for Receiver {
             () = self.closed.cancelled() => None,
             item = self.items.recv() => item,
         };
-        item.map(|Item { parcel, lease }| Delivery::new(parcel, Box::new(lease)))
+        item.map(|Item { message, lease }| Delivery::new(message, Box::new(lease)))
     }
 }
 
@@ -111,7 +111,7 @@ struct Lease {
 impl Settle for Lease {
     async fn settle(
         mut self: Box<Self>,
-        _: Parcel,
+        _: Message,
         settlement: Settlement,
     ) -> Result<(), SettleError> {
         let Some(leased) = self.leased.take() else {

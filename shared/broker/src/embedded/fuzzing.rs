@@ -6,14 +6,14 @@ use super::{
     schema,
     table::{Table, code},
 };
-use crate::{Parcel, Queue};
+use crate::{Message, Queue};
 
 /// The message in such a row; `None` if SQLite returns no row.
 ///
 /// # Panics
 /// If SQLite cannot keep a table in memory.
 #[must_use]
-pub fn row(input: &[u8]) -> Option<Parcel> {
+pub fn row(input: &[u8]) -> Option<Message> {
     let (numbers, rest) = input.split_first_chunk::<16>()?;
     let (id_len, rest) = rest.split_first()?;
     let (id, rest) = rest.split_at(rest.len().min((*id_len).into()));
@@ -41,6 +41,6 @@ pub fn row(input: &[u8]) -> Option<Parcel> {
         ],
     );
     inserted.expect("a row");
-    let (_, parcel) = Table::new(connection).read_one(1).ok()??;
-    Some(parcel)
+    let (_, message) = Table::new(connection).read_one(1).ok()??;
+    Some(message)
 }

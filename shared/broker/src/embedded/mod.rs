@@ -57,7 +57,7 @@ use self::{
     writer::{Bounds, Writer},
 };
 use crate::{
-    Broker, Closed, Config, Consumer, OpenError, Parcel, PublishError, Queue, Route, Status,
+    Broker, Closed, Config, Consumer, Message, OpenError, PublishError, Queue, Route, Status,
 };
 
 /// Maximum number of publishes that wait for the writer. Further ones wait for a permit within
@@ -143,7 +143,7 @@ impl Embedded {
         })
     }
 
-    async fn take(&self, queue: Queue, parcel: Parcel) -> Result<(), PublishError> {
+    async fn take(&self, queue: Queue, message: Message) -> Result<(), PublishError> {
         // One limit over both waits: for the permit and for the commit.
         let limit = Instant::now() + self.publish_timeout;
         let room = timeout_at(limit, Arc::clone(&self.room).acquire_owned()).await;
@@ -156,7 +156,7 @@ impl Embedded {
         let (reply, replied) = oneshot::channel();
         let publish = Publish {
             queue,
-            parcel,
+            message,
             reply,
             room,
         };
@@ -173,17 +173,17 @@ impl Embedded {
 
 #[async_trait]
 impl Broker for Embedded {
-    async fn publish(&self, route: Route<'_>, mut parcel: Parcel) -> Result<(), PublishError> {
-        if parcel.body.len() > MAX_BODY_BYTES {
+    async fn publish(&self, route: Route<'_>, mut message: Message) -> Result<(), PublishError> {
+        if message.body.len() > MAX_BODY_BYTES {
             return Err(PublishError::Refused(format!(
                 "a body of {} bytes is over the limit of {MAX_BODY_BYTES}",
-                parcel.body.len()
+                message.body.len()
             )));
         }
         // Truncated to the stored precision, so that a message is equal whether it comes from
         // memory or disk.
-        parcel.accepted_at = timeline::time_of_day(millis::of(parcel.accepted_at));
-        self.take(route.queue(), parcel).await
+        message.accepted_at = timeline::time_of_day(millis::of(message.accepted_at));
+        self.take(route.queue(), message).await
     }
 
     async fn consume(&self, queue: Queue, window: u16) -> Result<Box<dyn Consumer>, Closed> {

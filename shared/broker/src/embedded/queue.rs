@@ -14,7 +14,7 @@ use super::{
     consumer::{Item, Leased},
     table::{Held, Key, Page, Share, Table},
 };
-use crate::{Parcel, Queue};
+use crate::{Message, Queue};
 
 /// Maximum number of rows that one read loads.
 const READ_AT_ONCE: usize = 256;
@@ -83,7 +83,7 @@ impl Lane {
         Ok(())
     }
 
-    fn read(&mut self, share: Share, table: &Table) -> rusqlite::Result<Vec<(Key, Parcel)>> {
+    fn read(&mut self, share: Share, table: &Table) -> rusqlite::Result<Vec<(Key, Message)>> {
         let Page { rows, is_full, .. } = table.read(self.code, self.cursor, self.mark, share)?;
         self.unread = if is_full {
             self.unread.saturating_sub(rows.len() as u64)
@@ -215,12 +215,12 @@ impl QueueState {
     }
 
     /// A new row was committed. It goes straight to a consumer if no row waits before it.
-    pub(super) fn publish(&mut self, key: Key, parcel: Parcel) {
+    pub(super) fn publish(&mut self, key: Key, message: Message) {
         self.total += 1;
-        self.bytes += parcel.body.len() as u64;
+        self.bytes += message.body.len() as u64;
         if self.ready() == 0 && self.room() > 0 {
             self.fresh.cursor = key;
-            self.lease(key.seq, parcel);
+            self.lease(key.seq, message);
         } else {
             self.fresh.unread += 1;
         }
@@ -232,8 +232,8 @@ impl QueueState {
             if let Some(seq) = self.returned.front().copied() {
                 let row = table.read_one(seq)?;
                 self.returned.pop_front();
-                if let Some((_, parcel)) = row {
-                    self.lease(seq, parcel);
+                if let Some((_, message)) = row {
+                    self.lease(seq, message);
                 }
             } else if self.lanes().any(|lane| lane.unread > 0) {
                 self.read(table)?;
@@ -262,8 +262,8 @@ impl QueueState {
         };
         let rows = lane.read(share, table)?;
         self.retries_first = !self.retries_first;
-        for (key, parcel) in rows {
-            self.lease(key.seq, parcel);
+        for (key, message) in rows {
+            self.lease(key.seq, message);
         }
         Ok(())
     }
@@ -273,7 +273,7 @@ impl QueueState {
     }
 
     /// Leases a row to the subscriber with the fewest rows. One must have capacity.
-    fn lease(&mut self, seq: i64, parcel: Parcel) {
+    fn lease(&mut self, seq: i64, message: Message) {
         let with_room = self
             .subscribers
             .iter_mut()
@@ -282,7 +282,7 @@ impl QueueState {
             self.returned.push_back(seq);
             return;
         };
-        let bytes = parcel.body.len();
+        let bytes = message.body.len();
         subscriber.out += 1;
         subscriber.bytes_out += bytes;
         let leased = Leased {
@@ -291,7 +291,7 @@ impl QueueState {
             bytes,
             consumer: subscriber.id,
         };
-        let item = Item::new(parcel, leased, subscriber.commands.clone());
+        let item = Item::new(message, leased, subscriber.commands.clone());
         // The consumer may have just been dropped: then the item drops too and returns its row.
         let _ = subscriber.items.try_send(item);
     }

@@ -5,7 +5,7 @@ use roundtrip_model::{DeadReason, decision::DeadKind, millis};
 use rusqlite::{Connection, OptionalExtension, Params, Row, TransactionBehavior, params};
 
 use super::timeline;
-use crate::{Parcel, Queue};
+use crate::{Message, Queue};
 
 /// Bytes that a probe writes to prove that a full disk has space again.
 const PROBE_BYTES: i64 = 1024 * 1024;
@@ -30,7 +30,7 @@ pub(super) enum Change<'a> {
     Insert {
         queue: Queue,
         key: Key,
-        parcel: &'a Parcel,
+        message: &'a Message,
     },
     Delete {
         queue: Queue,
@@ -60,7 +60,7 @@ struct HeldBytes([i64; Queue::ALL.len()]);
 impl HeldBytes {
     fn add(&mut self, change: &Change<'_>) {
         match change {
-            Change::Insert { queue, parcel, .. } => self.of(*queue, signed(parcel.body.len())),
+            Change::Insert { queue, message, .. } => self.of(*queue, signed(message.body.len())),
             Change::Delete { queue, bytes, .. } => self.of(*queue, -signed(*bytes)),
             Change::Defer { .. } => {}
             Change::Bury {
@@ -87,7 +87,7 @@ pub(super) struct Share {
 
 /// The rows of a read, and whether there may be more.
 pub(super) struct Page {
-    pub(super) rows: Vec<(Key, Parcel)>,
+    pub(super) rows: Vec<(Key, Message)>,
     pub(super) is_full: bool,
     bytes: usize,
 }
@@ -167,10 +167,10 @@ impl Table {
     ) -> rusqlite::Result<()> {
         let mut statement = self.connection.prepare_cached(sql)?;
         // The statement is stepped a row at a time, so later rows are not read.
-        for row in statement.query_map(params, parcel)? {
-            let (key, parcel) = row?;
-            read.bytes += parcel.body.len();
-            read.rows.push((key, parcel));
+        for row in statement.query_map(params, message)? {
+            let (key, message) = row?;
+            read.bytes += message.body.len();
+            read.rows.push((key, message));
             if read.rows.len() >= share.rows || read.bytes >= share.bytes {
                 read.is_full = true;
                 break;
@@ -179,10 +179,10 @@ impl Table {
         Ok(())
     }
 
-    pub(super) fn read_one(&self, seq: i64) -> rusqlite::Result<Option<(Key, Parcel)>> {
+    pub(super) fn read_one(&self, seq: i64) -> rusqlite::Result<Option<(Key, Message)>> {
         self.connection
             .prepare_cached(READ_ONE)?
-            .query_row([seq], parcel)
+            .query_row([seq], message)
             .optional()
     }
 
@@ -268,7 +268,7 @@ const READ_ONE: &str =
 impl Change<'_> {
     fn apply(self, connection: &Connection) -> rusqlite::Result<()> {
         match self {
-            Self::Insert { queue, key, parcel } => connection
+            Self::Insert { queue, key, message } => connection
                 .prepare_cached(
                     "INSERT INTO parcel (seq, queue, due, delay, tries, accepted_at, id, body, round)
                      VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8)",
@@ -277,11 +277,11 @@ impl Change<'_> {
                     key.seq,
                     code(queue),
                     key.due,
-                    parcel.tries,
-                    millis::of(parcel.accepted_at),
-                    parcel.id,
-                    &parcel.body[..],
-                    parcel.round,
+                    message.tries,
+                    millis::of(message.accepted_at),
+                    message.id,
+                    &message.body[..],
+                    message.round,
                 ])?,
             Self::Delete { seq, .. } => connection
                 .prepare_cached("DELETE FROM parcel WHERE seq = ?1")?
@@ -324,13 +324,13 @@ fn signed(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-fn parcel(row: &Row<'_>) -> rusqlite::Result<(Key, Parcel)> {
+fn message(row: &Row<'_>) -> rusqlite::Result<(Key, Message)> {
     let dead: Option<String> = row.get(5)?;
     let key = Key {
         due: row.get(0)?,
         seq: row.get(1)?,
     };
-    let parcel = Parcel {
+    let message = Message {
         id: row.get(2)?,
         tries: row.get(3)?,
         round: row.get(7)?,
@@ -338,7 +338,7 @@ fn parcel(row: &Row<'_>) -> rusqlite::Result<(Key, Parcel)> {
         dead: dead.map(|text| reason(&text)),
         body: Bytes::copy_from_slice(row.get_ref(6)?.as_blob()?),
     };
-    Ok((key, parcel))
+    Ok((key, message))
 }
 
 fn reason_text(reason: &DeadReason) -> String {

@@ -12,7 +12,7 @@ use time::{OffsetDateTime, macros::datetime};
 use tokio::time::timeout;
 
 use super::Embedded;
-use crate::{Broker, Config, Consumer, Delivery, OpenError, Parcel, PublishError, Queue, Route};
+use crate::{Broker, Config, Consumer, Delivery, Message, OpenError, PublishError, Queue, Route};
 
 /// Everything that is bound to happen has happened within this time.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -43,8 +43,8 @@ async fn open_at(file: &Path, now: OffsetDateTime) -> Embedded {
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn parcel(body: impl Into<Bytes>) -> Parcel {
-    Parcel {
+fn message(body: impl Into<Bytes>) -> Message {
+    Message {
         id: MessageId::generate().to_string(),
         tries: 0,
         round: 0,
@@ -54,17 +54,17 @@ fn parcel(body: impl Into<Bytes>) -> Parcel {
     }
 }
 
-async fn publish(broker: &Embedded, parcel: &Parcel) -> Result<(), PublishError> {
+async fn publish(broker: &Embedded, message: &Message) -> Result<(), PublishError> {
     let channel: ChannelId = "c".parse().expect("a channel id");
     broker
-        .publish(Route::Outbound(&channel), parcel.clone())
+        .publish(Route::Outbound(&channel), message.clone())
         .await
 }
 
 async fn next(consumer: &mut Box<dyn Consumer>) -> Delivery {
     let delivery = timeout(LIMIT, consumer.next()).await;
     delivery
-        .expect("a parcel within the limit")
+        .expect("a message within the limit")
         .expect("the broker is open")
 }
 

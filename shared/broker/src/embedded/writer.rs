@@ -44,14 +44,14 @@ struct Blocked {
 /// A queue's bounds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    parcels: u64,
+    messages: u64,
     bytes: u64,
 }
 
 impl Bounds {
     pub(super) const fn of(config: &Config) -> Self {
         Self {
-            parcels: config.max_backlog,
+            messages: config.max_backlog,
             bytes: config.max_backlog_bytes,
         }
     }
@@ -176,7 +176,7 @@ impl Writer {
     fn take(&mut self, command: Command, batch: &mut Batch) {
         match command {
             Command::Publish(publish) => {
-                batch.bytes += publish.parcel.body.len();
+                batch.bytes += publish.message.body.len();
                 batch.publishes.push(publish);
             }
             Command::Settle(settling) => batch.settlings.push(settling),
@@ -224,16 +224,16 @@ impl Writer {
         let mut totals: Vec<(u64, u64)> = totals.collect();
         let mut placed = Vec::with_capacity(publishes.len());
         for publish in publishes {
-            let (parcels, bytes) = &mut totals[publish.queue as usize];
-            if *parcels >= self.bounds.parcels || *bytes >= self.bounds.bytes {
+            let (messages, bytes) = &mut totals[publish.queue as usize];
+            if *messages >= self.bounds.messages || *bytes >= self.bounds.bytes {
                 let full = format!(
-                    "the queue {} is full: {parcels} parcels, {bytes} bytes",
+                    "the queue {} is full: {messages} messages, {bytes} bytes",
                     publish.queue.name()
                 );
                 let _ = publish.reply.send(Err(PublishError::Refused(full)));
             } else if !publish.reply.is_closed() {
-                *parcels += 1;
-                *bytes += publish.parcel.body.len() as u64;
+                *messages += 1;
+                *bytes += publish.message.body.len() as u64;
                 self.last_seq += 1;
                 placed.push(Placed {
                     publish,
@@ -256,7 +256,7 @@ impl Writer {
         let inserts = placed.iter().map(|Placed { publish, key }| Change::Insert {
             queue: publish.queue,
             key: *key,
-            parcel: &publish.parcel,
+            message: &publish.message,
         });
         let changes = settlings.iter().map(|settling| change(settling, now));
         self.table.commit(changes.chain(inserts))
@@ -266,13 +266,13 @@ impl Writer {
         for Placed { publish, key } in placed {
             let Publish {
                 queue,
-                parcel,
+                message,
                 reply,
                 room,
             } = publish;
             let _ = reply.send(Ok(()));
             drop(room);
-            self.queue(queue).publish(key, parcel);
+            self.queue(queue).publish(key, message);
         }
     }
 
@@ -327,7 +327,7 @@ impl Writer {
         }
         match self.table.probe() {
             Ok(()) if self.waiting.is_empty() => {
-                tracing::info!("the broker's disk takes parcels again");
+                tracing::info!("the broker's disk accepts messages again");
                 self.status.store(Arc::new(Status::Ready));
                 self.blocked = None;
             }

@@ -23,7 +23,7 @@ use super::{
     refusals::{self, ACCESS_REFUSED, PRECONDITION_FAILED},
     status::StatusCell,
 };
-use crate::{Consumer, Delivery, Parcel, Queue};
+use crate::{Consumer, Delivery, Message, Queue};
 
 /// The receiving connection, while there is one.
 pub(super) type Links = watch::Receiver<Option<Arc<Link>>>;
@@ -77,18 +77,18 @@ async fn pause(waits: &mut ExponentialBackoff) {
 
 /// The caller's side of a consumer.
 pub(super) struct Receiver {
-    received: mpsc::Receiver<(Parcel, Lease)>,
+    received: mpsc::Receiver<(Message, Lease)>,
 }
 
 #[async_trait]
 impl Consumer for Receiver {
     async fn next(&mut self) -> Option<Delivery> {
         loop {
-            let (parcel, lease) = self.received.recv().await?;
+            let (message, lease) = self.received.recv().await?;
             // A lost connection's deliveries come again: handling them now would only duplicate the
             // attempt.
             if !lease.is_lost() {
-                return Some(Delivery::new(parcel, Box::new(lease)));
+                return Some(Delivery::new(message, Box::new(lease)));
             }
         }
     }

@@ -11,7 +11,7 @@ use lapin::{
 use roundtrip_model::Clock;
 
 use super::wire;
-use crate::{Parcel, Queue};
+use crate::{Message, Queue};
 
 /// The header names that the decoder reads; the input can also spell its own.
 const NAMES: [&str; 9] = [
@@ -31,7 +31,7 @@ const MAX_NESTING: u8 = 8;
 
 /// The message that is decoded from it.
 #[must_use]
-pub fn message(input: &[u8], clock: &dyn Clock) -> Parcel {
+pub fn message(input: &[u8], clock: &dyn Clock) -> Message {
     let mut input = Input(input);
     let queue = Queue::ALL[usize::from(input.byte()) % Queue::ALL.len()];
     let has = input.byte();

@@ -27,7 +27,7 @@ use super::{
     link::{Link, LinkError, limited},
     wire::decode,
 };
-use crate::{Parcel, Queue};
+use crate::{Message, Queue};
 
 /// The limit on the broker's answer to a consumer's call.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where deliveries go.
-pub(super) type Out = mpsc::Sender<(Parcel, Lease)>;
+pub(super) type Out = mpsc::Sender<(Message, Lease)>;
 
 /// Why a lane stopped receiving.
 #[derive(Debug)]
@@ -178,10 +178,10 @@ impl Lane {
         };
         let tag = delivery.delivery_tag;
         let lease = Lease::new(Arc::clone(&self.engine), self.queue, tag, settled, permit);
-        let parcel = decode(delivery, self.queue, &*self.engine.clock);
+        let message = decode(delivery, self.queue, &*self.engine.clock);
         // The permit guarantees capacity. If the consumer was dropped meanwhile, the lease drops
         // too and the message is requeued.
-        let _ = out.try_send((parcel, lease));
+        let _ = out.try_send((message, lease));
     }
 
     /// Collects everything settled so far.

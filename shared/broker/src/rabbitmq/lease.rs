@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{Engine, acks::Tag, topology::Address, wire::Outgoing};
-use crate::{Parcel, Queue, Settle, SettleError, Settlement};
+use crate::{Message, Queue, Settle, SettleError, Settlement};
 
 /// How long a settlement keeps trying to publish the next attempt or the dead letter to a broker
 /// that refuses (blocked, for example). A requeue instead would deliver at once: the endpoint would
@@ -106,7 +106,7 @@ fn lost<E>(_: E) -> SettleError {
 impl Settle for Lease {
     async fn settle(
         mut self: Box<Self>,
-        parcel: Parcel,
+        message: Message,
         settlement: Settlement,
     ) -> Result<(), SettleError> {
         let next = match settlement {
@@ -115,16 +115,20 @@ impl Settle for Lease {
                 // The routing key of the delivery is ignored: a foreign message's key may lead to
                 // no queue.
                 let (to, expiry) = self.engine.topology.delayed(self.queue, delay);
-                Some(Outgoing::new(to, Parcel { tries, ..parcel }, Some(expiry))?)
+                Some(Outgoing::new(
+                    to,
+                    Message { tries, ..message },
+                    Some(expiry),
+                )?)
             }
             Settlement::Dead { reason, tries } => {
                 let dead = Some(reason);
-                let parcel = Parcel {
+                let message = Message {
                     tries,
                     dead,
-                    ..parcel
+                    ..message
                 };
-                Some(Outgoing::new(Address::dead(self.queue), parcel, None)?)
+                Some(Outgoing::new(Address::dead(self.queue), message, None)?)
             }
         };
         if let Some(next) = next {

@@ -67,7 +67,7 @@ use self::{
     wire::Outgoing,
 };
 use crate::{
-    Broker, Closed, Config, Consumer, OpenError, Parcel, PublishError, Queue, Route, Status,
+    Broker, Closed, Config, Consumer, Message, OpenError, PublishError, Queue, Route, Status,
 };
 
 /// How long opening waits for the first connection attempt, so that the roles find a reachable
@@ -197,7 +197,7 @@ impl RabbitMq {
 
 #[async_trait]
 impl Broker for RabbitMq {
-    async fn publish(&self, route: Route<'_>, parcel: Parcel) -> Result<(), PublishError> {
+    async fn publish(&self, route: Route<'_>, message: Message) -> Result<(), PublishError> {
         let Engine {
             topology,
             publisher,
@@ -208,11 +208,11 @@ impl Broker for RabbitMq {
         if closing.is_cancelled() {
             return Err(PublishError::Away("it was closed".to_owned()));
         }
-        let parcel = Parcel {
+        let message = Message {
             dead: None,
-            ..parcel
+            ..message
         };
-        let outgoing = Outgoing::new(topology.address(route), parcel, None)?;
+        let outgoing = Outgoing::new(topology.address(route), message, None)?;
         publisher.publish(outgoing, *publish_timeout).await
     }
 

@@ -125,7 +125,7 @@ impl Publisher {
             Status::Ready => {}
             status => return status,
         }
-        if let Some(reason) = self.refusals.of_new_parcels(topology) {
+        if let Some(reason) = self.refusals.of_new_messages(topology) {
             return Status::Blocked(reason);
         }
         match self.confirms.stuck() {

@@ -171,9 +171,9 @@ impl Refusals {
 
     /// Why new messages or new answers cannot be accepted. A refused shard affects only its own
     /// channels.
-    pub(super) fn of_new_parcels(&self, topology: &Topology) -> Option<String> {
+    pub(super) fn of_new_messages(&self, topology: &Topology) -> Option<String> {
         let refused = self.read();
-        let (outbound, callbacks) = topology.new_parcels();
+        let (outbound, callbacks) = topology.new_messages();
         let all_shards = outbound.iter().all(|shard| refused.contains_key(shard));
         of(&refused, [topology.exchange_declaration().name()])
             .or_else(|| of(&refused, outbound).filter(|_| all_shards))

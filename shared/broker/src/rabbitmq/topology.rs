@@ -129,7 +129,7 @@ impl Topology {
     }
 
     /// The destinations of the API's messages and answers: the shards, and the callbacks.
-    pub(super) fn new_parcels(&self) -> (&[ShortString], &[ShortString]) {
+    pub(super) fn new_messages(&self) -> (&[ShortString], &[ShortString]) {
         let shards = self.outbound.len() - 1;
         (&self.outbound[..shards], &self.callbacks)
     }

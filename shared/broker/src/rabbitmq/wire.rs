@@ -25,7 +25,7 @@ use serde::de::{IntoDeserializer, value::Error as DecodeError};
 use time::OffsetDateTime;
 
 use super::{hash::fnv1a, topology::Address};
-use crate::{Parcel, PublishError, Queue};
+use crate::{Message, PublishError, Queue};
 
 pub(super) const TRIES: &str = "roundtrip-tries";
 pub(super) const ROUND: &str = "roundtrip-round";
@@ -57,26 +57,26 @@ impl Outgoing {
     /// [`PublishError::Refused`] if the id is longer than AMQP allows.
     pub(super) fn new(
         to: Address,
-        parcel: Parcel,
+        message: Message,
         expiry: Option<u64>,
     ) -> Result<Self, PublishError> {
-        let id = ShortString::try_new(parcel.id)
-            .map_err(|error| PublishError::Refused(format!("the parcel's id: {error}")))?;
+        let id = ShortString::try_new(message.id)
+            .map_err(|error| PublishError::Refused(format!("the message's id: {error}")))?;
         let mut headers = FieldTable::default();
-        headers.insert(TRIES.into(), AMQPValue::LongLongInt(parcel.tries.into()));
-        if parcel.round > 0 {
-            headers.insert(ROUND.into(), AMQPValue::LongLongInt(parcel.round.into()));
+        headers.insert(TRIES.into(), AMQPValue::LongLongInt(message.tries.into()));
+        if message.round > 0 {
+            headers.insert(ROUND.into(), AMQPValue::LongLongInt(message.round.into()));
         }
         headers.insert(
             ACCEPTED_AT.into(),
-            AMQPValue::LongLongInt(millis::of(parcel.accepted_at)),
+            AMQPValue::LongLongInt(millis::of(message.accepted_at)),
         );
-        if let Some(reason) = &parcel.dead {
+        if let Some(reason) = &message.dead {
             let detail = &reason.detail[..reason.detail.floor_char_boundary(MAX_DETAIL)];
             headers.insert(DEAD_KIND.into(), text(reason.kind.as_str()));
             headers.insert(DEAD_DETAIL.into(), text(detail));
         }
-        let seconds = u64::try_from(parcel.accepted_at.unix_timestamp()).unwrap_or_default();
+        let seconds = u64::try_from(message.accepted_at.unix_timestamp()).unwrap_or_default();
         let mut properties = BasicProperties::default()
             .with_message_id(id)
             .with_content_type("application/json".into())
@@ -89,13 +89,13 @@ impl Outgoing {
         Ok(Self {
             to,
             properties,
-            body: parcel.body,
+            body: message.body,
         })
     }
 }
 
 /// Decodes a delivery of this queue.
-pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Parcel {
+pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Message {
     let Delivery {
         properties, data, ..
     } = delivery;
@@ -109,7 +109,7 @@ pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Par
         })
         .filter(millis::can_be_shown)
         .unwrap_or_else(|| clock.now());
-    Parcel {
+    Message {
         id: properties.message_id().as_ref().map_or_else(
             || format!("foreign-{:016x}", fnv1a(&data)),
             |id| id.as_str().to_owned(),
@@ -192,23 +192,23 @@ mod tests {
 
     use super::*;
 
-    fn message(properties: BasicProperties, body: &[u8]) -> Delivery {
+    fn received(properties: BasicProperties, body: &[u8]) -> Delivery {
         let mut delivery = Delivery::mock(1, "".into(), "".into(), false, body.to_vec());
         delivery.properties = properties;
         delivery
     }
 
-    fn round_trip(parcel: Parcel, queue: Queue) -> Parcel {
-        let outgoing = Outgoing::new(Address::dead(queue), parcel, None).unwrap();
+    fn round_trip(message: Message, queue: Queue) -> Message {
+        let outgoing = Outgoing::new(Address::dead(queue), message, None).unwrap();
         decode(
-            message(outgoing.properties, &outgoing.body),
+            received(outgoing.properties, &outgoing.body),
             queue,
             &SystemClock,
         )
     }
 
-    fn parcel() -> Parcel {
-        Parcel {
+    fn message() -> Message {
+        Message {
             id: "msg_1".to_owned(),
             tries: 0,
             round: 0,
@@ -220,23 +220,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_parcel_comes_back_as_it_was(id in "[a-z0-9_]{1,40}", tries: u32, round: u32, millis in 0_i64..4_000_000_000_000, body: Vec<u8>) {
-            let parcel = Parcel { id, tries, round, accepted_at: millis::time(millis).unwrap(), dead: None, body: body.into() };
-            prop_assert_eq!(round_trip(parcel.clone(), Queue::Outbound), parcel);
+        fn a_message_comes_back_as_it_was(id in "[a-z0-9_]{1,40}", tries: u32, round: u32, millis in 0_i64..4_000_000_000_000, body: Vec<u8>) {
+            let message = Message { id, tries, round, accepted_at: millis::time(millis).unwrap(), dead: None, body: body.into() };
+            prop_assert_eq!(round_trip(message.clone(), Queue::Outbound), message);
         }
     }
 
     #[test]
-    fn a_dead_parcel_keeps_its_reason() {
+    fn a_dead_message_keeps_its_reason() {
         let dead = Some(DeadReason::new(DeadKind::UnknownChannel, "no channel `x`"));
-        let parcel = Parcel { dead, ..parcel() };
-        assert_eq!(round_trip(parcel.clone(), Queue::OutboundDead), parcel);
+        let message = Message { dead, ..message() };
+        assert_eq!(round_trip(message.clone(), Queue::OutboundDead), message);
     }
 
     #[test]
     fn a_reason_longer_than_a_frame_is_cut_between_characters() {
         let dead = Some(DeadReason::new(DeadKind::Refused, "é".repeat(200_000)));
-        let back = round_trip(Parcel { dead, ..parcel() }, Queue::OutboundDead);
+        let back = round_trip(Message { dead, ..message() }, Queue::OutboundDead);
         assert_eq!(back.dead.unwrap().detail, "é".repeat(MAX_DETAIL / 2));
     }
 
@@ -244,7 +244,7 @@ mod tests {
     fn a_foreign_message_decodes_alike_every_time() {
         let decoded = || {
             decode(
-                message(BasicProperties::default(), b"hello"),
+                received(BasicProperties::default(), b"hello"),
                 Queue::Outbound,
                 &SystemClock,
             )
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn a_foreign_message_was_accepted_when_its_timestamp_says() {
         let properties = BasicProperties::default().with_timestamp(1_700_000_000);
-        let decoded = decode(message(properties, b""), Queue::Callbacks, &SystemClock);
+        let decoded = decode(received(properties, b""), Queue::Callbacks, &SystemClock);
         assert_eq!(decoded.accepted_at.unix_timestamp(), 1_700_000_000);
     }
 
@@ -274,7 +274,7 @@ mod tests {
             AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::FieldTable(death)])),
         );
         let properties = BasicProperties::default().with_headers(headers);
-        let reason = decode(message(properties, b""), Queue::OutboundDead, &SystemClock)
+        let reason = decode(received(properties, b""), Queue::OutboundDead, &SystemClock)
             .dead
             .unwrap();
         assert_eq!(reason.kind, DeadKind::DeliveryLimit);

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Handler, Worker};
-use crate::{Consumer, Delivery, Parcel, PublishError, Settle, SettleError, Settlement};
+use crate::{Consumer, Delivery, Message, PublishError, Settle, SettleError, Settlement};
 
 /// Everything that is bound to happen has happened within this time. The clock is paused in these
 /// tests, so it passes at once while all tasks wait.
@@ -39,7 +39,7 @@ type Fates = mpsc::UnboundedReceiver<(String, Fate)>;
 
 /// Delivers these messages, then waits forever, or ends.
 struct Scripted {
-    parcels: VecDeque<String>,
+    messages: VecDeque<String>,
     then_ends: bool,
     settles: bool,
     received: watch::Sender<usize>,
@@ -49,7 +49,7 @@ struct Scripted {
 #[async_trait]
 impl Consumer for Scripted {
     async fn next(&mut self) -> Option<Delivery> {
-        let Some(id) = self.parcels.pop_front() else {
+        let Some(id) = self.messages.pop_front() else {
             if !self.then_ends {
                 std::future::pending::<()>().await;
             }
@@ -61,7 +61,7 @@ impl Consumer for Scripted {
             settles: self.settles,
             fates: self.fates.clone(),
         };
-        let parcel = Parcel {
+        let message = Message {
             id,
             tries: 2,
             round: 0,
@@ -69,7 +69,7 @@ impl Consumer for Scripted {
             dead: None,
             body: Bytes::new(),
         };
-        Some(Delivery::new(parcel, Box::new(lease)))
+        Some(Delivery::new(message, Box::new(lease)))
     }
 }
 
@@ -81,7 +81,11 @@ struct Lease {
 
 #[async_trait]
 impl Settle for Lease {
-    async fn settle(self: Box<Self>, _: Parcel, settlement: Settlement) -> Result<(), SettleError> {
+    async fn settle(
+        self: Box<Self>,
+        _: Message,
+        settlement: Settlement,
+    ) -> Result<(), SettleError> {
         if !self.settles {
             return Err(PublishError::Refused("full".to_owned()).into());
         }
@@ -118,7 +122,7 @@ impl Gated {
 
 #[async_trait]
 impl Handler for Gated {
-    async fn handle(&self, parcel: &Parcel) -> Decision {
+    async fn handle(&self, message: &Message) -> Decision {
         let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.send_modify(|most| *most = (*most).max(now));
         let permit = self.gate.acquire().await.expect("the gate is there");
@@ -126,11 +130,11 @@ impl Handler for Gated {
         // So that another delivery could exceed the limit.
         tokio::task::yield_now().await;
         self.now.fetch_sub(1, Ordering::SeqCst);
-        assert!(parcel.id != "panics", "as it was told");
+        assert!(message.id != "panics", "as it was told");
         Decision::Done
     }
 
-    async fn panicked(&self, _: &Parcel) -> Decision {
+    async fn panicked(&self, _: &Message) -> Decision {
         Decision::DeadLetter(DeadReason::new(DeadKind::Refused, "panicked"))
     }
 }
@@ -148,7 +152,7 @@ impl Run {
         let (sender, fates) = mpsc::unbounded_channel();
         let (counter, received) = watch::channel(0);
         let mut consumer = Scripted {
-            parcels: VecDeque::new(),
+            messages: VecDeque::new(),
             then_ends: false,
             settles: true,
             received: counter,
@@ -210,7 +214,7 @@ fn done(name: &str) -> (String, Fate) {
 #[tokio::test(start_paused = true)]
 async fn concurrency_is_reached_and_never_exceeded_not_even_by_receiving() {
     let run = Run::start(4, Gated::new(0), |script| {
-        script.parcels = (0..50).map(|number| number.to_string()).collect();
+        script.messages = (0..50).map(|number| number.to_string()).collect();
         script.then_ends = true;
     });
     run.until_under_way(4).await;
@@ -228,7 +232,7 @@ async fn concurrency_is_reached_and_never_exceeded_not_even_by_receiving() {
 async fn a_panic_is_what_the_handler_says_and_the_loop_goes_on() {
     let handler = Gated::new(100);
     let run = Run::start(1, handler, |script| {
-        script.parcels = named(&["panics", "next"]);
+        script.messages = named(&["panics", "next"]);
         script.then_ends = true;
     });
     let reason = DeadReason::new(DeadKind::Refused, "panicked");
@@ -242,7 +246,7 @@ async fn a_panic_is_what_the_handler_says_and_the_loop_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_delivery_that_cannot_be_settled_ends_nothing() {
     let run = Run::start(1, Gated::new(100), |script| {
-        script.parcels = named(&["1", "2", "3"]);
+        script.messages = named(&["1", "2", "3"]);
         script.then_ends = true;
         script.settles = false;
     });
@@ -254,7 +258,7 @@ async fn a_delivery_that_cannot_be_settled_ends_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_waits_for_what_is_under_way_and_receives_no_more() {
     let mut run = Run::start(2, Gated::new(0), |script| {
-        script.parcels = named(&["1", "2", "3", "4"]);
+        script.messages = named(&["1", "2", "3", "4"]);
     });
     run.until_under_way(2).await;
     run.stop.cancel();
@@ -272,7 +276,7 @@ async fn a_stop_waits_for_what_is_under_way_and_receives_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_ends_a_loop_that_waits_for_a_parcel() {
+async fn a_stop_ends_a_loop_that_waits_for_a_message() {
     let run = Run::start(2, Gated::new(0), |_| {});
     tokio::task::yield_now().await;
     run.stop.cancel();
@@ -282,7 +286,7 @@ async fn a_stop_ends_a_loop_that_waits_for_a_parcel() {
 #[tokio::test(start_paused = true)]
 async fn what_outlasts_the_drain_goes_back_with_no_try_counted() {
     let run = Run::start(2, Gated::new(0), |script| {
-        script.parcels = named(&["1", "2"]);
+        script.messages = named(&["1", "2"]);
     });
     run.until_under_way(2).await;
     let from = tokio::time::Instant::now();
@@ -297,7 +301,7 @@ async fn what_outlasts_the_drain_goes_back_with_no_try_counted() {
 #[tokio::test(start_paused = true)]
 async fn a_consumer_that_ends_is_drained_too() {
     let run = Run::start(2, Gated::new(0), |script| {
-        script.parcels = named(&["1"]);
+        script.messages = named(&["1"]);
         script.then_ends = true;
     });
     run.until_under_way(1).await;

@@ -159,11 +159,11 @@ pub async fn a_letter_that_is_buried_twice_is_one(harness: &impl Harness) {
     assert_eq!(letters, [letter.clone(), again.clone(), other]);
 
     // By the message's id it finds both dead letters.
-    let parcel = DeadFilter {
+    let message = DeadFilter {
         ids: Some(vec![letter.parcel_id.clone()]),
         ..DeadFilter::default()
     };
-    assert_eq!(listed(store, &parcel, None, 10).await, [letter, again]);
+    assert_eq!(listed(store, &message, None, 10).await, [letter, again]);
 }
 
 /// Each condition alone and several together. The count agrees with the list.

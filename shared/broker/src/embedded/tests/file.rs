@@ -8,11 +8,11 @@ use tempfile::TempDir;
 use time::Duration as Span;
 
 use super::{
-    LIMIT, NOON, StoppedAt, consume, next, open, open_at, parcel, publish, settle, timeout,
+    LIMIT, NOON, StoppedAt, consume, message, next, open, open_at, publish, settle, timeout,
     try_open,
 };
 use crate::{
-    Broker, Config, OpenError, Parcel, PublishError, Queue, Route, Status,
+    Broker, Config, Message, OpenError, PublishError, Queue, Route, Status,
     embedded::{Embedded, command::Command, table},
 };
 
@@ -34,7 +34,7 @@ async fn a_second_opener_is_told_which_file_is_in_use() {
         "{text}"
     );
     // The first one is unaffected.
-    publish(&first, &parcel("{}")).await.unwrap();
+    publish(&first, &message("{}")).await.unwrap();
 }
 
 /// The file contains messages.
@@ -46,7 +46,7 @@ async fn what_is_made_can_be_read_by_nobody_else() {
     let folder = TempDir::new().unwrap();
     let made = folder.path().join("data");
     let broker = open(&made.join("broker.db")).await;
-    publish(&broker, &parcel("{}")).await.unwrap();
+    publish(&broker, &message("{}")).await.unwrap();
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&made), 0o700);
     let files: Vec<_> = fs::read_dir(&made)
@@ -115,16 +115,16 @@ async fn a_file_of_the_first_version_is_brought_up_and_loses_nothing() {
         let broker = open(&file).await;
         let mut consumer = consume(&broker, 1).await;
         let delivery = next(&mut consumer).await;
-        let old = delivery.parcel();
+        let old = delivery.message();
         assert_eq!(
             (old.id.as_str(), old.tries, old.round, &old.body[..]),
             ("msg_old", 3, 0, &b"{}"[..])
         );
         delivery.release();
         drop(consumer);
-        let replayed = Parcel {
+        let replayed = Message {
             round: 1,
-            ..parcel("{}")
+            ..message("{}")
         };
         publish(&broker, &replayed).await.unwrap();
         broker.close().await;
@@ -149,15 +149,17 @@ async fn a_queue_that_holds_its_bytes_refuses_also_after_a_restart() {
     let body = "x".repeat(600);
     let broker = open_bounded(&file).await;
     for _ in 0..2 {
-        publish(&broker, &parcel(body.clone())).await.unwrap();
+        publish(&broker, &message(body.clone())).await.unwrap();
     }
     let is_full = async |broker: &Embedded| {
-        let published = publish(broker, &parcel("{}")).await;
+        let published = publish(broker, &message("{}")).await;
         matches!(published, Err(PublishError::Refused(_)))
     };
     assert!(is_full(&broker).await);
     // Every queue has its own bound.
-    let answer = broker.publish(Route::Callbacks, parcel(body.clone())).await;
+    let answer = broker
+        .publish(Route::Callbacks, message(body.clone()))
+        .await;
     answer.unwrap();
     broker.close().await;
     drop(broker);
@@ -205,12 +207,12 @@ async fn what_was_confirmed_is_in_the_files_at_that_time() {
     let mut consumer = consume(&broker, 2).await;
     let mut confirmed = HashSet::new();
     for number in 0..5 {
-        let parcel = parcel(format!("{number}"));
-        publish(&broker, &parcel).await.unwrap();
-        confirmed.insert(parcel.id);
+        let message = message(format!("{number}"));
+        publish(&broker, &message).await.unwrap();
+        confirmed.insert(message.id);
     }
     let done = next(&mut consumer).await;
-    confirmed.remove(&done.parcel().id);
+    confirmed.remove(&done.message().id);
     settle(done, Decision::Done).await;
     let leased = next(&mut consumer).await;
 
@@ -229,7 +231,7 @@ async fn what_was_confirmed_is_in_the_files_at_that_time() {
     let mut consumer = consume(&after_the_cut, 10).await;
     while !confirmed.is_empty() {
         let delivery = next(&mut consumer).await;
-        assert!(confirmed.remove(&delivery.parcel().id));
+        assert!(confirmed.remove(&delivery.message().id));
         settle(delivery, Decision::Done).await;
     }
     leased.release();
@@ -240,7 +242,7 @@ async fn a_full_disk_refuses_publishes_keeps_settlements_and_recovers() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("broker.db");
     let broker = open(&file).await;
-    let small = parcel("{}");
+    let small = message("{}");
     publish(&broker, &small).await.unwrap();
     let mut consumer = consume(&broker, 1).await;
     let in_hand = next(&mut consumer).await;
@@ -248,7 +250,7 @@ async fn a_full_disk_refuses_publishes_keeps_settlements_and_recovers() {
     let mut taken = HashSet::new();
     limit_pages(&broker, 1024);
     let refusal = loop {
-        let large = parcel(vec![b'x'; LARGE]);
+        let large = message(vec![b'x'; LARGE]);
         match publish(&broker, &large).await {
             Ok(()) => assert!(taken.insert(large.id)),
             Err(error) => break error,
@@ -272,7 +274,7 @@ async fn a_full_disk_refuses_publishes_keeps_settlements_and_recovers() {
         }
     };
     timeout(LIMIT, recovered).await.expect("recovers");
-    let later = parcel("{}");
+    let later = message("{}");
     publish(&broker, &later).await.unwrap();
     taken.insert(later.id);
     broker.close().await;
@@ -286,7 +288,7 @@ async fn a_full_disk_refuses_publishes_keeps_settlements_and_recovers() {
     while !taken.is_empty() {
         let delivery = next(&mut consumer).await;
         assert!(
-            taken.remove(&delivery.parcel().id),
+            taken.remove(&delivery.message().id),
             "refused, settled, or twice"
         );
         settle(delivery, Decision::Done).await;
@@ -307,28 +309,28 @@ async fn a_clock_set_back_between_two_runs_holds_up_nothing_that_was_ready() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("broker.db");
     let broker = open(&file).await;
-    let sent = [parcel("1"), parcel("2")];
-    for parcel in &sent {
-        publish(&broker, parcel).await.unwrap();
+    let sent = [message("1"), message("2")];
+    for message in &sent {
+        publish(&broker, message).await.unwrap();
     }
     broker.close().await;
     let broker = open_at(&file, NOON - Span::days(30)).await;
-    let newer = parcel("3");
+    let newer = message("3");
     publish(&broker, &newer).await.unwrap();
     let mut consumer = consume(&broker, 3).await;
     for expected in sent.iter().chain([&newer]) {
         let delivery = next(&mut consumer).await;
-        assert_eq!(delivery.parcel().id, expected.id);
+        assert_eq!(delivery.message().id, expected.id);
         settle(delivery, Decision::Done).await;
     }
 }
 
 #[tokio::test]
-async fn a_clock_set_back_makes_no_parcel_wait_longer_than_its_own_delay() {
+async fn a_clock_set_back_makes_no_message_wait_longer_than_its_own_delay() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("broker.db");
     let broker = open(&file).await;
-    publish(&broker, &parcel("{}")).await.unwrap();
+    publish(&broker, &message("{}")).await.unwrap();
     let mut consumer = consume(&broker, 1).await;
     settle(next(&mut consumer).await, Decision::RetryAfter(HOUR)).await;
     broker.close().await;
@@ -347,14 +349,14 @@ async fn a_delay_counts_on_while_the_process_is_down() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("broker.db");
     let broker = open(&file).await;
-    publish(&broker, &parcel("{}")).await.unwrap();
+    publish(&broker, &message("{}")).await.unwrap();
     let mut consumer = consume(&broker, 1).await;
     settle(next(&mut consumer).await, Decision::RetryAfter(HOUR)).await;
     broker.close().await;
     let broker = open_at(&file, NOON + HOUR * 2).await;
     let mut consumer = consume(&broker, 1).await;
     let delivery = next(&mut consumer).await;
-    assert_eq!(delivery.parcel().tries, 1);
+    assert_eq!(delivery.message().tries, 1);
     settle(delivery, Decision::Done).await;
 }
 
@@ -363,7 +365,7 @@ async fn a_delay_counts_on_while_the_process_is_down() {
 async fn a_retry_that_is_due_comes_before_what_came_later() {
     let folder = TempDir::new().unwrap();
     let broker = open(&folder.path().join("broker.db")).await;
-    let retried = parcel("1");
+    let retried = message("1");
     publish(&broker, &retried).await.unwrap();
     let mut consumer = consume(&broker, 1).await;
     settle(
@@ -374,10 +376,10 @@ async fn a_retry_that_is_due_comes_before_what_came_later() {
     drop(consumer);
     let due = async { while broker.ready(Queue::Outbound).await.unwrap() == 0 {} };
     timeout(LIMIT, due).await.expect("comes due");
-    publish(&broker, &parcel("2")).await.unwrap();
+    publish(&broker, &message("2")).await.unwrap();
     let mut consumer = consume(&broker, 1).await;
     let delivery = next(&mut consumer).await;
-    assert_eq!(delivery.parcel().id, retried.id);
+    assert_eq!(delivery.message().id, retried.id);
     settle(delivery, Decision::Done).await;
 }
 

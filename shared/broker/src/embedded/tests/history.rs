@@ -6,7 +6,7 @@ use proptest::{prelude::*, sample::Index};
 use roundtrip_model::{DeadReason, Decision, decision::DeadKind};
 use tempfile::TempDir;
 
-use super::{LIMIT, consume, next, open, parcel, publish, settle, timeout};
+use super::{LIMIT, consume, message, next, open, publish, settle, timeout};
 use crate::{Broker, Consumer, Delivery, Queue, embedded::Embedded};
 
 #[derive(Debug, Clone)]
@@ -80,9 +80,9 @@ impl Run {
     async fn step(&mut self, step: Step, file: &Path) {
         match step {
             Step::Publish => {
-                let parcel = parcel("{}");
-                publish(&self.broker, &parcel).await.expect("taken");
-                self.model.0.insert(parcel.id, (0, false));
+                let message = message("{}");
+                publish(&self.broker, &message).await.expect("taken");
+                self.model.0.insert(message.id, (0, false));
             }
             Step::Receive => self.receive().await,
             Step::Settle(_, _) if self.held.is_empty() => {}
@@ -105,10 +105,10 @@ impl Run {
         let has_room = self.held.len() < usize::from(WINDOW);
         if self.model.working() > self.held.len() && has_room {
             let delivery = next(&mut self.consumer).await;
-            let parcel = delivery.parcel();
-            assert_eq!(self.model.0.get(&parcel.id), Some(&(parcel.tries, false)));
+            let message = delivery.message();
+            assert_eq!(self.model.0.get(&message.id), Some(&(message.tries, false)));
             assert!(
-                self.held.iter().all(|held| held.parcel().id != parcel.id),
+                self.held.iter().all(|held| held.message().id != message.id),
                 "doubled"
             );
             self.held.push(delivery);
@@ -116,7 +116,7 @@ impl Run {
     }
 
     async fn settle(&mut self, delivery: Delivery, verdict: Verdict) {
-        let id = delivery.parcel().id.clone();
+        let id = delivery.message().id.clone();
         let decision = match verdict {
             Verdict::Done => Decision::Done,
             Verdict::Retry => Decision::RetryAfter(Duration::from_millis(2)),
@@ -149,8 +149,8 @@ impl Run {
             let mut consumer = self.broker.consume(queue, WINDOW).await.expect("open");
             while !expected.is_empty() {
                 let delivery = next(&mut consumer).await;
-                let parcel = delivery.parcel();
-                assert_eq!(expected.remove(parcel.id.as_str()), Some(parcel.tries));
+                let message = delivery.message();
+                assert_eq!(expected.remove(message.id.as_str()), Some(message.tries));
                 settle(delivery, Decision::Done).await;
             }
             assert_eq!(self.broker.ready(queue).await.expect("open"), 0);
@@ -163,7 +163,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_history_loses_or_doubles_a_parcel(steps in prop::collection::vec(step(), 1..80)) {
+    fn no_history_loses_or_doubles_a_message(steps in prop::collection::vec(step(), 1..80)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let folder = TempDir::new().unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use roundtrip_model::Decision;
 use tempfile::TempDir;
 
-use super::{LIMIT, NOON, StoppedAt, consume, next, parcel, publish, settle};
+use super::{LIMIT, NOON, StoppedAt, consume, message, next, publish, settle};
 use crate::{
     Broker, Config, Queue,
     embedded::{Embedded, MAX_WINDOW_BYTES},
@@ -38,7 +38,7 @@ async fn long_bodies_stay_on_disk_until_those_before_them_are_settled() {
     let folder = TempDir::new().unwrap();
     let broker = open(&folder).await;
     for _ in 0..ALL {
-        publish(&broker, &parcel(vec![b'x'; EACH])).await.unwrap();
+        publish(&broker, &message(vec![b'x'; EACH])).await.unwrap();
     }
     let mut consumer = consume(&broker, 1000).await;
     let first = next(&mut consumer).await;
@@ -63,12 +63,12 @@ async fn one_body_that_is_longer_than_the_window_is_handed_out_alone() {
     let folder = TempDir::new().unwrap();
     let broker = open(&folder).await;
     let mut consumer = consume(&broker, 1000).await;
-    let long = parcel(vec![b'x'; MAX_WINDOW_BYTES]);
-    for parcel in [&long, &parcel("{}")] {
-        publish(&broker, parcel).await.unwrap();
+    let long = message(vec![b'x'; MAX_WINDOW_BYTES]);
+    for message in [&long, &message("{}")] {
+        publish(&broker, message).await.unwrap();
     }
     let first = next(&mut consumer).await;
-    assert_eq!(first.parcel().id, long.id);
+    assert_eq!(first.message().id, long.id);
     assert_eq!(waiting(&broker).await, 1);
     settle(first, Decision::Done).await;
     settle(next(&mut consumer).await, Decision::Done).await;

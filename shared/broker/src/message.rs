@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 /// One message in a queue. The broker does not read the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parcel {
+pub struct Message {
     /// The message's id (`msg_…`, `cb_…`); it never changes.
     pub id: String,
     /// Number of attempts; a snooze does not count as one.
