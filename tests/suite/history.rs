@@ -158,21 +158,24 @@ async fn a_message_shows_its_way_from_queued_to_forwarded(
     rest.sort_unstable();
     assert_eq!(rest, ["answered", "attempted", "forward_attempted"]);
     let entries = message["timeline"].as_array().into_iter().flatten();
-    let tries: Vec<_> = entries
+    let attempts: Vec<_> = entries
         .map(|entry| &entry["event"]["attempted"])
         .filter(|attempt| attempt.is_object())
         .collect();
     assert_eq!(
-        (&tries[0]["attempt"], &tries[0]["status"]),
+        (&attempts[0]["attempt"], &attempts[0]["status"]),
         (&1.into(), &500.into())
     );
-    assert_eq!(tries[0]["excerpt"], "not yet");
-    assert!(tries[0]["next"]["retry"]["wait_ms"].is_u64(), "{message:#}");
+    assert_eq!(attempts[0]["excerpt"], "not yet");
+    assert!(
+        attempts[0]["next"]["retry"]["wait_ms"].is_u64(),
+        "{message:#}"
+    );
     assert_eq!(
-        (&tries[1]["attempt"], &tries[1]["status"]),
+        (&attempts[1]["attempt"], &attempts[1]["status"]),
         (&2.into(), &200.into())
     );
-    assert_eq!(tries[1]["next"], "arrived");
+    assert_eq!(attempts[1]["next"], "arrived");
     gateway.finish(&[&channel, &sessions]).await
 }
 

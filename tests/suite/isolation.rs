@@ -200,18 +200,18 @@ async fn an_endpoint_that_fails_gets_only_probes_until_it_recovers(
 
 async fn waiting_for_an_open_breaker_costs_no_try(setup: Setup) -> anyhow::Result<Accounted> {
     const MESSAGES: usize = 4;
-    const TRIES: usize = 3;
+    const ATTEMPTS: usize = 3;
     let channel = ScriptedServer::start(|_| Reply::status(500)).await?;
     let plan = probing(plan(setup)?, "DISPATCHER", 1).schedule("100ms,100ms");
     let mut gateway = plan.start().await?;
     gateway.register("c", &channel.url()).await?;
     send(&gateway, "c", MESSAGES).await?;
-    channel.received_at_least(MESSAGES * TRIES).await?;
+    channel.received_at_least(MESSAGES * ATTEMPTS).await?;
     assert!(told(&gateway, "dispatcher", &["delivery.snoozed"]) > 0);
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
     assert_eq!(dead.len(), MESSAGES);
     for message in dead {
-        assert_eq!(usize::try_from(message.tries)?, TRIES);
+        assert_eq!(usize::try_from(message.attempts)?, ATTEMPTS);
     }
     gateway.finish(&[&channel]).await
 }
@@ -232,7 +232,7 @@ async fn a_channels_own_time_limit_and_schedule_hold(setup: Setup) -> anyhow::Re
         reasons,
         [DeadReason::new(
             DeadKind::AttemptsExhausted,
-            "2 tries failed; the last: no answer within 300ms"
+            "2 attempts failed; the last: no answer within 300ms"
         )]
     );
     gateway.finish(&[&channel]).await

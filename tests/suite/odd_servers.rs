@@ -73,9 +73,9 @@ async fn a_200_is_delivered_once_whatever_its_head_is_like(
         let channel = format!("c{number}");
         gateway.register(&channel, &server.url()).await?;
         let id = gateway.send(&channel, "s").await?;
-        let tries = delivered(&gateway, &id).await?;
-        assert_eq!(tries.len(), 1, "{channel}: {tries:?}");
-        assert_eq!(tries[0]["status"], 200);
+        let attempts = delivered(&gateway, &id).await?;
+        assert_eq!(attempts.len(), 1, "{channel}: {attempts:?}");
+        assert_eq!(attempts[0]["status"], 200);
         assert_eq!(server.requests(), 1);
     }
     gateway
@@ -116,9 +116,9 @@ async fn interim_responses_without_an_end_are_a_failed_try(
     let gateway = Plan::new(setup)?.schedule("100ms,100ms").start().await?;
     gateway.register("c", &server.url()).await?;
     let id = gateway.send("c", "s").await?;
-    let tries = delivered(&gateway, &id).await?;
-    assert_eq!(tries.len(), 3, "{tries:?}");
-    for failed in &tries[..2] {
+    let attempts = delivered(&gateway, &id).await?;
+    assert_eq!(attempts.len(), 3, "{attempts:?}");
+    for failed in &attempts[..2] {
         let error = failed["error"].as_str().unwrap_or_default();
         assert!(error.contains("interim responses"), "{failed}");
         let took = failed["duration_ms"].as_u64();
@@ -195,8 +195,8 @@ async fn http2_frames_that_stop_delay_a_message_by_seconds(
     gateway.register("c", &server.url()).await?;
     let begun = Instant::now();
     let id = gateway.send("c", "s").await?;
-    let tries = delivered(&gateway, &id).await?;
-    assert_eq!(tries.len(), 2, "{tries:?}");
+    let attempts = delivered(&gateway, &id).await?;
+    assert_eq!(attempts.len(), 2, "{attempts:?}");
     assert!(begun.elapsed() < SECONDS, "{:?}", begun.elapsed());
     gateway
         .finish_unaccounted("byte servers keep no record")

@@ -162,7 +162,7 @@ async fn until_state(gateway: &TestGateway, id: &str, state: &str) -> anyhow::Re
 }
 
 /// The attempts in a message's timeline.
-fn tries(told: &Value) -> Vec<&Value> {
+fn attempts(told: &Value) -> Vec<&Value> {
     let timeline = told["timeline"].as_array();
     let entries = timeline.into_iter().flatten();
     entries
@@ -195,7 +195,7 @@ async fn a_stalled_answer_is_one_delivery_and_holds_up_no_drain(
     gateway.stop(&dispatcher).await?;
     gateway.process(&dispatcher)?.restart().await?;
     let told = until_state(&gateway, &id, "delivered").await?;
-    assert_eq!(tries(&told).len(), 1);
+    assert_eq!(attempts(&told).len(), 1);
     // A redelivery would come before this one.
     gateway.send("c", "later").await?;
     channel.request_for("later").await?;
@@ -252,14 +252,14 @@ async fn each_request_that_is_dropped_is_a_try_of_its_own(
     let id = gateway.send("c", "dropped").await?;
     let told = until_state(&gateway, &id, "delivered").await?;
     assert_eq!(channel.requests_for("dropped"), 3);
-    let tries = tries(&told);
-    assert_eq!(tries.len(), 3, "{told:#}");
+    let attempts = attempts(&told);
+    assert_eq!(attempts.len(), 3, "{told:#}");
     assert!(
-        tries[..2]
+        attempts[..2]
             .iter()
             .all(|attempt| attempt["error"].is_string())
     );
-    assert_eq!(tries[2]["status"], 200);
+    assert_eq!(attempts[2]["status"], 200);
     gateway
         .finish_unaccounted("both were at a server that keeps its own account")
         .await

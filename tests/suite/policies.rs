@@ -185,7 +185,7 @@ async fn publish(broker: &SharedBroker) -> anyhow::Result<()> {
     let channel: ChannelId = "c".parse()?;
     let message = Message {
         id: MessageId::generate().to_string(),
-        tries: 0,
+        attempts: 0,
         round: 0,
         accepted_at: OffsetDateTime::UNIX_EPOCH,
         dead: None,
@@ -228,7 +228,7 @@ async fn with_the_gateways_policies_a_policy_that_deletes_queues_loses_no_retry(
     vhost.fill_the_other_queue(&channel, 1).await?;
     vhost.until_the_other_queue_is_gone().await?;
     let again = next(&mut consumer).await?;
-    ensure!(again.message().tries == 1, "{again:?}");
+    ensure!(again.message().attempts == 1, "{again:?}");
     again.settle(Decision::Done).await?;
     ensure!(broker.warnings().is_empty(), "{:?}", broker.warnings());
     vhost.leave(broker).await

@@ -161,7 +161,7 @@ pub(crate) fn channel() -> ChannelId {
 pub(crate) fn message() -> Message {
     Message {
         id: MessageId::generate().to_string(),
-        tries: 0,
+        attempts: 0,
         round: 0,
         accepted_at: OffsetDateTime::UNIX_EPOCH,
         dead: None,
@@ -451,7 +451,7 @@ async fn a_retry_that_the_broker_cannot_take_now_is_not_lost() -> anyhow::Result
     .await??;
     let again = next(&mut consumer).await?;
     ensure!(
-        (again.message().id == id, again.message().tries) == (true, 1),
+        (again.message().id == id, again.message().attempts) == (true, 1),
         "{again:?}"
     );
     again.settle(Decision::Done).await?;
@@ -632,7 +632,7 @@ async fn another_clients_bare_message_is_handed_out_like_any_other() -> anyhow::
     ensure!(!id.is_empty() && delivery.message().body == "not JSON");
     delivery.settle(Decision::Park(Duration::ZERO)).await?;
     let delivery = next(&mut consumer).await?;
-    ensure!((delivery.message().id.as_str(), delivery.message().tries) == (id.as_str(), 0));
+    ensure!((delivery.message().id.as_str(), delivery.message().attempts) == (id.as_str(), 0));
     delivery.settle(Decision::Done).await?;
     place.leave(broker).await
 }

@@ -48,10 +48,10 @@ async fn a_failed_try_is_made_again_under_the_same_id(setup: Setup) -> anyhow::R
     gateway.register("c", &channel.url()).await?;
     let id = gateway.send("c", "s").await?;
     channel.taken_at_least(1).await?;
-    let tries = channel.received();
-    assert_eq!(tries.len(), 2);
-    assert!(tries.iter().all(|request| request.webhook_id() == id));
-    assert_eq!(tries[0].body, tries[1].body);
+    let attempts = channel.received();
+    assert_eq!(attempts.len(), 2);
+    assert!(attempts.iter().all(|request| request.webhook_id() == id));
+    assert_eq!(attempts[0].body, attempts[1].body);
     gateway.finish(&[&channel]).await
 }
 
@@ -89,7 +89,7 @@ async fn a_refused_message_is_a_dead_letter_with_its_reason(
     channel.received_at_least(1).await?;
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
     assert_eq!(dead.len(), 1);
-    assert_eq!((dead[0].id.as_str(), dead[0].tries), (id.as_str(), 1));
+    assert_eq!((dead[0].id.as_str(), dead[0].attempts), (id.as_str(), 1));
     assert_eq!(
         dead[0].dead,
         Some(DeadReason::new(
@@ -111,12 +111,12 @@ async fn a_message_whose_tries_all_fail_is_a_dead_letter_with_its_reason(
     channel.received_at_least(3).await?;
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
     assert_eq!(dead.len(), 1);
-    assert_eq!((dead[0].id.as_str(), dead[0].tries), (id.as_str(), 3));
+    assert_eq!((dead[0].id.as_str(), dead[0].attempts), (id.as_str(), 3));
     assert_eq!(
         dead[0].dead,
         Some(DeadReason::new(
             DeadKind::AttemptsExhausted,
-            "3 tries failed; the last: answered 502"
+            "3 attempts failed; the last: answered 502"
         ))
     );
     gateway.finish(&[&channel]).await

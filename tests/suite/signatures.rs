@@ -229,11 +229,11 @@ async fn each_try_is_signed_for_itself(setup: Setup) -> anyhow::Result<Accounted
     let secret = register(&gateway, "c", &channel).await?;
     gateway.send("c", "abc123").await?;
     channel.taken_at_least(1).await?;
-    let tries = channel.received();
-    assert_eq!(tries[0].webhook_id(), tries[1].webhook_id());
+    let attempts = channel.received();
+    assert_eq!(attempts[0].webhook_id(), attempts[1].webhook_id());
     let timestamp = |received: &Received| received.headers.get("webhook-timestamp").cloned();
-    assert_ne!(timestamp(&tries[0]), timestamp(&tries[1]));
-    let checks: Vec<_> = tries
+    assert_ne!(timestamp(&attempts[0]), timestamp(&attempts[1]));
+    let checks: Vec<_> = attempts
         .iter()
         .map(|received| (Check::new(&secret, received), true))
         .collect();

@@ -60,7 +60,7 @@ impl Handler for Dispatcher {
         let channel_id = Some(&message.channel_id);
         if let Some(reason) = self
             .delivery_client
-            .too_old(queued.tries, queued.accepted_at)
+            .too_old(queued.attempts, queued.accepted_at)
         {
             return not_tried(queued, channel_id, reason);
         }
@@ -79,7 +79,7 @@ impl Handler for Dispatcher {
             }
         };
         let limits = self.limits(&destination.known.target.settings);
-        let fresh = queued.tries == 0;
+        let fresh = queued.attempts == 0;
         match self
             .admission
             .enter(&message.channel_id, limits, fresh)
@@ -98,7 +98,7 @@ impl Handler for Dispatcher {
     async fn panicked(&self, queued: &Message) -> Decision {
         let made = self
             .delivery_client
-            .panicked(queued.tries, queued.accepted_at);
+            .panicked(queued.attempts, queued.accepted_at);
         // The panic itself is logged elsewhere; this line names the message.
         tracing::error!(
             message_id = queued.id,
@@ -182,12 +182,12 @@ impl Dispatcher {
             tracing::info!(
                 message_id = queued.id,
                 channel_id = %message.channel_id,
-                tries = queued.tries,
+                attempts = queued.attempts,
                 wait_ms,
                 reason = reason.as_str(),
                 "delivery.snoozed"
             );
-            let attempts = queued.tries;
+            let attempts = queued.attempts;
             let waiting = Event::Waiting { attempts, reason };
             self.tell(queued, message, waiting).await;
         } else {
@@ -217,7 +217,7 @@ impl Dispatcher {
             webhook_id: &webhook_id,
             body,
             signer: known.signing.signer(),
-            tries: queued.tries,
+            attempts: queued.attempts,
             accepted_at: queued.accepted_at,
         };
         let settings = &known.target.settings;
@@ -278,7 +278,7 @@ impl Dispatcher {
             return made;
         }
         let delivering = Event::Delivering {
-            attempt: queued.tries.saturating_add(1),
+            attempt: queued.attempts.saturating_add(1),
         };
         let ((), made) = join!(self.tell(queued, message, delivering), attempt);
         made
@@ -312,7 +312,7 @@ fn not_tried(queued: &Message, channel_id: Option<&ChannelId>, reason: DeadReaso
     tracing::info!(
         message_id = queued.id,
         channel_id = channel_id.map(ChannelId::as_str),
-        tries = queued.tries,
+        attempts = queued.attempts,
         decision = told.decision,
         reason = told.reason,
         "delivery.not_attempted"

@@ -30,7 +30,7 @@ impl Handler for Forwarder {
         };
         if let Some(reason) = self
             .delivery_client
-            .too_old(message.tries, message.accepted_at)
+            .too_old(message.attempts, message.accepted_at)
         {
             return not_tried(message, Decision::DeadLetter(reason));
         }
@@ -40,7 +40,7 @@ impl Handler for Forwarder {
             rate_per_second: None,
             paused: false,
         };
-        let fresh = message.tries == 0;
+        let fresh = message.attempts == 0;
         match self
             .admission
             .enter(&callback.channel_id, limits, fresh)
@@ -64,7 +64,7 @@ impl Handler for Forwarder {
     async fn panicked(&self, message: &Message) -> Decision {
         let made = self
             .delivery_client
-            .panicked(message.tries, message.accepted_at);
+            .panicked(message.attempts, message.accepted_at);
         // The panic itself is logged elsewhere; this line names the answer.
         tracing::error!(
             callback_id = message.id,
@@ -94,7 +94,7 @@ impl Forwarder {
                 webhook_id: &webhook_id,
                 body,
                 signer: self.signer.as_ref(),
-                tries: message.tries,
+                attempts: message.attempts,
                 accepted_at: message.accepted_at,
             })
             .await;
@@ -157,7 +157,7 @@ fn not_tried(message: &Message, decision: Decision) -> Decision {
     let told = Told::from(&decision);
     tracing::info!(
         callback_id = message.id,
-        tries = message.tries,
+        attempts = message.attempts,
         decision = told.decision,
         reason = told.reason,
         "forward.not_attempted"

@@ -125,7 +125,7 @@ impl Ingress {
         let accepted_at = self.clock.now();
         let message = Message {
             id: callback.callback_id.to_string(),
-            tries: 0,
+            attempts: 0,
             // The message's own round: the journal keeps its answer under that round.
             round: claims.as_ref().map_or(0, |claims| claims.round),
             accepted_at,

@@ -145,7 +145,7 @@ impl Ingress {
         let accepted_at = self.clock.now();
         let queued = Message {
             id: message.message_id.to_string(),
-            tries: 0,
+            attempts: 0,
             round: 0,
             accepted_at,
             dead: None,

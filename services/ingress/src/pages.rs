@@ -77,7 +77,7 @@ mod tests {
             channel_id: Some("c".parse().unwrap()),
             session_id: Some("s".parse().unwrap()),
             reason: DeadReason::new(DeadKind::Refused, "no"),
-            tries: 1,
+            attempts: 1,
             round: 0,
             accepted_at: SystemClock.now(),
             dead_at: SystemClock.now(),

@@ -107,7 +107,7 @@ impl DeadLetterWriter {
             channel_id: subject.channel_id,
             session_id: subject.session_id,
             reason,
-            tries: message.tries,
+            attempts: message.attempts,
             round: message.round,
             accepted_at: message.accepted_at,
             dead_at,
@@ -134,7 +134,7 @@ impl Handler for DeadLetterWriter {
             queue = ?letter.queue,
             channel_id = letter.channel_id.as_ref().map(ChannelId::as_str),
             reason = letter.reason.kind.as_str(),
-            tries = letter.tries,
+            attempts = letter.attempts,
             "dead_letter.kept"
         );
         Decision::Done

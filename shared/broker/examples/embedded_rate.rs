@@ -71,7 +71,7 @@ async fn publish(broker: &SharedBroker, messages: u32, callers: usize) {
             for _ in 0..own {
                 let message = Message {
                     id: MessageId::generate().to_string(),
-                    tries: 0,
+                    attempts: 0,
                     round: 0,
                     accepted_at: SystemClock.now(),
                     dead: None,

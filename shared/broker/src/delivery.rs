@@ -25,14 +25,14 @@ pub enum Settlement {
         /// Minimum time until it is delivered again.
         delay: Duration,
         /// Attempts made so far.
-        tries: u32,
+        attempts: u32,
     },
     /// Move it to the dead queue of its queue.
     Dead {
         /// Why the message is dead.
         reason: DeadReason,
         /// Attempts made so far.
-        tries: u32,
+        attempts: u32,
     },
 }
 
@@ -72,17 +72,17 @@ impl Delivery {
     /// # Errors
     /// See [`SettleError`]: after any error the broker delivers the message again.
     pub async fn settle(mut self, decision: Decision) -> Result<(), SettleError> {
-        let tries = self.message.tries;
+        let attempts = self.message.attempts;
         let settlement = match decision {
             Decision::Done => Settlement::Ack,
             Decision::RetryAfter(delay) => Settlement::Defer {
                 delay,
-                tries: tries + 1,
+                attempts: attempts + 1,
             },
-            Decision::Park(delay) => Settlement::Defer { delay, tries },
+            Decision::Park(delay) => Settlement::Defer { delay, attempts },
             Decision::DeadLetter(reason) => Settlement::Dead {
                 reason,
-                tries: tries + 1,
+                attempts: attempts + 1,
             },
         };
         let message = Message {

@@ -10,7 +10,7 @@ pub struct Message {
     /// The message's id (`msg_…`, `cb_…`); it never changes.
     pub id: String,
     /// Number of attempts; a snooze does not count as one.
-    pub tries: u32,
+    pub attempts: u32,
     /// Number of replays; each replay starts again with zero attempts.
     pub round: u32,
     /// When Roundtrip accepted the message, in milliseconds.

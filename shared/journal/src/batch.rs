@@ -68,7 +68,7 @@ impl Batch {
         body.push(b']');
         Some(Message {
             id: first.id.to_string(),
-            tries: 0,
+            attempts: 0,
             round: 0,
             accepted_at: first.at,
             dead: None,

@@ -97,12 +97,12 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// What follows a failed attempt. `tries` counts the attempts made, including this one;
+    /// What follows a failed attempt. `attempts` counts the attempts made, including this one;
     /// `retry_after` is the wait that the other side asked for.
     #[must_use]
     pub fn next(
         &self,
-        tries: u32,
+        attempts: u32,
         retry_after: Option<Duration>,
         accepted_at: OffsetDateTime,
         now: OffsetDateTime,
@@ -111,7 +111,7 @@ impl RetryPolicy {
         if self.is_too_old(accepted_at, now) {
             return Next::TooOld;
         }
-        let at = usize::try_from(tries.saturating_sub(1)).unwrap_or(usize::MAX);
+        let at = usize::try_from(attempts.saturating_sub(1)).unwrap_or(usize::MAX);
         let interval = match (self.schedule.get(at), self.then) {
             (Some(interval), _) => *interval,
             (None, Then::RepeatTheLast) => self.schedule.last().copied().unwrap_or_default(),
@@ -134,7 +134,7 @@ impl RetryPolicy {
     pub fn decide(
         &self,
         outcome: &Outcome,
-        tries: u32,
+        attempts: u32,
         accepted_at: OffsetDateTime,
         now: OffsetDateTime,
         random: &mut impl Rng,
@@ -150,16 +150,19 @@ impl RetryPolicy {
             }
             Verdict::Failed { retry_after } => retry_after,
         };
-        match self.next(tries, retry_after, accepted_at, now, random) {
+        match self.next(attempts, retry_after, accepted_at, now, random) {
             Next::After(wait) => Decision::RetryAfter(wait),
             Next::Exhausted => Decision::DeadLetter(DeadReason::new(
                 DeadKind::AttemptsExhausted,
-                format!("{tries} tries failed; the last: {}", outcome.summary()),
+                format!(
+                    "{attempts} attempts failed; the last: {}",
+                    outcome.summary()
+                ),
             )),
             Next::TooOld => Decision::DeadLetter(DeadReason::new(
                 DeadKind::TooOld,
                 format!(
-                    "older than {} after {tries} tries; the last: {}",
+                    "older than {} after {attempts} attempts; the last: {}",
                     humantime::format_duration(self.max_age),
                     outcome.summary()
                 ),
@@ -200,57 +203,57 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_wait_stays_within_the_jitter_of_its_interval(seed: u64, tries in 1_u32..=8) {
+        fn a_wait_stays_within_the_jitter_of_its_interval(seed: u64, attempts in 1_u32..=8) {
             let mut random = SmallRng::seed_from_u64(seed);
-            let next = policy(Then::GiveUp).next(tries, None, ACCEPTED, ACCEPTED, &mut random);
+            let next = policy(Then::GiveUp).next(attempts, None, ACCEPTED, ACCEPTED, &mut random);
             let Next::After(wait) = next else { panic!("{next:?}") };
-            let interval = DEFAULT_SCHEDULE[tries as usize - 1];
+            let interval = DEFAULT_SCHEDULE[attempts as usize - 1];
             prop_assert!(wait >= interval.mul_f64(1.0 - JITTER));
             prop_assert!(wait <= interval.mul_f64(1.0 + JITTER));
         }
 
         #[test]
-        fn a_schedule_that_gives_up_ends(seed: u64, tries in 9_u32..) {
+        fn a_schedule_that_gives_up_ends(seed: u64, attempts in 9_u32..) {
             let mut random = SmallRng::seed_from_u64(seed);
-            let next = policy(Then::GiveUp).next(tries, None, ACCEPTED, ACCEPTED, &mut random);
+            let next = policy(Then::GiveUp).next(attempts, None, ACCEPTED, ACCEPTED, &mut random);
             prop_assert_eq!(next, Next::Exhausted);
         }
 
         #[test]
         fn a_schedule_that_repeats_never_gives_up_before_the_maximum_age(
-            seed: u64, tries in 1_u32.., age in 0_i64..72 * 3600,
+            seed: u64, attempts in 1_u32.., age in 0_i64..72 * 3600,
         ) {
             let mut random = SmallRng::seed_from_u64(seed);
             let now = ACCEPTED + time::Duration::seconds(age);
-            let next = policy(Then::RepeatTheLast).next(tries, None, ACCEPTED, now, &mut random);
+            let next = policy(Then::RepeatTheLast).next(attempts, None, ACCEPTED, now, &mut random);
             prop_assert!(matches!(next, Next::After(_)), "{:?}", next);
         }
 
         #[test]
-        fn nothing_is_tried_after_the_maximum_age(seed: u64, tries in 1_u32.., over in 0_i64..1_000_000) {
+        fn nothing_is_tried_after_the_maximum_age(seed: u64, attempts in 1_u32.., over in 0_i64..1_000_000) {
             let mut random = SmallRng::seed_from_u64(seed);
             let now = ACCEPTED + DEFAULT_MAX_AGE + time::Duration::seconds(over);
-            let next = policy(Then::RepeatTheLast).next(tries, None, ACCEPTED, now, &mut random);
+            let next = policy(Then::RepeatTheLast).next(attempts, None, ACCEPTED, now, &mut random);
             prop_assert_eq!(next, Next::TooOld);
         }
 
         #[test]
-        fn retry_after_is_honoured_up_to_its_cap(seed: u64, tries in 1_u32..=8, asked in 0_u64..1_000_000) {
+        fn retry_after_is_honoured_up_to_its_cap(seed: u64, attempts in 1_u32..=8, asked in 0_u64..1_000_000) {
             let mut random = SmallRng::seed_from_u64(seed);
             let asked = Duration::from_secs(asked);
-            let next = policy(Then::GiveUp).next(tries, Some(asked), ACCEPTED, ACCEPTED, &mut random);
+            let next = policy(Then::GiveUp).next(attempts, Some(asked), ACCEPTED, ACCEPTED, &mut random);
             let Next::After(wait) = next else { panic!("{next:?}") };
             prop_assert!(wait >= asked.min(DEFAULT_RETRY_AFTER_CAP));
-            let interval = DEFAULT_SCHEDULE[tries as usize - 1];
+            let interval = DEFAULT_SCHEDULE[attempts as usize - 1];
             prop_assert!(wait <= interval.mul_f64(1.0 + JITTER).max(DEFAULT_RETRY_AFTER_CAP));
         }
 
         #[test]
-        fn the_same_draw_gives_the_same_answer(seed: u64, tries: u32, asked in proptest::option::of(0_u64..10_000)) {
+        fn the_same_draw_gives_the_same_answer(seed: u64, attempts: u32, asked in proptest::option::of(0_u64..10_000)) {
             let asked = asked.map(Duration::from_secs);
             let next = || {
                 let mut random = SmallRng::seed_from_u64(seed);
-                policy(Then::RepeatTheLast).next(tries, asked, ACCEPTED, ACCEPTED, &mut random)
+                policy(Then::RepeatTheLast).next(attempts, asked, ACCEPTED, ACCEPTED, &mut random)
             };
             prop_assert_eq!(next(), next());
         }

@@ -36,7 +36,7 @@ pub struct Post<'a> {
     /// Signs the post, if its receiver has a secret.
     pub signer: Option<&'a Signer>,
     /// Attempts made before this one.
-    pub tries: u32,
+    pub attempts: u32,
     /// When Roundtrip accepted the message.
     pub accepted_at: OffsetDateTime,
 }
@@ -75,13 +75,13 @@ impl DeliveryClient {
 
     /// The reason for a dead letter if a message that was accepted at this time is too old.
     #[must_use]
-    pub fn too_old(&self, tries: u32, accepted_at: OffsetDateTime) -> Option<DeadReason> {
+    pub fn too_old(&self, attempts: u32, accepted_at: OffsetDateTime) -> Option<DeadReason> {
         let old = self.policy.is_too_old(accepted_at, self.clock.now());
         old.then(|| {
             let most = humantime::format_duration(self.policy.max_age);
             DeadReason::new(
                 DeadKind::TooOld,
-                format!("older than {most} after {tries} tries"),
+                format!("older than {most} after {attempts} attempts"),
             )
         })
     }
@@ -104,7 +104,7 @@ impl DeliveryClient {
             webhook_id,
             body,
             signer,
-            tries,
+            attempts,
             accepted_at,
         } = post;
         let started = Instant::now();
@@ -113,7 +113,7 @@ impl DeliveryClient {
             .webhook
             .post_within(timeout, url, webhook_id, self.clock.now(), body, signer)
             .await;
-        let attempt = tries.saturating_add(1);
+        let attempt = attempts.saturating_add(1);
         let decision = match overrides.schedule {
             None => self.decide(&self.policy, &outcome, attempt, accepted_at),
             Some(schedule) => {
@@ -132,11 +132,11 @@ impl DeliveryClient {
         }
     }
 
-    /// The attempt whose handler panicked after `tries` others. Its duration is unknown.
+    /// The attempt whose handler panicked after `attempts` others. Its duration is unknown.
     #[must_use]
-    pub fn panicked(&self, tries: u32, accepted_at: OffsetDateTime) -> Try {
+    pub fn panicked(&self, attempts: u32, accepted_at: OffsetDateTime) -> Try {
         let outcome = Outcome::Failed(Failure::Panicked);
-        let attempt = tries.saturating_add(1);
+        let attempt = attempts.saturating_add(1);
         Try {
             attempt,
             duration: Duration::ZERO,

@@ -49,7 +49,7 @@ impl TestGateway {
                 {
                     messages.push(Message {
                         id: letter.parcel_id,
-                        tries: letter.tries,
+                        attempts: letter.attempts,
                         round: letter.round,
                         accepted_at: letter.accepted_at,
                         dead: Some(letter.reason),
@@ -104,7 +104,7 @@ impl TestGateway {
         let broker = self.broker().await?;
         let message = Message {
             id: id.to_owned(),
-            tries: 0,
+            attempts: 0,
             round: 0,
             accepted_at: SystemClock.now(),
             dead: None,

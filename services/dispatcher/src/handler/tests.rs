@@ -173,10 +173,10 @@ fn knowing(channels: CachedChannels) -> (Dispatcher, mpsc::UnboundedReceiver<Ent
     (dispatcher.unwrap(), entries)
 }
 
-fn message(body: &'static str, tries: u32, accepted_at: OffsetDateTime) -> Message {
+fn message(body: &'static str, attempts: u32, accepted_at: OffsetDateTime) -> Message {
     Message {
         id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
-        tries,
+        attempts,
         round: 0,
         accepted_at,
         dead: None,
@@ -184,9 +184,9 @@ fn message(body: &'static str, tries: u32, accepted_at: OffsetDateTime) -> Messa
     }
 }
 
-async fn decide(store: Store, tries: u32) -> Decision {
+async fn decide(store: Store, attempts: u32) -> Decision {
     dispatcher(store)
-        .handle(&message(MESSAGE, tries, NOW))
+        .handle(&message(MESSAGE, attempts, NOW))
         .await
 }
 
@@ -301,17 +301,17 @@ async fn a_failed_try_is_made_again() {
 #[tokio::test]
 async fn the_last_try_of_the_schedule_is_the_last() {
     let (store, mut requests) = channel_server(500).await;
-    let tries = u32::try_from(DEFAULT_TRIES).unwrap();
-    let reason = reason(decide(store, tries).await);
+    let attempts = u32::try_from(DEFAULT_ATTEMPTS).unwrap();
+    let reason = reason(decide(store, attempts).await);
     assert_eq!(reason.kind, DeadKind::AttemptsExhausted);
     assert_eq!(
         reason.detail,
-        "9 tries failed; the last: answered 500: said the channel"
+        "9 attempts failed; the last: answered 500: said the channel"
     );
     assert!(requests.try_recv().is_ok());
 }
 
-const DEFAULT_TRIES: usize = roundtrip_model::retry::DEFAULT_SCHEDULE.len();
+const DEFAULT_ATTEMPTS: usize = roundtrip_model::retry::DEFAULT_SCHEDULE.len();
 
 #[tokio::test]
 async fn a_refused_message_is_dead_with_what_the_channel_said() {
@@ -325,9 +325,9 @@ async fn a_refused_message_is_dead_with_what_the_channel_said() {
 #[tokio::test]
 async fn a_message_whose_endpoint_is_gone_waits_also_after_its_last_try() {
     let (store, _requests) = channel_server(410).await;
-    let tries = u32::try_from(DEFAULT_TRIES).unwrap();
+    let attempts = u32::try_from(DEFAULT_ATTEMPTS).unwrap();
     let waits = Decision::Park(Config::default().park);
-    assert_eq!(decide(store, tries).await, waits);
+    assert_eq!(decide(store, attempts).await, waits);
 }
 
 #[tokio::test]
@@ -339,7 +339,7 @@ async fn a_message_that_is_too_old_is_dead_without_a_try() {
         .await;
     assert_eq!(
         reason(decision),
-        DeadReason::new(DeadKind::TooOld, "older than 3days after 2 tries")
+        DeadReason::new(DeadKind::TooOld, "older than 3days after 2 attempts")
     );
     assert!(requests.try_recv().is_err());
 }

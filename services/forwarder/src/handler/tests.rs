@@ -66,10 +66,10 @@ fn observed(url: url::Url) -> (Forwarder, mpsc::UnboundedReceiver<Entry>) {
     (forwarder.unwrap(), entries)
 }
 
-fn message(body: &'static str, tries: u32, accepted_at: OffsetDateTime) -> Message {
+fn message(body: &'static str, attempts: u32, accepted_at: OffsetDateTime) -> Message {
     Message {
         id: "cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
-        tries,
+        attempts,
         round: 0,
         accepted_at,
         dead: None,
@@ -122,9 +122,11 @@ async fn a_try_is_in_the_journal_where_the_message_is_known() {
 #[case::first(0)]
 #[case::far_beyond_the_schedule(10_000)]
 #[tokio::test]
-async fn while_the_sessions_server_fails_answers_wait(#[case] tries: u32) {
+async fn while_the_sessions_server_fails_answers_wait(#[case] attempts: u32) {
     let (url, _requests) = sessions_server(503).await;
-    let decision = forwarder(url).handle(&message(CALLBACK, tries, NOW)).await;
+    let decision = forwarder(url)
+        .handle(&message(CALLBACK, attempts, NOW))
+        .await;
     assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
 }
 

@@ -64,7 +64,7 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
     };
     let message = Message {
         id: letter.parcel_id,
-        tries: 0,
+        attempts: 0,
         round: letter.round + 1,
         accepted_at: now,
         dead: None,
@@ -106,7 +106,7 @@ pub(super) fn from_message(record: MessageRecord, now: OffsetDateTime) -> Item {
         let body = serde_json::to_vec(&message).ok()?;
         let message = Message {
             id: message_id.to_string(),
-            tries: 0,
+            attempts: 0,
             round: round + 1,
             accepted_at: now,
             dead: None,

@@ -77,7 +77,7 @@ pub async fn a_dropped_consumer_gives_back_what_it_held<H: Harness>(engine: &mut
             sent.remove(&delivery.message().id),
             "one message came twice"
         );
-        assert_eq!(delivery.message().tries, 0);
+        assert_eq!(delivery.message().attempts, 0);
         settle(delivery, Decision::Done).await;
     }
     assert!(sent.is_empty());

@@ -16,7 +16,7 @@ pub async fn a_message_arrives_as_it_was<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let every_byte: Vec<u8> = (0..=255).collect();
     let sent = Message {
-        tries: 3,
+        attempts: 3,
         round: 2,
         ..message(every_byte)
     };
@@ -146,7 +146,7 @@ pub async fn every_shard_reaches_the_consumer<H: Harness>(engine: &mut Engine<H>
     while !sent.is_empty() {
         let delivery = next(&mut consumer).await;
         let id = delivery.message().id.clone();
-        if delivery.message().tries == 0 {
+        if delivery.message().attempts == 0 {
             assert!(retried.insert(id), "one message came twice");
             settle(delivery, Decision::RetryAfter(DELAY)).await;
         } else {

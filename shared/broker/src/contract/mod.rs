@@ -197,7 +197,7 @@ fn channel(name: &str) -> ChannelId {
 fn message(body: impl Into<Bytes>) -> Message {
     Message {
         id: MessageId::generate().to_string(),
-        tries: 0,
+        attempts: 0,
         round: 0,
         accepted_at: datetime!(2026-11-23 12:34:56.789 UTC),
         dead: None,

@@ -89,7 +89,7 @@ async fn comes_after_its_delay<H: Harness>(
 ) {
     let broker = engine.fresh().await;
     let sent = Message {
-        tries: 2,
+        attempts: 2,
         ..numbered(1)
     };
     publish(&broker, &sent).await;
@@ -102,7 +102,7 @@ async fn comes_after_its_delay<H: Harness>(
     assert_eq!(
         *delivery.message(),
         Message {
-            tries: sent.tries + counted,
+            attempts: sent.attempts + counted,
             ..sent
         }
     );
@@ -137,7 +137,13 @@ pub async fn a_delay_outlasts_reopening<H: Harness>(engine: &mut Engine<H>) {
     let mut consumer = consume(&broker, Queue::Outbound, 1).await;
     let delivery = next(&mut consumer).await;
     assert!(from.elapsed() >= DELAY, "came after {:?}", from.elapsed());
-    assert_eq!(*delivery.message(), Message { tries: 1, ..sent });
+    assert_eq!(
+        *delivery.message(),
+        Message {
+            attempts: 1,
+            ..sent
+        }
+    );
     settle(delivery, Decision::Done).await;
 }
 
@@ -145,14 +151,14 @@ pub async fn a_delay_outlasts_reopening<H: Harness>(engine: &mut Engine<H>) {
 pub async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = Message {
-        tries: 4,
+        attempts: 4,
         ..numbered(1)
     };
     publish(&broker, &sent).await;
     let mut consumer = consume(&broker, Queue::Outbound, 1).await;
     settle(next(&mut consumer).await, Decision::DeadLetter(refused())).await;
     let dead = Message {
-        tries: 5,
+        attempts: 5,
         dead: Some(refused()),
         ..sent
     };
@@ -187,7 +193,7 @@ pub async fn a_dead_callback_lies_in_its_own_dead_queue<H: Harness>(engine: &mut
     assert_eq!(
         *delivery.message(),
         Message {
-            tries: 1,
+            attempts: 1,
             dead: Some(refused()),
             ..sent
         }
@@ -214,7 +220,7 @@ pub async fn a_message_keeps_its_round_wherever_it_goes<H: Harness>(engine: &mut
     let broker = engine.reopen(broker).await;
     let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
     let dead = next(&mut dead_letters).await;
-    assert_eq!((dead.message().round, dead.message().tries), (7, 2));
+    assert_eq!((dead.message().round, dead.message().attempts), (7, 2));
     settle(dead, Decision::Done).await;
 }
 

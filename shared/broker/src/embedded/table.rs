@@ -41,14 +41,14 @@ pub(super) enum Change<'a> {
         lane: i64,
         key: Key,
         delay: i64,
-        tries: u32,
+        attempts: u32,
     },
     Bury {
         from: Queue,
         queue: Queue,
         key: Key,
         bytes: usize,
-        tries: u32,
+        attempts: u32,
         reason: &'a DeadReason,
     },
 }
@@ -277,7 +277,7 @@ impl Change<'_> {
                     key.seq,
                     code(queue),
                     key.due,
-                    message.tries,
+                    message.attempts,
                     millis::of(message.accepted_at),
                     message.id,
                     &message.body[..],
@@ -290,17 +290,17 @@ impl Change<'_> {
                 lane,
                 key,
                 delay,
-                tries,
+                attempts,
             } => connection
                 .prepare_cached(
                     "UPDATE parcel SET queue = ?2, due = ?3, delay = ?4, tries = ?5
                      WHERE seq = ?1",
                 )?
-                .execute(params![key.seq, lane, key.due, delay, tries])?,
+                .execute(params![key.seq, lane, key.due, delay, attempts])?,
             Self::Bury {
                 queue,
                 key,
-                tries,
+                attempts,
                 reason,
                 ..
             } => connection
@@ -312,7 +312,7 @@ impl Change<'_> {
                     key.seq,
                     code(queue),
                     key.due,
-                    tries,
+                    attempts,
                     reason_text(reason)
                 ])?,
         };
@@ -332,7 +332,7 @@ fn message(row: &Row<'_>) -> rusqlite::Result<(Key, Message)> {
     };
     let message = Message {
         id: row.get(2)?,
-        tries: row.get(3)?,
+        attempts: row.get(3)?,
         round: row.get(7)?,
         accepted_at: timeline::time_of_day(row.get(4)?),
         dead: dead.map(|text| reason(&text)),

@@ -46,7 +46,7 @@ async fn open_at(file: &Path, now: OffsetDateTime) -> Embedded {
 fn message(body: impl Into<Bytes>) -> Message {
     Message {
         id: MessageId::generate().to_string(),
-        tries: 0,
+        attempts: 0,
         round: 0,
         accepted_at: NOON,
         dead: None,

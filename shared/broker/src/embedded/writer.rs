@@ -353,7 +353,7 @@ fn change(settling: &Settling, now: i64) -> Change<'_> {
             seq,
             bytes,
         },
-        Settlement::Defer { delay, tries } => {
+        Settlement::Defer { delay, attempts } => {
             let delay = timeline::delay_millis(*delay);
             Change::Defer {
                 lane: retry_lane(settling.leased.queue),
@@ -362,10 +362,10 @@ fn change(settling: &Settling, now: i64) -> Change<'_> {
                     seq,
                 },
                 delay,
-                tries: *tries,
+                attempts: *attempts,
             }
         }
-        Settlement::Dead { reason, tries } => Change::Bury {
+        Settlement::Dead { reason, attempts } => Change::Bury {
             from: settling.leased.queue,
             queue: settling.leased.queue.dead(),
             bytes,
@@ -373,7 +373,7 @@ fn change(settling: &Settling, now: i64) -> Change<'_> {
                 due: now + timeline::delay_millis(Duration::ZERO),
                 seq,
             },
-            tries: *tries,
+            attempts: *attempts,
             reason,
         },
     }

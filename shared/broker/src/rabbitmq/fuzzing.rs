@@ -15,7 +15,7 @@ use crate::{Message, Queue};
 
 /// The header names that the decoder reads; the input can also spell its own.
 const NAMES: [&str; 9] = [
-    wire::TRIES,
+    wire::ATTEMPTS,
     wire::ROUND,
     wire::ACCEPTED_AT,
     wire::DEAD_KIND,

@@ -111,20 +111,23 @@ impl Settle for Lease {
     ) -> Result<(), SettleError> {
         let next = match settlement {
             Settlement::Ack => None,
-            Settlement::Defer { delay, tries } => {
+            Settlement::Defer { delay, attempts } => {
                 // The routing key of the delivery is ignored: a foreign message's key may lead to
                 // no queue.
                 let (to, expiry) = self.engine.topology.delayed(self.queue, delay);
                 Some(Outgoing::new(
                     to,
-                    Message { tries, ..message },
+                    Message {
+                        attempts,
+                        ..message
+                    },
                     Some(expiry),
                 )?)
             }
-            Settlement::Dead { reason, tries } => {
+            Settlement::Dead { reason, attempts } => {
                 let dead = Some(reason);
                 let message = Message {
-                    tries,
+                    attempts,
                     dead,
                     ..message
                 };

@@ -27,7 +27,7 @@ use time::OffsetDateTime;
 use super::{hash::fnv1a, topology::Address};
 use crate::{Message, PublishError, Queue};
 
-pub(super) const TRIES: &str = "roundtrip-tries";
+pub(super) const ATTEMPTS: &str = "roundtrip-tries";
 pub(super) const ROUND: &str = "roundtrip-round";
 pub(super) const ACCEPTED_AT: &str = "roundtrip-accepted-at";
 pub(super) const DEAD_KIND: &str = "roundtrip-dead-kind";
@@ -63,7 +63,10 @@ impl Outgoing {
         let id = ShortString::try_new(message.id)
             .map_err(|error| PublishError::Refused(format!("the message's id: {error}")))?;
         let mut headers = FieldTable::default();
-        headers.insert(TRIES.into(), AMQPValue::LongLongInt(message.tries.into()));
+        headers.insert(
+            ATTEMPTS.into(),
+            AMQPValue::LongLongInt(message.attempts.into()),
+        );
         if message.round > 0 {
             headers.insert(ROUND.into(), AMQPValue::LongLongInt(message.round.into()));
         }
@@ -114,7 +117,7 @@ pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Mes
             || format!("foreign-{:016x}", fnv1a(&data)),
             |id| id.as_str().to_owned(),
         ),
-        tries: count(headers, TRIES),
+        attempts: count(headers, ATTEMPTS),
         round: count(headers, ROUND),
         accepted_at,
         dead: (queue == queue.dead()).then(|| dead_reason(headers)),
@@ -210,7 +213,7 @@ mod tests {
     fn message() -> Message {
         Message {
             id: "msg_1".to_owned(),
-            tries: 0,
+            attempts: 0,
             round: 0,
             accepted_at: datetime!(2026-11-23 12:00:00.123 UTC),
             dead: None,
@@ -220,8 +223,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_message_comes_back_as_it_was(id in "[a-z0-9_]{1,40}", tries: u32, round: u32, millis in 0_i64..4_000_000_000_000, body: Vec<u8>) {
-            let message = Message { id, tries, round, accepted_at: millis::time(millis).unwrap(), dead: None, body: body.into() };
+        fn a_message_comes_back_as_it_was(id in "[a-z0-9_]{1,40}", attempts: u32, round: u32, millis in 0_i64..4_000_000_000_000, body: Vec<u8>) {
+            let message = Message { id, attempts, round, accepted_at: millis::time(millis).unwrap(), dead: None, body: body.into() };
             prop_assert_eq!(round_trip(message.clone(), Queue::Outbound), message);
         }
     }
@@ -250,7 +253,7 @@ mod tests {
             )
         };
         assert_eq!(
-            (decoded().id, decoded().tries, decoded().dead),
+            (decoded().id, decoded().attempts, decoded().dead),
             (decoded().id, 0, None)
         );
         assert!(decoded().id.starts_with("foreign-"));

@@ -63,7 +63,7 @@ impl Consumer for Scripted {
         };
         let message = Message {
             id,
-            tries: 2,
+            attempts: 2,
             round: 0,
             accepted_at: OffsetDateTime::UNIX_EPOCH,
             dead: None,
@@ -236,7 +236,10 @@ async fn a_panic_is_what_the_handler_says_and_the_loop_goes_on() {
         script.then_ends = true;
     });
     let reason = DeadReason::new(DeadKind::Refused, "panicked");
-    let panicked = Fate::Settled(Settlement::Dead { reason, tries: 3 });
+    let panicked = Fate::Settled(Settlement::Dead {
+        reason,
+        attempts: 3,
+    });
     assert_eq!(
         run.end().await,
         [("panics".to_owned(), panicked), done("next")]

@@ -139,8 +139,8 @@ pub async fn a_long_timeline_shows_its_beginning_and_its_end(harness: &impl Harn
     let id = message_id(0);
     let mut entries = vec![entry(id, 0, 0, accepted("1"))];
     let retry = || After::Retry { wait_ms: 1 };
-    let tries = u32::try_from(MAX_ENTRIES).expect("a few") + 50;
-    entries.extend((1..=tries).map(|number| {
+    let attempts = u32::try_from(MAX_ENTRIES).expect("a few") + 50;
+    entries.extend((1..=attempts).map(|number| {
         let attempted = tried(number, retry());
         entry(id, 0, i64::from(number), attempted)
     }));

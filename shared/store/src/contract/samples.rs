@@ -167,7 +167,7 @@ pub(super) fn dead_letter(millis: i64) -> DeadLetter {
         channel_id: Some(super::id("c")),
         session_id: Some("s".parse().expect("a session id")),
         reason: reason(DeadKind::Refused),
-        tries: 3,
+        attempts: 3,
         round: 0,
         accepted_at: at(millis),
         dead_at: at(millis),

@@ -96,7 +96,8 @@ pub struct DeadLetter {
     /// Why it is a dead letter, and the outcome of the last attempt.
     pub reason: DeadReason,
     /// The attempts that were made.
-    pub tries: u32,
+    #[serde(rename = "tries")]
+    pub attempts: u32,
     /// How many times it had been replayed.
     pub round: u32,
     /// When Roundtrip accepted it.

@@ -117,7 +117,7 @@ async fn a_file_of_the_first_version_is_brought_up_and_loses_nothing() {
         let delivery = next(&mut consumer).await;
         let old = delivery.message();
         assert_eq!(
-            (old.id.as_str(), old.tries, old.round, &old.body[..]),
+            (old.id.as_str(), old.attempts, old.round, &old.body[..]),
             ("msg_old", 3, 0, &b"{}"[..])
         );
         delivery.release();
@@ -356,7 +356,7 @@ async fn a_delay_counts_on_while_the_process_is_down() {
     let broker = open_at(&file, NOON + HOUR * 2).await;
     let mut consumer = consume(&broker, 1).await;
     let delivery = next(&mut consumer).await;
-    assert_eq!(delivery.message().tries, 1);
+    assert_eq!(delivery.message().attempts, 1);
     settle(delivery, Decision::Done).await;
 }
 

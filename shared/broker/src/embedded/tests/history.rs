@@ -106,7 +106,10 @@ impl Run {
         if self.model.working() > self.held.len() && has_room {
             let delivery = next(&mut self.consumer).await;
             let message = delivery.message();
-            assert_eq!(self.model.0.get(&message.id), Some(&(message.tries, false)));
+            assert_eq!(
+                self.model.0.get(&message.id),
+                Some(&(message.attempts, false))
+            );
             assert!(
                 self.held.iter().all(|held| held.message().id != message.id),
                 "doubled"
@@ -125,11 +128,11 @@ impl Run {
             Verdict::Drop => return drop(delivery),
         };
         settle(delivery, decision).await;
-        let (tries, dead) = self.model.0.get_mut(&id).expect("it is in the model");
+        let (attempts, dead) = self.model.0.get_mut(&id).expect("it is in the model");
         match verdict {
             Verdict::Done => drop(self.model.0.remove(&id)),
-            Verdict::Retry => *tries += 1,
-            Verdict::Dead => (*tries, *dead) = (*tries + 1, true),
+            Verdict::Retry => *attempts += 1,
+            Verdict::Dead => (*attempts, *dead) = (*attempts + 1, true),
             Verdict::Park | Verdict::Drop => {}
         }
     }
@@ -150,7 +153,7 @@ impl Run {
             while !expected.is_empty() {
                 let delivery = next(&mut consumer).await;
                 let message = delivery.message();
-                assert_eq!(expected.remove(message.id.as_str()), Some(message.tries));
+                assert_eq!(expected.remove(message.id.as_str()), Some(message.attempts));
                 settle(delivery, Decision::Done).await;
             }
             assert_eq!(self.broker.ready(queue).await.expect("open"), 0);

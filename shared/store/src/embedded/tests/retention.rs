@@ -104,7 +104,7 @@ async fn a_dead_letter_stays_until_it_is_replayed_or_purged() {
         channel_id: None,
         session_id: None,
         reason: DeadReason::new(DeadKind::Undecodable, "no JSON"),
-        tries: 1,
+        attempts: 1,
         round: 0,
         accepted_at: dead_at,
         dead_at,

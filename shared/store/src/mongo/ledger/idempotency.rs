@@ -19,7 +19,7 @@ use super::{
 use crate::{Idempotency, Reservation, StoreError};
 
 /// How often a reservation is tried while others take and release the key.
-const RESERVE_TRIES: usize = 3;
+const RESERVE_ATTEMPTS: usize = 3;
 
 #[async_trait]
 impl Idempotency for MongoStore {
@@ -72,7 +72,7 @@ impl Idempotency for MongoStore {
 }
 
 async fn reserve(keys: &Collection<Document>, wanted: &KeyRow) -> Result<Reservation, StoreError> {
-    for _ in 0..RESERVE_TRIES {
+    for _ in 0..RESERVE_ATTEMPTS {
         match keys.insert_one(document(wanted)?).await {
             Ok(_) => return Ok(Reservation::Taken(wanted.message_id)),
             Err(error) if is_duplicate_key(&error) => {}

@@ -24,7 +24,7 @@ const COMMAND_BYTES: usize = 8 << 20;
 const UPDATE_BYTES: usize = 1 << 10;
 /// How often an update is sent that collides with another process's insert of the same message. The
 /// second attempt finds the message.
-const COLLISION_TRIES: u32 = 3;
+const COLLISION_ATTEMPTS: u32 = 3;
 
 /// The updates for these entries, one for each message, in as few commands as their size allows.
 pub(super) fn commands(entries: &[Entry]) -> Vec<Vec<Document>> {
@@ -116,7 +116,7 @@ pub(super) async fn send(
         let mut collided = Vec::new();
         for error in answer.write_errors {
             match updates.get(error.index) {
-                Some(update) if error.code == DUPLICATE_KEY && try_number < COLLISION_TRIES => {
+                Some(update) if error.code == DUPLICATE_KEY && try_number < COLLISION_ATTEMPTS => {
                     collided.push(update.clone());
                 }
                 _ => return refused(error.code, error.message),
