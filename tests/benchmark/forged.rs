@@ -208,7 +208,7 @@ pub(crate) fn path(channel: &str, session: &str) -> anyhow::Result<String> {
     let claims = Claims {
         message_id: MessageId::generate(),
         channel_id: channel.parse()?,
-        round: 0,
+        replay_count: 0,
     };
     let token = keys.sign(&claims, &session.parse()?, SystemClock.now() + TIME_TO_LIVE);
     Ok(format!("/webhook-response?token={token}"))

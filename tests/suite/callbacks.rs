@@ -42,7 +42,7 @@ fn token(secret: &str, since: time::Duration) -> anyhow::Result<String> {
     let claims = Claims {
         message_id: MessageId::generate(),
         channel_id: "c".parse()?,
-        round: 0,
+        replay_count: 0,
     };
     let ends_at = SystemClock.now() + since + HOUR;
     Ok(keys.sign(&claims, &"abc123".parse()?, ends_at))

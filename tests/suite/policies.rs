@@ -186,7 +186,7 @@ async fn publish(broker: &SharedBroker) -> anyhow::Result<()> {
     let message = Message {
         id: MessageId::generate().to_string(),
         attempts: 0,
-        round: 0,
+        replay_count: 0,
         accepted_at: OffsetDateTime::UNIX_EPOCH,
         dead: None,
         body: "{}".into(),

@@ -162,7 +162,7 @@ pub(crate) fn message() -> Message {
     Message {
         id: MessageId::generate().to_string(),
         attempts: 0,
-        round: 0,
+        replay_count: 0,
         accepted_at: OffsetDateTime::UNIX_EPOCH,
         dead: None,
         body: "{}".into(),
@@ -307,7 +307,7 @@ async fn the_queues_of_an_older_version_are_taken_over() -> anyhow::Result<()> {
     place
         .declare(&channel_of_old, "outbound.dead", arguments)
         .await?;
-    // It has no round.
+    // The header of the replay count is absent.
     let old = BasicProperties::default().with_message_id("msg_old".into());
     channel_of_old
         .basic_publish(
@@ -323,8 +323,13 @@ async fn the_queues_of_an_older_version_are_taken_over() -> anyhow::Result<()> {
     let broker = place.open().await?;
     let mut consumer = broker.consume(Queue::Outbound, 1).await?;
     let delivery = next(&mut consumer).await?;
-    let Message { id, round, .. } = delivery.message().clone();
-    ensure!((id.as_str(), round) == ("msg_old", 0), "{id} {round}");
+    let Message {
+        id, replay_count, ..
+    } = delivery.message().clone();
+    ensure!(
+        (id.as_str(), replay_count) == ("msg_old", 0),
+        "{id} {replay_count}"
+    );
     delivery
         .settle(Decision::DeadLetter(DeadReason {
             kind: DeadKind::Refused,

@@ -37,7 +37,7 @@ impl Answers {
     pub(crate) fn url<'a>(
         &self,
         message: &'a OutboundMessage,
-        round: u32,
+        replay_count: u32,
         accepted_at: OffsetDateTime,
     ) -> Cow<'a, str> {
         match Url::parse(&message.response_url) {
@@ -45,7 +45,7 @@ impl Answers {
                 let claims = Claims {
                     message_id: message.message_id,
                     channel_id: message.channel_id.clone(),
-                    round,
+                    replay_count,
                 };
                 let until = accepted_at + self.time_to_live;
                 let token = self.keys.sign(&claims, &message.session_id, until);
@@ -123,7 +123,10 @@ mod tests {
         let proven = answers.keys.check(&token, last).expect("its own");
         assert!(answers.keys.check(&token, NOW + HOUR).is_err());
         let claims = proven.claims(&session).expect("its session's");
-        assert_eq!((claims.message_id, claims.round), (message.message_id, 2));
+        assert_eq!(
+            (claims.message_id, claims.replay_count),
+            (message.message_id, 2)
+        );
         assert!(
             url.as_str()
                 .starts_with(own.trim_start_matches("http://127.0.0.1"))

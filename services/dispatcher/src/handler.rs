@@ -71,7 +71,9 @@ impl Handler for Dispatcher {
                 return self.snooze(queued, &message, self.hold(), reason).await;
             }
         };
-        let response_url = self.answers.url(&message, queued.round, queued.accepted_at);
+        let response_url = self
+            .answers
+            .url(&message, queued.replay_count, queued.accepted_at);
         let body = match serde_json::to_vec(&message.delivery_body(&response_url)) {
             Ok(body) => body.into(),
             Err(error) => {
@@ -296,7 +298,7 @@ impl Dispatcher {
     }
 
     async fn tell(&self, queued: &Message, message: &OutboundMessage, event: Event) {
-        let entry = Entry::of(message, queued.round, self.clock.now(), event);
+        let entry = Entry::of(message, queued.replay_count, self.clock.now(), event);
         self.journal.append(entry).await;
     }
 }

@@ -72,7 +72,8 @@ impl Handler for Forwarder {
             "forward.panicked"
         );
         if let Ok(callback) = serde_json::from_slice::<Callback>(&message.body) {
-            self.tell(message.round, &callback, made.journaled()).await;
+            self.tell(message.replay_count, &callback, made.journaled())
+                .await;
         }
         made.decision
     }
@@ -120,12 +121,13 @@ impl Forwarder {
             "forward.attempted"
         );
         // Write the entry before the loop settles: a settled answer always has its entry.
-        self.tell(message.round, callback, made.journaled()).await;
+        self.tell(message.replay_count, callback, made.journaled())
+            .await;
         made.decision
     }
 
     /// Journals an attempt, if it is known which message was answered.
-    async fn tell(&self, round: u32, callback: &Callback, attempt: Box<Attempt>) {
+    async fn tell(&self, replay_count: u32, callback: &Callback, attempt: Box<Attempt>) {
         let Callback {
             callback_id,
             session_id,
@@ -141,7 +143,7 @@ impl Forwarder {
             message_id: *message_id,
             channel_id: channel_id.clone(),
             session_id: session_id.clone(),
-            round,
+            replay_count,
             at: self.clock.now(),
             event: Event::ForwardAttempted {
                 callback_id: *callback_id,

@@ -126,8 +126,8 @@ impl Ingress {
         let message = Message {
             id: callback.callback_id.to_string(),
             attempts: 0,
-            // The message's own round: the journal keeps its answer under that round.
-            round: claims.as_ref().map_or(0, |claims| claims.round),
+            // The message's own replay count, under which the journal keeps its answer.
+            replay_count: claims.as_ref().map_or(0, |claims| claims.replay_count),
             accepted_at,
             dead: None,
             body,
@@ -142,7 +142,7 @@ impl Ingress {
                 message_id: claims.message_id,
                 channel_id: claims.channel_id,
                 session_id: callback.session_id,
-                round: claims.round,
+                replay_count: claims.replay_count,
                 at: accepted_at,
                 event: Event::Answered {
                     callback_id: callback.callback_id,

@@ -146,7 +146,7 @@ impl Ingress {
         let queued = Message {
             id: message.message_id.to_string(),
             attempts: 0,
-            round: 0,
+            replay_count: 0,
             accepted_at,
             dead: None,
             body: encode(message)?,

@@ -60,7 +60,7 @@ mod tests {
             message_id: *id,
             channel_id: "c".parse().unwrap(),
             session_id: "s".parse().unwrap(),
-            round: 0,
+            replay_count: 0,
             at: SystemClock.now(),
             event: Event::Accepted(Box::new(Content {
                 message: RawValue::from_string("1".to_owned()).unwrap(),
@@ -78,7 +78,7 @@ mod tests {
             session_id: Some("s".parse().unwrap()),
             reason: DeadReason::new(DeadKind::Refused, "no"),
             attempts: 1,
-            round: 0,
+            replay_count: 0,
             accepted_at: SystemClock.now(),
             dead_at: SystemClock.now(),
             body: Bytes::new(),

@@ -89,7 +89,7 @@ impl DeadLetterWriter {
             message_id,
             channel_id,
             session_id,
-            round: message.round,
+            replay_count: message.replay_count,
             at: dead_at,
             event: match subject.callback_id {
                 None => Event::Dead(reason.clone()),
@@ -100,7 +100,7 @@ impl DeadLetterWriter {
             },
         });
         let letter = DeadLetter {
-            dead_id: format!("{}.{}", message.id, message.round),
+            dead_id: format!("{}.{}", message.id, message.replay_count),
             queue: self.queue,
             parcel_id: message.id.clone(),
             message_id: subject.message_id,
@@ -108,7 +108,7 @@ impl DeadLetterWriter {
             session_id: subject.session_id,
             reason,
             attempts: message.attempts,
-            round: message.round,
+            replay_count: message.replay_count,
             accepted_at: message.accepted_at,
             dead_at,
             body: message.body.clone(),

@@ -72,7 +72,7 @@ async fn publish(broker: &SharedBroker, messages: u32, callers: usize) {
                 let message = Message {
                     id: MessageId::generate().to_string(),
                     attempts: 0,
-                    round: 0,
+                    replay_count: 0,
                     accepted_at: SystemClock.now(),
                     dead: None,
                     body: body.clone(),

@@ -12,7 +12,7 @@ pub struct Message {
     /// Number of attempts; a snooze does not count as one.
     pub attempts: u32,
     /// Number of replays; each replay starts again with zero attempts.
-    pub round: u32,
+    pub replay_count: u32,
     /// When Roundtrip accepted the message, in milliseconds.
     pub accepted_at: OffsetDateTime,
     /// Why the message is dead; set only in dead queues.

@@ -69,7 +69,7 @@ impl Batch {
         Some(Message {
             id: first.id.to_string(),
             attempts: 0,
-            round: 0,
+            replay_count: 0,
             accepted_at: first.at,
             dead: None,
             body: Bytes::from(body),

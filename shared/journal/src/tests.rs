@@ -107,7 +107,7 @@ fn entry(event: Event) -> Entry {
         message_id: MessageId::generate(),
         channel_id: "c".parse().unwrap(),
         session_id: "s".parse().unwrap(),
-        round: 0,
+        replay_count: 0,
         at: datetime!(2026-11-23 12:00 UTC),
         event,
     }

@@ -35,7 +35,8 @@ pub struct Entry {
     /// Its session.
     pub session_id: SessionId,
     /// How many times the message had been replayed when this happened.
-    pub round: u32,
+    #[serde(rename = "round")]
+    pub replay_count: u32,
     /// When it happened.
     #[serde(with = "in_millis")]
     pub at: OffsetDateTime,
@@ -335,18 +336,18 @@ pub struct Position {
 /// A rank in bits: 23 for the replay count, 4 for the phase, 36 for the attempt.
 const PHASE_BITS: u32 = 4;
 const STEP_BITS: u32 = 36;
-const MAX_ROUND: u32 = (1 << 23) - 1;
+const MAX_REPLAY_COUNT: u32 = (1 << 23) - 1;
 
 impl Position {
     /// At least one of these bits of a rank is set if the channel accepted the message, whatever
     /// happened to the answer.
     pub const TAKEN_BITS: i64 = 0b110 << STEP_BITS;
 
-    fn new(round: u32, phase: Phase, step: u64, state: State) -> Self {
+    fn new(replay_count: u32, phase: Phase, step: u64, state: State) -> Self {
         let step = step.min((1 << STEP_BITS) - 1).cast_signed();
-        let round = i64::from(round.min(MAX_ROUND));
+        let replay_count = i64::from(replay_count.min(MAX_REPLAY_COUNT));
         Self {
-            rank: (round << (PHASE_BITS + STEP_BITS)) | ((phase as i64) << STEP_BITS) | step,
+            rank: (replay_count << (PHASE_BITS + STEP_BITS)) | ((phase as i64) << STEP_BITS) | step,
             state,
         }
     }
@@ -366,15 +367,20 @@ enum Phase {
 }
 
 impl Entry {
-    /// A new entry of this message, which had been replayed `round` times.
+    /// A new entry of this message, which had been replayed `replay_count` times.
     #[must_use]
-    pub fn of(message: &OutboundMessage, round: u32, at: OffsetDateTime, event: Event) -> Self {
+    pub fn of(
+        message: &OutboundMessage,
+        replay_count: u32,
+        at: OffsetDateTime,
+        event: Event,
+    ) -> Self {
         Self {
             entry_id: EntryId::generate(),
             message_id: message.message_id,
             channel_id: message.channel_id.clone(),
             session_id: message.session_id.clone(),
-            round,
+            replay_count,
             at,
             event,
         }
@@ -385,10 +391,10 @@ impl Entry {
     pub fn position(&self) -> Position {
         // The order is: an attempt's beginning, its end, the next attempt's beginning.
         let begun = |attempt: u32| 2 * u64::from(attempt);
-        let at = |phase, step, state| Position::new(self.round, phase, step, state);
+        let at = |phase, step, state| Position::new(self.replay_count, phase, step, state);
         match &self.event {
             Event::Accepted(_) | Event::Replayed { .. } => {
-                let again = self.round > 0;
+                let again = self.replay_count > 0;
                 let state = if again {
                     State::Replayed
                 } else {
@@ -396,7 +402,7 @@ impl Entry {
                 };
                 at(Phase::UnderWay, 0, state)
             }
-            Event::Waiting { attempts: 0, .. } if self.round == 0 => {
+            Event::Waiting { attempts: 0, .. } if self.replay_count == 0 => {
                 at(Phase::UnderWay, 0, State::Queued)
             }
             Event::Waiting { attempts: 0, .. } => at(Phase::UnderWay, 0, State::Replayed),

@@ -52,7 +52,7 @@ pub struct Claims {
     /// The message's channel.
     pub channel_id: ChannelId,
     /// How many times the message had been replayed when it was delivered.
-    pub round: u32,
+    pub replay_count: u32,
 }
 
 /// The delivery that a token was issued for. All attempts of one replay count share it.
@@ -61,7 +61,7 @@ pub struct Delivered {
     /// The message.
     pub message_id: MessageId,
     /// How many times the message had been replayed.
-    pub round: u32,
+    pub replay_count: u32,
 }
 
 impl Claims {
@@ -70,7 +70,7 @@ impl Claims {
     pub const fn delivered(&self) -> Delivered {
         Delivered {
             message_id: self.message_id,
-            round: self.round,
+            replay_count: self.replay_count,
         }
     }
 }
@@ -153,7 +153,7 @@ impl TokenKeys {
         let channel = claims.channel_id.as_str().as_bytes();
         let mut what = Vec::with_capacity(FIXED_BYTES + channel.len());
         what.extend(claims.message_id.bytes());
-        what.extend(claims.round.to_be_bytes());
+        what.extend(claims.replay_count.to_be_bytes());
         what.extend(ends_at.unix_timestamp().to_be_bytes());
         what.extend(key.session(session));
         what.extend(channel);
@@ -253,14 +253,14 @@ struct Read {
 
 fn read(what: &[u8]) -> Option<Read> {
     let (message_id, what) = what.split_first_chunk()?;
-    let (round, what) = what.split_first_chunk()?;
+    let (replay_count, what) = what.split_first_chunk()?;
     let (ends_at, what) = what.split_first_chunk()?;
     let (session, channel) = what.split_first_chunk()?;
     Some(Read {
         claims: Claims {
             message_id: MessageId::from_bytes(*message_id),
             channel_id: str::from_utf8(channel).ok()?.parse().ok()?,
-            round: u32::from_be_bytes(*round),
+            replay_count: u32::from_be_bytes(*replay_count),
         },
         ends_at: OffsetDateTime::from_unix_timestamp(i64::from_be_bytes(*ends_at)).ok()?,
         session: *session,
@@ -299,11 +299,13 @@ impl Proven<'_> {
     #[must_use]
     pub fn callback_id(&self, response_data: &str) -> CallbackId {
         let Claims {
-            message_id, round, ..
+            message_id,
+            replay_count,
+            ..
         } = &self.claims;
         let parts = [
             message_id.bytes().as_slice(),
-            &round.to_be_bytes(),
+            &replay_count.to_be_bytes(),
             response_data.as_bytes(),
         ];
         CallbackId::derived(tag(self.key.of(CALLBACK, parts)))

@@ -43,14 +43,13 @@ impl TestGateway {
             after = Some(last.dead_id.clone());
             for letter in page {
                 // A recorder that was stopped between write and ack leaves a letter in both.
-                if !messages
-                    .iter()
-                    .any(|known| (&known.id, known.round) == (&letter.parcel_id, letter.round))
-                {
+                if !messages.iter().any(|known| {
+                    (&known.id, known.replay_count) == (&letter.parcel_id, letter.replay_count)
+                }) {
                     messages.push(Message {
                         id: letter.parcel_id,
                         attempts: letter.attempts,
-                        round: letter.round,
+                        replay_count: letter.replay_count,
                         accepted_at: letter.accepted_at,
                         dead: Some(letter.reason),
                         body: letter.body,
@@ -105,7 +104,7 @@ impl TestGateway {
         let message = Message {
             id: id.to_owned(),
             attempts: 0,
-            round: 0,
+            replay_count: 0,
             accepted_at: SystemClock.now(),
             dead: None,
             body: Bytes::from_static(body),

@@ -177,7 +177,7 @@ fn message(body: &'static str, attempts: u32, accepted_at: OffsetDateTime) -> Me
     Message {
         id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
         attempts,
-        round: 0,
+        replay_count: 0,
         accepted_at,
         dead: None,
         body: bytes::Bytes::from_static(body.as_bytes()),
@@ -220,7 +220,7 @@ async fn an_answer_to_the_gateway_brings_the_message_back() {
     let own = MESSAGE.replace("http://localhost:8000", "https://gw.example");
     let sent = Message {
         body: own.into(),
-        round: 3,
+        replay_count: 3,
         ..message("", 0, NOW)
     };
     assert_eq!(dispatcher(store).handle(&sent).await, Decision::Done);
@@ -232,7 +232,10 @@ async fn an_answer_to_the_gateway_brings_the_message_back() {
     let proven = keys.check(&token, NOW).unwrap();
     let claims = proven.claims(&"abc123".parse().unwrap()).unwrap();
     assert_eq!(claims.channel_id.as_str(), "slack-sim");
-    assert_eq!((claims.message_id.to_string(), claims.round), (sent.id, 3));
+    assert_eq!(
+        (claims.message_id.to_string(), claims.replay_count),
+        (sent.id, 3)
+    );
 }
 
 #[rstest]
@@ -246,12 +249,15 @@ async fn a_try_is_in_the_journal_before_it_is_decided(#[case] status: u16, #[cas
     let (store, _requests) = channel_server(status).await;
     let (dispatcher, mut entries) = observed(store);
     let sent = Message {
-        round: 2,
+        replay_count: 2,
         ..message(MESSAGE, 4, NOW)
     };
     dispatcher.handle(&sent).await;
     let entry = entries.try_recv().expect("an entry by now");
-    assert_eq!((entry.message_id.to_string(), entry.round), (sent.id, 2));
+    assert_eq!(
+        (entry.message_id.to_string(), entry.replay_count),
+        (sent.id, 2)
+    );
     let Event::Attempted(attempt) = entry.event else {
         panic!("{entry:?}")
     };

@@ -70,7 +70,7 @@ fn message(body: &'static str, attempts: u32, accepted_at: OffsetDateTime) -> Me
     Message {
         id: "cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
         attempts,
-        round: 0,
+        replay_count: 0,
         accepted_at,
         dead: None,
         body: bytes::Bytes::from_static(body.as_bytes()),
@@ -105,13 +105,13 @@ async fn a_try_is_in_the_journal_where_the_message_is_known() {
     forwarder.handle(&message(CALLBACK, 0, NOW)).await;
     assert!(entries.try_recv().is_err(), "of which message?");
     let known = Message {
-        round: 2,
+        replay_count: 2,
         ..message(KNOWN, 1, NOW)
     };
     forwarder.handle(&known).await;
     let entry = entries.try_recv().expect("an entry by now");
     assert_eq!(entry.channel_id.as_str(), "slack-sim");
-    assert_eq!(entry.round, 2);
+    assert_eq!(entry.replay_count, 2);
     let Event::ForwardAttempted { attempt, .. } = entry.event else {
         panic!("{entry:?}")
     };

@@ -170,7 +170,7 @@ mod tests {
     fn delivered() -> Delivered {
         Delivered {
             message_id: MessageId::generate(),
-            round: 0,
+            replay_count: 0,
         }
     }
 
@@ -190,7 +190,10 @@ mod tests {
         }
         assert_eq!(publish(&limits, to, 1).await, Err(409));
         publish(&limits, delivered(), 1).await.unwrap();
-        let replayed = Delivered { round: 1, ..to };
+        let replayed = Delivered {
+            replay_count: 1,
+            ..to
+        };
         publish(&limits, replayed, 1).await.unwrap();
     }
 

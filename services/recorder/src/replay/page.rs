@@ -65,7 +65,7 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
     let message = Message {
         id: letter.parcel_id,
         attempts: 0,
-        round: letter.round + 1,
+        replay_count: letter.replay_count + 1,
         accepted_at: now,
         dead: None,
         body: letter.body,
@@ -88,7 +88,7 @@ pub(super) fn from_message(record: MessageRecord, now: OffsetDateTime) -> Item {
         channel_id,
         session_id,
         state,
-        round,
+        replay_count,
         content,
         ..
     } = record;
@@ -107,7 +107,7 @@ pub(super) fn from_message(record: MessageRecord, now: OffsetDateTime) -> Item {
         let message = Message {
             id: message_id.to_string(),
             attempts: 0,
-            round: round + 1,
+            replay_count: replay_count + 1,
             accepted_at: now,
             dead: None,
             body: body.into(),
@@ -132,7 +132,7 @@ impl Item {
             message_id,
             channel_id,
             session_id,
-            round: message.round,
+            replay_count: message.replay_count,
             at,
             event: Event::Replayed { replay_id },
         })

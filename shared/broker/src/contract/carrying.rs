@@ -17,7 +17,7 @@ pub async fn a_message_arrives_as_it_was<H: Harness>(engine: &mut Engine<H>) {
     let every_byte: Vec<u8> = (0..=255).collect();
     let sent = Message {
         attempts: 3,
-        round: 2,
+        replay_count: 2,
         ..message(every_byte)
     };
     publish(&broker, &sent).await;

@@ -198,7 +198,7 @@ fn message(body: impl Into<Bytes>) -> Message {
     Message {
         id: MessageId::generate().to_string(),
         attempts: 0,
-        round: 0,
+        replay_count: 0,
         accepted_at: datetime!(2026-11-23 12:34:56.789 UTC),
         dead: None,
         body: body.into(),

@@ -207,20 +207,23 @@ pub async fn a_dead_callback_lies_in_its_own_dead_queue<H: Harness>(engine: &mut
 pub async fn a_message_keeps_its_round_wherever_it_goes<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = Message {
-        round: 7,
+        replay_count: 7,
         ..numbered(1)
     };
     publish(&broker, &sent).await;
     let mut consumer = consume(&broker, Queue::Outbound, 1).await;
     settle(next(&mut consumer).await, Decision::RetryAfter(DELAY)).await;
     let again = next(&mut consumer).await;
-    assert_eq!(again.message().round, 7);
+    assert_eq!(again.message().replay_count, 7);
     settle(again, Decision::DeadLetter(refused())).await;
     drop(consumer);
     let broker = engine.reopen(broker).await;
     let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
     let dead = next(&mut dead_letters).await;
-    assert_eq!((dead.message().round, dead.message().attempts), (7, 2));
+    assert_eq!(
+        (dead.message().replay_count, dead.message().attempts),
+        (7, 2)
+    );
     settle(dead, Decision::Done).await;
 }
 

@@ -281,7 +281,7 @@ impl Change<'_> {
                     millis::of(message.accepted_at),
                     message.id,
                     &message.body[..],
-                    message.round,
+                    message.replay_count,
                 ])?,
             Self::Delete { seq, .. } => connection
                 .prepare_cached("DELETE FROM parcel WHERE seq = ?1")?
@@ -333,7 +333,7 @@ fn message(row: &Row<'_>) -> rusqlite::Result<(Key, Message)> {
     let message = Message {
         id: row.get(2)?,
         attempts: row.get(3)?,
-        round: row.get(7)?,
+        replay_count: row.get(7)?,
         accepted_at: timeline::time_of_day(row.get(4)?),
         dead: dead.map(|text| reason(&text)),
         body: Bytes::copy_from_slice(row.get_ref(6)?.as_blob()?),

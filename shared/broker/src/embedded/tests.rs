@@ -47,7 +47,7 @@ fn message(body: impl Into<Bytes>) -> Message {
     Message {
         id: MessageId::generate().to_string(),
         attempts: 0,
-        round: 0,
+        replay_count: 0,
         accepted_at: NOON,
         dead: None,
         body: body.into(),

@@ -16,7 +16,7 @@ use crate::{Message, Queue};
 /// The header names that the decoder reads; the input can also spell its own.
 const NAMES: [&str; 9] = [
     wire::ATTEMPTS,
-    wire::ROUND,
+    wire::REPLAY_COUNT,
     wire::ACCEPTED_AT,
     wire::DEAD_KIND,
     wire::DEAD_DETAIL,

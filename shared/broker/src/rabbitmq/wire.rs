@@ -28,7 +28,7 @@ use super::{hash::fnv1a, topology::Address};
 use crate::{Message, PublishError, Queue};
 
 pub(super) const ATTEMPTS: &str = "roundtrip-tries";
-pub(super) const ROUND: &str = "roundtrip-round";
+pub(super) const REPLAY_COUNT: &str = "roundtrip-round";
 pub(super) const ACCEPTED_AT: &str = "roundtrip-accepted-at";
 pub(super) const DEAD_KIND: &str = "roundtrip-dead-kind";
 pub(super) const DEAD_DETAIL: &str = "roundtrip-dead-detail";
@@ -67,8 +67,11 @@ impl Outgoing {
             ATTEMPTS.into(),
             AMQPValue::LongLongInt(message.attempts.into()),
         );
-        if message.round > 0 {
-            headers.insert(ROUND.into(), AMQPValue::LongLongInt(message.round.into()));
+        if message.replay_count > 0 {
+            headers.insert(
+                REPLAY_COUNT.into(),
+                AMQPValue::LongLongInt(message.replay_count.into()),
+            );
         }
         headers.insert(
             ACCEPTED_AT.into(),
@@ -118,7 +121,7 @@ pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Mes
             |id| id.as_str().to_owned(),
         ),
         attempts: count(headers, ATTEMPTS),
-        round: count(headers, ROUND),
+        replay_count: count(headers, REPLAY_COUNT),
         accepted_at,
         dead: (queue == queue.dead()).then(|| dead_reason(headers)),
         body: Bytes::from(data),
@@ -214,7 +217,7 @@ mod tests {
         Message {
             id: "msg_1".to_owned(),
             attempts: 0,
-            round: 0,
+            replay_count: 0,
             accepted_at: datetime!(2026-11-23 12:00:00.123 UTC),
             dead: None,
             body: Bytes::from_static(b"{}"),
@@ -223,8 +226,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_message_comes_back_as_it_was(id in "[a-z0-9_]{1,40}", attempts: u32, round: u32, millis in 0_i64..4_000_000_000_000, body: Vec<u8>) {
-            let message = Message { id, attempts, round, accepted_at: millis::time(millis).unwrap(), dead: None, body: body.into() };
+        fn a_message_comes_back_as_it_was(id in "[a-z0-9_]{1,40}", attempts: u32, replay_count: u32, millis in 0_i64..4_000_000_000_000, body: Vec<u8>) {
+            let message = Message { id, attempts, replay_count, accepted_at: millis::time(millis).unwrap(), dead: None, body: body.into() };
             prop_assert_eq!(round_trip(message.clone(), Queue::Outbound), message);
         }
     }

@@ -64,7 +64,7 @@ impl Consumer for Scripted {
         let message = Message {
             id,
             attempts: 2,
-            round: 0,
+            replay_count: 0,
             accepted_at: OffsetDateTime::UNIX_EPOCH,
             dead: None,
             body: Bytes::new(),

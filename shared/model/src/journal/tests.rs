@@ -4,13 +4,13 @@ use time::macros::datetime;
 use super::*;
 use crate::decision::DeadKind;
 
-fn entry(round: u32, event: Event) -> Entry {
+fn entry(replay_count: u32, event: Event) -> Entry {
     Entry {
         entry_id: EntryId::generate(),
         message_id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".parse().unwrap(),
         channel_id: "c".parse().unwrap(),
         session_id: "s".parse().unwrap(),
-        round,
+        replay_count,
         at: datetime!(2026-11-23 12:00 UTC),
         event,
     }
@@ -62,8 +62,8 @@ fn answered() -> Event {
 /// Applies these events to a message and checks the state after each.
 fn walk(steps: Vec<(u32, Event, State)>) {
     let mut entries = Vec::new();
-    for (round, event, state) in steps {
-        entries.push(entry(round, event));
+    for (replay_count, event, state) in steps {
+        entries.push(entry(replay_count, event));
         assert_eq!(State::of(&entries), Some(state), "{entries:#?}");
     }
 }
@@ -146,7 +146,7 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         },
         _ => replayed(),
     });
-    (0_u32..4, event).prop_map(|(round, event)| entry(round, event))
+    (0_u32..4, event).prop_map(|(replay_count, event)| entry(replay_count, event))
 }
 
 proptest! {
@@ -172,7 +172,7 @@ proptest! {
 
     #[test]
     fn a_later_round_outranks_every_earlier_one(early in any_entry(), late in any_entry()) {
-        prop_assume!(early.round < late.round);
+        prop_assume!(early.replay_count < late.replay_count);
         prop_assert!(early.position() < late.position());
     }
 

@@ -19,11 +19,11 @@ fn session(id: &str) -> SessionId {
     id.parse().unwrap()
 }
 
-fn claims(channel: &str, round: u32) -> Claims {
+fn claims(channel: &str, replay_count: u32) -> Claims {
     Claims {
         message_id: MessageId::generate(),
         channel_id: channel.parse().unwrap(),
-        round,
+        replay_count,
     }
 }
 
@@ -39,15 +39,15 @@ fn verify(keys: &TokenKeys, token: &str, session: &SessionId) -> Result<Claims, 
 
 proptest! {
     #[test]
-    fn a_token_tells_what_it_was_made_with(channel in "[A-Za-z0-9_~-][A-Za-z0-9._~-]{7,127}", round: u32, id in "[^\\pC]{1,60}") {
-        let (keys, claims, session) = (keys("k"), claims(&channel, round), session(&id));
+    fn a_token_tells_what_it_was_made_with(channel in "[A-Za-z0-9_~-][A-Za-z0-9._~-]{7,127}", replay_count: u32, id in "[^\\pC]{1,60}") {
+        let (keys, claims, session) = (keys("k"), claims(&channel, replay_count), session(&id));
         let token = keys.sign(&claims, &session, LATER);
         prop_assert_eq!(verify(&keys, &token, &session), Ok(claims));
     }
 
     #[test]
-    fn a_token_needs_no_escaping_in_a_url(channel in "[A-Za-z0-9_~-]{1,128}", round: u32) {
-        let token = keys("k").sign(&claims(&channel, round), &session("s"), LATER);
+    fn a_token_needs_no_escaping_in_a_url(channel in "[A-Za-z0-9_~-]{1,128}", replay_count: u32) {
+        let token = keys("k").sign(&claims(&channel, replay_count), &session("s"), LATER);
         prop_assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)), "{token}");
         prop_assert!(token.len() <= MAX_TOKEN_BYTES);
     }
@@ -92,7 +92,7 @@ proptest! {
     #[test]
     fn parts_of_two_tokens_are_worthless_together(one in 0_u32..4, other in 4_u32..8) {
         let keys = keys("k");
-        let [one, other] = [one, other].map(|round| keys.sign(&claims("c", round), &session("s"), LATER));
+        let [one, other] = [one, other].map(|replay_count| keys.sign(&claims("c", replay_count), &session("s"), LATER));
         let (what, _) = one.rsplit_once('.').unwrap();
         let (_, mac) = other.rsplit_once('.').unwrap();
         let mixed = format!("{what}.{mac}");
@@ -118,8 +118,8 @@ proptest! {
         // The token of another attempt, and of the message's next replay.
         let next_try = keys.sign(&claims, &session("s"), LATER + Duration::DAY);
         prop_assert_eq!(id(&next_try, &one), id(&token, &one));
-        let next_round = keys.sign(&Claims { round: 1, ..claims }, &session("s"), LATER);
-        prop_assert_ne!(id(&next_round, &one), id(&token, &one));
+        let next_replay = keys.sign(&Claims { replay_count: 1, ..claims }, &session("s"), LATER);
+        prop_assert_ne!(id(&next_replay, &one), id(&token, &one));
     }
 
     #[test]

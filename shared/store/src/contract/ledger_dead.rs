@@ -122,7 +122,7 @@ pub async fn a_dead_letter_is_kept_as_it_was(harness: &impl Harness) {
         channel_id: None,
         session_id: None,
         reason: reason(DeadKind::Undecodable),
-        round: 4,
+        replay_count: 4,
         body: bytes::Bytes::new(),
         ..dead_letter(1)
     };
@@ -146,7 +146,7 @@ pub async fn a_letter_that_is_buried_twice_is_one(harness: &impl Harness) {
     let (letter, other) = (dead_letter(0), dead_letter(1));
     let again = DeadLetter {
         dead_id: format!("{}.1", letter.parcel_id),
-        round: 1,
+        replay_count: 1,
         ..letter.clone()
     };
     bury(store, &[letter.clone(), letter.clone()]).await;

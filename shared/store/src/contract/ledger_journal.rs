@@ -22,7 +22,7 @@ pub async fn a_timeline_is_what_was_recorded(harness: &impl Harness) {
     assert_eq!(message.channel_id.as_str(), "c");
     assert_eq!(message.session_id.as_str(), "s");
     assert_eq!(message.state, State::Forwarded);
-    assert_eq!(message.round, 1);
+    assert_eq!(message.replay_count, 1);
     assert_eq!(message.updated_at, entries[entries.len() - 1].at);
 }
 
@@ -49,7 +49,7 @@ pub async fn entries_in_any_order_and_twice_lead_to_the_same(harness: &impl Harn
         let (message, timeline) = found(store, &id).await;
         assert_eq!(texts(&timeline), texts(&entries), "{stride} {call}");
         assert_eq!(message.state, State::Forwarded, "{stride} {call}");
-        assert_eq!(message.round, 1, "{stride} {call}");
+        assert_eq!(message.replay_count, 1, "{stride} {call}");
         let last = entries[entries.len() - 1].at;
         assert_eq!(message.updated_at, last, "{stride} {call}");
         assert!(message.content.is_some(), "{stride} {call}");

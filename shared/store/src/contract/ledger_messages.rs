@@ -228,7 +228,7 @@ pub async fn a_listed_message_is_the_message(harness: &impl Harness) {
     assert_eq!(listed.channel_id.as_str(), "b");
     assert_eq!(listed.session_id.as_str(), "z");
     assert_eq!(listed.state, State::Retrying);
-    assert_eq!(listed.round, 0);
+    assert_eq!(listed.replay_count, 0);
     assert_eq!(listed.updated_at, at(5001));
     let content = listed.content.as_ref().expect("its content");
     assert_eq!(content.message.get(), "1");

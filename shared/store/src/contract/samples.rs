@@ -41,13 +41,13 @@ pub(super) fn message_id(millis: i64) -> MessageId {
 
 /// An entry of that message in channel `c` and session `s`, this many milliseconds after the
 /// beginning.
-pub(super) fn entry(message_id: MessageId, round: u32, millis: i64, event: Event) -> Entry {
+pub(super) fn entry(message_id: MessageId, replay_count: u32, millis: i64, event: Event) -> Entry {
     Entry {
         entry_id: EntryId::generate(),
         message_id,
         channel_id: super::id("c"),
         session_id: "s".parse().expect("a session id"),
-        round,
+        replay_count,
         at: at(millis),
         event,
     }
@@ -126,7 +126,7 @@ pub(super) fn life(message_id: MessageId, beginning: i64) -> Vec<Entry> {
     ];
     (beginning..)
         .zip(events)
-        .map(|(millis, (round, event))| entry(message_id, round, millis, event))
+        .map(|(millis, (replay_count, event))| entry(message_id, replay_count, millis, event))
         .collect()
 }
 
@@ -168,7 +168,7 @@ pub(super) fn dead_letter(millis: i64) -> DeadLetter {
         session_id: Some("s".parse().expect("a session id")),
         reason: reason(DeadKind::Refused),
         attempts: 3,
-        round: 0,
+        replay_count: 0,
         accepted_at: at(millis),
         dead_at: at(millis),
         body: Bytes::from_static(b"\x00 not text \xff"),

@@ -127,7 +127,7 @@ fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<
             message_id,
             millis::of(entry.at),
             entry_id,
-            entry.round,
+            entry.replay_count,
             event,
         ))?;
     }
@@ -139,7 +139,7 @@ fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<
             reached.entry.session_id.as_str(),
             reached.position.state.as_str(),
             reached.position.rank,
-            reached.round,
+            reached.replay_count,
             millis::of(reached.updated_at),
         ])?;
     }
@@ -192,7 +192,7 @@ fn message_record(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {
         channel_id: columns.parsed("channel_id")?,
         session_id: columns.parsed("session_id")?,
         state: columns.named("state")?,
-        round: columns.get("round")?,
+        replay_count: columns.get("round")?,
         updated_at: columns.time("updated_at")?,
         content,
     })
@@ -211,7 +211,7 @@ fn entry(row: &Row<'_>, record: &MessageRecord) -> rusqlite::Result<Entry> {
         message_id: record.message_id,
         channel_id: record.channel_id.clone(),
         session_id: record.session_id.clone(),
-        round: columns.get("round")?,
+        replay_count: columns.get("round")?,
         at: columns.time("at")?,
         event,
     })

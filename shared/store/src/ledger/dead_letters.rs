@@ -99,7 +99,8 @@ pub struct DeadLetter {
     #[serde(rename = "tries")]
     pub attempts: u32,
     /// How many times it had been replayed.
-    pub round: u32,
+    #[serde(rename = "round")]
+    pub replay_count: u32,
     /// When Roundtrip accepted it.
     #[serde(with = "time::serde::rfc3339")]
     pub accepted_at: OffsetDateTime,

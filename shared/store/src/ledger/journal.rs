@@ -91,7 +91,8 @@ pub struct MessageRecord {
     /// The greatest position among its entries.
     pub state: State,
     /// How many times it was replayed.
-    pub round: u32,
+    #[serde(rename = "round")]
+    pub replay_count: u32,
     /// When the latest entry happened.
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,

@@ -16,7 +16,7 @@ pub(crate) struct Reached<'a> {
     /// One of the entries. It names the message.
     pub(crate) entry: &'a Entry,
     pub(crate) position: Position,
-    pub(crate) round: u32,
+    pub(crate) replay_count: u32,
     pub(crate) updated_at: OffsetDateTime,
     /// The content, if one of the entries has it.
     pub(crate) content: Option<&'a Content>,
@@ -38,7 +38,7 @@ impl<'a> Reached<'a> {
         Self {
             entry,
             position: entry.position(),
-            round: entry.round,
+            replay_count: entry.replay_count,
             updated_at: entry.at,
             content: None,
         }
@@ -46,7 +46,7 @@ impl<'a> Reached<'a> {
 
     fn take(&mut self, entry: &'a Entry) {
         self.position = self.position.max(entry.position());
-        self.round = self.round.max(entry.round);
+        self.replay_count = self.replay_count.max(entry.replay_count);
         self.updated_at = self.updated_at.max(entry.at);
         if let Event::Accepted(content) = &entry.event {
             self.content = Some(content);

@@ -117,13 +117,18 @@ async fn a_file_of_the_first_version_is_brought_up_and_loses_nothing() {
         let delivery = next(&mut consumer).await;
         let old = delivery.message();
         assert_eq!(
-            (old.id.as_str(), old.attempts, old.round, &old.body[..]),
+            (
+                old.id.as_str(),
+                old.attempts,
+                old.replay_count,
+                &old.body[..]
+            ),
             ("msg_old", 3, 0, &b"{}"[..])
         );
         delivery.release();
         drop(consumer);
         let replayed = Message {
-            round: 1,
+            replay_count: 1,
             ..message("{}")
         };
         publish(&broker, &replayed).await.unwrap();

@@ -44,7 +44,7 @@ fn entry(message_id: MessageId, at: OffsetDateTime, json: &str) -> Entry {
         message_id,
         channel_id: "c".parse().unwrap(),
         session_id: "s".parse().unwrap(),
-        round: 0,
+        replay_count: 0,
         at,
         event: serde_json::from_str(json).unwrap(),
     }
@@ -105,7 +105,7 @@ async fn a_dead_letter_stays_until_it_is_replayed_or_purged() {
         session_id: None,
         reason: DeadReason::new(DeadKind::Undecodable, "no JSON"),
         attempts: 1,
-        round: 0,
+        replay_count: 0,
         accepted_at: dead_at,
         dead_at,
         body: Bytes::from_static(b"?"),

@@ -205,7 +205,7 @@ impl EntryRow {
         Ok(Self {
             entry_id: entry.entry_id,
             message_id: entry.message_id,
-            round: entry.round,
+            round: entry.replay_count,
             at: stored(entry.at),
             event,
         })
@@ -221,7 +221,7 @@ impl EntryRow {
             message_id: self.message_id,
             channel_id: message.channel_id.clone(),
             session_id: message.session_id.clone(),
-            round: self.round,
+            replay_count: self.round,
             at: read_time(self.at)?,
             event,
         })
@@ -268,7 +268,7 @@ impl MessageRow {
             channel_id: self.channel_id,
             session_id: self.session_id,
             state: self.position.state,
-            round: self.round,
+            replay_count: self.round,
             updated_at: read_time(self.updated_at)?,
             content,
         })

@@ -66,7 +66,7 @@ fn statement(reached: &Reached<'_>) -> Document {
         // Documents compare field by field in order. So `$max` compares the ranks, and the state
         // goes with its rank.
         "position": { "r": reached.position.rank, "s": reached.position.state.as_str() },
-        "round": i64::from(reached.round),
+        "round": i64::from(reached.replay_count),
         "updated_at": stored(reached.updated_at),
     };
     doc! {
