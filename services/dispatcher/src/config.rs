@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use roundtrip_delivery::{ConfigError, RetryConfig, window};
 use roundtrip_isolation::BreakerConfig;
 use roundtrip_model::{
     RetryPolicy,
     retry::{DEFAULT_SCHEDULE, Then},
     settings::MAX_IN_FLIGHT_BOUND,
 };
-use roundtrip_webhook::{ConfigError, RetryConfig, window};
 use serde::{Deserialize, Serialize};
 
 const DEFAULT_CONCURRENCY: u16 = 256;
@@ -41,7 +41,7 @@ pub struct Config {
     /// When the breaker of a failing channel opens.
     pub breaker: BreakerConfig,
     /// How requests to endpoints are made.
-    pub webhook: roundtrip_webhook::Config,
+    pub webhook: roundtrip_delivery::WebhookConfig,
     /// When a failed delivery is retried.
     pub retry: RetryConfig,
 }
@@ -54,7 +54,7 @@ impl Default for Config {
             max_in_flight_per_channel: DEFAULT_MAX_IN_FLIGHT_PER_CHANNEL,
             paused_park: DEFAULT_PAUSED_PARK,
             breaker: BreakerConfig::default(),
-            webhook: roundtrip_webhook::Config::default(),
+            webhook: roundtrip_delivery::WebhookConfig::default(),
             retry: RetryConfig::default(),
         }
     }

@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use roundtrip_broker::{Handler, Message};
+use roundtrip_delivery::{Overrides, Post, Told, Try};
 use roundtrip_isolation::{
     MAX_RETURNS_PER_SECOND, Signal,
     admission::{Deferred, Limits, Permit},
@@ -17,7 +18,6 @@ use roundtrip_model::{
     Outcome, decision::DeadKind, journal::WaitReason,
 };
 use roundtrip_store::{KnownChannel, Signing, StoreError};
-use roundtrip_webhook::{Overrides, Post, Told, Try};
 use tokio::{
     join,
     time::{Instant, timeout},

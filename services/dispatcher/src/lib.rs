@@ -15,6 +15,7 @@ use std::{
 };
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
+use roundtrip_delivery::{ConfigError, DeliveryClient, Reach, Webhook, window};
 use roundtrip_egress::Egress;
 use roundtrip_isolation::{
     Change, Parking,
@@ -23,7 +24,6 @@ use roundtrip_isolation::{
 use roundtrip_journal::Journal;
 use roundtrip_model::{ChannelId, Clock};
 use roundtrip_store::CachedChannels;
-use roundtrip_webhook::{ConfigError, DeliveryClient, Reach, Webhook, window};
 use tokio_util::sync::CancellationToken;
 
 pub use answers::Answers;

@@ -1,8 +1,8 @@
 //! The forwarder's section of the configuration.
 
+use roundtrip_delivery::{ConfigError, RetryConfig, window};
 use roundtrip_isolation::BreakerConfig;
 use roundtrip_model::{RetryPolicy, retry::Then};
-use roundtrip_webhook::{ConfigError, RetryConfig, window};
 use serde::{Deserialize, Serialize};
 
 use crate::DEFAULT_SCHEDULE;
@@ -20,7 +20,7 @@ pub struct Config {
     /// sessions server fails over the answers of most channels.
     pub breaker: BreakerConfig,
     /// How requests to the sessions server are made.
-    pub webhook: roundtrip_webhook::Config,
+    pub webhook: roundtrip_delivery::WebhookConfig,
     /// When a failed forward is retried. The last interval repeats until the answer reaches its
     /// maximum age.
     pub retry: RetryConfig,
@@ -31,7 +31,7 @@ impl Default for Config {
         Self {
             concurrency: DEFAULT_CONCURRENCY,
             breaker: BreakerConfig::default(),
-            webhook: roundtrip_webhook::Config::default(),
+            webhook: roundtrip_delivery::WebhookConfig::default(),
             retry: RetryConfig::default(),
         }
     }

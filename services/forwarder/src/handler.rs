@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use roundtrip_broker::{Handler, Message};
+use roundtrip_delivery::{Post, Told};
 use roundtrip_isolation::{
     Signal,
     admission::{Deferred, Limits, Permit},
@@ -10,7 +11,6 @@ use roundtrip_model::{
     Callback, ChannelId, DeadReason, Decision, Entry, EntryId, Event, decision::DeadKind,
     journal::Attempt,
 };
-use roundtrip_webhook::{Post, Told};
 
 use crate::{AnsweredBy, Forwarder};
 

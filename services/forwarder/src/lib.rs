@@ -10,6 +10,7 @@ mod handler;
 use std::{sync::Arc, time::Duration};
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
+use roundtrip_delivery::{ConfigError, DeliveryClient, Reach, Webhook, window};
 use roundtrip_isolation::{
     Change,
     admission::{Admission, Behind, Rules, Scope},
@@ -17,7 +18,6 @@ use roundtrip_isolation::{
 use roundtrip_journal::Journal;
 use roundtrip_model::{ChannelId, Clock, Signer};
 use roundtrip_tls::Roots;
-use roundtrip_webhook::{ConfigError, DeliveryClient, Reach, Webhook, window};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 

@@ -11,9 +11,9 @@ use axum::{
     routing::post,
 };
 use bytes::Bytes;
+use roundtrip_delivery::{Reach, Webhook};
 use roundtrip_egress::Egress;
 use roundtrip_model::{CallbackId, Clock, Verdict, channel::http_url};
-use roundtrip_webhook::{Reach, Webhook};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
@@ -35,7 +35,7 @@ struct Echo {
 pub(crate) fn router(clock: Arc<dyn Clock>, egress: Arc<Egress>) -> anyhow::Result<Router> {
     // The URL may be a producer's, so the egress rules apply.
     let reach = Reach::Vetted(egress);
-    let webhook = Webhook::new(&roundtrip_webhook::Config::default(), reach)?;
+    let webhook = Webhook::new(&roundtrip_delivery::WebhookConfig::default(), reach)?;
     Ok(Router::new()
         .route("/dev/echo/incoming", post(incoming))
         .with_state(Echo { webhook, clock }))

@@ -65,7 +65,7 @@ fn webhook(allow: &[&str], loopback: Loopback) -> Webhook {
         ..roundtrip_egress::Config::default()
     };
     let egress = Egress::new(&egress, loopback).unwrap();
-    Webhook::new(&Config::default(), Reach::Vetted(Arc::new(egress))).unwrap()
+    Webhook::new(&WebhookConfig::default(), Reach::Vetted(Arc::new(egress))).unwrap()
 }
 
 async fn post(webhook: &Webhook, url: &str) -> Outcome {
@@ -106,7 +106,7 @@ async fn a_name_that_leads_to_a_refused_address_is_not_connected_to_and_is_tried
         ..roundtrip_egress::Config::default()
     };
     let egress = Egress::new(&egress, Loopback::Allowed).unwrap();
-    let webhook = Webhook::new(&Config::default(), Reach::Vetted(Arc::new(egress))).unwrap();
+    let webhook = Webhook::new(&WebhookConfig::default(), Reach::Vetted(Arc::new(egress))).unwrap();
     let url = format!("http://localhost:{}/", server.address.port());
     let Outcome::Failed(Failure::Connect(problem)) = post(&webhook, &url).await else {
         panic!("it was connected to, or refused for good");
@@ -128,9 +128,9 @@ async fn a_name_that_nobody_answers_for_fails_as_a_connection_within_its_time() 
         ..roundtrip_egress::Config::default()
     };
     let egress = Egress::new(&egress, Loopback::Refused).unwrap();
-    let config = Config {
+    let config = WebhookConfig {
         connect_timeout: Duration::from_millis(100),
-        ..Config::default()
+        ..WebhookConfig::default()
     };
     let webhook = Webhook::new(&config, Reach::Vetted(Arc::new(egress))).unwrap();
     let outcome = post(&webhook, "http://hooks.example.org/").await;
@@ -162,7 +162,7 @@ async fn a_password_in_a_url_is_refused_and_not_repeated() {
 #[tokio::test]
 async fn the_operators_own_url_is_not_vetted() {
     let server = Server::start().await;
-    let own = Webhook::new(&Config::default(), Reach::Own(Roots::default())).unwrap();
+    let own = Webhook::new(&WebhookConfig::default(), Reach::Own(Roots::default())).unwrap();
     let outcome = post(&own, &format!("http://user:p@{}/", server.address)).await;
     assert!(is_delivered(&outcome), "{outcome:?}");
 }

@@ -141,9 +141,9 @@ impl Server {
     }
 
     fn client(&self, timeout: Duration) -> Webhook {
-        let config = Config {
+        let config = WebhookConfig {
             timeout,
-            ..Config::default()
+            ..WebhookConfig::default()
         };
         Webhook::new(&config, Reach::Own(self.roots.clone())).unwrap()
     }

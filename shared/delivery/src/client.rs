@@ -1,5 +1,14 @@
 //! The client: one request, one outcome.
 
+mod answer;
+mod connector;
+mod exchange;
+mod location;
+mod meter;
+mod reach;
+mod retry_after;
+mod status_line;
+
 use std::{error::Error, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -21,16 +30,14 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use crate::{
+pub use self::reach::Reach;
+use self::{
     answer::Answer,
-    config::{Config, ConfigError},
     connector::Connector,
     exchange::{Exchange, Outgoing},
-    location,
     meter::{CONNECTION_WINDOW_BYTES, MAX_HEAD_BYTES, WINDOW_BYTES},
-    reach::Reach,
-    retry_after,
 };
+use crate::config::{ConfigError, WebhookConfig};
 
 /// How long an idle connection is kept. It is shorter than most servers' limit, so that a request
 /// rarely meets a connection that is being closed.
@@ -64,7 +71,7 @@ impl Webhook {
     ///
     /// # Errors
     /// Names the setting that cannot be used.
-    pub fn new(config: &Config, reach: Reach) -> Result<Self, ConfigError> {
+    pub fn new(config: &WebhookConfig, reach: Reach) -> Result<Self, ConfigError> {
         config.check()?;
         let user_agent = HeaderValue::from_str(&config.user_agent)
             .map_err(|error| ConfigError::new("webhook.user_agent", error.to_string()))?;
@@ -153,7 +160,7 @@ impl Webhook {
     }
 }
 
-fn client(config: &Config, connector: Connector) -> Client<Connector, Outgoing> {
+fn client(config: &WebhookConfig, connector: Connector) -> Client<Connector, Outgoing> {
     let bytes = |constant: usize| u32::try_from(constant).expect("a constant that fits");
     Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -6,7 +6,7 @@
 use hyper::header::HeaderValue;
 use url::Url;
 
-use crate::answer::one_line;
+use super::answer::one_line;
 
 /// Bytes kept of a location.
 const LOCATION_BYTES: usize = 256;

@@ -18,7 +18,7 @@ use rustls_platform_verifier::Verifier;
 use tokio::{net::TcpStream, time::timeout};
 use tower_service::Service;
 
-use crate::{
+use super::{
     meter::Metered,
     reach::{Names, Reach},
 };

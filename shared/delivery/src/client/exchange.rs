@@ -19,7 +19,7 @@ use hyper::{
 };
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 
-use crate::meter::{Meter, Place};
+use super::meter::{Meter, Place};
 
 /// The state of an exchange under way.
 pub(crate) struct Exchange(Arc<Shared>);

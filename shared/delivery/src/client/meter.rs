@@ -14,7 +14,7 @@ use std::{
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{answer::MAX_ANSWER_BYTES, status_line::StatusLine};
+use super::{answer::MAX_ANSWER_BYTES, status_line::StatusLine};
 
 /// The longest head of an answer: what browsers and curl accept.
 pub(crate) const MAX_HEAD_BYTES: usize = 256 * 1024;

@@ -14,8 +14,8 @@ use tokio::{
     sync::mpsc,
 };
 
+use super::answer::{EXCERPT_BYTES, MAX_ANSWER_BYTES};
 use super::*;
-use crate::answer::{EXCERPT_BYTES, MAX_ANSWER_BYTES};
 
 pub(super) const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00.9 UTC);
 /// Longer than any test should take.
@@ -139,9 +139,9 @@ async fn read_request(socket: &mut TcpStream) -> Option<String> {
 }
 
 pub(super) fn webhook(timeout: Duration) -> Webhook {
-    let config = Config {
+    let config = WebhookConfig {
         timeout,
-        ..Config::default()
+        ..WebhookConfig::default()
     };
     Webhook::new(&config, Reach::Own(Roots::default())).unwrap()
 }
@@ -359,18 +359,18 @@ async fn a_compressed_answer_is_not_unpacked() {
 }
 
 #[rstest]
-#[case::timeout(Config { timeout: Duration::ZERO, ..Config::default() }, "webhook.timeout: must be 1ms to 366 days")]
-#[case::connect(Config { connect_timeout: Duration::ZERO, ..Config::default() }, "webhook.connect_timeout: must be 1ms to 366 days")]
-fn a_setting_that_cannot_be_used_is_named(#[case] config: Config, #[case] message: &str) {
+#[case::timeout(WebhookConfig { timeout: Duration::ZERO, ..WebhookConfig::default() }, "webhook.timeout: must be 1ms to 366 days")]
+#[case::connect(WebhookConfig { connect_timeout: Duration::ZERO, ..WebhookConfig::default() }, "webhook.connect_timeout: must be 1ms to 366 days")]
+fn a_setting_that_cannot_be_used_is_named(#[case] config: WebhookConfig, #[case] message: &str) {
     let error = Webhook::new(&config, Reach::Own(Roots::default())).unwrap_err();
     assert_eq!(error.to_string(), message);
 }
 
 #[test]
 fn a_user_agent_that_is_no_header_is_refused() {
-    let config = Config {
+    let config = WebhookConfig {
         user_agent: "a\nb".to_owned(),
-        ..Config::default()
+        ..WebhookConfig::default()
     };
     let error = Webhook::new(&config, Reach::Own(Roots::default())).unwrap_err();
     assert!(

@@ -6,19 +6,10 @@
 //! proxy, and holds a bounded part of an answer. Retries belong to the policy ([`DeliveryClient`]), never
 //! to the client.
 
-mod answer;
 mod client;
 mod config;
-mod connector;
 mod delivery_client;
-mod exchange;
-mod location;
-mod meter;
-mod reach;
-mod retry_after;
-mod status_line;
 
-pub use client::Webhook;
-pub use config::{Config, ConfigError, MAX_CONCURRENCY, RetryConfig, window};
+pub use client::{Reach, Webhook};
+pub use config::{ConfigError, MAX_CONCURRENCY, RetryConfig, WebhookConfig, window};
 pub use delivery_client::{DeliveryClient, Overrides, Post, Told, Try};
-pub use reach::Reach;

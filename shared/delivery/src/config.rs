@@ -9,11 +9,11 @@ use std::time::Duration;
 use roundtrip_model::retry::{DEFAULT_MAX_AGE, DEFAULT_RETRY_AFTER_CAP, RetryPolicy, Then};
 use serde::{Deserialize, Serialize};
 
-/// Default of [`Config::timeout`].
+/// Default of [`WebhookConfig::timeout`].
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Default of [`Config::connect_timeout`].
+/// Default of [`WebhookConfig::connect_timeout`].
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Default of [`Config::max_idle_per_host`]: a role's default concurrency, so that one busy host
+/// Default of [`WebhookConfig::max_idle_per_host`]: a role's default concurrency, so that one busy host
 /// does not cause repeated connects.
 const DEFAULT_MAX_IDLE_PER_HOST: usize = 256;
 
@@ -30,7 +30,7 @@ pub const MAX_CONCURRENCY: u16 = 10_000;
 /// How a webhook is posted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct WebhookConfig {
     /// The time limit on one exchange, from the connect to the last byte read of the answer.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
@@ -43,7 +43,7 @@ pub struct Config {
     pub user_agent: String,
 }
 
-impl Default for Config {
+impl Default for WebhookConfig {
     fn default() -> Self {
         Self {
             timeout: DEFAULT_TIMEOUT,
@@ -54,7 +54,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl WebhookConfig {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         within("webhook.timeout", self.timeout)?;
         within("webhook.connect_timeout", self.connect_timeout)
@@ -252,7 +252,7 @@ mod tests {
 
     #[rstest]
     #[case::retry(serde_json::from_str::<RetryConfig>(r#"{"shedule": []}"#).unwrap_err())]
-    #[case::webhook(serde_json::from_str::<Config>(r#"{"shedule": []}"#).unwrap_err())]
+    #[case::webhook(serde_json::from_str::<WebhookConfig>(r#"{"shedule": []}"#).unwrap_err())]
     fn an_unknown_key_is_refused(#[case] error: serde_json::Error) {
         assert!(error.to_string().contains("shedule"), "{error}");
     }
