@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use roundtrip_delivery::admission::BreakerConfig;
 use roundtrip_delivery::{ConfigError, RetryConfig, window};
-use roundtrip_isolation::BreakerConfig;
 use roundtrip_model::{
     RetryPolicy,
     retry::{DEFAULT_SCHEDULE, Then},

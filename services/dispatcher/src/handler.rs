@@ -8,11 +8,8 @@ use std::{
 
 use async_trait::async_trait;
 use roundtrip_broker::{Handler, Message};
+use roundtrip_delivery::admission::{Deferred, Limits, MAX_RETURNS_PER_SECOND, Permit, Signal};
 use roundtrip_delivery::{Overrides, Post, Told, Try};
-use roundtrip_isolation::{
-    MAX_RETURNS_PER_SECOND, Signal,
-    admission::{Deferred, Limits, Permit},
-};
 use roundtrip_model::{
     ChannelId, ChannelUid, DeadReason, Decision, DeliverySettings, Entry, Event, OutboundMessage,
     Outcome, decision::DeadKind, journal::WaitReason,

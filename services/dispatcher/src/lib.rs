@@ -15,12 +15,9 @@ use std::{
 };
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
+use roundtrip_delivery::admission::{Admission, Behind, Change, Parking, Rules, Scope};
 use roundtrip_delivery::{ConfigError, DeliveryClient, Reach, Webhook, window};
 use roundtrip_egress::Egress;
-use roundtrip_isolation::{
-    Change, Parking,
-    admission::{Admission, Behind, Rules, Scope},
-};
 use roundtrip_journal::Journal;
 use roundtrip_model::{ChannelId, Clock};
 use roundtrip_store::CachedChannels;

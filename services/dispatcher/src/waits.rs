@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use roundtrip_isolation::MAX_PARK;
+use roundtrip_delivery::admission::MAX_PARK;
 use roundtrip_model::{MessageId, journal::WaitReason};
 use tokio::time::Instant;
 

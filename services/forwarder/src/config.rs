@@ -1,7 +1,7 @@
 //! The forwarder's section of the configuration.
 
+use roundtrip_delivery::admission::BreakerConfig;
 use roundtrip_delivery::{ConfigError, RetryConfig, window};
-use roundtrip_isolation::BreakerConfig;
 use roundtrip_model::{RetryPolicy, retry::Then};
 use serde::{Deserialize, Serialize};
 

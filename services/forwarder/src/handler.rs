@@ -2,11 +2,8 @@
 
 use async_trait::async_trait;
 use roundtrip_broker::{Handler, Message};
+use roundtrip_delivery::admission::{Deferred, Limits, Permit, Signal};
 use roundtrip_delivery::{Post, Told};
-use roundtrip_isolation::{
-    Signal,
-    admission::{Deferred, Limits, Permit},
-};
 use roundtrip_model::{
     Callback, ChannelId, DeadReason, Decision, Entry, EntryId, Event, decision::DeadKind,
     journal::Attempt,

@@ -10,11 +10,8 @@ mod handler;
 use std::{sync::Arc, time::Duration};
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
+use roundtrip_delivery::admission::{Admission, Behind, Change, Rules, Scope};
 use roundtrip_delivery::{ConfigError, DeliveryClient, Reach, Webhook, window};
-use roundtrip_isolation::{
-    Change,
-    admission::{Admission, Behind, Rules, Scope},
-};
 use roundtrip_journal::Journal;
 use roundtrip_model::{ChannelId, Clock, Signer};
 use roundtrip_tls::Roots;

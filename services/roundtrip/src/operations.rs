@@ -14,9 +14,9 @@ use std::{
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use roundtrip_broker::{SharedBroker, Status};
+use roundtrip_delivery::admission::{Admission, Held};
 use roundtrip_forwarder::AnsweredBy;
 use roundtrip_ingress::Ingress;
-use roundtrip_isolation::admission::{Admission, Held};
 use roundtrip_store::{CachedChannels, SharedChannels};
 use serde_json::json;
 

@@ -6,10 +6,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use roundtrip_broker::SharedBroker;
+use roundtrip_delivery::admission::Admission;
 use roundtrip_dispatcher::{Answers, Dispatcher};
 use roundtrip_egress::Egress;
 use roundtrip_forwarder::{AnsweredBy, Forwarder};
-use roundtrip_isolation::admission::Admission;
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, TokenKeys};
 use roundtrip_recorder::Recorder;

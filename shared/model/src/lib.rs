@@ -15,6 +15,7 @@ mod log_throttle;
 pub mod message;
 pub mod millis;
 pub mod outcome;
+mod rate_limiter;
 mod redacted;
 pub mod retry;
 pub mod sealing;
@@ -34,6 +35,7 @@ pub use key::{ApiKey, IssuedKey, KeyBounds, KeyHash, KeyRole, NewKey, PresentedK
 pub use log_throttle::LogThrottle;
 pub use message::OutboundMessage;
 pub use outcome::{Outcome, Verdict};
+pub use rate_limiter::RateLimiter;
 pub use redacted::redacted;
 pub use retry::{Next, RetryPolicy};
 pub use sealing::SealingKeys;

@@ -17,8 +17,7 @@ use std::{
     time::Duration,
 };
 
-use roundtrip_isolation::Rate;
-use roundtrip_model::{ApiKey, ApiKeyId, Clock, LogThrottle};
+use roundtrip_model::{ApiKey, ApiKeyId, Clock, LogThrottle, RateLimiter};
 use roundtrip_store::{ApiKeys, MAX_ACTIVE_KEYS, StoreError};
 use tokio::{
     sync::{Notify, Semaphore, watch},
@@ -87,13 +86,14 @@ struct State {
 /// An active key and its rate limit.
 pub(crate) struct Known {
     pub(crate) key: ApiKey,
-    rate: Option<Mutex<Rate>>,
+    rate: Option<Mutex<RateLimiter>>,
 }
 
 impl Known {
     fn new(key: ApiKey, default_rate: Option<u32>) -> Self {
         let rate = key.rate_per_second.or(default_rate);
-        let rate = rate.map(|rate| Mutex::new(Rate::new(rate.into(), Instant::now())));
+        let rate =
+            rate.map(|rate| Mutex::new(RateLimiter::new(rate.into(), Instant::now().into_std())));
         Self { key, rate }
     }
 
@@ -101,9 +101,9 @@ impl Known {
     pub(super) fn blocked_for(&self, now: Instant) -> Option<Duration> {
         let rate = self.rate.as_ref()?;
         let mut rate = rate.lock().unwrap_or_else(PoisonError::into_inner);
-        let blocked = rate.blocked_for(now);
+        let blocked = rate.blocked_for(now.into_std());
         if blocked.is_none() {
-            rate.take(now);
+            rate.take(now.into_std());
         }
         blocked
     }

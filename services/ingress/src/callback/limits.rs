@@ -11,8 +11,7 @@ use std::{
 };
 
 use moka::{future::Cache, policy::EvictionPolicy};
-use roundtrip_isolation::Rate;
-use roundtrip_model::{CallbackId, ChannelId, token::Delivered};
+use roundtrip_model::{CallbackId, ChannelId, RateLimiter, token::Delivered};
 use roundtrip_store::{CachedChannels, StoreError};
 use tokio::{
     sync::{Mutex as AsyncMutex, OwnedMutexGuard},
@@ -55,7 +54,7 @@ pub(crate) struct AnswerLimits {
     rate: f64,
     deliveries: Cache<Delivered, Arc<AsyncMutex<Taken>>>,
     /// By channel; answers without a token share one rate.
-    rates: Cache<Option<ChannelId>, Arc<Mutex<Rate>>>,
+    rates: Cache<Option<ChannelId>, Arc<Mutex<RateLimiter>>>,
     gone: Cache<ChannelId, ()>,
 }
 
@@ -97,9 +96,9 @@ impl AnswerLimits {
 
     /// Counts one answer against the channel's rate.
     pub(super) async fn take_rate(&self, channel: Option<&ChannelId>) -> Result<(), Problem> {
-        let begun = async { Arc::new(Mutex::new(Rate::new(self.rate, Instant::now()))) };
+        let now = Instant::now().into_std();
+        let begun = async { Arc::new(Mutex::new(RateLimiter::new(self.rate, now))) };
         let rate = self.rates.get_with(channel.cloned(), begun).await;
-        let now = Instant::now();
         let mut rate = rate.lock().unwrap_or_else(PoisonError::into_inner);
         if rate.take(now) {
             return Ok(());

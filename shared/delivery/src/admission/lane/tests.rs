@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::{MAX_PARK, MIN_PARK};
+use crate::admission::parking::{MAX_PARK, MIN_PARK};
 
 const LIMITS: Limits = Limits {
     max_in_flight: 64,

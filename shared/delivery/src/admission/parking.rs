@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The shortest snooze: about the broker's shortest delay.
-pub const MIN_PARK: Duration = Duration::from_secs(1);
+pub(super) const MIN_PARK: Duration = Duration::from_secs(1);
 
 /// The longest snooze. A backlog of 20,000 messages for a hung endpoint is then delivered and
 /// snoozed about 40 times a second. That is less than a hundredth of either broker's rate.

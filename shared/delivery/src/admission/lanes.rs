@@ -10,11 +10,11 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    Behind, Deferred, Held, Key, Limits, Obstacle, Permit, Rules,
+    Behind, BreakerConfig, Change, Deferred, Held, Key, Limits, Obstacle, Permit, Rules, Signal,
+    breaker::Ticket,
     lane::{Lane, SLOW, Slots},
     whole::Whole,
 };
-use crate::{BreakerConfig, Change, Signal, Ticket};
 
 /// Maximum number of keys with state: more than can have a delivery under way.
 const MAX_LANES: usize = 20_000;

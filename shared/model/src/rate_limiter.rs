@@ -1,21 +1,19 @@
-//! A rate: a number per second on average, with a burst of one second's worth.
+//! A limit on a rate: a number per second on average, with a burst of one second's worth.
 //!
 //! Invariant: within any time `t` at most `rate * t` are taken, plus one second's worth (at least
 //! one).
 
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A token bucket that fills at a rate. It starts full.
 #[derive(Debug)]
-pub struct Rate {
+pub struct RateLimiter {
     per_second: f64,
     tokens: f64,
     at: Instant,
 }
 
-impl Rate {
+impl RateLimiter {
     /// A full bucket.
     #[must_use]
     pub fn new(per_second: f64, now: Instant) -> Self {
@@ -76,11 +74,11 @@ mod tests {
         ) {
             let begin = Instant::now();
             let mut now = begin;
-            let mut rate = Rate::new(per_second, now);
+            let mut limiter = RateLimiter::new(per_second, now);
             let mut taken = 0.0;
             for millis in pauses {
                 now += Duration::from_millis(millis);
-                taken += f64::from(u8::from(rate.take(now)));
+                taken += f64::from(u8::from(limiter.take(now)));
             }
             let allowed = (now - begin).as_secs_f64() * per_second + per_second.max(1.0);
             prop_assert!(taken <= allowed + 1e-6, "{} of {}", taken, allowed);
@@ -89,19 +87,19 @@ mod tests {
         #[test]
         fn after_the_wait_that_it_names_one_can_be_taken(per_second in 0.01_f64..1000.0) {
             let now = Instant::now();
-            let mut rate = Rate::new(per_second, now);
-            while rate.take(now) {}
-            let wait = rate.blocked_for(now).unwrap();
-            prop_assert!(rate.take(now + wait + Duration::from_micros(1)));
+            let mut limiter = RateLimiter::new(per_second, now);
+            while limiter.take(now) {}
+            let wait = limiter.blocked_for(now).unwrap();
+            prop_assert!(limiter.take(now + wait + Duration::from_micros(1)));
         }
     }
 
     #[test]
     fn a_new_rate_gives_nothing_for_nothing() {
         let now = Instant::now();
-        let mut rate = Rate::new(2.0, now);
-        assert!(rate.take(now) && rate.take(now));
-        rate.set(1000.0, now);
-        assert!(!rate.take(now));
+        let mut limiter = RateLimiter::new(2.0, now);
+        assert!(limiter.take(now) && limiter.take(now));
+        limiter.set(1000.0, now);
+        assert!(!limiter.take(now));
     }
 }

@@ -8,10 +8,10 @@ use std::{collections::HashMap, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    Key,
+    BreakerConfig, Change, Key, MAX_RETURNS_PER_SECOND, Parking, Signal,
+    breaker::{Breaker, Ticket},
     lane::{SLOW, average},
 };
-use crate::{Breaker, BreakerConfig, Change, MAX_RETURNS_PER_SECOND, Parking, Signal, Ticket};
 
 /// Minimum number of keys with results before failures count against the server.
 const SEVERAL: usize = 5;

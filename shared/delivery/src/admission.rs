@@ -16,8 +16,10 @@
 //! A delivery without a permit gives its slot back at once. For a quick key it first waits up to
 //! [`lane::PATIENCE`], so that the key runs at full speed without the broker's delays.
 
+mod breaker;
 mod lane;
 mod lanes;
+mod parking;
 mod whole;
 
 use std::{
@@ -32,9 +34,12 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{BreakerConfig, Change, Signal};
-pub use lane::{Limits, Obstacle};
-use lanes::{Lanes, Tickets};
+use self::lanes::{Lanes, Tickets};
+pub use self::{
+    breaker::{BreakerConfig, Change, Invalid, Signal},
+    lane::{Limits, Obstacle},
+    parking::{MAX_PARK, MAX_RETURNS_PER_SECOND, Parking},
+};
 
 /// What deliveries are isolated by.
 pub trait Key: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static {}

@@ -139,7 +139,7 @@ impl Signal {
 /// The state in which an attempt was admitted. Pass it back with the attempt's result.
 #[derive(Debug)]
 #[must_use = "a probe that is never handed back keeps the breaker half-open"]
-pub struct Ticket {
+pub(super) struct Ticket {
     era: u64,
 }
 
@@ -154,7 +154,7 @@ pub enum Change {
 
 /// The breaker of one endpoint.
 #[derive(Debug)]
-pub struct Breaker {
+pub(super) struct Breaker {
     config: BreakerConfig,
     state: State,
     /// Counts the states; a ticket of an earlier state is ignored.
@@ -187,7 +187,7 @@ struct Counts {
 impl Breaker {
     /// A closed breaker.
     #[must_use]
-    pub fn new(config: BreakerConfig) -> Self {
+    pub(super) fn new(config: BreakerConfig) -> Self {
         Self {
             config,
             state: State::Closed(Counts::default()),
@@ -198,14 +198,14 @@ impl Breaker {
 
     /// Whether it is closed: a closed breaker admits every delivery.
     #[must_use]
-    pub const fn is_closed(&self) -> bool {
+    pub(super) const fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed(_))
     }
 
     /// Until when a delivery has to wait; `None` if it is admitted now. `fresh`: the delivery has
     /// not failed yet.
     #[must_use]
-    pub fn blocked_until(&self, now: Instant, fresh: bool) -> Option<Instant> {
+    pub(super) fn blocked_until(&self, now: Instant, fresh: bool) -> Option<Instant> {
         let until = match self.state {
             State::Closed(_) => return None,
             State::Open { until } if fresh => until,
@@ -221,7 +221,7 @@ impl Breaker {
     }
 
     /// Admits a delivery, if the state allows it now.
-    pub fn admit(&mut self, now: Instant, fresh: bool) -> Option<Ticket> {
+    pub(super) fn admit(&mut self, now: Instant, fresh: bool) -> Option<Ticket> {
         if self.blocked_until(now, fresh).is_some() {
             return None;
         }
@@ -240,12 +240,12 @@ impl Breaker {
     }
 
     /// Opens it, regardless of the count.
-    pub fn trip(&mut self, now: Instant) -> Change {
+    pub(super) fn trip(&mut self, now: Instant) -> Change {
         self.open_for_longer(now)
     }
 
     /// Ends the wait of an open breaker so that it can be probed now; returns whether it was open.
-    pub fn probe_now(&mut self, now: Instant) -> bool {
+    pub(super) fn probe_now(&mut self, now: Instant) -> bool {
         let State::Open { until } = &mut self.state else {
             return false;
         };
@@ -258,7 +258,12 @@ impl Breaker {
         clippy::needless_pass_by_value,
         reason = "a ticket is good for one result"
     )]
-    pub fn record(&mut self, ticket: Ticket, signal: Signal, now: Instant) -> Option<Change> {
+    pub(super) fn record(
+        &mut self,
+        ticket: Ticket,
+        signal: Signal,
+        now: Instant,
+    ) -> Option<Change> {
         if let Signal::Hold(wait) = signal {
             // The endpoint's own request counts in every state, but never shortens another wait.
             let until = now + wait;
@@ -292,7 +297,7 @@ impl Breaker {
         clippy::needless_pass_by_value,
         reason = "a ticket is good for one result"
     )]
-    pub fn forget(&mut self, ticket: Ticket) {
+    pub(super) fn forget(&mut self, ticket: Ticket) {
         if ticket.era == self.era
             && let State::HalfOpen { probing, .. } = &mut self.state
         {

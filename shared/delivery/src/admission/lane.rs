@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use roundtrip_model::journal::WaitReason;
+use roundtrip_model::{RateLimiter, journal::WaitReason};
 use tokio::time::Instant;
 
-use crate::{
-    Breaker, BreakerConfig, Change, MAX_RETURNS_PER_SECOND, Parking, Rate, Signal, Ticket,
+use super::{
+    BreakerConfig, Change, MAX_RETURNS_PER_SECOND, Parking, Signal,
+    breaker::{Breaker, Ticket},
 };
 
 /// A key whose deliveries take this long counts as slow.
@@ -104,7 +105,7 @@ impl Obstacle {
 pub(super) struct Lane {
     limits: Limits,
     breaker: Breaker,
-    rate: Option<Rate>,
+    rate: Option<RateLimiter>,
     parking: Parking,
     in_flight: usize,
     /// The average duration of the latest deliveries, in seconds.
@@ -119,7 +120,9 @@ impl Lane {
         Self {
             limits,
             breaker: Breaker::new(breaker),
-            rate: limits.rate_per_second.map(|rate| Rate::new(rate, now)),
+            rate: limits
+                .rate_per_second
+                .map(|rate| RateLimiter::new(rate, now.into_std())),
             parking: Parking::default(),
             in_flight: 0,
             average: None,
@@ -133,8 +136,10 @@ impl Lane {
         self.used = now;
         if limits.rate_per_second != self.limits.rate_per_second {
             match (limits.rate_per_second, &mut self.rate) {
-                (Some(per_second), Some(rate)) => rate.set(per_second, now),
-                (Some(per_second), none) => *none = Some(Rate::new(per_second, now)),
+                (Some(per_second), Some(rate)) => rate.set(per_second, now.into_std()),
+                (Some(per_second), none) => {
+                    *none = Some(RateLimiter::new(per_second, now.into_std()));
+                }
                 (None, rate) => *rate = None,
             }
         }
@@ -159,7 +164,11 @@ impl Lane {
         if self.in_flight >= self.limits.max_in_flight || !slots.allow(self.in_flight, slow) {
             return Err(Obstacle::Saturated);
         }
-        if self.rate.as_mut().is_some_and(|rate| !rate.take(now)) {
+        if self
+            .rate
+            .as_mut()
+            .is_some_and(|rate| !rate.take(now.into_std()))
+        {
             return Err(Obstacle::OverRate);
         }
         let ticket = self.breaker.admit(now, fresh).ok_or(Obstacle::Open)?;
@@ -171,7 +180,6 @@ impl Lane {
     }
 
     /// Whether a delivery of a saturated key, behind those already waiting, will soon have its
-    /// turn.
     /// turn.
     pub(super) fn soon(&self, now: Instant, waiting: usize) -> bool {
         let duration = self.duration(now);
@@ -198,7 +206,7 @@ impl Lane {
             Obstacle::OverRate => self
                 .rate
                 .as_mut()
-                .and_then(|rate| rate.blocked_for(now))
+                .and_then(|rate| rate.blocked_for(now.into_std()))
                 .unwrap_or_default(),
             Obstacle::ServerOpen | Obstacle::Saturated => Duration::ZERO,
         };
