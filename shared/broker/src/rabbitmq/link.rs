@@ -69,14 +69,14 @@ pub(super) enum LinkError {
     Lookup(#[source] io::Error),
     #[error("{0} no longer answers")]
     Silent(String),
-    #[error("{}", Each(.0))]
+    #[error("{}", HostErrors(.0))]
     NoHost(Vec<(String, LinkError)>),
 }
 
 /// The error of each host, for several hosts.
-struct Each<'a>(&'a [(String, LinkError)]);
+struct HostErrors<'a>(&'a [(String, LinkError)]);
 
-impl fmt::Display for Each<'_> {
+impl fmt::Display for HostErrors<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, (host, error)) in self.0.iter().enumerate() {
             let separator = if place > 0 { "; " } else { "" };
@@ -131,11 +131,11 @@ pub(super) struct Link {
     connection: Connection,
     endpoint: Endpoint,
     to: Candidate,
-    plug: Plug,
+    socket: SocketGuard,
 }
 
 impl Link {
-    /// Connects to the first host that accepts. `role` names the connection in RabbitMQ. Each
+    /// Connects to the first host that accepts. `role` names the connection in RabbitMQ. HostErrors
     /// address has its own time limit.
     pub(super) async fn connect(
         endpoint: &Endpoint,
@@ -176,11 +176,11 @@ impl Link {
         role: &'static str,
         limit: Duration,
     ) -> Result<(Self, Events), LinkError> {
-        let plug = Plug::default();
+        let socket = SocketGuard::default();
         let runtime = lapin::runtime::default_runtime()?;
         let properties = ConnectionProperties::default()
             .with_connection_name(format!("roundtrip {role}").into());
-        let slot = Arc::clone(&plug.0);
+        let shared = Arc::clone(&socket.0);
         let target = (endpoint.clone(), to.clone());
         let connecting = Connection::connector(
             endpoint.uri(&to.host),
@@ -190,7 +190,7 @@ impl Link {
                 let opening = async {
                     let stream = AsyncTcpStream::connect(&runtime, to.address).await?;
                     if let AsyncTcpStream::Plain(plain) = &stream {
-                        slot.hold(SockRef::from(plain.get_ref()).try_clone()?)?;
+                        shared.store(SockRef::from(plain.get_ref()).try_clone()?)?;
                     }
                     secured(endpoint, to, stream).await
                 };
@@ -209,7 +209,7 @@ impl Link {
                 connection,
                 endpoint: endpoint.clone(),
                 to,
-                plug,
+                socket,
             },
             events,
         ))
@@ -265,7 +265,7 @@ impl Link {
         let opened = limited("opening a channel", CHANNEL_LIMIT, opening).await;
         if matches!(opened, Err(LinkError::Lapin(_))) {
             // Once the broker closed a channel, lapin refuses its number forever.
-            self.plug.pull();
+            self.socket.shut_down();
         }
         Ok(OpenChannel::new(opened?))
     }
@@ -292,7 +292,7 @@ impl Link {
 
     /// Ends the connection at once, for everything that uses it.
     pub(super) fn end(&self) {
-        self.plug.pull();
+        self.socket.shut_down();
     }
 
     /// Closes the connection gracefully, or forcibly after [`CLOSE_LIMIT`].
@@ -329,47 +329,49 @@ where
 
 /// Shuts the socket down when it is dropped.
 #[derive(Default)]
-struct Plug(Arc<Slot>);
+struct SocketGuard(Arc<SharedSocket>);
 
 /// Where lapin's thread stores a handle of its socket.
 #[derive(Default)]
-struct Slot(Mutex<Held>);
+struct SharedSocket(Mutex<SocketState>);
 
 #[derive(Default)]
-enum Held {
+enum SocketState {
     #[default]
-    NotYet,
-    Socket(Socket),
-    Pulled,
+    NotOpened,
+    Open(Socket),
+    ShutDown,
 }
 
-impl Slot {
-    fn lock(&self) -> MutexGuard<'_, Held> {
+impl SharedSocket {
+    fn lock(&self) -> MutexGuard<'_, SocketState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores the socket; fails if the plug was already pulled.
-    fn hold(&self, socket: Socket) -> std::io::Result<()> {
-        let mut held = self.lock();
-        if matches!(*held, Held::Pulled) {
+    /// Stores the socket; fails if the guard was already shut down.
+    fn store(&self, socket: Socket) -> std::io::Result<()> {
+        let mut state = self.lock();
+        if matches!(*state, SocketState::ShutDown) {
             return Err(std::io::ErrorKind::ConnectionAborted.into());
         }
-        *held = Held::Socket(socket);
+        *state = SocketState::Open(socket);
         Ok(())
     }
 }
 
-impl Plug {
-    fn pull(&self) {
-        if let Held::Socket(socket) = std::mem::replace(&mut *self.0.lock(), Held::Pulled) {
+impl SocketGuard {
+    fn shut_down(&self) {
+        if let SocketState::Open(socket) =
+            std::mem::replace(&mut *self.0.lock(), SocketState::ShutDown)
+        {
             // Fails if the connection is closed already, which is the goal.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 }
 
-impl Drop for Plug {
+impl Drop for SocketGuard {
     fn drop(&mut self) {
-        self.pull();
+        self.shut_down();
     }
 }
