@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     Ingress,
     json::{Rules, parse, without_mark},
-    limits::Held,
+    limits::BodyBudget,
     problem::Problem,
 };
 
@@ -78,17 +78,17 @@ pub(crate) async fn read(
     limit: usize,
 ) -> Result<Bytes, Problem> {
     is_as_it_is(request.headers())?;
-    let held = match request.extensions().get::<Held>() {
-        Some(held) => held.clone(),
-        None => Held::of(&ingress.bytes),
+    let budget = match request.extensions().get::<BodyBudget>() {
+        Some(budget) => budget.clone(),
+        None => BodyBudget::of(&ingress.bytes),
     };
-    let read = collect(request.into_body(), limit, &held);
+    let read = collect(request.into_body(), limit, &budget);
     tokio::time::timeout(ingress.limits.body_timeout, read)
         .await
         .map_err(|_elapsed| Problem::body_timeout())?
 }
 
-async fn collect(body: Body, limit: usize, held: &Held) -> Result<Bytes, Problem> {
+async fn collect(body: Body, limit: usize, budget: &BodyBudget) -> Result<Bytes, Problem> {
     // A body whose announced length is too great is refused before it is sent.
     if body.size_hint().lower() > limit as u64 {
         return Err(Problem::too_large(limit));
@@ -102,7 +102,7 @@ async fn collect(body: Body, limit: usize, held: &Held) -> Result<Bytes, Problem
         if first.len() + whole.len() + piece.len() > limit {
             return Err(Problem::too_large(limit));
         }
-        held.take(piece.len())?;
+        budget.take(piece.len())?;
         if first.is_empty() && whole.is_empty() {
             first = piece;
         } else {

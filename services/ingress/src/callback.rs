@@ -24,7 +24,8 @@ use serde_json::value::RawValue;
 use url::form_urlencoded;
 
 use crate::{
-    CallbackAuth, Ingress, body::RelayedJson, limits::Held, messages::encode, problem::Problem,
+    CallbackAuth, Ingress, body::RelayedJson, limits::BodyBudget, messages::encode,
+    problem::Problem,
 };
 
 /// The body of `POST /webhook-response`. Other people write channel servers, so unknown fields are
@@ -62,7 +63,7 @@ pub(crate) async fn receive(
             .allow_keyless(request.uri(), request.headers())?,
     }
     ingress.answer_limits.take_rate(channel).await?;
-    let held = request.extensions().get::<Held>().cloned();
+    let budget = request.extensions().get::<BodyBudget>().cloned();
     let RelayedJson(answer) = RelayedJson::<Answer>::from_request(request, &ingress).await?;
     let Answer {
         session_id,
@@ -90,7 +91,7 @@ pub(crate) async fn receive(
         let ingress = ingress.clone();
         async move {
             // The body counts against the byte budget until it is published.
-            let _held = held;
+            let _held = budget;
             ingress.publish_answer(callback, claims).await
         }
     };

@@ -42,7 +42,7 @@ pub(crate) async fn enforce(
         return problem.into_response();
     }
     // Held until the answer is made, as long as the body or what was parsed from it.
-    let bytes = Held::of(&ingress.bytes);
+    let bytes = BodyBudget::of(&ingress.bytes);
     request.extensions_mut().insert(bytes.clone());
     next.run(request).await
 }
@@ -89,19 +89,19 @@ fn check(request: &Request, max_header_bytes: usize) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The bytes that one request's body takes of the budget of all requests.
+/// The bytes that one request's body takes of the byte budget of all requests.
 #[derive(Clone)]
-pub(crate) struct Held(Arc<Share>);
+pub(crate) struct BodyBudget(Arc<BudgetShare>);
 
-struct Share {
+struct BudgetShare {
     all: Arc<Semaphore>,
     taken: AtomicUsize,
 }
 
-impl Held {
+impl BodyBudget {
     /// An empty share.
     pub(crate) fn of(all: &Arc<Semaphore>) -> Self {
-        Self(Arc::new(Share {
+        Self(Arc::new(BudgetShare {
             all: Arc::clone(all),
             taken: AtomicUsize::new(0),
         }))
@@ -124,7 +124,7 @@ impl Held {
     }
 }
 
-impl Drop for Share {
+impl Drop for BudgetShare {
     fn drop(&mut self) {
         self.all.add_permits(*self.taken.get_mut());
     }
@@ -137,8 +137,8 @@ mod tests {
     #[test]
     fn what_a_request_has_taken_is_free_once_it_has_ended() {
         let all = Arc::new(Semaphore::new(10));
-        let one = Held::of(&all);
-        let other = Held::of(&all);
+        let one = BodyBudget::of(&all);
+        let other = BodyBudget::of(&all);
         assert!(one.take(4).is_ok());
         assert!(one.take(2).is_ok());
         assert!(other.take(5).is_err());
