@@ -12,7 +12,7 @@ use super::{
     MAX_WINDOW_BYTES,
     command::Command,
     consumer::{Item, Leased},
-    table::{Held, Key, Page, Share, Table},
+    table::{Key, LaneCounts, ReadBudget, RowPage, Table},
 };
 use crate::{Message, Queue};
 
@@ -83,8 +83,9 @@ impl Lane {
         Ok(())
     }
 
-    fn read(&mut self, share: Share, table: &Table) -> rusqlite::Result<Vec<(Key, Message)>> {
-        let Page { rows, is_full, .. } = table.read(self.code, self.cursor, self.mark, share)?;
+    fn read(&mut self, budget: ReadBudget, table: &Table) -> rusqlite::Result<Vec<(Key, Message)>> {
+        let RowPage { rows, is_full, .. } =
+            table.read(self.code, self.cursor, self.mark, budget)?;
         self.unread = if is_full {
             self.unread.saturating_sub(rows.len() as u64)
         } else {
@@ -122,18 +123,18 @@ impl QueueState {
     /// A queue with one lane, or with a second one for retries and snoozes.
     pub(super) fn new(
         queue: Queue,
-        first: (i64, Held),
-        other: Option<(i64, Held)>,
+        first: (i64, LaneCounts),
+        other: Option<(i64, LaneCounts)>,
         bytes: u64,
         now: i64,
     ) -> Self {
-        let total = first.1.total + other.as_ref().map_or(0, |(_, held)| held.total);
-        let lane = |(code, held): (i64, Held)| Lane {
+        let total = first.1.total + other.as_ref().map_or(0, |(_, counts)| counts.total);
+        let lane = |(code, counts): (i64, LaneCounts)| Lane {
             code,
             cursor: Key::FIRST,
             mark: now,
-            next_due: held.next_due,
-            unread: held.ready,
+            next_due: counts.next_due,
+            unread: counts.ready,
         };
         Self {
             queue,
@@ -250,17 +251,17 @@ impl QueueState {
         let room = self.room();
         let bytes: usize = self.subscribers.iter().map(Subscriber::bytes_room).sum();
         let retries = self.retries.as_mut().filter(|lane| lane.unread > 0);
-        let (lane, share) = match retries {
+        let (lane, limit) = match retries {
             Some(retries) if self.fresh.unread == 0 => (retries, room),
             Some(retries) if self.retries_first => (retries, room.div_ceil(2)),
             Some(_) => (&mut self.fresh, room.div_ceil(2)),
             None => (&mut self.fresh, room),
         };
-        let share = Share {
-            rows: share.min(READ_AT_ONCE),
-            bytes: bytes.div_ceil(if share < room { 2 } else { 1 }),
+        let budget = ReadBudget {
+            rows: limit.min(READ_AT_ONCE),
+            bytes: bytes.div_ceil(if limit < room { 2 } else { 1 }),
         };
-        let rows = lane.read(share, table)?;
+        let rows = lane.read(budget, table)?;
         self.retries_first = !self.retries_first;
         for (key, message) in rows {
             self.lease(key.seq, message);

@@ -79,21 +79,21 @@ impl HeldBytes {
 
 /// How much a read loads into memory.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Share {
+pub(super) struct ReadBudget {
     pub(super) rows: usize,
     /// The read ends with the row that reaches this size.
     pub(super) bytes: usize,
 }
 
 /// The rows of a read, and whether there may be more.
-pub(super) struct Page {
+pub(super) struct RowPage {
     pub(super) rows: Vec<(Key, Message)>,
     pub(super) is_full: bool,
     bytes: usize,
 }
 
-/// What a lane holds when it is opened.
-pub(super) struct Held {
+/// What a lane contains when it is opened.
+pub(super) struct LaneCounts {
     pub(super) total: u64,
     pub(super) ready: u64,
     pub(super) next_due: Option<i64>,
@@ -138,30 +138,30 @@ impl Table {
         lane: i64,
         after: Key,
         until: i64,
-        share: Share,
-    ) -> rusqlite::Result<Page> {
-        let mut read = Page {
+        budget: ReadBudget,
+    ) -> rusqlite::Result<RowPage> {
+        let mut read = RowPage {
             rows: Vec::new(),
             is_full: false,
             bytes: 0,
         };
         // Two steps, because SQLite does not use its whole index for `(due, seq) > (?, ?)`: it
         // would scan every row of the same millisecond.
-        let limit = signed(share.rows);
+        let limit = signed(budget.rows);
         let same_due = params![lane, after.due, after.seq, limit];
-        self.add(&mut read, share, READ_SAME_DUE, same_due)?;
+        self.add(&mut read, budget, READ_SAME_DUE, same_due)?;
         if !read.is_full {
-            let limit = signed(share.rows - read.rows.len());
+            let limit = signed(budget.rows - read.rows.len());
             let later_due = params![lane, after.due, until, limit];
-            self.add(&mut read, share, READ_LATER_DUE, later_due)?;
+            self.add(&mut read, budget, READ_LATER_DUE, later_due)?;
         }
         Ok(read)
     }
 
     fn add(
         &self,
-        read: &mut Page,
-        share: Share,
+        read: &mut RowPage,
+        budget: ReadBudget,
         sql: &str,
         params: impl Params,
     ) -> rusqlite::Result<()> {
@@ -171,7 +171,7 @@ impl Table {
             let (key, message) = row?;
             read.bytes += message.body.len();
             read.rows.push((key, message));
-            if read.rows.len() >= share.rows || read.bytes >= share.bytes {
+            if read.rows.len() >= budget.rows || read.bytes >= budget.bytes {
                 read.is_full = true;
                 break;
             }
@@ -204,10 +204,10 @@ impl Table {
             .query_row(params![lane, now], |row| row.get(0))
     }
 
-    pub(super) fn held(&self, lane: i64, now: i64) -> rusqlite::Result<Held> {
+    pub(super) fn lane_counts(&self, lane: i64, now: i64) -> rusqlite::Result<LaneCounts> {
         let ready = self.count(lane, i64::MIN, now)?;
         let delayed = self.count(lane, now, i64::MAX)?;
-        Ok(Held {
+        Ok(LaneCounts {
             total: ready + delayed,
             ready,
             next_due: self.next_due(lane, now)?,

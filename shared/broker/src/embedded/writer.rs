@@ -81,13 +81,13 @@ impl Writer {
         let now = timeline.now();
         let table = Table::new(schema::open(&path, now)?);
         let queue = |queue| -> rusqlite::Result<QueueState> {
-            let held = |lane| table.held(lane, now).map(|held| (lane, held));
+            let counts = |lane| table.lane_counts(lane, now).map(|counts| (lane, counts));
             let other = Some(retry_lane(queue)).filter(|lane| *lane != code(queue));
-            let other = other.map(held).transpose()?;
+            let other = other.map(counts).transpose()?;
             let bytes = table.bytes(queue)?;
             Ok(QueueState::new(
                 queue,
-                held(code(queue))?,
+                counts(code(queue))?,
                 other,
                 bytes,
                 now,
