@@ -90,13 +90,13 @@ impl Cursor {
 
 /// The remaining space on a page.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct PageBudget {
     documents: usize,
     bytes: usize,
     is_empty: bool,
 }
 
-impl Room {
+impl PageBudget {
     /// An empty page for at most this many documents.
     pub(crate) fn of(limit: u16) -> Self {
         Self {

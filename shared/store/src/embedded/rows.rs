@@ -12,7 +12,7 @@ use rusqlite::{
 use serde::{Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
-use crate::page::Room;
+use crate::page::PageBudget;
 
 /// A count in its stored form.
 pub(super) fn count(count: u64) -> i64 {
@@ -223,13 +223,13 @@ pub(super) fn page<T>(
     read: impl Fn(&Row<'_>) -> rusqlite::Result<(T, usize)>,
 ) -> rusqlite::Result<Vec<T>> {
     let mut statement = snapshot.prepare_cached(sql)?;
-    let mut room = Room::of(u16::MAX);
+    let mut budget = PageBudget::of(u16::MAX);
     let mut page = Vec::new();
     for id in ids {
         let Some((one, bytes)) = statement.query_row([id], &read).optional()? else {
             continue;
         };
-        if !room.take(bytes) {
+        if !budget.take(bytes) {
             break;
         }
         page.push(one);

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{away, parse};
 use crate::{
     ChannelPage, Cursor, Direction, Filter, PageRequest, Sort, SortField, StoreError, document,
-    filter::QueryBudget, page::Room,
+    filter::QueryBudget, page::PageBudget,
 };
 
 /// The document of a channel that the page is limited to.
@@ -140,7 +140,7 @@ struct Page<'a> {
     request: &'a PageRequest,
     filter: &'a Filter,
     query_budget: &'a QueryBudget,
-    room: Room,
+    budget: PageBudget,
     channels: Vec<StoredChannel>,
 }
 
@@ -158,7 +158,7 @@ impl<'a> Page<'a> {
             request,
             filter,
             query_budget,
-            room: Room::of(request.limit),
+            budget: PageBudget::of(request.limit),
             channels: Vec::new(),
         }
     }
@@ -176,7 +176,7 @@ impl<'a> Page<'a> {
             return Ok(Taken::Done);
         };
         // One more channel than fits: there is a next page.
-        if !self.room.take(text.len()) {
+        if !self.budget.take(text.len()) {
             return Ok(Taken::Full);
         }
         self.channels.push(found);

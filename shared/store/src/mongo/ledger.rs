@@ -23,7 +23,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
 use super::{BARRIER, DUPLICATE_KEY, away, failed, is_duplicate_key};
-use crate::{Detail, StoreError, document::say_passed_over, ledger::MAX_ROWS, page::Room};
+use crate::{Detail, StoreError, document::say_passed_over, ledger::MAX_ROWS, page::PageBudget};
 
 /// The collections.
 pub(super) const ENTRIES: &str = "entries";
@@ -97,11 +97,11 @@ async fn page<R: DeserializeOwned, T>(
     detail: Detail,
     read: impl Fn(R) -> Result<T, Unreadable>,
 ) -> Result<Vec<T>, StoreError> {
-    let mut room = Room::of(MAX_ROWS);
+    let mut budget = PageBudget::of(MAX_ROWS);
     let mut page = Vec::new();
     while found.advance().await.map_err(failed)? {
         let raw = found.current();
-        if detail == Detail::Whole && !room.take(raw.as_bytes().len()) {
+        if detail == Detail::Whole && !budget.take(raw.as_bytes().len()) {
             break;
         }
         let document = Document::try_from(raw).map_err(|error| Unreadable(error.into()));

@@ -14,7 +14,7 @@ use super::{BARRIER, failed, translate, value};
 use crate::{
     ChannelPage, Cursor, Direction, Filter, PageRequest, Sort, SortField, StoreError,
     document::{self, FIELDS},
-    page::Room,
+    page::PageBudget,
 };
 
 /// Fills a page from each range in turn.
@@ -24,7 +24,7 @@ pub(super) async fn page(
     filter: &Filter,
     request: &PageRequest,
 ) -> Result<ChannelPage, StoreError> {
-    let mut room = Room::of(request.limit);
+    let mut budget = PageBudget::of(request.limit);
     let mut found: Vec<StoredChannel> = Vec::new();
     for range in ranges(request) {
         let mut documents = find(channels, max_time, filter, request, range)
@@ -38,7 +38,7 @@ pub(super) async fn page(
             let Some(channel) = document::readable(read) else {
                 continue;
             };
-            if !room.take(bytes) {
+            if !budget.take(bytes) {
                 let next = found.last().map(|last| Cursor::after(last, request.sort));
                 return Ok(ChannelPage {
                     channels: found,
