@@ -42,5 +42,5 @@ fn fields(path: &[&str]) -> Option<&'static [&'static str]> {
         });
     reading::read::<Config>(asked)
         .err()
-        .and_then(|wrong| wrong.known)
+        .and_then(|invalid| invalid.known)
 }

@@ -24,11 +24,11 @@ use super::{
 const MAX_SHOWN_KEY: usize = 40;
 
 /// The problem of a value if nothing better is known.
-const UNSAID: &str = "cannot be used";
+const UNSPECIFIED: &str = "cannot be used";
 
 /// Why a value does not fit its key.
 #[derive(Debug)]
-pub(super) struct Wrong {
+pub(super) struct InvalidValue {
     /// Its key and sections, the innermost first.
     path: Vec<String>,
     origin: Option<String>,
@@ -39,7 +39,7 @@ pub(super) struct Wrong {
     pub(super) known: Option<&'static [&'static str]>,
 }
 
-impl Wrong {
+impl InvalidValue {
     fn because(problem: impl Into<String>) -> Self {
         Self {
             path: Vec::new(),
@@ -64,7 +64,7 @@ impl Wrong {
     }
 
     fn entry(mut self, number: usize) -> Self {
-        let problem = self.problem.as_deref().unwrap_or(UNSAID);
+        let problem = self.problem.as_deref().unwrap_or(UNSPECIFIED);
         self.problem = Some(format!("(entry {number}) {problem}"));
         self
     }
@@ -77,15 +77,15 @@ impl Wrong {
     }
 }
 
-impl std::error::Error for Wrong {}
+impl std::error::Error for InvalidValue {}
 
-impl Display for Wrong {
+impl Display for InvalidValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(origin) = &self.origin {
             write!(f, "{origin}: ")?;
         }
         let path: Vec<&str> = self.path.iter().rev().map(String::as_str).collect();
-        let problem = self.problem.as_deref().unwrap_or(UNSAID);
+        let problem = self.problem.as_deref().unwrap_or(UNSPECIFIED);
         match path.as_slice() {
             [] => f.write_str(problem),
             path => write!(f, "{} {problem}", path.join(".")),
@@ -93,13 +93,13 @@ impl Display for Wrong {
     }
 }
 
-impl From<Wrong> for Problem {
-    fn from(wrong: Wrong) -> Self {
-        Self::said(&wrong)
+impl From<InvalidValue> for Problem {
+    fn from(invalid: InvalidValue) -> Self {
+        Self::said(&invalid)
     }
 }
 
-impl Error for Wrong {
+impl Error for InvalidValue {
     fn custom<T: Display>(_words_that_may_repeat_the_value: T) -> Self {
         Self {
             problem: None,
@@ -175,18 +175,18 @@ fn expected_by<'de, V: Visitor<'de>>(visitor: &V) -> String {
 }
 
 impl Node {
-    fn text<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn text<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         let expected = expected_by(&visitor);
         match self.value {
             Value::Said { text, .. } | Value::Text(text) => visitor
                 .visit_string(text)
-                .map_err(|wrong: Wrong| wrong.or_must_be(&expected)),
-            _ => Err(Wrong::must_be(&expected)),
+                .map_err(|invalid: InvalidValue| invalid.or_must_be(&expected)),
+            _ => Err(InvalidValue::must_be(&expected)),
         }
-        .map_err(|wrong| wrong.at(&self.origin))
+        .map_err(|invalid| invalid.at(&self.origin))
     }
 
-    fn number<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn number<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         let expected = expected_by(&visitor);
         let number = match self.value {
             Value::Number(number) => Some(number),
@@ -195,12 +195,12 @@ impl Node {
         };
         match number.map(u64::try_from) {
             Some(Ok(number)) => visitor.visit_u64(number),
-            _ => Err(Wrong::must_be(&expected)),
+            _ => Err(InvalidValue::must_be(&expected)),
         }
-        .map_err(|wrong: Wrong| wrong.at(&self.origin))
+        .map_err(|invalid: InvalidValue| invalid.at(&self.origin))
     }
 
-    fn flag<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn flag<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         let expected = expected_by(&visitor);
         let flag = match self.value {
             Value::Flag(flag) => Some(flag),
@@ -209,16 +209,16 @@ impl Node {
         };
         match flag {
             Some(flag) => visitor.visit_bool(flag),
-            None => Err(Wrong::must_be(&expected)),
+            None => Err(InvalidValue::must_be(&expected)),
         }
-        .map_err(|wrong: Wrong| wrong.at(&self.origin))
+        .map_err(|invalid: InvalidValue| invalid.at(&self.origin))
     }
 
-    fn list<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn list<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         let nodes = match self.value {
             Value::List(nodes) => nodes,
             Value::Said { text, .. } => said_list(&text, &self.origin),
-            _ => return Err(Wrong::because("must be a list").at(&self.origin)),
+            _ => return Err(InvalidValue::because("must be a list").at(&self.origin)),
         };
         let entries = Entries {
             nodes: nodes.into_iter(),
@@ -226,19 +226,19 @@ impl Node {
         };
         visitor
             .visit_seq(entries)
-            .map_err(|wrong: Wrong| wrong.at(&self.origin))
+            .map_err(|invalid: InvalidValue| invalid.at(&self.origin))
     }
 
-    fn section<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn section<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         let Value::Section(table) = self.value else {
-            return Err(Wrong::because("must be a section").at(&self.origin));
+            return Err(InvalidValue::because("must be a section").at(&self.origin));
         };
         visitor
             .visit_map(Section {
                 entries: table.into_iter(),
                 next: None,
             })
-            .map_err(|wrong: Wrong| wrong.at(&self.origin))
+            .map_err(|invalid: InvalidValue| invalid.at(&self.origin))
     }
 }
 
@@ -266,15 +266,16 @@ pub(super) fn read_all<T: DeserializeOwned>(mut table: Table) -> Result<T, Probl
         match read(table.clone()) {
             Ok(read) => return problems.map(|()| read),
             // Missing only because its wrong value was removed: its section goes too.
-            Err(Wrong { path, .. }) if removed.contains(&path) => {
+            Err(InvalidValue { path, .. }) if removed.contains(&path) => {
                 if !remove(&mut table, path.get(1..).unwrap_or_default()) {
-                    return problems.and_then(|()| Err(Problem::from(Wrong::because(UNSAID))));
+                    return problems
+                        .and_then(|()| Err(Problem::from(InvalidValue::because(UNSPECIFIED))));
                 }
             }
-            Err(wrong) => {
-                let goes_on = remove(&mut table, &wrong.path);
-                removed.push(wrong.path.clone());
-                let problem = Problem::from(wrong).after(problems);
+            Err(invalid) => {
+                let goes_on = remove(&mut table, &invalid.path);
+                removed.push(invalid.path.clone());
+                let problem = Problem::from(invalid).after(problems);
                 if !goes_on {
                     return Err(problem);
                 }
@@ -300,7 +301,7 @@ fn remove(table: &mut Table, path: &[String]) -> bool {
 }
 
 /// Reads everything, up to the first wrong value.
-pub(super) fn read<T: DeserializeOwned>(table: Table) -> Result<T, Wrong> {
+pub(super) fn read<T: DeserializeOwned>(table: Table) -> Result<T, InvalidValue> {
     T::deserialize(MapAccessDeserializer::new(Section {
         entries: table.into_iter(),
         next: None,
@@ -308,9 +309,9 @@ pub(super) fn read<T: DeserializeOwned>(table: Table) -> Result<T, Wrong> {
 }
 
 impl<'de> Deserializer<'de> for Node {
-    type Error = Wrong;
+    type Error = InvalidValue;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         match self.value {
             Value::Said { .. } | Value::Text(_) => self.text(visitor),
             Value::Number(_) => self.number(visitor),
@@ -319,44 +320,44 @@ impl<'de> Deserializer<'de> for Node {
             Value::Section(_) => self.section(visitor),
             Value::Other => {
                 let expected = expected_by(&visitor);
-                Err(Wrong::must_be(&expected).at(&self.origin))
+                Err(InvalidValue::must_be(&expected).at(&self.origin))
             }
         }
     }
 
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         self.text(visitor)
     }
 
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         self.text(visitor)
     }
 
-    fn deserialize_u8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_u8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         self.number(visitor)
     }
 
-    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         self.number(visitor)
     }
 
-    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         self.number(visitor)
     }
 
-    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         self.number(visitor)
     }
 
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         self.flag(visitor)
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         self.list(visitor)
     }
 
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         self.section(visitor)
     }
 
@@ -365,7 +366,7 @@ impl<'de> Deserializer<'de> for Node {
         _name: &'static str,
         _fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Wrong> {
+    ) -> Result<V::Value, InvalidValue> {
         self.section(visitor)
     }
 
@@ -373,11 +374,11 @@ impl<'de> Deserializer<'de> for Node {
         self,
         _name: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Wrong> {
+    ) -> Result<V::Value, InvalidValue> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         match self.value {
             // Set but empty means not set.
             Value::Said { text, beneath } if text.is_empty() => match beneath {
@@ -393,15 +394,15 @@ impl<'de> Deserializer<'de> for Node {
         _name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Wrong> {
+    ) -> Result<V::Value, InvalidValue> {
         match self.value {
             Value::Said { text, .. } | Value::Text(text) => {
-                let variant: StringDeserializer<Wrong> = text.into_deserializer();
+                let variant: StringDeserializer<InvalidValue> = text.into_deserializer();
                 visitor.visit_enum(variant)
             }
-            _ => Err(Wrong::because(one_of(variants))),
+            _ => Err(InvalidValue::because(one_of(variants))),
         }
-        .map_err(|wrong| wrong.at(&self.origin))
+        .map_err(|invalid| invalid.at(&self.origin))
     }
 
     forward_to_deserialize_any! {
@@ -417,18 +418,20 @@ struct Entries {
 }
 
 impl<'de> SeqAccess<'de> for Entries {
-    type Error = Wrong;
+    type Error = InvalidValue;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(
         &mut self,
         seed: T,
-    ) -> Result<Option<T::Value>, Wrong> {
+    ) -> Result<Option<T::Value>, InvalidValue> {
         let Some(node) = self.nodes.next() else {
             return Ok(None);
         };
         self.number += 1;
         let entry = seed.deserialize(node);
-        entry.map(Some).map_err(|wrong| wrong.entry(self.number))
+        entry
+            .map(Some)
+            .map_err(|invalid| invalid.entry(self.number))
     }
 }
 
@@ -439,29 +442,32 @@ struct Section {
 }
 
 impl<'de> MapAccess<'de> for Section {
-    type Error = Wrong;
+    type Error = InvalidValue;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
         &mut self,
         seed: K,
-    ) -> Result<Option<K::Value>, Wrong> {
+    ) -> Result<Option<K::Value>, InvalidValue> {
         let Some((key, node)) = self.entries.next() else {
             return Ok(None);
         };
-        let name: StrDeserializer<'_, Wrong> = key.as_str().into_deserializer();
+        let name: StrDeserializer<'_, InvalidValue> = key.as_str().into_deserializer();
         let field = seed
             .deserialize(name)
-            .map_err(|wrong| wrong.at(&node.origin).under(shown(&key)))?;
+            .map_err(|invalid| invalid.at(&node.origin).under(shown(&key)))?;
         self.next = Some((key, node));
         Ok(Some(field))
     }
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Wrong> {
+    fn next_value_seed<V: DeserializeSeed<'de>>(
+        &mut self,
+        seed: V,
+    ) -> Result<V::Value, InvalidValue> {
         let Some((key, node)) = self.next.take() else {
-            return Err(Wrong::because("is asked for twice"));
+            return Err(InvalidValue::because("is asked for twice"));
         };
         let origin = node.origin.clone();
         seed.deserialize(node)
-            .map_err(|wrong| wrong.at(&origin).under(key))
+            .map_err(|invalid| invalid.at(&origin).under(key))
     }
 }
