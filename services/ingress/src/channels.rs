@@ -106,7 +106,7 @@ pub(crate) async fn read(
 ) -> Result<Response, Problem> {
     let id = channel_id(&id)?;
     let stored = ingress.store.get(&id).await?;
-    let mut answer = ingress.answers.json(&stored.channel, ())?;
+    let mut answer = ingress.response_budget.json(&stored.channel, ())?;
     let version = HeaderValue::try_from(etag::of(&stored.version));
     let version = version.map_err(|_no_header| Problem::internal())?;
     answer.headers_mut().insert(header::ETAG, version);

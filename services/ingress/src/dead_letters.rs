@@ -109,7 +109,7 @@ pub(crate) async fn list(
         dead_letters,
         next_cursor,
     };
-    ingress.answers.json(&page, under_way)
+    ingress.response_budget.json(&page, under_way)
 }
 
 #[derive(Debug, Serialize)]

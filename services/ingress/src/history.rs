@@ -79,7 +79,7 @@ pub(crate) async fn timeline(
         waiting: waiting.map(Waiting::from),
         timeline,
     };
-    ingress.answers.json(&timeline, ())
+    ingress.response_budget.json(&timeline, ())
 }
 
 /// What the message waits for: a pause is read from the channel, all else from the dispatcher's
@@ -152,5 +152,5 @@ pub(crate) async fn list(
         messages: messages.into_iter().map(Shown::from).collect(),
         next_cursor,
     };
-    ingress.answers.json(&page, under_way)
+    ingress.response_budget.json(&page, under_way)
 }

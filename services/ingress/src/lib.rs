@@ -4,7 +4,6 @@
 //! nothing was enqueued, unless the answer says that it may have been.
 
 mod access;
-mod answers;
 mod api_keys;
 mod batch;
 mod body;
@@ -26,6 +25,7 @@ mod problem;
 mod queries;
 mod refusals;
 mod replays;
+mod response_budget;
 mod routes;
 mod times;
 
@@ -48,8 +48,8 @@ pub use config::{CallbackAuth, Config, ConfigError, Tls};
 pub use routes::calls;
 
 use crate::{
-    access::Authenticator, answers::Answers, callback::limits::AnswerLimits, problem::Problem,
-    queries::Queries, refusals::Refusals,
+    access::Authenticator, callback::limits::AnswerLimits, problem::Problem, queries::Queries,
+    refusals::Refusals, response_budget::ResponseBudget,
 };
 
 /// The state of the handlers. It is cloned several times a request, which only increments a
@@ -88,7 +88,7 @@ pub struct Shared {
     /// The free part of the byte budget of all bodies.
     bytes: Arc<Semaphore>,
     /// The budget of answers within it.
-    answers: Answers,
+    response_budget: ResponseBudget,
     batches: Arc<Semaphore>,
     queries: Arc<Queries>,
 }
@@ -159,7 +159,7 @@ impl Ingress {
             own_response_url,
             guard,
             under_way: Semaphore::new(limits.max_requests_in_flight),
-            answers: Answers::of(&bytes, limits.max_bytes_in_flight),
+            response_budget: ResponseBudget::of(&bytes, limits.max_bytes_in_flight),
             queries: Arc::new(Queries::new()),
             bytes,
             batches: Arc::new(Semaphore::new(batch::MAX_AT_ONCE)),

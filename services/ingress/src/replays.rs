@@ -238,7 +238,7 @@ pub(crate) async fn list(
         replays,
         next_cursor,
     };
-    ingress.answers.json(&page, under_way)
+    ingress.response_budget.json(&page, under_way)
 }
 
 /// `GET /replays/{replay_id}`

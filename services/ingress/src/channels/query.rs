@@ -46,7 +46,7 @@ pub(crate) async fn query(
         channels: page.channels,
         next_cursor: page.next.map(|cursor| write_cursor(request.sort, cursor)),
     };
-    ingress.answers.json(&found, under_way)
+    ingress.response_budget.json(&found, under_way)
 }
 
 pub(crate) fn page(parameters: PageParameters) -> Result<PageRequest, Problem> {

@@ -1,7 +1,7 @@
-//! Long answers, whose size the client chooses.
+//! Long responses, whose size the client chooses.
 //!
-//! Invariant: such an answer counts against the byte budget of all requests until its last byte is
-//! written or its client is gone. All such answers have a fixed share of the budget, so clients
+//! Invariant: such a response counts against the byte budget of all requests until its last byte is
+//! written or its client is gone. All such responses have a fixed share of the budget, so clients
 //! that do not read cannot block sending.
 
 use std::{
@@ -23,22 +23,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::problem::Problem;
 
-/// One part in this many of the byte budget is for answers.
+/// One part in this many of the byte budget is for responses.
 const SHARE: usize = 4;
 
-/// The size of one chunk. The rest of the answer stays here, where it counts.
+/// The size of one chunk. The rest of the response stays here, where it counts.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// The byte budget of answers.
+/// The byte budget of responses.
 #[derive(Clone)]
-pub(crate) struct Answers {
+pub(crate) struct ResponseBudget {
     all: Arc<Semaphore>,
     own: Arc<Semaphore>,
-    /// The whole budget: a longer answer counts as this much, so one alone always fits.
+    /// The whole budget: a longer response counts as this much, so one alone always fits.
     most: usize,
 }
 
-impl Answers {
+impl ResponseBudget {
     /// A share of the budget of all requests, which has this many bytes.
     pub(crate) fn of(all: &Arc<Semaphore>, bytes: usize) -> Self {
         let most = bytes / SHARE;
@@ -49,20 +49,20 @@ impl Answers {
         }
     }
 
-    /// A JSON answer. What comes with it is held until the answer is written.
+    /// A JSON response. `with` is kept until the response is written.
     ///
     /// # Errors
     /// If the budget is used up.
     pub(crate) fn json(
         &self,
-        answer: &impl Serialize,
+        value: &impl Serialize,
         with: impl Send + Unpin + 'static,
     ) -> Result<Response, Problem> {
-        let bytes = serde_json::to_vec(answer).map_err(|error| {
-            tracing::error!(%error, "an answer cannot be written as JSON");
+        let bytes = serde_json::to_vec(value).map_err(|error| {
+            tracing::error!(%error, "a response cannot be written as JSON");
             Problem::internal()
         })?;
-        let counted = Counted {
+        let counted = CountedBody {
             _of_all: self.take(&self.all, bytes.len())?,
             _of_own: self.take(&self.own, bytes.len())?,
             _with: with,
@@ -81,14 +81,14 @@ impl Answers {
 }
 
 /// A body that counts against the budget until it is dropped.
-struct Counted<W> {
+struct CountedBody<W> {
     left: Bytes,
     _of_all: OwnedSemaphorePermit,
     _of_own: OwnedSemaphorePermit,
     _with: W,
 }
 
-impl<W: Unpin> HttpBody for Counted<W> {
+impl<W: Unpin> HttpBody for CountedBody<W> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -121,51 +121,51 @@ mod tests {
 
     const ALL: usize = 1 << 20;
 
-    fn answers() -> (Arc<Semaphore>, Answers) {
+    fn budget() -> (Arc<Semaphore>, ResponseBudget) {
         let all = Arc::new(Semaphore::new(ALL));
-        let answers = Answers::of(&all, ALL);
-        (all, answers)
+        let budget = ResponseBudget::of(&all, ALL);
+        (all, budget)
     }
 
     #[tokio::test]
-    async fn an_answer_counts_until_it_is_written() {
-        let (all, answers) = answers();
+    async fn a_response_counts_until_it_is_written() {
+        let (all, budget) = budget();
         let text = "x".repeat(200_000);
-        let answer = answers.json(&text, ()).ok().unwrap();
+        let response = budget.json(&text, ()).ok().unwrap();
         assert_eq!(all.available_permits(), ALL - 200_002);
-        let bytes = to_bytes(answer.into_body(), ALL).await.unwrap();
+        let bytes = to_bytes(response.into_body(), ALL).await.unwrap();
         assert_eq!(bytes.len(), 200_002);
         assert_eq!(all.available_permits(), ALL);
-        // An unread answer also counts until its client is gone.
-        drop(answers.json(&text, ()).ok().unwrap());
+        // An unread response also counts until its client is gone.
+        drop(budget.json(&text, ()).ok().unwrap());
         assert_eq!(all.available_permits(), ALL);
     }
 
     #[tokio::test]
-    async fn unread_answers_leave_room_for_requests() {
-        let (all, answers) = answers();
+    async fn unread_responses_leave_room_for_requests() {
+        let (all, budget) = budget();
         let text = "x".repeat(200_000);
-        let unread = answers.json(&text, ()).ok().unwrap();
-        assert!(answers.json(&text, ()).is_err());
+        let unread = budget.json(&text, ()).ok().unwrap();
+        assert!(budget.json(&text, ()).is_err());
         assert!(all.available_permits() >= ALL - ALL / SHARE);
         drop(unread);
-        assert!(answers.json(&text, ()).is_ok());
+        assert!(budget.json(&text, ()).is_ok());
     }
 
     #[tokio::test]
-    async fn one_that_is_longer_than_all_may_be_is_given_alone() {
-        let (all, answers) = answers();
-        let long = answers.json(&"x".repeat(2 * ALL), ()).ok().unwrap();
-        assert!(answers.json(&"short", ()).is_err());
+    async fn a_response_longer_than_the_budget_is_sent_alone() {
+        let (all, budget) = budget();
+        let long = budget.json(&"x".repeat(2 * ALL), ()).ok().unwrap();
+        assert!(budget.json(&"short", ()).is_err());
         drop(long);
         assert_eq!(all.available_permits(), ALL);
     }
 
     #[tokio::test]
-    async fn it_is_handed_over_in_pieces() {
-        let (_, answers) = answers();
-        let answer = answers.json(&"x".repeat(200_000), ()).ok().unwrap();
-        let mut body = answer.into_body();
+    async fn a_response_is_sent_in_pieces() {
+        let (_, budget) = budget();
+        let response = budget.json(&"x".repeat(200_000), ()).ok().unwrap();
+        let mut body = response.into_body();
         let frame = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
         let frame = frame.await.unwrap().unwrap();
         assert_eq!(frame.data_ref().map(Bytes::len), Some(PIECE_BYTES));
