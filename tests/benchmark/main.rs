@@ -39,7 +39,9 @@ use tokio::{
 
 use crate::{
     measure::Bench,
-    options::{ClusterAway, Command, Common, Faults, Memory, Options, Replay, Run, StoreAway},
+    options::{
+        ClusterAway, Command, Common, Faults, Memory, Options, Replay, Run, StoreUnavailable,
+    },
     results::{Measure, Round},
     table::EngineResults,
 };
@@ -279,7 +281,7 @@ async fn replay(options: &Replay) -> anyhow::Result<ExitCode> {
     Ok(exit_code(good))
 }
 
-async fn store(options: &StoreAway) -> anyhow::Result<ExitCode> {
+async fn store(options: &StoreUnavailable) -> anyhow::Result<ExitCode> {
     let servers = Servers::start(&options.common.folder).await?;
     println!("== {RABBITMQ} ==");
     let report = outage::run(OutagePlan {

@@ -22,7 +22,7 @@ pub(crate) enum Command {
     /// Replays dead letters and kills the recorder half-way; none may be lost.
     Replay(Replay),
     /// Makes the store unavailable under load; nothing may be refused or missing.
-    Store(StoreAway),
+    Store(StoreUnavailable),
     /// Kills or freezes nodes of a RabbitMQ cluster under load; nothing may be lost.
     Cluster(ClusterAway),
     /// Measures how channels that hang and fail slow the others.
@@ -110,7 +110,7 @@ pub(crate) struct Replay {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct StoreAway {
+pub(crate) struct StoreUnavailable {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Seconds without the store.

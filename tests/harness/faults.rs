@@ -1,5 +1,5 @@
 //! The fault run: messages are posted while processes and the broker are killed, connections cut,
-//! the store is away and endpoints fail; then every accepted message is accounted for.
+//! the store is unavailable and endpoints fail; then every accepted message is accounted for.
 //!
 //! Invariant: every fault happens during live traffic. A gate holds the loader until the fault is
 //! over, so the load neither ends before it nor pauses for it. A killed process is restarted only

@@ -40,7 +40,7 @@ const AROUND: Duration = Duration::from_secs(3);
 pub struct OutagePlan {
     /// The gateway, on servers.
     pub stack: Plan,
-    /// How long the store is away.
+    /// How long the store is unavailable.
     pub outage: Duration,
     /// Messages a second.
     pub rate: u32,
@@ -51,13 +51,13 @@ pub struct OutagePlan {
 /// The result of an outage run.
 #[derive(Debug, Clone)]
 pub struct OutageReport {
-    /// How long the store was away.
+    /// How long the store was unavailable.
     pub outage: Duration,
     /// Messages that were answered 202.
     pub accepted: u64,
-    /// Messages that were accepted while the store was away.
+    /// Messages that were accepted while the store was unavailable.
     pub accepted_meanwhile: u64,
-    /// Messages that were delivered while the store was away.
+    /// Messages that were delivered while the store was unavailable.
     pub delivered_meanwhile: u64,
     /// Posts that were not answered 202.
     pub refused: u64,
@@ -97,7 +97,7 @@ impl fmt::Display for OutageReport {
 /// If something does not start, or the load does not end in time.
 pub async fn run(plan: OutagePlan) -> anyhow::Result<OutageReport> {
     let Engines::Servers { broker, store } = plan.stack.engines else {
-        bail!("the embedded store is part of the process: it cannot be away");
+        bail!("the embedded store is part of the process: it cannot be unavailable");
     };
     let (store, proxy) = TestNamespace::nameless(&broker, &store)?
         .store_by_proxy()

@@ -727,7 +727,7 @@ async fn a_recorder_that_is_killed_loses_no_entry(setup: Setup) -> anyhow::Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_was_away_misses_no_entry() -> anyhow::Result<()> {
+async fn a_store_that_was_unavailable_misses_no_entry() -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?;
     let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;

@@ -24,7 +24,7 @@ on_both_setups! {
     waiting_for_an_open_breaker_costs_no_try,
     a_channels_own_time_limit_and_schedule_hold,
     an_endpoint_that_is_gone_pauses_its_channel,
-    a_sessions_server_that_is_away_gets_only_probes_and_then_all,
+    a_sessions_server_that_is_unavailable_gets_only_probes_and_then_all,
     answers_that_the_sessions_server_fails_over_hold_up_no_other_channels,
     a_sessions_server_that_asks_one_channel_for_quiet_gets_the_others,
     a_wrong_setting_is_named,
@@ -261,7 +261,7 @@ async fn an_endpoint_that_is_gone_pauses_its_channel(setup: Setup) -> anyhow::Re
     gateway.finish(&[&channel]).await
 }
 
-async fn a_sessions_server_that_is_away_gets_only_probes_and_then_all(
+async fn a_sessions_server_that_is_unavailable_gets_only_probes_and_then_all(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     const FAILURES: usize = 2;

@@ -480,7 +480,7 @@ async fn development_needs_no_key_and_says_that_one_is_wrong(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_store_is_away_known_keys_are_served() -> anyhow::Result<()> {
+async fn while_the_store_is_unavailable_known_keys_are_served() -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?.production();
     let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;
@@ -523,7 +523,7 @@ async fn while_the_store_is_away_known_keys_are_served() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ingress_that_starts_while_the_store_is_away_is_not_ready_until_it_knows_the_keys()
+async fn an_ingress_that_starts_while_the_store_is_unavailable_is_not_ready_until_it_knows_the_keys()
 -> anyhow::Result<()> {
     let plan = Plan::new(Setup::Servers)?.env("OPERATOR_KEY", "");
     let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;

@@ -32,7 +32,7 @@ async fn try_to_send(gateway: &TestGateway) -> anyhow::Result<Answer> {
 #[case::refuses_connections(Proxy::refuse)]
 #[case::swallows_everything(Proxy::stall)]
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_broker_is_away_messages_are_refused_and_none_is_lost(
+async fn while_the_broker_is_unavailable_messages_are_refused_and_none_is_lost(
     #[case] break_it: fn(&Proxy),
 ) -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
@@ -65,7 +65,7 @@ async fn while_the_broker_is_away_messages_are_refused_and_none_is_lost(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_store_is_away_known_channels_are_served() -> anyhow::Result<()> {
+async fn while_the_store_is_unavailable_known_channels_are_served() -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?;
     let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;
@@ -92,7 +92,8 @@ async fn while_the_store_is_away_known_channels_are_served() -> anyhow::Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_store_is_away_messages_wait_at_the_cost_of_no_try() -> anyhow::Result<()> {
+async fn while_the_store_is_unavailable_messages_wait_at_the_cost_of_no_try() -> anyhow::Result<()>
+{
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?;
     let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;

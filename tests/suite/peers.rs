@@ -8,7 +8,7 @@
 //! | the time limit excluded the answer's body: a stalled one was posted again for ever, and a drain never ended | `a_stalled_answer_is_one_delivery_and_holds_up_no_drain` |
 //! | with the queue down a post was stored, and its repeat was refused though nothing was sent | `producers::without_the_broker_no_key_is_remembered` |
 //! | a broker restart emptied the queue | `faults::on_rabbitmq_and_mongodb_faults_lose_nothing`; the brokers' contract, `what_was_not_settled_comes_back_after_reopening` |
-//! | after a broker restart the consumer never came back | `outages::while_the_broker_is_away_messages_are_refused_and_none_is_lost`; `rabbitmq::a_consumer_outlives_its_queue` |
+//! | after a broker restart the consumer never came back | `outages::while_the_broker_is_unavailable_messages_are_refused_and_none_is_lost`; `rabbitmq::a_consumer_outlives_its_queue` |
 //! | a nack dropped the task | the brokers' contract, `a_delivery_that_is_dropped_comes_back` |
 //! | a per-endpoint rate was stored and not enforced | the dispatcher's lanes, `a_rate_is_enforced` and `what_is_parked_for_its_rate_comes_back_at_that_rate` |
 //! | 429 was retried on the ordinary schedule | `what_a_429_asks_for_is_waited` |

@@ -193,7 +193,7 @@ async fn without_the_broker_no_key_is_remembered() -> anyhow::Result<()> {
     Proxy::refuse(&proxy);
     // The first publish finds the connection lost; from then on the broker is known to be
     // unavailable.
-    wait::until("the broker to be known to be away", async || {
+    wait::until("the broker to be reported as unavailable", async || {
         let answer = keyed(&gateway, "first", &message("first")).await.ok()?;
         answer.text.contains("broker-away").then_some(())
     })

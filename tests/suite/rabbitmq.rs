@@ -369,7 +369,7 @@ async fn a_work_queue_without_its_promises_is_not_used() -> anyhow::Result<()> {
     let broker = place.open().await?;
     until_status(&broker, |status| match status {
         Status::Ready => false,
-        Status::Blocked(reason) | Status::Away(reason) => reason.contains("'x-overflow'"),
+        Status::Blocked(reason) | Status::Unavailable(reason) => reason.contains("'x-overflow'"),
     })
     .await?;
     let answer = publish(&broker).await;
@@ -395,7 +395,7 @@ async fn a_publish_into_silence_ends_unconfirmed_and_the_silent_connection_is_le
         matches!(answer, Err(PublishError::Unconfirmed)),
         "{answer:?}"
     );
-    until_status(&broker, |status| matches!(status, Status::Away(_))).await?;
+    until_status(&broker, |status| matches!(status, Status::Unavailable(_))).await?;
     place.proxy.cut();
     place.proxy.resume();
     let id = until_published(&broker).await?;
@@ -404,18 +404,21 @@ async fn a_publish_into_silence_ends_unconfirmed_and_the_silent_connection_is_le
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_away_at_first_is_found_when_it_comes() -> anyhow::Result<()> {
+async fn a_server_that_is_unavailable_at_first_is_found_when_it_comes() -> anyhow::Result<()> {
     let place = Place::make().await?;
     place.proxy.refuse();
     let broker = place.open().await?;
     ensure!(
-        matches!(broker.status(), Status::Away(_)),
+        matches!(broker.status(), Status::Unavailable(_)),
         "{:?}",
         broker.status()
     );
     let mut consumer = broker.consume(Queue::Outbound, 1).await?;
     let answer = publish(&broker).await;
-    ensure!(matches!(answer, Err(PublishError::Away(_))), "{answer:?}");
+    ensure!(
+        matches!(answer, Err(PublishError::Unavailable(_))),
+        "{answer:?}"
+    );
 
     place.proxy.resume();
     until_status(&broker, |status| *status == Status::Ready).await?;

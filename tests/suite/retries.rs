@@ -24,7 +24,7 @@ on_both_setups! {
     an_endpoint_that_hangs_is_timed_out_and_tried_again,
     a_redirect_is_a_failed_try_and_is_not_followed,
     a_status_that_speaks_of_the_server_kills_no_message,
-    answers_wait_for_a_sessions_server_that_is_away,
+    answers_wait_for_a_sessions_server_that_is_unavailable,
     a_deleted_channels_message_is_a_dead_letter,
 }
 
@@ -178,7 +178,7 @@ async fn a_status_that_speaks_of_the_server_kills_no_message(
     gateway.finish(&channels.iter().collect::<Vec<_>>()).await
 }
 
-async fn answers_wait_for_a_sessions_server_that_is_away(
+async fn answers_wait_for_a_sessions_server_that_is_unavailable(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;

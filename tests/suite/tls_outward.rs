@@ -132,7 +132,7 @@ async fn a_message_goes_round_over_rabbitmq_and_mongodb_under_tls() -> anyhow::R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_cannot_prove_itself_is_away() -> anyhow::Result<()> {
+async fn a_server_that_cannot_prove_itself_is_unavailable() -> anyhow::Result<()> {
     let servers = under_tls().await?;
     let own = || Some(servers.ca_file.clone());
 
@@ -143,7 +143,7 @@ async fn a_server_that_cannot_prove_itself_is_away() -> anyhow::Result<()> {
         ("another name", "127.0.0.1", own()),
     ] {
         let status = servers.broker(host, ca_file).await?;
-        let Status::Away(reason) = status else {
+        let Status::Unavailable(reason) = status else {
             anyhow::bail!("RabbitMQ was believed, and should not by {why}: {status:?}")
         };
         assert!(reason.contains("certificate"), "{why}: {reason}");

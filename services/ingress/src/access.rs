@@ -143,7 +143,7 @@ impl Authenticator {
                 Ok(Principal::Key(known))
             }
             Ok(_) => Err(self.refuse()),
-            Err(key_snapshot::Away) => Err(Problem::keys_away()),
+            Err(key_snapshot::Unavailable) => Err(Problem::keys_unavailable()),
         }
     }
 

@@ -47,8 +47,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn more_are_told_once_and_fewer_not_at_all() {
-        let away = || Err(PublishError::Away("for a moment".to_owned()));
-        let looks = [Ok(0), Ok(2), Ok(2), away(), Ok(2), Ok(3), Ok(1), Ok(2)];
+        let unavailable = || Err(PublishError::Unavailable("for a moment".to_owned()));
+        let looks = [
+            Ok(0),
+            Ok(2),
+            Ok(2),
+            unavailable(),
+            Ok(2),
+            Ok(3),
+            Ok(1),
+            Ok(2),
+        ];
         let looks = RefCell::new(looks.into_iter());
         let stop = CancellationToken::new();
         let look = || {

@@ -27,7 +27,7 @@ impl<'a> CurrentChannels<'a> {
     /// stays as it is.
     ///
     /// # Errors
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     pub(crate) async fn readdress(
         &mut self,
         id: &ChannelId,

@@ -81,7 +81,7 @@ async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
     let broker = match broker {
         Status::Ready => "ready".to_owned(),
         Status::Blocked(why) => format!("blocked: {why}"),
-        Status::Away(why) => format!("away: {why}"),
+        Status::Unavailable(why) => format!("unavailable: {why}"),
     };
     let unreadable = operations.known.unreadable_secrets();
     if unreadable > 0 {

@@ -180,7 +180,7 @@ pub enum OpenError {
 }
 
 /// Opens the broker that the URL names. RabbitMQ may be unreachable: until it connects, the status
-/// is [`Status::Away`](crate::Status::Away).
+/// is [`Status::Unavailable`](crate::Status::Unavailable).
 ///
 /// # Errors
 /// See [`OpenError`].

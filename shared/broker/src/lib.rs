@@ -58,7 +58,7 @@ pub trait Broker: Send + Sync + 'static {
     /// Number of ready messages in a queue: neither delayed nor delivered.
     ///
     /// # Errors
-    /// [`PublishError::Away`] while the broker cannot be asked.
+    /// [`PublishError::Unavailable`] while the broker cannot be asked.
     async fn ready(&self, queue: Queue) -> Result<u64, PublishError>;
 
     /// Closes the broker: publishes fail, consumers end, and unsettled deliveries return to their
@@ -87,15 +87,15 @@ pub enum Status {
     /// [`PublishError::Refused`] instead, because the other queues still accept messages.
     Blocked(String),
     /// It is unreachable.
-    Away(String),
+    Unavailable(String),
 }
 
 /// Why a publish failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// The broker is unreachable, or was closed.
-    #[error("the broker is away: {0}")]
-    Away(String),
+    #[error("the broker is unavailable: {0}")]
+    Unavailable(String),
     /// The broker refuses: blocked, a full queue, a full disk.
     #[error("the broker refuses: {0}")]
     Refused(String),

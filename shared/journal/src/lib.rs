@@ -2,7 +2,7 @@
 //! confirm costs the same for one entry and for 500.
 //!
 //! Invariant: [`Journal::append`] resolves only after the broker's confirm. An accepted entry is
-//! published until it is confirmed, however long the broker is away, so it may be published twice
+//! published until it is confirmed, however long the broker is unavailable, so it may be published twice
 //! under one entry id.
 
 mod batch;
@@ -105,7 +105,7 @@ impl Journal {
     }
 
     /// Accepts no further entry, and resolves when every accepted entry is confirmed. Use a time
-    /// limit: it waits for as long as the broker is away.
+    /// limit: it waits for as long as the broker is unavailable.
     pub async fn close(&self) {
         self.closing.cancel();
         self.closed.cancelled().await;

@@ -40,7 +40,7 @@ pub struct CachedChannels {
     known: Cache<ChannelId, Known>,
     time_to_live: Duration,
     /// Whether the store was unavailable at the last read.
-    is_away: AtomicBool,
+    is_unavailable: AtomicBool,
     /// Held by the only read that probes an unavailable store. The other reads do not wait for it.
     trying: Mutex<()>,
 }
@@ -113,7 +113,7 @@ impl CachedChannels {
                 .max_capacity(config.cache_bytes)
                 .build(),
             time_to_live: config.cache_ttl,
-            is_away: AtomicBool::new(false),
+            is_unavailable: AtomicBool::new(false),
             trying: Mutex::new(()),
         }
     }
@@ -142,7 +142,7 @@ impl CachedChannels {
     ///
     /// # Errors
     ///
-    /// As for [`crate::Channels::target`]; [`StoreError::Away`] only if the channel is not in the
+    /// As for [`crate::Channels::target`]; [`StoreError::Unavailable`] only if the channel is not in the
     /// cache.
     pub async fn get(self: &Arc<Self>, id: &ChannelId) -> Result<Arc<KnownChannel>, StoreError> {
         let last = self.known.get(id).await;
@@ -154,7 +154,7 @@ impl CachedChannels {
             if is_fresh && now >= known.again_from && !known.read_again.swap(true, Relaxed) {
                 tokio::spawn(Arc::clone(self).refresh(id.clone(), known.clone()));
             }
-            if is_fresh || (self.is_away() && self.trying.try_lock().is_err()) {
+            if is_fresh || (self.is_unavailable() && self.trying.try_lock().is_err()) {
                 return Ok(Arc::clone(channel));
             }
         }
@@ -209,7 +209,7 @@ impl CachedChannels {
                     (Ok(_), _) => Op::Put(known),
                     // The cached channel stays. The next caller after its time to live tries the
                     // store.
-                    (Err(error), _) if matches!(**error, StoreError::Away(_)) => Op::Nop,
+                    (Err(error), _) if matches!(**error, StoreError::Unavailable(_)) => Op::Nop,
                     (Err(_), _) => Op::Remove,
                 }
             })
@@ -219,22 +219,22 @@ impl CachedChannels {
     /// Reads the store, and falls back on the channel in the cache.
     async fn read(&self, id: &ChannelId, last: Option<Arc<KnownChannel>>) -> Known {
         // Only taken while the store is unavailable, so that normal reads run concurrently.
-        let _trying = if self.is_away() {
+        let _trying = if self.is_unavailable() {
             self.trying.try_lock().ok()
         } else {
             None
         };
         let read = match (self.read_now(id).await, last) {
             (Ok(found), _) => {
-                self.note_away(None);
+                self.note_unavailable(None);
                 Ok(Arc::new(found))
             }
-            (Err(error @ StoreError::Away(_)), last) => {
-                self.note_away(Some(&error));
+            (Err(error @ StoreError::Unavailable(_)), last) => {
+                self.note_unavailable(Some(&error));
                 last.ok_or_else(|| Arc::new(error))
             }
             (Err(error), _) => {
-                self.note_away(None);
+                self.note_unavailable(None);
                 Err(Arc::new(error))
             }
         };
@@ -273,7 +273,7 @@ impl CachedChannels {
         let unreadable = self.unreadable.lock();
         let mut unreadable = unreadable.unwrap_or_else(PoisonError::into_inner);
         match read {
-            Err(StoreError::Away(_)) => {}
+            Err(StoreError::Unavailable(_)) => {}
             Ok(known) if matches!(known.signing, Signing::Impossible) => {
                 if unreadable.len() < MAX_COUNTED {
                     unreadable.insert(id.clone());
@@ -298,18 +298,18 @@ impl CachedChannels {
             .await;
     }
 
-    fn is_away(&self) -> bool {
-        self.is_away.load(Relaxed)
+    fn is_unavailable(&self) -> bool {
+        self.is_unavailable.load(Relaxed)
     }
 
     /// Logs once when an outage begins and once when it ends.
-    fn note_away(&self, error: Option<&StoreError>) {
-        let was_away = self.is_away.swap(error.is_some(), Relaxed);
-        match (was_away, error) {
+    fn note_unavailable(&self, error: Option<&StoreError>) {
+        let was_unavailable = self.is_unavailable.swap(error.is_some(), Relaxed);
+        match (was_unavailable, error) {
             (false, Some(error)) => {
                 warn!(
                     ?error,
-                    "the store is away; known channels are served as they were"
+                    "the store is unavailable; known channels are served as they were"
                 );
             }
             (true, None) => info!("the store is back"),
@@ -327,7 +327,7 @@ fn shared(error: &Arc<StoreError>) -> StoreError {
             problem: problem.clone(),
         },
         // `get` returns no other errors.
-        _ => StoreError::Away(Box::new(Shared(Arc::clone(error)))),
+        _ => StoreError::Unavailable(Box::new(Shared(Arc::clone(error)))),
     }
 }
 

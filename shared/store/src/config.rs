@@ -151,7 +151,7 @@ pub enum OpenError {
 }
 
 /// Opens the store that the URL names. An unavailable MongoDB is not an error here: every call
-/// returns [`crate::StoreError::Away`] until it is available.
+/// returns [`crate::StoreError::Unavailable`] until it is available.
 ///
 /// # Errors
 ///

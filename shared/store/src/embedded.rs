@@ -71,7 +71,7 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     pub async fn insert_foreign(&self, document: &Map<String, Value>) -> Result<(), StoreError> {
         let document = document.clone();
         self.file
@@ -79,7 +79,7 @@ impl SqliteStore {
                 connection
                     .execute(INSERT, row(&document))
                     .map(drop)
-                    .map_err(away)
+                    .map_err(unavailable)
             })
             .await
     }
@@ -125,7 +125,7 @@ impl Channels for SqliteStore {
                     .execute(INSERT, row(&document))
                     .map_err(|error| match error.sqlite_error_code() {
                         Some(rusqlite::ErrorCode::ConstraintViolation) => StoreError::Exists(id),
-                        _ => away(error),
+                        _ => unavailable(error),
                     })?;
                 Ok(())
             })
@@ -170,7 +170,9 @@ impl Channels for SqliteStore {
                 }
                 // An updated field keeps its position, as in MongoDB.
                 document.extend(fields);
-                transaction.execute(UPDATE, row(&document)).map_err(away)?;
+                transaction
+                    .execute(UPDATE, row(&document))
+                    .map_err(unavailable)?;
                 Ok(document)
             })
             .await?;
@@ -208,7 +210,9 @@ impl Channels for SqliteStore {
                         return Err(StoreError::Unstorable(error));
                     }
                 }
-                transaction.execute(UPDATE, row(&document)).map_err(away)?;
+                transaction
+                    .execute(UPDATE, row(&document))
+                    .map_err(unavailable)?;
                 Ok(document)
             })
             .await?;
@@ -223,7 +227,7 @@ impl Channels for SqliteStore {
                 check(&document, &id, expected.as_ref())?;
                 transaction
                     .execute("DELETE FROM channels WHERE channel_id = ?1", [id.as_str()])
-                    .map_err(away)?;
+                    .map_err(unavailable)?;
                 secrets::delete(transaction, &id)
             })
             .await
@@ -245,14 +249,14 @@ impl Channels for SqliteStore {
                         [],
                         |_| Ok(()),
                     )
-                    .map_err(away)
+                    .map_err(unavailable)
             })
             .await
     }
 }
 
-fn away(error: rusqlite::Error) -> StoreError {
-    StoreError::Away(Box::new(error))
+fn unavailable(error: rusqlite::Error) -> StoreError {
+    StoreError::Unavailable(Box::new(error))
 }
 
 fn read(connection: &Connection, id: &ChannelId) -> Result<Map<String, Value>, StoreError> {
@@ -263,7 +267,7 @@ fn read(connection: &Connection, id: &ChannelId) -> Result<Map<String, Value>, S
                 .query_row([id.as_str()], |row| row.get(0))
                 .optional()
         })
-        .map_err(away)?;
+        .map_err(unavailable)?;
     let text = text.ok_or_else(|| StoreError::NotFound(id.clone()))?;
     parse(id.as_str(), &text)
 }
@@ -277,7 +281,7 @@ fn target(connection: &Connection, id: &ChannelId) -> Result<DeliveryTarget, Sto
             let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
             statement.query_row([id.as_str()], read).optional()
         })
-        .map_err(away)?;
+        .map_err(unavailable)?;
     let (uid, endpoint, delivery) = found.ok_or_else(|| StoreError::NotFound(id.clone()))?;
     let mut metadata = Map::new();
     for (key, json) in [(ENDPOINT_URL, endpoint), (DELIVERY, delivery)] {

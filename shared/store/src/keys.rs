@@ -25,14 +25,14 @@ pub trait ApiKeys: Send + Sync + 'static {
     ///
     /// [`StoreError::TooMany`] if [`MAX_ACTIVE_KEYS`] are active when it is made.
     /// [`StoreError::TooManyUnderOne`] if [`MAX_KEYS_UNDER_ONE`] count under the same key.
-    /// Concurrent calls may exceed a limit by a few. [`StoreError::Away`].
+    /// Concurrent calls may exceed a limit by a few. [`StoreError::Unavailable`].
     async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError>;
 
     /// The key with this id, active or ended.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, StoreError>;
 
     /// Keys within these bounds, active or ended, in the order of their ids, the earliest first.
@@ -40,7 +40,7 @@ pub trait ApiKeys: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn keys(
         &self,
         within: &KeyBounds,
@@ -52,7 +52,7 @@ pub trait ApiKeys: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError>;
 
     /// Revokes a key and returns it. A key that was revoked before is unchanged. `None` if there is
@@ -60,7 +60,7 @@ pub trait ApiKeys: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn revoke_key(
         &self,
         id: &ApiKeyId,

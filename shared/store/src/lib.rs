@@ -113,7 +113,7 @@ pub trait Channels: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`] and [`StoreError::Away`] only. Filters
+    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`] and [`StoreError::Unavailable`] only. Filters
     /// and cursors are checked when they are parsed.
     async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError>;
 
@@ -121,7 +121,7 @@ pub trait Channels: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Stops the store's background tasks and waits for them, up to a limit. No call may follow.
@@ -227,11 +227,11 @@ pub enum StoreError {
     #[error("too many queries are under way")]
     TooBusy,
     /// The store is unavailable or failed. The source gives the cause.
-    #[error("the store is away")]
-    Away(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// The source of [`StoreError::Away`] if no response came in time.
+/// The source of [`StoreError::Unavailable`] if no response came in time.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer within {0:?}")]
 pub(crate) struct TimedOut(pub(crate) std::time::Duration);

@@ -175,7 +175,7 @@ impl Channels for MongoStore {
         self.connection
             .run(|_, database| async move {
                 let pinged = database.run_command(doc! { "ping": 1 }).await;
-                pinged.map(drop).map_err(away)
+                pinged.map(drop).map_err(unavailable)
             })
             .await
     }
@@ -185,12 +185,12 @@ impl Channels for MongoStore {
     }
 }
 
-fn away(error: Error) -> StoreError {
+fn unavailable(error: Error) -> StoreError {
     match &*error.kind {
         ErrorKind::ServerSelection { message, .. } => {
-            StoreError::Away(Box::new(NoServer::of(message)))
+            StoreError::Unavailable(Box::new(NoServer::of(message)))
         }
-        _ => StoreError::Away(Box::new(error)),
+        _ => StoreError::Unavailable(Box::new(error)),
     }
 }
 
@@ -222,7 +222,7 @@ impl NoServer {
 fn failed(error: Error) -> StoreError {
     match &*error.kind {
         ErrorKind::Command(command) if command.code == MAX_TIME_EXPIRED => StoreError::TooCostly,
-        _ => away(error),
+        _ => unavailable(error),
     }
 }
 
@@ -238,7 +238,7 @@ async fn read(channels: &Collection<Document>, id: &ChannelId) -> Result<Documen
     channels
         .find_one(named(id))
         .await
-        .map_err(away)?
+        .map_err(unavailable)?
         .ok_or_else(|| StoreError::NotFound(id.clone()))
 }
 
@@ -252,7 +252,7 @@ async fn insert(
         Uniqueness::Enforced => match channels.insert_one(document).await {
             Ok(_) => false,
             Err(error) if is_duplicate_key(&error) => true,
-            Err(error) => return Err(away(error)),
+            Err(error) => return Err(unavailable(error)),
         },
         // Without a unique index: an upsert is safe except for two exactly concurrent creations.
         Uniqueness::Impossible => {
@@ -260,7 +260,7 @@ async fn insert(
                 .update_one(named(&id), doc! { "$setOnInsert": document })
                 .upsert(true)
                 .await
-                .map_err(away)?;
+                .map_err(unavailable)?;
             inserted.matched_count > 0
         }
     };
@@ -286,13 +286,13 @@ async fn set(
 ) -> Result<Option<Document>, StoreError> {
     // Servers before 5.0 reject an empty `$set`.
     if fields.is_empty() {
-        return channels.find_one(filter).await.map_err(away);
+        return channels.find_one(filter).await.map_err(unavailable);
     }
     channels
         .find_one_and_update(filter, doc! { "$set": fields })
         .return_document(ReturnDocument::After)
         .await
-        .map_err(away)
+        .map_err(unavailable)
 }
 
 /// Sets the fields if the document has the expected version, even if other clients ignore versions:
@@ -345,7 +345,7 @@ async fn compare_and_delete(
 }
 
 async fn delete(channels: &Collection<Document>, filter: Document) -> Result<bool, StoreError> {
-    let deleted = channels.delete_one(filter).await.map_err(away)?;
+    let deleted = channels.delete_one(filter).await.map_err(unavailable)?;
     Ok(deleted.deleted_count > 0)
 }
 
@@ -395,8 +395,8 @@ mod tests {
         let url = format!("mongodb://{address}/?serverSelectionTimeoutMS=500");
         let client = mongodb::Client::with_uri_str(url).await.unwrap();
         let error = client.list_database_names().await.unwrap_err();
-        let StoreError::Away(source) = away(error) else {
-            panic!("the store is away")
+        let StoreError::Unavailable(source) = unavailable(error) else {
+            panic!("the store is unavailable")
         };
         let text = source.to_string();
         let cause = format!("no MongoDB server can be used: {address}: ");

@@ -45,7 +45,7 @@ pub trait Secrets: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn secrets(&self, id: &ChannelId) -> Result<Vec<SealedSecret>, StoreError>;
 
     /// Replaces the secrets that were `seen` with `new`, the newest first. `new` is never empty:
@@ -53,7 +53,7 @@ pub trait Secrets: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Changed`] if others replaced them meanwhile; [`StoreError::Away`].
+    /// [`StoreError::Changed`] if others replaced them meanwhile; [`StoreError::Unavailable`].
     async fn replace_secrets(
         &self,
         id: &ChannelId,

@@ -23,7 +23,7 @@ pub enum Fault {
     /// Every connection to the store is cut.
     CutStore,
     /// The store cannot be reached for a while.
-    StoreAway,
+    StoreUnavailable,
     /// Every channel answers 500 for a while.
     ChannelsFail,
     /// The sessions server answers 503 for a while.
@@ -37,7 +37,7 @@ impl fmt::Display for Fault {
             Self::KillBroker => "kill of the RabbitMQ node",
             Self::CutBroker => "broker's connections cut",
             Self::CutStore => "store's connections cut",
-            Self::StoreAway => "store away",
+            Self::StoreUnavailable => "store unavailable",
             Self::ChannelsFail => "channels answer 500",
             Self::SessionsFail => "sessions server fails",
         };
@@ -69,7 +69,7 @@ pub(super) fn every_kind(roles: &[Role], servers: bool) -> Vec<Fault> {
             Fault::KillBroker,
             Fault::CutBroker,
             Fault::CutStore,
-            Fault::StoreAway,
+            Fault::StoreUnavailable,
         ]);
     }
     kinds

@@ -95,7 +95,7 @@ impl Victims<'_> {
                 self.pile_up().await;
                 Ok(())
             }
-            Fault::StoreAway => {
+            Fault::StoreUnavailable => {
                 self.proxies()?.store.refuse();
                 self.last(drawn.lasts).await;
                 self.proxies()?.store.resume();

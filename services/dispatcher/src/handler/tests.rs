@@ -49,7 +49,7 @@ enum Store {
     Replaces(Channel, Arc<AtomicBool>),
     HoldsNothing,
     HoldsNoChannel,
-    IsAway,
+    IsUnavailable,
 }
 
 #[async_trait]
@@ -71,7 +71,7 @@ impl Channels for Store {
                 id: id.to_string(),
                 problem: "its id is none".to_owned(),
             }),
-            Self::IsAway => Err(StoreError::Away("no server".into())),
+            Self::IsUnavailable => Err(StoreError::Unavailable("no server".into())),
         }
     }
 
@@ -98,7 +98,7 @@ impl Channels for Store {
         _: &ChannelPatch,
         _: Option<&Version>,
     ) -> Result<Versioned, StoreError> {
-        Err(StoreError::Away("it only reads".into()))
+        Err(StoreError::Unavailable("it only reads".into()))
     }
 
     async fn delete(&self, _: &ChannelId, _: Option<&Version>) -> Result<(), StoreError> {
@@ -351,9 +351,9 @@ async fn a_message_that_is_too_old_is_dead_without_a_try() {
 }
 
 #[tokio::test]
-async fn while_the_store_is_away_messages_wait_at_the_cost_of_no_try() {
+async fn while_the_store_is_unavailable_messages_wait_at_the_cost_of_no_try() {
     assert_eq!(
-        decide(Store::IsAway, 3).await,
+        decide(Store::IsUnavailable, 3).await,
         Decision::Park(Config::default().park + ONE_AT_THE_PACE)
     );
 }

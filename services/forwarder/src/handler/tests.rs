@@ -131,7 +131,7 @@ async fn while_the_sessions_server_fails_answers_wait(#[case] attempts: u32) {
 }
 
 #[tokio::test]
-async fn while_the_sessions_server_is_away_answers_wait() {
+async fn while_the_sessions_server_is_unavailable_answers_wait() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     drop(listener);

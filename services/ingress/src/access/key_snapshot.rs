@@ -42,7 +42,7 @@ static FULL: LogThrottle = LogThrottle::every(Duration::from_mins(10));
 
 /// The store is unavailable, and the last snapshot is too old or lacks the key.
 #[derive(Debug)]
-pub(super) struct Away;
+pub(super) struct Unavailable;
 
 pub(crate) struct ApiKeySnapshot {
     shared: Arc<Shared>,
@@ -80,7 +80,7 @@ struct State {
     read_at: Option<Instant>,
     /// How many reads have ended, successful or not.
     ended: u64,
-    is_away: bool,
+    is_unavailable: bool,
 }
 
 /// An active key and its rate limit.
@@ -145,7 +145,7 @@ impl ApiKeySnapshot {
     }
 
     /// The active key with this id. `None` only if it certainly does not exist.
-    pub(super) async fn find(&self, id: ApiKeyId) -> Result<Option<Arc<Known>>, Away> {
+    pub(super) async fn find(&self, id: ApiKeyId) -> Result<Option<Arc<Known>>, Unavailable> {
         if let Some(known) = self.look(id)? {
             return Ok(Some(known));
         }
@@ -154,7 +154,7 @@ impl ApiKeySnapshot {
             self.read_again().await;
         }
         match self.look(id)? {
-            None if self.knows_no_better() => Err(Away),
+            None if self.knows_no_better() => Err(Unavailable),
             found => Ok(found),
         }
     }
@@ -163,7 +163,7 @@ impl ApiKeySnapshot {
     pub(super) fn unready(&self) -> Option<&'static str> {
         match self.state.borrow().read_at {
             Some(read_at) if read_at.elapsed() <= self.max_age => None,
-            Some(_) => Some("the API keys that were read are too old: the store is away"),
+            Some(_) => Some("the API keys that were read are too old: the store is unavailable"),
             None => Some("the API keys were not read yet"),
         }
     }
@@ -186,16 +186,16 @@ impl ApiKeySnapshot {
     /// Whether a missing key may exist: the store is unavailable, or nothing has been read yet.
     fn knows_no_better(&self) -> bool {
         let state = self.state.borrow();
-        state.is_away || state.read_at.is_none()
+        state.is_unavailable || state.read_at.is_none()
     }
 
-    fn look(&self, id: ApiKeyId) -> Result<Option<Arc<Known>>, Away> {
+    fn look(&self, id: ApiKeyId) -> Result<Option<Arc<Known>>, Unavailable> {
         let state = self.state.borrow();
         match state.read_at {
             Some(read_at) if read_at.elapsed() <= self.max_age => {
                 Ok(state.keys.get(&id).map(Arc::clone))
             }
-            Some(_) => Err(Away),
+            Some(_) => Err(Unavailable),
             // The process has just started.
             None => Ok(None),
         }
@@ -239,21 +239,21 @@ impl Reader {
             state.ended += 1;
             match read {
                 Ok(keys) => {
-                    if state.is_away {
+                    if state.is_unavailable {
                         tracing::info!("the store is back; the API keys were read");
                     }
-                    state.is_away = false;
+                    state.is_unavailable = false;
                     state.read_at = Some(began);
                     state.keys = keys;
                 }
                 Err(error) => {
-                    if !state.is_away {
+                    if !state.is_unavailable {
                         tracing::warn!(
                             ?error,
-                            "the store is away; API keys are used as they were last read"
+                            "the store is unavailable; API keys are used as they were last read"
                         );
                     }
-                    state.is_away = true;
+                    state.is_unavailable = true;
                 }
             }
         });

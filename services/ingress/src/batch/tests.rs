@@ -209,7 +209,7 @@ async fn a_repeat_of_a_call_tries_again_what_was_refused() {
 async fn a_call_of_which_nothing_was_enqueued_leaves_its_key_free() {
     let bench = Bench::new().await;
     let key = [(HEADER, "k")];
-    bench.broker.set(Mood::IsAway);
+    bench.broker.set(Mood::IsUnavailable);
     let none = bench.post(PATH, &key, messages(2)).await;
     assert_eq!(counts(&none), (0.into(), 2.into()));
     bench.broker.set(Mood::Takes);
@@ -238,7 +238,7 @@ async fn a_bad_key_is_named_as_the_field() {
 #[tokio::test]
 async fn without_a_broker_each_message_says_so() {
     let bench = Bench::new().await;
-    bench.broker.set(Mood::IsAway);
+    bench.broker.set(Mood::IsUnavailable);
     let answer = bench.post(PATH, &[], messages(3)).await;
     assert_eq!(counts(&answer), (0.into(), 3.into()));
     assert_eq!(answer.json()["results"][0]["status"], 503);

@@ -71,7 +71,7 @@ async fn a_repeat_that_waited_in_vain_is_409_and_told_when_to_come_back() {
 #[tokio::test]
 async fn what_was_not_enqueued_is_not_remembered() {
     let bench = Bench::new().await;
-    bench.broker.set(Mood::IsAway);
+    bench.broker.set(Mood::IsUnavailable);
     assert_eq!(keyed(&bench, "k", BODY).await.status, 503);
     let unknown = BODY.replace("\"c\"", "\"unknown\"");
     assert_eq!(keyed(&bench, "k", &unknown).await.status, 404);
@@ -88,7 +88,7 @@ async fn what_may_have_been_enqueued_is_enqueued_again_under_its_id() {
     assert_eq!(keyed(&bench, "k", BODY).await.status, 503);
     bench.clock.advance(LEASE);
     // The outcome is still unknown, so this refusal must not release the key either.
-    bench.broker.set(Mood::IsAway);
+    bench.broker.set(Mood::IsUnavailable);
     assert_eq!(keyed(&bench, "k", BODY).await.status, 503);
     bench.clock.advance(LEASE);
     bench.broker.set(Mood::Takes);

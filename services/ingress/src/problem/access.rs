@@ -33,8 +33,12 @@ impl Problem {
     }
 
     /// The keys cannot be read.
-    pub(crate) fn keys_away() -> Self {
-        Self::unavailable("store-away", "The store is away", "try again in a moment")
+    pub(crate) fn keys_unavailable() -> Self {
+        Self::unavailable(
+            "store-away",
+            "The store is unavailable",
+            "try again in a moment",
+        )
     }
 
     /// Without keys: the request comes from a web page or names another host.

@@ -93,11 +93,15 @@ impl From<StoreError> for Problem {
                      these have made, {MAX_KEYS_UNDER_ONE} can be active; revoke some"
                 ),
             ),
-            StoreError::Away(source) => {
+            StoreError::Unavailable(source) => {
                 if let Some(suppressed) = STORE_AWAY.due(Instant::now()) {
                     tracing::warn!(error = %source, suppressed, "the store did not answer");
                 }
-                Self::unavailable("store-away", "The store is away", "try again in a moment")
+                Self::unavailable(
+                    "store-away",
+                    "The store is unavailable",
+                    "try again in a moment",
+                )
             }
         }
     }
@@ -124,9 +128,11 @@ impl From<PublishError> for Problem {
             tracing::warn!(%error, suppressed, "not enqueued");
         }
         match error {
-            PublishError::Away(_) => {
-                Self::unavailable("broker-away", "The broker is away", "nothing was enqueued")
-            }
+            PublishError::Unavailable(_) => Self::unavailable(
+                "broker-away",
+                "The broker is unavailable",
+                "nothing was enqueued",
+            ),
             PublishError::Refused(_) => Self::unavailable(
                 "broker-refuses",
                 "The broker takes nothing at the moment",

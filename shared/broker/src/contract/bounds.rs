@@ -143,15 +143,18 @@ pub async fn a_full_queue_refuses_and_keeps_what_it_took<H: Harness>(engine: &mu
     publish(&broker, &message).await;
 }
 
-/// The status is `Away`.
+/// The status is `Unavailable`.
 pub async fn nothing_is_taken_after_closing<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     broker.close().await;
     let taken = timeout(LIMIT, broker.publish(Route::Callbacks, numbered(1))).await;
     let taken = taken.expect("an answer in time");
-    assert!(matches!(taken, Err(PublishError::Away(_))), "{taken:?}");
     assert!(
-        matches!(broker.status(), Status::Away(_)),
+        matches!(taken, Err(PublishError::Unavailable(_))),
+        "{taken:?}"
+    );
+    assert!(
+        matches!(broker.status(), Status::Unavailable(_)),
         "{:?}",
         broker.status()
     );

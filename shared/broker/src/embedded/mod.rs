@@ -152,7 +152,7 @@ impl Embedded {
                 "{MAX_WAITING_PUBLISHES} publishes wait for the disk"
             )));
         };
-        let room = room.map_err(|_| away())?;
+        let room = room.map_err(|_| unavailable())?;
         let (reply, replied) = oneshot::channel();
         let publish = Publish {
             queue,
@@ -162,10 +162,10 @@ impl Embedded {
         };
         self.commands
             .send(Command::Publish(publish))
-            .map_err(|_| away())?;
+            .map_err(|_| unavailable())?;
         match timeout_at(limit, replied).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(away()),
+            Ok(Err(_)) => Err(unavailable()),
             Err(_) => Err(PublishError::Unconfirmed),
         }
     }
@@ -206,11 +206,11 @@ impl Broker for Embedded {
         let (reply, replied) = oneshot::channel();
         self.commands
             .send(Command::Ready { queue, reply })
-            .map_err(|_| away())?;
+            .map_err(|_| unavailable())?;
         match timeout(self.publish_timeout, replied).await {
             Ok(Ok(ready)) => Ok(ready),
-            Ok(Err(_)) => Err(away()),
-            Err(_) => Err(PublishError::Away(
+            Ok(Err(_)) => Err(unavailable()),
+            Err(_) => Err(PublishError::Unavailable(
                 "the disk does not answer in time".to_owned(),
             )),
         }
@@ -242,15 +242,16 @@ struct Ended {
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.status.store(Arc::new(Status::Away(CLOSED.to_owned())));
+        self.status
+            .store(Arc::new(Status::Unavailable(CLOSED.to_owned())));
         self.closed.cancel();
     }
 }
 
 const CLOSED: &str = "it was closed";
 
-fn away() -> PublishError {
-    PublishError::Away(CLOSED.to_owned())
+fn unavailable() -> PublishError {
+    PublishError::Unavailable(CLOSED.to_owned())
 }
 
 /// The file of a URL: `sqlite:data/broker.db`, `sqlite:///var/lib/broker.db`.

@@ -63,7 +63,7 @@ pub(super) async fn keep_connected(
             Err(reason) => reason,
         };
         links.send_replace(None);
-        status.away(&reason, std::mem::take(&mut first));
+        status.unavailable(&reason, std::mem::take(&mut first));
         tokio::select! {
             () = closed.cancelled() => return,
             () = pause(&mut waits) => {}

@@ -68,7 +68,7 @@ impl LargeChannels {
         let channel = match opened {
             Ok(channel) => channel,
             Err(error) => {
-                job.answer(Err(PublishError::Away(error.to_string())));
+                job.answer(Err(PublishError::Unavailable(error.to_string())));
                 return false;
             }
         };

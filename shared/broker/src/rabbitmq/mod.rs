@@ -106,7 +106,7 @@ struct Engine {
 }
 
 impl RabbitMq {
-    /// Opens the engine. The server may be unreachable: until it connects, the status is `Away`.
+    /// Opens the engine. The server may be unreachable: until it connects, the status is `Unavailable`.
     ///
     /// # Errors
     /// [`OpenError::Url`], [`OpenError::Setting`] or [`OpenError::Roots`] if the URL, the namespace
@@ -206,7 +206,7 @@ impl Broker for RabbitMq {
             ..
         } = &*self.engine;
         if closing.is_cancelled() {
-            return Err(PublishError::Away("it was closed".to_owned()));
+            return Err(PublishError::Unavailable("it was closed".to_owned()));
         }
         let message = Message {
             dead: None,
@@ -234,8 +234,10 @@ impl Broker for RabbitMq {
     async fn ready(&self, queue: Queue) -> Result<u64, PublishError> {
         match timeout(READY_LIMIT, self.count(queue)).await {
             Ok(Ok(sum)) => Ok(sum),
-            Ok(Err(error)) => Err(PublishError::Away(error.to_string())),
-            Err(_) => Err(PublishError::Away("it did not answer in time".to_owned())),
+            Ok(Err(error)) => Err(PublishError::Unavailable(error.to_string())),
+            Err(_) => Err(PublishError::Unavailable(
+                "it did not answer in time".to_owned(),
+            )),
         }
     }
 

@@ -140,5 +140,5 @@ impl Publisher {
 }
 
 fn closed<E>(_: E) -> PublishError {
-    PublishError::Away("it was closed".to_owned())
+    PublishError::Unavailable("it was closed".to_owned())
 }

@@ -89,7 +89,7 @@ impl Pump {
                 Err(reason) => reason,
             };
             let first = self.first_attempt.take();
-            self.publisher.status.away(&reason, first.is_some());
+            self.publisher.status.unavailable(&reason, first.is_some());
             drop(first);
             tokio::select! {
                 () = closed.cancelled() => break,

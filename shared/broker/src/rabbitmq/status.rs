@@ -15,9 +15,9 @@ pub(super) struct StatusCell {
 }
 
 impl StatusCell {
-    /// Starts as away, without logging: no connection was tried yet.
+    /// Starts as unavailable, without logging: no connection was tried yet.
     pub(super) fn new(role: &'static str, endpoint: &Endpoint) -> Self {
-        let state = watch::Sender::new(Status::Away("not reached yet".to_owned()));
+        let state = watch::Sender::new(Status::Unavailable("not reached yet".to_owned()));
         Self {
             role,
             endpoint: endpoint.to_string(),
@@ -34,7 +34,7 @@ impl StatusCell {
         match &*self.state.borrow() {
             Status::Ready => Ok(()),
             Status::Blocked(reason) => Err(PublishError::Refused(reason.clone())),
-            Status::Away(reason) => Err(PublishError::Away(reason.clone())),
+            Status::Unavailable(reason) => Err(PublishError::Unavailable(reason.clone())),
         }
     }
 
@@ -58,23 +58,23 @@ impl StatusCell {
     }
 
     /// Marks the connection as lost. `first` is the first attempt's failure: it is logged too,
-    /// although the state was already away.
-    pub(super) fn away(&self, reason: &impl fmt::Display, first: bool) {
+    /// although the state was already unavailable.
+    pub(super) fn unavailable(&self, reason: &impl fmt::Display, first: bool) {
         let (role, reason) = (self.role, reason.to_string());
-        if first || !matches!(self.get(), Status::Away(_)) {
+        if first || !matches!(self.get(), Status::Unavailable(_)) {
             tracing::warn!(
                 role,
                 endpoint = self.endpoint,
                 reason,
-                "RabbitMQ is away; trying again"
+                "RabbitMQ is unavailable; trying again"
             );
         }
-        self.state.send_replace(Status::Away(reason));
+        self.state.send_replace(Status::Unavailable(reason));
     }
 
     /// Closed by the gateway itself.
     pub(super) fn closed(&self) {
         self.state
-            .send_replace(Status::Away("it was closed".to_owned()));
+            .send_replace(Status::Unavailable("it was closed".to_owned()));
     }
 }

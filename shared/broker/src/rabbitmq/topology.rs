@@ -43,7 +43,7 @@ const DELIVERY_LIMIT: i64 = 20;
 
 /// Effectively no limit. RabbitMQ 4 has a default limit, and 3.10 rejects its value for "none". A
 /// dead queue has no dead-letter target of its own. Journal entries are redelivered for as long as
-/// the store is away, which is no fault of theirs.
+/// the store is unavailable, which is no fault of theirs.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
 /// A destination: one of the queues, directly or through a tier.

@@ -170,7 +170,7 @@ impl<K: Key> Lanes<K> {
             (None, _) => None,
         };
         if matches!(server, Some(Change::Closed)) {
-            // Breakers that opened while the server was away are outdated.
+            // Breakers that opened while the server was unavailable are outdated.
             for queued in self.keys.values_mut() {
                 queued.lane.probe_now(now);
             }

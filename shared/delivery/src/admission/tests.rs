@@ -92,7 +92,7 @@ async fn a_permit_that_is_dropped_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_went_away_keeps_nothing() {
+async fn a_waiter_that_went_unavailable_keeps_nothing() {
     let admission = server_each();
     let (first, second) = enter_twice(&admission, "c").await;
     let impatient = timeout(Duration::from_millis(1), enter(&admission, "c")).await;

@@ -22,7 +22,7 @@ struct Fake {
 enum Answer {
     Named(&'static str),
     Gone,
-    Away,
+    Unavailable,
 }
 
 impl Fake {
@@ -56,7 +56,7 @@ impl Channels for Fake {
                 Ok(DeliveryTarget::new(uid, metadata.as_object().unwrap()))
             }
             Answer::Gone => Err(StoreError::NotFound(id.clone())),
-            Answer::Away => Err(StoreError::Away("cut off".into())),
+            Answer::Unavailable => Err(StoreError::Unavailable("cut off".into())),
         }
     }
 
@@ -158,7 +158,7 @@ async fn through_an_outage_the_last_known_is_served_at_any_age() {
     let store = Fake::new();
     let cache = cache(&store);
     assert_eq!(name(&cache).await, "first");
-    store.answers(Answer::Away);
+    store.answers(Answer::Unavailable);
     for _ in 0..3 {
         advance(Duration::from_hours(24)).await;
         assert_eq!(name(&cache).await, "first");
@@ -173,7 +173,7 @@ async fn through_an_outage_the_store_is_not_asked_at_every_call() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
-    store.answers(Answer::Away);
+    store.answers(Answer::Unavailable);
     advance(TTL).await;
     for _ in 0..100 {
         name(&cache).await;
@@ -182,11 +182,11 @@ async fn through_an_outage_the_store_is_not_asked_at_every_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_one_read_tries_a_store_that_is_away_nobody_waits_with_it() {
+async fn while_one_read_tries_a_store_that_is_unavailable_nobody_waits_with_it() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
-    store.answers(Answer::Away);
+    store.answers(Answer::Unavailable);
     advance(TTL).await;
     name(&cache).await;
     advance(TTL).await;
@@ -202,12 +202,15 @@ async fn while_one_read_tries_a_store_that_is_away_nobody_waits_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_that_is_not_known_is_away_with_the_store() {
+async fn a_channel_that_is_not_known_is_unavailable_with_the_store() {
     let store = Fake::new();
     let cache = cache(&store);
-    store.answers(Answer::Away);
+    store.answers(Answer::Unavailable);
     let refused = cache.get(&id()).await;
-    assert!(matches!(refused, Err(StoreError::Away(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable(_))),
+        "{refused:?}"
+    );
     store.answers(Answer::Named("first"));
     assert_eq!(name(&cache).await, "first");
 }
@@ -222,9 +225,12 @@ async fn a_channel_that_is_gone_is_forgotten_and_asked_for_again() {
     let gone = cache.get(&id()).await;
     assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
     // Nothing is left to serve during an outage.
-    store.answers(Answer::Away);
-    let away = cache.get(&id()).await;
-    assert!(matches!(away, Err(StoreError::Away(_))), "{away:?}");
+    store.answers(Answer::Unavailable);
+    let unavailable = cache.get(&id()).await;
+    assert!(
+        matches!(unavailable, Err(StoreError::Unavailable(_))),
+        "{unavailable:?}"
+    );
     store.answers(Answer::Named("new"));
     assert_eq!(name(&cache).await, "new");
 }
@@ -275,11 +281,11 @@ async fn a_channel_that_is_found_gone_before_its_time_is_over_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_found_away_before_a_channels_time_is_over_changes_nothing() {
+async fn a_store_that_is_found_unavailable_before_a_channels_time_is_over_changes_nothing() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
-    store.answers(Answer::Away);
+    store.answers(Answer::Unavailable);
     advance(TTL.mul_f64(READ_AGAIN.end)).await;
     while store.reads() < 2 {
         assert_eq!(name(&cache).await, "first");
@@ -298,10 +304,10 @@ async fn a_channel_as_it_is_now_is_known_from_then_on() {
     assert_eq!(name(&cache).await, "second");
     assert_eq!(store.reads(), 2);
     // During an outage it fails, because the caller asked for more than the cached channel.
-    store.answers(Answer::Away);
+    store.answers(Answer::Unavailable);
     assert!(matches!(
         cache.get_now(&id()).await,
-        Err(StoreError::Away(_))
+        Err(StoreError::Unavailable(_))
     ));
     assert_eq!(name(&cache).await, "second");
 }

@@ -9,8 +9,9 @@ use roundtrip_model::{DeadReason, ReplayId, millis};
 use rusqlite::{Connection, Row, Transaction, params, params_from_iter};
 
 use super::{
-    SqliteStore, away,
+    SqliteStore,
     rows::{self, Columns, Conditions, Table, counted, name},
+    unavailable,
 };
 use crate::{DeadFilter, DeadLetter, DeadLetters, Detail, StoreError, ledger::MAX_ROWS};
 
@@ -46,7 +47,7 @@ impl DeadLetters for SqliteStore {
         }
         let letters = letters.to_vec();
         self.file
-            .write(move |transaction| bury(transaction, &letters).map_err(away))
+            .write(move |transaction| bury(transaction, &letters).map_err(unavailable))
             .await
     }
 
@@ -60,8 +61,8 @@ impl DeadLetters for SqliteStore {
         let mut conditions = conditions(filter);
         conditions.maybe("dead_id > ?", after.map(str::to_owned));
         let page = move |connection: &mut Connection, _| {
-            let snapshot = connection.transaction().map_err(away)?;
-            page(&snapshot, &conditions, limit, detail).map_err(away)
+            let snapshot = connection.transaction().map_err(unavailable)?;
+            page(&snapshot, &conditions, limit, detail).map_err(unavailable)
         };
         match detail {
             Detail::Outline => self.file.query(page).await,
@@ -73,14 +74,14 @@ impl DeadLetters for SqliteStore {
     async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
         let conditions = conditions(filter);
         self.file
-            .query(move |connection, _| count(connection, &conditions).map_err(away))
+            .query(move |connection, _| count(connection, &conditions).map_err(unavailable))
             .await
     }
 
     async fn mark_replayed(&self, dead_ids: &[String], by: &ReplayId) -> Result<(), StoreError> {
         let (dead_ids, by) = (dead_ids.to_vec(), by.to_string());
         self.file
-            .write(move |transaction| mark(transaction, &dead_ids, &by).map_err(away))
+            .write(move |transaction| mark(transaction, &dead_ids, &by).map_err(unavailable))
             .await
     }
 
@@ -88,7 +89,7 @@ impl DeadLetters for SqliteStore {
         let (by, after) = (by.to_string(), after.unwrap_or_default().to_owned());
         self.file
             .run(move |connection, _| {
-                counted(connection, COUNT_REPLAYED, (by, after)).map_err(away)
+                counted(connection, COUNT_REPLAYED, (by, after)).map_err(unavailable)
             })
             .await
     }
@@ -100,7 +101,7 @@ impl DeadLetters for SqliteStore {
             let conditions = conditions(filter);
             let removed = self
                 .file
-                .write(move |transaction| purge(transaction, &conditions).map_err(away))
+                .write(move |transaction| purge(transaction, &conditions).map_err(unavailable))
                 .await?;
             purged += removed as u64;
             if removed < PURGE_STEP {

@@ -226,7 +226,7 @@ impl Drop for EndsWith {
 }
 
 fn boxed(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
-    StoreError::Away(Box::new(error))
+    StoreError::Unavailable(Box::new(error))
 }
 
 fn connect(path: &Path, timeout: Duration) -> rusqlite::Result<Connection> {

@@ -10,7 +10,7 @@ use roundtrip_model::{MessageId, millis};
 use rusqlite::{OptionalExtension, Transaction};
 use time::OffsetDateTime;
 
-use super::{SqliteStore, away, rows::Columns};
+use super::{SqliteStore, rows::Columns, unavailable};
 use crate::{Idempotency, Reservation, StoreError};
 
 const INSERT: &str = "
@@ -38,7 +38,7 @@ impl Idempotency for SqliteStore {
             lease_until: millis::of(now + lease),
         };
         self.file
-            .write(move |transaction| reserve(transaction, &request).map_err(away))
+            .write(move |transaction| reserve(transaction, &request).map_err(unavailable))
             .await
     }
 
@@ -65,7 +65,7 @@ impl SqliteStore {
                     .prepare_cached(sql)
                     .and_then(|mut change| change.execute(of))
                     .map(drop)
-                    .map_err(away)
+                    .map_err(unavailable)
             })
             .await
     }

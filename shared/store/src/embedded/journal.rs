@@ -12,8 +12,9 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_f
 use serde_json::value::RawValue;
 
 use super::{
-    SqliteStore, away,
+    SqliteStore,
     rows::{self, Columns, Conditions, Table, counted},
+    unavailable,
 };
 use crate::{
     Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StateFilter,
@@ -64,7 +65,7 @@ impl Journal for SqliteStore {
         }
         let entries = entries.to_vec();
         self.file
-            .write(move |transaction| record(transaction, &entries).map_err(away))
+            .write(move |transaction| record(transaction, &entries).map_err(unavailable))
             .await
     }
 
@@ -76,8 +77,8 @@ impl Journal for SqliteStore {
         self.file
             .run(move |connection, _| {
                 // One snapshot for both reads.
-                let snapshot = connection.transaction().map_err(away)?;
-                message(&snapshot, &id).map_err(away)
+                let snapshot = connection.transaction().map_err(unavailable)?;
+                message(&snapshot, &id).map_err(unavailable)
             })
             .await
     }
@@ -92,8 +93,8 @@ impl Journal for SqliteStore {
         let mut conditions = conditions(filter);
         conditions.maybe("message_id < ?", after.map(ToString::to_string));
         let page = move |connection: &mut Connection, _| {
-            let snapshot = connection.transaction().map_err(away)?;
-            page(&snapshot, &conditions, limit, detail).map_err(away)
+            let snapshot = connection.transaction().map_err(unavailable)?;
+            page(&snapshot, &conditions, limit, detail).map_err(unavailable)
         };
         match detail {
             Detail::Outline => self.file.query(page).await,
@@ -105,7 +106,7 @@ impl Journal for SqliteStore {
     async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError> {
         let conditions = conditions(filter);
         self.file
-            .query(move |connection, _| count(connection, &conditions).map_err(away))
+            .query(move |connection, _| count(connection, &conditions).map_err(unavailable))
             .await
     }
 }

@@ -10,8 +10,9 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use time::OffsetDateTime;
 
 use super::{
-    SqliteStore, away,
+    SqliteStore,
     rows::{Columns, name},
+    unavailable,
 };
 use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, StoreError, ledger::MAX_ROWS};
 
@@ -55,7 +56,7 @@ impl ApiKeys for SqliteStore {
                 if active >= i64::from(MAX_ACTIVE_KEYS) {
                     return Err(StoreError::TooMany);
                 }
-                insert(transaction, &key).map_err(away)
+                insert(transaction, &key).map_err(unavailable)
             })
             .await
     }
@@ -63,7 +64,7 @@ impl ApiKeys for SqliteStore {
     async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, StoreError> {
         let id = *id;
         self.file
-            .run(move |connection, _| read(connection, &id).map_err(away))
+            .run(move |connection, _| read(connection, &id).map_err(unavailable))
             .await
     }
 
@@ -80,11 +81,11 @@ impl ApiKeys for SqliteStore {
                 let values = params![
                     after,
                     limit.min(MAX_ROWS),
-                    array(within.channels.as_ref()).map_err(away)?,
+                    array(within.channels.as_ref()).map_err(unavailable)?,
                     within.rate_per_second,
                     within.expires_at.map(millis::of),
                 ];
-                rows(connection, PAGE, values).map_err(away)
+                rows(connection, PAGE, values).map_err(unavailable)
             })
             .await
     }
@@ -93,7 +94,7 @@ impl ApiKeys for SqliteStore {
         let now = millis::of(now);
         self.file
             .run(move |connection, _| {
-                rows(connection, ACTIVE, params![now, MAX_ACTIVE_KEYS]).map_err(away)
+                rows(connection, ACTIVE, params![now, MAX_ACTIVE_KEYS]).map_err(unavailable)
             })
             .await
     }
@@ -109,7 +110,7 @@ impl ApiKeys for SqliteStore {
                 transaction
                     .execute(REVOKE, params![id.to_string(), millis::of(now)])
                     .and_then(|_| read(transaction, &id))
-                    .map_err(away)
+                    .map_err(unavailable)
             })
             .await
     }
@@ -121,7 +122,7 @@ fn count(
     values: impl rusqlite::Params,
 ) -> Result<i64, StoreError> {
     let counted = transaction.query_row(sql, values, |row| row.get(0));
-    counted.map_err(away)
+    counted.map_err(unavailable)
 }
 
 /// Channels as a column holds them.

@@ -10,8 +10,9 @@ use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use time::OffsetDateTime;
 
 use super::{
-    SqliteStore, away,
+    SqliteStore,
     rows::{Columns, Conditions, count, counted, name},
+    unavailable,
 };
 use crate::{
     MAX_RUNNING_REPLAYS, Progress, Replay, ReplayFilter, ReplayStatus, Replays, StoreError,
@@ -48,10 +49,10 @@ impl Replays for SqliteStore {
         self.file
             .write(move |transaction| {
                 let running = counted(transaction, COUNT_RUNNING, [&replay.requested_by]);
-                if running.map_err(away)? >= u64::from(MAX_RUNNING_REPLAYS) {
+                if running.map_err(unavailable)? >= u64::from(MAX_RUNNING_REPLAYS) {
                     return Err(StoreError::TooManyReplays);
                 }
-                insert(transaction, &replay).map_err(away)
+                insert(transaction, &replay).map_err(unavailable)
             })
             .await
     }
@@ -67,14 +68,14 @@ impl Replays for SqliteStore {
         conditions.maybe("status = ?", filter.status.map(name));
         conditions.ids(WITHIN_CHANNELS, filter.channels.as_deref());
         self.file
-            .query(move |connection, _| page(connection, &conditions, limit).map_err(away))
+            .query(move |connection, _| page(connection, &conditions, limit).map_err(unavailable))
             .await
     }
 
     async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, StoreError> {
         let id = *id;
         self.file
-            .run(move |connection, _| read(connection, &id).map_err(away))
+            .run(move |connection, _| read(connection, &id).map_err(unavailable))
             .await
     }
 
@@ -93,7 +94,7 @@ impl Replays for SqliteStore {
                         let values = params![owner, millis::of(now), millis::of(now + lease)];
                         claim.query_row(values, replay).optional()
                     })
-                    .map_err(away)
+                    .map_err(unavailable)
             })
             .await
     }
@@ -121,7 +122,7 @@ impl Replays for SqliteStore {
                         ];
                         advance.query_row(values, replay).optional()
                     })
-                    .map_err(away)?;
+                    .map_err(unavailable)?;
                 Ok(advanced.map(|replay| replay.status))
             })
             .await
@@ -137,8 +138,8 @@ impl Replays for SqliteStore {
         self.file
             .write(move |transaction| {
                 let values = params![id.to_string(), name(status), millis::of(now)];
-                transaction.execute(END, values).map_err(away)?;
-                read(transaction, &id).map_err(away)
+                transaction.execute(END, values).map_err(unavailable)?;
+                read(transaction, &id).map_err(unavailable)
             })
             .await
     }

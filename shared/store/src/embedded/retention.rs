@@ -10,7 +10,7 @@ use rusqlite::Transaction;
 use tokio::{task::JoinHandle, time};
 use tracing::warn;
 
-use super::{away, file::File};
+use super::{file::File, unavailable};
 use crate::{StoreError, ledger::first_message_id};
 
 /// The wait between two runs.
@@ -47,7 +47,7 @@ pub(super) async fn forget(file: &File, before: i64) -> Result<(), StoreError> {
     let mut after = String::new();
     loop {
         let step = file
-            .write(move |transaction| messages(transaction, before, &after).map_err(away))
+            .write(move |transaction| messages(transaction, before, &after).map_err(unavailable))
             .await?;
         match step {
             Some(last) => after = last,
@@ -60,7 +60,7 @@ pub(super) async fn forget(file: &File, before: i64) -> Result<(), StoreError> {
             delete.execute((before, STEP))
         };
         while file
-            .write(move |transaction| step(transaction).map_err(away))
+            .write(move |transaction| step(transaction).map_err(unavailable))
             .await?
             == usize::from(STEP)
         {}

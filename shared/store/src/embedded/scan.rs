@@ -9,7 +9,7 @@ use roundtrip_model::{ChannelId, StoredChannel};
 use rusqlite::{Connection, OptionalExtension, Transaction, params_from_iter};
 use serde_json::json;
 
-use super::{away, parse};
+use super::{parse, unavailable};
 use crate::{
     ChannelPage, Cursor, Direction, Filter, PageRequest, Sort, SortField, StoreError, document,
     filter::QueryBudget, page::PageBudget,
@@ -26,7 +26,7 @@ pub(super) fn page(
     request: &PageRequest,
 ) -> Result<ChannelPage, StoreError> {
     // One snapshot for all reads.
-    let snapshot = connection.transaction().map_err(away)?;
+    let snapshot = connection.transaction().map_err(unavailable)?;
     let query_budget = QueryBudget::until(deadline);
     let page = Page::new(request, filter, &query_budget);
     match filter.own() {
@@ -42,12 +42,22 @@ fn walk(snapshot: &Transaction<'_>, mut page: Page<'_>) -> Result<ChannelPage, S
         .prepare_cached(&format!(
             "SELECT channel_id, document FROM channels WHERE {after} ORDER BY {order}"
         ))
-        .map_err(away)?;
+        .map_err(unavailable)?;
     let cursor = cursor(page.request);
-    let mut rows = statement.query(params_from_iter(cursor)).map_err(away)?;
-    while let Some(row) = rows.next().map_err(away)? {
-        let id = row.get_ref(0).map_err(away)?.as_str().map_err(text)?;
-        let document = row.get_ref(1).map_err(away)?.as_str().map_err(text)?;
+    let mut rows = statement
+        .query(params_from_iter(cursor))
+        .map_err(unavailable)?;
+    while let Some(row) = rows.next().map_err(unavailable)? {
+        let id = row
+            .get_ref(0)
+            .map_err(unavailable)?
+            .as_str()
+            .map_err(text)?;
+        let document = row
+            .get_ref(1)
+            .map_err(unavailable)?
+            .as_str()
+            .map_err(text)?;
         if let Taken::Full = page.take(id, document)? {
             return Ok(page.with_next());
         }
@@ -71,13 +81,13 @@ fn visit(
                 .query_map(params_from_iter(values), |row| row.get(0))?
                 .collect()
         })
-        .map_err(away)?;
-    let mut statement = snapshot.prepare_cached(DOCUMENT).map_err(away)?;
+        .map_err(unavailable)?;
+    let mut statement = snapshot.prepare_cached(DOCUMENT).map_err(unavailable)?;
     for id in &ids {
         let document: Option<String> = statement
             .query_row([id], |row| row.get(0))
             .optional()
-            .map_err(away)?;
+            .map_err(unavailable)?;
         let Some(document) = document else { continue };
         if let Taken::Full = page.take(id, &document)? {
             return Ok(page.with_next());
@@ -132,7 +142,7 @@ fn cursor(request: &PageRequest) -> impl Iterator<Item = &str> {
 }
 
 fn text(error: rusqlite::types::FromSqlError) -> StoreError {
-    StoreError::Away(Box::new(error))
+    StoreError::Unavailable(Box::new(error))
 }
 
 /// A page that is being filled.

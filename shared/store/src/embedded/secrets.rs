@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use roundtrip_model::ChannelId;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{SqliteStore, away};
+use super::{SqliteStore, unavailable};
 use crate::{SealedSecret, Secrets, StoreError, secrets::newest};
 
 const SELECT: &str = "SELECT secrets FROM channel_secrets WHERE channel_id = ?1";
@@ -28,7 +28,8 @@ impl Secrets for SqliteStore {
         new: &[SealedSecret],
     ) -> Result<(), StoreError> {
         let (id, seen) = (id.clone(), newest(seen).map(str::to_owned));
-        let new = serde_json::to_string(new).map_err(|error| StoreError::Away(error.into()))?;
+        let new =
+            serde_json::to_string(new).map_err(|error| StoreError::Unavailable(error.into()))?;
         self.file
             .write(move |transaction| {
                 if newest(&read(transaction, &id)?) != seen.as_deref() {
@@ -37,7 +38,7 @@ impl Secrets for SqliteStore {
                 transaction
                     .execute(REPLACE, (id.as_str(), new))
                     .map(drop)
-                    .map_err(away)
+                    .map_err(unavailable)
             })
             .await
     }
@@ -47,10 +48,10 @@ fn read(connection: &Connection, id: &ChannelId) -> Result<Vec<SealedSecret>, St
     let text: Option<String> = connection
         .prepare_cached(SELECT)
         .and_then(|mut select| select.query_row([id.as_str()], |row| row.get(0)).optional())
-        .map_err(away)?;
+        .map_err(unavailable)?;
     text.map_or_else(
         || Ok(Vec::new()),
-        |text| serde_json::from_str(&text).map_err(|error| StoreError::Away(error.into())),
+        |text| serde_json::from_str(&text).map_err(|error| StoreError::Unavailable(error.into())),
     )
 }
 
@@ -59,5 +60,5 @@ pub(super) fn delete(connection: &Connection, id: &ChannelId) -> Result<(), Stor
     connection
         .execute(DELETE, [id.as_str()])
         .map(drop)
-        .map_err(away)
+        .map_err(unavailable)
 }

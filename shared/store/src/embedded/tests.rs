@@ -121,7 +121,7 @@ async fn another_programs_file_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_locked_for_too_long_is_away() {
+async fn a_file_that_is_locked_for_too_long_is_unavailable() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     // Enough time to open the file on a busy machine.
@@ -133,6 +133,9 @@ async fn a_file_that_is_locked_for_too_long_is_away() {
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .unwrap();
     let refused = store.create(&channel("c")).await;
-    assert!(matches!(refused, Err(StoreError::Away(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable(_))),
+        "{refused:?}"
+    );
     drop(lock);
 }

@@ -19,7 +19,7 @@ pub trait DeadLetters: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`], as for [`Journal::record`](super::Journal::record).
+    /// [`StoreError::Unavailable`], as for [`Journal::record`](super::Journal::record).
     async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError>;
 
     /// Matching dead letters that were not replayed, in ascending order of [`DeadLetter::dead_id`].
@@ -28,7 +28,7 @@ pub trait DeadLetters: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Away`].
+    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Unavailable`].
     async fn dead_letters(
         &self,
         filter: &DeadFilter,
@@ -48,7 +48,7 @@ pub trait DeadLetters: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn mark_replayed(&self, dead_ids: &[String], by: &ReplayId) -> Result<(), StoreError>;
 
     /// How many dead letters after `after` this replay has marked. Finds the work that it had done
@@ -56,14 +56,14 @@ pub trait DeadLetters: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn count_replayed(&self, by: &ReplayId, after: Option<&str>) -> Result<u64, StoreError>;
 
     /// Removes the matching dead letters that were not replayed, and returns their number.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn purge_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError>;
 }
 

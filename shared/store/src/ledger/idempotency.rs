@@ -18,7 +18,7 @@ pub trait Idempotency: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn reserve(
         &self,
         key: &str,
@@ -32,14 +32,14 @@ pub trait Idempotency: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`]; the reservation then expires, and a repeated request takes it over.
+    /// [`StoreError::Unavailable`]; the reservation then expires, and a repeated request takes it over.
     async fn complete(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError>;
 
     /// Records that the request was not enqueued, and frees its key.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`], as for [`Idempotency::complete`].
+    /// [`StoreError::Unavailable`], as for [`Idempotency::complete`].
     async fn release(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError>;
 }
 

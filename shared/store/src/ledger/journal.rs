@@ -19,7 +19,7 @@ pub trait Journal: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`]. Some entries may have been recorded; recording all again completes
+    /// [`StoreError::Unavailable`]. Some entries may have been recorded; recording all again completes
     /// them.
     async fn record(&self, entries: &[Entry]) -> Result<(), StoreError>;
 
@@ -28,7 +28,7 @@ pub trait Journal: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn message(
         &self,
         id: &MessageId,
@@ -40,7 +40,7 @@ pub trait Journal: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Away`].
+    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Unavailable`].
     async fn messages(
         &self,
         filter: &MessageFilter,

@@ -25,14 +25,14 @@ pub trait Replays: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`StoreError::TooManyReplays`] if its key has [`MAX_RUNNING_REPLAYS`] running. Concurrent
-    /// calls may exceed the limit, each by one. [`StoreError::Away`].
+    /// calls may exceed the limit, each by one. [`StoreError::Unavailable`].
     async fn create_replay(&self, replay: &Replay) -> Result<(), StoreError>;
 
     /// Matching replays, the latest first.
     ///
     /// # Errors
     ///
-    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Away`].
+    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Unavailable`].
     async fn replays(
         &self,
         filter: &ReplayFilter,
@@ -43,7 +43,7 @@ pub trait Replays: Send + Sync + 'static {
     /// The replay with this id.
     ///
     /// # Errors
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, StoreError>;
 
     /// Leases a running replay for this long, if there is one without a lease. Among several it is
@@ -52,7 +52,7 @@ pub trait Replays: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn claim_replay(
         &self,
         owner: &str,
@@ -66,7 +66,7 @@ pub trait Replays: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn advance_replay(
         &self,
         id: &ReplayId,
@@ -79,7 +79,7 @@ pub trait Replays: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Away`].
+    /// [`StoreError::Unavailable`].
     async fn end_replay(
         &self,
         id: &ReplayId,

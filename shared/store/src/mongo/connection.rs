@@ -27,8 +27,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use super::{
-    away,
     indexes::{self, Uniqueness},
+    unavailable,
 };
 use crate::{Config, OpenError, StoreError, TimedOut};
 
@@ -211,7 +211,7 @@ impl Connection {
         let turn = time::timeout(self.shared.timeout.mul_f64(TURN_SHARE), turn)
             .await
             .map_err(|_too_long| StoreError::TooBusy)?
-            .map_err(|closed| StoreError::Away(closed.into()))?;
+            .map_err(|closed| StoreError::Unavailable(closed.into()))?;
         let left = deadline.saturating_duration_since(Instant::now());
         run(&self.shared, left, move |_, database| async move {
             // Held until the driver is done, like the permit.
@@ -231,7 +231,7 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, StoreError>> + Send,
 {
-    let boxed = |error| StoreError::Away(error);
+    let boxed = |error| StoreError::Unavailable(error);
     let run = async {
         let permits = Arc::clone(&shared.permits);
         let permit = permits
@@ -270,10 +270,10 @@ async fn see_to_indexes(shared: Arc<Shared>) {
             let made = tasks.spawn(async move {
                 let database = shared.database().await?;
                 let made = needed.make(database, shared.retention).await;
-                made.map_err(away)
+                made.map_err(unavailable)
             });
             made.await
-                .map_err(|died| StoreError::Away(Box::new(died)))?
+                .map_err(|died| StoreError::Unavailable(Box::new(died)))?
         };
         until_made(&shared, make).await;
     }
@@ -327,7 +327,7 @@ impl Shared {
                 .unwrap_or_else(|| self.database_name.clone());
             Ok(Client::with_options(options)?.database(&name))
         });
-        made.await.map_err(away)
+        made.await.map_err(unavailable)
     }
 
     /// Makes the indexes of channels once. Concurrent callers wait for the same attempt.
@@ -336,7 +336,7 @@ impl Shared {
         let made = self
             .channels_indexed
             .get_or_try_init(|| indexes::of_channels(database));
-        made.await.copied().map_err(away)
+        made.await.copied().map_err(unavailable)
     }
 }
 
@@ -357,14 +357,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_away_opens_and_says_so_at_each_call() {
+    async fn a_server_that_is_unavailable_opens_and_says_so_at_each_call() {
         let store = crate::open(&config(AWAY)).await.unwrap();
         for _ in 0..2 {
             let refused = store.ping().await;
-            assert!(matches!(refused, Err(StoreError::Away(_))), "{refused:?}");
+            assert!(
+                matches!(refused, Err(StoreError::Unavailable(_))),
+                "{refused:?}"
+            );
         }
         let refused = store.get(&"c".parse().unwrap()).await;
-        assert!(matches!(refused, Err(StoreError::Away(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(StoreError::Unavailable(_))),
+            "{refused:?}"
+        );
     }
 
     #[tokio::test]

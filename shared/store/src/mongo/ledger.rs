@@ -22,7 +22,7 @@ use roundtrip_model::{ChannelId, millis};
 use serde::{Deserialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
-use super::{BARRIER, DUPLICATE_KEY, away, failed, is_duplicate_key};
+use super::{BARRIER, DUPLICATE_KEY, failed, is_duplicate_key, unavailable};
 use crate::{Detail, StoreError, document::say_passed_over, ledger::MAX_ROWS, page::PageBudget};
 
 /// The collections.
@@ -67,7 +67,7 @@ struct Unreadable(#[source] Box<dyn error::Error + Send + Sync>);
 
 impl From<Unreadable> for StoreError {
     fn from(unreadable: Unreadable) -> Self {
-        Self::Away(Box::new(unreadable))
+        Self::Unavailable(Box::new(unreadable))
     }
 }
 
@@ -82,7 +82,7 @@ async fn rows<R: DeserializeOwned, T>(
     read: impl Fn(R) -> Result<T, Unreadable>,
 ) -> Result<Vec<T>, StoreError> {
     let mut all = Vec::new();
-    while let Some(document) = found.try_next().await.map_err(away)? {
+    while let Some(document) = found.try_next().await.map_err(unavailable)? {
         match row(document).and_then(&read) {
             Ok(one) => all.push(one),
             Err(Unreadable(error)) => say_passed_over(&error),
@@ -203,12 +203,12 @@ struct Counted {
 
 /// The document that serializes this row.
 fn document(row: &impl serde::Serialize) -> Result<Document, StoreError> {
-    bson::serialize_to_document(row).map_err(|error| StoreError::Away(Box::new(error)))
+    bson::serialize_to_document(row).map_err(|error| StoreError::Unavailable(Box::new(error)))
 }
 
 /// The stored name of a variant.
 fn name(variant: &impl serde::Serialize) -> Result<Bson, StoreError> {
-    bson::serialize_to_bson(variant).map_err(|error| StoreError::Away(Box::new(error)))
+    bson::serialize_to_bson(variant).map_err(|error| StoreError::Unavailable(Box::new(error)))
 }
 
 /// Accepts an insert of existing documents: an earlier call wrote them, and its response was lost.
@@ -221,7 +221,11 @@ fn unless_there<T>(inserted: Result<T, Error>) -> Result<(), StoreError> {
         }
         _ => is_duplicate_key(&error),
     };
-    if was_there { Ok(()) } else { Err(away(error)) }
+    if was_there {
+        Ok(())
+    } else {
+        Err(unavailable(error))
+    }
 }
 
 /// The conditions on one channel and on a list of channels, if there are any.

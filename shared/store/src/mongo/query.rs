@@ -33,7 +33,8 @@ pub(super) async fn page(
         while documents.advance().await.map_err(failed)? {
             let raw = documents.current();
             let bytes = raw.as_bytes().len();
-            let read = Document::try_from(raw).map_err(|error| StoreError::Away(error.into()))?;
+            let read =
+                Document::try_from(raw).map_err(|error| StoreError::Unavailable(error.into()))?;
             let read = document::channel(value::to_json(read));
             let Some(channel) = document::readable(read) else {
                 continue;

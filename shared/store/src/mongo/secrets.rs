@@ -10,7 +10,7 @@ use roundtrip_model::ChannelId;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::{MongoStore, away, is_duplicate_key};
+use super::{MongoStore, is_duplicate_key, unavailable};
 use crate::{SealedSecret, Secrets, StoreError, secrets::newest};
 
 const SECRETS: &str = "channel_secrets";
@@ -53,11 +53,11 @@ impl Secrets for MongoStore {
                     None => match secrets.insert_one(row).await {
                         Ok(_) => true,
                         Err(error) if is_duplicate_key(&error) => false,
-                        Err(error) => return Err(away(error)),
+                        Err(error) => return Err(unavailable(error)),
                     },
                     Some(seen) => {
                         let replaced = secrets.replace_one(as_seen(&id, &seen), row).await;
-                        replaced.map_err(away)?.matched_count > 0
+                        replaced.map_err(unavailable)?.matched_count > 0
                     }
                 };
                 if was_put {
@@ -83,7 +83,7 @@ pub(super) async fn read(
     id: &ChannelId,
 ) -> Result<Vec<SealedSecret>, StoreError> {
     let found = secrets.find_one(doc! { "_id": id.as_str() }).await;
-    let row = found.map_err(away)?;
+    let row = found.map_err(unavailable)?;
     Ok(row.map_or_else(Vec::new, |row| row.secrets))
 }
 

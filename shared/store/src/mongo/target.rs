@@ -5,7 +5,7 @@ use mongodb::Collection;
 use roundtrip_model::{ChannelId, ChannelUid, channel::ENDPOINT_URL, settings::DELIVERY};
 use serde_json::{Map, Value};
 
-use super::{away, named};
+use super::{named, unavailable};
 use crate::{DeliveryTarget, StoreError, digest, document::METADATA};
 
 /// Reads only those fields.
@@ -19,7 +19,7 @@ pub(super) async fn read(
     };
     let found = channels.find_one(named(id)).projection(needed).await;
     let found = found
-        .map_err(away)?
+        .map_err(unavailable)?
         .ok_or_else(|| StoreError::NotFound(id.clone()))?;
     let uid = uid(&found);
     let metadata = match found.get(METADATA) {

@@ -14,7 +14,7 @@ const MAX_AGE: Duration = Duration::from_mins(10);
 struct Store {
     keys: Mutex<Vec<ApiKey>>,
     reads: AtomicU64,
-    is_away: AtomicBool,
+    is_unavailable: AtomicBool,
 }
 
 impl Store {
@@ -36,8 +36,8 @@ impl Store {
         self.reads.load(Ordering::Relaxed)
     }
 
-    fn set_away(&self, is_away: bool) {
-        self.is_away.store(is_away, Ordering::Relaxed);
+    fn set_unavailable(&self, is_unavailable: bool) {
+        self.is_unavailable.store(is_unavailable, Ordering::Relaxed);
     }
 }
 
@@ -45,8 +45,8 @@ impl Store {
 impl ApiKeys for Store {
     async fn active_keys(&self, _: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        if self.is_away.load(Ordering::Relaxed) {
-            return Err(StoreError::Away("as told".into()));
+        if self.is_unavailable.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("as told".into()));
         }
         Ok(self.keys.lock().unwrap().clone())
     }
@@ -140,19 +140,19 @@ async fn however_many_keys_are_made_up_reads_are_few_and_calls_do_not_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_store_is_away_keys_are_used_until_they_are_too_old() {
+async fn while_the_store_is_unavailable_keys_are_used_until_they_are_too_old() {
     let store = Arc::new(Store::default());
     let (id, unknown) = (store.add(None), ApiKeyId::generate());
     let key_snapshot = key_snapshot(&store);
     assert!(has(&key_snapshot, id).await);
-    store.set_away(true);
+    store.set_unavailable(true);
     tokio::time::sleep(MAX_AGE / 2).await;
     assert!(has(&key_snapshot, id).await);
     // Another process with access to the store may have made it.
     assert!(key_snapshot.find(unknown).await.is_err());
     tokio::time::sleep(MAX_AGE).await;
     assert!(key_snapshot.find(id).await.is_err());
-    store.set_away(false);
+    store.set_unavailable(false);
     tokio::time::sleep(TIME_TO_LIVE + PAUSE).await;
     assert!(has(&key_snapshot, id).await);
     assert!(!has(&key_snapshot, unknown).await);
@@ -161,11 +161,11 @@ async fn while_the_store_is_away_keys_are_used_until_they_are_too_old() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_was_never_there_says_nothing_of_any_key() {
     let store = Arc::new(Store::default());
-    store.set_away(true);
+    store.set_unavailable(true);
     let key_snapshot = key_snapshot(&store);
     assert!(key_snapshot.find(ApiKeyId::generate()).await.is_err());
     let id = store.add(None);
-    store.set_away(false);
+    store.set_unavailable(false);
     assert!(has(&key_snapshot, id).await);
 }
 

@@ -21,13 +21,13 @@ async fn plan(sql: String, conditions: rows::Conditions) -> String {
     let explained = store.file.run(move |connection, _| {
         let mut statement = connection
             .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
-            .map_err(away)?;
+            .map_err(unavailable)?;
         let steps = statement
             .query_map(rusqlite::params_from_iter(&conditions.values), |row| {
                 row.get::<_, String>("detail")
             })
             .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
-            .map_err(away)?;
+            .map_err(unavailable)?;
         Ok(steps.join("\n"))
     });
     explained.await.unwrap()
@@ -161,7 +161,7 @@ fn occupied(store: &SqliteStore) -> impl Future<Output = Result<(), StoreError>>
         file.query(move |connection, _| {
             connection
                 .query_row(until_interrupted, [], |_| Ok(()))
-                .map_err(away)
+                .map_err(unavailable)
         })
         .await
     }

@@ -60,7 +60,7 @@ async fn count(store: &SqliteStore, table: &'static str) -> i64 {
     let counted = store.file.run(move |connection, _| {
         connection
             .query_row(&sql, [], |row| row.get(0))
-            .map_err(away)
+            .map_err(unavailable)
     });
     counted.await.unwrap()
 }

@@ -11,7 +11,7 @@ use roundtrip_model::{ChannelId, DeadReason, MessageId, ReplayId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::{MongoStore, away},
+    super::{MongoStore, unavailable},
     Asked, DEAD_LETTERS, Unreadable, binary, document, name, of_channels, read_time, rows, stored,
     stored_from, texts, unless_there,
 };
@@ -91,7 +91,7 @@ impl DeadLetters for MongoStore {
             .run(move |_, database| async move {
                 let letters = database.collection::<Document>(DEAD_LETTERS);
                 let marked = letters.update_many(which, change).await;
-                marked.map(drop).map_err(away)
+                marked.map(drop).map_err(unavailable)
             })
             .await
     }
@@ -105,7 +105,7 @@ impl DeadLetters for MongoStore {
         self.connection
             .run(move |_, database| async move {
                 let letters = database.collection::<Document>(DEAD_LETTERS);
-                letters.count_documents(which).await.map_err(away)
+                letters.count_documents(which).await.map_err(unavailable)
             })
             .await
     }
@@ -153,7 +153,7 @@ async fn purge_step(
         .sort(doc! { "_id": 1 })
         .limit(i64::from(PURGE_STEP))
         .await
-        .map_err(away)?;
+        .map_err(unavailable)?;
     let ids: Vec<String> = rows(found, |found: Found| Ok(found.dead_id)).await?;
     let Some(last) = ids.last().cloned() else {
         return Ok(PurgeStep {
@@ -165,7 +165,7 @@ async fn purge_step(
     let deleted = letters
         .delete_many(doc! { "_id": { "$in": ids }, "replayed": false })
         .await
-        .map_err(away)?;
+        .map_err(unavailable)?;
     Ok(PurgeStep {
         removed: deleted.deleted_count,
         last: Some(last),

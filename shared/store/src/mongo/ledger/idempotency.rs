@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::{MongoStore, away, is_duplicate_key},
+    super::{MongoStore, is_duplicate_key, unavailable},
     IDEMPOTENCY, document, later, row, stored,
 };
 use crate::{Idempotency, Reservation, StoreError};
@@ -55,7 +55,7 @@ impl Idempotency for MongoStore {
                     .collection::<Document>(IDEMPOTENCY)
                     .update_one(which, doc! { "$set": { "done": true } })
                     .await;
-                completed.map(drop).map_err(away)
+                completed.map(drop).map_err(unavailable)
             })
             .await
     }
@@ -65,7 +65,7 @@ impl Idempotency for MongoStore {
         self.connection
             .run(move |_, database| async move {
                 let keys = database.collection::<Document>(IDEMPOTENCY);
-                keys.delete_one(which).await.map(drop).map_err(away)
+                keys.delete_one(which).await.map(drop).map_err(unavailable)
             })
             .await
     }
@@ -76,10 +76,10 @@ async fn reserve(keys: &Collection<Document>, wanted: &KeyRow) -> Result<Reserva
         match keys.insert_one(document(wanted)?).await {
             Ok(_) => return Ok(Reservation::Taken(wanted.message_id)),
             Err(error) if is_duplicate_key(&error) => {}
-            Err(error) => return Err(away(error)),
+            Err(error) => return Err(unavailable(error)),
         }
         let named = doc! { "_id": wanted.key.as_str() };
-        let Some(found) = keys.find_one(named).await.map_err(away)? else {
+        let Some(found) = keys.find_one(named).await.map_err(unavailable)? else {
             continue;
         };
         let found: KeyRow = row(found)?;
@@ -98,7 +98,7 @@ async fn reserve(keys: &Collection<Document>, wanted: &KeyRow) -> Result<Reserva
                 doc! { "$set": { "lease_until": wanted.lease_until } },
             )
             .await
-            .map_err(away)?;
+            .map_err(unavailable)?;
         if taken_over.is_some() {
             return Ok(Reservation::Taken(found.message_id));
         }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    super::{MongoStore, away},
+    super::{MongoStore, unavailable},
     Asked, ENTRIES, MESSAGES, Unreadable, document, of_channels, read_time, row, rows, stored,
     texts, unless_there,
 };
@@ -109,7 +109,7 @@ async fn message(
             .sort(doc! { "at": direction, "_id": direction })
             .limit(i64::try_from(limit).unwrap_or(i64::MAX))
             .await
-            .map_err(away)?;
+            .map_err(unavailable)?;
         rows(found, Ok).await
     };
     let latest = entries(-1, MAX_ENTRIES).await?;
@@ -123,7 +123,7 @@ async fn message(
         .collection::<Document>(MESSAGES)
         .find_one(doc! { "_id": id })
         .await
-        .map_err(away)?;
+        .map_err(unavailable)?;
     let Some(found) = found else { return Ok(None) };
     let record = row::<MessageRow>(found)?.record()?;
     let entries: Result<_, Unreadable> = timeline.iter().map(|row| row.entry(&record)).collect();
@@ -198,9 +198,8 @@ impl EntryRow {
     fn of(entry: &Entry) -> Result<Self, StoreError> {
         let event = match &entry.event {
             Event::Accepted(_) => ACCEPTED.to_owned(),
-            event => {
-                serde_json::to_string(event).map_err(|error| StoreError::Away(Box::new(error)))?
-            }
+            event => serde_json::to_string(event)
+                .map_err(|error| StoreError::Unavailable(Box::new(error)))?,
         };
         Ok(Self {
             entry_id: entry.entry_id,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::{MongoStore, away},
+    super::{MongoStore, unavailable},
     API_KEYS, Unreadable, document, read_time, row, rows, stored, unless_there,
 };
 use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, StoreError, ledger::MAX_ROWS};
@@ -32,12 +32,12 @@ impl ApiKeys for MongoStore {
             .run(move |_, database| async move {
                 let keys: Collection<Document> = database.collection(API_KEYS);
                 if let Some(under_one) = under_one {
-                    let count = keys.count_documents(under_one).await.map_err(away)?;
+                    let count = keys.count_documents(under_one).await.map_err(unavailable)?;
                     if count >= u64::from(MAX_KEYS_UNDER_ONE) {
                         return Err(StoreError::TooManyUnderOne);
                     }
                 }
-                let count = keys.count_documents(active).await.map_err(away)?;
+                let count = keys.count_documents(active).await.map_err(unavailable)?;
                 if count >= u64::from(MAX_ACTIVE_KEYS) {
                     return Err(StoreError::TooMany);
                 }
@@ -51,7 +51,7 @@ impl ApiKeys for MongoStore {
         self.connection
             .run(move |_, database| async move {
                 let keys = database.collection::<Document>(API_KEYS);
-                read(keys.find_one(which).await.map_err(away)?)
+                read(keys.find_one(which).await.map_err(unavailable)?)
             })
             .await
     }
@@ -96,10 +96,10 @@ impl ApiKeys for MongoStore {
                     .find_one_and_update(active, change)
                     .return_document(ReturnDocument::After)
                     .await
-                    .map_err(away)?;
+                    .map_err(unavailable)?;
                 match revoked {
                     Some(revoked) => read(Some(revoked)),
-                    None => read(keys.find_one(which).await.map_err(away)?),
+                    None => read(keys.find_one(which).await.map_err(unavailable)?),
                 }
             })
             .await
@@ -116,7 +116,7 @@ impl MongoStore {
                     .sort(doc! { "_id": 1 })
                     .limit(i64::from(limit))
                     .await
-                    .map_err(away)?;
+                    .map_err(unavailable)?;
                 rows(found, KeyRow::key).await
             })
             .await

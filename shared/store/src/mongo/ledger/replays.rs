@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::{MongoStore, away, failed},
+    super::{MongoStore, failed, unavailable},
     REPLAYS, Unreadable, document, later, name, read_time, row, rows, stored, texts, unless_there,
 };
 use crate::{
@@ -32,7 +32,10 @@ impl Replays for MongoStore {
         self.connection
             .run(move |_, database| async move {
                 let replays = database.collection(REPLAYS);
-                let running = replays.count_documents(running).await.map_err(away)?;
+                let running = replays
+                    .count_documents(running)
+                    .await
+                    .map_err(unavailable)?;
                 if running >= u64::from(MAX_RUNNING_REPLAYS) {
                     return Err(StoreError::TooManyReplays);
                 }
@@ -88,7 +91,7 @@ impl Replays for MongoStore {
         self.connection
             .run(move |_, database| async move {
                 let replays = database.collection::<Document>(REPLAYS);
-                read(replays.find_one(which).await.map_err(away)?)
+                read(replays.find_one(which).await.map_err(unavailable)?)
             })
             .await
     }
@@ -115,7 +118,7 @@ impl Replays for MongoStore {
                     .sort(doc! { "lease_until": 1, "_id": 1 })
                     .return_document(ReturnDocument::After)
                     .await
-                    .map_err(away)?;
+                    .map_err(unavailable)?;
                 read(claimed)
             })
             .await
@@ -141,7 +144,7 @@ impl Replays for MongoStore {
                     .find_one_and_update(which, change)
                     .return_document(ReturnDocument::After)
                     .await
-                    .map_err(away)?;
+                    .map_err(unavailable)?;
                 Ok(read(advanced)?.map(|replay| replay.status))
             })
             .await
@@ -164,10 +167,10 @@ impl Replays for MongoStore {
                     .find_one_and_update(running, change)
                     .return_document(ReturnDocument::After)
                     .await
-                    .map_err(away)?;
+                    .map_err(unavailable)?;
                 match ended {
                     Some(ended) => read(Some(ended)),
-                    None => read(replays.find_one(which).await.map_err(away)?),
+                    None => read(replays.find_one(which).await.map_err(unavailable)?),
                 }
             })
             .await

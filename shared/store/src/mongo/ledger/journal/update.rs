@@ -12,7 +12,7 @@ use roundtrip_model::{Entry, journal::Content};
 use serde::Deserialize;
 
 use super::super::{
-    super::{DUPLICATE_KEY, away},
+    super::{DUPLICATE_KEY, unavailable},
     MESSAGES, document, row, stored,
 };
 use crate::{StoreError, ledger::Reached};
@@ -100,7 +100,7 @@ pub(super) async fn send(
     mut updates: Vec<Document>,
 ) -> Result<(), StoreError> {
     let refused =
-        |code, message: String| Err(StoreError::Away(Box::new(Refused { code, message })));
+        |code, message: String| Err(StoreError::Unavailable(Box::new(Refused { code, message })));
     for try_number in 1_u32.. {
         let mut command = doc! {
             "update": MESSAGES,
@@ -111,7 +111,7 @@ pub(super) async fn send(
         if let Some(concern) = database.write_concern() {
             command.insert("writeConcern", document(concern)?);
         }
-        let answer = database.run_command(command).await.map_err(away)?;
+        let answer = database.run_command(command).await.map_err(unavailable)?;
         let answer: Updated = row(answer)?;
         let mut collided = Vec::new();
         for error in answer.write_errors {
