@@ -7,7 +7,7 @@
 mod dead_letters;
 mod idempotency;
 mod journal;
-mod reached;
+mod projection;
 mod replays;
 
 pub use dead_letters::{DeadFilter, DeadLetter, DeadLetters, DeadQueue};
@@ -20,7 +20,7 @@ pub use replays::{
 };
 
 pub(crate) use journal::{first_message_id, timeline};
-pub(crate) use reached::Reached;
+pub(crate) use projection::MessageProjection;
 
 /// The most messages, or dead letters, on one page.
 pub const MAX_PAGE: u16 = 1000;

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StateFilter,
     StoreError,
-    ledger::{MAX_ROWS, Reached, timeline},
+    ledger::{MAX_ROWS, MessageProjection, timeline},
 };
 
 const TABLE: Table = Table {
@@ -133,15 +133,15 @@ fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<
         ))?;
     }
     let mut advance = transaction.prepare_cached(ADVANCE)?;
-    for reached in Reached::by(entries) {
+    for projection in MessageProjection::by(entries) {
         advance.execute(params![
-            reached.entry.message_id.to_string(),
-            reached.entry.channel_id.as_str(),
-            reached.entry.session_id.as_str(),
-            reached.position.state.as_str(),
-            reached.position.rank,
-            reached.replay_count,
-            millis::of(reached.updated_at),
+            projection.entry.message_id.to_string(),
+            projection.entry.channel_id.as_str(),
+            projection.entry.session_id.as_str(),
+            projection.position.state.as_str(),
+            projection.position.rank,
+            projection.replay_count,
+            millis::of(projection.updated_at),
         ])?;
     }
     Ok(())

@@ -15,7 +15,7 @@ use super::super::{
     super::{DUPLICATE_KEY, unavailable},
     MESSAGES, document, row, stored,
 };
-use crate::{StoreError, ledger::Reached};
+use crate::{StoreError, ledger::MessageProjection};
 
 /// How many bytes of content one command carries. The server's limit is 16 MiB, including
 /// everything else in the command.
@@ -30,14 +30,14 @@ const COLLISION_ATTEMPTS: u32 = 3;
 pub(super) fn commands(entries: &[Entry]) -> Vec<Vec<Document>> {
     let mut commands = Vec::new();
     let (mut updates, mut bytes) = (Vec::new(), 0);
-    for reached in Reached::by(entries) {
-        let more = UPDATE_BYTES + reached.content.map_or(0, content_bytes);
+    for projection in MessageProjection::by(entries) {
+        let more = UPDATE_BYTES + projection.content.map_or(0, content_bytes);
         if bytes > 0 && bytes + more > COMMAND_BYTES {
             commands.push(std::mem::take(&mut updates));
             bytes = 0;
         }
         bytes += more;
-        updates.push(statement(&reached));
+        updates.push(statement(&projection));
     }
     commands.push(updates);
     commands
@@ -48,12 +48,12 @@ fn content_bytes(content: &Content) -> usize {
 }
 
 /// A statement of an `update` command.
-fn statement(reached: &Reached<'_>) -> Document {
+fn statement(projection: &MessageProjection<'_>) -> Document {
     let mut set = doc! {
-        "channel_id": reached.entry.channel_id.as_str(),
-        "session_id": reached.entry.session_id.as_str(),
+        "channel_id": projection.entry.channel_id.as_str(),
+        "session_id": projection.entry.session_id.as_str(),
     };
-    if let Some(content) = reached.content {
+    if let Some(content) = projection.content {
         set.insert(
             "content",
             doc! {
@@ -65,12 +65,12 @@ fn statement(reached: &Reached<'_>) -> Document {
     let max = doc! {
         // Documents compare field by field in order. So `$max` compares the ranks, and the state
         // goes with its rank.
-        "position": { "r": reached.position.rank, "s": reached.position.state.as_str() },
-        "round": i64::from(reached.replay_count),
-        "updated_at": stored(reached.updated_at),
+        "position": { "r": projection.position.rank, "s": projection.position.state.as_str() },
+        "round": i64::from(projection.replay_count),
+        "updated_at": stored(projection.updated_at),
     };
     doc! {
-        "q": { "_id": reached.entry.message_id.to_string() },
+        "q": { "_id": projection.entry.message_id.to_string() },
         "u": { "$max": max, "$set": set },
         "upsert": true,
     }

@@ -1,4 +1,4 @@
-//! How far entries advance their messages, for both engines.
+//! What entries change in the records of their messages, for both engines.
 //!
 //! Invariant: the order of entries has no effect, and a repeated entry changes nothing. Every field
 //! is a maximum, or a value that never changes.
@@ -11,7 +11,7 @@ use roundtrip_model::{
 };
 use time::OffsetDateTime;
 
-/// How far some entries advance one message.
+/// What some entries change in the record of one message.
 pub(crate) struct Reached<'a> {
     /// One of the entries. It names the message.
     pub(crate) entry: &'a Entry,
