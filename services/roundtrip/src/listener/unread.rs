@@ -27,10 +27,10 @@ use tokio::task::yield_now;
 use tower::ServiceExt;
 
 /// The longest body that is skipped.
-const PASSED_OVER: u64 = 64 << 10;
+const MAX_SKIPPED_BYTES: u64 = 64 << 10;
 
 /// How often the body is polled. Each poll lets hyper hand over what it has read.
-const LOOKS: usize = 4;
+const MAX_POLLS: usize = 4;
 
 /// Answers a request. The answer says whether the connection ends because of an unread body.
 pub(super) async fn answer(
@@ -43,16 +43,19 @@ pub(super) async fn answer(
     }
     // Polling the body would send `100 Continue`, which asks for it.
     let is_awaited = request.headers().contains_key(header::EXPECT);
-    let back = Back::default();
-    let lend = |body| Lent {
+    let returned = ReturnedBody::default();
+    let borrowed = |body| BorrowedBody {
         body: Some(body),
-        back: Arc::clone(&back),
+        returned: Arc::clone(&returned),
     };
-    let mut response = router.oneshot(request.map(lend).map(Body::new)).await?;
-    let left = back.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let mut response = router.oneshot(request.map(borrowed).map(Body::new)).await?;
+    let left = returned
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     if let Some(body) = left
         && !body.is_end_stream()
-        && (is_awaited || !is_all_there(body).await)
+        && (is_awaited || !has_arrived(body).await)
     {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
@@ -61,9 +64,9 @@ pub(super) async fn answer(
 }
 
 /// Whether the rest of the body has already arrived; it is skipped.
-async fn is_all_there(mut body: Incoming) -> bool {
-    let mut most = PASSED_OVER;
-    for _ in 0..LOOKS {
+async fn has_arrived(mut body: Incoming) -> bool {
+    let mut most = MAX_SKIPPED_BYTES;
+    for _ in 0..MAX_POLLS {
         if body.size_hint().lower() > most {
             return false;
         }
@@ -81,15 +84,15 @@ async fn is_all_there(mut body: Incoming) -> bool {
     false
 }
 
-type Back = Arc<Mutex<Option<Incoming>>>;
+type ReturnedBody = Arc<Mutex<Option<Incoming>>>;
 
 /// A body that returns here when the handler drops it.
-struct Lent {
+struct BorrowedBody {
     body: Option<Incoming>,
-    back: Back,
+    returned: ReturnedBody,
 }
 
-impl HttpBody for Lent {
+impl HttpBody for BorrowedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -114,9 +117,9 @@ impl HttpBody for Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for BorrowedBody {
     fn drop(&mut self) {
-        let mut back = self.back.lock().unwrap_or_else(PoisonError::into_inner);
-        *back = self.body.take();
+        let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
+        *returned = self.body.take();
     }
 }
