@@ -228,8 +228,8 @@ impl TestGateway {
         run_to_end(arguments, env, self.folder(), STOP_LIMIT, &self.audit).await
     }
 
-    /// Stops the gateway without an account, for a test that leaves a message undelivered; `_reason`
-    /// documents why.
+    /// Stops the gateway without an account, for a test that leaves a message undelivered;
+    /// `_reason` documents why.
     ///
     /// # Errors
     /// If a process does not end well.

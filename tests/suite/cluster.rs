@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 /// How long a node is down.
-const AWAY: Duration = Duration::from_secs(8);
+const OUTAGE: Duration = Duration::from_secs(8);
 
 /// The pause between two faults, in which a node joins again.
 const BETWEEN: Duration = Duration::from_secs(4);
@@ -101,7 +101,7 @@ fn check(report: &ClusterReport) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_nodes_of_a_cluster_cost_no_message() -> anyhow::Result<()> {
     let victims = [Victims::Publishers, Victims::Receivers, Victims::Leaders];
-    let report = run(&victims.map(|victims| (Fault::Kill, victims)), AWAY).await?;
+    let report = run(&victims.map(|victims| (Fault::Kill, victims)), OUTAGE).await?;
     check(&report);
     Ok(())
 }
@@ -109,21 +109,21 @@ async fn killed_nodes_of_a_cluster_cost_no_message() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frozen_nodes_of_a_cluster_cost_no_message() -> anyhow::Result<()> {
     let victims = [Victims::Publishers, Victims::Receivers, Victims::Leaders];
-    let report = run(&victims.map(|victims| (Fault::Freeze, victims)), AWAY).await?;
+    let report = run(&victims.map(|victims| (Fault::Freeze, victims)), OUTAGE).await?;
     check(&report);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_node_that_leads_nothing_costs_no_message() -> anyhow::Result<()> {
-    let report = run(&[(Fault::Freeze, Victims::PublishersOnly)], 3 * AWAY).await?;
+    let report = run(&[(Fault::Freeze, Victims::PublishersOnly)], 3 * OUTAGE).await?;
     check(&report);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_majority_of_a_cluster_costs_no_message() -> anyhow::Result<()> {
-    let report = run(&[(Fault::Kill, Victims::Majority)], 2 * AWAY).await?;
+    let report = run(&[(Fault::Kill, Victims::Majority)], 2 * OUTAGE).await?;
     check(&report);
     Ok(())
 }

@@ -184,7 +184,7 @@ async fn a_message_goes_round_over_a_mongodb_that_the_dns_names() -> anyhow::Res
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_dns_names_is_unavailable_unless_it_proves_itself() -> anyhow::Result<()> {
     let Some(told) = apart::told()? else {
-        let case = "what_the_dns_names_is_away_unless_it_proves_itself";
+        let case = "what_the_dns_names_is_unavailable_unless_it_proves_itself";
         return run_apart(&TestNamespace::fresh()?, case).await;
     };
     let cluster = cluster(told).await?;

@@ -2,8 +2,8 @@
 //! confirm costs the same for one entry and for 500.
 //!
 //! Invariant: [`Journal::append`] resolves only after the broker's confirm. An accepted entry is
-//! published until it is confirmed, however long the broker is unavailable, so it may be published twice
-//! under one entry id.
+//! published until it is confirmed, however long the broker is unavailable, so it may be published
+//! twice under one entry id.
 
 mod batch;
 mod batcher;

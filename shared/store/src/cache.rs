@@ -142,8 +142,8 @@ impl CachedChannels {
     ///
     /// # Errors
     ///
-    /// As for [`crate::Channels::target`]; [`StoreError::Unavailable`] only if the channel is not in the
-    /// cache.
+    /// As for [`crate::Channels::target`]; [`StoreError::Unavailable`] only if the channel is not
+    /// in the cache.
     pub async fn get(self: &Arc<Self>, id: &ChannelId) -> Result<Arc<KnownChannel>, StoreError> {
         let last = self.known.get(id).await;
         if let Some(known) = &last

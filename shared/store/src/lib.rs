@@ -113,8 +113,8 @@ pub trait Channels: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`] and [`StoreError::Unavailable`] only. Filters
-    /// and cursors are checked when they are parsed.
+    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`] and [`StoreError::Unavailable`] only.
+    /// Filters and cursors are checked when they are parsed.
     async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError>;
 
     /// Whether the store is available now.

@@ -1,6 +1,7 @@
 //! The plan of a gateway: its setup, its processes, their environment.
 //!
-//! Invariant: every gateway has its own ports, files and test_namespace, so tests never affect each other.
+//! Invariant: every gateway has its own ports, files and test_namespace, so tests never affect each
+//! other.
 
 use std::{
     collections::BTreeMap,

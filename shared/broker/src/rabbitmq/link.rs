@@ -338,7 +338,7 @@ struct SharedSocket(Mutex<SocketState>);
 #[derive(Default)]
 enum SocketState {
     #[default]
-    NotOpened,
+    Pending,
     Open(Socket),
     ShutDown,
 }

@@ -106,7 +106,8 @@ struct Engine {
 }
 
 impl RabbitMq {
-    /// Opens the engine. The server may be unreachable: until it connects, the status is `Unavailable`.
+    /// Opens the engine. The server may be unreachable: until it connects, the status is
+    /// `Unavailable`.
     ///
     /// # Errors
     /// [`OpenError::Url`], [`OpenError::Setting`] or [`OpenError::Roots`] if the URL, the namespace

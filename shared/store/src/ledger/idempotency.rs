@@ -32,7 +32,8 @@ pub trait Idempotency: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`]; the reservation then expires, and a repeated request takes it over.
+    /// [`StoreError::Unavailable`]; the reservation then expires, and a repeated request takes it
+    /// over.
     async fn complete(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError>;
 
     /// Records that the request was not enqueued, and frees its key.

@@ -19,8 +19,8 @@ pub trait Journal: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`]. Some entries may have been recorded; recording all again completes
-    /// them.
+    /// [`StoreError::Unavailable`]. Some entries may have been recorded; recording all again
+    /// completes them.
     async fn record(&self, entries: &[Entry]) -> Result<(), StoreError>;
 
     /// A message and its entries, in the order of time and then id. If there are more than

@@ -12,7 +12,7 @@ use roundtrip_model::{
 use time::OffsetDateTime;
 
 /// What some entries change in the record of one message.
-pub(crate) struct Reached<'a> {
+pub(crate) struct MessageProjection<'a> {
     /// One of the entries. It names the message.
     pub(crate) entry: &'a Entry,
     pub(crate) position: Position,
@@ -22,7 +22,7 @@ pub(crate) struct Reached<'a> {
     pub(crate) content: Option<&'a Content>,
 }
 
-impl<'a> Reached<'a> {
+impl<'a> MessageProjection<'a> {
     /// One for each message among these entries, in the order of the ids.
     pub(crate) fn by(entries: &'a [Entry]) -> impl Iterator<Item = Self> {
         let mut all: BTreeMap<MessageId, Self> = BTreeMap::new();

@@ -346,7 +346,7 @@ mod tests {
     use crate::mongo::MongoStore;
 
     /// A reserved port, on which no server listens.
-    const AWAY: &str = "mongodb://127.0.0.1:1/";
+    const UNAVAILABLE: &str = "mongodb://127.0.0.1:1/";
 
     fn config(url: &str) -> Config {
         Config {
@@ -358,7 +358,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_is_unavailable_opens_and_says_so_at_each_call() {
-        let store = crate::open(&config(AWAY)).await.unwrap();
+        let store = crate::open(&config(UNAVAILABLE)).await.unwrap();
         for _ in 0..2 {
             let refused = store.ping().await;
             assert!(
@@ -384,11 +384,11 @@ mod tests {
         let bad_mark = config("mongodb://user:sec?cret@host/");
         let bad_database = Config {
             database: "a b".to_owned(),
-            ..config(AWAY)
+            ..config(UNAVAILABLE)
         };
         let no_connections = Config {
             max_connections: 0,
-            ..config(AWAY)
+            ..config(UNAVAILABLE)
         };
         let unverified = config("mongodb://host/?tls=true&tlsInsecure=true");
         let no_tls = Config {
