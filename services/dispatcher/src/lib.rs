@@ -16,7 +16,7 @@ use std::{
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
 use roundtrip_delivery::admission::{Admission, Behind, Change, Parking, Rules, Scope};
-use roundtrip_delivery::{ConfigError, DeliveryClient, Reach, Webhook, window};
+use roundtrip_delivery::{ConfigError, DeliveryClient, EgressPolicy, Webhook, window};
 use roundtrip_egress::Egress;
 use roundtrip_journal::Journal;
 use roundtrip_model::{ChannelId, Clock};
@@ -62,7 +62,7 @@ impl Dispatcher {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
         let policy = config.policy()?;
-        let webhook = Webhook::new(&config.webhook, Reach::Vetted(egress))?;
+        let webhook = Webhook::new(&config.webhook, EgressPolicy::Guarded(egress))?;
         config.check()?;
         let admission = Admission::new(Rules {
             slots: usize::from(config.concurrency),

@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use roundtrip_broker::{Closed, Queue, SharedBroker, Worker};
 use roundtrip_delivery::admission::{Admission, Behind, Change, Rules, Scope};
-use roundtrip_delivery::{ConfigError, DeliveryClient, Reach, Webhook, window};
+use roundtrip_delivery::{ConfigError, DeliveryClient, EgressPolicy, Webhook, window};
 use roundtrip_journal::Journal;
 use roundtrip_model::{ChannelId, Clock, Signer};
 use roundtrip_tls::Roots;
@@ -61,7 +61,7 @@ impl Forwarder {
     ) -> Result<Self, ConfigError> {
         config.check()?;
         let policy = config.policy()?;
-        let webhook = Webhook::new(&config.webhook, Reach::Own(roots))?;
+        let webhook = Webhook::new(&config.webhook, EgressPolicy::Unrestricted(roots))?;
         Ok(Self {
             sessions_server,
             signer,

@@ -2,10 +2,10 @@
 
 mod answer;
 mod connector;
+mod egress_policy;
 mod exchange;
 mod location;
 mod meter;
-mod reach;
 mod retry_after;
 mod status_line;
 
@@ -30,7 +30,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-pub use self::reach::Reach;
+pub use self::egress_policy::EgressPolicy;
 use self::{
     answer::Answer,
     connector::Connector,
@@ -61,25 +61,25 @@ const ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
 #[derive(Debug, Clone)]
 pub struct Webhook {
     client: Client<Connector, Outgoing>,
-    reach: Reach,
+    egress_policy: EgressPolicy,
     user_agent: HeaderValue,
     timeout: Duration,
 }
 
 impl Webhook {
-    /// A client with these limits that connects as `reach` allows.
+    /// A client with these limits that connects as `egress_policy` allows.
     ///
     /// # Errors
     /// Names the setting that cannot be used.
-    pub fn new(config: &WebhookConfig, reach: Reach) -> Result<Self, ConfigError> {
+    pub fn new(config: &WebhookConfig, egress_policy: EgressPolicy) -> Result<Self, ConfigError> {
         config.check()?;
         let user_agent = HeaderValue::from_str(&config.user_agent)
             .map_err(|error| ConfigError::new("webhook.user_agent", error.to_string()))?;
-        let connector = Connector::new(&reach, config.connect_timeout)
+        let connector = Connector::new(&egress_policy, config.connect_timeout)
             .map_err(|error| ConfigError::new("webhook", error.to_string()))?;
         Ok(Self {
             client: client(config, connector),
-            reach,
+            egress_policy,
             user_agent,
             timeout: config.timeout,
         })
@@ -115,7 +115,7 @@ impl Webhook {
         body: Bytes,
         signer: Option<&Signer>,
     ) -> Outcome {
-        if let Err(refusal) = self.reach.vet(url) {
+        if let Err(refusal) = self.egress_policy.vet(url) {
             return Outcome::Failed(Failure::NotAllowed(refusal.to_string()));
         }
         let started = Instant::now();
@@ -290,9 +290,9 @@ fn one_line(error: &dyn Error) -> String {
 }
 
 #[cfg(test)]
-mod head_tests;
+mod egress_policy_tests;
 #[cfg(test)]
-mod reach_tests;
+mod head_tests;
 #[cfg(test)]
 mod stall_tests;
 #[cfg(test)]

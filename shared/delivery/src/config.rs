@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Default of [`WebhookConfig::connect_timeout`].
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Default of [`WebhookConfig::max_idle_per_host`]: a role's default concurrency, so that one busy host
-/// does not cause repeated connects.
+/// Default of [`WebhookConfig::max_idle_per_host`]: a role's default concurrency, so that one busy
+/// host does not cause repeated connects.
 const DEFAULT_MAX_IDLE_PER_HOST: usize = 256;
 
 /// Maximum number of intervals in a schedule.

@@ -11,7 +11,7 @@ use axum::{
     routing::post,
 };
 use bytes::Bytes;
-use roundtrip_delivery::{Reach, Webhook};
+use roundtrip_delivery::{EgressPolicy, Webhook};
 use roundtrip_egress::Egress;
 use roundtrip_model::{CallbackId, Clock, Verdict, channel::http_url};
 use serde::Deserialize;
@@ -34,8 +34,8 @@ struct Echo {
 
 pub(crate) fn router(clock: Arc<dyn Clock>, egress: Arc<Egress>) -> anyhow::Result<Router> {
     // The URL may be a producer's, so the egress rules apply.
-    let reach = Reach::Vetted(egress);
-    let webhook = Webhook::new(&roundtrip_delivery::WebhookConfig::default(), reach)?;
+    let egress_policy = EgressPolicy::Guarded(egress);
+    let webhook = Webhook::new(&roundtrip_delivery::WebhookConfig::default(), egress_policy)?;
     Ok(Router::new()
         .route("/dev/echo/incoming", post(incoming))
         .with_state(Echo { webhook, clock }))

@@ -1,4 +1,4 @@
-//! Connects to where a [`Reach`] allows, in cleartext or with TLS, within a time limit.
+//! Connects to where a [`EgressPolicy`] allows, in cleartext or with TLS, within a time limit.
 
 use std::{
     error::Error,
@@ -19,8 +19,8 @@ use tokio::{net::TcpStream, time::timeout};
 use tower_service::Service;
 
 use super::{
+    egress_policy::{EgressPolicy, NameResolver},
     meter::Metered,
-    reach::{Names, Reach},
 };
 
 /// When the kernel probes a silent connection, and after how many probes it ends the connection.
@@ -34,14 +34,17 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// Makes connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
-    inner: HttpsConnector<HttpConnector<Names>>,
+    inner: HttpsConnector<HttpConnector<NameResolver>>,
     limit: Duration,
 }
 
 impl Connector {
     /// A connector that takes up to `limit` for each connection.
-    pub(crate) fn new(reach: &Reach, limit: Duration) -> Result<Self, rustls::Error> {
-        let mut tcp = HttpConnector::new_with_resolver(reach.names());
+    pub(crate) fn new(
+        egress_policy: &EgressPolicy,
+        limit: Duration,
+    ) -> Result<Self, rustls::Error> {
+        let mut tcp = HttpConnector::new_with_resolver(egress_policy.resolver());
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(TCP_KEEPALIVE));
@@ -50,7 +53,7 @@ impl Connector {
         #[cfg(target_os = "linux")]
         tcp.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
         let inner = HttpsConnectorBuilder::new()
-            .with_tls_config(tls(reach.roots())?)
+            .with_tls_config(tls(egress_policy.roots())?)
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(tcp);

@@ -145,7 +145,7 @@ impl Server {
             timeout,
             ..WebhookConfig::default()
         };
-        Webhook::new(&config, Reach::Own(self.roots.clone())).unwrap()
+        Webhook::new(&config, EgressPolicy::Unrestricted(self.roots.clone())).unwrap()
     }
 
     fn at(&self, path: &str) -> Url {

@@ -143,7 +143,7 @@ pub(super) fn webhook(timeout: Duration) -> Webhook {
         timeout,
         ..WebhookConfig::default()
     };
-    Webhook::new(&config, Reach::Own(Roots::default())).unwrap()
+    Webhook::new(&config, EgressPolicy::Unrestricted(Roots::default())).unwrap()
 }
 
 pub(super) async fn post(webhook: &Webhook, url: &Url) -> Outcome {
@@ -362,7 +362,7 @@ async fn a_compressed_answer_is_not_unpacked() {
 #[case::timeout(WebhookConfig { timeout: Duration::ZERO, ..WebhookConfig::default() }, "webhook.timeout: must be 1ms to 366 days")]
 #[case::connect(WebhookConfig { connect_timeout: Duration::ZERO, ..WebhookConfig::default() }, "webhook.connect_timeout: must be 1ms to 366 days")]
 fn a_setting_that_cannot_be_used_is_named(#[case] config: WebhookConfig, #[case] message: &str) {
-    let error = Webhook::new(&config, Reach::Own(Roots::default())).unwrap_err();
+    let error = Webhook::new(&config, EgressPolicy::Unrestricted(Roots::default())).unwrap_err();
     assert_eq!(error.to_string(), message);
 }
 
@@ -372,7 +372,7 @@ fn a_user_agent_that_is_no_header_is_refused() {
         user_agent: "a\nb".to_owned(),
         ..WebhookConfig::default()
     };
-    let error = Webhook::new(&config, Reach::Own(Roots::default())).unwrap_err();
+    let error = Webhook::new(&config, EgressPolicy::Unrestricted(Roots::default())).unwrap_err();
     assert!(
         error.to_string().starts_with("webhook.user_agent: "),
         "{error}"

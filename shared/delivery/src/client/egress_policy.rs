@@ -17,49 +17,49 @@ use url::Url;
 
 /// Where a client may connect.
 #[derive(Debug, Clone)]
-pub enum Reach {
+pub enum EgressPolicy {
     /// Where the guard allows: the URLs come from third parties.
-    Vetted(Arc<Egress>),
+    Guarded(Arc<Egress>),
     /// Anywhere: the URL is the operator's. These certificate authorities are trusted in addition
     /// to the public ones.
-    Own(Roots),
+    Unrestricted(Roots),
 }
 
-impl Reach {
+impl EgressPolicy {
     /// Whether this URL may be posted to, as far as is known without DNS. A host that is an address
     /// skips the resolver, so this is its only check.
     pub(crate) fn vet(&self, url: &Url) -> Result<(), Refusal> {
         match self {
-            Self::Vetted(egress) => egress.guard().vet(url),
-            Self::Own(_) => Ok(()),
+            Self::Guarded(egress) => egress.guard().vet(url),
+            Self::Unrestricted(_) => Ok(()),
         }
     }
 
     /// The resolver for names.
-    pub(crate) fn names(&self) -> Names {
+    pub(crate) fn resolver(&self) -> NameResolver {
         match self {
-            Self::Vetted(egress) => Names::Vetted(egress.resolver().clone()),
-            Self::Own(_) => Names::Any(GaiResolver::new()),
+            Self::Guarded(egress) => NameResolver::Guarded(egress.resolver().clone()),
+            Self::Unrestricted(_) => NameResolver::Any(GaiResolver::new()),
         }
     }
 
     /// The certificate authorities to trust in addition to the public ones.
     pub(crate) fn roots(&self) -> &Roots {
         match self {
-            Self::Vetted(egress) => egress.roots(),
-            Self::Own(roots) => roots,
+            Self::Guarded(egress) => egress.roots(),
+            Self::Unrestricted(roots) => roots,
         }
     }
 }
 
 /// The resolver for the HTTP client. The client connects only to the addresses returned here.
 #[derive(Debug, Clone)]
-pub(crate) enum Names {
-    Vetted(Resolver),
+pub(crate) enum NameResolver {
+    Guarded(Resolver),
     Any(GaiResolver),
 }
 
-impl Service<Name> for Names {
+impl Service<Name> for NameResolver {
     type Response = vec::IntoIter<SocketAddr>;
     type Error = Box<dyn Error + Send + Sync>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
@@ -69,10 +69,10 @@ impl Service<Name> for Names {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let names = self.clone();
+        let resolver = self.clone();
         Box::pin(async move {
-            let addresses: Vec<_> = match names {
-                Self::Vetted(resolver) => {
+            let addresses: Vec<_> = match resolver {
+                Self::Guarded(resolver) => {
                     let addresses = resolver.resolve(name.as_str()).await?;
                     // Port 0: the client replaces it with the URL's.
                     let any_port = |address| SocketAddr::new(address, 0);

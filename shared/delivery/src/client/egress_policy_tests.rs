@@ -65,7 +65,11 @@ fn webhook(allow: &[&str], loopback: Loopback) -> Webhook {
         ..roundtrip_egress::Config::default()
     };
     let egress = Egress::new(&egress, loopback).unwrap();
-    Webhook::new(&WebhookConfig::default(), Reach::Vetted(Arc::new(egress))).unwrap()
+    Webhook::new(
+        &WebhookConfig::default(),
+        EgressPolicy::Guarded(Arc::new(egress)),
+    )
+    .unwrap()
 }
 
 async fn post(webhook: &Webhook, url: &str) -> Outcome {
@@ -106,7 +110,11 @@ async fn a_name_that_leads_to_a_refused_address_is_not_connected_to_and_is_tried
         ..roundtrip_egress::Config::default()
     };
     let egress = Egress::new(&egress, Loopback::Allowed).unwrap();
-    let webhook = Webhook::new(&WebhookConfig::default(), Reach::Vetted(Arc::new(egress))).unwrap();
+    let webhook = Webhook::new(
+        &WebhookConfig::default(),
+        EgressPolicy::Guarded(Arc::new(egress)),
+    )
+    .unwrap();
     let url = format!("http://localhost:{}/", server.address.port());
     let Outcome::Failed(Failure::Connect(problem)) = post(&webhook, &url).await else {
         panic!("it was connected to, or refused for good");
@@ -132,7 +140,7 @@ async fn a_name_that_nobody_answers_for_fails_as_a_connection_within_its_time() 
         connect_timeout: Duration::from_millis(100),
         ..WebhookConfig::default()
     };
-    let webhook = Webhook::new(&config, Reach::Vetted(Arc::new(egress))).unwrap();
+    let webhook = Webhook::new(&config, EgressPolicy::Guarded(Arc::new(egress))).unwrap();
     let outcome = post(&webhook, "http://hooks.example.org/").await;
     let Outcome::Failed(Failure::Connect(problem)) = &outcome else {
         panic!("{outcome:?}");
@@ -162,7 +170,11 @@ async fn a_password_in_a_url_is_refused_and_not_repeated() {
 #[tokio::test]
 async fn the_operators_own_url_is_not_vetted() {
     let server = Server::start().await;
-    let own = Webhook::new(&WebhookConfig::default(), Reach::Own(Roots::default())).unwrap();
+    let own = Webhook::new(
+        &WebhookConfig::default(),
+        EgressPolicy::Unrestricted(Roots::default()),
+    )
+    .unwrap();
     let outcome = post(&own, &format!("http://user:p@{}/", server.address)).await;
     assert!(is_delivered(&outcome), "{outcome:?}");
 }
@@ -184,6 +196,6 @@ async fn an_allowed_address_is_connected_to() {
 #[case("10.0.0.1", true)]
 fn the_guard_and_not_the_network_decides(#[case] address: IpAddr, #[case] refused: bool) {
     let url = format!("http://{address}/").parse().unwrap();
-    let vetted = webhook(&[], Loopback::Refused).reach.vet(&url);
+    let vetted = webhook(&[], Loopback::Refused).egress_policy.vet(&url);
     assert_eq!(vetted.is_err(), refused);
 }
