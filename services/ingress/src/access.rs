@@ -172,8 +172,8 @@ pub(crate) async fn guard(
     }
     let (mut head, body) = request.into_parts();
     match authenticator.admit(access, &mut head).await {
-        Ok(caller) => {
-            head.extensions.insert(caller);
+        Ok(principal) => {
+            head.extensions.insert(principal);
             next.run(Request::from_parts(head, body)).await
         }
         Err(problem) => problem.into_response(),
@@ -182,28 +182,28 @@ pub(crate) async fn guard(
 
 impl Authenticator {
     async fn admit(&self, access: Access, head: &mut Parts) -> Result<Principal, Problem> {
-        let caller = self.identify(head).await?;
-        if let Some(wait) = caller.blocked_for(Instant::now()) {
+        let principal = self.identify(head).await?;
+        if let Some(wait) = principal.blocked_for(Instant::now()) {
             return Err(Problem::rate_limited(wait));
         }
-        if !access.includes(caller.role()) {
+        if !access.includes(principal.role()) {
             let needed = match access {
                 Access::Roles(roles) => roles,
                 Access::Open | Access::AnyKey => &[],
             };
-            return Err(Problem::other_role(needed, caller.role()));
+            return Err(Problem::other_role(needed, principal.role()));
         }
         // Checked here and not in each handler, so that a new path with a channel cannot forget it.
-        if caller.channels().is_some()
+        if principal.channels().is_some()
             && let Ok(parameters) = RawPathParams::from_request_parts(head, &()).await
         {
             for (name, id) in &parameters {
                 if name == CHANNEL {
-                    caller.allow_named(id)?;
+                    principal.allow_named(id)?;
                 }
             }
         }
-        Ok(caller)
+        Ok(principal)
     }
 }
 

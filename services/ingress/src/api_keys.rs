@@ -50,7 +50,7 @@ struct Made {
 /// `POST /api-keys`
 pub(crate) async fn create(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     Json(wanted): Json<CreateKey>,
 ) -> Result<impl IntoResponse, Problem> {
     let new = NewKey {
@@ -63,13 +63,13 @@ pub(crate) async fn create(
     let (mut key, issued) = new
         .make(rand::random(), ingress.clock.now())
         .map_err(Problem::invalid)?;
-    if let Some(beyond) = caller.bounds().exceeded_by(&key) {
+    if let Some(beyond) = principal.bounds().exceeded_by(&key) {
         return Err(Problem::wider_key(beyond));
     }
-    key.made_under = caller.counts_under();
+    key.made_under = principal.counts_under();
     ingress.store.create_key(&key).await?;
     ingress.authenticator.read_again().await;
-    tracing::info!(key_id = %key.key_id, role = %key.role, by = %caller, "api_key.created");
+    tracing::info!(key_id = %key.key_id, role = %key.role, by = %principal, "api_key.created");
     let made = Made {
         key,
         secret: issued.expose().to_owned(),
@@ -99,13 +99,13 @@ pub(crate) struct Keys {
 /// `GET /api-keys`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     Parameters(parameters): Parameters<KeyParameters>,
 ) -> Result<JsonBody<Keys>, Problem> {
     let limit = page_size(parameters.limit)?;
     let found = ingress
         .store
-        .keys(&caller.bounds(), parameters.cursor.as_ref(), limit + 1)
+        .keys(&principal.bounds(), parameters.cursor.as_ref(), limit + 1)
         .await?;
     let (api_keys, next_cursor) = page_of(found, limit, |key| key.key_id);
     Ok(JsonBody(Keys {
@@ -117,19 +117,19 @@ pub(crate) async fn list(
 /// `DELETE /api-keys/{key_id}`; it cannot be undone.
 pub(crate) async fn revoke(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     PathId(text): PathId,
 ) -> Result<JsonBody<ApiKey>, Problem> {
     let unknown = || Problem::unknown_key(&text);
     let id: ApiKeyId = text.parse().map_err(|_error| unknown())?;
     let key = ingress.store.key(&id).await?.ok_or_else(unknown)?;
-    if caller.bounds().exceeded_by(&key).is_some() {
+    if principal.bounds().exceeded_by(&key).is_some() {
         return Err(unknown());
     }
     let now = ingress.clock.now();
     let revoked = ingress.store.revoke_key(&id, now).await?;
     let revoked = revoked.ok_or_else(unknown)?;
     ingress.authenticator.read_again().await;
-    tracing::info!(key_id = %id, by = %caller, "api_key.revoked");
+    tracing::info!(key_id = %id, by = %principal, "api_key.revoked");
     Ok(JsonBody(revoked))
 }

@@ -75,7 +75,7 @@ enum Outcome {
 /// `POST /channel/messages`
 pub(crate) async fn send(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     key: Option<Key>,
     request: Request,
 ) -> Result<JsonBody<Answered>, Problem> {
@@ -94,14 +94,14 @@ pub(crate) async fn send(
         return Err(Problem::invalid_field("body", count_problem()));
     }
     let call = match &key {
-        Some(key) => Some(KeyedCall::begin(&ingress, &caller, key, &texts).await?),
+        Some(key) => Some(KeyedCall::begin(&ingress, &principal, key, &texts).await?),
         None => None,
     };
     let keyed = Semaphore::new(KEYED_AT_ONCE);
     // All at once: the broker bounds what is in progress, and confirms many as fast as one.
     let answers = join_all(texts.iter().enumerate().map(|(index, text)| {
         let key = key.as_ref().map(|key| key.of_message(index));
-        accept(&ingress, &caller, key, &keyed, text)
+        accept(&ingress, &principal, key, &keyed, text)
     }))
     .await;
     if let Some(call) = call {
@@ -121,7 +121,7 @@ pub(crate) async fn send(
 
 async fn accept(
     ingress: &Ingress,
-    caller: &Principal,
+    principal: &Principal,
     key_of_call: Option<Key>,
     keyed: &Semaphore,
     text: &[u8],
@@ -149,7 +149,7 @@ async fn accept(
         Some(_) => keyed.acquire().await.ok(),
         None => None,
     };
-    accept_one(ingress, caller, key.as_ref(), send).await
+    accept_one(ingress, principal, key.as_ref(), send).await
 }
 
 impl From<Result<Accepted, Problem>> for Outcome {

@@ -57,11 +57,11 @@ impl From<NewChannel> for Channel {
 /// `POST /channel`
 pub(crate) async fn create(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     Json(new): Json<NewChannel>,
 ) -> Result<impl IntoResponse, Problem> {
     let channel = Channel::from(new);
-    caller.allow(&channel.channel_id)?;
+    principal.allow(&channel.channel_id)?;
     let checked = channel.check();
     let vetted = endpoint::vet(&ingress.guard, Some(&channel.channel_metadata));
     together(checked, vetted).map_err(Problem::invalid)?;

@@ -61,9 +61,9 @@ impl DeadParameters {
     }
 
     /// The filter, restricted to what the principal may see.
-    fn into_filter(self, caller: &Principal) -> Result<DeadFilter, Problem> {
+    fn into_filter(self, principal: &Principal) -> Result<DeadFilter, Problem> {
         Ok(DeadFilter {
-            channels: caller.among(self.channel_id.as_ref())?,
+            channels: principal.among(self.channel_id.as_ref())?,
             ids: self
                 .id
                 .map(|ids| ids.split(',').map(str::to_owned).collect()),
@@ -87,7 +87,7 @@ pub(crate) struct Letters {
 /// `GET /dead-letters`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     Parameters(mut parameters): Parameters<DeadParameters>,
 ) -> Result<Response, Problem> {
     if parameters.all {
@@ -98,8 +98,8 @@ pub(crate) async fn list(
     }
     let limit = page_size(parameters.limit)?;
     let cursor = parameters.cursor.take();
-    let filter = parameters.into_filter(&caller)?;
-    let under_way = ingress.queries.begin(&caller)?;
+    let filter = parameters.into_filter(&principal)?;
+    let under_way = ingress.queries.begin(&principal)?;
     let page = ingress
         .store
         .dead_letters(&filter, cursor.as_deref(), limit + 1, Detail::Outline);
@@ -120,7 +120,7 @@ pub(crate) struct Purged {
 /// `DELETE /dead-letters`
 pub(crate) async fn purge(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     Parameters(parameters): Parameters<DeadParameters>,
 ) -> Result<JsonBody<Purged>, Problem> {
     if parameters.limit.is_some() || parameters.cursor.is_some() {
@@ -133,8 +133,8 @@ pub(crate) async fn purge(
             "name a filter, or say all=true",
         ));
     }
-    let filter = parameters.into_filter(&caller)?;
+    let filter = parameters.into_filter(&principal)?;
     let purged = ingress.store.purge_dead_letters(&filter).await?;
-    tracing::warn!(purged, ?filter, by = %caller, "dead_letters.purged");
+    tracing::warn!(purged, ?filter, by = %principal, "dead_letters.purged");
     Ok(JsonBody(Purged { purged }))
 }

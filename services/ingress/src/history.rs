@@ -65,13 +65,13 @@ impl From<WaitReason> for Waiting {
 /// `GET /channel/message/{message_id}`
 pub(crate) async fn timeline(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     PathId(id): PathId,
 ) -> Result<Response, Problem> {
     let id: MessageId = id.parse().map_err(|_error| Problem::unknown_message(&id))?;
     let found = ingress.store.message(&id).await?;
     // Another channel's message gives the same 404 as one that does not exist.
-    let found = found.filter(|(message, _)| caller.sees(Some(&message.channel_id)));
+    let found = found.filter(|(message, _)| principal.sees(Some(&message.channel_id)));
     let (message, timeline) = found.ok_or_else(|| Problem::unknown_message(&id.to_string()))?;
     let waiting = waiting(&ingress, &message, &timeline).await;
     let timeline = Timeline {
@@ -128,20 +128,20 @@ pub(crate) struct Messages {
 /// `GET /messages`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     Parameters(parameters): Parameters<MessageParameters>,
 ) -> Result<Response, Problem> {
     let limit = page_size(parameters.limit)?;
     let filter = MessageFilter {
         message_ids: None,
         session: parameters.session_id,
-        channels: caller.among(parameters.channel_id.as_ref())?,
+        channels: principal.among(parameters.channel_id.as_ref())?,
         channel: parameters.channel_id,
         state: parameters.state,
         since: parameters.since,
         until: parameters.until,
     };
-    let under_way = ingress.queries.begin(&caller)?;
+    let under_way = ingress.queries.begin(&principal)?;
     let cursor = parameters.cursor.as_ref();
     let page = ingress
         .store

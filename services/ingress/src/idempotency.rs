@@ -109,16 +109,16 @@ pub(crate) fn read(value: &HeaderValue) -> Result<Key, KeyForm> {
 /// Accepts a message that its principal may send; with a key, at most once.
 pub(crate) async fn accept_one(
     ingress: &Ingress,
-    caller: &Principal,
+    principal: &Principal,
     key: Option<&Key>,
     send: SendMessage,
 ) -> Result<Accepted, Problem> {
-    caller.allow(&send.channel_id)?;
+    principal.allow(&send.channel_id)?;
     let message_id = MessageId::generate();
     let Some(Key(key)) = key else {
         return ingress.accept(send, message_id).await;
     };
-    let key = &caller.idempotency_key(key);
+    let key = &principal.idempotency_key(key);
     match reserve(ingress, key, &fingerprint(&send), &message_id).await? {
         Reservation::Taken(reserved) => {
             let accepted = ingress.accept(send, reserved).await;
@@ -150,11 +150,11 @@ impl KeyedCall {
     /// If the key was used for other messages, or another request holds it.
     pub(crate) async fn begin(
         ingress: &Ingress,
-        caller: &Principal,
+        principal: &Principal,
         key: &Key,
         messages: &[&[u8]],
     ) -> Result<Self, Problem> {
-        let key = caller.idempotency_key(&key.of_call().0);
+        let key = principal.idempotency_key(&key.of_call().0);
         let messages = messages.iter().map(|message| without_white_space(message));
         let reservation = reserve(ingress, &key, &digest(messages), &MessageId::generate()).await?;
         let reserved = match reservation {

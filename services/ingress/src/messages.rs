@@ -81,11 +81,11 @@ impl Accepted {
 
 pub(crate) async fn send(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     key: Option<Key>,
     RelayedJson(send): RelayedJson<SendMessage>,
 ) -> Result<Response, Problem> {
-    let accepted = accept_one(&ingress, &caller, key.as_ref(), send).await?;
+    let accepted = accept_one(&ingress, &principal, key.as_ref(), send).await?;
     let again = accepted.again;
     // The same bytes as the first answer; only the header differs.
     let first = Accepted {

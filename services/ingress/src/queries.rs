@@ -16,7 +16,7 @@ use crate::{access::Principal, problem::Problem};
 pub(crate) const MAX_AT_ONCE: usize = 64;
 
 /// The most of them for each principal.
-pub(crate) const MAX_PER_CALLER: usize = 4;
+pub(crate) const MAX_PER_PRINCIPAL: usize = 4;
 
 pub(crate) struct Queries {
     all: Arc<Semaphore>,
@@ -48,8 +48,8 @@ impl Queries {
     ///
     /// # Errors
     /// If the principal, or all principals together, have too many in progress.
-    pub(crate) fn begin(&self, caller: &Principal) -> Result<UnderWay, Problem> {
-        let lane = self.lane(caller);
+    pub(crate) fn begin(&self, principal: &Principal) -> Result<UnderWay, Problem> {
+        let lane = self.lane(principal);
         let of_own = Arc::clone(&lane.under_way)
             .try_acquire_owned()
             .map_err(|_none_left| Problem::too_many_queries())?;
@@ -63,16 +63,16 @@ impl Queries {
         })
     }
 
-    fn lane(&self, caller: &Principal) -> Arc<Lane> {
+    fn lane(&self, principal: &Principal) -> Arc<Lane> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = caller.to_string();
+        let name = principal.to_string();
         if let Some(lane) = lanes.get(&name).and_then(Weak::upgrade) {
             return lane;
         }
         // At most as many remain as are in progress.
         lanes.retain(|_, lane| lane.strong_count() > 0);
         let lane = Arc::new(Lane {
-            under_way: Arc::new(Semaphore::new(MAX_PER_CALLER)),
+            under_way: Arc::new(Semaphore::new(MAX_PER_PRINCIPAL)),
             turn: Semaphore::new(1),
         });
         lanes.insert(name, Arc::downgrade(&lane));
@@ -96,9 +96,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_caller_has_few_queries_under_way_and_leaves_the_others_room() {
+    async fn a_principal_has_few_queries_at_once_and_leaves_others_room() {
         let queries = Queries::new();
-        let own: Vec<_> = (0..MAX_PER_CALLER)
+        let own: Vec<_> = (0..MAX_PER_PRINCIPAL)
             .map(|_| queries.begin(&Principal::Anybody).ok().unwrap())
             .collect();
         let refused = queries.begin(&Principal::Anybody).err().unwrap();

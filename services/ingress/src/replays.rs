@@ -78,7 +78,7 @@ struct DryRun {
 /// `POST /dead-letters/replay`
 pub(crate) async fn dead_letters(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     Json(request): Json<ReplayDeadLetters>,
 ) -> Result<Response, Problem> {
     let ReplayDeadLetters {
@@ -89,7 +89,7 @@ pub(crate) async fn dead_letters(
     let filter = DeadFilter {
         ids: request.ids,
         queue: request.queue,
-        channels: caller.among(request.channel_id.as_ref())?,
+        channels: principal.among(request.channel_id.as_ref())?,
         channel: request.channel_id,
         session: request.session_id,
         reason: request.reason,
@@ -97,12 +97,12 @@ pub(crate) async fn dead_letters(
         until: request.until,
     };
     bounded_ids(filter.ids.as_deref())?;
-    let under_way = ingress.queries.begin(&caller)?;
+    let under_way = ingress.queries.begin(&principal)?;
     let matched = under_way.ask(ingress.store.count_dead_letters(&filter));
     let matched = matched.await?;
     ask(
         &ingress,
-        &caller,
+        &principal,
         ReplaySource::DeadLetters(filter),
         matched,
         dry_run,
@@ -114,7 +114,7 @@ pub(crate) async fn dead_letters(
 /// `POST /messages/replay`
 pub(crate) async fn messages(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     Json(request): Json<ReplayMessages>,
 ) -> Result<Response, Problem> {
     let ReplayMessages {
@@ -139,12 +139,12 @@ pub(crate) async fn messages(
             "name at least one field of the filter",
         ));
     }
-    filter.channels = caller.among(filter.channel.as_ref())?;
-    let under_way = ingress.queries.begin(&caller)?;
+    filter.channels = principal.among(filter.channel.as_ref())?;
+    let under_way = ingress.queries.begin(&principal)?;
     let matched = under_way.ask(ingress.store.count_messages(&filter)).await?;
     ask(
         &ingress,
-        &caller,
+        &principal,
         ReplaySource::Messages(filter),
         matched,
         dry_run,
@@ -165,7 +165,7 @@ fn bounded_ids<T>(ids: Option<&[T]>) -> Result<(), Problem> {
 
 async fn ask(
     ingress: &Ingress,
-    caller: &Principal,
+    principal: &Principal,
     source: ReplaySource,
     matched: u64,
     dry_run: bool,
@@ -187,7 +187,7 @@ async fn ask(
     }
     let replay = Replay {
         replay_id: ReplayId::generate(),
-        requested_by: caller.to_string(),
+        requested_by: principal.to_string(),
         source,
         rate_per_second,
         status: ReplayStatus::Running,
@@ -198,7 +198,7 @@ async fn ask(
     };
     ingress.store.create_replay(&replay).await?;
     let replay_id = replay.replay_id;
-    tracing::info!(%replay_id, matched, ?rate_per_second, by = %caller, "replay.asked_for");
+    tracing::info!(%replay_id, matched, ?rate_per_second, by = %principal, "replay.asked_for");
     Ok((StatusCode::ACCEPTED, JsonBody(replay)).into_response())
 }
 
@@ -221,15 +221,15 @@ struct Page {
 /// `GET /replays`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     Parameters(parameters): Parameters<ReplayParameters>,
 ) -> Result<Response, Problem> {
     let limit = page_size(parameters.limit)?;
     let filter = ReplayFilter {
-        channels: caller.among(None)?,
+        channels: principal.among(None)?,
         status: parameters.status,
     };
-    let under_way = ingress.queries.begin(&caller)?;
+    let under_way = ingress.queries.begin(&principal)?;
     let cursor = parameters.cursor.as_ref();
     let page = ingress.store.replays(&filter, cursor, limit + 1);
     let found = under_way.ask(page).await?;
@@ -244,49 +244,49 @@ pub(crate) async fn list(
 /// `GET /replays/{replay_id}`
 pub(crate) async fn read(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     PathId(id): PathId,
 ) -> Result<JsonBody<Replay>, Problem> {
-    let replay = seen(&ingress, &caller, &id).await?;
-    Ok(JsonBody(shown(&caller, replay)))
+    let replay = seen(&ingress, &principal, &id).await?;
+    Ok(JsonBody(shown(&principal, replay)))
 }
 
 /// `DELETE /replays/{replay_id}`: what was already replayed stays so.
 pub(crate) async fn cancel(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     PathId(id): PathId,
 ) -> Result<JsonBody<Replay>, Problem> {
-    let replay = seen(&ingress, &caller, &id).await?;
+    let replay = seen(&ingress, &principal, &id).await?;
     let now = ingress.clock.now();
     let ended = ingress
         .store
         .end_replay(&replay.replay_id, ReplayStatus::Cancelled, now)
         .await?;
     ended
-        .map(|replay| JsonBody(shown(&caller, replay)))
+        .map(|replay| JsonBody(shown(&principal, replay)))
         .ok_or_else(|| Problem::unknown_replay(&id))
 }
 
 /// Hides the channels that the principal may not see: the replay's creator may have had further
 /// ones on its key.
-fn shown(caller: &Principal, mut replay: Replay) -> Replay {
+fn shown(principal: &Principal, mut replay: Replay) -> Replay {
     let channels = match &mut replay.source {
         ReplaySource::DeadLetters(filter) => &mut filter.channels,
         ReplaySource::Messages(filter) => &mut filter.channels,
     };
     if let Some(channels) = channels {
-        channels.retain(|channel| caller.sees(Some(channel)));
+        channels.retain(|channel| principal.sees(Some(channel)));
     }
     replay
 }
 
 /// The replay with this id. One of other channels gives the same 404 as one that does not exist.
-async fn seen(ingress: &Ingress, caller: &Principal, id: &str) -> Result<Replay, Problem> {
+async fn seen(ingress: &Ingress, principal: &Principal, id: &str) -> Result<Replay, Problem> {
     let unknown = || Problem::unknown_replay(id);
     let parsed: ReplayId = id.parse().map_err(|_error| unknown())?;
     let replay = ingress.store.replay(&parsed).await?;
     replay
-        .filter(|replay| caller.covers(replay.source.channels()))
+        .filter(|replay| principal.covers(replay.source.channels()))
         .ok_or_else(unknown)
 }

@@ -29,16 +29,16 @@ pub(crate) struct Found {
 /// `POST /channels`
 pub(crate) async fn query(
     State(ingress): State<Ingress>,
-    caller: Principal,
+    principal: Principal,
     Parameters(parameters): Parameters<PageParameters>,
     Json(filter): Json<Value>,
 ) -> Result<Response, Problem> {
     let mut filter = Filter::parse(&filter)?;
-    if let Some(own) = caller.channels() {
+    if let Some(own) = principal.channels() {
         filter = filter.within(own);
     }
     let request = page(parameters)?;
-    let under_way = ingress.queries.begin(&caller)?;
+    let under_way = ingress.queries.begin(&principal)?;
     let page = under_way
         .ask(ingress.store.query(&filter, &request))
         .await?;
