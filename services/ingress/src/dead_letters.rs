@@ -63,7 +63,7 @@ impl DeadParameters {
     /// The filter, restricted to what the principal may see.
     fn into_filter(self, principal: &Principal) -> Result<DeadFilter, Problem> {
         Ok(DeadFilter {
-            channels: principal.among(self.channel_id.as_ref())?,
+            channels: principal.visible_channels(self.channel_id.as_ref())?,
             ids: self
                 .id
                 .map(|ids| ids.split(',').map(str::to_owned).collect()),

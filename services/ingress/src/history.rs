@@ -135,7 +135,7 @@ pub(crate) async fn list(
     let filter = MessageFilter {
         message_ids: None,
         session: parameters.session_id,
-        channels: principal.among(parameters.channel_id.as_ref())?,
+        channels: principal.visible_channels(parameters.channel_id.as_ref())?,
         channel: parameters.channel_id,
         state: parameters.state,
         since: parameters.since,

@@ -89,7 +89,7 @@ pub(crate) async fn dead_letters(
     let filter = DeadFilter {
         ids: request.ids,
         queue: request.queue,
-        channels: principal.among(request.channel_id.as_ref())?,
+        channels: principal.visible_channels(request.channel_id.as_ref())?,
         channel: request.channel_id,
         session: request.session_id,
         reason: request.reason,
@@ -139,7 +139,7 @@ pub(crate) async fn messages(
             "name at least one field of the filter",
         ));
     }
-    filter.channels = principal.among(filter.channel.as_ref())?;
+    filter.channels = principal.visible_channels(filter.channel.as_ref())?;
     let under_way = ingress.queries.begin(&principal)?;
     let matched = under_way.ask(ingress.store.count_messages(&filter)).await?;
     ask(
@@ -226,7 +226,7 @@ pub(crate) async fn list(
 ) -> Result<Response, Problem> {
     let limit = page_size(parameters.limit)?;
     let filter = ReplayFilter {
-        channels: principal.among(None)?,
+        channels: principal.visible_channels(None)?,
         status: parameters.status,
     };
     let under_way = ingress.queries.begin(&principal)?;

@@ -91,7 +91,7 @@ impl Principal {
 
     /// The channels that a search is limited to. A channel that the search names must be one of
     /// them.
-    pub(crate) fn among(
+    pub(crate) fn visible_channels(
         &self,
         named: Option<&ChannelId>,
     ) -> Result<Option<Vec<ChannelId>>, Problem> {
