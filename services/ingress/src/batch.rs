@@ -22,7 +22,7 @@ use crate::{
     access::Principal,
     body::{is_json, media_type, read},
     idempotency::{Key, KeyedCall, accept_one},
-    json::{Rules, parse, said, without_mark},
+    json::{Rules, message_of, parse, without_mark},
     messages::{Accepted, SendMessage},
     problem::Problem,
 };
@@ -185,7 +185,7 @@ pub(crate) fn lines(body: &[u8]) -> Vec<&[u8]> {
 pub(crate) fn array(body: &[u8]) -> Result<Vec<&[u8]>, Problem> {
     let Elements(elements) =
         serde_json::from_slice(body).map_err(|error| match error.classify() {
-            Category::Data => Problem::invalid_field("body", said(&error)),
+            Category::Data => Problem::invalid_field("body", message_of(&error)),
             Category::Syntax | Category::Eof | Category::Io => {
                 Problem::malformed(error.to_string())
             }

@@ -42,7 +42,7 @@ const RELAYED: Rules = Rules::relayed(DEPTH);
 
 /// The bodies of the channel calls and of replays.
 pub fn bodies(input: &[u8]) {
-    if let Some(new) = told(parse::<NewChannel>(input)) {
+    if let Some(new) = valid(parse::<NewChannel>(input)) {
         let channel = Channel::from(new);
         match channel.check() {
             Ok(()) => assert!(endpoint(&channel.channel_metadata).is_ok(), "{channel:?}"),
@@ -52,30 +52,30 @@ pub fn bodies(input: &[u8]) {
         let read: Channel = serde_json::from_slice(&json).expect("and reads back");
         assert_eq!(read, channel);
     }
-    told(parse::<Value>(input));
-    if let Some(patch) = told(parse::<ChannelPatch>(input))
+    valid(parse::<Value>(input));
+    if let Some(patch) = valid(parse::<ChannelPatch>(input))
         && let Err(errors) = patch.check(&"c".parse().expect("an id"))
     {
         refused(Problem::invalid(errors));
     }
-    told(parse::<ReplayDeadLetters>(input));
-    told(parse::<ReplayMessages>(input));
-    told(parse::<CreateKey>(input));
+    valid(parse::<ReplayDeadLetters>(input));
+    valid(parse::<ReplayMessages>(input));
+    valid(parse::<CreateKey>(input));
 }
 
 /// The bodies of the message calls, single and in both batch forms, and of callbacks.
 pub fn messages(input: &[u8]) {
-    if let Some(send) = told(relayed::<SendMessage>(input)) {
+    if let Some(send) = valid(relayed::<SendMessage>(input)) {
         carried(&send.message);
     }
-    if let Some(answer) = told(relayed::<Answer>(input)) {
+    if let Some(answer) = valid(relayed::<Answer>(input)) {
         carried(&answer.response_data);
     }
     let lines = batch::lines(input);
-    let elements = told(batch::array(input)).unwrap_or_default();
+    let elements = valid(batch::array(input)).unwrap_or_default();
     assert!(elements.len() <= batch::MAX_MESSAGES);
     for text in lines.into_iter().chain(elements) {
-        if let Some(item) = told(relayed::<Item>(text)) {
+        if let Some(item) = valid(relayed::<Item>(text)) {
             carried(&item.message);
         }
     }
@@ -92,13 +92,13 @@ pub fn queries(input: &[u8]) {
     };
     query::<DeadParameters>(&uri);
     query::<MessageParameters>(&uri);
-    if let Some(request) = query::<PageParameters>(&uri).and_then(|read| told(page(read)))
+    if let Some(request) = query::<PageParameters>(&uri).and_then(|read| valid(page(read)))
         && let Some(cursor) = request.cursor
     {
         let written = write_cursor(request.sort, cursor.clone());
         let uri = format!("/?sort={}&cursor={written}", sort(request.sort));
         let again = query::<PageParameters>(&uri.parse().expect("a URI"));
-        let again = again.and_then(|read| told(page(read))).expect("a page");
+        let again = again.and_then(|read| valid(page(read))).expect("a page");
         assert_eq!(again.cursor, Some(cursor));
     }
 }
@@ -137,11 +137,11 @@ pub fn api_key(input: &[u8]) {
 pub fn json(input: &[u8]) {
     let text = json::without_mark(input);
     let read = |input| serde_json::from_slice::<Value>(input);
-    if told(json::parse::<Box<RawValue>>(input, RELAYED)).is_some() {
+    if valid(json::parse::<Box<RawValue>>(input, RELAYED)).is_some() {
         // Not read into a `Value`: the parser's private names would change it.
         assert!(serde_json::from_slice::<&RawValue>(text).is_ok());
     }
-    if let Some(value) = told(json::parse::<Value>(input, KEPT)) {
+    if let Some(value) = valid(json::parse::<Value>(input, KEPT)) {
         assert!(depth(&value) <= DEPTH);
         assert_eq!(read(text).ok(), Some(value));
         assert!(json::parse::<Value>(input, RELAYED).is_ok());
@@ -179,11 +179,11 @@ fn sort(sort: roundtrip_store::Sort) -> String {
 }
 
 fn query<T: DeserializeOwned>(uri: &Uri) -> Option<T> {
-    told(parameters::read(uri))
+    valid(parameters::read(uri))
 }
 
 /// The value that was read. A refusal must be a problem document.
-fn told<T>(read: Result<T, Problem>) -> Option<T> {
+fn valid<T>(read: Result<T, Problem>) -> Option<T> {
     read.map_err(refused).ok()
 }
 

@@ -79,7 +79,7 @@ fn refusal(bytes: &[u8], rules: Rules) -> Problem {
     Problem::invalid([match error.classify() {
         Category::Data => field_error(&path, &error),
         Category::Syntax | Category::Eof | Category::Io => {
-            let problem = format!("not every JSON parser can read it: {}", said(&error));
+            let problem = format!("not every JSON parser can read it: {}", message_of(&error));
             FieldError::new(shown(&path), problem)
         }
     }])
@@ -105,20 +105,20 @@ pub(crate) fn whole_number<'de, D: Deserializer<'de>>(
 }
 
 /// serde's message without the position at its end.
-pub(crate) fn said(error: &serde_json::Error) -> String {
+pub(crate) fn message_of(error: &serde_json::Error) -> String {
     let message = error.to_string();
     message
         .rsplit_once(" at line ")
-        .map_or(message.as_str(), |(said, _)| said)
+        .map_or(message.as_str(), |(text, _)| text)
         .to_owned()
 }
 
 /// serde names a missing or unknown field only in its message.
 fn field_error(path: &Path, error: &serde_json::Error) -> FieldError {
-    let message = said(error);
+    let message = message_of(error);
     let path = shown(path);
-    let named = |said: &str| {
-        let name = message.strip_prefix(said)?.split('`').next()?;
+    let named = |prefix: &str| {
+        let name = message.strip_prefix(prefix)?.split('`').next()?;
         Some(if path == BODY {
             name.to_owned()
         } else if path == name || path.ends_with(&format!(".{name}")) {

@@ -38,11 +38,11 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
 
 pub(crate) fn read<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
     let Query(read) = Query::try_from_uri(uri).map_err(|rejection| {
-        let said = rejection.body_text();
-        let said = said.strip_prefix(PREFIX).unwrap_or(&said);
-        match said.split_once(": ") {
+        let text = rejection.body_text();
+        let text = text.strip_prefix(PREFIX).unwrap_or(&text);
+        match text.split_once(": ") {
             Some((name, problem)) => Problem::invalid_field(name, problem),
-            None => Problem::invalid_field("query", said),
+            None => Problem::invalid_field("query", text),
         }
     })?;
     Ok(read)

@@ -75,11 +75,13 @@ impl Handler for JournalWriter {
                 ));
             }
         };
-        let (done, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         if self.desk.send(Page { entries, done }).await.is_err() {
             return Decision::RetryAfter(AFTER_A_PANIC);
         }
-        told.await.unwrap_or(Decision::RetryAfter(AFTER_A_PANIC))
+        receiver
+            .await
+            .unwrap_or(Decision::RetryAfter(AFTER_A_PANIC))
     }
 
     async fn panicked(&self, _message: &Message) -> Decision {

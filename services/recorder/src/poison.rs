@@ -69,8 +69,8 @@ mod tests {
                 })
             }
         };
-        let mut told = Vec::new();
-        watch(look, &stop, |messages| told.push(messages)).await;
-        assert_eq!(told, [2, 3, 2]);
+        let mut reported = Vec::new();
+        watch(look, &stop, |messages| reported.push(messages)).await;
+        assert_eq!(reported, [2, 3, 2]);
     }
 }

@@ -384,7 +384,7 @@ impl Config {
         match self.configured_tokens()? {
             Some(keys) => Ok(keys),
             None => key_file::tokens(&self.beside_the_data(CALLBACK_KEY_FILE))
-                .map_err(|error| Problem::said(&error)),
+                .map_err(|error| Problem::of_error(&error)),
         }
     }
 
@@ -429,7 +429,7 @@ impl Config {
         match self.configured_sealing()? {
             Some(keys) => Ok(keys),
             None => key_file::sealing(&self.beside_the_data(ENCRYPTION_KEY_FILE))
-                .map_err(|error| Problem::said(&error)),
+                .map_err(|error| Problem::of_error(&error)),
         }
     }
 

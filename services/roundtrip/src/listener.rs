@@ -307,7 +307,7 @@ fn refusal() -> String {
 
 /// Answers 503 on a connection beyond the limit.
 async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
-    let told = async {
+    let exchange = async {
         stream.write_all(refusal().as_bytes()).await?;
         stream.shutdown().await?;
         // Read until the peer closes: closing with unread bytes resets the connection and loses the
@@ -316,7 +316,7 @@ async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
         while stream.read(&mut unread).await? > 0 {}
         io::Result::Ok(())
     };
-    let _ = timeout(REFUSAL_TIME, told).await;
+    let _ = timeout(REFUSAL_TIME, exchange).await;
     drop(permit);
 }
 

@@ -31,9 +31,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(told) => {
-            tell(&told);
-            return ExitCode::from(if told.use_stderr() { EXIT_USAGE } else { 0 });
+        Err(error) => {
+            print(&error);
+            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
         }
     };
     match cli.command.unwrap_or_default() {
@@ -61,11 +61,11 @@ fn main() -> ExitCode {
 
 /// Prints help to standard output and errors to standard error; a failed write is ignored. An error
 /// quotes its argument, which may be a key.
-fn tell(told: &clap::Error) {
-    let text = told.to_string();
+fn print(error: &clap::Error) {
+    let text = error.to_string();
     match redacted(&text) {
         Cow::Borrowed(_) => {
-            let _ = told.print();
+            let _ = error.print();
         }
         Cow::Owned(text) => eprint!("{text}"),
     }

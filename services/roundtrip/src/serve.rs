@@ -197,7 +197,7 @@ async fn open_broker(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<S
     roundtrip_broker::open(&config.broker, clock)
         .await
         .map_err(|error| match error {
-            Scheme | Url(_) | Setting { .. } | Roots(_) => Problem::said(&error).into(),
+            Scheme | Url(_) | Setting { .. } | Roots(_) => Problem::of_error(&error).into(),
             other => other.into(),
         })
 }
@@ -206,7 +206,7 @@ pub(crate) async fn open_store(config: &roundtrip_store::Config) -> anyhow::Resu
     use roundtrip_store::OpenError::{Roots, Scheme, Setting};
     match roundtrip_store::open(config).await {
         Ok(store) => Ok(store),
-        Err(error @ (Scheme | Setting { .. } | Roots(_))) => Err(Problem::said(&error).into()),
+        Err(error @ (Scheme | Setting { .. } | Roots(_))) => Err(Problem::of_error(&error).into()),
         Err(other) => Err(other.into()),
     }
 }

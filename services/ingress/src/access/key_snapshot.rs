@@ -127,13 +127,13 @@ impl ApiKeySnapshot {
             begun: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         });
-        let (told, state) = watch::channel(State::default());
+        let (sender, state) = watch::channel(State::default());
         let reader = Reader {
             store,
             clock,
             reading,
             shared: Arc::clone(&shared),
-            told,
+            sender,
         };
         Self {
             shared,
@@ -207,7 +207,7 @@ struct Reader {
     clock: Arc<dyn Clock>,
     reading: Reading,
     shared: Arc<Shared>,
-    told: watch::Sender<State>,
+    sender: watch::Sender<State>,
 }
 
 impl Reader {
@@ -217,7 +217,7 @@ impl Reader {
             let began = Instant::now();
             self.shared.begun.fetch_add(1, Ordering::SeqCst);
             let read = self.store.active_keys(self.clock.now()).await;
-            self.tell(began, read);
+            self.update(began, read);
             if logged_at.elapsed() >= LOG_EVERY {
                 logged_at = began;
                 self.log_refusals();
@@ -231,11 +231,11 @@ impl Reader {
         }
     }
 
-    fn tell(&self, began: Instant, read: Result<Vec<ApiKey>, StoreError>) {
+    fn update(&self, began: Instant, read: Result<Vec<ApiKey>, StoreError>) {
         // Built outside the lock, so that no call waits for it.
-        let before = Arc::clone(&self.told.borrow().keys);
+        let before = Arc::clone(&self.sender.borrow().keys);
         let read = read.map(|keys| Arc::new(self.known(keys, &before)));
-        self.told.send_modify(|state| {
+        self.sender.send_modify(|state| {
             state.ended += 1;
             match read {
                 Ok(keys) => {

@@ -38,12 +38,12 @@ async fn each_message_has_its_result_in_its_place() {
         assert_eq!(result["session_id"], format!("s{number}"));
         assert_eq!(result["status"], "queued");
     }
-    let mut told: Vec<_> = results
+    let mut answered: Vec<_> = results
         .iter()
         .map(|result| result["message_id"].as_str().unwrap().to_owned())
         .collect();
-    told.sort_unstable();
-    assert_eq!(enqueued, told);
+    answered.sort_unstable();
+    assert_eq!(enqueued, answered);
 }
 
 #[tokio::test]

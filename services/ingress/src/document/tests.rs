@@ -46,16 +46,17 @@ fn a_call_that_needs_a_key_says_so_and_one_that_needs_none_too() {
         let operation = &DOCUMENT["paths"][path][method.as_str().to_lowercase()];
         let open = operation["security"] == json!([{}]);
         assert_eq!(open, access == Access::Open, "{method} {path}");
-        let told = ["401", "403", "429"].map(|status| operation["responses"].get(status).is_some());
+        let documented =
+            ["401", "403", "429"].map(|status| operation["responses"].get(status).is_some());
         // 403: the key's role forbids the call, or a web page calls where no key is required. The
         // two documents are open to all.
         let is_document = matches!(path, "/docs" | "/openapi.json");
-        assert_eq!(told[1], !is_document, "{method} {path}: 403");
+        assert_eq!(documented[1], !is_document, "{method} {path}: 403");
         // Its token is what a key is for the other calls.
         let needs_token = path == "/webhook-response";
         // Its channel has a rate, as a key does.
         let expected = (!open || needs_token, !open || needs_token);
-        assert_eq!((told[0], told[2]), expected, "{method} {path}");
+        assert_eq!((documented[0], documented[2]), expected, "{method} {path}");
     }
 }
 

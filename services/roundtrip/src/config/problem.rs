@@ -40,7 +40,7 @@ impl Problem {
     }
 
     /// A problem whose message names its key.
-    pub(crate) fn said(error: &dyn std::error::Error) -> Self {
+    pub(crate) fn of_error(error: &dyn std::error::Error) -> Self {
         Self::line(chain(error))
     }
 

@@ -95,7 +95,7 @@ impl Display for InvalidValue {
 
 impl From<InvalidValue> for Problem {
     fn from(invalid: InvalidValue) -> Self {
-        Self::said(&invalid)
+        Self::of_error(&invalid)
     }
 }
 

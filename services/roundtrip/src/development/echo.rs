@@ -46,7 +46,7 @@ async fn incoming(State(echo): State<Echo>, Json(incoming): Json<Incoming>) -> R
         Ok(url) => url,
         Err(problem) => return failed(StatusCode::BAD_REQUEST, &format!("response_url {problem}")),
     };
-    let said = match &incoming.message {
+    let text = match &incoming.message {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
@@ -54,7 +54,7 @@ async fn incoming(State(echo): State<Echo>, Json(incoming): Json<Incoming>) -> R
     let answer = json!({
         "session_id": incoming.session_id,
         "response_data": {
-            "text": format!("Received message: '{said}'"),
+            "text": format!("Received message: '{text}'"),
             "platform": "Echo (development)",
             "timestamp": now.format(&Rfc3339).unwrap_or_default(),
         }

@@ -78,12 +78,12 @@ impl Activity {
             && !self.heading.load(Ordering::Relaxed)
             && !self.http2.load(Ordering::Relaxed);
         if is_head {
-            self.begins_now();
+            self.reset();
             self.heading.store(true, Ordering::Relaxed);
         }
     }
 
-    fn begins_now(&self) {
+    fn reset(&self) {
         let millis = u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.since.store(millis, Ordering::Relaxed);
     }
@@ -94,7 +94,7 @@ pub(super) struct UnderWay(Arc<Activity>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.begins_now();
+        self.0.reset();
         self.0.under_way.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -87,8 +87,8 @@ async fn who_says_nothing_or_never_ends_its_headers_is_cut() {
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ] {
         let stream = port.say(text).await;
-        let said = rest(stream).await;
-        assert!(!said.contains("200 OK"), "{said}");
+        let response = rest(stream).await;
+        assert!(!response.contains("200 OK"), "{response}");
     }
 }
 
@@ -128,10 +128,10 @@ async fn beyond_the_last_place_a_connection_is_told_so_and_closed() {
     let mut second = port.say(REQUEST).await;
     assert!(head(&mut second).await.contains("200 OK"));
 
-    let told = rest(port.say(REQUEST).await).await;
-    let (head_of_it, body) = told.split_once("\r\n\r\n").unwrap();
-    assert!(head_of_it.starts_with("HTTP/1.1 503 "), "{told}");
-    assert!(head_of_it.contains("retry-after: 2"), "{told}");
+    let response = rest(port.say(REQUEST).await).await;
+    let (head_of_it, body) = response.split_once("\r\n\r\n").unwrap();
+    assert!(head_of_it.starts_with("HTTP/1.1 503 "), "{response}");
+    assert!(head_of_it.contains("retry-after: 2"), "{response}");
     assert_eq!(body, REFUSAL);
     serde_json::from_str::<serde_json::Value>(body).unwrap();
 
@@ -174,8 +174,8 @@ async fn a_request_that_is_refused_before_it_was_read_is_answered() {
     // and perhaps the read.
     let written = timeout(TEST_LIMIT, write.write_all(&vec![b'x'; length])).await;
     assert!(written.is_ok(), "it is not read");
-    let told = rest(read.reunite(write).unwrap()).await;
-    assert!(told.starts_with("HTTP/1.1 405 "), "{told}");
+    let response = rest(read.reunite(write).unwrap()).await;
+    assert!(response.starts_with("HTTP/1.1 405 "), "{response}");
 }
 
 #[tokio::test]

@@ -144,23 +144,23 @@ impl Tls {
     /// Checks the files for ever and loads what changed.
     pub(super) async fn keep_renewed(self) {
         let mut last = None;
-        let mut told = None;
+        let mut reported = None;
         loop {
             let was_read = last.is_some();
             match self.look(&mut last).await {
-                Look::Same => told = None,
+                Look::Same => reported = None,
                 Look::Taken => {
                     if was_read {
                         tracing::info!("the certificate has changed");
                     }
-                    told = None;
+                    reported = None;
                 }
                 // They may be half written now.
                 Look::Kept(error) => {
-                    if told.as_ref() != Some(&error) {
+                    if reported.as_ref() != Some(&error) {
                         tracing::warn!(%error, "the certificate in use stays");
                     }
-                    told = Some(error);
+                    reported = Some(error);
                 }
             }
             sleep(LOOK_EVERY).await;

@@ -210,11 +210,11 @@ impl Lane {
             std::mem::take(&mut self.acked),
             std::mem::take(&mut self.requeued),
         );
-        let told = std::mem::take(&mut self.waiting);
+        let waiting = std::mem::take(&mut self.waiting);
         let channel = (*self.channel).clone();
         let writing = async move {
             limited("acknowledging", WRITE_LIMIT, write(&channel, batch)).await?;
-            for done in told {
+            for done in waiting {
                 // The receiver may have been dropped; that is fine.
                 let _ = done.send(());
             }

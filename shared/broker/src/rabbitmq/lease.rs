@@ -38,7 +38,7 @@ pub(super) struct Lease {
     queue: Queue,
     tag: Tag,
     lane: mpsc::UnboundedSender<Settled>,
-    told: bool,
+    is_acked: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -55,7 +55,7 @@ impl Lease {
             queue,
             tag,
             lane,
-            told: false,
+            is_acked: false,
             _permit: permit,
         }
     }
@@ -67,7 +67,7 @@ impl Lease {
 
     async fn ack(&mut self) -> Result<(), SettleError> {
         let (done, written) = oneshot::channel();
-        self.told = true;
+        self.is_acked = true;
         self.lane.send(Settled::Ack(self.tag, done)).map_err(lost)?;
         written.await.map_err(lost)
     }
@@ -147,7 +147,7 @@ impl Settle for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.told {
+        if !self.is_acked {
             // If the channel is gone, the message is already back in the queue.
             let _ = self.lane.send(Settled::Requeue(self.tag));
         }

@@ -67,7 +67,7 @@ async fn who_asks_for_a_name_at_the_same_time_shares_one_lookup() {
 
 #[tokio::test]
 async fn what_a_lookup_says_of_its_failure_names_no_server_and_no_other_name() {
-    for (code, said) in [
+    for (code, expected) in [
         (
             ResponseCode::NXDomain,
             "the host's name could not be resolved: Non-Existent Domain",
@@ -88,7 +88,7 @@ async fn what_a_lookup_says_of_its_failure_names_no_server_and_no_other_name() {
             found = resolver.resolve("hooks.example.org") => found.unwrap_err(),
             () = answering => unreachable!("it answers until it is dropped"),
         };
-        assert_eq!(failed.to_string(), said);
+        assert_eq!(failed.to_string(), expected);
         assert!(std::error::Error::source(&failed).is_none());
     }
 }

@@ -301,7 +301,7 @@ pub async fn pages_of_large_messages_end_early_and_hold_each_once(harness: &impl
             message
                 .content
                 .as_ref()
-                .map(|said| said.message.get().len())
+                .map(|content| content.message.get().len())
         };
         assert!(page.iter().skip(1).filter_map(content).sum::<usize>() <= MAX_PAGE_BYTES);
         let Some(last) = page.last() else { break };

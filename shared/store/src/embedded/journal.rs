@@ -117,8 +117,8 @@ fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<
     for entry in entries {
         let message_id = entry.message_id.to_string();
         let event = match &entry.event {
-            Event::Accepted(said) => {
-                content.execute((&message_id, said.message.get(), &said.response_url))?;
+            Event::Accepted(accepted) => {
+                content.execute((&message_id, accepted.message.get(), &accepted.response_url))?;
                 ACCEPTED.to_owned()
             }
             event => serde_json::to_string(event).map_err(unwritable)?,

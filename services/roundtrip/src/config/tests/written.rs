@@ -194,8 +194,8 @@ fn every_key_is_the_same_from_the_environment_as_from_the_file() {
     let known: BTreeSet<String> = known::keys().into_iter().collect();
     assert_eq!(tested, known);
     for (key, texts) in KEYS {
-        for (said, written) in texts {
-            let (mut file, mut pairs) = (in_file(key, written), vec![(variable(key), *said)]);
+        for (text, written) in texts {
+            let (mut file, mut pairs) = (in_file(key, written), vec![(variable(key), *text)]);
             if WHOLE.contains(&key) {
                 for other in WHOLE.into_iter().filter(|other| *other != key) {
                     let (_, name) = other.rsplit_once('.').unwrap();
@@ -205,13 +205,13 @@ fn every_key_is_the_same_from_the_environment_as_from_the_file() {
             }
             let pairs: Vec<_> = pairs
                 .iter()
-                .map(|(name, said)| (name.as_str(), *said))
+                .map(|(name, text)| (name.as_str(), *text))
                 .collect();
             let from_file = read(&file, &[]).unwrap();
             let from_environment = read("", &pairs).unwrap();
-            assert_eq!(from_environment, from_file, "{key}: {said}");
+            assert_eq!(from_environment, from_file, "{key}: {text}");
             assert_ne!(
-                (from_file, *said),
+                (from_file, *text),
                 (Config::default(), texts[0].0),
                 "{key} is not taken"
             );
