@@ -139,8 +139,10 @@ impl Authenticator {
             return Err(self.refuse());
         };
         match self.key_snapshot.find(key_id).await {
-            Ok(Some(known)) if known.key.hash == hash && known.key.is_active(self.clock.now()) => {
-                Ok(Principal::Key(known))
+            Ok(Some(cached))
+                if cached.key.hash == hash && cached.key.is_active(self.clock.now()) =>
+            {
+                Ok(Principal::Key(cached))
             }
             Ok(_) => Err(self.refuse()),
             Err(key_snapshot::Unavailable) => Err(Problem::keys_unavailable()),

@@ -37,7 +37,7 @@ pub struct CachedChannels {
     secrets: Option<(SharedSecrets, SealingKeys)>,
     /// The channels whose secret could not be decrypted at the last read, up to [`MAX_COUNTED`].
     unreadable: StdMutex<HashSet<ChannelId>>,
-    known: Cache<ChannelId, Known>,
+    known: Cache<ChannelId, CachedRead>,
     time_to_live: Duration,
     /// Whether the store was unavailable at the last read.
     is_unavailable: AtomicBool,
@@ -78,7 +78,7 @@ const READ_AGAIN: Range<f64> = 0.6..0.9;
 /// The result of a channel's last read. A failure is never fresh: it is only for the callers that
 /// waited for that read.
 #[derive(Clone)]
-struct Known {
+struct CachedRead {
     read: Result<Arc<KnownChannel>, Arc<StoreError>>,
     again_from: Instant,
     fresh_until: Instant,
@@ -103,7 +103,7 @@ impl CachedChannels {
             secrets: None,
             unreadable: StdMutex::default(),
             known: Cache::builder()
-                .weigher(|_, known: &Known| {
+                .weigher(|_, known: &CachedRead| {
                     let bytes = known
                         .read
                         .as_ref()
@@ -197,12 +197,12 @@ impl CachedChannels {
 
     /// Reads a channel again while it is still fresh. If it was removed meanwhile it stays removed,
     /// because this read may be older than the write.
-    async fn refresh(self: Arc<Self>, id: ChannelId, last: Known) {
+    async fn refresh(self: Arc<Self>, id: ChannelId, last: CachedRead) {
         let known = self.read(&id, None).await;
         self.known
             .entry_by_ref(&id)
             .and_compute_with(|entry| async move {
-                let is_last = |known: &Known| Arc::ptr_eq(&known.read_again, &last.read_again);
+                let is_last = |known: &CachedRead| Arc::ptr_eq(&known.read_again, &last.read_again);
                 match (&known.read, entry) {
                     (_, None) => Op::Nop,
                     (_, Some(entry)) if !is_last(entry.value()) => Op::Nop,
@@ -217,7 +217,7 @@ impl CachedChannels {
     }
 
     /// Reads the store, and falls back on the channel in the cache.
-    async fn read(&self, id: &ChannelId, last: Option<Arc<KnownChannel>>) -> Known {
+    async fn read(&self, id: &ChannelId, last: Option<Arc<KnownChannel>>) -> CachedRead {
         // Only taken while the store is unavailable, so that normal reads run concurrently.
         let _trying = if self.is_unavailable() {
             self.trying.try_lock().ok()
@@ -241,9 +241,9 @@ impl CachedChannels {
         self.fresh(read)
     }
 
-    fn fresh(&self, read: Result<Arc<KnownChannel>, Arc<StoreError>>) -> Known {
+    fn fresh(&self, read: Result<Arc<KnownChannel>, Arc<StoreError>>) -> CachedRead {
         let now = Instant::now();
-        Known {
+        CachedRead {
             again_from: now + self.time_to_live.mul_f64(rand::random_range(READ_AGAIN)),
             // This also holds for a stale channel, so that an unavailable store is not asked at
             // every call.
@@ -327,14 +327,14 @@ fn shared(error: &Arc<StoreError>) -> StoreError {
             problem: problem.clone(),
         },
         // `get` returns no other errors.
-        _ => StoreError::Unavailable(Box::new(Shared(Arc::clone(error)))),
+        _ => StoreError::Unavailable(Box::new(SharedError(Arc::clone(error)))),
     }
 }
 
 /// An error that several callers share.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-struct Shared(Arc<StoreError>);
+struct SharedError(Arc<StoreError>);
 
 #[cfg(test)]
 mod tests;

@@ -75,7 +75,7 @@ struct Shared {
 
 #[derive(Clone, Default)]
 struct State {
-    keys: Arc<HashMap<ApiKeyId, Arc<Known>>>,
+    keys: Arc<HashMap<ApiKeyId, Arc<CachedKey>>>,
     /// When the read of these keys started. `None`: no read has succeeded yet.
     read_at: Option<Instant>,
     /// How many reads have ended, successful or not.
@@ -84,12 +84,12 @@ struct State {
 }
 
 /// An active key and its rate limit.
-pub(crate) struct Known {
+pub(crate) struct CachedKey {
     pub(crate) key: ApiKey,
     rate: Option<Mutex<RateLimiter>>,
 }
 
-impl Known {
+impl CachedKey {
     fn new(key: ApiKey, default_rate: Option<u32>) -> Self {
         let rate = key.rate_per_second.or(default_rate);
         let rate =
@@ -145,16 +145,16 @@ impl ApiKeySnapshot {
     }
 
     /// The active key with this id. `None` only if it certainly does not exist.
-    pub(super) async fn find(&self, id: ApiKeyId) -> Result<Option<Arc<Known>>, Unavailable> {
-        if let Some(known) = self.look(id)? {
-            return Ok(Some(known));
+    pub(super) async fn find(&self, id: ApiKeyId) -> Result<Option<Arc<CachedKey>>, Unavailable> {
+        if let Some(key) = self.look(id)? {
+            return Ok(Some(key));
         }
         // The key may be newer than the snapshot.
         if let Ok(_permit) = self.waiting.try_acquire() {
             self.read_again().await;
         }
         match self.look(id)? {
-            None if self.knows_no_better() => Err(Unavailable),
+            None if self.may_be_incomplete() => Err(Unavailable),
             found => Ok(found),
         }
     }
@@ -184,12 +184,12 @@ impl ApiKeySnapshot {
     }
 
     /// Whether a missing key may exist: the store is unavailable, or nothing has been read yet.
-    fn knows_no_better(&self) -> bool {
+    fn may_be_incomplete(&self) -> bool {
         let state = self.state.borrow();
         state.is_unavailable || state.read_at.is_none()
     }
 
-    fn look(&self, id: ApiKeyId) -> Result<Option<Arc<Known>>, Unavailable> {
+    fn look(&self, id: ApiKeyId) -> Result<Option<Arc<CachedKey>>, Unavailable> {
         let state = self.state.borrow();
         match state.read_at {
             Some(read_at) if read_at.elapsed() <= self.max_age => {
@@ -234,7 +234,7 @@ impl Reader {
     fn update(&self, began: Instant, read: Result<Vec<ApiKey>, StoreError>) {
         // Built outside the lock, so that no call waits for it.
         let before = Arc::clone(&self.sender.borrow().keys);
-        let read = read.map(|keys| Arc::new(self.known(keys, &before)));
+        let read = read.map(|keys| Arc::new(self.cached(keys, &before)));
         self.sender.send_modify(|state| {
             state.ended += 1;
             match read {
@@ -260,22 +260,22 @@ impl Reader {
     }
 
     /// Keeps a known key's entry: a new one would reset its rate limit at each read.
-    fn known(
+    fn cached(
         &self,
         keys: Vec<ApiKey>,
-        before: &HashMap<ApiKeyId, Arc<Known>>,
-    ) -> HashMap<ApiKeyId, Arc<Known>> {
+        before: &HashMap<ApiKeyId, Arc<CachedKey>>,
+    ) -> HashMap<ApiKeyId, Arc<CachedKey>> {
         if keys.len() == usize::from(MAX_ACTIVE_KEYS)
             && let Some(suppressed) = FULL.due(std::time::Instant::now())
         {
             tracing::warn!(suppressed, "as many API keys are active as there can be");
         }
-        let known = |key: ApiKey| match before.get(&key.key_id) {
-            Some(known) if known.key == key => Arc::clone(known),
-            _ => Arc::new(Known::new(key, self.reading.default_rate)),
+        let cached = |key: ApiKey| match before.get(&key.key_id) {
+            Some(cached) if cached.key == key => Arc::clone(cached),
+            _ => Arc::new(CachedKey::new(key, self.reading.default_rate)),
         };
         keys.into_iter()
-            .map(|key| (key.key_id, known(key)))
+            .map(|key| (key.key_id, cached(key)))
             .collect()
     }
 

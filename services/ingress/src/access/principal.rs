@@ -6,7 +6,7 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use roundtrip_model::{ApiKeyId, ChannelId, KeyBounds, KeyRole};
 use tokio::time::Instant;
 
-use super::key_snapshot::Known;
+use super::key_snapshot::CachedKey;
 use crate::problem::Problem;
 
 /// The principal of a call. A handler takes it as an argument.
@@ -17,14 +17,14 @@ pub(crate) enum Principal {
     /// The key from the configuration.
     Configured,
     /// A key from the store.
-    Key(Arc<Known>),
+    Key(Arc<CachedKey>),
 }
 
 impl Principal {
     pub(crate) fn role(&self) -> KeyRole {
         match self {
             Self::Anybody | Self::Configured => KeyRole::Operator,
-            Self::Key(known) => known.key.role,
+            Self::Key(cached) => cached.key.role,
         }
     }
 
@@ -32,7 +32,7 @@ impl Principal {
     pub(crate) fn channels(&self) -> Option<&BTreeSet<ChannelId>> {
         match self {
             Self::Anybody | Self::Configured => None,
-            Self::Key(known) => known.key.channels.as_ref(),
+            Self::Key(cached) => cached.key.channels.as_ref(),
         }
     }
 
@@ -59,7 +59,7 @@ impl Principal {
     pub(crate) fn bounds(&self) -> KeyBounds {
         match self {
             Self::Anybody | Self::Configured => KeyBounds::default(),
-            Self::Key(known) => KeyBounds::of(&known.key),
+            Self::Key(cached) => KeyBounds::of(&cached.key),
         }
     }
 
@@ -67,7 +67,7 @@ impl Principal {
     pub(crate) fn counts_under(&self) -> Option<ApiKeyId> {
         match self {
             Self::Anybody | Self::Configured => None,
-            Self::Key(known) => known.key.counts_under(),
+            Self::Key(cached) => cached.key.counts_under(),
         }
     }
 
@@ -114,7 +114,7 @@ impl Principal {
     pub(super) fn blocked_for(&self, now: Instant) -> Option<Duration> {
         match self {
             Self::Anybody | Self::Configured => None,
-            Self::Key(known) => known.blocked_for(now),
+            Self::Key(cached) => cached.blocked_for(now),
         }
     }
 }
@@ -125,7 +125,7 @@ impl fmt::Display for Principal {
         match self {
             Self::Anybody => f.write_str("anybody"),
             Self::Configured => f.write_str("operator_key"),
-            Self::Key(known) => known.key.key_id.fmt(f),
+            Self::Key(cached) => cached.key.key_id.fmt(f),
         }
     }
 }

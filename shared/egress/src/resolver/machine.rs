@@ -43,12 +43,12 @@ const SHORTEST_QUESTION: Duration = Duration::from_secs(1);
 pub(super) struct Machine(Mutex<State>);
 
 struct State {
-    known: Arc<Known>,
+    known: Arc<SystemFiles>,
     looked: Instant,
 }
 
 /// The content of the files when they were last read.
-struct Known {
+struct SystemFiles {
     files: Files,
     hosts: Hosts,
     resolver: TokioResolver,
@@ -64,7 +64,7 @@ struct Files {
 impl Machine {
     pub(super) fn read() -> Result<Self, NetError> {
         Ok(Self(Mutex::new(State {
-            known: Arc::new(Known::of(Files::read())?),
+            known: Arc::new(SystemFiles::of(Files::read())?),
             looked: Instant::now(),
         })))
     }
@@ -73,7 +73,7 @@ impl Machine {
         self.known().await.look_up(host).await
     }
 
-    async fn known(&self) -> Arc<Known> {
+    async fn known(&self) -> Arc<SystemFiles> {
         let known = {
             let mut state = self.state();
             let known = Arc::clone(&state.known);
@@ -87,7 +87,7 @@ impl Machine {
         let before = Arc::clone(&known);
         let read = spawn_blocking(move || {
             let files = Files::read();
-            (files != before.files).then(|| Known::of(files))
+            (files != before.files).then(|| SystemFiles::of(files))
         });
         match read.await {
             Ok(Some(Ok(changed))) => {
@@ -119,7 +119,7 @@ impl Files {
     }
 }
 
-impl Known {
+impl SystemFiles {
     fn of(files: Files) -> Result<Self, NetError> {
         let (config, options) = match read_system_conf() {
             Ok((config, options)) => as_the_system_does(&config, options),
