@@ -55,18 +55,18 @@ use crate::{
 /// The state of the handlers. It is cloned several times a request, which only increments a
 /// counter.
 #[derive(Clone)]
-pub struct Ingress(Arc<Shared>);
+pub struct Ingress(Arc<IngressState>);
 
 impl Deref for Ingress {
-    type Target = Shared;
+    type Target = IngressState;
 
-    fn deref(&self) -> &Shared {
+    fn deref(&self) -> &IngressState {
         &self.0
     }
 }
 
 /// The shared state.
-pub struct Shared {
+pub struct IngressState {
     broker: SharedBroker,
     store: SharedStore,
     known: Arc<CachedChannels>,
@@ -144,7 +144,7 @@ impl Ingress {
             &own_response_url,
         );
         let bytes = Arc::new(Semaphore::new(limits.max_bytes_in_flight));
-        Self(Arc::new(Shared {
+        Self(Arc::new(IngressState {
             authenticator: Arc::new(authenticator),
             broker,
             store,

@@ -32,7 +32,7 @@ use crate::{
     Version, Versioned, canonical,
     document::{self, FIELDS, METADATA},
 };
-use connection::{Connection, Shared};
+use connection::{Connection, ConnectionState};
 use indexes::Uniqueness;
 
 const CHANNELS: &str = "channels";
@@ -66,7 +66,7 @@ impl MongoStore {
     /// Runs a function on the collection of channels, as [`Connection::run`] does.
     async fn run<T, F>(
         &self,
-        work: impl FnOnce(Arc<Shared>, Collection<Document>) -> F + Send + 'static,
+        work: impl FnOnce(Arc<ConnectionState>, Collection<Document>) -> F + Send + 'static,
     ) -> Result<T, StoreError>
     where
         T: Send + 'static,

@@ -45,7 +45,7 @@ static FULL: LogThrottle = LogThrottle::every(Duration::from_mins(10));
 pub(super) struct Unavailable;
 
 pub(crate) struct ApiKeySnapshot {
-    shared: Arc<Shared>,
+    signals: Arc<ReadSignals>,
     state: watch::Receiver<State>,
     waiting: Semaphore,
     max_age: Duration,
@@ -64,7 +64,7 @@ impl fmt::Debug for ApiKeySnapshot {
     }
 }
 
-struct Shared {
+struct ReadSignals {
     /// Asks for a read before the snapshot is old.
     wanted: Notify,
     /// How many reads have started.
@@ -122,7 +122,7 @@ pub(crate) struct Reading {
 impl ApiKeySnapshot {
     /// Starts to read. Must be called within a runtime.
     pub(crate) fn start(store: Arc<dyn ApiKeys>, clock: Arc<dyn Clock>, reading: Reading) -> Self {
-        let shared = Arc::new(Shared {
+        let signals = Arc::new(ReadSignals {
             wanted: Notify::new(),
             begun: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -132,11 +132,11 @@ impl ApiKeySnapshot {
             store,
             clock,
             reading,
-            shared: Arc::clone(&shared),
+            signals: Arc::clone(&signals),
             sender,
         };
         Self {
-            shared,
+            signals,
             state,
             waiting: Semaphore::new(MAX_WAITING),
             max_age: reading.max_age,
@@ -170,8 +170,8 @@ impl ApiKeySnapshot {
 
     /// Waits, up to a limit, for the end of a read that starts after this call.
     pub(super) async fn read_again(&self) {
-        let begun = self.shared.begun.load(Ordering::SeqCst);
-        self.shared.wanted.notify_one();
+        let begun = self.signals.begun.load(Ordering::SeqCst);
+        self.signals.wanted.notify_one();
         let mut state = self.state.clone();
         let next = state.wait_for(|state| state.ended > begun);
         // A time-out shows in the lookup that follows.
@@ -180,7 +180,7 @@ impl ApiKeySnapshot {
 
     /// Counts a call without a valid key. The reader logs the count.
     pub(super) fn count_refusal(&self) {
-        self.shared.refused.fetch_add(1, Ordering::Relaxed);
+        self.signals.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether a missing key may exist: the store is unavailable, or nothing has been read yet.
@@ -206,7 +206,7 @@ struct Reader {
     store: Arc<dyn ApiKeys>,
     clock: Arc<dyn Clock>,
     reading: Reading,
-    shared: Arc<Shared>,
+    signals: Arc<ReadSignals>,
     sender: watch::Sender<State>,
 }
 
@@ -215,7 +215,7 @@ impl Reader {
         let mut logged_at = Instant::now();
         loop {
             let began = Instant::now();
-            self.shared.begun.fetch_add(1, Ordering::SeqCst);
+            self.signals.begun.fetch_add(1, Ordering::SeqCst);
             let read = self.store.active_keys(self.clock.now()).await;
             self.update(began, read);
             if logged_at.elapsed() >= LOG_EVERY {
@@ -226,7 +226,7 @@ impl Reader {
             let old = sleep_until(began + self.reading.time_to_live);
             tokio::select! {
                 () = old => {}
-                () = self.shared.wanted.notified() => {}
+                () = self.signals.wanted.notified() => {}
             }
         }
     }
@@ -280,7 +280,7 @@ impl Reader {
     }
 
     fn log_refusals(&self) {
-        let refused = self.shared.refused.swap(0, Ordering::Relaxed);
+        let refused = self.signals.refused.swap(0, Ordering::Relaxed);
         if refused > 0 {
             tracing::warn!(
                 refused,

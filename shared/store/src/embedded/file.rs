@@ -35,14 +35,14 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 const STATEMENT_CACHE: usize = 64;
 
 pub(super) struct File {
-    shared: Arc<Shared>,
+    connections: Arc<Connections>,
     permits: Arc<Semaphore>,
     queries: Arc<Semaphore>,
     writer: Arc<Semaphore>,
     timeout: Duration,
 }
 
-struct Shared {
+struct Connections {
     path: PathBuf,
     timeout: Duration,
     idle: Mutex<Vec<Connection>>,
@@ -73,7 +73,7 @@ impl File {
             }
         };
         Ok(Self {
-            shared: Arc::new(Shared {
+            connections: Arc::new(Connections {
                 path,
                 timeout,
                 idle: Mutex::new(vec![connection]),
@@ -108,17 +108,17 @@ impl File {
             .await
             .map_err(|_too_long| StoreError::TooBusy)?
             .map_err(boxed)?;
-        let shared = Arc::clone(&self.shared);
+        let connections = Arc::clone(&self.connections);
         // Also interrupts the query if its caller is dropped earlier.
         let running = EndsWith(Arc::new(Running::default()));
         let interruptible = Arc::clone(&running.0);
         let thread = tokio::task::spawn_blocking(move || {
             let _held = permit;
-            let mut connection = shared.take()?;
+            let mut connection = connections.take()?;
             interruptible.begin(&connection);
             let done = work(&mut connection, deadline);
             interruptible.end();
-            shared.put_back(connection);
+            connections.put_back(connection);
             done
         });
         timeout_at(deadline.into(), thread)
@@ -162,15 +162,15 @@ impl File {
         turn: Option<OwnedSemaphorePermit>,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let shared = Arc::clone(&self.shared);
+        let connections = Arc::clone(&self.connections);
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(boxed)?;
         tokio::task::spawn_blocking(move || {
             // Held while the thread runs, even if the caller was dropped.
             let _held = (permit, turn);
-            let mut connection = shared.take()?;
+            let mut connection = connections.take()?;
             let done = work(&mut connection);
-            shared.put_back(connection);
+            connections.put_back(connection);
             done
         })
         .await
@@ -178,7 +178,7 @@ impl File {
     }
 }
 
-impl Shared {
+impl Connections {
     fn take(&self) -> Result<Connection, StoreError> {
         let idle = self
             .idle

@@ -64,7 +64,7 @@ const BAD_CA_FILE: &str =
 
 /// A connection that may not have been made yet.
 pub(super) struct Connection {
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionState>,
     /// The background task that makes the indexes.
     indexing: JoinHandle<()>,
 }
@@ -76,7 +76,7 @@ impl Drop for Connection {
 }
 
 /// The state that the tasks share.
-pub(super) struct Shared {
+pub(super) struct ConnectionState {
     url: ConnectionString,
     ca_file: Option<PathBuf>,
     database_name: String,
@@ -137,7 +137,7 @@ impl Connection {
             let count = usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS);
             Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ConnectionState {
             url,
             ca_file: config.ca_file.clone(),
             database_name: database.to_owned(),
@@ -173,7 +173,7 @@ impl Connection {
     /// Runs a function as a task, and waits for it up to the time limit.
     pub(super) async fn run<T, F>(
         &self,
-        work: impl FnOnce(Arc<Shared>, Database) -> F + Send + 'static,
+        work: impl FnOnce(Arc<ConnectionState>, Database) -> F + Send + 'static,
     ) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -223,9 +223,9 @@ impl Connection {
 }
 
 async fn run<T, F>(
-    shared: &Arc<Shared>,
+    shared: &Arc<ConnectionState>,
     limit: Duration,
-    work: impl FnOnce(Arc<Shared>, Database) -> F + Send + 'static,
+    work: impl FnOnce(Arc<ConnectionState>, Database) -> F + Send + 'static,
 ) -> Result<T, StoreError>
 where
     T: Send + 'static,
@@ -254,7 +254,7 @@ where
         .map_err(|_| boxed(TimedOut(limit).into()))?
 }
 
-async fn see_to_indexes(shared: Arc<Shared>) {
+async fn see_to_indexes(shared: Arc<ConnectionState>) {
     let channels = || {
         run(&shared, shared.timeout, |shared, _| async move {
             shared.uniqueness().await.map(drop)
@@ -281,7 +281,7 @@ async fn see_to_indexes(shared: Arc<Shared>) {
 
 /// Tries until the index is made. Stops when the connection closes.
 async fn until_made<F: Future<Output = Result<(), StoreError>>>(
-    shared: &Shared,
+    shared: &ConnectionState,
     make: impl Fn() -> F,
 ) {
     while !shared.closing.is_cancelled()
@@ -306,7 +306,7 @@ fn trust(tls: &mut Option<Tls>, ca_file: &Path) {
     *tls = Some(Tls::Enabled(options));
 }
 
-impl Shared {
+impl ConnectionState {
     /// The database. This contacts no server, but a `mongodb+srv` URL asks the DNS.
     async fn database(&self) -> Result<&Database, StoreError> {
         let made = self.database.get_or_try_init(|| async {
