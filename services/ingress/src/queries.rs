@@ -20,18 +20,18 @@ pub(crate) const MAX_PER_PRINCIPAL: usize = 4;
 
 pub(crate) struct Queries {
     all: Arc<Semaphore>,
-    lanes: Mutex<HashMap<String, Weak<Lane>>>,
+    principals: Mutex<HashMap<String, Weak<PrincipalQueries>>>,
 }
 
 /// The queries of one principal.
-struct Lane {
+struct PrincipalQueries {
     under_way: Arc<Semaphore>,
     turn: Semaphore,
 }
 
 /// A query in progress, until it is dropped.
 pub(crate) struct UnderWay {
-    lane: Arc<Lane>,
+    own: Arc<PrincipalQueries>,
     _of_all: OwnedSemaphorePermit,
     _of_own: OwnedSemaphorePermit,
 }
@@ -40,7 +40,7 @@ impl Queries {
     pub(crate) fn new() -> Self {
         Self {
             all: Arc::new(Semaphore::new(MAX_AT_ONCE)),
-            lanes: Mutex::default(),
+            principals: Mutex::default(),
         }
     }
 
@@ -49,34 +49,37 @@ impl Queries {
     /// # Errors
     /// If the principal, or all principals together, have too many in progress.
     pub(crate) fn begin(&self, principal: &Principal) -> Result<UnderWay, Problem> {
-        let lane = self.lane(principal);
-        let of_own = Arc::clone(&lane.under_way)
+        let own = self.own(principal);
+        let of_own = Arc::clone(&own.under_way)
             .try_acquire_owned()
             .map_err(|_none_left| Problem::too_many_queries())?;
         let of_all = Arc::clone(&self.all)
             .try_acquire_owned()
             .map_err(|_none_left| Problem::overloaded())?;
         Ok(UnderWay {
-            lane,
+            own,
             _of_all: of_all,
             _of_own: of_own,
         })
     }
 
-    fn lane(&self, principal: &Principal) -> Arc<Lane> {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+    fn own(&self, principal: &Principal) -> Arc<PrincipalQueries> {
+        let mut principals = self
+            .principals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let name = principal.to_string();
-        if let Some(lane) = lanes.get(&name).and_then(Weak::upgrade) {
-            return lane;
+        if let Some(own) = principals.get(&name).and_then(Weak::upgrade) {
+            return own;
         }
         // At most as many remain as are in progress.
-        lanes.retain(|_, lane| lane.strong_count() > 0);
-        let lane = Arc::new(Lane {
+        principals.retain(|_, own| own.strong_count() > 0);
+        let own = Arc::new(PrincipalQueries {
             under_way: Arc::new(Semaphore::new(MAX_PER_PRINCIPAL)),
             turn: Semaphore::new(1),
         });
-        lanes.insert(name, Arc::downgrade(&lane));
-        lane
+        principals.insert(name, Arc::downgrade(&own));
+        own
     }
 }
 
@@ -84,7 +87,7 @@ impl UnderWay {
     /// Runs the query after the principal's earlier one. Each ends within the store's time limit.
     pub(crate) async fn ask<T>(&self, query: impl Future<Output = T>) -> T {
         // The semaphore is never closed.
-        let _turn = self.lane.turn.acquire().await.ok();
+        let _turn = self.own.turn.acquire().await.ok();
         query.await
     }
 }
@@ -130,7 +133,7 @@ mod tests {
         let queries = Queries::new();
         drop(queries.begin(&Principal::Anybody));
         let _other = queries.begin(&Principal::Configured);
-        let lanes = queries.lanes.lock().unwrap();
-        assert_eq!(lanes.len(), 1);
+        let principals = queries.principals.lock().unwrap();
+        assert_eq!(principals.len(), 1);
     }
 }

@@ -20,7 +20,7 @@ const BACKLOG_LIMIT: Duration = Duration::from_mins(2);
 /// The consumer's window.
 const WINDOW: u16 = 10;
 
-/// Maximum number of deliveries before the last message is delivered. If the lanes are independent
+/// Maximum number of deliveries before the last message is delivered. If the queues are independent
 /// it comes after a few windows' worth, or somewhat more on a busy machine. Behind the backlog it
 /// would come last.
 const SOON: u16 = BACKLOG / 2;

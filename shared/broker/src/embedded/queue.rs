@@ -1,7 +1,7 @@
 //! The writer's state of one queue in memory: how far it has read, what was returned, who consumes.
 //!
-//! Invariant: every row of a lane up to its `cursor` is leased, in `returned`, or gone. `unread`
-//! counts the ready rows after it. A subscriber holds at most its window, and at most
+//! Invariant: every row of a sub-queue up to its `cursor` is leased, in `returned`, or gone.
+//! `unread` counts the ready rows after it. A subscriber holds at most its window, and at most
 //! [`MAX_WINDOW_BYTES`] plus one body.
 
 use std::{collections::VecDeque, sync::mpsc};
@@ -12,7 +12,7 @@ use super::{
     MAX_WINDOW_BYTES,
     command::Command,
     consumer::{Item, Leased},
-    table::{Key, LaneCounts, ReadBudget, RowPage, Table},
+    table::{Key, ReadBudget, RowPage, SubQueueCounts, Table},
 };
 use crate::{Message, Queue};
 
@@ -58,10 +58,10 @@ impl Subscriber {
     }
 }
 
-/// Rows that are delivered in order. A queue has one lane, or two: the second holds retries and
-/// snoozes.
-struct Lane {
-    /// The lane's number in the file.
+/// Rows that are delivered in order. A queue has one sub-queue, or two: the second holds retries
+/// and snoozes.
+struct SubQueue {
+    /// The sub-queue's number in the file.
     code: i64,
     cursor: Key,
     /// Rows due by this time are counted.
@@ -71,7 +71,7 @@ struct Lane {
     unread: u64,
 }
 
-impl Lane {
+impl SubQueue {
     /// Counts the rows that have become due.
     fn advance(&mut self, now: i64, table: &Table) -> rusqlite::Result<()> {
         if self.next_due.is_some_and(|due| due <= now) {
@@ -104,11 +104,11 @@ impl Lane {
 
 pub(super) struct QueueState {
     queue: Queue,
-    /// The lane of new messages.
-    fresh: Lane,
-    /// The lane of retries and snoozes, if it is separate.
-    retries: Option<Lane>,
-    /// Whether the next read is from `retries`, if both lanes have ready rows.
+    /// The sub-queue of new messages.
+    fresh: SubQueue,
+    /// The sub-queue of retries and snoozes, if it is separate.
+    retries: Option<SubQueue>,
+    /// Whether the next read is from `retries`, if both sub-queues have ready rows.
     retries_first: bool,
     /// Sequence numbers of leased rows that were given back; they are read again.
     returned: VecDeque<i64>,
@@ -120,16 +120,16 @@ pub(super) struct QueueState {
 }
 
 impl QueueState {
-    /// A queue with one lane, or with a second one for retries and snoozes.
+    /// A queue with one sub-queue, or with a second one for retries and snoozes.
     pub(super) fn new(
         queue: Queue,
-        first: (i64, LaneCounts),
-        other: Option<(i64, LaneCounts)>,
+        first: (i64, SubQueueCounts),
+        other: Option<(i64, SubQueueCounts)>,
         bytes: u64,
         now: i64,
     ) -> Self {
         let total = first.1.total + other.as_ref().map_or(0, |(_, counts)| counts.total);
-        let lane = |(code, counts): (i64, LaneCounts)| Lane {
+        let sub_queue = |(code, counts): (i64, SubQueueCounts)| SubQueue {
             code,
             cursor: Key::FIRST,
             mark: now,
@@ -138,8 +138,8 @@ impl QueueState {
         };
         Self {
             queue,
-            fresh: lane(first),
-            retries: other.map(lane),
+            fresh: sub_queue(first),
+            retries: other.map(sub_queue),
             retries_first: false,
             returned: VecDeque::new(),
             total,
@@ -157,13 +157,16 @@ impl QueueState {
     }
 
     pub(super) fn ready(&self) -> u64 {
-        let unread: u64 = self.lanes().map(|lane| lane.unread).sum();
+        let unread: u64 = self.sub_queues().map(|sub_queue| sub_queue.unread).sum();
         unread + self.returned.len() as u64
     }
 
     /// When the next delayed row becomes due, if a consumer waits for it.
     pub(super) fn wake_at(&self) -> Option<i64> {
-        let next = self.lanes().filter_map(|lane| lane.next_due).min();
+        let next = self
+            .sub_queues()
+            .filter_map(|sub_queue| sub_queue.next_due)
+            .min();
         next.filter(|_| self.room() > 0)
     }
 
@@ -172,10 +175,10 @@ impl QueueState {
         self.fresh.advance(now, table)?;
         self.retries
             .as_mut()
-            .map_or(Ok(()), |lane| lane.advance(now, table))
+            .map_or(Ok(()), |sub_queue| sub_queue.advance(now, table))
     }
 
-    fn lanes(&self) -> impl Iterator<Item = &Lane> {
+    fn sub_queues(&self) -> impl Iterator<Item = &SubQueue> {
         std::iter::once(&self.fresh).chain(&self.retries)
     }
 
@@ -203,8 +206,8 @@ impl QueueState {
 
     /// A leased row is delayed.
     pub(super) fn defer(&mut self, leased: Leased, due: i64) {
-        let lane = self.retries.as_mut().unwrap_or(&mut self.fresh);
-        lane.expect_at(due);
+        let sub_queue = self.retries.as_mut().unwrap_or(&mut self.fresh);
+        sub_queue.expect_at(due);
         self.make_room(leased);
     }
 
@@ -236,7 +239,7 @@ impl QueueState {
                 if let Some((_, message)) = row {
                     self.lease(seq, message);
                 }
-            } else if self.lanes().any(|lane| lane.unread > 0) {
+            } else if self.sub_queues().any(|sub_queue| sub_queue.unread > 0) {
                 self.read(table)?;
             } else {
                 break;
@@ -245,13 +248,16 @@ impl QueueState {
         Ok(())
     }
 
-    /// Reads the lane whose turn it is. If both lanes have ready rows they share the capacity, so
-    /// that neither waits behind the other.
+    /// Reads the sub-queue whose turn it is. If both sub-queues have ready rows they share the
+    /// capacity, so that neither waits behind the other.
     fn read(&mut self, table: &Table) -> rusqlite::Result<()> {
         let room = self.room();
         let bytes: usize = self.subscribers.iter().map(Subscriber::bytes_room).sum();
-        let retries = self.retries.as_mut().filter(|lane| lane.unread > 0);
-        let (lane, limit) = match retries {
+        let retries = self
+            .retries
+            .as_mut()
+            .filter(|sub_queue| sub_queue.unread > 0);
+        let (sub_queue, limit) = match retries {
             Some(retries) if self.fresh.unread == 0 => (retries, room),
             Some(retries) if self.retries_first => (retries, room.div_ceil(2)),
             Some(_) => (&mut self.fresh, room.div_ceil(2)),
@@ -261,7 +267,7 @@ impl QueueState {
             rows: limit.min(READ_AT_ONCE),
             bytes: bytes.div_ceil(if limit < room { 2 } else { 1 }),
         };
-        let rows = lane.read(budget, table)?;
+        let rows = sub_queue.read(budget, table)?;
         self.retries_first = !self.retries_first;
         for (key, message) in rows {
             self.lease(key.seq, message);

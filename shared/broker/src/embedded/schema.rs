@@ -8,7 +8,7 @@ use std::{fs, io, path::Path, time::Duration};
 use roundtrip_private_file::create_missing;
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, params};
 
-use super::table::{code, retry_lane};
+use super::table::{code, retry_sub_queue};
 use crate::{OpenError, Queue};
 
 /// The newest schema version that this build supports, in SQLite's `user_version`.
@@ -51,8 +51,8 @@ pub(super) const CREATE: &str = "
     CREATE TABLE probe (id INTEGER PRIMARY KEY, room BLOB NOT NULL) STRICT;
 ";
 
-/// The steps from each version to the next, from version 1 on. Lane 0 holds new outbound messages,
-/// lane 6 their retries and snoozes.
+/// The steps from each version to the next, from version 1 on. Sub-queue 0 holds new outbound
+/// messages, sub-queue 6 their retries and snoozes.
 const MIGRATIONS: [&str; 2] = [
     "ALTER TABLE parcel ADD COLUMN round INTEGER NOT NULL DEFAULT 0;",
     "CREATE TABLE held (queue INTEGER PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;
@@ -163,8 +163,8 @@ fn wait_no_longer_than_asked(connection: &Connection, now: i64) -> rusqlite::Res
          WHERE queue = ?1 AND due > ?2 AND due > ?2 + delay",
     )?;
     for queue in Queue::ALL {
-        for lane in [code(queue), retry_lane(queue)] {
-            statement.execute(params![lane, now])?;
+        for sub_queue in [code(queue), retry_sub_queue(queue)] {
+            statement.execute(params![sub_queue, now])?;
         }
     }
     Ok(())

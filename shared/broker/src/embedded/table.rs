@@ -38,7 +38,7 @@ pub(super) enum Change<'a> {
         bytes: usize,
     },
     Defer {
-        lane: i64,
+        sub_queue: i64,
         key: Key,
         delay: i64,
         attempts: u32,
@@ -92,8 +92,8 @@ pub(super) struct RowPage {
     bytes: usize,
 }
 
-/// What a lane contains when it is opened.
-pub(super) struct LaneCounts {
+/// What a sub-queue contains when it is opened.
+pub(super) struct SubQueueCounts {
     pub(super) total: u64,
     pub(super) ready: u64,
     pub(super) next_due: Option<i64>,
@@ -135,7 +135,7 @@ impl Table {
     /// The rows after `after` that were ready by `until`, in order.
     pub(super) fn read(
         &self,
-        lane: i64,
+        sub_queue: i64,
         after: Key,
         until: i64,
         budget: ReadBudget,
@@ -148,11 +148,11 @@ impl Table {
         // Two steps, because SQLite does not use its whole index for `(due, seq) > (?, ?)`: it
         // would scan every row of the same millisecond.
         let limit = signed(budget.rows);
-        let same_due = params![lane, after.due, after.seq, limit];
+        let same_due = params![sub_queue, after.due, after.seq, limit];
         self.add(&mut read, budget, READ_SAME_DUE, same_due)?;
         if !read.is_full {
             let limit = signed(budget.rows - read.rows.len());
-            let later_due = params![lane, after.due, until, limit];
+            let later_due = params![sub_queue, after.due, until, limit];
             self.add(&mut read, budget, READ_LATER_DUE, later_due)?;
         }
         Ok(read)
@@ -187,30 +187,34 @@ impl Table {
     }
 
     /// How many rows after `after` were ready by `until`. Reads only the index.
-    pub(super) fn count(&self, lane: i64, after: i64, until: i64) -> rusqlite::Result<u64> {
+    pub(super) fn count(&self, sub_queue: i64, after: i64, until: i64) -> rusqlite::Result<u64> {
         let count: i64 = self
             .connection
             .prepare_cached(
                 "SELECT count(*) FROM parcel WHERE queue = ?1 AND due > ?2 AND due <= ?3",
             )?
-            .query_row(params![lane, after, until], |row| row.get(0))?;
+            .query_row(params![sub_queue, after, until], |row| row.get(0))?;
         Ok(count.unsigned_abs())
     }
 
     /// When the first row that is not ready at `now` becomes due.
-    pub(super) fn next_due(&self, lane: i64, now: i64) -> rusqlite::Result<Option<i64>> {
+    pub(super) fn next_due(&self, sub_queue: i64, now: i64) -> rusqlite::Result<Option<i64>> {
         self.connection
             .prepare_cached("SELECT min(due) FROM parcel WHERE queue = ?1 AND due > ?2")?
-            .query_row(params![lane, now], |row| row.get(0))
+            .query_row(params![sub_queue, now], |row| row.get(0))
     }
 
-    pub(super) fn lane_counts(&self, lane: i64, now: i64) -> rusqlite::Result<LaneCounts> {
-        let ready = self.count(lane, i64::MIN, now)?;
-        let delayed = self.count(lane, now, i64::MAX)?;
-        Ok(LaneCounts {
+    pub(super) fn sub_queue_counts(
+        &self,
+        sub_queue: i64,
+        now: i64,
+    ) -> rusqlite::Result<SubQueueCounts> {
+        let ready = self.count(sub_queue, i64::MIN, now)?;
+        let delayed = self.count(sub_queue, now, i64::MAX)?;
+        Ok(SubQueueCounts {
             total: ready + delayed,
             ready,
-            next_due: self.next_due(lane, now)?,
+            next_due: self.next_due(sub_queue, now)?,
         })
     }
 
@@ -287,7 +291,7 @@ impl Change<'_> {
                 .prepare_cached("DELETE FROM parcel WHERE seq = ?1")?
                 .execute([seq])?,
             Self::Defer {
-                lane,
+                sub_queue,
                 key,
                 delay,
                 attempts,
@@ -296,7 +300,7 @@ impl Change<'_> {
                     "UPDATE parcel SET queue = ?2, due = ?3, delay = ?4, tries = ?5
                      WHERE seq = ?1",
                 )?
-                .execute(params![key.seq, lane, key.due, delay, attempts])?,
+                .execute(params![key.seq, sub_queue, key.due, delay, attempts])?,
             Self::Bury {
                 queue,
                 key,
@@ -350,12 +354,12 @@ fn reason(text: &str) -> DeadReason {
     serde_json::from_str(text).unwrap_or_else(|_| DeadReason::new(DeadKind::Undecodable, text))
 }
 
-/// The lane of outbound retries and snoozes in the file. It is separate from new messages, so that
-/// neither waits behind the other.
+/// The sub-queue of outbound retries and snoozes in the file. It is separate from new messages, so
+/// that neither waits behind the other.
 const OUTBOUND_RETRY: i64 = 6;
 
-/// The lane to which a retried or snoozed message returns.
-pub(super) const fn retry_lane(queue: Queue) -> i64 {
+/// The sub-queue to which a retried or snoozed message returns.
+pub(super) const fn retry_sub_queue(queue: Queue) -> i64 {
     match queue {
         Queue::Outbound => OUTBOUND_RETRY,
         other => code(other),

@@ -21,7 +21,7 @@ use super::{
     command::{Batch, Command, Publish, Settling},
     queue::QueueState,
     schema,
-    table::{Change, Key, Table, code, retry_lane},
+    table::{Change, Key, Table, code, retry_sub_queue},
     timeline::{self, Timeline},
 };
 use crate::{Config, OpenError, PublishError, Queue, Settlement, Status};
@@ -81,8 +81,12 @@ impl Writer {
         let now = timeline.now();
         let table = Table::new(schema::open(&path, now)?);
         let queue = |queue| -> rusqlite::Result<QueueState> {
-            let counts = |lane| table.lane_counts(lane, now).map(|counts| (lane, counts));
-            let other = Some(retry_lane(queue)).filter(|lane| *lane != code(queue));
+            let counts = |sub_queue| {
+                table
+                    .sub_queue_counts(sub_queue, now)
+                    .map(|counts| (sub_queue, counts))
+            };
+            let other = Some(retry_sub_queue(queue)).filter(|sub_queue| *sub_queue != code(queue));
             let other = other.map(counts).transpose()?;
             let bytes = table.bytes(queue)?;
             Ok(QueueState::new(
@@ -356,7 +360,7 @@ fn change(settling: &Settling, now: i64) -> Change<'_> {
         Settlement::Defer { delay, attempts } => {
             let delay = timeline::delay_millis(*delay);
             Change::Defer {
-                lane: retry_lane(settling.leased.queue),
+                sub_queue: retry_sub_queue(settling.leased.queue),
                 key: Key {
                     due: now + delay,
                     seq,

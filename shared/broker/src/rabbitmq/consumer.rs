@@ -1,4 +1,4 @@
-//! A consumer: one lane for each RabbitMQ queue, which is replaced when it ends.
+//! A consumer: one subscription for each RabbitMQ queue, which is replaced when it ends.
 //!
 //! Invariant: unsettled deliveries never exceed the window. Those of lost connections count too,
 //! because a worker may still handle them.
@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Engine,
     endpoint::Endpoint,
-    lane::{End, Lane, NotOpened, Out, Source},
     lease::Lease,
     link::{Link, LinkError},
     refusals::{self, ACCESS_REFUSED, PRECONDITION_FAILED},
     status::StatusCell,
+    subscription::{End, Out, Source, SubscribeError, Subscription},
 };
 use crate::{Consumer, Delivery, Message, Queue};
 
@@ -118,7 +118,7 @@ async fn receive(engine: Arc<Engine>, source: Source, out: Out, places: Arc<Sema
     loop {
         let opening = async {
             let link = links.wait_for(Option::is_some).await.ok()?.clone()?;
-            Some(Lane::open(&engine, link, &source).await)
+            Some(Subscription::open(&engine, link, &source).await)
         };
         let opened = tokio::select! {
             () = engine.closing.cancelled() => return,
@@ -127,25 +127,25 @@ async fn receive(engine: Arc<Engine>, source: Source, out: Out, places: Arc<Sema
         };
         let wait = match opened {
             None => return,
-            Some(Ok(mut lane)) => {
+            Some(Ok(mut subscription)) => {
                 let since = Instant::now();
-                let end = lane.run(&out, &places).await;
+                let end = subscription.run(&out, &places).await;
                 if since.elapsed() > refusals::STEADY {
                     waits = Waits::default();
                 }
                 match end {
                     End::Closed => return,
-                    End::Dropped => return lane.retire().await,
+                    End::Dropped => return subscription.retire().await,
                     End::Cancelled => {
-                        engine.consumers.spawn(lane.retire());
+                        engine.consumers.spawn(subscription.retire());
                         waits.short()
                     }
                     End::Lost(error) => waits.after(&source, &error, links.borrow().is_some()),
                 }
             }
             // The publisher declares everything, and logs refusals.
-            Some(Err(NotOpened::Declaring(error))) if error.closed_channel() => waits.long(),
-            Some(Err(NotOpened::Declaring(error) | NotOpened::Consuming(error))) => {
+            Some(Err(SubscribeError::Declaring(error))) if error.closed_channel() => waits.long(),
+            Some(Err(SubscribeError::Declaring(error) | SubscribeError::Consuming(error))) => {
                 waits.after(&source, &error, links.borrow().is_some())
             }
         };

@@ -23,7 +23,7 @@ use crate::{Message, Queue, Settle, SettleError, Settlement};
 /// of 30 minutes, which closes the channel.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// A lease's message to its lane.
+/// A lease's message to its subscription.
 #[derive(Debug)]
 pub(super) enum Settled {
     /// To be acked; the sender fires when the acknowledgement was written.
@@ -37,7 +37,7 @@ pub(super) struct Lease {
     engine: Arc<Engine>,
     queue: Queue,
     tag: Tag,
-    lane: mpsc::UnboundedSender<Settled>,
+    subscription: mpsc::UnboundedSender<Settled>,
     is_acked: bool,
     _permit: OwnedSemaphorePermit,
 }
@@ -47,14 +47,14 @@ impl Lease {
         engine: Arc<Engine>,
         queue: Queue,
         tag: Tag,
-        lane: mpsc::UnboundedSender<Settled>,
+        subscription: mpsc::UnboundedSender<Settled>,
         permit: OwnedSemaphorePermit,
     ) -> Self {
         Self {
             engine,
             queue,
             tag,
-            lane,
+            subscription,
             is_acked: false,
             _permit: permit,
         }
@@ -62,13 +62,15 @@ impl Lease {
 
     /// Whether the channel is gone: the broker will deliver the message again.
     pub(super) fn is_lost(&self) -> bool {
-        self.lane.is_closed()
+        self.subscription.is_closed()
     }
 
     async fn ack(&mut self) -> Result<(), SettleError> {
         let (done, written) = oneshot::channel();
         self.is_acked = true;
-        self.lane.send(Settled::Ack(self.tag, done)).map_err(lost)?;
+        self.subscription
+            .send(Settled::Ack(self.tag, done))
+            .map_err(lost)?;
         written.await.map_err(lost)
     }
 
@@ -80,7 +82,7 @@ impl Lease {
             let left = deadline.saturating_duration_since(Instant::now());
             let taken = tokio::select! {
                 taken = self.engine.publisher.publish(outgoing.clone(), left) => taken,
-                () = self.lane.closed() => return Err(lost(())),
+                () = self.subscription.closed() => return Err(lost(())),
             };
             let wait = waits.next_backoff().unwrap_or(waits.max_interval);
             match taken {
@@ -92,7 +94,7 @@ impl Lease {
             }
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.lane.closed() => return Err(lost(())),
+                () = self.subscription.closed() => return Err(lost(())),
             }
         }
     }
@@ -149,7 +151,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if !self.is_acked {
             // If the channel is gone, the message is already back in the queue.
-            let _ = self.lane.send(Settled::Requeue(self.tag));
+            let _ = self.subscription.send(Settled::Requeue(self.tag));
         }
     }
 }

@@ -12,7 +12,7 @@
 //! | `publisher` | publishing as its callers see it; `pump`: its connection and task |
 //! | `returned`, `confirms`, `large` | returned messages, waiting confirms, large messages |
 //! | `consumer` | the receiving connection, and the consumers on it |
-//! | `lane` | the channel that receives one queue; `acks`: its acknowledgements; `lease`: a delivery's settlement |
+//! | `subscription` | the channel that receives one queue; `acks`: its acknowledgements; `lease`: a delivery's settlement |
 //!
 //! Publishing and receiving use separate connections. When RabbitMQ runs out of memory or disk it
 //! stops reading from publishing connections, and acknowledgements must still get through. Each
@@ -30,7 +30,6 @@ mod endpoint;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod hash;
-mod lane;
 mod large;
 mod lease;
 mod link;
@@ -41,6 +40,7 @@ mod pump;
 mod refusals;
 mod returned;
 mod status;
+mod subscription;
 mod tiers;
 mod topology;
 mod wire;

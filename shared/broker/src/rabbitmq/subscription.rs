@@ -38,7 +38,7 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// Where deliveries go.
 pub(super) type Out = mpsc::Sender<(Message, Lease)>;
 
-/// Why a lane stopped receiving.
+/// Why a subscription stopped receiving.
 #[derive(Debug)]
 pub(super) enum End {
     /// Our own [`Broker`](crate::Broker) was closed.
@@ -51,16 +51,16 @@ pub(super) enum End {
     Lost(LinkError),
 }
 
-/// Why a lane could not be opened.
+/// Why a subscription could not be opened.
 #[derive(Debug)]
-pub(super) enum NotOpened {
+pub(super) enum SubscribeError {
     /// Its queue could not be declared.
     Declaring(LinkError),
     /// Any other call failed.
     Consuming(LinkError),
 }
 
-/// What a lane consumes.
+/// What a subscription consumes.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     pub(super) queue: Queue,
@@ -73,10 +73,10 @@ pub(super) struct Source {
 }
 
 /// A channel with a consumer on one RabbitMQ queue.
-pub(super) struct Lane {
+pub(super) struct Subscription {
     engine: Arc<Engine>,
     queue: Queue,
-    /// Held so that the connection outlives the lane's deliveries.
+    /// Held so that the connection outlives the subscription's deliveries.
     _link: Arc<Link>,
     /// Before the consumer: it is dropped first, so the consumer has nothing left to cancel.
     channel: OpenChannel,
@@ -95,15 +95,15 @@ pub(super) struct Lane {
     writing: Fuse<BoxFuture<'static, Result<(), LinkError>>>,
 }
 
-impl Lane {
+impl Subscription {
     /// Opens a channel, declares the queue and consumes it. After a failure the channel is closed
     /// before this returns. The broker therefore cannot still carry out a call that is repeated.
     pub(super) async fn open(
         engine: &Arc<Engine>,
         link: Arc<Link>,
         source: &Source,
-    ) -> Result<Self, NotOpened> {
-        let channel = link.channel().await.map_err(NotOpened::Consuming)?;
+    ) -> Result<Self, SubscribeError> {
+        let channel = link.channel().await.map_err(SubscribeError::Consuming)?;
         let consumer = match consume(engine, &channel, source).await {
             Ok(consumer) => consumer,
             Err(reason) => {
@@ -132,7 +132,7 @@ impl Lane {
     }
 
     /// Passes on deliveries, each under a permit, and acknowledges the settled ones. It receives
-    /// before it takes the permit, so that a lane with an empty queue holds none.
+    /// before it takes the permit, so that a subscription with an empty queue holds none.
     pub(super) async fn run(&mut self, out: &Out, window: &Arc<Semaphore>) -> End {
         let closing = self.engine.closing.clone();
         loop {
@@ -294,7 +294,7 @@ async fn consume(
     engine: &Engine,
     channel: &Channel,
     source: &Source,
-) -> Result<Consumer, NotOpened> {
+) -> Result<Consumer, SubscribeError> {
     let topology = &engine.topology;
     for declaration in [
         topology.exchange_declaration(),
@@ -303,12 +303,12 @@ async fn consume(
         let declaring = topology.declare(channel, &declaration);
         limited("declaring the queue", ANSWER_LIMIT, declaring)
             .await
-            .map_err(NotOpened::Declaring)?;
+            .map_err(SubscribeError::Declaring)?;
     }
     let qos = channel.basic_qos(source.window, BasicQosOptions { global: false });
     limited("basic.qos", ANSWER_LIMIT, qos)
         .await
-        .map_err(NotOpened::Consuming)?;
+        .map_err(SubscribeError::Consuming)?;
     let consuming = channel.basic_consume(
         source.name.clone(),
         "".into(),
@@ -317,7 +317,7 @@ async fn consume(
     );
     limited("basic.consume", ANSWER_LIMIT, consuming)
         .await
-        .map_err(NotOpened::Consuming)
+        .map_err(SubscribeError::Consuming)
 }
 
 async fn write(channel: &Channel, batch: Batch) -> lapin::Result<()> {
