@@ -65,7 +65,7 @@ pub(crate) struct Replayer {
 }
 
 /// A replay under a lease.
-struct Leased {
+struct LeasedReplay {
     replay_id: ReplayId,
     owner: String,
     source: ReplaySource,
@@ -173,7 +173,7 @@ impl Replayer {
     ) -> Result<Option<Instant>, StoreError> {
         let began = Instant::now();
         let is_new = replay.progress == Progress::default();
-        let mut replay = Leased {
+        let mut replay = LeasedReplay {
             replay_id: replay.replay_id,
             owner,
             source: before(replay.source, replay.created_at),
@@ -241,7 +241,7 @@ impl Replayer {
 
     /// Stores the progress and extends the lease. `false` if the replay is no longer this process's
     /// to run.
-    async fn hold(&self, replay: &Leased, held_for: Duration) -> Result<bool, StoreError> {
+    async fn hold(&self, replay: &LeasedReplay, held_for: Duration) -> Result<bool, StoreError> {
         let until = self.clock.now() + held_for;
         let status = self
             .store
@@ -250,7 +250,7 @@ impl Replayer {
         Ok(status == Some(ReplayStatus::Running))
     }
 
-    async fn page(&self, replay: &Leased, limit: u16) -> Result<Vec<Item>, StoreError> {
+    async fn page(&self, replay: &LeasedReplay, limit: u16) -> Result<Vec<Item>, StoreError> {
         let now = self.clock.now();
         let after = replay.progress.cursor.as_deref();
         match &replay.source {
@@ -292,7 +292,7 @@ impl Replayer {
     /// Publishes a page, as far as the broker accepts it. `None` if the lease was lost meanwhile.
     async fn put_back(
         &self,
-        replay: &Leased,
+        replay: &LeasedReplay,
         items: &[Item],
     ) -> Result<Option<PutBack>, StoreError> {
         let replay_id = replay.replay_id;

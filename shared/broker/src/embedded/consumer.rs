@@ -28,14 +28,14 @@ pub(super) struct Leased {
 /// A leased message on its way to its consumer.
 pub(super) struct Item {
     message: Message,
-    lease: Lease,
+    lease: RowLease,
 }
 
 impl Item {
     pub(super) fn new(message: Message, leased: Leased, commands: mpsc::Sender<Command>) -> Self {
         Self {
             message,
-            lease: Lease {
+            lease: RowLease {
                 leased: Some(leased),
                 commands,
             },
@@ -101,14 +101,14 @@ impl Drop for Receiver {
     }
 }
 
-struct Lease {
+struct RowLease {
     /// `None` once the writer was notified.
     leased: Option<Leased>,
     commands: mpsc::Sender<Command>,
 }
 
 #[async_trait]
-impl Settle for Lease {
+impl Settle for RowLease {
     async fn settle(
         mut self: Box<Self>,
         _: Message,
@@ -133,7 +133,7 @@ impl Settle for Lease {
     fn release(self: Box<Self>) {}
 }
 
-impl Drop for Lease {
+impl Drop for RowLease {
     fn drop(&mut self) {
         if let Some(leased) = self.leased.take() {
             // If the writer is gone, so is the lease.

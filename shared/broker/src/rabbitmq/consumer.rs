@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Engine,
     endpoint::Endpoint,
-    lease::Lease,
+    lease::ChannelLease,
     link::{Link, LinkError},
     refusals::{self, ACCESS_REFUSED, PRECONDITION_FAILED},
     status::StatusCell,
@@ -77,7 +77,7 @@ async fn pause(waits: &mut ExponentialBackoff) {
 
 /// The caller's side of a consumer.
 pub(super) struct Receiver {
-    received: mpsc::Receiver<(Message, Lease)>,
+    received: mpsc::Receiver<(Message, ChannelLease)>,
 }
 
 #[async_trait]

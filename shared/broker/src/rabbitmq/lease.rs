@@ -33,7 +33,7 @@ pub(super) enum Settled {
 }
 
 /// One unsettled delivery, with its permit of the consumer's window.
-pub(super) struct Lease {
+pub(super) struct ChannelLease {
     engine: Arc<Engine>,
     queue: Queue,
     tag: Tag,
@@ -42,7 +42,7 @@ pub(super) struct Lease {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Lease {
+impl ChannelLease {
     pub(super) const fn new(
         engine: Arc<Engine>,
         queue: Queue,
@@ -105,7 +105,7 @@ fn lost<E>(_: E) -> SettleError {
 }
 
 #[async_trait]
-impl Settle for Lease {
+impl Settle for ChannelLease {
     async fn settle(
         mut self: Box<Self>,
         message: Message,
@@ -147,7 +147,7 @@ impl Settle for Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for ChannelLease {
     fn drop(&mut self) {
         if !self.is_acked {
             // If the channel is gone, the message is already back in the queue.

@@ -23,7 +23,7 @@ use super::{
     Engine,
     acks::{Acks, Batch, Tag},
     channel::OpenChannel,
-    lease::{Lease, Settled},
+    lease::{ChannelLease, Settled},
     link::{Link, LinkError, limited},
     wire::decode,
 };
@@ -36,7 +36,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where deliveries go.
-pub(super) type Out = mpsc::Sender<(Message, Lease)>;
+pub(super) type Out = mpsc::Sender<(Message, ChannelLease)>;
 
 /// Why a subscription stopped receiving.
 #[derive(Debug)]
@@ -177,7 +177,7 @@ impl Subscription {
             return;
         };
         let tag = delivery.delivery_tag;
-        let lease = Lease::new(Arc::clone(&self.engine), self.queue, tag, settled, permit);
+        let lease = ChannelLease::new(Arc::clone(&self.engine), self.queue, tag, settled, permit);
         let message = decode(delivery, self.queue, &*self.engine.clock);
         // The permit guarantees capacity. If the consumer was dropped meanwhile, the lease drops
         // too and the message is requeued.

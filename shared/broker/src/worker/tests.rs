@@ -56,7 +56,7 @@ impl Consumer for Scripted {
             return None;
         };
         self.received.send_modify(|received| *received += 1);
-        let lease = Lease {
+        let lease = TestLease {
             id: id.clone(),
             settles: self.settles,
             fates: self.fates.clone(),
@@ -73,14 +73,14 @@ impl Consumer for Scripted {
     }
 }
 
-struct Lease {
+struct TestLease {
     id: String,
     settles: bool,
     fates: mpsc::UnboundedSender<(String, Fate)>,
 }
 
 #[async_trait]
-impl Settle for Lease {
+impl Settle for TestLease {
     async fn settle(
         self: Box<Self>,
         _: Message,
