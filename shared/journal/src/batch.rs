@@ -28,14 +28,14 @@ pub(crate) struct Pending {
 
 /// The entries of one message.
 #[derive(Debug)]
-pub(crate) struct Batch {
+pub(crate) struct EntryBatch {
     entries: Vec<Pending>,
     bytes: usize,
     /// When its first entry arrived.
     pub(crate) since: Instant,
 }
 
-impl Batch {
+impl EntryBatch {
     pub(crate) fn of(first: Pending) -> Self {
         Self {
             bytes: first.json.len(),

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Batch, Pending};
+use crate::batch::{EntryBatch, Pending};
 
 /// The longest time that a batch waits for earlier ones.
 const LINGER: Duration = Duration::from_millis(100);
@@ -32,10 +32,10 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let mut under_way = FuturesUnordered::new();
-    let mut gathering: Option<Batch> = None;
+    let mut gathering: Option<EntryBatch> = None;
     let mut ended = false;
     loop {
-        let leaves = |batch: &mut Batch| {
+        let leaves = |batch: &mut EntryBatch| {
             under_way.is_empty()
                 || under_way.len() < MAX_UNDER_WAY
                     && (ended || batch.is_full() || batch.since.elapsed() >= LINGER)
@@ -48,7 +48,7 @@ pub(crate) async fn run(
             return;
         }
         let now = Instant::now();
-        let full = gathering.as_ref().is_some_and(Batch::is_full);
+        let full = gathering.as_ref().is_some_and(EntryBatch::is_full);
         let waits_until = gathering
             .as_ref()
             .filter(|_| under_way.len() < MAX_UNDER_WAY)
@@ -68,7 +68,7 @@ pub(crate) async fn run(
 
 /// Takes this entry, and all others that are waiting.
 fn gather(
-    gathering: &mut Option<Batch>,
+    gathering: &mut Option<EntryBatch>,
     entry: Pending,
     inbox: &mut mpsc::UnboundedReceiver<Pending>,
 ) {
@@ -77,7 +77,7 @@ fn gather(
             batch.push(entry);
             batch
         }
-        None => gathering.insert(Batch::of(entry)),
+        None => gathering.insert(EntryBatch::of(entry)),
     };
     while !batch.is_full() {
         let Ok(entry) = inbox.try_recv() else { break };
@@ -87,7 +87,7 @@ fn gather(
 
 /// Publishes the batch until it is confirmed, and wakes the waiting callers. A batch that exceeds
 /// the broker's size limit is published in parts.
-async fn publish(broker: &SharedBroker, batch: Batch) {
+async fn publish(broker: &SharedBroker, batch: EntryBatch) {
     let mut left = vec![batch];
     while let Some(batch) = left.pop() {
         let Err(batch) = publish_whole(broker, batch).await else {
@@ -107,7 +107,7 @@ async fn publish(broker: &SharedBroker, batch: Batch) {
 }
 
 /// Returns the batch if it exceeds the broker's size limit.
-async fn publish_whole(broker: &SharedBroker, batch: Batch) -> Result<(), Batch> {
+async fn publish_whole(broker: &SharedBroker, batch: EntryBatch) -> Result<(), EntryBatch> {
     let Some(message) = batch.message() else {
         return Ok(());
     };

@@ -52,7 +52,7 @@ pub(super) struct Settling {
 
 /// The commands of one transaction.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(super) struct Transaction {
     pub(super) publishes: Vec<Publish>,
     pub(super) settlings: Vec<Settling>,
     pub(super) bytes: usize,
@@ -60,7 +60,7 @@ pub(super) struct Batch {
     pub(super) close: Option<oneshot::Sender<()>>,
 }
 
-impl Batch {
+impl Transaction {
     pub(super) fn is_full(&self) -> bool {
         self.publishes.len() + self.settlings.len() >= MAX_BATCH
             || self.bytes >= MAX_BATCH_BYTES

@@ -18,7 +18,7 @@ use roundtrip_model::Clock;
 use tokio::sync::oneshot;
 
 use super::{
-    command::{Batch, Command, Publish, Settling},
+    command::{Command, Publish, Settling, Transaction},
     queue::QueueState,
     schema,
     table::{Change, Key, Table, code, retry_sub_queue},
@@ -147,8 +147,8 @@ impl Writer {
     }
 
     /// Waits for a command or the next timer, then takes all waiting commands.
-    fn collect(&mut self, commands: &Receiver<Command>) -> Option<Batch> {
-        let mut batch = Batch::default();
+    fn collect(&mut self, commands: &Receiver<Command>) -> Option<Transaction> {
+        let mut batch = Transaction::default();
         let first = match self.patience() {
             None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(patience) => commands.recv_timeout(patience),
@@ -177,7 +177,7 @@ impl Writer {
         Some(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
     }
 
-    fn take(&mut self, command: Command, batch: &mut Batch) {
+    fn take(&mut self, command: Command, batch: &mut Transaction) {
         match command {
             Command::Publish(publish) => {
                 batch.bytes += publish.message.body.len();

@@ -21,7 +21,7 @@ pub(super) struct Acks {
 /// The frames to send, in this order. A multiple acknowledgement that overtook a requeue would ack
 /// the requeued tag too.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Batch {
+pub(super) struct AckBatch {
     /// Tags to requeue, one by one.
     pub(super) requeue: Vec<Tag>,
     /// Tag to ack together with everything before it.
@@ -32,7 +32,7 @@ pub(super) struct Batch {
 
 impl Acks {
     /// The frames for deliveries settled since the last call. Each tag comes once.
-    pub(super) fn batch(&mut self, mut acked: Vec<Tag>, requeue: Vec<Tag>) -> Batch {
+    pub(super) fn batch(&mut self, mut acked: Vec<Tag>, requeue: Vec<Tag>) -> AckBatch {
         self.beyond.extend(requeue.iter().copied());
         acked.sort_unstable();
         let mut up_to = None;
@@ -48,7 +48,7 @@ impl Acks {
         }
         let single: Vec<Tag> = next.collect();
         self.beyond.extend(single.iter().copied());
-        Batch {
+        AckBatch {
             requeue,
             up_to,
             single,

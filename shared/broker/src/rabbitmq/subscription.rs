@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{
     Engine,
-    acks::{Acks, Batch, Tag},
+    acks::{AckBatch, Acks, Tag},
     channel::OpenChannel,
     lease::{ChannelLease, Settled},
     link::{Link, LinkError, limited},
@@ -320,7 +320,7 @@ async fn consume(
         .map_err(SubscribeError::Consuming)
 }
 
-async fn write(channel: &Channel, batch: Batch) -> lapin::Result<()> {
+async fn write(channel: &Channel, batch: AckBatch) -> lapin::Result<()> {
     let requeue = BasicNackOptions {
         multiple: false,
         requeue: true,
