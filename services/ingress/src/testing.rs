@@ -127,13 +127,13 @@ pub(crate) struct Bench {
 pub(crate) const OPERATOR_KEY: &str = "the-operators-own-key-of-32-bytes-or-more";
 
 /// An answer.
-pub(crate) struct Answer {
+pub(crate) struct TestResponse {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) text: String,
 }
 
-impl Answer {
+impl TestResponse {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap()
     }
@@ -206,7 +206,7 @@ impl Bench {
         path: &str,
         headers: &[(&str, &str)],
         body: impl Into<String>,
-    ) -> Answer {
+    ) -> TestResponse {
         self.request(Method::POST, path, headers, body).await
     }
 
@@ -217,7 +217,7 @@ impl Bench {
         path: &str,
         headers: &[(&str, &str)],
         body: impl Into<String>,
-    ) -> Answer {
+    ) -> TestResponse {
         let mut request = Request::builder().method(method).uri(path);
         if !headers.iter().any(|(name, _)| *name == "content-type") {
             request = request.header("content-type", "application/json");
@@ -232,7 +232,7 @@ impl Bench {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         let body = to_bytes(body, MAX_ANSWER).await.unwrap();
-        Answer {
+        TestResponse {
             status: head.status.as_u16(),
             headers: head.headers,
             text: String::from_utf8(body.to_vec()).unwrap(),

@@ -11,7 +11,7 @@ use rstest::rstest;
 use super::*;
 use crate::{
     routes::calls,
-    testing::{Answer, Bench, OPERATOR_KEY},
+    testing::{Bench, OPERATOR_KEY, TestResponse},
 };
 
 /// The secret of every key in these tests.
@@ -34,16 +34,16 @@ async fn keep(bench: &Bench, new: NewKey) -> (ApiKey, String) {
     (key, format!("Bearer {}", issued.expose()))
 }
 
-async fn ask(bench: &Bench, method: Method, path: &str, key: &str, body: &str) -> Answer {
+async fn ask(bench: &Bench, method: Method, path: &str, key: &str, body: &str) -> TestResponse {
     let headers = [("authorization", key)];
     bench.request(method, path, &headers, body).await
 }
 
-async fn get(bench: &Bench, path: &str, key: &str) -> Answer {
+async fn get(bench: &Bench, path: &str, key: &str) -> TestResponse {
     ask(bench, Method::GET, path, key, "").await
 }
 
-async fn post(bench: &Bench, path: &str, key: &str, body: &str) -> Answer {
+async fn post(bench: &Bench, path: &str, key: &str, body: &str) -> TestResponse {
     ask(bench, Method::POST, path, key, body).await
 }
 
@@ -104,7 +104,7 @@ async fn strangers(bench: &Bench) -> Vec<(&'static str, Option<String>)> {
 }
 
 /// Every invalid credential gets this answer.
-fn assert_refused(answer: &Answer, what: &str) {
+fn assert_refused(answer: &TestResponse, what: &str) {
     assert_eq!(answer.status, 401, "{what}");
     assert_eq!(answer.headers["www-authenticate"], "Bearer", "{what}");
     assert_eq!(answer.headers["content-type"], "application/problem+json");

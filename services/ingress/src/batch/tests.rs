@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     idempotency::HEADER,
-    testing::{Answer, Bench, Mood},
+    testing::{Bench, Mood, TestResponse},
 };
 
 const PATH: &str = "/channel/messages";
@@ -19,7 +19,7 @@ fn messages(count: usize) -> String {
     Value::from(all).to_string()
 }
 
-fn counts(answer: &Answer) -> (Value, Value) {
+fn counts(answer: &TestResponse) -> (Value, Value) {
     assert_eq!(answer.status, 200, "{}", answer.text);
     let answer = answer.json();
     (answer["accepted"].clone(), answer["rejected"].clone())

@@ -2,15 +2,15 @@ use futures::future::join_all;
 use rstest::rstest;
 
 use super::*;
-use crate::testing::{Answer, Bench, Mood};
+use crate::testing::{Bench, Mood, TestResponse};
 
 const BODY: &str = r#"{"channel_id":"c","session_id":"s","message":{"n":1}}"#;
 
-async fn keyed(bench: &Bench, key: &str, body: &str) -> Answer {
+async fn keyed(bench: &Bench, key: &str, body: &str) -> TestResponse {
     bench.post("/channel/message", &[(HEADER, key)], body).await
 }
 
-fn replayed(answer: &Answer) -> bool {
+fn replayed(answer: &TestResponse) -> bool {
     answer.headers.get(REPLAYED).is_some_and(|is| is == "true")
 }
 

@@ -24,13 +24,13 @@ use crate::{PublishError, Status};
 /// the broker stops confirming.
 const MAX_IN_FLIGHT: usize = 2048;
 
-pub(super) type Answer = Result<(), PublishError>;
+pub(super) type PublishResult = Result<(), PublishError>;
 
 /// A publish with a waiting caller. The permit is released by the confirm, even if the caller gives
 /// up earlier: lapin keeps the message in memory until then.
 pub(super) struct Job {
     pub(super) outgoing: Outgoing,
-    reply: oneshot::Sender<Answer>,
+    reply: oneshot::Sender<PublishResult>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -39,7 +39,7 @@ impl Job {
         self.reply.is_closed()
     }
 
-    pub(super) fn answer(self, answer: Answer) {
+    pub(super) fn answer(self, answer: PublishResult) {
         // The receiver may have been dropped; that is fine.
         let _ = self.reply.send(answer);
     }
@@ -83,7 +83,7 @@ impl Publisher {
     }
 
     /// Publishes, and waits at most `limit` for the confirm.
-    pub(super) async fn publish(&self, outgoing: Outgoing, limit: Duration) -> Answer {
+    pub(super) async fn publish(&self, outgoing: Outgoing, limit: Duration) -> PublishResult {
         self.status.check()?;
         let mut sent = false;
         let publishing = async {

@@ -12,14 +12,14 @@ const TTL: Duration = Duration::from_secs(5);
 
 /// A store whose `get` returns what the test sets.
 struct Fake {
-    answer: std::sync::Mutex<Answer>,
+    answer: std::sync::Mutex<ScriptedRead>,
     reads: AtomicUsize,
     /// Each read waits for a permit.
     may_read: Semaphore,
 }
 
 #[derive(Clone)]
-enum Answer {
+enum ScriptedRead {
     Named(&'static str),
     Gone,
     Unavailable,
@@ -28,13 +28,13 @@ enum Answer {
 impl Fake {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            answer: std::sync::Mutex::new(Answer::Named("first")),
+            answer: std::sync::Mutex::new(ScriptedRead::Named("first")),
             reads: AtomicUsize::new(0),
             may_read: Semaphore::new(Semaphore::MAX_PERMITS),
         })
     }
 
-    fn answers(&self, answer: Answer) {
+    fn answers(&self, answer: ScriptedRead) {
         *self.answer.lock().unwrap() = answer;
     }
 
@@ -50,13 +50,13 @@ impl Channels for Fake {
         self.may_read.acquire().await.unwrap().forget();
         let answer = self.answer.lock().unwrap().clone();
         match answer {
-            Answer::Named(name) => {
+            ScriptedRead::Named(name) => {
                 let metadata = json!({"endpoint_url": format!("http://{name}/")});
                 let uid = ChannelUid::from(name.to_owned());
                 Ok(DeliveryTarget::new(uid, metadata.as_object().unwrap()))
             }
-            Answer::Gone => Err(StoreError::NotFound(id.clone())),
-            Answer::Unavailable => Err(StoreError::Unavailable("cut off".into())),
+            ScriptedRead::Gone => Err(StoreError::NotFound(id.clone())),
+            ScriptedRead::Unavailable => Err(StoreError::Unavailable("cut off".into())),
         }
     }
 
@@ -126,7 +126,7 @@ async fn a_channel_is_read_again_when_its_time_is_over() {
     let store = Fake::new();
     let cache = cache(&store);
     assert_eq!(name(&cache).await, "first");
-    store.answers(Answer::Named("second"));
+    store.answers(ScriptedRead::Named("second"));
     advance(TTL / 2).await;
     assert_eq!(name(&cache).await, "first");
     advance(TTL / 2).await;
@@ -158,12 +158,12 @@ async fn through_an_outage_the_last_known_is_served_at_any_age() {
     let store = Fake::new();
     let cache = cache(&store);
     assert_eq!(name(&cache).await, "first");
-    store.answers(Answer::Unavailable);
+    store.answers(ScriptedRead::Unavailable);
     for _ in 0..3 {
         advance(Duration::from_hours(24)).await;
         assert_eq!(name(&cache).await, "first");
     }
-    store.answers(Answer::Named("second"));
+    store.answers(ScriptedRead::Named("second"));
     advance(TTL).await;
     assert_eq!(name(&cache).await, "second");
 }
@@ -173,7 +173,7 @@ async fn through_an_outage_the_store_is_not_asked_at_every_call() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
-    store.answers(Answer::Unavailable);
+    store.answers(ScriptedRead::Unavailable);
     advance(TTL).await;
     for _ in 0..100 {
         name(&cache).await;
@@ -186,7 +186,7 @@ async fn while_one_read_tries_a_store_that_is_unavailable_nobody_waits_with_it()
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
-    store.answers(Answer::Unavailable);
+    store.answers(ScriptedRead::Unavailable);
     advance(TTL).await;
     name(&cache).await;
     advance(TTL).await;
@@ -205,13 +205,13 @@ async fn while_one_read_tries_a_store_that_is_unavailable_nobody_waits_with_it()
 async fn a_channel_that_is_not_known_is_unavailable_with_the_store() {
     let store = Fake::new();
     let cache = cache(&store);
-    store.answers(Answer::Unavailable);
+    store.answers(ScriptedRead::Unavailable);
     let refused = cache.get(&id()).await;
     assert!(
         matches!(refused, Err(StoreError::Unavailable(_))),
         "{refused:?}"
     );
-    store.answers(Answer::Named("first"));
+    store.answers(ScriptedRead::Named("first"));
     assert_eq!(name(&cache).await, "first");
 }
 
@@ -220,18 +220,18 @@ async fn a_channel_that_is_gone_is_forgotten_and_asked_for_again() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
-    store.answers(Answer::Gone);
+    store.answers(ScriptedRead::Gone);
     advance(TTL).await;
     let gone = cache.get(&id()).await;
     assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
     // Nothing is left to serve during an outage.
-    store.answers(Answer::Unavailable);
+    store.answers(ScriptedRead::Unavailable);
     let unavailable = cache.get(&id()).await;
     assert!(
         matches!(unavailable, Err(StoreError::Unavailable(_))),
         "{unavailable:?}"
     );
-    store.answers(Answer::Named("new"));
+    store.answers(ScriptedRead::Named("new"));
     assert_eq!(name(&cache).await, "new");
 }
 
@@ -240,7 +240,7 @@ async fn a_forgotten_channel_is_read_again() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
-    store.answers(Answer::Named("second"));
+    store.answers(ScriptedRead::Named("second"));
     cache.forget(&id()).await;
     assert_eq!(name(&cache).await, "second");
 }
@@ -250,7 +250,7 @@ async fn a_channel_that_is_asked_for_is_read_again_before_its_time_is_over() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
-    store.answers(Answer::Named("second"));
+    store.answers(ScriptedRead::Named("second"));
     store.may_read.forget_permits(Semaphore::MAX_PERMITS);
     advance(TTL.mul_f64(READ_AGAIN.end)).await;
     // No caller waits for that read, and there is one for any number of callers.
@@ -269,7 +269,7 @@ async fn a_channel_that_is_found_gone_before_its_time_is_over_is_gone() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
-    store.answers(Answer::Gone);
+    store.answers(ScriptedRead::Gone);
     advance(TTL.mul_f64(READ_AGAIN.end)).await;
     while cache.get(&id()).await.is_ok() {
         tokio::task::yield_now().await;
@@ -285,7 +285,7 @@ async fn a_store_that_is_found_unavailable_before_a_channels_time_is_over_change
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
-    store.answers(Answer::Unavailable);
+    store.answers(ScriptedRead::Unavailable);
     advance(TTL.mul_f64(READ_AGAIN.end)).await;
     while store.reads() < 2 {
         assert_eq!(name(&cache).await, "first");
@@ -299,12 +299,12 @@ async fn a_channel_as_it_is_now_is_known_from_then_on() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
-    store.answers(Answer::Named("second"));
+    store.answers(ScriptedRead::Named("second"));
     assert_eq!(host(&cache.get_now(&id()).await.unwrap()), "second");
     assert_eq!(name(&cache).await, "second");
     assert_eq!(store.reads(), 2);
     // During an outage it fails, because the caller asked for more than the cached channel.
-    store.answers(Answer::Unavailable);
+    store.answers(ScriptedRead::Unavailable);
     assert!(matches!(
         cache.get_now(&id()).await,
         Err(StoreError::Unavailable(_))
