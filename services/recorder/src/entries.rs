@@ -75,11 +75,11 @@ impl Handler for JournalWriter {
                 ));
             }
         };
-        let (sender, receiver) = oneshot::channel();
+        let (done, decision) = oneshot::channel();
         if self.desk.send(Page { entries, done }).await.is_err() {
             return Decision::RetryAfter(AFTER_A_PANIC);
         }
-        receiver
+        decision
             .await
             .unwrap_or(Decision::RetryAfter(AFTER_A_PANIC))
     }
