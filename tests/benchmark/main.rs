@@ -367,10 +367,10 @@ async fn engines(
 
 async fn memory(options: &Memory) -> anyhow::Result<ExitCode> {
     let mut under = true;
-    let nobody = CountingServer::start(Arc::new(Tally::new("nothing", 0))).await?;
+    let unused = CountingServer::start(Arc::new(Tally::new("nothing", 0))).await?;
     let stack = |engines, dead| {
         Stack::new(Plan {
-            sessions_server: nobody.url(),
+            sessions_server: unused.url(),
             ..plan(
                 &options.common,
                 engines,

@@ -25,16 +25,16 @@ use tokio_util::task::AbortOnDropHandle;
 pub const NAMESERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
 
 /// The variable that passes values to the second process.
-const TOLD: &str = "ROUNDTRIP_TEST_APART";
+const VARIABLE: &str = "ROUNDTRIP_TEST_APART";
 
 /// The runner's summary of one passed test. A run that matched no test has another one.
 const PASSED: &str = "test result: ok. 1 passed";
 
 /// The values that the first process passes to the second.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Told<T> {
+pub struct PassedValues<T> {
     /// The test's own value.
-    pub by_the_test: T,
+    pub value: T,
     socket: PathBuf,
 }
 
@@ -42,11 +42,11 @@ pub struct Told<T> {
 ///
 /// # Errors
 /// If the values cannot be parsed.
-pub fn told<T: for<'de> Deserialize<'de>>() -> anyhow::Result<Option<Told<T>>> {
-    let Ok(told) = std::env::var(TOLD) else {
+pub fn passed_values<T: for<'de> Deserialize<'de>>() -> anyhow::Result<Option<PassedValues<T>>> {
+    let Ok(passed) = std::env::var(VARIABLE) else {
         return Ok(None);
     };
-    Ok(Some(serde_json::from_str(&told).context(TOLD)?))
+    Ok(Some(serde_json::from_str(&passed).context(VARIABLE)?))
 }
 
 /// Runs this test again, by its module and its name, in its own network.
@@ -66,7 +66,7 @@ pub async fn run_again_with<T: Serialize>(
     module: &str,
     test: &str,
     server: SocketAddr,
-    by_the_test: T,
+    value: T,
 ) -> anyhow::Result<()> {
     let folder = TempDir::new()?;
     let socket = folder.path().join("way-out");
@@ -82,14 +82,11 @@ pub async fn run_again_with<T: Serialize>(
     // A test's name does not include the crate's name.
     let module = module.split_once("::").map_or(module, |(_, rest)| rest);
     let name = format!("{module}::{test}");
-    let told = serde_json::to_string(&Told {
-        by_the_test,
-        socket,
-    })?;
+    let passed = serde_json::to_string(&PassedValues { value, socket })?;
     let ran = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("apart"))
         .arg(std::env::current_exe()?)
         .args([name.as_str(), "--exact", "--nocapture"])
-        .env(TOLD, told)
+        .env(VARIABLE, passed)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()
@@ -112,7 +109,7 @@ pub struct WayOut {
     _carrying: AbortOnDropHandle<()>,
 }
 
-impl<T> Told<T> {
+impl<T> PassedValues<T> {
     /// Opens the port that leads to the server.
     ///
     /// # Errors

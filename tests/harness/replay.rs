@@ -120,15 +120,15 @@ impl fmt::Display for ReplayReport {
 
 /// A replay in the API's response.
 #[derive(Debug, Deserialize)]
-struct Told {
+struct ReplayState {
     replay_id: String,
     status: String,
     matched: u64,
-    progress: ToldProgress,
+    progress: ReplayProgress,
 }
 
 #[derive(Debug, Deserialize)]
-struct ToldProgress {
+struct ReplayProgress {
     replayed: u64,
     skipped: u64,
 }
@@ -182,7 +182,7 @@ pub async fn run(plan: ReplayPlan) -> anyhow::Result<ReplayReport> {
 
     let since = Instant::now();
     let request = json!({"rate_per_second": plan.rate});
-    let replay: Told = serde_json::from_value(ask(&load.address, &request).await?)?;
+    let replay: ReplayState = serde_json::from_value(ask(&load.address, &request).await?)?;
     let followed = follow(&mut stack, &replay, letters);
     let followed = timeout_at(deadline, followed)
         .await
@@ -211,11 +211,11 @@ pub async fn run(plan: ReplayPlan) -> anyhow::Result<ReplayReport> {
 struct Followed {
     at_kill: u64,
     monotonic: bool,
-    last: Told,
+    last: ReplayState,
 }
 
 /// Follows a replay until it is done; half-way its process is killed and restarted.
-async fn follow(stack: &mut Stack, replay: &Told, letters: u64) -> anyhow::Result<Followed> {
+async fn follow(stack: &mut Stack, replay: &ReplayState, letters: u64) -> anyhow::Result<Followed> {
     let path = format!("/replays/{}", replay.replay_id);
     let victim = match stack.roles() {
         [Role::All] => Role::All,
@@ -231,16 +231,16 @@ async fn follow(stack: &mut Stack, replay: &Told, letters: u64) -> anyhow::Resul
             continue;
         }
         ensure!(status == StatusCode::OK, "the replay was met with {status}");
-        let told: Told = serde_json::from_slice(&body)?;
-        let now = told.progress.replayed + told.progress.skipped;
+        let state: ReplayState = serde_json::from_slice(&body)?;
+        let now = state.progress.replayed + state.progress.skipped;
         monotonic &= now >= seen && now <= letters;
         seen = now;
-        if told.status != "running" {
-            ensure!(told.status == "done", "the replay is {}", told.status);
+        if state.status != "running" {
+            ensure!(state.status == "done", "the replay is {}", state.status);
             return Ok(Followed {
                 at_kill: at_kill.context("the replay was done before the kill")?,
                 monotonic,
-                last: told,
+                last: state,
             });
         }
         if at_kill.is_none() && now >= letters / 2 {

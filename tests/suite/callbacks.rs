@@ -28,7 +28,7 @@ on_both_setups! {
 
 const SIGNED: (&str, &str) = ("ROUNDTRIP__CALLBACK_AUTH", "signed");
 const ANSWER: &str = r#"{"session_id":"abc123","response_data":{"text":"hi"}}"#;
-const OTHER_SECRET: &str = "another-secret-that-nobody-was-given-at-all";
+const OTHER_SECRET: &str = "another-secret-that-was-never-given-to-anyone";
 /// No server listens here: the port is reserved.
 const NOWHERE: &str = "http://127.0.0.1:1/";
 const HOUR: Duration = Duration::from_hours(1);
@@ -105,13 +105,13 @@ async fn a_thousand_forged_answers_are_refused_and_none_is_enqueued(
     gateway.register("c", NOWHERE).await?;
     let forgeries = forgeries()?;
     let calls = forgeries.iter().cycle().take(FORGED);
-    let told: BTreeSet<String> = stream::iter(calls)
+    let answers: BTreeSet<String> = stream::iter(calls)
         .map(|(path, body)| refused(&gateway, path, body))
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await?;
     // All refusals are equal, so an attacker learns nothing from them.
-    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(answers.len(), 1, "{answers:?}");
     wait::until("all of them in the log's counts", async || {
         counted(&gateway).filter(|count| *count == FORGED)
     })
@@ -361,12 +361,12 @@ async fn a_token_is_in_no_log_no_timeline_and_no_dead_letter(
     .await?;
     assert!(dead.contains("401 for"), "{dead}");
     let timeline = gateway.get(&format!("/channel/message/{id}")).await?.text;
-    let mut told = vec![dead, timeline];
+    let mut texts = vec![dead, timeline];
     for name in gateway.names() {
         gateway.stop(&name).await?;
-        told.push(gateway.log(&name)?);
+        texts.push(gateway.log(&name)?);
     }
-    for text in told {
+    for text in texts {
         let line = text.lines().find(|line| line.contains(token));
         assert_eq!(line, None);
     }

@@ -52,8 +52,8 @@ async fn servers() -> anyhow::Result<(ScriptedServer, Trap)> {
 async fn errors(gateway: &TestGateway, id: &str, known: usize) -> anyhow::Result<Vec<String>> {
     let path = format!("/channel/message/{id}");
     wait::until(format!("{id} to fail for the {known}. time"), async || {
-        let told = gateway.get(&path).await.ok()?.json();
-        let timeline = told["timeline"].as_array()?.clone();
+        let answer = gateway.get(&path).await.ok()?.json();
+        let timeline = answer["timeline"].as_array()?.clone();
         let errors: Vec<_> = timeline
             .iter()
             .filter_map(|entry| entry["event"]["attempted"]["error"].as_str())
@@ -97,9 +97,12 @@ async fn a_name_that_changes_its_answer_is_connected_to_where_it_may_be_and_nowh
     );
     set(&[BAD]);
     let first = gateway.send("c", "first").await?;
-    let told = errors(&gateway, &first, 0).await?;
-    assert!(told[0].contains("address is not allowed"), "{told:?}");
-    assert!(!told[0].contains("127."), "{told:?}");
+    let reported = errors(&gateway, &first, 0).await?;
+    assert!(
+        reported[0].contains("address is not allowed"),
+        "{reported:?}"
+    );
+    assert!(!reported[0].contains("127."), "{reported:?}");
     // A wrong DNS answer may be corrected: the message is still there.
     set(&[GOOD]);
     good.taken_at_least(1).await?;
@@ -205,13 +208,13 @@ async fn a_channel_that_came_past_the_api_is_not_connected_to() -> anyhow::Resul
     let id = gateway.send("c", "s").await?;
     let path = format!("/channel/message/{id}");
     wait::until("the message to be dead", async || {
-        let told = gateway.get(&path).await.ok()?.json();
-        (told["state"] == "dead").then_some(())
+        let answer = gateway.get(&path).await.ok()?.json();
+        (answer["state"] == "dead").then_some(())
     })
     .await?;
-    let told = errors(&gateway, &id, 0).await?;
+    let reported = errors(&gateway, &id, 0).await?;
     let rule = "the endpoint must not lead to a loopback address that egress.allow does not list";
-    assert_eq!(told, [rule], "one look, and no second");
+    assert_eq!(reported, [rule], "a single lookup");
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
     let reason = dead.first().and_then(|message| message.dead.clone());
     assert_eq!(
@@ -296,8 +299,8 @@ async fn over_https_a_private_authority_is_believed_and_whoever_cannot_prove_its
         gateway.register(name, &url(front)).await?;
         let id = gateway.send(name, "s").await?;
         // It was retried: a certificate can be renewed.
-        let told = errors(&gateway, &id, 1).await?;
-        for error in &told {
+        let reported = errors(&gateway, &id, 1).await?;
+        for error in &reported {
             let clear = error.contains("certificate") && error.contains(problem);
             assert!(clear, "{name}: {error}");
         }

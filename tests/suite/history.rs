@@ -152,9 +152,9 @@ async fn a_message_shows_its_way_from_queued_to_forwarded(
         (&message["channel_id"], &message["session_id"]),
         (&"c".into(), &"s".into())
     );
-    let told = events(&message);
-    assert_eq!(told[..2], ["accepted", "attempted"], "{message:#}");
-    let mut rest = told[2..].to_vec();
+    let listed = events(&message);
+    assert_eq!(listed[..2], ["accepted", "attempted"], "{message:#}");
+    let mut rest = listed[2..].to_vec();
     rest.sort_unstable();
     assert_eq!(rest, ["answered", "attempted", "forward_attempted"]);
     let entries = message["timeline"].as_array().into_iter().flatten();
@@ -698,11 +698,11 @@ async fn a_message_whose_channels_secret_does_not_open_says_why_it_waits(
 async fn all_told(gateway: &TestGateway, sent: &[String]) -> anyhow::Result<()> {
     for id in sent {
         until_told(gateway, id, |message| {
-            let told = events(message);
+            let listed = events(message);
             message["state"] == "delivered"
                 && ["accepted", "attempted"]
                     .iter()
-                    .all(|event| told.contains(event))
+                    .all(|event| listed.contains(event))
         })
         .await?;
     }

@@ -75,21 +75,21 @@ async fn send(gateway: &TestGateway, channel: &str, count: usize) -> anyhow::Res
 }
 
 /// How many lines of this role's log contain all these texts.
-fn told(gateway: &TestGateway, role: &str, of: &[&str]) -> usize {
+fn logged(gateway: &TestGateway, role: &str, of: &[&str]) -> usize {
     let log = gateway.log(&gateway.having(role)).unwrap_or_default();
     log.lines()
         .filter(|line| of.iter().all(|word| line.contains(word)))
         .count()
 }
 
-async fn told_at_least(
+async fn logged_at_least(
     gateway: &TestGateway,
     role: &str,
     of: &str,
     count: usize,
 ) -> anyhow::Result<()> {
     wait::until(format!("{of}, {count} times"), async || {
-        (told(gateway, role, &[of]) >= count).then_some(())
+        (logged(gateway, role, &[of]) >= count).then_some(())
     })
     .await
 }
@@ -136,7 +136,7 @@ async fn the_cap_on_what_is_under_way_is_hard(setup: Setup) -> anyhow::Result<Ac
     register(&gateway, "c", &channel, json!({"max_in_flight": CAP})).await?;
     send(&gateway, "c", MESSAGES).await?;
     // Each was received at least once.
-    told_at_least(&gateway, "dispatcher", "delivery.snoozed", MESSAGES - CAP).await?;
+    logged_at_least(&gateway, "dispatcher", "delivery.snoozed", MESSAGES - CAP).await?;
     channel.received_at_least(CAP).await?;
     assert_eq!(channel.received().len(), CAP);
     gate.cancel();
@@ -155,13 +155,13 @@ async fn a_paused_channel_gets_nothing_and_after_its_resumption_all(
     gateway.post("/channel/c/pause", "").await?.expect(200)?;
     assert!(paused(&gateway, "c").await?);
     send(&gateway, "c", MESSAGES).await?;
-    told_at_least(&gateway, "dispatcher", "delivery.snoozed", MESSAGES).await?;
+    logged_at_least(&gateway, "dispatcher", "delivery.snoozed", MESSAGES).await?;
     assert_eq!(channel.received().len(), 0);
     gateway.post("/channel/c/resume", "").await?.expect(200)?;
     assert!(!paused(&gateway, "c").await?);
     gateway.all_taken(&[&channel]).await?;
-    let nobody = gateway.post("/channel/nobody/pause", "").await?;
-    nobody.expect(404)?;
+    let refused = gateway.post("/channel/unknown/pause", "").await?;
+    refused.expect(404)?;
     gateway.finish(&[&channel]).await
 }
 
@@ -187,14 +187,14 @@ async fn an_endpoint_that_fails_gets_only_probes_until_it_recovers(
     // One at a time, so that the first failures are consecutive.
     register(&gateway, "c", &channel, json!({"max_in_flight": 1})).await?;
     send(&gateway, "c", MESSAGES).await?;
-    told_at_least(&gateway, "dispatcher", "channel.opened", 4).await?;
+    logged_at_least(&gateway, "dispatcher", "channel.opened", 4).await?;
     well.store(true, Ordering::SeqCst);
     gateway.all_taken(&[&channel]).await?;
     // The first failures opened the breaker, and each probe reopened it; no other message passed.
     let failed = channel.received().len() - channel.taken().len();
-    let opened = told(&gateway, "dispatcher", &["channel.opened"]);
+    let opened = logged(&gateway, "dispatcher", &["channel.opened"]);
     assert_eq!(failed, FAILURES + opened - 1);
-    assert_eq!(told(&gateway, "dispatcher", &["channel.closed"]), 1);
+    assert_eq!(logged(&gateway, "dispatcher", &["channel.closed"]), 1);
     gateway.finish(&[&channel]).await
 }
 
@@ -207,7 +207,7 @@ async fn waiting_for_an_open_breaker_costs_no_try(setup: Setup) -> anyhow::Resul
     gateway.register("c", &channel.url()).await?;
     send(&gateway, "c", MESSAGES).await?;
     channel.received_at_least(MESSAGES * ATTEMPTS).await?;
-    assert!(told(&gateway, "dispatcher", &["delivery.snoozed"]) > 0);
+    assert!(logged(&gateway, "dispatcher", &["delivery.snoozed"]) > 0);
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
     assert_eq!(dead.len(), MESSAGES);
     for message in dead {
@@ -222,7 +222,7 @@ async fn a_channels_own_time_limit_and_schedule_hold(setup: Setup) -> anyhow::Re
     let delivery = json!({"timeout": "300ms", "retry_schedule": ["100ms"]});
     register(&gateway, "c", &channel, delivery).await?;
     gateway.send("c", "s").await?;
-    told_at_least(&gateway, "dispatcher", "attempts_exhausted", 1).await?;
+    logged_at_least(&gateway, "dispatcher", "attempts_exhausted", 1).await?;
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
     let reasons: Vec<_> = dead
         .into_iter()
@@ -247,11 +247,11 @@ async fn an_endpoint_that_is_gone_pauses_its_channel(setup: Setup) -> anyhow::Re
     let gateway = plan(setup)?.start().await?;
     gateway.register("c", &channel.url()).await?;
     gateway.send("c", "first").await?;
-    told_at_least(&gateway, "dispatcher", "channel.gone", 1).await?;
+    logged_at_least(&gateway, "dispatcher", "channel.gone", 1).await?;
     assert!(paused(&gateway, "c").await?);
     let second = gateway.send("c", "second").await?;
     wait::until("the second to wait", async || {
-        (told(&gateway, "dispatcher", &["delivery.snoozed", &second]) > 0).then_some(())
+        (logged(&gateway, "dispatcher", &["delivery.snoozed", &second]) > 0).then_some(())
     })
     .await?;
     assert_eq!(channel.received().len(), 1);
@@ -286,11 +286,11 @@ async fn a_sessions_server_that_is_unavailable_gets_only_probes_and_then_all(
     let gateway = plan.start().await?;
     gateway.register("c", &channel.url()).await?;
     send(&gateway, "c", MESSAGES).await?;
-    told_at_least(&gateway, "forwarder", "answers.opened", 4).await?;
+    logged_at_least(&gateway, "forwarder", "answers.opened", 4).await?;
     back.store(true, Ordering::SeqCst);
     sessions.taken_at_least(MESSAGES).await?;
     let failed = sessions.received().len() - sessions.taken().len();
-    let opened = told(&gateway, "forwarder", &["answers.opened"]);
+    let opened = logged(&gateway, "forwarder", &["answers.opened"]);
     assert_eq!(failed, FAILURES + opened - 1);
     gateway.finish(&[&channel, &sessions]).await
 }
@@ -326,7 +326,7 @@ async fn beside_poison(
         gateway.register(id, &channel.url()).await?;
     }
     send(&gateway, "poison", poison).await?;
-    told_at_least(&gateway, "forwarder", "answers.opened", 1).await?;
+    logged_at_least(&gateway, "forwarder", "answers.opened", 1).await?;
     send(&gateway, "well", OTHERS).await?;
     sessions.taken_at_least(OTHERS).await?;
     wait::until("readiness to tell of it", async || {

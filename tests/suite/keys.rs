@@ -159,10 +159,10 @@ async fn a_producer_sends_and_follows_its_own(setup: Setup) -> anyhow::Result<Ac
         (Method::GET, "/api-keys"),
     ] {
         let refused = ask(&gateway, &key, method, path, "{}").await?.expect(403)?;
-        let told = refused.json()["detail"].to_string();
+        let detail = refused.json()["detail"].to_string();
         assert!(
-            told.contains("operator") && told.contains("producer"),
-            "{told}"
+            detail.contains("operator") && detail.contains("producer"),
+            "{detail}"
         );
     }
     gateway.finish(&[&channel]).await
@@ -341,10 +341,10 @@ async fn the_command_line_makes_lists_and_revokes_keys(setup: Setup) -> anyhow::
     let listed = gateway.command(&["keys", "list"]).await?;
     assert!(String::from_utf8(listed.stdout)?.contains("revoked"));
 
-    let nobody = format!("key_{:032x}", 1);
+    let unknown = format!("key_{:032x}", 1);
     for (arguments, code) in [
-        (&["keys", "revoke", &nobody][..], 1),
-        (&["keys", "revoke", "nobody"], 64),
+        (&["keys", "revoke", &unknown][..], 1),
+        (&["keys", "revoke", "unknown"], 64),
         (&["keys", "create", "--name", "n"], 64),
         (&["keys", "create", "--name", "n", "--role", "admin"], 64),
         (&["keys", "create", "--name", "", "--role", "viewer"], 64),
@@ -381,11 +381,17 @@ async fn the_command_line_repeats_no_key_that_it_was_given(
     ] {
         let refused = gateway.command(arguments).await?;
         assert!(!refused.status.success(), "{refused:?}");
-        let told = String::from_utf8_lossy(&refused.stderr);
-        assert!(!told.is_empty() && !told.contains(secret), "{told}");
+        let printed = String::from_utf8_lossy(&refused.stderr);
+        assert!(
+            !printed.is_empty() && !printed.contains(secret),
+            "{printed}"
+        );
         if arguments.len() == 3 {
             // Names the key, and says what was expected.
-            assert!(told.contains(&id) && told.contains("whole key"), "{told}");
+            assert!(
+                printed.contains(&id) && printed.contains("whole key"),
+                "{printed}"
+            );
         }
     }
     gateway.finish(&[]).await
@@ -410,9 +416,9 @@ async fn the_command_line_revokes_all_keys_of_a_channel(setup: Setup) -> anyhow:
     let revoke = ["keys", "revoke", "--channel", "a", "--channel", "b"];
     let revoked = gateway.command(&revoke).await?;
     ensure!(revoked.status.success(), "{revoked:?}");
-    let told = String::from_utf8(revoked.stdout)?;
+    let printed = String::from_utf8(revoked.stdout)?;
     let ids: Vec<&str> = ended.iter().map(|(id, _)| &**id).collect();
-    assert_eq!(told.lines().collect::<Vec<_>>(), ids);
+    assert_eq!(printed.lines().collect::<Vec<_>>(), ids);
     for (_, key) in &ended {
         let refused = |answer: &Answer| answer.status == 401;
         until_answered(&gateway, key, "/messages", refused).await?;
@@ -452,10 +458,10 @@ async fn an_ingress_that_nobody_could_call_does_not_start(
     let without = Plan::new(setup)?.env("OPERATOR_KEY", "").production();
     let mut gateway = without.prepare().await?;
     let refused = gateway.refused_start().await?;
-    let told = String::from_utf8_lossy(&refused.stderr);
-    assert_eq!(refused.status.code(), Some(64), "{told}");
-    assert!(told.contains("roundtrip keys create"), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
+    let printed = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(64), "{printed}");
+    assert!(printed.contains("roundtrip keys create"), "{printed}");
+    assert_eq!(printed.lines().count(), 1, "{printed}");
     let created = ["keys", "create", "--name", "first", "--role", "operator"];
     let created = gateway.command(&created).await?;
     ensure!(created.status.success(), "{created:?}");
@@ -513,7 +519,7 @@ async fn while_the_store_is_unavailable_known_keys_are_served() -> anyhow::Resul
     send("wrong").await?.expect(401)?;
 
     proxy.resume();
-    wait::until("an unknown key to be nobody's", async || {
+    wait::until("an unknown key to be refused", async || {
         let answer = send(&made_up).await.ok()?;
         (answer.status == 401).then_some(())
     })
@@ -538,8 +544,9 @@ async fn an_ingress_that_starts_while_the_store_is_unavailable_is_not_ready_unti
     let ingress = gateway.having("ingress");
     wait::until("the ingress to say why it is not ready", async || {
         let (status, body) = gateway.process(&ingress).ok()?.readiness().await.ok()?;
-        let told: Value = serde_json::from_slice(&body).ok()?;
-        (told["broker"] == "ready" && status == 503 && told["ingress"].is_string()).then_some(())
+        let readiness: Value = serde_json::from_slice(&body).ok()?;
+        (readiness["broker"] == "ready" && status == 503 && readiness["ingress"].is_string())
+            .then_some(())
     })
     .await?;
     let doubtful = ask(&gateway, &key, Method::GET, "/messages", "").await?;

@@ -91,9 +91,9 @@ async fn a_connection_beyond_the_bound_is_told_503_and_the_others_go_on() -> any
         let _ = raw.say(head).await;
         all.push(raw);
     }
-    let (told, at, others) = select_all(all.iter_mut().map(|raw| Box::pin(raw.rest()))).await;
+    let (refused, at, others) = select_all(all.iter_mut().map(|raw| Box::pin(raw.rest()))).await;
     drop(others);
-    let (status, problem) = read(&told?);
+    let (status, problem) = read(&refused?);
     assert_eq!(status, 503);
     assert_eq!(problem["type"], "urn:roundtrip:problem:overloaded");
     gateway.send("known", "s").await?;
@@ -275,8 +275,8 @@ async fn in_development_a_web_page_changes_nothing() -> anyhow::Result<()> {
             let mut raw = gateway.connect().await?;
             let head = format!("POST {path} HTTP/1.1\r\n{headers}connection: close\r\n");
             raw.say(&format!("{head}content-length: 0\r\n\r\n")).await?;
-            let (told, problem) = read(&raw.rest().await?);
-            assert_eq!(told, status, "{path} {headers:?}: {problem}");
+            let (answered, problem) = read(&raw.rest().await?);
+            assert_eq!(answered, status, "{path} {headers:?}: {problem}");
         }
     }
     end_with(gateway, 0).await

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use bson::doc;
 use harness::{
-    apart::{self, NAMESERVER, Told, WayOut},
+    apart::{self, NAMESERVER, PassedValues, WayOut},
     collections::make_collections,
     dns::{NameServer, Record},
     gateway::{Accounted, Plan, Setup},
@@ -83,9 +83,9 @@ async fn run_apart(test_namespace: &TestNamespace, case: &str) -> anyhow::Result
     apart::run_again_with(module_path!(), case, server, member).await
 }
 
-async fn cluster(told: Told<Member>) -> anyhow::Result<Cluster> {
-    let way_out = told.way_out().await?;
-    let member = told.by_the_test;
+async fn cluster(passed: PassedValues<Member>) -> anyhow::Result<Cluster> {
+    let way_out = passed.way_out().await?;
+    let member = passed.value;
     let folder = tempfile::tempdir()?;
     let authority = Authority::new()?;
     let identity = authority.identity_under(&[NODE, FOREIGN, &member.host])?;
@@ -151,7 +151,7 @@ impl Cluster {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_goes_round_over_a_mongodb_that_the_dns_names() -> anyhow::Result<()> {
-    let Some(told) = apart::told()? else {
+    let Some(passed) = apart::passed_values()? else {
         let test_namespace = TestNamespace::fresh()?;
         make_collections(test_namespace.store.as_str(), &test_namespace.name).await?;
         let case = "a_message_goes_round_over_a_mongodb_that_the_dns_names";
@@ -161,7 +161,7 @@ async fn a_message_goes_round_over_a_mongodb_that_the_dns_names() -> anyhow::Res
         assert!(kept.is_some(), "the DNS led elsewhere");
         return test_namespace.remove().await;
     };
-    let cluster = cluster(told).await?;
+    let cluster = cluster(passed).await?;
     let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
     let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
     let gateway = Plan::new(Setup::Embedded)?
@@ -183,11 +183,11 @@ async fn a_message_goes_round_over_a_mongodb_that_the_dns_names() -> anyhow::Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_dns_names_is_unavailable_unless_it_proves_itself() -> anyhow::Result<()> {
-    let Some(told) = apart::told()? else {
+    let Some(passed) = apart::passed_values()? else {
         let case = "what_the_dns_names_is_unavailable_unless_it_proves_itself";
         return run_apart(&TestNamespace::fresh()?, case).await;
     };
-    let cluster = cluster(told).await?;
+    let cluster = cluster(passed).await?;
     let own = || cluster.ca_file().map(Some);
     let folder = tempfile::tempdir()?;
     let stranger = Some(Authority::new()?.write(folder.path())?);
@@ -201,7 +201,7 @@ async fn what_the_dns_names_is_unavailable_unless_it_proves_itself() -> anyhow::
         ("another domain", ASTRAY, own()?, "does not match domain"),
         (
             "no such name",
-            "nobody.roundtrip.example",
+            "unknown.roundtrip.example",
             own()?,
             "no record",
         ),

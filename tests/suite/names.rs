@@ -49,7 +49,7 @@ fn at(known: &str, name: &str) -> Vec<Record> {
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_nobody_answers_for_take_no_threads_and_hold_up_no_other() -> anyhow::Result<()>
 {
-    if apart::told::<()>()?.is_none() {
+    if apart::passed_values::<()>()?.is_none() {
         let case = "names_that_nobody_answers_for_take_no_threads_and_hold_up_no_other";
         return apart::run_again(module_path!(), case).await;
     }
@@ -96,7 +96,7 @@ async fn names_that_nobody_answers_for_take_no_threads_and_hold_up_no_other() ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_is_resolved_as_the_machine_is_set_up_and_set_up_anew() -> anyhow::Result<()> {
-    if apart::told::<()>()?.is_none() {
+    if apart::passed_values::<()>()?.is_none() {
         let case = "a_name_is_resolved_as_the_machine_is_set_up_and_set_up_anew";
         return apart::run_again(module_path!(), case).await;
     }

@@ -151,19 +151,19 @@ async fn read_request(stream: &mut TcpStream) -> Option<String> {
 async fn until_state(gateway: &TestGateway, id: &str, state: &str) -> anyhow::Result<Value> {
     let path = format!("/channel/message/{id}");
     wait::until(format!("{id} to be {state}"), async || {
-        let told = gateway.get(&path).await.ok()?.json();
-        let timeline = Vec::<Entry>::deserialize(&told["timeline"]).ok()?;
+        let answer = gateway.get(&path).await.ok()?.json();
+        let timeline = Vec::<Entry>::deserialize(&answer["timeline"]).ok()?;
         // MongoDB keeps the state and the entries in two collections: a read in between sees one
         // before the other.
-        let follows = told["state"] == json!(State::of(&timeline));
-        (follows && told["state"] == state).then_some(told)
+        let follows = answer["state"] == json!(State::of(&timeline));
+        (follows && answer["state"] == state).then_some(answer)
     })
     .await
 }
 
 /// The attempts in a message's timeline.
-fn attempts(told: &Value) -> Vec<&Value> {
-    let timeline = told["timeline"].as_array();
+fn attempts(message: &Value) -> Vec<&Value> {
+    let timeline = message["timeline"].as_array();
     let entries = timeline.into_iter().flatten();
     entries
         .map(|entry| &entry["event"]["attempted"])
@@ -194,8 +194,8 @@ async fn a_stalled_answer_is_one_delivery_and_holds_up_no_drain(
     let dispatcher = gateway.having("dispatcher");
     gateway.stop(&dispatcher).await?;
     gateway.process(&dispatcher)?.restart().await?;
-    let told = until_state(&gateway, &id, "delivered").await?;
-    assert_eq!(attempts(&told).len(), 1);
+    let message = until_state(&gateway, &id, "delivered").await?;
+    assert_eq!(attempts(&message).len(), 1);
     // A redelivery would come before this one.
     gateway.send("c", "later").await?;
     channel.request_for("later").await?;
@@ -250,10 +250,10 @@ async fn each_request_that_is_dropped_is_a_try_of_its_own(
     let first = gateway.send("c", "first").await?;
     until_state(&gateway, &first, "delivered").await?;
     let id = gateway.send("c", "dropped").await?;
-    let told = until_state(&gateway, &id, "delivered").await?;
+    let message = until_state(&gateway, &id, "delivered").await?;
     assert_eq!(channel.requests_for("dropped"), 3);
-    let attempts = attempts(&told);
-    assert_eq!(attempts.len(), 3, "{told:#}");
+    let attempts = attempts(&message);
+    assert_eq!(attempts.len(), 3, "{message:#}");
     assert!(
         attempts[..2]
             .iter()
@@ -288,7 +288,7 @@ async fn what_no_version_can_decode_is_dead_with_its_reason_and_comes_once(
     let mut ids: Vec<_> = letters.iter().map(|letter| &letter["parcel_id"]).collect();
     ids.sort_by_key(ToString::to_string);
     assert_eq!(ids, ["cb_poison", "msg_poison"]);
-    let told = |role: &str, of: [&str; 2]| {
+    let logged = |role: &str, of: [&str; 2]| {
         let log = gateway.log(&gateway.having(role)).unwrap_or_default();
         let lines = log.lines();
         lines
@@ -296,17 +296,20 @@ async fn what_no_version_can_decode_is_dead_with_its_reason_and_comes_once(
             .count()
     };
     let of_the_batch = ["cannot be read", "journal_poison"];
-    wait::until("the recorder to tell of the poison", async || {
-        (told("recorder", of_the_batch) > 0).then_some(())
+    wait::until("the recorder to log the poison", async || {
+        (logged("recorder", of_the_batch) > 0).then_some(())
     })
     .await?;
     // The next message is not affected.
     gateway.send("c", "good").await?;
     gateway.all_taken(&[&channel]).await?;
     let of_the_message = ["delivery.not_attempted", "msg_poison"];
-    assert_eq!(told("dispatcher", of_the_message), 1);
-    assert_eq!(told("forwarder", ["forward.not_attempted", "cb_poison"]), 1);
-    assert_eq!(told("recorder", of_the_batch), 1);
+    assert_eq!(logged("dispatcher", of_the_message), 1);
+    assert_eq!(
+        logged("forwarder", ["forward.not_attempted", "cb_poison"]),
+        1
+    );
+    assert_eq!(logged("recorder", of_the_batch), 1);
     gateway.finish(&[&channel]).await
 }
 

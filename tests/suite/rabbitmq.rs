@@ -494,7 +494,7 @@ async fn what_is_put_off_around_a_cut_comes_again_under_its_own_id() -> anyhow::
     while !missing.is_empty() {
         let delivery = next(&mut consumer).await?;
         let id = delivery.message().id.clone();
-        ensure!(sent.contains(&id), "{id} is nobody's");
+        ensure!(sent.contains(&id), "{id} was never sent");
         missing.remove(&id);
         // If the lease is lost, it is redelivered and settled then.
         let _ = delivery.settle(Decision::Done).await;

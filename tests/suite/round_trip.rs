@@ -71,7 +71,7 @@ async fn an_answer_may_come_long_after_its_message(setup: Setup) -> anyhow::Resu
     let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(setup)?.sessions_server(sessions.url());
     let gateway = plan.start().await?;
-    let body = r#"{"session_id":"nobody-asked","response_data":null}"#;
+    let body = r#"{"session_id":"unknown-session","response_data":null}"#;
     let answer = gateway.post("/webhook-response", body).await?.expect(202)?;
     assert_eq!(answer.json(), json!({"success": true}));
     assert_eq!(sessions.taken_at_least(1).await?[0].body, body);

@@ -15,7 +15,7 @@ use serde_json::json;
 const LOGGED: &str = "ingress listens";
 
 /// A text that the refusal quotes, as the request contained it.
-const TOLD: &str = "the-channels-id";
+const QUOTED: &str = "the-channels-id";
 
 async fn holding(secret: &str) -> anyhow::Result<TestGateway> {
     let plan = Plan::new(Setup::Embedded)?.env("TEST_SECRET", secret);
@@ -25,7 +25,7 @@ async fn holding(secret: &str) -> anyhow::Result<TestGateway> {
 /// Ends the test, which must fail because of the audit's finding there.
 async fn found(gateway: TestGateway, place: &str) -> anyhow::Result<()> {
     let ended = gateway.finish_unaccounted("nothing was accepted").await;
-    let error = ended.expect_err("it was told").to_string();
+    let error = ended.expect_err("the secret was found").to_string();
     ensure!(error.contains("has the secret"), "{error}");
     ensure!(error.starts_with(place), "{error}");
     Ok(())
@@ -39,26 +39,26 @@ async fn a_secret_in_a_log_fails_the_test() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_secret_in_an_answer_that_refuses_fails_the_test() -> anyhow::Result<()> {
-    let gateway = holding(TOLD).await?;
-    let path = format!("/channel/{TOLD}");
+    let gateway = holding(QUOTED).await?;
+    let path = format!("/channel/{QUOTED}");
     gateway.request(Method::GET, &path, &[], "").await?;
     found(gateway, "what refused").await
 }
 
 #[tokio::test]
 async fn one_that_a_client_of_the_tests_own_was_given_too() -> anyhow::Result<()> {
-    let gateway = holding(TOLD).await?;
-    let url = gateway.url(&format!("/channel/{TOLD}"));
+    let gateway = holding(QUOTED).await?;
+    let url = gateway.url(&format!("/channel/{QUOTED}"));
     gateway.exchange(plain_client()?.get(url)).await?;
     found(gateway, "what refused").await
 }
 
 #[tokio::test]
 async fn one_that_came_over_a_raw_connection_too() -> anyhow::Result<()> {
-    let gateway = holding(TOLD).await?;
+    let gateway = holding(QUOTED).await?;
     let mut raw = gateway.connect().await?;
     let head = "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    raw.say(&format!("GET /channel/{TOLD} {head}")).await?;
+    raw.say(&format!("GET /channel/{QUOTED} {head}")).await?;
     raw.rest().await?;
     found(gateway, "what refused").await
 }
@@ -66,14 +66,14 @@ async fn one_that_came_over_a_raw_connection_too() -> anyhow::Result<()> {
 #[tokio::test]
 async fn one_that_a_channel_server_was_given_too() -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
-    let plan = Plan::new(Setup::Embedded)?.env("TEST_SECRET", TOLD);
+    let plan = Plan::new(Setup::Embedded)?.env("TEST_SECRET", QUOTED);
     let gateway = plan.schedule("100ms").start().await?;
     gateway.register("c", &channel.url()).await?;
     let message = json!({
         "channel_id": "c",
         "session_id": "s",
         "message": 1,
-        "response_url": gateway.url(&format!("/channel/{TOLD}/pause")),
+        "response_url": gateway.url(&format!("/channel/{QUOTED}/pause")),
     });
     let sent = gateway
         .post("/channel/message", message.to_string())
@@ -81,18 +81,21 @@ async fn one_that_a_channel_server_was_given_too() -> anyhow::Result<()> {
     let id = sent.expect(202)?.json()["message_id"].clone();
     let path = format!("/channel/message/{}", id.as_str().unwrap_or_default());
     wait::until("the message to be dead", async || {
-        let told = gateway.get(&path).await.ok()?.json();
-        (told["state"] == "dead").then_some(())
+        let answer = gateway.get(&path).await.ok()?.json();
+        (answer["state"] == "dead").then_some(())
     })
     .await?;
-    let error = gateway.finish(&[&channel]).await.expect_err("it was told");
+    let error = gateway
+        .finish(&[&channel])
+        .await
+        .expect_err("the secret was found");
     assert!(error.to_string().starts_with("what refused"), "{error}");
     Ok(())
 }
 
 #[tokio::test]
 async fn one_that_a_command_was_told_too() -> anyhow::Result<()> {
-    let gateway = holding(TOLD).await?;
-    gateway.command(&["keys", "revoke", TOLD]).await?;
+    let gateway = holding(QUOTED).await?;
+    gateway.command(&["keys", "revoke", QUOTED]).await?;
     found(gateway, "what refused").await
 }

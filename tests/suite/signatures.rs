@@ -329,7 +329,7 @@ async fn a_rotation_that_cannot_be_is_named(setup: Setup) -> anyhow::Result<Acco
             Some("secret"),
         ),
         ("/channel/c/secret/rotate", "{", 400, None),
-        ("/channel/nobody/secret/rotate", "", 404, None),
+        ("/channel/unknown/secret/rotate", "", 404, None),
     ] {
         let answer = gateway.post(path, body).await?.expect(status)?.json();
         assert_eq!(

@@ -100,13 +100,13 @@ impl UnderTls {
 
 /// An error's text, with its sources.
 pub(crate) fn chain(error: &StoreError) -> String {
-    let mut told = error.to_string();
+    let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        told = format!("{told}: {error}");
+        text = format!("{text}: {error}");
         source = error.source();
     }
-    told
+    text
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -284,8 +284,8 @@ impl Problem {
                 StatusCode::CONFLICT,
                 "idempotency-key-in-use",
                 "A request with this idempotency key is under way",
-                "the first request has not ended, or nobody knows how it did; try again in a \
-                 moment, and it goes on under the same message id",
+                "the first request has not ended, or its result is unknown; try again in a \
+                 moment; the message keeps its id",
             )
         }
     }

@@ -73,7 +73,7 @@ impl Broker for FakeBroker {
         // Lets the waiting requests start.
         tokio::task::yield_now().await;
         match mood {
-            Mood::IsUnavailable => return Err(PublishError::Unavailable("as told".to_owned())),
+            Mood::IsUnavailable => return Err(PublishError::Unavailable("scripted".to_owned())),
             Mood::NeverAnswers => return std::future::pending().await,
             Mood::Takes | Mood::Unconfirmed => self.taken.lock().unwrap().push(message.id),
         }

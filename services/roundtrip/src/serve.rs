@@ -63,7 +63,9 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
 
     if config.environment == Environment::Production && config.callback_auth() == CallbackAuth::Open
     {
-        tracing::warn!("callback_auth = \"open\": whoever reaches the gateway can forge an answer");
+        tracing::warn!(
+            "callback_auth = \"open\": anyone who reaches the gateway can forge an answer"
+        );
     }
     if config.sessions_server.is_none() && roles.contains(&Role::Forwarder) {
         tracing::warn!(

@@ -242,7 +242,7 @@ fn patched(mut channel: Channel, patch: ChannelPatch) -> Channel {
 /// Fails unless the error is that there is no such channel.
 fn assert_not_found<T: std::fmt::Debug>(answer: &Result<T, StoreError>) {
     assert!(
-        matches!(answer, Err(StoreError::NotFound(id)) if id.as_str() == "nobody"),
+        matches!(answer, Err(StoreError::NotFound(id)) if id.as_str() == "unknown"),
         "{answer:?}"
     );
 }

@@ -40,11 +40,11 @@ impl Raw {
     /// # Errors
     /// If something else comes, or not in time.
     pub async fn is_told(&mut self, text: &str) -> anyhow::Result<()> {
-        let mut told = vec![0; text.len()];
-        timeout(WAIT_LIMIT, self.stream.read_exact(&mut told)).await??;
-        let told = String::from_utf8_lossy(&told);
-        self.audit.raw_answer(&told);
-        ensure!(told == text, "told {told}");
+        let mut received = vec![0; text.len()];
+        timeout(WAIT_LIMIT, self.stream.read_exact(&mut received)).await??;
+        let received = String::from_utf8_lossy(&received);
+        self.audit.raw_answer(&received);
+        ensure!(received == text, "received {received}");
         Ok(())
     }
 
@@ -57,8 +57,8 @@ impl Raw {
         let read = timeout(WAIT_LIMIT, self.stream.read_to_end(&mut bytes)).await;
         // A reset also counts as a close; only the time matters.
         let _ = read.context("the connection stays open")?;
-        let told = String::from_utf8_lossy(&bytes).into_owned();
-        self.audit.raw_answer(&told);
-        Ok(told)
+        let received = String::from_utf8_lossy(&bytes).into_owned();
+        self.audit.raw_answer(&received);
+        Ok(received)
     }
 }

@@ -122,14 +122,14 @@ fn callback_token(input: &[u8]) {
     let Ok(proven) = KEYS.check(token, OffsetDateTime::UNIX_EPOCH) else {
         return;
     };
-    assert!(!redacted(&text).contains(token), "told");
+    assert!(!redacted(&text).contains(token), "the token is shown");
     if let Ok(claims) = proven.claims(&session) {
         let own = KEYS.sign(claims, &session, proven.ends_at());
         assert_eq!(own, token, "forged");
     }
 }
 
-/// A message from RabbitMQ, whoever wrote it, and what roles make of it.
+/// A message from RabbitMQ, from any writer, and what the roles make of it.
 fn broker_message(input: &[u8]) {
     handled(&fuzzing::message(input, &Epoch));
 }

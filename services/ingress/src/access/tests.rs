@@ -234,11 +234,11 @@ async fn development_asks_for_no_key_and_takes_no_wrong_one() {
     let bench = Bench::new().await;
     let (_, viewer) = keep(&bench, new_key(KeyRole::Viewer)).await;
     let deleted = |headers: &'static [(&str, &str)]| {
-        bench.request(Method::DELETE, "/channel/nobody", headers, "")
+        bench.request(Method::DELETE, "/channel/unknown", headers, "")
     };
     assert_eq!(deleted(&[]).await.status, 404);
     assert_eq!(deleted(&[("authorization", "Bearer x")]).await.status, 401);
-    let as_viewer = ask(&bench, Method::DELETE, "/channel/nobody", &viewer, "").await;
+    let as_viewer = ask(&bench, Method::DELETE, "/channel/unknown", &viewer, "").await;
     assert_eq!(as_viewer.status, 403);
 }
 

@@ -229,8 +229,8 @@ impl Broker for Embedded {
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.closed.cancel();
-        let (nobody, _) = oneshot::channel();
-        let _ = self.commands.send(Command::Close(nobody));
+        let (unread, _) = oneshot::channel();
+        let _ = self.commands.send(Command::Close(unread));
     }
 }
 

@@ -213,7 +213,8 @@ const fn remedy(code: Option<u16>) -> &'static str {
     match code {
         Some(ACCESS_REFUSED) => "grant the user read on the queue",
         Some(PRECONDITION_FAILED) => {
-            "where it is a time-out of an acknowledgement: raise RabbitMQ's consumer_timeout above              the longest delivery"
+            "if an acknowledgement timed out, raise RabbitMQ's consumer_timeout above the longest \
+             delivery"
         }
         _ => "none, if it passes",
     }

@@ -340,7 +340,6 @@ fn text(value: &str) -> AMQPValue {
 ///
 /// An existing one with other arguments (another queue type) is refused and unused, unless
 /// [`may_differ`] allows the difference. No service is better than one that breaks its promises.
-/// the difference is one of [`may_differ`]: better no service than one without its promises.
 pub(super) enum Declaration<'a> {
     Direct(&'a ShortString),
     Queue {

@@ -130,7 +130,7 @@ impl Handler for Gated {
         // So that another delivery could exceed the limit.
         tokio::task::yield_now().await;
         self.now.fetch_sub(1, Ordering::SeqCst);
-        assert!(message.id != "panics", "as it was told");
+        assert!(message.id != "panics", "scripted");
         Decision::Done
     }
 

@@ -137,7 +137,7 @@ pub async fn a_field_of_another_type_does_not_stop_deliveries(harness: &impl Har
         ..DeliverySettings::default()
     };
     assert_eq!(target.settings, expected);
-    assert_not_found(&harness.store().target(&id("nobody")).await);
+    assert_not_found(&harness.store().target(&id("unknown")).await);
 }
 
 /// By name they come before all others, in the order of their ids, and none is missing.

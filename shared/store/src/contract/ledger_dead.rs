@@ -78,7 +78,7 @@ fn filters() -> Vec<(DeadFilter, Vec<usize>)> {
         (json!({"channel_ids": []}), vec![]),
         (json!({"channel_id": "a", "channel_ids": ["b"]}), vec![]),
         (json!({"session_id": "z"}), vec![2, 5, 8, 11]),
-        (json!({"session_id": "nobody"}), vec![]),
+        (json!({"session_id": "unknown"}), vec![]),
         (json!({"queue": "callbacks"}), vec![0, 1, 2, 3]),
         (json!({"reason": "too_old"}), vec![6, 7, 8, 9, 10, 11]),
         (json!({"reason": "undecodable"}), vec![]),

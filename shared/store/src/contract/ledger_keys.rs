@@ -65,8 +65,8 @@ pub async fn a_revoked_key_is_active_no_more(harness: &impl Harness) {
         assert_eq!(active(store, at(3000)).await, ["other"]);
     }
     assert_eq!(found(store, &other.key_id).await, Some(other));
-    let nobody = store.revoke_key(&ApiKeyId::generate(), at(0)).await;
-    assert_eq!(nobody.expect("to revoke none"), None);
+    let unknown = store.revoke_key(&ApiKeyId::generate(), at(0)).await;
+    assert_eq!(unknown.expect("to revoke none"), None);
 }
 
 /// Also if it is revoked before or after that.

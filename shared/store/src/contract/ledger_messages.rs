@@ -67,10 +67,10 @@ pub async fn messages_are_found_by_their_filter(harness: &impl Harness) {
     for (filter, expected) in [
         (json!({}), vec![11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
         (json!({"session_id": "y"}), vec![10, 7, 4, 1]),
-        (json!({"session_id": "nobody"}), vec![]),
+        (json!({"session_id": "unknown"}), vec![]),
         (json!({"channel_id": "b"}), vec![11, 9, 7, 5, 3, 1]),
         (
-            json!({"channel_ids": ["b", "nobody", "b"]}),
+            json!({"channel_ids": ["b", "unknown", "b"]}),
             vec![11, 9, 7, 5, 3, 1],
         ),
         (json!({"channel_ids": []}), vec![]),
@@ -269,7 +269,7 @@ pub async fn pages_hold_every_message_once_while_new_ones_come(harness: &impl Ha
 pub async fn pages_within_channels_hold_each_message_once(harness: &impl Harness) {
     let store = &**harness.store();
     fill(store).await;
-    let own = json!({"channel_ids": ["a", "b", "nobody"], "until": text(at(11_000))});
+    let own = json!({"channel_ids": ["a", "b", "unknown"], "until": text(at(11_000))});
     let own = serde_json::from_value(own).expect("a filter");
     let mut seen = Vec::new();
     let mut after = None;

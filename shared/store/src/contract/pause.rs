@@ -63,7 +63,7 @@ pub async fn pausing_and_resuming_change_nothing_else(harness: &impl Harness) {
     harness.insert_foreign(json!({"channel_id": "bare"})).await;
     set_paused(store, "bare", true).await;
     assert!(is_paused(store, "bare").await);
-    assert_not_found(&store.set_paused(&id("nobody"), None, true).await);
+    assert_not_found(&store.set_paused(&id("unknown"), None, true).await);
 }
 
 /// A pause is the operator's. It ends by a resume, or by metadata that names it.
@@ -124,19 +124,19 @@ pub async fn a_pause_and_other_changes_at_once_are_all_kept(harness: &impl Harne
 /// The response of an earlier channel's endpoint does not affect a later channel with its id.
 pub async fn a_pause_for_an_earlier_channel_does_not_hit_a_later_one(harness: &impl Harness) {
     let store = &**harness.store();
-    create(store, &channel(json!({"channel_id": "nobody"}))).await;
-    let c = id("nobody");
+    create(store, &channel(json!({"channel_id": "unknown"}))).await;
+    let c = id("unknown");
     let earlier = store.target(&c).await.expect("a target").uid;
     store.delete(&c, None).await.expect("deleted");
-    create(store, &channel(json!({"channel_id": "nobody"}))).await;
+    create(store, &channel(json!({"channel_id": "unknown"}))).await;
     assert_not_found(&store.set_paused(&c, Some(&earlier), true).await);
-    assert!(!is_paused(store, "nobody").await);
+    assert!(!is_paused(store, "unknown").await);
     let later = store.target(&c).await.expect("a target").uid;
     store
         .set_paused(&c, Some(&later), true)
         .await
         .expect("paused");
-    assert!(is_paused(store, "nobody").await);
+    assert!(is_paused(store, "unknown").await);
 }
 
 /// A uid never changes and is never reused, even if the same channel is created again.

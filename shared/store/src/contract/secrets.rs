@@ -47,7 +47,7 @@ pub async fn secrets_are_kept_as_they_were(harness: &impl Harness) {
     let both = [sealed("second", None), sealed("first", 1_764_000_000_123)];
     put(store, &first, &both).await.expect("to put the second");
     assert_eq!(secrets(&*harness.second_store().await, "c").await, both);
-    for other in ["foreign", "nobody"] {
+    for other in ["foreign", "unknown"] {
         assert_eq!(secrets(store, other).await, [], "{other}");
     }
 }

@@ -74,15 +74,15 @@ pub async fn of_many_creates_of_one_id_one_wins(harness: &impl Harness) {
 pub async fn an_unknown_id_is_not_found_anywhere(harness: &impl Harness) {
     let store = harness.store();
     create(&**store, &channel(full())).await;
-    let nobody = id("nobody");
+    let unknown = id("unknown");
     let version = Version::of(&channel(full()).into());
     let named = patch(json!({"channel_name": "x"}));
-    assert_not_found(&store.get(&nobody).await);
-    assert_not_found(&store.update(&nobody, &named, None).await);
-    assert_not_found(&store.update(&nobody, &patch(json!({})), None).await);
-    assert_not_found(&store.update(&nobody, &named, Some(&version)).await);
-    assert_not_found(&store.delete(&nobody, None).await);
-    assert_not_found(&store.delete(&nobody, Some(&version)).await);
+    assert_not_found(&store.get(&unknown).await);
+    assert_not_found(&store.update(&unknown, &named, None).await);
+    assert_not_found(&store.update(&unknown, &patch(json!({})), None).await);
+    assert_not_found(&store.update(&unknown, &named, Some(&version)).await);
+    assert_not_found(&store.delete(&unknown, None).await);
+    assert_not_found(&store.delete(&unknown, Some(&version)).await);
 }
 
 /// The named fields are replaced; the others stay.
@@ -330,12 +330,12 @@ pub async fn updates_of_different_fields_are_all_kept(harness: &impl Harness) {
 /// A deleted channel is gone, and its id can be created again.
 pub async fn a_deleted_channel_is_gone_and_its_id_is_free(harness: &impl Harness) {
     let store = harness.store();
-    create(&**store, &channel(json!({"channel_id": "nobody"}))).await;
+    create(&**store, &channel(json!({"channel_id": "unknown"}))).await;
     create(&**store, &channel(full())).await;
-    store.delete(&id("nobody"), None).await.expect("deleted");
-    assert_not_found(&store.get(&id("nobody")).await);
+    store.delete(&id("unknown"), None).await.expect("deleted");
+    assert_not_found(&store.get(&id("unknown")).await);
     assert_eq!(get(&**store, "slack-sim").await, channel(full()));
-    create(&**store, &channel(json!({"channel_id": "nobody"}))).await;
+    create(&**store, &channel(json!({"channel_id": "unknown"}))).await;
 }
 
 /// Text in any script, with any character, reads back unchanged.

@@ -46,7 +46,7 @@ impl ApiKeys for Store {
     async fn active_keys(&self, _: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         if self.is_unavailable.load(Ordering::Relaxed) {
-            return Err(StoreError::Unavailable("as told".into()));
+            return Err(StoreError::Unavailable("scripted".into()));
         }
         Ok(self.keys.lock().unwrap().clone())
     }

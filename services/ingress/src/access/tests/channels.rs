@@ -41,7 +41,12 @@ async fn a_key_reaches_no_channel_but_its_own() {
             r#"{"channel_id":"CHANNEL"}"#,
         ),
     ] {
-        for (channel, allowed) in [("d", false), ("nobody", false), ("%64", false), ("c", true)] {
+        for (channel, allowed) in [
+            ("d", false),
+            ("unknown", false),
+            ("%64", false),
+            ("c", true),
+        ] {
             let is_path = path.starts_with("/channel/ID");
             // Percent-encoding means something in a path only.
             if channel == "%64" && !is_path {
