@@ -15,13 +15,13 @@ use url::Url;
 
 on_both_setups! {
     a_thousand_forged_answers_are_refused_and_none_is_enqueued,
-    the_answer_of_whoever_was_given_the_token_arrives,
-    in_the_open_a_bad_token_is_refused_all_the_same,
-    tokens_of_every_configured_secret_are_taken,
-    a_repeated_answer_is_taken_once,
-    a_repeated_answer_has_the_id_that_it_had_also_after_a_restart,
-    one_answer_too_many_to_a_delivery_is_refused,
-    a_channel_that_answers_too_often_is_asked_to_wait,
+    the_answer_of_a_token_holder_arrives,
+    a_bad_token_is_refused_even_with_open_callbacks,
+    tokens_of_every_configured_secret_are_accepted,
+    a_repeated_answer_is_accepted_once,
+    a_repeated_answer_keeps_its_id_across_a_restart,
+    an_answer_over_a_deliverys_limit_is_refused,
+    a_channel_over_its_answer_rate_gets_429,
     the_token_of_a_deleted_channel_is_worth_nothing,
     a_token_is_in_no_log_no_timeline_and_no_dead_letter,
 }
@@ -120,9 +120,7 @@ async fn a_thousand_forged_answers_are_refused_and_none_is_enqueued(
     gateway.finish(&[]).await
 }
 
-async fn the_answer_of_whoever_was_given_the_token_arrives(
-    setup: Setup,
-) -> anyhow::Result<Accounted> {
+async fn the_answer_of_a_token_holder_arrives(setup: Setup) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
     let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(setup)?.sessions_server(sessions.url());
@@ -137,7 +135,7 @@ async fn the_answer_of_whoever_was_given_the_token_arrives(
     gateway.finish(&[&channel, &sessions]).await
 }
 
-async fn in_the_open_a_bad_token_is_refused_all_the_same(
+async fn a_bad_token_is_refused_even_with_open_callbacks(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let plan = Plan::new(setup)?.env(SIGNED.0, "open");
@@ -161,7 +159,7 @@ async fn in_the_open_a_bad_token_is_refused_all_the_same(
         .await
 }
 
-async fn tokens_of_every_configured_secret_are_taken(setup: Setup) -> anyhow::Result<Accounted> {
+async fn tokens_of_every_configured_secret_are_accepted(setup: Setup) -> anyhow::Result<Accounted> {
     let secrets = format!("{OTHER_SECRET},{CALLBACK_SECRET}");
     let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
     let plan = plan.env("CALLBACK_SECRET", secrets);
@@ -204,7 +202,7 @@ async fn forwarded(gateway: &TestGateway, id: &str, count: usize) -> anyhow::Res
     .await
 }
 
-async fn a_repeated_answer_is_taken_once(setup: Setup) -> anyhow::Result<Accounted> {
+async fn a_repeated_answer_is_accepted_once(setup: Setup) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(setup)?.sessions_server(sessions.url());
@@ -227,7 +225,7 @@ async fn a_repeated_answer_is_taken_once(setup: Setup) -> anyhow::Result<Account
     gateway.finish(&[&channel, &sessions]).await
 }
 
-async fn a_repeated_answer_has_the_id_that_it_had_also_after_a_restart(
+async fn a_repeated_answer_keeps_its_id_across_a_restart(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
@@ -256,7 +254,7 @@ async fn a_repeated_answer_has_the_id_that_it_had_also_after_a_restart(
     gateway.finish(&[&channel, &sessions]).await
 }
 
-async fn one_answer_too_many_to_a_delivery_is_refused(setup: Setup) -> anyhow::Result<Accounted> {
+async fn an_answer_over_a_deliverys_limit_is_refused(setup: Setup) -> anyhow::Result<Accounted> {
     let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
     let plan = plan.env("ROUNDTRIP__INGRESS__MAX_ANSWERS_PER_DELIVERY", "3");
     let mut gateway = plan.ingress_only().start().await?;
@@ -281,9 +279,7 @@ async fn one_answer_too_many_to_a_delivery_is_refused(setup: Setup) -> anyhow::R
         .await
 }
 
-async fn a_channel_that_answers_too_often_is_asked_to_wait(
-    setup: Setup,
-) -> anyhow::Result<Accounted> {
+async fn a_channel_over_its_answer_rate_gets_429(setup: Setup) -> anyhow::Result<Accounted> {
     let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
     let plan = plan.env("ROUNDTRIP__INGRESS__ANSWER_RATE_PER_CHANNEL", "1");
     let gateway = plan.ingress_only().start().await?;

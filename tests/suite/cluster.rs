@@ -99,7 +99,7 @@ fn check(report: &ClusterReport) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_nodes_of_a_cluster_cost_no_message() -> anyhow::Result<()> {
+async fn killed_cluster_nodes_lose_no_message() -> anyhow::Result<()> {
     let victims = [Victims::Publishers, Victims::Receivers, Victims::Leaders];
     let report = run(&victims.map(|victims| (Fault::Kill, victims)), OUTAGE).await?;
     check(&report);
@@ -107,7 +107,7 @@ async fn killed_nodes_of_a_cluster_cost_no_message() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frozen_nodes_of_a_cluster_cost_no_message() -> anyhow::Result<()> {
+async fn frozen_cluster_nodes_lose_no_message() -> anyhow::Result<()> {
     let victims = [Victims::Publishers, Victims::Receivers, Victims::Leaders];
     let report = run(&victims.map(|victims| (Fault::Freeze, victims)), OUTAGE).await?;
     check(&report);

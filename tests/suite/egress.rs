@@ -22,9 +22,9 @@ use roundtrip_model::{DeadReason, decision::DeadKind};
 use serde_json::json;
 
 on_both_setups! {
-    a_name_that_changes_its_answer_is_connected_to_where_it_may_be_and_nowhere_else,
+    a_name_with_changing_answers_is_connected_to_only_at_allowed_addresses,
     a_channel_that_may_not_be_connected_to_is_refused_by_the_api,
-    what_the_environment_names_as_a_proxy_is_not_used,
+    proxy_variables_of_the_environment_are_ignored,
 }
 
 /// The allowed address.
@@ -64,7 +64,7 @@ async fn errors(gateway: &TestGateway, id: &str, known: usize) -> anyhow::Result
     .await
 }
 
-async fn a_name_that_changes_its_answer_is_connected_to_where_it_may_be_and_nowhere_else(
+async fn a_name_with_changing_answers_is_connected_to_only_at_allowed_addresses(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let (good, bad) = servers().await?;
@@ -123,8 +123,7 @@ async fn a_name_that_changes_its_answer_is_connected_to_where_it_may_be_and_nowh
 
 /// The usual attack (DNS rebinding): the check sees the first answer, the connection the second.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_answers_otherwise_each_time_is_connected_to_as_it_was_vetted()
--> anyhow::Result<()> {
+async fn a_connection_uses_the_addresses_that_were_checked() -> anyhow::Result<()> {
     const MESSAGES: usize = 10;
     let (good, bad) = servers().await?;
     let dns = NameServer::start(|_, before| vec![if before % 2 == 0 { GOOD } else { BAD }]).await?;
@@ -226,9 +225,7 @@ async fn a_channel_that_came_past_the_api_is_not_connected_to() -> anyhow::Resul
     Ok(())
 }
 
-async fn what_the_environment_names_as_a_proxy_is_not_used(
-    setup: Setup,
-) -> anyhow::Result<Accounted> {
+async fn proxy_variables_of_the_environment_are_ignored(setup: Setup) -> anyhow::Result<Accounted> {
     let (good, _bad) = servers().await?;
     let proxy = Trap::start_at(SocketAddr::new(BAD, 0)).await?;
     let proxy_url = format!("http://{}", proxy.address());
@@ -252,8 +249,7 @@ async fn what_the_environment_names_as_a_proxy_is_not_used(
 
 /// Each front stands before the same server; only its certificate differs.
 #[tokio::test(flavor = "multi_thread")]
-async fn over_https_a_private_authority_is_believed_and_whoever_cannot_prove_itself_is_not()
--> anyhow::Result<()> {
+async fn over_https_only_servers_with_a_trusted_certificate_are_used() -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
     let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
     let behind = SocketAddr::new(BAD, channel.port());

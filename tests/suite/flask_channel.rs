@@ -23,7 +23,7 @@ on_both_setups! {
     its_answer_reaches_the_development_inbox,
     the_specifications_own_server_works_unmodified,
     a_message_of_zero_or_false_is_answered_and_a_repeat_is_dropped,
-    with_a_secret_it_takes_what_is_signed_by_it_and_nothing_else,
+    with_a_secret_only_signed_requests_are_accepted,
 }
 
 const EXAMPLE: &str = "examples/flask_channel";
@@ -159,7 +159,7 @@ async fn answers(gateway: &TestGateway, session: &str, count: usize) -> anyhow::
     .await
 }
 
-async fn with_a_secret_it_takes_what_is_signed_by_it_and_nothing_else(
+async fn with_a_secret_only_signed_requests_are_accepted(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let gateway = Plan::new(setup)?.start().await?;

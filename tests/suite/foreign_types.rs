@@ -88,7 +88,7 @@ fn patch(json: Value) -> anyhow::Result<ChannelPatch> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_write_changes_what_it_names_and_no_other_type() -> anyhow::Result<()> {
+async fn a_write_changes_only_its_fields_and_no_other_type() -> anyhow::Result<()> {
     let shared = Shared::start().await?;
     let (store, id) = (&shared.store, "c".parse()?);
     shared.channels.insert_one(foreign()?).await?;
@@ -122,7 +122,7 @@ async fn each_write_changes_what_it_names_and_no_other_type() -> anyhow::Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_sends_back_what_was_read_changes_no_type() -> anyhow::Result<()> {
+async fn writing_back_a_channel_changes_no_type() -> anyhow::Result<()> {
     let shared = Shared::start().await?;
     let (store, id) = (&shared.store, "c".parse()?);
     shared.channels.insert_one(foreign()?).await?;

@@ -24,7 +24,7 @@ on_both_setups! {
     messages_are_listed_by_session_channel_and_state,
     messages_are_listed_by_time,
     a_list_goes_on_page_by_page,
-    a_dead_letter_is_replayed_by_its_id_and_then_gone,
+    a_dead_letter_replayed_by_id_is_no_longer_listed,
     dead_letters_are_replayed_by_a_filter_and_the_others_stay,
     purged_dead_letters_are_gone,
     a_cancelled_replay_leaves_the_rest,
@@ -32,10 +32,10 @@ on_both_setups! {
     replays_are_listed_page_by_page,
     a_key_has_a_few_replays_running_and_no_more,
     a_delivered_message_is_sent_again,
-    what_an_endpoint_lost_is_sent_again_and_what_waits_is_left_alone,
-    a_message_of_a_paused_channel_says_why_it_waits,
-    a_message_whose_channels_secret_does_not_open_says_why_it_waits,
-    a_recorder_that_is_killed_loses_no_entry,
+    a_replay_resends_delivered_messages_and_skips_waiting_ones,
+    a_paused_channels_message_shows_why_it_waits,
+    a_message_with_an_undecryptable_secret_shows_why_it_waits,
+    a_killed_recorder_loses_no_entry,
 }
 
 /// Three attempts within 200 ms.
@@ -282,7 +282,7 @@ async fn a_list_goes_on_page_by_page(setup: Setup) -> anyhow::Result<Accounted> 
     gateway.finish(&[&channel]).await
 }
 
-async fn a_dead_letter_is_replayed_by_its_id_and_then_gone(
+async fn a_dead_letter_replayed_by_id_is_no_longer_listed(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let (channel, well) = refusing().await?;
@@ -541,7 +541,7 @@ async fn a_key_has_a_few_replays_running_and_no_more(setup: Setup) -> anyhow::Re
 
 /// The runbook's task. The filter also matches answered messages; a waiting message is not
 /// delivered twice.
-async fn what_an_endpoint_lost_is_sent_again_and_what_waits_is_left_alone(
+async fn a_replay_resends_delivered_messages_and_skips_waiting_ones(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|request| match request.field("session_id").as_str() {
@@ -625,9 +625,7 @@ async fn a_delivered_message_is_sent_again(setup: Setup) -> anyhow::Result<Accou
     gateway.finish(&[&channel]).await
 }
 
-async fn a_message_of_a_paused_channel_says_why_it_waits(
-    setup: Setup,
-) -> anyhow::Result<Accounted> {
+async fn a_paused_channels_message_shows_why_it_waits(setup: Setup) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let gateway = Plan::new(setup)?.start().await?;
     gateway.register("c", &channel.url()).await?;
@@ -645,7 +643,7 @@ async fn a_message_of_a_paused_channel_says_why_it_waits(
 }
 
 /// As when each role starts in a folder of its own and creates its own key.
-async fn a_message_whose_channels_secret_does_not_open_says_why_it_waits(
+async fn a_message_with_an_undecryptable_secret_shows_why_it_waits(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     const OTHER_KEY: &str = "YW5vdGhlci1lbmNyeXB0aW9uLWtleS1vZi0zMi1ieXQ=";
@@ -709,7 +707,7 @@ async fn all_told(gateway: &TestGateway, sent: &[String]) -> anyhow::Result<()> 
     Ok(())
 }
 
-async fn a_recorder_that_is_killed_loses_no_entry(setup: Setup) -> anyhow::Result<Accounted> {
+async fn a_killed_recorder_loses_no_entry(setup: Setup) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let mut gateway = Plan::new(setup)?.start().await?;
     gateway.register("c", &channel.url()).await?;
@@ -727,7 +725,7 @@ async fn a_recorder_that_is_killed_loses_no_entry(setup: Setup) -> anyhow::Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_was_unavailable_misses_no_entry() -> anyhow::Result<()> {
+async fn no_entry_is_missing_after_a_store_outage() -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?;
     let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;

@@ -21,12 +21,12 @@ on_both_setups! {
     the_cap_on_what_is_under_way_is_hard,
     a_paused_channel_gets_nothing_and_after_its_resumption_all,
     an_endpoint_that_fails_gets_only_probes_until_it_recovers,
-    waiting_for_an_open_breaker_costs_no_try,
+    waiting_for_an_open_breaker_counts_no_attempt,
     a_channels_own_time_limit_and_schedule_hold,
     an_endpoint_that_is_gone_pauses_its_channel,
-    a_sessions_server_that_is_unavailable_gets_only_probes_and_then_all,
+    an_unavailable_sessions_server_gets_only_probes_and_later_every_answer,
     answers_that_the_sessions_server_fails_over_hold_up_no_other_channels,
-    a_sessions_server_that_asks_one_channel_for_quiet_gets_the_others,
+    a_retry_after_for_one_channels_answers_does_not_delay_others,
     a_wrong_setting_is_named,
 }
 
@@ -198,7 +198,7 @@ async fn an_endpoint_that_fails_gets_only_probes_until_it_recovers(
     gateway.finish(&[&channel]).await
 }
 
-async fn waiting_for_an_open_breaker_costs_no_try(setup: Setup) -> anyhow::Result<Accounted> {
+async fn waiting_for_an_open_breaker_counts_no_attempt(setup: Setup) -> anyhow::Result<Accounted> {
     const MESSAGES: usize = 4;
     const ATTEMPTS: usize = 3;
     let channel = ScriptedServer::start(|_| Reply::status(500)).await?;
@@ -261,7 +261,7 @@ async fn an_endpoint_that_is_gone_pauses_its_channel(setup: Setup) -> anyhow::Re
     gateway.finish(&[&channel]).await
 }
 
-async fn a_sessions_server_that_is_unavailable_gets_only_probes_and_then_all(
+async fn an_unavailable_sessions_server_gets_only_probes_and_later_every_answer(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     const FAILURES: usize = 2;
@@ -346,7 +346,7 @@ async fn answers_that_the_sessions_server_fails_over_hold_up_no_other_channels(
     beside_poison(setup, sessions, 30).await
 }
 
-async fn a_sessions_server_that_asks_one_channel_for_quiet_gets_the_others(
+async fn a_retry_after_for_one_channels_answers_does_not_delay_others(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let sessions = poisoned(|| Reply::status(429).header("retry-after", "3600")).await?;

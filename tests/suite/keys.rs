@@ -13,15 +13,15 @@ use serde_json::{Value, json};
 on_both_setups! {
     a_stranger_gets_in_nowhere,
     a_producer_sends_and_follows_its_own,
-    an_idempotency_key_answers_nobody_but_its_caller,
+    an_idempotency_key_belongs_to_its_principal,
     a_key_sees_and_replays_nothing_of_other_channels,
-    a_key_that_is_revoked_ends_while_its_successor_goes_on,
+    a_revoked_key_stops_while_its_successor_works,
     the_command_line_makes_lists_and_revokes_keys,
-    the_command_line_repeats_no_key_that_it_was_given,
+    the_command_line_never_prints_a_given_key,
     the_command_line_revokes_all_keys_of_a_channel,
-    a_key_that_is_too_fast_is_told_to_wait,
-    an_ingress_that_nobody_could_call_does_not_start,
-    development_needs_no_key_and_says_that_one_is_wrong,
+    a_key_over_its_rate_gets_429,
+    an_ingress_without_any_key_does_not_start,
+    development_needs_no_key_and_reports_a_wrong_one,
 }
 
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
@@ -168,9 +168,7 @@ async fn a_producer_sends_and_follows_its_own(setup: Setup) -> anyhow::Result<Ac
     gateway.finish(&[&channel]).await
 }
 
-async fn an_idempotency_key_answers_nobody_but_its_caller(
-    setup: Setup,
-) -> anyhow::Result<Accounted> {
+async fn an_idempotency_key_belongs_to_its_principal(setup: Setup) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let gateway = Plan::new(setup)?.production().start().await?;
     gateway.register("c", &channel.url()).await?;
@@ -270,9 +268,7 @@ async fn a_key_sees_and_replays_nothing_of_other_channels(
     gateway.finish_unaccounted("a dead letter was purged").await
 }
 
-async fn a_key_that_is_revoked_ends_while_its_successor_goes_on(
-    setup: Setup,
-) -> anyhow::Result<Accounted> {
+async fn a_revoked_key_stops_while_its_successor_works(setup: Setup) -> anyhow::Result<Accounted> {
     let gateway = Plan::new(setup)?.production().start().await?;
     let (first_id, first) = make(&gateway, "viewer", Value::Null).await?;
     let (_, second) = make(&gateway, "viewer", Value::Null).await?;
@@ -366,9 +362,7 @@ async fn the_command_line_makes_lists_and_revokes_keys(setup: Setup) -> anyhow::
     gateway.finish(&[]).await
 }
 
-async fn the_command_line_repeats_no_key_that_it_was_given(
-    setup: Setup,
-) -> anyhow::Result<Accounted> {
+async fn the_command_line_never_prints_a_given_key(setup: Setup) -> anyhow::Result<Accounted> {
     let gateway = Plan::new(setup)?.production().start().await?;
     let (id, key) = make(&gateway, "viewer", Value::Null).await?;
     let secret = key.rsplit_once(&id).context("an id in the key")?.1;
@@ -435,7 +429,7 @@ async fn the_command_line_revokes_all_keys_of_a_channel(setup: Setup) -> anyhow:
     gateway.finish(&[]).await
 }
 
-async fn a_key_that_is_too_fast_is_told_to_wait(setup: Setup) -> anyhow::Result<Accounted> {
+async fn a_key_over_its_rate_gets_429(setup: Setup) -> anyhow::Result<Accounted> {
     let gateway = Plan::new(setup)?.production().start().await?;
     let body = json!({"name": "slow", "role": "viewer", "rate_per_second": 1});
     let made = gateway.post("/api-keys", body.to_string()).await?;
@@ -451,9 +445,7 @@ async fn a_key_that_is_too_fast_is_told_to_wait(setup: Setup) -> anyhow::Result<
     gateway.finish(&[]).await
 }
 
-async fn an_ingress_that_nobody_could_call_does_not_start(
-    setup: Setup,
-) -> anyhow::Result<Accounted> {
+async fn an_ingress_without_any_key_does_not_start(setup: Setup) -> anyhow::Result<Accounted> {
     // Set but empty means not set.
     let without = Plan::new(setup)?.env("OPERATOR_KEY", "").production();
     let mut gateway = without.prepare().await?;
@@ -472,7 +464,7 @@ async fn an_ingress_that_nobody_could_call_does_not_start(
     gateway.finish(&[]).await
 }
 
-async fn development_needs_no_key_and_says_that_one_is_wrong(
+async fn development_needs_no_key_and_reports_a_wrong_one(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let gateway = Plan::new(setup)?.start().await?;
@@ -529,8 +521,7 @@ async fn while_the_store_is_unavailable_known_keys_are_served() -> anyhow::Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ingress_that_starts_while_the_store_is_unavailable_is_not_ready_until_it_knows_the_keys()
--> anyhow::Result<()> {
+async fn an_ingress_is_ready_only_after_it_has_read_the_keys() -> anyhow::Result<()> {
     let plan = Plan::new(Setup::Servers)?.env("OPERATOR_KEY", "");
     let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;
     let plan = plan.production().env("STORE_URL", url);
@@ -561,7 +552,7 @@ async fn an_ingress_that_starts_while_the_store_is_unavailable_is_not_ready_unti
 
 /// A new database builds its indexes in the background; a command waits for them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_ends_what_it_began_and_does_not_panic() -> anyhow::Result<()> {
+async fn a_command_with_a_closed_output_does_not_panic() -> anyhow::Result<()> {
     const RUNS: usize = 20;
     for _ in 0..RUNS {
         let gateway = Plan::new(Setup::Servers)?.prepare().await?;

@@ -80,7 +80,7 @@ async fn silent_clients_are_cut_and_honest_ones_are_answered_meanwhile() -> anyh
 }
 
 #[tokio::test]
-async fn a_connection_beyond_the_bound_is_told_503_and_the_others_go_on() -> anyhow::Result<()> {
+async fn a_connection_over_the_limit_gets_503_and_others_go_on() -> anyhow::Result<()> {
     let gateway = ingress(&[("MAX_CONNECTIONS", "8")]).await?;
     let head = "POST /channel/message HTTP/1.1\r\n";
     let mut all = Vec::new();
@@ -145,7 +145,7 @@ async fn more_requests_than_may_be_under_way_are_503_until_one_has_ended() -> an
 }
 
 #[tokio::test]
-async fn more_bytes_than_may_be_under_way_are_503_until_they_have_gone() -> anyhow::Result<()> {
+async fn more_bytes_than_the_budget_are_503_until_it_is_free() -> anyhow::Result<()> {
     /// The least that can be configured: the longest batch.
     const BOUND: usize = 16 << 20;
     const EACH: usize = 1 << 20;
@@ -171,7 +171,7 @@ async fn more_bytes_than_may_be_under_way_are_503_until_they_have_gone() -> anyh
 }
 
 #[tokio::test]
-async fn what_is_beyond_a_limit_is_a_problem_and_enqueues_nothing() -> anyhow::Result<()> {
+async fn a_request_over_a_limit_is_a_problem_and_enqueues_nothing() -> anyhow::Result<()> {
     let gateway = ingress(&[]).await?;
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
     let message =
@@ -243,7 +243,7 @@ async fn what_is_beyond_a_limit_is_a_problem_and_enqueues_nothing() -> anyhow::R
 
 /// RFC 9112, 3.2: a proxy before the gateway must read the same `Host` as the gateway.
 #[tokio::test]
-async fn a_request_that_does_not_say_once_whom_it_is_for_is_400() -> anyhow::Result<()> {
+async fn a_request_without_exactly_one_host_is_400() -> anyhow::Result<()> {
     let gateway = ingress(&[]).await?;
     for hosts in [
         "",

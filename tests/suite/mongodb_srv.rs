@@ -150,11 +150,11 @@ impl Cluster {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_goes_round_over_a_mongodb_that_the_dns_names() -> anyhow::Result<()> {
+async fn a_round_trip_works_over_a_mongodb_srv_url() -> anyhow::Result<()> {
     let Some(passed) = apart::passed_values()? else {
         let test_namespace = TestNamespace::fresh()?;
         make_collections(test_namespace.store.as_str(), &test_namespace.name).await?;
-        let case = "a_message_goes_round_over_a_mongodb_that_the_dns_names";
+        let case = "a_round_trip_works_over_a_mongodb_srv_url";
         run_apart(&test_namespace, case).await?;
         let channels = test_namespace.channels().await?;
         let kept = channels.find_one(doc! {"channel_id": "c"}).await?;
@@ -182,9 +182,9 @@ async fn a_message_goes_round_over_a_mongodb_that_the_dns_names() -> anyhow::Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_dns_names_is_unavailable_unless_it_proves_itself() -> anyhow::Result<()> {
+async fn a_server_from_the_dns_needs_a_trusted_certificate() -> anyhow::Result<()> {
     let Some(passed) = apart::passed_values()? else {
-        let case = "what_the_dns_names_is_unavailable_unless_it_proves_itself";
+        let case = "a_server_from_the_dns_needs_a_trusted_certificate";
         return run_apart(&TestNamespace::fresh()?, case).await;
     };
     let cluster = cluster(passed).await?;

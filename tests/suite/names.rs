@@ -47,10 +47,9 @@ fn at(known: &str, name: &str) -> Vec<Record> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_that_nobody_answers_for_take_no_threads_and_hold_up_no_other() -> anyhow::Result<()>
-{
+async fn unanswered_names_take_no_threads_and_delay_no_other() -> anyhow::Result<()> {
     if apart::passed_values::<()>()?.is_none() {
-        let case = "names_that_nobody_answers_for_take_no_threads_and_hold_up_no_other";
+        let case = "unanswered_names_take_no_threads_and_delay_no_other";
         return apart::run_again(module_path!(), case).await;
     }
     let speaks = Arc::new(AtomicBool::new(false));
@@ -95,9 +94,9 @@ async fn names_that_nobody_answers_for_take_no_threads_and_hold_up_no_other() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_is_resolved_as_the_machine_is_set_up_and_set_up_anew() -> anyhow::Result<()> {
+async fn a_name_is_resolved_by_the_machines_current_settings() -> anyhow::Result<()> {
     if apart::passed_values::<()>()?.is_none() {
-        let case = "a_name_is_resolved_as_the_machine_is_set_up_and_set_up_anew";
+        let case = "a_name_is_resolved_by_the_machines_current_settings";
         return apart::run_again(module_path!(), case).await;
     }
     let other = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 3), NAMESERVER.port()));

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 on_both_setups! {
     a_200_is_delivered_once_whatever_its_head_is_like,
     an_answer_before_the_request_was_read_is_an_answer,
-    interim_responses_without_an_end_are_a_failed_try,
+    endless_interim_responses_are_a_failed_attempt,
     http2_frames_that_stop_delay_a_message_by_seconds,
     a_frozen_http2_connection_of_sixty_channels_delays_them_by_seconds,
     a_frozen_http2_connection_to_the_sessions_server_delays_answers_by_seconds,
@@ -101,9 +101,7 @@ async fn an_answer_before_the_request_was_read_is_an_answer(
         .await
 }
 
-async fn interim_responses_without_an_end_are_a_failed_try(
-    setup: Setup,
-) -> anyhow::Result<Accounted> {
+async fn endless_interim_responses_are_a_failed_attempt(setup: Setup) -> anyhow::Result<Accounted> {
     let server = ByteServer::start(|connection| {
         let answer = match connection {
             0 => Step::Repeat(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(100)),

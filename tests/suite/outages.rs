@@ -92,8 +92,8 @@ async fn while_the_store_is_unavailable_known_channels_are_served() -> anyhow::R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_store_is_unavailable_messages_wait_at_the_cost_of_no_try() -> anyhow::Result<()>
-{
+async fn while_the_store_is_unavailable_messages_wait_without_counting_attempts()
+-> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?;
     let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;

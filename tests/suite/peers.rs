@@ -5,14 +5,14 @@
 //! |---|---|
 //! | behind a 20 s endpoint a message for a fast one waited 16.8 s | `isolation::a_hung_channels_backlog_does_not_stop_a_healthy_one` |
 //! | the in-flight cap was soft: 610 of 500 | `isolation::the_cap_on_what_is_under_way_is_hard`; the brokers' contract, `a_window_is_hard` |
-//! | the time limit excluded the answer's body: a stalled one was posted again for ever, and a drain never ended | `a_stalled_answer_is_one_delivery_and_holds_up_no_drain` |
+//! | the time limit excluded the answer's body: a stalled one was posted again for ever, and a drain never ended | `a_stalled_response_is_one_delivery_and_does_not_delay_the_drain` |
 //! | with the queue down a post was stored, and its repeat was refused though nothing was sent | `producers::without_the_broker_no_key_is_remembered` |
-//! | a broker restart emptied the queue | `faults::on_rabbitmq_and_mongodb_faults_lose_nothing`; the brokers' contract, `what_was_not_settled_comes_back_after_reopening` |
+//! | a broker restart emptied the queue | `faults::on_rabbitmq_and_mongodb_faults_lose_nothing`; the brokers' contract, `an_unsettled_message_is_delivered_again_after_reopening` |
 //! | after a broker restart the consumer never came back | `outages::while_the_broker_is_unavailable_messages_are_refused_and_none_is_lost`; `rabbitmq::a_consumer_outlives_its_queue` |
-//! | a nack dropped the task | the brokers' contract, `a_delivery_that_is_dropped_comes_back` |
+//! | a nack dropped the task | the brokers' contract, `a_dropped_delivery_is_delivered_again` |
 //! | a per-endpoint rate was stored and not enforced | the dispatcher's lanes, `a_rate_is_enforced` and `what_is_parked_for_its_rate_comes_back_at_that_rate` |
-//! | 429 was retried on the ordinary schedule | `what_a_429_asks_for_is_waited` |
-//! | the HTTP client repeated a dropped request by itself, and one attempt was recorded | `each_request_that_is_dropped_is_a_try_of_its_own` |
+//! | 429 was retried on the ordinary schedule | `the_retry_after_of_a_429_is_honoured` |
+//! | the HTTP client repeated a dropped request by itself, and one attempt was recorded | `each_dropped_request_is_an_attempt` |
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -35,11 +35,11 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 on_both_setups! {
-    a_stalled_answer_is_one_delivery_and_holds_up_no_drain,
-    what_a_429_asks_for_is_waited,
-    each_request_that_is_dropped_is_a_try_of_its_own,
-    what_no_version_can_decode_is_dead_with_its_reason_and_comes_once,
-    what_nobody_can_read_in_the_journal_is_kept_and_told,
+    a_stalled_response_is_one_delivery_and_does_not_delay_the_drain,
+    the_retry_after_of_a_429_is_honoured,
+    each_dropped_request_is_an_attempt,
+    an_undecodable_message_is_dead_with_its_reason_and_comes_once,
+    unreadable_journal_entries_are_kept_and_reported,
 }
 
 /// What a bare server does with a request.
@@ -171,7 +171,7 @@ fn attempts(message: &Value) -> Vec<&Value> {
         .collect()
 }
 
-async fn a_stalled_answer_is_one_delivery_and_holds_up_no_drain(
+async fn a_stalled_response_is_one_delivery_and_does_not_delay_the_drain(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let channel = Bare::start(|body, _| {
@@ -207,7 +207,7 @@ async fn a_stalled_answer_is_one_delivery_and_holds_up_no_drain(
 
 /// Checked by the order of events: of two failing messages, the one with the longer `Retry-After`
 /// comes back last, though it failed first.
-async fn what_a_429_asks_for_is_waited(setup: Setup) -> anyhow::Result<Accounted> {
+async fn the_retry_after_of_a_429_is_honoured(setup: Setup) -> anyhow::Result<Accounted> {
     let busy = ScriptedServer::start(|request: &Received| match request.attempt {
         1 => Reply::status(429).header("retry-after", "4"),
         _ => Reply::ok(),
@@ -230,9 +230,7 @@ async fn what_a_429_asks_for_is_waited(setup: Setup) -> anyhow::Result<Accounted
     gateway.finish(&[&busy, &failing]).await
 }
 
-async fn each_request_that_is_dropped_is_a_try_of_its_own(
-    setup: Setup,
-) -> anyhow::Result<Accounted> {
+async fn each_dropped_request_is_an_attempt(setup: Setup) -> anyhow::Result<Accounted> {
     let channel = Bare::start(|body, count| {
         if body.contains("\"dropped\"") && count < 3 {
             Then::Drop
@@ -265,7 +263,7 @@ async fn each_request_that_is_dropped_is_a_try_of_its_own(
         .await
 }
 
-async fn what_no_version_can_decode_is_dead_with_its_reason_and_comes_once(
+async fn an_undecodable_message_is_dead_with_its_reason_and_comes_once(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
@@ -314,7 +312,7 @@ async fn what_no_version_can_decode_is_dead_with_its_reason_and_comes_once(
 }
 
 /// A recorder that starts later reports it too: it stays until an operator handles it.
-async fn what_nobody_can_read_in_the_journal_is_kept_and_told(
+async fn unreadable_journal_entries_are_kept_and_reported(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let mut gateway = Plan::new(setup)?.start().await?;

@@ -331,7 +331,7 @@ async fn a_bound_on_a_dead_queue_drops_no_dead_letter() -> anyhow::Result<()> {
 #[case::max_length(json!({"max-length": 5}), "sets max-length on")]
 #[case::message_ttl(json!({"message-ttl": 60_000}), "sets message-ttl on")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_gateways_policies_a_policy_that_breaks_a_promise_is_named_within_a_minute(
+async fn a_policy_that_breaks_a_promise_is_reported_within_a_minute(
     #[case] definition: Value,
     #[case] said: &str,
 ) -> anyhow::Result<()> {
@@ -397,8 +397,7 @@ async fn readyz_shows_a_policy_that_breaks_a_promise_and_stays_ready() -> anyhow
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_management_api_that_cannot_be_asked_is_said_without_its_password() -> anyhow::Result<()>
-{
+async fn an_unreachable_management_api_is_reported_without_its_password() -> anyhow::Result<()> {
     let mut vhost = Vhost::make().await?;
     let mut url = vhost.management.url.clone();
     // A URL with a host takes a password.

@@ -16,12 +16,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
 
 on_both_setups! {
-    sigterm_lets_a_delivery_end_that_is_under_way,
-    a_delivery_that_outlives_the_drain_goes_back_at_the_cost_of_no_try,
+    sigterm_lets_a_running_delivery_end,
+    a_delivery_that_outlives_the_drain_returns_uncounted,
     sigkill_of_each_process_loses_nothing,
 }
 
-async fn sigterm_lets_a_delivery_end_that_is_under_way(setup: Setup) -> anyhow::Result<Accounted> {
+async fn sigterm_lets_a_running_delivery_end(setup: Setup) -> anyhow::Result<Accounted> {
     let gate = CancellationToken::new();
     let gated = gate.clone();
     let channel = ScriptedServer::start(move |_| Reply::ok().after(gated.clone())).await?;
@@ -55,7 +55,7 @@ async fn sigterm_lets_a_delivery_end_that_is_under_way(setup: Setup) -> anyhow::
     gateway.finish(&[&channel]).await
 }
 
-async fn a_delivery_that_outlives_the_drain_goes_back_at_the_cost_of_no_try(
+async fn a_delivery_that_outlives_the_drain_returns_uncounted(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|request| match request.attempt {

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 on_both_setups! {
     a_repeated_message_is_delivered_once,
     repeats_at_once_are_delivered_once,
-    a_key_is_not_taken_for_another_message,
-    a_batch_is_delivered_and_what_is_wrong_with_it_is_told_of_each,
+    an_idempotency_key_is_refused_for_another_message,
+    a_batch_is_delivered_and_each_invalid_message_is_reported,
     a_full_batch_of_lines_is_delivered,
 }
 
@@ -83,7 +83,9 @@ async fn repeats_at_once_are_delivered_once(setup: Setup) -> anyhow::Result<Acco
     gateway.finish(&[&channel]).await
 }
 
-async fn a_key_is_not_taken_for_another_message(setup: Setup) -> anyhow::Result<Accounted> {
+async fn an_idempotency_key_is_refused_for_another_message(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let gateway = Plan::new(setup)?.start().await?;
     gateway.register("c", &channel.url()).await?;
@@ -99,7 +101,7 @@ async fn a_key_is_not_taken_for_another_message(setup: Setup) -> anyhow::Result<
     gateway.finish(&[&channel]).await
 }
 
-async fn a_batch_is_delivered_and_what_is_wrong_with_it_is_told_of_each(
+async fn a_batch_is_delivered_and_each_invalid_message_is_reported(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::ok()).await?;

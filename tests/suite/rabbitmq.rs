@@ -209,7 +209,7 @@ pub(crate) async fn receive_all(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_confirmed_around_a_cut_arrives() -> anyhow::Result<()> {
+async fn messages_confirmed_around_a_cut_arrive() -> anyhow::Result<()> {
     const PUBLISHES: usize = 500;
     let place = Place::make().await?;
     let broker = place.open().await?;
@@ -404,7 +404,7 @@ async fn a_publish_into_silence_ends_unconfirmed_and_the_silent_connection_is_le
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_unavailable_at_first_is_found_when_it_comes() -> anyhow::Result<()> {
+async fn a_server_that_starts_later_is_used() -> anyhow::Result<()> {
     let place = Place::make().await?;
     place.proxy.refuse();
     let broker = place.open().await?;
@@ -469,7 +469,7 @@ async fn a_retry_that_the_broker_cannot_take_now_is_not_lost() -> anyhow::Result
 /// If the broker accepted a message and the confirm is lost, it is published again. The duplicate
 /// has the same id, by which a receiver can drop it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_put_off_around_a_cut_comes_again_under_its_own_id() -> anyhow::Result<()> {
+async fn messages_delayed_around_a_cut_come_again_under_their_ids() -> anyhow::Result<()> {
     const MESSAGES: u16 = 500;
     const BEFORE_THE_CUT: usize = 20;
     let place = Place::make().await?;
@@ -574,7 +574,7 @@ async fn a_consumer_outlives_its_queue() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_in_hand_when_its_consumer_goes_can_still_be_settled() -> anyhow::Result<()> {
+async fn a_delivery_can_be_settled_after_its_consumer_was_dropped() -> anyhow::Result<()> {
     let place = Place::make().await?;
     let broker = place.open().await?;
     publish(&broker).await?;
@@ -597,7 +597,7 @@ async fn what_is_in_hand_when_its_consumer_goes_can_still_be_settled() -> anyhow
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_kills_its_consumers_again_and_again_is_dead_with_that_reason() -> anyhow::Result<()> {
+async fn a_message_over_the_delivery_limit_is_dead_with_that_reason() -> anyhow::Result<()> {
     let place = Place::make().await?;
     let broker = place.open().await?;
     let id = publish(&broker).await?;

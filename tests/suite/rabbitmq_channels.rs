@@ -196,7 +196,7 @@ async fn a_message_over_the_brokers_limit_is_too_large_and_disturbs_nothing_else
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_delivery_that_is_held_too_long_ends_no_other_consumer() -> anyhow::Result<()> {
+async fn a_delivery_held_too_long_ends_only_its_own_consumer() -> anyhow::Result<()> {
     let settings = "{consumer_timeout, 1000}, {channel_tick_interval, 500}";
     let (_folder, _server, place) = place_with(settings).await?;
     let (proxy, broker) = open_by(&place).await?;
@@ -215,7 +215,7 @@ async fn a_delivery_that_is_held_too_long_ends_no_other_consumer() -> anyhow::Re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_permission_concerns_its_queue_alone() -> anyhow::Result<()> {
+async fn a_missing_permission_affects_only_its_queue() -> anyhow::Result<()> {
     let settings = r#"{default_permissions, [<<".*">>, <<".*">>, <<"^(?!.*callbacks).*">>]}"#;
     let (_folder, _server, place) = place_with(settings).await?;
     let (proxy, broker) = open_by(&place).await?;
@@ -238,7 +238,7 @@ async fn a_missing_permission_concerns_its_queue_alone() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_confirms_nothing_is_not_ready_until_it_does() -> anyhow::Result<()> {
+async fn a_broker_without_confirms_is_not_ready() -> anyhow::Result<()> {
     let place = Place::make().await?;
     let (proxy, broker) = open_by(&place).await?;
     until_published(&broker).await?;

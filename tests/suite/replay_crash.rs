@@ -40,7 +40,7 @@ async fn run(engines: Engines, name: &str) -> anyhow::Result<ReplayReport> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_the_embedded_engines_it_goes_on_and_loses_nothing() -> anyhow::Result<()> {
+async fn a_replay_continues_after_a_crash_on_the_embedded_engines() -> anyhow::Result<()> {
     let report = run(Engines::Embedded, "replay").await?;
     assert_eq!(report.matched, LETTERS as u64);
     assert!(report.kept_its_promise());
@@ -48,7 +48,7 @@ async fn on_the_embedded_engines_it_goes_on_and_loses_nothing() -> anyhow::Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_rabbitmq_and_mongodb_it_goes_on_and_loses_nothing() -> anyhow::Result<()> {
+async fn a_replay_continues_after_a_crash_on_rabbitmq_and_mongodb() -> anyhow::Result<()> {
     let test_namespace = TestNamespace::fresh()?;
     let engines = Engines::Servers {
         broker: test_namespace.broker.to_string(),

@@ -17,14 +17,14 @@ use roundtrip_model::{DeadReason, decision::DeadKind};
 use serde_json::Value;
 
 on_both_setups! {
-    a_failed_try_is_made_again_under_the_same_id,
+    a_failed_attempt_is_retried_under_the_same_id,
     retry_after_is_honoured,
     a_refused_message_is_a_dead_letter_with_its_reason,
-    a_message_whose_tries_all_fail_is_a_dead_letter_with_its_reason,
+    a_message_whose_attempts_all_fail_is_a_dead_letter_with_its_reason,
     an_endpoint_that_hangs_is_timed_out_and_tried_again,
     a_redirect_is_a_failed_try_and_is_not_followed,
     a_status_that_speaks_of_the_server_kills_no_message,
-    answers_wait_for_a_sessions_server_that_is_unavailable,
+    answers_wait_for_an_unavailable_sessions_server,
     a_deleted_channels_message_is_a_dead_letter,
 }
 
@@ -42,7 +42,7 @@ async fn failing_once(
     .await
 }
 
-async fn a_failed_try_is_made_again_under_the_same_id(setup: Setup) -> anyhow::Result<Accounted> {
+async fn a_failed_attempt_is_retried_under_the_same_id(setup: Setup) -> anyhow::Result<Accounted> {
     let channel = failing_once(|| Reply::status(500)).await?;
     let gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
     gateway.register("c", &channel.url()).await?;
@@ -101,7 +101,7 @@ async fn a_refused_message_is_a_dead_letter_with_its_reason(
     gateway.finish(&[&channel]).await
 }
 
-async fn a_message_whose_tries_all_fail_is_a_dead_letter_with_its_reason(
+async fn a_message_whose_attempts_all_fail_is_a_dead_letter_with_its_reason(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::status(502)).await?;
@@ -178,7 +178,7 @@ async fn a_status_that_speaks_of_the_server_kills_no_message(
     gateway.finish(&channels.iter().collect::<Vec<_>>()).await
 }
 
-async fn answers_wait_for_a_sessions_server_that_is_unavailable(
+async fn answers_wait_for_an_unavailable_sessions_server(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;

@@ -46,7 +46,7 @@ async fn a_secret_in_an_answer_that_refuses_fails_the_test() -> anyhow::Result<(
 }
 
 #[tokio::test]
-async fn one_that_a_client_of_the_tests_own_was_given_too() -> anyhow::Result<()> {
+async fn a_secret_in_an_answer_to_a_plain_client_fails_the_test() -> anyhow::Result<()> {
     let gateway = holding(QUOTED).await?;
     let url = gateway.url(&format!("/channel/{QUOTED}"));
     gateway.exchange(plain_client()?.get(url)).await?;
@@ -54,7 +54,7 @@ async fn one_that_a_client_of_the_tests_own_was_given_too() -> anyhow::Result<()
 }
 
 #[tokio::test]
-async fn one_that_came_over_a_raw_connection_too() -> anyhow::Result<()> {
+async fn a_secret_over_a_raw_connection_fails_the_test() -> anyhow::Result<()> {
     let gateway = holding(QUOTED).await?;
     let mut raw = gateway.connect().await?;
     let head = "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
@@ -64,7 +64,7 @@ async fn one_that_came_over_a_raw_connection_too() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn one_that_a_channel_server_was_given_too() -> anyhow::Result<()> {
+async fn a_secret_sent_to_a_channel_server_fails_the_test() -> anyhow::Result<()> {
     let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
     let plan = Plan::new(Setup::Embedded)?.env("TEST_SECRET", QUOTED);
     let gateway = plan.schedule("100ms").start().await?;
@@ -94,7 +94,7 @@ async fn one_that_a_channel_server_was_given_too() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn one_that_a_command_was_told_too() -> anyhow::Result<()> {
+async fn a_secret_printed_by_a_command_fails_the_test() -> anyhow::Result<()> {
     let gateway = holding(QUOTED).await?;
     gateway.command(&["keys", "revoke", QUOTED]).await?;
     found(gateway, "what refused").await

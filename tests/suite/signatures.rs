@@ -101,7 +101,7 @@ async fn expect(checks: &[(Check, bool)]) -> anyhow::Result<()> {
 }
 
 /// The request unchanged, and with each signed part altered.
-fn as_it_is_and_tampered_with(secret: &str, received: &Received) -> Vec<(Check, bool)> {
+fn with_a_tampered_copy(secret: &str, received: &Received) -> Vec<(Check, bool)> {
     let check = || Check::new(secret, received);
     let text = |name: &str| {
         let value = received.headers.get(name);
@@ -152,8 +152,8 @@ async fn deliveries_and_forwards_are_believed_and_tampered_ones_are_not(
     gateway.send("c", "abc123").await?;
     let forward = &sessions.taken_at_least(1).await?[0];
     let delivery = &channel.taken_at_least(1).await?[0];
-    let mut checks = as_it_is_and_tampered_with(&secret, delivery);
-    checks.extend(as_it_is_and_tampered_with(SESSIONS_SECRET, forward));
+    let mut checks = with_a_tampered_copy(&secret, delivery);
+    checks.extend(with_a_tampered_copy(SESSIONS_SECRET, forward));
     checks.push((Check::new(SESSIONS_SECRET, delivery), false));
     checks.push((Check::new(&secret, forward), false));
     expect(&checks).await?;

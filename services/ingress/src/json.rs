@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_json_is_400() {
+    async fn invalid_json_is_400() {
         for body in ["", "{", "{\"session_id\": \"a\",}", "{} x", "\u{0}"] {
             assert_eq!(refused::<Value>(body).await["status"], 400, "{body}");
         }
@@ -279,7 +279,7 @@ mod tests {
     #[case::more_precise_than_a_double(r#"{"m": 12345678901234567890.10}"#)]
     #[case::nearly_nothing(r#"{"m": 1e-400}"#)]
     #[case::byte_order_mark("\u{feff}{\"m\": 1}")]
-    fn what_receivers_can_read_passes(#[case] json: &str) {
+    fn json_that_every_parser_reads_is_accepted(#[case] json: &str) {
         for rules in [KEPT, RELAYED] {
             assert!(parse::<Value>(json.as_bytes(), rules).is_ok(), "{json}");
         }
@@ -300,7 +300,7 @@ mod tests {
     #[case::long_path(&format!(r#"{{"m": {{"{}": 1e400}}}}"#, "x".repeat(100)), "m")]
     #[case::long_name(&format!(r#"{{"{}": 1e400}}"#, "x".repeat(100)), "body")]
     #[tokio::test]
-    async fn what_receivers_cannot_read_is_refused_by_its_field(
+    async fn json_that_some_parsers_reject_is_refused_by_its_field(
         #[case] json: &str,
         #[case] field: &str,
     ) {

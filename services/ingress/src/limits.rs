@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_request_has_taken_is_free_once_it_has_ended() {
+    fn the_budget_of_a_request_is_free_after_its_end() {
         let all = Arc::new(Semaphore::new(10));
         let one = BodyBudget::of(&all);
         let other = BodyBudget::of(&all);

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_page_of_every_list_has_no_cursor_though_it_is_full() {
+    async fn a_full_last_page_has_no_cursor() {
         let (bench, _) = bench_of(4).await;
         for number in 1..4 {
             bench.add_channel(&format!("c{number}")).await;
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_replay_of_ids_that_name_nothing_is_404() {
+    async fn a_replay_of_unknown_ids_is_404() {
         let (bench, ids) = bench_of(1).await;
         let unknown = MessageId::generate();
         for path in ["/messages/replay", "/dead-letters/replay"] {

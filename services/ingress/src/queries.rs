@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_callers_queries_are_asked_one_after_the_other() {
+    async fn the_queries_of_one_principal_run_one_at_a_time() {
         let queries = Queries::new();
         let first = queries.begin(&Principal::Anybody).ok().unwrap();
         let second = queries.begin(&Principal::Anybody).ok().unwrap();
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_kept_of_callers_who_are_gone() {
+    async fn no_state_remains_of_principals_without_queries() {
         let queries = Queries::new();
         drop(queries.begin(&Principal::Anybody));
         let _other = queries.begin(&Principal::Configured);

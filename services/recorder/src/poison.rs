@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn more_are_told_once_and_fewer_not_at_all() {
+    async fn only_a_growing_count_is_reported() {
         let unavailable = || Err(PublishError::Unavailable("for a moment".to_owned()));
         let looks = [
             Ok(0),

@@ -107,7 +107,7 @@ mod tests {
     const NONCE: [u8; roundtrip_model::sealing::NONCE_BYTES] = [0; 12];
 
     #[test]
-    fn all_who_start_at_once_have_one_key_and_so_has_who_starts_later() {
+    fn concurrent_and_later_starts_share_one_key() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data/encryption.key");
         let keys: Vec<_> = thread::scope(|scope| {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_holds_no_key_is_named() {
+    fn a_file_without_a_key_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("encryption.key");
         fs::write(&path, "not a key").unwrap();

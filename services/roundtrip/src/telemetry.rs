@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_is_quoted_where_it_is_no_single_word() {
+    fn external_text_of_several_words_is_quoted() {
         for (value, shown) in [
             ("abc-123", "abc-123"),
             ("kanal-ä", "kanal-ä"),

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn authorities_that_nobody_asks_are_refused() {
+    async fn unused_certificate_authorities_are_refused() {
         for url in [DEFAULT_URL, "amqp://localhost"] {
             let text = refusal(Config {
                 ca_file: Some("/nowhere/ca.pem".into()),
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn certificate_authorities_that_cannot_be_used_are_told() {
+    async fn unusable_certificate_authorities_are_reported() {
         let nowhere = |url| Config {
             ca_file: Some("/nowhere/ca.pem".into()),
             ..at(url)

@@ -164,7 +164,7 @@ mod tests {
     #[case(r#"{"deny": ["*"]}"#, "deny: entry 1 ")]
     #[case(r#"{"ports": ["https"]}"#, "ports: entry 1 ")]
     #[case(r#"{"ca_file": "/nowhere/ca.pem"}"#, "ca_file")]
-    fn what_cannot_be_meant_is_named(#[case] json: &str, #[case] begins: &str) {
+    fn a_contradictory_rule_is_named(#[case] json: &str, #[case] begins: &str) {
         let problem = refusal(json);
         assert!(problem.starts_with(begins), "{problem}");
     }

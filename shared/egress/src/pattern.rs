@@ -147,7 +147,7 @@ mod tests {
     #[case("fd00::/8", "fdff::1", true)]
     #[case("::1", "::1", true)]
     #[case("0.0.0.0/0", "::1", false)]
-    fn a_range_holds_its_addresses(
+    fn a_range_contains_its_addresses(
         #[case] entry: &str,
         #[case] address: &str,
         #[case] holds: bool,
@@ -167,7 +167,7 @@ mod tests {
     #[case("*.example.org", ".example.org", false)]
     #[case("bücher.example", "xn--bcher-kva.example", true)]
     #[case("db_1", "db_1", true)]
-    fn a_name_is_itself_and_a_star_is_what_lies_below(
+    fn a_name_matches_itself_and_a_star_its_subdomains(
         #[case] entry: &str,
         #[case] host: &str,
         #[case] named: bool,
@@ -203,20 +203,20 @@ mod tests {
     #[case("example.org|example.net")]
     #[case("*.*.example.org")]
     #[case("amqp://user:secret@example.org")]
-    fn what_is_none_of_these_is_refused_by_its_number(#[case] entry: &str) {
+    fn an_invalid_entry_is_refused_by_its_number(#[case] entry: &str) {
         let problem = read(&["example.org", entry]).unwrap_err();
         assert!(problem.starts_with("entry 2 "), "{problem}");
         assert!(!problem.contains("secret"), "{problem}");
     }
 
     #[test]
-    fn a_label_is_at_most_what_the_dns_takes() {
+    fn a_label_has_at_most_63_bytes() {
         assert!(read(&[&format!("{}.example", "a".repeat(MAX_LABEL))]).is_ok());
         assert!(read(&[&format!("{}.example", "a".repeat(MAX_LABEL + 1))]).is_err());
     }
 
     #[test]
-    fn an_empty_entry_is_none() {
+    fn an_empty_entry_is_ignored() {
         assert_eq!(read(&["", " "]).unwrap(), Patterns::default());
     }
 }

@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_port_is_refused_within_its_range_too() {
+    fn a_refused_port_is_refused_within_an_allowed_range() {
         let ports = Ports {
             ranges: vec![1..=10],
             refused: vec![5],

@@ -158,7 +158,7 @@ async fn an_append_resolves_with_the_confirm_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_ends_early_says_so_and_the_entry_still_comes() {
+async fn an_entry_is_still_published_after_its_wait_timed_out() {
     let broker = Scripted::new(false, 0);
     let journal = Journal::start(broker.clone());
     let sent = [small()];
@@ -169,7 +169,7 @@ async fn a_wait_that_ends_early_says_so_and_the_entry_still_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_together_leaves_together_up_to_the_bound_of_entries() {
+async fn concurrent_entries_share_a_message_up_to_the_entry_limit() {
     let broker = Scripted::new(false, 0);
     let journal = Journal::start(broker.clone());
     let sent: Vec<Entry> = (0..1200).map(|_| small()).collect();
@@ -208,7 +208,7 @@ async fn nothing_is_lost_while_publishes_fail() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_that_the_broker_cannot_take_holds_up_no_other() {
+async fn an_entry_that_the_broker_refuses_does_not_delay_others() {
     const MOST: usize = 10_000;
     let broker = Scripted::new(false, 0);
     broker.most.store(MOST, Ordering::Relaxed);
@@ -225,7 +225,7 @@ async fn an_entry_that_the_broker_cannot_take_holds_up_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_buffer_makes_callers_wait_and_loses_none() {
+async fn a_full_buffer_makes_callers_wait_and_loses_no_entry() {
     const LARGE: usize = 1024 * 1024;
     let broker = Scripted::new(false, 0);
     let journal = Journal::start(broker.clone());
@@ -245,7 +245,7 @@ async fn a_full_buffer_makes_callers_wait_and_loses_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_close_waits_for_what_was_taken_and_takes_no_more() {
+async fn the_close_publishes_accepted_entries_and_accepts_no_more() {
     let broker = Scripted::new(false, 0);
     let journal = Journal::start(broker.clone());
     let sent: Vec<Entry> = (0..900).map(|_| small()).collect();
@@ -261,7 +261,7 @@ async fn the_close_waits_for_what_was_taken_and_takes_no_more() {
 }
 
 #[test]
-fn what_is_no_list_of_entries_is_refused() {
+fn a_body_that_is_no_list_of_entries_is_refused() {
     for body in ["", "{}", "[1]", r#"[{"entry_id":"ent_1"}]"#] {
         assert!(decode(&Bytes::from(body)).is_err(), "{body}");
     }

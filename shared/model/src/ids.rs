@@ -260,13 +260,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_made_id_reads_back_as_itself() {
+    fn a_generated_id_parses_to_itself() {
         let id = MessageId::generate();
         assert_eq!(id.to_string().parse(), Ok(id));
     }
 
     #[test]
-    fn a_message_id_tells_when_it_was_made() {
+    fn a_message_id_contains_its_creation_time() {
         let id: MessageId = "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".parse().unwrap();
         assert_eq!(id.made_at(), datetime!(2024-11-03 06:41:14.931 UTC));
         let forged: MessageId = "msg_ffffffffffff7c4d8e9f0a1b2c3d4e5f".parse().unwrap();
@@ -292,7 +292,7 @@ mod tests {
     #[case::every_kind("A.z_0~-")]
     #[case::longest(&"x".repeat(MAX_CHANNEL_ID))]
     #[case::three_dots("...")]
-    fn a_channel_id_that_fits_is_taken(#[case] text: &str) {
+    fn a_valid_channel_id_is_accepted(#[case] text: &str) {
         assert_eq!(text.parse::<ChannelId>().unwrap().as_str(), text);
     }
 

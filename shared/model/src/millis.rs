@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_millisecond_that_was_read_is_written_as_it_was() {
+    fn milliseconds_are_read_and_written_unchanged() {
         for millis in [-62_135_596_800_000, -1, 0, 1, 253_402_300_799_999] {
             assert_eq!(of(time(millis).unwrap()), millis);
         }

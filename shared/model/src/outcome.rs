@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_says_where_to() {
+    fn the_summary_of_a_redirect_names_its_target() {
         let outcome = Outcome::Answered {
             status: 308,
             retry_after: None,

@@ -68,7 +68,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_are_taken_than_the_rate_and_a_seconds_worth(
+        fn a_limiter_admits_at_most_its_rate_plus_one_seconds_burst(
             per_second in 0.01_f64..1000.0,
             pauses in prop::collection::vec(0_u64..500, 1..300),
         ) {
@@ -85,7 +85,7 @@ mod tests {
         }
 
         #[test]
-        fn after_the_wait_that_it_names_one_can_be_taken(per_second in 0.01_f64..1000.0) {
+        fn after_the_reported_wait_one_more_is_admitted(per_second in 0.01_f64..1000.0) {
             let now = Instant::now();
             let mut limiter = RateLimiter::new(per_second, now);
             while limiter.take(now) {}

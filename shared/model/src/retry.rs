@@ -213,14 +213,14 @@ mod tests {
         }
 
         #[test]
-        fn a_schedule_that_gives_up_ends(seed: u64, attempts in 9_u32..) {
+        fn a_finite_schedule_ends(seed: u64, attempts in 9_u32..) {
             let mut random = SmallRng::seed_from_u64(seed);
             let next = policy(Then::GiveUp).next(attempts, None, ACCEPTED, ACCEPTED, &mut random);
             prop_assert_eq!(next, Next::Exhausted);
         }
 
         #[test]
-        fn a_schedule_that_repeats_never_gives_up_before_the_maximum_age(
+        fn a_repeating_schedule_ends_only_at_the_maximum_age(
             seed: u64, attempts in 1_u32.., age in 0_i64..72 * 3600,
         ) {
             let mut random = SmallRng::seed_from_u64(seed);
@@ -230,7 +230,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_is_tried_after_the_maximum_age(seed: u64, attempts in 1_u32.., over in 0_i64..1_000_000) {
+        fn no_attempt_follows_the_maximum_age(seed: u64, attempts in 1_u32.., over in 0_i64..1_000_000) {
             let mut random = SmallRng::seed_from_u64(seed);
             let now = ACCEPTED + DEFAULT_MAX_AGE + time::Duration::seconds(over);
             let next = policy(Then::RepeatTheLast).next(attempts, None, ACCEPTED, now, &mut random);
@@ -249,7 +249,7 @@ mod tests {
         }
 
         #[test]
-        fn the_same_draw_gives_the_same_answer(seed: u64, attempts: u32, asked in proptest::option::of(0_u64..10_000)) {
+        fn the_same_random_numbers_give_the_same_wait(seed: u64, attempts: u32, asked in proptest::option::of(0_u64..10_000)) {
             let asked = asked.map(Duration::from_secs);
             let next = || {
                 let mut random = SmallRng::seed_from_u64(seed);
@@ -259,7 +259,7 @@ mod tests {
         }
 
         #[test]
-        fn a_clock_set_back_makes_nothing_old(back in 0_i64..1_000_000_000) {
+        fn a_clock_set_back_makes_no_message_too_old(back in 0_i64..1_000_000_000) {
             let now = ACCEPTED - time::Duration::seconds(back);
             prop_assert!(!policy(Then::GiveUp).is_too_old(ACCEPTED, now));
         }

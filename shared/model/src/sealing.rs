@@ -186,7 +186,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_sealed_opens(secret: Vec<u8>, owner in "[a-z]{0,9}", nonce: [u8; NONCE_BYTES]) {
+        fn an_encrypted_secret_can_be_decrypted(secret: Vec<u8>, owner in "[a-z]{0,9}", nonce: [u8; NONCE_BYTES]) {
             let keys = keys(&[1]);
             let sealed = keys.seal(&secret, &owner, nonce).unwrap();
             prop_assert_eq!(keys.open(&sealed, &owner), Ok(secret));
@@ -226,7 +226,7 @@ mod tests {
     #[case("v1")]
     #[case("v1.x")]
     #[case("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
-    fn what_is_no_sealed_secret_is_named_so(#[case] text: &str) {
+    fn a_malformed_encrypted_secret_is_reported(#[case] text: &str) {
         assert_eq!(keys(&[1]).open(text, "c"), Err(Unopened::Malformed));
     }
 

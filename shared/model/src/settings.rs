@@ -239,7 +239,7 @@ mod tests {
     #[case::empty(json!({"retry_schedule": []}), ".retry_schedule", "must be a list of 1 to 64 durations")]
     #[case::interval(json!({"retry_schedule": ["7h"]}), ".retry_schedule", "each interval must be a duration such as \"10s\", 10ms to 6h")]
     #[case::paused(json!({"paused": "yes"}), ".paused", "must be true or false")]
-    fn a_wrong_setting_is_named_and_counts_as_not_set(
+    fn an_invalid_setting_is_named_and_counts_as_absent(
         #[case] delivery: Value,
         #[case] field: &str,
         #[case] problem: &str,
@@ -256,13 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_wrong_is_named() {
+    fn every_invalid_setting_is_named() {
         let metadata = metadata(json!({"timeout": null, "paused": 1}));
         assert_eq!(check(&metadata).unwrap_err().len(), 2);
     }
 
     #[test]
-    fn pausing_and_resuming_leave_all_else_as_it_is() {
+    fn pausing_changes_only_the_pause() {
         let before = metadata(json!({"timeout": "10s", "paused": false, "other": [1]}));
         let mut after = before.clone();
         set_paused(&mut after, true);
@@ -304,7 +304,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_passes_the_check_is_read(timeout in 0_u64..1_000_000, at_once: u16, rate: f64) {
+        fn checked_settings_can_be_read(timeout in 0_u64..1_000_000, at_once: u16, rate: f64) {
             let metadata = metadata(json!({
                 "timeout": format!("{timeout}ms"), "max_in_flight": at_once,
                 "rate_per_second": rate,

@@ -175,13 +175,13 @@ mod tests {
     }
 
     #[test]
-    fn the_specifications_example_is_signed_as_it_says() {
+    fn the_specifications_example_has_its_signature() {
         assert_eq!(alone(&SECRET.parse().unwrap()), SIGNATURE);
         assert_eq!(SIGNATURE.len() + 1, SIGNATURE_CHARACTERS);
     }
 
     #[test]
-    fn during_a_rotation_each_secret_signs_for_itself() {
+    fn during_a_rotation_each_secret_has_its_own_signature() {
         let older = [
             (secret(1), Some(at() + Duration::SECOND)),
             (secret(2), None),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_secret_signs_no_longer_than_it_should() {
+    fn an_old_secret_stops_signing_after_the_overlap() {
         let signer = Signer::new(&secret(0), [(secret(1), Some(at()))]);
         assert_eq!(signer.sign(ID, at(), BODY), alone(&secret(0)));
         let before = at() - Duration::SECOND;
@@ -205,7 +205,7 @@ mod tests {
     #[case::empty("whsec_")]
     #[case::too_short("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")]
     #[case::too_long(&format!("whsec_{}", BASE64_STANDARD.encode([0; MAX_SECRET_BYTES + 1])))]
-    fn what_is_no_secret_is_refused(#[case] text: &str) {
+    fn a_malformed_secret_is_refused(#[case] text: &str) {
         assert_eq!(text.parse::<SigningSecret>(), Err(NoSecret));
         assert!(!NoSecret.to_string().contains("AAAA"));
     }

@@ -13,7 +13,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn a_new_file_is_its_owners_alone_and_so_is_each_folder_on_the_way_to_it() {
+fn new_files_and_folders_are_private_to_their_owner() {
     let root = TempDir::new().unwrap();
     let outer = root.path().join("outer");
     let inner = outer.join("inner");
@@ -26,7 +26,7 @@ fn a_new_file_is_its_owners_alone_and_so_is_each_folder_on_the_way_to_it() {
 }
 
 #[test]
-fn a_missing_file_is_made_for_its_owner_alone() {
+fn a_missing_file_is_created_private() {
     let root = TempDir::new().unwrap();
     let path = root.path().join("data/file");
     create_missing(&path).unwrap();
@@ -37,7 +37,7 @@ fn a_missing_file_is_made_for_its_owner_alone() {
 
 /// The owner may want a group to read it.
 #[test]
-fn what_is_there_keeps_its_content_and_its_rights() {
+fn an_existing_file_keeps_its_content_and_permissions() {
     let root = TempDir::new().unwrap();
     fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
     let path = root.path().join("file");
@@ -61,7 +61,7 @@ fn a_link_is_no_new_file() {
 }
 
 #[test]
-fn where_a_link_leads_nowhere_its_end_is_made_private_and_then_left_alone() {
+fn the_missing_target_of_a_link_is_created_private() {
     let root = TempDir::new().unwrap();
     let (end, link) = (root.path().join("end"), root.path().join("link"));
     symlink(&end, &link).unwrap();
@@ -82,7 +82,7 @@ fn a_folder_that_cannot_be_made_is_an_error() {
 }
 
 #[test]
-fn a_file_is_open_to_others_where_they_may_read_or_change_it() {
+fn a_file_that_others_may_access_is_reported() {
     let root = TempDir::new().unwrap();
     let path = root.path().join("tls.key");
     fs::write(&path, "secret").unwrap();

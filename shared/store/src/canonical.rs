@@ -178,7 +178,10 @@ mod tests {
     #[case::long(json!({"long": "x".repeat(MAX_METADATA_BYTES)}), "channel_metadata")]
     #[case::values(json!({"a": vec![""; MAX_METADATA_VALUES]}), "channel_metadata")]
     #[case::number(json!({"a": {"n": [i64::MAX, u64::MAX]}}), "channel_metadata.a.n[1]")]
-    fn what_cannot_be_kept_is_refused_by_its_path(#[case] metadata: Value, #[case] path: &str) {
+    fn a_value_that_would_change_is_refused_by_its_path(
+        #[case] metadata: Value,
+        #[case] path: &str,
+    ) {
         let document = json!({"channel_id": "c", "channel_metadata": metadata});
         let refused = channel(&serde_json::from_value(document).unwrap());
         assert!(

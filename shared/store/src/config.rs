@@ -219,7 +219,7 @@ mod tests {
     #[case("mongodb:/user:secret@host/", "…")]
     #[case("user:secret://host/", "…")]
     #[case("sqlite:data/store.db", "sqlite:data/store.db")]
-    fn nothing_that_is_printed_holds_credentials(#[case] url: &str, #[case] printed: &str) {
+    fn printed_configuration_contains_no_credentials(#[case] url: &str, #[case] printed: &str) {
         assert_eq!(masked(url), printed);
         let config = Config {
             url: url.to_owned(),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn authorities_that_nobody_asks_are_refused() {
+    async fn unused_certificate_authorities_are_refused() {
         let config = Config {
             ca_file: Some("/nowhere/ca.pem".into()),
             ..Config::default()

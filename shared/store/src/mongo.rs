@@ -388,7 +388,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn that_no_server_answers_is_said_without_the_drivers_topology() {
+    async fn an_unreachable_server_is_reported_without_the_drivers_topology() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);

@@ -134,13 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn one_damaged_certificate_spoils_the_file() {
+    fn a_file_with_a_damaged_certificate_is_refused() {
         let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert!(read(&format!("{}{damaged}", authority())).is_err());
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_named() {
+    fn a_missing_file_is_named() {
         let error = Roots::read(Path::new("/nowhere/ca.pem")).unwrap_err();
         assert!(error.to_string().contains("/nowhere/ca.pem"), "{error}");
     }

@@ -351,7 +351,7 @@ async fn a_message_that_is_too_old_is_dead_without_a_try() {
 }
 
 #[tokio::test]
-async fn while_the_store_is_unavailable_messages_wait_at_the_cost_of_no_try() {
+async fn while_the_store_is_unavailable_messages_wait_without_counting_attempts() {
     assert_eq!(
         decide(Store::IsUnavailable, 3).await,
         Decision::Park(Config::default().park + ONE_AT_THE_PACE)

@@ -171,7 +171,7 @@ mod tests {
     #[case::typed_by_a_person("none", None, true)]
     #[case::own_page("same-origin", None, true)]
     #[case::own_site("same-site", None, true)]
-    fn a_browsers_request_from_another_site_is_refused_without_an_origin_too(
+    fn a_cross_site_request_without_an_origin_is_refused(
         #[case] site: &str,
         #[case] origin: Option<&str>,
         #[case] expected: bool,

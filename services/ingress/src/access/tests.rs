@@ -146,7 +146,7 @@ async fn whatever_is_wrong_with_a_key_the_answer_is_the_same() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_presented_twice_is_none() {
+async fn two_keys_in_one_request_are_refused() {
     let bench = Bench::in_production().await;
     let key = operator();
     let twice = [("authorization", &*key), ("authorization", &*key)];
@@ -155,7 +155,7 @@ async fn a_key_that_is_presented_twice_is_none() {
 }
 
 #[tokio::test]
-async fn what_is_open_asks_for_no_key() {
+async fn an_open_call_needs_no_key() {
     let bench = Bench::in_production().await;
     let open: Vec<_> = calls()
         .into_iter()
@@ -189,7 +189,7 @@ async fn what_is_open_asks_for_no_key() {
     "GET /channel/message/{message_id}",
 ][..]))]
 #[tokio::test]
-async fn a_role_allows_what_it_is_for_and_nothing_else(
+async fn a_role_allows_only_its_own_calls(
     #[case] role: KeyRole,
     #[case] expected: Option<&[&str]>,
 ) {
@@ -230,7 +230,7 @@ async fn the_configured_key_is_an_operators() {
 }
 
 #[tokio::test]
-async fn development_asks_for_no_key_and_takes_no_wrong_one() {
+async fn development_needs_no_key_and_refuses_a_wrong_one() {
     let bench = Bench::new().await;
     let (_, viewer) = keep(&bench, new_key(KeyRole::Viewer)).await;
     let deleted = |headers: &'static [(&str, &str)]| {
@@ -266,7 +266,7 @@ async fn an_idempotency_key_is_its_callers_own() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_used_too_fast_is_told_when_to_come_back() {
+async fn a_key_over_its_rate_gets_429_with_retry_after() {
     let bench = Bench::in_production().await;
     let slow = NewKey {
         rate_per_second: Some(3),

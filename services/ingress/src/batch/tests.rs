@@ -47,7 +47,7 @@ async fn each_message_has_its_result_in_its_place() {
 }
 
 #[tokio::test]
-async fn a_bad_message_fails_alone_and_as_the_single_call_would() {
+async fn a_bad_message_of_a_batch_fails_like_a_single_call() {
     let bench = Bench::new().await;
     let bad = [
         r#"{"channel_id":"c","message":"m"}"#,
@@ -88,7 +88,7 @@ async fn a_malformed_line_fails_alone() {
 #[case::empty("[]", 422, Some("body"))]
 #[case::too_many(&messages(MAX_MESSAGES + 1), 422, Some("body"))]
 #[tokio::test]
-async fn an_array_that_cannot_be_taken_is_refused_whole(
+async fn an_invalid_array_is_refused_as_a_whole(
     #[case] body: &str,
     #[case] status: u16,
     #[case] field: Option<&str>,
@@ -236,7 +236,7 @@ async fn a_bad_key_is_named_as_the_field() {
 }
 
 #[tokio::test]
-async fn without_a_broker_each_message_says_so() {
+async fn without_a_broker_each_message_reports_503() {
     let bench = Bench::new().await;
     bench.broker.set(Mood::IsUnavailable);
     let answer = bench.post(PATH, &[], messages(3)).await;

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_answer_too_many_to_a_delivery_is_refused_and_those_to_others_are_not() {
+    async fn only_the_delivery_with_too_many_answers_refuses_more() {
         let limits = limits(3, 1_000);
         let to = delivered();
         for _ in 0..3 {

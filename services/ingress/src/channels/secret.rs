@@ -180,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn without_an_overlap_the_new_one_signs_alone() {
+    fn without_an_overlap_only_the_new_secret_signs() {
         let zero = Duration::ZERO;
         let secrets = after(&[(zero, zero), (zero, HOUR), (zero, zero)]);
         assert_eq!(secrets, [secret("2", None)]);
     }
 
     #[test]
-    fn none_is_cut_off_before_its_time() {
+    fn no_secret_ends_before_its_overlap() {
         let mut secrets = Vec::new();
         for (number, overlap) in (1..).zip([HOUR, HOUR, 2 * HOUR]) {
             secrets = rotated(number.to_string(), &secrets, NOW, overlap).unwrap();

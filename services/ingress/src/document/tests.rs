@@ -41,7 +41,7 @@ fn the_document_has_the_routers_calls_and_no_others() {
 }
 
 #[test]
-fn a_call_that_needs_a_key_says_so_and_one_that_needs_none_too() {
+fn the_document_states_which_calls_need_a_key() {
     for (method, path, access) in crate::calls() {
         let operation = &DOCUMENT["paths"][path][method.as_str().to_lowercase()];
         let open = operation["security"] == json!([{}]);
@@ -61,7 +61,7 @@ fn a_call_that_needs_a_key_says_so_and_one_that_needs_none_too() {
 }
 
 #[tokio::test]
-async fn it_is_served_whole_and_as_a_page_that_loads_nothing() {
+async fn the_document_and_its_page_need_no_other_server() {
     let bench = Bench::new().await;
     let json = bench.request(Method::GET, "/openapi.json", &[], "").await;
     assert_eq!(

@@ -41,7 +41,7 @@ async fn another_message_under_the_key_is_422_and_names_the_header() {
 }
 
 #[tokio::test]
-async fn of_repeats_at_once_one_is_enqueued_and_all_get_its_answer() {
+async fn concurrent_repeats_enqueue_one_message_and_share_its_response() {
     let bench = Bench::new().await;
     let answers = join_all((0..20).map(|_| keyed(&bench, "k", BODY))).await;
     assert_eq!(bench.broker.taken().len(), 1);
@@ -54,7 +54,7 @@ async fn of_repeats_at_once_one_is_enqueued_and_all_get_its_answer() {
 }
 
 #[tokio::test]
-async fn a_repeat_that_waited_in_vain_is_409_and_told_when_to_come_back() {
+async fn a_repeat_of_an_unfinished_request_is_409_with_retry_after() {
     let bench = Bench::new().await;
     bench.broker.set(Mood::NeverAnswers);
     let repeat = tokio::select! {
@@ -69,7 +69,7 @@ async fn a_repeat_that_waited_in_vain_is_409_and_told_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn what_was_not_enqueued_is_not_remembered() {
+async fn a_refused_request_leaves_no_idempotency_record() {
     let bench = Bench::new().await;
     bench.broker.set(Mood::IsUnavailable);
     assert_eq!(keyed(&bench, "k", BODY).await.status, 503);
@@ -82,7 +82,7 @@ async fn what_was_not_enqueued_is_not_remembered() {
 }
 
 #[tokio::test]
-async fn what_may_have_been_enqueued_is_enqueued_again_under_its_id() {
+async fn an_unconfirmed_message_is_enqueued_again_under_its_id() {
     let bench = Bench::new().await;
     bench.broker.set(Mood::Unconfirmed);
     assert_eq!(keyed(&bench, "k", BODY).await.status, 503);

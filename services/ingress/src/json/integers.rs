@@ -106,7 +106,7 @@ mod tests {
     #[case::doubles(r#"{"a":[1e300,12345678901234567890.5,1.2345678901234567890e19]}"#)]
     #[case::text(r#"{"a":"12345678901234567890 \" 12345678901234567890","b\\":1}"#)]
     #[case::name(r#"{"12345678901234567890":1}"#)]
-    fn what_is_kept_as_it_is_passes(#[case] json: &str) {
+    fn an_integer_that_stays_exact_is_accepted(#[case] json: &str) {
         assert_eq!(check(json), Ok(()));
     }
 
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_would_be_kept_as_another_number_is_refused_by_every_call() {
+    async fn an_integer_that_would_be_rounded_is_refused_by_every_call() {
         let bench = Bench::new().await;
         for integer in ["12345678901234567890", "-123456789012345678901234567890"] {
             let metadata = format!(r#"{{"endpoint_url":"http://h/","account":{integer}}}"#);

@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_broker_never_takes_is_413_and_not_to_be_repeated() {
+    fn a_message_larger_than_the_broker_accepts_is_413_without_retry_after() {
         let problem = Problem::from(PublishError::TooLarge);
         assert_eq!(problem.status, 413);
         assert!(problem.retry_after.is_none() && !problem.may_be_enqueued);

@@ -49,7 +49,7 @@ fn a_public_url_with_a_password_is_refused_without_showing_it() {
 }
 
 #[test]
-fn the_default_file_says_what_the_code_does() {
+fn the_default_file_has_the_defaults_of_the_code() {
     let table = file::parse("roundtrip.toml".into(), DEFAULT_FILE).unwrap();
     let read: Config = reading::read(table).unwrap();
     assert_eq!(read, Config::default());
@@ -137,7 +137,7 @@ fn production_reports_every_missing_setting_at_once() {
 }
 
 #[test]
-fn production_takes_no_key_that_is_one_byte_over_and_over() {
+fn production_refuses_a_secret_of_one_repeated_byte() {
     let good = Config {
         environment: Environment::Production,
         sessions_server: Some("http://sessions.example/".to_owned()),

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_under_way_is_not_idle_however_long_it_takes() {
+    async fn a_long_request_is_not_idle() {
         let activity = activity();
         let under_way = activity.begin(Version::HTTP_11);
         tokio::time::advance(IDLE * 3).await;

@@ -75,7 +75,7 @@ async fn head(stream: &mut TcpStream) -> String {
 const REQUEST: &str = "GET / HTTP/1.1\r\nhost: h\r\n\r\n";
 
 #[tokio::test]
-async fn who_says_nothing_or_never_ends_its_headers_is_cut() {
+async fn a_client_that_never_completes_its_headers_is_disconnected() {
     let limits = Limits {
         header_timeout: SHORT,
         ..LIMITS
@@ -93,7 +93,7 @@ async fn who_says_nothing_or_never_ends_its_headers_is_cut() {
 }
 
 #[tokio::test]
-async fn headers_of_a_later_request_have_their_time_too() {
+async fn later_requests_have_a_header_time_limit() {
     let limits = Limits {
         header_timeout: SHORT,
         ..LIMITS
@@ -121,7 +121,7 @@ async fn an_idle_connection_is_closed_and_one_with_a_request_is_not() {
 }
 
 #[tokio::test]
-async fn beyond_the_last_place_a_connection_is_told_so_and_closed() {
+async fn a_connection_over_the_limit_gets_503_and_is_closed() {
     let port = Port::open(LIMITS).await;
     let mut first = port.say(REQUEST).await;
     assert!(head(&mut first).await.contains("200 OK"));
@@ -151,7 +151,7 @@ async fn beyond_the_last_place_a_connection_is_told_so_and_closed() {
 }
 
 #[tokio::test]
-async fn headers_far_beyond_their_bound_are_given_up_on() {
+async fn far_too_long_headers_end_the_connection() {
     let port = Port::open(LIMITS).await;
     let long = format!(
         "GET / HTTP/1.1\r\nx: {}\r\n\r\n",
@@ -165,7 +165,7 @@ async fn headers_far_beyond_their_bound_are_given_up_on() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_refused_before_it_was_read_is_answered() {
+async fn a_request_refused_before_its_body_was_read_is_answered() {
     let port = Port::open(LIMITS).await;
     let length = 8 << 20;
     let head = format!("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n");
@@ -196,7 +196,7 @@ fn post_head(path: &str, bytes: usize) -> String {
 }
 
 #[tokio::test]
-async fn an_answer_before_the_body_says_that_the_connection_ends() {
+async fn an_answer_before_the_body_announces_the_close() {
     let port = Port::open(LIMITS).await;
     let stream = port.say(&post_head("/unread", 5)).await;
     let answer = rest(stream).await;
@@ -205,7 +205,7 @@ async fn an_answer_before_the_body_says_that_the_connection_ends() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_to_be_asked_for_its_body_is_not_asked() {
+async fn no_100_continue_is_sent_for_an_unread_body() {
     let port = Port::open(LIMITS).await;
     let head = post_head("/unread", 5).replace("host: h", "host: h\r\nexpect: 100-continue");
     let answer = rest(port.say(&head).await).await;
@@ -214,7 +214,7 @@ async fn a_client_that_waits_to_be_asked_for_its_body_is_not_asked() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_there_is_passed_over_and_the_connection_goes_on() {
+async fn an_unread_body_that_has_arrived_is_skipped() {
     let port = Port::open(LIMITS).await;
     for path in ["/unread", "/read"] {
         let mut stream = port.say(&(post_head(path, 5) + "hello")).await;

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_cannot_be_used_are_named_once_and_never_shown() {
+    fn unusable_files_are_named_once_without_their_content() {
         let (one, other) = (made(), made());
         let (cert, key) = (Some(one.cert.as_str()), Some(one.key.as_str()));
         let encrypted = one.key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_has_expired_is_shown_until_there_is_a_better() {
+    async fn an_expired_certificate_is_used_until_it_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let put = |made: &Made| write(folder.path(), Some(&made.cert), Some(&made.key));
         put(&made_for(PAST, PAST + 1));

@@ -58,7 +58,7 @@ pub async fn two_consumers_share_a_queue<H: Harness>(engine: &mut Engine<H>) {
 }
 
 /// The messages in its window, and the delivery in hand that was then dropped.
-pub async fn a_dropped_consumer_gives_back_what_it_held<H: Harness>(engine: &mut Engine<H>) {
+pub async fn a_dropped_consumer_returns_its_deliveries<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let mut sent = HashSet::new();
     for number in 0..10 {
@@ -103,7 +103,9 @@ pub async fn ready_counts_neither_the_delayed_nor_the_handed_out<H: Harness>(
 }
 
 /// An engine that counts late may exceed the bound by a few messages.
-pub async fn a_full_queue_refuses_and_keeps_what_it_took<H: Harness>(engine: &mut Engine<H>) {
+pub async fn a_full_queue_refuses_publishes_and_keeps_its_messages<H: Harness>(
+    engine: &mut Engine<H>,
+) {
     const BOUND: usize = 10;
     const FAR_BEYOND: u32 = 1000;
     let broker = engine
@@ -144,7 +146,7 @@ pub async fn a_full_queue_refuses_and_keeps_what_it_took<H: Harness>(engine: &mu
 }
 
 /// The status is `Unavailable`.
-pub async fn nothing_is_taken_after_closing<H: Harness>(engine: &mut Engine<H>) {
+pub async fn after_closing_publishes_are_refused<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     broker.close().await;
     let taken = timeout(LIMIT, broker.publish(Route::Callbacks, numbered(1))).await;

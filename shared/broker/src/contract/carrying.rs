@@ -12,7 +12,7 @@ use super::{
 use crate::{Message, Queue, Route};
 
 /// Id, attempts, replays, time of acceptance (to the millisecond), reason and body are preserved.
-pub async fn a_message_arrives_as_it_was<H: Harness>(engine: &mut Engine<H>) {
+pub async fn a_message_arrives_unchanged<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let every_byte: Vec<u8> = (0..=255).collect();
     let sent = Message {

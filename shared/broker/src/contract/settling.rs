@@ -14,7 +14,7 @@ fn refused() -> DeadReason {
 }
 
 /// Not after a restart either: the first message to arrive is the one published then.
-pub async fn what_was_done_does_not_come_back<H: Harness>(engine: &mut Engine<H>) {
+pub async fn an_acked_message_is_not_delivered_again<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     publish(&broker, &numbered(1)).await;
     let mut consumer = consume(&broker, Queue::Outbound, 10).await;
@@ -31,7 +31,9 @@ pub async fn what_was_done_does_not_come_back<H: Harness>(engine: &mut Engine<H>
 }
 
 /// Delivered or not, it comes back unchanged.
-pub async fn what_was_not_settled_comes_back_after_reopening<H: Harness>(engine: &mut Engine<H>) {
+pub async fn an_unsettled_message_is_delivered_again_after_reopening<H: Harness>(
+    engine: &mut Engine<H>,
+) {
     let broker = engine.fresh().await;
     let sent = [numbered(1), numbered(2), numbered(3)];
     for message in &sent {
@@ -56,7 +58,7 @@ pub async fn what_was_not_settled_comes_back_after_reopening<H: Harness>(engine:
 }
 
 /// At once, and without counting an attempt.
-pub async fn a_delivery_that_is_dropped_comes_back<H: Harness>(engine: &mut Engine<H>) {
+pub async fn a_dropped_delivery_is_delivered_again<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = numbered(1);
     publish(&broker, &sent).await;
@@ -76,7 +78,7 @@ pub async fn a_retry_comes_after_its_delay_and_counts<H: Harness>(engine: &mut E
 }
 
 /// No attempt is counted.
-pub async fn a_parked_message_comes_after_its_delay_and_counts_nothing<H: Harness>(
+pub async fn a_snoozed_message_comes_after_its_delay_and_counts_no_attempt<H: Harness>(
     engine: &mut Engine<H>,
 ) {
     comes_after_its_delay(engine, Decision::Park(DELAY), 0).await;
@@ -111,7 +113,7 @@ async fn comes_after_its_delay<H: Harness>(
 }
 
 /// Neither in its queue nor in the window.
-pub async fn a_delayed_message_holds_up_no_other<H: Harness>(engine: &mut Engine<H>) {
+pub async fn a_delayed_message_does_not_delay_others<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let mut consumer = consume(&broker, Queue::Outbound, 1).await;
     publish(&broker, &numbered(1)).await;
@@ -204,7 +206,7 @@ pub async fn a_dead_callback_lies_in_its_own_dead_queue<H: Harness>(engine: &mut
 }
 
 /// Through a retry, its death and a restart.
-pub async fn a_message_keeps_its_round_wherever_it_goes<H: Harness>(engine: &mut Engine<H>) {
+pub async fn a_message_keeps_its_replay_count_in_every_queue<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = Message {
         replay_count: 7,
@@ -246,7 +248,7 @@ pub async fn a_dead_journal_batch_lies_in_its_own_dead_queue<H: Harness>(engine:
 }
 
 /// A dead queue is a queue: a snoozed dead letter comes back to it with its reason.
-pub async fn a_dead_letter_can_be_parked_and_removed<H: Harness>(engine: &mut Engine<H>) {
+pub async fn a_dead_letter_can_be_snoozed_and_removed<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     publish(&broker, &numbered(1)).await;
     let mut consumer = consume(&broker, Queue::Outbound, 1).await;

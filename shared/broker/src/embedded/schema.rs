@@ -88,7 +88,7 @@ pub(super) fn open(path: &Path, now: i64) -> Result<Connection, OpenError> {
         }
         Found::Empty => create(&mut connection).map_err(|error| failed(error.into()))?,
     }
-    wait_no_longer_than_asked(&connection, now).map_err(|error| failed(error.into()))?;
+    cap_the_waits_at_their_delay(&connection, now).map_err(|error| failed(error.into()))?;
     // The file's directory entry must be as durable as its content.
     sync_folder(path).map_err(|error| failed(error.into()))?;
     Ok(connection)
@@ -157,7 +157,7 @@ fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
 
 /// After the time of day was set back, due times of the last process would lie too far in the
 /// future. No message waits longer than its own delay from now.
-fn wait_no_longer_than_asked(connection: &Connection, now: i64) -> rusqlite::Result<()> {
+fn cap_the_waits_at_their_delay(connection: &Connection, now: i64) -> rusqlite::Result<()> {
     let mut statement = connection.prepare(
         "UPDATE parcel SET due = ?2 + delay
          WHERE queue = ?1 AND due > ?2 AND due > ?2 + delay",

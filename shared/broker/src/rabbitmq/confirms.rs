@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_publish_that_waits_is_not_stuck_while_others_are_confirmed() {
+    async fn a_waiting_publish_is_not_stuck_while_others_are_confirmed() {
         let confirms = Confirms::new(LIMIT);
         let _lost = confirms.sent(Queue::Outbound, true);
         for _ in 0..5 {

@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused_without_showing_it() {
+    fn an_unreadable_url_is_refused_without_showing_it() {
         for url in [
             "amqp://a:b@h1:5672/%2f,amqp://a:secret@h2:5672/%2f",
             "amqp://a:b@h1:5672,amqp://a:secret@h2:5672/%2f",
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_leads_nowhere_does_not_hide_the_other_hosts() {
+    async fn an_unresolvable_host_does_not_hide_the_others() {
         let endpoint = Endpoint::parse("amqp://nowhere.invalid,127.0.0.1").unwrap();
         let (candidates, failed) = endpoint.candidates().await;
         assert_eq!(candidates.len(), 1);

@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_not_max_backlog_is_told_with_what_sets_it() {
+    fn a_limit_other_than_max_backlog_is_reported_with_its_policy() {
         let warnings = warnings(
             vec![queue("callbacks", Some("everything"))],
             json!({"max-length": 5}),
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_policy_is_told_beside_the_gateways_own() {
+    fn an_operator_policy_is_reported_beside_the_gateways_own() {
         let config = Config::default();
         let own = policies(&config).map(|policy| Existing {
             name: policy.name,
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_that_sends_messages_elsewhere_is_told() {
+    fn an_alternate_exchange_is_reported() {
         let found = Found {
             exchanges: vec![queue("direct", Some("everything"))],
             policies: vec![Existing {

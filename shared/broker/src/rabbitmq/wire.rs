@@ -226,7 +226,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_message_comes_back_as_it_was(id in "[a-z0-9_]{1,40}", attempts: u32, replay_count: u32, millis in 0_i64..4_000_000_000_000, body: Vec<u8>) {
+        fn a_message_survives_the_wire_unchanged(id in "[a-z0-9_]{1,40}", attempts: u32, replay_count: u32, millis in 0_i64..4_000_000_000_000, body: Vec<u8>) {
             let message = Message { id, attempts, replay_count, accepted_at: millis::time(millis).unwrap(), dead: None, body: body.into() };
             prop_assert_eq!(round_trip(message.clone(), Queue::Outbound), message);
         }
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_message_decodes_alike_every_time() {
+    fn a_foreign_message_decodes_the_same_every_time() {
         let decoded = || {
             decode(
                 received(BasicProperties::default(), b"hello"),
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_broker_gave_up_says_so() {
+    fn the_brokers_own_dead_letters_have_a_reason() {
         let mut death = FieldTable::default();
         death.insert("queue".into(), text("roundtrip.outbound.0"));
         death.insert("reason".into(), text("delivery_limit"));

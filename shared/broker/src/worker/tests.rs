@@ -229,7 +229,7 @@ async fn concurrency_is_reached_and_never_exceeded_not_even_by_receiving() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_is_what_the_handler_says_and_the_loop_goes_on() {
+async fn the_handler_decides_about_its_panic_and_the_loop_goes_on() {
     let handler = Gated::new(100);
     let run = Run::start(1, handler, |script| {
         script.messages = named(&["panics", "next"]);
@@ -287,7 +287,7 @@ async fn a_stop_ends_a_loop_that_waits_for_a_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_outlasts_the_drain_goes_back_with_no_try_counted() {
+async fn a_delivery_that_outlasts_the_drain_returns_uncounted() {
     let run = Run::start(2, Gated::new(0), |script| {
         script.messages = named(&["1", "2"]);
     });
@@ -302,7 +302,7 @@ async fn what_outlasts_the_drain_goes_back_with_no_try_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_consumer_that_ends_is_drained_too() {
+async fn an_ended_consumer_is_drained() {
     let run = Run::start(2, Gated::new(0), |script| {
         script.messages = named(&["1"]);
         script.then_ends = true;

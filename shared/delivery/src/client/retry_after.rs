@@ -46,7 +46,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_value_makes_it_panic(bytes: Vec<u8>) {
+        fn no_value_causes_a_panic(bytes: Vec<u8>) {
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {
                 let _ = read(&value, NOW);
             }

@@ -62,7 +62,7 @@ fn an_ipv4_range_is_special_from_its_first_to_its_last_address(
 #[case("2606:4700:4700::1111")]
 #[case("2a00:1450:4001:80e::200e")]
 #[case("3ffe:ffff::")]
-fn what_lies_beside_the_ranges_is_global(#[case] text: &str) {
+fn addresses_next_to_the_ranges_are_global(#[case] text: &str) {
     assert_eq!(of(text), None);
 }
 
@@ -112,7 +112,7 @@ fn what_lies_beside_the_ranges_is_global(#[case] text: &str) {
 #[case("feff::1", Special::Private)]
 #[case("fe00::1", Special::Reserved)]
 #[case("ff02::1", Special::Multicast)]
-fn a_special_address_is_known_for_what_it_is(#[case] text: &str, #[case] expected: Special) {
+fn a_special_address_is_classified(#[case] text: &str, #[case] expected: Special) {
     assert_eq!(of(text), Some(expected));
 }
 
@@ -134,7 +134,7 @@ fn a_special_address_is_known_for_what_it_is(#[case] text: &str, #[case] expecte
 #[case("2002:808:808::5efe:10.1.2.3", &["8.8.8.8", "10.1.2.3"])]
 #[case("2606:4700::1", &[])]
 #[case("10.1.2.3", &[])]
-fn what_an_address_carries_is_found(#[case] text: &str, #[case] carried: &[&str]) {
+fn an_embedded_ipv4_address_is_found(#[case] text: &str, #[case] carried: &[&str]) {
     let found: Vec<_> = embedded(text.parse().unwrap())
         .map(|address| address.to_string())
         .collect();

@@ -29,7 +29,7 @@ fn refused(guard: &Guard, url: &str) -> Refusal {
 }
 
 #[test]
-fn what_is_allowed_overrides_the_rules_about_hosts_and_addresses() {
+fn an_allowed_entry_overrides_the_rules_for_hosts_and_addresses() {
     let guard = guard(&["10.1.0.0/16", "*.corp.internal", "printer"], &[]);
     for url in [
         "http://10.1.2.3/",
@@ -45,7 +45,7 @@ fn what_is_allowed_overrides_the_rules_about_hosts_and_addresses() {
 }
 
 #[test]
-fn an_allowed_name_may_lead_anywhere_but_to_what_hands_out_credentials() {
+fn an_allowed_name_may_lead_anywhere_except_to_metadata_services() {
     let guard = guard(&["hooks.corp.internal", "169.254.1.1"], &["10.9.0.0/16"]);
     let at = |address| answer(&guard, "hooks.corp.internal", &[address]);
     for good in ["10.0.0.1", "127.0.0.1", "fd12::1", "8.8.8.8", "169.254.1.1"] {
@@ -78,7 +78,7 @@ fn an_allowed_name_may_lead_anywhere_but_to_what_hands_out_credentials() {
 }
 
 #[test]
-fn what_is_denied_stays_so_whatever_else_is_said() {
+fn a_denied_entry_overrides_every_other_rule() {
     let guard = guard(
         &["example.org", "*.example.org", "203.0.113.0/24"],
         &["evil.example.org", "203.0.113.7", "8.8.8.0/24"],
@@ -179,7 +179,7 @@ fn the_development_default_may_connect_to_the_machine_itself_at_any_port() {
 }
 
 #[test]
-fn where_https_is_asked_for_nothing_else_is_taken_at_any_port() {
+fn with_https_required_no_port_allows_http() {
     let config = Config {
         https_only: true,
         allow: vec!["10.0.0.1".to_owned()],

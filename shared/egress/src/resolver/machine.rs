@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn all_nameservers_are_asked_at_once_and_none_has_the_last_word_that_a_name_is_not() {
+    fn one_nameservers_denial_does_not_hide_anothers_answer() {
         let config = set_up(5, "corp.example", &[]);
         let (config, options) = as_the_system_does(&config, ResolverOpts::default());
         assert_eq!(config.name_servers().len(), MAX_SERVERS);

@@ -47,7 +47,7 @@ async fn answer(socket: &UdpSocket, code: ResponseCode) {
 
 /// The test's runtime has one thread: all lookups start before the first is answered.
 #[tokio::test]
-async fn who_asks_for_a_name_at_the_same_time_shares_one_lookup() {
+async fn concurrent_lookups_of_one_name_share_a_query() {
     const LOOKUPS: usize = 50;
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let resolver = resolver(socket.local_addr().unwrap());
@@ -66,7 +66,7 @@ async fn who_asks_for_a_name_at_the_same_time_shares_one_lookup() {
 }
 
 #[tokio::test]
-async fn what_a_lookup_says_of_its_failure_names_no_server_and_no_other_name() {
+async fn the_error_of_a_lookup_names_no_server_and_no_other_name() {
     for (code, expected) in [
         (
             ResponseCode::NXDomain,

@@ -91,7 +91,7 @@ fn a_message_that_arrives_walks_to_forwarded() {
 }
 
 #[test]
-fn a_dead_message_that_is_replayed_begins_again() {
+fn a_replayed_dead_letter_starts_again() {
     walk(vec![
         (0, accepted(), State::Queued),
         (
@@ -111,7 +111,7 @@ fn a_dead_message_that_is_replayed_begins_again() {
 }
 
 #[test]
-fn an_answer_that_nobody_takes_is_dead_until_it_is_replayed() {
+fn an_undeliverable_answer_is_dead_until_it_is_replayed() {
     walk(vec![
         (0, answered(), State::Answered),
         (0, forward(1, After::Dead(reason())), State::Dead),
@@ -121,7 +121,7 @@ fn an_answer_that_nobody_takes_is_dead_until_it_is_replayed() {
 }
 
 #[test]
-fn a_name_leads_back_to_its_state() {
+fn a_states_name_parses_to_the_state() {
     for state in State::ALL {
         assert_eq!(State::named(state.as_str()), Some(state));
     }
@@ -177,7 +177,7 @@ proptest! {
     }
 
     #[test]
-    fn an_entry_reads_back_as_it_was_written(entry in any_entry()) {
+    fn an_entry_reads_back_unchanged(entry in any_entry()) {
         let json = serde_json::to_string(&entry).unwrap();
         let read: Entry = serde_json::from_str(&json).unwrap();
         prop_assert_eq!(serde_json::to_string(&read).unwrap(), json);

@@ -22,7 +22,7 @@ fn made(secret: [u8; SECRET_BYTES]) -> (ApiKey, IssuedKey) {
 
 proptest! {
     #[test]
-    fn a_key_that_was_made_is_known_again(secret: [u8; SECRET_BYTES]) {
+    fn a_generated_key_matches_its_hash(secret: [u8; SECRET_BYTES]) {
         let (key, issued) = made(secret);
         let presented: PresentedKey = issued.expose().parse().unwrap();
         prop_assert_eq!(presented.key_id, key.key_id);
@@ -30,7 +30,7 @@ proptest! {
     }
 
     #[test]
-    fn any_change_of_a_byte_makes_it_another(at: prop::sample::Index, byte in 0_u8..128) {
+    fn any_changed_byte_gives_another_key(at: prop::sample::Index, byte in 0_u8..128) {
         let (key, issued) = made([7; SECRET_BYTES]);
         let mut bytes = issued.expose().as_bytes().to_vec();
         let at = at.index(bytes.len());
@@ -77,7 +77,7 @@ fn nothing_of_the_secret_is_shown() {
     "rt_key_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 )]
 #[case::within_a_character("rt_key_0192f0c1a2b37c4d8e9f0a1b2c3d4ä_A")]
-fn what_is_no_key_is_refused(#[case] text: &str) {
+fn a_malformed_key_is_refused(#[case] text: &str) {
     assert_eq!(text.parse::<PresentedKey>().unwrap_err(), NoKey);
 }
 
@@ -89,7 +89,7 @@ fn what_is_no_key_is_refused(#[case] text: &str) {
 #[case::no_rate(NewKey { rate_per_second: Some(0), ..new_key() }, "rate_per_second")]
 #[case::past(NewKey { expires_at: Some(NOW), ..new_key() }, "expires_at")]
 #[case::far(NewKey { expires_at: Some(datetime!(9999-12-31 23:00 -23)), ..new_key() }, "expires_at")]
-fn what_cannot_be_is_named(#[case] new: NewKey, #[case] field: &str) {
+fn an_invalid_new_key_names_its_field(#[case] new: NewKey, #[case] field: &str) {
     let errors = new.make([0; SECRET_BYTES], NOW).unwrap_err();
     assert_eq!(errors[0].field, field);
     assert_eq!(errors.len(), 1);
@@ -119,7 +119,7 @@ fn a_key_ends_when_it_is_revoked_or_expires() {
 }
 
 #[test]
-fn a_role_reads_back_as_itself() {
+fn a_roles_name_parses_to_the_role() {
     for role in KeyRole::ALL {
         assert_eq!(role.to_string().parse(), Ok(role));
         assert_eq!(serde_json::to_value(role).unwrap(), role.as_str());

@@ -20,14 +20,14 @@ fn key(secret: [u8; SECRET_BYTES]) -> (String, String) {
 
 proptest! {
     #[test]
-    fn of_a_key_its_id_alone_is_left(secret: [u8; SECRET_BYTES], before in "[^_]{0,9}", after in "[ '.`/&<](\\PC{0,9})") {
+    fn only_the_id_of_a_key_is_left(secret: [u8; SECRET_BYTES], before in "[^_]{0,9}", after in "[ '.`/&<](\\PC{0,9})") {
         let (id, key) = key(secret);
         let text = format!("{before}{key}{after}");
         prop_assert_eq!(redacted(&text), format!("{before}rt_{id}…{after}"));
     }
 
     #[test]
-    fn any_text_can_be_gone_through(text: String) {
+    fn any_text_can_be_redacted(text: String) {
         let once = redacted(&text).into_owned();
         prop_assert_eq!(redacted(&once), once.as_str());
     }
@@ -53,6 +53,6 @@ fn a_secret_is_left_out(#[case] text: &str, #[case] expected: &str) {
 #[case("key_0123456789abcdef0123456789abcdef")]
 #[case("must be 'rt_key_' or whsec_ and base64")]
 #[case("v2.1 of v2.0.0")]
-fn another_text_stays_as_it_is(#[case] text: &str) {
+fn other_text_stays_unchanged(#[case] text: &str) {
     assert!(matches!(redacted(text), Cow::Borrowed(same) if same == text));
 }

@@ -39,7 +39,7 @@ fn verify(keys: &TokenKeys, token: &str, session: &SessionId) -> Result<Claims, 
 
 proptest! {
     #[test]
-    fn a_token_tells_what_it_was_made_with(channel in "[A-Za-z0-9_~-][A-Za-z0-9._~-]{7,127}", replay_count: u32, id in "[^\\pC]{1,60}") {
+    fn a_token_contains_its_claims(channel in "[A-Za-z0-9_~-][A-Za-z0-9._~-]{7,127}", replay_count: u32, id in "[^\\pC]{1,60}") {
         let (keys, claims, session) = (keys("k"), claims(&channel, replay_count), session(&id));
         let token = keys.sign(&claims, &session, LATER);
         prop_assert_eq!(verify(&keys, &token, &session), Ok(claims));
@@ -53,7 +53,7 @@ proptest! {
     }
 
     #[test]
-    fn any_change_of_a_byte_makes_it_worthless(at: prop::sample::Index, byte in 0_u8..128) {
+    fn a_token_with_a_changed_byte_is_refused(at: prop::sample::Index, byte in 0_u8..128) {
         let keys = keys("kl");
         let (token, _) = made(&keys);
         let mut bytes = token.into_bytes();
@@ -75,14 +75,14 @@ proptest! {
     }
 
     #[test]
-    fn no_text_is_taken_for_a_token(text in "\\PC{0,500}") {
+    fn no_other_text_is_accepted_as_a_token(text in "\\PC{0,500}") {
         prop_assert!(keys("k").check(&text, NOW).is_err());
         let begun = format!("{VERSION}{text}");
         prop_assert!(keys("k").check(&begun, NOW).is_err());
     }
 
     #[test]
-    fn it_is_worthless_in_another_session(one in "[a-z.]{1,20}", other in "[a-z.]{1,20}") {
+    fn a_token_is_refused_for_another_session(one in "[a-z.]{1,20}", other in "[a-z.]{1,20}") {
         prop_assume!(one != other);
         let keys = keys("k");
         let token = keys.sign(&claims("c", 0), &session(&one), LATER);
@@ -146,7 +146,7 @@ fn secrets_can_be_rotated() {
 }
 
 #[test]
-fn a_token_that_names_a_secret_it_was_not_made_with_is_forged() {
+fn a_token_under_another_secrets_name_is_forged() {
     let (token, _) = made(&keys("l"));
     let (own, _) = made(&keys("k"));
     let name = |token: &str| token.split('.').nth(1).unwrap().to_owned();

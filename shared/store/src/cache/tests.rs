@@ -169,7 +169,7 @@ async fn through_an_outage_the_last_known_is_served_at_any_age() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn through_an_outage_the_store_is_not_asked_at_every_call() {
+async fn during_an_outage_few_calls_read_the_store() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
@@ -182,7 +182,7 @@ async fn through_an_outage_the_store_is_not_asked_at_every_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_one_read_tries_a_store_that_is_unavailable_nobody_waits_with_it() {
+async fn one_read_probes_an_unavailable_store_and_others_do_not_wait() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
@@ -202,7 +202,7 @@ async fn while_one_read_tries_a_store_that_is_unavailable_nobody_waits_with_it()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_that_is_not_known_is_unavailable_with_the_store() {
+async fn an_uncached_channel_is_unavailable_with_the_store() {
     let store = Fake::new();
     let cache = cache(&store);
     store.answers(ScriptedRead::Unavailable);
@@ -216,7 +216,7 @@ async fn a_channel_that_is_not_known_is_unavailable_with_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_that_is_gone_is_forgotten_and_asked_for_again() {
+async fn a_deleted_channel_is_read_again() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
@@ -246,7 +246,7 @@ async fn a_forgotten_channel_is_read_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_that_is_asked_for_is_read_again_before_its_time_is_over() {
+async fn a_used_channel_is_read_again_before_it_expires() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
@@ -265,7 +265,7 @@ async fn a_channel_that_is_asked_for_is_read_again_before_its_time_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_that_is_found_gone_before_its_time_is_over_is_gone() {
+async fn a_background_read_removes_a_deleted_channel() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
@@ -281,7 +281,7 @@ async fn a_channel_that_is_found_gone_before_its_time_is_over_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_found_unavailable_before_a_channels_time_is_over_changes_nothing() {
+async fn a_failed_background_read_keeps_the_channel() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;
@@ -295,7 +295,7 @@ async fn a_store_that_is_found_unavailable_before_a_channels_time_is_over_change
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_as_it_is_now_is_known_from_then_on() {
+async fn a_forced_read_updates_the_cache() {
     let store = Fake::new();
     let cache = cache(&store);
     name(&cache).await;

@@ -96,7 +96,7 @@ pub async fn a_foreign_document_may_lack_all_but_its_id(harness: &impl Harness) 
 }
 
 /// Another client's value is shown as it is, and can be corrected.
-pub async fn a_field_of_another_type_is_shown_as_it_is(harness: &impl Harness) {
+pub async fn a_field_of_an_unexpected_type_is_returned_unchanged(harness: &impl Harness) {
     let store = harness.store();
     let document = json!({
         "channel_id": "a", "channel_name": 5, "channel_description": ["x"],
@@ -192,7 +192,7 @@ pub async fn names_that_are_no_texts_sort_as_empty_ones(harness: &impl Harness) 
 }
 
 /// The channel cannot be paused, because that would replace another client's value.
-pub async fn metadata_that_is_no_object_is_no_endpoint_and_stays(harness: &impl Harness) {
+pub async fn metadata_that_is_no_object_gives_no_endpoint_and_is_kept(harness: &impl Harness) {
     let store = harness.store();
     for (named, metadata) in [
         ("text", json!("x")),

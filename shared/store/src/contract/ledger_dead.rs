@@ -111,7 +111,7 @@ fn filters() -> Vec<(DeadFilter, Vec<usize>)> {
 }
 
 /// A dead letter reads back unchanged, even if little is known of it.
-pub async fn a_dead_letter_is_kept_as_it_was(harness: &impl Harness) {
+pub async fn a_dead_letter_reads_back_unchanged(harness: &impl Harness) {
     let store = &**harness.store();
     let known = dead_letter(0);
     let unknown = DeadLetter {
@@ -141,7 +141,7 @@ pub async fn a_dead_letter_is_kept_as_it_was(harness: &impl Harness) {
 
 /// Storing a dead letter twice keeps one, in one call and in two. After a failed replay it is a new
 /// one.
-pub async fn a_letter_that_is_buried_twice_is_one(harness: &impl Harness) {
+pub async fn a_dead_letter_inserted_twice_is_stored_once(harness: &impl Harness) {
     let store = &**harness.store();
     let (letter, other) = (dead_letter(0), dead_letter(1));
     let again = DeadLetter {
@@ -215,7 +215,7 @@ pub async fn a_purge_of_everything_leaves_nothing(harness: &impl Harness) {
 
 /// A replayed dead letter is in no list, count or purge. A redelivery from its queue does not
 /// restore it.
-pub async fn a_replayed_letter_is_gone(harness: &impl Harness) {
+pub async fn a_replayed_dead_letter_is_no_longer_listed(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
     bury(store, &letters).await;
@@ -242,7 +242,7 @@ pub async fn a_replayed_letter_is_gone(harness: &impl Harness) {
 }
 
 /// A replay's marks are counted from any dead letter on, without those of other replays.
-pub async fn what_a_replay_marked_is_counted(harness: &impl Harness) {
+pub async fn the_letters_of_a_replay_are_counted(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
     bury(store, &letters).await;
@@ -289,7 +289,7 @@ pub async fn pages_hold_every_letter_once(harness: &impl Harness) {
 }
 
 /// A list has no bodies; a read with bodies ends where the page is full.
-pub async fn pages_of_large_letters_end_early_and_hold_each_once(harness: &impl Harness) {
+pub async fn pages_of_large_dead_letters_end_early_and_list_each_once(harness: &impl Harness) {
     let store = &**harness.store();
     let body = bytes::Bytes::from(vec![b'x'; 1 << 20]);
     let letters: Vec<_> = (0..7)

@@ -96,7 +96,7 @@ pub async fn a_released_key_is_free(harness: &impl Harness) {
 
 /// The first request died and may have enqueued its message. The next one takes over its message
 /// id, so that both are one message, and gets a new lease.
-pub async fn a_reservation_that_ran_out_is_taken_over(harness: &impl Harness) {
+pub async fn an_expired_reservation_is_taken_over(harness: &impl Harness) {
     let store = &**harness.store();
     let (id, other) = two_ids();
     assert_eq!(reserve(store, "f", &id, 0).await, Reservation::Taken(id));
@@ -129,7 +129,7 @@ pub async fn a_key_is_settled_by_its_own_message(harness: &impl Harness) {
 }
 
 /// Also for concurrent requests to several processes, and after the lease expired.
-pub async fn of_many_requests_with_one_key_one_has_it(harness: &impl Harness) {
+pub async fn only_one_of_many_requests_reserves_a_key(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
     for millis in [0, 1000] {
         let ids: Vec<MessageId> = (0..50).map(|_| MessageId::generate()).collect();

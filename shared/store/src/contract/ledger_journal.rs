@@ -156,7 +156,7 @@ pub async fn a_long_timeline_shows_its_beginning_and_its_end(harness: &impl Harn
 }
 
 /// Also if it arrives after everything else. The JSON is kept byte by byte.
-pub async fn content_is_kept_though_it_comes_last(harness: &impl Harness) {
+pub async fn content_that_arrives_last_is_stored(harness: &impl Harness) {
     let store = &**harness.store();
     let long = format!("\"{}\"", "long ".repeat(100_000));
     for (millis, json) in (0..).zip([
@@ -185,7 +185,7 @@ pub async fn content_is_kept_though_it_comes_last(harness: &impl Harness) {
 }
 
 /// A message without entries does not exist.
-pub async fn an_unknown_message_is_none(harness: &impl Harness) {
+pub async fn an_unknown_message_has_no_record(harness: &impl Harness) {
     let store = &**harness.store();
     let dead = Event::Dead(reason(DeadKind::TooOld));
     record(store, &[entry(message_id(0), 0, 0, dead)]).await;

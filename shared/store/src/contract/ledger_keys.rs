@@ -34,7 +34,7 @@ async fn active(store: &(impl ApiKeys + ?Sized), now: OffsetDateTime) -> Vec<Str
 }
 
 /// With any set of fields, including the hash that verifies it.
-pub async fn an_api_key_is_kept_as_it_was(harness: &impl Harness) {
+pub async fn an_api_key_reads_back_unchanged(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
     let limited = ApiKey {
         role: KeyRole::Viewer,
@@ -124,7 +124,7 @@ pub async fn pages_hold_every_key_once(harness: &impl Harness) {
 }
 
 /// Every engine finds the same keys as the rule, and cuts its pages after applying the bounds.
-pub async fn a_page_of_keys_holds_what_is_within_bounds(harness: &impl Harness) {
+pub async fn a_page_of_keys_lists_only_keys_within_bounds(harness: &impl Harness) {
     let store = &**harness.store();
     let some = |channels: &[&str]| Some(channels.iter().map(|id| super::id(id)).collect());
     let mut keys = Vec::new();

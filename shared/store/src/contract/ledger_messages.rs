@@ -266,7 +266,7 @@ pub async fn pages_hold_every_message_once_while_new_ones_come(harness: &impl Ha
 }
 
 /// Also within channels: the latest of all of them first.
-pub async fn pages_within_channels_hold_each_message_once(harness: &impl Harness) {
+pub async fn pages_within_channels_list_each_message_once(harness: &impl Harness) {
     let store = &**harness.store();
     fill(store).await;
     let own = json!({"channel_ids": ["a", "b", "unknown"], "until": text(at(11_000))});
@@ -283,7 +283,7 @@ pub async fn pages_within_channels_hold_each_message_once(harness: &impl Harness
 }
 
 /// A page of whole messages ends where it is full.
-pub async fn pages_of_large_messages_end_early_and_hold_each_once(harness: &impl Harness) {
+pub async fn pages_of_large_messages_end_early_and_list_each_once(harness: &impl Harness) {
     let store = &**harness.store();
     let long = format!("\"{}\"", "x".repeat(1 << 20));
     for number in 0..7 {

@@ -73,7 +73,7 @@ async fn advance(
 }
 
 /// With any source.
-pub async fn a_replay_is_kept_as_it_was(harness: &impl Harness) {
+pub async fn a_replay_reads_back_unchanged(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = DeadFilter {
         ids: Some(vec!["a".to_owned()]),
@@ -200,7 +200,7 @@ pub async fn a_cancelled_replay_stops(harness: &impl Harness) {
 }
 
 /// It keeps the status and the time of its first end.
-pub async fn a_replay_that_has_ended_stays_as_it_is(harness: &impl Harness) {
+pub async fn an_ended_replay_does_not_change(harness: &impl Harness) {
     let store = &**harness.store();
     for (first, second) in [
         (ReplayStatus::Done, ReplayStatus::Cancelled),

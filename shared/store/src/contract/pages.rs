@@ -155,7 +155,7 @@ pub async fn pages_go_on_though_channels_come_and_go(harness: &impl Harness) {
 }
 
 /// Pages are bounded in bytes too. A channel larger than a page has a page of its own.
-pub async fn pages_of_large_channels_end_early_and_hold_each_once(harness: &impl Harness) {
+pub async fn pages_of_large_channels_end_early_and_list_each_once(harness: &impl Harness) {
     let store = &**harness.store();
     for (at, kilobytes) in [900, 1, 900, 900, 900, 900, 1, 900].into_iter().enumerate() {
         let metadata = json!({"blob": "x".repeat(kilobytes << 10)});

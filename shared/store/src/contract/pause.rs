@@ -140,7 +140,7 @@ pub async fn a_pause_for_an_earlier_channel_does_not_hit_a_later_one(harness: &i
 }
 
 /// A uid never changes and is never reused, even if the same channel is created again.
-pub async fn a_channel_that_is_created_again_is_another(harness: &impl Harness) {
+pub async fn a_recreated_channel_is_another_channel(harness: &impl Harness) {
     let store = &**harness.store();
     let c = id("c");
     let mut uids = Vec::new();

@@ -157,7 +157,7 @@ pub async fn a_query_within_channels_finds_no_others(harness: &impl Harness) {
 }
 
 /// In every order, over any number of pages.
-pub async fn pages_within_channels_hold_each_of_them_once(harness: &impl Harness) {
+pub async fn pages_within_channels_list_each_channel_once(harness: &impl Harness) {
     let store = &**harness.store();
     // The order by name differs from the order by id.
     for (id, name) in [("a", "3"), ("b", "4"), ("c", "2"), ("d", ""), ("e", "2")] {

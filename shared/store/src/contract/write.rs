@@ -23,7 +23,7 @@ fn full() -> Value {
 }
 
 /// A created channel reads back unchanged.
-pub async fn a_created_channel_is_got_as_it_was(harness: &impl Harness) {
+pub async fn a_created_channel_reads_back_unchanged(harness: &impl Harness) {
     let created = channel(full());
     let version = harness.store().create(&created).await.expect("created");
     let got = harness.store().get(&id("slack-sim")).await.expect("got");
@@ -86,7 +86,7 @@ pub async fn an_unknown_id_is_not_found_anywhere(harness: &impl Harness) {
 }
 
 /// The named fields are replaced; the others stay.
-pub async fn an_update_replaces_the_fields_it_names(harness: &impl Harness) {
+pub async fn an_update_replaces_only_its_fields(harness: &impl Harness) {
     let store = harness.store();
     let before = channel(full());
     create(&**store, &before).await;
@@ -365,7 +365,7 @@ pub async fn a_big_channel_is_kept(harness: &impl Harness) {
 }
 
 /// A value that one engine could not return is refused by all.
-pub async fn what_cannot_be_stored_is_refused(harness: &impl Harness) {
+pub async fn a_value_that_cannot_be_stored_is_refused(harness: &impl Harness) {
     let store = harness.store();
     create(&**store, &channel(full())).await;
     let metadata = json!({"a\0": 1});

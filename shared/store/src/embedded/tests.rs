@@ -30,7 +30,7 @@ async fn the_file_and_its_folder_are_created_and_found_again() {
 /// The file contains messages.
 #[cfg(unix)]
 #[tokio::test]
-async fn what_is_made_can_be_read_by_nobody_else() {
+async fn new_files_are_readable_by_their_owner_only() {
     use std::{fs, os::unix::fs::PermissionsExt};
 
     let folder = tempfile::tempdir().unwrap();
@@ -59,7 +59,7 @@ async fn two_stores_share_a_file() {
 }
 
 #[tokio::test]
-async fn a_file_of_version_1_keeps_its_channels_and_gets_what_it_lacks() {
+async fn a_file_of_version_1_keeps_its_channels_and_is_upgraded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     let connection = Connection::open(&path).unwrap();
@@ -104,7 +104,7 @@ async fn a_file_of_a_newer_schema_is_refused() {
 }
 
 #[tokio::test]
-async fn another_programs_file_is_refused_and_left_as_it_is() {
+async fn another_programs_file_is_refused_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other.db");
     let connection = Connection::open(&path).unwrap();

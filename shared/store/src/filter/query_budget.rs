@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_values_is_looked_up_and_not_gone_through() {
+    fn a_list_of_values_is_searched_by_lookup() {
         let values: Vec<_> = (0..100_000).map(Value::from).collect();
         let wanted: Vec<_> = (0..2000).map(|at| format!("no {at}")).collect();
         let document = json!({"channel_metadata": {"l": values}});

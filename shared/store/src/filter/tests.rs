@@ -178,7 +178,7 @@ fn a_condition_holds_as_documented(
 #[case(json!({"$or": [{"channel_id": "x"}, 5]}), "$or.1")]
 #[case(json!({"$or": [{"$and": [{"name": 1}]}]}), "$or.0.$and.0.name")]
 #[case(json!({"channel_id": {"$in": vec![0; MAX_NODES]}}), "filter")]
-fn what_is_wrong_is_named_by_its_path(#[case] filter: Value, #[case] path: &str) {
+fn an_invalid_filter_is_named_by_its_path(#[case] filter: Value, #[case] path: &str) {
     assert_eq!(Filter::parse(&filter).unwrap_err().path, path);
 }
 

@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_unavailable_opens_and_says_so_at_each_call() {
+    async fn a_store_opens_without_its_server_and_each_call_fails() {
         let store = crate::open(&config(UNAVAILABLE)).await.unwrap();
         for _ in 0..2 {
             let refused = store.ping().await;
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_malformed_is_named_without_the_password() {
+    async fn a_malformed_url_is_reported_without_its_password() {
         let bad_url = config("mongodb://user:se/cret@host:x/");
         let no_roots = config("mongodb://host/?tls=true&tlsCAFile=/nowhere/secret.pem");
         let bad_option = config("mongodb://host/?maxPoolSize=many");

@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_limited_caller_asks_is_asked_behind_a_limit() {
+    fn a_limited_principals_filter_runs_after_a_limit() {
         let json = json!({"channel_metadata.secret": {"$regex": "^a"}});
         let own = ["b", "a"].map(|id| id.parse().unwrap());
         let filter = Filter::parse(&json).unwrap().within(&own);

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reads_the_same_keeps_its_type() {
+    fn an_equal_value_keeps_its_bson_type() {
         let id = Bson::ObjectId(ObjectId::from_bytes([7; 12]));
         let at = bson::DateTime::from_millis(0);
         let stored = doc! {"id": id.clone(), "in": [{"at": at, "n": 5_i64}], "one": 1_i64};
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_has_not_is_rendered() {
+    fn a_bson_type_without_json_is_rendered() {
         let document = doc! {"channel_metadata": {
             "id": ObjectId::from_bytes([7; 12]),
             "at": bson::DateTime::from_millis(0),

@@ -105,7 +105,7 @@ async fn a_known_key_costs_no_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_was_just_made_is_found() {
+async fn a_new_key_is_found() {
     let store = Arc::new(Store::default());
     let key_snapshot = key_snapshot(&store);
     assert!(!has(&key_snapshot, ApiKeyId::generate()).await);
@@ -114,7 +114,7 @@ async fn a_key_that_was_just_made_is_found() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_is_gone_is_gone_within_the_time_to_live() {
+async fn a_revoked_key_is_refused_within_the_time_to_live() {
     let store = Arc::new(Store::default());
     let id = store.add(None);
     let key_snapshot = key_snapshot(&store);
@@ -125,7 +125,7 @@ async fn a_key_that_is_gone_is_gone_within_the_time_to_live() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn however_many_keys_are_made_up_reads_are_few_and_calls_do_not_wait() {
+async fn a_flood_of_invented_keys_causes_few_reads_and_delays_no_call() {
     let store = Arc::new(Store::default());
     let key_snapshot = Arc::new(key_snapshot(&store));
     let began = Instant::now();
@@ -159,7 +159,7 @@ async fn while_the_store_is_unavailable_keys_are_used_until_they_are_too_old() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_was_never_there_says_nothing_of_any_key() {
+async fn before_the_first_read_every_lookup_is_unavailable() {
     let store = Arc::new(Store::default());
     store.set_unavailable(true);
     let key_snapshot = key_snapshot(&store);

@@ -118,7 +118,7 @@ async fn a_query_shows_a_keys_own_channels() {
 }
 
 #[tokio::test]
-async fn a_replay_of_other_channels_is_as_if_it_were_not_there() {
+async fn a_replay_of_other_channels_is_404() {
     let bench = Bench::in_production().await;
     let own = limited(&bench, KeyRole::Operator, &["c"]).await;
     let wider = limited(&bench, KeyRole::Operator, &["c", "d"]).await;

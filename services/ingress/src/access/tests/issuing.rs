@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 
 #[tokio::test]
-async fn a_key_that_is_made_works_at_once_and_ends_at_once() {
+async fn a_key_works_once_it_is_created_and_stops_once_it_is_revoked() {
     let bench = Bench::in_production().await;
     let body = r#"{"name":"shop","role":"producer","channels":["c"],"rate_per_second":50}"#;
     let made = post(&bench, "/api-keys", &operator(), body).await;
@@ -65,7 +65,7 @@ async fn a_key_that_cannot_be_is_422_and_names_the_field(#[case] body: &str, #[c
 }
 
 #[tokio::test]
-async fn a_limited_operator_makes_no_wider_key_and_sees_none() {
+async fn a_limited_operator_can_neither_create_nor_see_a_wider_key() {
     let bench = Bench::in_production().await;
     let tomorrow = bench.clock.now() + time::Duration::DAY;
     let new = NewKey {
@@ -200,7 +200,7 @@ async fn an_operator_with_a_rate_makes_no_faster_key() {
 
 /// Operators that it makes count too, so that one principal cannot fill the table of keys.
 #[tokio::test]
-async fn an_operator_of_some_channels_makes_so_many_keys() {
+async fn the_keys_under_a_limited_operator_are_bounded() {
     let bench = Bench::in_production().await;
     let own = NewKey {
         channels: Some(c()),

@@ -37,7 +37,7 @@ async fn in_development_a_web_page_makes_no_call(#[case] headers: &[(&str, &str)
 #[case(OTHER_ORIGIN)]
 #[case(OTHER_SITE)]
 #[tokio::test]
-async fn with_a_key_it_does_not_matter_where_a_request_is_from(#[case] headers: &[(&str, &str)]) {
+async fn with_a_key_a_request_may_come_from_any_site(#[case] headers: &[(&str, &str)]) {
     for bench in [Bench::new().await, Bench::in_production().await] {
         let (_, viewer) = keep(&bench, new_key(KeyRole::Viewer)).await;
         let headers = [headers, &[("authorization", &*viewer)]].concat();
@@ -51,7 +51,7 @@ async fn with_a_key_it_does_not_matter_where_a_request_is_from(#[case] headers: 
 }
 
 #[tokio::test]
-async fn a_route_of_development_takes_no_wrong_key() {
+async fn a_development_route_refuses_a_wrong_key() {
     let bench = Bench::new().await;
     assert_eq!(get(&bench, "/dev/beside", "Bearer wrong").await.status, 401);
     let plain = bench.request(Method::GET, "/dev/beside", &[], "").await;

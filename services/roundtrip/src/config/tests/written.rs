@@ -220,7 +220,7 @@ fn every_key_is_the_same_from_the_environment_as_from_the_file() {
 }
 
 #[test]
-fn a_wrong_value_of_any_key_is_named_and_not_shown() {
+fn an_invalid_value_of_any_key_is_named_and_not_shown() {
     for (key, _) in KEYS {
         for wrong in [
             format!("{{ a = \"{SECRET}\" }}"),
@@ -251,7 +251,7 @@ fn a_wrong_value_of_any_key_is_named_and_not_shown() {
 }
 
 #[test]
-fn what_is_right_is_said() {
+fn an_error_states_what_is_valid() {
     for (key, wrong, words) in [
         (
             "environment",
@@ -315,7 +315,7 @@ fn what_is_right_is_said() {
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_told_by_its_place_alone() {
+fn a_syntax_error_is_reported_by_its_place_only() {
     for (text, place) in [
         (
             "\noperator_key = \"HUNTER2-very-secret\nlog = 1\n",
@@ -374,7 +374,7 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn a_key_that_is_not_known_is_refused_by_name() {
+fn an_unknown_key_is_refused_by_name() {
     let line = refusal("[ingress]\nmax_conections = 5\n", &[]);
     assert!(
         line.contains("line 2, column 1: ingress.max_conections is no key"),
@@ -411,7 +411,7 @@ fn a_variable_that_was_meant_for_the_gateway_is_not_passed_over() {
 }
 
 #[test]
-fn what_kubernetes_gives_every_container_is_left_alone() {
+fn the_variables_of_kubernetes_are_ignored() {
     let services = ["ROUNDTRIP", "ROUNDTRIP_INGRESS", "ROUNDTRIP_STORE"];
     for service in services {
         for suffix in [
@@ -456,7 +456,7 @@ fn the_environment_wins_over_the_file_and_the_short_name_over_the_long() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_reported_at_once() {
+fn all_invalid_values_are_reported_together() {
     let file = "drain = 1\n[ingress]\nmax_jsn_depth = 3\n[store]\ntimeout = \"soon\"\n";
     let environment = [
         ("ROUNDTRIP__DISPATCHER__CONCURRENCY", "many"),

@@ -22,7 +22,7 @@ const HOUR: Duration = Duration::from_hours(1);
 const LARGE: usize = 512 * 1024;
 
 #[tokio::test]
-async fn a_second_opener_is_told_which_file_is_in_use() {
+async fn opening_a_file_in_use_names_the_file() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("broker.db");
     let first = open(&file).await;
@@ -40,7 +40,7 @@ async fn a_second_opener_is_told_which_file_is_in_use() {
 /// The file contains messages.
 #[cfg(unix)]
 #[tokio::test]
-async fn what_is_made_can_be_read_by_nobody_else() {
+async fn new_files_are_readable_by_their_owner_only() {
     use std::os::unix::fs::PermissionsExt;
 
     let folder = TempDir::new().unwrap();
@@ -60,7 +60,7 @@ async fn what_is_made_can_be_read_by_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_dropped_lets_go_of_its_file() {
+async fn a_dropped_broker_releases_its_file() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("broker.db");
     drop(open(&file).await);
@@ -180,7 +180,7 @@ async fn a_queue_that_holds_its_bytes_refuses_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_file_of_another_kind_is_refused_and_left_alone() {
+async fn a_file_of_another_kind_is_refused_unchanged() {
     let folder = TempDir::new().unwrap();
     let database = folder.path().join("store.db");
     Connection::open(&database)
@@ -205,7 +205,7 @@ async fn a_file_of_another_kind_is_refused_and_left_alone() {
 
 /// The files on disk of a running process are what a power cut leaves.
 #[tokio::test]
-async fn what_was_confirmed_is_in_the_files_at_that_time() {
+async fn a_confirmed_message_is_on_disk() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("broker.db");
     let broker = open(&file).await;
@@ -310,7 +310,7 @@ fn limit_pages(broker: &Embedded, pages: u32) {
 }
 
 #[tokio::test]
-async fn a_clock_set_back_between_two_runs_holds_up_nothing_that_was_ready() {
+async fn a_clock_set_back_between_runs_delays_no_ready_message() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("broker.db");
     let broker = open(&file).await;
@@ -367,7 +367,7 @@ async fn a_delay_counts_on_while_the_process_is_down() {
 
 /// A due retry does not wait behind messages that were published after it.
 #[tokio::test]
-async fn a_retry_that_is_due_comes_before_what_came_later() {
+async fn a_due_retry_comes_before_later_messages() {
     let folder = TempDir::new().unwrap();
     let broker = open(&folder.path().join("broker.db")).await;
     let retried = message("1");

@@ -59,7 +59,7 @@ async fn long_bodies_stay_on_disk_until_those_before_them_are_settled() {
 }
 
 #[tokio::test]
-async fn one_body_that_is_longer_than_the_window_is_handed_out_alone() {
+async fn a_body_larger_than_the_window_is_delivered_alone() {
     let folder = TempDir::new().unwrap();
     let broker = open(&folder).await;
     let mut consumer = consume(&broker, 1000).await;

@@ -149,7 +149,7 @@ fn a_rate_is_enforced() {
 }
 
 #[test]
-fn what_is_deferred_for_its_rate_comes_back_at_that_rate() {
+fn messages_over_the_rate_come_back_at_that_rate() {
     let now = Instant::now();
     let limits = Limits {
         rate_per_second: Some(5.0),

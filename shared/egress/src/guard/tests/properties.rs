@@ -167,7 +167,7 @@ proptest! {
 
     /// Even if the operator allows all of IPv6.
     #[test]
-    fn no_allowed_ipv6_range_uncovers_what_it_carries(address in refused_v4(), prefix: u64) {
+    fn an_allowed_ipv6_range_never_allows_an_embedded_ipv4_address(address in refused_v4(), prefix: u64) {
         let guard = guard(&["::/0"], &[]);
         for carrier in embeddings(address, prefix) {
             // The first two of `::/96` are addresses of their own.
@@ -233,7 +233,7 @@ proptest! {
     }
 
     #[test]
-    fn one_bad_address_spoils_an_answer(
+    fn one_refused_address_refuses_the_whole_answer(
         good in proptest::collection::vec(Just("93.184.215.14"), 0..6), bad in refused_v4(), at: prop::sample::Index,
     ) {
         let mut answer: Vec<IpAddr> = good.iter().map(|good| good.parse().unwrap()).collect();
@@ -242,14 +242,14 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_it_panic(text: String) {
+    fn no_input_causes_a_panic(text: String) {
         let _ = guard(&[], &[]).vet_url(&text);
         let _ = guard(&[], &[]).vet_url(&format!("http://{text}/"));
     }
 
     /// The vetted URL is the connected one: serializing and parsing it again changes nothing.
     #[test]
-    fn an_accepted_url_means_the_same_when_it_is_read_again(text in "[a-z0-9.:/@%\\[\\]-]{0,40}") {
+    fn an_accepted_url_parses_to_itself(text in "[a-z0-9.:/@%\\[\\]-]{0,40}") {
         if let Ok(url) = guard(&[], &[]).vet_url(&format!("http://{text}")) {
             let again = Url::parse(url.as_str()).unwrap();
             prop_assert_eq!(again.host(), url.host());

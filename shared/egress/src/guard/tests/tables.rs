@@ -249,7 +249,7 @@ fn hostile_urls_are_refused() {
 
 /// Each row must be refused only for the reason that it stands for.
 #[test]
-fn a_host_of_numbers_is_refused_as_the_address_that_it_is() {
+fn a_numeric_host_is_refused_as_its_address() {
     let guard = guard(&[], &[]);
     for (url, special) in [
         ("http://2130706433/", Special::Loopback),
@@ -269,7 +269,7 @@ fn a_host_of_numbers_is_refused_as_the_address_that_it_is() {
 }
 
 #[test]
-fn hostile_answers_are_refused_alone_and_among_good_ones() {
+fn hostile_answers_are_refused_alone_and_beside_good_ones() {
     let guard = guard(&[], &[]);
     let name = "hooks.example.org";
     for bad in HOSTILE_ANSWERS {
@@ -284,7 +284,7 @@ fn hostile_answers_are_refused_alone_and_among_good_ones() {
 }
 
 #[test]
-fn good_urls_are_taken() {
+fn valid_urls_are_accepted() {
     assert!(GOOD_URLS.len() >= 20);
     let guard = guard(&[], &[]);
     for url in GOOD_URLS {
@@ -293,7 +293,7 @@ fn good_urls_are_taken() {
 }
 
 #[test]
-fn good_answers_are_taken() {
+fn valid_answers_are_accepted() {
     let guard = guard(&[], &[]);
     for good in [
         &["93.184.215.14"][..],

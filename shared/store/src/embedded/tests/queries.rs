@@ -186,7 +186,7 @@ async fn neither_reads_nor_writes_wait_for_queries() {
 }
 
 #[tokio::test]
-async fn a_query_that_takes_too_long_is_ended_and_named() {
+async fn a_query_over_its_time_limit_ends_with_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     let store = SqliteStore::open(path, SHORT).await.unwrap();
@@ -202,7 +202,7 @@ async fn a_query_that_takes_too_long_is_ended_and_named() {
 }
 
 #[tokio::test]
-async fn what_others_channels_hold_is_no_effort_of_a_limited_callers() {
+async fn other_channels_do_not_use_up_a_limited_principals_budget() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     let store = SqliteStore::open(path, Duration::from_mins(5))

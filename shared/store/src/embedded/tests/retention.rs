@@ -177,7 +177,7 @@ async fn an_old_key_is_free_again() {
 }
 
 #[tokio::test]
-async fn an_api_key_stays_until_it_has_ended_long_ago() {
+async fn an_api_key_is_removed_long_after_its_end() {
     let (_folder, store) = store().await;
     let key = |expires_at| {
         let new = NewKey {
@@ -214,7 +214,7 @@ impl Clock for Still {
 }
 
 #[tokio::test]
-async fn what_is_too_old_goes_by_itself() {
+async fn old_records_are_removed_automatically() {
     let (_folder, store) = store().await;
     let id = message_id(OLD, 0);
     store.record(&[accepted(id, OLD)]).await.unwrap();

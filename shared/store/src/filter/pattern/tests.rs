@@ -71,7 +71,10 @@ fn a_pattern_matches_as_pcre2_would(
 #[case::too_deep(&format!("{}a{}", "(".repeat(60), ")".repeat(60)), "")]
 #[case::nul("a\0", "")]
 #[case::unclosed("(a", "")]
-fn what_both_engines_do_not_read_alike_is_refused(#[case] pattern: &str, #[case] options: &str) {
+fn a_pattern_that_the_engines_read_differently_is_refused(
+    #[case] pattern: &str,
+    #[case] options: &str,
+) {
     let problem = Pattern::parse(pattern, options).unwrap_err();
     assert!(!problem.contains('\n'), "{problem}");
 }
