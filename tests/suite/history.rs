@@ -681,7 +681,11 @@ async fn a_message_with_an_undecryptable_secret_shows_why_it_waits(
     let said = readiness["warnings"].to_string();
     assert!(said.contains("signing secrets of 1 channel"), "{readiness}");
     let log = gateway.log(&dispatcher)?;
-    assert_eq!(log.matches("a secret does not open").count(), 1, "{log}");
+    assert_eq!(
+        log.matches("a secret cannot be decrypted").count(),
+        1,
+        "{log}"
+    );
     assert_eq!(log.matches("delivery.snoozed").count(), MESSAGES, "{log}");
 
     gateway.stop(&dispatcher).await?;

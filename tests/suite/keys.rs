@@ -96,7 +96,7 @@ async fn a_stranger_gets_in_nowhere(setup: Setup) -> anyhow::Result<Accounted> {
     let name = gateway.having("ingress");
     let log = wait::until("the log to tell of strangers", async || {
         let log = gateway.log(&name).ok()?;
-        log.contains("calls came without a key").then_some(log)
+        log.contains("calls without a valid API key").then_some(log)
     })
     .await?;
     for key in [&good, &wrong, &made_up, OPERATOR_KEY] {

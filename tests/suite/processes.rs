@@ -273,7 +273,7 @@ async fn everything_that_production_lacks_is_reported_at_once() -> anyhow::Resul
 #[case::no_store_roots(
     "ROUNDTRIP__STORE__CA_FILE",
     "/nowhere/ca.pem",
-    "store.ca_file is of no use"
+    "store.ca_file has no effect"
 )]
 #[case::no_mongodb_roots(
     "STORE_URL",

@@ -95,7 +95,8 @@ async fn a_certificate_that_was_renewed_is_shown_without_a_restart() -> anyhow::
     fs::write(folder.path().join("tls.key"), "nonsense")?;
     wait::until("the log to tell of it", async || {
         let log = gateway.log("all").ok()?;
-        log.contains("the certificate in use stays").then_some(())
+        log.contains("the new certificate is not used; the current one stays")
+            .then_some(())
     })
     .await?;
     let fresh = client(Certificate::from_pem(&fs::read(

@@ -153,7 +153,7 @@ impl Config {
             ("max_requests_in_flight", self.max_requests_in_flight),
         ] {
             if value == 0 {
-                return fail(setting, "must be more than nothing".to_owned());
+                return fail(setting, "must be greater than zero".to_owned());
             }
         }
         if self.secret_overlap > MAX_SECRET_OVERLAP {
@@ -161,7 +161,7 @@ impl Config {
             return fail("secret_overlap", format!("must be at most {most}"));
         }
         if self.rate_per_key == Some(0) {
-            return fail("rate_per_key", "must be more than nothing".to_owned());
+            return fail("rate_per_key", "must be greater than zero".to_owned());
         }
         if !(1..=MAX_ANSWERS_PER_DELIVERY).contains(&self.max_answers_per_delivery) {
             let problem = format!("must be 1 to {MAX_ANSWERS_PER_DELIVERY}");
@@ -194,7 +194,7 @@ impl Config {
             if value.is_zero() || value > MAX_TIMEOUT {
                 return fail(
                     setting,
-                    "must be more than nothing and at most 1h".to_owned(),
+                    "must be greater than zero and at most 1h".to_owned(),
                 );
             }
         }

@@ -91,10 +91,7 @@ pub(crate) async fn list(
     Parameters(mut parameters): Parameters<DeadParameters>,
 ) -> Result<Response, Problem> {
     if parameters.all {
-        return Err(Problem::invalid_field(
-            "all",
-            "is a parameter of the purge alone",
-        ));
+        return Err(Problem::invalid_field("all", "is only valid for a purge"));
     }
     let limit = page_size(parameters.limit)?;
     let cursor = parameters.cursor.take();
@@ -124,14 +121,11 @@ pub(crate) async fn purge(
     Parameters(parameters): Parameters<DeadParameters>,
 ) -> Result<JsonBody<Purged>, Problem> {
     if parameters.limit.is_some() || parameters.cursor.is_some() {
-        return Err(Problem::invalid_field("limit", "a purge has no pages"));
+        return Err(Problem::invalid_field("limit", "is not valid for a purge"));
     }
     // A purge cannot be undone: a forgotten parameter must not mean everything.
     if !parameters.all && parameters.is_empty() {
-        return Err(Problem::invalid_field(
-            "all",
-            "name a filter, or say all=true",
-        ));
+        return Err(Problem::invalid_field("all", "set a filter, or all=true"));
     }
     let filter = parameters.into_filter(&principal)?;
     let purged = ingress.store.purge_dead_letters(&filter).await?;

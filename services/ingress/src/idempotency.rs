@@ -214,7 +214,8 @@ async fn release(ingress: &Ingress, key: &str, message_id: &MessageId) {
     if let Err(error) = ingress.store.release(key, message_id).await
         && let Some(suppressed) = NOT_SETTLED.due(Instant::now().into_std())
     {
-        tracing::warn!(%error, %message_id, suppressed, "an idempotency key was not released; it runs out");
+        tracing::warn!(%error, %message_id, suppressed, "an idempotency key was not released; it \
+                                                         will expire");
     }
 }
 

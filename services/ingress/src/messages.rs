@@ -114,7 +114,7 @@ impl Ingress {
             response_url,
         } = send;
         if is_empty_json(&message) {
-            return Err(Problem::invalid_field("message", "must say something"));
+            return Err(Problem::invalid_field("message", "must not be empty"));
         }
         if let Some(url) = &response_url {
             http_url(url).map_err(|problem| Problem::invalid_field("response_url", problem))?;
@@ -168,7 +168,7 @@ impl Ingress {
         if !self.journal.append_within(entry, ENTRY_LIMIT).await
             && let Some(suppressed) = NOT_JOURNALED.due(Instant::now())
         {
-            tracing::warn!(%message_id, suppressed, "answered before the journal had its entry");
+            tracing::warn!(%message_id, suppressed, "responded before the journal had the entry");
         }
     }
 }

@@ -123,7 +123,7 @@ impl Problem {
             ..Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "invalid-field",
-                "A field is missing or wrong",
+                "A field is missing or invalid",
                 detail,
             )
         }
@@ -152,7 +152,7 @@ impl Problem {
 
     pub(crate) fn unsupported_charset() -> Self {
         Self {
-            detail: "send JSON in UTF-8, the only character set that it has".to_owned(),
+            detail: "send JSON in UTF-8".to_owned(),
             ..Self::unsupported_media_type()
         }
     }
@@ -197,7 +197,7 @@ impl Problem {
         Self::new(
             StatusCode::NOT_FOUND,
             "unknown-path",
-            "There is nothing here",
+            "Not found",
             "the gateway has no such path",
         )
     }
@@ -206,7 +206,7 @@ impl Problem {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method-not-allowed",
-            "The method is not allowed here",
+            "The method is not allowed",
             "the 'Allow' header lists the methods of this path",
         )
     }
@@ -239,10 +239,10 @@ impl Problem {
         Self::new(
             StatusCode::NOT_FOUND,
             "unknown-message",
-            "The message is not known",
+            "The message does not exist",
             format!(
-                "there is no message with the id '{id}'; one that was just accepted shows up in a \
-                 moment"
+                "there is no message with the id '{id}'; a message that was just accepted is \
+                 listed after a moment"
             ),
         )
     }
@@ -261,9 +261,9 @@ impl Problem {
         Self::new(
             StatusCode::NOT_FOUND,
             "unknown-ids",
-            "None of the ids is known",
-            "nothing has one of the 'ids' and matches the other fields; what was just accepted, or \
-             has just died, shows up in a moment",
+            "None of the ids exists",
+            "nothing with one of the 'ids' matches the other fields; a new message or dead letter \
+             is listed after a moment",
         )
     }
 
@@ -295,7 +295,7 @@ impl Problem {
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
             "The gateway failed",
-            "this is a defect of the gateway; its log says more",
+            "this is a defect of the gateway; its log has the cause",
         )
     }
 

@@ -36,7 +36,8 @@ where
             Err(error) => error,
         };
         if let Some(suppressed) = STORE_AWAY.due(Instant::now().into_std()) {
-            tracing::warn!(%error, what, suppressed, "the store does not take it; waiting");
+            tracing::warn!(%error, what, suppressed, "the store did not accept the write; trying \
+                                                      again");
         }
         if Instant::now() >= deadline {
             return Err(Decision::Park(PARK));

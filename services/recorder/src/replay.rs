@@ -158,7 +158,7 @@ impl Replayer {
             Ok(goes_on_at) => goes_on_at,
             Err(error) => {
                 if let Some(suppressed) = self.store_waits.due(Instant::now().into_std()) {
-                    let message = "a replay waits for its lease to run out";
+                    let message = "a replay waits until its lease expires";
                     tracing::warn!(%replay_id, %error, suppressed, "{message}");
                 }
                 None

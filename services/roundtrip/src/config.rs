@@ -222,7 +222,8 @@ impl Config {
             unless(
                 self.callback_ttl > self.dispatcher.retry.max_age,
                 "callback_ttl",
-                "must be longer than dispatcher.retry.max_age: a message may be delivered that late",
+                "must be longer than dispatcher.retry.max_age: a message may be delivered that \
+                 late",
             ),
         ]);
         match self.environment {
@@ -268,33 +269,33 @@ impl Config {
             (
                 self.sessions_server.is_some(),
                 "sessions_server",
-                "(SESSIONS_SERVER) must be set where environment = \"production\": answers are posted \
-                 there",
+                "(SESSIONS_SERVER) must be set if environment = \"production\": answers are \
+                 posted there",
             ),
             (
                 self.public_url.is_some(),
                 "public_url",
-                "(ROUNDTRIP__PUBLIC_URL) must be set where environment = \"production\": channels \
+                "(ROUNDTRIP__PUBLIC_URL) must be set if environment = \"production\": channels \
                  answer to it",
             ),
             (
                 self.callback_secret.is_some(),
                 "callback_secret",
-                "(CALLBACK_SECRET) must be set where environment = \"production\": every role knows by \
-                 it which message an answer belongs to; make it with `openssl rand -hex 32`",
+                "(CALLBACK_SECRET) must be set if environment = \"production\": it signs the \
+                 tokens that link an answer to its message; make it with `openssl rand -hex 32`",
             ),
             (
                 self.sessions_secret.is_some(),
                 "sessions_secret",
-                "(SESSIONS_SECRET) must be set where environment = \"production\": the sessions server \
-                 knows by it that an answer comes from the gateway; make it with `echo whsec_$(openssl \
-                 rand -base64 32)`",
+                "(SESSIONS_SECRET) must be set if environment = \"production\": the sessions \
+                 server verifies with it that an answer comes from the gateway; make it with \
+                 `echo whsec_$(openssl rand -base64 32)`",
             ),
             (
                 self.encryption_keys.is_some(),
                 "encryption_keys",
-                "(ENCRYPTION_KEYS) must be set where environment = \"production\": the secrets of \
-                 channels are kept under them; make one with `openssl rand -base64 32`",
+                "(ENCRYPTION_KEYS) must be set if environment = \"production\": the secrets of \
+                 channels are encrypted with them; make one with `openssl rand -base64 32`",
             ),
         ];
         settings.into_iter().map(|(is_set, key, problem)| {
@@ -345,7 +346,7 @@ impl Config {
                 return Ok(());
             }
             let problem =
-                format!("must be random, as of `{command}`: every byte of it is the same");
+                format!("must be random, for example from `{command}`: all its bytes are the same");
             Err(Problem::key(key, problem))
         }))
     }
@@ -415,7 +416,7 @@ impl Config {
         let (newest, older) = match secrets.split_first() {
             Some(split) if secrets.len() <= MAX_SECRETS => split,
             _ => {
-                let problem = format!("must hold 1 to {MAX_SECRETS} secrets");
+                let problem = format!("must contain 1 to {MAX_SECRETS} secrets");
                 return Err(Problem::key("sessions_secret", problem));
             }
         };
@@ -489,7 +490,7 @@ impl Config {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Problem::key(
                 "public_url",
-                "must not hold a user name or a password: every channel is given it",
+                "must not contain a user name or a password: every channel receives it",
             ));
         }
         Ok(url)

@@ -24,8 +24,8 @@ pub(crate) fn enough_for(connections: usize) {
         tracing::warn!(
             limit,
             needed,
-            "fewer files may be open than ingress.max_connections needs: raise the system's limit, \
-             or lower that"
+            "the limit on open files is below what ingress.max_connections needs: raise the \
+             limit, or lower ingress.max_connections"
         );
     }
 }

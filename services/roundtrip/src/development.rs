@@ -29,7 +29,7 @@ pub(crate) async fn register_echo(config: &Config, channels: &dyn Channels) -> a
     let echo = Channel {
         channel_id: ECHO.parse()?,
         channel_name: "Echo".to_owned(),
-        channel_description: "Answers what it is sent (development only)".to_owned(),
+        channel_description: "Echoes each message (development only)".to_owned(),
         channel_metadata: Map::from_iter([(ENDPOINT_URL.to_owned(), endpoint.clone())]),
         channel_tags: vec!["development".to_owned()],
     };

@@ -86,8 +86,8 @@ async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
     let unreadable = operations.known.unreadable_secrets();
     if unreadable > 0 {
         warnings.push(format!(
-            "the signing secrets of {unreadable} channels do not open with the ENCRYPTION_KEYS of this \
-             process; their messages wait"
+            "the signing secrets of {unreadable} channels cannot be decrypted with the \
+             ENCRYPTION_KEYS of this process; their messages wait"
         ));
     }
     let mut body = json!({
@@ -102,7 +102,7 @@ async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
             None => "ready".into(),
             Some(wait) => {
                 let seconds = wait.as_secs_f64().ceil();
-                format!("fails: answers wait, the next try is in {seconds} s").into()
+                format!("fails: answers wait, the next attempt is in {seconds} s").into()
             }
         };
         body["channels_with_held_answers"] = keys.into();

@@ -124,7 +124,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     start::announce(&config, &roles)?;
     let code = lifecycle.run(config.drain).await;
     if timeout(JOURNAL_CLOSE, journal.close()).await.is_err() {
-        tracing::warn!("the broker did not take the last journal entries");
+        tracing::warn!("the broker did not accept the last journal entries");
     }
     broker.close().await;
     store.close().await;
@@ -152,7 +152,7 @@ async fn api_keys(
                 return Err(Problem::no_key().into());
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(?error, "whether there are API keys is not known"),
+            Err(error) => tracing::warn!(?error, "cannot check whether there are API keys"),
         }
     }
     Ok(settings)

@@ -21,8 +21,8 @@ pub(crate) fn check_roles(config: &Config, roles: &BTreeSet<Role>) -> Result<(),
     Err(Problem::key(
         "broker.url",
         format!(
-            "(BROKER_URL) is the embedded broker, which belongs to one process, and the roles {} are \
-             not among this process'; leave --role out, or use RabbitMQ (amqp://)",
+            "(BROKER_URL) is the embedded broker, which belongs to one process, and the roles {} \
+             are missing in this process; leave --role out, or use RabbitMQ (amqp://)",
             missing.join(", ")
         ),
     ))

@@ -71,7 +71,7 @@ impl Config {
         EnvFilter::try_new(format!("{QUIET},{}", self.level)).map_err(|_| {
             Problem::key(
                 "log.level",
-                "must be a level, or filter directives as of info,roundtrip_ingress=debug",
+                "must be a level, or filter directives such as info,roundtrip_ingress=debug",
             )
         })
     }

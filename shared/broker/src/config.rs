@@ -217,7 +217,7 @@ fn check(config: &Config) -> Result<(), OpenError> {
         );
     }
     if config.publish_timeout.is_zero() {
-        return setting("publish_timeout", "must be longer than nothing".to_owned());
+        return setting("publish_timeout", "must be greater than zero".to_owned());
     }
     if config.max_backlog == 0 {
         return setting("max_backlog", "must be at least 1".to_owned());

@@ -83,7 +83,7 @@ async fn drain(mut under_way: JoinSet<()>, deadline: Duration) {
     if tokio::time::timeout(deadline, all_done).await.is_err() {
         tracing::warn!(
             deliveries = under_way.len(),
-            "the drain's deadline has passed; what is under way goes back to its queue"
+            "the drain's deadline has passed; unfinished deliveries return to their queue"
         );
         under_way.shutdown().await;
     }
@@ -105,6 +105,6 @@ async fn work(handler: &dyn Handler, delivery: Delivery) {
     if let Err(error) = delivery.settle(decision).await
         && let Some(suppressed) = NOT_SETTLED.due(Instant::now())
     {
-        tracing::warn!(id, %error, suppressed, "not settled; the broker will hand it out again");
+        tracing::warn!(id, %error, suppressed, "not settled; the broker will deliver it again");
     }
 }

@@ -76,7 +76,7 @@ impl fmt::Display for Special {
             Self::Broadcast => "the broadcast address",
             Self::Documentation => "an address for documentation",
             Self::Benchmarking => "an address for benchmarking",
-            Self::Protocol => "an address that is set aside for a protocol",
+            Self::Protocol => "an address reserved for a protocol",
             Self::Reserved => "a reserved address",
             Self::Embedding(Embedding::Compatible) => "an IPv4-compatible IPv6 address",
             Self::Embedding(Embedding::Nat64) => "a NAT64 address",

@@ -126,7 +126,7 @@ impl Config {
             ports::range(text).ok_or_else(|| {
                 let number = index + 1;
                 format!(
-                    "entry {number} is neither a port, as of 443, nor a range, as of 1024-65535"
+                    "entry {number} is neither a port such as 443 nor a range such as 1024-65535"
                 )
             })
         };

@@ -48,7 +48,7 @@ pub enum Refusal {
     #[error("must be an http or https URL")]
     Scheme,
     /// The scheme is http, and the operator requires https.
-    #[error("must be an https URL, for egress.https_only is set")]
+    #[error("must be an https URL, because egress.https_only is set")]
     Plain,
     /// It contains a user's name or password.
     #[error("must not contain a user name or a password")]

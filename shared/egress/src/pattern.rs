@@ -111,8 +111,8 @@ fn name(entry: &str) -> Result<Name, String> {
 }
 
 /// The valid forms of an entry.
-const FORMS: &str = "is neither an address, nor a range as of 10.0.0.0/8, nor a host's name as of \
-                     hooks.example.org, nor *.example.org for all that lies below a name";
+const FORMS: &str = "must be an address, a range such as 10.0.0.0/8, a host name such as \
+                     hooks.example.org, or *.example.org for its subdomains";
 
 /// DNS limits of a name and of one label, in bytes.
 const MAX_NAME: usize = 253;

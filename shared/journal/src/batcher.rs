@@ -124,7 +124,10 @@ async fn publish_whole(broker: &SharedBroker, batch: EntryBatch) -> Result<(), E
         sleep(waits.next_backoff().unwrap_or(waits.max_interval)).await;
     }
     if complained {
-        tracing::info!(entries = batch.len(), "the broker took the journal entries");
+        tracing::info!(
+            entries = batch.len(),
+            "the broker accepted the journal entries"
+        );
     }
     batch.confirmed();
     Ok(())

@@ -140,23 +140,20 @@ impl WaitReason {
     pub const fn detail(self) -> &'static str {
         match self {
             Self::ChannelPaused => {
-                "the channel is paused; POST /channel/{channel_id}/resume lets its messages go on"
+                "the channel is paused; POST /channel/{channel_id}/resume delivers its messages"
             }
             Self::SecretUnreadable => {
-                "the channel's signing secret does not open with the dispatcher's ENCRYPTION_KEYS; every \
-                 role needs the same keys"
+                "the channel's signing secret cannot be decrypted with the dispatcher's \
+                 ENCRYPTION_KEYS; every role needs the same keys"
             }
             Self::StoreUnavailable => {
                 "the store is unavailable, so the channel's endpoint is not known"
             }
             Self::EndpointFailing => {
-                "the channel's endpoint keeps failing; a few deliveries at a time find out whether it is \
-                 well again"
+                "the channel's endpoint keeps failing; a few deliveries at a time probe it"
             }
-            Self::ChannelAtCapacity => {
-                "the channel has as many deliveries under way as it may have (max_in_flight)"
-            }
-            Self::RateLimited => "the channel has had as many deliveries as rate_per_second allows",
+            Self::ChannelAtCapacity => "the channel has reached max_in_flight",
+            Self::RateLimited => "the channel has reached rate_per_second",
         }
     }
 

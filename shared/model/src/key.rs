@@ -308,7 +308,7 @@ pub struct PresentedKey {
 
 /// The text is not a key. The error hides the reason, because the text may be a mistyped key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not a key, which is rt_, its id, _ and its secret")]
+#[error("is not a key; a key is rt_, its id, _ and its secret")]
 pub struct NoKey;
 
 impl FromStr for PresentedKey {

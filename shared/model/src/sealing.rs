@@ -32,13 +32,13 @@ const NAME_BYTES: usize = 6;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// There is no key.
-    #[error("must hold a key")]
+    #[error("must contain a key")]
     None,
     /// A key is malformed.
     #[error("must each be the base64 of {KEY_BYTES} bytes")]
     Form,
     /// A key appears twice.
-    #[error("must not hold a key twice")]
+    #[error("must not contain a key twice")]
     Twice,
 }
 
@@ -46,13 +46,13 @@ pub enum KeyError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unopened {
     /// It does not have the form of an encrypted secret.
-    #[error("it is no sealed secret")]
+    #[error("it is not an encrypted secret")]
     Malformed,
     /// Its key is not configured.
-    #[error("the key that it was sealed under is not configured")]
+    #[error("the key that encrypted it is not configured")]
     UnknownKey,
     /// It was changed, or encrypted for another owner.
-    #[error("it was changed, or is another's")]
+    #[error("it was modified, or belongs to another channel")]
     Changed,
 }
 

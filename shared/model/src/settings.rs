@@ -94,8 +94,8 @@ pub fn check(metadata: &Map<String, Value>) -> Result<(), Vec<FieldError>> {
                 PAUSED if value.is_boolean() => Ok(()),
                 PAUSED => Err("must be true or false".to_owned()),
                 _ => Err(format!(
-                    "is no setting; there are {TIMEOUT}, {MAX_IN_FLIGHT}, {RATE_PER_SECOND}, \
-                     {RETRY_SCHEDULE} and {PAUSED}"
+                    "is an unknown setting; the settings are {TIMEOUT}, {MAX_IN_FLIGHT}, \
+                     {RATE_PER_SECOND}, {RETRY_SCHEDULE} and {PAUSED}"
                 )),
             };
             let problem = checked.err()?;
@@ -228,7 +228,7 @@ mod tests {
 
     #[rstest]
     #[case::no_object(json!("fast"), "", "must be an object")]
-    #[case::unknown(json!({"tymeout": "1s"}), ".tymeout", "is no setting; there are timeout, max_in_flight, rate_per_second, retry_schedule and paused")]
+    #[case::unknown(json!({"tymeout": "1s"}), ".tymeout", "is an unknown setting; the settings are timeout, max_in_flight, rate_per_second, retry_schedule and paused")]
     #[case::timeout(json!({"timeout": 10}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]
     #[case::short(json!({"timeout": "1ms"}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]
     #[case::long(json!({"timeout": "6m"}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]

@@ -79,13 +79,13 @@ impl Claims {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// There is no secret.
-    #[error("must hold a secret")]
+    #[error("must contain a secret")]
     None,
     /// A secret is too short.
     #[error("must be {MIN_SECRET_BYTES} bytes or longer")]
     Short,
     /// A secret appears twice.
-    #[error("must not hold a secret twice")]
+    #[error("must not contain a secret twice")]
     Twice,
 }
 

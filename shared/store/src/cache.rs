@@ -309,10 +309,10 @@ impl CachedChannels {
             (false, Some(error)) => {
                 warn!(
                     ?error,
-                    "the store is unavailable; known channels are served as they were"
+                    "the store is unavailable; cached channels stay in use"
                 );
             }
-            (true, None) => info!("the store is back"),
+            (true, None) => info!("the store is available again"),
             _ => {}
         }
     }

@@ -162,7 +162,7 @@ pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
         if duration.is_zero() {
             return Err(OpenError::Setting {
                 setting,
-                problem: "must be longer than nothing".to_owned(),
+                problem: "must be greater than zero".to_owned(),
             });
         }
     }
@@ -171,7 +171,8 @@ pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
         if path.is_empty() || path.starts_with("//") {
             return Err(OpenError::Setting {
                 setting: "url",
-                problem: "must be sqlite:PATH, and PATH no empty one, nor begin with //".to_owned(),
+                problem: "must be sqlite:PATH, and PATH must not be empty or begin with //"
+                    .to_owned(),
             });
         }
         // Refused, because a missing or damaged file would stay unnoticed until the URL is
@@ -179,7 +180,7 @@ pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
         if config.ca_file.is_some() {
             return Err(OpenError::Setting {
                 setting: "ca_file",
-                problem: "is of no use: the url is not MongoDB's".to_owned(),
+                problem: "has no effect: the URL is not a MongoDB URL".to_owned(),
             });
         }
         let store = SqliteStore::open(path, config.timeout).await?;
@@ -258,7 +259,7 @@ mod tests {
             panic!("opened {config:?}")
         };
         let error = error.to_string();
-        assert!(error.starts_with("store.ca_file is of no use"), "{error}");
+        assert!(error.starts_with("store.ca_file has no effect"), "{error}");
     }
 
     #[test]

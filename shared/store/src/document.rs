@@ -101,6 +101,6 @@ static PASSED_OVER: LogThrottle = LogThrottle::every(Duration::from_mins(1));
 
 pub(crate) fn say_passed_over(error: &dyn std::fmt::Display) {
     if let Some(suppressed) = PASSED_OVER.due(Instant::now()) {
-        warn!(%error, suppressed, "a query passes over a stored document");
+        warn!(%error, suppressed, "a query skips a stored document");
     }
 }

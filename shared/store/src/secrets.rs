@@ -107,15 +107,16 @@ pub(crate) fn open(id: &ChannelId, secrets: &[SealedSecret], keys: &SealingKeys)
         {
             warn!(
                 channel_id = %id, %error, suppressed,
-                "a secret does not open with the encryption keys of this process; where it is the \
-                 channel's newest, the channel's messages wait. Every role needs the same ENCRYPTION_KEYS"
+                "a secret cannot be decrypted with the encryption keys of this process; if it is \
+                 the channel's newest, the channel's messages wait. Every role needs the same \
+                 ENCRYPTION_KEYS"
             );
         }
         let secret = SigningSecret::from_bytes(opened.ok()?);
         if secret.is_err()
             && let Some(suppressed) = NO_SECRET.due(Instant::now())
         {
-            warn!(channel_id = %id, suppressed, "a sealed text holds no secret");
+            warn!(channel_id = %id, suppressed, "a decrypted text is not a secret");
         }
         secret.ok()
     };

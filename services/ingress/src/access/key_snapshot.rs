@@ -163,8 +163,8 @@ impl ApiKeySnapshot {
     pub(super) fn unready(&self) -> Option<&'static str> {
         match self.state.borrow().read_at {
             Some(read_at) if read_at.elapsed() <= self.max_age => None,
-            Some(_) => Some("the API keys that were read are too old: the store is unavailable"),
-            None => Some("the API keys were not read yet"),
+            Some(_) => Some("the API keys in memory are too old, and the store is unavailable"),
+            None => Some("the API keys have not been read yet"),
         }
     }
 
@@ -240,7 +240,7 @@ impl Reader {
             match read {
                 Ok(keys) => {
                     if state.is_unavailable {
-                        tracing::info!("the store is back; the API keys were read");
+                        tracing::info!("the store is available again; the API keys were read");
                     }
                     state.is_unavailable = false;
                     state.read_at = Some(began);
@@ -250,7 +250,7 @@ impl Reader {
                     if !state.is_unavailable {
                         tracing::warn!(
                             ?error,
-                            "the store is unavailable; API keys are used as they were last read"
+                            "the store is unavailable; the API keys that were read last stay in use"
                         );
                     }
                     state.is_unavailable = true;
@@ -268,7 +268,7 @@ impl Reader {
         if keys.len() == usize::from(MAX_ACTIVE_KEYS)
             && let Some(suppressed) = FULL.due(std::time::Instant::now())
         {
-            tracing::warn!(suppressed, "as many API keys are active as there can be");
+            tracing::warn!(suppressed, "the limit on active API keys is reached");
         }
         let cached = |key: ApiKey| match before.get(&key.key_id) {
             Some(cached) if cached.key == key => Arc::clone(cached),
@@ -282,10 +282,7 @@ impl Reader {
     fn log_refusals(&self) {
         let refused = self.signals.refused.swap(0, Ordering::Relaxed);
         if refused > 0 {
-            tracing::warn!(
-                refused,
-                "calls came without a key, or with one that is not good"
-            );
+            tracing::warn!(refused, "calls without a valid API key were refused");
         }
     }
 }

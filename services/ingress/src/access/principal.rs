@@ -135,10 +135,7 @@ impl<S: Sync> FromRequestParts<S> for Principal {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         parts.extensions.get::<Self>().cloned().ok_or_else(|| {
-            tracing::error!(
-                path = parts.uri.path(),
-                "a call is open that asks who makes it"
-            );
+            tracing::error!(path = parts.uri.path(), "an open call has no principal");
             Problem::internal()
         })
     }

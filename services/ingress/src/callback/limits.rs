@@ -125,13 +125,13 @@ impl AnswerLimits {
         }
         if taken.answers.len() >= self.most {
             return Err(Problem::too_many_answers(format!(
-                "{} different answers to one delivery are taken",
+                "at most {} different answers to one delivery are accepted",
                 self.most
             )));
         }
         if taken.bytes + bytes > self.most_bytes {
             return Err(Problem::too_many_answers(format!(
-                "{} bytes of answers to one delivery are taken",
+                "at most {} bytes of answers to one delivery are accepted",
                 self.most_bytes
             )));
         }

@@ -80,7 +80,7 @@ impl Ingress {
             .sealing
             .seal(secret.bytes(), id.as_str(), rand::random())
             .map_err(|error| {
-                tracing::error!(%error, channel_id = %id, "a secret could not be sealed");
+                tracing::error!(%error, channel_id = %id, "a secret could not be encrypted");
                 Problem::internal()
             })?;
         for _ in 0..MAX_RACES {

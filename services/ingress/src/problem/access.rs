@@ -26,9 +26,9 @@ impl Problem {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "answer-refused",
-            "The answer cannot be taken",
-            "post it to the 'response_url' as the delivery named it, in the delivery's session and \
-             before its token ends",
+            "The answer is not accepted",
+            "post it to the 'response_url' of the delivery, with the delivery's session_id, \
+             before its token expires",
         )
     }
 
@@ -46,11 +46,10 @@ impl Problem {
         Self::new(
             StatusCode::FORBIDDEN,
             "not-this-machine",
-            "Without a key this is for programs on this machine",
-            "in development a request without an API key must have a 'Host' that is localhost, a \
-             loopback address or the host of 'public_url', and so must be its 'Origin', where it \
-             has one; without one it must not have 'Sec-Fetch-Site: cross-site'; send an API key, \
-             or set 'public_url'",
+            "Without an API key only programs on this machine may call this",
+            "in development a request without an API key needs a 'Host' that is localhost, a \
+             loopback address or the host of 'public_url'; an 'Origin' must be one too, and \
+             'Sec-Fetch-Site' must not be cross-site; send an API key, or set 'public_url'",
         )
     }
 
@@ -65,7 +64,7 @@ impl Problem {
             "role-not-allowed",
             "The key's role does not allow this",
             format!(
-                "this call needs a key with the role {}; this one's is {role}",
+                "this call needs a key with the role {}; this key has the role {role}",
                 needed.join(" or ")
             ),
         )
@@ -84,16 +83,16 @@ impl Problem {
     /// The new key would have wider limits than the key that makes it.
     pub(crate) fn wider_key(beyond: ScopeViolation) -> Self {
         let (field, problem) = match beyond {
-            ScopeViolation::Channels => ("channels", "must be some of this key's own channels"),
+            ScopeViolation::Channels => ("channels", "must be among this key's own channels"),
             ScopeViolation::Rate => (
                 "rate_per_second",
-                "must be there, and not higher than this key's own",
+                "must be set, and not higher than this key's own",
             ),
             ScopeViolation::End => ("expires_at", "must not be later than this key's own"),
         };
         Self {
             kind: format!("{KIND}wider-key"),
-            title: "A key cannot make one that may do more",
+            title: "A key cannot create a key with more rights",
             status: StatusCode::FORBIDDEN.as_u16(),
             ..Self::invalid_field(field, problem)
         }
@@ -106,7 +105,7 @@ impl Problem {
             ..Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "answers-rate-limited",
-                "Too many answers of this channel",
+                "Too many answers from this channel",
                 "the header 'Retry-After' says when to post it again",
             )
         }
@@ -117,7 +116,7 @@ impl Problem {
         Self::new(
             StatusCode::CONFLICT,
             "too-many-answers",
-            "The delivery has as many answers as it can have",
+            "The delivery has the maximum number of answers",
             detail,
         )
     }

@@ -46,7 +46,7 @@ impl From<StoreError> for Problem {
                 StatusCode::CONFLICT,
                 "too-many-keys",
                 "There are too many API keys",
-                "as many are active as there can be; revoke some",
+                "the maximum number of keys is active; revoke some",
             ),
             StoreError::TooManyReplays => Self {
                 retry_after: Some(RETRY_AFTER),
@@ -55,42 +55,42 @@ impl From<StoreError> for Problem {
                     "too-many-replays",
                     "Too many replays of this key are running",
                     format!(
-                        "{MAX_RUNNING_REPLAYS} can run at once; wait until one is done, or end one: \
-                         GET /replays?status=running lists them"
+                        "{MAX_RUNNING_REPLAYS} can run at once; wait until one is done, or cancel \
+                         one: GET /replays?status=running lists them"
                     ),
                 )
             },
             StoreError::TooCostly => {
                 if let Some(suppressed) = TOO_COSTLY.due(Instant::now()) {
-                    tracing::warn!(suppressed, "a query was ended: it was too much work");
+                    tracing::warn!(suppressed, "a query needed too much work and was cancelled");
                 }
                 Self::new(
                     StatusCode::UNPROCESSABLE_ENTITY,
                     "query-too-costly",
-                    "The query is too much work",
-                    "it was ended; ask for less, or of fewer",
+                    "The query needs too much work",
+                    "it was cancelled; use a narrower filter",
                 )
             }
             StoreError::TooBusy => {
                 if let Some(suppressed) = TOO_BUSY.due(Instant::now()) {
                     tracing::warn!(
                         suppressed,
-                        "a query was not begun: too many others are under way"
+                        "a query was refused: too many others are running"
                     );
                 }
                 Self::unavailable(
                     "too-many-queries",
-                    "Too many queries are under way",
+                    "Too many queries are running",
                     "try again in a moment",
                 )
             }
             StoreError::TooManyUnderOne => Self::new(
                 StatusCode::CONFLICT,
                 "too-many-keys-made",
-                "This key has made too many",
+                "Too many API keys were created under this key",
                 format!(
-                    "of the keys that one which is limited to channels has made, and those that \
-                     these have made, {MAX_KEYS_UNDER_ONE} can be active; revoke some"
+                    "at most {MAX_KEYS_UNDER_ONE} active keys can be created under a \
+                     channel-limited key, by it or by its keys; revoke some"
                 ),
             ),
             StoreError::Unavailable(source) => {
@@ -115,8 +115,8 @@ impl Problem {
             ..Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too-many-queries",
-                "Too many queries with this key are under way",
-                "read the answers to those, then ask again",
+                "Too many queries with this key are running",
+                "read their responses, then try again",
             )
         }
     }
@@ -135,21 +135,21 @@ impl From<PublishError> for Problem {
             ),
             PublishError::Refused(_) => Self::unavailable(
                 "broker-refuses",
-                "The broker takes nothing at the moment",
+                "The broker refuses messages at the moment",
                 "nothing was enqueued",
             ),
             PublishError::TooLarge => Self::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "message-too-large",
                 "The message is too large for the broker",
-                "nothing was enqueued; the broker takes no message of this size",
+                "nothing was enqueued; the broker accepts no message of this size",
             ),
             PublishError::Unconfirmed => Self {
                 may_be_enqueued: true,
                 ..Self::unavailable(
                     "broker-unconfirmed",
                     "The broker did not confirm in time",
-                    "it may or may not have been enqueued; sending it again may double it",
+                    "the message may have been enqueued; sending it again may duplicate it",
                 )
             },
         }

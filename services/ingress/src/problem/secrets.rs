@@ -15,7 +15,7 @@ impl Problem {
         Self::new(
             StatusCode::CONFLICT,
             "too-many-secrets",
-            "As many secrets sign as may",
+            "The maximum number of secrets is active",
             format!(
                 "{MAX_SECRETS} secrets sign this channel's deliveries, and the first of them ends at {first_ends}: rotate \
                  again then, or now with \"overlap\": \"0s\", which ends them all"
@@ -28,7 +28,7 @@ impl Problem {
         Self::unavailable(
             "secrets-changing",
             "The channel's secrets are being changed",
-            "others rotate them at this moment; try again",
+            "another request is rotating them; try again",
         )
     }
 }

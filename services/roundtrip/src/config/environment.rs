@@ -38,7 +38,7 @@ pub(super) fn lay_over(
     let variables: BTreeMap<OsString, OsString> = variables.into_iter().collect();
     let text = |name: &str, value: &OsString| {
         let value = value.clone().into_string();
-        value.map_err(|_| Problem::key(name, "is no UTF-8"))
+        value.map_err(|_| Problem::key(name, "is not UTF-8"))
     };
     let keys = OnceCell::new();
     let mut results = Vec::new();
@@ -84,7 +84,7 @@ fn set(table: &mut Table, name: &str, key: &str, text: String) -> Result<(), Pro
             origin: origin(),
         });
         let Value::Section(inner) = &mut node.value else {
-            let problem = format!("{} is meant for a section, and is none", shown(section));
+            let problem = format!("{} must be a section", shown(section));
             return Err(Problem::at(&node.origin, problem));
         };
         table = inner;
@@ -110,14 +110,14 @@ fn refuse_if_meant(name: &str, rest: &str, keys: &[String]) -> Result<(), Proble
         Some(key) => Err(Problem::key(
             name,
             format!(
-                "is no variable of the gateway's; it is written {PREFIX}_{}",
+                "is not a variable of the gateway; write {PREFIX}_{}",
                 key.to_ascii_uppercase()
             ),
         )),
         None if rest.contains(BETWEEN) => Err(Problem::key(
             name,
-            "is no variable of the gateway's; they are written ROUNDTRIP__SECTION__KEY, with two \
-             underscores each time",
+            "is not a variable of the gateway; variables are named ROUNDTRIP__SECTION__KEY, with \
+             double underscores",
         )),
         None => Ok(()),
     }

@@ -32,7 +32,7 @@ pub(super) fn read(named: Option<&Path>) -> Result<Table, Problem> {
             let good = error.utf8_error().valid_up_to();
             let good = String::from_utf8_lossy(&error.as_bytes()[..good]);
             let end = Text::of(Rc::clone(&name), &good).place(good.len());
-            Err(Problem::at(&Origin::File(end), "this is no UTF-8"))
+            Err(Problem::at(&Origin::File(end), "the file is not UTF-8"))
         }
     }
 }

@@ -126,7 +126,7 @@ impl Error for InvalidValue {
     fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
         Self {
             known: Some(expected),
-            ..Self::because("is no key that there is")
+            ..Self::because("is an unknown key")
         }
     }
 
@@ -147,11 +147,11 @@ fn in_words(expected: &str) -> String {
         "u8" => whole(u8::MAX.into()),
         "u16" => whole(u16::MAX.into()),
         "u32" => whole(u32::MAX.into()),
-        "u64" | "usize" => "a whole number, not below 0".to_owned(),
+        "u64" | "usize" => "a whole number, 0 or greater".to_owned(),
         "a boolean" => "true or false".to_owned(),
-        "a string" | "path string" => "a text, in quotes".to_owned(),
-        "a duration" => "a duration, as \"250ms\" or \"1h 30m\"".to_owned(),
-        "socket address" => "an address and a port, as \"127.0.0.1:8000\"".to_owned(),
+        "a string" | "path string" => "a string in quotes".to_owned(),
+        "a duration" => "a duration such as \"250ms\" or \"1h 30m\"".to_owned(),
+        "socket address" => "an address and a port such as \"127.0.0.1:8000\"".to_owned(),
         "a sequence" => "a list".to_owned(),
         other if other.starts_with("struct ") => "a section".to_owned(),
         other => other.to_owned(),
@@ -164,7 +164,7 @@ pub(super) fn shown(key: &str) -> &str {
     if (1..=MAX_SHOWN_KEY).contains(&key.len()) && key.bytes().all(is_key) {
         key
     } else {
-        "what stands here"
+        "this"
     }
 }
 
@@ -464,7 +464,7 @@ impl<'de> MapAccess<'de> for Section {
         seed: V,
     ) -> Result<V::Value, InvalidValue> {
         let Some((key, node)) = self.next.take() else {
-            return Err(InvalidValue::because("is asked for twice"));
+            return Err(InvalidValue::because("was read twice"));
         };
         let origin = node.origin.clone();
         seed.deserialize(node)

@@ -59,7 +59,7 @@ impl<'de> Visitor<'de> for Written {
     type Value = SecretList;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text, in quotes, or a list of texts")
+        f.write_str("a string in quotes, or a list of strings")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretList, E> {

@@ -56,7 +56,7 @@ pub(crate) enum TlsError {
         path: PathBuf,
         problem: &'static str,
     },
-    #[error("looking at the files failed")]
+    #[error("checking the files failed")]
     Died(#[from] tokio::task::JoinError),
 }
 
@@ -158,7 +158,8 @@ impl Tls {
                 // They may be half written now.
                 Look::Kept(error) => {
                     if reported.as_ref() != Some(&error) {
-                        tracing::warn!(%error, "the certificate in use stays");
+                        tracing::warn!(%error, "the new certificate is not used; the current one \
+                                                stays");
                     }
                     reported = Some(error);
                 }

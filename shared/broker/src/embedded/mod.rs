@@ -259,10 +259,10 @@ fn file(path: &str) -> Result<PathBuf, OpenError> {
     let path = path.strip_prefix("//").unwrap_or(path);
     match path {
         "" => Err(OpenError::Url(
-            "names no file, as sqlite:data/broker.db does",
+            "must name a file, such as sqlite:data/broker.db",
         )),
         // An in-memory database would lose every message with the process.
-        ":memory:" => Err(OpenError::Url("must name a file: memory keeps nothing")),
+        ":memory:" => Err(OpenError::Url("must name a file: memory is not durable")),
         path => Ok(Path::new(path).to_owned()),
     }
 }

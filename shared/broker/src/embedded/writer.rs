@@ -386,9 +386,9 @@ fn change(settling: &Settling, now: i64) -> Change<'_> {
 fn block(status: &ArcSwap<Status>, error: &rusqlite::Error) -> Blocked {
     let why = match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => "the disk is full".to_owned(),
-        _ => format!("the disk fails: {error}"),
+        _ => format!("the disk failed: {error}"),
     };
-    tracing::error!(%why, "the broker's disk takes nothing; publishes are refused");
+    tracing::error!(%why, "the broker's disk accepts no writes; publishes are refused");
     status.store(Arc::new(Status::Blocked(why.clone())));
     Blocked {
         why,

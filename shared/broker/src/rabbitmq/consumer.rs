@@ -216,6 +216,6 @@ const fn remedy(code: Option<u16>) -> &'static str {
             "if an acknowledgement timed out, raise RabbitMQ's consumer_timeout above the longest \
              delivery"
         }
-        _ => "none, if it passes",
+        _ => "none; the error may be temporary",
     }
 }

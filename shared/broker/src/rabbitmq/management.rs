@@ -82,7 +82,7 @@ enum ManagementError {
     Status(StatusCode),
     #[error("it answered more than {MAX_ANSWER} bytes")]
     TooLarge,
-    #[error("its answer is not what was asked for: {0}")]
+    #[error("its response has an unexpected form: {0}")]
     Answer(#[from] serde_json::Error),
 }
 
@@ -154,7 +154,7 @@ impl Management {
                 Err(error) => {
                     failing = true;
                     self.warnings.replace(vec![format!(
-                        "the management API at broker.management_url cannot be asked for policies: {}",
+                        "the management API at broker.management_url cannot be read: {}",
                         one_line(&error)
                     )]);
                 }

@@ -164,8 +164,8 @@ struct Harm {
     remedy: &'static str,
 }
 
-const SHIELD: &str = "`roundtrip rabbitmq-policies` prints the commands that keep it off";
-const EXEMPT: &str = "exempt the gateway's queues from it: no policy keeps an operator policy off";
+const SHIELD: &str = "`roundtrip rabbitmq-policies` prints the commands that override it";
+const EXEMPT: &str = "exclude the gateway's queues from it: no policy overrides an operator policy";
 
 impl Found {
     /// The warnings, a line each, in a stable order.
@@ -229,7 +229,7 @@ impl Found {
             .collect();
         (!names.is_empty()).then(|| {
             format!(
-                "{} has fewer than {wanted} members: without its node it takes and gives nothing; \
+                "{} has fewer than {wanted} members: if its node fails, the queue is unavailable; \
                  `rabbitmq-queues grow NODE all`, for each other node, adds members",
                 list(&names)
             )
@@ -286,7 +286,7 @@ fn harms_of(
 ) -> Vec<(&'static str, &'static str)> {
     let Some(purpose) = purpose else {
         let diverts = definition.contains_key("alternate-exchange");
-        let effect = "a message without its queue goes elsewhere, and counts as accepted";
+        let effect = "a message whose queue is missing goes elsewhere, and counts as accepted";
         return diverts
             .then_some(("alternate-exchange", effect))
             .into_iter()
@@ -297,8 +297,8 @@ fn harms_of(
         .is_some_and(|overflow| overflow != "reject-publish");
     let full = "a full queue refuses or drops dead letters and retries";
     let expire = match purpose {
-        Purpose::Work | Purpose::Journal => "waiting messages are dead before their time",
-        Purpose::Delay => "retries come before their time",
+        Purpose::Work | Purpose::Journal => "waiting messages expire",
+        Purpose::Delay => "retries come too early",
         Purpose::Dead => "dead letters are deleted",
     };
     let waits = matches!(purpose, Purpose::Delay | Purpose::Dead);
@@ -316,7 +316,7 @@ fn harms_of(
         (
             "delivery-limit",
             endless,
-            "what comes back that often is dropped",
+            "messages over the delivery limit are dropped",
         ),
     ]
     .into_iter()
@@ -397,9 +397,9 @@ mod tests {
             warnings,
             [
                 "policy \"everything\" sets expires on roundtrip.outbound.0, \
-                 roundtrip.outbound.dead, roundtrip.delay.1s and 1 more: RabbitMQ deletes an unused \
-                 queue with its messages; `roundtrip rabbitmq-policies` prints the commands that \
-                 keep it off"
+                 roundtrip.outbound.dead, roundtrip.delay.1s and 1 more: RabbitMQ deletes an \
+                 unused queue with its messages; `roundtrip rabbitmq-policies` prints the \
+                 commands that override it"
             ]
         );
     }

@@ -130,7 +130,7 @@ impl Publisher {
         }
         match self.confirms.stuck() {
             Some((queue, since)) => Status::Blocked(format!(
-                "it has confirmed nothing of what waits for {} for {} s",
+                "it has confirmed no publish to {} for {} s",
                 queue.name(),
                 since.as_secs()
             )),

@@ -295,7 +295,7 @@ pub(super) async fn confirming(link: &Link) -> Result<OpenChannel, LinkError> {
 
 /// How long to wait before a deleted queue is declared again.
 fn after_a_return() -> Duration {
-    tracing::info!("a message came back: its queue is gone, and is declared again");
+    tracing::info!("a message was returned: its queue is missing and is declared again");
     REDECLARE_AFTER
 }
 

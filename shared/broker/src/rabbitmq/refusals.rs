@@ -69,7 +69,7 @@ impl Refusal {
                 "it exists with another type or other arguments: move its messages away and delete \
                  it, or choose another broker.namespace"
             }
-            _ => "none, if it passes: RabbitMQ is asked again",
+            _ => "none; the error may be temporary, and the gateway tries again",
         }
     }
 }
@@ -142,7 +142,7 @@ impl Refusals {
                     names = names.join(" "),
                     error = %first,
                     remedy = first.advice(),
-                    "RabbitMQ refuses what the gateway declares; nothing is sent there"
+                    "RabbitMQ refuses a declaration of the gateway; nothing is sent there"
                 );
             }
         }
@@ -152,7 +152,10 @@ impl Refusals {
             .map(ShortString::as_str)
             .collect();
         if !gone.is_empty() {
-            tracing::info!(names = gone.join(" "), "RabbitMQ refuses these no longer");
+            tracing::info!(
+                names = gone.join(" "),
+                "RabbitMQ accepts these declarations again"
+            );
         }
         *known = refused;
     }

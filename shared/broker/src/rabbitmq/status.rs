@@ -45,14 +45,14 @@ impl StatusCell {
 
     pub(super) fn unblocked(&self) {
         if matches!(self.state.send_replace(Status::Ready), Status::Blocked(_)) {
-            tracing::info!(role = self.role, "RabbitMQ takes messages again");
+            tracing::info!(role = self.role, "RabbitMQ accepts messages again");
         }
     }
 
     pub(super) fn blocked(&self, reason: String) {
         let role = self.role;
         if !matches!(self.get(), Status::Blocked(_)) {
-            tracing::warn!(role, reason, "RabbitMQ takes no messages for now");
+            tracing::warn!(role, reason, "RabbitMQ refuses messages at the moment");
         }
         self.state.send_replace(Status::Blocked(reason));
     }

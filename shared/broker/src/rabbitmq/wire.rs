@@ -139,7 +139,7 @@ fn dead_reason(headers: &FieldTable) -> DeadReason {
         return DeadReason::new(kind, string(headers, DEAD_DETAIL).unwrap_or_default());
     }
     let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get(X_DEATH) else {
-        return DeadReason::new(DeadKind::Undecodable, "it was put here without a reason");
+        return DeadReason::new(DeadKind::Undecodable, "it was moved here without a reason");
     };
     let latest = deaths.as_slice().iter().find_map(AMQPValue::as_field_table);
     let part = |name| {
@@ -150,7 +150,7 @@ fn dead_reason(headers: &FieldTable) -> DeadReason {
     DeadReason::new(
         DeadKind::DeliveryLimit,
         format!(
-            "RabbitMQ took it from {}: {}",
+            "RabbitMQ dead-lettered it from {}: {}",
             part("queue"),
             part("reason")
         ),
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(reason.kind, DeadKind::DeliveryLimit);
         assert_eq!(
             reason.detail,
-            "RabbitMQ took it from roundtrip.outbound.0: delivery_limit"
+            "RabbitMQ dead-lettered it from roundtrip.outbound.0: delivery_limit"
         );
     }
 }

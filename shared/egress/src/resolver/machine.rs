@@ -91,13 +91,13 @@ impl Machine {
         });
         match read.await {
             Ok(Some(Ok(changed))) => {
-                tracing::info!("the machine's resolver was set up anew");
+                tracing::info!("the machine's resolver settings have changed");
                 let changed = Arc::new(changed);
                 self.state().known = Arc::clone(&changed);
                 changed
             }
             Ok(Some(Err(error))) => {
-                tracing::warn!(%error, "the machine's resolver was set up so that it cannot be used");
+                tracing::warn!(%error, "the machine's resolver settings cannot be used");
                 known
             }
             // The files are unchanged, or the process is ending.
@@ -124,7 +124,8 @@ impl SystemFiles {
         let (config, options) = match read_system_conf() {
             Ok((config, options)) => as_the_system_does(&config, options),
             Err(error) => {
-                tracing::warn!(%error, "no nameserver is set up: the machine's own is asked");
+                tracing::warn!(%error, "no nameserver is configured; the one on this machine is \
+                                        used");
                 let own = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
                 let config = ResolverConfig::from_name_servers(vec![own]);
                 as_the_system_does(&config, ResolverOpts::default())

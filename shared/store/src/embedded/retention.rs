@@ -33,7 +33,8 @@ impl Retention {
             loop {
                 // Another process may lock the file for a while; the next run tries again.
                 if let Err(error) = forget(&file, millis::of(clock.now() - keep)).await {
-                    warn!(%error, source = ?std::error::Error::source(&error), "what is old could not all be forgotten");
+                    let source = std::error::Error::source(&error);
+                    warn!(%error, ?source, "not all old records could be removed");
                 }
                 time::sleep(PAUSE).await;
             }

@@ -78,7 +78,7 @@ impl Parser {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
             self.path.clear();
-            return self.fail(format!("must hold at most {MAX_NODES} values"));
+            return self.fail(format!("must have at most {MAX_NODES} values"));
         }
         if depth > MAX_DEPTH {
             self.path.clear();
@@ -108,7 +108,7 @@ impl Parser {
                     "$or" => parser.branches(value, within).map(Node::Or),
                     "$nor" => parser.branches(value, within).map(Node::Nor),
                     _ if key.starts_with('$') => {
-                        parser.fail("is not an operator that can stand here")
+                        parser.fail("is not an operator that is allowed here")
                     }
                     _ => {
                         let path = parser.field_path(key, within)?;
@@ -161,7 +161,12 @@ impl Parser {
                 (field, _) if FIELDS.contains(&field) => {
                     return self.fail(format!("has nothing below {field}"));
                 }
-                _ => return self.fail(format!("is no field; there are {}", FIELDS.join(", "))),
+                _ => {
+                    return self.fail(format!(
+                        "is not a field; the fields are {}",
+                        FIELDS.join(", ")
+                    ));
+                }
             }
         }
         Ok(FieldPath {
@@ -214,7 +219,7 @@ impl Parser {
                 _ => self.fail("must be an object of operators"),
             },
             "$options" => self.fail("needs a $regex beside it"),
-            _ if name.starts_with('$') => self.fail("is not an operator that can stand here"),
+            _ if name.starts_with('$') => self.fail("is not an operator that is allowed here"),
             _ => self.fail("is a field's name among operators"),
         }
     }
@@ -287,7 +292,7 @@ impl Parser {
         self.regexes += 1;
         if self.regexes > MAX_REGEXES {
             return self.fail(format!(
-                "is one too many: a filter holds at most {MAX_REGEXES}"
+                "is one too many: a filter has at most {MAX_REGEXES}"
             ));
         }
         let Value::String(pattern) = operand else {
@@ -299,7 +304,7 @@ impl Parser {
             Some(_) => return self.fail_options("must be a string"),
         };
         if let Some(other) = options.chars().find(|option| !OPTIONS.contains(*option)) {
-            return self.fail_options(format!("has '{other}'; there are i, m, s and x"));
+            return self.fail_options(format!("has '{other}'; the options are i, m, s and x"));
         }
         match Pattern::parse(pattern, options) {
             Ok(pattern) => Ok(Test::Regex(pattern)),

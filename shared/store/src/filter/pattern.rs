@@ -9,7 +9,7 @@
 //! |---|---|---|---|
 //! | `\d \w \s \b` | ASCII | Unicode | spelled out in ASCII |
 //! | `$` | also before a last newline | only at the very end | replaced at a pattern's end, else refused |
-//! | `^` with `m` | not after a last newline | there too | only before something that takes a character |
+//! | `^` with `m` | not after a last newline | there too | only before something that matches a character |
 //! | `a++`, `a{2}+` | possessive | repeated twice | refused |
 //! | `\< \v [a&&b] [[:alpha:]] \p{L} (?m)` and more | differ | differ | refused |
 
@@ -62,7 +62,7 @@ impl Pattern {
             .nest_limit(MAX_REGEX_NESTING)
             .build()
             .parse(&source)
-            .map_err(|error| format!("is no regular expression: {}", error.kind()))?;
+            .map_err(|error| format!("is not a regular expression: {}", error.kind()))?;
         let mut translator = Translator {
             source: &source,
             multi_line: options.contains('m'),
@@ -79,7 +79,7 @@ impl Pattern {
             .build()
             .map_err(|error| match error {
                 regex::Error::CompiledTooBig(_) => "is too complex".to_owned(),
-                error => format!("is no regular expression: {error}"),
+                error => format!("is not a regular expression: {error}"),
             })?;
         Ok(Self {
             options: ['i', 'm', 's']
@@ -235,7 +235,7 @@ impl Translator<'_> {
                         Err("cannot repeat a repetition (a++ is possessive elsewhere)".to_owned())
                     }
                     Ast::Assertion(_) | Ast::Flags(_) | Ast::Empty(_) => {
-                        Err("cannot repeat what takes no character".to_owned())
+                        Err("cannot repeat what matches no character".to_owned())
                     }
                     inner => self.item(inner, false),
                 }
@@ -265,7 +265,7 @@ impl Translator<'_> {
             AssertionKind::StartLine if !self.multi_line => Ok(()),
             AssertionKind::StartLine => Err(
                 "can have ^ with the option m only at its beginning, or at an alternative's, and \
-                 before something that takes a character"
+                 before something that matches a character"
                     .to_owned(),
             ),
             AssertionKind::EndLine if self.multi_line => Ok(()),

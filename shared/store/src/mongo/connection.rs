@@ -108,15 +108,15 @@ impl Connection {
         if let Some(Tls::Enabled(options)) = &url.tls
             && options.allow_invalid_certificates == Some(true)
         {
-            let problem = "must not turn the verification of certificates off; trust an authority of \
-                           your own by ca_file";
+            let problem = "must not disable certificate verification; set ca_file to trust your \
+                           own authority";
             return Err(setting("url", problem.to_owned()));
         }
         if let Some(path) = &config.ca_file {
             if matches!(url.tls, Some(Tls::Disabled)) {
                 return Err(setting(
                     "ca_file",
-                    "is of no use: the url turns TLS off".to_owned(),
+                    "has no effect: the URL turns TLS off".to_owned(),
                 ));
             }
             // The driver ignores unreadable parts of this file.
@@ -127,7 +127,10 @@ impl Connection {
             || database.len() > MAX_DATABASE_BYTES
             || database.contains(['/', '\\', '.', ' ', '"', '$', '\0'])
         {
-            return Err(setting("database", "is no name for a database".to_owned()));
+            return Err(setting(
+                "database",
+                "is not a valid name of a database".to_owned(),
+            ));
         }
         // The driver takes 0 to mean no limit.
         if config.max_connections == 0 {
@@ -166,7 +169,7 @@ impl Connection {
             }
         };
         if time::timeout(CLOSE_LIMIT, ended).await.is_err() {
-            warn!("MongoDB did not answer in time; what was asked of it last may go on there");
+            warn!("MongoDB did not answer in time; its last operation may still be running");
         }
     }
 
@@ -287,7 +290,7 @@ async fn until_made<F: Future<Output = Result<(), StoreError>>>(
     while !shared.closing.is_cancelled()
         && let Err(error) = make().await
     {
-        debug!(error = ?error, "the indexes are not yet there");
+        debug!(error = ?error, "the indexes do not exist yet");
         tokio::select! {
             () = time::sleep(INDEX_PAUSE) => {}
             () = shared.closing.cancelled() => {}

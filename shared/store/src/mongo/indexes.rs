@@ -147,7 +147,8 @@ impl Needed {
             Err(error) if code(&error).is_some_and(conflicts) => {
                 warn!(
                     %error, collection = self.collection,
-                    "indexes cannot be made; queries will be slower, or an earlier retention stays"
+                    "indexes cannot be created; queries will be slower, or the earlier retention \
+                     stays"
                 );
                 Ok(())
             }

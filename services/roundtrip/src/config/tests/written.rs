@@ -267,19 +267,19 @@ fn an_error_states_what_is_valid() {
         (
             "callback_secret",
             "5",
-            "must be a text, in quotes, or a list of texts",
+            "must be a string in quotes, or a list of strings",
         ),
         (
             "operator_key",
             "12345678901234567890123456789012",
-            "must be a text, in quotes",
+            "must be a string in quotes",
         ),
         (
             "encryption_keys",
             "[\"a\", 5]",
-            "(entry 2) must be a text, in quotes",
+            "(entry 2) must be a string in quotes",
         ),
-        ("drain", "5", "must be a duration, as \"250ms\""),
+        ("drain", "5", "must be a duration such as \"250ms\""),
         (
             "dispatcher.retry.schedule",
             "[\"1s\", \"x\"]",
@@ -288,7 +288,7 @@ fn an_error_states_what_is_valid() {
         (
             "ingress.listen",
             "\"localhost\"",
-            "must be an address and a port, as \"127.0.0.1:8000\"",
+            "must be an address and a port such as \"127.0.0.1:8000\"",
         ),
         ("egress.https_only", "\"maybe\"", "must be true or false"),
         (
@@ -300,7 +300,7 @@ fn an_error_states_what_is_valid() {
         (
             "ingress.max_connections",
             "-1",
-            "must be a whole number, not below 0",
+            "must be a whole number, 0 or greater",
         ),
         ("ingress", "5", "must be a section"),
         (
@@ -368,7 +368,7 @@ fn a_file_that_cannot_be_read_is_named() {
     std::fs::write(&path, b"drain = \"1s\"\nlog = \"\xff\"").unwrap();
     let error = read_with(Some(&path), []).unwrap_err().to_string();
     assert!(
-        error.contains("line 2, column 8: this is no UTF-8"),
+        error.contains("line 2, column 8: the file is not UTF-8"),
         "{error}"
     );
 }
@@ -377,12 +377,12 @@ fn a_file_that_cannot_be_read_is_named() {
 fn an_unknown_key_is_refused_by_name() {
     let line = refusal("[ingress]\nmax_conections = 5\n", &[]);
     assert!(
-        line.contains("line 2, column 1: ingress.max_conections is no key"),
+        line.contains("line 2, column 1: ingress.max_conections is an unknown key"),
         "{line}"
     );
     let line = refusal("", &[("ROUNDTRIP__INGRESS__FOO", SECRET)]);
     assert!(
-        line.contains("ROUNDTRIP__INGRESS__FOO: ingress.foo is no key"),
+        line.contains("ROUNDTRIP__INGRESS__FOO: ingress.foo is an unknown key"),
         "{line}"
     );
     refusal("", &[("ROUNDTRIP__", SECRET)]);
@@ -395,7 +395,7 @@ fn a_variable_that_was_meant_for_the_gateway_is_not_passed_over() {
     for (name, right) in [
         ("ROUNDTRIP_EGRESS__DENY", "ROUNDTRIP__EGRESS__DENY"),
         ("ROUNDTRIP_EGRESS_DENY", "ROUNDTRIP__EGRESS__DENY"),
-        ("ROUNDTRIP__EGRESS_DENY", "egress_deny is no key"),
+        ("ROUNDTRIP__EGRESS_DENY", "egress_deny is an unknown key"),
         ("ROUNDTRIP_ENVIRONMENT", "ROUNDTRIP__ENVIRONMENT"),
         ("ROUNDTRIP_INGRESS", "ROUNDTRIP__INGRESS"),
         (
