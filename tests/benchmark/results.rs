@@ -140,7 +140,6 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    /// Records a rate.
     pub(crate) fn rate(&mut self, measure: Measure, size: Size, took: Duration) {
         self.values.insert(measure, size.per_second(took));
     }

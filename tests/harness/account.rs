@@ -49,9 +49,7 @@ impl End {
 /// A message and its final state; `None` if it did not end in time.
 #[derive(Debug, Clone)]
 pub struct Ended {
-    /// The message.
     pub message: Accepted,
-    /// Its final state.
     pub state: Option<State>,
 }
 

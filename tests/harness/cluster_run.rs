@@ -40,7 +40,6 @@ const BODY_BYTES: usize = 400;
 /// How often the number of accepted messages is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {
     /// SIGKILL, and a start after a while.
@@ -67,11 +66,8 @@ pub enum Victims {
 /// A fault, and how long it lasts.
 #[derive(Debug, Clone, Copy)]
 pub struct Blow {
-    /// The kind of fault.
     pub fault: Fault,
-    /// The nodes that it hits.
     pub victims: Victims,
-    /// Its duration.
     pub lasts: Duration,
 }
 
@@ -84,7 +80,6 @@ pub struct ClusterPlan {
     pub blows: Vec<Blow>,
     /// The time before, between and after the faults.
     pub between: Duration,
-    /// How many messages are posted.
     pub messages: usize,
     /// Messages a second.
     pub rate: u32,
@@ -92,12 +87,9 @@ pub struct ClusterPlan {
     pub limit: Duration,
 }
 
-/// The result of one fault.
 #[derive(Debug, Clone)]
 pub struct BlowReport {
-    /// The fault.
     pub blow: Blow,
-    /// The nodes that it hit.
     pub nodes: Vec<&'static str>,
     /// The longest time without a message accepted, from the blow until the nodes were back.
     pub longest_refusal: Duration,

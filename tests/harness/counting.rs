@@ -113,7 +113,6 @@ impl CountingServer {
         })
     }
 
-    /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address

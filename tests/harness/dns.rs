@@ -34,7 +34,6 @@ const NO_PREFERENCE: [u8; 4] = [0; 4];
 /// What a name has.
 #[derive(Debug, Clone)]
 pub enum Record {
-    /// An address.
     Address(IpAddr),
     /// A service: on which host, on which port.
     Service(String, u16),
@@ -120,7 +119,6 @@ impl NameServer {
         })
     }
 
-    /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address

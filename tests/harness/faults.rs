@@ -70,15 +70,11 @@ const PATIENCE: [(&str, &str); 5] = [
 /// The settings of a fault run.
 #[derive(Debug)]
 pub struct FaultPlan {
-    /// The gateway.
     pub stack: Plan,
-    /// How many messages are posted.
     pub messages: usize,
-    /// How many faults are drawn.
     pub faults: usize,
     /// Whether all of them are SIGKILLs of the gateway's processes.
     pub kills_only: bool,
-    /// The seed of the draw.
     pub seed: u64,
     /// The time limit on the run.
     pub limit: Duration,
@@ -89,7 +85,6 @@ pub struct FaultPlan {
 /// The result of a fault run.
 #[derive(Debug, Clone)]
 pub struct FaultReport {
-    /// The seed of the faults.
     pub seed: u64,
     /// The faults in order, each with the number of messages accepted before it.
     pub faults: Vec<(Fault, u64)>,

@@ -42,7 +42,6 @@ pub use raw::Raw;
 /// How long a process may take to drain and end.
 const STOP_LIMIT: Duration = Duration::from_mins(1);
 
-/// A running gateway.
 #[derive(Debug)]
 pub struct TestGateway {
     plan: Plan,
@@ -139,7 +138,6 @@ impl TestGateway {
         self.run(&arguments, &program.env).await
     }
 
-    /// What it runs on.
     #[must_use]
     pub const fn setup(&self) -> Setup {
         self.plan.setup
@@ -165,7 +163,6 @@ impl TestGateway {
         self.folder.path()
     }
 
-    /// The names of its processes.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.processes.keys().cloned().collect()

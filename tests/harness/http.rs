@@ -21,13 +21,11 @@ use crate::audit::Audit;
 /// The address to connect to, and the audit that gets its responses.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// Where it listens.
     pub address: SocketAddr,
     /// Learns of every answer.
     pub audit: Audit,
 }
 
-/// One connection.
 #[derive(Debug)]
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,

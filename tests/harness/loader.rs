@@ -31,7 +31,6 @@ const AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How long a post may take before it counts as not accepted.
 const POST_LIMIT: Duration = Duration::from_secs(10);
 
-/// The settings of a load.
 #[derive(Debug, Clone)]
 pub struct Load {
     /// The address of the gateway, or of another server under load.
@@ -131,7 +130,6 @@ impl Progress {
     }
 }
 
-/// The result of a load.
 #[derive(Debug, Clone, Copy)]
 pub struct Loaded {
     /// When the first post was made.

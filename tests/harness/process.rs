@@ -48,13 +48,9 @@ const PORTS_APART: u32 = 37;
 /// The program to start. The process keeps it for restarts.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// Its name in reports.
     pub name: String,
-    /// The executable.
     pub path: PathBuf,
-    /// Its arguments.
     pub args: Vec<String>,
-    /// Its environment.
     pub env: Vec<(String, String)>,
     /// Its working folder, created if missing; its output goes to `NAME.log` there.
     pub folder: PathBuf,
@@ -93,7 +89,6 @@ impl Process {
         self.program.audit.environment(pairs(&self.program.env));
     }
 
-    /// What it was started from.
     #[must_use]
     pub const fn program(&self) -> &Program {
         &self.program

@@ -67,7 +67,6 @@ impl Proxy {
         })
     }
 
-    /// Its address.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address

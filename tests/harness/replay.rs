@@ -42,7 +42,6 @@ const UNDER_DELIVERY: u64 = 64;
 /// The settings of a replay run.
 #[derive(Debug)]
 pub struct ReplayPlan {
-    /// The gateway.
     pub stack: Plan,
     /// How many dead letters there are.
     pub letters: usize,

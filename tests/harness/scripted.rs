@@ -30,16 +30,13 @@ pub struct ScriptedServer {
     _serving: AbortOnDropHandle<()>,
 }
 
-/// A received request.
 #[derive(Debug, Clone)]
 pub struct Received {
     /// Its place in the order of all requests to this server, from 0 on.
     pub number: usize,
     /// The number of the attempt for this `webhook-id`, from 1.
     pub attempt: usize,
-    /// Its path and query.
     pub uri: Uri,
-    /// Its headers.
     pub headers: HeaderMap,
     /// Its body, byte for byte.
     pub body: String,
@@ -203,7 +200,6 @@ impl ScriptedServer {
         format!("http://{}/incoming", self.address)
     }
 
-    /// Its port.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.address.port()

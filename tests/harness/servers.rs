@@ -20,7 +20,6 @@ use crate::{
 /// What there is to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A RabbitMQ node.
     Rabbitmq,
     /// A server that speaks MongoDB's wire protocol.
     Mongodb,

@@ -32,18 +32,12 @@ pub const CALLBACK_SECRET: &str = "the-tests'-own-secret-of-32-bytes-or-more";
 /// The time limit on the drain and exit of a process.
 const STOP_LIMIT: Duration = Duration::from_mins(1);
 
-/// The engines of a stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Engines {
     /// SQLite files, all roles in one process.
     Embedded,
     /// Servers, and a process for each role.
-    Servers {
-        /// RabbitMQ's URL.
-        broker: String,
-        /// MongoDB's URL.
-        store: String,
-    },
+    Servers { broker: String, store: String },
 }
 
 /// A part of the gateway that runs as a process.
@@ -73,24 +67,19 @@ impl fmt::Display for Role {
     }
 }
 
-/// The settings of a stack.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The gateway's executable.
     pub binary: PathBuf,
-    /// Its engines.
     pub engines: Engines,
     /// The folder of its processes and their logs.
     pub folder: PathBuf,
     /// Its queues' prefix and its database's name.
     pub name: String,
-    /// `SESSIONS_SERVER`.
     pub sessions_server: String,
     /// Further environment for every process.
     pub env: Vec<(String, String)>,
 }
 
-/// A running gateway.
 #[derive(Debug)]
 pub struct Stack {
     plan: Plan,

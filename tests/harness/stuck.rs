@@ -86,7 +86,6 @@ impl StuckProxy {
         })
     }
 
-    /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address

@@ -34,9 +34,7 @@ const QUEUES: [&str; 6] = [
 pub struct TestNamespace {
     /// The namespace, and the database's name.
     pub name: String,
-    /// RabbitMQ's URL.
     pub broker: Url,
-    /// MongoDB's URL.
     pub store: Url,
 }
 

@@ -26,15 +26,12 @@ use uuid::Uuid;
 /// The year in which the expired certificate ended.
 const LONG_AGO: i32 = 2001;
 
-/// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A server's certificate and key, in PEM.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// The certificate.
     pub certificate: String,
-    /// Its key.
     pub key: String,
 }
 
@@ -179,7 +176,6 @@ impl TlsFront {
         })
     }
 
-    /// Its port.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.address.port()

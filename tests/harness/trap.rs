@@ -42,7 +42,6 @@ impl Trap {
         })
     }
 
-    /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address

@@ -12,7 +12,6 @@ use tokio::{io::AsyncWriteExt, process::Command};
 
 use crate::scripted::Received;
 
-/// The headers that are checked.
 const HEADERS: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-signature"];
 
 /// Whose library.
@@ -25,7 +24,6 @@ pub enum Library {
 }
 
 impl Library {
-    /// Both.
     pub const ALL: [Self; 2] = [Self::Python, Self::JavaScript];
 }
 

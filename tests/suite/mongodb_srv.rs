@@ -44,7 +44,6 @@ struct Member {
     /// The host name that it announces, which the driver connects to.
     host: String,
     port: u16,
-    /// Its replica set.
     set: Option<String>,
     /// A database for this test.
     database: String,

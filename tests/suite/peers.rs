@@ -45,7 +45,6 @@ on_both_setups! {
 /// What a bare server does with a request.
 #[derive(Clone, Copy)]
 enum Then {
-    /// Accepts it.
     Take,
     /// Sends the head of a 200 and a part of its body, then stalls.
     Stall,

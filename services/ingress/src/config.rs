@@ -54,11 +54,9 @@ pub enum CallbackAuth {
     Open,
 }
 
-/// Settings of the ingress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The address of the API.
     pub listen: SocketAddr,
     /// The certificate, if the API is served over https.
     #[serde(skip_serializing_if = "Option::is_none")]

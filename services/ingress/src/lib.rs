@@ -65,7 +65,6 @@ impl Deref for Ingress {
     }
 }
 
-/// The shared state.
 pub struct IngressState {
     broker: SharedBroker,
     store: SharedStore,
@@ -115,7 +114,6 @@ pub struct Parts {
     pub keys: KeySettings,
     /// The rules for endpoints.
     pub guard: Arc<Guard>,
-    /// The time of day.
     pub clock: Arc<dyn Clock>,
 }
 

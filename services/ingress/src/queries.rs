@@ -23,7 +23,6 @@ pub(crate) struct Queries {
     principals: Mutex<HashMap<String, Weak<PrincipalQueries>>>,
 }
 
-/// The queries of one principal.
 struct PrincipalQueries {
     under_way: Arc<Semaphore>,
     turn: Semaphore,

@@ -29,7 +29,6 @@ const SHARE: usize = 4;
 /// The size of one chunk. The rest of the response stays here, where it counts.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// The byte budget of responses.
 #[derive(Clone)]
 pub(crate) struct ResponseBudget {
     all: Arc<Semaphore>,

@@ -126,7 +126,6 @@ pub(crate) struct Bench {
 /// The operator's key in the configuration, where keys are required.
 pub(crate) const OPERATOR_KEY: &str = "the-operators-own-key-of-32-bytes-or-more";
 
-/// An answer.
 pub(crate) struct TestResponse {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
@@ -192,7 +191,6 @@ impl Bench {
         bench
     }
 
-    /// Adds a channel.
     pub(crate) async fn add_channel(&self, id: &str) {
         let metadata = json!({"endpoint_url": "http://h/"});
         let channel = json!({"channel_id": id, "channel_metadata": metadata});

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 const DEFAULT_BATCHES_AT_ONCE: u16 = 64;
 const DEFAULT_DEAD_LETTERS_AT_ONCE: u16 = 32;
 
-/// Settings of the recorder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

@@ -128,7 +128,6 @@ pub(crate) enum Environment {
     Production,
 }
 
-/// The operations port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Operations {

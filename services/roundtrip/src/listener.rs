@@ -69,7 +69,6 @@ const CONNECTION_WINDOW: u32 = 256 << 10;
 /// HTTP/2: the bytes of an answer that are buffered until its stream accepts them.
 const MAX_SEND_BUFFER: usize = 64 << 10;
 
-/// Limits of connections.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// The most connections at once.

@@ -21,7 +21,6 @@ use tracing_subscriber::{
 
 use crate::config::Problem;
 
-/// Settings of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
@@ -54,7 +53,6 @@ impl Default for Config {
 const QUIET: &str = "lapin=off";
 
 impl Config {
-    /// Checks the level.
     pub(crate) fn check(&self) -> Result<(), Problem> {
         self.filter().map(drop)
     }

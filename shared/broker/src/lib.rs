@@ -6,6 +6,8 @@
 //!
 //! No type of lapin or rusqlite leaves this crate.
 
+#![warn(missing_docs)]
+
 mod config;
 mod delivery;
 mod message;

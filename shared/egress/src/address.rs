@@ -19,7 +19,6 @@ use ipnet::{Ipv4Net, Ipv6Net};
 pub enum Special {
     /// `0.0.0.0/8`, `::`: this machine, on most systems.
     Unspecified,
-    /// This machine.
     Loopback,
     /// RFC 1918, and IPv6's unique local and site-local addresses.
     Private,
@@ -29,13 +28,10 @@ pub enum Special {
     LinkLocal,
     /// A cloud's own service for its machines, outside the link-local range.
     Metadata,
-    /// Multicast.
     Multicast,
-    /// Broadcast on this link.
     Broadcast,
     /// For examples in documentation.
     Documentation,
-    /// For benchmarks between two networks.
     Benchmarking,
     /// Assigned to a protocol.
     Protocol,

@@ -105,7 +105,6 @@ pub enum ConfigError {
         /// The entry's number, and what is wrong with it.
         problem: String,
     },
-    /// The certificate authorities.
     #[error("ca_file")]
     Roots(#[from] RootsError),
     /// The nameservers, configured or the system's, cannot be used.

@@ -79,7 +79,6 @@ enum Named {
     Unknown,
 }
 
-/// The rules of one configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guard {
     allow: Patterns,

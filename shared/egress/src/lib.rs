@@ -44,7 +44,6 @@ impl Egress {
         })
     }
 
-    /// The rules.
     #[must_use]
     pub const fn guard(&self) -> &Arc<Guard> {
         &self.guard

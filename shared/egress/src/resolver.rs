@@ -38,7 +38,6 @@ const MAX_NEGATIVE: Duration = Duration::from_secs(10);
 /// Maximum number of an answer's addresses that are tried in turn. All are vetted.
 const MAX_ADDRESSES: usize = 16;
 
-/// Resolves names.
 #[derive(Clone)]
 pub struct Resolver {
     guard: Arc<Guard>,
@@ -80,7 +79,6 @@ pub enum LookupError {
     /// The nameservers return nothing usable.
     #[error("the host's name could not be resolved")]
     Failed(#[source] Box<NetError>),
-    /// The answer is empty.
     #[error("the host's name has no address")]
     Empty,
 }

@@ -26,7 +26,6 @@ pub(crate) struct Pending {
     pub(crate) _room: OwnedSemaphorePermit,
 }
 
-/// The entries of one message.
 #[derive(Debug)]
 pub(crate) struct EntryBatch {
     entries: Vec<Pending>,

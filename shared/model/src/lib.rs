@@ -4,6 +4,8 @@
 //! Invariant: this crate does no I/O, reads no clock and draws no random numbers. Time and
 //! randomness are parameters, so that every rule is a pure function and can be tested.
 
+#![warn(missing_docs)]
+
 pub mod callback;
 pub mod channel;
 pub mod clock;

@@ -7,6 +7,8 @@
 //!
 //! No type of the mongodb or rusqlite crates leaves this crate.
 
+#![warn(missing_docs)]
+
 mod cache;
 mod canonical;
 mod config;

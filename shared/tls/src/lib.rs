@@ -21,14 +21,8 @@ pub struct Roots(Vec<CertificateDer<'static>>);
 /// Why a file gives no roots. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
-    /// The file cannot be read.
     #[error("cannot be read from '{}'", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// The file is damaged PEM. The parser's message is omitted: it quotes the line, which may be
     /// part of a private key.
     #[error("is damaged PEM: '{}'", .0.display())]
@@ -39,9 +33,7 @@ pub enum RootsError {
     /// The file contains an invalid certificate.
     #[error("holds a certificate that cannot be used: '{}'", path.display())]
     Certificate {
-        /// The file.
         path: PathBuf,
-        /// The parser's error.
         source: rustls::Error,
     },
 }
@@ -87,7 +79,6 @@ impl Roots {
         &self.0
     }
 
-    /// Whether there are no certificates.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -7,13 +7,9 @@ use serde_json::Value;
 /// The gateway's answer to a request.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Its status.
     pub status: u16,
-    /// Its headers.
     pub headers: HeaderMap,
-    /// Its body.
     pub text: String,
-    /// The version of HTTP.
     pub version: Version,
 }
 

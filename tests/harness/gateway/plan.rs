@@ -33,7 +33,6 @@ const NOWHERE: &str = "http://127.0.0.1:1/";
 /// The time limit on server calls: a busy machine's slow server must not count as unavailable.
 const SERVER_LIMIT: &str = "20s";
 
-/// The engines of a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setup {
     /// SQLite files, all roles in one process.

@@ -13,7 +13,6 @@ use tokio::{
 
 use crate::{audit::Audit, wait::WAIT_LIMIT};
 
-/// The connection.
 #[derive(Debug)]
 pub struct Raw {
     stream: TcpStream,

@@ -11,7 +11,6 @@ use serde_json::Value;
 
 use crate::{Ingress, access::Principal, body::Json, parameters::Parameters, problem::Problem};
 
-/// The query parameters.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PageParameters {

@@ -10,7 +10,6 @@ use serde::{
     de::{self, SeqAccess, Visitor},
 };
 
-/// A secret text.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Secret(pub(super) SecretString);
 

@@ -89,7 +89,6 @@ impl Activity {
     }
 }
 
-/// A request in progress.
 pub(super) struct UnderWay(Arc<Activity>);
 
 impl Drop for UnderWay {

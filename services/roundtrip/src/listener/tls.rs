@@ -101,7 +101,6 @@ impl ResolvesServerCert for Current {
 /// The result of a check of the files.
 #[derive(Debug, PartialEq, Eq)]
 enum Look {
-    /// Unchanged.
     Same,
     /// Loaded and in use.
     Taken,
