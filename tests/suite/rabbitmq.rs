@@ -638,7 +638,7 @@ async fn another_clients_bare_message_is_handed_out_like_any_other() -> anyhow::
     let delivery = next(&mut consumer).await?;
     let id = delivery.message().id.clone();
     ensure!(!id.is_empty() && delivery.message().body == "not JSON");
-    delivery.settle(Decision::Park(Duration::ZERO)).await?;
+    delivery.settle(Decision::Snooze(Duration::ZERO)).await?;
     let delivery = next(&mut consumer).await?;
     ensure!((delivery.message().id.as_str(), delivery.message().attempts) == (id.as_str(), 0));
     delivery.settle(Decision::Done).await?;

@@ -198,7 +198,7 @@ impl Dispatcher {
                 "delivery.snoozed_again"
             );
         }
-        Decision::Park(wait)
+        Decision::Snooze(wait)
     }
 
     async fn deliver(
@@ -237,7 +237,7 @@ impl Dispatcher {
         if matches!(made.outcome, Outcome::Answered { status: GONE, .. }) {
             self.pause(&message.channel_id, &known.target.uid).await;
             // Even after the last attempt: the message waits until the channel is resumed.
-            made.decision = Decision::Park(self.park);
+            made.decision = Decision::Snooze(self.park);
         }
         let Told {
             decision,

@@ -53,7 +53,7 @@ impl Handler for Forwarder {
                     obstacle = obstacle.as_str(),
                     "forward.parked"
                 );
-                Decision::Park(wait)
+                Decision::Snooze(wait)
             }
         }
     }

@@ -122,8 +122,8 @@ impl Handler for DeadLetterWriter {
     async fn handle(&self, message: &Message) -> Decision {
         let (letter, entry) = self.letter(message);
         let letters = [letter];
-        if let Err(parked) = until_taken("a dead letter", || self.store.bury(&letters)).await {
-            return parked;
+        if let Err(snooze) = until_taken("a dead letter", || self.store.bury(&letters)).await {
+            return snooze;
         }
         if let Some(entry) = entry {
             self.journal.append(entry).await;

@@ -53,7 +53,7 @@ async fn write(store: SharedStore, mut pages: mpsc::Receiver<Page>) {
         }
         let decision = match until_taken("entries", || store.record(&entries)).await {
             Ok(()) => Decision::Done,
-            Err(parked) => parked,
+            Err(snooze) => snooze,
         };
         for done in waiting {
             // If the receiver is gone, the batch is delivered again; writing it twice is harmless.

@@ -15,10 +15,10 @@ use tokio::time::{Instant, sleep};
 const HOLD: Duration = Duration::from_mins(5);
 
 /// How long a message is snoozed after that.
-const PARK: Duration = Duration::from_secs(5);
+const SNOOZE: Duration = Duration::from_secs(5);
 
 /// Logged for every message while the store is unavailable.
-static STORE_AWAY: LogThrottle = LogThrottle::every(Duration::from_mins(1));
+static STORE_UNAVAILABLE: LogThrottle = LogThrottle::every(Duration::from_mins(1));
 
 /// Repeats the write until the store accepts it. After too long it returns a snooze.
 pub(crate) async fn until_taken<T, F>(
@@ -35,13 +35,17 @@ where
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        if let Some(suppressed) = STORE_AWAY.due(Instant::now().into_std()) {
-            tracing::warn!(%error, what, suppressed, "the store did not accept the write; trying \
-                                                      again");
+        if let Some(suppressed) = STORE_UNAVAILABLE.due(Instant::now().into_std()) {
+            tracing::warn!(
+                %error,
+                what,
+                suppressed,
+                "the store did not accept the write; trying again"
+            );
         }
         if Instant::now() >= deadline {
-            return Err(Decision::Park(PARK));
+            return Err(Decision::Snooze(SNOOZE));
         }
-        sleep(waits.next_backoff().unwrap_or(PARK)).await;
+        sleep(waits.next_backoff().unwrap_or(SNOOZE)).await;
     }
 }

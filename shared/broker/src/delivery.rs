@@ -79,7 +79,7 @@ impl Delivery {
                 delay,
                 attempts: attempts + 1,
             },
-            Decision::Park(delay) => Settlement::Defer { delay, attempts },
+            Decision::Snooze(delay) => Settlement::Defer { delay, attempts },
             Decision::DeadLetter(reason) => Settlement::Dead {
                 reason,
                 attempts: attempts + 1,

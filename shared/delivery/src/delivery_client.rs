@@ -175,7 +175,7 @@ impl From<&Decision> for Told {
             Decision::Done => ("done", None, None),
             Decision::RetryAfter(wait) => ("retry", milliseconds(wait), None),
             Decision::DeadLetter(reason) => ("dead_letter", None, Some(reason.kind.as_str())),
-            Decision::Park(wait) => ("park", milliseconds(wait), None),
+            Decision::Snooze(wait) => ("park", milliseconds(wait), None),
         };
         Self {
             decision,

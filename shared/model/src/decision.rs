@@ -14,7 +14,7 @@ pub enum Decision {
     /// No retry can help, or none is left. Move it to the dead queue.
     DeadLetter(DeadReason),
     /// No attempt was made. Snooze for this long; a snooze does not count as an attempt.
-    Park(Duration),
+    Snooze(Duration),
 }
 
 /// Why a message is a dead letter. Filters use the kind; people read the detail.

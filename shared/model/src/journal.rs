@@ -229,7 +229,7 @@ impl Attempt {
         };
         let next = match decision {
             Decision::Done => After::Arrived,
-            Decision::RetryAfter(wait) | Decision::Park(wait) => After::Retry {
+            Decision::RetryAfter(wait) | Decision::Snooze(wait) => After::Retry {
                 wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             },
             Decision::DeadLetter(reason) => After::Dead(reason.clone()),

@@ -332,7 +332,7 @@ async fn a_refused_message_is_dead_with_what_the_channel_said() {
 async fn a_message_whose_endpoint_is_gone_waits_also_after_its_last_try() {
     let (store, _requests) = channel_server(410).await;
     let attempts = u32::try_from(DEFAULT_ATTEMPTS).unwrap();
-    let waits = Decision::Park(Config::default().park);
+    let waits = Decision::Snooze(Config::default().park);
     assert_eq!(decide(store, attempts).await, waits);
 }
 
@@ -354,7 +354,7 @@ async fn a_message_that_is_too_old_is_dead_without_a_try() {
 async fn while_the_store_is_unavailable_messages_wait_without_counting_attempts() {
     assert_eq!(
         decide(Store::IsUnavailable, 3).await,
-        Decision::Park(Config::default().park + ONE_AT_THE_PACE)
+        Decision::Snooze(Config::default().park + ONE_AT_THE_PACE)
     );
 }
 
@@ -534,6 +534,6 @@ async fn a_channel_without_a_secret_is_delivered_unsigned() {
 async fn a_secret_that_does_not_open_parks_the_message() {
     let (store, mut requests) = channel_server(200).await;
     let decision = decide_signing(store, ANOTHER_KEY, &[(1, "slack-sim")]).await;
-    assert!(matches!(decision, Decision::Park(_)), "{decision:?}");
+    assert!(matches!(decision, Decision::Snooze(_)), "{decision:?}");
     assert!(requests.try_recv().is_err());
 }

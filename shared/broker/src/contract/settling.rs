@@ -81,7 +81,7 @@ pub async fn a_retry_comes_after_its_delay_and_counts<H: Harness>(engine: &mut E
 pub async fn a_snoozed_message_comes_after_its_delay_and_counts_no_attempt<H: Harness>(
     engine: &mut Engine<H>,
 ) {
-    comes_after_its_delay(engine, Decision::Park(DELAY), 0).await;
+    comes_after_its_delay(engine, Decision::Snooze(DELAY), 0).await;
 }
 
 async fn comes_after_its_delay<H: Harness>(
@@ -256,7 +256,7 @@ pub async fn a_dead_letter_can_be_snoozed_and_removed<H: Harness>(engine: &mut E
     let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
     let delivery = next(&mut dead_letters).await;
     let before = delivery.message().clone();
-    settle(delivery, Decision::Park(DELAY)).await;
+    settle(delivery, Decision::Snooze(DELAY)).await;
     let delivery = next(&mut dead_letters).await;
     assert_eq!(*delivery.message(), before);
     settle(delivery, Decision::Done).await;

@@ -24,7 +24,7 @@ enum Step {
 enum Verdict {
     Done,
     Retry,
-    Park,
+    Snooze,
     Dead,
     Drop,
 }
@@ -33,7 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
     let verdict = prop_oneof![
         Just(Verdict::Done),
         Just(Verdict::Retry),
-        Just(Verdict::Park),
+        Just(Verdict::Snooze),
         Just(Verdict::Dead),
         Just(Verdict::Drop),
     ];
@@ -123,7 +123,7 @@ impl Run {
         let decision = match verdict {
             Verdict::Done => Decision::Done,
             Verdict::Retry => Decision::RetryAfter(Duration::from_millis(2)),
-            Verdict::Park => Decision::Park(Duration::ZERO),
+            Verdict::Snooze => Decision::Snooze(Duration::ZERO),
             Verdict::Dead => Decision::DeadLetter(DeadReason::new(DeadKind::Refused, "no")),
             Verdict::Drop => return drop(delivery),
         };
@@ -133,7 +133,7 @@ impl Run {
             Verdict::Done => drop(self.model.0.remove(&id)),
             Verdict::Retry => *attempts += 1,
             Verdict::Dead => (*attempts, *dead) = (*attempts + 1, true),
-            Verdict::Park | Verdict::Drop => {}
+            Verdict::Snooze | Verdict::Drop => {}
         }
     }
 
