@@ -84,7 +84,7 @@ mod tests {
             body: Bytes::new(),
         };
         let letters: Vec<_> = ids.iter().map(letter).collect();
-        bench.store.bury(&letters).await.unwrap();
+        bench.store.insert(&letters).await.unwrap();
         (bench, ids)
     }
 

@@ -122,7 +122,7 @@ impl Handler for DeadLetterWriter {
     async fn handle(&self, message: &Message) -> Decision {
         let (letter, entry) = self.letter(message);
         let letters = [letter];
-        if let Err(snooze) = until_taken("a dead letter", || self.store.bury(&letters)).await {
+        if let Err(snooze) = until_taken("a dead letter", || self.store.insert(&letters)).await {
             return snooze;
         }
         if let Some(entry) = entry {

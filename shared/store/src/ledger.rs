@@ -1,7 +1,7 @@
 //! Storage for messages: their journal, their dead letters, the replays of those, and the
 //! producers' idempotency keys. Each has a trait and its types.
 //!
-//! Invariant: what a queue may redeliver ([`Journal::record`], [`DeadLetters::bury`]) changes
+//! Invariant: what a queue may redeliver ([`Journal::record`], [`DeadLetters::insert`]) changes
 //! nothing the second time, in any order.
 
 mod dead_letters;

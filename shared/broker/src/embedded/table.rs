@@ -43,7 +43,7 @@ pub(super) enum Change<'a> {
         delay: i64,
         attempts: u32,
     },
-    Bury {
+    DeadLetter {
         from: Queue,
         queue: Queue,
         key: Key,
@@ -63,7 +63,7 @@ impl HeldBytes {
             Change::Insert { queue, message, .. } => self.of(*queue, signed(message.body.len())),
             Change::Delete { queue, bytes, .. } => self.of(*queue, -signed(*bytes)),
             Change::Defer { .. } => {}
-            Change::Bury {
+            Change::DeadLetter {
                 from, queue, bytes, ..
             } => {
                 self.of(*from, -signed(*bytes));
@@ -301,7 +301,7 @@ impl Change<'_> {
                      WHERE seq = ?1",
                 )?
                 .execute(params![key.seq, sub_queue, key.due, delay, attempts])?,
-            Self::Bury {
+            Self::DeadLetter {
                 queue,
                 key,
                 attempts,

@@ -369,7 +369,7 @@ fn change(settling: &Settling, now: i64) -> Change<'_> {
                 attempts: *attempts,
             }
         }
-        Settlement::Dead { reason, attempts } => Change::Bury {
+        Settlement::Dead { reason, attempts } => Change::DeadLetter {
             from: settling.leased.queue,
             queue: settling.leased.queue.dead(),
             bytes,

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, MAX_PAGE_BYTES};
 
-async fn bury(store: &(impl DeadLetters + ?Sized), letters: &[DeadLetter]) {
-    store.bury(letters).await.expect("to bury");
+async fn insert(store: &(impl DeadLetters + ?Sized), letters: &[DeadLetter]) {
+    store.insert(letters).await.expect("inserted");
 }
 
 async fn listed(
@@ -126,8 +126,8 @@ pub async fn a_dead_letter_reads_back_unchanged(harness: &impl Harness) {
         body: bytes::Bytes::new(),
         ..dead_letter(1)
     };
-    bury(store, &[]).await;
-    bury(store, &[unknown.clone(), known.clone()]).await;
+    insert(store, &[]).await;
+    insert(store, &[unknown.clone(), known.clone()]).await;
     let letters = listed(store, &DeadFilter::default(), None, 10).await;
     assert_eq!(letters, [known.clone(), unknown]);
 
@@ -149,12 +149,12 @@ pub async fn a_dead_letter_inserted_twice_is_stored_once(harness: &impl Harness)
         replay_count: 1,
         ..letter.clone()
     };
-    bury(store, &[letter.clone(), letter.clone()]).await;
+    insert(store, &[letter.clone(), letter.clone()]).await;
     let late = DeadLetter {
         dead_at: at(500),
         ..letter.clone()
     };
-    bury(store, &[late, again.clone(), other.clone()]).await;
+    insert(store, &[late, again.clone(), other.clone()]).await;
     let letters = listed(store, &DeadFilter::default(), None, 10).await;
     assert_eq!(letters, [letter.clone(), again.clone(), other]);
 
@@ -170,7 +170,7 @@ pub async fn a_dead_letter_inserted_twice_is_stored_once(harness: &impl Harness)
 pub async fn dead_letters_are_found_by_their_filter(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
-    bury(store, &letters).await;
+    insert(store, &letters).await;
     for (filter, expected) in filters() {
         let expected: Vec<_> = expected.into_iter().map(|n| letters[n].clone()).collect();
         let found = listed(store, &filter, None, 100).await;
@@ -185,7 +185,7 @@ pub async fn a_purge_removes_what_its_filter_finds(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
     for (filter, expected) in filters() {
-        bury(store, &letters).await;
+        insert(store, &letters).await;
         let purged = store.purge_dead_letters(&filter).await.expect("a purge");
         assert_eq!(purged, expected.len() as u64, "{filter:?}");
         let numbered = letters.iter().enumerate();
@@ -203,7 +203,7 @@ pub async fn a_purge_of_everything_leaves_nothing(harness: &impl Harness) {
     let store = &**harness.store();
     let letters: Vec<DeadLetter> = (0..1234).map(dead_letter).collect();
     for some in letters.chunks(500) {
-        bury(store, some).await;
+        insert(store, some).await;
     }
     let all = DeadFilter::default();
     assert_eq!(store.count_dead_letters(&all).await.expect("a count"), 1234);
@@ -218,14 +218,14 @@ pub async fn a_purge_of_everything_leaves_nothing(harness: &impl Harness) {
 pub async fn a_replayed_dead_letter_is_no_longer_listed(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
-    bury(store, &letters).await;
+    insert(store, &letters).await;
     let by = ReplayId::generate();
     let replayed = [3, 7].map(|number: usize| letters[number].dead_id.clone());
     store.mark_replayed(&[], &by).await.expect("to mark none");
     for _ in 0..2 {
         let marked = store.mark_replayed(&replayed, &by).await;
         marked.expect("to mark, and to mark again");
-        bury(store, &letters).await;
+        insert(store, &letters).await;
     }
     let all = DeadFilter::default();
     let left = listed(store, &all, None, 100).await;
@@ -245,7 +245,7 @@ pub async fn a_replayed_dead_letter_is_no_longer_listed(harness: &impl Harness) 
 pub async fn the_letters_of_a_replay_are_counted(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
-    bury(store, &letters).await;
+    insert(store, &letters).await;
     let mut ids: Vec<_> = letters.into_iter().map(|letter| letter.dead_id).collect();
     ids.sort_unstable();
     let (by, other) = (ReplayId::generate(), ReplayId::generate());
@@ -269,7 +269,7 @@ pub async fn the_letters_of_a_replay_are_counted(harness: &impl Harness) {
 pub async fn pages_hold_every_letter_once(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
-    bury(store, &letters).await;
+    insert(store, &letters).await;
     let all = DeadFilter::default();
     let mut seen = Vec::new();
     let mut after: Option<String> = None;
@@ -300,7 +300,7 @@ pub async fn pages_of_large_dead_letters_end_early_and_list_each_once(harness: &
         })
         .collect();
     for letter in &letters {
-        bury(store, std::slice::from_ref(letter)).await;
+        insert(store, std::slice::from_ref(letter)).await;
     }
     for filter in [
         json!({}),

@@ -41,13 +41,13 @@ const COUNT_REPLAYED: &str =
 
 #[async_trait]
 impl DeadLetters for SqliteStore {
-    async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+    async fn insert(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
         if letters.is_empty() {
             return Ok(());
         }
         let letters = letters.to_vec();
         self.file
-            .write(move |transaction| bury(transaction, &letters).map_err(unavailable))
+            .write(move |transaction| insert(transaction, &letters).map_err(unavailable))
             .await
     }
 
@@ -161,7 +161,7 @@ pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
     conditions
 }
 
-fn bury(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> rusqlite::Result<()> {
+fn insert(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached(INSERT)?;
     for letter in letters {
         insert.execute(params![

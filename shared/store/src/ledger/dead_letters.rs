@@ -20,7 +20,7 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`StoreError::Unavailable`], as for [`Journal::record`](super::Journal::record).
-    async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError>;
+    async fn insert(&self, letters: &[DeadLetter]) -> Result<(), StoreError>;
 
     /// Matching dead letters that were not replayed, in ascending order of [`DeadLetter::dead_id`].
     /// With [`Detail::Whole`] a page ends at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES) or at its

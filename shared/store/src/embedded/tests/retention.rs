@@ -115,7 +115,7 @@ async fn a_dead_letter_stays_until_it_is_replayed_or_purged() {
         letter("replayed", OLD),
         letter("new", NEW),
     ];
-    store.bury(&letters).await.unwrap();
+    store.insert(&letters).await.unwrap();
     let by = ReplayId::generate();
     let replayed = ["replayed".to_owned(), "new".to_owned()];
     store.mark_replayed(&replayed, &by).await.unwrap();

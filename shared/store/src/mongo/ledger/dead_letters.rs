@@ -24,7 +24,7 @@ const PURGE_STEP: u16 = MAX_PAGE;
 
 #[async_trait]
 impl DeadLetters for MongoStore {
-    async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+    async fn insert(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
         if letters.is_empty() {
             return Ok(());
         }
