@@ -22,7 +22,7 @@ const ENOUGH_FOR_A_WRITE: usize = 500;
 
 /// Records batches of entries.
 pub(crate) struct JournalWriter {
-    desk: mpsc::Sender<Page>,
+    pages: mpsc::Sender<Page>,
 }
 
 /// The entries of a batch, and where its decision is sent.
@@ -34,9 +34,9 @@ struct Page {
 impl JournalWriter {
     /// Starts the task that writes; at most `waiting` batches queue for it.
     pub(crate) fn start(store: SharedStore, waiting: u16) -> Self {
-        let (desk, pages) = mpsc::channel(usize::from(waiting.max(1)));
+        let (sender, pages) = mpsc::channel(usize::from(waiting.max(1)));
         tokio::spawn(write(store, pages));
-        Self { desk }
+        Self { pages: sender }
     }
 }
 
@@ -76,7 +76,7 @@ impl Handler for JournalWriter {
             }
         };
         let (done, decision) = oneshot::channel();
-        if self.desk.send(Page { entries, done }).await.is_err() {
+        if self.pages.send(Page { entries, done }).await.is_err() {
             return Decision::RetryAfter(AFTER_A_PANIC);
         }
         decision
