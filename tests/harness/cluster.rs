@@ -17,7 +17,7 @@ use crate::servers;
 /// Names the folder of a cluster that `tests/servers` has started.
 const VARIABLE: &str = "TEST_RABBITMQ_CLUSTER";
 
-/// Its nodes: a folder each.
+/// The nodes; each has its own folder.
 pub const NODES: [&str; 3] = ["a", "b", "c"];
 
 /// A cluster, for as long as this is held.

@@ -42,7 +42,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {
-    /// SIGKILL, and a start after a while.
+    /// SIGKILL, and a start after the duration of the fault.
     Kill,
     /// SIGSTOP, and SIGCONT after a while.
     Freeze,
@@ -55,7 +55,7 @@ pub enum Victims {
     Publishers,
     /// The same, if it leads no queue that the ingress publishes to.
     PublishersOnly,
-    /// The one that the dispatcher receives from.
+    /// The node that the dispatcher receives from.
     Receivers,
     /// The one that leads the queue of outbound messages.
     Leaders,

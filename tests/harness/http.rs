@@ -72,7 +72,7 @@ impl Connection {
         self.exchange(request).await
     }
 
-    /// Gets.
+    /// Sends a GET request.
     ///
     /// # Errors
     /// As [`Connection::post`].

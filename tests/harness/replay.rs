@@ -70,7 +70,7 @@ pub struct ReplayReport {
     pub excused: u64,
     /// Whether the progress ever decreased, or exceeded the matches.
     pub monotonic: bool,
-    /// From the request until it was done and all were delivered.
+    /// The time from the request until the replay was done and every message was delivered.
     pub took: Duration,
 }
 

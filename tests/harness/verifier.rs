@@ -37,7 +37,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// This request, as it came.
+    /// Checks this received request.
     #[must_use]
     pub fn new(secret: &str, received: &Received) -> Self {
         let headers = HEADERS.into_iter().filter_map(|name| {

@@ -18,7 +18,7 @@ use crate::config::Config;
 
 const ECHO: &str = "echo";
 
-/// The routes of both.
+/// The routes of the echo channel and of the inbox.
 pub(crate) fn router(clock: Arc<dyn Clock>, egress: Arc<Egress>) -> anyhow::Result<Router> {
     Ok(echo::router(clock, egress)?.merge(inbox::router()))
 }

@@ -150,7 +150,7 @@ async fn revoke(store: &dyn Store, which: RevokeKeys) -> anyhow::Result<ExitCode
         bail!("there is no key {id}");
     };
     eprintln!(
-        "{id} ('{}') is revoked; every ingress knows within store.cache_ttl.",
+        "{id} ('{}') is revoked; every ingress refuses it within store.cache_ttl.",
         key.name
     );
     Ok(ExitCode::SUCCESS)

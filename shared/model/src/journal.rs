@@ -88,7 +88,7 @@ pub enum Event {
     },
     /// The message, or an answer to it, was put back into its queue.
     Replayed {
-        /// The replay that did it.
+        /// The replay that put it back.
         replay_id: ReplayId,
     },
 }

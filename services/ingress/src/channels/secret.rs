@@ -28,7 +28,7 @@ pub(crate) struct Rotate {
     overlap: Option<Duration>,
 }
 
-/// The only answer that shows the secret.
+/// The response of a rotation. It is the only one that shows this secret.
 #[derive(Serialize)]
 pub(crate) struct Rotated {
     channel_id: ChannelId,

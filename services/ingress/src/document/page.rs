@@ -197,7 +197,7 @@ impl Call<'_> {
     }
 }
 
-/// Text; what stands between backticks becomes code.
+/// Text in which words between backticks become code.
 struct Text<'a>(&'a str);
 
 impl std::fmt::Display for Text<'_> {

@@ -51,7 +51,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// The AMQP message; `expiry` in milliseconds if it goes to a delay.
+    /// The AMQP message; `expiry` in milliseconds if it goes to a delay tier.
     ///
     /// # Errors
     /// [`PublishError::Refused`] if the id is longer than AMQP allows.

@@ -116,8 +116,8 @@ proptest! {
         prop_assert_eq!(id(&token, &one), id(&token, &one));
         prop_assert_ne!(id(&token, &one), id(&token, &other));
         // The token of another attempt, and of the message's next replay.
-        let next_try = keys.sign(&claims, &session("s"), LATER + Duration::DAY);
-        prop_assert_eq!(id(&next_try, &one), id(&token, &one));
+        let next_attempt = keys.sign(&claims, &session("s"), LATER + Duration::DAY);
+        prop_assert_eq!(id(&next_attempt, &one), id(&token, &one));
         let next_replay = keys.sign(&Claims { replay_count: 1, ..claims }, &session("s"), LATER);
         prop_assert_ne!(id(&next_replay, &one), id(&token, &one));
     }

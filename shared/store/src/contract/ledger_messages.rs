@@ -234,7 +234,7 @@ pub async fn a_listed_message_is_the_message(harness: &impl Harness) {
     assert_eq!(content.message.get(), "1");
 }
 
-/// While new messages arrive, and old ones change their state.
+/// New messages arrive and old ones change their state between two pages.
 pub async fn pages_hold_every_message_once_while_new_ones_come(harness: &impl Harness) {
     let store = &**harness.store();
     let all = MessageFilter::default();

@@ -274,7 +274,7 @@ impl Translator<'_> {
                 Ok(())
             }
             AssertionKind::EndLine => {
-                Err("can have $ only at its end, or at an alternative's".to_owned())
+                Err("can have $ only at its end or at the end of an alternative".to_owned())
             }
             AssertionKind::WordBoundary => {
                 self.edit(span, r"(?-u:\b)".to_owned());

@@ -294,7 +294,7 @@ async fn a_full_disk_refuses_publishes_keeps_settlements_and_recovers() {
         let delivery = next(&mut consumer).await;
         assert!(
             taken.remove(&delivery.message().id),
-            "refused, settled, or twice"
+            "the message was refused, or settled before, or came twice"
         );
         settle(delivery, Decision::Done).await;
     }
