@@ -172,7 +172,7 @@ async fn revoke_all(store: &dyn Store, channels: BTreeSet<ChannelId>) -> anyhow:
             revoked += 1;
         }
     }
-    eprintln!("{revoked} revoked; every ingress knows within store.cache_ttl.");
+    eprintln!("{revoked} revoked; every ingress refuses them within store.cache_ttl.");
     Ok(ExitCode::SUCCESS)
 }
 
