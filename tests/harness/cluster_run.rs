@@ -92,7 +92,9 @@ pub struct BlowReport {
     pub blow: Blow,
     pub nodes: Vec<&'static str>,
     /// The longest time without a message accepted, from the blow until the nodes were back.
-    pub longest_refusal: Duration,
+    pub longest_wait: Duration,
+    /// From the first post that was not answered 202 to the last one, in the same time.
+    pub refused_for: Duration,
 }
 
 /// The result of a cluster run.
@@ -128,9 +130,11 @@ impl fmt::Display for ClusterReport {
             } = report.blow;
             writeln!(
                 f,
-                "{fault:?} {victims:?} {:?} for {lasts:?}: longest time without a 202 {:.1} s",
+                "{fault:?} {victims:?} {:?} for {lasts:?}: longest time without a 202 {:.1} s, from the \
+                 first refusal to the last {:.1} s",
                 report.nodes,
-                report.longest_refusal.as_secs_f64()
+                report.longest_wait.as_secs_f64(),
+                report.refused_for.as_secs_f64()
             )?;
         }
         for (name, count) in [
@@ -297,7 +301,7 @@ async fn strike(
             }
         }
     }
-    let longest_refusal = longest_refusal(progress, blow.lasts).await;
+    let (longest_wait, refused_for) = watch(progress, blow.lasts).await;
     match blow.fault {
         Fault::Kill => cluster.start(&nodes).await?,
         Fault::Freeze => {
@@ -309,24 +313,35 @@ async fn strike(
     Ok(BlowReport {
         blow,
         nodes,
-        longest_refusal,
+        longest_wait,
+        refused_for,
     })
 }
 
-/// The longest time in which no message was accepted.
-async fn longest_refusal(progress: &Progress, lasts: Duration) -> Duration {
+/// The longest time in which no message was accepted, and the time from the first refusal to the
+/// last.
+async fn watch(progress: &Progress, lasts: Duration) -> (Duration, Duration) {
     let until = Instant::now() + lasts;
     let (mut longest, mut since) = (Duration::ZERO, Instant::now());
-    let mut count = progress.accepted.load(Ordering::Acquire);
+    let counts =
+        || [&progress.accepted, &progress.repeated].map(|count| count.load(Ordering::Acquire));
+    let [mut accepted, mut refused] = counts();
+    let mut refusals: Option<(Instant, Instant)> = None;
     while Instant::now() < until {
         sleep(LOOK_EVERY).await;
-        let now = progress.accepted.load(Ordering::Acquire);
+        let [accepted_now, refused_now] = counts();
         longest = longest.max(since.elapsed());
-        if now != count {
-            (count, since) = (now, Instant::now());
+        if accepted_now != accepted {
+            (accepted, since) = (accepted_now, Instant::now());
+        }
+        if refused_now != refused {
+            refused = refused_now;
+            let first = refusals.map_or_else(Instant::now, |(first, _)| first);
+            refusals = Some((first, Instant::now()));
         }
     }
-    longest
+    let refused_for = refusals.map(|(first, last)| last.duration_since(first));
+    (longest, refused_for.unwrap_or_default())
 }
 
 /// The node that a process connected to last, according to its log.

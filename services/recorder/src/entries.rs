@@ -2,17 +2,18 @@
 //!
 //! Invariant: a batch is acked only after all of its entries are written. Waiting batches are
 //! written together: a store writes hundreds of entries as fast as one, and after an outage there
-//! are many small batches.
+//! are many small batches. A store that is too slow for a write gets smaller ones.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures::{FutureExt, future::BoxFuture};
 use roundtrip_broker::{Handler, Message};
 use roundtrip_model::{DeadReason, Decision, Entry, decision::DeadKind};
-use roundtrip_store::SharedStore;
+use roundtrip_store::{SharedStore, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::patience::until_taken;
+use crate::patience::Patience;
 
 /// The retry delay of a batch whose handler panicked.
 const AFTER_A_PANIC: Duration = Duration::from_secs(30);
@@ -42,6 +43,7 @@ impl JournalWriter {
 
 /// Writes what is queued, until the sender is dropped.
 async fn write(store: SharedStore, mut pages: mpsc::Receiver<Page>) {
+    let mut step = ENOUGH_FOR_A_WRITE;
     while let Some(first) = pages.recv().await {
         let mut entries = first.entries;
         let mut waiting = vec![first.done];
@@ -51,7 +53,11 @@ async fn write(store: SharedStore, mut pages: mpsc::Receiver<Page>) {
             entries.extend(page.entries);
             waiting.push(page.done);
         }
-        let decision = match until_taken("entries", || store.record(&entries)).await {
+        let written = in_steps(&entries, &mut step, |entries| {
+            let store = Arc::clone(&store);
+            async move { store.record(entries).await }.boxed()
+        });
+        let decision = match written.await {
             Ok(()) => Decision::Done,
             Err(snooze) => snooze,
         };
@@ -60,6 +66,31 @@ async fn write(store: SharedStore, mut pages: mpsc::Receiver<Page>) {
             let _ = done.send(decision.clone());
         }
     }
+}
+
+/// Writes in steps that the store manages: a step that fails is halved, and doubled again when one
+/// succeeds. Repeated at full size, a write that outlasts the store's time limit would never
+/// succeed.
+async fn in_steps<T>(
+    mut left: &[T],
+    step: &mut usize,
+    write: impl Fn(&[T]) -> BoxFuture<'_, Result<(), StoreError>>,
+) -> Result<(), Decision> {
+    let mut patience = Patience::new("entries");
+    while !left.is_empty() {
+        let (now, later) = left.split_at(left.len().min(*step));
+        match write(now).await {
+            Ok(()) => {
+                left = later;
+                *step = (*step * 2).min(ENOUGH_FOR_A_WRITE);
+            }
+            Err(error) => {
+                *step = (now.len() / 2).max(1);
+                patience.after(&error).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -86,5 +117,31 @@ impl Handler for JournalWriter {
 
     async fn panicked(&self, _message: &Message) -> Decision {
         Decision::RetryAfter(AFTER_A_PANIC)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::ready, sync::Mutex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_too_slow_for_a_large_write_gets_smaller_ones() {
+        const MOST: usize = 7;
+        let entries: Vec<usize> = (0..ENOUGH_FOR_A_WRITE).collect();
+        let written = Mutex::new(Vec::new());
+        let mut step = ENOUGH_FOR_A_WRITE;
+        let recorded = in_steps(&entries, &mut step, |now| {
+            let result = if now.len() > MOST {
+                Err(StoreError::Unavailable("too slow".into()))
+            } else {
+                written.lock().unwrap().extend_from_slice(now);
+                Ok(())
+            };
+            ready(result).boxed()
+        });
+        recorded.await.expect("everything written");
+        assert_eq!(written.into_inner().unwrap(), entries);
     }
 }

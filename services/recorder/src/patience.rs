@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use backoff::backoff::Backoff;
+use backoff::{ExponentialBackoff, backoff::Backoff};
 use roundtrip_model::{Decision, LogThrottle, retry::reconnect};
 use roundtrip_store::StoreError;
 use tokio::time::{Instant, sleep};
@@ -28,24 +28,48 @@ pub(crate) async fn until_taken<T, F>(
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let deadline = Instant::now() + HOLD;
-    let mut waits = reconnect();
+    let mut patience = Patience::new(what);
     loop {
-        let error = match write().await {
+        match write().await {
             Ok(done) => return Ok(done),
-            Err(error) => error,
-        };
+            Err(error) => patience.after(&error).await?,
+        }
+    }
+}
+
+/// The waits between the attempts of a write.
+pub(crate) struct Patience {
+    what: &'static str,
+    deadline: Instant,
+    waits: ExponentialBackoff,
+}
+
+impl Patience {
+    pub(crate) fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            deadline: Instant::now() + HOLD,
+            waits: reconnect(),
+        }
+    }
+
+    /// Waits after a failed attempt.
+    ///
+    /// # Errors
+    /// After too long, the decision to snooze.
+    pub(crate) async fn after(&mut self, error: &StoreError) -> Result<(), Decision> {
         if let Some(suppressed) = STORE_UNAVAILABLE.due(Instant::now().into_std()) {
             tracing::warn!(
                 %error,
-                what,
+                what = self.what,
                 suppressed,
                 "the store did not accept the write; trying again"
             );
         }
-        if Instant::now() >= deadline {
+        if Instant::now() >= self.deadline {
             return Err(Decision::Snooze(SNOOZE));
         }
-        sleep(waits.next_backoff().unwrap_or(SNOOZE)).await;
+        sleep(self.waits.next_backoff().unwrap_or(SNOOZE)).await;
+        Ok(())
     }
 }

@@ -68,13 +68,22 @@ impl Confirms {
         }
     }
 
-    /// Records a publish; `new` if a caller of the API waits for it.
-    pub(super) fn sent(&self, queue: Queue, new: bool) -> Unconfirmed {
-        let waiting = match queue {
+    fn waiting(&self, queue: Queue, new: bool) -> &Arc<Waiting> {
+        match queue {
             Queue::Outbound if new => &self.outbound,
             Queue::Callbacks if new => &self.callbacks,
             _ => &self.others,
-        };
+        }
+    }
+
+    /// Whether publishes of this kind are stuck.
+    pub(super) fn is_stuck(&self, queue: Queue, new: bool) -> bool {
+        self.waiting(queue, new).stuck_for() > self.limit
+    }
+
+    /// Records a publish; `new` if a caller of the API waits for it.
+    pub(super) fn sent(&self, queue: Queue, new: bool) -> Unconfirmed {
+        let waiting = self.waiting(queue, new);
         let mut progress = waiting.lock();
         progress.waiting += 1;
         progress.since.get_or_insert_with(Instant::now);

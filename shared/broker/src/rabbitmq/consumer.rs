@@ -19,7 +19,7 @@ use super::{
     endpoint::Endpoint,
     lease::ChannelLease,
     link::{Link, LinkError},
-    refusals::{self, ACCESS_REFUSED, PRECONDITION_FAILED},
+    refusals::{self, ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED},
     status::StatusCell,
     subscription::{End, Out, Source, SubscribeError, Subscription},
 };
@@ -115,10 +115,11 @@ pub(super) fn start(engine: &Arc<Engine>, queue: Queue, window: u16) -> Receiver
 async fn receive(engine: Arc<Engine>, source: Source, out: Out, places: Arc<Semaphore>) {
     let mut links = engine.links.clone();
     let mut waits = Waits::default();
+    let mut missing = false;
     loop {
         let opening = async {
             let link = links.wait_for(Option::is_some).await.ok()?.clone()?;
-            Some(Subscription::open(&engine, link, &source).await)
+            Some(Subscription::open(&engine, link, &source, missing).await)
         };
         let opened = tokio::select! {
             () = engine.closing.cancelled() => return,
@@ -128,6 +129,7 @@ async fn receive(engine: Arc<Engine>, source: Source, out: Out, places: Arc<Sema
         let wait = match opened {
             None => return,
             Some(Ok(mut subscription)) => {
+                missing = false;
                 let since = Instant::now();
                 let end = subscription.run(&out, &places).await;
                 if since.elapsed() > refusals::STEADY {
@@ -142,6 +144,12 @@ async fn receive(engine: Arc<Engine>, source: Source, out: Out, places: Arc<Sema
                     }
                     End::Lost(error) => waits.after(&source, &error, links.borrow().is_some()),
                 }
+            }
+            Some(Err(SubscribeError::Consuming(error)))
+                if error.reply_code() == Some(NOT_FOUND) =>
+            {
+                missing = true;
+                waits.short()
             }
             // The publisher declares everything, and logs refusals.
             Some(Err(SubscribeError::Declaring(error))) if error.closed_channel() => waits.long(),

@@ -8,7 +8,7 @@ use std::{
     net::{Ipv6Addr, SocketAddr},
     num::NonZeroU16,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -68,6 +68,10 @@ pub(super) struct Endpoint {
     /// The candidate to try first. The start value is random, so that many processes spread over
     /// the nodes.
     turn: Arc<AtomicUsize>,
+    /// The address that this endpoint connected to last.
+    last: Arc<Mutex<Option<SocketAddr>>>,
+    /// The same of the endpoint to stay apart from.
+    other: Option<Arc<Mutex<Option<SocketAddr>>>>,
 }
 
 /// One node, or a name that stands for several.
@@ -150,7 +154,29 @@ impl Endpoint {
             turn: Arc::new(AtomicUsize::new(rand::random_range(0..hosts.len()))),
             hosts: hosts.into(),
             roots: Roots::default(),
+            last: Arc::default(),
+            other: None,
         })
+    }
+
+    /// The endpoints of the publishing connections: with several hosts two, which prefer different
+    /// nodes.
+    pub(super) fn to_publish(&self) -> Vec<Self> {
+        let [first, second] = [Arc::default(), Arc::default()];
+        let endpoint = |last: &Arc<_>, other: Option<&Arc<_>>| Self {
+            turn: Arc::new(AtomicUsize::new(self.turn.load(Ordering::Relaxed))),
+            last: Arc::clone(last),
+            other: other.map(Arc::clone),
+            ..self.clone()
+        };
+        if self.hosts.len() > 1 {
+            vec![
+                endpoint(&first, Some(&second)),
+                endpoint(&second, Some(&first)),
+            ]
+        } else {
+            vec![endpoint(&first, None)]
+        }
     }
 
     /// The virtual host; the default one if the URL names another engine.
@@ -203,14 +229,20 @@ impl Endpoint {
         if !candidates.is_empty() {
             let turn = self.turn.load(Ordering::Relaxed) % candidates.len();
             candidates.rotate_left(turn);
+            let other = self.other.as_ref().and_then(|other| *locked(other));
+            if candidates.len() > 1 && Some(candidates[0].address) == other {
+                candidates.rotate_left(1);
+                self.turn.fetch_add(1, Ordering::Relaxed);
+            }
         }
         (candidates, failed)
     }
 
     /// Makes the next connection start after this candidate: once the connection is lost, another
     /// address is tried first.
-    pub(super) fn connected(&self, place: usize) {
+    pub(super) fn connected(&self, place: usize, to: SocketAddr) {
         self.turn.fetch_add(place + 1, Ordering::Relaxed);
+        *locked(&self.last) = Some(to);
     }
 }
 
@@ -222,6 +254,10 @@ impl fmt::Display for Endpoint {
         }
         write!(f, " {}", self.uri.vhost)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn hosts_of(text: &str, default_port: u16) -> Result<Vec<Host>, OpenError> {
@@ -387,10 +423,30 @@ mod tests {
         let (first, failed) = endpoint.candidates().await;
         assert!(first.len() == 3 && failed.is_empty());
         // The second candidate was connected and lost.
-        endpoint.connected(1);
+        endpoint.connected(1, first[1].address);
         let (next, _) = endpoint.candidates().await;
         assert_eq!(next[0], first[2]);
         assert_eq!(next[2], first[1]);
+    }
+
+    #[tokio::test]
+    async fn the_publishing_connections_prefer_different_nodes() {
+        let endpoint = Endpoint::parse("amqp://127.0.0.1,127.0.0.2,127.0.0.3").unwrap();
+        let endpoints = endpoint.to_publish();
+        let mut nodes = [None, None];
+        for turn in 0..20 {
+            let at = turn * 7 % 5 % 2;
+            let next = endpoints[at].candidates().await.0[0].address;
+            endpoints[at].connected(0, next);
+            nodes[at] = Some(next);
+            assert_ne!(nodes[0], nodes[1]);
+        }
+    }
+
+    #[test]
+    fn a_single_host_gets_one_publishing_connection() {
+        let endpoint = Endpoint::parse("amqp://127.0.0.1").unwrap();
+        assert_eq!(endpoint.to_publish().len(), 1);
     }
 
     #[tokio::test]

@@ -15,7 +15,8 @@ use super::{
     channel::OpenChannel,
     link::{Link, LinkError},
     publisher::{Job, Publisher},
-    pump::{confirming, publish},
+    pump::confirming,
+    queue_channel::publish,
     refusals::PRECONDITION_FAILED,
     topology::Topology,
 };

@@ -81,7 +81,7 @@ impl ChannelLease {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let taken = tokio::select! {
-                taken = self.engine.publisher.publish(outgoing.clone(), left) => taken,
+                taken = self.engine.publishers.publish(outgoing.clone(), left) => taken,
                 () = self.subscription.closed() => return Err(lost(())),
             };
             let wait = waits.next_backoff().unwrap_or(waits.max_interval);

@@ -150,10 +150,10 @@ impl Link {
                 CONNECT_LIMIT
             };
             let limit = endpoint.connection_timeout().unwrap_or(limit);
-            let host = candidate.host.to_string();
+            let (host, address) = (candidate.host.to_string(), candidate.address);
             match Self::connect_to(endpoint, candidate, role, limit).await {
                 Ok(connected) => {
-                    endpoint.connected(place);
+                    endpoint.connected(place, address);
                     return Ok(connected);
                 }
                 Err(error) => failed.push((host, error)),

@@ -9,12 +9,12 @@
 //! | `endpoint` | the hosts of the URL |
 //! | `link` | one connection; `status`: whether it is up; `channel`: a channel on it |
 //! | `refusals` | what RabbitMQ refuses to declare |
-//! | `publisher` | publishing as its callers see it; `pump`: its connection and task |
+//! | `publisher` | publishing as its callers see it; `pump`: its connection and task; `queue_channel`: its channels |
 //! | `returned`, `confirms`, `large` | returned messages, waiting confirms, large messages |
 //! | `consumer` | the receiving connection, and the consumers on it |
 //! | `subscription` | the channel that receives one queue; `acks`: its acknowledgements; `lease`: a delivery's settlement |
 //!
-//! Publishing and receiving use separate connections. When RabbitMQ runs out of memory or disk it
+//! Publishing and receiving use separate connections; publishing to a cluster uses two. When RabbitMQ runs out of memory or disk it
 //! stops reading from publishing connections, and acknowledgements must still get through. Each
 //! connection has a loop that rebuilds it, and everything on it, for as long as necessary
 //! (docs/adr/0002). lapin's own recovery is disabled.
@@ -37,6 +37,7 @@ mod management;
 pub(crate) mod policies;
 mod publisher;
 mod pump;
+mod queue_channel;
 mod refusals;
 mod returned;
 mod status;
@@ -52,7 +53,7 @@ use lapin::{options::QueueDeclareOptions, types::FieldTable};
 use roundtrip_model::Clock;
 use tokio::{
     sync::{oneshot, watch},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -61,7 +62,7 @@ use self::{
     endpoint::Endpoint,
     link::{LinkError, limited},
     management::{Management, Warnings},
-    publisher::Publisher,
+    publisher::{Publisher, Publishers},
     pump::Pump,
     topology::{MAX_LENGTH, Topology},
     wire::Outgoing,
@@ -95,7 +96,7 @@ struct Engine {
     topology: Arc<Topology>,
     clock: Arc<dyn Clock>,
     publish_timeout: Duration,
-    publisher: Arc<Publisher>,
+    publishers: Publishers,
     links: Links,
     /// Publishes fail, and consumers end.
     closing: CancellationToken,
@@ -135,28 +136,32 @@ impl RabbitMq {
         }
         let management = endpoint.management(config)?;
         let topology = Arc::new(Topology::new(config));
-        let (publisher, jobs) = Publisher::new(&endpoint, config.publish_timeout);
-        let (attempted, first_attempt) = oneshot::channel();
-        let pump = Pump {
-            publisher: Arc::clone(&publisher),
-            endpoint: endpoint.clone(),
-            topology: Arc::clone(&topology),
-            jobs,
-            first_attempt: Some(attempted),
+        let pump = |endpoint: Endpoint| {
+            let (publisher, jobs) = Publisher::new(&endpoint, config.publish_timeout);
+            Pump {
+                publisher,
+                endpoint,
+                topology: Arc::clone(&topology),
+                jobs,
+                first_attempt: None,
+                declared: false,
+            }
         };
+        let pumps: Vec<Pump> = endpoint.to_publish().into_iter().map(pump).collect();
+        let publishers = pumps.iter().map(|pump| Arc::clone(&pump.publisher));
+        let publishers = Publishers::new(publishers.collect());
         let (links_sender, links) = watch::channel(None);
         let engine = Arc::new(Engine {
             topology,
             clock,
             publish_timeout: config.publish_timeout,
-            publisher,
+            publishers,
             links,
             closing: CancellationToken::new(),
             hang_up: CancellationToken::new(),
             consumers: TaskTracker::new(),
             connections: TaskTracker::new(),
         });
-        engine.connections.spawn(pump.run(engine.hang_up.clone()));
         let receiving = consumer::keep_connected(endpoint, links_sender, engine.hang_up.clone());
         engine.connections.spawn(receiving);
         let warnings = management.as_ref().map(Management::warnings);
@@ -171,8 +176,15 @@ impl RabbitMq {
                  prints the command that sets it"
             );
         }
-        // Ends with the attempt or its limit.
-        let _ = timeout(OPEN_LIMIT, first_attempt).await;
+        // One after the other, because the first one declares everything.
+        let deadline = Instant::now() + OPEN_LIMIT;
+        for mut pump in pumps {
+            let (attempted, first_attempt) = oneshot::channel();
+            pump.first_attempt = Some(attempted);
+            engine.connections.spawn(pump.run(engine.hang_up.clone()));
+            // Ends with the attempt or its limit.
+            let _ = timeout_at(deadline, first_attempt).await;
+        }
         Ok(Self {
             engine,
             warnings: warnings.unwrap_or_default(),
@@ -201,7 +213,7 @@ impl Broker for RabbitMq {
     async fn publish(&self, route: Route<'_>, message: Message) -> Result<(), PublishError> {
         let Engine {
             topology,
-            publisher,
+            publishers,
             publish_timeout,
             closing,
             ..
@@ -214,7 +226,7 @@ impl Broker for RabbitMq {
             ..message
         };
         let outgoing = Outgoing::new(topology.address(route), message, None)?;
-        publisher.publish(outgoing, *publish_timeout).await
+        publishers.publish(outgoing, *publish_timeout).await
     }
 
     async fn consume(&self, queue: Queue, window: u16) -> Result<Box<dyn Consumer>, Closed> {
@@ -225,7 +237,7 @@ impl Broker for RabbitMq {
     }
 
     fn status(&self) -> Status {
-        self.engine.publisher.status(&self.engine.topology)
+        self.engine.publishers.status(&self.engine.topology)
     }
 
     fn warnings(&self) -> Vec<String> {

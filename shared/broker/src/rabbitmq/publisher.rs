@@ -2,7 +2,13 @@
 //!
 //! Invariant: a publish returns `Ok` only after the broker confirmed it without returning it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use lapin::types::ShortString;
 use tokio::{
@@ -119,6 +125,11 @@ impl Publisher {
         self.refusals.check(topology.exchange(to), topology.key(to))
     }
 
+    /// Whether it is connected, and publishes to this address are confirmed.
+    fn works(&self, to: Address) -> bool {
+        self.status.check().is_ok() && !self.confirms.is_stuck(to.queue(), to.is_new())
+    }
+
     /// Whether a new message would be accepted now.
     pub(super) fn status(&self, topology: &Topology) -> Status {
         match self.status.get() {
@@ -136,6 +147,49 @@ impl Publisher {
             )),
             None => Status::Ready,
         }
+    }
+}
+
+/// The publishers of an engine: one, or two on different nodes of a cluster, in turn.
+///
+/// While the leader of a queue hangs, only channels that have published to the queue before reach
+/// its next leader. The second connection has such channels when the first one's node hangs.
+pub(super) struct Publishers {
+    each: Vec<Arc<Publisher>>,
+    turn: AtomicUsize,
+}
+
+impl Publishers {
+    pub(super) const fn new(each: Vec<Arc<Publisher>>) -> Self {
+        Self {
+            each,
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// As [`Publisher::publish`], by one that gets confirms if there is any.
+    pub(super) async fn publish(&self, outgoing: Outgoing, limit: Duration) -> PublishResult {
+        let (first, second) = self
+            .each
+            .split_at(self.turn.fetch_add(1, Ordering::Relaxed) % self.each.len());
+        let in_turn = || second.iter().chain(first);
+        let works = in_turn().find(|publisher| publisher.works(outgoing.to));
+        match works.or_else(|| in_turn().next()) {
+            Some(publisher) => publisher.publish(outgoing, limit).await,
+            None => Err(closed(())),
+        }
+    }
+
+    /// Whether a new message would be accepted now.
+    pub(super) fn status(&self, topology: &Topology) -> Status {
+        let mut reason = Status::Unavailable(String::new());
+        for publisher in &self.each {
+            reason = publisher.status(topology);
+            if reason == Status::Ready {
+                break;
+            }
+        }
+        reason
     }
 }
 

@@ -26,6 +26,7 @@ const MAX_DIFFERENCES: usize = 8;
 
 /// AMQP's reply codes.
 pub(super) const ACCESS_REFUSED: u16 = 403;
+pub(super) const NOT_FOUND: u16 = 404;
 pub(super) const PRECONDITION_FAILED: u16 = 406;
 
 /// After a channel worked for this long the backoff restarts, and its next error is logged again.

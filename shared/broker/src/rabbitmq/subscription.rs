@@ -96,15 +96,26 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    /// Opens a channel, declares the queue and consumes it. After a failure the channel is closed
-    /// before this returns. The broker therefore cannot still carry out a call that is repeated.
+    /// Opens a channel and consumes the queue, after declaring it if it is `missing`. After a
+    /// failure the channel is closed before this returns. The broker therefore cannot still carry
+    /// out a call that is repeated.
     pub(super) async fn open(
         engine: &Arc<Engine>,
         link: Arc<Link>,
         source: &Source,
+        missing: bool,
     ) -> Result<Self, SubscribeError> {
         let channel = link.channel().await.map_err(SubscribeError::Consuming)?;
-        let consumer = match consume(engine, &channel, source).await {
+        let opening = async {
+            if missing {
+                declare(engine, &channel, source)
+                    .await
+                    .map_err(SubscribeError::Declaring)?;
+            }
+            let consuming = consume(&channel, source).await;
+            consuming.map_err(SubscribeError::Consuming)
+        };
+        let consumer = match opening.await {
             Ok(consumer) => consumer,
             Err(reason) => {
                 // An error means that the channel is gone already.
@@ -289,35 +300,29 @@ impl Subscription {
     }
 }
 
-/// Declares the queue, which may have been deleted, and consumes it.
-async fn consume(
-    engine: &Engine,
-    channel: &Channel,
-    source: &Source,
-) -> Result<Consumer, SubscribeError> {
+/// Declares the queue, which was deleted.
+async fn declare(engine: &Engine, channel: &Channel, source: &Source) -> Result<(), LinkError> {
     let topology = &engine.topology;
     for declaration in [
         topology.exchange_declaration(),
         topology.declaration(source.queue, &source.name),
     ] {
         let declaring = topology.declare(channel, &declaration);
-        limited("declaring the queue", ANSWER_LIMIT, declaring)
-            .await
-            .map_err(SubscribeError::Declaring)?;
+        limited("declaring the queue", ANSWER_LIMIT, declaring).await?;
     }
+    Ok(())
+}
+
+async fn consume(channel: &Channel, source: &Source) -> Result<Consumer, LinkError> {
     let qos = channel.basic_qos(source.window, BasicQosOptions { global: false });
-    limited("basic.qos", ANSWER_LIMIT, qos)
-        .await
-        .map_err(SubscribeError::Consuming)?;
+    limited("basic.qos", ANSWER_LIMIT, qos).await?;
     let consuming = channel.basic_consume(
         source.name.clone(),
         "".into(),
         BasicConsumeOptions::default(),
         FieldTable::default(),
     );
-    limited("basic.consume", ANSWER_LIMIT, consuming)
-        .await
-        .map_err(SubscribeError::Consuming)
+    limited("basic.consume", ANSWER_LIMIT, consuming).await
 }
 
 async fn write(channel: &Channel, batch: AckBatch) -> lapin::Result<()> {

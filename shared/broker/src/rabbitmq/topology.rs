@@ -168,6 +168,13 @@ impl Topology {
         &self.queues(address.queue)[address.shard]
     }
 
+    /// The RabbitMQ queue that stores what is published to the address.
+    pub(super) fn queue(&self, address: Address) -> &ShortString {
+        address
+            .tier
+            .map_or_else(|| self.key(address), |tier| &self.tiers[tier])
+    }
+
     /// Everything to declare, in order. Dead queues come before the work queues that dead-letter to
     /// them.
     pub(super) fn declarations(&self) -> Vec<Declaration<'_>> {

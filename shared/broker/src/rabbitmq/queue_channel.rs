@@ -1,0 +1,200 @@
+//! The channel that publishes to one RabbitMQ queue.
+//!
+//! Invariant: every confirm of a channel is seen, in order, before a caller is answered (see
+//! `returned`). An error that closes a channel fails only the publishes on that channel.
+
+use std::{pin::pin, time::Duration};
+
+use backoff::backoff::Backoff;
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use lapin::{Confirmation, options::BasicPublishOptions};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+
+use super::{
+    channel::OpenChannel,
+    large::{LARGE, LargeChannels},
+    link::{Link, LinkError},
+    publisher::{Job, Publisher},
+    pump::{LOOK_EVERY, confirming},
+    refusals::{self, Refusal},
+    returned::{Completed, Returned, answer},
+    topology::Topology,
+    wire::Outgoing,
+};
+use crate::PublishError;
+
+/// How many jobs are taken from the callers at a time.
+const TAKE_AT_ONCE: usize = 64;
+
+/// Publishes to one queue, on one channel after another.
+pub(super) struct QueueChannel<'a> {
+    pub(super) link: &'a Link,
+    pub(super) publisher: &'a Publisher,
+    pub(super) topology: &'a Topology,
+    /// The channels of large messages.
+    pub(super) large: &'a LargeChannels,
+    /// Notified when the queue or its exchange is missing.
+    pub(super) missing: &'a Notify,
+    pub(super) jobs: mpsc::UnboundedReceiver<Job>,
+}
+
+impl QueueChannel<'_> {
+    /// Publishes until the connection is lost, and returns why.
+    pub(super) async fn run(mut self) -> LinkError {
+        let mut waits = refusals::waits();
+        let mut logged = None;
+        loop {
+            let channel = match confirming(self.link).await {
+                Ok(channel) => channel,
+                Err(reason) => return reason,
+            };
+            let since = Instant::now();
+            let reason = match self.work(&channel).await {
+                End::Connection(reason) => return reason,
+                End::Channel(reason) => reason,
+            };
+            if since.elapsed() > refusals::STEADY {
+                waits.reset();
+                logged = None;
+            }
+            if logged != Some(reason.reply_code()) {
+                logged = Some(reason.reply_code());
+                tracing::warn!(
+                    error = %reason,
+                    remedy = Refusal::from(&reason).advice(),
+                    "RabbitMQ closed a channel that publishes; opening another"
+                );
+            }
+            // The exchange may have been deleted.
+            self.missing.notify_one();
+            self.refuse(&reason, waits.next_backoff().unwrap_or(waits.max_interval))
+                .await;
+        }
+    }
+
+    /// Refuses publishes for this long, so that callers get an answer at once.
+    async fn refuse(&mut self, reason: &LinkError, wait: Duration) {
+        let mut over = pin!(sleep(wait));
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                Some(job) = self.jobs.recv() => {
+                    job.answer(Err(PublishError::Refused(reason.to_string())));
+                }
+            }
+        }
+    }
+
+    /// Publishes until the channel is lost.
+    async fn work(&mut self, channel: &OpenChannel) -> End {
+        let Self {
+            link,
+            publisher,
+            topology,
+            large,
+            missing,
+            ref mut jobs,
+        } = *self;
+        let mut in_flight = FuturesUnordered::new();
+        let mut large_in_flight = FuturesUnordered::new();
+        let mut taken = Vec::with_capacity(TAKE_AT_ONCE);
+        let mut returned = Returned::default();
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                Some(first) = in_flight.next() => {
+                    // Collect everything that lapin has completed before answering any caller:
+                    // lapin may attach a returned message to an earlier confirm than its own.
+                    let mut completed = vec![first];
+                    while let Some(Some(next)) = in_flight.next().now_or_never() {
+                        completed.push(next);
+                    }
+                    match answer(completed, &mut returned, topology) {
+                        Ok(true) => came_back(missing),
+                        Ok(false) => {}
+                        Err(error) => return End::of(link, error),
+                    }
+                }
+                Some(true) = large_in_flight.next() => came_back(missing),
+                _ = jobs.recv_many(&mut taken, TAKE_AT_ONCE) => {
+                    for job in taken.drain(..) {
+                        // Since then the caller may have given up, or the broker may have blocked.
+                        if job.is_given_up() {
+                            continue;
+                        }
+                        match publisher.check(topology, job.outgoing.to) {
+                            Ok(()) if job.outgoing.body.len() >= LARGE => {
+                                large_in_flight.push(large.send(link, publisher, topology, job));
+                            }
+                            Ok(()) => in_flight.push(send(channel, publisher, topology, job)),
+                            Err(error) => job.answer(Err(error)),
+                        }
+                    }
+                }
+                _ = look.tick() => if !channel.status().connected() {
+                    return End::of(link, LinkError::Ended);
+                },
+            }
+        }
+    }
+}
+
+/// What was lost when publishing ended.
+enum End {
+    Connection(LinkError),
+    Channel(LinkError),
+}
+
+impl End {
+    fn of(link: &Link, reason: LinkError) -> Self {
+        let closed_connection = reason.reply_code().is_some() && !reason.closed_channel();
+        if closed_connection || !link.is_open() {
+            Self::Connection(reason)
+        } else {
+            Self::Channel(reason)
+        }
+    }
+}
+
+/// Has the queue of a returned message declared again.
+fn came_back(missing: &Notify) {
+    tracing::info!("a message came back: its queue is gone, and is declared again");
+    missing.notify_one();
+}
+
+/// Publishes, and waits for the confirm.
+pub(super) async fn publish(
+    channel: &OpenChannel,
+    publisher: &Publisher,
+    topology: &Topology,
+    outgoing: &Outgoing,
+) -> lapin::Result<Confirmation> {
+    let Outgoing {
+        to,
+        properties,
+        body,
+    } = outgoing;
+    let _unconfirmed = publisher.confirms.sent(to.queue(), to.is_new());
+    let (exchange, key) = (topology.exchange(*to).clone(), topology.key(*to).clone());
+    let mandatory = BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
+    };
+    let sent = channel.basic_publish(exchange, key, mandatory, body, properties.clone());
+    sent.await?.await
+}
+
+async fn send(
+    channel: &OpenChannel,
+    publisher: &Publisher,
+    topology: &Topology,
+    job: Job,
+) -> Completed {
+    let result = publish(channel, publisher, topology, &job.outgoing).await;
+    Completed { job, result }
+}
