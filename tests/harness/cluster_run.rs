@@ -176,12 +176,16 @@ pub async fn run(cluster: &Cluster, plan: ClusterPlan) -> anyhow::Result<Cluster
     channels.answer(true);
     let sessions = CountingServer::start(Arc::clone(&forwarded)).await?;
     let folder = plan.stack.folder.clone();
+    let mut env = plan.stack.env.clone();
+    // MongoDB's stand-in is slow on a busy machine, and is not what this run tests.
+    env.push(("STORE__TIMEOUT".to_owned(), "20s".to_owned()));
     let mut stack = Stack::new(Plan {
         engines: Engines::Servers {
             broker: cluster.url().to_owned(),
             store: store.clone(),
         },
         sessions_server: sessions.url(),
+        env,
         ..plan.stack
     })?;
     stack.start_all().await?;
