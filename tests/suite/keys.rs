@@ -438,6 +438,9 @@ async fn a_key_over_its_rate_gets_429(setup: Setup) -> anyhow::Result<Accounted>
     let limited = |answer: &Answer| answer.status == 429;
     let limited = until_answered(&gateway, key, "/messages", limited).await?;
     assert_eq!(limited.header("retry-after"), "1");
+    assert_eq!(limited.header("ratelimit"), r#""requests-per-key";r=0;t=1"#);
+    let policy = limited.header("ratelimit-policy");
+    assert_eq!(policy, r#""requests-per-key";q=1;w=1"#);
     assert_eq!(limited.header("content-type"), "application/problem+json");
     gateway.get("/messages").await?.expect(200)?;
     let served = |answer: &Answer| answer.status == 200;

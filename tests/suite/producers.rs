@@ -16,6 +16,8 @@ on_both_setups! {
     an_idempotency_key_is_refused_for_another_message,
     a_batch_is_delivered_and_each_invalid_message_is_reported,
     a_full_batch_of_lines_is_delivered,
+    the_location_of_an_accepted_message_leads_to_its_timeline,
+    the_log_lines_of_a_request_have_its_id,
 }
 
 fn message(session: &str) -> Value {
@@ -213,4 +215,49 @@ async fn without_the_broker_no_key_is_remembered() -> anyhow::Result<()> {
     assert_eq!(taken.expect(202)?.header("idempotent-replayed"), "");
     gateway.all_taken(&[&channel]).await?;
     gateway.finish(&[&channel]).await.map(drop)
+}
+
+async fn the_location_of_an_accepted_message_leads_to_its_timeline(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    gateway.register("c", &channel.url()).await?;
+    let sent = keyed(&gateway, "order 1", &message("s")).await?;
+    let sent = sent.expect(202)?;
+    let again = keyed(&gateway, "order 1", &message("s")).await?;
+    let location = sent.header("location");
+    assert_eq!(again.expect(202)?.header("location"), location);
+    let timeline = wait::until("the message's timeline", async || {
+        let answer = gateway.get(location).await.ok()?;
+        (answer.status == 200).then(|| answer.json())
+    });
+    assert_eq!(timeline.await?["message_id"], sent.json()["message_id"]);
+    gateway.all_taken(&[&channel]).await?;
+    gateway.finish(&[&channel]).await
+}
+
+async fn the_log_lines_of_a_request_have_its_id(setup: Setup) -> anyhow::Result<Accounted> {
+    let gateway = Plan::new(setup)?.start().await?;
+    let headers = [
+        ("content-type", "application/json"),
+        ("x-request-id", "from-the-client"),
+    ];
+    let path = "/dead-letters/replay";
+    let asked = gateway.request(Method::POST, path, &headers, "{}").await?;
+    let asked = asked.expect(202)?;
+    assert_eq!(asked.header("x-request-id"), "from-the-client");
+    let id = asked.json()["replay_id"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert_eq!(asked.header("location"), format!("/replays/{id}"));
+    let log = gateway.log(&gateway.having("ingress"))?;
+    let line = log
+        .lines()
+        .find(|line| line.contains(&id) && line.contains("asked_for"));
+    let line = line.unwrap_or_default();
+    let named = "request{request_id=from-the-client}:";
+    assert!(line.contains(named), "{line}");
+    gateway.finish(&[]).await
 }

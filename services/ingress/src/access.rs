@@ -185,9 +185,7 @@ pub(crate) async fn guard(
 impl Authenticator {
     async fn admit(&self, access: Access, head: &mut Parts) -> Result<Principal, Problem> {
         let principal = self.identify(head).await?;
-        if let Some(wait) = principal.blocked_for(Instant::now()) {
-            return Err(Problem::rate_limited(wait));
-        }
+        principal.take_rate(Instant::now())?;
         if !access.includes(principal.role()) {
             let needed = match access {
                 Access::Roles(roles) => roles,

@@ -21,6 +21,7 @@ use roundtrip_model::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tracing::Instrument;
 use url::form_urlencoded;
 
 use crate::{
@@ -96,10 +97,12 @@ pub(crate) async fn receive(
         }
     };
     // A task of its own: if the client disconnects, the published answer must still be counted.
-    tokio::spawn(publish).await.map_err(|error| {
-        tracing::error!(%error, "an answer was not published");
-        Problem::internal()
-    })??;
+    tokio::spawn(publish.in_current_span())
+        .await
+        .map_err(|error| {
+            tracing::error!(%error, "an answer was not published");
+            Problem::internal()
+        })??;
     Ok((StatusCode::ACCEPTED, JsonBody(Accepted { success: true })))
 }
 

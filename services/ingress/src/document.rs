@@ -12,7 +12,7 @@ use axum::{
     response::IntoResponse,
 };
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// The files of the document, each with its own paths and components.
 const PARTS: [&str; 5] = [
@@ -33,7 +33,9 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
         let part = serde_json::from_str(part).expect("each part is a JSON object: a test reads it");
         merge(&mut document, part);
     }
-    Value::Object(document)
+    let mut document = Value::Object(document);
+    name_requests(&mut document);
+    document
 });
 
 static JSON: LazyLock<Bytes> = LazyLock::new(|| DOCUMENT.to_string().into());
@@ -66,6 +68,27 @@ fn merge(into: &mut Map<String, Value>, part: Map<String, Value>) {
             }
         }
     }
+}
+
+/// Adds `x-request-id` to every answer: all have it, and the files would repeat it.
+fn name_requests(document: &mut Value) {
+    let id = json!({"$ref": "#/components/headers/RequestId"});
+    let add_id = |answers: Option<&mut Value>| {
+        for answer in answers.into_iter().flat_map(members) {
+            if answer.get("$ref").is_none() {
+                answer["headers"]["x-request-id"] = id.clone();
+            }
+        }
+    };
+    add_id(document.pointer_mut("/components/responses"));
+    for operation in members(&mut document["paths"]).flat_map(members) {
+        add_id(operation.get_mut("responses"));
+    }
+}
+
+fn members(value: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let members = value.as_object_mut().into_iter();
+    members.flat_map(|members| members.values_mut())
 }
 
 #[cfg(test)]

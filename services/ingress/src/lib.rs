@@ -25,6 +25,7 @@ mod problem;
 mod queries;
 mod refusals;
 mod replays;
+mod request_id;
 mod response_budget;
 mod routes;
 mod times;
@@ -183,5 +184,7 @@ impl Ingress {
             .layer(CatchPanicLayer::custom(|_panic| {
                 Problem::internal().into_response()
             }))
+            // The outermost: every answer has an id, and every problem names it.
+            .layer(middleware::from_fn(request_id::name))
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use axum::{
     Json as JsonBody,
     extract::State,
-    http::{HeaderValue, StatusCode},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -92,7 +92,11 @@ pub(crate) async fn send(
         again: false,
         ..accepted
     };
-    let mut response = (StatusCode::ACCEPTED, JsonBody(first)).into_response();
+    let location = [(
+        header::LOCATION,
+        format!("/channel/message/{}", first.message_id),
+    )];
+    let mut response = (StatusCode::ACCEPTED, location, JsonBody(first)).into_response();
     if again {
         let headers = response.headers_mut();
         headers.insert(REPLAYED, HeaderValue::from_static("true"));

@@ -6,6 +6,7 @@
 
 mod access;
 mod failures;
+mod quota;
 mod secrets;
 
 use std::time::Duration;
@@ -17,19 +18,18 @@ use axum::{
 use roundtrip_model::{channel::FieldError, key, redacted};
 use serde::{Serialize, Serializer};
 
-use crate::idempotency::HEADER;
+use crate::{idempotency::HEADER, request_id};
+
+pub(crate) use quota::Quota;
 
 /// The `Retry-After` while the broker or the store is unavailable.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// The prefix of every `type`.
-const KIND: &str = "urn:roundtrip:problem:";
-
 /// A problem, as RFC 9457 has it: `type`, `title`, `status`, `detail`, and `errors` by field.
 #[derive(Debug, Serialize)]
 pub(crate) struct Problem {
-    #[serde(rename = "type")]
-    kind: String,
+    #[serde(rename = "type", serialize_with = "as_urn")]
+    kind: &'static str,
     title: &'static str,
     status: u16,
     #[serde(serialize_with = "without_secrets")]
@@ -38,6 +38,9 @@ pub(crate) struct Problem {
     errors: Vec<FieldProblem>,
     #[serde(skip)]
     retry_after: Option<Duration>,
+    /// The quota that a 429 reports.
+    #[serde(skip)]
+    quota: Option<Box<Quota>>,
     /// It is unknown whether the message was enqueued.
     #[serde(skip)]
     may_be_enqueued: bool,
@@ -49,6 +52,10 @@ struct FieldProblem {
     field: String,
     #[serde(serialize_with = "without_secrets")]
     detail: String,
+}
+
+fn as_urn<S: Serializer>(kind: &&'static str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("urn:roundtrip:problem:{kind}"))
 }
 
 /// Removes secrets: a problem quotes input, which may be a key in the wrong field. Answers end up
@@ -65,12 +72,13 @@ impl Problem {
         detail: impl Into<String>,
     ) -> Self {
         Self {
-            kind: format!("{KIND}{kind}"),
+            kind,
             title,
             status: status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
             retry_after: None,
+            quota: None,
             may_be_enqueued: false,
         }
     }
@@ -270,7 +278,7 @@ impl Problem {
     /// The idempotency key was used for another message.
     pub(crate) fn key_of_another_message() -> Self {
         Self {
-            kind: format!("{KIND}idempotency-key-reused"),
+            kind: "idempotency-key-reused",
             title: "The idempotency key was used before",
             ..Self::invalid_field(HEADER, "was used for another message")
         }
@@ -316,26 +324,38 @@ impl Problem {
     }
 }
 
+/// The body of an answer. A problem within a batch's answer has no id of its own.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    problem: &'a Problem,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let retry_after = self.retry_after;
-        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let document = Document {
+            problem: &self,
+            request_id: request_id::current(),
+        };
+        let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = (
             status,
             [(header::CONTENT_TYPE, "application/problem+json")],
             body,
         )
             .into_response();
+        let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
-            response
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(wait) = retry_after {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs()));
+        if let Some(wait) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs()));
+            if let Some(quota) = self.quota {
+                quota.write(wait, headers);
+            }
         }
         response
     }

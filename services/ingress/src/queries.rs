@@ -16,7 +16,7 @@ use crate::{access::Principal, problem::Problem};
 pub(crate) const MAX_AT_ONCE: usize = 64;
 
 /// The most of them for each principal.
-pub(crate) const MAX_PER_PRINCIPAL: usize = 4;
+pub(crate) const MAX_PER_PRINCIPAL: u16 = 4;
 
 pub(crate) struct Queries {
     all: Arc<Semaphore>,
@@ -74,7 +74,7 @@ impl Queries {
         // At most as many remain as are in progress.
         principals.retain(|_, own| own.strong_count() > 0);
         let own = Arc::new(PrincipalQueries {
-            under_way: Arc::new(Semaphore::new(MAX_PER_PRINCIPAL)),
+            under_way: Arc::new(Semaphore::new(MAX_PER_PRINCIPAL.into())),
             turn: Semaphore::new(1),
         });
         principals.insert(name, Arc::downgrade(&own));

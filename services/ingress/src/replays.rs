@@ -3,7 +3,7 @@
 use axum::{
     Json as JsonBody,
     extract::State,
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use roundtrip_model::{ChannelId, MessageId, ReplayId, SessionId, decision::DeadKind};
@@ -199,7 +199,8 @@ async fn ask(
     ingress.store.create_replay(&replay).await?;
     let replay_id = replay.replay_id;
     tracing::info!(%replay_id, matched, ?rate_per_second, by = %principal, "replay.asked_for");
-    Ok((StatusCode::ACCEPTED, JsonBody(replay)).into_response())
+    let location = [(header::LOCATION, format!("/replays/{replay_id}"))];
+    Ok((StatusCode::ACCEPTED, location, JsonBody(replay)).into_response())
 }
 
 /// The query parameters of `GET /replays`.

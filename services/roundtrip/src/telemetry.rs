@@ -1,7 +1,7 @@
 //! Logs: one line an event, as text or as JSON.
 //!
 //! Invariant: a line of text can be parsed in one way only. A value with a space, a quotation mark,
-//! `=` or a non-printable character is quoted and escaped, whatever its source.
+//! `=`, a brace or a non-printable character is quoted and escaped, whatever its source.
 
 use std::{
     fmt::{self, Write},
@@ -82,7 +82,11 @@ pub(crate) fn start(config: &Config) -> Result<(), Problem> {
         .with_ansi(stdout().is_terminal());
     match config.format {
         Format::Text => logs.fmt_fields(text_fields()).init(),
-        Format::Json => logs.json().flatten_event(true).init(),
+        // There is one span, the request: a list would repeat it.
+        Format::Json => {
+            let logs = logs.json().flatten_event(true);
+            logs.with_span_list(false).init();
+        }
     }
     Ok(())
 }
@@ -119,8 +123,10 @@ fn write_field(writer: &mut impl Write, name: &str, text: &str) -> fmt::Result {
 
 /// Whether a text is one word and needs no quotation marks.
 fn is_word(text: &str) -> bool {
-    let is_plain =
-        |character| is_printable(character) && !matches!(character, ' ' | '"' | '=' | '\\');
+    // A brace would end the fields of a request.
+    let is_plain = |character| {
+        is_printable(character) && !matches!(character, ' ' | '"' | '=' | '\\' | '{' | '}')
+    };
     !text.is_empty() && text.chars().all(is_plain)
 }
 
@@ -208,6 +214,7 @@ mod tests {
             ("\"a\" b=\"c\"", r#""\"a\" b=\"c\"""#),
             ("\"a\u{2028}\"", r#""\"a\u{2028}\"""#),
             ("a\\", r#""a\\""#),
+            ("a}:b", "\"a}:b\""),
             ("", "\"\""),
         ] {
             let line = logged(|| tracing::info!(session_id = %value, attempt = 1, "attempted"));
@@ -216,6 +223,18 @@ mod tests {
                 format!(" INFO attempted session_id={shown} attempt=1\n")
             );
         }
+    }
+
+    #[test]
+    fn a_line_names_its_request() {
+        let line = logged(|| {
+            let request = tracing::info_span!("request", request_id = %"a}:b");
+            request.in_scope(|| tracing::info!(attempt = 1, "attempted"));
+        });
+        assert_eq!(
+            line,
+            " INFO request{request_id=\"a}:b\"}: attempted attempt=1\n"
+        );
     }
 
     #[test]

@@ -25,6 +25,8 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
+use crate::problem::Problem;
+
 /// The least time between two reads.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -86,26 +88,30 @@ struct State {
 /// An active key and its rate limit.
 pub(crate) struct CachedKey {
     pub(crate) key: ApiKey,
-    rate: Option<Mutex<RateLimiter>>,
+    rate: Option<(u32, Mutex<RateLimiter>)>,
 }
 
 impl CachedKey {
     fn new(key: ApiKey, default_rate: Option<u32>) -> Self {
         let rate = key.rate_per_second.or(default_rate);
-        let rate =
-            rate.map(|rate| Mutex::new(RateLimiter::new(rate.into(), Instant::now().into_std())));
+        let rate = rate.map(|per_second| {
+            let rate = RateLimiter::new(per_second.into(), Instant::now().into_std());
+            (per_second, Mutex::new(rate))
+        });
         Self { key, rate }
     }
 
-    /// Counts one call against the key's rate, or returns how long to wait.
-    pub(super) fn blocked_for(&self, now: Instant) -> Option<Duration> {
-        let rate = self.rate.as_ref()?;
+    /// Counts one call against the key's rate.
+    pub(super) fn take_rate(&self, now: Instant) -> Result<(), Problem> {
+        let Some((per_second, rate)) = &self.rate else {
+            return Ok(());
+        };
         let mut rate = rate.lock().unwrap_or_else(PoisonError::into_inner);
-        let blocked = rate.blocked_for(now.into_std());
-        if blocked.is_none() {
-            rate.take(now.into_std());
+        if rate.take(now.into_std()) {
+            return Ok(());
         }
-        blocked
+        let wait = rate.blocked_for(now.into_std()).unwrap_or_default();
+        Err(Problem::rate_limited(*per_second, wait))
     }
 }
 

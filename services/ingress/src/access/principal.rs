@@ -1,6 +1,6 @@
 //! The principal of a call, and what it may do.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 use roundtrip_model::{ApiKeyId, ChannelId, KeyBounds, KeyRole};
@@ -110,11 +110,11 @@ impl Principal {
         }
     }
 
-    /// How long until the principal may make a call. `None`: it may now, and the call is counted.
-    pub(super) fn blocked_for(&self, now: Instant) -> Option<Duration> {
+    /// Counts a call against the rate of the principal's key.
+    pub(super) fn take_rate(&self, now: Instant) -> Result<(), Problem> {
         match self {
-            Self::Anybody | Self::Configured => None,
-            Self::Key(cached) => cached.blocked_for(now),
+            Self::Anybody | Self::Configured => Ok(()),
+            Self::Key(cached) => cached.take_rate(now),
         }
     }
 }

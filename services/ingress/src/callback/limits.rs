@@ -51,7 +51,7 @@ pub(super) struct Turn {
 pub(crate) struct AnswerLimits {
     most: usize,
     most_bytes: usize,
-    rate: f64,
+    rate: u32,
     deliveries: Cache<Delivered, Arc<AsyncMutex<Taken>>>,
     /// By channel; answers without a token share one rate.
     rates: Cache<Option<ChannelId>, Arc<Mutex<RateLimiter>>>,
@@ -63,7 +63,7 @@ impl AnswerLimits {
         Self {
             most: usize::from(config.max_answers_per_delivery),
             most_bytes: BODIES * config.max_body_bytes,
-            rate: f64::from(config.answer_rate_per_channel),
+            rate: config.answer_rate_per_channel,
             deliveries: Cache::builder()
                 .max_capacity(MAX_DELIVERIES)
                 .eviction_policy(EvictionPolicy::lru())
@@ -97,15 +97,14 @@ impl AnswerLimits {
     /// Counts one answer against the channel's rate.
     pub(super) async fn take_rate(&self, channel: Option<&ChannelId>) -> Result<(), Problem> {
         let now = Instant::now().into_std();
-        let begun = async { Arc::new(Mutex::new(RateLimiter::new(self.rate, now))) };
+        let begun = async { Arc::new(Mutex::new(RateLimiter::new(self.rate.into(), now))) };
         let rate = self.rates.get_with(channel.cloned(), begun).await;
         let mut rate = rate.lock().unwrap_or_else(PoisonError::into_inner);
         if rate.take(now) {
             return Ok(());
         }
-        Err(Problem::too_many_answers_now(
-            rate.blocked_for(now).unwrap_or_default(),
-        ))
+        let wait = rate.blocked_for(now).unwrap_or_default();
+        Err(Problem::answer_rate_limited(self.rate, wait))
     }
 
     /// This answer's turn to be published; `None` if it was published before.
@@ -119,7 +118,7 @@ impl AnswerLimits {
             .deliveries
             .get_with(delivered, async { Arc::default() });
         let turn = timeout(TURN, taken.await.lock_owned()).await;
-        let taken = turn.map_err(|_elapsed| Problem::too_many_answers_now(TURN))?;
+        let taken = turn.map_err(|_elapsed| Problem::answers_queue(TURN))?;
         if taken.answers.contains(&answer) {
             return Ok(None);
         }

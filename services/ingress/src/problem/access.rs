@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use roundtrip_model::{KeyRole, key::ScopeViolation};
 
-use super::{KIND, Problem};
+use super::{Problem, Quota};
 
 impl Problem {
     /// No valid key; the answer is the same whatever is wrong.
@@ -91,7 +91,7 @@ impl Problem {
             ScopeViolation::End => ("expires_at", "must not be later than this key's own"),
         };
         Self {
-            kind: format!("{KIND}wider-key"),
+            kind: "wider-key",
             title: "A key cannot create a key with more rights",
             status: StatusCode::FORBIDDEN.as_u16(),
             ..Self::invalid_field(field, problem)
@@ -99,16 +99,23 @@ impl Problem {
     }
 
     /// The channel exceeds its rate of answers.
-    pub(crate) fn too_many_answers_now(wait: Duration) -> Self {
-        Self {
-            retry_after: Some(whole_seconds(wait)),
-            ..Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "answers-rate-limited",
-                "Too many answers from this channel",
-                "the header 'Retry-After' says when to post it again",
-            )
-        }
+    pub(crate) fn answer_rate_limited(per_second: u32, wait: Duration) -> Self {
+        Self::too_many_answers_now(Quota::per_second("answers-per-channel", per_second), wait)
+    }
+
+    /// Another answer to the same delivery is being published.
+    pub(crate) fn answers_queue(wait: Duration) -> Self {
+        Self::too_many_answers_now(Quota::concurrent("answers-per-delivery", 1), wait)
+    }
+
+    fn too_many_answers_now(quota: Quota, wait: Duration) -> Self {
+        Self::over_quota(
+            quota,
+            wait,
+            "answers-rate-limited",
+            "Too many answers from this channel",
+            "the header 'Retry-After' says when to post it again",
+        )
     }
 
     /// The delivery already has the most answers it may have.
@@ -122,21 +129,13 @@ impl Problem {
     }
 
     /// The key exceeds its rate.
-    pub(crate) fn rate_limited(wait: Duration) -> Self {
-        Self {
-            retry_after: Some(whole_seconds(wait)),
-            ..Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "rate-limited",
-                "Too many requests with this key",
-                "the header 'Retry-After' says when to try again",
-            )
-        }
+    pub(crate) fn rate_limited(per_second: u32, wait: Duration) -> Self {
+        Self::over_quota(
+            Quota::per_second("requests-per-key", per_second),
+            wait,
+            "rate-limited",
+            "Too many requests with this key",
+            "the header 'Retry-After' says when to try again",
+        )
     }
-}
-
-/// For `Retry-After`: rounded up to whole seconds.
-fn whole_seconds(wait: Duration) -> Duration {
-    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    Duration::from_secs(seconds.max(1))
 }

@@ -10,7 +10,8 @@ use roundtrip_broker::PublishError;
 use roundtrip_model::LogThrottle;
 use roundtrip_store::{FilterError, MAX_KEYS_UNDER_ONE, MAX_RUNNING_REPLAYS, StoreError};
 
-use super::{Problem, RETRY_AFTER};
+use super::{Problem, Quota, RETRY_AFTER};
+use crate::queries::MAX_PER_PRINCIPAL;
 
 /// Each is logged by every request while it lasts.
 static STORE_AWAY: LogThrottle = LogThrottle::new();
@@ -48,18 +49,16 @@ impl From<StoreError> for Problem {
                 "There are too many API keys",
                 "the maximum number of keys is active; revoke some",
             ),
-            StoreError::TooManyReplays => Self {
-                retry_after: Some(RETRY_AFTER),
-                ..Self::new(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    "too-many-replays",
-                    "Too many replays of this key are running",
-                    format!(
-                        "{MAX_RUNNING_REPLAYS} can run at once; wait until one is done, or cancel \
-                         one: GET /replays?status=running lists them"
-                    ),
-                )
-            },
+            StoreError::TooManyReplays => Self::over_quota(
+                Quota::concurrent("replays-per-key", MAX_RUNNING_REPLAYS.into()),
+                RETRY_AFTER,
+                "too-many-replays",
+                "Too many replays of this key are running",
+                format!(
+                    "{MAX_RUNNING_REPLAYS} can run at once; wait until one is done, or cancel one: \
+                     GET /replays?status=running lists them"
+                ),
+            ),
             StoreError::TooCostly => {
                 if let Some(suppressed) = TOO_COSTLY.due(Instant::now()) {
                     tracing::warn!(suppressed, "a query needed too much work and was cancelled");
@@ -110,15 +109,13 @@ impl From<StoreError> for Problem {
 impl Problem {
     /// The principal has too many queries in progress, unread answers included.
     pub(crate) fn too_many_queries() -> Self {
-        Self {
-            retry_after: Some(RETRY_AFTER),
-            ..Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too-many-queries",
-                "Too many queries with this key are running",
-                "read their responses, then try again",
-            )
-        }
+        Self::over_quota(
+            Quota::concurrent("queries-per-key", MAX_PER_PRINCIPAL.into()),
+            RETRY_AFTER,
+            "too-many-queries",
+            "Too many queries with this key are running",
+            "read their responses, then try again",
+        )
     }
 }
 

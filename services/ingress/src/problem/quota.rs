@@ -1,0 +1,145 @@
+//! 429: the `RateLimit` and `RateLimit-Policy` fields (draft-ietf-httpapi-ratelimit-headers).
+//!
+//! Invariant: every 429 comes from [`Problem::over_quota`], so it names its quota and the wait.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::Problem;
+
+/// A quota that a client can use up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quota {
+    /// In the fields: a string of structured fields, without quotation marks.
+    name: &'static str,
+    amount: u32,
+    unit: Unit,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Unit {
+    RequestsPerSecond,
+    ConcurrentRequests,
+}
+
+impl Quota {
+    pub(crate) const fn per_second(name: &'static str, amount: u32) -> Self {
+        Self {
+            name,
+            amount,
+            unit: Unit::RequestsPerSecond,
+        }
+    }
+
+    pub(crate) const fn concurrent(name: &'static str, amount: u32) -> Self {
+        Self {
+            name,
+            amount,
+            unit: Unit::ConcurrentRequests,
+        }
+    }
+
+    /// Adds the fields of a refused request: nothing of the quota remains.
+    pub(super) fn write(self, wait: Duration, headers: &mut HeaderMap) {
+        let Self { name, amount, unit } = self;
+        let unit = match unit {
+            Unit::RequestsPerSecond => "w=1",
+            Unit::ConcurrentRequests => "qu=\"concurrent-requests\"",
+        };
+        let seconds = wait.as_secs();
+        for (field, value) in [
+            ("ratelimit-policy", format!("\"{name}\";q={amount};{unit}")),
+            ("ratelimit", format!("\"{name}\";r=0;t={seconds}")),
+        ] {
+            let value = HeaderValue::try_from(value).expect("a quota's name is visible ASCII");
+            headers.insert(field, value);
+        }
+    }
+}
+
+impl Problem {
+    /// The quota is used up, for this time.
+    pub(super) fn over_quota(
+        quota: Quota,
+        wait: Duration,
+        kind: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            retry_after: Some(whole_seconds(wait)),
+            quota: Some(Box::new(quota)),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, kind, title, detail)
+        }
+    }
+}
+
+/// For the headers: rounded up to whole seconds, and at least one.
+fn whole_seconds(wait: Duration) -> Duration {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    Duration::from_secs(seconds.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{http::header, response::IntoResponse};
+    use roundtrip_store::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn every_429_has_the_rate_limit_fields_beside_retry_after() {
+        let second = Duration::from_millis(300);
+        let fields = |problem: Problem| {
+            let response = problem.into_response();
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+            let field = |name| response.headers()[name].to_str().unwrap().to_owned();
+            [
+                field("ratelimit-policy"),
+                field("ratelimit"),
+                field(header::RETRY_AFTER.as_str()),
+            ]
+        };
+        assert_eq!(
+            fields(Problem::rate_limited(20, second)),
+            [
+                r#""requests-per-key";q=20;w=1"#,
+                r#""requests-per-key";r=0;t=1"#,
+                "1"
+            ]
+        );
+        assert_eq!(
+            fields(Problem::answer_rate_limited(1_000, second)),
+            [
+                r#""answers-per-channel";q=1000;w=1"#,
+                r#""answers-per-channel";r=0;t=1"#,
+                "1"
+            ]
+        );
+        assert_eq!(
+            fields(Problem::answers_queue(Duration::from_secs(2))),
+            [
+                r#""answers-per-delivery";q=1;qu="concurrent-requests""#,
+                r#""answers-per-delivery";r=0;t=2"#,
+                "2"
+            ]
+        );
+        assert_eq!(
+            fields(Problem::too_many_queries()),
+            [
+                r#""queries-per-key";q=4;qu="concurrent-requests""#,
+                r#""queries-per-key";r=0;t=2"#,
+                "2"
+            ]
+        );
+        assert_eq!(
+            fields(StoreError::TooManyReplays.into()),
+            [
+                r#""replays-per-key";q=10;qu="concurrent-requests""#,
+                r#""replays-per-key";r=0;t=2"#,
+                "2"
+            ]
+        );
+    }
+}
