@@ -196,7 +196,7 @@ async fn forwarded(gateway: &TestGateway, id: &str, count: usize) -> anyhow::Res
         let path = format!("/channel/message/{id}");
         let message = gateway.get(&path).await.ok()?.json();
         let events = message["timeline"].as_array()?.iter();
-        let forwarded = events.filter(|entry| entry["event"]["forward_attempted"].is_object());
+        let forwarded = events.filter(|entry| entry["type"] == "forward_attempted");
         (message["state"] == "forwarded" && forwarded.count() == count).then_some(())
     })
     .await

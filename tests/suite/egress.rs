@@ -56,7 +56,8 @@ async fn errors(gateway: &TestGateway, id: &str, known: usize) -> anyhow::Result
         let timeline = answer["timeline"].as_array()?.clone();
         let errors: Vec<_> = timeline
             .iter()
-            .filter_map(|entry| entry["event"]["attempted"]["error"].as_str())
+            .filter(|entry| entry["type"] == "attempted")
+            .filter_map(|entry| entry["error"].as_str())
             .map(str::to_owned)
             .collect();
         (errors.len() > known).then_some(errors)

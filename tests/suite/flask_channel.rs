@@ -134,7 +134,7 @@ async fn a_message_of_zero_or_false_is_answered_and_a_repeat_is_dropped(
         wait::until("the repeat to be delivered", async || {
             message()
                 .await
-                .filter(|message| message["round"] == 1 && message["state"] == "delivered")
+                .filter(|message| message["replay_count"] == 1 && message["state"] == "delivered")
         })
         .await?;
         // And no second answer.

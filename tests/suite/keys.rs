@@ -257,7 +257,8 @@ async fn a_key_sees_and_replays_nothing_of_other_channels(
     assert_eq!(replayed.json()["progress"]["replayed"], 1);
     // It failed again.
     until_answered(&gateway, OPERATOR_KEY, "/dead-letters", |answer| {
-        channels(answer, "dead_letters") == all && answer.text.matches(r#""round":1"#).count() == 1
+        channels(answer, "dead_letters") == all
+            && answer.text.matches(r#""replay_count":1"#).count() == 1
     })
     .await?;
     let purge = "/dead-letters?session_id=s";

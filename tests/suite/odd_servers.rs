@@ -53,11 +53,12 @@ async fn delivered(gateway: &TestGateway, id: &str) -> anyhow::Result<Vec<Value>
     wait::until(format!("{id} to be delivered"), async || {
         let shown = gateway.get(&path).await.ok()?.json();
         (shown["state"] == "delivered").then_some(())?;
-        let timeline = shown["timeline"].as_array()?.clone();
-        let attempted = |entry: &Value| entry["event"].get("attempted").cloned();
-        let attempts: Vec<Value> = timeline.iter().filter_map(attempted).collect();
+        let mut attempts = shown["timeline"].as_array()?.clone();
+        attempts.retain(|entry| entry["type"] == "attempted");
         // The state and the entries are written one after the other.
-        let is_complete = attempts.iter().any(|attempt| attempt["next"] == "arrived");
+        let is_complete = attempts
+            .iter()
+            .any(|attempt| attempt["next"]["type"] == "done");
         is_complete.then_some(attempts)
     })
     .await

@@ -149,11 +149,8 @@ async fn a_redirect_is_a_failed_try_and_is_not_followed(setup: Setup) -> anyhow:
     let redirected = wait::until("the redirect to be shown", async || {
         let shown = gateway.get(&format!("/channel/message/{id}")).await.ok()?;
         let timeline = shown.json()["timeline"].as_array()?.clone();
-        let attempted = |entry: &Value| entry["event"].get("attempted").cloned();
-        timeline
-            .iter()
-            .filter_map(attempted)
-            .find(|attempt| attempt["status"] == 307)
+        let is_redirected = |entry: &Value| entry["type"] == "attempted" && entry["status"] == 307;
+        timeline.into_iter().find(is_redirected)
     })
     .await?;
     assert_eq!(redirected["location"], elsewhere.url());

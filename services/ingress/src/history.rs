@@ -1,5 +1,7 @@
 //! The history of messages: `GET /channel/message/{message_id}` and `GET /messages`.
 
+mod entry;
+
 use axum::{extract::State, response::Response};
 use roundtrip_model::{
     ChannelId, Entry, Event, MessageId, SessionId, State as MessageState, journal::WaitReason,
@@ -8,6 +10,7 @@ use roundtrip_store::{Detail, MessageFilter, MessageRecord, StateFilter};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use self::entry::TimelineEntry;
 use crate::{
     Ingress,
     access::Principal,
@@ -43,7 +46,7 @@ pub(crate) struct Timeline {
     message: Shown,
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<Waiting>,
-    timeline: Vec<Entry>,
+    timeline: Vec<TimelineEntry>,
 }
 
 /// Why a message is not delivered now.
@@ -77,7 +80,7 @@ pub(crate) async fn timeline(
     let timeline = Timeline {
         message: message.into(),
         waiting: waiting.map(Waiting::from),
-        timeline,
+        timeline: timeline.into_iter().map(TimelineEntry::from).collect(),
     };
     ingress.response_budget.json(&timeline, ())
 }

@@ -86,6 +86,7 @@ pub struct DeadLetter {
     /// The queue that it came from.
     pub queue: DeadQueue,
     /// The id of the message or answer (`msg_…`, `cb_…`), which a replay keeps.
+    #[serde(rename = "webhook_id")]
     pub parcel_id: String,
     /// The message, if known.
     pub message_id: Option<MessageId>,
@@ -96,10 +97,8 @@ pub struct DeadLetter {
     /// Why it is a dead letter, and the outcome of the last attempt.
     pub reason: DeadReason,
     /// The attempts that were made.
-    #[serde(rename = "tries")]
     pub attempts: u32,
     /// How many times it had been replayed.
-    #[serde(rename = "round")]
     pub replay_count: u32,
     /// When Roundtrip accepted it.
     #[serde(with = "time::serde::rfc3339")]

@@ -91,7 +91,6 @@ pub struct MessageRecord {
     /// The greatest position among its entries.
     pub state: State,
     /// How many times it was replayed.
-    #[serde(rename = "round")]
     pub replay_count: u32,
     /// When the latest entry happened.
     #[serde(with = "time::serde::rfc3339")]

@@ -1,0 +1,274 @@
+//! A timeline entry as the API shows it.
+//!
+//! The stored form of an entry is older and stays: queues and stores hold it. Invariant: every entry
+//! names its `type` beside the fields of that type, and every time is RFC 3339.
+
+use roundtrip_model::{
+    CallbackId, ChannelId, DeadReason, Entry, EntryId, Event, MessageId, ReplayId, SessionId,
+    journal::{After, Attempt, Content, WaitReason},
+};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+#[derive(Debug, Serialize)]
+pub(super) struct TimelineEntry {
+    entry_id: EntryId,
+    message_id: MessageId,
+    channel_id: ChannelId,
+    session_id: SessionId,
+    replay_count: u32,
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+    #[serde(flatten)]
+    event: TimelineEvent,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum TimelineEvent {
+    Accepted(Content),
+    Waiting {
+        attempts: u32,
+        reason: WaitReason,
+    },
+    Delivering {
+        attempt: u32,
+    },
+    Attempted(EndedAttempt),
+    Answered {
+        callback_id: CallbackId,
+    },
+    ForwardAttempted {
+        callback_id: CallbackId,
+        #[serde(flatten)]
+        attempt: EndedAttempt,
+    },
+    Dead {
+        reason: DeadReason,
+    },
+    AnswerDead {
+        callback_id: CallbackId,
+        reason: DeadReason,
+    },
+    Replayed {
+        replay_id: ReplayId,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct EndedAttempt {
+    attempt: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    location: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    excerpt: String,
+    duration_ms: u64,
+    next: Next,
+}
+
+/// What follows an attempt.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Next {
+    Done,
+    Retry { wait_ms: u64 },
+    DeadLetter { reason: DeadReason },
+}
+
+impl From<Entry> for TimelineEntry {
+    fn from(entry: Entry) -> Self {
+        let Entry {
+            entry_id,
+            message_id,
+            channel_id,
+            session_id,
+            replay_count,
+            at,
+            event,
+        } = entry;
+        Self {
+            entry_id,
+            message_id,
+            channel_id,
+            session_id,
+            replay_count,
+            at,
+            event: event.into(),
+        }
+    }
+}
+
+impl From<Event> for TimelineEvent {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Accepted(content) => Self::Accepted(*content),
+            Event::Waiting { attempts, reason } => Self::Waiting { attempts, reason },
+            Event::Delivering { attempt } => Self::Delivering { attempt },
+            Event::Attempted(attempt) => Self::Attempted((*attempt).into()),
+            Event::Answered { callback_id } => Self::Answered { callback_id },
+            Event::ForwardAttempted {
+                callback_id,
+                attempt,
+            } => Self::ForwardAttempted {
+                callback_id,
+                attempt: (*attempt).into(),
+            },
+            Event::Dead(reason) => Self::Dead { reason },
+            Event::AnswerDead {
+                callback_id,
+                reason,
+            } => Self::AnswerDead {
+                callback_id,
+                reason,
+            },
+            Event::Replayed { replay_id } => Self::Replayed { replay_id },
+        }
+    }
+}
+
+impl From<Attempt> for EndedAttempt {
+    fn from(attempt: Attempt) -> Self {
+        let Attempt {
+            attempt,
+            status,
+            error,
+            location,
+            excerpt,
+            duration_ms,
+            next,
+        } = attempt;
+        Self {
+            attempt,
+            status,
+            error,
+            location,
+            excerpt,
+            duration_ms,
+            next: match next {
+                After::Arrived => Next::Done,
+                After::Retry { wait_ms } => Next::Retry { wait_ms },
+                After::Dead(reason) => Next::DeadLetter { reason },
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Method;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use crate::testing::Bench;
+
+    const UUID: &str = "0192f0c1a2b37c4d8e9f0a1b2c3d4e5f";
+
+    /// An entry as the journal stores it, with this event.
+    fn stored(event: &Value) -> String {
+        json!({
+            "entry_id": format!("ent_{UUID}"),
+            "message_id": format!("msg_{UUID}"),
+            "channel_id": "c",
+            "session_id": "s",
+            "round": 2,
+            "at": 1_795_000_000_123_i64,
+            "event": event,
+        })
+        .to_string()
+    }
+
+    #[rstest]
+    #[case::accepted(
+        json!({"accepted": {"message": {"n": 1.0}, "response_url": "http://h/"}}),
+        json!({"type": "accepted", "message": {"n": 1.0}, "response_url": "http://h/"})
+    )]
+    #[case::waiting(
+        json!({"waiting": {"attempts": 0, "reason": "rate_limited"}}),
+        json!({"type": "waiting", "attempts": 0, "reason": "rate_limited"})
+    )]
+    #[case::delivering(
+        json!({"delivering": {"attempt": 1}}),
+        json!({"type": "delivering", "attempt": 1})
+    )]
+    #[case::done(
+        json!({"attempted": {
+            "attempt": 1, "status": 200, "excerpt": "ok", "duration_ms": 5, "next": "arrived"
+        }}),
+        json!({
+            "type": "attempted", "attempt": 1, "status": 200, "excerpt": "ok", "duration_ms": 5,
+            "next": {"type": "done"}
+        })
+    )]
+    #[case::retry(
+        json!({"attempted": {
+            "attempt": 1, "status": 307, "location": "http://h/", "duration_ms": 5,
+            "next": {"retry": {"wait_ms": 1000}}
+        }}),
+        json!({
+            "type": "attempted", "attempt": 1, "status": 307, "location": "http://h/",
+            "duration_ms": 5, "next": {"type": "retry", "wait_ms": 1000}
+        })
+    )]
+    #[case::answered(
+        json!({"answered": {"callback_id": format!("cb_{UUID}")}}),
+        json!({"type": "answered", "callback_id": format!("cb_{UUID}")})
+    )]
+    #[case::forward_attempted(
+        json!({"forward_attempted": {"callback_id": format!("cb_{UUID}"), "attempt": {
+            "attempt": 3, "error": "timed out", "duration_ms": 5,
+            "next": {"dead": {"kind": "too_old", "detail": "x"}}
+        }}}),
+        json!({
+            "type": "forward_attempted", "callback_id": format!("cb_{UUID}"), "attempt": 3,
+            "error": "timed out", "duration_ms": 5,
+            "next": {"type": "dead_letter", "reason": {"kind": "too_old", "detail": "x"}}
+        })
+    )]
+    #[case::dead(
+        json!({"dead": {"kind": "refused", "detail": "400"}}),
+        json!({"type": "dead", "reason": {"kind": "refused", "detail": "400"}})
+    )]
+    #[case::answer_dead(
+        json!({"answer_dead": {
+            "callback_id": format!("cb_{UUID}"), "reason": {"kind": "too_old", "detail": "x"}
+        }}),
+        json!({
+            "type": "answer_dead", "callback_id": format!("cb_{UUID}"),
+            "reason": {"kind": "too_old", "detail": "x"}
+        })
+    )]
+    #[case::replayed(
+        json!({"replayed": {"replay_id": format!("rpl_{UUID}")}}),
+        json!({"type": "replayed", "replay_id": format!("rpl_{UUID}")})
+    )]
+    #[tokio::test]
+    async fn an_entry_of_the_stored_form_is_shown_with_its_type_beside_its_fields(
+        #[case] event: Value,
+        #[case] shown: Value,
+    ) {
+        let bench = Bench::new().await;
+        let stored = stored(&event);
+        let entry = serde_json::from_str(&stored).unwrap();
+        // Other versions read the same queues and stores.
+        assert_eq!(serde_json::to_string(&entry).unwrap(), stored);
+        bench.store.record(&[entry]).await.unwrap();
+        let path = format!("/channel/message/msg_{UUID}");
+        let message = bench.request(Method::GET, &path, &[], "").await.json();
+        let mut expected = json!({
+            "entry_id": format!("ent_{UUID}"),
+            "message_id": format!("msg_{UUID}"),
+            "channel_id": "c",
+            "session_id": "s",
+            "replay_count": 2,
+            "at": "2026-11-18T11:06:40.123Z",
+        });
+        let fields = shown.as_object().unwrap().clone();
+        expected.as_object_mut().unwrap().extend(fields);
+        assert_eq!(message["timeline"], json!([expected]));
+        assert_eq!(message["updated_at"], "2026-11-18T11:06:40.123Z");
+    }
+}
