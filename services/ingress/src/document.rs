@@ -1,9 +1,9 @@
 //! `GET /openapi.json` and `GET /docs`: the API for programs and for people.
 //!
-//! The document is written by hand, in `openapi/`, one file a topic. Invariant: it has exactly the
-//! router's paths and methods, and states the code's bounds. The tests beside it check both.
-
-mod page;
+//! The document is written by hand, in `openapi/`, one file a topic. Swagger UI shows it; its files
+//! are in `openapi/docs-ui`, and `openapi/docs-ui/update` recreates them. Invariants: the document
+//! has exactly the router's paths and methods, and states the code's bounds. The page loads only
+//! files of this gateway. The tests beside it check both.
 
 use std::sync::LazyLock;
 
@@ -14,18 +14,47 @@ use axum::{
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use crate::{parameters::PathId, problem::Problem};
+
 /// The files of the document, each with its own paths and components.
-const PARTS: [&str; 5] = [
+const PARTS: [&str; 6] = [
     include_str!("../openapi/api.json"),
     include_str!("../openapi/channels.json"),
     include_str!("../openapi/messages.json"),
     include_str!("../openapi/dead_letters.json"),
     include_str!("../openapi/api_keys.json"),
+    include_str!("../openapi/webhooks.json"),
 ];
 
-/// The page loads nothing, runs no script and cannot be framed.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
-                      form-action 'none'; frame-ancestors 'none'";
+/// The page loads only from this gateway, runs no inline script and cannot be framed. The style
+/// sheet holds its images.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; \
+                      frame-ancestors 'none'";
+
+const PAGE: &str = include_str!("../openapi/docs-ui/index.html");
+
+/// The files that the page loads: name, media type, content.
+const FILES: [(&str, &str, &str); 3] = [
+    (
+        "start.js",
+        "text/javascript; charset=utf-8",
+        include_str!("../openapi/docs-ui/start.js"),
+    ),
+    (
+        "swagger-ui-bundle.js",
+        "text/javascript; charset=utf-8",
+        include_str!("../openapi/docs-ui/swagger-ui/swagger-ui-bundle.js"),
+    ),
+    (
+        "swagger-ui.css",
+        "text/css; charset=utf-8",
+        include_str!("../openapi/docs-ui/swagger-ui/swagger-ui.css"),
+    ),
+];
+
+/// How long a browser keeps these files, in seconds.
+const KEEP: &str = "max-age=3600";
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     let mut document = Map::new();
@@ -40,8 +69,6 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
 
 static JSON: LazyLock<Bytes> = LazyLock::new(|| DOCUMENT.to_string().into());
 
-static PAGE: LazyLock<Bytes> = LazyLock::new(|| page::render(&DOCUMENT).into());
-
 /// `GET /openapi.json`
 pub(crate) async fn json() -> impl IntoResponse {
     let kind = HeaderValue::from_static("application/json");
@@ -55,7 +82,19 @@ pub(crate) async fn docs() -> impl IntoResponse {
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    (headers, PAGE.clone())
+    (headers, PAGE)
+}
+
+/// `GET /docs/{file}`
+pub(crate) async fn file(PathId(name): PathId) -> Result<impl IntoResponse, Problem> {
+    let found = FILES.into_iter().find(|(known, ..)| *known == name);
+    let (_, media_type, content) = found.ok_or_else(Problem::unknown_path)?;
+    let headers = [
+        (header::CONTENT_TYPE, media_type),
+        (header::CACHE_CONTROL, KEEP),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Ok((headers, content))
 }
 
 /// Merges a file's members into the document, objects recursively.

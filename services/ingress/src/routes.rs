@@ -63,6 +63,7 @@ fn table() -> Vec<Call> {
         // A browser cannot present a key, and these documents reveal nothing about this gateway.
         get("/openapi.json", Access::Open, document::json),
         get("/docs", Access::Open, document::docs),
+        get("/docs/{file}", Access::Open, document::file),
     ]
 }
 

@@ -49,8 +49,8 @@ fn the_document_states_which_calls_need_a_key() {
         let documented =
             ["401", "403", "429"].map(|status| operation["responses"].get(status).is_some());
         // 403: the key's role forbids the call, or a web page calls where no key is required. The
-        // two documents are open to all.
-        let is_document = matches!(path, "/docs" | "/openapi.json");
+        // documents are open to all.
+        let is_document = matches!(path, "/docs" | "/docs/{file}" | "/openapi.json");
         assert_eq!(documented[1], !is_document, "{method} {path}: 403");
         // Its token is what a key is for the other calls.
         let needs_token = path == "/webhook-response";
@@ -61,24 +61,79 @@ fn the_document_states_which_calls_need_a_key() {
 }
 
 #[tokio::test]
-async fn the_document_and_its_page_need_no_other_server() {
-    let bench = Bench::new().await;
+async fn the_document_is_served_without_a_key() {
+    let bench = Bench::in_production().await;
     let json = bench.request(Method::GET, "/openapi.json", &[], "").await;
     assert_eq!(
         (json.status, &json.json()["openapi"]),
         (200, &json!("3.1.0"))
     );
+}
+
+#[tokio::test]
+async fn the_page_loads_only_files_of_this_gateway() {
+    let bench = Bench::in_production().await;
     let page = bench.request(Method::GET, "/docs", &[], "").await;
     assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
-    for (path, methods) in documented() {
-        for method in methods {
-            let call = format!("<code>{method} {path}</code>");
-            assert!(page.text.contains(&call), "{call}");
+    let policy = page.headers["content-security-policy"].to_str().unwrap();
+    for directive in policy.split("; ").filter(|one| !one.starts_with("img-src")) {
+        let (_, sources) = directive.split_once(' ').unwrap();
+        assert!(["'none'", "'self'"].contains(&sources), "{directive}");
+    }
+    let attributes = page.text.split(['"', ' ']);
+    let loaded: BTreeSet<_> = attributes
+        .filter_map(|text| text.strip_prefix("docs/"))
+        .collect();
+    assert_eq!(loaded, FILES.map(|(name, ..)| name).into());
+    for (name, media_type, content) in FILES {
+        let path = format!("/docs/{name}");
+        let file = bench.request(Method::GET, &path, &[], "").await;
+        assert_eq!(file.status, 200, "{name}");
+        assert_eq!(file.headers["content-type"], media_type);
+        assert_eq!(file.text, content);
+    }
+    for ours in [PAGE, FILES[0].2] {
+        assert!(!ours.contains("://"), "a URL with a host: {ours}");
+    }
+    let other = bench
+        .request(Method::GET, "/docs/index.html", &[], "")
+        .await;
+    assert_eq!(other.status, 404);
+}
+
+#[test]
+fn the_webhooks_describe_what_the_gateway_sends() {
+    let webhooks = DOCUMENT["webhooks"].as_object().unwrap();
+    assert_eq!(
+        webhooks.keys().collect::<Vec<_>>(),
+        ["deliverMessage", "forwardAnswer"]
+    );
+    for (name, webhook) in webhooks {
+        let post = &webhook["post"];
+        assert_eq!(post["operationId"], **name);
+        let headers = array(&post["parameters"]).map(|one| {
+            let reference = one["$ref"].as_str().unwrap();
+            DOCUMENT.pointer(&reference[1..]).unwrap()["name"].clone()
+        });
+        assert_eq!(
+            headers.collect::<Vec<_>>(),
+            ["webhook-id", "webhook-timestamp", "webhook-signature"]
+        );
+        let media = &post["requestBody"]["content"]["application/json"];
+        assert!(media["schema"].is_object() && media["example"].is_object());
+        for status in ["2XX", "400", "413", "415", "422", "default"] {
+            let description = &post["responses"][status]["description"];
+            assert!(description.is_string(), "{name}: {status}");
         }
+        assert_eq!(
+            post["responses"].get("410").is_some(),
+            name == "deliverMessage"
+        );
     }
-    for loads in ["<script", "<link", "<img", "src=", "@import", "url("] {
-        assert!(!page.text.contains(loads), "{loads}");
-    }
+}
+
+fn array(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
 }
 
 #[test]
