@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use url::Url;
+
 use crate::{
     cli::Role,
     config::{Config, Environment, Problem},
@@ -30,51 +32,88 @@ pub(crate) fn check_roles(config: &Config, roles: &BTreeSet<Role>) -> Result<(),
 
 /// Logs sentences for people, or fields for machines.
 pub(crate) fn announce(config: &Config, roles: &BTreeSet<Role>) -> Result<(), Problem> {
-    let roles: Vec<&str> = roles.iter().map(|role| role.name()).collect();
-    let has_api = roles.contains(&Role::Ingress.name());
-    let roles = roles.join(",");
-    let environment = match config.environment {
-        Environment::Development => "development",
-        Environment::Production => "production",
-    };
-    let broker = engine(config.broker.embedded_file(), "RabbitMQ");
-    let store = engine(config.store.embedded_file(), "MongoDB");
-    let api = config.listening_url()?;
-    let operations = format!("http://{}", config.operations.listen);
-    if config.log.format == Format::Json {
-        let api = has_api.then_some(api.as_str());
-        tracing::info!(
-            roles,
-            environment,
-            broker,
-            store,
-            api,
-            operations,
-            "started"
-        );
+    if config.log.format == Format::Text {
+        for line in sentences(config, roles)? {
+            tracing::info!("{line}");
+        }
         return Ok(());
     }
-    tracing::info!("started in {environment}, with the roles {roles}");
-    tracing::info!("the queues are in the broker: {broker}; everything else in the store: {store}");
-    if has_api {
-        tracing::info!("the API is at {api}, its documentation at {api}docs");
-    }
-    tracing::info!("health is at {operations}/healthz, readiness at {operations}/readyz");
-    if has_api && config.environment == Environment::Development {
-        tracing::info!(
-            "to try it: curl -X POST {api}channel/message -H 'Content-Type: application/json' -d \
-             '{{\"channel_id\": \"echo\", \"session_id\": \"abc123\", \"message\": \"Hello!\"}}' \
-             and then: curl {api}dev/sessions/abc123"
-        );
-    }
+    let api = api(config, roles)?;
+    tracing::info!(
+        roles = names(roles).join(","),
+        environment = environment(config),
+        broker = engine(config.broker.embedded_file(), "RabbitMQ"),
+        store = engine(config.store.embedded_file(), "MongoDB"),
+        api = api.as_ref().map(Url::as_str),
+        operations = operations(config),
+        "started"
+    );
     Ok(())
 }
 
+fn sentences(config: &Config, roles: &BTreeSet<Role>) -> Result<Vec<String>, Problem> {
+    let operations = operations(config);
+    let mut lines = vec![
+        format!(
+            "Roundtrip {} has started in {}, with the roles {}",
+            env!("CARGO_PKG_VERSION"),
+            environment(config),
+            names(roles).join(", ")
+        ),
+        format!(
+            "queues: {}",
+            engine(config.broker.embedded_file(), "RabbitMQ")
+        ),
+        format!(
+            "channels and history: {}",
+            engine(config.store.embedded_file(), "MongoDB")
+        ),
+    ];
+    let api = api(config, roles)?;
+    if let Some(api) = &api {
+        lines.push(format!("API: {api}, its documentation: {api}docs"));
+    }
+    lines.push(format!(
+        "operations: {operations}/healthz and {operations}/readyz"
+    ));
+    match api {
+        Some(api) if config.environment == Environment::Development => {
+            lines.push(format!(
+                "try it: curl {api}channel/message -H 'Content-Type: application/json' -d \
+                 '{{\"channel_id\": \"echo\", \"session_id\": \"abc123\", \"message\": \"Hello!\"}}'"
+            ));
+            lines.push(format!(
+                "then read the answer: curl {api}dev/sessions/abc123"
+            ));
+        }
+        _ => lines.push(format!("try it: curl {operations}/readyz")),
+    }
+    Ok(lines)
+}
+
+/// Where the API listens, if this process has it.
+fn api(config: &Config, roles: &BTreeSet<Role>) -> Result<Option<Url>, Problem> {
+    let has_api = roles.contains(&Role::Ingress);
+    has_api.then(|| config.listening_url()).transpose()
+}
+
+fn operations(config: &Config) -> String {
+    format!("http://{}", config.operations.listen)
+}
+
+const fn environment(config: &Config) -> &'static str {
+    match config.environment {
+        Environment::Development => "development",
+        Environment::Production => "production",
+    }
+}
+
+fn names(roles: &BTreeSet<Role>) -> Vec<&'static str> {
+    roles.iter().map(|role| role.name()).collect()
+}
+
 fn engine(file: Option<&str>, server: &str) -> String {
-    file.map_or_else(
-        || server.to_owned(),
-        |file| format!("the embedded one in {file}"),
-    )
+    file.map_or_else(|| server.to_owned(), |file| format!("embedded, in {file}"))
 }
 
 #[cfg(test)]
@@ -98,5 +137,35 @@ mod tests {
             assert!(problem.contains("BROKER_URL"), "{problem}");
             assert!(check_roles(&servers, &alone).is_ok());
         }
+    }
+
+    #[test]
+    fn the_start_names_the_ports_the_data_and_a_first_request() {
+        let all = Role::every().collect();
+        let lines = sentences(&Config::default(), &all).unwrap();
+        assert_eq!(
+            lines[1..],
+            [
+                "queues: embedded, in data/broker.db",
+                "channels and history: embedded, in data/store.db",
+                "API: http://127.0.0.1:8000/, its documentation: http://127.0.0.1:8000/docs",
+                "operations: http://127.0.0.1:8001/healthz and http://127.0.0.1:8001/readyz",
+                "try it: curl http://127.0.0.1:8000/channel/message -H 'Content-Type: \
+                 application/json' -d '{\"channel_id\": \"echo\", \"session_id\": \"abc123\", \
+                 \"message\": \"Hello!\"}'",
+                "then read the answer: curl http://127.0.0.1:8000/dev/sessions/abc123",
+            ]
+        );
+        assert!(!lines.concat().contains("Config"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_process_without_the_api_names_only_its_operations_port() {
+        let lines = sentences(&Config::default(), &BTreeSet::from([Role::Recorder])).unwrap();
+        assert_eq!(
+            lines.last().unwrap(),
+            "try it: curl http://127.0.0.1:8001/readyz"
+        );
+        assert!(!lines.concat().contains("8000"), "{lines:?}");
     }
 }
