@@ -199,7 +199,7 @@ async fn without_the_broker_no_key_is_remembered() -> anyhow::Result<()> {
     // unavailable.
     wait::until("the broker to be reported as unavailable", async || {
         let answer = keyed(&gateway, "first", &message("first")).await.ok()?;
-        answer.text.contains("broker-away").then_some(())
+        answer.text.contains("broker-unavailable").then_some(())
     })
     .await?;
     let refused = keyed(&gateway, "k", &message("one")).await?.expect(503)?;

@@ -19,7 +19,10 @@ use roundtrip_model::{Clock, KeyHash, KeyRole, PresentedKey};
 use roundtrip_store::SharedStore;
 use tokio::time::Instant;
 
-use crate::{Config, problem::Problem};
+use crate::{
+    Config,
+    problem::{Kind, Problem},
+};
 use key_snapshot::{ApiKeySnapshot, Reading};
 use loopback_only::LoopbackOnly;
 
@@ -145,13 +148,13 @@ impl Authenticator {
                 Ok(Principal::Key(cached))
             }
             Ok(_) => Err(self.refuse()),
-            Err(key_snapshot::Unavailable) => Err(Problem::keys_unavailable()),
+            Err(key_snapshot::Unavailable) => Err(Problem::from(Kind::StoreUnavailable)),
         }
     }
 
     fn refuse(&self) -> Problem {
         self.key_snapshot.count_refusal();
-        Problem::no_key()
+        Problem::from(Kind::NoValidKey)
     }
 }
 

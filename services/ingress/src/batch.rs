@@ -24,7 +24,7 @@ use crate::{
     idempotency::{Key, KeyedCall, accept_one},
     json::{Rules, message_of, parse, without_mark},
     messages::{Accepted, SendMessage},
-    problem::Problem,
+    problem::{Kind, Problem},
 };
 
 pub(crate) const MAX_MESSAGES: usize = 1000;
@@ -81,12 +81,12 @@ pub(crate) async fn send(
 ) -> Result<JsonBody<Answered>, Problem> {
     let is_array = is_json(request.headers());
     if !is_array && !is_ndjson(request.headers()) {
-        return Err(Problem::unsupported_media_type());
+        return Err(Problem::from(Kind::UnsupportedMediaType));
     }
     let _permit = ingress
         .batches
         .try_acquire()
-        .map_err(|_none_left| Problem::overloaded())?;
+        .map_err(|_none_left| Kind::Overloaded)?;
     let body = read(request, &ingress, MAX_BYTES).await?;
     let body = without_mark(&body);
     let texts = if is_array { array(body)? } else { lines(body) };
@@ -187,7 +187,7 @@ pub(crate) fn array(body: &[u8]) -> Result<Vec<&[u8]>, Problem> {
         serde_json::from_slice(body).map_err(|error| match error.classify() {
             Category::Data => Problem::invalid_field("body", message_of(&error)),
             Category::Syntax | Category::Eof | Category::Io => {
-                Problem::malformed(error.to_string())
+                Problem::new(Kind::MalformedJson, error.to_string())
             }
         })?;
     Ok(elements

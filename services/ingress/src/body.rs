@@ -16,7 +16,7 @@ use crate::{
     Ingress,
     json::{Rules, parse, without_mark},
     limits::BodyBudget,
-    problem::Problem,
+    problem::{Kind, Problem},
 };
 
 /// The names of UTF-8, and of its subset ASCII.
@@ -48,7 +48,7 @@ impl<T: DeserializeOwned> OptionalFromRequest<Ingress> for Json<T> {
             return Ok(None);
         }
         if !is_json {
-            return Err(Problem::unsupported_media_type());
+            return Err(Problem::from(Kind::UnsupportedMediaType));
         }
         let rules = Rules::kept(ingress.limits.max_json_depth);
         parse(&bytes, rules).map(|read| Some(Self(read)))
@@ -66,7 +66,7 @@ impl<T: DeserializeOwned> FromRequest<Ingress> for RelayedJson<T> {
 
 async fn read_json(request: Request, ingress: &Ingress) -> Result<Bytes, Problem> {
     if !is_json(request.headers()) {
-        return Err(Problem::unsupported_media_type());
+        return Err(Problem::from(Kind::UnsupportedMediaType));
     }
     read(request, ingress, ingress.limits.max_body_bytes).await
 }
@@ -85,7 +85,7 @@ pub(crate) async fn read(
     let read = collect(request.into_body(), limit, &budget);
     tokio::time::timeout(ingress.limits.body_timeout, read)
         .await
-        .map_err(|_elapsed| Problem::body_timeout())?
+        .map_err(|_elapsed| Kind::BodyTimeout)?
 }
 
 async fn collect(body: Body, limit: usize, budget: &BodyBudget) -> Result<Bytes, Problem> {
@@ -97,8 +97,9 @@ async fn collect(body: Body, limit: usize, budget: &BodyBudget) -> Result<Bytes,
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
     while let Some(piece) = pieces.next().await {
-        let piece =
-            piece.map_err(|_| Problem::bad_request("the connection ended before the body did"))?;
+        let piece = piece.map_err(|_| {
+            Problem::new(Kind::BadRequest, "the connection ended before the body did")
+        })?;
         if first.len() + whole.len() + piece.len() > limit {
             return Err(Problem::too_large(limit));
         }
@@ -127,7 +128,10 @@ fn is_as_it_is(headers: &HeaderMap) -> Result<(), Problem> {
             .to_str()
             .is_ok_and(|text| text.split(',').all(is_identity))
     }) {
-        return Err(Problem::unsupported_coding());
+        return Err(Problem::new(
+            Kind::UnsupportedMediaType,
+            "send the body as it is, without 'Content-Encoding'",
+        ));
     }
     let charset = headers
         .get(header::CONTENT_TYPE)
@@ -137,7 +141,10 @@ fn is_as_it_is(headers: &HeaderMap) -> Result<(), Problem> {
     if charset.is_none_or(is_utf8) {
         Ok(())
     } else {
-        Err(Problem::unsupported_charset())
+        Err(Problem::new(
+            Kind::UnsupportedMediaType,
+            "send JSON in UTF-8",
+        ))
     }
 }
 

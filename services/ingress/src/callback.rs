@@ -25,8 +25,11 @@ use tracing::Instrument;
 use url::form_urlencoded;
 
 use crate::{
-    CallbackAuth, Ingress, body::RelayedJson, limits::BodyBudget, messages::encode,
-    problem::Problem,
+    CallbackAuth, Ingress,
+    body::RelayedJson,
+    limits::BodyBudget,
+    messages::encode,
+    problem::{Kind, Problem},
 };
 
 /// The body of `POST /webhook-response`. Other people write channel servers, so unknown fields are
@@ -101,7 +104,7 @@ pub(crate) async fn receive(
         .await
         .map_err(|error| {
             tracing::error!(%error, "an answer was not published");
-            Problem::internal()
+            Problem::from(Kind::Internal)
         })??;
     Ok((StatusCode::ACCEPTED, JsonBody(Accepted { success: true })))
 }
@@ -167,14 +170,14 @@ impl Ingress {
             (None, CallbackAuth::Open) => Ok(None),
             (None, CallbackAuth::Signed) => {
                 self.refusals.missing();
-                Err(Problem::answer_refused())
+                Err(Problem::from(Kind::AnswerRefused))
             }
         }
     }
 
     fn worthless(&self, refusal: Refusal) -> Problem {
         self.refusals.worthless(refusal);
-        Problem::answer_refused()
+        Problem::from(Kind::AnswerRefused)
     }
 }
 

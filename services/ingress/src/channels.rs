@@ -20,7 +20,13 @@ use roundtrip_store::Versioned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Ingress, access::Principal, body::Json, parameters::PathId, problem::Problem};
+use crate::{
+    Ingress,
+    access::Principal,
+    body::Json,
+    parameters::PathId,
+    problem::{Kind, Problem},
+};
 
 pub(crate) use pause::{pause, resume};
 pub(crate) use query::query;
@@ -108,7 +114,7 @@ pub(crate) async fn read(
     let stored = ingress.store.get(&id).await?;
     let mut answer = ingress.response_budget.json(&stored.channel, ())?;
     let version = HeaderValue::try_from(etag::of(&stored.version));
-    let version = version.map_err(|_no_header| Problem::internal())?;
+    let version = version.map_err(|_no_header| Kind::Internal)?;
     answer.headers_mut().insert(header::ETAG, version);
     Ok(answer)
 }

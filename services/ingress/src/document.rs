@@ -14,7 +14,10 @@ use axum::{
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use crate::{parameters::PathId, problem::Problem};
+use crate::{
+    parameters::PathId,
+    problem::{Kind, Problem},
+};
 
 /// The files of the document, each with its own paths and components.
 const PARTS: [&str; 6] = [
@@ -88,7 +91,7 @@ pub(crate) async fn docs() -> impl IntoResponse {
 /// `GET /docs/{file}`
 pub(crate) async fn file(PathId(name): PathId) -> Result<impl IntoResponse, Problem> {
     let found = FILES.into_iter().find(|(known, ..)| *known == name);
-    let (_, media_type, content) = found.ok_or_else(Problem::unknown_path)?;
+    let (_, media_type, content) = found.ok_or(Kind::UnknownPath)?;
     let headers = [
         (header::CONTENT_TYPE, media_type),
         (header::CACHE_CONTROL, KEEP),

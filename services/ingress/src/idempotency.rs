@@ -30,7 +30,7 @@ use crate::{
     Ingress,
     access::Principal,
     messages::{Accepted, SendMessage},
-    problem::Problem,
+    problem::{Kind, Problem},
 };
 
 pub(crate) const HEADER: &str = "idempotency-key";
@@ -132,7 +132,7 @@ pub(crate) async fn accept_one(
         }
         Reservation::Done(first) => Ok(Accepted::again(first, send)),
         Reservation::Mismatch => Err(Problem::key_of_another_message()),
-        Reservation::UnderWay => Err(Problem::key_under_way()),
+        Reservation::UnderWay => Err(Problem::from(Kind::IdempotencyKeyInUse)),
     }
 }
 
@@ -161,7 +161,7 @@ impl KeyedCall {
             Reservation::Taken(id) => Some(id),
             Reservation::Done(_) => None,
             Reservation::Mismatch => return Err(Problem::key_of_another_message()),
-            Reservation::UnderWay => return Err(Problem::key_under_way()),
+            Reservation::UnderWay => return Err(Problem::from(Kind::IdempotencyKeyInUse)),
         };
         Ok(Self { key, reserved })
     }

@@ -14,7 +14,7 @@ use serde::{
 use serde_json::{error::Category, value::RawValue};
 use serde_path_to_error::{Path, Segment, Track};
 
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 
 pub(crate) use check::Rules;
 
@@ -65,7 +65,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], rules: Rules) -> Result<T
 fn refusal(bytes: &[u8], rules: Rules) -> Problem {
     // Checks the syntax alone, at any depth, to separate what is not JSON from what is forbidden.
     if let Err(error) = serde_json::from_slice::<&RawValue>(bytes) {
-        return Problem::malformed(error.to_string());
+        return Problem::new(Kind::MalformedJson, error.to_string());
     }
     let mut track = Track::new();
     let mut reader = serde_json::Deserializer::from_slice(bytes);
@@ -74,7 +74,7 @@ fn refusal(bytes: &[u8], rules: Rules) -> Problem {
     let path = track.path();
     let Err(error) = checked else {
         // Unreachable: this pass differs from the first in the path only.
-        return Problem::malformed("cannot be read");
+        return Problem::new(Kind::MalformedJson, "cannot be read");
     };
     Problem::invalid([match error.classify() {
         Category::Data => field_error(&path, &error),

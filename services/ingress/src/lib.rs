@@ -49,8 +49,12 @@ pub use config::{CallbackAuth, Config, ConfigError, Tls};
 pub use routes::calls;
 
 use crate::{
-    access::Authenticator, callback::limits::AnswerLimits, problem::Problem, queries::Queries,
-    refusals::Refusals, response_budget::ResponseBudget,
+    access::Authenticator,
+    callback::limits::AnswerLimits,
+    problem::{Kind, Problem},
+    queries::Queries,
+    refusals::Refusals,
+    response_budget::ResponseBudget,
 };
 
 /// The state of the handlers. It is cloned several times a request, which only increments a
@@ -182,7 +186,7 @@ impl Ingress {
             .layer(DefaultBodyLimit::max(max_body_bytes))
             .layer(middleware::from_fn_with_state(self, limits::enforce))
             .layer(CatchPanicLayer::custom(|_panic| {
-                Problem::internal().into_response()
+                Problem::from(Kind::Internal).into_response()
             }))
             // The outermost: every answer has an id, and every problem names it.
             .layer(middleware::from_fn(request_id::name))

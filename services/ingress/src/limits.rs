@@ -16,7 +16,11 @@ use axum::{
 };
 use tokio::sync::Semaphore;
 
-use crate::{Ingress, access::authority, problem::Problem};
+use crate::{
+    Ingress,
+    access::authority,
+    problem::{Kind, Problem},
+};
 
 /// The longest valid path holds an id of 128 bytes.
 const MAX_PATH_BYTES: usize = 1024;
@@ -36,7 +40,7 @@ pub(crate) async fn enforce(
     next: Next,
 ) -> Response {
     let Ok(_permit) = ingress.under_way.try_acquire() else {
-        return Problem::overloaded().into_response();
+        return Problem::from(Kind::Overloaded).into_response();
     };
     if let Err(problem) = check(&request, ingress.limits.max_header_bytes) {
         return problem.into_response();
@@ -56,7 +60,8 @@ fn check(request: &Request, max_header_bytes: usize) -> Result<(), Problem> {
         (Some(_), Some(_)) => false,
     };
     if !is_named {
-        return Err(Problem::bad_request(
+        return Err(Problem::new(
+            Kind::BadRequest,
             "a request must have one header 'Host', which names a host",
         ));
     }
@@ -72,19 +77,23 @@ fn check(request: &Request, max_header_bytes: usize) -> Result<(), Problem> {
     }
     let headers = request.headers();
     if headers.len() > MAX_HEADERS {
-        return Err(Problem::headers_too_large(format!(
-            "a request may have at most {MAX_HEADERS} headers"
-        )));
+        return Err(Problem::new(
+            Kind::HeadersTooLarge,
+            format!("a request may have at most {MAX_HEADERS} headers"),
+        ));
     }
     let bytes: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD)
         .sum();
     if bytes > max_header_bytes {
-        return Err(Problem::headers_too_large(format!(
-            "the headers of a request may have at most {max_header_bytes} bytes, each counted as \
+        return Err(Problem::new(
+            Kind::HeadersTooLarge,
+            format!(
+                "the headers of a request may have at most {max_header_bytes} bytes, each counted as \
              {HEADER_OVERHEAD} more than its name and value"
-        )));
+            ),
+        ));
     }
     Ok(())
 }
@@ -112,12 +121,12 @@ impl BodyBudget {
     /// # Errors
     /// If the budget is used up.
     pub(crate) fn take(&self, bytes: usize) -> Result<(), Problem> {
-        let count = u32::try_from(bytes).map_err(|_beyond_all| Problem::overloaded())?;
+        let count = u32::try_from(bytes).map_err(|_beyond_all| Kind::Overloaded)?;
         let permits = self
             .0
             .all
             .try_acquire_many(count)
-            .map_err(|_none_left| Problem::overloaded())?;
+            .map_err(|_none_left| Kind::Overloaded)?;
         permits.forget();
         self.0.taken.fetch_add(bytes, Ordering::Relaxed);
         Ok(())

@@ -22,7 +22,7 @@ use crate::{
     access::Principal,
     body::RelayedJson,
     idempotency::{Key, REPLAYED, accept_one},
-    problem::Problem,
+    problem::{Kind, Problem},
 };
 
 /// How long an answer waits for its journal entry, which is confirmed as the message was.
@@ -181,6 +181,6 @@ impl Ingress {
 pub(crate) fn encode(value: &impl Serialize) -> Result<Bytes, Problem> {
     serde_json::to_vec(value).map(Bytes::from).map_err(|error| {
         tracing::error!(%error, "a message could not be encoded");
-        Problem::internal()
+        Problem::from(Kind::Internal)
     })
 }

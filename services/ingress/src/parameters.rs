@@ -6,7 +6,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 
 /// axum writes this before it names the parameter.
 const PREFIX: &str = "Failed to deserialize query string: ";
@@ -24,7 +24,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PathId {
         Path::<String>::from_request_parts(parts, state)
             .await
             .map(|Path(id)| Self(id))
-            .map_err(|_rejection| Problem::unknown_path())
+            .map_err(|_rejection| Problem::from(Kind::UnknownPath))
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod access;
 mod failures;
+mod kind;
 mod quota;
 mod secrets;
 
@@ -20,30 +21,20 @@ use serde::{Serialize, Serializer};
 
 use crate::{idempotency::HEADER, request_id};
 
-pub(crate) use quota::Quota;
+pub(crate) use self::{kind::Kind, quota::Quota};
 
-/// The `Retry-After` while the broker or the store is unavailable.
+/// The `Retry-After` of a 503.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// A problem, as RFC 9457 has it: `type`, `title`, `status`, `detail`, and `errors` by field.
-#[derive(Debug, Serialize)]
+/// A problem of one request.
+#[derive(Debug)]
 pub(crate) struct Problem {
-    #[serde(rename = "type", serialize_with = "as_urn")]
-    kind: &'static str,
-    title: &'static str,
-    status: u16,
-    #[serde(serialize_with = "without_secrets")]
+    kind: Kind,
     detail: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldProblem>,
-    #[serde(skip)]
     retry_after: Option<Duration>,
     /// The quota that a 429 reports.
-    #[serde(skip)]
-    quota: Option<Box<Quota>>,
-    /// It is unknown whether the message was enqueued.
-    #[serde(skip)]
-    may_be_enqueued: bool,
+    quota: Option<Quota>,
 }
 
 #[derive(Debug, Serialize)]
@@ -54,8 +45,19 @@ struct FieldProblem {
     detail: String,
 }
 
-fn as_urn<S: Serializer>(kind: &&'static str, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("urn:roundtrip:problem:{kind}"))
+/// The problem document, as RFC 9457 has it.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    #[serde(serialize_with = "without_secrets")]
+    detail: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [FieldProblem],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
 }
 
 /// Removes secrets: a problem quotes input, which may be a key in the wrong field. Answers end up
@@ -64,52 +66,32 @@ fn without_secrets<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_str(&redacted(text))
 }
 
+impl From<Kind> for Problem {
+    fn from(kind: Kind) -> Self {
+        Self::new(kind, kind.detail())
+    }
+}
+
 impl Problem {
-    fn new(
-        status: StatusCode,
-        kind: &'static str,
-        title: &'static str,
-        detail: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        let is_temporary = kind.status() == 503 || kind == Kind::IdempotencyKeyInUse;
         Self {
             kind,
-            title,
-            status: status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
-            retry_after: None,
+            retry_after: is_temporary.then_some(RETRY_AFTER),
             quota: None,
-            may_be_enqueued: false,
         }
     }
 
     #[cfg(test)]
     pub(crate) const fn status(&self) -> u16 {
-        self.status
+        self.kind.status()
     }
 
     /// Whether the message may be in the queue despite this answer.
-    pub(crate) const fn may_be_enqueued(&self) -> bool {
-        self.may_be_enqueued
-    }
-
-    pub(crate) fn malformed(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "malformed-json",
-            "The body is not JSON",
-            detail,
-        )
-    }
-
-    /// The request cannot be read, for a reason other than its content.
-    pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "bad-request",
-            "The request cannot be read",
-            detail,
-        )
+    pub(crate) fn may_be_enqueued(&self) -> bool {
+        self.kind == Kind::BrokerUnconfirmed
     }
 
     /// Fields that are invalid.
@@ -128,12 +110,7 @@ impl Problem {
             .join("; ");
         Self {
             errors,
-            ..Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "invalid-field",
-                "A field is missing or invalid",
-                detail,
-            )
+            ..Self::new(Kind::InvalidField, detail)
         }
     }
 
@@ -142,81 +119,14 @@ impl Problem {
         Self::invalid([FieldError::new(field, problem)])
     }
 
-    pub(crate) fn unsupported_media_type() -> Self {
-        Self::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported-media-type",
-            "The body's media type is not supported",
-            "send JSON, with the header 'Content-Type: application/json'",
-        )
-    }
-
-    pub(crate) fn unsupported_coding() -> Self {
-        Self {
-            detail: "send the body as it is, without 'Content-Encoding'".to_owned(),
-            ..Self::unsupported_media_type()
-        }
-    }
-
-    pub(crate) fn unsupported_charset() -> Self {
-        Self {
-            detail: "send JSON in UTF-8".to_owned(),
-            ..Self::unsupported_media_type()
-        }
-    }
-
     pub(crate) fn uri_too_long(part: &str, limit: usize) -> Self {
-        Self::new(
-            StatusCode::URI_TOO_LONG,
-            "uri-too-long",
-            "The URL is too long",
-            format!("its {part} may have at most {limit} bytes"),
-        )
-    }
-
-    pub(crate) fn headers_too_large(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "headers-too-large",
-            "The headers are too large",
-            detail,
-        )
+        let detail = format!("its {part} may have at most {limit} bytes");
+        Self::new(Kind::UriTooLong, detail)
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body-too-large",
-            "The body is too large",
-            format!("a body may have at most {limit} bytes"),
-        )
-    }
-
-    pub(crate) fn body_timeout() -> Self {
-        Self::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "body-timeout",
-            "The body did not arrive in time",
-            "send the whole body without pausing",
-        )
-    }
-
-    pub(crate) fn unknown_path() -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "unknown-path",
-            "Not found",
-            "the gateway has no such path",
-        )
-    }
-
-    pub(crate) fn method_not_allowed() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method-not-allowed",
-            "The method is not allowed",
-            "the 'Allow' header lists the methods of this path",
-        )
+        let detail = format!("a body may have at most {limit} bytes");
+        Self::new(Kind::BodyTooLarge, detail)
     }
 
     pub(crate) fn unknown_key(id: &str) -> Self {
@@ -225,121 +135,60 @@ impl Problem {
         } else {
             format!("there is no API key with the id '{id}'")
         };
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "unknown-key",
-            "The API key does not exist",
-            detail,
-        )
+        Self::new(Kind::UnknownKey, detail)
     }
 
     pub(crate) fn unknown_channel(id: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "unknown-channel",
-            "The channel does not exist",
-            format!("there is no channel with the id '{id}'"),
-        )
+        let detail = format!("there is no channel with the id '{id}'");
+        Self::new(Kind::UnknownChannel, detail)
     }
 
     /// The id in the path names no message, or the journal does not have it yet.
     pub(crate) fn unknown_message(id: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "unknown-message",
-            "The message does not exist",
-            format!(
-                "there is no message with the id '{id}'; a message that was just accepted is \
-                 listed after a moment"
-            ),
-        )
+        let detail = format!(
+            "there is no message with the id '{id}'; a message that was just accepted is listed \
+             after a moment"
+        );
+        Self::new(Kind::UnknownMessage, detail)
     }
 
     pub(crate) fn unknown_replay(id: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "unknown-replay",
-            "The replay does not exist",
-            format!("there is no replay with the id '{id}'"),
-        )
-    }
-
-    /// The ids of a replay match nothing that can be replayed.
-    pub(crate) fn unknown_ids() -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "unknown-ids",
-            "None of the ids exists",
-            "nothing with one of the 'ids' matches the other fields; a new message or dead letter \
-             is listed after a moment",
-        )
+        let detail = format!("there is no replay with the id '{id}'");
+        Self::new(Kind::UnknownReplay, detail)
     }
 
     /// The idempotency key was used for another message.
     pub(crate) fn key_of_another_message() -> Self {
         Self {
-            kind: "idempotency-key-reused",
-            title: "The idempotency key was used before",
+            kind: Kind::IdempotencyKeyReused,
             ..Self::invalid_field(HEADER, "was used for another message")
         }
     }
 
-    /// Another request holds this idempotency key.
-    pub(crate) fn key_under_way() -> Self {
-        Self {
-            retry_after: Some(RETRY_AFTER),
-            ..Self::new(
-                StatusCode::CONFLICT,
-                "idempotency-key-in-use",
-                "A request with this idempotency key is under way",
-                "the first request has not ended, or its result is unknown; try again in a \
-                 moment; the message keeps its id",
-            )
-        }
-    }
-
-    pub(crate) fn internal() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "The gateway failed",
-            "this is a defect of the gateway; its log has the cause",
-        )
-    }
-
-    /// Too many requests are in progress.
-    pub(crate) fn overloaded() -> Self {
-        Self::unavailable(
-            "overloaded",
-            "The gateway is overloaded",
-            "too many requests, or too many bytes of them, at once",
-        )
-    }
-
-    fn unavailable(kind: &'static str, title: &'static str, detail: &'static str) -> Self {
-        Self {
-            retry_after: Some(RETRY_AFTER),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, detail)
+    fn document(&self, request_id: Option<String>) -> Document<'_> {
+        Document {
+            kind: self.kind.urn(),
+            title: self.kind.title(),
+            status: self.kind.status(),
+            detail: &self.detail,
+            errors: &self.errors,
+            request_id,
         }
     }
 }
 
-/// The body of an answer. A problem within a batch's answer has no id of its own.
-#[derive(Serialize)]
-struct Document<'a> {
-    #[serde(flatten)]
-    problem: &'a Problem,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<String>,
+/// Within another answer, which has the request's id.
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.document(None).serialize(serializer)
+    }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let document = Document {
-            problem: &self,
-            request_id: request_id::current(),
-        };
+        let status = self.kind.status();
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let document = self.document(request_id::current());
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = (
             status,

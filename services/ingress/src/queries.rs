@@ -10,7 +10,10 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{access::Principal, problem::Problem};
+use crate::{
+    access::Principal,
+    problem::{Kind, Problem},
+};
 
 /// The most queries in progress, unread answers included.
 pub(crate) const MAX_AT_ONCE: usize = 64;
@@ -54,7 +57,7 @@ impl Queries {
             .map_err(|_none_left| Problem::too_many_queries())?;
         let of_all = Arc::clone(&self.all)
             .try_acquire_owned()
-            .map_err(|_none_left| Problem::overloaded())?;
+            .map_err(|_none_left| Kind::Overloaded)?;
         Ok(UnderWay {
             own,
             _of_all: of_all,

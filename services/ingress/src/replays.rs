@@ -21,7 +21,7 @@ use crate::{
     json::whole_number,
     pages::{page_of, page_size},
     parameters::{Parameters, PathId},
-    problem::Problem,
+    problem::{Kind, Problem},
 };
 
 /// The highest rate of a replay, in messages a second.
@@ -183,7 +183,7 @@ async fn ask(
         ReplaySource::Messages(filter) => filter.message_ids.is_some(),
     };
     if names_ids && matched == 0 {
-        return Err(Problem::unknown_ids());
+        return Err(Problem::from(Kind::UnknownIds));
     }
     let replay = Replay {
         replay_id: ReplayId::generate(),

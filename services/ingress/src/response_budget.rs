@@ -21,7 +21,7 @@ use http_body::{Frame, SizeHint};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 
 /// One part in this many of the byte budget is for responses.
 const SHARE: usize = 4;
@@ -59,7 +59,7 @@ impl ResponseBudget {
     ) -> Result<Response, Problem> {
         let bytes = serde_json::to_vec(value).map_err(|error| {
             tracing::error!(%error, "a response cannot be written as JSON");
-            Problem::internal()
+            Problem::from(Kind::Internal)
         })?;
         let counted = CountedBody {
             _of_all: self.take(&self.all, bytes.len())?,
@@ -75,7 +75,7 @@ impl ResponseBudget {
         let count = u32::try_from(bytes.min(self.most)).unwrap_or(u32::MAX);
         Arc::clone(from)
             .try_acquire_many_owned(count)
-            .map_err(|_none_left| Problem::overloaded())
+            .map_err(|_none_left| Problem::from(Kind::Overloaded))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     Ingress,
     access::{Access, guard},
     api_keys, batch, callback, channels, dead_letters, document, history, messages,
-    problem::Problem,
+    problem::{Kind, Problem},
     replays,
 };
 
@@ -80,8 +80,8 @@ pub fn calls() -> Vec<(Method, &'static str, Access)> {
 /// paths.
 pub(crate) fn router(ingress: &Ingress) -> Router {
     let guarded = |access| from_fn_with_state((Arc::clone(&ingress.authenticator), access), guard);
-    let unknown_path = async || Problem::unknown_path();
-    let method_not_allowed = async || Problem::method_not_allowed();
+    let unknown_path = async || Problem::from(Kind::UnknownPath);
+    let method_not_allowed = async || Problem::from(Kind::MethodNotAllowed);
     let mut router = Router::new();
     for call in table() {
         router = router.route(call.path, call.handler.route_layer(guarded(call.access)));

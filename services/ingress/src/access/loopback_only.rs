@@ -20,7 +20,7 @@ use axum::{
 };
 use url::{Host, Url};
 
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 
 /// How a browser states a request's source, beside or instead of its `Origin`.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
@@ -74,7 +74,7 @@ impl LoopbackOnly {
         {
             Ok(())
         } else {
-            Err(Problem::not_this_machine())
+            Err(Problem::from(Kind::NotThisMachine))
         }
     }
 

@@ -7,7 +7,7 @@ use roundtrip_model::{ApiKeyId, ChannelId, KeyBounds, KeyRole};
 use tokio::time::Instant;
 
 use super::key_snapshot::CachedKey;
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 
 /// The principal of a call. A handler takes it as an argument.
 #[derive(Clone)]
@@ -136,7 +136,7 @@ impl<S: Sync> FromRequestParts<S> for Principal {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         parts.extensions.get::<Self>().cloned().ok_or_else(|| {
             tracing::error!(path = parts.uri.path(), "an open call has no principal");
-            Problem::internal()
+            Problem::from(Kind::Internal)
         })
     }
 }

@@ -18,7 +18,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{Config, problem::Problem};
+use crate::{
+    Config,
+    problem::{Kind, Problem},
+};
 
 /// The most deliveries whose answers are remembered. The one whose last answer is oldest is
 /// evicted.
@@ -123,16 +126,22 @@ impl AnswerLimits {
             return Ok(None);
         }
         if taken.answers.len() >= self.most {
-            return Err(Problem::too_many_answers(format!(
-                "at most {} different answers to one delivery are accepted",
-                self.most
-            )));
+            return Err(Problem::new(
+                Kind::TooManyAnswers,
+                format!(
+                    "at most {} different answers to one delivery are accepted",
+                    self.most
+                ),
+            ));
         }
         if taken.bytes + bytes > self.most_bytes {
-            return Err(Problem::too_many_answers(format!(
-                "at most {} bytes of answers to one delivery are accepted",
-                self.most_bytes
-            )));
+            return Err(Problem::new(
+                Kind::TooManyAnswers,
+                format!(
+                    "at most {} bytes of answers to one delivery are accepted",
+                    self.most_bytes
+                ),
+            ));
         }
         Ok(Some(Turn {
             taken,

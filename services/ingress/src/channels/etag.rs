@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, header};
 use roundtrip_model::ChannelId;
 use roundtrip_store::{Channels, StoreError, Version};
 
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 
 /// The version that the stored channel must have, if the request names one.
 pub(crate) async fn expected(
@@ -15,7 +15,10 @@ pub(crate) async fn expected(
     let mut named = Vec::new();
     for value in headers.get_all(header::IF_MATCH) {
         let Ok(value) = value.to_str() else {
-            return Err(Problem::bad_request("the header 'If-Match' is not ASCII"));
+            return Err(Problem::new(
+                Kind::BadRequest,
+                "the header 'If-Match' is not ASCII",
+            ));
         };
         named.extend(value.split(',').map(str::trim).map(str::to_owned));
     }

@@ -14,7 +14,11 @@ use time::OffsetDateTime;
 
 use super::channel_id;
 use crate::{
-    Ingress, body::Json, config::MAX_SECRET_OVERLAP, parameters::PathId, problem::Problem,
+    Ingress,
+    body::Json,
+    config::MAX_SECRET_OVERLAP,
+    parameters::PathId,
+    problem::{Kind, Problem},
 };
 
 /// How many concurrent rotations are tolerated before this one fails.
@@ -81,7 +85,7 @@ impl Ingress {
             .seal(secret.bytes(), id.as_str(), rand::random())
             .map_err(|error| {
                 tracing::error!(%error, channel_id = %id, "a secret could not be encrypted");
-                Problem::internal()
+                Problem::from(Kind::Internal)
             })?;
         for _ in 0..MAX_RACES {
             let seen = self.store.secrets(id).await?;
@@ -96,7 +100,7 @@ impl Ingress {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(Problem::secrets_changing())
+        Err(Problem::from(Kind::SecretsChanging))
     }
 }
 

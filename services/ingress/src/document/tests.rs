@@ -13,7 +13,7 @@ use roundtrip_store::StateFilter;
 use serde_json::json;
 
 use super::*;
-use crate::{Access, testing::Bench};
+use crate::{Access, problem::Kind, testing::Bench};
 
 /// The paths of the document with their methods.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
@@ -208,6 +208,11 @@ fn its_bounds_are_the_codes() {
     is("/StateFilter/enum", json!(states.collect::<Vec<_>>()));
     is("/WaitReason/enum", json!(WaitReason::ALL));
     is("/DeadKind/enum", json!(kinds()));
+    let mut problems: Vec<_> = Kind::ALL.iter().map(|kind| kind.urn()).collect();
+    // A few kinds share their type: a quota of one key, and one of all.
+    let mut known = BTreeSet::new();
+    problems.retain(|urn| known.insert(urn.clone()));
+    is("/ProblemType/enum", json!(problems));
     is(
         "/NewApiKey/properties/name/maxLength",
         json!(key::MAX_NAME_CHARS),

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue};
 
 use super::Problem;
 
@@ -60,17 +60,11 @@ impl Quota {
 
 impl Problem {
     /// The quota is used up, for this time.
-    pub(super) fn over_quota(
-        quota: Quota,
-        wait: Duration,
-        kind: &'static str,
-        title: &'static str,
-        detail: impl Into<String>,
-    ) -> Self {
+    pub(super) fn over_quota(quota: Quota, wait: Duration, problem: impl Into<Self>) -> Self {
         Self {
             retry_after: Some(whole_seconds(wait)),
-            quota: Some(Box::new(quota)),
-            ..Self::new(StatusCode::TOO_MANY_REQUESTS, kind, title, detail)
+            quota: Some(quota),
+            ..problem.into()
         }
     }
 }
@@ -83,7 +77,10 @@ fn whole_seconds(wait: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use axum::{http::header, response::IntoResponse};
+    use axum::{
+        http::{StatusCode, header},
+        response::IntoResponse,
+    };
     use roundtrip_store::StoreError;
 
     use super::*;
