@@ -10,7 +10,7 @@
 //! | a broker restart emptied the queue | `faults::on_rabbitmq_and_mongodb_faults_lose_nothing`; the brokers' contract, `an_unsettled_message_is_delivered_again_after_reopening` |
 //! | after a broker restart the consumer never came back | `outages::while_the_broker_is_unavailable_messages_are_refused_and_none_is_lost`; `rabbitmq::a_consumer_outlives_its_queue` |
 //! | a nack dropped the task | the brokers' contract, `a_dropped_delivery_is_delivered_again` |
-//! | a per-endpoint rate was stored and not enforced | the dispatcher's lanes, `a_rate_is_enforced` and `what_is_parked_for_its_rate_comes_back_at_that_rate` |
+//! | a per-endpoint rate was stored and not enforced | admission, `a_rate_is_enforced` and `messages_over_the_rate_come_back_at_that_rate` |
 //! | 429 was retried on the ordinary schedule | `the_retry_after_of_a_429_is_honoured` |
 //! | the HTTP client repeated a dropped request by itself, and one attempt was recorded | `each_dropped_request_is_an_attempt` |
 

@@ -2,25 +2,23 @@
 
 use std::time::Duration;
 
-use roundtrip_delivery::admission::BreakerConfig;
-use roundtrip_delivery::{ConfigError, RetryConfig, window};
+use roundtrip_delivery::{BreakerConfig, ConfigError, RetryConfig, Settings, WebhookConfig};
 use roundtrip_model::{
-    RetryPolicy,
     retry::{DEFAULT_SCHEDULE, Then},
     settings::MAX_IN_FLIGHT_BOUND,
 };
 use serde::{Deserialize, Serialize};
 
 const DEFAULT_CONCURRENCY: u16 = 256;
-const DEFAULT_PARK: Duration = Duration::from_secs(5);
+const DEFAULT_SNOOZE: Duration = Duration::from_secs(5);
 
 /// A quarter of the permits.
 const DEFAULT_MAX_IN_FLIGHT_PER_CHANNEL: u16 = 64;
-const DEFAULT_PAUSED_PARK: Duration = Duration::from_secs(30);
+const DEFAULT_PAUSED_SNOOZE: Duration = Duration::from_secs(30);
 /// The broker's delays are no shorter.
-const MIN_PAUSED_PARK: Duration = Duration::from_secs(1);
+const MIN_PAUSED_SNOOZE: Duration = Duration::from_secs(1);
 /// After a resume the channel's messages should move soon.
-const MAX_PAUSED_PARK: Duration = Duration::from_mins(5);
+const MAX_PAUSED_SNOOZE: Duration = Duration::from_mins(5);
 
 /// Settings of the dispatcher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,18 +28,18 @@ pub struct Config {
     pub concurrency: u16,
     /// How long a message is snoozed while the store is unavailable. A snooze does not count as an
     /// attempt.
-    #[serde(with = "humantime_serde")]
-    pub park: Duration,
+    #[serde(rename = "park", with = "humantime_serde")]
+    pub snooze: Duration,
     /// The most deliveries in progress to one channel that sets no `max_in_flight`.
     pub max_in_flight_per_channel: u16,
     /// How long a paused channel's message is snoozed, which does not count as an attempt. The
     /// snooze is longer when more than 200 paused messages a second would come back.
-    #[serde(with = "humantime_serde")]
-    pub paused_park: Duration,
+    #[serde(rename = "paused_park", with = "humantime_serde")]
+    pub paused_snooze: Duration,
     /// When the breaker of a failing channel opens.
     pub breaker: BreakerConfig,
     /// How requests to endpoints are made.
-    pub webhook: roundtrip_delivery::WebhookConfig,
+    pub webhook: WebhookConfig,
     /// When a failed delivery is retried.
     pub retry: RetryConfig,
 }
@@ -50,19 +48,27 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             concurrency: DEFAULT_CONCURRENCY,
-            park: DEFAULT_PARK,
+            snooze: DEFAULT_SNOOZE,
             max_in_flight_per_channel: DEFAULT_MAX_IN_FLIGHT_PER_CHANNEL,
-            paused_park: DEFAULT_PAUSED_PARK,
+            paused_snooze: DEFAULT_PAUSED_SNOOZE,
             breaker: BreakerConfig::default(),
-            webhook: roundtrip_delivery::WebhookConfig::default(),
+            webhook: WebhookConfig::default(),
             retry: RetryConfig::default(),
         }
     }
 }
 
 impl Config {
-    pub(crate) fn policy(&self) -> Result<RetryPolicy, ConfigError> {
-        self.retry.policy(Then::GiveUp, &DEFAULT_SCHEDULE)
+    pub(crate) fn settings(&self) -> Settings<'_> {
+        Settings {
+            concurrency: self.concurrency,
+            paused_snooze: self.paused_snooze,
+            breaker: self.breaker,
+            webhook: &self.webhook,
+            retry: &self.retry,
+            then: Then::GiveUp,
+            default_schedule: &DEFAULT_SCHEDULE,
+        }
     }
 
     /// Checks the settings against their bounds.
@@ -70,19 +76,16 @@ impl Config {
     /// # Errors
     /// Names the first setting that is out of bounds.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.policy()?;
-        window(self.concurrency)?;
+        self.settings().check()?;
         if !(1..=MAX_IN_FLIGHT_BOUND).contains(&self.max_in_flight_per_channel) {
             return Err(ConfigError::new(
                 "max_in_flight_per_channel",
                 format!("must be 1 to {MAX_IN_FLIGHT_BOUND}"),
             ));
         }
-        if !(MIN_PAUSED_PARK..=MAX_PAUSED_PARK).contains(&self.paused_park) {
+        if !(MIN_PAUSED_SNOOZE..=MAX_PAUSED_SNOOZE).contains(&self.paused_snooze) {
             return Err(ConfigError::new("paused_park", "must be 1s to 5m"));
         }
-        self.breaker
-            .check()
-            .map_err(|(setting, problem)| ConfigError::new(setting, problem))
+        Ok(())
     }
 }

@@ -1,11 +1,19 @@
 //! The forwarder's section of the configuration.
 
-use roundtrip_delivery::admission::BreakerConfig;
-use roundtrip_delivery::{ConfigError, RetryConfig, window};
-use roundtrip_model::{RetryPolicy, retry::Then};
+use std::time::Duration;
+
+use roundtrip_delivery::{BreakerConfig, ConfigError, RetryConfig, Settings, WebhookConfig};
+use roundtrip_model::retry::Then;
 use serde::{Deserialize, Serialize};
 
-use crate::DEFAULT_SCHEDULE;
+/// The default intervals between attempts; the last repeats. They are shorter than a channel's, as
+/// all answers wait for one SESSIONS_SERVER.
+const DEFAULT_SCHEDULE: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_mins(2),
+];
 
 /// All answers go to one server.
 const DEFAULT_CONCURRENCY: u16 = 64;
@@ -20,7 +28,7 @@ pub struct Config {
     /// sessions server fails over the answers of most channels.
     pub breaker: BreakerConfig,
     /// How requests to the sessions server are made.
-    pub webhook: roundtrip_delivery::WebhookConfig,
+    pub webhook: WebhookConfig,
     /// When a failed forward is retried. The last interval repeats until the answer reaches its
     /// maximum age.
     pub retry: RetryConfig,
@@ -31,15 +39,24 @@ impl Default for Config {
         Self {
             concurrency: DEFAULT_CONCURRENCY,
             breaker: BreakerConfig::default(),
-            webhook: roundtrip_delivery::WebhookConfig::default(),
+            webhook: WebhookConfig::default(),
             retry: RetryConfig::default(),
         }
     }
 }
 
 impl Config {
-    pub(crate) fn policy(&self) -> Result<RetryPolicy, ConfigError> {
-        self.retry.policy(Then::RepeatTheLast, &DEFAULT_SCHEDULE)
+    pub(crate) fn settings(&self) -> Settings<'_> {
+        Settings {
+            concurrency: self.concurrency,
+            // Answers cannot be paused.
+            paused_snooze: Duration::ZERO,
+            breaker: self.breaker,
+            webhook: &self.webhook,
+            retry: &self.retry,
+            then: Then::RepeatTheLast,
+            default_schedule: &DEFAULT_SCHEDULE,
+        }
     }
 
     /// Checks the settings against their bounds.
@@ -47,10 +64,6 @@ impl Config {
     /// # Errors
     /// Names the first setting that is out of bounds.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.policy()?;
-        window(self.concurrency)?;
-        self.breaker
-            .check()
-            .map_err(|(setting, problem)| ConfigError::new(setting, problem))
+        self.settings().check().map(drop)
     }
 }

@@ -14,8 +14,7 @@ use std::{
 
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use roundtrip_broker::{SharedBroker, Status};
-use roundtrip_delivery::admission::{Admission, Held};
-use roundtrip_forwarder::AnsweredBy;
+use roundtrip_delivery::{Admission, OpenBreakers};
 use roundtrip_ingress::Ingress;
 use roundtrip_store::{CachedChannels, SharedChannels};
 use serde_json::json;
@@ -39,7 +38,7 @@ pub(crate) struct Operations {
     /// If the process has this role.
     pub ingress: Option<Ingress>,
     /// If the process forwards answers.
-    pub answers: Option<Admission<AnsweredBy>>,
+    pub answers: Option<Admission>,
     /// Whether the store has answered since the start.
     pub store_answered: Arc<AtomicBool>,
 }
@@ -97,7 +96,7 @@ async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
         body["ingress"] = why.into();
     }
     if let Some(answers) = &operations.answers {
-        let Held { server, keys } = answers.held();
+        let OpenBreakers { server, keys } = answers.open_breakers();
         body["sessions_server"] = match server {
             None => "ready".into(),
             Some(wait) => {

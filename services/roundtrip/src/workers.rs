@@ -6,10 +6,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use roundtrip_broker::SharedBroker;
-use roundtrip_delivery::admission::Admission;
-use roundtrip_dispatcher::{Answers, Dispatcher};
+use roundtrip_delivery::{Admission, Pipeline};
+use roundtrip_dispatcher::{Dispatcher, ResponseUrls};
 use roundtrip_egress::Egress;
-use roundtrip_forwarder::{AnsweredBy, Forwarder};
+use roundtrip_forwarder::Forwarder;
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, TokenKeys};
 use roundtrip_recorder::Recorder;
@@ -23,8 +23,8 @@ use crate::{
 };
 
 pub(crate) struct Workers {
-    dispatcher: Option<Dispatcher>,
-    forwarder: Option<Forwarder>,
+    dispatcher: Option<Pipeline<Dispatcher>>,
+    forwarder: Option<Pipeline<Forwarder>>,
     recorder: Option<Recorder>,
 }
 
@@ -73,7 +73,7 @@ impl Workers {
     }
 
     /// The admission of answers, if this process forwards them.
-    pub(crate) fn answers(&self) -> Option<Admission<AnsweredBy>> {
+    pub(crate) fn answers(&self) -> Option<Admission> {
         let forwarder = self.forwarder.as_ref();
         forwarder.map(|forwarder| forwarder.admission().clone())
     }
@@ -110,22 +110,22 @@ fn dispatcher(
     config: &Config,
     common: Common<'_>,
     tokens: &TokenKeys,
-) -> Result<Dispatcher, Problem> {
+) -> Result<Pipeline<Dispatcher>, Problem> {
     let own = common.own_response_url.clone();
-    let answers = Answers::new(own, tokens.clone(), config.callback_ttl);
-    Dispatcher::new(
+    let response_urls = ResponseUrls::new(own, tokens.clone(), config.callback_ttl);
+    Dispatcher::pipeline(
         &config.dispatcher,
         Arc::clone(common.known),
         Arc::clone(common.egress),
-        answers,
+        response_urls,
         common.journal.clone(),
         Arc::clone(common.clock),
     )
     .map_err(|error| Problem::section("dispatcher", &error))
 }
 
-fn forwarder(config: &Config, common: Common<'_>) -> Result<Forwarder, Problem> {
-    Forwarder::new(
+fn forwarder(config: &Config, common: Common<'_>) -> Result<Pipeline<Forwarder>, Problem> {
+    Forwarder::pipeline(
         &config.forwarder,
         config.sessions_server()?,
         config.sessions_signer()?,

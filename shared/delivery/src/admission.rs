@@ -14,95 +14,87 @@
 //! - if all keys share one server, and most of several keys fail, all keys together get a few.
 //!
 //! A delivery without a permit gives its slot back at once. For a quick key it first waits up to
-//! [`lane::PATIENCE`], so that the key runs at full speed without the broker's delays.
+//! [`key_state::PATIENCE`], so that the key runs at full speed without the broker's delays.
 
 mod breaker;
-mod lane;
-mod lanes;
-mod parking;
-mod whole;
+mod key_state;
+mod keys;
+mod server;
+mod snoozes;
 
 use std::{
-    fmt,
-    hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use roundtrip_model::{ChannelId, journal::WaitReason};
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
 };
 
-use self::lanes::{Lanes, Tickets};
 pub use self::{
-    breaker::{BreakerConfig, Change, Invalid, Signal},
-    lane::{Limits, Obstacle},
-    parking::{MAX_PARK, MAX_RETURNS_PER_SECOND, Parking},
+    breaker::BreakerConfig,
+    key_state::Limits,
+    snoozes::{MAX_RETURNS_PER_SECOND, Snoozes},
+};
+pub(crate) use self::{
+    breaker::{Change, Signal},
+    snoozes::MAX_SNOOZE,
+};
+use self::{
+    key_state::Denial,
+    keys::{Keys, Tickets},
 };
 
-/// What deliveries are isolated by.
-pub trait Key: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static {}
-
-impl<K: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static> Key for K {}
+/// What deliveries are isolated by: their channel. Answers without a token share one key.
+pub(crate) type Key = Option<ChannelId>;
 
 /// Admits deliveries. Clones share all state.
 #[derive(Debug, Clone)]
-pub struct Admission<K: Key> {
-    shared: Arc<Shared<K>>,
+pub struct Admission {
+    inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Shared<K: Key> {
-    lanes: Mutex<Lanes<K>>,
-    rules: Rules<K>,
+struct Inner {
+    keys: Mutex<Keys>,
+    rules: Rules,
 }
 
 /// Rules for every key.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules<K> {
+pub(crate) struct Rules {
     /// Maximum number of deliveries under way.
-    pub slots: usize,
+    pub(crate) slots: usize,
     /// How long a paused key's delivery is deferred; longer if many are.
-    pub paused_snooze: Duration,
+    pub(crate) paused_snooze: Duration,
     /// When a key's breaker opens, and the breaker of a shared server.
-    pub breaker: BreakerConfig,
-    /// What is behind the keys.
-    pub behind: Behind,
+    pub(crate) breaker: BreakerConfig,
+    /// Whether all keys have one server.
+    pub(crate) shared_server: bool,
     /// Called when a breaker opens or closes.
-    pub report: fn(Scope<'_, K>, Change),
-}
-
-/// What is behind the keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Behind {
-    /// A server for each key.
-    ServerEach,
-    /// One server for all keys.
-    OneServer,
+    pub(crate) report: fn(Scope<'_>, Change),
 }
 
 /// Whose breaker opened or closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope<'a, K> {
-    /// The breaker of one key.
-    Key(&'a K),
-    /// The breaker of the server behind all keys.
+pub(crate) enum Scope<'a> {
+    Key(&'a Key),
+    /// The server behind all keys.
     Server,
 }
 
 /// The delivery was not admitted: how long it is deferred, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deferred {
-    /// How long it is deferred.
     pub wait: Duration,
-    /// Why it is deferred.
-    pub obstacle: Obstacle,
+    pub reason: WaitReason,
 }
 
 /// The open breakers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct OpenBreakers {
     /// How long the breaker of the shared server stays open; `None` if it is closed.
     pub server: Option<Duration>,
     /// How many keys have a breaker that is not closed.
@@ -111,26 +103,24 @@ pub struct Held {
 
 /// The right to make one delivery. Dropping it gives the slot back without a result.
 #[derive(Debug)]
-pub struct Permit<K: Key> {
-    shared: Arc<Shared<K>>,
-    key: K,
+pub(crate) struct Permit {
+    inner: Arc<Inner>,
+    key: Key,
     begun: Instant,
     tickets: Option<Tickets>,
 }
 
-enum Asked<K: Key> {
-    Admitted(Permit<K>),
-    Wait(oneshot::Receiver<Permit<K>>),
-    Deferred(Deferred),
+enum Admitted {
+    Now(Permit),
+    /// When the delivery's turn comes.
+    Soon(oneshot::Receiver<Permit>),
 }
 
-impl<K: Key> Admission<K> {
-    /// An admission with these rules.
-    #[must_use]
-    pub fn new(rules: Rules<K>) -> Self {
+impl Admission {
+    pub(crate) fn new(rules: Rules) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                lanes: Mutex::new(Lanes::new(&rules)),
+            inner: Arc::new(Inner {
+                keys: Mutex::new(Keys::new(&rules)),
                 rules,
             }),
         }
@@ -141,49 +131,55 @@ impl<K: Key> Admission<K> {
     ///
     /// # Errors
     /// How long the delivery is deferred.
-    pub async fn enter(&self, key: &K, limits: Limits, fresh: bool) -> Result<Permit<K>, Deferred> {
+    pub(crate) async fn enter(
+        &self,
+        key: &Key,
+        limits: Limits,
+        fresh: bool,
+    ) -> Result<Permit, Deferred> {
         let limits = Limits {
-            max_in_flight: limits.max_in_flight.min(self.shared.rules.slots),
+            max_in_flight: limits.max_in_flight.min(self.inner.rules.slots),
             ..limits
         };
-        let turn = match self.ask(key, limits, fresh) {
-            Asked::Admitted(permit) => return Ok(permit),
-            Asked::Deferred(deferred) => return Err(deferred),
-            Asked::Wait(turn) => turn,
-        };
-        if let Ok(Ok(permit)) = timeout(lane::PATIENCE, turn).await {
-            return Ok(permit);
+        match self.ask(key, limits, fresh)? {
+            Admitted::Now(permit) => return Ok(permit),
+            Admitted::Soon(turn) => {
+                if let Ok(Ok(permit)) = timeout(key_state::PATIENCE, turn).await {
+                    return Ok(permit);
+                }
+            }
         }
         // Its turn did not come in time, or never comes because the breaker has opened.
         let now = Instant::now();
-        let mut lanes = self.shared.lock();
-        Err(lanes.defer(key, limits, Obstacle::Saturated, fresh, now))
+        let mut keys = self.inner.lock();
+        Err(keys.defer(key, limits, Denial::AtCapacity, fresh, now))
     }
 
-    /// The open breakers.
     #[must_use]
-    pub fn held(&self) -> Held {
-        self.shared.lock().held(Instant::now())
+    pub fn open_breakers(&self) -> OpenBreakers {
+        self.inner.lock().open_breakers(Instant::now())
     }
 
-    fn ask(&self, key: &K, limits: Limits, fresh: bool) -> Asked<K> {
+    fn ask(&self, key: &Key, limits: Limits, fresh: bool) -> Result<Admitted, Deferred> {
         let now = Instant::now();
-        let mut lanes = self.shared.lock();
-        match lanes.begin(key, limits, fresh, now) {
-            Ok(tickets) => Asked::Admitted(Permit::new(&self.shared, key, tickets, now)),
-            Err(Obstacle::Saturated) => lanes.wait(key, fresh, now).map_or_else(
-                || Asked::Deferred(lanes.defer(key, limits, Obstacle::Saturated, fresh, now)),
-                Asked::Wait,
-            ),
-            Err(obstacle) => Asked::Deferred(lanes.defer(key, limits, obstacle, fresh, now)),
+        let mut keys = self.inner.lock();
+        let denial = match keys.begin(key, limits, fresh, now) {
+            Ok(tickets) => return Ok(Admitted::Now(Permit::new(&self.inner, key, tickets, now))),
+            Err(denial) => denial,
+        };
+        if denial == Denial::AtCapacity
+            && let Some(turn) = keys.wait(key, fresh, now)
+        {
+            return Ok(Admitted::Soon(turn));
         }
+        Err(keys.defer(key, limits, denial, fresh, now))
     }
 }
 
-impl<K: Key> Permit<K> {
-    fn new(shared: &Arc<Shared<K>>, key: &K, tickets: Tickets, now: Instant) -> Self {
+impl Permit {
+    fn new(inner: &Arc<Inner>, key: &Key, tickets: Tickets, now: Instant) -> Self {
         Self {
-            shared: Arc::clone(shared),
+            inner: Arc::clone(inner),
             key: key.clone(),
             begun: now,
             tickets: Some(tickets),
@@ -191,49 +187,49 @@ impl<K: Key> Permit<K> {
     }
 
     /// Gives the slot back, with the delivery's result for the breakers.
-    pub fn end(mut self, signal: Signal) {
+    pub(crate) fn end(mut self, signal: Signal) {
         if let Some(tickets) = self.tickets.take() {
             let now = Instant::now();
             let took = now.saturating_duration_since(self.begun);
-            Shared::give_back(&self.shared, &self.key, tickets, Some((signal, took)), now);
+            Inner::give_back(&self.inner, &self.key, tickets, Some((signal, took)), now);
         }
     }
 }
 
-impl<K: Key> Drop for Permit<K> {
+impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(tickets) = self.tickets.take() {
-            Shared::give_back(&self.shared, &self.key, tickets, None, Instant::now());
+            Inner::give_back(&self.inner, &self.key, tickets, None, Instant::now());
         }
     }
 }
 
-impl<K: Key> Shared<K> {
-    fn lock(&self) -> MutexGuard<'_, Lanes<K>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a permit back, and passes free slots to waiting deliveries of the key.
     fn give_back(
-        shared: &Arc<Self>,
-        key: &K,
+        inner: &Arc<Self>,
+        key: &Key,
         tickets: Tickets,
         result: Option<(Signal, Duration)>,
         now: Instant,
     ) {
         let mut unwanted = Vec::new();
         let changes = {
-            let mut lanes = shared.lock();
-            let changes = lanes.end(key, tickets, result, now);
-            while let Some((waiter, tickets)) = lanes.next(key, now) {
-                let permit = Permit::new(shared, key, tickets, now);
+            let mut keys = inner.lock();
+            let changes = keys.end(key, tickets, result, now);
+            while let Some((waiter, tickets)) = keys.next(key, now) {
+                let permit = Permit::new(inner, key, tickets, now);
                 unwanted.extend(waiter.send(permit).err());
             }
             changes
         };
         // Dropped after the lock is released: giving a permit back takes the lock.
         drop(unwanted);
-        let report = shared.rules.report;
+        let report = inner.rules.report;
         if let Some(change) = changes.key {
             report(Scope::Key(key), change);
         }

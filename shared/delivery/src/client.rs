@@ -37,7 +37,7 @@ use self::{
     exchange::{Exchange, Outgoing},
     meter::{CONNECTION_WINDOW_BYTES, MAX_HEAD_BYTES, WINDOW_BYTES},
 };
-use crate::config::{ConfigError, WebhookConfig};
+use crate::{ConfigError, WebhookConfig};
 
 /// How long an idle connection is kept. It is shorter than most servers' limit, so that a request
 /// rarely meets a connection that is being closed.
@@ -85,7 +85,6 @@ impl Webhook {
         })
     }
 
-    /// The configured time limit.
     #[must_use]
     pub const fn timeout(&self) -> Duration {
         self.timeout

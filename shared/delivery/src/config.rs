@@ -6,12 +6,13 @@
 
 use std::time::Duration;
 
+use humantime_serde::Serde;
 use roundtrip_model::retry::{DEFAULT_MAX_AGE, DEFAULT_RETRY_AFTER_CAP, RetryPolicy, Then};
 use serde::{Deserialize, Serialize};
 
-/// Default of [`WebhookConfig::timeout`].
+use crate::ConfigError;
+
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Default of [`WebhookConfig::connect_timeout`].
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Default of [`WebhookConfig::max_idle_per_host`]: a role's default concurrency, so that one busy
 /// host does not cause repeated connects.
@@ -39,7 +40,6 @@ pub struct WebhookConfig {
     pub connect_timeout: Duration,
     /// Maximum number of idle connections kept per host.
     pub max_idle_per_host: usize,
-    /// The header `user-agent`.
     pub user_agent: String,
 }
 
@@ -66,8 +66,8 @@ impl WebhookConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct RetryConfig {
     /// The interval after each failed attempt, in order; the role's own schedule by default.
-    #[serde(with = "intervals", skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<Vec<Duration>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Vec<Serde<Duration>>>,
     /// The age at which a message gets no further attempt.
     #[serde(with = "humantime_serde")]
     pub max_age: Duration,
@@ -92,14 +92,18 @@ impl RetryConfig {
     /// # Errors
     /// Names the first setting that is out of bounds.
     pub fn policy(&self, then: Then, default: &[Duration]) -> Result<RetryPolicy, ConfigError> {
-        let schedule = self.schedule.as_deref().unwrap_or(default);
+        let own = self.schedule.as_ref();
+        let schedule = own.map_or_else(
+            || default.to_vec(),
+            |own| own.iter().map(|interval| interval.into_inner()).collect(),
+        );
         if !(1..=MAX_SCHEDULE).contains(&schedule.len()) {
             return Err(ConfigError::new(
                 "retry.schedule",
                 format!("must have 1 to {MAX_SCHEDULE} intervals"),
             ));
         }
-        for interval in schedule {
+        for interval in &schedule {
             within("retry.schedule", *interval)?;
         }
         within("retry.max_age", self.max_age)?;
@@ -110,31 +114,11 @@ impl RetryConfig {
             ));
         }
         Ok(RetryPolicy {
-            schedule: schedule.to_vec(),
+            schedule,
             then,
             max_age: self.max_age,
             retry_after_cap: self.retry_after_cap,
         })
-    }
-}
-
-/// A setting that is out of bounds.
-#[derive(Debug, thiserror::Error)]
-#[error("{setting}: {problem}")]
-pub struct ConfigError {
-    /// The setting's dotted path within the role's section.
-    pub setting: &'static str,
-    /// What is wrong with it.
-    pub problem: String,
-}
-
-impl ConfigError {
-    /// A problem with this setting.
-    pub fn new(setting: &'static str, problem: impl Into<String>) -> Self {
-        Self {
-            setting,
-            problem: problem.into(),
-        }
     }
 }
 
@@ -156,7 +140,7 @@ fn within(setting: &'static str, duration: Duration) -> Result<(), ConfigError> 
 ///
 /// # Errors
 /// If `concurrency` is not 1 to [`MAX_CONCURRENCY`].
-pub fn window(concurrency: u16) -> Result<u16, ConfigError> {
+pub(crate) fn window(concurrency: u16) -> Result<u16, ConfigError> {
     if (1..=MAX_CONCURRENCY).contains(&concurrency) {
         Ok(concurrency + (concurrency / 4).max(1))
     } else {
@@ -164,38 +148,6 @@ pub fn window(concurrency: u16) -> Result<u16, ConfigError> {
             "concurrency",
             format!("must be 1 to {MAX_CONCURRENCY}"),
         ))
-    }
-}
-
-/// Serializes a list of durations in human-readable form.
-mod intervals {
-    use std::time::Duration;
-
-    use humantime_serde::Serde;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
-    pub(super) fn serialize<S: Serializer>(
-        intervals: &Option<Vec<Duration>>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        intervals
-            .as_ref()
-            .map(|intervals| {
-                intervals
-                    .iter()
-                    .copied()
-                    .map(Serde::from)
-                    .collect::<Vec<_>>()
-            })
-            .serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Vec<Duration>>, D::Error> {
-        let intervals = Option::<Vec<Serde<Duration>>>::deserialize(deserializer)?;
-        Ok(intervals.map(|intervals| intervals.into_iter().map(Serde::into_inner).collect()))
     }
 }
 

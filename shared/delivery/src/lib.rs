@@ -1,16 +1,24 @@
-//! What a delivery needs: admission, which keeps a failing endpoint from delaying the others, and
-//! one POST under one time limit, with the decision that follows from its outcome.
+//! Deliveries: the pipeline from a queue's message to the decision about it, with its HTTP client, and
+//! with admission, which keeps a failing endpoint from delaying the others.
 //!
-//! Invariant: [`Webhook::post`] makes at most one request and ends within its time limit, whatever
-//! the server does. It connects only where its [`EgressPolicy`] allows, follows no redirect, uses
-//! no proxy, and holds a bounded part of an answer. Retries belong to the policy
-//! ([`DeliveryClient`]), never to the client.
+//! A role implements [`DeliveryRole`] and runs a [`Pipeline`]. Invariants:
+//!
+//! - a message stays in its queue until the pipeline has decided and the journal has the attempt;
+//! - an attempt is at most one request ([`Webhook`]) and ends within its time limit, whatever the
+//!   server does. Retries belong to the broker, never to the client.
 
-pub mod admission;
+mod admission;
+mod attempt;
 mod client;
 mod config;
 mod delivery_client;
+mod error;
+mod pipeline;
 
+pub use admission::{
+    Admission, BreakerConfig, Deferred, Limits, MAX_RETURNS_PER_SECOND, OpenBreakers, Snoozes,
+};
 pub use client::{EgressPolicy, Webhook};
-pub use config::{ConfigError, MAX_CONCURRENCY, RetryConfig, WebhookConfig, window};
-pub use delivery_client::{DeliveryClient, Overrides, Post, Told, Try};
+pub use config::{MAX_CONCURRENCY, RetryConfig, WebhookConfig};
+pub use error::ConfigError;
+pub use pipeline::{DeliveryRole, NoAttempt, Pipeline, Request, Settings};

@@ -22,18 +22,15 @@ use roundtrip_model::Outcome;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// Default of [`BreakerConfig::failures`].
+use crate::ConfigError;
+
 const DEFAULT_FAILURES: u32 = 8;
-/// Default of [`BreakerConfig::wait`].
 const DEFAULT_WAIT: Duration = Duration::from_secs(2);
-/// Default of [`BreakerConfig::max_wait`].
 const DEFAULT_MAX_WAIT: Duration = Duration::from_mins(2);
-/// Default of [`BreakerConfig::probes`].
 const DEFAULT_PROBES: u32 = 2;
 
 /// The shortest configurable wait; a shorter one would defeat the breaker.
 const MIN_WAIT: Duration = Duration::from_millis(10);
-/// The longest configurable wait.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
 
 /// How long results are counted together for [`WINDOW_SHARE`].
@@ -71,26 +68,26 @@ impl Default for BreakerConfig {
     }
 }
 
-/// A setting that is out of bounds, and what is wrong with it.
-pub type Invalid = (&'static str, &'static str);
-
 impl BreakerConfig {
     /// Checks the bounds.
     ///
     /// # Errors
-    /// The first setting that is out of bounds.
-    pub fn check(&self) -> Result<(), Invalid> {
+    /// Names the first setting that is out of bounds.
+    pub fn check(&self) -> Result<(), ConfigError> {
         if self.failures == 0 {
-            return Err(("breaker.failures", "must be at least 1"));
+            return Err(ConfigError::new("breaker.failures", "must be at least 1"));
         }
         if self.probes == 0 {
-            return Err(("breaker.probes", "must be at least 1"));
+            return Err(ConfigError::new("breaker.probes", "must be at least 1"));
         }
         if !(MIN_WAIT..=LONGEST_WAIT).contains(&self.wait) {
-            return Err(("breaker.wait", "must be 10ms to 1h"));
+            return Err(ConfigError::new("breaker.wait", "must be 10ms to 1h"));
         }
         if !(self.wait..=LONGEST_WAIT).contains(&self.max_wait) {
-            return Err(("breaker.max_wait", "must be 'breaker.wait' to 1h"));
+            return Err(ConfigError::new(
+                "breaker.max_wait",
+                "must be 'breaker.wait' to 1h",
+            ));
         }
         Ok(())
     }
@@ -103,7 +100,7 @@ impl BreakerConfig {
 
 /// What an attempt says about the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
+pub(crate) enum Signal {
     /// It answers. A refusal counts too: it concerns the message, not the endpoint.
     Alive,
     /// It fails: no answer in time, no connection, or an answer that reports a failure.
@@ -117,8 +114,7 @@ const TOO_MANY_REQUESTS: u16 = 429;
 
 impl Signal {
     /// The signal of this outcome; a requested pause is cut to `cap`.
-    #[must_use]
-    pub fn of(outcome: &Outcome, cap: Duration) -> Self {
+    pub(crate) fn of(outcome: &Outcome, cap: Duration) -> Self {
         use roundtrip_model::Verdict;
         match (outcome, outcome.verdict()) {
             (
@@ -145,7 +141,7 @@ pub(super) struct Ticket {
 
 /// A change of state, for a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// It opened, for this long.
     Opened(Duration),
     /// It closed.

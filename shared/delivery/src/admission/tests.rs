@@ -13,25 +13,29 @@ const LIMITS: Limits = Limits {
     paused: false,
 };
 
-fn admission(behind: Behind) -> Admission<String> {
+fn admission(shared_server: bool) -> Admission {
     Admission::new(Rules {
         slots: 8,
         paused_snooze: Duration::from_secs(30),
         breaker: BREAKER,
-        behind,
+        shared_server,
         report: |_, _| {},
     })
 }
 
-fn server_each() -> Admission<String> {
-    admission(Behind::ServerEach)
+fn one_server_per_key() -> Admission {
+    admission(false)
 }
 
-async fn enter(admission: &Admission<String>, key: &str) -> Result<Permit<String>, Deferred> {
-    admission.enter(&key.to_owned(), LIMITS, true).await
+fn named(key: &str) -> Key {
+    key.parse::<ChannelId>().unwrap().into()
 }
 
-async fn enter_twice(admission: &Admission<String>, key: &str) -> (Permit<String>, Permit<String>) {
+async fn enter(admission: &Admission, key: &str) -> Result<Permit, Deferred> {
+    admission.enter(&named(key), LIMITS, true).await
+}
+
+async fn enter_twice(admission: &Admission, key: &str) -> (Permit, Permit) {
     (
         enter(admission, key).await.unwrap(),
         enter(admission, key).await.unwrap(),
@@ -39,14 +43,14 @@ async fn enter_twice(admission: &Admission<String>, key: &str) -> (Permit<String
 }
 
 /// Makes one delivery of this key, if it is admitted.
-async fn deliver(admission: &Admission<String>, key: &str, signal: Signal) -> Option<()> {
+async fn deliver(admission: &Admission, key: &str, signal: Signal) -> Option<()> {
     enter(admission, key).await.ok()?.end(signal);
     Some(())
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_too_many_waits_for_another_to_end() {
-    let admission = server_each();
+    let admission = one_server_per_key();
     let (first, _second) = enter_twice(&admission, "c").await;
     let (third, ()) = tokio::join!(enter(&admission, "c"), async { first.end(Signal::Alive) });
     assert!(third.is_ok());
@@ -54,17 +58,17 @@ async fn one_too_many_waits_for_another_to_end() {
 
 #[tokio::test(start_paused = true)]
 async fn one_too_many_is_deferred_when_none_ends() {
-    let admission = server_each();
+    let admission = one_server_per_key();
     let _under_way = enter_twice(&admission, "c").await;
     let begin = Instant::now();
     let deferred = enter(&admission, "c").await.unwrap_err();
-    assert_eq!(deferred.obstacle, Obstacle::Saturated);
-    assert_eq!(begin.elapsed(), lane::PATIENCE);
+    assert_eq!(deferred.reason, WaitReason::ChannelAtCapacity);
+    assert_eq!(begin.elapsed(), key_state::PATIENCE);
 }
 
 #[tokio::test(start_paused = true)]
 async fn behind_a_key_that_hangs_none_waits() {
-    let admission = server_each();
+    let admission = one_server_per_key();
     let _under_way = enter_twice(&admission, "c").await;
     tokio::time::advance(Duration::from_secs(1)).await;
     let begin = Instant::now();
@@ -74,7 +78,7 @@ async fn behind_a_key_that_hangs_none_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_that_hangs_takes_nothing_from_another() {
-    let admission = server_each();
+    let admission = one_server_per_key();
     let _under_way = enter_twice(&admission, "hangs").await;
     tokio::time::advance(Duration::from_secs(1)).await;
     for _ in 0..100 {
@@ -85,7 +89,7 @@ async fn a_key_that_hangs_takes_nothing_from_another() {
 
 #[tokio::test(start_paused = true)]
 async fn a_permit_that_is_dropped_is_given_back() {
-    let admission = server_each();
+    let admission = one_server_per_key();
     for _ in 0..100 {
         drop(enter(&admission, "c").await.unwrap());
     }
@@ -93,7 +97,7 @@ async fn a_permit_that_is_dropped_is_given_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_that_went_unavailable_keeps_nothing() {
-    let admission = server_each();
+    let admission = one_server_per_key();
     let (first, second) = enter_twice(&admission, "c").await;
     let impatient = timeout(Duration::from_millis(1), enter(&admission, "c")).await;
     assert!(impatient.is_err());
@@ -104,7 +108,7 @@ async fn a_waiter_that_went_unavailable_keeps_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn those_who_wait_learn_at_once_that_the_breaker_opened() {
-    let admission = server_each();
+    let admission = one_server_per_key();
     let (first, second) = enter_twice(&admission, "c").await;
     let begin = Instant::now();
     let (third, ()) = tokio::join!(enter(&admission, "c"), async {
@@ -115,13 +119,13 @@ async fn those_who_wait_learn_at_once_that_the_breaker_opened() {
     drop(third);
     assert_eq!(begin.elapsed(), Duration::ZERO);
     let deferred = enter(&admission, "c").await.unwrap_err();
-    assert_eq!(deferred.obstacle, Obstacle::Open);
+    assert_eq!(deferred.reason, WaitReason::EndpointFailing);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_keys_own_limits_count() {
-    let admission = server_each();
-    let key = "c".to_owned();
+    let admission = one_server_per_key();
+    let key = named("c");
     let one = Limits {
         max_in_flight: 1,
         ..LIMITS
@@ -132,14 +136,14 @@ async fn the_keys_own_limits_count() {
         paused: true,
         ..LIMITS
     };
-    let other = "other".to_owned();
+    let other = named("other");
     let deferred = admission.enter(&other, paused, true).await.unwrap_err();
-    assert_eq!(deferred.obstacle, Obstacle::Paused);
+    assert_eq!(deferred.reason, WaitReason::ChannelPaused);
 }
 
 #[tokio::test(start_paused = true)]
 async fn keys_that_fail_leave_the_server_open_for_the_others() {
-    let admission = admission(Behind::OneServer);
+    let admission = admission(true);
     for _ in 0..1_000 {
         for poison in 0..4 {
             deliver(&admission, &format!("poison-{poison}"), Signal::Failing).await;
@@ -147,13 +151,13 @@ async fn keys_that_fail_leave_the_server_open_for_the_others() {
         deliver(&admission, "well", Signal::Alive).await.unwrap();
         tokio::time::advance(Duration::from_millis(20)).await;
     }
-    assert_eq!(admission.held().server, None);
-    assert_eq!(admission.held().keys, 4);
+    assert_eq!(admission.open_breakers().server, None);
+    assert_eq!(admission.open_breakers().keys, 4);
 }
 
 #[tokio::test(start_paused = true)]
 async fn few_of_many_keys_that_fail_leave_the_server_open() {
-    let admission = admission(Behind::OneServer);
+    let admission = admission(true);
     for round in 0..2_000 {
         for poison in 0..7 {
             deliver(&admission, &format!("poison-{poison}"), Signal::Failing).await;
@@ -167,12 +171,12 @@ async fn few_of_many_keys_that_fail_leave_the_server_open() {
         }
         tokio::time::advance(Duration::from_millis(20)).await;
     }
-    assert_eq!(admission.held().server, None);
+    assert_eq!(admission.open_breakers().server, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn hours_without_the_server_cost_few_deliveries() {
-    let admission = admission(Behind::OneServer);
+    let admission = admission(true);
     let begin = Instant::now();
     let mut made = 0_u32;
     while begin.elapsed() < Duration::from_hours(3) {
@@ -193,14 +197,14 @@ async fn hours_without_the_server_cost_few_deliveries() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_back_has_all_keys_back() {
-    let admission = admission(Behind::OneServer);
+    let admission = admission(true);
     for _ in 0..600 {
         for key in 0..10 {
             deliver(&admission, &key.to_string(), Signal::Failing).await;
         }
         tokio::time::advance(Duration::from_secs(1)).await;
     }
-    assert!(admission.held().server.is_some());
+    assert!(admission.open_breakers().server.is_some());
     let back = Instant::now();
     let all = async {
         let mut missing: Vec<String> = (0..10).map(|key| key.to_string()).collect();
@@ -218,8 +222,8 @@ async fn a_server_that_is_back_has_all_keys_back() {
     timeout(BREAKER.max_wait * 2, all).await.unwrap();
     assert!(back.elapsed() <= BREAKER.max_wait + BREAKER.wait);
     assert_eq!(
-        admission.held(),
-        Held {
+        admission.open_breakers(),
+        OpenBreakers {
             server: None,
             keys: 0
         }
@@ -228,26 +232,29 @@ async fn a_server_that_is_back_has_all_keys_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_that_is_asked_for_quiet_leaves_the_others_alone() {
-    let admission = admission(Behind::OneServer);
+    let admission = admission(true);
     let hour = Duration::from_hours(1);
     for key in 0..10 {
         deliver(&admission, &key.to_string(), Signal::Hold(hour)).await;
     }
     assert!(enter(&admission, "0").await.is_err());
     assert!(deliver(&admission, "well", Signal::Alive).await.is_some());
-    assert_eq!(admission.held().server, None);
+    assert_eq!(admission.open_breakers().server, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_has_not_failed_yet_probes_first() {
-    let admission = server_each();
-    let key = "c".to_owned();
+    let admission = one_server_per_key();
+    let key = named("c");
     for _ in 0..BREAKER.failures {
-        deliver(&admission, &key, Signal::Failing).await.unwrap();
+        deliver(&admission, "c", Signal::Failing).await.unwrap();
     }
     tokio::time::advance(BREAKER.wait).await;
     let failed_before = admission.enter(&key, LIMITS, false).await;
-    assert_eq!(failed_before.unwrap_err().obstacle, Obstacle::Open);
+    assert_eq!(
+        failed_before.unwrap_err().reason,
+        WaitReason::EndpointFailing
+    );
     assert!(admission.enter(&key, LIMITS, true).await.is_ok());
     // Without fresh deliveries, the others probe a little later.
     tokio::time::advance(BREAKER.wait).await;
@@ -256,12 +263,12 @@ async fn what_has_not_failed_yet_probes_first() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_gets_its_half_of_a_slow_server() {
-    let admission = admission(Behind::OneServer);
+    let admission = admission(true);
     let limits = Limits {
         max_in_flight: 8,
         ..LIMITS
     };
-    let key = "c".to_owned();
+    let key = named("c");
     for _ in 0..20 {
         let permit = admission.enter(&key, limits, true).await.unwrap();
         tokio::time::advance(Duration::from_secs(3)).await;

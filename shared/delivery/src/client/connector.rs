@@ -31,7 +31,6 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Makes connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
     inner: HttpsConnector<HttpConnector<NameResolver>>,

@@ -35,7 +35,6 @@ impl EgressPolicy {
         }
     }
 
-    /// The resolver for names.
     pub(crate) fn resolver(&self) -> NameResolver {
         match self {
             Self::Guarded(egress) => NameResolver::Guarded(egress.resolver().clone()),

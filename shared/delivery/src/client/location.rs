@@ -8,7 +8,6 @@ use url::Url;
 
 use super::answer::one_line;
 
-/// Bytes kept of a location.
 const LOCATION_BYTES: usize = 256;
 
 /// Where the answer to a post to this URL redirects: scheme, host and path.

@@ -37,9 +37,7 @@ pub(crate) struct Meter(Arc<Mutex<Count>>);
 
 #[derive(Debug)]
 struct Count {
-    /// Number of open exchanges.
     open: usize,
-    /// Number of exchanges begun.
     begun: u64,
     /// Bytes that may still be read.
     credit: usize,

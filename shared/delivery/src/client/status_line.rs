@@ -42,7 +42,6 @@ impl StatusLine {
         }
     }
 
-    /// Reads the next bytes.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), TooManyInterimResponses> {
         for &byte in bytes {
             if matches!(self.awaited, Awaited::Nothing(_)) {

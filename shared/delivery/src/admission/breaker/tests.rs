@@ -12,7 +12,7 @@ const CONFIG: BreakerConfig = BreakerConfig {
 };
 
 fn failing(breaker: &mut Breaker, now: Instant) -> Option<Change> {
-    let ticket = breaker.admit(now, true).expect("a try is let through");
+    let ticket = breaker.admit(now, true).expect("an attempt is admitted");
     breaker.record(ticket, Signal::Failing, now)
 }
 
@@ -163,7 +163,7 @@ fn a_time_out_counts_as_a_failure() {
 #[case::wait(BreakerConfig { wait: Duration::ZERO, ..CONFIG }, "breaker.wait")]
 #[case::max_wait(BreakerConfig { max_wait: Duration::from_secs(1), ..CONFIG }, "breaker.max_wait")]
 fn a_setting_out_of_its_bounds_is_named(#[case] config: BreakerConfig, #[case] setting: &str) {
-    assert_eq!(config.check().unwrap_err().0, setting);
+    assert_eq!(config.check().unwrap_err().setting, setting);
 }
 
 /// What may happen to a breaker.

@@ -10,14 +10,15 @@ use std::{
     time::Duration,
 };
 
-use roundtrip_delivery::admission::MAX_PARK;
-use roundtrip_model::{MessageId, journal::WaitReason};
+use roundtrip_model::journal::WaitReason;
 use tokio::time::Instant;
+
+use crate::admission::MAX_SNOOZE;
 
 const MAX_REMEMBERED: usize = 50_000;
 
 /// How long a message is remembered since the last look at it: longer than any snooze.
-const FORGET_AFTER: Duration = Duration::from_secs(2 * MAX_PARK.as_secs());
+const FORGET_AFTER: Duration = Duration::from_secs(2 * MAX_SNOOZE.as_secs());
 
 /// How often expired messages are removed.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
@@ -26,19 +27,19 @@ const LOOK_EVERY: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(crate) struct Waits {
+pub(super) struct Waits {
     most: usize,
     entered: Mutex<Entered>,
 }
 
 #[derive(Debug)]
 struct Entered {
-    messages: HashMap<MessageId, (WaitReason, Instant)>,
+    messages: HashMap<String, (WaitReason, Instant)>,
     looked_at: Instant,
 }
 
 impl Waits {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::at_most(MAX_REMEMBERED)
     }
 
@@ -53,13 +54,13 @@ impl Waits {
     }
 
     /// Whether the timeline should get an entry for this wait.
-    pub(crate) fn is_news(&self, id: MessageId, reason: WaitReason, wait: Duration) -> bool {
+    pub(super) fn is_news(&self, id: &str, reason: WaitReason, wait: Duration) -> bool {
         if !reason.lasts() && wait <= SHORT {
             return false;
         }
         let now = Instant::now();
         let mut entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = entered.messages.get_mut(&id) {
+        if let Some(known) = entered.messages.get_mut(id) {
             let before = std::mem::replace(known, (reason, now));
             return before.0 != reason;
         }
@@ -74,14 +75,14 @@ impl Waits {
                 return false;
             }
         }
-        entered.messages.insert(id, (reason, now));
+        entered.messages.insert(id.to_owned(), (reason, now));
         true
     }
 
     /// The message no longer waits.
-    pub(crate) fn forget(&self, id: MessageId) {
+    pub(super) fn forget(&self, id: &str) {
         let mut entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
-        entered.messages.remove(&id);
+        entered.messages.remove(id);
     }
 }
 
@@ -93,7 +94,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_is_entered_once_for_each_reason() {
-        let (waits, id) = (Waits::new(), MessageId::generate());
+        let (waits, id) = (Waits::new(), "msg_1");
         assert!(waits.is_news(id, WaitReason::ChannelPaused, SHORT));
         assert!(!waits.is_news(id, WaitReason::ChannelPaused, SHORT));
         assert!(!waits.is_news(id, WaitReason::RateLimited, SHORT));
@@ -105,7 +106,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_more_waits_are_remembered_than_there_is_room_for() {
         let waits = Waits::at_most(2);
-        let entered = || waits.is_news(MessageId::generate(), WaitReason::ChannelPaused, LONG);
+        let mut number = 0;
+        let mut entered = || {
+            number += 1;
+            waits.is_news(&number.to_string(), WaitReason::ChannelPaused, LONG)
+        };
         assert!(entered() && entered());
         assert!(!entered());
         tokio::time::advance(FORGET_AFTER).await;

@@ -8,9 +8,9 @@ use std::{collections::HashMap, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    BreakerConfig, Change, Key, MAX_RETURNS_PER_SECOND, Parking, Signal,
+    BreakerConfig, Change, Key, MAX_RETURNS_PER_SECOND, Signal, Snoozes,
     breaker::{Breaker, Ticket},
-    lane::{SLOW, average},
+    key_state::{SLOW, average},
 };
 
 /// Minimum number of keys with results before failures count against the server.
@@ -27,12 +27,11 @@ const DROP_EVERY: Duration = Duration::from_secs(1);
 /// A key is slow if it takes this many times the server's average duration.
 const SLOWER: u32 = 2;
 
-/// The state of the server.
 #[derive(Debug)]
-pub(super) struct Whole<K> {
+pub(super) struct ServerState {
     breaker: Breaker,
-    parking: Parking,
-    latest: HashMap<K, Latest>,
+    snoozes: Snoozes,
+    latest: HashMap<Key, Latest>,
     /// How many of the latest results are failures.
     failing: usize,
     /// When the first result came.
@@ -48,11 +47,11 @@ struct Latest {
     failed: bool,
 }
 
-impl<K: Key> Whole<K> {
+impl ServerState {
     pub(super) fn new(config: BreakerConfig) -> Self {
         Self {
             breaker: Breaker::new(config),
-            parking: Parking::default(),
+            snoozes: Snoozes::default(),
             latest: HashMap::new(),
             failing: 0,
             since: None,
@@ -70,7 +69,7 @@ impl<K: Key> Whole<K> {
     }
 
     /// How much longer the breaker stays open.
-    pub(super) fn held(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn open_breakers(&self, now: Instant) -> Option<Duration> {
         if self.breaker.is_closed() {
             return None;
         }
@@ -87,12 +86,12 @@ impl<K: Key> Whole<K> {
     pub(super) fn defer(&mut self, now: Instant, fresh: bool, random: f64) -> Duration {
         let until = self.breaker.blocked_until(now, fresh);
         let base = until.map_or(Duration::ZERO, |until| until - now);
-        self.parking.park(now, base, MAX_RETURNS_PER_SECOND, random)
+        self.snoozes.add(now, base, MAX_RETURNS_PER_SECOND, random)
     }
 
     pub(super) fn record(
         &mut self,
-        key: &K,
+        key: &Key,
         ticket: Option<Ticket>,
         signal: Signal,
         took: Duration,
@@ -113,7 +112,7 @@ impl<K: Key> Whole<K> {
         let signal = if failed { signal } else { Signal::Alive };
         let change = self.breaker.record(ticket?, signal, now);
         if change == Some(Change::Closed) {
-            self.parking = Parking::default();
+            self.snoozes = Snoozes::default();
         }
         change
     }
@@ -124,7 +123,7 @@ impl<K: Key> Whole<K> {
         }
     }
 
-    fn note(&mut self, key: &K, failed: bool, now: Instant) {
+    fn note(&mut self, key: &Key, failed: bool, now: Instant) {
         self.since.get_or_insert(now);
         if self.dropped_at.is_none_or(|at| now >= at + DROP_EVERY) {
             self.latest

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::admission::parking::{MAX_PARK, MIN_PARK};
+use crate::admission::snoozes::{MAX_SNOOZE, MIN_SNOOZE};
 
 const LIMITS: Limits = Limits {
     max_in_flight: 64,
@@ -17,8 +17,8 @@ const BREAKER: BreakerConfig = BreakerConfig {
 };
 const PAUSED_SNOOZE: Duration = Duration::from_secs(30);
 
-fn lane(limits: Limits, now: Instant) -> Lane {
-    Lane::new(limits, BREAKER, now)
+fn key_state(limits: Limits, now: Instant) -> KeyState {
+    KeyState::new(limits, BREAKER, now)
 }
 
 const fn slots(total: usize, used: usize) -> Slots {
@@ -26,9 +26,9 @@ const fn slots(total: usize, used: usize) -> Slots {
 }
 
 /// Starts as many deliveries as may start, each of which takes a slot.
-fn fill(lane: &mut Lane, now: Instant, slots: &mut Slots) -> usize {
+fn fill(key: &mut KeyState, now: Instant, slots: &mut Slots) -> usize {
     let mut begun = 0;
-    while let Ok(_ticket) = lane.begin(now, *slots, SLOW, true) {
+    while let Ok(_ticket) = key.begin(now, *slots, SLOW, true) {
         slots.used += 1;
         begun += 1;
     }
@@ -42,29 +42,29 @@ fn a_channel_never_has_more_than_its_cap() {
         max_in_flight: 3,
         ..LIMITS
     };
-    let mut lane = lane(limits, now);
-    assert_eq!(fill(&mut lane, now, &mut slots(256, 0)), 3);
+    let mut key = key_state(limits, now);
+    assert_eq!(fill(&mut key, now, &mut slots(256, 0)), 3);
     assert_eq!(
-        lane.begin(now, slots(256, 3), SLOW, true).unwrap_err(),
-        Obstacle::Saturated
+        key.begin(now, slots(256, 3), SLOW, true).unwrap_err(),
+        Denial::AtCapacity
     );
 }
 
 #[test]
 fn a_cap_that_was_lowered_holds_at_once() {
     let now = Instant::now();
-    let mut lane = lane(LIMITS, now);
-    let ticket = lane.begin(now, slots(256, 0), SLOW, true).unwrap();
-    let _other = lane.begin(now, slots(256, 1), SLOW, true).unwrap();
+    let mut key = key_state(LIMITS, now);
+    let ticket = key.begin(now, slots(256, 0), SLOW, true).unwrap();
+    let _other = key.begin(now, slots(256, 1), SLOW, true).unwrap();
     let limits = Limits {
         max_in_flight: 1,
         ..LIMITS
     };
-    lane.limit(limits, now);
-    lane.end(ticket, Signal::Alive, Duration::ZERO, now);
+    key.limit(limits, now);
+    key.end(ticket, Signal::Alive, Duration::ZERO, now);
     assert_eq!(
-        lane.begin(now, slots(256, 1), SLOW, true).unwrap_err(),
-        Obstacle::Saturated
+        key.begin(now, slots(256, 1), SLOW, true).unwrap_err(),
+        Denial::AtCapacity
     );
 }
 
@@ -79,7 +79,7 @@ fn a_channel_gets_no_more_than_it_leaves_free(
 ) {
     let now = Instant::now();
     assert_eq!(
-        fill(&mut lane(LIMITS, now), now, &mut slots(total, used)),
+        fill(&mut key_state(LIMITS, now), now, &mut slots(total, used)),
         granted
     );
 }
@@ -89,43 +89,43 @@ fn a_channel_gets_no_more_than_it_leaves_free(
 fn slow_channels_leave_the_reserve_however_many_they_are() {
     let mut now = Instant::now();
     let mut slots = slots(256, 0);
-    let mut lanes: Vec<_> = (0..100).map(|_| lane(LIMITS, now)).collect();
-    for lane in &mut lanes {
-        let ticket = lane.begin(now, slots, SLOW, true).unwrap();
-        lane.end(ticket, Signal::Failing, Duration::from_secs(30), now);
+    let mut keys: Vec<_> = (0..100).map(|_| key_state(LIMITS, now)).collect();
+    for key in &mut keys {
+        let ticket = key.begin(now, slots, SLOW, true).unwrap();
+        key.end(ticket, Signal::Failing, Duration::from_secs(30), now);
     }
     for _ in 0..10 {
         now += Duration::from_secs(10);
-        for lane in &mut lanes {
-            fill(lane, now, &mut slots);
+        for key in &mut keys {
+            fill(key, now, &mut slots);
         }
     }
     assert_eq!(slots.total - slots.used, slots.total / RESERVE);
-    assert!(fill(&mut lane(LIMITS, now), now, &mut slots) > 0);
+    assert!(fill(&mut key_state(LIMITS, now), now, &mut slots) > 0);
 }
 
 #[test]
 fn a_channel_of_which_nothing_ends_counts_as_slow_before_its_first_time_out() {
     let now = Instant::now();
-    let mut lane = lane(LIMITS, now);
+    let mut key = key_state(LIMITS, now);
     let mut slots = slots(256, 0);
-    let _ticket = lane.begin(now, slots, SLOW, true).unwrap();
+    let _ticket = key.begin(now, slots, SLOW, true).unwrap();
     slots.used += 200;
-    assert!(lane.soon(now, 0));
+    assert!(key.soon(now, 0));
     let later = now + SLOW;
-    assert!(!lane.soon(later, 0));
-    assert!(fill(&mut lane, later, &mut slots) < 64 / 2);
+    assert!(!key.soon(later, 0));
+    assert!(fill(&mut key, later, &mut slots) < 64 / 2);
 }
 
 #[test]
 fn a_slow_channel_makes_progress_with_any_number_of_slots() {
     for total in 1..20 {
         let now = Instant::now();
-        let mut lane = lane(LIMITS, now);
-        let ticket = lane.begin(now, slots(total, 0), SLOW, true).unwrap();
-        lane.end(ticket, Signal::Alive, Duration::from_secs(10), now);
+        let mut key = key_state(LIMITS, now);
+        let ticket = key.begin(now, slots(total, 0), SLOW, true).unwrap();
+        key.end(ticket, Signal::Alive, Duration::from_secs(10), now);
         assert!(
-            lane.begin(now, slots(total, 0), SLOW, true).is_ok(),
+            key.begin(now, slots(total, 0), SLOW, true).is_ok(),
             "{total}"
         );
     }
@@ -138,14 +138,14 @@ fn a_rate_is_enforced() {
         rate_per_second: Some(5.0),
         ..LIMITS
     };
-    let mut lane = lane(limits, now);
-    assert_eq!(fill(&mut lane, now, &mut slots(256, 0)), 5);
+    let mut key = key_state(limits, now);
+    assert_eq!(fill(&mut key, now, &mut slots(256, 0)), 5);
     assert_eq!(
-        lane.begin(now, slots(256, 5), SLOW, true).unwrap_err(),
-        Obstacle::OverRate
+        key.begin(now, slots(256, 5), SLOW, true).unwrap_err(),
+        Denial::RateLimited
     );
-    lane.limit(LIMITS, now);
-    assert!(lane.begin(now, slots(256, 5), SLOW, true).is_ok());
+    key.limit(LIMITS, now);
+    assert!(key.begin(now, slots(256, 5), SLOW, true).is_ok());
 }
 
 #[test]
@@ -155,8 +155,8 @@ fn messages_over_the_rate_come_back_at_that_rate() {
         rate_per_second: Some(5.0),
         ..LIMITS
     };
-    let mut lane = lane(limits, now);
-    let mut defer = || lane.defer(now, Obstacle::OverRate, PAUSED_SNOOZE, true, 0.0);
+    let mut key = key_state(limits, now);
+    let mut defer = || key.defer(now, Denial::RateLimited, PAUSED_SNOOZE, true, 0.0);
     let waits: Vec<_> = (0..100).map(|_| defer()).collect();
     assert_eq!(waits[99], Duration::from_secs(20));
 }
@@ -164,42 +164,42 @@ fn messages_over_the_rate_come_back_at_that_rate() {
 #[test]
 fn while_its_breaker_is_open_a_channel_gets_none_and_its_messages_wait_for_longer_than_that() {
     let now = Instant::now();
-    let mut lane = lane(LIMITS, now);
+    let mut key = key_state(LIMITS, now);
     for _ in 0..BREAKER.failures {
-        let ticket = lane.begin(now, slots(256, 0), SLOW, true).unwrap();
-        lane.end(ticket, Signal::Failing, Duration::ZERO, now);
+        let ticket = key.begin(now, slots(256, 0), SLOW, true).unwrap();
+        key.end(ticket, Signal::Failing, Duration::ZERO, now);
     }
     assert_eq!(
-        lane.begin(now, slots(256, 0), SLOW, true).unwrap_err(),
-        Obstacle::Open
+        key.begin(now, slots(256, 0), SLOW, true).unwrap_err(),
+        Denial::BreakerOpen
     );
-    assert!(lane.defer(now, Obstacle::Open, PAUSED_SNOOZE, true, 0.0) > BREAKER.wait);
+    assert!(key.defer(now, Denial::BreakerOpen, PAUSED_SNOOZE, true, 0.0) > BREAKER.wait);
     let probed = now + BREAKER.wait;
-    assert_eq!(fill(&mut lane, probed, &mut slots(256, 0)), 1);
+    assert_eq!(fill(&mut key, probed, &mut slots(256, 0)), 1);
 }
 
 #[test]
 fn a_channel_that_recovered_goes_at_full_speed() {
     let now = Instant::now();
-    let mut lane = lane(LIMITS, now);
+    let mut key = key_state(LIMITS, now);
     for _ in 0..BREAKER.failures {
-        let ticket = lane.begin(now, slots(256, 0), SLOW, true).unwrap();
-        lane.end(ticket, Signal::Failing, Duration::from_secs(30), now);
+        let ticket = key.begin(now, slots(256, 0), SLOW, true).unwrap();
+        key.end(ticket, Signal::Failing, Duration::from_secs(30), now);
     }
     for _ in 0..20_000 {
-        lane.defer(now, Obstacle::Open, PAUSED_SNOOZE, true, 0.0);
+        key.defer(now, Denial::BreakerOpen, PAUSED_SNOOZE, true, 0.0);
     }
     let now = now + BREAKER.wait;
-    let ticket = lane.begin(now, slots(256, 0), SLOW, true).unwrap();
+    let ticket = key.begin(now, slots(256, 0), SLOW, true).unwrap();
     let quick = Duration::from_millis(5);
     assert_eq!(
-        lane.end(ticket, Signal::Alive, quick, now),
+        key.end(ticket, Signal::Alive, quick, now),
         Some(Change::Closed)
     );
-    assert!(lane.soon(now, 0));
+    assert!(key.soon(now, 0));
     assert_eq!(
-        lane.defer(now, Obstacle::Saturated, PAUSED_SNOOZE, true, 0.0),
-        MIN_PARK
+        key.defer(now, Denial::AtCapacity, PAUSED_SNOOZE, true, 0.0),
+        MIN_SNOOZE
     );
 }
 
@@ -210,27 +210,27 @@ fn a_paused_channel_gets_none_and_looks_again_soon() {
         paused: true,
         ..LIMITS
     };
-    let mut lane = lane(limits, now);
+    let mut key = key_state(limits, now);
     assert_eq!(
-        lane.begin(now, slots(256, 0), SLOW, true).unwrap_err(),
-        Obstacle::Paused
+        key.begin(now, slots(256, 0), SLOW, true).unwrap_err(),
+        Denial::Paused
     );
     for random in [0.0, 0.5, 1.0] {
-        let wait = lane.defer(now, Obstacle::Paused, PAUSED_SNOOZE, true, random);
+        let wait = key.defer(now, Denial::Paused, PAUSED_SNOOZE, true, random);
         assert!(wait.as_secs() <= PAUSED_SNOOZE.as_secs(), "{wait:?}");
     }
-    lane.limit(LIMITS, now);
-    assert!(lane.begin(now, slots(256, 0), SLOW, true).is_ok());
+    key.limit(LIMITS, now);
+    assert!(key.begin(now, slots(256, 0), SLOW, true).is_ok());
 }
 
 #[test]
 fn behind_a_quick_channel_many_wait_and_behind_a_slower_one_few() {
     let now = Instant::now();
     let average = |millis| {
-        let mut lane = lane(LIMITS, now);
-        let ticket = lane.begin(now, slots(256, 0), SLOW, true).unwrap();
-        lane.end(ticket, Signal::Alive, Duration::from_millis(millis), now);
-        lane
+        let mut key = key_state(LIMITS, now);
+        let ticket = key.begin(now, slots(256, 0), SLOW, true).unwrap();
+        key.end(ticket, Signal::Alive, Duration::from_millis(millis), now);
+        key
     };
     assert!(average(5).soon(now, 1000));
     assert!(average(50).soon(now, 100));
@@ -238,7 +238,7 @@ fn behind_a_quick_channel_many_wait_and_behind_a_slower_one_few() {
     assert!(!average(200).soon(now, 0));
 }
 
-/// What may happen in a lane.
+/// What may happen to a key.
 #[derive(Debug, Clone)]
 enum Step {
     Begin,
@@ -264,14 +264,14 @@ proptest! {
     #[test]
     fn no_more_than_the_cap_are_ever_begun(steps in prop::collection::vec(step(), 1..300)) {
         let mut now = Instant::now();
-        let mut lane = lane(LIMITS, now);
+        let mut key = key_state(LIMITS, now);
         let mut cap = LIMITS.max_in_flight;
         let mut slots = slots(32, 0);
         let mut under_way = Vec::new();
         for step in steps {
             match step {
                 Step::Begin => {
-                    if let Ok(ticket) = lane.begin(now, slots, SLOW, true) {
+                    if let Ok(ticket) = key.begin(now, slots, SLOW, true) {
                         prop_assert!(under_way.len() < cap);
                         prop_assert!(under_way.len() < slots.total / 2);
                         under_way.push((ticket, now));
@@ -280,25 +280,25 @@ proptest! {
                 Step::End(which, alive) if !under_way.is_empty() => {
                     let (ticket, begun) = under_way.swap_remove(which % under_way.len());
                     let signal = if alive { Signal::Alive } else { Signal::Failing };
-                    lane.end(ticket, signal, now - begun, now);
+                    key.end(ticket, signal, now - begun, now);
                 }
                 Step::GiveUp(which) if !under_way.is_empty() => {
                     let (ticket, _) = under_way.swap_remove(which % under_way.len());
-                    lane.give_up(ticket, now);
+                    key.give_up(ticket, now);
                 }
                 Step::Defer => {
-                    let wait = lane.defer(now, Obstacle::Saturated, PAUSED_SNOOZE, true, 0.5);
-                    prop_assert!((MIN_PARK..=MAX_PARK).contains(&wait));
+                    let wait = key.defer(now, Denial::AtCapacity, PAUSED_SNOOZE, true, 0.5);
+                    prop_assert!((MIN_SNOOZE..=MAX_SNOOZE).contains(&wait));
                 }
                 Step::Pass(millis) => now += Duration::from_millis(millis),
                 Step::Cap(max_in_flight) => {
                     cap = max_in_flight;
-                    lane.limit(Limits { max_in_flight, ..LIMITS }, now);
+                    key.limit(Limits { max_in_flight, ..LIMITS }, now);
                 }
                 Step::End(..) | Step::GiveUp(_) => {}
             }
             slots.used = under_way.len();
-            prop_assert_eq!(lane.is_idle(), under_way.is_empty());
+            prop_assert_eq!(key.is_idle(), under_way.is_empty());
         }
     }
 }

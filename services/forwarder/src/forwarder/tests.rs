@@ -6,8 +6,9 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
+use roundtrip_broker::Handler;
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, journal::After};
+use roundtrip_model::{Decision, decision::DeadKind, journal::After};
 use roundtrip_tls::Roots;
 use rstest::rstest;
 use time::{OffsetDateTime, macros::datetime};
@@ -47,15 +48,15 @@ async fn sessions_server(status: u16) -> (url::Url, mpsc::UnboundedReceiver<Requ
     (url.parse().unwrap(), requests)
 }
 
-fn forwarder(url: url::Url) -> Forwarder {
+fn forwarder(url: url::Url) -> Pipeline<Forwarder> {
     observed(url).0
 }
 
 /// A forwarder, and the entries it journals.
-fn observed(url: url::Url) -> (Forwarder, mpsc::UnboundedReceiver<Entry>) {
+fn observed(url: url::Url) -> (Pipeline<Forwarder>, mpsc::UnboundedReceiver<Entry>) {
     let (journal, entries) = Journal::observed();
     let roots = Roots::default();
-    let forwarder = Forwarder::new(
+    let forwarder = Forwarder::pipeline(
         &Config::default(),
         url,
         None,
@@ -66,12 +67,12 @@ fn observed(url: url::Url) -> (Forwarder, mpsc::UnboundedReceiver<Entry>) {
     (forwarder.unwrap(), entries)
 }
 
-fn message(body: &'static str, attempts: u32, accepted_at: OffsetDateTime) -> Message {
+fn message(body: &'static str, attempts: u32) -> Message {
     Message {
         id: "cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
         attempts,
         replay_count: 0,
-        accepted_at,
+        accepted_at: NOW,
         dead: None,
         body: bytes::Bytes::from_static(body.as_bytes()),
     }
@@ -87,7 +88,7 @@ fn dead_kind(decision: &Decision) -> Option<DeadKind> {
 #[tokio::test]
 async fn an_answer_is_forwarded_as_the_channel_gave_it() {
     let (url, mut requests) = sessions_server(200).await;
-    let decision = forwarder(url).handle(&message(CALLBACK, 0, NOW)).await;
+    let decision = forwarder(url).handle(&message(CALLBACK, 0)).await;
     assert_eq!(decision, Decision::Done);
     let (headers, body) = requests.recv().await.unwrap();
     assert_eq!(
@@ -98,15 +99,15 @@ async fn an_answer_is_forwarded_as_the_channel_gave_it() {
 }
 
 #[tokio::test]
-async fn a_try_is_in_the_journal_where_the_message_is_known() {
+async fn an_attempt_is_in_the_journal_if_the_message_is_known() {
     const KNOWN: &str = r#"{"callback_id":"cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","session_id":"abc123","message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"slack-sim","response_data":1}"#;
     let (url, _requests) = sessions_server(200).await;
     let (forwarder, mut entries) = observed(url);
-    forwarder.handle(&message(CALLBACK, 0, NOW)).await;
+    forwarder.handle(&message(CALLBACK, 0)).await;
     assert!(entries.try_recv().is_err(), "of which message?");
     let known = Message {
         replay_count: 2,
-        ..message(KNOWN, 1, NOW)
+        ..message(KNOWN, 1)
     };
     forwarder.handle(&known).await;
     let entry = entries.try_recv().expect("an entry by now");
@@ -124,9 +125,7 @@ async fn a_try_is_in_the_journal_where_the_message_is_known() {
 #[tokio::test]
 async fn while_the_sessions_server_fails_answers_wait(#[case] attempts: u32) {
     let (url, _requests) = sessions_server(503).await;
-    let decision = forwarder(url)
-        .handle(&message(CALLBACK, attempts, NOW))
-        .await;
+    let decision = forwarder(url).handle(&message(CALLBACK, attempts)).await;
     assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
 }
 
@@ -136,38 +135,13 @@ async fn while_the_sessions_server_is_unavailable_answers_wait() {
     let url = format!("http://{}/", listener.local_addr().unwrap());
     drop(listener);
     let forwarder = forwarder(url.parse().unwrap());
-    let decision = forwarder.handle(&message(CALLBACK, 10_000, NOW)).await;
+    let decision = forwarder.handle(&message(CALLBACK, 10_000)).await;
     assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
 }
 
 #[tokio::test]
 async fn a_refused_answer_is_dead() {
     let (url, _requests) = sessions_server(422).await;
-    let decision = forwarder(url).handle(&message(CALLBACK, 0, NOW)).await;
+    let decision = forwarder(url).handle(&message(CALLBACK, 0)).await;
     assert_eq!(dead_kind(&decision), Some(DeadKind::Refused));
-}
-
-#[tokio::test]
-async fn an_answer_that_is_too_old_is_dead_without_a_try() {
-    let (url, mut requests) = sessions_server(200).await;
-    let accepted_at = NOW - time::Duration::days(3);
-    let decision = forwarder(url)
-        .handle(&message(CALLBACK, 0, accepted_at))
-        .await;
-    assert_eq!(dead_kind(&decision), Some(DeadKind::TooOld));
-    assert!(requests.try_recv().is_err());
-}
-
-#[tokio::test]
-async fn what_nobody_can_read_is_dead() {
-    let (url, _requests) = sessions_server(200).await;
-    let decision = forwarder(url).handle(&message("{}", 0, NOW)).await;
-    assert_eq!(dead_kind(&decision), Some(DeadKind::Undecodable));
-}
-
-#[tokio::test]
-async fn a_panic_is_a_failed_try() {
-    let (url, _requests) = sessions_server(200).await;
-    let decision = forwarder(url).panicked(&message(CALLBACK, 0, NOW)).await;
-    assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
 }

@@ -14,13 +14,13 @@ use url::{Host, Url};
 /// Builds response URLs: the gateway's own `/webhook-response`, and the keys of the tokens that it
 /// accepts.
 #[derive(Debug, Clone)]
-pub struct Answers {
+pub struct ResponseUrls {
     own: Url,
     keys: TokenKeys,
     time_to_live: Duration,
 }
 
-impl Answers {
+impl ResponseUrls {
     /// Tokens are made with `keys` and expire `time_to_live` after the message was accepted or
     /// replayed.
     #[must_use]
@@ -94,9 +94,9 @@ mod tests {
         serde_json::from_str(&message.to_string()).unwrap()
     }
 
-    fn answers(own: &str) -> Answers {
+    fn response_urls(own: &str) -> ResponseUrls {
         let keys = TokenKeys::new([&[7; MIN_SECRET_BYTES][..]]).unwrap();
-        Answers::new(own.parse().unwrap(), keys, HOUR)
+        ResponseUrls::new(own.parse().unwrap(), keys, HOUR)
     }
 
     #[rstest]
@@ -113,15 +113,15 @@ mod tests {
         "http://localhost:8000/webhook-response"
     )]
     fn the_gateways_own_url_brings_the_message_back(#[case] own: &str, #[case] named: &str) {
-        let answers = answers(own);
+        let urls = response_urls(own);
         let message = message(named);
-        let url = Url::parse(&answers.url(&message, 2, NOW)).unwrap();
+        let url = Url::parse(&urls.url(&message, 2, NOW)).unwrap();
         let token = url.query_pairs().find(|(name, _)| name == QUERY);
         let (_, token) = token.expect("a token");
         let session: SessionId = "abc123".parse().unwrap();
         let last = NOW + HOUR - Duration::from_secs(1);
-        let proven = answers.keys.check(&token, last).expect("its own");
-        assert!(answers.keys.check(&token, NOW + HOUR).is_err());
+        let proven = urls.keys.check(&token, last).expect("its own");
+        assert!(urls.keys.check(&token, NOW + HOUR).is_err());
         let claims = proven.claims(&session).expect("its session's");
         assert_eq!(
             (claims.message_id, claims.replay_count),
@@ -145,7 +145,7 @@ mod tests {
     fn another_url_gets_no_token(#[case] named: &str) {
         let message = message(named);
         assert_eq!(
-            answers("https://gw.example/webhook-response").url(&message, 0, NOW),
+            response_urls("https://gw.example/webhook-response").url(&message, 0, NOW),
             named
         );
     }

@@ -1,4 +1,4 @@
-//! The lanes of all keys, and the slots that they share.
+//! The state of all keys, and the slots that they share.
 //!
 //! Invariant: `used` is the number of deliveries under way; the state of idle keys is bounded.
 
@@ -10,39 +10,39 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    Behind, BreakerConfig, Change, Deferred, Held, Key, Limits, Obstacle, Permit, Rules, Signal,
+    BreakerConfig, Change, Deferred, Key, Limits, OpenBreakers, Permit, Rules, Signal,
     breaker::Ticket,
-    lane::{Lane, SLOW, Slots},
-    whole::Whole,
+    key_state::{Denial, KeyState, SLOW, Slots},
+    server::ServerState,
 };
 
 /// Maximum number of keys with state: more than can have a delivery under way.
-const MAX_LANES: usize = 20_000;
+const MAX_KEYS: usize = 20_000;
 
-/// All lanes.
+/// All keys with state.
 #[derive(Debug)]
-pub(super) struct Lanes<K: Key> {
+pub(super) struct Keys {
     slots: usize,
     paused_snooze: Duration,
     breaker: BreakerConfig,
     most: usize,
     /// Slots with a delivery under way.
     used: usize,
-    keys: HashMap<K, Queued<K>>,
+    entries: HashMap<Key, KeyEntry>,
     /// The server behind all keys, if there is one.
-    whole: Option<Whole<K>>,
+    server: Option<ServerState>,
 }
 
-/// A lane, and the deliveries that wait for a turn in it.
+/// A key's state, and its deliveries that wait for a turn.
 #[derive(Debug)]
-struct Queued<K: Key> {
-    lane: Lane,
-    waiters: VecDeque<Waiter<K>>,
+struct KeyEntry {
+    state: KeyState,
+    waiters: VecDeque<Waiter>,
 }
 
 #[derive(Debug)]
-struct Waiter<K: Key> {
-    turn: oneshot::Sender<Permit<K>>,
+struct Waiter {
+    turn: oneshot::Sender<Permit>,
     fresh: bool,
 }
 
@@ -60,50 +60,50 @@ pub(super) struct Changes {
     pub(super) server: Option<Change>,
 }
 
-impl<K: Key> Lanes<K> {
-    pub(super) fn new(rules: &Rules<K>) -> Self {
-        Self::at_most(MAX_LANES, rules)
+impl Keys {
+    pub(super) fn new(rules: &Rules) -> Self {
+        Self::at_most(MAX_KEYS, rules)
     }
 
-    pub(super) fn at_most(most: usize, rules: &Rules<K>) -> Self {
+    pub(super) fn at_most(most: usize, rules: &Rules) -> Self {
         Self {
             slots: rules.slots,
             paused_snooze: rules.paused_snooze,
             breaker: rules.breaker,
             most,
             used: 0,
-            keys: HashMap::new(),
-            whole: (rules.behind == Behind::OneServer).then(|| Whole::new(rules.breaker)),
+            entries: HashMap::new(),
+            server: rules.shared_server.then(|| ServerState::new(rules.breaker)),
         }
     }
 
     /// Starts a delivery of this key, if one may start now.
     pub(super) fn begin(
         &mut self,
-        key: &K,
+        key: &Key,
         limits: Limits,
         fresh: bool,
         now: Instant,
-    ) -> Result<Tickets, Obstacle> {
-        self.queued(key, limits, now);
-        self.begin_queued(key, fresh, now)
+    ) -> Result<Tickets, Denial> {
+        self.entry(key, limits, now);
+        self.begin_known(key, fresh, now)
     }
 
-    fn begin_queued(&mut self, key: &K, fresh: bool, now: Instant) -> Result<Tickets, Obstacle> {
+    fn begin_known(&mut self, key: &Key, fresh: bool, now: Instant) -> Result<Tickets, Denial> {
         let slots = self.slots();
-        let Queued { lane, .. } = self.keys.get_mut(key).ok_or(Obstacle::Saturated)?;
-        let Some(whole) = &mut self.whole else {
-            let key = lane.begin(now, slots, SLOW, fresh)?;
+        let KeyEntry { state, .. } = self.entries.get_mut(key).ok_or(Denial::AtCapacity)?;
+        let Some(server) = &mut self.server else {
+            let key = state.begin(now, slots, SLOW, fresh)?;
             self.used += 1;
             return Ok(Tickets { key, server: None });
         };
         // A key that fails itself would prove little about the server.
-        let probes_first = fresh && lane.is_closed();
-        if whole.blocked_until(now, probes_first).is_some() {
-            return Err(Obstacle::ServerOpen);
+        let probes_first = fresh && state.is_closed();
+        if server.blocked_until(now, probes_first).is_some() {
+            return Err(Denial::ServerBreakerOpen);
         }
-        let key = lane.begin(now, slots, whole.slow_from(), fresh)?;
-        let server = whole.admit(now, probes_first);
+        let key = state.begin(now, slots, server.slow_from(), fresh)?;
+        let server = server.admit(now, probes_first);
         self.used += 1;
         Ok(Tickets { key, server })
     }
@@ -111,13 +111,13 @@ impl<K: Key> Lanes<K> {
     /// A place among the waiting deliveries, if its turn comes soon.
     pub(super) fn wait(
         &mut self,
-        key: &K,
+        key: &Key,
         fresh: bool,
         now: Instant,
-    ) -> Option<oneshot::Receiver<Permit<K>>> {
-        let Queued { lane, waiters } = self.keys.get_mut(key)?;
+    ) -> Option<oneshot::Receiver<Permit>> {
+        let KeyEntry { state, waiters } = self.entries.get_mut(key)?;
         waiters.retain(|waiter| !waiter.turn.is_closed());
-        lane.soon(now, waiters.len()).then(|| {
+        state.soon(now, waiters.len()).then(|| {
             let (turn, receiver) = oneshot::channel();
             waiters.push_back(Waiter { turn, fresh });
             receiver
@@ -127,64 +127,64 @@ impl<K: Key> Lanes<K> {
     /// Defers a delivery of this key.
     pub(super) fn defer(
         &mut self,
-        key: &K,
+        key: &Key,
         limits: Limits,
-        obstacle: Obstacle,
+        denial: Denial,
         fresh: bool,
         now: Instant,
     ) -> Deferred {
         let random = rand::random();
-        if obstacle == Obstacle::ServerOpen
-            && let Some(whole) = &mut self.whole
+        if denial == Denial::ServerBreakerOpen
+            && let Some(server) = &mut self.server
         {
             return Deferred {
-                wait: whole.defer(now, fresh, random),
-                obstacle,
+                wait: server.defer(now, fresh, random),
+                reason: denial.reason(),
             };
         }
         let paused_snooze = self.paused_snooze;
-        let lane = &mut self.queued(key, limits, now).lane;
+        let state = &mut self.entry(key, limits, now).state;
         Deferred {
-            wait: lane.defer(now, obstacle, paused_snooze, fresh, random),
-            obstacle,
+            wait: state.defer(now, denial, paused_snooze, fresh, random),
+            reason: denial.reason(),
         }
     }
 
     /// Ends a delivery, with or without a result and a duration.
     pub(super) fn end(
         &mut self,
-        key: &K,
+        key: &Key,
         tickets: Tickets,
         result: Option<(Signal, Duration)>,
         now: Instant,
     ) -> Changes {
         self.used = self.used.saturating_sub(1);
-        let server = match (&mut self.whole, result) {
-            (Some(whole), Some((signal, took))) => {
-                whole.record(key, tickets.server, signal, took, now)
+        let server = match (&mut self.server, result) {
+            (Some(server), Some((signal, took))) => {
+                server.record(key, tickets.server, signal, took, now)
             }
-            (Some(whole), None) => {
-                whole.forget(tickets.server);
+            (Some(server), None) => {
+                server.forget(tickets.server);
                 None
             }
             (None, _) => None,
         };
         if matches!(server, Some(Change::Closed)) {
             // Breakers that opened while the server was unavailable are outdated.
-            for queued in self.keys.values_mut() {
-                queued.lane.probe_now(now);
+            for entry in self.entries.values_mut() {
+                entry.state.probe_now(now);
             }
         }
-        let Some(Queued { lane, waiters }) = self.keys.get_mut(key) else {
+        let Some(KeyEntry { state, waiters }) = self.entries.get_mut(key) else {
             return Changes { key: None, server };
         };
         let change = if let Some((signal, took)) = result {
-            lane.end(tickets.key, signal, took, now)
+            state.end(tickets.key, signal, took, now)
         } else {
-            lane.give_up(tickets.key, now);
+            state.give_up(tickets.key, now);
             None
         };
-        if !lane.is_closed() {
+        if !state.is_closed() {
             // No turn comes soon now: clearing the queue wakes the waiting deliveries.
             waiters.clear();
         }
@@ -197,10 +197,10 @@ impl<K: Key> Lanes<K> {
     /// Starts the next waiting delivery of this key, if its turn has come.
     pub(super) fn next(
         &mut self,
-        key: &K,
+        key: &Key,
         now: Instant,
-    ) -> Option<(oneshot::Sender<Permit<K>>, Tickets)> {
-        let Queued { waiters, .. } = self.keys.get_mut(key)?;
+    ) -> Option<(oneshot::Sender<Permit>, Tickets)> {
+        let KeyEntry { waiters, .. } = self.entries.get_mut(key)?;
         while waiters
             .front()
             .is_some_and(|waiter| waiter.turn.is_closed())
@@ -208,16 +208,19 @@ impl<K: Key> Lanes<K> {
             waiters.pop_front();
         }
         let fresh = waiters.front()?.fresh;
-        let tickets = self.begin_queued(key, fresh, now).ok()?;
-        let waiter = self.keys.get_mut(key)?.waiters.pop_front()?;
+        let tickets = self.begin_known(key, fresh, now).ok()?;
+        let waiter = self.entries.get_mut(key)?.waiters.pop_front()?;
         Some((waiter.turn, tickets))
     }
 
-    pub(super) fn held(&self, now: Instant) -> Held {
-        let keys = self.keys.values();
-        Held {
-            server: self.whole.as_ref().and_then(|whole| whole.held(now)),
-            keys: keys.filter(|queued| !queued.lane.is_closed()).count(),
+    pub(super) fn open_breakers(&self, now: Instant) -> OpenBreakers {
+        let keys = self.entries.values();
+        OpenBreakers {
+            server: self
+                .server
+                .as_ref()
+                .and_then(|server| server.open_breakers(now)),
+            keys: keys.filter(|entry| !entry.state.is_closed()).count(),
         }
     }
 
@@ -228,38 +231,38 @@ impl<K: Key> Lanes<K> {
         }
     }
 
-    fn queued(&mut self, key: &K, limits: Limits, now: Instant) -> &mut Queued<K> {
-        if self.keys.len() >= self.most && !self.keys.contains_key(key) {
+    fn entry(&mut self, key: &Key, limits: Limits, now: Instant) -> &mut KeyEntry {
+        if self.entries.len() >= self.most && !self.entries.contains_key(key) {
             self.forget_idle();
         }
         let breaker = self.breaker;
-        let queued = self.keys.entry(key.clone()).or_insert_with(|| Queued {
-            lane: Lane::new(limits, breaker, now),
+        let entry = self.entries.entry(key.clone()).or_insert_with(|| KeyEntry {
+            state: KeyState::new(limits, breaker, now),
             waiters: VecDeque::new(),
         });
-        queued.lane.limit(limits, now);
-        queued
+        entry.state.limit(limits, now);
+        entry
     }
 
-    /// Removes the least recently used half of the idle lanes.
+    /// Removes the least recently used half of the idle keys.
     fn forget_idle(&mut self) {
         let mut idle: Vec<_> = self
-            .keys
+            .entries
             .values()
-            .filter(|queued| queued.lane.is_idle())
-            .map(|queued| queued.lane.last_used())
+            .filter(|entry| entry.state.is_idle())
+            .map(|entry| entry.state.last_used())
             .collect();
         idle.sort_unstable();
         let Some(&newest) = idle.get(idle.len() / 2) else {
             return;
         };
-        self.keys
-            .retain(|_, queued| !queued.lane.is_idle() || queued.lane.last_used() > newest);
+        self.entries
+            .retain(|_, entry| !entry.state.is_idle() || entry.state.last_used() > newest);
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.keys.len()
+        self.entries.len()
     }
 }
 
@@ -276,30 +279,31 @@ mod tests {
 
     #[test]
     fn idle_keys_are_forgotten_and_busy_ones_are_not() {
-        let mut lanes = Lanes::at_most(
+        let mut keys = Keys::at_most(
             MOST,
             &Rules {
                 slots: 100,
                 paused_snooze: Duration::from_secs(30),
                 breaker: BreakerConfig::default(),
-                behind: Behind::ServerEach,
+                shared_server: false,
                 report: |_, _| {},
             },
         );
         let mut now = Instant::now();
-        let _ticket = lanes.begin(&"busy".to_owned(), LIMITS, true, now).unwrap();
+        let _ticket = keys
+            .begin(&Some("busy".parse().unwrap()), LIMITS, true, now)
+            .unwrap();
         for number in 0..100 {
             now += Duration::from_secs(1);
-            let key = format!("c{number}");
-            let tickets = lanes.begin(&key, LIMITS, true, now).unwrap();
-            lanes.end(&key, tickets, Some((Signal::Alive, Duration::ZERO)), now);
-            assert!(lanes.len() <= MOST);
+            let key = Some(format!("c{number}").parse().unwrap());
+            let tickets = keys.begin(&key, LIMITS, true, now).unwrap();
+            keys.end(&key, tickets, Some((Signal::Alive, Duration::ZERO)), now);
+            assert!(keys.len() <= MOST);
         }
         assert_eq!(
-            lanes
-                .begin(&"busy".to_owned(), LIMITS, true, now)
+            keys.begin(&Some("busy".parse().unwrap()), LIMITS, true, now)
                 .unwrap_err(),
-            Obstacle::Saturated
+            Denial::AtCapacity
         );
     }
 }

@@ -9,7 +9,7 @@ use roundtrip_model::{RateLimiter, journal::WaitReason};
 use tokio::time::Instant;
 
 use super::{
-    BreakerConfig, Change, MAX_RETURNS_PER_SECOND, Parking, Signal,
+    BreakerConfig, Change, MAX_RETURNS_PER_SECOND, Signal, Snoozes,
     breaker::{Breaker, Ticket},
 };
 
@@ -38,10 +38,18 @@ pub struct Limits {
     pub paused: bool,
 }
 
+impl Limits {
+    /// As much as admission allows one key.
+    pub const NONE: Self = Self {
+        max_in_flight: usize::MAX,
+        rate_per_second: None,
+        paused: false,
+    };
+}
+
 /// The slots that all keys share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slots {
-    /// Number of all slots.
     pub(super) total: usize,
     /// Slots with a delivery under way.
     pub(super) used: usize,
@@ -62,51 +70,38 @@ impl Slots {
 
 /// Why a delivery may not start now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Obstacle {
+pub(super) enum Denial {
     /// The key is paused.
     Paused,
     /// The key's breaker is open, or half-open with all probes under way.
-    Open,
+    BreakerOpen,
     /// The breaker of the server behind all keys is open, or half-open with all probes under way.
-    ServerOpen,
+    ServerBreakerOpen,
     /// The key has as many deliveries under way as it may have.
-    Saturated,
+    AtCapacity,
     /// The key's rate is exhausted.
-    OverRate,
+    RateLimited,
 }
 
-impl Obstacle {
-    /// The obstacle's name in a log.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Paused => "paused",
-            Self::Open => "open",
-            Self::ServerOpen => "server_open",
-            Self::Saturated => "saturated",
-            Self::OverRate => "over_rate",
-        }
-    }
-
-    /// What a message with this obstacle waits for, as its timeline shows it.
-    #[must_use]
-    pub const fn reason(self) -> WaitReason {
+impl Denial {
+    /// The reason that the timeline shows.
+    pub(super) const fn reason(self) -> WaitReason {
         match self {
             Self::Paused => WaitReason::ChannelPaused,
-            Self::Open | Self::ServerOpen => WaitReason::EndpointFailing,
-            Self::Saturated => WaitReason::ChannelAtCapacity,
-            Self::OverRate => WaitReason::RateLimited,
+            Self::BreakerOpen | Self::ServerBreakerOpen => WaitReason::EndpointFailing,
+            Self::AtCapacity => WaitReason::ChannelAtCapacity,
+            Self::RateLimited => WaitReason::RateLimited,
         }
     }
 }
 
 /// The deliveries of one key.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct KeyState {
     limits: Limits,
     breaker: Breaker,
     rate: Option<RateLimiter>,
-    parking: Parking,
+    snoozes: Snoozes,
     in_flight: usize,
     /// The average duration of the latest deliveries, in seconds.
     average: Option<f64>,
@@ -115,7 +110,7 @@ pub(super) struct Lane {
     used: Instant,
 }
 
-impl Lane {
+impl KeyState {
     pub(super) fn new(limits: Limits, breaker: BreakerConfig, now: Instant) -> Self {
         Self {
             limits,
@@ -123,7 +118,7 @@ impl Lane {
             rate: limits
                 .rate_per_second
                 .map(|rate| RateLimiter::new(rate, now.into_std())),
-            parking: Parking::default(),
+            snoozes: Snoozes::default(),
             in_flight: 0,
             average: None,
             moved: now,
@@ -134,15 +129,14 @@ impl Lane {
     /// Applies the current limits: a key's settings can change at any time.
     pub(super) fn limit(&mut self, limits: Limits, now: Instant) {
         self.used = now;
-        if limits.rate_per_second != self.limits.rate_per_second {
-            match (limits.rate_per_second, &mut self.rate) {
-                (Some(per_second), Some(rate)) => rate.set(per_second, now.into_std()),
-                (Some(per_second), none) => {
-                    *none = Some(RateLimiter::new(per_second, now.into_std()));
-                }
-                (None, rate) => *rate = None,
+        let rate = self.rate.take();
+        self.rate = limits.rate_per_second.map(|per_second| match rate {
+            Some(mut rate) => {
+                rate.set(per_second, now.into_std());
+                rate
             }
-        }
+            None => RateLimiter::new(per_second, now.into_std()),
+        });
         self.limits = limits;
     }
 
@@ -153,25 +147,25 @@ impl Lane {
         slots: Slots,
         slow_from: Duration,
         fresh: bool,
-    ) -> Result<Ticket, Obstacle> {
+    ) -> Result<Ticket, Denial> {
         if self.limits.paused {
-            return Err(Obstacle::Paused);
+            return Err(Denial::Paused);
         }
         if self.breaker.blocked_until(now, fresh).is_some() {
-            return Err(Obstacle::Open);
+            return Err(Denial::BreakerOpen);
         }
         let slow = self.duration(now) >= slow_from;
         if self.in_flight >= self.limits.max_in_flight || !slots.allow(self.in_flight, slow) {
-            return Err(Obstacle::Saturated);
+            return Err(Denial::AtCapacity);
         }
         if self
             .rate
             .as_mut()
             .is_some_and(|rate| !rate.take(now.into_std()))
         {
-            return Err(Obstacle::OverRate);
+            return Err(Denial::RateLimited);
         }
-        let ticket = self.breaker.admit(now, fresh).ok_or(Obstacle::Open)?;
+        let ticket = self.breaker.admit(now, fresh).ok_or(Denial::BreakerOpen)?;
         if self.in_flight == 0 {
             self.moved = now;
         }
@@ -179,7 +173,7 @@ impl Lane {
         Ok(ticket)
     }
 
-    /// Whether a delivery of a saturated key, behind those already waiting, will soon have its
+    /// Whether a delivery of a key at its capacity, behind those already waiting, will soon have its
     /// turn.
     pub(super) fn soon(&self, now: Instant, waiting: usize) -> bool {
         let duration = self.duration(now);
@@ -192,33 +186,32 @@ impl Lane {
     pub(super) fn defer(
         &mut self,
         now: Instant,
-        obstacle: Obstacle,
+        denial: Denial,
         paused_snooze: Duration,
         fresh: bool,
         random: f64,
     ) -> Duration {
-        let base = match obstacle {
-            Obstacle::Paused => paused_snooze.mul_f64(1.0 - SPREAD * random),
-            Obstacle::Open => self
+        let base = match denial {
+            Denial::Paused => paused_snooze.mul_f64(1.0 - SPREAD * random),
+            Denial::BreakerOpen => self
                 .breaker
                 .blocked_until(now, fresh)
                 .map_or(Duration::ZERO, |until| until - now),
-            Obstacle::OverRate => self
+            Denial::RateLimited => self
                 .rate
                 .as_mut()
                 .and_then(|rate| rate.blocked_for(now.into_std()))
                 .unwrap_or_default(),
-            Obstacle::ServerOpen | Obstacle::Saturated => Duration::ZERO,
+            Denial::ServerBreakerOpen | Denial::AtCapacity => Duration::ZERO,
         };
-        let pace = if obstacle == Obstacle::Paused {
+        let pace = if denial == Denial::Paused {
             MAX_RETURNS_PER_SECOND
         } else {
             self.pace(now)
         };
-        self.parking.park(now, base, pace, random)
+        self.snoozes.add(now, base, pace, random)
     }
 
-    /// Ends a delivery.
     pub(super) fn end(
         &mut self,
         ticket: Ticket,
@@ -232,7 +225,7 @@ impl Lane {
         let before = self.average.filter(|_| change != Some(Change::Closed));
         self.average = Some(average(before, took));
         if change == Some(Change::Closed) {
-            self.parking = Parking::default();
+            self.snoozes = Snoozes::default();
         }
         change
     }
@@ -240,7 +233,7 @@ impl Lane {
     /// Admits probes at once if the breaker is open.
     pub(super) fn probe_now(&mut self, now: Instant) {
         if self.breaker.probe_now(now) {
-            self.parking = Parking::default();
+            self.snoozes = Snoozes::default();
         }
     }
 

@@ -9,10 +9,11 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
+use roundtrip_broker::Handler;
 use roundtrip_egress::{Egress, Loopback};
 use roundtrip_journal::Journal;
 use roundtrip_model::{
-    Channel, ChannelPatch, Clock, SealingKeys, Signer, SigningSecret, TokenKeys, journal::After,
+    Channel, ChannelPatch, SealingKeys, Signer, SigningSecret, TokenKeys, journal::After,
     token::MIN_SECRET_BYTES,
 };
 use roundtrip_store::{
@@ -25,7 +26,7 @@ use time::{OffsetDateTime, macros::datetime};
 use tokio::{net::TcpListener, sync::mpsc};
 
 use super::*;
-use crate::{Answers, Config};
+use crate::{Config, ResponseUrls};
 
 /// By how much each snoozed message comes back later than the one before it.
 const ONE_AT_THE_PACE: Duration = Duration::from_millis(5);
@@ -145,49 +146,47 @@ fn token_keys() -> TokenKeys {
     TokenKeys::new([&[7; MIN_SECRET_BYTES][..]]).unwrap()
 }
 
-fn dispatcher(store: Store) -> Dispatcher {
+fn dispatcher(store: Store) -> Pipeline<Dispatcher> {
     observed(store).0
 }
 
 /// A dispatcher, and the entries it journals.
-fn observed(store: Store) -> (Dispatcher, mpsc::UnboundedReceiver<Entry>) {
+fn observed(store: Store) -> (Pipeline<Dispatcher>, mpsc::UnboundedReceiver<Entry>) {
     knowing(CachedChannels::new(
         Arc::new(store),
         &roundtrip_store::Config::default(),
     ))
 }
 
-fn knowing(channels: CachedChannels) -> (Dispatcher, mpsc::UnboundedReceiver<Entry>) {
+fn knowing(channels: CachedChannels) -> (Pipeline<Dispatcher>, mpsc::UnboundedReceiver<Entry>) {
     let own = "https://gw.example/webhook-response".parse().unwrap();
-    let answers = Answers::new(own, token_keys(), Duration::from_hours(1));
+    let response_urls = ResponseUrls::new(own, token_keys(), Duration::from_hours(1));
     let (journal, entries) = Journal::observed();
     let egress = Egress::new(&roundtrip_egress::Config::default(), Loopback::Allowed).unwrap();
-    let dispatcher = Dispatcher::new(
+    let dispatcher = Dispatcher::pipeline(
         &Config::default(),
         Arc::new(channels),
         Arc::new(egress),
-        answers,
+        response_urls,
         journal,
         Arc::new(Noon),
     );
     (dispatcher.unwrap(), entries)
 }
 
-fn message(body: &'static str, attempts: u32, accepted_at: OffsetDateTime) -> Message {
+fn message(body: &'static str, attempts: u32) -> Message {
     Message {
         id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
         attempts,
         replay_count: 0,
-        accepted_at,
+        accepted_at: NOW,
         dead: None,
         body: bytes::Bytes::from_static(body.as_bytes()),
     }
 }
 
 async fn decide(store: Store, attempts: u32) -> Decision {
-    dispatcher(store)
-        .handle(&message(MESSAGE, attempts, NOW))
-        .await
+    dispatcher(store).handle(&message(MESSAGE, attempts)).await
 }
 
 #[track_caller]
@@ -221,7 +220,7 @@ async fn an_answer_to_the_gateway_brings_the_message_back() {
     let sent = Message {
         body: own.into(),
         replay_count: 3,
-        ..message("", 0, NOW)
+        ..message("", 0)
     };
     assert_eq!(dispatcher(store).handle(&sent).await, Decision::Done);
     let (_, body) = requests.recv().await.unwrap();
@@ -245,12 +244,15 @@ async fn an_answer_to_the_gateway_brings_the_message_back() {
     After::Dead(DeadReason::new(DeadKind::Refused, "answered 422: said the channel"))
 )]
 #[tokio::test]
-async fn a_try_is_in_the_journal_before_it_is_decided(#[case] status: u16, #[case] next: After) {
+async fn an_attempt_is_in_the_journal_before_it_is_decided(
+    #[case] status: u16,
+    #[case] next: After,
+) {
     let (store, _requests) = channel_server(status).await;
     let (dispatcher, mut entries) = observed(store);
     let sent = Message {
         replay_count: 2,
-        ..message(MESSAGE, 4, NOW)
+        ..message(MESSAGE, 4)
     };
     dispatcher.handle(&sent).await;
     let entry = entries.try_recv().expect("an entry by now");
@@ -268,44 +270,7 @@ async fn a_try_is_in_the_journal_before_it_is_decided(#[case] status: u16, #[cas
 }
 
 #[tokio::test]
-async fn a_try_that_takes_its_time_is_told_before_it_ends() {
-    let (mut sender, mut receiver) = (Vec::new(), Vec::new());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    let (dispatcher, mut entries) = observed(Store::Holds(channel(&json!(url))));
-    let sent = message(MESSAGE, 0, NOW);
-    let handling = dispatcher.handle(&sent);
-    let hearing = async {
-        // Accepts the connection and never answers.
-        sender.push(listener.accept().await.unwrap());
-        receiver.push(entries.recv().await.unwrap());
-    };
-    tokio::select! {
-        decision = handling => panic!("{decision:?} before the journal knew"),
-        () = hearing => {}
-    }
-    assert!(matches!(
-        receiver[0].event,
-        Event::Delivering { attempt: 1 }
-    ));
-}
-
-#[tokio::test]
-async fn what_was_not_tried_is_not_in_the_journal() {
-    let (dispatcher, mut entries) = observed(Store::HoldsNothing);
-    dispatcher.handle(&message(MESSAGE, 0, NOW)).await;
-    assert!(entries.try_recv().is_err());
-}
-
-#[tokio::test]
-async fn a_failed_try_is_made_again() {
-    let (store, _requests) = channel_server(500).await;
-    let decision = decide(store, 0).await;
-    assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
-}
-
-#[tokio::test]
-async fn the_last_try_of_the_schedule_is_the_last() {
+async fn the_last_attempt_of_the_schedule_is_the_last() {
     let (store, mut requests) = channel_server(500).await;
     let attempts = u32::try_from(DEFAULT_ATTEMPTS).unwrap();
     let reason = reason(decide(store, attempts).await);
@@ -329,32 +294,18 @@ async fn a_refused_message_is_dead_with_what_the_channel_said() {
 }
 
 #[tokio::test]
-async fn a_message_whose_endpoint_is_gone_waits_also_after_its_last_try() {
+async fn a_message_whose_endpoint_is_gone_waits_also_after_its_last_attempt() {
     let (store, _requests) = channel_server(410).await;
     let attempts = u32::try_from(DEFAULT_ATTEMPTS).unwrap();
-    let waits = Decision::Snooze(Config::default().park);
+    let waits = Decision::Snooze(Config::default().snooze);
     assert_eq!(decide(store, attempts).await, waits);
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_old_is_dead_without_a_try() {
-    let (store, mut requests) = channel_server(200).await;
-    let accepted_at = NOW - time::Duration::days(3);
-    let decision = dispatcher(store)
-        .handle(&message(MESSAGE, 2, accepted_at))
-        .await;
-    assert_eq!(
-        reason(decision),
-        DeadReason::new(DeadKind::TooOld, "older than 3days after 2 attempts")
-    );
-    assert!(requests.try_recv().is_err());
-}
-
-#[tokio::test]
-async fn while_the_store_is_unavailable_messages_wait_without_counting_attempts() {
+async fn while_the_store_is_unavailable_messages_wait_without_an_attempt() {
     assert_eq!(
         decide(Store::IsUnavailable, 3).await,
-        Decision::Snooze(Config::default().park + ONE_AT_THE_PACE)
+        Decision::Snooze(Config::default().snooze + ONE_AT_THE_PACE)
     );
 }
 
@@ -381,7 +332,7 @@ async fn a_message_goes_to_the_channel_that_it_was_accepted_for(
     let body = MESSAGE.replacen('{', &format!(r#"{{"channel_uid":"{uid}","#), 1);
     let sent = Message {
         body: body.into(),
-        ..message("", 0, NOW)
+        ..message("", 0)
     };
     let decision = dispatcher(store).handle(&sent).await;
     if is_delivered {
@@ -406,7 +357,7 @@ async fn a_message_for_a_channel_that_is_not_known_yet_is_no_dead_letter() {
         body: MESSAGE
             .replacen('{', &format!(r#"{{"channel_uid":"{uid}","#), 1)
             .into(),
-        ..message("", 0, NOW)
+        ..message("", 0)
     };
     assert_eq!(dispatcher.handle(&for_uid("before")).await, Decision::Done);
     is_replaced.store(true, Ordering::Relaxed);
@@ -448,27 +399,6 @@ async fn a_message_whose_channel_may_not_be_connected_to_is_dead_after_one_look(
     );
 }
 
-#[tokio::test]
-async fn what_nobody_can_read_is_dead() {
-    let decision = dispatcher(Store::HoldsNothing)
-        .handle(&message("{}", 0, NOW))
-        .await;
-    assert_eq!(reason(decision).kind, DeadKind::Undecodable);
-}
-
-#[tokio::test]
-async fn a_panic_is_a_failed_try_and_in_the_journal() {
-    let (dispatcher, mut entries) = observed(Store::HoldsNothing);
-    let decision = dispatcher.panicked(&message(MESSAGE, 3, NOW)).await;
-    assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
-    let entry = entries.try_recv().expect("an entry by now");
-    let Event::Attempted(attempt) = entry.event else {
-        panic!("{entry:?}")
-    };
-    assert_eq!((attempt.attempt, attempt.status), (4, None));
-    assert!(attempt.error.is_some());
-}
-
 /// A store with these secrets for every channel.
 struct Sealed(Vec<SealedSecret>);
 
@@ -506,7 +436,7 @@ async fn decide_signing(store: Store, key: &str, secrets: &[(u8, &str)]) -> Deci
     let channels = CachedChannels::new(Arc::new(store), &roundtrip_store::Config::default())
         .with_secrets(Arc::new(secrets), keys(key));
     let (dispatcher, _entries) = knowing(channels);
-    dispatcher.handle(&message(MESSAGE, 0, NOW)).await
+    dispatcher.handle(&message(MESSAGE, 0)).await
 }
 
 #[tokio::test]
@@ -531,7 +461,7 @@ async fn a_channel_without_a_secret_is_delivered_unsigned() {
 }
 
 #[tokio::test]
-async fn a_secret_that_does_not_open_parks_the_message() {
+async fn a_message_is_snoozed_if_its_secret_cannot_be_decrypted() {
     let (store, mut requests) = channel_server(200).await;
     let decision = decide_signing(store, ANOTHER_KEY, &[(1, "slack-sim")]).await;
     assert!(matches!(decision, Decision::Snooze(_)), "{decision:?}");

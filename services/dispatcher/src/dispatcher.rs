@@ -1,0 +1,210 @@
+//! What is the dispatcher's own: a channel's endpoint, settings and signer, the body with its
+//! `response_url`, and the pause of a channel whose endpoint is gone.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use roundtrip_broker::{Message, Queue};
+use roundtrip_delivery::{
+    ConfigError, Deferred, DeliveryRole, EgressPolicy, Limits, MAX_RETURNS_PER_SECOND, NoAttempt,
+    Pipeline, Request, Snoozes,
+};
+use roundtrip_egress::Egress;
+use roundtrip_journal::Journal;
+use roundtrip_model::{
+    ChannelId, ChannelUid, Clock, DeadReason, Decision, Entry, Event, OutboundMessage, Outcome,
+    SessionId, decision::DeadKind, journal::WaitReason,
+};
+use roundtrip_store::{CachedChannels, KnownChannel, Signing, StoreError};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use url::Url;
+
+use crate::{Config, ResponseUrls};
+
+/// The endpoint is gone: its channel is paused until the owner resumes it.
+const GONE: u16 = 410;
+
+/// The reason in logs and dead letters for a message whose channel was deleted.
+const DELETED: &str = "the channel was deleted after the message was accepted, and another channel \
+                       has its id now; a replay sends the message to that one";
+
+/// Delivers messages to channels.
+pub struct Dispatcher {
+    channels: Arc<CachedChannels>,
+    response_urls: ResponseUrls,
+    /// The cap of a channel that sets none.
+    max_in_flight: usize,
+    /// How long a message is snoozed whose channel cannot be used.
+    snooze: Duration,
+    /// Spreads those snoozes, so that the messages come back at a bounded rate.
+    snoozes: Mutex<Snoozes>,
+}
+
+/// A channel, and its endpoint's URL.
+pub struct Destination {
+    known: Arc<KnownChannel>,
+    url: Url,
+}
+
+impl Dispatcher {
+    /// A pipeline over these parts: where channels are read, which addresses are allowed, where
+    /// channels answer to, and where attempts are journaled.
+    ///
+    /// # Errors
+    /// Names the setting that is out of bounds.
+    pub fn pipeline(
+        config: &Config,
+        channels: Arc<CachedChannels>,
+        egress: Arc<Egress>,
+        response_urls: ResponseUrls,
+        journal: Journal,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Pipeline<Self>, ConfigError> {
+        config.check()?;
+        let role = Self {
+            channels,
+            response_urls,
+            max_in_flight: usize::from(config.max_in_flight_per_channel),
+            snooze: config.snooze,
+            snoozes: Mutex::default(),
+        };
+        let egress_policy = EgressPolicy::Guarded(egress);
+        Pipeline::new(role, &config.settings(), egress_policy, journal, clock)
+    }
+
+    /// Defers a message whose channel cannot be used.
+    fn deferred(&self, reason: WaitReason) -> NoAttempt {
+        let mut snoozes = self.snoozes.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = snoozes.add(
+            Instant::now(),
+            self.snooze,
+            MAX_RETURNS_PER_SECOND,
+            rand::random(),
+        );
+        NoAttempt::Deferred(Deferred { wait, reason })
+    }
+
+    /// Pauses a channel whose endpoint answered 410, so that its messages wait for the owner.
+    async fn pause(&self, id: &ChannelId, uid: &ChannelUid) {
+        let paused = self.channels.store().set_paused(id, Some(uid), true).await;
+        self.channels.forget(id).await;
+        match paused {
+            Ok(_) => tracing::warn!(channel_id = %id, "channel.gone"),
+            // The next message gets the same 410 and pauses the channel then.
+            Err(error) => tracing::warn!(channel_id = %id, ?error, "a gone channel is not paused"),
+        }
+    }
+}
+
+#[async_trait]
+impl DeliveryRole for Dispatcher {
+    type Payload = OutboundMessage;
+    type Destination = Destination;
+
+    const QUEUE: Queue = Queue::Outbound;
+    const SHARED_SERVER: Option<&'static str> = None;
+    const LOG_NAME: &'static str = "delivery";
+    const BREAKER_LOG_NAME: &'static str = "channel";
+
+    fn channel_id(message: &OutboundMessage) -> Option<&ChannelId> {
+        Some(&message.channel_id)
+    }
+
+    fn session_id(message: &OutboundMessage) -> &SessionId {
+        &message.session_id
+    }
+
+    async fn destination(&self, message: &OutboundMessage) -> Result<Destination, NoAttempt> {
+        let id = &message.channel_id;
+        let found = match self.channels.get(id).await {
+            // The cached channel may be an earlier one of the same id.
+            Ok(known) if !message.is_for(&known.target.uid) => self.channels.get_now(id).await,
+            found => found,
+        };
+        match found {
+            Ok(known) if !message.is_for(&known.target.uid) => {
+                Err(dead(DeadKind::UnknownChannel, &DELETED))
+            }
+            // The signing secret exists and cannot be opened. An operator must fix that; an
+            // unsigned delivery would be refused.
+            Ok(known) if matches!(known.signing, Signing::Impossible) => {
+                Err(self.deferred(WaitReason::SecretUnreadable))
+            }
+            Ok(known) => match &known.target.endpoint {
+                Ok(url) => Ok(Destination {
+                    url: url.clone(),
+                    known,
+                }),
+                Err(error) => Err(dead(DeadKind::BadEndpoint, error)),
+            },
+            Err(error @ StoreError::NotFound(_)) => Err(dead(DeadKind::UnknownChannel, &error)),
+            Err(error @ StoreError::Unreadable { .. }) => Err(dead(DeadKind::BadEndpoint, &error)),
+            // The other errors say nothing about the channel: the store is unavailable, or is asked
+            // again.
+            Err(_) => Err(self.deferred(WaitReason::StoreUnavailable)),
+        }
+    }
+
+    fn request<'a>(
+        &'a self,
+        queued: &Message,
+        message: &OutboundMessage,
+        destination: &'a Destination,
+    ) -> Result<Request<'a>, serde_json::Error> {
+        let Destination { known, url } = destination;
+        let response_url = self
+            .response_urls
+            .url(message, queued.replay_count, queued.accepted_at);
+        let settings = &known.target.settings;
+        Ok(Request {
+            url,
+            webhook_id: message.message_id.to_string(),
+            body: serde_json::to_vec(&message.delivery_body(&response_url))?.into(),
+            signer: known.signing.signer(),
+            limits: Limits {
+                max_in_flight: settings
+                    .max_in_flight
+                    .map_or(self.max_in_flight, usize::from),
+                rate_per_second: settings.rate_per_second,
+                paused: settings.paused,
+            },
+            timeout: settings.timeout,
+            schedule: settings.retry_schedule.as_deref(),
+        })
+    }
+
+    fn entry(
+        queued: &Message,
+        message: &OutboundMessage,
+        at: OffsetDateTime,
+        event: Event,
+    ) -> Option<Entry> {
+        Some(Entry::of(message, queued.replay_count, at, event))
+    }
+
+    async fn after_attempt(
+        &self,
+        message: &OutboundMessage,
+        destination: &Destination,
+        outcome: &Outcome,
+    ) -> Option<Decision> {
+        if !matches!(outcome, Outcome::Answered { status: GONE, .. }) {
+            return None;
+        }
+        let uid = &destination.known.target.uid;
+        self.pause(&message.channel_id, uid).await;
+        // Even after the last attempt: the message waits until the channel is resumed.
+        Some(Decision::Snooze(self.snooze))
+    }
+}
+
+fn dead(kind: DeadKind, detail: &dyn ToString) -> NoAttempt {
+    NoAttempt::Dead(DeadReason::new(kind, detail.to_string()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! What is the forwarder's own: the body of a forward, and the entries of answers in the timeline.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use roundtrip_broker::{Message, Queue};
+use roundtrip_delivery::{
+    ConfigError, DeliveryRole, EgressPolicy, Limits, NoAttempt, Pipeline, Request,
+};
+use roundtrip_journal::Journal;
+use roundtrip_model::{Callback, ChannelId, Clock, Entry, EntryId, Event, SessionId, Signer};
+use roundtrip_tls::Roots;
+use time::OffsetDateTime;
+use url::Url;
+
+use crate::Config;
+
+/// Forwards answers.
+pub struct Forwarder {
+    sessions_server: Url,
+    signer: Option<Signer>,
+}
+
+impl Forwarder {
+    /// A pipeline that posts to this URL, signed if there is a signer. It trusts these certificate
+    /// authorities beside the public ones, and journals its attempts. The URL is the operator's
+    /// own, so the egress rules do not apply.
+    ///
+    /// # Errors
+    /// Names the setting that is out of bounds.
+    pub fn pipeline(
+        config: &Config,
+        sessions_server: Url,
+        signer: Option<Signer>,
+        roots: Roots,
+        journal: Journal,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Pipeline<Self>, ConfigError> {
+        let role = Self {
+            sessions_server,
+            signer,
+        };
+        let egress_policy = EgressPolicy::Unrestricted(roots);
+        Pipeline::new(role, &config.settings(), egress_policy, journal, clock)
+    }
+}
+
+#[async_trait]
+impl DeliveryRole for Forwarder {
+    type Payload = Callback;
+    /// All answers go to one server.
+    type Destination = ();
+
+    const QUEUE: Queue = Queue::Callbacks;
+    const SHARED_SERVER: Option<&'static str> = Some("sessions_server");
+    const LOG_NAME: &'static str = "forward";
+    const BREAKER_LOG_NAME: &'static str = "answers";
+
+    fn channel_id(callback: &Callback) -> Option<&ChannelId> {
+        callback.channel_id.as_ref()
+    }
+
+    fn session_id(callback: &Callback) -> &SessionId {
+        &callback.session_id
+    }
+
+    async fn destination(&self, _: &Callback) -> Result<(), NoAttempt> {
+        Ok(())
+    }
+
+    fn request<'a>(
+        &'a self,
+        _: &Message,
+        callback: &Callback,
+        (): &'a (),
+    ) -> Result<Request<'a>, serde_json::Error> {
+        Ok(Request {
+            url: &self.sessions_server,
+            webhook_id: callback.callback_id.to_string(),
+            body: serde_json::to_vec(&callback.forward_body())?.into(),
+            signer: self.signer.as_ref(),
+            limits: Limits::NONE,
+            timeout: None,
+            schedule: None,
+        })
+    }
+
+    /// Only attempts have an entry, and only if it is known which message was answered.
+    fn entry(
+        message: &Message,
+        callback: &Callback,
+        at: OffsetDateTime,
+        event: Event,
+    ) -> Option<Entry> {
+        let Event::Attempted(attempt) = event else {
+            return None;
+        };
+        Some(Entry {
+            entry_id: EntryId::generate(),
+            message_id: callback.message_id?,
+            channel_id: callback.channel_id.clone()?,
+            session_id: callback.session_id.clone(),
+            replay_count: message.replay_count,
+            at,
+            event: Event::ForwardAttempted {
+                callback_id: callback.callback_id,
+                attempt,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,29 @@
+//! An attempt that was made.
+
+use std::time::Duration;
+
+use roundtrip_model::{Decision, Event, Outcome, journal};
+
+/// An attempt with its outcome and decision.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// From 1 on.
+    pub(crate) number: u32,
+    pub(crate) outcome: Outcome,
+    pub(crate) duration: Duration,
+    pub(crate) decision: Decision,
+}
+
+impl Attempt {
+    /// The event of the attempt's journal entry.
+    pub(crate) fn event(&self) -> Event {
+        let duration_ms = millis(self.duration);
+        let attempt =
+            journal::Attempt::new(self.number, &self.outcome, duration_ms, &self.decision);
+        Event::Attempted(Box::new(attempt))
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

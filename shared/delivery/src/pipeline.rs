@@ -1,0 +1,230 @@
+//! The delivery of one queue's messages, the same for every role that delivers.
+//!
+//! ```text
+//! decode ─▶ too old? ─▶ destination ─▶ request ─▶ admission ─▶ attempt ─▶ log ─▶ journal ─▶ decision
+//!    │          │         │      │        │           │
+//!    └──────────┴─────────┴──────│────────┴───▶ dead letter, without an attempt
+//!                                └────────────────────┴──────▶ snooze, without an attempt
+//! ```
+//!
+//! Invariant: the pipeline moves no message. It returns a decision after the broker has confirmed
+//! the attempt's journal entry, and the worker loop then settles the message. So if the power fails:
+//!
+//! | during | the message is | after the restart |
+//! |---|---|---|
+//! | decode to admission | in its queue, leased | it is delivered again; nothing was sent |
+//! | attempt | in its queue, leased | it is posted again under its `webhook-id`; the lost attempt does not count |
+//! | log and journal | in its queue, leased | the same; the lost attempt may be in the timeline |
+//! | settlement | in its queue, in the next one (a delay, the dead queue), or in both | it is in at least one of them; a message whose ack was lost is posted again |
+
+mod log;
+mod role;
+mod settings;
+mod waits;
+
+#[cfg(test)]
+mod tests;
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use roundtrip_broker::{Closed, Handler, Message, SharedBroker, Worker};
+use roundtrip_journal::Journal;
+use roundtrip_model::{Clock, Decision, Event};
+use tokio::{join, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::waits::Waits;
+pub use self::{
+    role::{DeliveryRole, NoAttempt, Request},
+    settings::Settings,
+};
+use crate::{
+    ConfigError, EgressPolicy, Webhook,
+    admission::{Admission, Deferred, Permit, Rules, Signal},
+    attempt::Attempt,
+    config::window,
+    delivery_client::DeliveryClient,
+};
+
+/// An attempt shorter than this writes one journal entry, at its end.
+const QUICK: Duration = Duration::from_secs(1);
+
+/// Delivers the messages of a role's queue.
+pub struct Pipeline<R: DeliveryRole> {
+    role: R,
+    client: DeliveryClient,
+    admission: Admission,
+    journal: Journal,
+    clock: Arc<dyn Clock>,
+    waits: Waits,
+    concurrency: u16,
+    window: u16,
+}
+
+impl<R: DeliveryRole> Pipeline<R> {
+    /// A pipeline for this role, which connects as `egress_policy` allows and journals its attempts.
+    ///
+    /// # Errors
+    /// Names the setting that is out of bounds.
+    pub fn new(
+        role: R,
+        settings: &Settings<'_>,
+        egress_policy: EgressPolicy,
+        journal: Journal,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, ConfigError> {
+        let policy = settings.check()?;
+        let webhook = Webhook::new(settings.webhook, egress_policy)?;
+        Ok(Self {
+            role,
+            client: DeliveryClient::new(webhook, policy, Arc::clone(&clock)),
+            admission: Admission::new(Rules {
+                slots: usize::from(settings.concurrency),
+                paused_snooze: settings.paused_snooze,
+                breaker: settings.breaker,
+                shared_server: R::SHARED_SERVER.is_some(),
+                report: log::breaker_changed::<R>,
+            }),
+            journal,
+            clock,
+            waits: Waits::new(),
+            concurrency: settings.concurrency,
+            window: window(settings.concurrency)?,
+        })
+    }
+
+    /// The admission of the role's deliveries, which knows the open breakers.
+    #[must_use]
+    pub const fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// Works the role's queue until `stop`. Deliveries in progress then get up to `drain` to end.
+    ///
+    /// # Errors
+    /// [`Closed`] if the broker was closed before the start.
+    pub async fn run(
+        self,
+        broker: SharedBroker,
+        drain: Duration,
+        stop: CancellationToken,
+    ) -> Result<(), Closed> {
+        let consumer = broker.consume(R::QUEUE, self.window).await?;
+        let worker = Worker {
+            concurrency: usize::from(self.concurrency),
+            drain,
+        };
+        worker.run(consumer, Arc::new(self), stop).await;
+        Ok(())
+    }
+
+    async fn deliver(
+        &self,
+        message: &Message,
+        payload: &R::Payload,
+    ) -> Result<Decision, NoAttempt> {
+        if let Some(reason) = self.client.too_old(message) {
+            return Err(NoAttempt::Dead(reason));
+        }
+        let destination = self.role.destination(payload).await?;
+        let request = self.role.request(message, payload, &destination)?;
+        // A delivery that has not failed yet may probe a failed endpoint first.
+        let fresh = message.attempts == 0;
+        let key = R::channel_id(payload).cloned();
+        let permit = self.admission.enter(&key, request.limits, fresh).await?;
+        let mut attempt = self.attempt(message, payload, &request, permit).await;
+        let after = self
+            .role
+            .after_attempt(payload, &destination, &attempt.outcome);
+        if let Some(decision) = after.await {
+            attempt.decision = decision;
+        }
+        log::attempted::<R>(message, payload, &request, &attempt);
+        // Before the loop settles: a settled message always has its entry.
+        self.journal(message, payload, attempt.event()).await;
+        Ok(attempt.decision)
+    }
+
+    /// Makes an attempt. The start of a slow one is journaled.
+    async fn attempt(
+        &self,
+        message: &Message,
+        payload: &R::Payload,
+        request: &Request<'_>,
+        permit: Permit,
+    ) -> Attempt {
+        self.waits.forget(&message.id);
+        let mut attempt = pin!(async {
+            let attempt = self.client.attempt(message, request).await;
+            // Free the permit at once: the journal's time must not count against the endpoint.
+            let cap = self.client.retry_after_cap();
+            permit.end(Signal::of(&attempt.outcome, cap));
+            attempt
+        });
+        if let Ok(attempt) = timeout(QUICK, &mut attempt).await {
+            return attempt;
+        }
+        let started = Event::Delivering {
+            attempt: message.attempts.saturating_add(1),
+        };
+        let ((), attempt) = join!(self.journal(message, payload, started), attempt);
+        attempt
+    }
+
+    /// Snoozes a message. The log and the timeline give each reason once, because a waiting message
+    /// is looked at many times.
+    async fn snooze(
+        &self,
+        message: &Message,
+        payload: &R::Payload,
+        Deferred { wait, reason }: Deferred,
+    ) -> Decision {
+        let waiting = Event::Waiting {
+            attempts: message.attempts,
+            reason,
+        };
+        let entry = R::entry(message, payload, self.clock.now(), waiting)
+            .filter(|_| self.waits.is_news(&message.id, reason, wait));
+        log::snoozed::<R>(message, payload, wait, reason, entry.is_some());
+        if let Some(entry) = entry {
+            self.journal.append(entry).await;
+        }
+        Decision::Snooze(wait)
+    }
+
+    async fn journal(&self, message: &Message, payload: &R::Payload, event: Event) {
+        if let Some(entry) = R::entry(message, payload, self.clock.now(), event) {
+            self.journal.append(entry).await;
+        }
+    }
+}
+
+#[async_trait]
+impl<R: DeliveryRole> Handler for Pipeline<R> {
+    async fn handle(&self, message: &Message) -> Decision {
+        let payload = serde_json::from_slice::<R::Payload>(&message.body);
+        let (payload, reason) = match payload {
+            Ok(payload) => match self.deliver(message, &payload).await {
+                Ok(decision) => return decision,
+                Err(NoAttempt::Deferred(deferred)) => {
+                    return self.snooze(message, &payload, deferred).await;
+                }
+                Err(NoAttempt::Dead(reason)) => (Some(payload), reason),
+            },
+            Err(error) => (None, role::undecodable(&error)),
+        };
+        let decision = Decision::DeadLetter(reason);
+        log::not_attempted::<R>(message, payload.as_ref(), &decision);
+        decision
+    }
+
+    async fn panicked(&self, message: &Message) -> Decision {
+        let attempt = self.client.panicked(message);
+        log::panicked::<R>(message, attempt.number);
+        if let Ok(payload) = serde_json::from_slice::<R::Payload>(&message.body) {
+            self.journal(message, &payload, attempt.event()).await;
+        }
+        attempt.decision
+    }
+}

@@ -1,0 +1,128 @@
+//! The seam between the pipeline and a role: what the dispatcher and the forwarder do in their own
+//! way.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use roundtrip_broker::{Message, Queue};
+use roundtrip_model::{
+    ChannelId, DeadReason, Decision, Entry, Event, Outcome, SessionId, Signer, decision::DeadKind,
+};
+use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+use url::Url;
+
+use crate::admission::{Deferred, Limits};
+
+/// A role that delivers the messages of one queue. [`Pipeline`](super::Pipeline) calls it once for
+/// each step of a delivery, and does everything else.
+///
+/// A role settles nothing and keeps no message, so it cannot lose one. Its futures may be dropped at
+/// any await: at the drain deadline the message returns to its queue.
+#[async_trait]
+pub trait DeliveryRole: Send + Sync + 'static {
+    /// What the JSON body of a message decodes to. A body that does not decode is a dead letter.
+    type Payload: DeserializeOwned + Send + Sync;
+    /// What the look-up of a destination found.
+    type Destination: Send + Sync;
+
+    /// The queue that the role works.
+    const QUEUE: Queue;
+    /// The name of the server that all deliveries go to, if there is one. It has a breaker of its
+    /// own, and the name begins its log lines.
+    const SHARED_SERVER: Option<&'static str>;
+    /// Begins the log lines of deliveries, as in `delivery.attempted`.
+    const LOG_NAME: &'static str;
+    /// Begins the log lines of a channel's breaker, as in `channel.opened`.
+    const BREAKER_LOG_NAME: &'static str;
+
+    /// The channel that the delivery is admitted by; deliveries without one are admitted together.
+    fn channel_id(payload: &Self::Payload) -> Option<&ChannelId>;
+
+    /// The session, for the log.
+    fn session_id(payload: &Self::Payload) -> &SessionId;
+
+    /// Looks up where the payload goes.
+    ///
+    /// # Errors
+    /// [`NoAttempt::Dead`] for a reason of the message or its channel,
+    /// [`NoAttempt::Deferred`] for any other, such as an unavailable store.
+    async fn destination(&self, payload: &Self::Payload) -> Result<Self::Destination, NoAttempt>;
+
+    /// What to post. Every attempt of a message has the same id and, for the same destination, the
+    /// same body.
+    ///
+    /// # Errors
+    /// If the payload cannot be written as a body: it becomes a dead letter.
+    fn request<'a>(
+        &'a self,
+        message: &Message,
+        payload: &Self::Payload,
+        destination: &'a Self::Destination,
+    ) -> Result<Request<'a>, serde_json::Error>;
+
+    /// The timeline's entry for an event of this delivery: [`Event::Waiting`],
+    /// [`Event::Delivering`] or [`Event::Attempted`]. `None` if the timeline does not show it.
+    fn entry(
+        message: &Message,
+        payload: &Self::Payload,
+        at: OffsetDateTime,
+        event: Event,
+    ) -> Option<Entry>;
+
+    /// Acts on an attempt's outcome. A returned decision replaces that of the retry policy.
+    async fn after_attempt(
+        &self,
+        _payload: &Self::Payload,
+        _destination: &Self::Destination,
+        _outcome: &Outcome,
+    ) -> Option<Decision> {
+        None
+    }
+}
+
+/// What to post, and under which limits.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The receiver's URL.
+    pub url: &'a Url,
+    /// The header `webhook-id`.
+    pub webhook_id: String,
+    /// JSON.
+    pub body: Bytes,
+    /// Signs the request, if the receiver has a secret.
+    pub signer: Option<&'a Signer>,
+    /// The limits of the delivery's key.
+    pub limits: Limits,
+    /// The time limit of the exchange; `None` for the configured one.
+    pub timeout: Option<Duration>,
+    /// The interval after each failed attempt; `None` for the configured schedule.
+    pub schedule: Option<&'a [Duration]>,
+}
+
+/// Why no attempt is made.
+#[derive(Debug)]
+pub enum NoAttempt {
+    /// No attempt can ever be made: the message is a dead letter.
+    Dead(DeadReason),
+    /// None can be made now: the message is snoozed.
+    Deferred(Deferred),
+}
+
+impl From<Deferred> for NoAttempt {
+    fn from(deferred: Deferred) -> Self {
+        Self::Deferred(deferred)
+    }
+}
+
+impl From<serde_json::Error> for NoAttempt {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Dead(undecodable(&error))
+    }
+}
+
+/// The reason for a body that is not the role's JSON.
+pub(super) fn undecodable(error: &serde_json::Error) -> DeadReason {
+    DeadReason::new(DeadKind::Undecodable, error.to_string())
+}

@@ -1,0 +1,280 @@
+//! What every role that delivers can rely on, checked with a role that posts to a scripted server.
+
+use axum::{Router, extract::State, http::StatusCode};
+use roundtrip_broker::Queue;
+use roundtrip_model::{
+    ChannelId, DeadReason, Entry, OutboundMessage, SessionId, decision::DeadKind,
+    journal::WaitReason, retry::Then,
+};
+use roundtrip_tls::Roots;
+use rstest::rstest;
+use time::{OffsetDateTime, macros::datetime};
+use tokio::{net::TcpListener, sync::mpsc};
+use url::Url;
+
+use super::*;
+use crate::{BreakerConfig, Limits, RetryConfig, WebhookConfig};
+
+const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
+/// Longer than any test should take.
+const LIMIT: Duration = Duration::from_mins(1);
+const BODY: &str = r#"{"message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"c","session_id":"s","message":"hi","response_url":"http://h/"}"#;
+
+#[derive(Debug)]
+struct Noon;
+
+impl Clock for Noon {
+    fn now(&self) -> OffsetDateTime {
+        NOW
+    }
+}
+
+/// Posts every message to one URL.
+struct Role {
+    url: Url,
+    limits: Limits,
+}
+
+#[async_trait]
+impl DeliveryRole for Role {
+    type Payload = OutboundMessage;
+    type Destination = ();
+
+    const QUEUE: Queue = Queue::Outbound;
+    const SHARED_SERVER: Option<&'static str> = None;
+    const LOG_NAME: &'static str = "delivery";
+    const BREAKER_LOG_NAME: &'static str = "channel";
+
+    fn channel_id(payload: &OutboundMessage) -> Option<&ChannelId> {
+        Some(&payload.channel_id)
+    }
+
+    fn session_id(payload: &OutboundMessage) -> &SessionId {
+        &payload.session_id
+    }
+
+    async fn destination(&self, _: &OutboundMessage) -> Result<(), NoAttempt> {
+        Ok(())
+    }
+
+    fn request<'a>(
+        &'a self,
+        message: &Message,
+        _: &OutboundMessage,
+        (): &'a (),
+    ) -> Result<Request<'a>, serde_json::Error> {
+        Ok(Request {
+            url: &self.url,
+            webhook_id: message.id.clone(),
+            body: message.body.clone(),
+            signer: None,
+            limits: self.limits,
+            timeout: None,
+            schedule: None,
+        })
+    }
+
+    fn entry(
+        message: &Message,
+        payload: &OutboundMessage,
+        at: OffsetDateTime,
+        event: Event,
+    ) -> Option<Entry> {
+        Some(Entry::of(payload, message.replay_count, at, event))
+    }
+}
+
+/// A server that answers every request with this status, and counts the requests.
+async fn server(status: u16) -> (Url, mpsc::UnboundedReceiver<()>) {
+    let (sender, requests) = mpsc::unbounded_channel();
+    let status = StatusCode::from_u16(status).unwrap();
+    let answer = move |State(sender): State<mpsc::UnboundedSender<()>>| async move {
+        let _ = sender.send(());
+        status
+    };
+    let app = Router::new().fallback(answer).with_state(sender);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, app).await });
+    (url.parse().unwrap(), requests)
+}
+
+fn pipeline(url: Url, limits: Limits, journal: Journal) -> Pipeline<Role> {
+    let settings = Settings {
+        concurrency: 8,
+        paused_snooze: Duration::from_secs(30),
+        breaker: BreakerConfig::default(),
+        webhook: &WebhookConfig::default(),
+        retry: &RetryConfig::default(),
+        then: Then::GiveUp,
+        default_schedule: &[Duration::from_secs(1)],
+    };
+    let egress_policy = EgressPolicy::Unrestricted(Roots::default());
+    Pipeline::new(
+        Role { url, limits },
+        &settings,
+        egress_policy,
+        journal,
+        Arc::new(Noon),
+    )
+    .unwrap()
+}
+
+/// A pipeline without limits, and the entries that it journals.
+fn observed(url: Url) -> (Pipeline<Role>, mpsc::UnboundedReceiver<Entry>) {
+    let (journal, entries) = Journal::observed();
+    (pipeline(url, Limits::NONE, journal), entries)
+}
+
+fn message(body: &'static str, attempts: u32) -> Message {
+    Message {
+        id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
+        attempts,
+        replay_count: 0,
+        accepted_at: NOW,
+        dead: None,
+        body: body.into(),
+    }
+}
+
+#[track_caller]
+fn reason(decision: Decision) -> DeadReason {
+    match decision {
+        Decision::DeadLetter(reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[rstest]
+#[case::delivered(200, 0, |decision: &_| matches!(decision, Decision::Done))]
+#[case::failed(500, 0, |decision: &_| matches!(decision, Decision::RetryAfter(_)))]
+#[case::failed_for_the_last_time(500, 1, |decision: &_| matches!(
+    decision,
+    Decision::DeadLetter(reason) if reason.kind == DeadKind::AttemptsExhausted
+))]
+#[case::refused(422, 0, |decision: &_| matches!(
+    decision,
+    Decision::DeadLetter(reason) if reason.kind == DeadKind::Refused
+))]
+#[tokio::test]
+async fn the_outcome_decides(
+    #[case] status: u16,
+    #[case] attempts: u32,
+    #[case] expected: fn(&Decision) -> bool,
+) {
+    let (url, _requests) = server(status).await;
+    let (pipeline, _entries) = observed(url);
+    let decision = pipeline.handle(&message(BODY, attempts)).await;
+    assert!(expected(&decision), "{decision:?}");
+}
+
+/// If the power fails while the journal has no confirm yet, the message is still in its queue.
+#[tokio::test]
+async fn a_decision_waits_for_the_journal_and_the_permit_does_not() {
+    let (url, mut requests) = server(200).await;
+    let (journal, _entries) = Journal::observed();
+    // A closed journal confirms nothing.
+    journal.close().await;
+    let limits = Limits {
+        max_in_flight: 1,
+        ..Limits::NONE
+    };
+    let pipeline = pipeline(url, limits, journal);
+    let (first, second) = (message(BODY, 0), message(BODY, 0));
+    let mut handling = pin!(pipeline.handle(&first));
+    let both_are_posted = async {
+        let mut posted = 0;
+        while posted < 2 {
+            tokio::select! {
+                biased;
+                decision = &mut handling => panic!("{decision:?} before the journal's confirm"),
+                Some(()) = requests.recv() => posted += 1,
+                // Snoozed while the first message has the only permit.
+                decision = pipeline.handle(&second) => {
+                    assert!(matches!(decision, Decision::Snooze(_)), "{decision:?}");
+                }
+            }
+        }
+    };
+    timeout(LIMIT, both_are_posted).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_attempt_is_journaled_before_it_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (pipeline, mut entries) = observed(url.parse().unwrap());
+    let sent = message(BODY, 0);
+    let entry = async {
+        // Accepts the connection and never answers.
+        let _connection = listener.accept().await.unwrap();
+        entries.recv().await.unwrap()
+    };
+    let entry = tokio::select! {
+        decision = pipeline.handle(&sent) => panic!("{decision:?} before the journal knew"),
+        entry = entry => entry,
+    };
+    assert!(matches!(entry.event, Event::Delivering { attempt: 1 }));
+}
+
+#[tokio::test]
+async fn a_paused_message_is_snoozed_without_an_attempt_and_journaled_once() {
+    let (url, mut requests) = server(200).await;
+    let (journal, mut entries) = Journal::observed();
+    let limits = Limits {
+        paused: true,
+        ..Limits::NONE
+    };
+    let pipeline = pipeline(url, limits, journal);
+    for _ in 0..2 {
+        let decision = pipeline.handle(&message(BODY, 3)).await;
+        assert!(matches!(decision, Decision::Snooze(_)), "{decision:?}");
+    }
+    let Ok(Event::Waiting { attempts, reason }) = entries.try_recv().map(|entry| entry.event)
+    else {
+        panic!("no entry of the wait")
+    };
+    assert_eq!((attempts, reason), (3, WaitReason::ChannelPaused));
+    assert!(entries.try_recv().is_err(), "one entry and no other");
+    assert!(requests.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_old_is_dead_without_an_attempt() {
+    let (url, mut requests) = server(200).await;
+    let (pipeline, mut entries) = observed(url);
+    let old = Message {
+        accepted_at: NOW - time::Duration::days(3),
+        ..message(BODY, 2)
+    };
+    assert_eq!(
+        reason(pipeline.handle(&old).await),
+        DeadReason::new(DeadKind::TooOld, "older than 3days after 2 attempts")
+    );
+    assert!(requests.try_recv().is_err());
+    assert!(entries.try_recv().is_err(), "no attempt, no entry");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_decode_is_dead_without_an_attempt() {
+    let (url, mut requests) = server(200).await;
+    let (pipeline, mut entries) = observed(url);
+    let decision = pipeline.handle(&message("{}", 0)).await;
+    assert_eq!(reason(decision).kind, DeadKind::Undecodable);
+    assert!(requests.try_recv().is_err());
+    assert!(entries.try_recv().is_err(), "no attempt, no entry");
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failed_attempt_and_in_the_journal() {
+    let (url, _requests) = server(200).await;
+    let (pipeline, mut entries) = observed(url);
+    let decision = pipeline.panicked(&message(BODY, 0)).await;
+    assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
+    let entry = entries.try_recv().expect("an entry by now");
+    let Event::Attempted(attempt) = entry.event else {
+        panic!("{entry:?}")
+    };
+    assert_eq!((attempt.attempt, attempt.status), (1, None));
+    assert!(attempt.error.is_some());
+}
