@@ -24,10 +24,10 @@ use super::{
     topology::{Address, Topology},
     wire::Outgoing,
 };
-use crate::{PublishError, Status};
+use crate::{PublishError, Queue, Status};
 
-/// Maximum number of unconfirmed publishes. More would gain no speed, and this bounds the memory if
-/// the broker stops confirming.
+/// Maximum number of unconfirmed publishes of new messages, of answers, and of everything else. More
+/// would gain no speed, and this bounds the memory if the broker stops confirming.
 const MAX_IN_FLIGHT: usize = 2048;
 
 pub(super) type PublishResult = Result<(), PublishError>;
@@ -67,7 +67,9 @@ pub(super) struct Publisher {
     pub(super) refusals: Refusals,
     pub(super) confirms: Confirms,
     jobs: mpsc::UnboundedSender<Job>,
-    permits: Arc<Semaphore>,
+    outbound: Arc<Semaphore>,
+    callbacks: Arc<Semaphore>,
+    others: Arc<Semaphore>,
 }
 
 impl Publisher {
@@ -76,6 +78,7 @@ impl Publisher {
         endpoint: &Endpoint,
         publish_timeout: Duration,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
+        let permits = || Arc::new(Semaphore::new(MAX_IN_FLIGHT));
         // Unbounded, yet it holds at most as many jobs as there are permits.
         let (sender, receiver) = mpsc::unbounded_channel();
         let publisher = Self {
@@ -83,7 +86,9 @@ impl Publisher {
             refusals: Refusals::default(),
             confirms: Confirms::new(publish_timeout),
             jobs: sender,
-            permits: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            outbound: permits(),
+            callbacks: permits(),
+            others: permits(),
         };
         (Arc::new(publisher), receiver)
     }
@@ -94,10 +99,12 @@ impl Publisher {
         let mut sent = false;
         let publishing = async {
             // The semaphore is never closed.
-            let permit = Arc::clone(&self.permits)
-                .acquire_owned()
-                .await
-                .map_err(closed)?;
+            let permits = match outgoing.to.queue() {
+                Queue::Outbound if outgoing.to.is_new() => &self.outbound,
+                Queue::Callbacks if outgoing.to.is_new() => &self.callbacks,
+                _ => &self.others,
+            };
+            let permit = Arc::clone(permits).acquire_owned().await.map_err(closed)?;
             let (reply, answer) = oneshot::channel();
             sent = true;
             self.jobs
@@ -195,4 +202,59 @@ impl Publishers {
 
 fn closed<E>(_: E) -> PublishError {
     PublishError::Unavailable("it was closed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use futures::future::join_all;
+    use time::OffsetDateTime;
+    use tokio::{select, time::timeout};
+
+    use super::*;
+    use crate::{Config, Message, Route};
+
+    #[tokio::test]
+    async fn answers_without_a_confirm_leave_places_for_messages() {
+        let config = Config {
+            url: "amqp://127.0.0.1".to_owned(),
+            ..Config::default()
+        };
+        let topology = Topology::new(&config);
+        let (publisher, mut jobs) =
+            Publisher::new(&Endpoint::of(&config).unwrap(), Duration::from_mins(1));
+        publisher.status.connected("a node that confirms nothing");
+        let publish = |route: Route<'_>| {
+            let message = Message {
+                id: "id".to_owned(),
+                attempts: 0,
+                replay_count: 0,
+                accepted_at: OffsetDateTime::UNIX_EPOCH,
+                dead: None,
+                body: "{}".into(),
+            };
+            let outgoing = Outgoing::new(topology.address(route), message, None).unwrap();
+            publisher.publish(outgoing, Duration::from_mins(1))
+        };
+        let answers = join_all((0..=MAX_IN_FLIGHT).map(|_| publish(Route::Callbacks)));
+        let channel = "echo".parse().unwrap();
+        let one_more = async {
+            publish(Route::Outbound(&channel)).await.ok();
+            pending::<()>().await;
+        };
+        let mut sent = Vec::new();
+        let all_sent = async {
+            while sent.len() <= MAX_IN_FLIGHT {
+                sent.extend(jobs.recv().await);
+            }
+        };
+        select! {
+            _ = answers => panic!("nothing is confirmed"),
+            () = one_more => {}
+            sent = timeout(Duration::from_secs(10), all_sent) => sent.expect("a place for the message"),
+        }
+        let is_message = |job: &&Job| job.outgoing.to.queue() == Queue::Outbound;
+        assert_eq!(sent.iter().filter(is_message).count(), 1);
+    }
 }
