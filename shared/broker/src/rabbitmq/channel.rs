@@ -11,9 +11,9 @@ use lapin::Channel;
 
 use super::link::{LinkError, limited};
 
-/// The limit on the answer to a close. The broker answers after all earlier calls. It gives up a
-/// call on a queue without a leader within this time.
-const CLOSE_LIMIT: Duration = Duration::from_mins(1);
+/// The limit on the answer to a close. The broker answers after all earlier calls, and gives up a
+/// call on a queue without a leader only after a minute. A new channel may reach the queue sooner.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// AMQP's reply code for a normal close.
 pub(super) const REPLY_SUCCESS: u16 = 200;

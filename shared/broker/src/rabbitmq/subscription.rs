@@ -97,8 +97,8 @@ pub(super) struct Subscription {
 
 impl Subscription {
     /// Opens a channel and consumes the queue, after declaring it if it is `missing`. After a
-    /// failure the channel is closed before this returns. The broker therefore cannot still carry
-    /// out a call that is repeated.
+    /// failure the channel is closed, or its close is sent, before this returns. A consumer that the
+    /// broker adds later ends with that close.
     pub(super) async fn open(
         engine: &Arc<Engine>,
         link: Arc<Link>,
