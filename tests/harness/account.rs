@@ -13,7 +13,7 @@ use std::{
 
 use futures::future::join_all;
 use hyper::StatusCode;
-use roundtrip_model::{Entry, State};
+use roundtrip_model::State;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -60,6 +60,38 @@ struct Timeline {
     timeline: Vec<Entry>,
 }
 
+#[derive(Debug, Deserialize)]
+struct Entry {
+    r#type: String,
+    next: Option<Next>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Next {
+    r#type: String,
+}
+
+impl Timeline {
+    /// Whether the entries lead to the state, which is a final one.
+    fn agrees(&self) -> bool {
+        let has = |event: &str, next: Option<&str>| {
+            self.timeline.iter().any(|entry| {
+                let found = entry.next.as_ref().map(|next| next.r#type.as_str());
+                entry.r#type == event && found == next
+            })
+        };
+        let is_delivered = has("attempted", Some("done"));
+        match self.state {
+            State::Forwarded => has("forward_attempted", Some("done")),
+            State::Delivered => is_delivered && !has("answered", None),
+            State::Dead => {
+                !is_delivered && (has("dead", None) || has("attempted", Some("dead_letter")))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Reads each message until it has ended or the deadline passes.
 pub async fn settle(
     ingress: &Peer,
@@ -97,12 +129,11 @@ async fn ask(
     loop {
         let asked = look(ingress, connection, &message.id);
         // A connection that the deadline interrupted, or that broke, is not used again.
-        if let Ok(Ok(Some(Timeline { state, timeline }))) = timeout_at(deadline, asked).await {
+        if let Ok(Ok(Some(timeline))) = timeout_at(deadline, asked).await {
             // MongoDB has the state and the entries in two collections, so a read can see one
             // before the other.
-            let follows = State::of(&timeline) == Some(state);
-            if follows && end.is_final(state) {
-                return Some(state);
+            if timeline.agrees() && end.is_final(timeline.state) {
+                return Some(timeline.state);
             }
         }
         if Instant::now() >= deadline {

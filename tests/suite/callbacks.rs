@@ -79,8 +79,13 @@ fn forgeries() -> anyhow::Result<Vec<(String, &'static str)>> {
     ])
 }
 
+/// The problem of a refused answer, without the id of its request.
 async fn refused(gateway: &TestGateway, path: &str, body: &str) -> anyhow::Result<String> {
-    Ok(gateway.post(path, body).await?.expect(401)?.text)
+    let mut problem = gateway.post(path, body).await?.expect(401)?.json();
+    problem
+        .as_object_mut()
+        .and_then(|it| it.remove("request_id"));
+    Ok(problem.to_string())
 }
 
 /// The refusals that the gateway's log counts.
