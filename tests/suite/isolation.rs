@@ -31,7 +31,7 @@ on_both_setups! {
 }
 
 /// Logs each snooze, which is off by default.
-const TELLING: &str = "info,roundtrip_dispatcher=debug";
+const TELLING: &str = "info,roundtrip_delivery=debug";
 
 fn plan(setup: Setup) -> anyhow::Result<Plan> {
     let plan = Plan::new(setup)?

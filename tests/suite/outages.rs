@@ -101,7 +101,7 @@ async fn while_the_store_is_unavailable_messages_wait_without_counting_attempts(
         .env("STORE_URL", url)
         .env("ROUNDTRIP__STORE__TIMEOUT", "500ms")
         .env("ROUNDTRIP__DISPATCHER__PARK", "200ms")
-        .env("ROUNDTRIP__LOG__LEVEL", "info,roundtrip_dispatcher=debug")
+        .env("ROUNDTRIP__LOG__LEVEL", "info,roundtrip_delivery=debug")
         // The second failed attempt would be the last.
         .schedule("100ms")
         .start()
