@@ -122,7 +122,7 @@ async fn while_the_store_is_unavailable_messages_wait_without_counting_attempts(
     let log = gateway.log("dispatcher-0")?;
     let said = log
         .lines()
-        .filter(|line| line.contains("delivery.snoozed "));
+        .filter(|line| line.contains(" INFO ") && line.contains("delivery.snoozed "));
     assert!(log.contains("reason=\"store_unavailable\""), "{log}");
     assert!(said.count() <= 1, "{log}");
 
