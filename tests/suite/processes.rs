@@ -280,11 +280,7 @@ async fn everything_that_production_lacks_is_reported_at_once() -> anyhow::Resul
     "mongodb://127.0.0.1:1/?tls=true&tlsCAFile=/nowhere/ca.pem",
     "store.url names a tlsCAFile that cannot be read"
 )]
-#[case::one_underscore(
-    "ROUNDTRIP_EGRESS__DENY",
-    "192.0.2.1",
-    "written ROUNDTRIP__EGRESS__DENY"
-)]
+#[case::one_underscore("ROUNDTRIP_EGRESS__DENY", "192.0.2.1", "write ROUNDTRIP__EGRESS__DENY")]
 #[case::other_stage(
     "ROUNDTRIP__ENVIRONMENT",
     "produktion",
