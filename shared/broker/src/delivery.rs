@@ -1,4 +1,4 @@
-//! A received message that is settled exactly once: the methods that settle it consume it.
+//! A received message that is settled at most once: the methods that settle it consume it.
 
 use std::{fmt, time::Duration};
 
