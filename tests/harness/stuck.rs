@@ -38,6 +38,8 @@ const METHOD: u8 = 1;
 pub struct Method(pub u16, pub u16);
 
 impl Method {
+    /// No method has these numbers.
+    const NONE: Self = Self(0, 0);
     /// `connection.open-ok`
     const OPEN_OK: Self = Self(10, 41);
     /// `queue.declare-ok`
@@ -94,6 +96,11 @@ impl StuckProxy {
     /// Delays every reply of this kind from now on, until [`StuckProxy::release`].
     pub fn hold_back(&self, method: Method) {
         self.held_back.send_replace(Some(method));
+    }
+
+    /// Delays nothing from now on except on the channels that are held back already.
+    pub fn hold_back_no_more(&self) {
+        self.held_back.send_replace(Some(Method::NONE));
     }
 
     /// Forwards all delayed frames, and all later ones.

@@ -237,9 +237,16 @@ async fn a_missing_permission_affects_only_its_queue() -> anyhow::Result<()> {
     place.leave(broker).await
 }
 
+/// A place whose callers wait as long as by default.
+async fn place_with_default_timeout() -> anyhow::Result<Place> {
+    let mut place = Place::make().await?;
+    place.config.publish_timeout = Config::default().publish_timeout;
+    Ok(place)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_without_confirms_is_not_ready() -> anyhow::Result<()> {
-    let place = Place::make().await?;
+    let place = place_with_default_timeout().await?;
     let (proxy, broker) = open_by(&place).await?;
     until_published(&broker).await?;
     proxy.hold_back(Method::ACK);
@@ -257,7 +264,55 @@ async fn a_broker_without_confirms_is_not_ready() -> anyhow::Result<()> {
         (broker.status() == Status::Ready).then_some(())
     })
     .await?;
-    publish(&broker).await?;
+    until_published(&broker).await?;
+    ensure!(proxy.connections() == 2, "{}", proxy.connections());
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_while_confirms_are_missing_is_not_stored() -> anyhow::Result<()> {
+    const REFUSED: usize = 20;
+    let place = place_with_default_timeout().await?;
+    let (proxy, broker) = open_by(&place).await?;
+    until_published(&broker).await?;
+    let before = broker.ready(Queue::Outbound).await?;
+    proxy.hold_back(Method::ACK);
+    let unconfirmed = publish(&broker).await;
+    ensure!(
+        matches!(unconfirmed, Err(PublishError::Unconfirmed)),
+        "{unconfirmed:?}"
+    );
+    until("not ready", async || {
+        matches!(broker.status(), Status::Blocked(_)).then_some(())
+    })
+    .await?;
+    for answer in join_all((0..REFUSED).map(|_| publish(&broker))).await {
+        ensure!(
+            matches!(answer, Err(PublishError::Refused(_))),
+            "{answer:?}"
+        );
+    }
+    proxy.release();
+    until_published(&broker).await?;
+    let after = broker.ready(Queue::Outbound).await?;
+    ensure!(after == before + 2, "{before} {after}");
+    place.leave(broker).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_without_confirms_is_left_and_its_connection_is_kept() -> anyhow::Result<()> {
+    let place = place_with_default_timeout().await?;
+    let (proxy, broker) = open_by(&place).await?;
+    until_published(&broker).await?;
+    proxy.hold_back(Method::ACK);
+    let unconfirmed = publish(&broker).await;
+    ensure!(
+        matches!(unconfirmed, Err(PublishError::Unconfirmed)),
+        "{unconfirmed:?}"
+    );
+    proxy.hold_back_no_more();
+    until_published(&broker).await?;
+    ensure!(broker.status() == Status::Ready, "{:?}", broker.status());
     ensure!(proxy.connections() == 2, "{}", proxy.connections());
     place.leave(broker).await
 }

@@ -1,8 +1,9 @@
 //! Whether RabbitMQ confirms the API's publishes.
 //!
-//! Invariant: a queue is stuck if a publish waits and no publish to it was answered for longer than
-//! a caller waits. Callers then get an error with an unknown outcome, so the process is not ready
-//! even though its connection is up.
+//! Invariant: a queue is stuck if no publish to it was confirmed for longer than a caller waits,
+//! although one is waiting. Callers would then get an error with an unknown outcome, so the process
+//! is not ready even though its connection is up, and further publishes are refused. A stuck queue
+//! stays stuck when its channel is left, until a publish on the next channel is confirmed.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,12 +12,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::Queue;
+use crate::{PublishError, Queue};
 
 /// The publishes that wait for their confirm.
 #[derive(Debug)]
 pub(super) struct Confirms {
-    limit: Duration,
     outbound: Arc<Waiting>,
     callbacks: Arc<Waiting>,
     /// Publishes without a caller of the API; readiness ignores them.
@@ -24,36 +24,63 @@ pub(super) struct Confirms {
 }
 
 /// The publishes to one queue, over all of its shards.
-#[derive(Debug, Default)]
-struct Waiting(Mutex<Progress>);
+#[derive(Debug)]
+struct Waiting {
+    limit: Duration,
+    progress: Mutex<Progress>,
+}
 
 #[derive(Debug, Default)]
 struct Progress {
     waiting: usize,
-    /// When a publish was last answered, or the first waiting one was sent.
+    /// When a publish was last confirmed, or the first waiting one was sent.
     since: Option<Instant>,
 }
 
 impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(limit: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            progress: Mutex::default(),
+        })
     }
 
-    fn stuck_for(&self) -> Duration {
-        let since = self.lock().since;
-        since.map_or(Duration::ZERO, |since| since.elapsed())
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For how long it is stuck, and how many publishes wait.
+    fn stuck(&self) -> Option<(Duration, usize)> {
+        let progress = self.lock();
+        let silent = progress.since?.elapsed();
+        (silent > self.limit).then_some((silent, progress.waiting))
     }
 }
 
-/// A waiting publish. It is dropped with its confirm or its channel.
+/// A waiting publish.
 #[derive(Debug)]
-pub(super) struct Unconfirmed(Arc<Waiting>);
+pub(super) struct Unconfirmed {
+    queue: Arc<Waiting>,
+    is_confirmed: bool,
+}
+
+impl Unconfirmed {
+    /// The broker confirmed or returned it.
+    pub(super) fn confirmed(mut self) {
+        self.is_confirmed = true;
+    }
+}
 
 impl Drop for Unconfirmed {
     fn drop(&mut self) {
-        let mut progress = self.0.lock();
+        let is_stuck = self.queue.stuck().is_some();
+        let mut progress = self.queue.lock();
         progress.waiting -= 1;
-        progress.since = (progress.waiting > 0).then(Instant::now);
+        if self.is_confirmed {
+            progress.since = (progress.waiting > 0).then(Instant::now);
+        } else if progress.waiting == 0 && !is_stuck {
+            progress.since = None;
+        }
     }
 }
 
@@ -61,11 +88,15 @@ impl Confirms {
     /// `limit`: how long a caller waits.
     pub(super) fn new(limit: Duration) -> Self {
         Self {
-            limit,
-            outbound: Arc::default(),
-            callbacks: Arc::default(),
-            others: Arc::default(),
+            outbound: Waiting::new(limit),
+            callbacks: Waiting::new(limit),
+            others: Waiting::new(limit),
         }
+    }
+
+    /// How long a caller waits.
+    pub(super) fn limit(&self) -> Duration {
+        self.others.limit
     }
 
     fn waiting(&self, queue: Queue, new: bool) -> &Arc<Waiting> {
@@ -78,7 +109,19 @@ impl Confirms {
 
     /// Whether publishes of this kind are stuck.
     pub(super) fn is_stuck(&self, queue: Queue, new: bool) -> bool {
-        self.waiting(queue, new).stuck_for() > self.limit
+        self.waiting(queue, new).stuck().is_some()
+    }
+
+    /// Refuses a new message or answer for a stuck queue while another publish to it waits. That one
+    /// shows when the queue works again; more of them would be duplicated by their callers.
+    pub(super) fn check(&self, queue: Queue, new: bool) -> Result<(), PublishError> {
+        let waiting = self.waiting(queue, new);
+        match waiting.stuck() {
+            Some((silent, 1..)) if !Arc::ptr_eq(waiting, &self.others) => {
+                Err(PublishError::Refused(without_confirms(queue, silent)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Records a publish; `new` if a caller of the API waits for it.
@@ -87,35 +130,47 @@ impl Confirms {
         let mut progress = waiting.lock();
         progress.waiting += 1;
         progress.since.get_or_insert_with(Instant::now);
-        Unconfirmed(Arc::clone(waiting))
+        drop(progress);
+        Unconfirmed {
+            queue: Arc::clone(waiting),
+            is_confirmed: false,
+        }
     }
 
-    /// The API's queue that is stuck, and for how long.
-    pub(super) fn stuck(&self) -> Option<(Queue, Duration)> {
-        [
+    /// Why a new message or answer would not be accepted.
+    pub(super) fn problem(&self) -> Option<String> {
+        let queues = [
             (Queue::Outbound, &self.outbound),
             (Queue::Callbacks, &self.callbacks),
-        ]
-        .into_iter()
-        .map(|(queue, waiting)| (queue, waiting.stuck_for()))
-        .find(|(_, stuck_for)| *stuck_for > self.limit)
+        ];
+        queues.into_iter().find_map(|(queue, waiting)| {
+            let (silent, _) = waiting.stuck()?;
+            Some(without_confirms(queue, silent))
+        })
     }
 
     /// The longest time that any queue is stuck.
     pub(super) fn longest(&self) -> Duration {
         let all = [&self.outbound, &self.callbacks, &self.others];
-        let longest = all.into_iter().map(|waiting| waiting.stuck_for()).max();
-        longest.unwrap_or_default()
+        let stuck = all.into_iter().filter_map(|waiting| waiting.stuck());
+        stuck.map(|(silent, _)| silent).max().unwrap_or_default()
     }
 
-    /// Restarts the count after the broker had blocked the connection.
+    /// Restarts the count, for a new connection and after the broker had blocked this one.
     pub(super) fn restart(&self) {
         for waiting in [&self.outbound, &self.callbacks, &self.others] {
-            if let Some(since) = &mut waiting.lock().since {
-                *since = Instant::now();
-            }
+            let mut progress = waiting.lock();
+            progress.since = (progress.waiting > 0).then(Instant::now);
         }
     }
+}
+
+fn without_confirms(queue: Queue, silent: Duration) -> String {
+    format!(
+        "it has confirmed no publish to {} for {} s",
+        queue.name(),
+        silent.as_secs()
+    )
 }
 
 #[cfg(test)]
@@ -131,11 +186,36 @@ mod tests {
         let confirms = Confirms::new(LIMIT);
         let first = confirms.sent(Queue::Outbound, true);
         advance(LIMIT).await;
-        assert_eq!(confirms.stuck(), None);
+        assert_eq!(confirms.problem(), None);
         advance(LIMIT).await;
-        assert_eq!(confirms.stuck(), Some((Queue::Outbound, LIMIT * 2)));
-        drop(first);
-        assert_eq!(confirms.stuck(), None);
+        assert!(confirms.problem().is_some());
+        first.confirmed();
+        assert_eq!(confirms.problem(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stuck_queue_takes_one_publish_after_its_channel_is_left() {
+        let confirms = Confirms::new(LIMIT);
+        let takes_one = || confirms.check(Queue::Outbound, true).is_ok();
+        let lost = confirms.sent(Queue::Outbound, true);
+        advance(LIMIT * 2).await;
+        assert!(!takes_one());
+        drop(lost);
+        assert!(confirms.problem().is_some());
+        assert!(takes_one());
+        let next = confirms.sent(Queue::Outbound, true);
+        assert!(!takes_one());
+        next.confirmed();
+        assert!(takes_one());
+        assert_eq!(confirms.problem(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_early_loss_of_a_channel_makes_no_queue_stuck() {
+        let confirms = Confirms::new(LIMIT);
+        drop(confirms.sent(Queue::Outbound, true));
+        advance(LIMIT * 9).await;
+        assert_eq!(confirms.problem(), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -144,16 +224,16 @@ mod tests {
         let _lost = confirms.sent(Queue::Outbound, true);
         for _ in 0..5 {
             advance(LIMIT).await;
-            drop(confirms.sent(Queue::Outbound, true));
-            assert_eq!(confirms.stuck(), None);
+            confirms.sent(Queue::Outbound, true).confirmed();
+            assert_eq!(confirms.problem(), None);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_quiet_queue_is_not_stuck() {
         let confirms = Confirms::new(LIMIT);
-        drop(confirms.sent(Queue::Callbacks, true));
+        confirms.sent(Queue::Callbacks, true).confirmed();
         advance(LIMIT * 9).await;
-        assert_eq!(confirms.stuck(), None);
+        assert_eq!(confirms.problem(), None);
     }
 }

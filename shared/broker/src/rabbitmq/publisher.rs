@@ -95,7 +95,7 @@ impl Publisher {
 
     /// Publishes, and waits at most `limit` for the confirm.
     pub(super) async fn publish(&self, outgoing: Outgoing, limit: Duration) -> PublishResult {
-        self.status.check()?;
+        self.admits(outgoing.to)?;
         let mut sent = false;
         let publishing = async {
             // The semaphore is never closed.
@@ -132,6 +132,12 @@ impl Publisher {
         self.refusals.check(topology.exchange(to), topology.key(to))
     }
 
+    /// Whether a publish to this address may be sent now.
+    fn admits(&self, to: Address) -> PublishResult {
+        self.status.check()?;
+        self.confirms.check(to.queue(), to.is_new())
+    }
+
     /// Whether it is connected, and publishes to this address are confirmed.
     fn works(&self, to: Address) -> bool {
         self.status.check().is_ok() && !self.confirms.is_stuck(to.queue(), to.is_new())
@@ -146,14 +152,9 @@ impl Publisher {
         if let Some(reason) = self.refusals.of_new_messages(topology) {
             return Status::Blocked(reason);
         }
-        match self.confirms.stuck() {
-            Some((queue, since)) => Status::Blocked(format!(
-                "it has confirmed no publish to {} for {} s",
-                queue.name(),
-                since.as_secs()
-            )),
-            None => Status::Ready,
-        }
+        self.confirms
+            .problem()
+            .map_or(Status::Ready, Status::Blocked)
     }
 }
 
@@ -180,8 +181,10 @@ impl Publishers {
             .each
             .split_at(self.turn.fetch_add(1, Ordering::Relaxed) % self.each.len());
         let in_turn = || second.iter().chain(first);
-        let works = in_turn().find(|publisher| publisher.works(outgoing.to));
-        match works.or_else(|| in_turn().next()) {
+        let to = outgoing.to;
+        let works = in_turn().find(|publisher| publisher.works(to));
+        let admits = || in_turn().find(|publisher| publisher.admits(to).is_ok());
+        match works.or_else(admits).or_else(|| in_turn().next()) {
             Some(publisher) => publisher.publish(outgoing, limit).await,
             None => Err(closed(())),
         }

@@ -110,6 +110,7 @@ impl Pump {
             Ok(Err(reason)) => return reason,
             Err(_) => Some(declaring),
         };
+        self.publisher.confirms.restart();
         self.publisher.status.connected(&link.node());
         drop(self.first_attempt.take());
         let missing = Notify::new();

@@ -26,6 +26,11 @@ use super::{
 };
 use crate::PublishError;
 
+/// How long a channel may leave its publishes without a confirm, and at least twice as long as a
+/// caller waits. RabbitMQ (3.10) holds a channel's first publish for 65 s if the queue's leader
+/// hangs, even after it is back. A new channel finds the next leader.
+const CONFIRM_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How many jobs are taken from the callers at a time.
 const TAKE_AT_ONCE: usize = 64;
 
@@ -65,8 +70,11 @@ impl QueueChannel<'_> {
                 tracing::warn!(
                     error = %reason,
                     remedy = Refusal::from(&reason).advice(),
-                    "RabbitMQ closed a channel that publishes; opening another"
+                    "a channel that publishes was closed; opening another"
                 );
+            }
+            if let LinkError::TooSlow { .. } = reason {
+                continue;
             }
             // The exchange may have been deleted.
             self.missing.notify_one();
@@ -102,6 +110,8 @@ impl QueueChannel<'_> {
         let mut large_in_flight = FuturesUnordered::new();
         let mut taken = Vec::with_capacity(TAKE_AT_ONCE);
         let mut returned = Returned::default();
+        let patience = CONFIRM_PATIENCE.max(publisher.confirms.limit() * 2);
+        let mut last_confirm = Instant::now();
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -111,6 +121,7 @@ impl QueueChannel<'_> {
                     // Collect everything that lapin has completed before answering any caller:
                     // lapin may attach a returned message to an earlier confirm than its own.
                     let mut completed = vec![first];
+                    last_confirm = Instant::now();
                     while let Some(Some(next)) = in_flight.next().now_or_never() {
                         completed.push(next);
                     }
@@ -122,6 +133,9 @@ impl QueueChannel<'_> {
                 }
                 Some(true) = large_in_flight.next() => came_back(missing),
                 _ = jobs.recv_many(&mut taken, TAKE_AT_ONCE) => {
+                    if in_flight.is_empty() {
+                        last_confirm = Instant::now();
+                    }
                     for job in taken.drain(..) {
                         // Since then the caller may have given up, or the broker may have blocked.
                         if job.is_given_up() {
@@ -136,9 +150,20 @@ impl QueueChannel<'_> {
                         }
                     }
                 }
-                _ = look.tick() => if !channel.status().connected() {
-                    return End::of(link, LinkError::Ended);
-                },
+                _ = look.tick() => {
+                    if !channel.status().connected() {
+                        return End::of(link, LinkError::Ended);
+                    }
+                    if in_flight.is_empty() || publisher.status.check().is_err() {
+                        last_confirm = Instant::now();
+                    } else if last_confirm.elapsed() > patience {
+                        let late = LinkError::TooSlow {
+                            what: "a confirm",
+                            limit: patience,
+                        };
+                        return End::of(link, late);
+                    }
+                }
             }
         }
     }
@@ -179,14 +204,16 @@ pub(super) async fn publish(
         properties,
         body,
     } = outgoing;
-    let _unconfirmed = publisher.confirms.sent(to.queue(), to.is_new());
+    let unconfirmed = publisher.confirms.sent(to.queue(), to.is_new());
     let (exchange, key) = (topology.exchange(*to).clone(), topology.key(*to).clone());
     let mandatory = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
     };
     let sent = channel.basic_publish(exchange, key, mandatory, body, properties.clone());
-    sent.await?.await
+    let confirmation = sent.await?.await?;
+    unconfirmed.confirmed();
+    Ok(confirmation)
 }
 
 async fn send(
