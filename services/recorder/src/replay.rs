@@ -208,7 +208,7 @@ impl Replayer {
                 return Ok(None);
             }
             self.readdress(&mut items).await?;
-            let Some(put_back) = self.put_back(&replay, &items).await? else {
+            let Some(put_back) = self.put_back(&replay, &mut items).await? else {
                 return Ok(None);
             };
             replay.progress.replayed += put_back.replayed;
@@ -289,11 +289,12 @@ impl Replayer {
         Ok(())
     }
 
-    /// Publishes a page, as far as the broker accepts it. `None` if the lease was lost meanwhile.
+    /// Publishes a page, as far as the broker accepts it, and skips what is too large for it. `None`
+    /// if the lease was lost meanwhile.
     async fn put_back(
         &self,
         replay: &LeasedReplay,
-        items: &[Item],
+        items: &mut [Item],
     ) -> Result<Option<PutBack>, StoreError> {
         let replay_id = replay.replay_id;
         let patience_ends = Instant::now() + BROKER_PATIENCE;
@@ -306,6 +307,13 @@ impl Replayer {
             for (index, published) in join_all(published).await {
                 match published {
                     Ok(()) => confirmed[index] = true,
+                    // The broker would refuse it each time.
+                    Err(error @ PublishError::TooLarge) => {
+                        let cursor = &items[index].cursor;
+                        tracing::warn!(%replay_id, cursor, %error, "replay.skipped");
+                        items[index].message = None;
+                        confirmed[index] = true;
+                    }
                     Err(error) => refused = Some(error),
                 }
             }
@@ -361,3 +369,6 @@ fn took(count: u64, rate_per_second: Option<u32>) -> Duration {
         Duration::from_secs_f64(f64::from(count) / f64::from(rate.max(1)))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,7 +153,8 @@ pub struct Replay {
 pub struct Progress {
     /// How many were put back into their queue.
     pub replayed: u64,
-    /// How many were skipped: they are still being delivered, or their content is unknown.
+    /// How many were skipped: they are still being delivered, their content is unknown, or the
+    /// broker does not accept their size.
     pub skipped: u64,
     /// The last one that was processed.
     pub cursor: Option<String>,
