@@ -210,7 +210,12 @@ pub(crate) fn path(channel: &str, session: &str) -> anyhow::Result<String> {
         channel_id: channel.parse()?,
         replay_count: 0,
     };
-    let token = keys.sign(&claims, &session.parse()?, SystemClock.now() + TIME_TO_LIVE);
+    let token = keys.sign(
+        &claims,
+        &session.parse()?,
+        None,
+        SystemClock.now() + TIME_TO_LIVE,
+    );
     Ok(format!("/webhook-response?token={token}"))
 }
 

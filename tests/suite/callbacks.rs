@@ -45,7 +45,7 @@ fn token(secret: &str, since: time::Duration) -> anyhow::Result<String> {
         replay_count: 0,
     };
     let ends_at = SystemClock.now() + since + HOUR;
-    Ok(keys.sign(&claims, &"abc123".parse()?, ends_at))
+    Ok(keys.sign(&claims, &"abc123".parse()?, None, ends_at))
 }
 
 fn with(token: &str) -> String {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 on_both_setups! {
     waiting_messages_do_not_go_to_the_next_channel_of_the_id,
     a_message_of_an_earlier_version_is_delivered,
+    the_next_channel_of_an_id_does_not_take_the_earlier_ones_answers,
 }
 
 /// From an earlier version, without the `uid` of its channel.
@@ -89,4 +90,44 @@ async fn a_message_of_an_earlier_version_is_delivered(setup: Setup) -> anyhow::R
     let taken = channel.taken_at_least(1).await?;
     assert_eq!(taken[0].webhook_id(), message);
     gateway.finish(&[&channel]).await
+}
+
+async fn the_next_channel_of_an_id_does_not_take_the_earlier_ones_answers(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let earlier = ScriptedServer::start(|_| Reply::ok()).await?;
+    let later = ScriptedServer::start(|_| Reply::ok()).await?;
+    let gateway = Plan::new(setup)?
+        .env("ROUNDTRIP__CALLBACK_AUTH", "signed")
+        .start()
+        .await?;
+    let delivered_to = async |channel: &ScriptedServer| {
+        gateway.register("c", &channel.url()).await?;
+        // A dispatcher may still have the earlier channel in its cache.
+        wait::until("a delivery", async || {
+            gateway.send("c", "abc123").await.ok()?;
+            channel
+                .taken()
+                .first()
+                .map(|taken| taken.field("response_url"))
+        })
+        .await
+    };
+    let answer = async |response_url: &str| {
+        let url = url::Url::parse(response_url)?;
+        let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
+        let answer = gateway.post(&path, r#"{"session_id":"abc123","response_data":"hi"}"#);
+        anyhow::Ok(answer.await?.status)
+    };
+    let of_the_earlier = delivered_to(&earlier).await?;
+    gateway
+        .request(Method::DELETE, "/channel/c", &[], "")
+        .await?
+        .expect(204)?;
+    let of_the_later = delivered_to(&later).await?;
+    assert_eq!(answer(&of_the_earlier).await?, 401);
+    assert_eq!(answer(&of_the_later).await?, 202);
+    gateway
+        .finish_unaccounted("an answer to an earlier channel is refused")
+        .await
 }

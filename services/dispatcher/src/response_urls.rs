@@ -48,7 +48,8 @@ impl ResponseUrls {
                     replay_count,
                 };
                 let until = accepted_at + self.time_to_live;
-                let token = self.keys.sign(&claims, &message.session_id, until);
+                let uid = message.channel_uid.as_ref();
+                let token = self.keys.sign(&claims, &message.session_id, uid, until);
                 url.query_pairs_mut().append_pair(QUERY, &token);
                 Cow::Owned(url.into())
             }

@@ -52,13 +52,10 @@ pub(crate) async fn receive(
 ) -> Result<impl IntoResponse, Problem> {
     let proven = ingress.proven(query.as_deref())?;
     let channel = proven.as_ref().map(Proven::channel_id);
-    match channel {
-        Some(channel) => {
-            if !ingress
-                .answer_limits
-                .is_there(channel, &ingress.known)
-                .await
-            {
+    match &proven {
+        Some(proven) => {
+            let limits = &ingress.answer_limits;
+            if !limits.has_channel(proven, &ingress.known).await {
                 return Err(ingress.worthless(Refusal::UnknownChannel));
             }
         }

@@ -166,6 +166,14 @@ made_id! {
 #[serde(transparent)]
 pub struct ChannelUid(String);
 
+impl ChannelUid {
+    /// The uid's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl From<String> for ChannelUid {
     fn from(text: String) -> Self {
         Self(text)

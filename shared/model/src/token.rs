@@ -2,9 +2,10 @@
 //! delivery, and names the message without a database read.
 //!
 //! The form is `v2.{key}.{what}.{mac}`, in base64url without padding. `key` names the secret that
-//! made it. `what` holds the message, the replay count, the expiry, a tag of the session, and the
-//! channel. `mac` is HMAC-SHA256 over `what`. The session's tag is keyed too: it can be compared
-//! but not read.
+//! made it. `what` holds the message, the replay count, the expiry, a tag of the session, the
+//! channel's id, and after a NUL a tag of the channel's uid. Tokens of earlier versions lack that
+//! tag and serve every channel with the id. `mac` is HMAC-SHA256 over `what`. The tags are keyed
+//! too: they can be compared but not read.
 //!
 //! Invariant: a token is valid only with a MAC by one of these secrets, before its expiry, and for
 //! an answer in its own session. The check costs one MAC. Only the session check needs the answer.
@@ -16,7 +17,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use crate::ids::{CallbackId, ChannelId, MessageId, SessionId};
+use crate::ids::{CallbackId, ChannelId, ChannelUid, MessageId, SessionId};
 
 /// The query parameter that carries it.
 pub const QUERY: &str = "token";
@@ -33,16 +34,19 @@ const MAX_TOKEN_BYTES: usize = 400;
 /// Separates this use of the secret from every other.
 const TOKEN: &[u8] = b"roundtrip response token v2\0";
 const SESSION: &[u8] = b"roundtrip response token v2, session\0";
+const CHANNEL: &[u8] = b"roundtrip response token v2, channel\0";
 const CALLBACK: &[u8] = b"roundtrip response token v2, callback\0";
 const NAME: &[u8] = b"roundtrip response token v2, name\0";
 
 /// How much of its digest names a secret, in bytes and in characters.
 const NAME_BYTES: usize = 6;
 pub(crate) const NAME_CHARACTERS: usize = 8;
-/// How many bytes of a MAC are used as a session's tag or a callback's id.
+/// How many bytes of a MAC are used as a tag or a callback's id.
 const TAG_BYTES: usize = 16;
 /// The message, the replay count, the expiry and the session's tag. The channel follows.
 const FIXED_BYTES: usize = 16 + 4 + 8 + TAG_BYTES;
+/// Ends the channel's id, which cannot contain it.
+const ID_END: u8 = 0;
 
 /// The contents of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +66,13 @@ pub struct Delivered {
     pub message_id: MessageId,
     /// How many times the message had been replayed.
     pub replay_count: u32,
+}
+
+/// The channel that a token was issued to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IssuedTo {
+    channel_id: ChannelId,
+    tag: Option<[u8; TAG_BYTES]>,
 }
 
 impl Claims {
@@ -102,7 +113,7 @@ pub enum Refusal {
     Expired,
     /// It came with an answer in another session.
     OtherSession,
-    /// Its channel was deleted.
+    /// Its channel was deleted, even if another one has its id now.
     UnknownChannel,
 }
 
@@ -120,6 +131,7 @@ struct TokenKey {
 pub struct Proven<'a> {
     key: &'a TokenKey,
     session: [u8; TAG_BYTES],
+    channel: Option<[u8; TAG_BYTES]>,
     claims: Claims,
     ends_at: OffsetDateTime,
 }
@@ -145,18 +157,29 @@ impl TokenKeys {
         Ok(Self(keys.into()))
     }
 
-    /// The token for an answer in this session, valid until `ends_at`.
+    /// The token for an answer in this session, valid until `ends_at`. Without `uid` it serves
+    /// every channel with the id.
     #[must_use]
-    pub fn sign(&self, claims: &Claims, session: &SessionId, ends_at: OffsetDateTime) -> String {
+    pub fn sign(
+        &self,
+        claims: &Claims,
+        session: &SessionId,
+        uid: Option<&ChannelUid>,
+        ends_at: OffsetDateTime,
+    ) -> String {
         // `new` ensures that there is a first key.
         let key = &self.0[0];
         let channel = claims.channel_id.as_str().as_bytes();
-        let mut what = Vec::with_capacity(FIXED_BYTES + channel.len());
+        let mut what = Vec::with_capacity(FIXED_BYTES + channel.len() + 1 + TAG_BYTES);
         what.extend(claims.message_id.bytes());
         what.extend(claims.replay_count.to_be_bytes());
         what.extend(ends_at.unix_timestamp().to_be_bytes());
         what.extend(key.session(session));
         what.extend(channel);
+        if let Some(uid) = uid {
+            what.push(ID_END);
+            what.extend(tag(key.of(CHANNEL, [uid.as_str().as_bytes()])));
+        }
         let what = BASE64_URL_SAFE_NO_PAD.encode(what);
         let mac = key.of(TOKEN, [what.as_bytes()]).finalize().into_bytes();
         let mac = BASE64_URL_SAFE_NO_PAD.encode(mac);
@@ -196,6 +219,7 @@ impl TokenKeys {
             claims,
             ends_at,
             session,
+            channel,
         } = read(&decode(what)?).ok_or(Refusal::Malformed)?;
         if now >= ends_at {
             return Err(Refusal::Expired);
@@ -203,6 +227,7 @@ impl TokenKeys {
         Ok(Proven {
             key,
             session,
+            channel,
             claims,
             ends_at,
         })
@@ -249,21 +274,26 @@ struct Read {
     claims: Claims,
     ends_at: OffsetDateTime,
     session: [u8; TAG_BYTES],
+    channel: Option<[u8; TAG_BYTES]>,
 }
 
 fn read(what: &[u8]) -> Option<Read> {
     let (message_id, what) = what.split_first_chunk()?;
     let (replay_count, what) = what.split_first_chunk()?;
     let (ends_at, what) = what.split_first_chunk()?;
-    let (session, channel) = what.split_first_chunk()?;
+    let (session, what) = what.split_first_chunk()?;
+    let mut parts = what.splitn(2, |byte| *byte == ID_END);
+    let id = parts.next()?;
+    let channel = parts.next().map(TryInto::try_into).transpose().ok()?;
     Some(Read {
         claims: Claims {
             message_id: MessageId::from_bytes(*message_id),
-            channel_id: str::from_utf8(channel).ok()?.parse().ok()?,
+            channel_id: str::from_utf8(id).ok()?.parse().ok()?,
             replay_count: u32::from_be_bytes(*replay_count),
         },
         ends_at: OffsetDateTime::from_unix_timestamp(i64::from_be_bytes(*ends_at)).ok()?,
         session: *session,
+        channel,
     })
 }
 
@@ -278,6 +308,24 @@ impl Proven<'_> {
     #[must_use]
     pub const fn channel_id(&self) -> &ChannelId {
         &self.claims.channel_id
+    }
+
+    /// Whether it was issued to this channel, and not to an earlier one with its id.
+    #[must_use]
+    pub fn is_for(&self, channel: &ChannelUid) -> bool {
+        self.channel.is_none_or(|issued| {
+            let expected = self.key.of(CHANNEL, [channel.as_str().as_bytes()]);
+            expected.verify_truncated_left(&issued).is_ok()
+        })
+    }
+
+    /// Names the channel that it was issued to, and no other channel with its id.
+    #[must_use]
+    pub fn issued_to(&self) -> IssuedTo {
+        IssuedTo {
+            channel_id: self.claims.channel_id.clone(),
+            tag: self.channel,
+        }
     }
 
     /// The contents of the token, for an answer in this session.

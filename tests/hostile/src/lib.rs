@@ -124,7 +124,7 @@ fn callback_token(input: &[u8]) {
     };
     assert!(!redacted(&text).contains(token), "the token is shown");
     if let Ok(claims) = proven.claims(&session) {
-        let own = KEYS.sign(claims, &session, proven.ends_at());
+        let own = KEYS.sign(claims, &session, None, proven.ends_at());
         assert_eq!(own, token, "forged");
     }
 }

@@ -11,8 +11,11 @@ use std::{
 };
 
 use moka::{future::Cache, policy::EvictionPolicy};
-use roundtrip_model::{CallbackId, ChannelId, RateLimiter, token::Delivered};
-use roundtrip_store::{CachedChannels, StoreError};
+use roundtrip_model::{
+    CallbackId, ChannelId, RateLimiter,
+    token::{Delivered, IssuedTo, Proven},
+};
+use roundtrip_store::{CachedChannels, KnownChannel, StoreError};
 use tokio::{
     sync::{Mutex as AsyncMutex, OwnedMutexGuard},
     time::{Instant, timeout},
@@ -58,7 +61,7 @@ pub(crate) struct AnswerLimits {
     deliveries: Cache<Delivered, Arc<AsyncMutex<Taken>>>,
     /// By channel; answers without a token share one rate.
     rates: Cache<Option<ChannelId>, Arc<Mutex<RateLimiter>>>,
-    gone: Cache<ChannelId, ()>,
+    gone: Cache<IssuedTo, ()>,
 }
 
 impl AnswerLimits {
@@ -84,15 +87,26 @@ impl AnswerLimits {
         }
     }
 
-    /// Whether the channel exists, as far as the store can say. A read is cached for
+    /// Whether the token's channel exists, as far as the store can say. A read is cached for
     /// `store.cache_ttl`, so that answers cost no reads.
-    pub(super) async fn is_there(&self, channel: &ChannelId, known: &Arc<CachedChannels>) -> bool {
-        if self.gone.contains_key(channel) {
+    pub(super) async fn has_channel(
+        &self,
+        proven: &Proven<'_>,
+        channels: &Arc<CachedChannels>,
+    ) -> bool {
+        let issued_to = proven.issued_to();
+        if self.gone.contains_key(&issued_to) {
             return false;
         }
-        let is_gone = matches!(known.get(channel).await, Err(StoreError::NotFound(_)));
+        let is_gone = |read: Result<Arc<KnownChannel>, StoreError>| match read {
+            Ok(channel) => !proven.is_for(&channel.target.uid),
+            Err(error) => matches!(error, StoreError::NotFound(_)),
+        };
+        let id = proven.channel_id();
+        // The cached channel may be an earlier one with this id.
+        let is_gone = is_gone(channels.get(id).await) && is_gone(channels.get_now(id).await);
         if is_gone {
-            self.gone.insert(channel.clone(), ()).await;
+            self.gone.insert(issued_to, ()).await;
         }
         !is_gone
     }

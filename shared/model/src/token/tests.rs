@@ -30,7 +30,7 @@ fn claims(channel: &str, replay_count: u32) -> Claims {
 /// A token for the session `s`, and its claims.
 fn made(keys: &TokenKeys) -> (String, Claims) {
     let claims = claims("c", 0);
-    (keys.sign(&claims, &session("s"), LATER), claims)
+    (keys.sign(&claims, &session("s"), None, LATER), claims)
 }
 
 fn verify(keys: &TokenKeys, token: &str, session: &SessionId) -> Result<Claims, Refusal> {
@@ -41,13 +41,14 @@ proptest! {
     #[test]
     fn a_token_contains_its_claims(channel in "[A-Za-z0-9_~-][A-Za-z0-9._~-]{7,127}", replay_count: u32, id in "[^\\pC]{1,60}") {
         let (keys, claims, session) = (keys("k"), claims(&channel, replay_count), session(&id));
-        let token = keys.sign(&claims, &session, LATER);
+        let token = keys.sign(&claims, &session, None, LATER);
         prop_assert_eq!(verify(&keys, &token, &session), Ok(claims));
     }
 
     #[test]
     fn a_token_needs_no_escaping_in_a_url(channel in "[A-Za-z0-9_~-]{1,128}", replay_count: u32) {
-        let token = keys("k").sign(&claims(&channel, replay_count), &session("s"), LATER);
+        let uid = ChannelUid::from(channel.clone());
+        let token = keys("k").sign(&claims(&channel, replay_count), &session("s"), Some(&uid), LATER);
         prop_assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)), "{token}");
         prop_assert!(token.len() <= MAX_TOKEN_BYTES);
     }
@@ -85,14 +86,14 @@ proptest! {
     fn a_token_is_refused_for_another_session(one in "[a-z.]{1,20}", other in "[a-z.]{1,20}") {
         prop_assume!(one != other);
         let keys = keys("k");
-        let token = keys.sign(&claims("c", 0), &session(&one), LATER);
+        let token = keys.sign(&claims("c", 0), &session(&one), None, LATER);
         prop_assert_eq!(verify(&keys, &token, &session(&other)), Err(Refusal::OtherSession));
     }
 
     #[test]
     fn parts_of_two_tokens_are_worthless_together(one in 0_u32..4, other in 4_u32..8) {
         let keys = keys("k");
-        let [one, other] = [one, other].map(|replay_count| keys.sign(&claims("c", replay_count), &session("s"), LATER));
+        let [one, other] = [one, other].map(|replay_count| keys.sign(&claims("c", replay_count), &session("s"), None, LATER));
         let (what, _) = one.rsplit_once('.').unwrap();
         let (_, mac) = other.rsplit_once('.').unwrap();
         let mixed = format!("{what}.{mac}");
@@ -116,9 +117,9 @@ proptest! {
         prop_assert_eq!(id(&token, &one), id(&token, &one));
         prop_assert_ne!(id(&token, &one), id(&token, &other));
         // The token of another attempt, and of the message's next replay.
-        let next_attempt = keys.sign(&claims, &session("s"), LATER + Duration::DAY);
+        let next_attempt = keys.sign(&claims, &session("s"), None, LATER + Duration::DAY);
         prop_assert_eq!(id(&next_attempt, &one), id(&token, &one));
-        let next_replay = keys.sign(&Claims { replay_count: 1, ..claims }, &session("s"), LATER);
+        let next_replay = keys.sign(&Claims { replay_count: 1, ..claims }, &session("s"), None, LATER);
         prop_assert_ne!(id(&next_replay, &one), id(&token, &one));
     }
 
@@ -157,7 +158,7 @@ fn a_token_under_another_secrets_name_is_forged() {
 #[test]
 fn neither_the_session_nor_the_secret_can_be_read_off() {
     let keys = keys("k");
-    let token = keys.sign(&claims("c", 0), &session("a-secret-session"), LATER);
+    let token = keys.sign(&claims("c", 0), &session("a-secret-session"), None, LATER);
     for part in token.split('.').skip(1) {
         let part = BASE64_URL_SAFE_NO_PAD.decode(part).unwrap();
         assert!(!String::from_utf8_lossy(&part).contains("secret"));
@@ -176,4 +177,22 @@ fn secrets_that_cannot_be_are_refused() {
     assert_eq!(new(&[&good[1..]]), Err(SecretError::Short));
     assert_eq!(new(&[&good, &[8; 31]]), Err(SecretError::Short));
     assert_eq!(new(&[&good, &good]), Err(SecretError::Twice));
+}
+
+#[test]
+fn a_token_is_for_one_channel_of_those_that_used_its_id() {
+    let [own, other] = ["own", "other"].map(|uid| ChannelUid::from(uid.to_owned()));
+    let (keys, claims, session) = (keys("k"), claims("c", 0), session("s"));
+    let token = keys.sign(&claims, &session, Some(&own), LATER);
+    let proven = keys.check(&token, NOW).unwrap();
+    assert!(proven.is_for(&own));
+    assert!(!proven.is_for(&other));
+    assert_eq!(proven.claims(&session), Ok(&claims));
+
+    let of_an_earlier_version = keys.sign(&claims, &session, None, LATER);
+    assert!(
+        keys.check(&of_an_earlier_version, NOW)
+            .unwrap()
+            .is_for(&other)
+    );
 }
