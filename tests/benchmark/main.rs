@@ -22,7 +22,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use harness::{
     cluster::Cluster,
-    cluster_run::{self, Blow, ClusterPlan},
+    cluster_run::{self, Blow, BlowReport, ClusterPlan, Fault},
     counting::CountingServer,
     faults::{self, FaultPlan},
     outage::{self, OutagePlan},
@@ -298,6 +298,12 @@ async fn store(options: &StoreUnavailable) -> anyhow::Result<ExitCode> {
 /// How long the load runs before the nodes fail.
 const BEFORE: Duration = Duration::from_secs(5);
 
+/// How long posts may be refused while one node is frozen.
+const MAX_REFUSED: Duration = Duration::from_secs(5);
+
+/// The most log lines of four processes, not counting attempts.
+const MAX_LOG_LINES: usize = 300;
+
 /// How much later than its forward a message's timeline may be complete. MongoDB's stand-in writes
 /// slowly.
 const RECORDED_AFTER: Duration = Duration::from_mins(3);
@@ -329,7 +335,11 @@ async fn cluster(options: &ClusterAway) -> anyhow::Result<ExitCode> {
     .await?;
     println!("{report}");
     let is_complete = report.missing.is_empty() && report.consumers.is_empty();
-    Ok(exit_code(is_complete && report.caught_up <= options.limit))
+    let is_soon = report.caught_up <= options.limit && report.log_lines <= MAX_LOG_LINES;
+    let frozen = |blow: &BlowReport| blow.blow.fault == Fault::Freeze;
+    let is_left = |blow: &BlowReport| blow.refused_for < MAX_REFUSED;
+    let nodes_are_left = report.blows.iter().filter(|blow| frozen(blow)).all(is_left);
+    Ok(exit_code(is_complete && is_soon && nodes_are_left))
 }
 
 async fn isolation(options: &options::Isolation) -> anyhow::Result<ExitCode> {

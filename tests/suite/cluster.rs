@@ -147,6 +147,13 @@ async fn a_lost_majority_of_a_cluster_costs_no_message() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_majority_of_a_cluster_costs_no_message() -> anyhow::Result<()> {
+    let report = run(&[(Fault::Freeze, Victims::Majority)], OUTAGE).await?;
+    check(&report);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_shards_leaders_are_spread_over_the_nodes_of_a_cluster() -> anyhow::Result<()> {
     const SHARDS: u16 = 3;
     let cluster = Cluster::take().await?;

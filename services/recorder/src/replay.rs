@@ -22,7 +22,10 @@ use roundtrip_model::{Clock, LogThrottle, ReplayId, retry::reconnect};
 use roundtrip_store::{
     Detail, Progress, Replay, ReplaySource, ReplayStatus, SharedStore, StoreError,
 };
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use self::page::{Destination, Item, before, from_letter, from_message};
@@ -60,6 +63,9 @@ pub(crate) struct Replayer {
     store: SharedStore,
     journal: Journal,
     clock: Arc<dyn Clock>,
+    /// Held from the listing of a page of dead letters until their mark: replays whose filters
+    /// overlap put a letter back once.
+    letters: Mutex<()>,
     broker_waits: LogThrottle,
     store_waits: LogThrottle,
 }
@@ -94,6 +100,7 @@ impl Replayer {
             store,
             journal,
             clock,
+            letters: Mutex::new(()),
             broker_waits: LogThrottle::every(LOG_EVERY),
             store_waits: LogThrottle::every(LOG_EVERY),
         }
@@ -196,6 +203,10 @@ impl Replayer {
             .clamp(1, PAGE);
         loop {
             let page_began = Instant::now();
+            let letters = match replay.source {
+                ReplaySource::DeadLetters(_) => Some(self.letters.lock().await),
+                ReplaySource::Messages(_) => None,
+            };
             let mut items = self.page(&replay, limit).await?;
             if items.is_empty() {
                 self.store
@@ -211,6 +222,7 @@ impl Replayer {
             let Some(put_back) = self.put_back(&replay, &mut items).await? else {
                 return Ok(None);
             };
+            drop(letters);
             replay.progress.replayed += put_back.replayed;
             replay.progress.skipped += put_back.skipped;
             if put_back.cursor.is_some() {

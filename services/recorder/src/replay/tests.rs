@@ -1,6 +1,8 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use async_trait::async_trait;
 use roundtrip_broker::{Broker, Closed, Consumer, Message, Queue, Route, Status};
-use roundtrip_model::{DeadReason, SystemClock, decision::DeadKind};
+use roundtrip_model::{DeadReason, MessageId, SystemClock, decision::DeadKind};
 use roundtrip_store::{Config, DeadFilter, DeadLetter, DeadQueue};
 use tempfile::TempDir;
 use tokio::{
@@ -12,16 +14,24 @@ use super::*;
 
 const LIMIT: usize = 100;
 
-/// A broker with a message limit of [`LIMIT`] bytes, which shows the ids that it accepts.
-struct SmallBroker(mpsc::UnboundedSender<String>);
+/// A broker with a message limit of [`LIMIT`] bytes, which shows the ids of the answers that it
+/// accepts.
+struct SmallBroker {
+    accepted: mpsc::UnboundedSender<String>,
+    journal_publishes: Arc<AtomicUsize>,
+}
 
 #[async_trait]
 impl Broker for SmallBroker {
-    async fn publish(&self, _: Route<'_>, message: Message) -> Result<(), PublishError> {
+    async fn publish(&self, route: Route<'_>, message: Message) -> Result<(), PublishError> {
+        if matches!(route, Route::Journal) {
+            self.journal_publishes.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
         if message.body.len() > LIMIT {
             return Err(PublishError::TooLarge);
         }
-        self.0
+        self.accepted
             .send(message.id)
             .map_err(|_closed| PublishError::Unconfirmed)
     }
@@ -41,15 +51,15 @@ impl Broker for SmallBroker {
     async fn close(&self) {}
 }
 
-/// An answer in a dead queue. The ids are in the order of the numbers.
+/// The dead letter of an answer. The ids are in the order of the numbers.
 fn letter(number: u8, bytes: usize) -> DeadLetter {
     let now = SystemClock.now();
     DeadLetter {
         dead_id: format!("cb_{number}.0"),
         queue: DeadQueue::Callbacks,
         parcel_id: format!("cb_{number}"),
-        message_id: None,
-        channel_id: None,
+        message_id: Some(MessageId::generate()),
+        channel_id: Some("c".parse().unwrap()),
         session_id: Some("s".parse().unwrap()),
         reason: DeadReason::new(DeadKind::AttemptsExhausted, ""),
         attempts: 1,
@@ -60,8 +70,18 @@ fn letter(number: u8, bytes: usize) -> DeadLetter {
     }
 }
 
-#[tokio::test]
-async fn a_letter_over_the_brokers_limit_is_skipped_and_stops_no_other() {
+/// Replays that have ended.
+struct Ended {
+    _folder: TempDir,
+    store: SharedStore,
+    replayed: u64,
+    skipped: u64,
+    accepted: Vec<String>,
+    journal_publishes: usize,
+}
+
+/// Replays these letters by so many replays of all letters.
+async fn replay(letters: &[DeadLetter], replays: usize) -> Ended {
     let folder = TempDir::new().unwrap();
     let store = roundtrip_store::open(&Config {
         url: format!("sqlite:{}", folder.path().join("store.db").display()),
@@ -69,45 +89,95 @@ async fn a_letter_over_the_brokers_limit_is_skipped_and_stops_no_other() {
     })
     .await
     .unwrap();
-    let letters = [letter(1, LIMIT), letter(2, LIMIT + 1), letter(3, LIMIT)];
-    store.insert(&letters).await.unwrap();
-    let replay = Replay {
-        replay_id: ReplayId::generate(),
-        requested_by: String::new(),
-        source: ReplaySource::DeadLetters(DeadFilter::default()),
-        rate_per_second: None,
-        status: ReplayStatus::Running,
-        matched: 3,
-        progress: Progress::default(),
-        created_at: SystemClock.now(),
-        ended_at: None,
-    };
-    store.create_replay(&replay).await.unwrap();
+    store.insert(letters).await.unwrap();
+    let replay_ids: Vec<_> = (0..replays).map(|_| ReplayId::generate()).collect();
+    for replay_id in &replay_ids {
+        let replay = Replay {
+            replay_id: *replay_id,
+            requested_by: String::new(),
+            source: ReplaySource::DeadLetters(DeadFilter::default()),
+            rate_per_second: None,
+            status: ReplayStatus::Running,
+            matched: letters.len() as u64,
+            progress: Progress::default(),
+            created_at: SystemClock.now(),
+            ended_at: None,
+        };
+        store.create_replay(&replay).await.unwrap();
+    }
 
     let (accepted, mut ids) = mpsc::unbounded_channel();
-    let broker: SharedBroker = Arc::new(SmallBroker(accepted));
+    let journal_publishes = Arc::new(AtomicUsize::new(0));
+    let broker: SharedBroker = Arc::new(SmallBroker {
+        accepted,
+        journal_publishes: Arc::clone(&journal_publishes),
+    });
     let journal = Journal::start(Arc::clone(&broker));
     let replayer = Replayer::new(broker, Arc::clone(&store), journal, Arc::new(SystemClock));
     let stop = CancellationToken::new();
     let ended = async {
-        loop {
-            let replay = store.replay(&replay.replay_id).await.unwrap().unwrap();
-            if replay.status == ReplayStatus::Done {
-                break replay.progress;
-            }
-            sleep(Duration::from_millis(10)).await;
+        let (mut replayed, mut skipped) = (0, 0);
+        for replay_id in &replay_ids {
+            let progress = loop {
+                let replay = store.replay(replay_id).await.unwrap().unwrap();
+                if replay.status == ReplayStatus::Done {
+                    break replay.progress;
+                }
+                sleep(Duration::from_millis(10)).await;
+            };
+            replayed += progress.replayed;
+            skipped += progress.skipped;
         }
+        (replayed, skipped)
     };
-    let progress = tokio::select! {
+    let (replayed, skipped) = tokio::select! {
         () = replayer.run(&stop) => panic!("it runs until it is stopped"),
-        progress = timeout(Duration::from_mins(1), ended) => progress.expect("the replay ends"),
+        ended = timeout(Duration::from_mins(1), ended) => ended.expect("the replays end"),
     };
-    assert_eq!((progress.replayed, progress.skipped), (2, 1));
-    assert_eq!(ids.recv().await.as_deref(), Some("cb_1"));
-    assert_eq!(ids.recv().await.as_deref(), Some("cb_3"));
+    let accepted = std::iter::from_fn(|| ids.try_recv().ok()).collect();
+    Ended {
+        _folder: folder,
+        store,
+        replayed,
+        skipped,
+        accepted,
+        journal_publishes: journal_publishes.load(Ordering::Relaxed),
+    }
+}
+
+#[tokio::test]
+async fn a_letter_over_the_brokers_limit_is_skipped_and_stops_no_other() {
+    let ended = replay(
+        &[letter(1, LIMIT), letter(2, LIMIT + 1), letter(3, LIMIT)],
+        1,
+    )
+    .await;
+    assert_eq!((ended.replayed, ended.skipped), (2, 1));
+    assert_eq!(ended.accepted, ["cb_1", "cb_3"]);
     let left = DeadFilter {
         ids: Some(vec!["cb_2".to_owned()]),
         ..DeadFilter::default()
     };
-    assert_eq!(store.count_dead_letters(&left).await.unwrap(), 1);
+    assert_eq!(ended.store.count_dead_letters(&left).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn the_journal_entries_of_a_page_do_not_wait_for_each_other() {
+    const LETTERS: u8 = 50;
+    let letters: Vec<_> = (100..100 + LETTERS)
+        .map(|number| letter(number, 1))
+        .collect();
+    let ended = replay(&letters, 1).await;
+    assert_eq!(ended.accepted.len(), usize::from(LETTERS));
+    // One after the other, each entry would be a publish of its own.
+    assert!(ended.journal_publishes < usize::from(LETTERS) / 2);
+}
+
+#[tokio::test]
+async fn replays_whose_filters_overlap_put_a_letter_back_once() {
+    let letters: Vec<_> = (100..200).map(|number| letter(number, 1)).collect();
+    let ended = replay(&letters, AT_ONCE).await;
+    let expected: Vec<_> = letters.into_iter().map(|letter| letter.parcel_id).collect();
+    assert_eq!(ended.accepted, expected);
+    assert_eq!((ended.replayed, ended.skipped), (100, 0));
 }

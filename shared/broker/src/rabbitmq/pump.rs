@@ -8,10 +8,10 @@ use std::{collections::HashMap, convert::Infallible, pin::pin, sync::Arc, time::
 use backoff::backoff::Backoff;
 use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use lapin::{Event, options::ConfirmSelectOptions, types::ShortString};
-use roundtrip_model::retry::reconnect;
+use roundtrip_model::{LogThrottle, retry::reconnect};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,9 @@ const DECLARE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long it waits for a later one. A cluster with a node that hangs does not answer a
 /// `queue.bind`, even of queues that exist and accept messages.
 const REDECLARE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Logged for every failed declare.
+static NOT_DECLARED: LogThrottle = LogThrottle::every(Duration::from_mins(1));
 
 /// The limit on the answer to a simple call.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -202,8 +205,10 @@ async fn keep_declared(
     let mut waits = refusals::waits();
     let mut declared = OptionFuture::from(unfinished).await.unwrap_or(Ok(()));
     loop {
-        if let Err(error) = &declared {
-            tracing::warn!(%error, "the queues could not be declared again");
+        if let Err(error) = &declared
+            && let Some(suppressed) = NOT_DECLARED.due(Instant::now().into_std())
+        {
+            tracing::warn!(%error, suppressed, "the queues could not be declared again");
         }
         let is_missing = if declared.is_ok() && publisher.refusals.is_empty() {
             waits.reset();

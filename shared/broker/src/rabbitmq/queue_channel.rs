@@ -8,6 +8,7 @@ use std::{pin::pin, time::Duration};
 use backoff::backoff::Backoff;
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use lapin::{Confirmation, options::BasicPublishOptions};
+use roundtrip_model::LogThrottle;
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, MissedTickBehavior, interval, sleep},
@@ -30,6 +31,9 @@ use crate::PublishError;
 /// caller waits. RabbitMQ (3.10) holds a channel's first publish for 65 s if the queue's leader
 /// hangs, even after it is back. A new channel finds the next leader.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Logged for every batch with a returned message.
+static RETURNED: LogThrottle = LogThrottle::every(Duration::from_mins(1));
 
 /// How many jobs are taken from the callers at a time.
 const TAKE_AT_ONCE: usize = 64;
@@ -188,7 +192,12 @@ impl End {
 
 /// Has the queue of a returned message declared again.
 fn came_back(missing: &Notify) {
-    tracing::info!("a message came back: its queue is gone, and is declared again");
+    if let Some(suppressed) = RETURNED.due(Instant::now().into_std()) {
+        tracing::info!(
+            suppressed,
+            "RabbitMQ returned a message because its queue is missing; declaring the queue again"
+        );
+    }
     missing.notify_one();
 }
 
