@@ -1,62 +1,34 @@
 //! Where a client connects. Each forbidden target is a server on a loopback address that counts its
 //! connections.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{net::IpAddr, sync::Arc};
 
 use roundtrip_egress::{Egress, Loopback};
 use roundtrip_model::Verdict;
 use roundtrip_tls::Roots;
 use rstest::rstest;
-use time::macros::datetime;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
+use tokio::net::UdpSocket;
+
+use super::{
+    tests::{NOW, Server, Then, answered},
+    *,
 };
 
-use super::*;
-
-const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
-
-/// Answers each connection's first request with 200, and counts connections.
-struct Server {
-    address: SocketAddr,
-    connections: Arc<AtomicUsize>,
-}
-
-impl Server {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let connections = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&connections);
-        tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                counted.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(answer(socket));
-            }
-        });
-        Self {
-            address,
-            connections,
-        }
-    }
-
-    fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
-    }
-}
-
-async fn answer(mut socket: TcpStream) {
-    // The request is small, so it arrives in one piece.
-    let _ = socket.read(&mut [0; 4096]).await;
+/// A server that answers 200 once on each connection, and its port.
+async fn server() -> (Server, u16) {
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    let _ = socket.write_all(answer).await;
+    let server = Server::start(Then::Last(answer.to_vec())).await;
+    let port = server.url.port().unwrap();
+    (server, port)
+}
+
+fn guarded(
+    config: &WebhookConfig,
+    egress: &roundtrip_egress::Config,
+    loopback: Loopback,
+) -> Webhook {
+    let egress = Egress::new(egress, loopback).unwrap();
+    Webhook::new(config, EgressPolicy::Guarded(Arc::new(egress))).unwrap()
 }
 
 fn webhook(allow: &[&str], loopback: Loopback) -> Webhook {
@@ -64,21 +36,12 @@ fn webhook(allow: &[&str], loopback: Loopback) -> Webhook {
         allow: allow.iter().map(|entry| (*entry).to_owned()).collect(),
         ..roundtrip_egress::Config::default()
     };
-    let egress = Egress::new(&egress, loopback).unwrap();
-    Webhook::new(
-        &WebhookConfig::default(),
-        EgressPolicy::Guarded(Arc::new(egress)),
-    )
-    .unwrap()
+    guarded(&WebhookConfig::default(), &egress, loopback)
 }
 
 async fn post(webhook: &Webhook, url: &str) -> Outcome {
     let url = url.parse().unwrap();
     webhook.post(&url, "msg_1", NOW, Bytes::new()).await
-}
-
-fn is_delivered(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Answered { status: 200, .. })
 }
 
 /// These hosts skip the resolver, so the check before the request is the only one.
@@ -90,32 +53,27 @@ fn is_delivered(outcome: &Outcome) -> bool {
 #[case::mapped("[::ffff:127.0.0.1]")]
 #[tokio::test]
 async fn an_address_that_is_refused_is_not_connected_to(#[case] host: &str) {
-    let server = Server::start().await;
-    let url = format!("http://{host}:{}/", server.address.port());
+    let (server, port) = server().await;
+    let url = format!("http://{host}:{port}/");
     let outcome = post(&webhook(&[], Loopback::Refused), &url).await;
     let problem = "must not lead to a loopback address that egress.allow does not list".to_owned();
     assert_eq!(outcome, Outcome::Failed(Failure::NotAllowed(problem)));
     assert_eq!(server.connections(), 0);
     // The same URL works if loopback is allowed.
     let outcome = post(&webhook(&[], Loopback::Allowed), &url).await;
-    assert!(is_delivered(&outcome), "{outcome:?}");
+    assert_eq!(outcome, answered(200, ""));
 }
 
 /// `localhost` is allowed here as a name, so that it reaches the resolver. Its address is denied.
 #[tokio::test]
 async fn a_name_that_leads_to_a_refused_address_is_not_connected_to_and_is_tried_again() {
-    let server = Server::start().await;
+    let (server, port) = server().await;
     let egress = roundtrip_egress::Config {
         deny: vec!["127.0.0.0/8".to_owned(), "::1".to_owned()],
         ..roundtrip_egress::Config::default()
     };
-    let egress = Egress::new(&egress, Loopback::Allowed).unwrap();
-    let webhook = Webhook::new(
-        &WebhookConfig::default(),
-        EgressPolicy::Guarded(Arc::new(egress)),
-    )
-    .unwrap();
-    let url = format!("http://localhost:{}/", server.address.port());
+    let webhook = guarded(&WebhookConfig::default(), &egress, Loopback::Allowed);
+    let url = format!("http://localhost:{port}/");
     let Outcome::Failed(Failure::Connect(problem)) = post(&webhook, &url).await else {
         panic!("it was connected to, or refused for good");
     };
@@ -129,18 +87,17 @@ async fn a_name_that_leads_to_a_refused_address_is_not_connected_to_and_is_tried
 
 /// The DNS server accepts the question and never answers.
 #[tokio::test]
-async fn a_name_that_nobody_answers_for_fails_as_a_connection_within_its_time() {
+async fn an_unanswered_name_is_a_failed_connection_within_its_time() {
     let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let egress = roundtrip_egress::Config {
         nameservers: vec![silent.local_addr().unwrap()],
         ..roundtrip_egress::Config::default()
     };
-    let egress = Egress::new(&egress, Loopback::Refused).unwrap();
     let config = WebhookConfig {
         connect_timeout: Duration::from_millis(100),
         ..WebhookConfig::default()
     };
-    let webhook = Webhook::new(&config, EgressPolicy::Guarded(Arc::new(egress))).unwrap();
+    let webhook = guarded(&config, &egress, Loopback::Refused);
     let outcome = post(&webhook, "http://hooks.example.org/").await;
     let Outcome::Failed(Failure::Connect(problem)) = &outcome else {
         panic!("{outcome:?}");
@@ -151,10 +108,10 @@ async fn a_name_that_nobody_answers_for_fails_as_a_connection_within_its_time() 
 
 #[tokio::test]
 async fn a_name_is_connected_to_at_the_address_that_was_vetted() {
-    let server = Server::start().await;
-    let url = format!("http://localhost:{}/", server.address.port());
+    let (_server, port) = server().await;
+    let url = format!("http://localhost:{port}/");
     let outcome = post(&webhook(&[], Loopback::Allowed), &url).await;
-    assert!(is_delivered(&outcome), "{outcome:?}");
+    assert_eq!(outcome, answered(200, ""));
 }
 
 #[tokio::test]
@@ -169,25 +126,22 @@ async fn a_password_in_a_url_is_refused_and_not_repeated() {
 
 #[tokio::test]
 async fn the_operators_own_url_is_not_vetted() {
-    let server = Server::start().await;
+    let (_server, port) = server().await;
     let own = Webhook::new(
         &WebhookConfig::default(),
         EgressPolicy::Unrestricted(Roots::default()),
     )
     .unwrap();
-    let outcome = post(&own, &format!("http://user:p@{}/", server.address)).await;
-    assert!(is_delivered(&outcome), "{outcome:?}");
+    let outcome = post(&own, &format!("http://user:p@127.0.0.1:{port}/")).await;
+    assert_eq!(outcome, answered(200, ""));
 }
 
 #[tokio::test]
 async fn an_allowed_address_is_connected_to() {
-    let server = Server::start().await;
-    let outcome = post(
-        &webhook(&["127.0.0.1"], Loopback::Refused),
-        &format!("http://{}/", server.address),
-    )
-    .await;
-    assert!(is_delivered(&outcome), "{outcome:?}");
+    let (_server, port) = server().await;
+    let webhook = webhook(&["127.0.0.1"], Loopback::Refused);
+    let outcome = post(&webhook, &format!("http://127.0.0.1:{port}/")).await;
+    assert_eq!(outcome, answered(200, ""));
 }
 
 /// Nothing listens there, and no connection is attempted.

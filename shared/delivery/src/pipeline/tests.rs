@@ -3,8 +3,10 @@
 use axum::{Router, extract::State, http::StatusCode};
 use roundtrip_broker::Queue;
 use roundtrip_model::{
-    ChannelId, DeadReason, Entry, OutboundMessage, SessionId, decision::DeadKind,
-    journal::WaitReason, retry::Then,
+    ChannelId, DeadReason, Entry, OutboundMessage, SessionId,
+    decision::DeadKind,
+    journal::{After, WaitReason},
+    retry::Then,
 };
 use roundtrip_tls::Roots;
 use rstest::rstest;
@@ -90,7 +92,7 @@ async fn server(status: u16) -> (Url, mpsc::UnboundedReceiver<()>) {
     let status = StatusCode::from_u16(status).unwrap();
     let answer = move |State(sender): State<mpsc::UnboundedSender<()>>| async move {
         let _ = sender.send(());
-        status
+        (status, "a reply")
     };
     let app = Router::new().fallback(answer).with_state(sender);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -166,6 +168,35 @@ async fn the_outcome_decides(
     let (pipeline, _entries) = observed(url);
     let decision = pipeline.handle(&message(BODY, attempts)).await;
     assert!(expected(&decision), "{decision:?}");
+}
+
+#[rstest]
+#[case::delivered(200, After::Arrived)]
+#[case::refused(
+    422,
+    After::Dead(DeadReason::new(DeadKind::Refused, "answered 422: a reply"))
+)]
+#[tokio::test]
+async fn an_attempt_is_in_the_journal_before_it_is_decided(
+    #[case] status: u16,
+    #[case] next: After,
+) {
+    let (url, _requests) = server(status).await;
+    let (pipeline, mut entries) = observed(url);
+    let sent = Message {
+        replay_count: 2,
+        ..message(BODY, 4)
+    };
+    pipeline.handle(&sent).await;
+    let entry = entries.try_recv().expect("an entry by now");
+    let named = (entry.message_id.to_string(), entry.replay_count);
+    assert_eq!(named, (sent.id, 2));
+    let Event::Attempted(attempt) = entry.event else {
+        panic!("{entry:?}")
+    };
+    assert_eq!((attempt.attempt, attempt.status), (5, Some(status)));
+    assert_eq!((&*attempt.excerpt, attempt.next), ("a reply", next));
+    assert!(entries.try_recv().is_err(), "one entry and no other");
 }
 
 /// If the power fails while the journal has no confirm yet, the message is still in its queue.

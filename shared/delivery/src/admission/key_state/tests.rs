@@ -25,6 +25,27 @@ const fn slots(total: usize, used: usize) -> Slots {
     Slots { total, used }
 }
 
+/// With this cap, and no other limit.
+const fn cap(max_in_flight: usize) -> Limits {
+    Limits {
+        max_in_flight,
+        ..LIMITS
+    }
+}
+
+/// With this rate, and no other limit but a high cap.
+const fn rate(per_second: f64) -> Limits {
+    Limits {
+        rate_per_second: Some(per_second),
+        ..LIMITS
+    }
+}
+
+/// Starts a delivery while this many of 256 slots are used.
+fn begin(key: &mut KeyState, now: Instant, used: usize) -> Result<Ticket, Denial> {
+    key.begin(now, slots(256, used), SLOW, true)
+}
+
 /// Starts as many deliveries as may start, each of which takes a slot.
 fn fill(key: &mut KeyState, now: Instant, slots: &mut Slots) -> usize {
     let mut begun = 0;
@@ -38,34 +59,20 @@ fn fill(key: &mut KeyState, now: Instant, slots: &mut Slots) -> usize {
 #[test]
 fn a_channel_never_has_more_than_its_cap() {
     let now = Instant::now();
-    let limits = Limits {
-        max_in_flight: 3,
-        ..LIMITS
-    };
-    let mut key = key_state(limits, now);
+    let mut key = key_state(cap(3), now);
     assert_eq!(fill(&mut key, now, &mut slots(256, 0)), 3);
-    assert_eq!(
-        key.begin(now, slots(256, 3), SLOW, true).unwrap_err(),
-        Denial::AtCapacity
-    );
+    assert_eq!(begin(&mut key, now, 3).unwrap_err(), Denial::AtCapacity);
 }
 
 #[test]
 fn a_cap_that_was_lowered_holds_at_once() {
     let now = Instant::now();
     let mut key = key_state(LIMITS, now);
-    let ticket = key.begin(now, slots(256, 0), SLOW, true).unwrap();
-    let _other = key.begin(now, slots(256, 1), SLOW, true).unwrap();
-    let limits = Limits {
-        max_in_flight: 1,
-        ..LIMITS
-    };
-    key.limit(limits, now);
+    let ticket = begin(&mut key, now, 0).unwrap();
+    let _other = begin(&mut key, now, 1).unwrap();
+    key.limit(cap(1), now);
     key.end(ticket, Signal::Alive, Duration::ZERO, now);
-    assert_eq!(
-        key.begin(now, slots(256, 1), SLOW, true).unwrap_err(),
-        Denial::AtCapacity
-    );
+    assert_eq!(begin(&mut key, now, 1).unwrap_err(), Denial::AtCapacity);
 }
 
 #[rstest]
@@ -134,28 +141,17 @@ fn a_slow_channel_makes_progress_with_any_number_of_slots() {
 #[test]
 fn a_rate_is_enforced() {
     let now = Instant::now();
-    let limits = Limits {
-        rate_per_second: Some(5.0),
-        ..LIMITS
-    };
-    let mut key = key_state(limits, now);
+    let mut key = key_state(rate(5.0), now);
     assert_eq!(fill(&mut key, now, &mut slots(256, 0)), 5);
-    assert_eq!(
-        key.begin(now, slots(256, 5), SLOW, true).unwrap_err(),
-        Denial::RateLimited
-    );
+    assert_eq!(begin(&mut key, now, 5).unwrap_err(), Denial::RateLimited);
     key.limit(LIMITS, now);
-    assert!(key.begin(now, slots(256, 5), SLOW, true).is_ok());
+    assert!(begin(&mut key, now, 5).is_ok());
 }
 
 #[test]
 fn messages_over_the_rate_come_back_at_that_rate() {
     let now = Instant::now();
-    let limits = Limits {
-        rate_per_second: Some(5.0),
-        ..LIMITS
-    };
-    let mut key = key_state(limits, now);
+    let mut key = key_state(rate(5.0), now);
     let mut defer = || key.defer(now, Denial::RateLimited, PAUSED_SNOOZE, true, 0.0);
     let waits: Vec<_> = (0..100).map(|_| defer()).collect();
     assert_eq!(waits[99], Duration::from_secs(20));
@@ -166,13 +162,10 @@ fn while_its_breaker_is_open_a_channel_gets_none_and_its_messages_wait_for_longe
     let now = Instant::now();
     let mut key = key_state(LIMITS, now);
     for _ in 0..BREAKER.failures {
-        let ticket = key.begin(now, slots(256, 0), SLOW, true).unwrap();
+        let ticket = begin(&mut key, now, 0).unwrap();
         key.end(ticket, Signal::Failing, Duration::ZERO, now);
     }
-    assert_eq!(
-        key.begin(now, slots(256, 0), SLOW, true).unwrap_err(),
-        Denial::BreakerOpen
-    );
+    assert_eq!(begin(&mut key, now, 0).unwrap_err(), Denial::BreakerOpen);
     assert!(key.defer(now, Denial::BreakerOpen, PAUSED_SNOOZE, true, 0.0) > BREAKER.wait);
     let probed = now + BREAKER.wait;
     assert_eq!(fill(&mut key, probed, &mut slots(256, 0)), 1);
@@ -183,14 +176,14 @@ fn a_channel_that_recovered_goes_at_full_speed() {
     let now = Instant::now();
     let mut key = key_state(LIMITS, now);
     for _ in 0..BREAKER.failures {
-        let ticket = key.begin(now, slots(256, 0), SLOW, true).unwrap();
+        let ticket = begin(&mut key, now, 0).unwrap();
         key.end(ticket, Signal::Failing, Duration::from_secs(30), now);
     }
     for _ in 0..20_000 {
         key.defer(now, Denial::BreakerOpen, PAUSED_SNOOZE, true, 0.0);
     }
     let now = now + BREAKER.wait;
-    let ticket = key.begin(now, slots(256, 0), SLOW, true).unwrap();
+    let ticket = begin(&mut key, now, 0).unwrap();
     let quick = Duration::from_millis(5);
     assert_eq!(
         key.end(ticket, Signal::Alive, quick, now),
@@ -211,16 +204,13 @@ fn a_paused_channel_gets_none_and_looks_again_soon() {
         ..LIMITS
     };
     let mut key = key_state(limits, now);
-    assert_eq!(
-        key.begin(now, slots(256, 0), SLOW, true).unwrap_err(),
-        Denial::Paused
-    );
+    assert_eq!(begin(&mut key, now, 0).unwrap_err(), Denial::Paused);
     for random in [0.0, 0.5, 1.0] {
         let wait = key.defer(now, Denial::Paused, PAUSED_SNOOZE, true, random);
         assert!(wait.as_secs() <= PAUSED_SNOOZE.as_secs(), "{wait:?}");
     }
     key.limit(LIMITS, now);
-    assert!(key.begin(now, slots(256, 0), SLOW, true).is_ok());
+    assert!(begin(&mut key, now, 0).is_ok());
 }
 
 #[test]
@@ -228,7 +218,7 @@ fn behind_a_quick_channel_many_wait_and_behind_a_slower_one_few() {
     let now = Instant::now();
     let average = |millis| {
         let mut key = key_state(LIMITS, now);
-        let ticket = key.begin(now, slots(256, 0), SLOW, true).unwrap();
+        let ticket = begin(&mut key, now, 0).unwrap();
         key.end(ticket, Signal::Alive, Duration::from_millis(millis), now);
         key
     };
@@ -265,14 +255,14 @@ proptest! {
     fn no_more_than_the_cap_are_ever_begun(steps in prop::collection::vec(step(), 1..300)) {
         let mut now = Instant::now();
         let mut key = key_state(LIMITS, now);
-        let mut cap = LIMITS.max_in_flight;
+        let mut max = LIMITS.max_in_flight;
         let mut slots = slots(32, 0);
         let mut under_way = Vec::new();
         for step in steps {
             match step {
                 Step::Begin => {
                     if let Ok(ticket) = key.begin(now, slots, SLOW, true) {
-                        prop_assert!(under_way.len() < cap);
+                        prop_assert!(under_way.len() < max);
                         prop_assert!(under_way.len() < slots.total / 2);
                         under_way.push((ticket, now));
                     }
@@ -291,9 +281,9 @@ proptest! {
                     prop_assert!((MIN_SNOOZE..=MAX_SNOOZE).contains(&wait));
                 }
                 Step::Pass(millis) => now += Duration::from_millis(millis),
-                Step::Cap(max_in_flight) => {
-                    cap = max_in_flight;
-                    key.limit(Limits { max_in_flight, ..LIMITS }, now);
+                Step::Cap(lowered) => {
+                    max = lowered;
+                    key.limit(cap(lowered), now);
                 }
                 Step::End(..) | Step::GiveUp(_) => {}
             }
