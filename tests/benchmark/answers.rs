@@ -21,7 +21,7 @@ use futures::future::try_join_all;
 use harness::{
     counting::CountingServer,
     http::{Connection, Peer},
-    stack::{Engines, Plan, Stack},
+    stack::{Engines, Stack},
     tally::Tally,
 };
 use hyper::StatusCode;
@@ -74,9 +74,6 @@ struct Measured {
 }
 
 /// Runs it on these engines, prints the table, and returns whether the targets were reached.
-///
-/// # Errors
-/// If an honest answer is refused or does not arrive.
 pub(crate) async fn run(
     options: &Answers,
     engines: &[(&str, &str, Engines)],
@@ -126,26 +123,16 @@ async fn measure(
     let tally = Arc::new(Tally::new("good", options.answers));
     let sessions = CountingServer::start(Arc::clone(&tally)).await?;
     sessions.fail_for(POISON);
-    let mut plan = Plan {
-        sessions_server: sessions.url(),
-        ..plan(&options.common, engines.clone(), name)?
-    };
-    let signed = ("ROUNDTRIP__CALLBACK_AUTH".to_owned(), "signed".to_owned());
-    plan.env.push(signed);
+    let plan = plan(&options.common, engines.clone(), name)?
+        .sessions_server(sessions.url())
+        .env("ROUNDTRIP__CALLBACK_AUTH", "signed");
     let folder = plan.folder.clone();
     let mut stack = Stack::new(plan)?;
     stack.start_all().await?;
     let channels = stack.register(options.channels, &[sessions.url()]).await?;
     let (disturbs, honest) = channels.split_first().context("no channel")?;
     let ingress = stack.ingress();
-    let neighbour = CountingServer::start(Arc::new(Tally::new("nothing", 0))).await?;
-    let neighbour = (
-        Peer {
-            address: neighbour.address(),
-            audit: neighbour.audit().clone(),
-        },
-        neighbour,
-    );
+    let neighbour = CountingServer::unused().await?;
     let disturbing = AtomicU64::new(0);
     let goes_on = AtomicBool::new(true);
     let before = bytes_in(&folder)?;
@@ -155,7 +142,8 @@ async fn measure(
             Beside::Poison => poison(options, &ingress, disturbs, &goes_on, &disturbing).await,
             Beside::Flood => flood(options, &ingress, disturbs, &goes_on, &disturbing).await,
             Beside::Neighbour => {
-                flood(options, &neighbour.0, disturbs, &goes_on, &disturbing).await
+                let peer = neighbour.peer();
+                flood(options, &peer, disturbs, &goes_on, &disturbing).await
             }
         }
     };

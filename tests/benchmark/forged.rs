@@ -20,21 +20,17 @@ use futures::future::try_join_all;
 use harness::{
     counting::CountingServer,
     http::{Connection, Peer},
-    stack::{CALLBACK_SECRET, Engines, Plan, Stack},
-    tally::Tally,
+    stack::{CALLBACK_SECRET, Engines, Stack},
 };
 use hyper::StatusCode;
-use roundtrip_broker::{Queue, Status};
+use roundtrip_broker::Queue;
 use roundtrip_model::{Clock, MessageId, SystemClock, TokenKeys, token::Claims};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::{options::Forged, plan, results::percentile};
 
 /// How long the tokens are valid.
 const TIME_TO_LIVE: Duration = Duration::from_hours(1);
-/// How long the queue may take to be empty, and the broker to be ready.
-const LIMIT: Duration = Duration::from_mins(1);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The connections of the honest answers.
 const HONEST_CONNECTIONS: u32 = 32;
 /// How long the connections have to open before the first answer is due.
@@ -53,9 +49,6 @@ struct Times {
 
 /// Runs it on these engines, prints the table, and returns whether every forged answer was refused
 /// and none was enqueued.
-///
-/// # Errors
-/// If an honest answer is refused, or a forged one gets another answer than 401.
 pub(crate) async fn run(
     options: &Forged,
     engines: &[(&str, &str, Engines)],
@@ -79,22 +72,15 @@ pub(crate) async fn run(
 }
 
 async fn measure(options: &Forged, engines: &Engines, name: &str) -> anyhow::Result<bool> {
-    let sessions = CountingServer::start(Arc::new(Tally::new("nothing", 0))).await?;
-    let mut plan = Plan {
-        sessions_server: sessions.url(),
-        ..plan(&options.common, engines.clone(), name)?
-    };
-    let signed = ("ROUNDTRIP__CALLBACK_AUTH".to_owned(), "signed".to_owned());
-    plan.env.push(signed);
-    let folder = plan.folder.clone();
+    let sessions = CountingServer::unused().await?;
+    let plan = plan(&options.common, engines.clone(), name)?
+        .sessions_server(sessions.url())
+        .env("ROUNDTRIP__CALLBACK_AUTH", "signed");
     let mut stack = Stack::new(plan)?;
     stack.start_all().await?;
     stack.register(1, &[sessions.url()]).await?;
     let ingress = &stack.ingress();
-    let server = Peer {
-        address: sessions.address(),
-        audit: sessions.audit().clone(),
-    };
+    let server = sessions.peer();
     let (mut times, mut refused) = (Times::default(), 0);
     for number in 1..=options.repeat {
         eprintln!("round {number} of {}", options.repeat);
@@ -111,7 +97,10 @@ async fn measure(options: &Forged, engines: &Engines, name: &str) -> anyhow::Res
         times.neighbour.extend(neighbour);
     }
     stack.stop_all().await?;
-    let waiting = waiting(engines, &folder.join("broker.db"), name).await?;
+    let broker = stack.open_broker().await?;
+    let waiting =
+        broker.ready(Queue::Callbacks).await? + broker.ready(Queue::CallbacksDead).await?;
+    broker.close().await;
     table(times)?;
     println!("{refused} forged answers: {refused} times 401; {waiting} answers wait in the queue");
     stack.remove().await?;
@@ -217,30 +206,6 @@ pub(crate) fn path(channel: &str, session: &str) -> anyhow::Result<String> {
         SystemClock.now() + TIME_TO_LIVE,
     );
     Ok(format!("/webhook-response?token={token}"))
-}
-
-/// The messages in the callbacks queue and its dead queue of a stopped gateway.
-async fn waiting(engines: &Engines, file: &std::path::Path, name: &str) -> anyhow::Result<u64> {
-    let url = match engines {
-        Engines::Embedded => format!("sqlite:{}", file.display()),
-        Engines::Servers { broker, .. } => broker.clone(),
-    };
-    let config = roundtrip_broker::Config {
-        url,
-        namespace: name.to_owned(),
-        ..roundtrip_broker::Config::default()
-    };
-    let broker = roundtrip_broker::open(&config, Arc::new(SystemClock)).await?;
-    let ready = async {
-        while broker.status() != Status::Ready {
-            sleep(LOOK_EVERY).await;
-        }
-    };
-    timeout(LIMIT, ready).await.context("no broker")?;
-    let waiting =
-        broker.ready(Queue::Callbacks).await? + broker.ready(Queue::CallbacksDead).await?;
-    broker.close().await;
-    Ok(waiting)
 }
 
 fn table(times: Times) -> anyhow::Result<()> {

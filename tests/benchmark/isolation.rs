@@ -9,9 +9,9 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, ensure};
 use harness::{
     counting::CountingServer,
-    loader::{BodyShape, Load, Progress, post_all, post_paced},
+    loader::{Load, Progress, post_all, post_paced},
     scripted::{Reply, ScriptedServer},
-    stack::{Engines, Plan, Stack},
+    stack::{Engines, Stack},
     tally::Tally,
 };
 
@@ -44,9 +44,6 @@ struct Times {
 }
 
 /// Runs it on these engines, prints the table, and returns whether all reached the target.
-///
-/// # Errors
-/// If a good channel's message does not arrive in time.
 pub(crate) async fn run(
     options: &Isolation,
     engines: &[(&str, &str, Engines)],
@@ -132,26 +129,20 @@ async fn measure(
     let server = CountingServer::start(Arc::clone(&warm_up)).await?;
     let hangs = ScriptedServer::start(|_| Reply::hang()).await?;
     let fails = ScriptedServer::start(|_| Reply::status(500)).await?;
-    let mut stack = Stack::new(Plan {
-        sessions_server: server.url(),
-        ..plan(&options.common, engines.clone(), name)?
-    })?;
+    let plan = plan(&options.common, engines.clone(), name)?.sessions_server(server.url());
+    let mut stack = Stack::new(plan)?;
     stack.start_all().await?;
     let mut endpoints = vec![hangs.url(), fails.url()];
     endpoints.extend(std::iter::repeat_n(server.url(), good));
     let channels = stack.register(options.channels, &endpoints).await?;
     let (bad_channels, good_channels) = channels.split_at(BAD);
-    let load = |tally: &Arc<Tally>, channels: &[String]| Load {
-        address: stack.ingress(),
-        path: "/channel/message",
-        tally: Arc::clone(tally),
-        body: BodyShape {
-            channels: channels.to_vec(),
-            response_url: stack.response_url(),
-            bytes: options.body_bytes,
-        },
-        in_flight: IN_FLIGHT,
-        limit: LIMIT,
+    let load = |tally: &Arc<Tally>, channels: &[String]| {
+        let mut load = stack.load(tally, channels, LIMIT);
+        load.body.bytes = options.body_bytes;
+        Load {
+            in_flight: IN_FLIGHT,
+            ..load
+        }
     };
 
     let every = Duration::from_secs(1) / options.rate;

@@ -14,9 +14,7 @@ mod raw_sqlite;
 mod results;
 mod table;
 
-use std::{
-    fs, path::Path, process::ExitCode, sync::Arc, thread::available_parallelism, time::Duration,
-};
+use std::{fs, path::Path, process::ExitCode, thread::available_parallelism, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -26,11 +24,9 @@ use harness::{
     counting::CountingServer,
     faults::{self, FaultPlan},
     outage::{self, OutagePlan},
-    process::gateway_binary,
     replay::{self, ReplayPlan},
     servers::{Kind, Server},
     stack::{Engines, Plan, Stack},
-    tally::Tally,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -66,9 +62,18 @@ async fn main() -> anyhow::Result<ExitCode> {
             Command::Replay(options) => replay(&options).await,
             Command::Store(options) => store(&options).await,
             Command::Cluster(options) => cluster(&options).await,
-            Command::Isolation(options) => isolation(&options).await,
-            Command::Forged(options) => forged(&options).await,
-            Command::Answers(options) => answers(&options).await,
+            Command::Isolation(options) => {
+                let (engines, _servers) = engines(&options.common).await?;
+                isolation::run(&options, &engines).await.map(exit_code)
+            }
+            Command::Forged(options) => {
+                let (engines, _servers) = engines(&options.common).await?;
+                forged::run(&options, &engines).await.map(exit_code)
+            }
+            Command::Answers(options) => {
+                let (engines, _servers) = engines(&options.common).await?;
+                answers::run(&options, &engines).await.map(exit_code)
+            }
             Command::Memory(options) => memory(&options).await,
         }
     };
@@ -106,12 +111,9 @@ impl Servers {
 
 fn plan(common: &Common, engines: Engines, name: &str) -> anyhow::Result<Plan> {
     Ok(Plan {
-        binary: gateway_binary()?,
-        engines,
         folder: common.folder.join(name),
-        name: name.to_owned(),
-        sessions_server: String::new(),
         env: common.env.clone(),
+        ..Plan::on(engines, name)?
     })
 }
 
@@ -185,15 +187,12 @@ async fn bench<'a>(
     name: &str,
     servers: Vec<(&'static str, &'a Server)>,
 ) -> anyhow::Result<Bench<'a>> {
-    let nothing = Arc::new(Tally::new("nothing", 0));
-    let sessions_server = CountingServer::start(Arc::clone(&nothing)).await?;
+    let sessions_server = CountingServer::unused().await?;
+    let plan = plan(&run.common, engines, name)?.sessions_server(sessions_server.url());
     Ok(Bench {
         run,
-        stack: Stack::new(Plan {
-            sessions_server: sessions_server.url(),
-            ..plan(&run.common, engines, name)?
-        })?,
-        channel_server: CountingServer::start(nothing).await?,
+        stack: Stack::new(plan)?,
+        channel_server: CountingServer::unused().await?,
         sessions_server,
         servers,
         channels: Vec::new(),
@@ -258,7 +257,9 @@ async fn fault_run(
 }
 
 async fn replay(options: &Replay) -> anyhow::Result<ExitCode> {
-    let run = async |engines, title| {
+    let (engines, _servers) = engines(&options.common).await?;
+    let mut good = true;
+    for (title, _, engines) in engines {
         println!("== {title} ==");
         let report = replay::run(ReplayPlan {
             stack: plan(&options.common, engines, "replay")?,
@@ -268,15 +269,7 @@ async fn replay(options: &Replay) -> anyhow::Result<ExitCode> {
         })
         .await?;
         println!("{report}\n");
-        anyhow::Ok(report.kept_its_promise())
-    };
-    let mut good = true;
-    if options.common.engine.embedded() {
-        good &= run(Engines::Embedded, EMBEDDED).await?;
-    }
-    if options.common.engine.rabbitmq() {
-        let servers = Servers::start(&options.common.folder).await?;
-        good &= run(servers.engines(), RABBITMQ).await?;
+        good &= report.kept_its_promise();
     }
     Ok(exit_code(good))
 }
@@ -342,24 +335,6 @@ async fn cluster(options: &ClusterAway) -> anyhow::Result<ExitCode> {
     Ok(exit_code(is_complete && is_soon && nodes_are_left))
 }
 
-async fn isolation(options: &options::Isolation) -> anyhow::Result<ExitCode> {
-    let (engines, _servers) = engines(&options.common).await?;
-    let reached = isolation::run(options, &engines).await?;
-    Ok(exit_code(reached))
-}
-
-async fn forged(options: &options::Forged) -> anyhow::Result<ExitCode> {
-    let (engines, _servers) = engines(&options.common).await?;
-    let good = forged::run(options, &engines).await?;
-    Ok(exit_code(good))
-}
-
-async fn answers(options: &options::Answers) -> anyhow::Result<ExitCode> {
-    let (engines, _servers) = engines(&options.common).await?;
-    let reached = answers::run(options, &engines).await?;
-    Ok(exit_code(reached))
-}
-
 /// The requested engines, and the servers that they need.
 async fn engines(
     common: &Common,
@@ -381,16 +356,11 @@ async fn engines(
 
 async fn memory(options: &Memory) -> anyhow::Result<ExitCode> {
     let mut under = true;
-    let unused = CountingServer::start(Arc::new(Tally::new("nothing", 0))).await?;
+    let unused = CountingServer::unused().await?;
     let stack = |engines, dead| {
-        Stack::new(Plan {
-            sessions_server: unused.url(),
-            ..plan(
-                &options.common,
-                engines,
-                &format!("memory-{dead:?}").to_lowercase(),
-            )?
-        })
+        let name = format!("memory-{dead:?}").to_lowercase();
+        let plan = plan(&options.common, engines, &name)?;
+        Stack::new(plan.sessions_server(unused.url()))
     };
     if options.common.engine.embedded() {
         println!("== {EMBEDDED} ==");

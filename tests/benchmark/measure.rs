@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::{Context, ensure};
 use harness::{
     counting::CountingServer,
-    http::{Connection, Peer},
+    http::Connection,
     loader::{BodyShape, Load, post_all},
     procfs::{self, Usage},
     servers::Server,
@@ -23,9 +23,6 @@ use crate::{
 };
 
 const LIMIT: Duration = Duration::from_mins(2);
-
-/// The path of the loader's posts.
-const MESSAGES_PATH: &str = "/channel/message";
 
 /// The benchmark's own process in the report.
 const OWN_NAME: &str = "loader, counting servers";
@@ -43,18 +40,12 @@ pub(crate) struct Bench<'a> {
 }
 
 /// The rate of the loader straight to the counting server.
-///
-/// # Errors
-/// If a post is not answered.
 pub(crate) async fn ceiling(run: &Run, server: &CountingServer) -> anyhow::Result<f64> {
     let tally = Arc::new(Tally::new("ceiling", usize::try_from(run.messages)?));
     server.answer(false);
     server.count_into(Arc::clone(&tally));
     let load = Load {
-        address: Peer {
-            address: server.address(),
-            audit: server.audit().clone(),
-        },
+        address: server.peer(),
         path: "/incoming",
         tally: Arc::clone(&tally),
         body: BodyShape {
@@ -77,9 +68,6 @@ pub(crate) async fn ceiling(run: &Run, server: &CountingServer) -> anyhow::Resul
 
 impl Bench<'_> {
     /// Measures everything once and stops what it started.
-    ///
-    /// # Errors
-    /// If a message is not accepted, or does not arrive in time.
     pub(crate) async fn round(&mut self, number: usize, round: &mut Round) -> anyhow::Result<()> {
         self.stack.start(Role::Ingress).await?;
         if self.channels.is_empty() {
@@ -192,18 +180,10 @@ impl Bench<'_> {
     }
 
     fn load(&self, tally: &Arc<Tally>) -> Load {
-        Load {
-            address: self.stack.ingress(),
-            path: MESSAGES_PATH,
-            tally: Arc::clone(tally),
-            body: BodyShape {
-                channels: self.channels.clone(),
-                response_url: self.stack.response_url(),
-                bytes: self.run.body_bytes,
-            },
-            in_flight: self.run.in_flight,
-            limit: LIMIT,
-        }
+        let mut load = self.stack.load(tally, &self.channels, LIMIT);
+        load.body.bytes = self.run.body_bytes;
+        load.in_flight = self.run.in_flight;
+        load
     }
 
     /// The use of each process so far, by name.

@@ -7,12 +7,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use anyhow::ensure;
-use harness::{
-    loader::{BodyShape, Load, post_all},
-    process::free_port,
-    stack::{Role, Stack},
-    tally::Tally,
-};
+use harness::{loader::post_all, process::free_port, stack::Stack, tally::Tally};
 use tokio::{
     net::TcpListener,
     time::{Duration, Instant, sleep},
@@ -31,9 +26,6 @@ const BYTES_PER_MB: u64 = 1_000_000;
 
 /// Runs it on one stack with one kind of dead endpoint, prints each role's peak, and returns
 /// whether all stayed under the limit.
-///
-/// # Errors
-/// If a message is not accepted, or a role ends.
 pub(crate) async fn run(memory: &Memory, dead: Dead, mut stack: Stack) -> anyhow::Result<bool> {
     // Connections stay in the backlog or open, and get no answer.
     let black_hole = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -45,19 +37,10 @@ pub(crate) async fn run(memory: &Memory, dead: Dead, mut stack: Stack) -> anyhow
     stack.start_all().await?;
     let channels = stack.register(CHANNELS, &[endpoint]).await?;
     let tally = Arc::new(Tally::new("memory", usize::try_from(memory.messages)?));
-    let loaded = post_all(&Load {
-        address: stack.ingress(),
-        path: "/channel/message",
-        tally,
-        body: BodyShape {
-            channels,
-            response_url: stack.response_url(),
-            bytes: memory.body_bytes,
-        },
-        in_flight: memory.in_flight,
-        limit: LIMIT,
-    })
-    .await?;
+    let mut load = stack.load(&tally, &channels, LIMIT);
+    load.body.bytes = memory.body_bytes;
+    load.in_flight = memory.in_flight;
+    let loaded = post_all(&load).await?;
     println!(
         "endpoint {dead:?}: {} messages accepted in {:.1} s, {} posts made again; \
          tries go on for {} s",
@@ -68,7 +51,7 @@ pub(crate) async fn run(memory: &Memory, dead: Dead, mut stack: Stack) -> anyhow
     );
     let until = Instant::now() + memory.observe;
     while Instant::now() < until {
-        for &role in stack.roles() {
+        for role in stack.started() {
             let process = stack.process(role)?;
             ensure!(process.is_running(), "{role} has ended\n{}", process.tail());
         }
@@ -90,8 +73,7 @@ pub(crate) async fn run(memory: &Memory, dead: Dead, mut stack: Stack) -> anyhow
         );
     }
     // Killed, not drained: the deliveries in progress wait for endpoints that never answer.
-    let roles: Vec<Role> = stack.roles().to_vec();
-    for role in roles {
+    for role in stack.started() {
         stack.process(role)?.kill().await?;
     }
     Ok(under)

@@ -52,9 +52,6 @@ pub(crate) struct Rates {
 }
 
 /// Measures the three rates.
-///
-/// # Errors
-/// If the server fails, or takes longer than the limit.
 pub(crate) async fn measure(url: &str, size: Size) -> anyhow::Result<Rates> {
     let all = async {
         // Separate connections, as in the gateway.

@@ -14,9 +14,6 @@ use crate::options::Size;
 pub(crate) const ROWS: u64 = 64;
 
 /// Rows per second.
-///
-/// # Errors
-/// If the file cannot be created or written.
 pub(crate) fn measure(folder: &Path, size: Size) -> anyhow::Result<f64> {
     std::fs::create_dir_all(folder)?;
     // A temporary folder, so that a later round finds no rows.

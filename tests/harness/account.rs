@@ -1,9 +1,11 @@
-//! The final states of accepted messages, read as an operator does: `GET /channel/message/{id}`.
+//! The account of a test: what the gateway accepted, and what became of it.
 //!
-//! Invariant: a message counts as ended only if the gateway reports a final state that agrees with
-//! the message's timeline.
+//! Invariant: an accepted message is entered by the id in the gateway's response. It is accounted
+//! for by the test's own servers, or by `GET /channel/message/{id}`: a final state counts only if it
+//! agrees with the message's timeline.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,12 +17,74 @@ use futures::future::join_all;
 use hyper::StatusCode;
 use roundtrip_model::State;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
+    gateway::Response,
     http::{Connection, Peer},
     loader::Accepted,
+    scripted::Received,
 };
+
+/// The messages and the sessions of the answers that were answered 202.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Account {
+    messages: BTreeSet<String>,
+    answers: BTreeSet<String>,
+}
+
+impl Account {
+    pub(crate) fn enter(&mut self, path: &str, body: &str, response: &Response) {
+        let text =
+            |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
+        let json = response.json();
+        let path = path.split('?').next().unwrap_or_default();
+        match (path, response.status) {
+            ("/webhook-response", 202) => {
+                let body = serde_json::from_str(body).unwrap_or_default();
+                self.answers.insert(text(&body, "session_id"));
+            }
+            ("/channel/message", 202) => {
+                self.messages.insert(text(&json, "message_id"));
+            }
+            ("/channel/messages", 200) => {
+                let results = json["results"].as_array().into_iter().flatten();
+                let accepted = results.filter(|result| result["status"] == "queued");
+                let ids = accepted.map(|result| text(result, "message_id"));
+                self.messages.extend(ids);
+            }
+            _ => {}
+        }
+    }
+
+    /// Enters the answers of these sessions, which a server has posted.
+    pub(crate) fn answered(&mut self, sessions: Vec<String>) {
+        self.answers.extend(sessions);
+    }
+
+    /// The messages that none of these requests delivered.
+    pub(crate) fn undelivered(&self, taken: &[Received]) -> Vec<&String> {
+        let delivered: BTreeSet<_> = taken.iter().map(Received::webhook_id).collect();
+        let messages = self.messages.iter();
+        messages
+            .filter(|id| !delivered.contains(id.as_str()))
+            .collect()
+    }
+
+    /// The sessions of the answers that none of these requests forwarded.
+    pub(crate) fn unforwarded(&self, taken: &[Received]) -> Vec<&String> {
+        let forwards = taken.iter();
+        let forwarded: BTreeSet<_> = forwards
+            .filter(|request| request.webhook_id().starts_with("cb_"))
+            .map(|request| request.field("session_id"))
+            .collect();
+        let answers = self.answers.iter();
+        answers
+            .filter(|session| !forwarded.contains(*session))
+            .collect()
+    }
+}
 
 /// The most concurrent reads.
 const ASKED_AT_ONCE: usize = 8;

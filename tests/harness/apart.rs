@@ -39,9 +39,6 @@ pub struct PassedValues<T> {
 }
 
 /// In the second process, the values from the first; `None` in the first process.
-///
-/// # Errors
-/// If the values cannot be parsed.
 pub fn passed_values<T: for<'de> Deserialize<'de>>() -> anyhow::Result<Option<PassedValues<T>>> {
     let Ok(passed) = std::env::var(VARIABLE) else {
         return Ok(None);
@@ -50,18 +47,12 @@ pub fn passed_values<T: for<'de> Deserialize<'de>>() -> anyhow::Result<Option<Pa
 }
 
 /// Runs this test again, by its module and its name, in its own network.
-///
-/// # Errors
-/// As [`run_again_with`].
 pub async fn run_again(module: &str, test: &str) -> anyhow::Result<()> {
     // A socket is required; this test does not use it.
     run_again_with(module, test, NAMESERVER, ()).await
 }
 
 /// Runs this test again, by its module and its name, in its own network with access to this server.
-///
-/// # Errors
-/// If the test fails there; the error has its output. If the kernel allows no namespaces.
 pub async fn run_again_with<T: Serialize>(
     module: &str,
     test: &str,
@@ -111,9 +102,6 @@ pub struct WayOut {
 
 impl<T> PassedValues<T> {
     /// Opens the port that leads to the server.
-    ///
-    /// # Errors
-    /// If no port is free.
     pub async fn way_out(&self) -> anyhow::Result<WayOut> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -136,7 +124,6 @@ impl<T> PassedValues<T> {
 
 impl WayOut {
     /// The address that leads to the server.
-    #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }

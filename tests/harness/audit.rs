@@ -37,10 +37,10 @@ const REFUSED: u16 = 400;
 
 /// The secrets of one test; clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Audit(Arc<Mutex<Heard>>);
+pub struct Audit(Arc<Mutex<Collected>>);
 
 #[derive(Debug, Default)]
-struct Heard {
+struct Collected {
     secrets: BTreeSet<String>,
     /// Error responses (400 and above), and the stderr of commands.
     refusals: BTreeSet<String>,
@@ -53,37 +53,37 @@ impl Audit {
             // A file's name is not a secret.
             let is_secret = SECRET_VARIABLES.iter().any(|word| name.contains(word));
             if is_secret && !name.ends_with("_FILE") {
-                value.split(',').for_each(|secret| self.learn(secret));
+                value.split(',').for_each(|secret| self.add(secret));
             }
             // Not the password alone: a word such as "guest" appears in every log.
             if let Some((_, rest)) = value.split_once("://")
                 && let Some((credentials, _)) = rest.split_once('@')
             {
-                self.heard().secrets.insert(format!("{credentials}@"));
+                self.collected().secrets.insert(format!("{credentials}@"));
             }
         }
     }
 
     /// Adds the secrets of a success response, or keeps an error response for the search.
-    pub fn answer(&self, status: u16, text: &str) {
+    pub fn response(&self, status: u16, text: &str) {
         if status >= REFUSED {
-            self.heard().refusals.insert(text.to_owned());
+            self.collected().refusals.insert(text.to_owned());
         } else {
             self.text(text);
         }
     }
 
     /// The same for a raw response with its head, or a part of one.
-    pub fn raw_answer(&self, text: &str) {
+    pub fn raw_response(&self, text: &str) {
         let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
-        self.answer(status.unwrap_or(REFUSED), text);
+        self.response(status.unwrap_or(REFUSED), text);
     }
 
     /// Adds the secrets in a command's stdout, and keeps its stderr for the search.
     pub fn output(&self, output: &Output) {
         self.text(&String::from_utf8_lossy(&output.stdout));
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        self.heard().refusals.insert(said);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        self.collected().refusals.insert(stderr);
     }
 
     /// Adds the secrets in a text, by their prefixes.
@@ -94,7 +94,7 @@ impl Audit {
                 let end = rest
                     .find(|c: char| !(c.is_ascii_alphanumeric() || "+/=._-".contains(c)))
                     .unwrap_or(rest.len());
-                self.learn(rest[..end].get(public..).unwrap_or_default());
+                self.add(rest[..end].get(public..).unwrap_or_default());
             }
         }
     }
@@ -102,55 +102,53 @@ impl Audit {
     /// Adds the contents of another audit.
     pub fn take_in(&self, other: &Self) {
         let (secrets, refusals) = {
-            let other = other.heard();
+            let other = other.collected();
             (other.secrets.clone(), other.refusals.clone())
         };
-        let mut heard = self.heard();
-        heard.secrets.extend(secrets);
-        heard.refusals.extend(refusals);
+        let mut collected = self.collected();
+        collected.secrets.extend(secrets);
+        collected.refusals.extend(refusals);
     }
 
-    fn learn(&self, secret: &str) {
+    fn add(&self, secret: &str) {
         if secret.len() >= MIN_BYTES {
-            self.heard().secrets.insert(secret.to_owned());
+            self.collected().secrets.insert(secret.to_owned());
         }
     }
 
     /// Searches the logs of the named processes, and all error responses.
-    ///
-    /// # Errors
-    /// If a secret is found; the error has its place and prefix. If a log cannot be read.
     pub fn check<'a>(
         &self,
         folder: &Path,
         names: impl IntoIterator<Item = &'a str>,
     ) -> anyhow::Result<()> {
-        let heard = self.heard();
+        let collected = self.collected();
         for name in names {
             let path = folder.join(format!("{name}.log"));
             let log = File::open(&path).with_context(|| path.display().to_string())?;
             // Line by line: a long run's log should not be held in memory.
             for line in BufReader::new(log).split(b'\n') {
-                heard.not_in(&String::from_utf8_lossy(&line?), || format!("{name}'s log"))?;
+                collected
+                    .ensure_absent(&String::from_utf8_lossy(&line?), || format!("{name}'s log"))?;
             }
         }
-        for refusal in &heard.refusals {
-            heard.not_in(refusal, || format!("what refused ({refusal})"))?;
+        for refusal in &collected.refusals {
+            collected.ensure_absent(refusal, || format!("what refused ({refusal})"))?;
         }
         Ok(())
     }
 
-    fn heard(&self) -> MutexGuard<'_, Heard> {
+    fn collected(&self) -> MutexGuard<'_, Collected> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Heard {
-    fn not_in(&self, text: &str, place: impl Fn() -> String) -> anyhow::Result<()> {
+impl Collected {
+    fn ensure_absent(&self, text: &str, place: impl Fn() -> String) -> anyhow::Result<()> {
         for secret in &self.secrets {
             if text.contains(secret) {
-                let begins: String = secret.chars().take(6).collect();
-                bail!("{} has the secret {begins}…", place());
+                let start: String = secret.chars().take(6).collect();
+                bail!("{} has the secret {start}…", place());
             }
         }
         Ok(())

@@ -60,35 +60,38 @@ struct Counts {
 impl ByteServer {
     /// Starts a server on a free port of the loopback. The script is asked for each connection by
     /// its number, from 0 on.
-    ///
-    /// # Errors
-    /// If no port is free.
     pub async fn start(
         script: impl Fn(usize) -> Vec<Step> + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
-        Self::serve("http", None, script).await
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), script).await
+    }
+
+    /// The same at this address.
+    pub async fn start_at(
+        address: SocketAddr,
+        script: impl Fn(usize) -> Vec<Step> + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        Self::serve("http", None, address, script).await
     }
 
     /// The same under TLS as `localhost`, with this protocol (`h2`, `http/1.1`) negotiated.
-    ///
-    /// # Errors
-    /// If no port is free, or the identity cannot be used.
     pub async fn start_tls(
         identity: &Identity,
         protocol: &str,
         script: impl Fn(usize) -> Vec<Step> + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let acceptor = identity.acceptor(&[protocol])?;
-        Self::serve("https", Some(acceptor), script).await
+        Self::serve("https", Some(acceptor), address, script).await
     }
 
     async fn serve(
         scheme: &'static str,
         acceptor: Option<TlsAcceptor>,
+        address: SocketAddr,
         script: impl Fn(usize) -> Vec<Step> + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-        let listener = listener.context("listening")?;
+        let listener = TcpListener::bind(address).await.context("listening")?;
         let address = listener.local_addr()?;
         let counts = Arc::new(Counts::default());
         let counted = Arc::clone(&counts);
@@ -114,8 +117,11 @@ impl ByteServer {
         })
     }
 
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The URL of its one endpoint.
-    #[must_use]
     pub fn url(&self) -> String {
         let host = match self.scheme {
             "https" => "localhost",
@@ -125,19 +131,16 @@ impl ByteServer {
     }
 
     /// How many connections came.
-    #[must_use]
     pub fn connections(&self) -> usize {
         self.counts.connections.load(Ordering::SeqCst)
     }
 
     /// How many requests of HTTP/1 were read.
-    #[must_use]
     pub fn requests(&self) -> usize {
         self.counts.requests.load(Ordering::SeqCst)
     }
 
     /// How many bytes were written.
-    #[must_use]
     pub fn written(&self) -> u64 {
         self.counts.written.load(Ordering::SeqCst)
     }

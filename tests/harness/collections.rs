@@ -20,9 +20,6 @@ const COLLECTIONS: [&str; 8] = [
 ///
 /// A gateway needs none of this. The tests' stand-in, secantusdb 0.7.0b3, hangs for good where an
 /// insert and the making of an index both come to a collection that is not yet there.
-///
-/// # Errors
-/// If the server does not answer, or has one of them.
 pub async fn make_collections(url: &str, database: &str) -> mongodb::error::Result<()> {
     let database = Client::with_uri_str(url).await?.database(database);
     for collection in COLLECTIONS {

@@ -60,9 +60,6 @@ impl NameServer {
     /// Starts a server that answers the n-th question (from 0 on) for a name, which comes in lower
     /// case, with these records. What they are decides which type of question they answer; the
     /// types are counted apart.
-    ///
-    /// # Errors
-    /// If no port is free.
     pub async fn start<R: Into<Record>>(
         answers: impl Fn(&str, usize) -> Vec<R> + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
@@ -70,9 +67,6 @@ impl NameServer {
     }
 
     /// The same, there.
-    ///
-    /// # Errors
-    /// If the address is taken.
     pub async fn start_at<R: Into<Record>>(
         address: SocketAddr,
         answers: impl Fn(&str, usize) -> Vec<R> + Send + Sync + 'static,
@@ -119,13 +113,11 @@ impl NameServer {
         })
     }
 
-    #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// How often it was asked for a name's IPv4 addresses.
-    #[must_use]
     pub fn asked(&self, name: &str) -> usize {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked

@@ -25,9 +25,9 @@ use tokio::{
 use crate::{
     account::{self, End},
     counting::CountingServer,
-    loader::{self, BodyShape, Load, Progress},
+    loader::{self, Progress},
     servers::Server,
-    stack::{Engines, Plan, Stack},
+    stack::{Engines, IN_FLIGHT, Plan, Stack},
     tally::Tally,
     test_namespace::TestNamespace,
 };
@@ -38,12 +38,6 @@ pub use self::draw::Fault;
 
 /// How many channels the messages are for.
 const CHANNELS: usize = 8;
-
-/// The size of a posted body.
-const BODY_BYTES: usize = 400;
-
-/// How many posts are under way at once.
-const IN_FLIGHT: usize = 32;
 
 /// The messages that each fault needs, as a multiple of the messages in flight.
 const MESSAGES_A_FAULT: usize = 3 * IN_FLIGHT;
@@ -152,9 +146,6 @@ impl fmt::Display for FaultReport {
 }
 
 /// Executes the run.
-///
-/// # Errors
-/// If the limit passes before the faults are over, or something does not start again.
 pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
     ensure!(
         plan.messages >= (plan.faults + 1) * MESSAGES_A_FAULT,
@@ -170,26 +161,15 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
     channels.answer_within(LATEST_ANSWER);
     let sessions = CountingServer::start(Arc::clone(&forwarded)).await?;
 
-    let (engines, proxies) = by_proxies(plan.stack.engines).await?;
+    let (engines, proxies) = by_proxies(plan.stack.engines.clone()).await?;
     let mut stack = Stack::new(Plan {
         engines,
         sessions_server: sessions.url(),
-        env: owned(&PATIENCE).chain(plan.stack.env).collect(),
-        ..plan.stack
+        ..plan.stack.defaults(&PATIENCE)
     })?;
     stack.start_all().await?;
-    let load = Load {
-        address: stack.ingress(),
-        path: "/channel/message",
-        tally: Arc::clone(&delivered),
-        body: BodyShape {
-            channels: stack.register(CHANNELS, &[channels.url()]).await?,
-            response_url: stack.response_url(),
-            bytes: BODY_BYTES,
-        },
-        in_flight: IN_FLIGHT,
-        limit: plan.limit,
-    };
+    let ids = stack.register(CHANNELS, &[channels.url()]).await?;
+    let load = stack.load(&delivered, &ids, plan.limit);
 
     let progress = Arc::new(Progress::keeping_ids());
     let (gate, gated) = watch::channel(0);
@@ -265,9 +245,4 @@ async fn by_proxies(engines: Engines) -> anyhow::Result<(Engines, Option<Proxies
         store: store_proxy,
     };
     Ok((Engines::Servers { broker, store }, Some(proxies)))
-}
-
-fn owned<'a>(env: &'a [(&str, &str)]) -> impl Iterator<Item = (String, String)> + 'a {
-    env.iter()
-        .map(|&(name, value)| (name.to_owned(), value.to_owned()))
 }

@@ -1,57 +1,44 @@
-//! The gateway under test: real processes, on the embedded engines or on RabbitMQ and MongoDB, and
-//! an account of everything that they accepted.
+//! The gateway under test: a [`Stack`], a client of its API, and an account of everything that it
+//! accepted.
 //!
 //! Invariant: a test ends with an account. [`TestGateway::finish`] fails if a message that was
 //! answered 202 was neither delivered nor became a dead letter. A test must return an
 //! [`Accounted`], which only `finish` and [`TestGateway::finish_unaccounted`] create.
 
-mod account;
-mod answer;
 mod plan;
 mod raw;
 mod remains;
 mod requests;
+mod response;
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
-    path::Path,
-    process::Output,
-    sync::Mutex,
-    time::Duration,
-};
+use std::{path::Path, process::Output, sync::Mutex};
 
 use anyhow::{Context, ensure};
-use futures::future::try_join_all;
 use tempfile::TempDir;
 
 use crate::{
-    audit::Audit,
-    collections::make_collections,
-    http::plain_client,
-    process::{Process, Program, free_port, run_to_end},
+    account::Account,
+    process::{Process, run_to_end},
+    scripted::ScriptedServer,
+    stack::{STOP_LIMIT, Stack},
     test_namespace::TestNamespace,
+    wait,
 };
 
-use account::Account;
-
-pub use answer::Answer;
-pub use plan::{CALLBACK_SECRET, OPERATOR_KEY, Plan, Setup};
+pub use plan::{OPERATOR_KEY, Setup};
 pub use raw::Raw;
+pub use requests::{attempts, events};
+pub use response::Response;
 
-/// How long a process may take to drain and end.
-const STOP_LIMIT: Duration = Duration::from_mins(1);
+pub use crate::stack::{CALLBACK_SECRET, Plan, Role};
 
 #[derive(Debug)]
 pub struct TestGateway {
-    plan: Plan,
+    stack: Stack,
     folder: TempDir,
-    ingress: SocketAddr,
     client: reqwest::Client,
-    programs: Vec<Program>,
-    processes: BTreeMap<String, Process>,
+    in_production: bool,
     account: Mutex<Account>,
-    audit: Audit,
     finished: bool,
 }
 
@@ -60,203 +47,158 @@ pub struct TestGateway {
 #[must_use]
 pub struct Accounted(());
 
-impl Plan {
-    /// Starts every process and waits until all are ready.
-    ///
-    /// # Errors
-    /// If one is not; the error shows its log's end.
-    pub async fn start(self) -> anyhow::Result<TestGateway> {
-        let mut gateway = self.prepare().await?;
-        gateway.start_all().await?;
-        Ok(gateway)
-    }
-
-    /// Makes all that the processes need, and starts none.
-    ///
-    /// # Errors
-    /// If no port is free, or the store does not answer.
-    pub async fn prepare(self) -> anyhow::Result<TestGateway> {
-        let folder = tempfile::tempdir().context("making a folder")?;
-        let ingress = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let audit = Audit::default();
-        let programs = self.programs(folder.path(), ingress, &audit)?;
-        if let Some(test_namespace) = &self.test_namespace {
-            make_collections(test_namespace.store.as_str(), &test_namespace.name).await?;
-        }
-        Ok(TestGateway {
-            plan: self,
-            folder,
-            ingress,
-            client: plain_client()?,
-            programs,
-            processes: BTreeMap::new(),
-            account: Mutex::default(),
-            audit,
-            finished: false,
-        })
-    }
-}
-
 impl TestGateway {
     /// Starts every process and waits until all are ready.
-    ///
-    /// # Errors
-    /// As [`Plan::start`].
     pub async fn start_all(&mut self) -> anyhow::Result<()> {
-        // The first declares the queues; then the others have less to wait for each other.
-        let mut programs = self.programs.clone().into_iter();
-        if let Some(first) = programs.next() {
-            let process = Process::start(first).await?;
-            self.keep(process);
-        }
-        for process in try_join_all(programs.map(Process::start)).await? {
-            self.keep(process);
-        }
-        Ok(())
+        self.stack.start_all().await
+    }
+
+    /// Starts a process and waits until it is ready.
+    pub async fn start(&mut self, role: Role) -> anyhow::Result<()> {
+        self.stack.start(role).await
     }
 
     /// Starts every process, and does not wait until they are ready.
-    ///
-    /// # Errors
-    /// If one cannot be started.
     pub fn launch_all(&mut self) -> anyhow::Result<()> {
-        for program in self.programs.clone() {
-            let process = Process::launched(program)?;
-            self.keep(process);
-        }
-        Ok(())
+        let roles = self.stack.roles().iter();
+        roles.copied().try_for_each(|role| self.stack.launch(role))
     }
 
-    /// Starts the process that has the ingress, which is expected to end by itself, and says how it
-    /// did.
-    ///
-    /// # Errors
-    /// If it does not end.
+    /// Starts the process that has the ingress, which is expected to end by itself.
     pub async fn refused_start(&self) -> anyhow::Result<Output> {
-        let program = self.programs.first().context("no process")?;
+        let role = self.stack.roles().first().context("no role")?;
+        let program = self.stack.program(*role)?;
         let arguments: Vec<&str> = program.args.iter().map(String::as_str).collect();
         self.run(&arguments, &program.env).await
     }
 
-    #[must_use]
-    pub const fn setup(&self) -> Setup {
-        self.plan.setup
-    }
-
-    /// The test_namespace, where there are servers.
-    ///
-    /// # Errors
-    /// On the embedded engines.
-    pub fn test_namespace(&self) -> anyhow::Result<&TestNamespace> {
-        self.plan.test_namespace()
+    /// Its namespace, if it has servers.
+    pub fn test_namespace(&self) -> anyhow::Result<TestNamespace> {
+        self.stack.plan().test_namespace()
     }
 
     /// The URL of a path of the API.
-    #[must_use]
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.ingress)
+        self.stack.url(path)
     }
 
     /// Where its processes work and log.
-    #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    #[must_use]
-    pub fn names(&self) -> Vec<String> {
-        self.processes.keys().cloned().collect()
+    /// The processes that were started.
+    pub fn roles(&self) -> Vec<Role> {
+        self.stack.started()
     }
 
-    /// The process of this name.
-    ///
-    /// # Errors
-    /// If there is none.
-    pub fn process(&mut self, name: &str) -> anyhow::Result<&mut Process> {
-        self.processes
-            .get_mut(name)
-            .with_context(|| format!("no process {name}"))
-    }
-
-    /// The name of the process that has this role: its own, or the one that has all.
-    #[must_use]
-    pub fn having(&self, role: &str) -> String {
-        match self.plan.setup {
-            Setup::Embedded => "all".to_owned(),
-            Setup::Servers if role == "dispatcher" => "dispatcher-0".to_owned(),
-            Setup::Servers => role.to_owned(),
-        }
-    }
-
-    /// All that a process has logged.
-    ///
-    /// # Errors
-    /// If there is no such log.
-    pub fn log(&self, name: &str) -> anyhow::Result<String> {
-        let path = self.folder().join(format!("{name}.log"));
-        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+    /// The process that has this role.
+    pub fn process(&mut self, role: Role) -> anyhow::Result<&mut Process> {
+        self.stack.process(role)
     }
 
     /// Asks a process to end, and waits until it has drained and ended well.
-    ///
-    /// # Errors
-    /// If it does not end, or not with success.
-    pub async fn stop(&mut self, name: &str) -> anyhow::Result<()> {
-        let process = self.process(name)?;
-        let status = process.stop(STOP_LIMIT).await?;
-        ensure!(
-            status.success(),
-            "{name} ended with {status}\n{}",
-            process.tail()
-        );
-        Ok(())
+    pub async fn stop(&mut self, role: Role) -> anyhow::Result<()> {
+        self.stack.stop(role).await
+    }
+
+    /// Drains a process, and starts it again.
+    pub async fn restart(&mut self, role: Role) -> anyhow::Result<()> {
+        self.stop(role).await?;
+        self.process(role)?.restart().await
+    }
+
+    /// Kills every process, and then starts them again.
+    pub async fn kill_and_restart_all(&mut self) -> anyhow::Result<()> {
+        for role in self.roles() {
+            self.process(role)?.kill().await?;
+        }
+        self.start_all().await
+    }
+
+    /// All that the process with this role has logged.
+    pub fn log(&self, role: Role) -> anyhow::Result<String> {
+        self.stack.log(role)
+    }
+
+    /// How many lines of this role's log contain all these words.
+    pub fn logged(&self, role: Role, words: &[&str]) -> usize {
+        let log = self.log(role).unwrap_or_default();
+        let has_all = |line: &&str| words.iter().all(|word| line.contains(word));
+        log.lines().filter(has_all).count()
+    }
+
+    /// Waits until this role's log has this many lines with all these words.
+    pub async fn until_logged(
+        &self,
+        role: Role,
+        words: &[&str],
+        count: usize,
+    ) -> anyhow::Result<()> {
+        let what = format!("{count} log lines of the {role} with {words:?}");
+        wait::until(what, async || {
+            (self.logged(role, words) >= count).then_some(())
+        })
+        .await
     }
 
     /// Runs a command of the executable's on the gateway's store, beside its processes.
-    ///
-    /// # Errors
-    /// If it cannot be run, or does not end in time.
     pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<Output> {
-        let env = self.plan.store_env(self.folder());
+        let mut env = self.stack.program(Role::All)?.env;
+        env.retain(|(name, _)| name.contains("STORE"));
         self.run(arguments, &env).await
     }
 
     async fn run(&self, arguments: &[&str], env: &[(String, String)]) -> anyhow::Result<Output> {
-        run_to_end(arguments, env, self.folder(), STOP_LIMIT, &self.audit).await
+        let audit = self.stack.audit();
+        run_to_end(arguments, env, self.folder(), STOP_LIMIT, audit).await
+    }
+
+    /// Waits until one of these servers has accepted each message.
+    pub async fn all_taken(&self, servers: &[&ScriptedServer]) -> anyhow::Result<()> {
+        let account = self.account().clone();
+        wait::until("the accepted messages to be taken", async || {
+            let taken: Vec<_> = servers.iter().flat_map(|server| server.taken()).collect();
+            account.undelivered(&taken).is_empty().then_some(())
+        })
+        .await
+    }
+
+    /// Stops the gateway and checks the account: one of these servers accepted each message, or it
+    /// is a dead letter; and one of these servers accepted each answer.
+    pub async fn finish(mut self, servers: &[&ScriptedServer]) -> anyhow::Result<Accounted> {
+        let dead = self.all_dead_letters().await?;
+        let mut account = self.account().clone();
+        for server in servers {
+            self.stack.audit().take_in(server.audit());
+            account.answered(server.answered());
+        }
+        let taken: Vec<_> = servers.iter().flat_map(|server| server.taken()).collect();
+        let mut lost = account.undelivered(&taken);
+        lost.retain(|id| !dead.contains(*id));
+        ensure!(
+            lost.is_empty(),
+            "accepted, neither delivered nor dead: {lost:?}"
+        );
+        let lost = account.unforwarded(&taken);
+        ensure!(
+            lost.is_empty(),
+            "answers accepted and not forwarded: {lost:?}"
+        );
+        self.end().await
     }
 
     /// Stops the gateway without an account, for a test that leaves a message undelivered;
     /// `_reason` documents why.
-    ///
-    /// # Errors
-    /// If a process does not end well.
-    pub async fn finish_unaccounted(mut self, _reason: &str) -> anyhow::Result<Accounted> {
-        self.stop_all().await?;
+    pub async fn finish_unaccounted(self, _reason: &str) -> anyhow::Result<Accounted> {
         self.end().await
     }
 
     async fn end(mut self) -> anyhow::Result<Accounted> {
-        let names = self.processes.keys().map(String::as_str);
-        self.audit.check(self.folder.path(), names)?;
+        self.stack.stop_all().await?;
         self.finished = true;
-        if let Some(test_namespace) = &self.plan.test_namespace {
-            test_namespace.remove().await.context("cleaning up")?;
-        }
+        self.stack.remove().await.context("cleaning up")?;
         Ok(Accounted(()))
-    }
-
-    async fn stop_all(&mut self) -> anyhow::Result<()> {
-        for name in self.names() {
-            if self.process(&name)?.is_running() {
-                self.stop(&name).await?;
-            }
-        }
-        Ok(())
-    }
-
-    fn keep(&mut self, process: Process) {
-        self.processes
-            .insert(process.program().name.clone(), process);
     }
 }
 
@@ -266,8 +208,8 @@ impl Drop for TestGateway {
             return;
         }
         // The test has failed; the runner shows this beside its error.
-        for (name, process) in &self.processes {
-            eprintln!("--- the end of {name}'s log\n{}", process.tail());
+        for (role, tail) in self.stack.tails() {
+            eprintln!("--- the end of {role}'s log\n{tail}");
         }
     }
 }

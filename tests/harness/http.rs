@@ -35,9 +35,6 @@ pub struct Connection {
 
 impl Connection {
     /// Connects.
-    ///
-    /// # Errors
-    /// If the port is closed.
     pub async fn open(peer: &Peer) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(peer.address).await;
         let stream = stream.context("connecting")?;
@@ -53,15 +50,11 @@ impl Connection {
     }
 
     /// Whether the other side has closed it.
-    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
 
     /// Posts JSON and reads the whole answer.
-    ///
-    /// # Errors
-    /// If the exchange breaks; the connection is of no further use then.
     pub async fn post(&mut self, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
         let request = Request::builder()
             .method(Method::POST)
@@ -73,9 +66,6 @@ impl Connection {
     }
 
     /// Sends a GET request.
-    ///
-    /// # Errors
-    /// As [`Connection::post`].
     pub async fn get(&mut self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
         let request = Request::builder()
             .uri(path)
@@ -93,15 +83,12 @@ impl Connection {
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         self.audit
-            .answer(status.as_u16(), &String::from_utf8_lossy(&body));
+            .response(status.as_u16(), &String::from_utf8_lossy(&body));
         Ok((status, body))
     }
 }
 
 /// A client that does nothing by itself: no proxy, no redirects, no retries.
-///
-/// # Errors
-/// If it cannot be made.
 pub fn plain_client() -> anyhow::Result<reqwest::Client> {
     // Where another test of this process was first, its provider is the same.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -1,9 +1,19 @@
 //! The harness of the end-to-end tests.
 
+#![expect(
+    clippy::missing_errors_doc,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::needless_pass_by_value,
+    clippy::return_self_not_must_use,
+    reason = "only tests call it, and an error ends the test with its own text"
+)]
+
 pub mod account;
 pub mod apart;
 pub mod audit;
 pub mod byte_server;
+pub mod child;
 pub mod cluster;
 pub mod cluster_run;
 pub mod collections;
@@ -26,6 +36,5 @@ pub mod stuck;
 pub mod tally;
 pub mod test_namespace;
 pub mod tls;
-pub mod trap;
 pub mod verifier;
 pub mod wait;

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::bail;
 use bytes::Bytes;
-use serde::Deserialize;
+use serde_json::Value;
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -60,7 +60,6 @@ pub struct BodyShape {
 
 impl BodyShape {
     /// The body of a message of this session.
-    #[must_use]
     pub fn make(&self, message: u64, session: &str) -> Bytes {
         let channels = self.channels.len() as u64;
         // The remainder of a division by a length fits into an index.
@@ -96,7 +95,6 @@ pub struct Accepted {
 
 impl Progress {
     /// One that keeps the id of each accepted message.
-    #[must_use]
     pub fn keeping_ids() -> Self {
         Self {
             ids: Some(Mutex::default()),
@@ -105,7 +103,6 @@ impl Progress {
     }
 
     /// Every accepted message, where ids are kept.
-    #[must_use]
     pub fn accepted_ids(&self) -> Vec<Accepted> {
         self.ids().map(|ids| ids.clone()).unwrap_or_default()
     }
@@ -115,17 +112,16 @@ impl Progress {
         Some(ids.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn keep(&self, message: u64, answer: &[u8]) {
-        #[derive(Deserialize)]
-        struct Answer {
-            message_id: String,
-        }
+    fn keep(&self, message: u64, response: &[u8]) {
         let Some(mut ids) = self.ids() else {
             return;
         };
         // A response without an id leaves the message without one, and the account reports it.
-        let answer = serde_json::from_slice(answer);
-        let id = answer.map_or_else(|_| String::new(), |Answer { message_id }| message_id);
+        let response: Value = serde_json::from_slice(response).unwrap_or_default();
+        let id = response["message_id"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         ids.push(Accepted { message, id });
     }
 }
@@ -141,9 +137,6 @@ pub struct Loaded {
 }
 
 /// Posts a run's messages as fast as they are accepted.
-///
-/// # Errors
-/// If it takes longer than the load's limit.
 pub async fn post_all(load: &Load) -> anyhow::Result<Loaded> {
     let (_open, gate) = watch::channel(u64::MAX);
     post(load, &Arc::default(), &gate, Duration::ZERO).await
@@ -151,9 +144,6 @@ pub async fn post_all(load: &Load) -> anyhow::Result<Loaded> {
 
 /// Posts a run's messages on a fixed timetable, independent of earlier posts (up to the load's
 /// limit in flight): message n is due n intervals after [`Loaded::since`].
-///
-/// # Errors
-/// As [`post_all`].
 pub async fn post_paced(
     load: &Load,
     progress: &Arc<Progress>,
@@ -164,9 +154,6 @@ pub async fn post_paced(
 }
 
 /// Posts a run's messages; those from the gate's number on wait until the gate moves.
-///
-/// # Errors
-/// As [`post_all`].
 pub async fn post_gated(
     load: &Load,
     progress: &Arc<Progress>,

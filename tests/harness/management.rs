@@ -18,9 +18,6 @@ pub struct Management {
 
 impl Management {
     /// That of the server that `tests/run` has started.
-    ///
-    /// # Errors
-    /// If `TEST_MANAGEMENT_URL` is not set.
     pub fn from_environment() -> anyhow::Result<Self> {
         let url = std::env::var("TEST_MANAGEMENT_URL").context(
             "TEST_MANAGEMENT_URL is not set: run tests/run, or point it to the management API of \
@@ -33,9 +30,6 @@ impl Management {
     }
 
     /// Calls it; `path` is what follows `/api`.
-    ///
-    /// # Errors
-    /// If it does not answer 2xx.
     pub async fn call(&self, method: Method, path: &[&str], body: &Value) -> anyhow::Result<()> {
         let mut url = self.url.clone();
         let segments = ["api"].iter().chain(path);
@@ -55,9 +49,6 @@ impl Management {
     }
 
     /// Sets a policy.
-    ///
-    /// # Errors
-    /// As [`Management::call`].
     pub async fn set_policy(&self, vhost: &str, name: &str, policy: &Value) -> anyhow::Result<()> {
         self.call(Method::PUT, &["policies", vhost, name], policy)
             .await

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     account::{self, End},
     counting::CountingServer,
-    loader::{self, BodyShape, Load, Progress},
+    loader::{self, Progress},
     stack::{Engines, Plan, Stack},
     tally::Tally,
     test_namespace::TestNamespace,
@@ -25,12 +25,6 @@ use crate::{
 
 /// How many channels the messages are for.
 const CHANNELS: usize = 8;
-
-/// The most posts under way at once.
-const IN_FLIGHT: usize = 32;
-
-/// The size of a posted body.
-const BODY_BYTES: usize = 400;
 
 /// The duration of the load before and after the outage.
 const AROUND: Duration = Duration::from_secs(3);
@@ -92,9 +86,6 @@ impl fmt::Display for OutageReport {
 }
 
 /// Executes the run.
-///
-/// # Errors
-/// If something does not start, or the load does not end in time.
 pub async fn run(plan: OutagePlan) -> anyhow::Result<OutageReport> {
     let Engines::Servers { broker, store } = plan.stack.engines else {
         bail!("the embedded store is part of the process: it cannot be unavailable");
@@ -112,18 +103,8 @@ pub async fn run(plan: OutagePlan) -> anyhow::Result<OutageReport> {
         ..plan.stack
     })?;
     stack.start_all().await?;
-    let load = Load {
-        address: stack.ingress(),
-        path: "/channel/message",
-        tally: Arc::clone(&tally),
-        body: BodyShape {
-            channels: stack.register(CHANNELS, &[channel.url()]).await?,
-            response_url: stack.response_url(),
-            bytes: BODY_BYTES,
-        },
-        in_flight: IN_FLIGHT,
-        limit: lasts + plan.limit,
-    };
+    let channels = stack.register(CHANNELS, &[channel.url()]).await?;
+    let load = stack.load(&tally, &channels, lasts + plan.limit);
 
     let progress = Arc::new(Progress::keeping_ids());
     let every = Duration::from_secs(1) / plan.rate;

@@ -71,10 +71,6 @@ pub struct Process {
 
 impl Process {
     /// Starts a program and waits until it is ready.
-    ///
-    /// # Errors
-    /// If it cannot be started, ends, or is not ready within a minute; the error shows the end of
-    /// its log.
     pub async fn start(program: Program) -> anyhow::Result<Self> {
         let mut process = Self::new(program)?;
         process.restart().await?;
@@ -89,9 +85,13 @@ impl Process {
         self.program.audit.environment(pairs(&self.program.env));
     }
 
-    #[must_use]
     pub const fn program(&self) -> &Program {
         &self.program
+    }
+
+    /// Whether it was started, and neither stopped nor killed since. It may have ended by itself.
+    pub const fn is_started(&self) -> bool {
+        self.child.is_some()
     }
 
     /// Whether it was started and has not ended.
@@ -102,25 +102,13 @@ impl Process {
     }
 
     /// Starts it (again), as it was, and waits until it is ready.
-    ///
-    /// # Errors
-    /// As [`Process::start`]; and if it is running already.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.launch()?;
         self.ready().await
     }
 
-    /// Starts a program and does not wait until it is ready.
-    ///
-    /// # Errors
-    /// If it cannot be started.
-    pub fn launched(program: Program) -> anyhow::Result<Self> {
-        let mut process = Self::new(program)?;
-        process.launch()?;
-        Ok(process)
-    }
-
-    fn new(program: Program) -> anyhow::Result<Self> {
+    /// A process that is not started yet.
+    pub fn new(program: Program) -> anyhow::Result<Self> {
         program.audit.environment(pairs(&program.env));
         fs::create_dir_all(&program.folder)
             .with_context(|| format!("making {}", program.folder.display()))?;
@@ -131,7 +119,8 @@ impl Process {
         })
     }
 
-    fn launch(&mut self) -> anyhow::Result<()> {
+    /// Starts it (again) and does not wait until it is ready.
+    pub fn launch(&mut self) -> anyhow::Result<()> {
         if self.is_running() {
             bail!("{} is running already", self.program.name);
         }
@@ -153,9 +142,6 @@ impl Process {
     }
 
     /// What `/readyz` answers.
-    ///
-    /// # Errors
-    /// If there is no answer.
     pub async fn readiness(&self) -> anyhow::Result<(StatusCode, Bytes)> {
         let operations = Peer {
             address: self.program.operations,
@@ -165,9 +151,6 @@ impl Process {
     }
 
     /// Waits until it is ready.
-    ///
-    /// # Errors
-    /// As [`Process::start`].
     pub async fn ready(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_LIMIT;
         loop {
@@ -188,9 +171,6 @@ impl Process {
     }
 
     /// Kills it with SIGKILL, as a crash or the kernel's memory killer would.
-    ///
-    /// # Errors
-    /// If it is not running.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.used_before = self.usage()?;
         let mut child = self.take()?;
@@ -198,9 +178,6 @@ impl Process {
     }
 
     /// Sends SIGTERM and waits for the exit.
-    ///
-    /// # Errors
-    /// If it is not running, or does not end within `limit`; it is killed then.
     pub async fn stop(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
         let mut child = self.take()?;
         let pid = child
@@ -221,9 +198,6 @@ impl Process {
 
     /// The processor time it has used, with that of the predecessors that were killed, and the
     /// most memory that it held.
-    ///
-    /// # Errors
-    /// If it is not running.
     pub fn usage(&self) -> anyhow::Result<Usage> {
         let pid = self
             .pid()
@@ -232,13 +206,11 @@ impl Process {
     }
 
     /// Its process id, while it runs.
-    #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().and_then(Child::id)
     }
 
     /// The end of its log, for an error that a human reads.
-    #[must_use]
     pub fn tail(&self) -> String {
         let log = fs::read(self.log_path()).unwrap_or_default();
         let from = log.len().saturating_sub(LOG_TAIL_BYTES);
@@ -260,7 +232,7 @@ impl Process {
             .with_context(|| format!("opening {}", path.display()))
     }
 
-    fn log_path(&self) -> PathBuf {
+    pub fn log_path(&self) -> PathBuf {
         self.program
             .folder
             .join(format!("{}.log", self.program.name))
@@ -269,9 +241,6 @@ impl Process {
 
 /// Runs a command of the executable that exits by itself, without the tests' environment, and
 /// returns its output.
-///
-/// # Errors
-/// If it cannot be run, or does not end within `limit`.
 pub async fn run_to_end(
     arguments: &[&str],
     env: &[(String, String)],
@@ -301,9 +270,6 @@ fn pairs(env: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// A port that was just free, and that this function has not returned before.
-///
-/// # Errors
-/// If the machine has none.
 pub fn free_port() -> anyhow::Result<u16> {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     for _ in PORTS {
@@ -320,9 +286,6 @@ pub fn free_port() -> anyhow::Result<u16> {
 }
 
 /// The gateway's executable: `ROUNDTRIP_BINARY`, or the one beside the tests' own.
-///
-/// # Errors
-/// If there is none; the error says how to build it.
 pub fn gateway_binary() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("ROUNDTRIP_BINARY") {
         return Ok(path.into());

@@ -25,7 +25,6 @@ pub struct Usage {
 
 impl Usage {
     /// Both together: the sum of the time, the greater of the memories.
-    #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
             cpu: self.cpu + other.cpu,
@@ -35,9 +34,6 @@ impl Usage {
 }
 
 /// What a process has used since its start.
-///
-/// # Errors
-/// If there is no such process.
 pub fn usage(pid: u32) -> anyhow::Result<Usage> {
     let fields = fields(pid)?;
     let ticks: u64 = fields.iter().skip(UTIME).take(2).sum();
@@ -54,9 +50,6 @@ pub fn usage(pid: u32) -> anyhow::Result<Usage> {
 }
 
 /// How many threads a process has.
-///
-/// # Errors
-/// If there is no such process.
 pub fn threads(pid: u32) -> anyhow::Result<usize> {
     let status = read(pid, "status")?;
     let threads = status
@@ -66,7 +59,6 @@ pub fn threads(pid: u32) -> anyhow::Result<usize> {
 }
 
 /// The processes of a session: a server that was started in one of its own, and its helpers.
-#[must_use]
 pub fn processes_of_session(session: u32) -> Vec<u32> {
     fs::read_dir("/proc")
         .into_iter()

@@ -48,9 +48,6 @@ pub struct Proxy {
 
 impl Proxy {
     /// A proxy in front of `target`, on a free port of the loopback interface.
-    ///
-    /// # Errors
-    /// Where no port can be listened on.
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -67,7 +64,6 @@ impl Proxy {
         })
     }
 
-    #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }

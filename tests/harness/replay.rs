@@ -4,11 +4,7 @@
 //! Invariant: the run reads the progress throughout, also across the kill, and checks that it is
 //! correct.
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use hyper::StatusCode;
@@ -19,16 +15,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::{
     counting::CountingServer,
     http::{Connection, Peer},
-    loader::{self, BodyShape, Load, Progress},
+    loader,
     stack::{Plan, Role, Stack},
     tally::Tally,
 };
-
-/// How many posts are under way at once.
-const IN_FLIGHT: usize = 32;
-
-/// The size of a posted body.
-const BODY_BYTES: usize = 400;
 
 /// The interval between reads of the progress.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -76,13 +66,11 @@ pub struct ReplayReport {
 
 impl ReplayReport {
     /// Letters that were not delivered.
-    #[must_use]
     pub const fn lost(&self) -> u64 {
         self.matched.saturating_sub(self.delivered)
     }
 
     /// Whether every guarantee holds.
-    #[must_use]
     pub const fn kept_its_promise(&self) -> bool {
         self.lost() == 0
             && self.monotonic
@@ -133,9 +121,6 @@ struct ReplayProgress {
 }
 
 /// Executes the run.
-///
-/// # Errors
-/// If the limit passes first.
 pub async fn run(plan: ReplayPlan) -> anyhow::Result<ReplayReport> {
     let deadline = Instant::now() + plan.limit;
     let letters = plan.letters as u64;
@@ -149,24 +134,10 @@ pub async fn run(plan: ReplayPlan) -> anyhow::Result<ReplayReport> {
 
     // Each is rejected at its first attempt.
     channel.fail(StatusCode::BAD_REQUEST);
-    let load = Load {
-        address: stack.ingress(),
-        path: "/channel/message",
-        tally: Arc::clone(&tally),
-        body: BodyShape {
-            channels: stack.register(1, &[channel.url()]).await?,
-            response_url: stack.response_url(),
-            bytes: BODY_BYTES,
-        },
-        in_flight: IN_FLIGHT,
-        limit: plan.limit,
-    };
-    let progress = Arc::new(Progress::default());
-    loader::post_paced(&load, &progress, Duration::ZERO).await?;
-    ensure!(
-        progress.repeated.load(Ordering::Acquire) == 0,
-        "a post was not accepted"
-    );
+    let channels = stack.register(1, &[channel.url()]).await?;
+    let load = stack.load(&tally, &channels, plan.limit);
+    let loaded = loader::post_all(&load).await?;
+    ensure!(loaded.repeated == 0, "a post was not accepted");
     let dead = async {
         let dry_run = json!({"dry_run": true});
         while ask(&load.address, &dry_run).await?["matched"].as_u64() != Some(letters) {
@@ -216,10 +187,6 @@ struct Followed {
 /// Follows a replay until it is done; half-way its process is killed and restarted.
 async fn follow(stack: &mut Stack, replay: &ReplayState, letters: u64) -> anyhow::Result<Followed> {
     let path = format!("/replays/{}", replay.replay_id);
-    let victim = match stack.roles() {
-        [Role::All] => Role::All,
-        _ => Role::Recorder,
-    };
     let (mut seen, mut at_kill, mut monotonic) = (0, None, true);
     loop {
         let mut connection = Connection::open(&stack.ingress()).await?;
@@ -244,7 +211,7 @@ async fn follow(stack: &mut Stack, replay: &ReplayState, letters: u64) -> anyhow
         }
         if at_kill.is_none() && now >= letters / 2 {
             at_kill = Some(now);
-            let process = stack.process(victim)?;
+            let process = stack.process(Role::Recorder)?;
             process.kill().await?;
             process.restart().await?;
         }

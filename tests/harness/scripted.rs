@@ -4,144 +4,79 @@
 //! Invariant: a request, and whether it was accepted (2xx), is recorded before the response is
 //! sent. So every message that the gateway counts as delivered is in the record.
 
+mod reply;
+
 use std::{
     collections::BTreeMap,
     fmt,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use anyhow::{Context, ensure};
-use axum::{
-    Router,
-    extract::State,
-    http::{HeaderMap, Response, StatusCode, Uri, header::CONTENT_TYPE},
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    HeaderMap, Request, StatusCode,
+    body::{Frame, Incoming},
+    service::service_fn,
 };
-use serde_json::{Value, value::RawValue};
-use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use serde_json::Value;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use url::{Position, Url};
 
-use crate::{audit::Audit, http::plain_client, wait};
+use self::reply::ResponseEnd;
+use crate::{
+    audit::Audit,
+    http::{Connection, Peer},
+    wait,
+};
 
-/// The server. Dropping it closes it.
+pub use self::reply::{Received, Reply, failing_once, failing_until};
+
+/// The time limit on posting an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a late answer is retried, and the wait between two posts.
+const LATE_ANSWER_LIMIT: Duration = Duration::from_mins(2);
+const LATE_ANSWER_AGAIN: Duration = Duration::from_millis(250);
+
+/// The most late answers posted concurrently.
+const LATE_ANSWERS_AT_ONCE: usize = 64;
+
+/// The server. Dropping it closes it, with its connections.
 pub struct ScriptedServer {
     address: SocketAddr,
-    shared: Arc<Shared>,
-    _serving: AbortOnDropHandle<()>,
-}
-
-#[derive(Debug, Clone)]
-pub struct Received {
-    /// Its place in the order of all requests to this server, from 0 on.
-    pub number: usize,
-    /// The number of the attempt for this `webhook-id`, from 1.
-    pub attempt: usize,
-    pub uri: Uri,
-    pub headers: HeaderMap,
-    /// Its body, byte for byte.
-    pub body: String,
-}
-
-impl Received {
-    /// Its header `webhook-id`; empty where it has none.
-    #[must_use]
-    pub fn webhook_id(&self) -> &str {
-        self.headers
-            .get("webhook-id")
-            .and_then(|id| id.to_str().ok())
-            .unwrap_or_default()
-    }
-
-    /// A text field of its body; empty where it has none.
-    #[must_use]
-    pub fn field(&self, name: &str) -> String {
-        // Only this field is parsed: others may hold values that `Value` cannot, such as 1e400.
-        let fields: BTreeMap<String, &RawValue> =
-            serde_json::from_str(&self.body).unwrap_or_default();
-        let text = fields
-            .get(name)
-            .and_then(|text| serde_json::from_str(text.get()).ok());
-        text.unwrap_or_default()
-    }
-}
-
-/// How the server handles a request.
-#[derive(Debug, Clone)]
-pub struct Reply {
-    status: StatusCode,
-    headers: Vec<(&'static str, String)>,
-    body: String,
-    answer: Option<String>,
-    after: Option<CancellationToken>,
-}
-
-impl Reply {
-    /// Answers with this status.
-    ///
-    /// # Panics
-    /// If it is not a valid status.
-    #[must_use]
-    pub fn status(status: u16) -> Self {
-        Self {
-            status: StatusCode::from_u16(status).expect("a status"),
-            headers: Vec::new(),
-            body: String::new(),
-            answer: None,
-            after: None,
-        }
-    }
-
-    /// Accepts it with 200.
-    #[must_use]
-    pub fn ok() -> Self {
-        Self::status(200)
-    }
-
-    /// Does not answer at all.
-    #[must_use]
-    pub fn hang() -> Self {
-        Self::ok().after(CancellationToken::new())
-    }
-
-    /// Posts `response_data` (JSON, sent as it is written here) to the request's `response_url`
-    /// first, as the seed's server does, and answers 500 where that fails.
-    #[must_use]
-    pub fn answering(response_data: impl Into<String>) -> Self {
-        Self {
-            answer: Some(response_data.into()),
-            ..Self::ok()
-        }
-    }
-
-    /// With this header.
-    #[must_use]
-    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
-        self
-    }
-
-    /// With this body.
-    #[must_use]
-    pub fn body(mut self, body: impl Into<String>) -> Self {
-        self.body = body.into();
-        self
-    }
-
-    /// Responds only after the gate has opened.
-    #[must_use]
-    pub fn after(mut self, gate: CancellationToken) -> Self {
-        self.after = Some(gate);
-        self
-    }
+    state: Arc<State>,
+    _closes: DropGuard,
 }
 
 type Script = dyn Fn(&Received) -> Reply + Send + Sync;
 
-struct Shared {
+struct State {
     script: Box<Script>,
-    client: reqwest::Client,
     audit: Audit,
-    record: Mutex<Record>,
+    /// A server under load keeps none.
+    record: Option<Mutex<Record>>,
+    /// Idle connections for answers.
+    idle: Mutex<Vec<(SocketAddr, Connection)>>,
+    late_answers: Semaphore,
+    /// Late answers that the gateway rejected, or never accepted.
+    refused: AtomicU64,
 }
 
 #[derive(Default)]
@@ -155,9 +90,6 @@ struct Record {
 
 impl ScriptedServer {
     /// Starts a server on a free port of the loopback.
-    ///
-    /// # Errors
-    /// If no port is free.
     pub async fn start(
         script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
@@ -165,89 +97,105 @@ impl ScriptedServer {
     }
 
     /// Starts a server at this address.
-    ///
-    /// # Errors
-    /// If the address is taken.
     pub async fn start_at(
         address: SocketAddr,
         script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
+        Self::serve(address, Box::new(script), Some(Mutex::default())).await
+    }
+
+    /// Starts a server that keeps no record, for a load.
+    pub(crate) async fn start_without_record(
+        script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::serve(address, Box::new(script), None).await
+    }
+
+    async fn serve(
+        address: SocketAddr,
+        script: Box<Script>,
+        record: Option<Mutex<Record>>,
+    ) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address).await.context("listening")?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            script: Box::new(script),
-            client: plain_client()?,
+        let state = Arc::new(State {
+            script,
             audit: Audit::default(),
-            record: Mutex::default(),
+            record,
+            idle: Mutex::default(),
+            late_answers: Semaphore::new(LATE_ANSWERS_AT_ONCE),
+            refused: AtomicU64::new(0),
         });
-        let app = Router::new()
-            .fallback(receive)
-            .with_state(Arc::clone(&shared));
-        let serving = tokio::spawn(async move {
-            // It serves until it is aborted.
-            let _ = axum::serve(listener, app).await;
-        });
+        let closed = CancellationToken::new();
+        tokio::spawn(accept(listener, Arc::clone(&state), closed.clone()));
         Ok(Self {
             address,
-            shared,
-            _serving: AbortOnDropHandle::new(serving),
+            state,
+            _closes: closed.drop_guard(),
         })
     }
 
     /// The URL of its one endpoint.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/incoming", self.address)
     }
 
-    #[must_use]
     pub const fn port(&self) -> u16 {
         self.address.port()
     }
 
+    /// Its address, and the audit of requests to it.
+    pub fn peer(&self) -> Peer {
+        Peer {
+            address: self.address,
+            audit: self.state.audit.clone(),
+        }
+    }
+
     /// Every request that came, in order.
-    #[must_use]
     pub fn received(&self) -> Vec<Received> {
-        self.shared.record().received.clone()
+        self.state.recorded(|record| record.received.clone())
     }
 
     /// The requests that were taken (2xx), in order.
-    #[must_use]
     pub fn taken(&self) -> Vec<Received> {
-        self.shared.record().taken.clone()
+        self.state.recorded(|record| record.taken.clone())
+    }
+
+    /// The requests of this `webhook-id` that were taken.
+    pub fn taken_of(&self, id: &str) -> Vec<Received> {
+        let mut taken = self.taken();
+        taken.retain(|request| request.webhook_id() == id);
+        taken
     }
 
     /// The sessions whose answer was posted to the gateway and accepted.
-    #[must_use]
     pub fn answered(&self) -> Vec<String> {
-        self.shared.record().answered.clone()
+        self.state.recorded(|record| record.answered.clone())
+    }
+
+    /// How many late answers the gateway rejected, or did not accept in two minutes.
+    pub fn refused(&self) -> u64 {
+        self.state.refused.load(Ordering::Acquire)
     }
 
     /// The audit: tokens in requests, and responses that refused its answers.
-    #[must_use]
     pub fn audit(&self) -> &Audit {
-        &self.shared.audit
+        &self.state.audit
     }
 
     /// Waits until this many requests have arrived.
-    ///
-    /// # Errors
-    /// If they do not in time.
     pub async fn received_at_least(&self, count: usize) -> anyhow::Result<Vec<Received>> {
-        let what = format!("{count} requests");
-        wait::until(what, async || {
+        wait::until(format!("{count} requests"), async || {
             Some(self.received()).filter(|received| received.len() >= count)
         })
         .await
     }
 
     /// Waits until this many requests were accepted.
-    ///
-    /// # Errors
-    /// If they were not in time.
     pub async fn taken_at_least(&self, count: usize) -> anyhow::Result<Vec<Received>> {
-        let what = format!("{count} requests to be taken");
-        wait::until(what, async || {
+        wait::until(format!("{count} requests to be taken"), async || {
             Some(self.taken()).filter(|taken| taken.len() >= count)
         })
         .await
@@ -262,74 +210,160 @@ impl fmt::Debug for ScriptedServer {
     }
 }
 
-impl Shared {
-    fn record(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+impl State {
+    fn recorded<T: Default>(&self, read: impl FnOnce(&mut Record) -> T) -> T {
+        let record = self.record.as_ref();
+        record.map_or_else(T::default, |record| read(&mut lock(record)))
     }
 
-    fn remember(&self, uri: Uri, headers: HeaderMap, body: String) -> Received {
-        self.audit.text(&body);
-        let mut record = self.record();
+    fn remember(&self, headers: HeaderMap, body: String) -> Received {
         let mut received = Received {
-            number: record.received.len(),
+            number: 0,
             attempt: 0,
-            uri,
             headers,
             body,
         };
-        let id = received.webhook_id().to_owned();
-        let attempts = record.attempts.entry(id).or_default();
-        *attempts += 1;
-        received.attempt = *attempts;
-        record.received.push(received.clone());
+        if let Some(record) = &self.record {
+            self.audit.text(&received.body);
+            let mut record = lock(record);
+            received.number = record.received.len();
+            let id = received.webhook_id().to_owned();
+            let attempts = record.attempts.entry(id).or_default();
+            *attempts += 1;
+            received.attempt = *attempts;
+            record.received.push(received.clone());
+        }
         received
     }
 
-    async fn post_answer(&self, received: &Received, data: String) -> anyhow::Result<()> {
+    /// Posts an answer and returns the response's status.
+    async fn post_answer(&self, received: &Received, data: &str) -> anyhow::Result<StatusCode> {
         let session = received.field("session_id");
+        let url: Url = received.field("response_url").parse()?;
+        let address = *url
+            .socket_addrs(|| None)?
+            .first()
+            .context("no address in response_url")?;
+        let idle = {
+            let mut idle = lock(&self.idle);
+            // A restarted gateway has closed them. Each closed one would fail a good delivery, and
+            // some hundreds would open every channel's breaker.
+            idle.retain(|(_, connection)| !connection.is_closed());
+            let place = idle.iter().position(|(other, _)| *other == address);
+            place.map(|place| idle.swap_remove(place).1)
+        };
+        let audit = self.audit.clone();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => Connection::open(&Peer { address, audit }).await?,
+        };
+        let path = &url[Position::BeforePath..Position::AfterQuery];
         let body = format!(
-            r#"{{"session_id":{},"response_data":{}}}"#,
-            Value::from(session.clone()),
-            RawValue::from_string(data)?
+            r#"{{"session_id":{},"response_data":{data}}}"#,
+            Value::from(session.as_str())
         );
-        let sent = self
-            .client
-            .post(received.field("response_url"))
-            .header(CONTENT_TYPE, "application/json")
-            .body(body)
-            .send()
-            .await?;
-        let status = sent.status();
-        self.audit.answer(status.as_u16(), &sent.text().await?);
-        ensure!(status.is_success(), "the answer was met with {status}");
-        self.record().answered.push(session);
-        Ok(())
+        // A connection that fails is dropped, not put back.
+        let (status, _) = timeout(ANSWER_LIMIT, connection.post(path, body.into()))
+            .await
+            .context("the gateway took no answer in time")??;
+        lock(&self.idle).push((address, connection));
+        if status.is_success() {
+            self.recorded(|record| record.answered.push(session));
+        }
+        Ok(status)
+    }
+
+    /// Posts an answer as a careful channel server does: until it is accepted or rejected.
+    async fn post_late(&self, received: &Received, data: &str, wait: Duration) {
+        sleep(wait).await;
+        let deadline = Instant::now() + LATE_ANSWER_LIMIT;
+        while Instant::now() < deadline {
+            let posted = async {
+                let _turn = self.late_answers.acquire().await?;
+                self.post_answer(received, data).await
+            };
+            match posted.await {
+                Ok(StatusCode::ACCEPTED) => return,
+                Ok(status)
+                    if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS =>
+                {
+                    break;
+                }
+                Ok(_) | Err(_) => sleep(LATE_ANSWER_AGAIN).await,
+            }
+        }
+        self.refused.fetch_add(1, Ordering::AcqRel);
     }
 }
 
-async fn receive(
-    State(shared): State<Arc<Shared>>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: String,
-) -> Response<String> {
-    let received = shared.remember(uri, headers, body);
-    let reply = (shared.script)(&received);
-    if let Some(gate) = &reply.after {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>, closed: CancellationToken) {
+    let accepting = async {
+        while let Ok((stream, _)) = listener.accept().await {
+            let serving = serve(stream, Arc::clone(&state));
+            tokio::spawn(closed.clone().run_until_cancelled_owned(serving));
+        }
+    };
+    closed.run_until_cancelled(accepting).await;
+}
+
+async fn serve(stream: TcpStream, state: Arc<State>) {
+    // Without it a response waits for the client's delayed acknowledgement.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let service = service_fn(move |request| respond(Arc::clone(&state), request));
+    // An error is the end of a connection that was cut.
+    let _ = auto::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+type Response = hyper::Response<UnsyncBoxBody<Bytes, std::convert::Infallible>>;
+
+/// An error closes the connection.
+async fn respond(state: Arc<State>, request: Request<Incoming>) -> anyhow::Result<Response> {
+    let (head, body) = request.into_parts();
+    let body = String::from_utf8(body.collect().await?.to_bytes().into())?;
+    let received = state.remember(head.headers, body);
+    let reply = (state.script)(&received);
+    if let Some(gate) = &reply.gate {
         gate.cancelled().await;
     }
+    ensure!(
+        reply.end != ResponseEnd::Dropped,
+        "the script drops this request"
+    );
     let mut status = reply.status;
-    if let Some(data) = reply.answer
-        && shared.post_answer(&received, data).await.is_err()
-    {
-        status = StatusCode::INTERNAL_SERVER_ERROR;
+    match (reply.answer, reply.late) {
+        (None, _) => {}
+        (Some(data), None) => {
+            let posted = state.post_answer(&received, &data).await;
+            if !posted.is_ok_and(|status| status.is_success()) {
+                status = StatusCode::INTERNAL_SERVER_ERROR;
+            }
+        }
+        (Some(data), Some(wait)) => {
+            let (state, received) = (Arc::clone(&state), received.clone());
+            tokio::spawn(async move { state.post_late(&received, &data, wait).await });
+        }
     }
     if status.is_success() {
-        shared.record().taken.push(received);
+        state.recorded(|record| record.taken.push(received));
     }
-    let mut response = Response::builder().status(status);
+    let mut response = hyper::Response::builder().status(status);
     for (name, value) in reply.headers {
         response = response.header(name, value);
     }
-    response.body(reply.body).unwrap_or_default()
+    let body = Bytes::from(reply.body);
+    Ok(response.body(match reply.end {
+        ResponseEnd::Stalled => {
+            let part = stream::iter([Ok(Frame::data(body))]);
+            StreamBody::new(part.chain(stream::pending())).boxed_unsync()
+        }
+        ResponseEnd::Whole | ResponseEnd::Dropped => Full::new(body).boxed_unsync(),
+    })?)
 }

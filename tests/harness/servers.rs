@@ -44,9 +44,6 @@ pub struct Server {
 
 impl Server {
     /// Starts a server in this folder and waits until it answers.
-    ///
-    /// # Errors
-    /// If it is not installed, or does not answer in time; the error is the command's own.
     pub async fn start(kind: Kind, folder: &Path) -> anyhow::Result<Self> {
         let mut server = Self {
             kind,
@@ -58,9 +55,6 @@ impl Server {
     }
 
     /// Starts a RabbitMQ that listens under TLS too, on a port of its own.
-    ///
-    /// # Errors
-    /// As [`Server::start`].
     pub async fn start_with_tls(folder: &Path, identity: &Identity) -> anyhow::Result<Self> {
         let tls = folder.join("tls");
         fs::create_dir_all(&tls)?;
@@ -70,9 +64,6 @@ impl Server {
     }
 
     /// Starts a RabbitMQ with these settings of its application `rabbit`, as Erlang terms.
-    ///
-    /// # Errors
-    /// As [`Server::start`].
     pub async fn start_with_settings(folder: &Path, settings: &str) -> anyhow::Result<Self> {
         let config = format!("[{{rabbit, [{settings}]}}].\n");
         fs::write(folder.join("advanced.config"), config)?;
@@ -80,24 +71,17 @@ impl Server {
     }
 
     /// The port on which it listens under TLS.
-    ///
-    /// # Errors
-    /// If it does not.
     pub fn tls_port(&self) -> anyhow::Result<u16> {
         let port = fs::read_to_string(self.folder.join("tls/port"));
         Ok(port.context("it has no TLS port")?.trim().parse()?)
     }
 
     /// Its URL; the same after a restart.
-    #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
     /// Starts it again with its data and its port.
-    ///
-    /// # Errors
-    /// As [`Server::start`].
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         // Port 0: the one it had, or a free one.
         let mut command = command(&["start", &self.kind.to_string()], &self.folder);
@@ -107,9 +91,6 @@ impl Server {
     }
 
     /// Kills it with SIGKILL, as a crash would.
-    ///
-    /// # Errors
-    /// If the command fails.
     pub async fn kill(&self) -> anyhow::Result<()> {
         let command = command(&["kill"], &self.folder);
         spawn_blocking(|| run(command)).await??;
@@ -117,7 +98,6 @@ impl Server {
     }
 
     /// What its processes have used since it was started; nothing where it runs in a container.
-    #[must_use]
     pub fn usage(&self) -> Usage {
         let session = fs::read_to_string(self.folder.join("session")).unwrap_or_default();
         session

@@ -66,9 +66,6 @@ pub struct StuckProxy {
 
 impl StuckProxy {
     /// A proxy in front of `target`, on a free port of the loopback interface.
-    ///
-    /// # Errors
-    /// Where no port can be listened on.
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -88,7 +85,6 @@ impl StuckProxy {
         })
     }
 
-    #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
@@ -110,7 +106,6 @@ impl StuckProxy {
 
     /// How many AMQP connections were opened so far. A probe that only waits for the greeting does
     /// not count.
-    #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }

@@ -34,7 +34,6 @@ pub struct Tally {
 
 impl Tally {
     /// An empty tally for a run of so many messages.
-    #[must_use]
     pub fn new(run: &str, messages: usize) -> Self {
         Self {
             run: run.to_owned(),
@@ -49,7 +48,6 @@ impl Tally {
     }
 
     /// The session of a message of this run.
-    #[must_use]
     pub fn session(&self, message: u64) -> String {
         format!("{}-{message}", self.run)
     }
@@ -79,19 +77,16 @@ impl Tally {
     }
 
     /// How many messages the run has.
-    #[must_use]
     pub fn messages(&self) -> u64 {
         self.counts.len() as u64
     }
 
     /// How many messages came at least once.
-    #[must_use]
     pub fn distinct(&self) -> u64 {
         self.distinct.load(Ordering::Acquire)
     }
 
     /// The arrivals beyond each message's first.
-    #[must_use]
     pub fn duplicates(&self) -> u64 {
         // The total is counted first, so it is never the lesser of the two.
         let distinct = self.distinct();
@@ -99,22 +94,17 @@ impl Tally {
     }
 
     /// When this message came first; nothing where it has not.
-    #[must_use]
     pub fn arrived_at(&self, message: u64) -> Option<Instant> {
         let arrival = self.arrivals.get(usize::try_from(message).ok()?)?;
         arrival.get().copied()
     }
 
     /// When the first message came.
-    #[must_use]
     pub fn first_at(&self) -> Option<Instant> {
         self.first_at.get().copied()
     }
 
     /// Waits until so many messages have come.
-    ///
-    /// # Errors
-    /// If they have not within the limit; the error says how many have.
     pub async fn reach(&self, messages: u64, limit: Duration) -> anyhow::Result<()> {
         let reached = async {
             loop {
@@ -135,9 +125,6 @@ impl Tally {
     }
 
     /// Waits until every message has come, and says when the last one's first arrival was.
-    ///
-    /// # Errors
-    /// As [`Tally::reach`].
     pub async fn full(&self, limit: Duration) -> anyhow::Result<Instant> {
         self.reach(self.messages(), limit).await?;
         Ok(*self.full_at.get_or_init(Instant::now))

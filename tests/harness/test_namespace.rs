@@ -10,7 +10,7 @@ use lapin::{
 use url::Url;
 use uuid::Uuid;
 
-use crate::proxy::Proxy;
+use crate::{proxy::Proxy, stack::Engines};
 
 /// The ports for URLs without a port.
 const AMQP_PORT: u16 = 5672;
@@ -39,29 +39,24 @@ pub struct TestNamespace {
 }
 
 impl TestNamespace {
-    /// A new test_namespace on the servers that `tests/run` has started.
-    ///
-    /// # Errors
-    /// If `TEST_AMQP_URL` or `TEST_MONGODB_URL` is not set.
+    /// A new namespace on the servers that `tests/run` has started.
     pub fn fresh() -> anyhow::Result<Self> {
-        let url = |variable: &str| -> anyhow::Result<Url> {
-            let text = std::env::var(variable).with_context(|| {
-                format!("{variable} is not set: run tests/run, which starts the servers")
-            })?;
-            text.parse()
-                .with_context(|| format!("{variable} is no URL"))
-        };
         Ok(Self {
             name: format!("test-{}", Uuid::now_v7().simple()),
-            broker: url("TEST_AMQP_URL")?,
-            store: url("TEST_MONGODB_URL")?,
+            broker: server_url("TEST_AMQP_URL")?,
+            store: server_url("TEST_MONGODB_URL")?,
         })
     }
 
+    /// The servers as a gateway's engines.
+    pub fn engines(&self) -> Engines {
+        Engines::Servers {
+            broker: self.broker.to_string(),
+            store: self.store.to_string(),
+        }
+    }
+
     /// The servers themselves, without a namespace.
-    ///
-    /// # Errors
-    /// If one of these is not a URL.
     pub fn nameless(broker: &str, store: &str) -> anyhow::Result<Self> {
         Ok(Self {
             name: String::new(),
@@ -71,17 +66,11 @@ impl TestNamespace {
     }
 
     /// RabbitMQ's URL through a new proxy, and the proxy.
-    ///
-    /// # Errors
-    /// If its URL names no address, or the proxy cannot be started.
     pub async fn broker_by_proxy(&self) -> anyhow::Result<(String, Proxy)> {
         by_proxy(&self.broker, AMQP_PORT).await
     }
 
     /// MongoDB's URL through a new proxy, and the proxy.
-    ///
-    /// # Errors
-    /// As [`TestNamespace::broker_by_proxy`].
     pub async fn store_by_proxy(&self) -> anyhow::Result<(String, Proxy)> {
         let mut url = self.store.clone();
         if url.path().is_empty() {
@@ -94,30 +83,44 @@ impl TestNamespace {
     }
 
     /// The collection `channels`, as another client of the database sees it.
-    ///
-    /// # Errors
-    /// If MongoDB does not answer.
     pub async fn channels(&self) -> anyhow::Result<mongodb::Collection<bson::Document>> {
+        self.collection("channels").await
+    }
+
+    /// The same for any collection.
+    pub async fn collection(
+        &self,
+        name: &str,
+    ) -> anyhow::Result<mongodb::Collection<bson::Document>> {
+        Ok(self.database().await?.collection(name))
+    }
+
+    async fn database(&self) -> anyhow::Result<mongodb::Database> {
         let client = mongodb::Client::with_uri_str(self.store.as_str()).await?;
-        Ok(client.database(&self.name).collection("channels"))
+        Ok(client.database(&self.name))
     }
 
     /// Removes its queues, exchanges and database.
-    ///
-    /// # Errors
-    /// If a server does not answer.
     pub async fn remove(&self) -> anyhow::Result<()> {
         remove_namespace(self.broker.as_str(), &self.name, 1).await?;
-        let client = mongodb::Client::with_uri_str(self.store.as_str()).await?;
-        client.database(&self.name).drop().await?;
-        Ok(())
+        self.remove_database().await
+    }
+
+    /// Removes its database alone.
+    pub async fn remove_database(&self) -> anyhow::Result<()> {
+        Ok(self.database().await?.drop().await?)
     }
 }
 
+/// The URL of a server, which this variable names.
+pub fn server_url(variable: &str) -> anyhow::Result<Url> {
+    let url = std::env::var(variable).with_context(|| {
+        format!("{variable} is not set: run tests/run, which starts the servers, or name one there")
+    })?;
+    url.parse().with_context(|| format!("{variable} is no URL"))
+}
+
 /// Removes a namespace's queues and exchanges, with this number of outbound shards.
-///
-/// # Errors
-/// If RabbitMQ does not answer.
 pub async fn remove_namespace(url: &str, namespace: &str, shards: u16) -> lapin::Result<()> {
     let connection = lapin::Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;

@@ -37,9 +37,6 @@ pub struct Identity {
 
 impl Authority {
     /// A new authority with a unique name; clients select an authority by name.
-    ///
-    /// # Errors
-    /// If no key can be made.
     pub fn new() -> anyhow::Result<Self> {
         let mut of = CertificateParams::new(Vec::new())?;
         of.distinguished_name
@@ -52,9 +49,6 @@ impl Authority {
     }
 
     /// Writes its certificate into a file of this folder.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
     pub fn write(&self, folder: &Path) -> anyhow::Result<PathBuf> {
         let path = folder.join("ca.pem");
         std::fs::write(&path, self.0.pem()).context("writing the authority's certificate")?;
@@ -62,26 +56,17 @@ impl Authority {
     }
 
     /// A server's identity under this name or address.
-    ///
-    /// # Errors
-    /// If it cannot be made.
     pub fn identity(&self, name: &str) -> anyhow::Result<Identity> {
         self.identity_under(&[name])
     }
 
     /// A server's identity under each of these names or addresses.
-    ///
-    /// # Errors
-    /// If it cannot be made.
     pub fn identity_under(&self, names: &[&str]) -> anyhow::Result<Identity> {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
         self.sign(&CertificateParams::new(names)?)
     }
 
     /// The same, long expired.
-    ///
-    /// # Errors
-    /// If it cannot be made.
     pub fn expired_identity(&self, name: &str) -> anyhow::Result<Identity> {
         let mut of = CertificateParams::new([name.to_owned()])?;
         of.not_before = rcgen::date_time_ymd(LONG_AGO - 1, 1, 1);
@@ -130,26 +115,17 @@ pub struct TlsFront {
 
 impl TlsFront {
     /// A proxy for `target` on a free port of the loopback.
-    ///
-    /// # Errors
-    /// If no port is free, or the identity cannot be used.
     pub async fn start(target: SocketAddr, identity: &Identity) -> anyhow::Result<Self> {
         Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), target, identity).await
     }
 
     /// The same, with HTTP/2 negotiated.
-    ///
-    /// # Errors
-    /// If no port is free, or the identity cannot be used.
     pub async fn start_http2(target: SocketAddr, identity: &Identity) -> anyhow::Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self::serve(address, target, identity.acceptor(&["h2"])?).await
     }
 
     /// The same, on this address.
-    ///
-    /// # Errors
-    /// If the address is taken, or the identity cannot be used.
     pub async fn start_at(
         address: SocketAddr,
         target: SocketAddr,
@@ -176,7 +152,6 @@ impl TlsFront {
         })
     }
 
-    #[must_use]
     pub const fn port(&self) -> u16 {
         self.address.port()
     }

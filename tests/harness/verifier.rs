@@ -38,7 +38,6 @@ pub struct Check {
 
 impl Check {
     /// Checks this received request.
-    #[must_use]
     pub fn new(secret: &str, received: &Received) -> Self {
         let headers = HEADERS.into_iter().filter_map(|name| {
             let value = received.headers.get(name)?.to_str().ok()?;
@@ -52,14 +51,12 @@ impl Check {
     }
 
     /// With this header in place of its own.
-    #[must_use]
     pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.headers.insert(name.to_owned(), value.into());
         self
     }
 
     /// With this body in place of its own.
-    #[must_use]
     pub fn body(mut self, body: &str) -> Self {
         self.body = base64(body.as_bytes());
         self
@@ -67,10 +64,7 @@ impl Check {
 }
 
 /// Verifies these requests with a library.
-///
-/// # Errors
-/// If it is not installed, or returns anything except accepted or refused.
-pub async fn believed(library: Library, checks: &[Check]) -> anyhow::Result<Vec<bool>> {
+pub async fn verified(library: Library, checks: &[Check]) -> anyhow::Result<Vec<bool>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (program, script) = match library {
         Library::Python => (root.join("../.servers/venv/bin/python"), "verify.py"),
@@ -98,21 +92,20 @@ pub async fn believed(library: Library, checks: &[Check]) -> anyhow::Result<Vec<
     };
     let (written, output) = tokio::join!(write, child.wait_with_output());
     let output = output?;
-    let said = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     ensure!(
-        output.status.success() && said.lines().count() == checks.len(),
-        "{script} said {said}{}",
+        output.status.success() && printed.lines().count() == checks.len(),
+        "{script} printed {printed}{}",
         String::from_utf8_lossy(&output.stderr)
     );
     written?;
-    said.lines()
+    printed
+        .lines()
         .map(|line| {
-            let believed = line == "valid";
-            ensure!(
-                believed || line.starts_with("refused: "),
-                "{script}: {line}"
-            );
-            Ok(believed)
+            let is_valid = line == "valid";
+            let is_result = is_valid || line.starts_with("refused: ");
+            ensure!(is_result, "{script}: {line}");
+            Ok(is_valid)
         })
         .collect()
 }

@@ -14,9 +14,6 @@ pub const WAIT_LIMIT: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Waits until the condition returns a value.
-///
-/// # Errors
-/// If it returns none within [`WAIT_LIMIT`]; the error names the condition.
 pub async fn until<T>(
     what: impl std::fmt::Display,
     mut condition: impl AsyncFnMut() -> Option<T>,

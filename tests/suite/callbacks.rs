@@ -5,13 +5,12 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
 use harness::{
-    gateway::{Accounted, CALLBACK_SECRET, Plan, Setup, TestGateway},
-    scripted::{Received, Reply, ScriptedServer},
+    gateway::{Accounted, CALLBACK_SECRET, Plan, Role, Setup, TestGateway},
+    scripted::Reply,
     wait,
 };
-use reqwest::Method;
 use roundtrip_model::{Clock, MessageId, SystemClock, TokenKeys, token::Claims};
-use url::Url;
+use serde_json::Value;
 
 on_both_setups! {
     a_thousand_forged_answers_are_refused_and_none_is_enqueued,
@@ -26,8 +25,10 @@ on_both_setups! {
     a_token_is_in_no_log_no_timeline_and_no_dead_letter,
 }
 
-const SIGNED: (&str, &str) = ("ROUNDTRIP__CALLBACK_AUTH", "signed");
+const CALLBACK_AUTH: &str = "ROUNDTRIP__CALLBACK_AUTH";
 const ANSWER: &str = r#"{"session_id":"abc123","response_data":{"text":"hi"}}"#;
+/// An answer of another session than the token's.
+const OTHER_SESSION: &str = r#"{"session_id":"other","response_data":1}"#;
 const OTHER_SECRET: &str = "another-secret-that-was-never-given-to-anyone";
 /// No server listens here: the port is reserved.
 const NOWHERE: &str = "http://127.0.0.1:1/";
@@ -35,6 +36,23 @@ const HOUR: Duration = Duration::from_hours(1);
 const FORGED: usize = 1_000;
 /// How many are in progress at once.
 const AT_ONCE: usize = 16;
+
+fn signed(setup: Setup) -> anyhow::Result<Plan> {
+    Ok(Plan::new(setup)?.env(CALLBACK_AUTH, "signed"))
+}
+
+/// The ingress alone, with a channel `c` that gets no messages.
+async fn ingress(plan: Plan) -> anyhow::Result<TestGateway> {
+    let gateway = plan.start_ingress().await?;
+    gateway.register("c", NOWHERE).await?;
+    Ok(gateway)
+}
+
+/// Ends a test whose answers stay in the queue.
+async fn end(gateway: TestGateway) -> anyhow::Result<Accounted> {
+    let reason = "nothing but the ingress ran";
+    gateway.finish_unaccounted(reason).await
+}
 
 /// A token for the session `abc123`, made with this secret, that expires an hour after `since`.
 fn token(secret: &str, since: time::Duration) -> anyhow::Result<String> {
@@ -52,6 +70,11 @@ fn with(token: &str) -> String {
     format!("/webhook-response?token={token}")
 }
 
+/// The path of an answer to a new delivery.
+fn good_path() -> anyhow::Result<String> {
+    Ok(with(&token(CALLBACK_SECRET, time::Duration::ZERO)?))
+}
+
 /// Calls that must be refused.
 fn forgeries() -> anyhow::Result<Vec<(String, &'static str)>> {
     let now = time::Duration::ZERO;
@@ -60,7 +83,6 @@ fn forgeries() -> anyhow::Result<Vec<(String, &'static str)>> {
     let other = token(CALLBACK_SECRET, now)?;
     let (_, other_mac) = other.rsplit_once('.').context("a token")?;
     let expired = token(CALLBACK_SECRET, -2 * time::Duration::HOUR)?;
-    let other_session = r#"{"session_id":"other","response_data":1}"#;
     Ok(vec![
         ("/webhook-response".to_owned(), ANSWER),
         ("/webhook-response?tokens=x".to_owned(), ANSWER),
@@ -73,7 +95,7 @@ fn forgeries() -> anyhow::Result<Vec<(String, &'static str)>> {
         (with(&format!("{what}.{mac}A")), ANSWER),
         (with(&token(OTHER_SECRET, now)?), ANSWER),
         (with(&expired), ANSWER),
-        (with(&good), other_session),
+        (with(&good), OTHER_SESSION),
         // The token comes first: an invalid body is not read.
         (with("nonsense"), "{"),
     ])
@@ -82,32 +104,25 @@ fn forgeries() -> anyhow::Result<Vec<(String, &'static str)>> {
 /// The problem of a refused answer, without the id of its request.
 async fn refused(gateway: &TestGateway, path: &str, body: &str) -> anyhow::Result<String> {
     let mut problem = gateway.post(path, body).await?.expect(401)?.json();
-    problem
-        .as_object_mut()
-        .and_then(|it| it.remove("request_id"));
+    problem["request_id"].take();
     Ok(problem.to_string())
 }
 
 /// The refusals that the gateway's log counts.
 fn counted(gateway: &TestGateway) -> Option<usize> {
-    // There is one process only.
-    let log = gateway.log(gateway.names().first()?).ok()?;
-    let lines = log
-        .lines()
-        .filter(|line| line.contains("callbacks.refused"));
+    let log = gateway.log(Role::Ingress).ok()?;
+    let lines = log.lines();
     let counts = lines
+        .filter(|line| line.contains("callbacks.refused"))
         .flat_map(str::split_whitespace)
-        .filter_map(|word| word.split_once('='))
-        .filter_map(|(_, count)| count.parse::<usize>().ok());
+        .filter_map(|word| word.split_once('=')?.1.parse::<usize>().ok());
     Some(counts.sum())
 }
 
 async fn a_thousand_forged_answers_are_refused_and_none_is_enqueued(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
-    let mut gateway = plan.ingress_only().start().await?;
-    gateway.register("c", NOWHERE).await?;
+    let mut gateway = ingress(signed(setup)?).await?;
     let forgeries = forgeries()?;
     let calls = forgeries.iter().cycle().take(FORGED);
     let answers: BTreeSet<String> = stream::iter(calls)
@@ -126,50 +141,39 @@ async fn a_thousand_forged_answers_are_refused_and_none_is_enqueued(
 }
 
 async fn the_answer_of_a_token_holder_arrives(setup: Setup) -> anyhow::Result<Accounted> {
-    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
-    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
-    let plan = Plan::new(setup)?.sessions_server(sessions.url());
-    let gateway = plan.env(SIGNED.0, SIGNED.1).start().await?;
-    gateway.register("c", &channel.url()).await?;
+    let (gateway, channel, sessions) = signed(setup)?
+        .start_with_servers(|_| Reply::answering("1"))
+        .await?;
     gateway.send("c", "abc123").await?;
     let forwards = sessions.taken_at_least(1).await?;
-    assert_eq!(
-        forwards[0].body,
-        r#"{"session_id":"abc123","response_data":1}"#
-    );
+    let expected = r#"{"session_id":"abc123","response_data":1}"#;
+    assert_eq!(forwards[0].body, expected);
     gateway.finish(&[&channel, &sessions]).await
 }
 
 async fn a_bad_token_is_refused_even_with_open_callbacks(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    let plan = Plan::new(setup)?.env(SIGNED.0, "open");
-    let mut gateway = plan.ingress_only().start().await?;
-    gateway.register("c", NOWHERE).await?;
-    let mut tried = 0;
-    for (path, body) in forgeries()? {
-        // Without a token it is the plain call of the client's specification.
-        if path.contains("?token=") {
-            refused(&gateway, &path, body).await?;
-            tried += 1;
-        }
+    let open = Plan::new(setup)?.env(CALLBACK_AUTH, "open");
+    let mut gateway = ingress(open).await?;
+    let mut forgeries = forgeries()?;
+    // Without a token it is the plain call of the client's specification.
+    forgeries.retain(|(path, _)| path.contains("?token="));
+    assert_eq!(forgeries.len(), 11);
+    for (path, body) in forgeries {
+        refused(&gateway, &path, body).await?;
     }
-    assert_eq!(tried, 11);
     let bare = gateway.post("/webhook-response", ANSWER).await?;
     bare.expect(202)?;
     // The valid one alone.
     assert_eq!(gateway.enqueued().await?, 1);
-    gateway
-        .finish_unaccounted("nothing but the ingress ran")
-        .await
+    end(gateway).await
 }
 
 async fn tokens_of_every_configured_secret_are_accepted(setup: Setup) -> anyhow::Result<Accounted> {
     let secrets = format!("{OTHER_SECRET},{CALLBACK_SECRET}");
-    let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
-    let plan = plan.env("CALLBACK_SECRET", secrets);
-    let mut gateway = plan.ingress_only().start().await?;
-    gateway.register("c", NOWHERE).await?;
+    let plan = signed(setup)?.env("CALLBACK_SECRET", secrets);
+    let mut gateway = ingress(plan).await?;
     let now = time::Duration::ZERO;
     for secret in [OTHER_SECRET, CALLBACK_SECRET] {
         let path = with(&token(secret, now)?);
@@ -178,16 +182,7 @@ async fn tokens_of_every_configured_secret_are_accepted(setup: Setup) -> anyhow:
     let unknown = with(&token(&OTHER_SECRET.to_uppercase(), now)?);
     refused(&gateway, &unknown, ANSWER).await?;
     assert_eq!(gateway.enqueued().await?, 2);
-    gateway
-        .finish_unaccounted("nothing but the ingress ran")
-        .await
-}
-
-/// The path and query of the delivery's `response_url`.
-fn way_back(delivery: &Received) -> anyhow::Result<String> {
-    let url: Url = delivery.field("response_url").parse()?;
-    let query = url.query().unwrap_or_default();
-    Ok(format!("{}?{query}", url.path()))
+    end(gateway).await
 }
 
 /// An answer in the session `abc123` with this text.
@@ -195,35 +190,24 @@ fn saying(text: &str) -> String {
     format!(r#"{{"session_id":"abc123","response_data":"{text}"}}"#)
 }
 
-/// Waits until a message's timeline has this many forwarded answers.
-async fn forwarded(gateway: &TestGateway, id: &str, count: usize) -> anyhow::Result<()> {
-    wait::until("the journal to have the forwards", async || {
-        let path = format!("/channel/message/{id}");
-        let message = gateway.get(&path).await.ok()?.json();
-        let events = message["timeline"].as_array()?.iter();
-        let forwarded = events.filter(|entry| entry["type"] == "forward_attempted");
-        (message["state"] == "forwarded" && forwarded.count() == count).then_some(())
-    })
-    .await
-}
-
 async fn a_repeated_answer_is_accepted_once(setup: Setup) -> anyhow::Result<Accounted> {
-    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
-    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
-    let plan = Plan::new(setup)?.sessions_server(sessions.url());
-    let gateway = plan.env(SIGNED.0, SIGNED.1).start().await?;
-    gateway.register("c", &channel.url()).await?;
+    let (gateway, channel, sessions) = signed(setup)?.start_with_servers(|_| Reply::ok()).await?;
     let id = gateway.send("c", "abc123").await?;
-    let path = way_back(&channel.taken_at_least(1).await?[0])?;
+    let path = channel.taken_at_least(1).await?[0].response_path()?;
     let (same, another) = (saying("same"), saying("another"));
-    let at_once = stream::iter(0..50).map(|_| gateway.post(&path, same.as_str()));
+    let at_once = stream::iter(0..50).map(|_| gateway.post(&path, &same));
     let answers: Vec<_> = at_once.buffer_unordered(AT_ONCE).try_collect().await?;
     for answer in answers {
         answer.expect(202)?;
     }
-    gateway.post(&path, another.as_str()).await?.expect(202)?;
+    gateway.post(&path, &another).await?.expect(202)?;
     sessions.taken_at_least(2).await?;
-    forwarded(&gateway, &id, 2).await?;
+    let both_are_forwarded = |message: &Value| {
+        let forwarded = message["timeline"].as_array().into_iter().flatten();
+        let forwarded = forwarded.filter(|entry| entry["type"] == "forward_attempted");
+        message["state"] == "forwarded" && forwarded.count() == 2
+    };
+    gateway.until_message(&id, both_are_forwarded).await?;
     let forwards = sessions.taken();
     let bodies: Vec<_> = forwards.iter().map(|forward| &forward.body).collect();
     assert_eq!(bodies, [&same, &another]);
@@ -233,18 +217,13 @@ async fn a_repeated_answer_is_accepted_once(setup: Setup) -> anyhow::Result<Acco
 async fn a_repeated_answer_keeps_its_id_across_a_restart(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
-    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
-    let plan = Plan::new(setup)?.sessions_server(sessions.url());
-    let mut gateway = plan.env(SIGNED.0, SIGNED.1).start().await?;
-    gateway.register("c", &channel.url()).await?;
+    let (mut gateway, channel, sessions) =
+        signed(setup)?.start_with_servers(|_| Reply::ok()).await?;
     gateway.send("c", "abc123").await?;
-    let path = way_back(&channel.taken_at_least(1).await?[0])?;
+    let path = channel.taken_at_least(1).await?[0].response_path()?;
     gateway.post(&path, saying("same")).await?.expect(202)?;
     sessions.taken_at_least(1).await?;
-    let name = gateway.having("ingress");
-    gateway.stop(&name).await?;
-    gateway.process(&name)?.restart().await?;
+    gateway.restart(Role::Ingress).await?;
     for text in ["same", "another"] {
         gateway.post(&path, saying(text)).await?.expect(202)?;
     }
@@ -260,71 +239,54 @@ async fn a_repeated_answer_keeps_its_id_across_a_restart(
 }
 
 async fn an_answer_over_a_deliverys_limit_is_refused(setup: Setup) -> anyhow::Result<Accounted> {
-    let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
-    let plan = plan.env("ROUNDTRIP__INGRESS__MAX_ANSWERS_PER_DELIVERY", "3");
-    let mut gateway = plan.ingress_only().start().await?;
-    gateway.register("c", NOWHERE).await?;
-    let path = with(&token(CALLBACK_SECRET, time::Duration::ZERO)?);
+    let plan = signed(setup)?.env("ROUNDTRIP__INGRESS__MAX_ANSWERS_PER_DELIVERY", "3");
+    let mut gateway = ingress(plan).await?;
+    let path = good_path()?;
     for text in ["1", "2", "3"] {
         gateway.post(&path, saying(text)).await?.expect(202)?;
     }
     let refused = gateway.post(&path, saying("4")).await?.expect(409)?;
-    assert!(
-        refused.text.contains("too-many-answers"),
-        "{}",
-        refused.text
-    );
+    let kind = refused.field("type")?;
+    assert!(kind.ends_with("too-many-answers"), "{kind}");
     // A repeat does not count as a further answer.
     gateway.post(&path, saying("2")).await?.expect(202)?;
-    let other = with(&token(CALLBACK_SECRET, time::Duration::ZERO)?);
-    gateway.post(&other, saying("1")).await?.expect(202)?;
-    assert_eq!(gateway.enqueued().await?, 4);
     gateway
-        .finish_unaccounted("nothing but the ingress ran")
-        .await
+        .post(&good_path()?, saying("1"))
+        .await?
+        .expect(202)?;
+    assert_eq!(gateway.enqueued().await?, 4);
+    end(gateway).await
 }
 
 async fn a_channel_over_its_answer_rate_gets_429(setup: Setup) -> anyhow::Result<Accounted> {
-    let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
-    let plan = plan.env("ROUNDTRIP__INGRESS__ANSWER_RATE_PER_CHANNEL", "1");
-    let gateway = plan.ingress_only().start().await?;
-    gateway.register("c", NOWHERE).await?;
+    let plan = signed(setup)?.env("ROUNDTRIP__INGRESS__ANSWER_RATE_PER_CHANNEL", "1");
+    let gateway = ingress(plan).await?;
     let refused = wait::until("a 429", async || {
-        let path = with(&token(CALLBACK_SECRET, time::Duration::ZERO).ok()?);
-        let answer = gateway.post(&path, ANSWER).await.ok()?;
+        let answer = gateway.post(&good_path().ok()?, ANSWER).await.ok()?;
         (answer.status == 429).then_some(answer)
     })
     .await?;
     assert_eq!(refused.header("retry-after"), "1");
-    gateway
-        .finish_unaccounted("nothing but the ingress ran")
-        .await
+    end(gateway).await
 }
 
 async fn the_token_of_a_deleted_channel_is_worth_nothing(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    let plan = Plan::new(setup)?.env(SIGNED.0, SIGNED.1);
-    let gateway = plan.ingress_only().start().await?;
-    gateway.register("c", NOWHERE).await?;
-    let path = with(&token(CALLBACK_SECRET, time::Duration::ZERO)?);
+    let gateway = ingress(signed(setup)?).await?;
+    let path = good_path()?;
     gateway.post(&path, saying("before")).await?.expect(202)?;
-    let delete = gateway.request(Method::DELETE, "/channel/c", &[], "");
-    delete.await?.expect(204)?;
+    gateway.delete("/channel/c").await?.expect(204)?;
     // The process that deleted it knows at once; others cache the channel a little longer.
     refused(&gateway, &path, &saying("after")).await?;
-    gateway
-        .finish_unaccounted("nothing but the ingress ran")
-        .await
+    end(gateway).await
 }
 
 /// Another process, or another client of the database, may delete the channel.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_was_deleted_elsewhere_soon_answers_nothing() -> anyhow::Result<()> {
-    let plan = Plan::new(Setup::Servers)?.env(SIGNED.0, SIGNED.1);
-    let gateway = plan.ingress_only().start().await?;
-    gateway.register("c", NOWHERE).await?;
-    let path = with(&token(CALLBACK_SECRET, time::Duration::ZERO)?);
+    let gateway = ingress(signed(Setup::Servers)?).await?;
+    let path = good_path()?;
     gateway.post(&path, ANSWER).await?.expect(202)?;
     let channels = gateway.test_namespace()?.channels().await?;
     channels.delete_one(bson::doc! {"channel_id": "c"}).await?;
@@ -333,39 +295,31 @@ async fn a_channel_that_was_deleted_elsewhere_soon_answers_nothing() -> anyhow::
         (answer.status == 401).then_some(())
     })
     .await?;
-    gateway
-        .finish_unaccounted("nothing but the ingress ran")
-        .await
-        .map(drop)
+    end(gateway).await.map(drop)
 }
 
 async fn a_token_is_in_no_log_no_timeline_and_no_dead_letter(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     // The server's reply quotes the URL that it was given.
-    let channel = ScriptedServer::start(|received| {
-        Reply::status(400).body(format!("401 for {}", received.field("response_url")))
-    })
-    .await?;
-    let plan = Plan::new(setup)?.env("ROUNDTRIP__LOG__LEVEL", "debug");
-    let mut gateway = plan.env(SIGNED.0, SIGNED.1).start().await?;
-    gateway.register("c", &channel.url()).await?;
+    let (mut gateway, channel) = signed(setup)?
+        .env("ROUNDTRIP__LOG__LEVEL", "debug")
+        .start_with_channel(|received| {
+            Reply::status(400).body(format!("401 for {}", received.field("response_url")))
+        })
+        .await?;
     let id = gateway.send("c", "abc123").await?;
-    let path = way_back(&channel.received_at_least(1).await?[0])?;
+    let path = channel.received_at_least(1).await?[0].response_path()?;
     let (_, token) = path.split_once("token=").context("no token")?;
-    let other_session = r#"{"session_id":"other","response_data":1}"#;
-    refused(&gateway, &path, other_session).await?;
-    let dead = wait::until("the dead letter", async || {
-        let dead = gateway.get("/dead-letters").await.ok()?.text;
-        dead.contains(&id).then_some(dead)
-    })
-    .await?;
+    refused(&gateway, &path, OTHER_SESSION).await?;
+    gateway.until_dead("c", 1).await?;
+    let dead = gateway.get("/dead-letters").await?.text;
     assert!(dead.contains("401 for"), "{dead}");
     let timeline = gateway.get(&format!("/channel/message/{id}")).await?.text;
     let mut texts = vec![dead, timeline];
-    for name in gateway.names() {
-        gateway.stop(&name).await?;
-        texts.push(gateway.log(&name)?);
+    for role in gateway.roles() {
+        gateway.stop(role).await?;
+        texts.push(gateway.log(role)?);
     }
     for text in texts {
         let line = text.lines().find(|line| line.contains(token));

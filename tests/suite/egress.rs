@@ -6,20 +6,17 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::Context;
 use bson::doc;
 use harness::{
+    byte_server::{ByteServer, Step},
     dns::NameServer,
-    gateway::{Accounted, Plan, Setup, TestGateway},
+    gateway::{Accounted, Plan, Setup, TestGateway, attempts},
     scripted::{Reply, ScriptedServer},
     tls::{Authority, TlsFront},
-    trap::Trap,
-    wait,
 };
-use reqwest::Method;
 use roundtrip_broker::Queue;
 use roundtrip_model::{DeadReason, decision::DeadKind};
-use serde_json::json;
+use serde_json::{Value, json};
 
 on_both_setups! {
     a_name_with_changing_answers_is_connected_to_only_at_allowed_addresses,
@@ -36,33 +33,33 @@ const NAME: &str = "hooks.rebind.example";
 /// A gateway with production's rules that may connect to [`GOOD`].
 fn production(setup: Setup) -> anyhow::Result<Plan> {
     let plan = Plan::new(setup)?.production();
-    Ok(plan.env("ROUNDTRIP__EGRESS__ALLOW", GOOD.to_string()))
+    Ok(plan.env("ROUNDTRIP__EGRESS__ALLOW", GOOD))
 }
 
-/// A channel server on [`GOOD`] and a trap on the same port of [`BAD`]. The server keeps no
+/// A server that no connection may reach.
+async fn forbidden(port: u16) -> anyhow::Result<ByteServer> {
+    ByteServer::start_at(SocketAddr::new(BAD, port), |_| vec![Step::Stall]).await
+}
+
+/// A channel server on [`GOOD`] and a forbidden one on the same port of [`BAD`]. The first keeps no
 /// connection, so each attempt resolves the name again.
-async fn servers() -> anyhow::Result<(ScriptedServer, Trap)> {
+async fn servers() -> anyhow::Result<(ScriptedServer, ByteServer)> {
     let closing = |_: &_| Reply::ok().header("connection", "close");
     let good = ScriptedServer::start_at(SocketAddr::new(GOOD, 0), closing).await?;
-    let bad = Trap::start_at(SocketAddr::new(BAD, good.port())).await?;
+    let bad = forbidden(good.port()).await?;
     Ok((good, bad))
 }
 
 /// The errors of a message's failed attempts, once there are more than `known`.
 async fn errors(gateway: &TestGateway, id: &str, known: usize) -> anyhow::Result<Vec<String>> {
-    let path = format!("/channel/message/{id}");
-    wait::until(format!("{id} to fail for the {known}. time"), async || {
-        let answer = gateway.get(&path).await.ok()?.json();
-        let timeline = answer["timeline"].as_array()?.clone();
-        let errors: Vec<_> = timeline
-            .iter()
-            .filter(|entry| entry["type"] == "attempted")
-            .filter_map(|entry| entry["error"].as_str())
-            .map(str::to_owned)
-            .collect();
-        (errors.len() > known).then_some(errors)
-    })
-    .await
+    let errors = |message: &Value| -> Vec<String> {
+        let attempts = attempts(message).into_iter();
+        attempts
+            .filter_map(|attempt| attempt["error"].as_str().map(str::to_owned))
+            .collect()
+    };
+    let failed = gateway.until_message(id, |message| errors(message).len() > known);
+    Ok(errors(&failed.await?))
 }
 
 async fn a_name_with_changing_answers_is_connected_to_only_at_allowed_addresses(
@@ -83,7 +80,7 @@ async fn a_name_with_changing_answers_is_connected_to_only_at_allowed_addresses(
     })
     .await?;
     let gateway = production(setup)?
-        .env("ROUNDTRIP__EGRESS__NAMESERVERS", dns.address().to_string())
+        .env("ROUNDTRIP__EGRESS__NAMESERVERS", dns.address())
         .schedule(&["200ms"; 60].join(","))
         .start()
         .await?;
@@ -129,30 +126,26 @@ async fn a_connection_uses_the_addresses_that_were_checked() -> anyhow::Result<(
     let (good, bad) = servers().await?;
     let dns = NameServer::start(|_, before| vec![if before % 2 == 0 { GOOD } else { BAD }]).await?;
     let gateway = production(Setup::Embedded)?
-        .env("ROUNDTRIP__EGRESS__NAMESERVERS", dns.address().to_string())
+        .env("ROUNDTRIP__EGRESS__NAMESERVERS", dns.address())
         .schedule(&["100ms"; 60].join(","))
         .start()
         .await?;
     let url = format!("http://{NAME}:{}/incoming", good.port());
     gateway.register("c", &url).await?;
-    for number in 0..MESSAGES {
-        gateway.send("c", &format!("s{number}")).await?;
-    }
+    gateway.send_many("c", MESSAGES).await?;
     gateway.all_taken(&[&good]).await?;
     // At least two of them got a good answer, so there was a bad one in between.
     assert!(dns.asked(NAME) > MESSAGES, "{}", dns.asked(NAME));
     assert_eq!(bad.connections(), 0);
-    let _: Accounted = gateway.finish(&[&good]).await?;
-    Ok(())
+    gateway.finish(&[&good]).await.map(drop)
 }
 
 async fn a_channel_that_may_not_be_connected_to_is_refused_by_the_api(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let gateway = production(setup)?.start().await?;
-    gateway
-        .register("good", "https://hooks.example.org/")
-        .await?;
+    let good = "https://hooks.example.org/";
+    gateway.register("good", good).await?;
     for url in [
         "http://127.0.0.1/",
         "http://2130706433/",
@@ -168,37 +161,28 @@ async fn a_channel_that_may_not_be_connected_to_is_refused_by_the_api(
     ] {
         let metadata = json!({"endpoint_url": url});
         let channel = json!({"channel_id": "bad", "channel_metadata": metadata});
-        let made = gateway.post("/channel", channel.to_string()).await?;
-        let headers = [("content-type", "application/json")];
-        let patch = json!({"channel_metadata": metadata}).to_string();
-        let changed = gateway
-            .request(Method::PUT, "/channel/good", &headers, patch)
-            .await?;
-        for answer in [made, changed] {
-            let problem = answer.expect(422)?.json();
-            let errors = problem["errors"].as_array().context("errors")?;
-            assert_eq!(errors.len(), 1, "{url}: {problem}");
-            let text = errors[0].to_string();
-            assert!(
-                text.contains("channel_metadata.endpoint_url"),
-                "{url}: {text}"
-            );
-            assert!(!text.contains("secret"), "{text}");
+        let made = gateway.post("/channel", channel).await?;
+        let patch = json!({"channel_metadata": metadata});
+        let changed = gateway.put("/channel/good", patch).await?;
+        for refused in [made, changed] {
+            let errors = refused.expect(422)?.json()["errors"].clone();
+            let field = &errors[0]["field"];
+            assert_eq!(field, "channel_metadata.endpoint_url", "{url}: {errors}");
+            assert_eq!(errors[1], Value::Null, "{url}: {errors}");
+            assert!(!errors.to_string().contains("secret"), "{errors}");
         }
     }
     gateway.get("/channel/bad").await?.expect(404)?;
     let kept = gateway.get("/channel/good").await?.expect(200)?.json();
-    assert_eq!(
-        kept["channel_metadata"]["endpoint_url"],
-        "https://hooks.example.org/"
-    );
+    let url = &kept["channel_metadata"]["endpoint_url"];
+    assert_eq!(url, "https://hooks.example.org/");
     gateway.finish(&[]).await
 }
 
 /// As another client of the database may write it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_came_past_the_api_is_not_connected_to() -> anyhow::Result<()> {
-    let bad = Trap::start_at(SocketAddr::new(BAD, 0)).await?;
+    let bad = forbidden(0).await?;
     let mut gateway = production(Setup::Servers)?.start().await?;
     let channels = gateway.test_namespace()?.channels().await?;
     let url = format!("http://127.1:{}/", bad.address().port());
@@ -206,40 +190,24 @@ async fn a_channel_that_came_past_the_api_is_not_connected_to() -> anyhow::Resul
         .insert_one(doc! {"channel_id": "c", "channel_metadata": {"endpoint_url": url}})
         .await?;
     let id = gateway.send("c", "s").await?;
-    let path = format!("/channel/message/{id}");
-    wait::until("the message to be dead", async || {
-        let answer = gateway.get(&path).await.ok()?.json();
-        (answer["state"] == "dead").then_some(())
-    })
-    .await?;
+    gateway.until_state(&id, "dead").await?;
     let reported = errors(&gateway, &id, 0).await?;
     let rule = "the endpoint must not lead to a loopback address that egress.allow does not list";
     assert_eq!(reported, [rule], "a single lookup");
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
-    let reason = dead.first().and_then(|message| message.dead.clone());
-    assert_eq!(
-        reason,
-        Some(DeadReason::new(DeadKind::EndpointRefused, rule))
-    );
+    let reasons: Vec<_> = dead.into_iter().map(|message| message.dead).collect();
+    let refused = DeadReason::new(DeadKind::EndpointRefused, rule);
+    assert_eq!(reasons, [Some(refused)]);
     assert_eq!(bad.connections(), 0);
-    let _: Accounted = gateway.finish(&[]).await?;
-    Ok(())
+    gateway.finish(&[]).await.map(drop)
 }
 
 async fn proxy_variables_of_the_environment_are_ignored(setup: Setup) -> anyhow::Result<Accounted> {
     let (good, _bad) = servers().await?;
-    let proxy = Trap::start_at(SocketAddr::new(BAD, 0)).await?;
+    let proxy = forbidden(0).await?;
     let proxy_url = format!("http://{}", proxy.address());
-    let mut plan = production(setup)?;
-    for variable in [
-        "HTTP_PROXY",
-        "http_proxy",
-        "HTTPS_PROXY",
-        "ALL_PROXY",
-        "all_proxy",
-    ] {
-        plan = plan.env(variable, &proxy_url);
-    }
+    let variables = "HTTP_PROXY http_proxy HTTPS_PROXY ALL_PROXY all_proxy".split(' ');
+    let plan = variables.fold(production(setup)?, |plan, name| plan.env(name, &proxy_url));
     let gateway = plan.start().await?;
     gateway.register("c", &good.url()).await?;
     gateway.send("c", "s").await?;
@@ -259,29 +227,20 @@ async fn over_https_only_servers_with_a_trusted_certificate_are_used() -> anyhow
     let own = authority.identity("localhost")?;
     let good = TlsFront::start(behind, &own).await?;
     let to_sessions = TlsFront::start(SocketAddr::new(BAD, sessions.port()), &own).await?;
+    let unknown = Authority::new()?.identity("localhost")?;
+    let misnamed = authority.identity("hooks.example")?;
+    let expired = authority.expired_identity("localhost")?;
     let refused = [
-        (
-            "unknown",
-            TlsFront::start(behind, &Authority::new()?.identity("localhost")?).await?,
-            "UnknownIssuer",
-        ),
-        (
-            "misnamed",
-            TlsFront::start(behind, &authority.identity("hooks.example")?).await?,
-            "not valid for name",
-        ),
-        (
-            "expired",
-            TlsFront::start(behind, &authority.expired_identity("localhost")?).await?,
-            "expired",
-        ),
+        ("unknown", unknown, "UnknownIssuer"),
+        ("misnamed", misnamed, "not valid for name"),
+        ("expired", expired, "expired"),
     ];
     let url = |front: &TlsFront| format!("https://localhost:{}/incoming", front.port());
     // Development allows connections to the machine itself.
     let mut gateway = Plan::new(Setup::Embedded)?
         .env(
             "ROUNDTRIP__EGRESS__CA_FILE",
-            authority.write(folder.path())?.display().to_string(),
+            authority.write(folder.path())?.display(),
         )
         .sessions_server(url(&to_sessions))
         .schedule("100ms")
@@ -292,8 +251,9 @@ async fn over_https_only_servers_with_a_trusted_certificate_are_used() -> anyhow
     gateway.send("good", "s").await?;
     sessions.taken_at_least(1).await?;
 
-    for (name, front, problem) in &refused {
-        gateway.register(name, &url(front)).await?;
+    for (name, identity, problem) in refused {
+        let front = TlsFront::start(behind, &identity).await?;
+        gateway.register(name, &url(&front)).await?;
         let id = gateway.send(name, "s").await?;
         // It was retried: a certificate can be renewed.
         let reported = errors(&gateway, &id, 1).await?;
@@ -309,6 +269,5 @@ async fn over_https_only_servers_with_a_trusted_certificate_are_used() -> anyhow
         .filter_map(|message| Some(message.dead.as_ref()?.kind))
         .collect();
     assert_eq!(kinds, [DeadKind::AttemptsExhausted; 3]);
-    let _: Accounted = gateway.finish(&[&channel, &sessions]).await?;
-    Ok(())
+    gateway.finish(&[&channel, &sessions]).await.map(drop)
 }

@@ -6,8 +6,7 @@
 use std::time::Duration;
 
 use harness::{
-    faults::{self, FaultPlan, FaultReport},
-    process::gateway_binary,
+    faults::{self, FaultPlan},
     servers::{Kind, Server},
     stack::{Engines, Plan},
     test_namespace::TestNamespace,
@@ -21,19 +20,15 @@ const FAULTS: usize = 8;
 /// Far more than needed; a node's restart alone takes 20 s on a busy machine.
 const LIMIT: Duration = Duration::from_mins(3);
 
-async fn run(engines: Engines, name: &str, broker: Option<Server>) -> anyhow::Result<FaultReport> {
+async fn run(engines: Engines, name: &str, broker: Option<Server>) -> anyhow::Result<()> {
     let folder = TempDir::new()?;
     let seed = rand::random();
     // The test runner shows it on a failure, and `tests/faults --seed` repeats it.
     println!("seed {seed}");
     let report = faults::run(FaultPlan {
         stack: Plan {
-            binary: gateway_binary()?,
-            engines,
             folder: folder.path().to_owned(),
-            name: name.to_owned(),
-            sessions_server: String::new(),
-            env: Vec::new(),
+            ..Plan::on(engines, name)?
         },
         messages: MESSAGES,
         faults: FAULTS,
@@ -44,21 +39,16 @@ async fn run(engines: Engines, name: &str, broker: Option<Server>) -> anyhow::Re
     })
     .await?;
     println!("{report}");
-    Ok(report)
-}
-
-fn lost_nothing(report: &FaultReport) {
     assert_eq!(report.faults.len(), FAULTS);
     assert_eq!(report.accepted, MESSAGES as u64);
     assert_eq!(report.refused_answers, 0);
     assert!(report.lost.is_empty(), "lost: {:?}", report.lost);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_the_embedded_engines_faults_lose_nothing() -> anyhow::Result<()> {
-    let report = run(Engines::Embedded, "faults", None).await?;
-    lost_nothing(&report);
-    Ok(())
+    run(Engines::Embedded, "faults", None).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,14 +61,6 @@ async fn on_rabbitmq_and_mongodb_faults_lose_nothing() -> anyhow::Result<()> {
         broker: node.url().to_owned(),
         store: test_namespace.store.to_string(),
     };
-    let report = run(engines, &test_namespace.name, Some(node)).await?;
-    lost_nothing(&report);
-    test_namespace
-        .channels()
-        .await?
-        .client()
-        .database(&test_namespace.name)
-        .drop()
-        .await?;
-    Ok(())
+    run(engines, &test_namespace.name, Some(node)).await?;
+    test_namespace.remove_database().await
 }

@@ -17,12 +17,12 @@ use crate::store_contract::{database_name, mongodb_url};
 /// A time limit that a busy machine meets.
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
-struct Shared {
+struct Opened {
     store: SharedStore,
     channels: Collection<Document>,
 }
 
-impl Shared {
+impl Opened {
     async fn start() -> anyhow::Result<Self> {
         let database = database_name();
         make_collections(&mongodb_url(), &database).await?;
@@ -83,24 +83,29 @@ fn foreign() -> anyhow::Result<Document> {
     })
 }
 
+/// Sets a document's `paused`.
+fn pause(document: &mut Document, paused: bool) -> anyhow::Result<()> {
+    let metadata = document.get_document_mut("channel_metadata")?;
+    let delivery = metadata.get_document_mut("delivery")?;
+    delivery.insert("paused", paused);
+    Ok(())
+}
+
 fn patch(json: Value) -> anyhow::Result<ChannelPatch> {
     Ok(serde_json::from_value(json)?)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_changes_only_its_fields_and_no_other_type() -> anyhow::Result<()> {
-    let shared = Shared::start().await?;
-    let (store, id) = (&shared.store, "c".parse()?);
-    shared.channels.insert_one(foreign()?).await?;
-    let mut expected = shared.raw().await?;
+    let opened = Opened::start().await?;
+    let (store, id) = (&opened.store, "c".parse()?);
+    opened.channels.insert_one(foreign()?).await?;
+    let mut expected = opened.raw().await?;
 
     for paused in [true, false] {
         store.set_paused(&id, None, paused).await?;
-        let metadata = expected.get_document_mut("channel_metadata")?;
-        metadata
-            .get_document_mut("delivery")?
-            .insert("paused", paused);
-        assert_eq!(shared.raw().await?, expected);
+        pause(&mut expected, paused)?;
+        assert_eq!(opened.raw().await?, expected);
     }
 
     for (name, is_expected) in [("a", false), ("b", true)] {
@@ -109,7 +114,7 @@ async fn a_write_changes_only_its_fields_and_no_other_type() -> anyhow::Result<(
         let version = is_expected.then_some(&version);
         store.update(&id, &change, version).await?;
         expected.insert("channel_name", name);
-        assert_eq!(shared.raw().await?, expected);
+        assert_eq!(opened.raw().await?, expected);
     }
 
     let secret = SealedSecret {
@@ -117,16 +122,16 @@ async fn a_write_changes_only_its_fields_and_no_other_type() -> anyhow::Result<(
         until_ms: None,
     };
     store.replace_secrets(&id, &[], &[secret]).await?;
-    assert_eq!(shared.raw().await?, expected);
-    shared.end().await
+    assert_eq!(opened.raw().await?, expected);
+    opened.end().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writing_back_a_channel_changes_no_type() -> anyhow::Result<()> {
-    let shared = Shared::start().await?;
-    let (store, id) = (&shared.store, "c".parse()?);
-    shared.channels.insert_one(foreign()?).await?;
-    let mut expected = shared.raw().await?;
+    let opened = Opened::start().await?;
+    let (store, id) = (&opened.store, "c".parse()?);
+    opened.channels.insert_one(foreign()?).await?;
+    let mut expected = opened.raw().await?;
 
     for is_expected in [false, true] {
         let read = store.get(&id).await?;
@@ -143,9 +148,9 @@ async fn writing_back_a_channel_changes_no_type() -> anyhow::Result<()> {
         let first = list[0].as_document_mut().expect("a document");
         // The first pass changes it; the second writes the same value.
         first.insert("long", 7_i32);
-        assert_eq!(shared.raw().await?, expected);
+        assert_eq!(opened.raw().await?, expected);
     }
-    shared.end().await
+    opened.end().await
 }
 
 /// Writes come from the API and from a 410. A field of another type never stops a message.
@@ -159,9 +164,7 @@ async fn a_channel_of_another_clients_types_is_shown_delivered_to_and_paused() -
     .await?;
     let plan = Plan::new(Setup::Servers)?.env("ROUNDTRIP__STORE__CACHE_TTL", "100ms");
     let gateway = plan.start().await?;
-    let client = Client::with_uri_str(mongodb_url()).await?;
-    let database = client.database(&gateway.test_namespace()?.name);
-    let channels: Collection<Document> = database.collection("channels");
+    let channels = gateway.test_namespace()?.channels().await?;
     let mut document = foreign()?;
     document.insert("channel_tags", "slack");
     let metadata = document.get_document_mut("channel_metadata")?;
@@ -175,25 +178,17 @@ async fn a_channel_of_another_clients_types_is_shown_delivered_to_and_paused() -
     gateway.send("c", "a").await?;
     server.taken_at_least(1).await?;
     for (call, paused) in [("pause", true), ("resume", false)] {
-        gateway
-            .post(&format!("/channel/c/{call}"), "")
-            .await?
-            .expect(200)?;
-        let metadata = expected.get_document_mut("channel_metadata")?;
-        metadata
-            .get_document_mut("delivery")?
-            .insert("paused", paused);
+        let path = format!("/channel/c/{call}");
+        gateway.post(&path, "").await?.expect(200)?;
+        pause(&mut expected, paused)?;
         assert_eq!(raw().await?.as_ref(), Some(&expected));
     }
     gateway.send("c", "gone").await?;
-    let metadata = expected.get_document_mut("channel_metadata")?;
-    metadata
-        .get_document_mut("delivery")?
-        .insert("paused", true);
+    pause(&mut expected, true)?;
     wait::until("the channel to be paused", async || {
         (raw().await.ok()? == Some(expected.clone())).then_some(())
     })
     .await?;
-    let _ = gateway.finish_unaccounted("a message may wait").await?;
-    Ok(())
+    let ended = gateway.finish_unaccounted("a message may wait");
+    ended.await.map(drop)
 }

@@ -1,14 +1,18 @@
 //! API keys: outside development every call needs one, and a key allows only the calls of its role.
 
+use std::process::Output;
+
 use anyhow::{Context, ensure};
 use harness::{
-    gateway::{Accounted, Answer, OPERATOR_KEY, Plan, Setup, TestGateway},
-    scripted::{Reply, ScriptedServer},
+    gateway::{Accounted, OPERATOR_KEY, Plan, Response, Role, Setup, TestGateway},
+    scripted::Reply,
     wait,
 };
 use reqwest::Method;
 use roundtrip_ingress::Access;
 use serde_json::{Value, json};
+
+use crate::history::ids;
 
 on_both_setups! {
     a_stranger_gets_in_nowhere,
@@ -24,21 +28,32 @@ on_both_setups! {
     development_needs_no_key_and_reports_a_wrong_one,
 }
 
-const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
-
 /// The endpoint of channels that get no messages.
 const ENDPOINT: &str = "http://127.0.0.1/incoming";
 
-async fn ask(
+/// Calls the API with this key.
+async fn call(
     gateway: &TestGateway,
     key: &str,
     method: Method,
     path: &str,
-    body: impl Into<String>,
-) -> anyhow::Result<Answer> {
-    gateway
-        .request_with(Some(key), method, path, &JSON, body)
-        .await
+    body: impl ToString,
+) -> anyhow::Result<Response> {
+    let call = gateway.request_with(Some(key), method, path, &[], body);
+    call.await
+}
+
+async fn get(gateway: &TestGateway, key: &str, path: &str) -> anyhow::Result<Response> {
+    call(gateway, key, Method::GET, path, "").await
+}
+
+async fn post(
+    gateway: &TestGateway,
+    key: &str,
+    path: &str,
+    body: impl ToString,
+) -> anyhow::Result<Response> {
+    call(gateway, key, Method::POST, path, body).await
 }
 
 /// Creates a key of this role, limited to these channels; returns its id and the key.
@@ -48,28 +63,51 @@ async fn make(
     channels: Value,
 ) -> anyhow::Result<(String, String)> {
     let body = json!({"name": "test", "role": role, "channels": channels});
-    let made = gateway.post("/api-keys", body.to_string()).await?;
-    let made = made.expect(201)?.json();
-    let text = |field: &str| made[field].as_str().unwrap_or_default().to_owned();
-    Ok((text("key_id"), text("key")))
+    let made = gateway.post("/api-keys", body).await?.expect(201)?;
+    Ok((made.field("key_id")?, made.field("key")?))
 }
 
-fn message(channel: &str) -> String {
-    json!({"channel_id": channel, "session_id": "s", "message": "m"}).to_string()
+fn message(channel: &str) -> Value {
+    json!({"channel_id": channel, "session_id": "s", "message": "m"})
 }
 
-/// Waits until a call with this key gets an answer that satisfies the condition.
-async fn until_answered(
+/// An invalid key of the right form.
+fn made_up() -> String {
+    format!("rt_key_{:032x}_{}", 1, "A".repeat(43))
+}
+
+/// Waits until a call with this key gets a response that satisfies the condition.
+async fn until(
     gateway: &TestGateway,
     key: &str,
     path: &str,
-    is_so: impl Fn(&Answer) -> bool,
-) -> anyhow::Result<Answer> {
+    is_so: impl Fn(&Response) -> bool,
+) -> anyhow::Result<Response> {
     wait::until(format!("GET {path}"), async || {
-        let answer = ask(gateway, key, Method::GET, path, "").await.ok()?;
-        is_so(&answer).then_some(answer)
+        let response = get(gateway, key, path).await.ok()?;
+        is_so(&response).then_some(response)
     })
     .await
+}
+
+/// Waits until a call with this key has this status.
+async fn until_status(gateway: &TestGateway, key: &str, status: u16) -> anyhow::Result<Response> {
+    until(gateway, key, "/messages", |response| {
+        response.status == status
+    })
+    .await
+}
+
+/// Runs `roundtrip keys` with these arguments, and returns what it printed.
+async fn keys(gateway: &TestGateway, arguments: &str) -> anyhow::Result<String> {
+    let output = run_keys(gateway, arguments).await?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+async fn run_keys(gateway: &TestGateway, arguments: &str) -> anyhow::Result<Output> {
+    let arguments: Vec<&str> = ["keys"].into_iter().chain(arguments.split(' ')).collect();
+    gateway.command(&arguments).await
 }
 
 async fn a_stranger_gets_in_nowhere(setup: Setup) -> anyhow::Result<Accounted> {
@@ -77,7 +115,7 @@ async fn a_stranger_gets_in_nowhere(setup: Setup) -> anyhow::Result<Accounted> {
     gateway.register("c", ENDPOINT).await?;
     let (_, good) = make(&gateway, "operator", Value::Null).await?;
     let wrong = format!("{}AAAA", &good[..good.len() - 4]);
-    let made_up = format!("rt_key_{:032x}_{}", 1, "A".repeat(43));
+    let made_up = made_up();
     let calls: Vec<_> = roundtrip_ingress::calls()
         .into_iter()
         .filter(|(.., access)| *access != Access::Open)
@@ -86,19 +124,15 @@ async fn a_stranger_gets_in_nowhere(setup: Setup) -> anyhow::Result<Accounted> {
     for (method, path, _) in calls {
         let path = path.replace("{channel_id}", "c").replace(['{', '}'], "");
         for key in [None, Some(&*wrong), Some(&*made_up), Some("wrong")] {
-            let body = message("c");
-            let answer = gateway.request_with(key, method.clone(), &path, &JSON, body);
-            let answer = answer.await?.expect(401)?;
-            assert_eq!(answer.header("www-authenticate"), "Bearer");
-            assert_eq!(answer.json()["type"], "urn:roundtrip:problem:no-valid-key");
+            let refused = gateway.request_with(key, method.clone(), &path, &[], message("c"));
+            let refused = refused.await?.expect(401)?;
+            assert_eq!(refused.header("www-authenticate"), "Bearer");
+            assert_eq!(refused.field("type")?, "urn:roundtrip:problem:no-valid-key");
         }
     }
-    let name = gateway.having("ingress");
-    let log = wait::until("the log to tell of strangers", async || {
-        let log = gateway.log(&name).ok()?;
-        log.contains("calls without a valid API key").then_some(log)
-    })
-    .await?;
+    let words = ["calls without a valid API key"];
+    gateway.until_logged(Role::Ingress, &words, 1).await?;
+    let log = gateway.log(Role::Ingress)?;
     for key in [&good, &wrong, &made_up, OPERATOR_KEY] {
         let secret = &key[key.len() - 20..];
         assert!(!log.contains(secret), "a key is in the log");
@@ -108,88 +142,68 @@ async fn a_stranger_gets_in_nowhere(setup: Setup) -> anyhow::Result<Accounted> {
 }
 
 async fn a_producer_sends_and_follows_its_own(setup: Setup) -> anyhow::Result<Accounted> {
-    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
-    let gateway = Plan::new(setup)?.production().start().await?;
-    for id in ["own", "other"] {
-        gateway.register(id, &channel.url()).await?;
-    }
-    let (_, key) = make(&gateway, "producer", json!(["own"])).await?;
-    let sent = ask(
-        &gateway,
-        &key,
-        Method::POST,
-        "/channel/message",
-        message("own"),
-    )
-    .await?;
-    let sent = sent.expect(202)?.json();
-    let refused = ask(
-        &gateway,
-        &key,
-        Method::POST,
-        "/channel/message",
-        message("other"),
-    )
-    .await?;
+    let (gateway, channel) = Plan::new(setup)?
+        .production()
+        .start_with_channel(|_| Reply::ok())
+        .await?;
+    gateway.register("other", &channel.url()).await?;
+    let (_, key) = make(&gateway, "producer", json!(["c"])).await?;
+    let path = "/channel/message";
+    let sent = post(&gateway, &key, path, message("c"))
+        .await?
+        .expect(202)?;
+    let refused = post(&gateway, &key, path, message("other")).await?;
     refused.expect(403)?;
-    let batch = format!("[{},{}]", message("other"), message("own"));
-    let batch = ask(&gateway, &key, Method::POST, "/channel/messages", batch).await?;
+    let batch = json!([message("other"), message("c")]);
+    let batch = post(&gateway, &key, "/channel/messages", batch).await?;
     let batch = batch.expect(200)?.json();
     assert_eq!(batch["results"][0]["status"], 403);
     assert_eq!(batch["accepted"], 1);
 
-    let id = sent["message_id"].as_str().context("an id")?;
-    let path = format!("/channel/message/{id}");
-    until_answered(&gateway, &key, &path, |answer| {
-        answer.json()["state"] == "delivered"
-    })
-    .await?;
+    let path = format!("/channel/message/{}", sent.field("message_id")?);
+    let is_delivered = |response: &Response| response.json()["state"] == "delivered";
+    until(&gateway, &key, &path, is_delivered).await?;
     let others = gateway.send("other", "s").await?;
-    let path = format!("/channel/message/{others}");
-    until_answered(&gateway, OPERATOR_KEY, &path, |answer| answer.status == 200).await?;
-    let hidden = ask(&gateway, &key, Method::GET, &path, "").await?;
-    assert_eq!(
-        hidden.expect(404)?.json()["type"],
-        "urn:roundtrip:problem:unknown-message"
-    );
+    gateway.until_message(&others, |_| true).await?;
+    let hidden = get(&gateway, &key, &format!("/channel/message/{others}")).await?;
+    let hidden = hidden.expect(404)?.field("type")?;
+    assert_eq!(hidden, "urn:roundtrip:problem:unknown-message");
     for (method, path) in [
         (Method::GET, "/messages"),
         (Method::POST, "/channels"),
-        (Method::DELETE, "/channel/own"),
+        (Method::DELETE, "/channel/c"),
         (Method::GET, "/api-keys"),
     ] {
-        let refused = ask(&gateway, &key, method, path, "{}").await?.expect(403)?;
-        let detail = refused.json()["detail"].to_string();
-        assert!(
-            detail.contains("operator") && detail.contains("producer"),
-            "{detail}"
-        );
+        let refused = call(&gateway, &key, method, path, "{}")
+            .await?
+            .expect(403)?;
+        let detail = refused.field("detail")?;
+        let named = detail.contains("operator") && detail.contains("producer");
+        assert!(named, "{detail}");
     }
     gateway.finish(&[&channel]).await
 }
 
 async fn an_idempotency_key_belongs_to_its_principal(setup: Setup) -> anyhow::Result<Accounted> {
-    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
-    let gateway = Plan::new(setup)?.production().start().await?;
-    gateway.register("c", &channel.url()).await?;
+    let (gateway, channel) = Plan::new(setup)?
+        .production()
+        .start_with_channel(|_| Reply::ok())
+        .await?;
     let (_, first) = make(&gateway, "producer", Value::Null).await?;
     let (_, second) = make(&gateway, "producer", Value::Null).await?;
-    let headers = [JSON[0], ("idempotency-key", "order-4711")];
-    let send = async |key: &str, said: &str| {
-        let body = json!({"channel_id": "c", "session_id": "s", "message": said});
+    let send = async |key: &str, text: &str| {
+        let headers = [("idempotency-key", "order-4711")];
+        let body = json!({"channel_id": "c", "session_id": "s", "message": text});
         let (method, path) = (Method::POST, "/channel/message");
-        let sent = gateway.request_with(Some(key), method, path, &headers, body.to_string());
+        let sent = gateway.request_with(Some(key), method, path, &headers, body);
         let sent = sent.await?.expect(202)?;
-        anyhow::Ok((
-            sent.json()["message_id"].clone(),
-            sent.header("idempotent-replayed").to_owned(),
-        ))
+        let replayed = sent.header("idempotent-replayed").to_owned();
+        anyhow::Ok((sent.field("message_id")?, replayed))
     };
     let (of_first, _) = send(&first, "one").await?;
-    // Another key gets no replayed answer, and no hint that the idempotency key is in use.
-    for said in ["one", "two"] {
-        let key = if said == "one" { &second } else { OPERATOR_KEY };
-        let (id, replayed) = send(key, said).await?;
+    // Another key gets no replayed response, and no hint that the idempotency key is in use.
+    for (key, text) in [(&*second, "one"), (OPERATOR_KEY, "two")] {
+        let (id, replayed) = send(key, text).await?;
         assert_ne!(id, of_first);
         assert_eq!(replayed, "");
     }
@@ -198,14 +212,9 @@ async fn an_idempotency_key_belongs_to_its_principal(setup: Setup) -> anyhow::Re
     gateway.finish(&[&channel]).await
 }
 
-/// The channel ids of the items under this field.
-fn channels(answer: &Answer, field: &str) -> Vec<String> {
-    let mut ids: Vec<String> = answer.json()[field]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|one| one["channel_id"].as_str().unwrap_or_default().to_owned())
-        .collect();
+/// The channel ids of the items under this field, sorted.
+fn channels(response: &Response, field: &str) -> Vec<String> {
+    let mut ids = ids(&response.json(), field, "channel_id");
     ids.sort();
     ids
 }
@@ -213,58 +222,50 @@ fn channels(answer: &Answer, field: &str) -> Vec<String> {
 async fn a_key_sees_and_replays_nothing_of_other_channels(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    let channel = ScriptedServer::start(|_| Reply::status(400)).await?;
-    let gateway = Plan::new(setup)?.production().start().await?;
-    for id in ["a", "b", "c"] {
+    let (gateway, channel) = Plan::new(setup)?
+        .production()
+        .start_with_channel(|_| Reply::status(400))
+        .await?;
+    for id in ["a", "b"] {
         gateway.register(id, &channel.url()).await?;
-        gateway.send(id, "s").await?;
     }
     let all = ["a", "b", "c"];
-    until_answered(&gateway, OPERATOR_KEY, "/dead-letters", |answer| {
-        channels(answer, "dead_letters") == all
-    })
-    .await?;
+    for id in all {
+        gateway.send(id, "s").await?;
+    }
+    let list = "/dead-letters";
+    let is_all = |response: &Response| channels(response, "dead_letters") == all;
+    until(&gateway, OPERATOR_KEY, list, is_all).await?;
     let (_, viewer) = make(&gateway, "viewer", json!(["a", "b"])).await?;
     let (_, operator) = make(&gateway, "operator", json!(["b"])).await?;
     for (key, seen) in [(&viewer, &["a", "b"][..]), (&operator, &["b"])] {
         for (method, path, field) in [
-            (Method::GET, "/dead-letters", "dead_letters"),
+            (Method::GET, list, "dead_letters"),
             (Method::GET, "/dead-letters?session_id=s", "dead_letters"),
             (Method::GET, "/messages?state=dead", "messages"),
             (Method::POST, "/channels", "channels"),
         ] {
-            let answer = ask(&gateway, key, method, path, "{}").await?.expect(200)?;
-            assert_eq!(channels(&answer, field), seen, "{path}");
+            let listed = call(&gateway, key, method, path, "{}").await?.expect(200)?;
+            assert_eq!(channels(&listed, field), seen, "{path}");
         }
     }
 
-    let asked = ask(
-        &gateway,
-        &operator,
-        Method::POST,
-        "/dead-letters/replay",
-        "{}",
-    )
-    .await?;
-    let asked = asked.expect(202)?.json();
-    assert_eq!(asked["matched"], 1, "{asked}");
-    let path = format!(
-        "/replays/{}",
-        asked["replay_id"].as_str().unwrap_or_default()
-    );
-    let done = |answer: &Answer| answer.json()["status"] == "done";
-    let replayed = until_answered(&gateway, &operator, &path, done).await?;
+    let replay = post(&gateway, &operator, "/dead-letters/replay", "{}").await?;
+    let replay = replay.expect(202)?;
+    assert_eq!(replay.json()["matched"], 1, "{}", replay.text);
+    let path = format!("/replays/{}", replay.field("replay_id")?);
+    let is_done = |response: &Response| response.json()["status"] == "done";
+    let replayed = until(&gateway, &operator, &path, is_done).await?;
     assert_eq!(replayed.json()["progress"]["replayed"], 1);
     // It failed again.
-    until_answered(&gateway, OPERATOR_KEY, "/dead-letters", |answer| {
-        channels(answer, "dead_letters") == all
-            && answer.text.matches(r#""replay_count":1"#).count() == 1
+    until(&gateway, OPERATOR_KEY, list, |response| {
+        is_all(response) && response.text.matches(r#""replay_count":1"#).count() == 1
     })
     .await?;
     let purge = "/dead-letters?session_id=s";
-    let purged = ask(&gateway, &operator, Method::DELETE, purge, "").await?;
+    let purged = call(&gateway, &operator, Method::DELETE, purge, "").await?;
     assert_eq!(purged.expect(200)?.json()["purged"], 1);
-    let left = gateway.get("/dead-letters").await?.expect(200)?;
+    let left = gateway.get(list).await?.expect(200)?;
     assert_eq!(channels(&left, "dead_letters"), ["a", "c"]);
     gateway.finish_unaccounted("a dead letter was purged").await
 }
@@ -274,21 +275,15 @@ async fn a_revoked_key_stops_while_its_successor_works(setup: Setup) -> anyhow::
     let (first_id, first) = make(&gateway, "viewer", Value::Null).await?;
     let (_, second) = make(&gateway, "viewer", Value::Null).await?;
     for key in [&first, &second] {
-        let answer = ask(&gateway, key, Method::GET, "/messages", "").await?;
-        answer.expect(200)?;
+        get(&gateway, key, "/messages").await?.expect(200)?;
     }
     // Another process revokes it, without a notice to the gateway.
-    let revoked = gateway.command(&["keys", "revoke", &first_id]).await?;
-    ensure!(revoked.status.success(), "{revoked:?}");
+    keys(&gateway, &format!("revoke {first_id}")).await?;
     wait::until("the first key to end", async || {
-        let answer = ask(&gateway, &second, Method::GET, "/messages", "")
-            .await
-            .ok()?;
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        let answer = ask(&gateway, &first, Method::GET, "/messages", "")
-            .await
-            .ok()?;
-        (answer.status == 401).then_some(())
+        let served = get(&gateway, &second, "/messages").await.ok()?;
+        assert_eq!(served.status, 200, "{}", served.text);
+        let refused = get(&gateway, &first, "/messages").await.ok()?;
+        (refused.status == 401).then_some(())
     })
     .await?;
     gateway.finish(&[]).await
@@ -297,67 +292,37 @@ async fn a_revoked_key_stops_while_its_successor_works(setup: Setup) -> anyhow::
 async fn the_command_line_makes_lists_and_revokes_keys(setup: Setup) -> anyhow::Result<Accounted> {
     let gateway = Plan::new(setup)?.production().start().await?;
     gateway.register("c", ENDPOINT).await?;
-    let create = [
-        "keys",
-        "create",
-        "--name",
-        "the shop",
-        "--role",
-        "viewer",
-        "--channel",
-        "c",
-        "--channel",
-        "d",
-        "--expires-in",
-        "90days",
-        "--rate",
-        "1000",
-    ];
-    let created = gateway.command(&create).await?;
-    ensure!(created.status.success(), "{created:?}");
-    let key = String::from_utf8(created.stdout)?;
-    let key = key.trim();
+    let create = "create --name shop --role viewer --channel c --channel d --expires-in 90days \
+                  --rate 1000";
+    let key = keys(&gateway, create).await?;
     // At once: an unknown key triggers a read.
-    let answer = ask(&gateway, key, Method::GET, "/channel/c", "").await?;
-    answer.expect(200)?;
+    get(&gateway, &key, "/channel/c").await?.expect(200)?;
 
-    let listed = gateway.command(&["keys", "list"]).await?;
-    let listed = String::from_utf8(listed.stdout)?;
-    let row = listed.lines().find(|line| line.ends_with("the shop"));
+    let listed = keys(&gateway, "list").await?;
+    let row = listed.lines().find(|line| line.ends_with("shop"));
     let row = row.with_context(|| listed.clone())?;
     let id = row.split(' ').next().unwrap_or_default();
     assert!(key.starts_with(&format!("rt_{id}_")), "{row}");
     assert!(row.contains("viewer") && row.contains("c,d"), "{row}");
-    let secret = key.rsplit_once(id).map_or(key, |(_, secret)| secret);
+    let secret = key.rsplit_once(id).map_or(&*key, |(_, secret)| secret);
     assert!(!listed.contains(&secret[1..]), "{listed}");
 
-    let revoked = gateway.command(&["keys", "revoke", id]).await?;
-    ensure!(revoked.status.success(), "{revoked:?}");
-    let refused = |answer: &Answer| answer.status == 401;
-    until_answered(&gateway, key, "/channel/c", refused).await?;
-    let listed = gateway.command(&["keys", "list"]).await?;
-    assert!(String::from_utf8(listed.stdout)?.contains("revoked"));
+    keys(&gateway, &format!("revoke {id}")).await?;
+    until_status(&gateway, &key, 401).await?;
+    assert!(keys(&gateway, "list").await?.contains("revoked"));
 
-    let unknown = format!("key_{:032x}", 1);
+    let unknown = format!("revoke key_{:032x}", 1);
     for (arguments, code) in [
-        (&["keys", "revoke", &unknown][..], 1),
-        (&["keys", "revoke", "unknown"], 64),
-        (&["keys", "create", "--name", "n"], 64),
-        (&["keys", "create", "--name", "n", "--role", "admin"], 64),
-        (&["keys", "create", "--name", "", "--role", "viewer"], 64),
-        (
-            &[
-                "keys", "create", "--name", "n", "--role", "viewer", "--rate", "0",
-            ],
-            64,
-        ),
+        (&*unknown, 1),
+        ("revoke unknown", 64),
+        ("create --name n", 64),
+        ("create --name n --role admin", 64),
+        ("create --name= --role viewer", 64),
+        ("create --name n --role viewer --rate 0", 64),
     ] {
-        let refused = gateway.command(arguments).await?;
-        assert_eq!(
-            refused.status.code(),
-            Some(code),
-            "{arguments:?}: {refused:?}"
-        );
+        let refused = run_keys(&gateway, arguments).await?;
+        let ended = refused.status.code();
+        assert_eq!(ended, Some(code), "{arguments}: {refused:?}");
         assert!(refused.stdout.is_empty() && !refused.stderr.is_empty());
     }
     gateway.finish(&[]).await
@@ -377,16 +342,12 @@ async fn the_command_line_never_prints_a_given_key(setup: Setup) -> anyhow::Resu
         let refused = gateway.command(arguments).await?;
         assert!(!refused.status.success(), "{refused:?}");
         let printed = String::from_utf8_lossy(&refused.stderr);
-        assert!(
-            !printed.is_empty() && !printed.contains(secret),
-            "{printed}"
-        );
+        let is_silent = !printed.is_empty() && !printed.contains(secret);
+        assert!(is_silent, "{printed}");
         if arguments.len() == 3 {
             // Names the key, and says what was expected.
-            assert!(
-                printed.contains(&id) && printed.contains("whole key"),
-                "{printed}"
-            );
+            let is_clear = printed.contains(&id) && printed.contains("whole key");
+            assert!(is_clear, "{printed}");
         }
     }
     gateway.finish(&[]).await
@@ -405,47 +366,39 @@ async fn the_command_line_revokes_all_keys_of_a_channel(setup: Setup) -> anyhow:
         (json!(["c"]), false),
         (Value::Null, false),
     ] {
-        let (id, key) = make(&gateway, "viewer", channels).await?;
-        if ends { &mut ended } else { &mut left }.push((id, key));
+        let made = make(&gateway, "viewer", channels).await?;
+        if ends { &mut ended } else { &mut left }.push(made);
     }
-    let revoke = ["keys", "revoke", "--channel", "a", "--channel", "b"];
-    let revoked = gateway.command(&revoke).await?;
-    ensure!(revoked.status.success(), "{revoked:?}");
-    let printed = String::from_utf8(revoked.stdout)?;
+    let revoke = "revoke --channel a --channel b";
+    let printed = keys(&gateway, revoke).await?;
     let ids: Vec<&str> = ended.iter().map(|(id, _)| &**id).collect();
     assert_eq!(printed.lines().collect::<Vec<_>>(), ids);
     for (_, key) in &ended {
-        let refused = |answer: &Answer| answer.status == 401;
-        until_answered(&gateway, key, "/messages", refused).await?;
+        until_status(&gateway, key, 401).await?;
     }
     for (_, key) in &left {
-        let answer = ask(&gateway, key, Method::GET, "/messages", "").await?;
-        answer.expect(200)?;
+        get(&gateway, key, "/messages").await?.expect(200)?;
     }
-    let again = gateway.command(&revoke).await?;
-    ensure!(
-        again.status.success() && again.stdout.is_empty(),
-        "{again:?}"
-    );
+    assert_eq!(keys(&gateway, revoke).await?, "");
     gateway.finish(&[]).await
 }
 
 async fn a_key_over_its_rate_gets_429(setup: Setup) -> anyhow::Result<Accounted> {
     let gateway = Plan::new(setup)?.production().start().await?;
     let body = json!({"name": "slow", "role": "viewer", "rate_per_second": 1});
-    let made = gateway.post("/api-keys", body.to_string()).await?;
-    let made = made.expect(201)?.json();
-    let key = made["key"].as_str().context("a key")?;
-    let limited = |answer: &Answer| answer.status == 429;
-    let limited = until_answered(&gateway, key, "/messages", limited).await?;
-    assert_eq!(limited.header("retry-after"), "1");
-    assert_eq!(limited.header("ratelimit"), r#""requests-per-key";r=0;t=1"#);
-    let policy = limited.header("ratelimit-policy");
-    assert_eq!(policy, r#""requests-per-key";q=1;w=1"#);
-    assert_eq!(limited.header("content-type"), "application/problem+json");
+    let made = gateway.post("/api-keys", body).await?.expect(201)?;
+    let key = made.field("key")?;
+    let limited = until_status(&gateway, &key, 429).await?;
+    for (header, expected) in [
+        ("retry-after", "1"),
+        ("ratelimit", r#""requests-per-key";r=0;t=1"#),
+        ("ratelimit-policy", r#""requests-per-key";q=1;w=1"#),
+        ("content-type", "application/problem+json"),
+    ] {
+        assert_eq!(limited.header(header), expected, "{header}");
+    }
     gateway.get("/messages").await?.expect(200)?;
-    let served = |answer: &Answer| answer.status == 200;
-    until_answered(&gateway, key, "/messages", served).await?;
+    until_status(&gateway, &key, 200).await?;
     gateway.finish(&[]).await
 }
 
@@ -458,13 +411,9 @@ async fn an_ingress_without_any_key_does_not_start(setup: Setup) -> anyhow::Resu
     assert_eq!(refused.status.code(), Some(64), "{printed}");
     assert!(printed.contains("roundtrip keys create"), "{printed}");
     assert_eq!(printed.lines().count(), 1, "{printed}");
-    let created = ["keys", "create", "--name", "first", "--role", "operator"];
-    let created = gateway.command(&created).await?;
-    ensure!(created.status.success(), "{created:?}");
+    let key = keys(&gateway, "create --name first --role operator").await?;
     gateway.start_all().await?;
-    let key = String::from_utf8(created.stdout)?;
-    let answer = ask(&gateway, key.trim(), Method::GET, "/messages", "").await?;
-    answer.expect(200)?;
+    get(&gateway, &key, "/messages").await?.expect(200)?;
     gateway.finish(&[]).await
 }
 
@@ -473,53 +422,39 @@ async fn development_needs_no_key_and_reports_a_wrong_one(
 ) -> anyhow::Result<Accounted> {
     let gateway = Plan::new(setup)?.start().await?;
     gateway.get("/messages").await?.expect(200)?;
-    let wrong = ask(&gateway, "wrong", Method::GET, "/messages", "").await?;
-    wrong.expect(401)?;
+    get(&gateway, "wrong", "/messages").await?.expect(401)?;
     let (_, viewer) = make(&gateway, "viewer", Value::Null).await?;
-    let refused = ask(&gateway, &viewer, Method::DELETE, "/channel/echo", "").await?;
+    let refused = call(&gateway, &viewer, Method::DELETE, "/channel/echo", "").await?;
     refused.expect(403)?;
     gateway.finish(&[]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_store_is_unavailable_known_keys_are_served() -> anyhow::Result<()> {
-    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
     let plan = Plan::new(Setup::Servers)?.production();
-    let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;
-    let gateway = plan.env("STORE_URL", url).start().await?;
-    gateway.register("c", &channel.url()).await?;
+    let (plan, proxy) = plan.store_by_proxy().await?;
+    let (gateway, channel) = plan.start_with_channel(|_| Reply::ok()).await?;
     let (_, key) = make(&gateway, "producer", Value::Null).await?;
-    let send = async |key: &str| {
-        ask(
-            &gateway,
-            key,
-            Method::POST,
-            "/channel/message",
-            message("c"),
-        )
+    let send = async |key: &str| post(&gateway, key, "/channel/message", message("c")).await;
+    let until_sent = async |key: &str, status: u16| {
+        wait::until(format!("an unknown key to get {status}"), async || {
+            let response = send(key).await.ok()?;
+            assert!(response.status != 202, "{}", response.text);
+            (response.status == status).then_some(response)
+        })
         .await
     };
     send(&key).await?.expect(202)?;
 
     proxy.refuse();
-    let made_up = format!("rt_key_{:032x}_{}", 1, "A".repeat(43));
-    let unknown = wait::until("an unknown key to be doubtful", async || {
-        let answer = send(&made_up).await.ok()?;
-        assert!(answer.status != 202, "{}", answer.text);
-        (answer.status == 503).then_some(answer)
-    })
-    .await?;
-    assert!(unknown.header("retry-after").parse::<u64>().is_ok());
+    let unknown = until_sent(&made_up(), 503).await?;
+    unknown.expect_retry_after(503)?;
     send(&key).await?.expect(202)?;
     send(OPERATOR_KEY).await?.expect(202)?;
     send("wrong").await?.expect(401)?;
 
     proxy.resume();
-    wait::until("an unknown key to be refused", async || {
-        let answer = send(&made_up).await.ok()?;
-        (answer.status == 401).then_some(())
-    })
-    .await?;
+    until_sent(&made_up(), 401).await?;
     gateway.all_taken(&[&channel]).await?;
     gateway.finish(&[&channel]).await.map(drop)
 }
@@ -527,30 +462,23 @@ async fn while_the_store_is_unavailable_known_keys_are_served() -> anyhow::Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ingress_is_ready_only_after_it_has_read_the_keys() -> anyhow::Result<()> {
     let plan = Plan::new(Setup::Servers)?.env("OPERATOR_KEY", "");
-    let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;
-    let plan = plan.production().env("STORE_URL", url);
+    let (plan, proxy) = plan.production().store_by_proxy().await?;
     let mut gateway = plan.prepare().await?;
-    let first = ["keys", "create", "--name", "first", "--role", "viewer"];
-    let first = gateway.command(&first).await?;
-    ensure!(first.status.success(), "{first:?}");
-    let key = String::from_utf8(first.stdout)?.trim().to_owned();
+    let key = keys(&gateway, "create --name first --role viewer").await?;
     proxy.refuse();
     gateway.launch_all()?;
-    let ingress = gateway.having("ingress");
     wait::until("the ingress to say why it is not ready", async || {
-        let (status, body) = gateway.process(&ingress).ok()?.readiness().await.ok()?;
-        let readiness: Value = serde_json::from_slice(&body).ok()?;
+        let (status, readiness) = gateway.ready(Role::Ingress).await.ok()?;
         (readiness["broker"] == "ready" && status == 503 && readiness["ingress"].is_string())
             .then_some(())
     })
     .await?;
-    let doubtful = ask(&gateway, &key, Method::GET, "/messages", "").await?;
-    doubtful.expect(503)?;
+    get(&gateway, &key, "/messages").await?.expect(503)?;
     let stranger = gateway.request_with(None, Method::GET, "/messages", &[], "");
     stranger.await?.expect(401)?;
     proxy.resume();
-    gateway.process(&ingress)?.ready().await?;
-    until_answered(&gateway, &key, "/messages", |answer| answer.status == 200).await?;
+    gateway.process(Role::Ingress)?.ready().await?;
+    until_status(&gateway, &key, 200).await?;
     gateway.finish(&[]).await.map(drop)
 }
 
@@ -560,14 +488,12 @@ async fn a_command_with_a_closed_output_does_not_panic() -> anyhow::Result<()> {
     const RUNS: usize = 20;
     for _ in 0..RUNS {
         let gateway = Plan::new(Setup::Servers)?.prepare().await?;
-        let listed = gateway.command(&["keys", "list"]).await?;
+        let listed = run_keys(&gateway, "list").await?;
         let stderr = String::from_utf8_lossy(&listed.stderr);
         ensure!(listed.status.success(), "{stderr}");
         assert_eq!(stderr, "");
-        gateway
-            .finish_unaccounted("nothing was started")
-            .await
-            .map(drop)?;
+        let ended = gateway.finish_unaccounted("nothing was started");
+        ended.await.map(drop)?;
     }
     Ok(())
 }

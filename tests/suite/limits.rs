@@ -9,19 +9,18 @@ use harness::{
 use reqwest::Method;
 use serde_json::Value;
 
-const JSON: (&str, &str) = ("content-type", "application/json");
-
 const MESSAGE: &str = r#"{"channel_id":"known","session_id":"s","message":"m"}"#;
 
 /// Sends the head of a message that announces this many bytes.
 async fn announce(raw: &mut Raw, bytes: usize) -> anyhow::Result<()> {
-    raw.say(&head(bytes, "")).await
+    raw.write(&head(bytes, "")).await
 }
 
 /// The same, and waits until the gateway reads the body.
 async fn begin(raw: &mut Raw, bytes: usize) -> anyhow::Result<()> {
-    raw.say(&head(bytes, "expect: 100-continue\r\n")).await?;
-    raw.is_told("HTTP/1.1 100 Continue\r\n\r\n").await
+    let head = head(bytes, "expect: 100-continue\r\n");
+    raw.write(&head).await?;
+    raw.expect("HTTP/1.1 100 Continue\r\n\r\n").await
 }
 
 fn head(bytes: usize, more: &str) -> String {
@@ -42,12 +41,11 @@ fn read(answer: &str) -> (u16, Value) {
 }
 
 async fn ingress(settings: &[(&str, &str)]) -> anyhow::Result<TestGateway> {
-    let plan = settings
-        .iter()
-        .fold(Plan::new(Setup::Embedded)?, |plan, (name, value)| {
-            plan.env(&format!("ROUNDTRIP__INGRESS__{name}"), *value)
-        });
-    let gateway = plan.ingress_only().start().await?;
+    let mut plan = Plan::new(Setup::Embedded)?;
+    for (name, value) in settings {
+        plan = plan.env(&format!("ROUNDTRIP__INGRESS__{name}"), value);
+    }
+    let gateway = plan.start_ingress().await?;
     gateway.register("known", "http://127.0.0.1:9/").await?;
     Ok(gateway)
 }
@@ -66,15 +64,14 @@ async fn silent_clients_are_cut_and_honest_ones_are_answered_meanwhile() -> anyh
     for number in 0..50 {
         let mut raw = gateway.connect().await?;
         if number % 2 == 0 {
-            raw.say("POST /channel/message HTTP/1.1\r\nhost: ").await?;
+            raw.write("POST /channel/message HTTP/1.1\r\nhost: ")
+                .await?;
         }
         silent.push(raw);
     }
-    for _ in 0..10 {
-        gateway.send("known", "s").await?;
-    }
-    for said in join_all(silent.iter_mut().map(Raw::rest)).await {
-        assert_eq!(said?, "");
+    gateway.send_many("known", 10).await?;
+    for received in join_all(silent.iter_mut().map(Raw::rest)).await {
+        assert_eq!(received?, "");
     }
     end_with(gateway, 10).await
 }
@@ -88,7 +85,7 @@ async fn a_connection_over_the_limit_gets_503_and_others_go_on() -> anyhow::Resu
     for _ in 0..16 {
         let mut raw = gateway.connect().await?;
         // Beyond the limit the gateway may have closed it already.
-        let _ = raw.say(head).await;
+        let _ = raw.write(head).await;
         all.push(raw);
     }
     let (refused, at, others) = select_all(all.iter_mut().map(|raw| Box::pin(raw.rest()))).await;
@@ -103,7 +100,7 @@ async fn a_connection_over_the_limit_gets_503_and_others_go_on() -> anyhow::Resu
     wait::until("a place for a new connection", async || {
         let mut raw = gateway.connect().await.ok()?;
         announce(&mut raw, MESSAGE.len()).await.ok()?;
-        raw.say(MESSAGE).await.ok()?;
+        raw.write(MESSAGE).await.ok()?;
         let (status, _) = read(&raw.rest().await.ok()?);
         (status == 202).then_some(())
     })
@@ -116,7 +113,7 @@ async fn a_body_that_trickles_is_408() -> anyhow::Result<()> {
     let gateway = ingress(&[("BODY_TIMEOUT", "1s")]).await?;
     let mut raw = gateway.connect().await?;
     announce(&mut raw, MESSAGE.len()).await?;
-    raw.say(&MESSAGE[..10]).await?;
+    raw.write(&MESSAGE[..10]).await?;
     let (status, problem) = read(&raw.rest().await?);
     assert_eq!(status, 408);
     assert_eq!(problem["status"], 408);
@@ -137,7 +134,7 @@ async fn more_requests_than_may_be_under_way_are_503_until_one_has_ended() -> an
     assert_eq!(refused.header("content-type"), "application/problem+json");
 
     for raw in &mut under_way {
-        raw.say(MESSAGE).await?;
+        raw.write(MESSAGE).await?;
         assert_eq!(read(&raw.rest().await?).0, 202);
     }
     gateway.get("/channel/known").await?.expect(200)?;
@@ -157,7 +154,7 @@ async fn more_bytes_than_the_budget_are_503_until_it_is_free() -> anyhow::Result
         let mut raw = gateway.connect().await?;
         announce(&mut raw, EACH).await?;
         // A refused connection may close before everything is sent.
-        let _ = raw.say(&all_but_the_end).await;
+        let _ = raw.write(&all_but_the_end).await;
         under_way.push(raw);
     }
     let answers = under_way.iter_mut().map(|raw| Box::pin(raw.rest()));
@@ -184,6 +181,9 @@ async fn a_request_over_a_limit_is_a_problem_and_enqueues_nothing() -> anyhow::R
     let back = "/webhook-response";
     let path = format!("/channel/{}", "c".repeat(1100));
     let query = format!("/messages?session_id={}", "s".repeat(9000));
+    let deep_query = format!(r#"{{"channel_name":{deep}}}"#);
+    let gzip = Some(("content-encoding", "gzip"));
+    let long = Some(("x-long", &*long));
     for (path, header, body, status, field) in [
         (send, None, message(&deep), 422, Some("message")),
         (send, None, message(r#""\ud800""#), 422, Some("message")),
@@ -196,46 +196,25 @@ async fn a_request_over_a_limit_is_a_problem_and_enqueues_nothing() -> anyhow::R
             422,
             Some("response_data[0]"),
         ),
-        (
-            "/channels",
-            None,
-            format!(r#"{{"channel_name":{deep}}}"#),
-            422,
-            Some("channel_name"),
-        ),
-        (
-            send,
-            Some(("content-encoding", "gzip")),
-            message("1"),
-            415,
-            None,
-        ),
-        (
-            send,
-            Some(("x-long", long.as_str())),
-            message("1"),
-            431,
-            None,
-        ),
-        (path.as_str(), None, String::new(), 414, None),
-        (query.as_str(), None, String::new(), 414, None),
+        ("/channels", None, deep_query, 422, Some("channel_name")),
+        (send, gzip, message("1"), 415, None),
+        (send, long, message("1"), 431, None),
+        (&path, None, String::new(), 414, None),
+        (&query, None, String::new(), 414, None),
     ] {
-        let headers: Vec<_> = [Some(JSON), header].into_iter().flatten().collect();
+        let headers: Vec<_> = header.into_iter().collect();
         let refused = gateway.request(Method::POST, path, &headers, body).await?;
         let shown = &path[..path.len().min(40)];
         assert_eq!(refused.status, status, "{shown}: {}", refused.text);
-        assert_eq!(
-            refused.header("content-type"),
-            "application/problem+json",
-            "{shown}"
-        );
+        let kind = refused.header("content-type");
+        assert_eq!(kind, "application/problem+json", "{shown}");
         let named = refused.json()["errors"][0]["field"].clone();
         assert_eq!(named.as_str(), field, "{shown}");
     }
 
     let mut raw = gateway.connect().await?;
     let head = "GET /channel/known HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
-    raw.say(&format!("{head}{many}\r\n")).await?;
+    raw.write(&format!("{head}{many}\r\n")).await?;
     let (status, problem) = read(&raw.rest().await?);
     assert_eq!((status, &problem["status"]), (431, &Value::from(431)));
     end_with(gateway, 0).await
@@ -253,7 +232,7 @@ async fn a_request_without_exactly_one_host_is_400() -> anyhow::Result<()> {
     ] {
         let mut raw = gateway.connect().await?;
         let head = head(MESSAGE.len(), "").replace("host: localhost\r\n", hosts);
-        raw.say(&format!("{head}{MESSAGE}")).await?;
+        raw.write(&format!("{head}{MESSAGE}")).await?;
         let (status, problem) = read(&raw.rest().await?);
         assert_eq!(status, 400, "{hosts:?}");
         assert_eq!(problem["type"], "urn:roundtrip:problem:bad-request");
@@ -274,7 +253,8 @@ async fn in_development_a_web_page_changes_nothing() -> anyhow::Result<()> {
         for path in ["/channel/known/pause", "/channel/known/secret/rotate"] {
             let mut raw = gateway.connect().await?;
             let head = format!("POST {path} HTTP/1.1\r\n{headers}connection: close\r\n");
-            raw.say(&format!("{head}content-length: 0\r\n\r\n")).await?;
+            raw.write(&format!("{head}content-length: 0\r\n\r\n"))
+                .await?;
             let (answered, problem) = read(&raw.rest().await?);
             assert_eq!(answered, status, "{path} {headers:?}: {problem}");
         }

@@ -29,6 +29,7 @@ mod producers;
 mod rabbitmq;
 mod rabbitmq_channels;
 mod replay_crash;
+mod replays;
 mod restarts;
 mod retries;
 mod round_trip;

@@ -13,8 +13,8 @@ use harness::{
     apart::{self, NAMESERVER, PassedValues, WayOut},
     collections::make_collections,
     dns::{NameServer, Record},
-    gateway::{Accounted, Plan, Setup},
-    scripted::{Reply, ScriptedServer},
+    gateway::{Plan, Setup},
+    scripted::Reply,
     test_namespace::TestNamespace,
     tls::{Authority, TlsFront},
 };
@@ -33,6 +33,7 @@ const MISNAMED: &str = "misnamed.roundtrip.example";
 const UNPROVEN: &str = "unproven.roundtrip.example";
 /// The same host, in another domain than the name's.
 const ASTRAY: &str = "astray.roundtrip.example";
+const UNKNOWN: &str = "unknown.roundtrip.example";
 const FOREIGN: &str = "node.elsewhere.example";
 
 /// The address of everything in the namespace.
@@ -161,23 +162,15 @@ async fn a_round_trip_works_over_a_mongodb_srv_url() -> anyhow::Result<()> {
         return test_namespace.remove().await;
     };
     let cluster = cluster(passed).await?;
-    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
-    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
-    let gateway = Plan::new(Setup::Embedded)?
+    let (gateway, channel, sessions) = Plan::new(Setup::Embedded)?
         .env("STORE_URL", cluster.url(CLUSTER))
-        .env(
-            "ROUNDTRIP__STORE__CA_FILE",
-            cluster.ca_file()?.display().to_string(),
-        )
-        .sessions_server(sessions.url())
-        .start()
+        .env("ROUNDTRIP__STORE__CA_FILE", cluster.ca_file()?.display())
+        .start_with_servers(|_| Reply::answering("1"))
         .await?;
-    gateway.register("c", &channel.url()).await?;
     gateway.send("c", "s").await?;
     let forwards = sessions.taken_at_least(1).await?;
     assert_eq!(forwards[0].field("session_id"), "s");
-    let _: Accounted = gateway.finish(&[&channel, &sessions]).await?;
-    Ok(())
+    gateway.finish(&[&channel, &sessions]).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,12 +191,7 @@ async fn a_server_from_the_dns_needs_a_trusted_certificate() -> anyhow::Result<(
         ("another name", MISNAMED, own()?, "certificate"),
         ("another set", OTHER_SET, own()?, "none has the role"),
         ("another domain", ASTRAY, own()?, "does not match domain"),
-        (
-            "no such name",
-            "unknown.roundtrip.example",
-            own()?,
-            "no record",
-        ),
+        ("no such name", UNKNOWN, own()?, "no record"),
     ] {
         let reason = cluster.ping(name, ca_file).await?.expect_err(why);
         assert!(reason.contains(named), "{why}: {reason}");

@@ -14,7 +14,7 @@ use anyhow::Context;
 use harness::{
     apart::{self, NAMESERVER},
     dns::{NameServer, Record},
-    gateway::{Accounted, Plan, Setup},
+    gateway::{Plan, Role, Setup},
     procfs,
     scripted::{Reply, ScriptedServer},
     wait,
@@ -80,7 +80,7 @@ async fn unanswered_names_take_no_threads_and_delay_no_other() -> anyhow::Result
         all.then_some(())
     })
     .await?;
-    let pid = gateway.process("all")?.pid().context("it has ended")?;
+    let pid = gateway.process(Role::All)?.pid().context("it has ended")?;
     let threads = procfs::threads(pid)?;
     assert!(threads <= MAX_THREADS, "{threads} threads");
 
@@ -89,8 +89,7 @@ async fn unanswered_names_take_no_threads_and_delay_no_other() -> anyhow::Result
     channel.taken_at_least(1).await?;
     speaks.store(true, Ordering::SeqCst);
     gateway.all_taken(&[&channel]).await?;
-    let _: Accounted = gateway.finish(&[&channel]).await?;
-    Ok(())
+    gateway.finish(&[&channel]).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,10 +106,8 @@ async fn a_name_is_resolved_by_the_machines_current_settings() -> anyhow::Result
         fs::write("/etc/resolv.conf", text)
     };
     set_up(NAMESERVER.ip())?;
-    fs::write(
-        "/etc/hosts",
-        format!("127.0.0.1 localhost\n{HERE} {LISTED}\n"),
-    )?;
+    let hosts = format!("127.0.0.1 localhost\n{HERE} {LISTED}\n");
+    fs::write("/etc/hosts", hosts)?;
     let channel = channel().await?;
     let gateway = Plan::new(Setup::Embedded)?
         .production()
@@ -137,6 +134,5 @@ async fn a_name_is_resolved_by_the_machines_current_settings() -> anyhow::Result
     set_up(other.ip())?;
     channel.taken_at_least(3).await?;
     assert!(second.asked(MOVED) > 0);
-    let _: Accounted = gateway.finish(&[&channel]).await?;
-    Ok(())
+    gateway.finish(&[&channel]).await.map(drop)
 }

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use harness::{
     byte_server::{ByteServer, Step},
-    gateway::{Accounted, Plan, Setup, TestGateway},
+    gateway::{Accounted, Plan, Setup},
     proxy::Proxy,
     scripted::{Reply, ScriptedServer},
     tls::{Authority, TlsFront},
     wait,
 };
-use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -23,6 +22,8 @@ on_both_setups! {
     a_frozen_http2_connection_of_sixty_channels_delays_them_by_seconds,
     a_frozen_http2_connection_to_the_sessions_server_delays_answers_by_seconds,
 }
+
+const NO_RECORD: &str = "byte servers keep no record";
 
 /// How soon after a connection freezes the next delivery must succeed. The promise is 10 s; a busy
 /// machine gets twice that.
@@ -47,23 +48,6 @@ fn heads() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-/// The ends of a message's attempts, by the API, once it is delivered.
-async fn delivered(gateway: &TestGateway, id: &str) -> anyhow::Result<Vec<Value>> {
-    let path = format!("/channel/message/{id}");
-    wait::until(format!("{id} to be delivered"), async || {
-        let shown = gateway.get(&path).await.ok()?.json();
-        (shown["state"] == "delivered").then_some(())?;
-        let mut attempts = shown["timeline"].as_array()?.clone();
-        attempts.retain(|entry| entry["type"] == "attempted");
-        // The state and the entries are written one after the other.
-        let is_complete = attempts
-            .iter()
-            .any(|attempt| attempt["next"]["type"] == "done");
-        is_complete.then_some(attempts)
-    })
-    .await
-}
-
 async fn a_200_is_delivered_once_whatever_its_head_is_like(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
@@ -74,14 +58,12 @@ async fn a_200_is_delivered_once_whatever_its_head_is_like(
         let channel = format!("c{number}");
         gateway.register(&channel, &server.url()).await?;
         let id = gateway.send(&channel, "s").await?;
-        let attempts = delivered(&gateway, &id).await?;
+        let attempts = gateway.until_delivered(&id).await?;
         assert_eq!(attempts.len(), 1, "{channel}: {attempts:?}");
         assert_eq!(attempts[0]["status"], 200);
         assert_eq!(server.requests(), 1);
     }
-    gateway
-        .finish_unaccounted("byte servers keep no record")
-        .await
+    gateway.finish_unaccounted(NO_RECORD).await
 }
 
 /// The server answers after the head and never reads the body.
@@ -96,10 +78,8 @@ async fn an_answer_before_the_request_was_read_is_an_answer(
     let gateway = Plan::new(setup)?.start().await?;
     gateway.register("c", &server.url()).await?;
     let id = gateway.send("c", "s").await?;
-    assert_eq!(delivered(&gateway, &id).await?.len(), 1);
-    gateway
-        .finish_unaccounted("byte servers keep no record")
-        .await
+    assert_eq!(gateway.until_delivered(&id).await?.len(), 1);
+    gateway.finish_unaccounted(NO_RECORD).await
 }
 
 async fn endless_interim_responses_are_a_failed_attempt(setup: Setup) -> anyhow::Result<Accounted> {
@@ -115,7 +95,7 @@ async fn endless_interim_responses_are_a_failed_attempt(setup: Setup) -> anyhow:
     let gateway = Plan::new(setup)?.schedule("100ms,100ms").start().await?;
     gateway.register("c", &server.url()).await?;
     let id = gateway.send("c", "s").await?;
-    let attempts = delivered(&gateway, &id).await?;
+    let attempts = gateway.until_delivered(&id).await?;
     assert_eq!(attempts.len(), 3, "{attempts:?}");
     for failed in &attempts[..2] {
         let error = failed["error"].as_str().unwrap_or_default();
@@ -123,9 +103,7 @@ async fn endless_interim_responses_are_a_failed_attempt(setup: Setup) -> anyhow:
         let took = failed["duration_ms"].as_u64();
         assert!(took.is_some_and(|took| took < 10_000), "{failed}");
     }
-    gateway
-        .finish_unaccounted("byte servers keep no record")
-        .await
+    gateway.finish_unaccounted(NO_RECORD).await
 }
 
 /// Servers under TLS with an authority that the gateway trusts.
@@ -194,12 +172,10 @@ async fn http2_frames_that_stop_delay_a_message_by_seconds(
     gateway.register("c", &server.url()).await?;
     let begun = Instant::now();
     let id = gateway.send("c", "s").await?;
-    let attempts = delivered(&gateway, &id).await?;
+    let attempts = gateway.until_delivered(&id).await?;
     assert_eq!(attempts.len(), 2, "{attempts:?}");
     assert!(begun.elapsed() < SECONDS, "{:?}", begun.elapsed());
-    gateway
-        .finish_unaccounted("byte servers keep no record")
-        .await
+    gateway.finish_unaccounted(NO_RECORD).await
 }
 
 async fn a_frozen_http2_connection_of_sixty_channels_delays_them_by_seconds(
@@ -235,13 +211,11 @@ async fn a_frozen_http2_connection_to_the_sessions_server_delays_answers_by_seco
     let trusted = Trusted::new()?;
     let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
     let (freezable, url) = trusted.freezable(&sessions).await?;
-    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
-    let gateway = Plan::new(setup)?
+    let (gateway, channel) = Plan::new(setup)?
         .env("ROUNDTRIP__EGRESS__CA_FILE", &trusted.ca_file)
         .sessions_server(url)
-        .start()
+        .start_with_channel(|_| Reply::answering("1"))
         .await?;
-    gateway.register("c", &channel.url()).await?;
     gateway.send("c", "before").await?;
     sessions.taken_at_least(1).await?;
     freezable.proxy.freeze();
@@ -249,10 +223,8 @@ async fn a_frozen_http2_connection_to_the_sessions_server_delays_answers_by_seco
     gateway.send("c", "after").await?;
     wait::until("the answer after the freeze", async || {
         let taken = sessions.taken();
-        taken
-            .iter()
-            .any(|one| one.field("session_id") == "after")
-            .then_some(())
+        let mut sessions = taken.iter().map(|one| one.field("session_id"));
+        sessions.any(|session| session == "after").then_some(())
     })
     .await?;
     assert!(frozen.elapsed() < SECONDS, "{:?}", frozen.elapsed());

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use harness::{
-    gateway::{Answer, Plan, Setup, TestGateway},
+    gateway::{Plan, Response, Role, Setup, TestGateway},
     proxy::Proxy,
-    scripted::{Reply, ScriptedServer},
+    scripted::Reply,
     wait,
 };
 use rstest::rstest;
@@ -20,9 +20,9 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(8);
 /// The messages sent before the outage, and again during it.
 const MESSAGES: usize = 20;
 
-async fn try_to_send(gateway: &TestGateway) -> anyhow::Result<Answer> {
+async fn try_to_send(gateway: &TestGateway) -> anyhow::Result<Response> {
     let body = json!({"channel_id": "c", "session_id": "s", "message": "m"});
-    let answer = gateway.post("/channel/message", body.to_string());
+    let answer = gateway.post("/channel/message", body);
     timeout(REFUSAL_LIMIT, answer)
         .await
         .context("no answer within the limit")?
@@ -35,20 +35,13 @@ async fn try_to_send(gateway: &TestGateway) -> anyhow::Result<Answer> {
 async fn while_the_broker_is_unavailable_messages_are_refused_and_none_is_lost(
     #[case] break_it: fn(&Proxy),
 ) -> anyhow::Result<()> {
-    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
-    let plan = Plan::new(Setup::Servers)?;
-    let (url, proxy) = plan.test_namespace()?.broker_by_proxy().await?;
-    let gateway = plan.env("BROKER_URL", url).start().await?;
-    gateway.register("c", &channel.url()).await?;
-    for number in 0..MESSAGES {
-        gateway.send("c", &format!("before-{number}")).await?;
-    }
+    let (plan, proxy) = Plan::new(Setup::Servers)?.broker_by_proxy().await?;
+    let (gateway, channel) = plan.start_with_channel(|_| Reply::ok()).await?;
+    gateway.send_many("c", MESSAGES).await?;
 
     break_it(&proxy);
     for _ in 0..MESSAGES {
-        let refused = try_to_send(&gateway).await?.expect(503)?;
-        assert_eq!(refused.header("content-type"), "application/problem+json");
-        assert!(refused.header("retry-after").parse::<u64>().is_ok());
+        try_to_send(&gateway).await?.expect_retry_after(503)?;
     }
 
     proxy.resume();
@@ -57,35 +50,25 @@ async fn while_the_broker_is_unavailable_messages_are_refused_and_none_is_lost(
         (answer.status == 202).then_some(())
     })
     .await?;
-    for number in 0..MESSAGES {
-        gateway.send("c", &format!("after-{number}")).await?;
-    }
+    gateway.send_many("c", MESSAGES).await?;
     gateway.all_taken(&[&channel]).await?;
     gateway.finish(&[&channel]).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_store_is_unavailable_known_channels_are_served() -> anyhow::Result<()> {
-    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
-    let plan = Plan::new(Setup::Servers)?;
-    let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;
-    let gateway = plan
-        .env("STORE_URL", url)
-        // Each message reads the store again.
-        .env("ROUNDTRIP__STORE__CACHE_TTL", "1ms")
-        .start()
-        .await?;
-    gateway.register("c", &channel.url()).await?;
+    let (plan, proxy) = Plan::new(Setup::Servers)?.store_by_proxy().await?;
+    // Each message reads the store again.
+    let plan = plan.env("ROUNDTRIP__STORE__CACHE_TTL", "1ms");
+    let (gateway, channel) = plan.start_with_channel(|_| Reply::ok()).await?;
     gateway.send("c", "before").await?;
     channel.taken_at_least(1).await?;
 
     proxy.refuse();
-    for number in 0..3 {
-        gateway.send("c", &format!("during-{number}")).await?;
-    }
+    gateway.send_many("c", 3).await?;
     gateway.all_taken(&[&channel]).await?;
-    let refused = gateway.get("/channel/unknown").await?.expect(503)?;
-    assert!(refused.header("retry-after").parse::<u64>().is_ok());
+    let unknown = gateway.get("/channel/unknown").await?;
+    unknown.expect_retry_after(503)?;
 
     proxy.resume();
     gateway.finish(&[&channel]).await.map(drop)
@@ -94,37 +77,25 @@ async fn while_the_store_is_unavailable_known_channels_are_served() -> anyhow::R
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_store_is_unavailable_messages_wait_without_counting_attempts()
 -> anyhow::Result<()> {
-    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
-    let plan = Plan::new(Setup::Servers)?;
-    let (url, proxy) = plan.test_namespace()?.store_by_proxy().await?;
-    let mut gateway = plan
-        .env("STORE_URL", url)
+    let (plan, proxy) = Plan::new(Setup::Servers)?.store_by_proxy().await?;
+    let plan = plan
         .env("ROUNDTRIP__STORE__TIMEOUT", "500ms")
         .env("ROUNDTRIP__DISPATCHER__PARK", "200ms")
         .env("ROUNDTRIP__LOG__LEVEL", "info,roundtrip_delivery=debug")
         // The second failed attempt would be the last.
-        .schedule("100ms")
-        .start()
-        .await?;
-    gateway.register("c", &channel.url()).await?;
+        .schedule("100ms");
+    let (mut gateway, channel) = plan.start_with_channel(|_| Reply::ok()).await?;
     // The ingress has the channel in its cache; the new dispatcher does not.
-    gateway.stop("dispatcher-0").await?;
+    gateway.stop(Role::Dispatcher).await?;
     gateway.send("c", "s").await?;
 
     proxy.refuse();
-    gateway.process("dispatcher-0")?.restart().await?;
-    wait::until("the message to be snoozed three times", async || {
-        let log = gateway.log("dispatcher-0").ok()?;
-        (log.matches("delivery.snoozed").count() >= 3).then_some(())
-    })
-    .await?;
+    gateway.process(Role::Dispatcher)?.restart().await?;
+    let snoozed = ["delivery.snoozed", "reason=\"store_unavailable\""];
+    gateway.until_logged(Role::Dispatcher, &snoozed, 3).await?;
     assert_eq!(channel.received().len(), 0);
-    let log = gateway.log("dispatcher-0")?;
-    let said = log
-        .lines()
-        .filter(|line| line.contains(" INFO ") && line.contains("delivery.snoozed "));
-    assert!(log.contains("reason=\"store_unavailable\""), "{log}");
-    assert!(said.count() <= 1, "{log}");
+    let reported = gateway.logged(Role::Dispatcher, &[" INFO ", "delivery.snoozed "]);
+    assert!(reported <= 1, "{reported}");
 
     proxy.resume();
     gateway.all_taken(&[&channel]).await?;

@@ -1,19 +1,14 @@
 //! An operator's policies in RabbitMQ: what the gateway's own policies prevent, and what the check
 //! through the management API reports without them.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use futures::{StreamExt, stream::FuturesUnordered};
 use harness::{
-    audit::Audit,
-    http::{Connection as HttpConnection, Peer},
+    gateway::{Plan, Role, Setup},
     management::Management,
-    process::{Process, Program, free_port, gateway_binary},
+    test_namespace::server_url,
     wait::{WAIT_LIMIT, until},
 };
 use lapin::{
@@ -22,19 +17,14 @@ use lapin::{
     types::FieldTable,
 };
 use reqwest::Method;
-use roundtrip_broker::{
-    Config, Consumer, Delivery, Message, Queue, Route, SharedBroker, Status, contract::patient,
-};
-use roundtrip_model::{
-    ChannelId, Decision, MessageId, SystemClock,
-    decision::{DeadKind, DeadReason},
-};
+use roundtrip_broker::{Config, Queue, SharedBroker, Status, contract::patient};
+use roundtrip_model::{Decision, SystemClock};
 use rstest::rstest;
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 use tokio::time::timeout;
-use url::Url;
 use uuid::Uuid;
+
+use crate::rabbitmq::{next, publish, refused, until_ready};
 
 /// The definitions file that the compose file and the kustomization load.
 const SHIPPED: &str = include_str!("../../k8s/with-servers/rabbitmq-definitions.json");
@@ -53,9 +43,7 @@ impl Vhost {
     async fn make() -> anyhow::Result<Self> {
         let management = Management::from_environment()?;
         let name = format!("t-{}", Uuid::now_v7().simple());
-        let mut url: Url = std::env::var("TEST_AMQP_URL")
-            .context("TEST_AMQP_URL is not set: run tests/run, or point it to a RabbitMQ")?
-            .parse()?;
+        let mut url = server_url("TEST_AMQP_URL")?;
         url.set_path(&name);
         let vhost = ["vhosts", &name];
         management.call(Method::PUT, &vhost, &json!({})).await?;
@@ -112,7 +100,8 @@ impl Vhost {
     }
 
     /// Fills a queue that is not the gateway's, to show what the policy does.
-    async fn fill_the_other_queue(&self, channel: &Channel, messages: u32) -> anyhow::Result<()> {
+    async fn fill_the_other_queue(&self, messages: u32) -> anyhow::Result<()> {
+        let (_connection, channel) = self.other_client().await?;
         let durable = QueueDeclareOptions {
             durable: true,
             ..QueueDeclareOptions::default()
@@ -181,51 +170,25 @@ impl Vhost {
     }
 }
 
-async fn publish(broker: &SharedBroker) -> anyhow::Result<()> {
-    let channel: ChannelId = "c".parse()?;
-    let message = Message {
-        id: MessageId::generate().to_string(),
-        attempts: 0,
-        replay_count: 0,
-        accepted_at: OffsetDateTime::UNIX_EPOCH,
-        dead: None,
-        body: "{}".into(),
-    };
-    broker.publish(Route::Outbound(&channel), message).await?;
-    Ok(())
-}
-
-async fn next(consumer: &mut Box<dyn Consumer>) -> anyhow::Result<Delivery> {
-    let delivery = timeout(WAIT_LIMIT, consumer.next()).await;
-    delivery
-        .context("a message in time")?
-        .context("an open broker")
-}
-
-async fn until_ready(broker: &SharedBroker, queue: Queue, count: u64) -> anyhow::Result<()> {
-    until(format!("{count} in {}", queue.name()), async || {
-        (broker.ready(queue).await.ok() == Some(count)).then_some(())
-    })
-    .await
-}
-
-fn refused() -> Decision {
-    Decision::DeadLetter(DeadReason::new(DeadKind::Refused, "no"))
+/// A broker under the gateway's policies and a policy on everything.
+async fn shielded(definition: Value) -> anyhow::Result<(Vhost, SharedBroker)> {
+    let vhost = Vhost::make().await?;
+    vhost.shield().await?;
+    vhost.policy_on_everything(&definition).await?;
+    let broker = vhost.open().await?;
+    Ok((vhost, broker))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_gateways_policies_a_policy_that_deletes_queues_loses_no_retry()
 -> anyhow::Result<()> {
-    let vhost = Vhost::make().await?;
-    vhost.shield().await?;
-    vhost.policy_on_everything(&json!({"expires": 500})).await?;
-    let broker = vhost.open().await?;
-    let (_connection, channel) = vhost.other_client().await?;
+    let definition = json!({"expires": 500});
+    let (vhost, broker) = shielded(definition).await?;
     publish(&broker).await?;
     let mut consumer = broker.consume(Queue::Outbound, 1).await?;
-    let put_off = Decision::RetryAfter(Duration::from_secs(3));
-    next(&mut consumer).await?.settle(put_off).await?;
-    vhost.fill_the_other_queue(&channel, 1).await?;
+    let retry = Decision::RetryAfter(Duration::from_secs(3));
+    next(&mut consumer).await?.settle(retry).await?;
+    vhost.fill_the_other_queue(1).await?;
     vhost.until_the_other_queue_is_gone().await?;
     let again = next(&mut consumer).await?;
     ensure!(again.message().attempts == 1, "{again:?}");
@@ -237,20 +200,15 @@ async fn with_the_gateways_policies_a_policy_that_deletes_queues_loses_no_retry(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_gateways_policies_a_policy_that_expires_messages_loses_none() -> anyhow::Result<()>
 {
-    let vhost = Vhost::make().await?;
-    vhost.shield().await?;
-    vhost
-        .policy_on_everything(&json!({"message-ttl": 500}))
-        .await?;
-    let broker = vhost.open().await?;
-    let (_connection, channel) = vhost.other_client().await?;
+    let definition = json!({"message-ttl": 500});
+    let (vhost, broker) = shielded(definition).await?;
     for _ in 0..2 {
         publish(&broker).await?;
     }
     let mut consumer = broker.consume(Queue::Outbound, 1).await?;
     next(&mut consumer).await?.settle(refused()).await?;
     drop(consumer);
-    vhost.fill_the_other_queue(&channel, 1).await?;
+    vhost.fill_the_other_queue(1).await?;
     vhost.until_the_other_queue_has(0).await?;
     until_ready(&broker, Queue::Outbound, 1).await?;
     until_ready(&broker, Queue::OutboundDead, 1).await?;
@@ -261,14 +219,9 @@ async fn with_the_gateways_policies_a_policy_that_expires_messages_loses_none() 
 async fn with_the_gateways_policies_a_policy_that_bounds_queues_drops_no_dead_letter()
 -> anyhow::Result<()> {
     const LETTERS: u16 = 10;
-    let vhost = Vhost::make().await?;
-    vhost.shield().await?;
-    vhost
-        .policy_on_everything(&json!({"max-length": 2, "overflow": "drop-head"}))
-        .await?;
-    let broker = vhost.open().await?;
-    let (_connection, channel) = vhost.other_client().await?;
-    vhost.fill_the_other_queue(&channel, LETTERS.into()).await?;
+    let definition = json!({"max-length": 2, "overflow": "drop-head"});
+    let (vhost, broker) = shielded(definition).await?;
+    vhost.fill_the_other_queue(LETTERS.into()).await?;
     vhost.until_the_other_queue_has(2).await?;
     let mut consumer = broker.consume(Queue::Outbound, 1).await?;
     for _ in 0..LETTERS {
@@ -333,14 +286,14 @@ async fn a_bound_on_a_dead_queue_drops_no_dead_letter() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_that_breaks_a_promise_is_reported_within_a_minute(
     #[case] definition: Value,
-    #[case] said: &str,
+    #[case] words: &str,
 ) -> anyhow::Result<()> {
     let vhost = Vhost::make().await?;
     let broker = vhost.open().await?;
     vhost.policy_on_everything(&definition).await?;
     until("a warning that names the policy", async || {
         let named = |warning: &String| {
-            warning.starts_with("policy \"everything\"") && warning.contains(said)
+            warning.starts_with("policy \"everything\"") && warning.contains(words)
         };
         broker.warnings().iter().any(named).then_some(())
     })
@@ -360,39 +313,20 @@ async fn readyz_shows_a_policy_that_breaks_a_promise_and_stays_ready() -> anyhow
     vhost
         .policy_on_everything(&json!({"expires": 60_000}))
         .await?;
-    let folder = tempfile::tempdir()?;
-    let operations = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-    let env = [
-        ("BROKER_URL", vhost.config.url.clone()),
-        (
-            "ROUNDTRIP__BROKER__MANAGEMENT_URL",
-            vhost.management.url.to_string(),
-        ),
-        ("ROUNDTRIP__OPERATIONS__LISTEN", operations.to_string()),
-    ];
-    let program = Program {
-        name: "recorder".to_owned(),
-        path: gateway_binary()?,
-        args: ["serve", "--role", "recorder"].map(str::to_owned).into(),
-        env: env.map(|(name, value)| (name.to_owned(), value)).into(),
-        folder: folder.path().to_owned(),
-        operations,
-        audit: Audit::default(),
-    };
-    let mut process = Process::start(program).await?;
-    let peer = Peer {
-        address: operations,
-        audit: Audit::default(),
-    };
+    let mut gateway = Plan::new(Setup::Embedded)?
+        .env("BROKER_URL", &vhost.config.url)
+        .env("ROUNDTRIP__BROKER__MANAGEMENT_URL", &vhost.management.url)
+        .prepare()
+        .await?;
+    gateway.start(Role::Recorder).await?;
     until("a warning on /readyz", async || {
-        let mut connection = HttpConnection::open(&peer).await.ok()?;
-        let (status, body) = connection.get("/readyz").await.ok()?;
-        let body: Value = serde_json::from_slice(&body).ok()?;
-        let warning = body["warnings"][0].as_str()?;
+        let (status, readiness) = gateway.ready(Role::Recorder).await.ok()?;
+        let warning = readiness["warnings"][0].as_str()?;
         (status == 200 && warning.contains("policy \"everything\"")).then_some(())
     })
     .await?;
-    process.stop(WAIT_LIMIT).await?;
+    let ended = gateway.finish_unaccounted("nothing was accepted");
+    ended.await.map(drop)?;
     vhost.remove().await
 }
 

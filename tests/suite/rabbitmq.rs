@@ -15,7 +15,7 @@ use futures::{
 };
 use harness::{
     proxy::Proxy,
-    test_namespace::remove_namespace,
+    test_namespace::{remove_namespace, server_url},
     wait::{WAIT_LIMIT, until},
 };
 use lapin::{
@@ -48,9 +48,14 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) async fn make() -> anyhow::Result<Self> {
-        let url = std::env::var("TEST_AMQP_URL")
-            .context("TEST_AMQP_URL is not set: run tests/run, or point it to a RabbitMQ")?;
-        Self::on(url.parse()?).await
+        Self::on(server_url("TEST_AMQP_URL")?).await
+    }
+
+    /// The same, and its broker.
+    async fn opened() -> anyhow::Result<(Self, SharedBroker)> {
+        let place = Self::make().await?;
+        let broker = place.open().await?;
+        Ok((place, broker))
     }
 
     /// On another server than the environment's.
@@ -84,13 +89,10 @@ impl Place {
     fn work_arguments(&self) -> FieldTable {
         let mut arguments = quorum();
         for (argument, value) in [
-            ("x-dead-letter-exchange", self.name("direct").as_str()),
+            ("x-dead-letter-exchange", &*self.name("direct")),
             ("x-dead-letter-strategy", "at-least-once"),
             ("x-overflow", "reject-publish"),
-            (
-                "x-dead-letter-routing-key",
-                self.name("outbound.dead").as_str(),
-            ),
+            ("x-dead-letter-routing-key", &self.name("outbound.dead")),
         ] {
             arguments.insert(argument.into(), text(value));
         }
@@ -98,19 +100,25 @@ impl Place {
         arguments
     }
 
-    async fn declare(
-        &self,
-        channel: &Channel,
-        end: &str,
-        arguments: FieldTable,
-    ) -> anyhow::Result<()> {
+    /// Declares a queue as another client.
+    async fn declare(&self, end: &str, arguments: FieldTable) -> anyhow::Result<()> {
+        let (_connection, channel) = self.other_client().await?;
         let durable = QueueDeclareOptions {
             durable: true,
             ..QueueDeclareOptions::default()
         };
-        channel
-            .queue_declare(self.name(end).into(), durable, arguments)
-            .await?;
+        let declared = channel.queue_declare(self.name(end).into(), durable, arguments);
+        declared.await?;
+        Ok(())
+    }
+
+    /// Publishes to the work queue as another client.
+    async fn publish_bare(&self, body: &[u8], properties: BasicProperties) -> anyhow::Result<()> {
+        let (_connection, channel) = self.other_client().await?;
+        let options = BasicPublishOptions::default();
+        let queue = self.name("outbound.0").into();
+        let published = channel.basic_publish("".into(), queue, options, body, properties);
+        published.await?.await?;
         Ok(())
     }
 
@@ -187,6 +195,21 @@ async fn until_status(broker: &SharedBroker, wanted: fn(&Status) -> bool) -> any
     .await
 }
 
+pub(crate) async fn until_ready(
+    broker: &SharedBroker,
+    queue: Queue,
+    count: u64,
+) -> anyhow::Result<()> {
+    until(format!("{count} in {}", queue.name()), async || {
+        (broker.ready(queue).await.ok() == Some(count)).then_some(())
+    })
+    .await
+}
+
+pub(crate) fn refused() -> Decision {
+    Decision::DeadLetter(DeadReason::new(DeadKind::Refused, "no"))
+}
+
 pub(crate) async fn next(consumer: &mut Box<dyn Consumer>) -> anyhow::Result<Delivery> {
     let delivery = timeout(WAIT_LIMIT, consumer.next()).await;
     delivery
@@ -211,14 +234,10 @@ pub(crate) async fn receive_all(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_confirmed_around_a_cut_arrive() -> anyhow::Result<()> {
     const PUBLISHES: usize = 500;
-    let place = Place::make().await?;
-    let broker = place.open().await?;
+    let (place, broker) = Place::opened().await?;
     let mut consumer = broker.consume(Queue::Outbound, 10).await?;
-    receive_all(
-        &mut consumer,
-        HashSet::from([until_published(&broker).await?]),
-    )
-    .await?;
+    let first = until_published(&broker).await?;
+    receive_all(&mut consumer, HashSet::from([first])).await?;
 
     let publishing = join_all((0..PUBLISHES).map(|_| {
         let broker = broker.clone();
@@ -293,49 +312,24 @@ async fn a_node_that_hangs_does_not_hold_up_the_start() -> anyhow::Result<()> {
 async fn the_queues_of_an_older_version_are_taken_over() -> anyhow::Result<()> {
     const MAX_BACKLOG_THEN: i64 = 5;
     let place = Place::make().await?;
-    let (_connection, channel_of_old) = place.other_client().await?;
     let mut arguments = place.work_arguments();
-    arguments.insert(
-        "x-max-length".into(),
-        AMQPValue::LongLongInt(MAX_BACKLOG_THEN),
-    );
-    place
-        .declare(&channel_of_old, "outbound.0", arguments)
-        .await?;
+    let max_backlog = AMQPValue::LongLongInt(MAX_BACKLOG_THEN);
+    arguments.insert("x-max-length".into(), max_backlog);
+    place.declare("outbound.0", arguments).await?;
     let mut arguments = quorum();
     arguments.insert("x-delivery-limit".into(), 1_000_000_000.into());
-    place
-        .declare(&channel_of_old, "outbound.dead", arguments)
-        .await?;
+    place.declare("outbound.dead", arguments).await?;
     // The header of the replay count is absent.
     let old = BasicProperties::default().with_message_id("msg_old".into());
-    channel_of_old
-        .basic_publish(
-            "".into(),
-            place.name("outbound.0").into(),
-            BasicPublishOptions::default(),
-            b"{}",
-            old,
-        )
-        .await?
-        .await?;
+    place.publish_bare(b"{}", old).await?;
 
     let broker = place.open().await?;
     let mut consumer = broker.consume(Queue::Outbound, 1).await?;
     let delivery = next(&mut consumer).await?;
-    let Message {
-        id, replay_count, ..
-    } = delivery.message().clone();
-    ensure!(
-        (id.as_str(), replay_count) == ("msg_old", 0),
-        "{id} {replay_count}"
-    );
-    delivery
-        .settle(Decision::DeadLetter(DeadReason {
-            kind: DeadKind::Refused,
-            detail: String::new(),
-        }))
-        .await?;
+    let message_then = delivery.message();
+    let found = (&*message_then.id, message_then.replay_count);
+    ensure!(found == ("msg_old", 0), "{found:?}");
+    delivery.settle(refused()).await?;
     let mut dead_letters = broker.consume(Queue::OutboundDead, 1).await?;
     ensure!(next(&mut dead_letters).await?.message().id == "msg_old");
     until_published(&broker).await?;
@@ -360,12 +354,9 @@ async fn max_backlog_can_change_once_the_queues_exist() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_work_queue_without_its_promises_is_not_used() -> anyhow::Result<()> {
     let place = Place::make().await?;
-    let (_connection, channel_of_other) = place.other_client().await?;
     let mut arguments = place.work_arguments().inner().clone();
     arguments.remove(&ShortString::from("x-overflow"));
-    place
-        .declare(&channel_of_other, "outbound.0", arguments.into())
-        .await?;
+    place.declare("outbound.0", arguments.into()).await?;
     let broker = place.open().await?;
     until_status(&broker, |status| match status {
         Status::Ready => false,
@@ -429,15 +420,14 @@ async fn a_server_that_starts_later_is_used() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_of_a_lost_connection_is_lost_and_the_message_comes_again() -> anyhow::Result<()> {
-    let place = Place::make().await?;
-    let broker = place.open().await?;
+    let (place, broker) = Place::opened().await?;
     let mut consumer = broker.consume(Queue::Outbound, 2).await?;
     let id = publish(&broker).await?;
-    let held = next(&mut consumer).await?;
+    let leased = next(&mut consumer).await?;
     place.proxy.cut();
     let again = next(&mut consumer).await?;
     ensure!(again.message().id == id);
-    let settled = timeout(WAIT_LIMIT, held.settle(Decision::Done)).await?;
+    let settled = timeout(WAIT_LIMIT, leased.settle(Decision::Done)).await?;
     ensure!(matches!(settled, Err(SettleError::Lost(_))), "{settled:?}");
     again.settle(Decision::Done).await?;
     place.leave(broker).await
@@ -445,23 +435,17 @@ async fn a_lease_of_a_lost_connection_is_lost_and_the_message_comes_again() -> a
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_that_the_broker_cannot_take_now_is_not_lost() -> anyhow::Result<()> {
-    let place = Place::make().await?;
-    let broker = place.open().await?;
+    let (place, broker) = Place::opened().await?;
     let mut consumer = broker.consume(Queue::Outbound, 2).await?;
     let id = publish(&broker).await?;
-    let held = next(&mut consumer).await?;
+    let leased = next(&mut consumer).await?;
     place.delete_queue("delay.1s").await?;
     // The first publish is returned, the tier is declared again, and the next one is accepted.
-    timeout(
-        WAIT_LIMIT,
-        held.settle(Decision::RetryAfter(Duration::from_secs(1))),
-    )
-    .await??;
+    let settled = leased.settle(Decision::RetryAfter(Duration::from_secs(1)));
+    timeout(WAIT_LIMIT, settled).await??;
     let again = next(&mut consumer).await?;
-    ensure!(
-        (again.message().id == id, again.message().attempts) == (true, 1),
-        "{again:?}"
-    );
+    let found = (&again.message().id, again.message().attempts);
+    ensure!(found == (&id, 1), "{found:?}");
     again.settle(Decision::Done).await?;
     place.leave(broker).await
 }
@@ -472,15 +456,14 @@ async fn a_retry_that_the_broker_cannot_take_now_is_not_lost() -> anyhow::Result
 async fn messages_delayed_around_a_cut_come_again_under_their_ids() -> anyhow::Result<()> {
     const MESSAGES: u16 = 500;
     const BEFORE_THE_CUT: usize = 20;
-    let place = Place::make().await?;
-    let broker = place.open().await?;
+    let (place, broker) = Place::opened().await?;
     let sent = try_join_all((0..MESSAGES).map(|_| publish(&broker))).await?;
     let sent: HashSet<String> = sent.into_iter().collect();
     let mut consumer = broker.consume(Queue::Outbound, MESSAGES).await?;
     let mut settling = FuturesUnordered::new();
     for _ in 0..MESSAGES {
-        let held = next(&mut consumer).await?;
-        settling.push(held.settle(Decision::RetryAfter(Duration::from_secs(1))));
+        let leased = next(&mut consumer).await?;
+        settling.push(leased.settle(Decision::RetryAfter(Duration::from_secs(1))));
     }
     let mut settled = 0;
     while let Some(outcome) = timeout(WAIT_LIMIT, settling.next()).await? {
@@ -493,9 +476,9 @@ async fn messages_delayed_around_a_cut_come_again_under_their_ids() -> anyhow::R
     let mut missing = sent.clone();
     while !missing.is_empty() {
         let delivery = next(&mut consumer).await?;
-        let id = delivery.message().id.clone();
-        ensure!(sent.contains(&id), "{id} was never sent");
-        missing.remove(&id);
+        let id = &delivery.message().id;
+        ensure!(sent.contains(id), "{id} was never sent");
+        missing.remove(id);
         // If the lease is lost, it is redelivered and settled then.
         let _ = delivery.settle(Decision::Done).await;
     }
@@ -504,8 +487,7 @@ async fn messages_delayed_around_a_cut_come_again_under_their_ids() -> anyhow::R
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_returned_message_is_a_failure_and_its_queue_is_declared_again() -> anyhow::Result<()> {
-    let place = Place::make().await?;
-    let broker = place.open().await?;
+    let (place, broker) = Place::opened().await?;
     publish(&broker).await?;
     place.delete_queue("outbound.0").await?;
     let answer = publish(&broker).await;
@@ -524,8 +506,7 @@ async fn a_returned_message_is_a_failure_and_its_queue_is_declared_again() -> an
 async fn among_many_publishes_only_those_that_were_returned_fail() -> anyhow::Result<()> {
     const CALLERS: usize = 100;
     const EACH: usize = 20;
-    let place = Place::make().await?;
-    let broker = place.open().await?;
+    let (place, broker) = Place::opened().await?;
     place.delete_queue("callbacks").await?;
     // Half of the callers publish to a missing queue while the others' confirms arrive.
     let publishing = join_all((0..CALLERS).map(|caller| {
@@ -551,20 +532,14 @@ async fn among_many_publishes_only_those_that_were_returned_fail() -> anyhow::Re
     let half = (CALLERS * EACH / 2) as u64;
     ensure!(messages == half, "{messages} of {half} messages were taken");
     ensure!(callbacks < half, "no callback was returned");
-    for (queue, taken) in [(Queue::Callbacks, callbacks), (Queue::Outbound, messages)] {
-        until(
-            format!("{taken} messages in {}", queue.name()),
-            async || (broker.ready(queue).await.ok() == Some(taken)).then_some(()),
-        )
-        .await?;
-    }
+    until_ready(&broker, Queue::Callbacks, callbacks).await?;
+    until_ready(&broker, Queue::Outbound, messages).await?;
     place.leave(broker).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consumer_outlives_its_queue() -> anyhow::Result<()> {
-    let place = Place::make().await?;
-    let broker = place.open().await?;
+    let (place, broker) = Place::opened().await?;
     let mut consumer = broker.consume(Queue::Outbound, 1).await?;
     receive_all(&mut consumer, HashSet::from([publish(&broker).await?])).await?;
     place.delete_queue("outbound.0").await?;
@@ -575,38 +550,33 @@ async fn a_consumer_outlives_its_queue() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delivery_can_be_settled_after_its_consumer_was_dropped() -> anyhow::Result<()> {
-    let place = Place::make().await?;
-    let broker = place.open().await?;
+    let (place, broker) = Place::opened().await?;
     publish(&broker).await?;
     let buffered = publish(&broker).await?;
     let mut first = broker.consume(Queue::Outbound, 2).await?;
-    let held = next(&mut first).await?;
+    let leased = next(&mut first).await?;
     drop(first);
     let mut second = broker.consume(Queue::Outbound, 2).await?;
     ensure!(next(&mut second).await?.message().id == buffered);
-    held.settle(Decision::Done).await?;
+    leased.settle(Decision::Done).await?;
     // The end of the connection would requeue what was not acked.
     drop(second);
     broker.close().await;
     let broker = place.open().await?;
-    until("one message", async || {
-        (broker.ready(Queue::Outbound).await.ok() == Some(1)).then_some(())
-    })
-    .await?;
+    until_ready(&broker, Queue::Outbound, 1).await?;
     place.leave(broker).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_over_the_delivery_limit_is_dead_with_that_reason() -> anyhow::Result<()> {
-    let place = Place::make().await?;
-    let broker = place.open().await?;
+    let (place, broker) = Place::opened().await?;
     let id = publish(&broker).await?;
     let (connection, _channel) = place.other_client().await?;
     for _ in 0..=DELIVERY_LIMIT {
         let channel = connection.create_channel().await?;
         until("the message, back in its queue", async || {
-            let got =
-                channel.basic_get(place.name("outbound.0").into(), BasicGetOptions::default());
+            let queue = place.name("outbound.0").into();
+            let got = channel.basic_get(queue, BasicGetOptions::default());
             got.await.ok().flatten()
         })
         .await?;
@@ -624,16 +594,9 @@ async fn a_message_over_the_delivery_limit_is_dead_with_that_reason() -> anyhow:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_clients_bare_message_is_handed_out_like_any_other() -> anyhow::Result<()> {
-    let place = Place::make().await?;
-    let broker = place.open().await?;
-    let (_connection, channel) = place.other_client().await?;
-    let options = BasicPublishOptions::default();
-    let queue = place.name("outbound.0").into();
+    let (place, broker) = Place::opened().await?;
     let bare = BasicProperties::default();
-    channel
-        .basic_publish("".into(), queue, options, b"not JSON", bare)
-        .await?
-        .await?;
+    place.publish_bare(b"not JSON", bare).await?;
     let mut consumer = broker.consume(Queue::Outbound, 1).await?;
     let delivery = next(&mut consumer).await?;
     let id = delivery.message().id.clone();

@@ -3,13 +3,11 @@
 
 use anyhow::Context;
 use harness::{
-    gateway::{Accounted, Answer, Plan, Setup, TestGateway},
+    gateway::{Accounted, Plan, Response, Setup, TestGateway},
     scripted::{Reply, ScriptedServer},
-    wait,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
-use url::Url;
 
 on_both_setups! {
     an_answer_after_a_restart_is_accepted,
@@ -21,29 +19,15 @@ fn without_keys(setup: Setup) -> anyhow::Result<Plan> {
     Ok(Plan::new(setup)?.env("CALLBACK_SECRET", ""))
 }
 
-async fn kill_and_start_all(gateway: &mut TestGateway) -> anyhow::Result<()> {
-    let names = gateway.names();
-    for name in &names {
-        gateway.process(name)?.kill().await?;
-    }
-    for name in &names {
-        gateway.process(name)?.restart().await?;
-    }
-    Ok(())
-}
-
 async fn an_answer_after_a_restart_is_accepted(setup: Setup) -> anyhow::Result<Accounted> {
-    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
-    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
-    let plan = without_keys(setup)?.sessions_server(sessions.url());
-    let plan = plan.env("ROUNDTRIP__CALLBACK_AUTH", "signed");
-    let mut gateway = plan.start().await?;
-    gateway.register("c", &channel.url()).await?;
+    let (mut gateway, channel, sessions) = without_keys(setup)?
+        .env("ROUNDTRIP__CALLBACK_AUTH", "signed")
+        .start_with_servers(|_| Reply::ok())
+        .await?;
     gateway.send("c", "abc123").await?;
     let delivery = channel.taken_at_least(1).await?.remove(0);
-    kill_and_start_all(&mut gateway).await?;
-    let url: Url = delivery.field("response_url").parse()?;
-    let path = format!("{}?{}", url.path(), url.query().context("no token")?);
+    gateway.kill_and_restart_all().await?;
+    let path = delivery.response_path()?;
     let answer = r#"{"session_id":"abc123","response_data":"late"}"#;
     gateway.post(&path, answer).await?.expect(202)?;
     let forwards = sessions.taken_at_least(1).await?;
@@ -52,61 +36,32 @@ async fn an_answer_after_a_restart_is_accepted(setup: Setup) -> anyhow::Result<A
 }
 
 /// Sends the same message under the same idempotency key each time.
-async fn send_once(gateway: &TestGateway) -> anyhow::Result<Answer> {
+async fn send_once(gateway: &TestGateway) -> anyhow::Result<Response> {
     let body = json!({"channel_id": "c1", "session_id": "s", "message": "once"});
-    let headers = [
-        ("content-type", "application/json"),
-        ("idempotency-key", "the-first"),
-    ];
-    let sent = gateway.request(Method::POST, "/channel/message", &headers, body.to_string());
+    let headers = [("idempotency-key", "the-first")];
+    let sent = gateway.request(Method::POST, "/channel/message", &headers, body);
     sent.await?.expect(202)
 }
 
-/// The page after this cursor, and its ids.
-async fn page(gateway: &TestGateway, list: &List, cursor: &Value) -> anyhow::Result<Page> {
-    let mut path = format!("{}?limit=1", list.path);
-    if let Some(cursor) = cursor.as_str() {
-        path = format!("{path}&cursor={cursor}");
-    }
-    let answer = gateway.request(
-        list.method.clone(),
-        &path,
-        &[("content-type", "application/json")],
-        list.body,
-    );
-    let answer = answer.await?.expect(200)?.json();
-    Ok(Page {
-        id: answer[list.items][0][list.id].clone(),
-        next: answer["next_cursor"].clone(),
-    })
-}
+/// A list's method, path, field of its items, and field of an item's id.
+type List = (Method, &'static str, &'static str, &'static str);
 
-struct List {
-    method: Method,
-    path: &'static str,
-    body: &'static str,
-    items: &'static str,
-    id: &'static str,
-}
+const LISTS: [List; 3] = [
+    (Method::POST, "/channels", "channels", "channel_id"),
+    (Method::GET, "/messages", "messages", "message_id"),
+    (Method::GET, "/dead-letters", "dead_letters", "dead_id"),
+];
 
-struct Page {
-    id: Value,
-    next: Value,
-}
-
-fn lists() -> [List; 3] {
-    let list = |method, path, body, items, id| List {
-        method,
-        path,
-        body,
-        items,
-        id,
-    };
-    [
-        list(Method::POST, "/channels", "{}", "channels", "channel_id"),
-        list(Method::GET, "/messages", "", "messages", "message_id"),
-        list(Method::GET, "/dead-letters", "", "dead_letters", "dead_id"),
-    ]
+/// The id on the page after this cursor, and the next cursor.
+async fn page(
+    gateway: &TestGateway,
+    (method, path, items, id): List,
+    cursor: &str,
+) -> anyhow::Result<(Value, Value)> {
+    let path = format!("{path}?limit=1{cursor}");
+    let page = gateway.request(method, &path, &[], "{}").await?;
+    let page = page.expect(200)?.json();
+    Ok((page[items][0][id].clone(), page["next_cursor"].clone()))
 }
 
 async fn pages_repeats_versions_and_replays_go_on_after_a_restart(
@@ -118,48 +73,36 @@ async fn pages_repeats_versions_and_replays_go_on_after_a_restart(
     gateway.register("c1", &channel.url()).await?;
     gateway.register("c2", &refuses.url()).await?;
     let first = send_once(&gateway).await?;
-    for session in ["dead-1", "dead-2"] {
-        gateway.send("c2", session).await?;
-    }
-    wait::until("two dead letters", async || {
-        let letters = gateway.get("/dead-letters").await.ok()?.json();
-        (letters["dead_letters"].as_array()?.len() == 2).then_some(())
-    })
-    .await?;
+    gateway.send_many("c2", 2).await?;
+    gateway.until_dead("c2", 2).await?;
     let etag = gateway.get("/channel/c1").await?.expect(200)?;
     let etag = etag.header("etag").to_owned();
     let replay = json!({"ids": [first.json()["message_id"]]});
-    let replay = gateway.post("/messages/replay", replay.to_string()).await?;
-    let replay = replay.expect(202)?.json();
+    let replay = gateway.post("/messages/replay", replay).await?;
+    let replay = replay.expect(202)?.field("replay_id")?;
     let mut pages = Vec::new();
-    for list in lists() {
-        let page = page(&gateway, &list, &Value::Null).await?;
-        assert!(page.next.is_string(), "{}: no cursor", list.path);
-        pages.push((list, page));
+    for list in LISTS {
+        let (id, next) = page(&gateway, list.clone(), "").await?;
+        let cursor = next.as_str().with_context(|| format!("{list:?}"))?;
+        pages.push((list, id, format!("&cursor={cursor}")));
     }
 
-    kill_and_start_all(&mut gateway).await?;
+    gateway.kill_and_restart_all().await?;
 
     let again = send_once(&gateway).await?;
     assert_eq!(again.header("idempotent-replayed"), "true");
     assert_eq!(again.json()["message_id"], first.json()["message_id"]);
-    for (list, before) in pages {
-        let after = page(&gateway, &list, &before.next).await?;
-        assert!(after.id.is_string(), "{}: an empty page", list.path);
-        assert_ne!(after.id, before.id, "{}", list.path);
+    for (list, before, cursor) in pages {
+        let (after, _) = page(&gateway, list.clone(), &cursor).await?;
+        assert!(after.is_string(), "{list:?}: an empty page");
+        assert_ne!(after, before, "{list:?}");
     }
-    let id = replay["replay_id"].as_str().context("no replay id")?;
-    let path = format!("/replays/{id}");
-    wait::until("the replay to end", async || {
-        let replay = gateway.get(&path).await.ok()?.json();
-        (replay["status"] == "done").then_some(())
-    })
-    .await?;
-    let headers = [
-        ("content-type", "application/json"),
-        ("if-match", etag.as_str()),
-    ];
-    let renamed = json!({"channel_name": "renamed"}).to_string();
+    let path = format!("/replays/{replay}");
+    gateway
+        .until(&path, |replay| replay["status"] == "done")
+        .await?;
+    let headers = [("if-match", etag.as_str())];
+    let renamed = json!({"channel_name": "renamed"});
     let update = gateway.request(Method::PUT, "/channel/c1", &headers, renamed);
     update.await?.expect(200)?;
     channel.taken_at_least(2).await?;

@@ -6,15 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use harness::{
-    gateway::{Accounted, Plan, Setup},
-    scripted::{Received, Reply, ScriptedServer},
-    wait,
+    gateway::{Accounted, Plan, Role, Setup, TestGateway, attempts},
+    scripted::{Reply, ScriptedServer, failing_once},
 };
 use roundtrip_broker::Queue;
 use roundtrip_model::{DeadReason, decision::DeadKind};
-use serde_json::Value;
 
 on_both_setups! {
     a_failed_attempt_is_retried_under_the_same_id,
@@ -22,30 +19,38 @@ on_both_setups! {
     a_refused_message_is_a_dead_letter_with_its_reason,
     a_message_whose_attempts_all_fail_is_a_dead_letter_with_its_reason,
     an_endpoint_that_hangs_is_timed_out_and_tried_again,
-    a_redirect_is_a_failed_try_and_is_not_followed,
+    a_redirect_is_a_failed_attempt_and_is_not_followed,
     a_status_that_speaks_of_the_server_kills_no_message,
     answers_wait_for_an_unavailable_sessions_server,
     a_deleted_channels_message_is_a_dead_letter,
 }
 
 /// Three attempts within 200 ms.
-const SHORT_SCHEDULE: &str = "100ms,100ms";
+fn plan(setup: Setup) -> anyhow::Result<Plan> {
+    Ok(Plan::new(setup)?.schedule("100ms,100ms"))
+}
 
-/// Fails each message's first attempt with this reply and accepts the second.
-async fn failing_once(
-    reply: impl Fn() -> Reply + Send + Sync + 'static,
-) -> anyhow::Result<ScriptedServer> {
-    ScriptedServer::start(move |request: &Received| match request.attempt {
-        1 => reply(),
-        _ => Reply::ok(),
-    })
-    .await
+/// Checks that this message is the only dead letter, with this number of attempts and this reason.
+async fn ensure_dead(
+    gateway: &mut TestGateway,
+    id: &str,
+    attempts: u32,
+    kind: DeadKind,
+    detail: &str,
+) -> anyhow::Result<()> {
+    let dead = gateway.dead_letters(Queue::OutboundDead).await?;
+    let reason = DeadReason::new(kind, detail);
+    let dead: Vec<_> = dead
+        .into_iter()
+        .map(|message| (message.id, message.attempts, message.dead))
+        .collect();
+    assert_eq!(dead, [(id.to_owned(), attempts, Some(reason))]);
+    Ok(())
 }
 
 async fn a_failed_attempt_is_retried_under_the_same_id(setup: Setup) -> anyhow::Result<Accounted> {
-    let channel = failing_once(|| Reply::status(500)).await?;
-    let gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
-    gateway.register("c", &channel.url()).await?;
+    let script = failing_once(Reply::status(500));
+    let (gateway, channel) = plan(setup)?.start_with_channel(script).await?;
     let id = gateway.send("c", "s").await?;
     channel.taken_at_least(1).await?;
     let attempts = channel.received();
@@ -57,46 +62,44 @@ async fn a_failed_attempt_is_retried_under_the_same_id(setup: Setup) -> anyhow::
 
 /// It is longer than the schedule's interval, so an early attempt shows.
 async fn retry_after_is_honoured(setup: Setup) -> anyhow::Result<Accounted> {
-    let times = Arc::new(Mutex::new(Vec::new()));
-    let noted = Arc::clone(&times);
-    let channel = ScriptedServer::start(move |request| {
-        noted.lock().expect("no panic").push(Instant::now());
-        match request.attempt {
-            1 => Reply::status(503).header("retry-after", "3"),
-            _ => Reply::ok(),
-        }
-    })
-    .await?;
-    let gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
-    gateway.register("c", &channel.url()).await?;
-    gateway.send("c", "s").await?;
-    channel.taken_at_least(1).await?;
-    let waited = {
-        let times = times.lock().expect("no panic");
-        times[1] - times[0]
-    };
-    assert!(waited >= Duration::from_secs(3), "{waited:?}");
-    gateway.finish(&[&channel]).await
+    let gateway = plan(setup)?.start().await?;
+    let mut channels = Vec::new();
+    for status in [429, 503] {
+        let times = Arc::new(Mutex::new(Vec::new()));
+        let recorded = Arc::clone(&times);
+        let script = failing_once(Reply::status(status).header("retry-after", "3"));
+        let channel = ScriptedServer::start(move |request| {
+            recorded.lock().expect("no panic").push(Instant::now());
+            script(request)
+        })
+        .await?;
+        let id = format!("c{status}");
+        gateway.register(&id, &channel.url()).await?;
+        gateway.send(&id, "s").await?;
+        channels.push((channel, times));
+    }
+    for (channel, times) in &channels {
+        channel.taken_at_least(1).await?;
+        let waited = {
+            let times = times.lock().expect("no panic");
+            times[1] - times[0]
+        };
+        assert!(waited >= Duration::from_secs(3), "{waited:?}");
+    }
+    let channels: Vec<_> = channels.iter().map(|(channel, _)| channel).collect();
+    gateway.finish(&channels).await
 }
 
 async fn a_refused_message_is_a_dead_letter_with_its_reason(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    let channel = ScriptedServer::start(|_| Reply::status(400).body("no such user")).await?;
-    let mut gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
-    gateway.register("c", &channel.url()).await?;
+    let (mut gateway, channel) = plan(setup)?
+        .start_with_channel(|_| Reply::status(400).body("no such user"))
+        .await?;
     let id = gateway.send("c", "s").await?;
     channel.received_at_least(1).await?;
-    let dead = gateway.dead_letters(Queue::OutboundDead).await?;
-    assert_eq!(dead.len(), 1);
-    assert_eq!((dead[0].id.as_str(), dead[0].attempts), (id.as_str(), 1));
-    assert_eq!(
-        dead[0].dead,
-        Some(DeadReason::new(
-            DeadKind::Refused,
-            "answered 400: no such user"
-        ))
-    );
+    let detail = "answered 400: no such user";
+    ensure_dead(&mut gateway, &id, 1, DeadKind::Refused, detail).await?;
     assert_eq!(channel.received().len(), 1);
     gateway.finish(&[&channel]).await
 }
@@ -104,55 +107,43 @@ async fn a_refused_message_is_a_dead_letter_with_its_reason(
 async fn a_message_whose_attempts_all_fail_is_a_dead_letter_with_its_reason(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    let channel = ScriptedServer::start(|_| Reply::status(502)).await?;
-    let mut gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
-    gateway.register("c", &channel.url()).await?;
+    let (mut gateway, channel) = plan(setup)?
+        .start_with_channel(|_| Reply::status(502))
+        .await?;
     let id = gateway.send("c", "s").await?;
     channel.received_at_least(3).await?;
-    let dead = gateway.dead_letters(Queue::OutboundDead).await?;
-    assert_eq!(dead.len(), 1);
-    assert_eq!((dead[0].id.as_str(), dead[0].attempts), (id.as_str(), 3));
-    assert_eq!(
-        dead[0].dead,
-        Some(DeadReason::new(
-            DeadKind::AttemptsExhausted,
-            "3 attempts failed; the last: answered 502"
-        ))
-    );
+    let detail = "3 attempts failed; the last: answered 502";
+    ensure_dead(&mut gateway, &id, 3, DeadKind::AttemptsExhausted, detail).await?;
     gateway.finish(&[&channel]).await
 }
 
 async fn an_endpoint_that_hangs_is_timed_out_and_tried_again(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    let channel = failing_once(Reply::hang).await?;
-    let plan = Plan::new(setup)?
-        .schedule(SHORT_SCHEDULE)
-        .env("ROUNDTRIP__DISPATCHER__WEBHOOK__TIMEOUT", "500ms");
-    let gateway = plan.start().await?;
-    gateway.register("c", &channel.url()).await?;
+    let (gateway, channel) = plan(setup)?
+        .env("ROUNDTRIP__DISPATCHER__WEBHOOK__TIMEOUT", "500ms")
+        .start_with_channel(failing_once(Reply::hang()))
+        .await?;
     gateway.send("c", "s").await?;
     channel.taken_at_least(1).await?;
     gateway.finish(&[&channel]).await
 }
 
-async fn a_redirect_is_a_failed_try_and_is_not_followed(setup: Setup) -> anyhow::Result<Accounted> {
+async fn a_redirect_is_a_failed_attempt_and_is_not_followed(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
     let elsewhere = ScriptedServer::start(|_| Reply::ok()).await?;
     let location = format!("{}?key=hidden", elsewhere.url());
-    let channel =
-        failing_once(move || Reply::status(307).header("location", location.clone())).await?;
-    let gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
-    gateway.register("c", &channel.url()).await?;
+    let redirect = Reply::status(307).header("location", location);
+    let (gateway, channel) = plan(setup)?
+        .start_with_channel(failing_once(redirect))
+        .await?;
     let id = gateway.send("c", "s").await?;
     channel.taken_at_least(1).await?;
     assert_eq!(elsewhere.received().len(), 0);
-    let redirected = wait::until("the redirect to be shown", async || {
-        let shown = gateway.get(&format!("/channel/message/{id}")).await.ok()?;
-        let timeline = shown.json()["timeline"].as_array()?.clone();
-        let is_redirected = |entry: &Value| entry["type"] == "attempted" && entry["status"] == 307;
-        timeline.into_iter().find(is_redirected)
-    })
-    .await?;
+    let shown = gateway.until_message(&id, |message| !attempts(message).is_empty());
+    let redirected = attempts(&shown.await?).remove(0);
+    assert_eq!(redirected["status"], 307);
     assert_eq!(redirected["location"], elsewhere.url());
     gateway.finish(&[&channel]).await
 }
@@ -161,11 +152,10 @@ async fn a_redirect_is_a_failed_try_and_is_not_followed(setup: Setup) -> anyhow:
 async fn a_status_that_speaks_of_the_server_kills_no_message(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    const STATUSES: [u16; 8] = [401, 402, 403, 404, 405, 409, 421, 451];
-    let gateway = Plan::new(setup)?.schedule(SHORT_SCHEDULE).start().await?;
+    let gateway = plan(setup)?.start().await?;
     let mut channels = Vec::new();
-    for status in STATUSES {
-        let channel = failing_once(move || Reply::status(status)).await?;
+    for status in [401, 402, 403, 404, 405, 409, 421, 451] {
+        let channel = ScriptedServer::start(failing_once(Reply::status(status))).await?;
         let id = format!("c{status}");
         gateway.register(&id, &channel.url()).await?;
         gateway.send(&id, "s").await?;
@@ -178,20 +168,15 @@ async fn a_status_that_speaks_of_the_server_kills_no_message(
 async fn answers_wait_for_an_unavailable_sessions_server(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
     let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-    let plan = Plan::new(setup)?
+    let (gateway, channel) = Plan::new(setup)?
         .sessions_server(format!("http://{address}/incoming"))
-        .env("ROUNDTRIP__FORWARDER__RETRY__SCHEDULE", "100ms");
-    let gateway = plan.start().await?;
-    gateway.register("c", &channel.url()).await?;
+        .env("ROUNDTRIP__FORWARDER__RETRY__SCHEDULE", "100ms")
+        .start_with_channel(|_| Reply::answering("1"))
+        .await?;
     gateway.send("c", "s").await?;
-    let forwarder = gateway.having("forwarder");
-    wait::until("three forwards to fail", async || {
-        let log = gateway.log(&forwarder).ok()?;
-        (log.matches("forward.attempted").count() >= 3).then_some(())
-    })
-    .await?;
+    let failed = ["forward.attempted"];
+    gateway.until_logged(Role::Forwarder, &failed, 3).await?;
     let sessions = ScriptedServer::start_at(address, |_| Reply::ok()).await?;
     let forwards = sessions.taken_at_least(1).await?;
     assert_eq!(forwards[0].body, r#"{"session_id":"s","response_data":1}"#);
@@ -199,33 +184,21 @@ async fn answers_wait_for_an_unavailable_sessions_server(
 }
 
 async fn a_deleted_channels_message_is_a_dead_letter(setup: Setup) -> anyhow::Result<Accounted> {
-    let channel = ScriptedServer::start(|_| Reply::status(500)).await?;
-    let mut gateway = Plan::new(setup)?
+    let (mut gateway, channel) = Plan::new(setup)?
         // No caching of channels.
         .env("ROUNDTRIP__STORE__CACHE_TTL", "1ms")
         .schedule("1s,1s,1s")
-        .start()
+        .start_with_channel(|_| Reply::status(500))
         .await?;
-    gateway.register("c", &channel.url()).await?;
-    gateway.send("c", "s").await?;
+    let id = gateway.send("c", "s").await?;
     channel.received_at_least(1).await?;
-    let delete = reqwest::Method::DELETE;
-    let answer = gateway.request(delete, "/channel/c", &[], "").await?;
-    answer.expect(204)?;
-    let dispatcher = gateway.having("dispatcher");
-    wait::until("the message to be given up", async || {
-        let log = gateway.log(&dispatcher).ok()?;
-        log.contains("delivery.not_attempted").then_some(())
-    })
-    .await?;
+    gateway.delete("/channel/c").await?.expect(204)?;
+    let given_up = ["delivery.not_attempted"];
+    gateway.until_logged(Role::Dispatcher, &given_up, 1).await?;
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
-    let reason = dead.first().and_then(|message| message.dead.clone());
-    assert_eq!(
-        reason.context("a reason")?,
-        DeadReason::new(
-            DeadKind::UnknownChannel,
-            "there is no channel with the id 'c'"
-        )
-    );
+    let detail = "there is no channel with the id 'c'";
+    let reason = DeadReason::new(DeadKind::UnknownChannel, detail);
+    let dead: Vec<_> = dead.into_iter().map(|dead| (dead.id, dead.dead)).collect();
+    assert_eq!(dead, [(id, Some(reason))]);
     gateway.finish(&[&channel]).await
 }

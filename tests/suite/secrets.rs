@@ -3,12 +3,10 @@
 
 use anyhow::ensure;
 use harness::{
-    gateway::{Plan, Setup, TestGateway},
+    gateway::{Accounted, Plan, Setup, TestGateway},
     http::plain_client,
-    scripted::{Reply, ScriptedServer},
-    wait,
+    scripted::Reply,
 };
-use reqwest::Method;
 use serde_json::json;
 
 /// The start of every log.
@@ -23,8 +21,12 @@ async fn holding(secret: &str) -> anyhow::Result<TestGateway> {
 }
 
 /// Ends the test, which must fail because of the audit's finding there.
-async fn found(gateway: TestGateway, place: &str) -> anyhow::Result<()> {
-    let ended = gateway.finish_unaccounted("nothing was accepted").await;
+async fn end(gateway: TestGateway, place: &str) -> anyhow::Result<()> {
+    let reason = "nothing was accepted";
+    found(gateway.finish_unaccounted(reason).await, place)
+}
+
+fn found(ended: anyhow::Result<Accounted>, place: &str) -> anyhow::Result<()> {
     let error = ended.expect_err("the secret was found").to_string();
     ensure!(error.contains("has the secret"), "{error}");
     ensure!(error.starts_with(place), "{error}");
@@ -34,15 +36,15 @@ async fn found(gateway: TestGateway, place: &str) -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_secret_in_a_log_fails_the_test() -> anyhow::Result<()> {
     let gateway = holding(LOGGED).await?;
-    found(gateway, "all's log").await
+    end(gateway, "all's log").await
 }
 
 #[tokio::test]
 async fn a_secret_in_an_answer_that_refuses_fails_the_test() -> anyhow::Result<()> {
     let gateway = holding(QUOTED).await?;
     let path = format!("/channel/{QUOTED}");
-    gateway.request(Method::GET, &path, &[], "").await?;
-    found(gateway, "what refused").await
+    gateway.get(&path).await?;
+    end(gateway, "what refused").await
 }
 
 #[tokio::test]
@@ -50,7 +52,7 @@ async fn a_secret_in_an_answer_to_a_plain_client_fails_the_test() -> anyhow::Res
     let gateway = holding(QUOTED).await?;
     let url = gateway.url(&format!("/channel/{QUOTED}"));
     gateway.exchange(plain_client()?.get(url)).await?;
-    found(gateway, "what refused").await
+    end(gateway, "what refused").await
 }
 
 #[tokio::test]
@@ -58,44 +60,33 @@ async fn a_secret_over_a_raw_connection_fails_the_test() -> anyhow::Result<()> {
     let gateway = holding(QUOTED).await?;
     let mut raw = gateway.connect().await?;
     let head = "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    raw.say(&format!("GET /channel/{QUOTED} {head}")).await?;
+    raw.write(&format!("GET /channel/{QUOTED} {head}")).await?;
     raw.rest().await?;
-    found(gateway, "what refused").await
+    end(gateway, "what refused").await
 }
 
 #[tokio::test]
 async fn a_secret_sent_to_a_channel_server_fails_the_test() -> anyhow::Result<()> {
-    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
-    let plan = Plan::new(Setup::Embedded)?.env("TEST_SECRET", QUOTED);
-    let gateway = plan.schedule("100ms").start().await?;
-    gateway.register("c", &channel.url()).await?;
+    let (gateway, channel) = Plan::new(Setup::Embedded)?
+        .env("TEST_SECRET", QUOTED)
+        .schedule("100ms")
+        .start_with_channel(|_| Reply::answering("1"))
+        .await?;
     let message = json!({
         "channel_id": "c",
         "session_id": "s",
         "message": 1,
         "response_url": gateway.url(&format!("/channel/{QUOTED}/pause")),
     });
-    let sent = gateway
-        .post("/channel/message", message.to_string())
-        .await?;
-    let id = sent.expect(202)?.json()["message_id"].clone();
-    let path = format!("/channel/message/{}", id.as_str().unwrap_or_default());
-    wait::until("the message to be dead", async || {
-        let answer = gateway.get(&path).await.ok()?.json();
-        (answer["state"] == "dead").then_some(())
-    })
-    .await?;
-    let error = gateway
-        .finish(&[&channel])
-        .await
-        .expect_err("the secret was found");
-    assert!(error.to_string().starts_with("what refused"), "{error}");
-    Ok(())
+    let sent = gateway.post("/channel/message", message).await?;
+    let id = sent.expect(202)?.field("message_id")?;
+    gateway.until_state(&id, "dead").await?;
+    found(gateway.finish(&[&channel]).await, "what refused")
 }
 
 #[tokio::test]
 async fn a_secret_printed_by_a_command_fails_the_test() -> anyhow::Result<()> {
     let gateway = holding(QUOTED).await?;
     gateway.command(&["keys", "revoke", QUOTED]).await?;
-    found(gateway, "what refused").await
+    end(gateway, "what refused").await
 }

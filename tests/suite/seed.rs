@@ -4,7 +4,6 @@ use harness::{
     gateway::{Accounted, Plan, Setup},
     scripted::{Reply, ScriptedServer},
 };
-use reqwest::Method;
 use serde_json::{Value, json};
 
 on_both_setups! {
@@ -35,7 +34,6 @@ const CALLBACK: &str = r#"{
     "timestamp": "2025-05-27T21:10:00Z"
   }
 }"#;
-const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 
 async fn the_seeds_channel_calls_work(setup: Setup) -> anyhow::Result<Accounted> {
     let gateway = Plan::new(setup)?.start().await?;
@@ -55,24 +53,18 @@ async fn the_seeds_channel_calls_work(setup: Setup) -> anyhow::Result<Accounted>
     let read = gateway.get("/channel/slack-sim").await?.expect(200)?;
     assert_eq!(read.json(), channel);
 
-    let updated = gateway
-        .request(Method::PUT, "/channel/slack-sim", &JSON, UPDATE)
-        .await?
-        .expect(200)?;
+    let updated = gateway.put("/channel/slack-sim", UPDATE).await?;
+    let updated = updated.expect(200)?;
     channel["channel_description"] = json!("Updated");
     assert_eq!(updated.json(), channel);
 
     let found = gateway.post("/channels", QUERY).await?.expect(200)?.json();
     assert_eq!(found["channels"], json!([channel]));
 
-    let delete = async || {
-        gateway
-            .request(Method::DELETE, "/channel/slack-sim", &[], "")
-            .await
-    };
-    delete().await?.expect(204)?;
-    delete().await?.expect(404)?;
-    gateway.get("/channel/slack-sim").await?.expect(404)?;
+    let path = "/channel/slack-sim";
+    gateway.delete(path).await?.expect(204)?;
+    gateway.delete(path).await?.expect(404)?;
+    gateway.get(path).await?.expect(404)?;
     let found = gateway.post("/channels", QUERY).await?.expect(200)?.json();
     assert_eq!(found["channels"], json!([]));
     gateway.finish(&[]).await
@@ -85,24 +77,14 @@ async fn the_seeds_message_and_callback_work(setup: Setup) -> anyhow::Result<Acc
     let gateway = plan.start().await?;
     gateway.post("/channel", CREATE).await?.expect(201)?;
     let metadata = json!({"channel_metadata": {"endpoint_url": channel.url()}});
-    gateway
-        .request(
-            Method::PUT,
-            "/channel/slack-sim",
-            &JSON,
-            metadata.to_string(),
-        )
-        .await?
-        .expect(200)?;
+    let updated = gateway.put("/channel/slack-sim", metadata).await?;
+    updated.expect(200)?;
 
-    let accepted = gateway
-        .post("/channel/message", MESSAGE)
-        .await?
-        .expect(202)?;
-    let accepted = accepted.json();
-    let id = accepted["message_id"].as_str().unwrap_or_default();
+    let accepted = gateway.post("/channel/message", MESSAGE).await?;
+    let accepted = accepted.expect(202)?;
+    let id = accepted.field("message_id")?;
     assert_eq!(
-        accepted,
+        accepted.json(),
         json!({"success": true, "message_id": id, "session_id": "abc123", "status": "queued"})
     );
     let deliveries = channel.taken_at_least(1).await?;
@@ -117,11 +99,8 @@ async fn the_seeds_message_and_callback_work(setup: Setup) -> anyhow::Result<Acc
         })
     );
 
-    let answer = gateway
-        .post("/webhook-response", CALLBACK)
-        .await?
-        .expect(202)?;
-    assert_eq!(answer.json(), json!({"success": true}));
+    let answer = gateway.post("/webhook-response", CALLBACK).await?;
+    assert_eq!(answer.expect(202)?.json(), json!({"success": true}));
     let forwards = sessions.taken_at_least(1).await?;
     let forward: Value = serde_json::from_str(&forwards[0].body)?;
     assert_eq!(forward, serde_json::from_str::<Value>(CALLBACK)?);

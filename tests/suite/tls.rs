@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::Context;
 use harness::{
-    gateway::{Plan, Setup, TestGateway},
+    gateway::{Plan, Role, Setup, TestGateway},
     scripted::{Reply, ScriptedServer},
     wait,
 };
@@ -25,10 +25,7 @@ async fn start(folder: &TempDir, settings: &[(&str, &str)]) -> anyhow::Result<Te
     let plan = Plan::new(Setup::Embedded)?
         .env("ROUNDTRIP__INGRESS__TLS__CERT_FILE", file("tls.crt"))
         .env("ROUNDTRIP__INGRESS__TLS__KEY_FILE", file("tls.key"));
-    let plan = settings
-        .iter()
-        .fold(plan, |plan, (name, value)| plan.env(name, *value));
-    plan.start().await
+    plan.envs(settings).start().await
 }
 
 /// A client that trusts only this certificate.
@@ -93,15 +90,10 @@ async fn a_certificate_that_was_renewed_is_shown_without_a_restart() -> anyhow::
 
     // Half of a change must not apply: this key does not fit the certificate.
     fs::write(folder.path().join("tls.key"), "nonsense")?;
-    wait::until("the log to tell of it", async || {
-        let log = gateway.log("all").ok()?;
-        log.contains("the new certificate is not used; the current one stays")
-            .then_some(())
-    })
-    .await?;
-    let fresh = client(Certificate::from_pem(&fs::read(
-        folder.path().join("tls.crt"),
-    )?)?)?;
+    let kept = ["the new certificate is not used; the current one stays"];
+    gateway.until_logged(Role::All, &kept, 1).await?;
+    let current = fs::read(folder.path().join("tls.crt"))?;
+    let fresh = client(Certificate::from_pem(&current)?)?;
     gateway.exchange(fresh.get(&echo)).await?.expect(200)?;
     gateway.finish(&[]).await.map(drop)
 }

@@ -6,8 +6,8 @@ use std::{error::Error, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use harness::{
-    gateway::{Accounted, Plan, Setup},
-    scripted::{Reply, ScriptedServer},
+    gateway::{Plan, Setup},
+    scripted::Reply,
     servers::Server,
     test_namespace::TestNamespace,
     tls::{Authority, TlsFront},
@@ -112,23 +112,18 @@ pub(crate) fn chain(error: &StoreError) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_goes_round_over_rabbitmq_and_mongodb_under_tls() -> anyhow::Result<()> {
     let servers = under_tls().await?;
-    let channel = ScriptedServer::start(|_| Reply::answering("1")).await?;
-    let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
-    let ca_file = servers.ca_file.display().to_string();
-    let gateway = Plan::new(Setup::Servers)?
+    let ca_file = servers.ca_file.display();
+    let (gateway, channel, sessions) = Plan::new(Setup::Servers)?
         .env("BROKER_URL", servers.amqps("localhost")?)
         .env("ROUNDTRIP__BROKER__CA_FILE", &ca_file)
         .env("STORE_URL", servers.mongodb("localhost"))
         .env("ROUNDTRIP__STORE__CA_FILE", &ca_file)
-        .sessions_server(sessions.url())
-        .start()
+        .start_with_servers(|_| Reply::answering("1"))
         .await?;
-    gateway.register("c", &channel.url()).await?;
     gateway.send("c", "s").await?;
     let forwards = sessions.taken_at_least(1).await?;
     assert_eq!(forwards[0].field("session_id"), "s");
-    let _: Accounted = gateway.finish(&[&channel, &sessions]).await?;
-    Ok(())
+    gateway.finish(&[&channel, &sessions]).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,26 +132,18 @@ async fn a_server_that_cannot_prove_itself_is_unavailable() -> anyhow::Result<()
     let own = || Some(servers.ca_file.clone());
 
     assert_eq!(servers.broker("localhost", own()).await?, Status::Ready);
-    for (why, host, ca_file) in [
-        ("another authority", "localhost", Some(servers.stranger()?)),
-        ("the public ones", "localhost", None),
-        ("another name", "127.0.0.1", own()),
-    ] {
-        let status = servers.broker(host, ca_file).await?;
-        let Status::Unavailable(reason) = status else {
-            anyhow::bail!("RabbitMQ was believed, and should not by {why}: {status:?}")
-        };
-        assert!(reason.contains("certificate"), "{why}: {reason}");
-    }
-
     assert_eq!(servers.store("localhost", own()).await?, Ok(()));
     for (why, host, ca_file) in [
         ("another authority", "localhost", Some(servers.stranger()?)),
         ("the public ones", "localhost", None),
         ("another name", "127.0.0.1", own()),
     ] {
-        let pinged = servers.store(host, ca_file).await?;
-        let reason = pinged.expect_err(why);
+        let status = servers.broker(host, ca_file.clone()).await?;
+        let Status::Unavailable(reason) = status else {
+            anyhow::bail!("RabbitMQ was trusted, and should not by {why}: {status:?}")
+        };
+        assert!(reason.contains("certificate"), "{why}: {reason}");
+        let reason = servers.store(host, ca_file).await?.expect_err(why);
         assert!(reason.contains("certificate"), "{why}: {reason}");
     }
     Ok(())

@@ -6,16 +6,13 @@ use anyhow::Context;
 use hyper::StatusCode;
 use tokio::{sync::watch, time::sleep};
 
-use super::{
-    IN_FLIGHT,
-    draw::{Drawn, Fault},
-};
+use super::draw::{Drawn, Fault};
 use crate::{
     counting::CountingServer,
     loader::Progress,
     proxy::Proxy,
     servers::Server,
-    stack::{Role, Stack},
+    stack::{IN_FLIGHT, Role, Stack},
 };
 
 /// How often the loader's progress is looked at.

@@ -2,8 +2,6 @@
 //!
 //! Invariant: the audit gets everything that is read from it.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context, ensure};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{audit::Audit, wait::WAIT_LIMIT};
+use crate::{audit::Audit, http::Peer, wait::WAIT_LIMIT};
 
 #[derive(Debug)]
 pub struct Raw {
@@ -20,44 +18,37 @@ pub struct Raw {
 }
 
 impl Raw {
-    pub(super) async fn open(address: SocketAddr, audit: Audit) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address).await.context("connecting")?;
-        Ok(Self { stream, audit })
+    pub(super) async fn open(peer: Peer) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(peer.address).await;
+        Ok(Self {
+            stream: stream.context("connecting")?,
+            audit: peer.audit,
+        })
     }
 
-    /// Writes.
-    ///
-    /// # Errors
-    /// If the gateway has closed.
-    pub async fn say(&mut self, text: &str) -> anyhow::Result<()> {
+    pub async fn write(&mut self, text: &str) -> anyhow::Result<()> {
         self.stream.write_all(text.as_bytes()).await?;
         Ok(())
     }
 
     /// Reads exactly this.
-    ///
-    /// # Errors
-    /// If something else comes, or not in time.
-    pub async fn is_told(&mut self, text: &str) -> anyhow::Result<()> {
+    pub async fn expect(&mut self, text: &str) -> anyhow::Result<()> {
         let mut received = vec![0; text.len()];
         timeout(WAIT_LIMIT, self.stream.read_exact(&mut received)).await??;
         let received = String::from_utf8_lossy(&received);
-        self.audit.raw_answer(&received);
+        self.audit.raw_response(&received);
         ensure!(received == text, "received {received}");
         Ok(())
     }
 
     /// Reads until the gateway closes the connection.
-    ///
-    /// # Errors
-    /// If it does not in time.
     pub async fn rest(&mut self) -> anyhow::Result<String> {
         let mut bytes = Vec::new();
         let read = timeout(WAIT_LIMIT, self.stream.read_to_end(&mut bytes)).await;
         // A reset also counts as a close; only the time matters.
         let _ = read.context("the connection stays open")?;
         let received = String::from_utf8_lossy(&bytes).into_owned();
-        self.audit.raw_answer(&received);
+        self.audit.raw_response(&received);
         Ok(received)
     }
 }

@@ -1,20 +1,19 @@
-//! What the gateway answered to a request.
+//! A response of the API.
 
-use anyhow::ensure;
-use reqwest::{Response, Version, header::HeaderMap};
+use anyhow::{Context, ensure};
+use reqwest::{Version, header::HeaderMap};
 use serde_json::Value;
 
-/// The gateway's answer to a request.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub headers: HeaderMap,
     pub text: String,
     pub version: Version,
 }
 
-impl Answer {
-    pub(super) async fn of(response: Response) -> reqwest::Result<Self> {
+impl Response {
+    pub(super) async fn of(response: reqwest::Response) -> reqwest::Result<Self> {
         Ok(Self {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
@@ -29,13 +28,18 @@ impl Answer {
     }
 
     /// Its body as JSON; null where it is none.
-    #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_default()
     }
 
+    /// A text field of its JSON.
+    pub fn field(&self, name: &str) -> anyhow::Result<String> {
+        let json = self.json();
+        let text = json[name].as_str().map(str::to_owned);
+        text.with_context(|| format!("no {name} in {json}"))
+    }
+
     /// A header's text; empty where it is not there.
-    #[must_use]
     pub fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
@@ -43,10 +47,7 @@ impl Answer {
             .unwrap_or_default()
     }
 
-    /// Itself, if it has this status.
-    ///
-    /// # Errors
-    /// If it has another: the whole answer.
+    /// Itself, if it has this status; otherwise the error has the whole response.
     pub fn expect(self, status: u16) -> anyhow::Result<Self> {
         ensure!(
             self.status == status,
@@ -56,9 +57,16 @@ impl Answer {
         );
         Ok(self)
     }
-}
 
-/// A field's text; empty where it has none.
-pub(super) fn text(value: &Value, field: &str) -> String {
-    value[field].as_str().unwrap_or_default().to_owned()
+    /// Fails unless it is a problem document with this status and a `retry-after` in seconds.
+    pub fn expect_retry_after(self, status: u16) -> anyhow::Result<Self> {
+        let refused = self.expect(status)?;
+        let after = refused.header("retry-after");
+        let kind = refused.header("content-type");
+        ensure!(
+            after.parse::<u64>().is_ok() && kind == "application/problem+json",
+            "retry-after {after:?}, content-type {kind:?}"
+        );
+        Ok(refused)
+    }
 }
