@@ -37,5 +37,6 @@ mod secrets;
 mod seed;
 mod signatures;
 mod store_contract;
+mod structure;
 mod tls;
 mod tls_outward;

@@ -217,6 +217,45 @@ async fn everything_that_production_lacks_is_reported_at_once() -> anyhow::Resul
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_settings_of_every_part_are_reported_at_once() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let wrong = [
+        ("BROKER_URL", "amqp://host:x/", "broker.url"),
+        ("STORE_URL", "mongodb://host:x/", "store.url"),
+        (
+            "ROUNDTRIP__EGRESS__CA_FILE",
+            "/nowhere/ca.pem",
+            "egress.ca_file",
+        ),
+        (
+            "ROUNDTRIP__INGRESS__TLS__CERT_FILE",
+            "/nowhere/a",
+            "ingress.tls.cert_file",
+        ),
+        (
+            "ROUNDTRIP__INGRESS__TLS__KEY_FILE",
+            "/nowhere/b",
+            "ingress.tls",
+        ),
+        (
+            "ROUNDTRIP__DISPATCHER__WEBHOOK__TIMEOUT",
+            "0s",
+            "dispatcher.webhook.timeout",
+        ),
+        ("ROUNDTRIP__DRAIN", "soon", "drain"),
+    ];
+    let variables = wrong.map(|(name, value, _)| (name, value));
+    let output = refused(folder.path(), &variables).await?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{stderr}");
+    for (.., named) in wrong {
+        assert!(stderr.contains(named), "{named}: {stderr}");
+    }
+    assert_eq!(stderr.lines().count(), wrong.len() - 1, "{stderr}");
+    Ok(())
+}
+
 #[rstest]
 #[case::unknown_key("ROUNDTRIP__DISPATCHER__CONCURENCY", "5", "concurency")]
 #[case::unknown_section("ROUNDTRIP__DISPATCHR__CONCURRENCY", "5", "dispatchr")]
@@ -232,14 +271,14 @@ async fn everything_that_production_lacks_is_reported_at_once() -> anyhow::Resul
 #[case::no_range(
     "ROUNDTRIP__EGRESS__ALLOW",
     "example.org,10.0.0.1/8",
-    "egress.allow: entry 2 has bits"
+    "egress.allow entry 2 has bits"
 )]
-#[case::no_port("ROUNDTRIP__EGRESS__PORTS", "https", "egress.ports: entry 1")]
+#[case::no_port("ROUNDTRIP__EGRESS__PORTS", "https", "egress.ports entry 1")]
 #[case::no_nameserver("ROUNDTRIP__EGRESS__NAMESERVERS", "dns", "egress.nameservers")]
 #[case::no_roots(
     "ROUNDTRIP__EGRESS__CA_FILE",
     "/nowhere/ca.pem",
-    "egress.ca_file: cannot be read"
+    "egress.ca_file cannot be read"
 )]
 #[case::no_broker_roots(
     "ROUNDTRIP__BROKER__CA_FILE",

@@ -9,14 +9,14 @@ use std::{
 use async_trait::async_trait;
 use roundtrip_broker::{Message, Queue};
 use roundtrip_delivery::{
-    ConfigError, Deferred, DeliveryRole, EgressPolicy, Limits, MAX_RETURNS_PER_SECOND, NoAttempt,
-    Pipeline, Request, Snoozes,
+    Deferred, DeliveryRole, EgressPolicy, Limits, MAX_RETURNS_PER_SECOND, NoAttempt, Pipeline,
+    Request, Snoozes,
 };
 use roundtrip_egress::Egress;
 use roundtrip_journal::Journal;
 use roundtrip_model::{
     ChannelId, ChannelUid, Clock, DeadReason, Decision, Entry, Event, OutboundMessage, Outcome,
-    SessionId, decision::DeadKind, journal::WaitReason,
+    SessionId, WrongSettings, decision::DeadKind, journal::WaitReason,
 };
 use roundtrip_store::{CachedChannels, KnownChannel, Signing, StoreError};
 use time::OffsetDateTime;
@@ -32,7 +32,6 @@ const GONE: u16 = 410;
 const DELETED: &str = "the channel was deleted after the message was accepted, and another channel \
                        has its id now; a replay sends the message to that one";
 
-/// Delivers messages to channels.
 pub struct Dispatcher {
     channels: Arc<CachedChannels>,
     response_urls: ResponseUrls,
@@ -44,7 +43,6 @@ pub struct Dispatcher {
     snoozes: Mutex<Snoozes>,
 }
 
-/// A channel, and its endpoint's URL.
 pub struct Destination {
     known: Arc<KnownChannel>,
     url: Url,
@@ -53,9 +51,6 @@ pub struct Destination {
 impl Dispatcher {
     /// A pipeline over these parts: where channels are read, which addresses are allowed, where
     /// channels answer to, and where attempts are journaled.
-    ///
-    /// # Errors
-    /// Names the setting that is out of bounds.
     pub fn pipeline(
         config: &Config,
         channels: Arc<CachedChannels>,
@@ -63,8 +58,7 @@ impl Dispatcher {
         response_urls: ResponseUrls,
         journal: Journal,
         clock: Arc<dyn Clock>,
-    ) -> Result<Pipeline<Self>, ConfigError> {
-        config.check()?;
+    ) -> Result<Pipeline<Self>, WrongSettings> {
         let role = Self {
             channels,
             response_urls,
@@ -76,7 +70,6 @@ impl Dispatcher {
         Pipeline::new(role, &config.settings(), egress_policy, journal, clock)
     }
 
-    /// Defers a message whose channel cannot be used.
     fn deferred(&self, reason: WaitReason) -> NoAttempt {
         let mut snoozes = self.snoozes.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = snoozes.add(

@@ -23,7 +23,6 @@ pub struct ResponseUrls {
 impl ResponseUrls {
     /// Tokens are made with `keys` and expire `time_to_live` after the message was accepted or
     /// replayed.
-    #[must_use]
     pub const fn new(own: Url, keys: TokenKeys, time_to_live: Duration) -> Self {
         Self {
             own,

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use roundtrip_delivery::{BreakerConfig, ConfigError, RetryConfig, Settings, WebhookConfig};
-use roundtrip_model::retry::Then;
-use serde::{Deserialize, Serialize};
+use roundtrip_delivery::{BreakerConfig, RetryConfig, Settings, WebhookConfig};
+use roundtrip_model::{Check, retry::Then};
 
 /// The default intervals between attempts; the last repeats. They are shorter than a channel's, as
 /// all answers wait for one SESSIONS_SERVER.
@@ -15,33 +14,18 @@ const DEFAULT_SCHEDULE: [Duration; 4] = [
     Duration::from_mins(2),
 ];
 
-/// All answers go to one server.
-const DEFAULT_CONCURRENCY: u16 = 64;
-
-/// Settings of the forwarder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// The most forwards in progress at once.
-    pub concurrency: u16,
-    /// When the breakers open. Each channel's answers have one. One for all answers opens if the
-    /// sessions server fails over the answers of most channels.
-    pub breaker: BreakerConfig,
-    /// How requests to the sessions server are made.
-    pub webhook: WebhookConfig,
-    /// When a failed forward is retried. The last interval repeats until the answer reaches its
-    /// maximum age.
-    pub retry: RetryConfig,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            concurrency: DEFAULT_CONCURRENCY,
-            breaker: BreakerConfig::default(),
-            webhook: WebhookConfig::default(),
-            retry: RetryConfig::default(),
-        }
+roundtrip_model::section! {
+    #[derive(Debug, Eq)]
+    pub struct Config {
+        /// The most forwards in progress at once, all to one server.
+        concurrency: u16 = 64;
+        /// When the breakers open. Each channel's answers have one. One for all answers opens if the
+        /// sessions server fails over the answers of most channels.
+        breaker: BreakerConfig = BreakerConfig::default();
+        webhook: WebhookConfig = WebhookConfig::default();
+        /// When a failed forward is retried. The last interval repeats until the answer reaches its
+        /// maximum age.
+        retry: RetryConfig = RetryConfig::default();
     }
 }
 
@@ -59,11 +43,8 @@ impl Config {
         }
     }
 
-    /// Checks the settings against their bounds.
-    ///
-    /// # Errors
-    /// Names the first setting that is out of bounds.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        self.settings().check().map(drop)
+    pub fn check(&self, check: &mut Check) {
+        self.check_bounds(check);
+        self.settings().check(check);
     }
 }

@@ -4,18 +4,17 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use roundtrip_broker::{Message, Queue};
-use roundtrip_delivery::{
-    ConfigError, DeliveryRole, EgressPolicy, Limits, NoAttempt, Pipeline, Request,
-};
+use roundtrip_delivery::{DeliveryRole, EgressPolicy, Limits, NoAttempt, Pipeline, Request};
 use roundtrip_journal::Journal;
-use roundtrip_model::{Callback, ChannelId, Clock, Entry, EntryId, Event, SessionId, Signer};
+use roundtrip_model::{
+    Callback, ChannelId, Clock, Entry, EntryId, Event, SessionId, Signer, WrongSettings,
+};
 use roundtrip_tls::Roots;
 use time::OffsetDateTime;
 use url::Url;
 
 use crate::Config;
 
-/// Forwards answers.
 pub struct Forwarder {
     sessions_server: Url,
     signer: Option<Signer>,
@@ -25,9 +24,6 @@ impl Forwarder {
     /// A pipeline that posts to this URL, signed if there is a signer. It trusts these certificate
     /// authorities beside the public ones, and journals its attempts. The URL is the operator's
     /// own, so the egress rules do not apply.
-    ///
-    /// # Errors
-    /// Names the setting that is out of bounds.
     pub fn pipeline(
         config: &Config,
         sessions_server: Url,
@@ -35,7 +31,7 @@ impl Forwarder {
         roots: Roots,
         journal: Journal,
         clock: Arc<dyn Clock>,
-    ) -> Result<Pipeline<Self>, ConfigError> {
+    ) -> Result<Pipeline<Self>, WrongSettings> {
         let role = Self {
             sessions_server,
             signer,

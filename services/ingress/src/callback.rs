@@ -1,10 +1,10 @@
 //! `POST /webhook-response`: a channel's answer.
 //!
 //! Invariant: a bad token is refused before the body is read, and the check costs one MAC. The
-//! reason is counted ([`Refusals`](crate::refusals::Refusals)) and never answered. A good token is
-//! limited by [`AnswerLimits`](limits::AnswerLimits).
+//! reason is counted ([`Refusals`](refusals::Refusals)) and never answered. A good token is
+//! limited by [`AnswerLimits`](crate::limits::AnswerLimits).
 
-pub(crate) mod limits;
+pub(crate) mod refusals;
 
 use std::borrow::Cow;
 
@@ -25,10 +25,11 @@ use tracing::Instrument;
 use url::form_urlencoded;
 
 use crate::{
-    CallbackAuth, Ingress,
-    body::RelayedJson,
+    config::CallbackAuth,
+    ingress::Ingress,
+    json::body::RelayedJson,
     limits::BodyBudget,
-    messages::encode,
+    messages::accept::encode,
     problem::{Kind, Problem},
 };
 
@@ -55,8 +56,8 @@ pub(crate) async fn receive(
     match &proven {
         Some(proven) => {
             let limits = &ingress.answer_limits;
-            if !limits.has_channel(proven, &ingress.known).await {
-                return Err(ingress.worthless(Refusal::UnknownChannel));
+            if !limits.has_channel(proven, &ingress.channel_cache).await {
+                return Err(ingress.refuse(Refusal::UnknownChannel));
             }
         }
         None => ingress
@@ -73,7 +74,7 @@ pub(crate) async fn receive(
     let (callback_id, claims) = match &proven {
         Some(proven) => {
             let claims = proven.claims(&session_id);
-            let claims = claims.map_err(|refusal| ingress.worthless(refusal))?;
+            let claims = claims.map_err(|refusal| ingress.refuse(refusal))?;
             (
                 proven.callback_id(response_data.get()),
                 Some(claims.clone()),
@@ -152,7 +153,7 @@ impl Ingress {
                     callback_id: callback.callback_id,
                 },
             };
-            self.tell(entry).await;
+            self.record(entry).await;
         }
         Ok(())
     }
@@ -162,7 +163,7 @@ impl Ingress {
         match (token(query), self.callback_auth) {
             (Some(token), _) => {
                 let proven = self.tokens.check(&token, self.clock.now());
-                proven.map(Some).map_err(|refusal| self.worthless(refusal))
+                proven.map(Some).map_err(|refusal| self.refuse(refusal))
             }
             (None, CallbackAuth::Open) => Ok(None),
             (None, CallbackAuth::Signed) => {
@@ -172,8 +173,8 @@ impl Ingress {
         }
     }
 
-    fn worthless(&self, refusal: Refusal) -> Problem {
-        self.refusals.worthless(refusal);
+    fn refuse(&self, refusal: Refusal) -> Problem {
+        self.refusals.bad_token(refusal);
         Problem::from(Kind::AnswerRefused)
     }
 }

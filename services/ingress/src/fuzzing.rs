@@ -16,22 +16,25 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, value::RawValue};
 
 use crate::{
-    access::bearer,
-    api_keys::CreateKey,
-    batch::{self, Item},
+    auth::{api_keys::CreateKey, authenticator::bearer},
     callback::{self, Answer},
     channels::{
         NewChannel,
         query::{PageParameters, page, write_cursor},
     },
-    dead_letters::DeadParameters,
-    history::MessageParameters,
-    idempotency,
+    history::{
+        dead_letters::DeadParameters,
+        messages::MessageParameters,
+        replays::{ReplayDeadLetters, ReplayMessages},
+    },
     json::{self, Rules},
-    messages::SendMessage,
+    messages::{
+        accept::SendMessage,
+        batch::{self, Item},
+        idempotency,
+    },
     parameters,
     problem::Problem,
-    replays::{ReplayDeadLetters, ReplayMessages},
 };
 
 /// The default of the configuration.

@@ -3,8 +3,9 @@
 //! Invariant: a refusal names a path such as `channel_tags[1]`, not a line and a column. What
 //! passes is readable by every receiver.
 
+pub(crate) mod body;
 mod check;
-mod integers;
+pub(crate) mod times;
 
 use roundtrip_model::channel::FieldError;
 use serde::{
@@ -39,7 +40,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], rules: Rules) -> Result<T
     };
     let mut reader = serde_json::Deserializer::from_str(text);
     if rules
-        .check(&mut reader)
+        .check(text, &mut reader)
         .and_then(|()| reader.end())
         .is_err()
     {
@@ -48,9 +49,6 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], rules: Rules) -> Result<T
     // serde would accept an array as a struct, field by field.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(Problem::invalid_field(BODY, "must be a JSON object"));
-    }
-    if rules.is_kept {
-        integers::check(text).map_err(|error| Problem::invalid([error]))?;
     }
     // A second pass finds the path of the error. Tracking it in the first pass would cost every
     // valid body.
@@ -67,10 +65,12 @@ fn refusal(bytes: &[u8], rules: Rules) -> Problem {
     if let Err(error) = serde_json::from_slice::<&RawValue>(bytes) {
         return Problem::new(Kind::MalformedJson, error.to_string());
     }
+    // As JSON it is UTF-8.
+    let text = str::from_utf8(bytes).unwrap_or_default();
     let mut track = Track::new();
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let mut reader = serde_json::Deserializer::from_str(text);
     let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
-    let checked = rules.check(tracked);
+    let checked = rules.check(text, tracked);
     let path = track.path();
     let Err(error) = checked else {
         // Unreachable: this pass differs from the first in the path only.
@@ -162,7 +162,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{check::MAX_VALUES, *};
-    use crate::messages::SendMessage;
+    use crate::messages::accept::SendMessage;
 
     const KEPT: Rules = Rules::kept(4);
     const RELAYED: Rules = Rules::relayed(4);

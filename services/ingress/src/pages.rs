@@ -4,6 +4,7 @@
 //! row more than the page holds and drops it.
 
 use roundtrip_store::MAX_PAGE;
+use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::problem::Problem;
 
@@ -22,18 +23,39 @@ pub(crate) fn page_size(limit: Option<u16>) -> Result<u16, Problem> {
     }
 }
 
-/// The page, from rows that were read with a limit of one more. Its cursor is that of its last row,
-/// if another page follows.
-pub(crate) fn page_of<T, C>(
-    mut rows: Vec<T>,
-    limit: u16,
-    cursor: impl Fn(&T) -> C,
-) -> (Vec<T>, Option<C>) {
-    let limit = usize::from(limit);
-    let is_last = rows.len() <= limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| !is_last).map(cursor);
-    (rows, next)
+/// The rows of a list under this name, and the cursor of the last one if another page follows.
+pub(crate) struct Page<T, C> {
+    name: &'static str,
+    rows: Vec<T>,
+    next_cursor: Option<C>,
+}
+
+impl<T, C> Page<T, C> {
+    /// A page of rows that were read with a limit of one more.
+    pub(crate) fn of(
+        name: &'static str,
+        mut rows: Vec<T>,
+        limit: u16,
+        cursor: impl Fn(&T) -> C,
+    ) -> Self {
+        let limit = usize::from(limit);
+        let is_last = rows.len() <= limit;
+        rows.truncate(limit);
+        Self {
+            name,
+            next_cursor: rows.last().filter(|_| !is_last).map(cursor),
+            rows,
+        }
+    }
+}
+
+impl<T: Serialize, C: Serialize> Serialize for Page<T, C> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut page = serializer.serialize_map(Some(2))?;
+        page.serialize_entry(self.name, &self.rows)?;
+        page.serialize_entry("next_cursor", &self.next_cursor)?;
+        page.end()
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use axum::{
     extract::{FromRequestParts, Path, Query},
     http::{Uri, request::Parts},
 };
+use roundtrip_model::ChannelId;
 use serde::de::DeserializeOwned;
 
 use crate::problem::{Kind, Problem};
@@ -25,6 +26,19 @@ impl<S: Send + Sync> FromRequestParts<S> for PathId {
             .await
             .map(|Path(id)| Self(id))
             .map_err(|_rejection| Problem::from(Kind::UnknownPath))
+    }
+}
+
+/// The channel in the path. A malformed id names no channel, so it is 404.
+pub(crate) struct ChannelPath(pub(crate) ChannelId);
+
+impl<S: Send + Sync> FromRequestParts<S> for ChannelPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let PathId(id) = PathId::from_request_parts(parts, state).await?;
+        let channel = id.parse().map_err(|_error| Problem::unknown_channel(&id));
+        channel.map(Self)
     }
 }
 

@@ -8,7 +8,6 @@ mod access;
 mod failures;
 mod kind;
 mod quota;
-mod secrets;
 
 use std::time::Duration;
 
@@ -19,14 +18,13 @@ use axum::{
 use roundtrip_model::{channel::FieldError, key, redacted};
 use serde::{Serialize, Serializer};
 
-use crate::{idempotency::HEADER, request_id};
+use crate::request_id;
 
 pub(crate) use self::{kind::Kind, quota::Quota};
 
 /// The `Retry-After` of a 503.
-const RETRY_AFTER: Duration = Duration::from_secs(2);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// A problem of one request.
 #[derive(Debug)]
 pub(crate) struct Problem {
     kind: Kind,
@@ -157,11 +155,20 @@ impl Problem {
         Self::new(Kind::UnknownReplay, detail)
     }
 
-    /// The idempotency key was used for another message.
-    pub(crate) fn key_of_another_message() -> Self {
+    /// This kind of problem, with the field that causes it.
+    pub(crate) fn of_field(kind: Kind, field: &str, problem: &str) -> Self {
         Self {
-            kind: Kind::IdempotencyKeyReused,
-            ..Self::invalid_field(HEADER, "was used for another message")
+            kind,
+            ..Self::invalid_field(field, problem)
+        }
+    }
+
+    /// The quota is used up, for this time.
+    pub(crate) fn over_quota(quota: Quota, wait: Duration, problem: impl Into<Self>) -> Self {
+        Self {
+            retry_after: Some(whole_seconds(wait)),
+            quota: Some(quota),
+            ..problem.into()
         }
     }
 
@@ -208,4 +215,10 @@ impl IntoResponse for Problem {
         }
         response
     }
+}
+
+/// For the headers: rounded up to whole seconds, and at least one.
+fn whole_seconds(wait: Duration) -> Duration {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    Duration::from_secs(seconds.max(1))
 }

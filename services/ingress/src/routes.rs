@@ -6,24 +6,28 @@ use std::sync::Arc;
 
 use axum::{
     Router,
+    extract::DefaultBodyLimit,
     handler::Handler,
     http::Method,
-    middleware::from_fn_with_state,
+    middleware::{from_fn, from_fn_with_state},
+    response::IntoResponse,
     routing::{MethodFilter, MethodRouter, on},
 };
 use roundtrip_model::KeyRole;
+use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    Ingress,
-    access::{Access, guard},
-    api_keys, batch, callback, channels, dead_letters, document, history, messages,
+    auth::{Access, api_keys, authenticator::guard},
+    callback, channels, document,
+    history::{self, dead_letters, replays},
+    ingress::Ingress,
+    limits::requests,
+    messages::{self, batch},
     problem::{Kind, Problem},
-    replays,
+    request_id,
 };
 
-/// Reads, and changes nothing.
 const READS: Access = Access::Roles(&[KeyRole::Viewer]);
-/// Sends messages.
 const SENDS: Access = Access::Roles(&[KeyRole::Producer]);
 /// Reads one message, whose id its sender knows.
 const FOLLOWS: Access = Access::Roles(&[KeyRole::Producer, KeyRole::Viewer]);
@@ -46,8 +50,12 @@ fn table() -> Vec<Call> {
         post("/channels", READS, channels::query),
         post("/channel/message", SENDS, messages::send),
         post("/channel/messages", SENDS, batch::send),
-        get("/channel/message/{message_id}", FOLLOWS, history::timeline),
-        get("/messages", READS, history::list),
+        get(
+            "/channel/message/{message_id}",
+            FOLLOWS,
+            history::messages::timeline,
+        ),
+        get("/messages", READS, history::messages::list),
         post("/messages/replay", OPERATES, replays::messages),
         get("/dead-letters", READS, dead_letters::list),
         delete("/dead-letters", OPERATES, dead_letters::purge),
@@ -68,7 +76,6 @@ fn table() -> Vec<Call> {
 }
 
 /// Every call: method, path and access.
-#[must_use]
 pub fn calls() -> Vec<(Method, &'static str, Access)> {
     let calls = table().into_iter();
     calls
@@ -76,9 +83,27 @@ pub fn calls() -> Vec<(Method, &'static str, Access)> {
         .collect()
 }
 
+impl Ingress {
+    /// The API's routes, and those of `more` for development. The latter need any key, or none
+    /// where keys are not required. Every limit applies to both.
+    pub fn router(self, more: Router) -> Router {
+        let max_body_bytes = self.limits.max_body_bytes;
+        table_router(&self)
+            .merge(opened_by_any_key(&self, more))
+            // For the routes of `more`; the API's own handlers bound their bodies themselves.
+            .layer(DefaultBodyLimit::max(max_body_bytes))
+            .layer(from_fn_with_state(self, requests::enforce))
+            .layer(CatchPanicLayer::custom(|_panic| {
+                Problem::from(Kind::Internal).into_response()
+            }))
+            // The outermost: every answer has an id, and every problem names it.
+            .layer(from_fn(request_id::name))
+    }
+}
+
 /// The router of the table. An unknown path needs a key too, so that strangers cannot probe for
 /// paths.
-pub(crate) fn router(ingress: &Ingress) -> Router {
+fn table_router(ingress: &Ingress) -> Router {
     let guarded = |access| from_fn_with_state((Arc::clone(&ingress.authenticator), access), guard);
     let unknown_path = async || Problem::from(Kind::UnknownPath);
     let method_not_allowed = async || Problem::from(Kind::MethodNotAllowed);
@@ -93,7 +118,7 @@ pub(crate) fn router(ingress: &Ingress) -> Router {
 }
 
 /// Further routes, for any key. They are not in the table because they are not part of the API.
-pub(crate) fn opened_by_any_key(ingress: &Ingress, routes: Router) -> Router {
+fn opened_by_any_key(ingress: &Ingress, routes: Router) -> Router {
     let state = (Arc::clone(&ingress.authenticator), Access::AnyKey);
     routes.layer(from_fn_with_state(state, guard))
 }

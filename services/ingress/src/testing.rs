@@ -170,7 +170,7 @@ impl Bench {
         let parts = Parts {
             broker: Arc::clone(&broker) as SharedBroker,
             store: Arc::clone(&store),
-            known: Arc::new(CachedChannels::new(channels, &config)),
+            channel_cache: Arc::new(CachedChannels::new(channels, &config)),
             journal: Journal::start(Arc::clone(&broker) as SharedBroker),
             tokens: TokenKeys::new([&[7; 32][..]]).unwrap(),
             callback_auth: CallbackAuth::Open,

@@ -16,7 +16,6 @@ use crate::patience::until_taken;
 /// The retry delay of a dead letter whose handler panicked.
 const AFTER_A_PANIC: Duration = Duration::from_secs(30);
 
-/// Stores the dead letters of one queue.
 pub(crate) struct DeadLetterWriter {
     queue: DeadQueue,
     store: SharedStore,

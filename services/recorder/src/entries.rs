@@ -21,7 +21,6 @@ const AFTER_A_PANIC: Duration = Duration::from_secs(30);
 /// A write takes no further batch once it holds this many entries.
 const ENOUGH_FOR_A_WRITE: usize = 500;
 
-/// Records batches of entries.
 pub(crate) struct JournalWriter {
     pages: mpsc::Sender<Page>,
 }

@@ -25,9 +25,6 @@ impl<'a> CurrentChannels<'a> {
 
     /// Addresses a message to the channel that has its id now. A message that cannot be decoded
     /// stays as it is.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
     pub(crate) async fn readdress(
         &mut self,
         id: &ChannelId,

@@ -84,7 +84,6 @@ struct PutBack {
     replayed: u64,
     skipped: u64,
     cursor: Option<String>,
-    /// Whether the whole page was processed.
     whole: bool,
 }
 

@@ -18,13 +18,10 @@ use roundtrip_model::{
 };
 use roundtrip_private_file::{create_new, is_open_to_others};
 
-/// Why a key cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeyFileError {
-    /// The file cannot be read or created.
     #[error("cannot use the file '{}'", .path.display())]
     File { path: PathBuf, source: io::Error },
-    /// The file does not hold a key.
     #[error("the key in '{}' {problem}", .path.display())]
     Key { path: PathBuf, problem: KeyProblem },
 }

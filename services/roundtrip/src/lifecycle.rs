@@ -110,7 +110,6 @@ fn died(ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError
     ExitCode::FAILURE
 }
 
-/// The signals that stop a process.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,

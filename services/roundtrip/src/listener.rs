@@ -71,13 +71,10 @@ const MAX_SEND_BUFFER: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// The most connections at once.
     pub connections: usize,
-    /// The most bytes of one request's headers.
     pub header_bytes: usize,
     /// How long a request's headers may take to arrive, and a TLS handshake.
     pub header_timeout: Duration,
-    /// How long an idle connection is kept.
     pub idle_timeout: Duration,
 }
 

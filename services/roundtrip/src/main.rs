@@ -36,27 +36,33 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
         }
     };
-    match cli.command.unwrap_or_default() {
-        Command::Serve(arguments) => match config::load(cli.config.as_deref()) {
-            Ok(config) => serve::run(config, arguments.roles()),
-            Err(error) => error.exit(),
-        },
-        Command::Keys { command } => match config::read(cli.config.as_deref()) {
-            Ok(config) => keys::run(config.store, command),
-            Err(error) => error.exit(),
-        },
+    // Before any connection: otherwise each TLS client chooses its own provider.
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        eprintln!("roundtrip: another TLS provider was installed first");
+        return ExitCode::FAILURE;
+    }
+    let file = cli.config.as_deref();
+    let done = match cli.command.unwrap_or_default() {
+        Command::Serve(arguments) => {
+            let roles = arguments.roles();
+            config::load(file, &roles).map(|config| serve::run(config, roles))
+        }
+        Command::Keys { command } => {
+            config::read(file).map(|config| keys::run(config.store, command))
+        }
         Command::Config => {
             print!("{}", config::DEFAULT_FILE);
-            ExitCode::SUCCESS
+            Ok(ExitCode::SUCCESS)
         }
-        Command::RabbitmqPolicies { definitions } => match config::read(cli.config.as_deref()) {
-            Ok(config) => {
-                print!("{}", rabbitmq_policies::print(&config.broker, definitions));
-                ExitCode::SUCCESS
-            }
-            Err(error) => error.exit(),
-        },
-    }
+        Command::RabbitmqPolicies { definitions } => config::read(file).map(|config| {
+            print!("{}", rabbitmq_policies::print(&config.broker, definitions));
+            ExitCode::SUCCESS
+        }),
+    };
+    done.unwrap_or_else(|wrong| config::refuse(&wrong))
 }
 
 /// Prints help to standard output and errors to standard error; a failed write is ignored. An error

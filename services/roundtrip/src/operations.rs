@@ -34,7 +34,7 @@ pub(crate) const LIMITS: Limits = Limits {
 pub(crate) struct Operations {
     pub broker: SharedBroker,
     pub channels: SharedChannels,
-    pub known: Arc<CachedChannels>,
+    pub channel_cache: Arc<CachedChannels>,
     /// If the process has this role.
     pub ingress: Option<Ingress>,
     /// If the process forwards answers.
@@ -82,7 +82,7 @@ async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
         Status::Blocked(why) => format!("blocked: {why}"),
         Status::Unavailable(why) => format!("unavailable: {why}"),
     };
-    let unreadable = operations.known.unreadable_secrets();
+    let unreadable = operations.channel_cache.unreadable_secrets();
     if unreadable > 0 {
         warnings.push(format!(
             "the signing secrets of {unreadable} channels cannot be decrypted with the \

@@ -2,20 +2,12 @@
 
 use std::process::ExitCode;
 
-use roundtrip_model::redacted;
+use roundtrip_model::{WrongSetting, WrongSettings, redacted};
 
-use crate::config::Problem;
+use crate::config::refuse;
 
 /// Runs a command to its end. An error goes to standard error.
 pub(crate) fn run(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
-    // Before any connection: otherwise each TLS client chooses its own provider.
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
-        eprintln!("roundtrip: another TLS provider was installed first");
-        return ExitCode::FAILURE;
-    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -25,8 +17,11 @@ pub(crate) fn run(command: impl Future<Output = anyhow::Result<ExitCode>>) -> Ex
     };
     runtime.block_on(async {
         command.await.unwrap_or_else(|error| {
-            if let Some(problem) = error.downcast_ref::<Problem>() {
-                return problem.exit();
+            if let Some(wrong) = error.downcast_ref::<WrongSettings>() {
+                return refuse(wrong);
+            }
+            if let Some(wrong) = error.downcast_ref::<WrongSetting>() {
+                return refuse(&wrong.clone().into());
             }
             eprintln!("{}", redacted(&format!("roundtrip: {error:#}")));
             ExitCode::FAILURE

@@ -3,16 +3,17 @@
 use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 
 use axum::Router;
-use roundtrip_broker::SharedBroker;
 use roundtrip_ingress::{CallbackAuth, Ingress, KeySettings, Parts, for_this_machine};
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, SealingKeys, SystemClock, TokenKeys};
-use roundtrip_store::{CachedChannels, SharedChannels, SharedSecrets, SharedStore, Store};
+use roundtrip_model::{Clock, SealingKeys, SystemClock, TokenKeys, WrongSetting};
+use roundtrip_store::{
+    CachedChannels, OpenError, SharedChannels, SharedSecrets, SharedStore, Store,
+};
 use tokio::time::timeout;
 
 use crate::{
     cli::Role,
-    config::{Config, Environment, Problem},
+    config::{Config, Environment},
     descriptors, development,
     lifecycle::{Lifecycle, Step},
     listener::{Limits, Listener, Tls},
@@ -27,22 +28,19 @@ const JOURNAL_CLOSE: Duration = Duration::from_secs(5);
 
 /// Runs these roles until a signal stops the process.
 pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
-    let checked = start::check_roles(&config, &roles);
-    if let Err(problem) = checked.and_then(|()| telemetry::start(&config.log)) {
-        return problem.exit();
-    }
+    telemetry::start(&config.log);
     runtime::run(serve(config, roles))
 }
 
 async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let egress = Arc::new(config.egress()?);
-    let broker = open_broker(&config, Arc::clone(&clock)).await?;
+    let broker = roundtrip_broker::open(&config.broker, Arc::clone(&clock)).await?;
     let store = open_store(&config.store).await?;
     let channels: SharedChannels = Arc::clone(&store) as SharedChannels;
     let journal = Journal::start(Arc::clone(&broker));
     let keys = Keys::of(&config, &roles)?;
-    let known = Arc::new(known_channels(&config, &roles, &store, keys.as_ref()));
+    let channel_cache = Arc::new(channel_cache_of(&config, &roles, &store, keys.as_ref()));
     let own_response_url = config.own_response_url()?;
 
     // Build everything before anything starts, so that errors come first.
@@ -52,7 +50,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         Common {
             broker: &broker,
             store: &store,
-            known: &known,
+            channel_cache: &channel_cache,
             journal: &journal,
             egress: &egress,
             tokens: keys.as_ref().map(|keys| &keys.tokens),
@@ -81,7 +79,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
         let parts = Parts {
             broker: Arc::clone(&broker),
             store: Arc::clone(&store),
-            known: Arc::clone(&known),
+            channel_cache: Arc::clone(&channel_cache),
             journal: journal.clone(),
             tokens,
             callback_auth: config.callback_auth(),
@@ -107,7 +105,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let operations = Operations {
         broker: Arc::clone(&broker),
         channels,
-        known,
+        channel_cache,
         ingress: api,
         answers: workers.answers(),
         store_answered: Arc::default(),
@@ -149,13 +147,21 @@ async fn api_keys(
             Ok(keys) if keys.is_empty() => {
                 // A refused start too ends the store's tasks, which would panic with the runtime.
                 store.close().await;
-                return Err(Problem::no_key().into());
+                return Err(no_key().into());
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(?error, "cannot check whether there are API keys"),
         }
     }
     Ok(settings)
+}
+
+fn no_key() -> WrongSetting {
+    WrongSetting::new(
+        "operator_key",
+        "(OPERATOR_KEY) is not set and there is no API key, so every call would be refused",
+    )
+    .remedy("make one with `roundtrip keys create --name first --role operator`, or set it")
 }
 
 /// The keys of the ingress and the dispatcher. The other roles need none and create no key files.
@@ -167,7 +173,7 @@ struct Keys {
 }
 
 impl Keys {
-    fn of(config: &Config, roles: &BTreeSet<Role>) -> Result<Option<Self>, Problem> {
+    fn of(config: &Config, roles: &BTreeSet<Role>) -> Result<Option<Self>, WrongSetting> {
         if !roles.contains(&Role::Ingress) && !roles.contains(&Role::Dispatcher) {
             return Ok(None);
         }
@@ -179,38 +185,28 @@ impl Keys {
 }
 
 /// The channel cache of the roles; it holds secrets only for roles that deliver.
-fn known_channels(
+fn channel_cache_of(
     config: &Config,
     roles: &BTreeSet<Role>,
     store: &SharedStore,
     keys: Option<&Keys>,
 ) -> CachedChannels {
-    let known = CachedChannels::new(Arc::clone(store) as SharedChannels, &config.store);
+    let channel_cache = CachedChannels::new(Arc::clone(store) as SharedChannels, &config.store);
     match keys {
         Some(keys) if roles.contains(&Role::Dispatcher) => {
-            known.with_secrets(Arc::clone(store) as SharedSecrets, keys.sealing.clone())
+            channel_cache.with_secrets(Arc::clone(store) as SharedSecrets, keys.sealing.clone())
         }
-        _ => known,
+        _ => channel_cache,
     }
-}
-
-async fn open_broker(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<SharedBroker> {
-    use roundtrip_broker::OpenError::{Roots, Scheme, Setting, Url};
-    roundtrip_broker::open(&config.broker, clock)
-        .await
-        .map_err(|error| match error {
-            Scheme | Url(_) | Setting { .. } | Roots(_) => Problem::of_error(&error).into(),
-            other => other.into(),
-        })
 }
 
 pub(crate) async fn open_store(config: &roundtrip_store::Config) -> anyhow::Result<SharedStore> {
-    use roundtrip_store::OpenError::{Roots, Scheme, Setting};
-    match roundtrip_store::open(config).await {
-        Ok(store) => Ok(store),
-        Err(error @ (Scheme | Setting { .. } | Roots(_))) => Err(Problem::of_error(&error).into()),
-        Err(other) => Err(other.into()),
-    }
+    roundtrip_store::open(config)
+        .await
+        .map_err(|error| match error {
+            OpenError::Settings(wrong) => wrong.into(),
+            other => other.into(),
+        })
 }
 
 /// Opens the API's port, after the files that it needs.
@@ -219,8 +215,7 @@ async fn open_api(
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Listener> {
     let tls = config.tls.as_ref();
-    let tls = tls.map(|files| Tls::new(files, clock)).transpose();
-    let tls = tls.map_err(|error| Problem::section("ingress.tls", &error))?;
+    let tls = tls.map(|files| Tls::new(files, clock)).transpose()?;
     let limits = Limits {
         connections: config.max_connections,
         header_bytes: config.max_header_bytes,

@@ -2,36 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use roundtrip_model::WrongSetting;
 use url::Url;
 
 use crate::{
     cli::Role,
-    config::{Config, Environment, Problem},
+    config::{Config, Environment},
     telemetry::Format,
 };
 
-/// Refuses roles that could never work. The embedded broker belongs to one process, so a role whose
-/// counterpart is another process would wait for ever.
-pub(crate) fn check_roles(config: &Config, roles: &BTreeSet<Role>) -> Result<(), Problem> {
-    let missing: Vec<&str> = Role::every()
-        .filter(|role| !roles.contains(role))
-        .map(Role::name)
-        .collect();
-    if config.broker.embedded_file().is_none() || missing.is_empty() {
-        return Ok(());
-    }
-    Err(Problem::key(
-        "broker.url",
-        format!(
-            "(BROKER_URL) is the embedded broker, which belongs to one process, and the roles {} \
-             are missing in this process; leave --role out, or use RabbitMQ (amqp://)",
-            missing.join(", ")
-        ),
-    ))
-}
-
 /// Logs sentences for people, or fields for machines.
-pub(crate) fn announce(config: &Config, roles: &BTreeSet<Role>) -> Result<(), Problem> {
+pub(crate) fn announce(config: &Config, roles: &BTreeSet<Role>) -> Result<(), WrongSetting> {
     if config.log.format == Format::Text {
         for line in sentences(config, roles)? {
             tracing::info!("{line}");
@@ -51,7 +32,7 @@ pub(crate) fn announce(config: &Config, roles: &BTreeSet<Role>) -> Result<(), Pr
     Ok(())
 }
 
-fn sentences(config: &Config, roles: &BTreeSet<Role>) -> Result<Vec<String>, Problem> {
+fn sentences(config: &Config, roles: &BTreeSet<Role>) -> Result<Vec<String>, WrongSetting> {
     let operations = operations(config);
     let mut lines = vec![
         format!(
@@ -92,7 +73,7 @@ fn sentences(config: &Config, roles: &BTreeSet<Role>) -> Result<Vec<String>, Pro
 }
 
 /// Where the API listens, if this process has it.
-fn api(config: &Config, roles: &BTreeSet<Role>) -> Result<Option<Url>, Problem> {
+fn api(config: &Config, roles: &BTreeSet<Role>) -> Result<Option<Url>, WrongSetting> {
     let has_api = roles.contains(&Role::Ingress);
     has_api.then(|| config.listening_url()).transpose()
 }
@@ -119,25 +100,6 @@ fn engine(file: Option<&str>, server: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn roles_that_need_another_process_refuse_the_embedded_broker() {
-        let embedded = Config::default();
-        let servers = Config {
-            broker: roundtrip_broker::Config {
-                url: "amqp://guest:guest@localhost:5672/%2f".to_owned(),
-                ..roundtrip_broker::Config::default()
-            },
-            ..Config::default()
-        };
-        assert!(check_roles(&embedded, &Role::every().collect()).is_ok());
-        for role in Role::every() {
-            let alone = BTreeSet::from([role]);
-            let problem = check_roles(&embedded, &alone).unwrap_err().to_string();
-            assert!(problem.contains("BROKER_URL"), "{problem}");
-            assert!(check_roles(&servers, &alone).is_ok());
-        }
-    }
 
     #[test]
     fn the_start_names_the_ports_the_data_and_a_first_request() {

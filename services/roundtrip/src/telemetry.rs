@@ -8,6 +8,7 @@ use std::{
     io::{IsTerminal, stdout},
 };
 
+use roundtrip_model::{Check, WrongSetting, section};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{
     EnvFilter,
@@ -19,17 +20,15 @@ use tracing_subscriber::{
     },
 };
 
-use crate::config::Problem;
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Config {
-    /// A level, or filter directives of `tracing`.
-    pub level: String,
-    pub format: Format,
+section! {
+    #[derive(Debug, Eq)]
+    pub(crate) struct Config {
+        /// A level, or filter directives of `tracing`.
+        level: String = "info".to_owned();
+        format: Format = Format::Text;
+    }
 }
 
-/// The form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Format {
@@ -39,46 +38,29 @@ pub(crate) enum Format {
     Json,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            level: "info".to_owned(),
-            format: Format::Text,
-        }
-    }
-}
-
 /// lapin logs a returned message with its body, and each attempt to connect; the broker crate logs
 /// what matters of both. `lapin=…` in `log.level` overrides this.
 const QUIET: &str = "lapin=off";
 
 impl Config {
-    pub(crate) fn check(&self) -> Result<(), Problem> {
-        self.filter().map(drop)
-    }
-
-    fn filter(&self) -> Result<EnvFilter, Problem> {
+    pub(crate) fn check(&self, check: &mut Check) {
+        self.check_bounds(check);
         // A misspelt level would be read as a module's name and silence the log.
         let named_alone = !self.level.contains(['=', ',', '[']);
         if named_alone && self.level.parse::<LevelFilter>().is_err() {
-            return Err(Problem::key(
-                "log.level",
-                "must be error, warn, info, debug, trace or off",
-            ));
+            let problem = "must be error, warn, info, debug, trace or off";
+            check.add(WrongSetting::new("level", problem));
+        } else if EnvFilter::try_new(&self.level).is_err() {
+            let problem =
+                "must be a level, or filter directives such as info,roundtrip_ingress=debug";
+            check.add(WrongSetting::new("level", problem));
         }
-        EnvFilter::try_new(format!("{QUIET},{}", self.level)).map_err(|_| {
-            Problem::key(
-                "log.level",
-                "must be a level, or filter directives such as info,roundtrip_ingress=debug",
-            )
-        })
     }
 }
 
-/// Starts to log to standard output.
-pub(crate) fn start(config: &Config) -> Result<(), Problem> {
+pub(crate) fn start(config: &Config) {
     let logs = tracing_subscriber::fmt()
-        .with_env_filter(config.filter()?)
+        .with_env_filter(EnvFilter::new(format!("{QUIET},{}", config.level)))
         .with_ansi(stdout().is_terminal());
     match config.format {
         Format::Text => logs.fmt_fields(text_fields()).init(),
@@ -88,7 +70,6 @@ pub(crate) fn start(config: &Config) -> Result<(), Problem> {
             logs.with_span_list(false).init();
         }
     }
-    Ok(())
 }
 
 /// The fields of an event, as text.

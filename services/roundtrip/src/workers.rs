@@ -11,14 +11,14 @@ use roundtrip_dispatcher::{Dispatcher, ResponseUrls};
 use roundtrip_egress::Egress;
 use roundtrip_forwarder::Forwarder;
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, TokenKeys};
+use roundtrip_model::{Clock, TokenKeys, WrongSettings};
 use roundtrip_recorder::Recorder;
 use roundtrip_store::{CachedChannels, SharedStore};
 use url::Url;
 
 use crate::{
     cli::Role,
-    config::{Config, Problem},
+    config::Config,
     lifecycle::{Lifecycle, Step},
 };
 
@@ -33,7 +33,7 @@ pub(crate) struct Workers {
 pub(crate) struct Common<'a> {
     pub broker: &'a SharedBroker,
     pub store: &'a SharedStore,
-    pub known: &'a Arc<CachedChannels>,
+    pub channel_cache: &'a Arc<CachedChannels>,
     pub journal: &'a Journal,
     pub egress: &'a Arc<Egress>,
     /// Set if the process has the dispatcher's role.
@@ -43,12 +43,11 @@ pub(crate) struct Common<'a> {
 }
 
 impl Workers {
-    /// Builds the workers of these roles.
     pub(crate) fn build(
         config: &Config,
         roles: &BTreeSet<Role>,
         common: Common<'_>,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, WrongSettings> {
         let dispatcher = common
             .tokens
             .filter(|_| roles.contains(&Role::Dispatcher))
@@ -110,21 +109,20 @@ fn dispatcher(
     config: &Config,
     common: Common<'_>,
     tokens: &TokenKeys,
-) -> Result<Pipeline<Dispatcher>, Problem> {
+) -> Result<Pipeline<Dispatcher>, WrongSettings> {
     let own = common.own_response_url.clone();
     let response_urls = ResponseUrls::new(own, tokens.clone(), config.callback_ttl);
     Dispatcher::pipeline(
         &config.dispatcher,
-        Arc::clone(common.known),
+        Arc::clone(common.channel_cache),
         Arc::clone(common.egress),
         response_urls,
         common.journal.clone(),
         Arc::clone(common.clock),
     )
-    .map_err(|error| Problem::section("dispatcher", &error))
 }
 
-fn forwarder(config: &Config, common: Common<'_>) -> Result<Pipeline<Forwarder>, Problem> {
+fn forwarder(config: &Config, common: Common<'_>) -> Result<Pipeline<Forwarder>, WrongSettings> {
     Forwarder::pipeline(
         &config.forwarder,
         config.sessions_server()?,
@@ -133,5 +131,4 @@ fn forwarder(config: &Config, common: Common<'_>) -> Result<Pipeline<Forwarder>,
         common.journal.clone(),
         Arc::clone(common.clock),
     )
-    .map_err(|error| Problem::section("forwarder", &error))
 }

@@ -62,7 +62,6 @@ impl Delivery {
     }
 
     /// The message.
-    #[must_use]
     pub const fn message(&self) -> &Message {
         &self.message
     }

@@ -51,7 +51,6 @@ impl Queue {
     ];
 
     /// The queue's name for operators.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Outbound => "outbound",
@@ -64,7 +63,6 @@ impl Queue {
     }
 
     /// The dead queue of this queue; a dead queue's is itself.
-    #[must_use]
     pub const fn dead(self) -> Self {
         match self {
             Self::Outbound | Self::OutboundDead => Self::OutboundDead,
@@ -87,7 +85,6 @@ pub enum Route<'a> {
 
 impl Route<'_> {
     /// The queue that the route leads to.
-    #[must_use]
     pub const fn queue(&self) -> Queue {
         match self {
             Self::Outbound(_) => Queue::Outbound,

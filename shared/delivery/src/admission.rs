@@ -62,10 +62,8 @@ struct Inner {
     rules: Rules,
 }
 
-/// Rules for every key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
-    /// Maximum number of deliveries under way.
     pub(crate) slots: usize,
     /// How long a paused key's delivery is deferred; longer if many are.
     pub(crate) paused_snooze: Duration,
@@ -92,7 +90,6 @@ pub struct Deferred {
     pub reason: WaitReason,
 }
 
-/// The open breakers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenBreakers {
     /// How long the breaker of the shared server stays open; `None` if it is closed.
@@ -128,9 +125,6 @@ impl Admission {
 
     /// A permit for a delivery of this key. `fresh`: the delivery has not failed yet. Fresh
     /// deliveries probe a failed endpoint before others do.
-    ///
-    /// # Errors
-    /// How long the delivery is deferred.
     pub(crate) async fn enter(
         &self,
         key: &Key,
@@ -155,7 +149,6 @@ impl Admission {
         Err(keys.defer(key, limits, Denial::AtCapacity, fresh, now))
     }
 
-    #[must_use]
     pub fn open_breakers(&self) -> OpenBreakers {
         self.inner.lock().open_breakers(Instant::now())
     }

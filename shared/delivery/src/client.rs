@@ -25,7 +25,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use percent_encoding::percent_decode_str;
-use roundtrip_model::{Outcome, Signer, outcome::Failure};
+use roundtrip_model::{Check, Outcome, Signer, WrongSettings, config::chain, outcome::Failure};
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -37,7 +37,7 @@ use self::{
     exchange::{Exchange, Outgoing},
     meter::{CONNECTION_WINDOW_BYTES, MAX_HEAD_BYTES, WINDOW_BYTES},
 };
-use crate::{ConfigError, WebhookConfig};
+use crate::WebhookConfig;
 
 /// How long an idle connection is kept. It is shorter than most servers' limit, so that a request
 /// rarely meets a connection that is being closed.
@@ -68,15 +68,13 @@ pub struct Webhook {
 
 impl Webhook {
     /// A client with these limits that connects as `egress_policy` allows.
-    ///
-    /// # Errors
-    /// Names the setting that cannot be used.
-    pub fn new(config: &WebhookConfig, egress_policy: EgressPolicy) -> Result<Self, ConfigError> {
-        config.check()?;
-        let user_agent = HeaderValue::from_str(&config.user_agent)
-            .map_err(|error| ConfigError::new("webhook.user_agent", error.to_string()))?;
-        let connector = Connector::new(&egress_policy, config.connect_timeout)
-            .map_err(|error| ConfigError::new("webhook", error.to_string()))?;
+    pub fn new(config: &WebhookConfig, egress_policy: EgressPolicy) -> Result<Self, WrongSettings> {
+        let mut check = Check::default();
+        let mut user_agent = None;
+        check.section("webhook", |check| user_agent = config.check(check));
+        let connector = Connector::new(&egress_policy, config.connect_timeout);
+        let connector = check.value("webhook", connector);
+        let (user_agent, connector) = check.end_with(user_agent.zip(connector))?;
         Ok(Self {
             client: client(config, connector),
             egress_policy,
@@ -85,7 +83,6 @@ impl Webhook {
         })
     }
 
-    #[must_use]
     pub const fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -264,28 +261,15 @@ fn location_of(url: &Url, status: StatusCode, headers: &HeaderMap) -> Option<Str
 
 fn failure(error: &hyper_util::client::legacy::Error) -> Failure {
     if error.is_connect() {
-        Failure::Connect(one_line(error))
+        Failure::Connect(causes(error))
     } else {
-        Failure::Connection(one_line(error))
+        Failure::Connection(causes(error))
     }
 }
 
-/// The error's causes in one line, or its own text if the causes add nothing.
-fn one_line(error: &dyn Error) -> String {
-    let mut causes = Vec::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        // Some errors repeat their cause in their own text.
-        if !causes.iter().any(|said: &String| said.contains(&text)) {
-            causes.push(text);
-        }
-        cause = error.source();
-    }
-    if causes.is_empty() {
-        return error.to_string();
-    }
-    causes.join(": ")
+/// The error's causes in one line, or its own text without any.
+fn causes(error: &(dyn Error + 'static)) -> String {
+    chain(error.source().unwrap_or(error))
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ mod attempt;
 mod client;
 mod config;
 mod delivery_client;
-mod error;
 mod pipeline;
 
 pub use admission::{
@@ -20,5 +19,4 @@ pub use admission::{
 };
 pub use client::{EgressPolicy, Webhook};
 pub use config::{MAX_CONCURRENCY, RetryConfig, WebhookConfig};
-pub use error::ConfigError;
 pub use pipeline::{DeliveryRole, NoAttempt, Pipeline, Request, Settings};

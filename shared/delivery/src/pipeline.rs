@@ -30,7 +30,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use roundtrip_broker::{Closed, Handler, Message, SharedBroker, Worker};
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, Decision, Event};
+use roundtrip_model::{Check, Clock, Decision, Event, WrongSettings};
 use tokio::{join, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +40,7 @@ pub use self::{
     settings::Settings,
 };
 use crate::{
-    ConfigError, EgressPolicy, Webhook,
+    EgressPolicy, Webhook,
     admission::{Admission, Deferred, Permit, Rules, Signal},
     attempt::Attempt,
     config::window,
@@ -64,21 +64,20 @@ pub struct Pipeline<R: DeliveryRole> {
 
 impl<R: DeliveryRole> Pipeline<R> {
     /// A pipeline for this role, which connects as `egress_policy` allows and journals its attempts.
-    ///
-    /// # Errors
-    /// Names the setting that is out of bounds.
     pub fn new(
         role: R,
         settings: &Settings<'_>,
         egress_policy: EgressPolicy,
         journal: Journal,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, ConfigError> {
-        let policy = settings.check()?;
+    ) -> Result<Self, WrongSettings> {
+        let mut check = Check::default();
+        settings.check(&mut check);
+        check.end()?;
         let webhook = Webhook::new(settings.webhook, egress_policy)?;
         Ok(Self {
             role,
-            client: DeliveryClient::new(webhook, policy, Arc::clone(&clock)),
+            client: DeliveryClient::new(webhook, settings.policy(), Arc::clone(&clock)),
             admission: Admission::new(Rules {
                 slots: usize::from(settings.concurrency),
                 paused_snooze: settings.paused_snooze,
@@ -90,20 +89,16 @@ impl<R: DeliveryRole> Pipeline<R> {
             clock,
             waits: Waits::new(),
             concurrency: settings.concurrency,
-            window: window(settings.concurrency)?,
+            window: window(settings.concurrency),
         })
     }
 
     /// The admission of the role's deliveries, which knows the open breakers.
-    #[must_use]
     pub const fn admission(&self) -> &Admission {
         &self.admission
     }
 
     /// Works the role's queue until `stop`. Deliveries in progress then get up to `drain` to end.
-    ///
-    /// # Errors
-    /// [`Closed`] if the broker was closed before the start.
     pub async fn run(
         self,
         broker: SharedBroker,

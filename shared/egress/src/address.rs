@@ -88,7 +88,6 @@ impl Special {
     /// Whether a name in `allow` may resolve to this address. Services that only the machine and
     /// its cloud may reach need an entry for the address itself. Otherwise an allowed name whose
     /// DNS was taken over could fetch credentials.
-    #[must_use]
     pub(crate) const fn yields_to_a_name(self) -> bool {
         !matches!(self, Self::LinkLocal | Self::Metadata)
     }
@@ -201,7 +200,6 @@ const PRIVATE_V6: [Ipv6Net; 2] = [
 
 /// Why an address is special, if it is. An IPv4-mapped IPv6 address counts as its IPv4 address,
 /// because the system connects there.
-#[must_use]
 pub fn special(address: IpAddr) -> Option<Special> {
     match address.to_canonical() {
         IpAddr::V4(address) => special_v4(address),
@@ -240,7 +238,6 @@ pub fn embedded(address: IpAddr) -> impl Iterator<Item = Ipv4Addr> {
 
 /// Whether the address is in a range whose translator prefix may have any length. Only the operator
 /// knows that length.
-#[must_use]
 pub fn is_ambiguous(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if OWN_TRANSLATORS.contains(&address))
 }

@@ -5,17 +5,14 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use roundtrip_tls::{Roots, RootsError};
-use serde::{Deserialize, Serialize};
+use roundtrip_model::{Check, WrongSetting, WrongSettings};
+use roundtrip_tls::Roots;
 
 use crate::{
-    Guard,
+    Guard, Loopback,
     pattern::Patterns,
     ports::{self, Ports},
 };
-
-/// Default of [`Config::ports`]: the two of HTTP, and the unprivileged ones.
-const DEFAULT_PORTS: [&str; 3] = ["80", "443", "1024-65535"];
 
 /// Default of [`Config::refused_ports`]. Services on these ports speak no HTTP, or an HTTP that is
 /// internal, or trust every client.
@@ -48,79 +45,49 @@ const DEFAULT_REFUSED_PORTS: [u16; 35] = [
     61616, // ActiveMQ
 ];
 
-/// Where the gateway may connect on behalf of a channel's owner.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Addresses, ranges and host names (`*.example.org` for all names below) that may be connected
-    /// to although a built-in rule refuses them.
-    pub allow: Vec<String>,
-    /// Addresses, ranges and host names that are never connected to; wins over everything else.
-    pub deny: Vec<String>,
-    /// Whether an endpoint must be https.
-    pub https_only: bool,
-    /// The ports that an endpoint may have, as `443` or `1024-65535`.
-    pub ports: Vec<String>,
-    /// Exceptions from `ports`.
-    pub refused_ports: Vec<u16>,
-    /// The DNS servers for endpoints' names; the system's if empty.
-    pub nameservers: Vec<SocketAddr>,
-    /// PEM file of certificate authorities that are trusted for https, in addition to the public
-    /// ones.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            allow: Vec::new(),
-            deny: Vec::new(),
-            https_only: false,
-            ports: DEFAULT_PORTS.map(str::to_owned).to_vec(),
-            refused_ports: DEFAULT_REFUSED_PORTS.to_vec(),
-            nameservers: Vec::new(),
-            ca_file: None,
-        }
+roundtrip_model::section! {
+    /// Where the gateway may connect on behalf of a channel's owner.
+    #[derive(Debug, Eq)]
+    pub struct Config {
+        /// Addresses, ranges and host names (`*.example.org` for all names below) that may be
+        /// connected to although a built-in rule refuses them.
+        allow: Vec<String> = Vec::new();
+        /// Addresses, ranges and host names that are never connected to; wins over everything else.
+        deny: Vec<String> = Vec::new();
+        https_only: bool = false;
+        /// The ports that an endpoint may have, as `443` or `1024-65535`. By default the two of HTTP,
+        /// and the unprivileged ones.
+        ports: Vec<String> = ["80", "443", "1024-65535"].map(str::to_owned).to_vec();
+        /// Exceptions from `ports`.
+        refused_ports: Vec<u16> = DEFAULT_REFUSED_PORTS.to_vec();
+        /// The DNS servers for endpoints' names; the system's if empty.
+        nameservers: Vec<SocketAddr> = Vec::new();
+        /// PEM file of certificate authorities that are trusted for https, in addition to the public
+        /// ones.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ca_file: Option<PathBuf> = None;
     }
 }
 
-/// Whether this machine may be connected to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loopback {
-    /// On every port: the development default, whose channels run on the same machine.
-    Allowed,
-    /// Only if the configuration allows it.
-    Refused,
-}
-
-/// A setting that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// An entry of a list.
-    #[error("{setting}: {problem}")]
-    Entry {
-        /// The setting's name within its section.
-        setting: &'static str,
-        /// The entry's number, and what is wrong with it.
-        problem: String,
-    },
-    #[error("ca_file")]
-    Roots(#[from] RootsError),
-    /// The nameservers, configured or the system's, cannot be used.
-    #[error("nameservers")]
-    Nameservers(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
 impl Config {
+    /// Checks every setting, with the file that it names.
+    pub fn check(&self, check: &mut Check) {
+        self.rules(Loopback::Refused, check);
+        self.roots(check);
+    }
+
     /// The rules.
-    ///
-    /// # Errors
-    /// Names the entry that cannot be used.
-    pub fn guard(&self, loopback: Loopback) -> Result<Guard, ConfigError> {
-        let entry = |setting| move |problem| ConfigError::Entry { setting, problem };
-        let allow = Patterns::read(&self.allow).map_err(entry("allow"))?;
-        let deny = Patterns::read(&self.deny).map_err(entry("deny"))?;
+    pub fn guard(&self, loopback: Loopback) -> Result<Guard, WrongSettings> {
+        let mut check = Check::of("egress");
+        let guard = self.rules(loopback, &mut check);
+        check.end_with(guard)
+    }
+
+    pub(crate) fn rules(&self, loopback: Loopback, check: &mut Check) -> Option<Guard> {
+        self.check_bounds(check);
+        let wrong = |key| move |problem: String| WrongSetting::new(key, problem);
+        let allow = check.take(Patterns::read(&self.allow).map_err(wrong("allow")));
+        let deny = check.take(Patterns::read(&self.deny).map_err(wrong("deny")));
         let range = |(index, text): (usize, &String)| {
             ports::range(text).ok_or_else(|| {
                 let number = index + 1;
@@ -131,18 +98,15 @@ impl Config {
         };
         let ranges: Result<Vec<_>, _> = self.ports.iter().enumerate().map(range).collect();
         let ports = Ports {
-            ranges: ranges.map_err(entry("ports"))?,
+            ranges: check.take(ranges.map_err(wrong("ports")))?,
             refused: self.refused_ports.clone(),
         };
-        Ok(Guard::new(allow, deny, ports, loopback).https_only(self.https_only))
+        Some(Guard::new(allow?, deny?, ports, loopback).https_only(self.https_only))
     }
 
     /// The certificate authorities of [`Config::ca_file`]; empty by default.
-    ///
-    /// # Errors
-    /// Says what is wrong with the file.
-    pub fn roots(&self) -> Result<Roots, ConfigError> {
-        Ok(Roots::configured(self.ca_file.as_deref())?)
+    pub(crate) fn roots(&self, check: &mut Check) -> Option<Roots> {
+        check.value("ca_file", Roots::configured(self.ca_file.as_deref()))
     }
 }
 
@@ -159,10 +123,10 @@ mod tests {
     }
 
     #[rstest]
-    #[case(r#"{"allow": ["example.org", "10.0.0.1/8"]}"#, "allow: entry 2 ")]
-    #[case(r#"{"deny": ["*"]}"#, "deny: entry 1 ")]
-    #[case(r#"{"ports": ["https"]}"#, "ports: entry 1 ")]
-    #[case(r#"{"ca_file": "/nowhere/ca.pem"}"#, "ca_file")]
+    #[case(r#"{"allow": ["example.org", "10.0.0.1/8"]}"#, "egress.allow entry 2 ")]
+    #[case(r#"{"deny": ["*"]}"#, "egress.deny entry 1 ")]
+    #[case(r#"{"ports": ["https"]}"#, "egress.ports entry 1 ")]
+    #[case(r#"{"ca_file": "/nowhere/ca.pem"}"#, "egress.ca_file cannot be read")]
     fn a_contradictory_rule_is_named(#[case] json: &str, #[case] begins: &str) {
         let problem = refusal(json);
         assert!(problem.starts_with(begins), "{problem}");

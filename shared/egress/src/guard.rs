@@ -12,12 +12,10 @@ use url::{Host, Url};
 
 use crate::{
     address::{LAST_32_BITS, Special, embedded, is_ambiguous, special},
-    config::Loopback,
     pattern::Patterns,
     ports::Ports,
 };
 
-/// The longest DNS name.
 const MAX_NAME_BYTES: usize = 253;
 
 /// Domains that mean this machine or its network (RFC 6761, 6762 and 8375, ICANN's `.internal`),
@@ -38,25 +36,19 @@ const LOCAL_NAMES: [&str; 6] = [
 /// channel's owner. It reveals only what the owner has written, and never an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The text is not an absolute http(s) URL.
     #[error("{0}")]
     Url(String),
-    /// It contains characters that other programs interpret differently.
     #[error("must not contain backslashes or control characters")]
     Spelling,
-    /// The scheme is neither http nor https.
     #[error("must be an http or https URL")]
     Scheme,
     /// The scheme is http, and the operator requires https.
     #[error("must be an https URL, because egress.https_only is set")]
     Plain,
-    /// It contains a user's name or password.
     #[error("must not contain a user name or a password")]
     UserInfo,
-    /// Its port is not allowed.
     #[error("must not use port {0}, which egress.ports or egress.refused_ports excludes")]
     Port(u16),
-    /// Its host is not a valid DNS name.
     #[error("must name a host as DNS knows it")]
     NoName,
     /// Its host's name means the gateway's own machine or network.
@@ -65,9 +57,17 @@ pub enum Refusal {
     /// Its host is, or resolves to, a special address.
     #[error("must not lead to {0} that egress.allow does not list")]
     Address(Special),
-    /// The operator has denied it.
     #[error("must not lead to a host that egress.deny lists")]
     Denied,
+}
+
+/// Whether this machine may be connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loopback {
+    /// On every port: the development default, whose channels run on the same machine.
+    Allowed,
+    /// Only if the configuration allows it.
+    Refused,
 }
 
 /// How far a name is trusted.
@@ -117,9 +117,6 @@ impl Guard {
     }
 
     /// Parses and vets an endpoint's URL, as far as possible without DNS.
-    ///
-    /// # Errors
-    /// The first rule that it breaks.
     pub fn vet_url(&self, text: &str) -> Result<Url, Refusal> {
         // URL parsers read a backslash as a slash and drop line ends. A program with other rules
         // sees another host in the same text.
@@ -133,9 +130,6 @@ impl Guard {
 
     /// Vets a URL, as far as possible without DNS: its scheme, its host's name or address, its
     /// port. For a host that is an address, this check is complete.
-    ///
-    /// # Errors
-    /// The first rule that it breaks.
     pub fn vet(&self, url: &Url) -> Result<(), Refusal> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Refusal::Scheme);

@@ -9,55 +9,13 @@
 
 pub mod address;
 mod config;
+mod egress;
 pub mod guard;
 mod pattern;
 mod ports;
 pub mod resolver;
 
-use std::sync::Arc;
-
-use roundtrip_tls::Roots;
-
-pub use config::{Config, ConfigError, Loopback};
-pub use guard::{Guard, Refusal};
+pub use config::Config;
+pub use egress::Egress;
+pub use guard::{Guard, Loopback, Refusal};
 pub use resolver::{LookupError, Resolver};
-
-/// The guard, the resolver under it, and the trusted certificate authorities.
-#[derive(Debug, Clone)]
-pub struct Egress {
-    guard: Arc<Guard>,
-    resolver: Resolver,
-    roots: Roots,
-}
-
-impl Egress {
-    /// The egress policy of this configuration.
-    ///
-    /// # Errors
-    /// Names the key that cannot be used.
-    pub fn new(config: &Config, loopback: Loopback) -> Result<Self, ConfigError> {
-        let guard = Arc::new(config.guard(loopback)?);
-        Ok(Self {
-            resolver: Resolver::new(Arc::clone(&guard), &config.nameservers)?,
-            roots: config.roots()?,
-            guard,
-        })
-    }
-
-    #[must_use]
-    pub const fn guard(&self) -> &Arc<Guard> {
-        &self.guard
-    }
-
-    /// The resolver, which applies the rules.
-    #[must_use]
-    pub const fn resolver(&self) -> &Resolver {
-        &self.resolver
-    }
-
-    /// Certificate authorities that are trusted in addition to the public ones.
-    #[must_use]
-    pub const fn roots(&self) -> &Roots {
-        &self.roots
-    }
-}

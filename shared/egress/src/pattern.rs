@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use url::Host;
 
-/// A list of ranges and names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Patterns {
     nets: Vec<IpNet>,

@@ -24,7 +24,7 @@ use hickory_resolver::{
     proto::op::ResponseCode,
 };
 
-use crate::{ConfigError, Guard, Refusal};
+use crate::{Guard, Refusal};
 
 use machine::Machine;
 
@@ -98,20 +98,16 @@ impl From<NetError> for LookupError {
 }
 
 impl Resolver {
-    pub(crate) fn new(guard: Arc<Guard>, nameservers: &[SocketAddr]) -> Result<Self, ConfigError> {
+    pub(crate) fn new(guard: Arc<Guard>, nameservers: &[SocketAddr]) -> Result<Self, NetError> {
         let source = if nameservers.is_empty() {
             Machine::read().map(|machine| Source::Machine(Arc::new(machine)))
         } else {
             servers(nameservers).map(|resolver| Source::Servers(Arc::new(resolver)))
         };
-        let source = source.map_err(|error| ConfigError::Nameservers(Box::new(error)))?;
-        Ok(Self { guard, source })
+        source.map(|source| Self { guard, source })
     }
 
     /// The addresses of a host, all of them accepted.
-    ///
-    /// # Errors
-    /// The name has none, or the guard refuses one of them.
     pub async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
         let mut addresses = match &self.source {
             Source::Machine(machine) => machine.look_up(host).await?,

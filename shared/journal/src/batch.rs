@@ -9,7 +9,6 @@ use tokio::{
     time::Instant,
 };
 
-/// Maximum number of entries in a message.
 pub(crate) const MAX_BATCH_ENTRIES: usize = 500;
 
 /// A message takes no further entry once its JSON reaches this size in bytes.

@@ -11,7 +11,6 @@ use crate::{Journal, decode};
 
 impl Journal {
     /// A journal, and the entries appended to it. Call it within a tokio runtime.
-    #[must_use]
     pub fn observed() -> (Self, mpsc::UnboundedReceiver<Entry>) {
         let (entries, observed) = mpsc::unbounded_channel();
         (Self::start(Arc::new(Observer(entries))), observed)

@@ -10,7 +10,6 @@ use crate::ids::{CallbackId, ChannelId, MessageId, SessionId};
 pub struct Callback {
     /// Made when the answer was accepted; also the forward's `webhook-id`.
     pub callback_id: CallbackId,
-    /// The session that is answered.
     pub session_id: SessionId,
     /// The message that is answered, if the request had a callback token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -31,7 +30,6 @@ pub struct ForwardBody<'a> {
 
 impl Callback {
     /// The body to post to the sessions server.
-    #[must_use]
     pub fn forward_body(&self) -> ForwardBody<'_> {
         ForwardBody {
             session_id: &self.session_id,

@@ -8,31 +8,25 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
+pub use crate::field_error::FieldError;
 use crate::{ids::ChannelId, settings};
 
 /// The key of `channel_metadata` that holds the URL for deliveries.
 pub const ENDPOINT_URL: &str = "endpoint_url";
 
-/// The longest name, in characters.
 pub const MAX_NAME_CHARS: usize = 256;
-/// The longest description, in characters.
 pub const MAX_DESCRIPTION_CHARS: usize = 4096;
-/// The longest endpoint URL, in bytes.
 pub const MAX_URL_BYTES: usize = 2048;
-/// The most tags on one channel.
 pub const MAX_TAGS: usize = 64;
-/// The longest tag, in characters.
 pub const MAX_TAG_CHARS: usize = 128;
 
 /// The five fields of the client's `ChannelStoreObject`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Channel {
-    /// Unique, and part of the API's paths.
     pub channel_id: ChannelId,
     /// For people to read.
     #[serde(default)]
     pub channel_name: String,
-    /// What the channel does.
     #[serde(default)]
     pub channel_description: String,
     /// Holds `endpoint_url` and any other keys of the owner.
@@ -49,7 +43,6 @@ pub struct Channel {
 /// missing field and a null are empty.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StoredChannel {
-    /// Unique, and part of the API's paths.
     pub channel_id: ChannelId,
     /// Text, unless another client wrote something else.
     pub channel_name: Value,
@@ -80,46 +73,19 @@ pub struct ChannelPatch {
     /// An id never changes: the only valid value is the channel's own id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_id: Option<ChannelId>,
-    /// A new name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_name: Option<String>,
-    /// A new description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_description: Option<String>,
     /// New metadata, which replaces the old. A pause is kept unless the new metadata names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_metadata: Option<Map<String, Value>>,
-    /// New tags, which replace the old.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_tags: Option<Vec<String>>,
 }
 
-/// An invalid field.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub struct FieldError {
-    /// The field's path in the document, dotted.
-    pub field: String,
-    /// What is wrong, for the client to read.
-    pub problem: String,
-}
-
-impl FieldError {
-    /// A problem with the field at this path.
-    pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            problem: problem.into(),
-        }
-    }
-}
-
 impl Channel {
     /// Checks every field of a channel that a client sent against its bounds.
-    ///
-    /// # Errors
-    ///
-    /// Every problem, not only the first.
     pub fn check(&self) -> Result<(), Vec<FieldError>> {
         check(
             Some(&self.channel_name),
@@ -132,10 +98,6 @@ impl Channel {
 
 impl ChannelPatch {
     /// Checks the fields that the patch sets, for the channel with this id.
-    ///
-    /// # Errors
-    ///
-    /// Every problem, not only the first.
     pub fn check(&self, id: &ChannelId) -> Result<(), Vec<FieldError>> {
         let mut errors = check(
             self.channel_name.as_ref(),
@@ -176,10 +138,6 @@ pub fn endpoint(metadata: &Map<String, Value>) -> Result<Url, FieldError> {
 }
 
 /// Reads an absolute http(s) URL with a host.
-///
-/// # Errors
-///
-/// Says which requirement the text breaks, for the client to read.
 pub fn http_url(text: &str) -> Result<Url, String> {
     if text.len() > MAX_URL_BYTES {
         return Err(format!("must be at most {MAX_URL_BYTES} bytes"));

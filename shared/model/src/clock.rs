@@ -7,13 +7,10 @@ use std::fmt;
 
 use time::OffsetDateTime;
 
-/// Tells the time of day.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// The time now, in UTC.
     fn now(&self) -> OffsetDateTime;
 }
 
-/// The machine's own clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::named::named;
+
 /// What happens to a delivery after it was handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Delivered: ack it.
     Done,
     /// The attempt failed. Retry after this time; it counts as an attempt.
     RetryAfter(Duration),
@@ -27,7 +28,6 @@ pub struct DeadReason {
 }
 
 impl DeadReason {
-    /// A reason of this kind.
     pub fn new(kind: DeadKind, detail: impl Into<String>) -> Self {
         Self {
             kind,
@@ -36,41 +36,21 @@ impl DeadReason {
     }
 }
 
-/// The kinds of reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeadKind {
-    /// Every attempt that the policy allows has failed.
-    AttemptsExhausted,
-    /// It grew older than the policy's maximum age.
-    TooOld,
-    /// The other side refused it permanently: it answered 400, 413, 415 or 422.
-    Refused,
-    /// Its channel does not exist.
-    UnknownChannel,
-    /// Its channel has no valid endpoint URL.
-    BadEndpoint,
-    /// The egress policy forbids its channel's endpoint.
-    EndpointRefused,
-    /// It cannot be decoded.
-    Undecodable,
-    /// The broker's delivery limit was reached: it was delivered too often without being settled.
-    DeliveryLimit,
-}
-
-impl DeadKind {
-    /// The name in storage and in the API.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AttemptsExhausted => "attempts_exhausted",
-            Self::TooOld => "too_old",
-            Self::Refused => "refused",
-            Self::UnknownChannel => "unknown_channel",
-            Self::BadEndpoint => "bad_endpoint",
-            Self::EndpointRefused => "endpoint_refused",
-            Self::Undecodable => "undecodable",
-            Self::DeliveryLimit => "delivery_limit",
-        }
+named! {
+    pub enum DeadKind {
+        /// Every attempt that the policy allows has failed.
+        AttemptsExhausted = "attempts_exhausted",
+        /// It grew older than the policy's maximum age.
+        TooOld = "too_old",
+        /// The other side refused it permanently: it answered 400, 413, 415 or 422.
+        Refused = "refused",
+        UnknownChannel = "unknown_channel",
+        /// Its channel has no valid endpoint URL.
+        BadEndpoint = "bad_endpoint",
+        /// The egress policy forbids its channel's endpoint.
+        EndpointRefused = "endpoint_refused",
+        Undecodable = "undecodable",
+        /// The broker's delivery limit was reached: it was delivered too often without being settled.
+        DeliveryLimit = "delivery_limit",
     }
 }

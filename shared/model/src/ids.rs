@@ -18,13 +18,11 @@ const LATEST: OffsetDateTime = datetime!(9999-12-31 23:59:59.999 UTC);
 /// The longest channel id, in characters (all of them ASCII).
 pub const MAX_CHANNEL_ID: usize = 128;
 
-/// The longest session id, in characters.
 pub const MAX_SESSION_ID_CHARS: usize = 512;
 
 /// Words that the API's paths use in the place of a channel id.
 const RESERVED_CHANNEL_IDS: [&str; 2] = ["message", "messages"];
 
-/// Why a text is not a valid id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// A channel id is empty, too long, or has a character outside `[A-Za-z0-9._~-]`.
@@ -34,7 +32,6 @@ pub enum IdError {
     /// `..`).
     #[error("'{0}' is reserved and cannot be a channel id")]
     ChannelReserved(String),
-    /// A session id is empty or too long.
     #[error("must be 1 to {MAX_SESSION_ID_CHARS} characters, none of them a control character")]
     SessionForm,
     /// The prefix is missing, or the rest is not a UUID.
@@ -56,7 +53,6 @@ macro_rules! made_id {
             pub const LENGTH: usize = Self::PREFIX.len() + uuid::fmt::Simple::LENGTH;
 
             /// A new id. Within one process, later ids sort after earlier ones.
-            #[must_use]
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
             }
@@ -119,7 +115,6 @@ impl MessageId {
     ///
     /// An id from another program may hold a time that RFC 3339 cannot show. The result is then the
     /// latest time that it can show.
-    #[must_use]
     pub fn made_at(&self) -> OffsetDateTime {
         let millis = i64::try_from(self.0.as_u128() >> 80).unwrap_or(i64::MAX);
         millis::time(millis).unwrap_or(LATEST)
@@ -149,7 +144,6 @@ made_id! {
 }
 
 made_id! {
-    /// A replay that an operator requested.
     ReplayId, "rpl_"
 }
 
@@ -186,8 +180,6 @@ impl From<String> for ChannelUid {
 pub struct ChannelId(String);
 
 impl ChannelId {
-    /// The id's text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -216,8 +208,6 @@ impl TryFrom<String> for ChannelId {
 pub struct SessionId(String);
 
 impl SessionId {
-    /// The id's text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

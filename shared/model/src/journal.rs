@@ -20,6 +20,7 @@ use crate::{
     decision::{DeadReason, Decision},
     ids::{CallbackId, ChannelId, EntryId, MessageId, ReplayId, SessionId},
     message::OutboundMessage,
+    named::named,
     outcome::Outcome,
 };
 
@@ -28,23 +29,17 @@ use crate::{
 pub struct Entry {
     /// Distinguishes a repeated entry from a second one.
     pub entry_id: EntryId,
-    /// The message.
     pub message_id: MessageId,
-    /// Its channel.
     pub channel_id: ChannelId,
-    /// Its session.
     pub session_id: SessionId,
     /// How many times the message had been replayed when this happened.
     #[serde(rename = "round")]
     pub replay_count: u32,
-    /// When it happened.
     #[serde(with = "in_millis")]
     pub at: OffsetDateTime,
-    /// What happened.
     pub event: Event,
 }
 
-/// What happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
@@ -53,90 +48,52 @@ pub enum Event {
     /// The message is snoozed, which does not count as an attempt. There is one entry for each
     /// reason, however often the message is snoozed.
     Waiting {
-        /// The attempts made so far.
         attempts: u32,
-        /// Why it is snoozed.
         reason: WaitReason,
     },
     /// An attempt is still running after a while. A quick attempt has only its `Attempted` entry.
     Delivering {
-        /// The attempt's number, from 1.
         attempt: u32,
     },
-    /// An attempt to deliver the message has ended.
     Attempted(Box<Attempt>),
-    /// The channel answered.
     Answered {
-        /// The answer.
         callback_id: CallbackId,
     },
-    /// An attempt to forward an answer has ended.
     ForwardAttempted {
-        /// The answer.
         callback_id: CallbackId,
-        /// The attempt.
         attempt: Box<Attempt>,
     },
     /// The message was found in the dead queue.
     Dead(DeadReason),
     /// An answer of the message was found in the dead queue.
     AnswerDead {
-        /// The answer.
         callback_id: CallbackId,
-        /// Why it is a dead letter.
         reason: DeadReason,
     },
     /// The message, or an answer to it, was put back into its queue.
     Replayed {
-        /// The replay that put it back.
         replay_id: ReplayId,
     },
 }
 
-/// Why a message is snoozed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WaitReason {
-    /// The channel is paused, by an operator or by its endpoint's 410.
-    ChannelPaused,
-    /// This process has no encryption key that decrypts the channel's signing secret.
-    SecretUnreadable,
-    /// The store is unavailable, so the channel's endpoint is unknown.
-    StoreUnavailable,
-    /// The channel's breaker is open because its endpoint keeps failing.
-    EndpointFailing,
-    /// The channel has reached its limit of concurrent deliveries.
-    ChannelAtCapacity,
-    /// The channel has reached its rate limit.
-    RateLimited,
+named! {
+    /// Why a message is snoozed.
+    pub enum WaitReason {
+        /// The channel is paused, by an operator or by its endpoint's 410.
+        ChannelPaused = "channel_paused",
+        /// This process has no encryption key that decrypts the channel's signing secret.
+        SecretUnreadable = "secret_unreadable",
+        /// The store is unavailable, so the channel's endpoint is unknown.
+        StoreUnavailable = "store_unavailable",
+        /// The channel's breaker is open because its endpoint keeps failing.
+        EndpointFailing = "endpoint_failing",
+        /// The channel has reached its limit of concurrent deliveries.
+        ChannelAtCapacity = "channel_at_capacity",
+        RateLimited = "rate_limited",
+    }
 }
 
 impl WaitReason {
-    /// Every reason.
-    pub const ALL: [Self; 6] = [
-        Self::ChannelPaused,
-        Self::SecretUnreadable,
-        Self::StoreUnavailable,
-        Self::EndpointFailing,
-        Self::ChannelAtCapacity,
-        Self::RateLimited,
-    ];
-
-    /// The name in storage and in the API.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ChannelPaused => "channel_paused",
-            Self::SecretUnreadable => "secret_unreadable",
-            Self::StoreUnavailable => "store_unavailable",
-            Self::EndpointFailing => "endpoint_failing",
-            Self::ChannelAtCapacity => "channel_at_capacity",
-            Self::RateLimited => "rate_limited",
-        }
-    }
-
-    /// The text for an operator.
-    #[must_use]
     pub const fn detail(self) -> &'static str {
         match self {
             Self::ChannelPaused => {
@@ -158,7 +115,6 @@ impl WaitReason {
     }
 
     /// Whether it lasts until somebody acts. Capacity and rate limits end by themselves.
-    #[must_use]
     pub const fn lasts(self) -> bool {
         matches!(
             self,
@@ -172,51 +128,38 @@ impl WaitReason {
 pub struct Content {
     /// The producer's JSON, unchanged.
     pub message: Box<RawValue>,
-    /// Where the channel posts its answer.
     pub response_url: String,
 }
 
-/// An attempt that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// The attempt's number, from 1.
     pub attempt: u32,
-    /// The status code of the response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Why there was no response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// The target of a redirect: scheme, host and path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
-    /// The beginning of the response body.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub excerpt: String,
-    /// How long the attempt took.
     pub duration_ms: u64,
-    /// What follows the attempt.
     pub next: After,
 }
 
-/// What follows an attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum After {
     /// Nothing: it was delivered.
     Arrived,
-    /// A retry, after this wait.
     Retry {
-        /// In milliseconds.
         wait_ms: u64,
     },
-    /// The dead queue.
     Dead(DeadReason),
 }
 
 impl Attempt {
     /// An attempt with this outcome, which led to this decision.
-    #[must_use]
     pub fn new(attempt: u32, outcome: &Outcome, duration_ms: u64, decision: &Decision) -> Self {
         let (status, error, location, excerpt) = match outcome {
             Outcome::Answered {
@@ -246,69 +189,32 @@ impl Attempt {
     }
 }
 
-/// The state of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Accepted, and not attempted yet.
-    Queued,
-    /// An attempt is running.
-    Delivering,
-    /// An attempt failed, and a retry will follow.
-    Retrying,
-    /// The channel accepted it with a 2xx.
-    Delivered,
-    /// The channel has answered.
-    Answered,
-    /// The sessions server accepted the answer. Final.
-    Forwarded,
-    /// The message, or an answer to it, is a dead letter.
-    Dead,
-    /// It was put back into its queue, and not attempted since.
-    Replayed,
+named! {
+    pub enum State {
+        /// Accepted, and not attempted yet.
+        Queued = "queued",
+        Delivering = "delivering",
+        /// An attempt failed, and a retry will follow.
+        Retrying = "retrying",
+        /// The channel accepted it with a 2xx.
+        Delivered = "delivered",
+        Answered = "answered",
+        /// The sessions server accepted the answer. Final.
+        Forwarded = "forwarded",
+        /// The message, or an answer to it, is a dead letter.
+        Dead = "dead",
+        /// It was put back into its queue, and not attempted since.
+        Replayed = "replayed",
+    }
 }
 
 impl State {
     /// Whether the message is still being delivered to its channel.
-    #[must_use]
     pub const fn is_under_way(self) -> bool {
         matches!(
             self,
             Self::Queued | Self::Delivering | Self::Retrying | Self::Replayed
         )
-    }
-
-    /// Every state.
-    pub const ALL: [Self; 8] = [
-        Self::Queued,
-        Self::Delivering,
-        Self::Retrying,
-        Self::Delivered,
-        Self::Answered,
-        Self::Forwarded,
-        Self::Dead,
-        Self::Replayed,
-    ];
-
-    /// The name in storage and in the API.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Delivering => "delivering",
-            Self::Retrying => "retrying",
-            Self::Delivered => "delivered",
-            Self::Answered => "answered",
-            Self::Forwarded => "forwarded",
-            Self::Dead => "dead",
-            Self::Replayed => "replayed",
-        }
-    }
-
-    /// The state with this name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
 
     /// The state that these entries of one message lead to; `None` without entries.
@@ -365,7 +271,6 @@ enum Phase {
 
 impl Entry {
     /// A new entry of this message, which had been replayed `replay_count` times.
-    #[must_use]
     pub fn of(
         message: &OutboundMessage,
         replay_count: u32,
@@ -384,7 +289,6 @@ impl Entry {
     }
 
     /// How far this entry advances its message.
-    #[must_use]
     pub fn position(&self) -> Position {
         // The order is: an attempt's beginning, its end, the next attempt's beginning.
         let begun = |attempt: u32| 2 * u64::from(attempt);

@@ -11,14 +11,15 @@ mod bounds;
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use time::{Duration, OffsetDateTime};
 
 use crate::{
-    channel::FieldError,
+    field_error::FieldError,
     ids::{ApiKeyId, ChannelId},
+    named::named,
 };
 
 pub use bounds::{KeyBounds, ScopeViolation};
@@ -29,9 +30,7 @@ pub(crate) const PREFIX: &str = "rt_";
 pub const MARK: &str = "rt_key_";
 /// The hint to a client that passes a whole key in place of its id.
 pub const ID_IN_KEY: &str = "its id is the part from 'key_' to before the next '_'";
-/// The length of a secret.
 pub const SECRET_BYTES: usize = 32;
-/// The longest name, in characters.
 pub const MAX_NAME_CHARS: usize = 128;
 /// The most channels that one key can be limited to.
 pub const MAX_CHANNELS: usize = 100;
@@ -42,30 +41,13 @@ pub const MAX_RATE: u32 = 1_000_000;
 /// beyond.
 pub const MAX_LIFETIME: Duration = Duration::days(36_525);
 
-/// What a key may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeyRole {
-    /// Sends messages, and reads their history.
-    Producer,
-    /// Does everything.
-    Operator,
-    /// Reads everything and changes nothing.
-    Viewer,
-}
-
-impl KeyRole {
-    /// Every role.
-    pub const ALL: [Self; 3] = [Self::Producer, Self::Operator, Self::Viewer];
-
-    /// The name in storage, in the API and in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Producer => "producer",
-            Self::Operator => "operator",
-            Self::Viewer => "viewer",
-        }
+named! {
+    pub enum KeyRole {
+        /// Sends messages, and reads their history.
+        Producer = "producer",
+        Operator = "operator",
+        /// Reads everything and changes nothing.
+        Viewer = "viewer",
     }
 }
 
@@ -75,7 +57,6 @@ impl fmt::Display for KeyRole {
     }
 }
 
-/// The text names no role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be producer, operator or viewer")]
 pub struct UnknownRole;
@@ -84,8 +65,7 @@ impl FromStr for KeyRole {
     type Err = UnknownRole;
 
     fn from_str(text: &str) -> Result<Self, UnknownRole> {
-        let named = Self::ALL.into_iter().find(|role| role.as_str() == text);
-        named.ok_or(UnknownRole)
+        Self::named(text).ok_or(UnknownRole)
     }
 }
 
@@ -94,21 +74,16 @@ impl FromStr for KeyRole {
 pub struct ApiKey {
     /// Its public id, which is independent of the secret.
     pub key_id: ApiKeyId,
-    /// A label for people.
     pub name: String,
-    /// What it may do.
     pub role: KeyRole,
     /// The channels that it may use; `None` means all.
     pub channels: Option<BTreeSet<ChannelId>>,
     /// The most requests a second to each ingress; `None` means the configured default.
     pub rate_per_second: Option<u32>,
-    /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// When it expires.
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
-    /// When it was revoked.
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
     /// The key that this one counts under: among the keys that made it, each by the one before, the
@@ -122,7 +97,6 @@ pub struct ApiKey {
 
 impl ApiKey {
     /// When it ended or will end: by revocation or by expiry, whichever comes first.
-    #[must_use]
     pub fn ends_at(&self) -> Option<OffsetDateTime> {
         [self.revoked_at, self.expires_at]
             .into_iter()
@@ -131,40 +105,27 @@ impl ApiKey {
     }
 
     /// The key that the keys made by this one count under.
-    #[must_use]
     pub fn counts_under(&self) -> Option<ApiKeyId> {
         let is_limited = self.channels.is_some();
         is_limited.then(|| self.made_under.unwrap_or(self.key_id))
     }
 
-    /// Whether the key is valid at this time.
-    #[must_use]
     pub fn is_active(&self, now: OffsetDateTime) -> bool {
         self.ends_at().is_none_or(|end| now < end)
     }
 }
 
-/// The request to make a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewKey {
-    /// See [`ApiKey::name`].
     pub name: String,
-    /// See [`ApiKey::role`].
     pub role: KeyRole,
-    /// See [`ApiKey::channels`].
     pub channels: Option<BTreeSet<ChannelId>>,
-    /// See [`ApiKey::rate_per_second`].
     pub rate_per_second: Option<u32>,
-    /// See [`ApiKey::expires_at`].
     pub expires_at: Option<OffsetDateTime>,
 }
 
 impl NewKey {
     /// Makes the key from this secret, which must come from a cryptographically secure generator.
-    ///
-    /// # Errors
-    ///
-    /// Every problem, not only the first.
     pub fn make(
         self,
         secret: [u8; SECRET_BYTES],
@@ -241,24 +202,17 @@ impl NewKey {
 #[derive(Clone, Copy)]
 pub struct KeyHash([u8; HASH_BYTES]);
 
-/// The length of a hash.
 pub const HASH_BYTES: usize = 32;
 
 impl KeyHash {
-    /// The hash of this text.
-    #[must_use]
     pub fn of(text: &str) -> Self {
         Self(Sha256::digest(text.as_bytes()).into())
     }
 
-    /// The stored hash with these bytes.
-    #[must_use]
     pub const fn kept(bytes: [u8; HASH_BYTES]) -> Self {
         Self(bytes)
     }
 
-    /// Its bytes, for storage.
-    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; HASH_BYTES] {
         &self.0
     }
@@ -284,8 +238,6 @@ impl fmt::Debug for KeyHash {
 pub struct IssuedKey(String);
 
 impl IssuedKey {
-    /// The key's text, including the secret.
-    #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -300,9 +252,7 @@ impl fmt::Debug for IssuedKey {
 /// A key as a client presents it: the id it claims, and the hash to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PresentedKey {
-    /// The id that it claims.
     pub key_id: ApiKeyId,
-    /// The hash of the presented text.
     pub hash: KeyHash,
 }
 

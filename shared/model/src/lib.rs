@@ -4,18 +4,19 @@
 //! Invariant: this crate does no I/O, reads no clock and draws no random numbers. Time and
 //! randomness are parameters, so that every rule is a pure function and can be tested.
 
-#![warn(missing_docs)]
-
 pub mod callback;
 pub mod channel;
 pub mod clock;
+pub mod config;
 pub mod decision;
+mod field_error;
 pub mod ids;
 pub mod journal;
 pub mod key;
 mod log_throttle;
 pub mod message;
 pub mod millis;
+mod named;
 pub mod outcome;
 mod rate_limiter;
 mod redacted;
@@ -28,6 +29,7 @@ pub mod token;
 pub use callback::Callback;
 pub use channel::{Channel, ChannelPatch, StoredChannel};
 pub use clock::{Clock, SystemClock};
+pub use config::{Check, WrongSetting, WrongSettings};
 pub use decision::{DeadReason, Decision};
 pub use ids::{
     ApiKeyId, CallbackId, ChannelId, ChannelUid, EntryId, MessageId, ReplayId, SessionId,

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The default interval between two lines.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Limits one log line.
@@ -23,14 +22,10 @@ struct State {
 }
 
 impl LogThrottle {
-    /// At most one line a second.
-    #[must_use]
     pub const fn new() -> Self {
         Self::every(EVERY)
     }
 
-    /// At most one line in this interval.
-    #[must_use]
     pub const fn every(every: Duration) -> Self {
         let state = State {
             last: None,

@@ -13,7 +13,6 @@ use crate::ids::{ChannelId, ChannelUid, MessageId, SessionId};
 pub struct OutboundMessage {
     /// Made when the message was accepted; also the delivery's `webhook-id`.
     pub message_id: MessageId,
-    /// The channel that receives it.
     pub channel_id: ChannelId,
     /// Distinguishes the channels that have used this id, one after the other. `None` in a message
     /// that an earlier version queued: it goes to any channel with this id.
@@ -23,7 +22,6 @@ pub struct OutboundMessage {
     pub session_id: SessionId,
     /// Any JSON value that is not empty.
     pub message: Box<RawValue>,
-    /// Where the channel posts its answer.
     pub response_url: String,
 }
 
@@ -37,14 +35,12 @@ pub struct DeliveryBody<'a> {
 
 impl OutboundMessage {
     /// Whether this message was accepted for this channel, and not for an earlier one with its id.
-    #[must_use]
     pub fn is_for(&self, channel: &ChannelUid) -> bool {
         self.channel_uid.as_ref().is_none_or(|uid| uid == channel)
     }
 
     /// The body to post to the channel's endpoint. The channel answers to `response_url`: the
     /// message's own, or the gateway's with a token.
-    #[must_use]
     pub fn delivery_body<'a>(&'a self, response_url: &'a str) -> DeliveryBody<'a> {
         DeliveryBody {
             session_id: &self.session_id,
@@ -55,7 +51,6 @@ impl OutboundMessage {
 }
 
 /// Whether a JSON value is empty: `null`, `""`, `{}` or `[]`.
-#[must_use]
 pub fn is_empty_json(value: &RawValue) -> bool {
     let text = value.get().trim();
     let inside = |open, close| {

@@ -8,13 +8,11 @@ use time::{OffsetDateTime, error::ComponentRange};
 const NANOS: i128 = 1_000_000;
 
 /// The millisecond that contains this time.
-#[must_use]
 pub fn of(at: OffsetDateTime) -> i64 {
     whole(at.unix_timestamp_nanos().div_euclid(NANOS))
 }
 
 /// The first millisecond that begins at or after this time.
-#[must_use]
 pub fn not_before(at: OffsetDateTime) -> i64 {
     whole(-(-at.unix_timestamp_nanos()).div_euclid(NANOS))
 }
@@ -30,7 +28,6 @@ pub fn time(millis: i64) -> Result<OffsetDateTime, ComponentRange> {
 
 /// Whether RFC 3339 can show the time: it has no years before 0. One such time would make a whole
 /// page impossible to return.
-#[must_use]
 pub fn can_be_shown(at: &OffsetDateTime) -> bool {
     at.year() >= 0
 }

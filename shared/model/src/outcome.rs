@@ -9,28 +9,22 @@ use std::time::Duration;
 /// The outcome of one POST to a channel or to the sessions server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The other side responded.
     Answered {
-        /// The HTTP status code.
         status: u16,
         /// `Retry-After`, as a duration from now.
         retry_after: Option<Duration>,
         /// The target of a redirect: scheme, host and path.
         location: Option<String>,
-        /// The beginning of the response body.
         excerpt: String,
     },
     /// There was no response, for this reason.
     Failed(Failure),
 }
 
-/// Why there was no response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The time limit expired.
     #[error("no answer within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
-    /// The connection could not be made.
     #[error("could not connect: {0}")]
     Connect(String),
     /// The connection broke before the response was complete.
@@ -40,15 +34,12 @@ pub enum Failure {
     /// rule.
     #[error("the endpoint {0}")]
     NotAllowed(String),
-    /// The handler panicked.
     #[error("the delivery's handler panicked")]
     Panicked,
 }
 
-/// The verdict on an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was delivered.
     Delivered,
     /// A retry may succeed. If the other side named a time, it must not be earlier.
     Failed {
@@ -60,8 +51,6 @@ pub enum Verdict {
 }
 
 impl Outcome {
-    /// The verdict on this outcome.
-    #[must_use]
     pub fn verdict(&self) -> Verdict {
         match *self {
             Self::Answered {
@@ -79,7 +68,6 @@ impl Outcome {
 
     /// The outcome in one line, for a log. Contains nothing that the other side wrote, which may
     /// include the message.
-    #[must_use]
     pub fn headline(&self) -> String {
         match self {
             Self::Answered { status, .. } => format!("answered {status}"),
@@ -88,7 +76,6 @@ impl Outcome {
     }
 
     /// The outcome in one line, with the beginning of the response, for a dead letter's reason.
-    #[must_use]
     pub fn summary(&self) -> String {
         let mut summary = self.headline();
         if let Self::Answered {

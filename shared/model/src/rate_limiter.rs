@@ -15,7 +15,6 @@ pub struct RateLimiter {
 
 impl RateLimiter {
     /// A full bucket.
-    #[must_use]
     pub fn new(per_second: f64, now: Instant) -> Self {
         Self {
             per_second,
@@ -32,7 +31,6 @@ impl RateLimiter {
     }
 
     /// Time until a token can be taken; `None` if one can be taken now.
-    #[must_use]
     pub fn blocked_for(&mut self, now: Instant) -> Option<Duration> {
         self.fill(now);
         let missing = 1.0 - self.tokens;

@@ -12,7 +12,6 @@ use crate::{ids::ApiKeyId, key, signing, token};
 const LEFT_OUT: char = '…';
 
 /// The text, without the API keys, signing secrets and callback tokens in it.
-#[must_use]
 pub fn redacted(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let (mut kept, mut copied, mut at) = (String::new(), 0, 0);

@@ -31,7 +31,6 @@ use crate::{
     outcome::{Failure, Outcome, Verdict},
 };
 
-/// The default intervals between attempts.
 pub const DEFAULT_SCHEDULE: [Duration; 8] = [
     Duration::from_secs(1),
     Duration::from_secs(5),
@@ -57,7 +56,6 @@ pub const DEFAULT_RETRY_AFTER_CAP: Duration = Duration::from_hours(1);
 pub struct RetryPolicy {
     /// The interval after each failed attempt, in order.
     pub schedule: Vec<Duration>,
-    /// What follows the end of the schedule.
     pub then: Then,
     /// The age from which a message gets no further attempt.
     pub max_age: Duration,
@@ -77,11 +75,9 @@ pub enum Then {
 /// The policy's answer to a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Retry after this time.
     After(Duration),
     /// Every attempt that the schedule allows was made.
     Exhausted,
-    /// The message has reached its maximum age.
     TooOld,
 }
 
@@ -99,7 +95,6 @@ impl Default for RetryPolicy {
 impl RetryPolicy {
     /// What follows a failed attempt. `attempts` counts the attempts made, including this one;
     /// `retry_after` is the wait that the other side asked for.
-    #[must_use]
     pub fn next(
         &self,
         attempts: u32,
@@ -124,13 +119,11 @@ impl RetryPolicy {
 
     /// Whether a message accepted at `accepted_at` has reached its maximum age. If the clock was
     /// set back, the age counts as zero.
-    #[must_use]
     pub fn is_too_old(&self, accepted_at: OffsetDateTime, now: OffsetDateTime) -> bool {
         Duration::try_from(now - accepted_at).is_ok_and(|age| age >= self.max_age)
     }
 
     /// The decision that follows from an outcome.
-    #[must_use]
     pub fn decide(
         &self,
         outcome: &Outcome,
@@ -173,7 +166,6 @@ impl RetryPolicy {
 
 /// The waits between attempts to reach an unavailable broker or store: from 100 ms to 2 s, with
 /// jitter, without end.
-#[must_use]
 pub fn reconnect() -> ExponentialBackoff {
     ExponentialBackoffBuilder::new()
         .with_initial_interval(Duration::from_millis(100))

@@ -28,16 +28,12 @@ const PURPOSE: &[u8] = b"roundtrip sealed secret v1\0";
 /// How many bytes of its digest name a key.
 const NAME_BYTES: usize = 6;
 
-/// Why the keys cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// There is no key.
     #[error("must contain a key")]
     None,
-    /// A key is malformed.
     #[error("must each be the base64 of {KEY_BYTES} bytes")]
     Form,
-    /// A key appears twice.
     #[error("must not contain a key twice")]
     Twice,
 }
@@ -48,10 +44,8 @@ pub enum Unopened {
     /// It does not have the form of an encrypted secret.
     #[error("it is not an encrypted secret")]
     Malformed,
-    /// Its key is not configured.
     #[error("the key that encrypted it is not configured")]
     UnknownKey,
-    /// It was changed, or encrypted for another owner.
     #[error("it was modified, or belongs to another channel")]
     Changed,
 }
@@ -67,10 +61,6 @@ struct SealingKey {
 
 impl SealingKeys {
     /// Parses keys, each in base64. The first encrypts.
-    ///
-    /// # Errors
-    ///
-    /// [`KeyError`]
     pub fn parse<'a>(keys: impl IntoIterator<Item = &'a str>) -> Result<Self, KeyError> {
         let mut all: Vec<SealingKey> = Vec::new();
         for text in keys {
@@ -112,10 +102,6 @@ impl SealingKeys {
     }
 
     /// Decrypts what was encrypted for this owner.
-    ///
-    /// # Errors
-    ///
-    /// [`Unopened`]
     pub fn open(&self, sealed: &str, owner: &str) -> Result<Vec<u8>, Unopened> {
         let (name, sealed) = sealed
             .strip_prefix(VERSION)

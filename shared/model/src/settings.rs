@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::channel::FieldError;
+use crate::field_error::FieldError;
 
-/// The key of `channel_metadata` that holds the settings.
 pub const DELIVERY: &str = "delivery";
 /// The key that pauses a channel.
 pub const PAUSED: &str = "paused";
@@ -20,7 +19,6 @@ const MAX_IN_FLIGHT: &str = "max_in_flight";
 const RATE_PER_SECOND: &str = "rate_per_second";
 const RETRY_SCHEDULE: &str = "retry_schedule";
 
-/// The shortest time limit on a delivery.
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// The longest time limit. A broker that waits much longer for an ack redelivers the message.
 pub const MAX_TIMEOUT: Duration = Duration::from_mins(5);
@@ -31,9 +29,7 @@ pub const MAX_IN_FLIGHT_BOUND: u16 = 10_000;
 pub const MIN_RATE: f64 = 0.01;
 /// The fastest rate, which is more than one process can reach.
 pub const MAX_RATE: f64 = 100_000.0;
-/// The most intervals of a retry schedule.
 pub const MAX_INTERVALS: usize = 64;
-/// The shortest interval of a retry schedule.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// The longest interval of a retry schedule: the limit of RabbitMQ's last delay queue.
 pub const MAX_INTERVAL: Duration = Duration::from_hours(6);
@@ -41,9 +37,7 @@ pub const MAX_INTERVAL: Duration = Duration::from_hours(6);
 /// A channel's settings. Those that are not set are the dispatcher's defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DeliverySettings {
-    /// The time limit on one delivery.
     pub timeout: Option<Duration>,
-    /// The most concurrent deliveries of one dispatcher process.
     pub max_in_flight: Option<u16>,
     /// The most deliveries that one dispatcher process starts in a second.
     pub rate_per_second: Option<f64>,
@@ -55,7 +49,6 @@ pub struct DeliverySettings {
 
 impl DeliverySettings {
     /// Reads the settings from this metadata. An invalid setting counts as not set.
-    #[must_use]
     pub fn of(metadata: &Map<String, Value>) -> Self {
         let Some(Value::Object(delivery)) = metadata.get(DELIVERY) else {
             return Self::default();

@@ -14,7 +14,6 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use time::OffsetDateTime;
 
-/// The prefix of a secret's text.
 pub(crate) const PREFIX: &str = "whsec_";
 /// The shortest secret that the specification allows, in bytes.
 pub const MIN_SECRET_BYTES: usize = 24;
@@ -33,14 +32,12 @@ const SIGNATURE_CHARACTERS: usize = 48;
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningSecret(Vec<u8>);
 
-/// The text is not a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be '{PREFIX}' and the base64 of {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes")]
 pub struct NoSecret;
 
 impl SigningSecret {
     /// The secret made of these random bytes.
-    #[must_use]
     pub fn new(random: [u8; NEW_SECRET_BYTES]) -> Self {
         Self(random.into())
     }
@@ -58,14 +55,11 @@ impl SigningSecret {
         }
     }
 
-    /// Its bytes, to be encrypted.
-    #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
     /// Its text, for the only API response that shows it.
-    #[must_use]
     pub fn reveal(&self) -> String {
         format!("{PREFIX}{}", BASE64_STANDARD.encode(&self.0))
     }
@@ -97,7 +91,6 @@ pub struct Signer {
 
 impl Signer {
     /// Signs with this secret, and with each older one until its time, if it has one.
-    #[must_use]
     pub fn new(
         newest: &SigningSecret,
         older: impl IntoIterator<Item = (SigningSecret, Option<OffsetDateTime>)>,
@@ -112,7 +105,6 @@ impl Signer {
     }
 
     /// The `webhook-signature` header for this body and this id, sent at `now`.
-    #[must_use]
     pub fn sign(&self, id: &str, now: OffsetDateTime, body: &[u8]) -> String {
         let timestamp = now.unix_timestamp().to_string();
         let older = self

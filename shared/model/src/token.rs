@@ -22,7 +22,6 @@ use crate::ids::{CallbackId, ChannelId, ChannelUid, MessageId, SessionId};
 /// The query parameter that carries it.
 pub const QUERY: &str = "token";
 
-/// The shortest secret, in bytes.
 pub const MIN_SECRET_BYTES: usize = 32;
 
 /// The prefix of every token.
@@ -48,12 +47,10 @@ const FIXED_BYTES: usize = 16 + 4 + 8 + TAG_BYTES;
 /// Ends the channel's id, which cannot contain it.
 const ID_END: u8 = 0;
 
-/// The contents of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     /// The message that is answered.
     pub message_id: MessageId,
-    /// The message's channel.
     pub channel_id: ChannelId,
     /// How many times the message had been replayed when it was delivered.
     pub replay_count: u32,
@@ -62,7 +59,6 @@ pub struct Claims {
 /// The delivery that a token was issued for. All attempts of one replay count share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Delivered {
-    /// The message.
     pub message_id: MessageId,
     /// How many times the message had been replayed.
     pub replay_count: u32,
@@ -76,8 +72,6 @@ pub struct IssuedTo {
 }
 
 impl Claims {
-    /// The delivery that the token was issued for.
-    #[must_use]
     pub const fn delivered(&self) -> Delivered {
         Delivered {
             message_id: self.message_id,
@@ -86,16 +80,12 @@ impl Claims {
     }
 }
 
-/// Why the secrets cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// There is no secret.
     #[error("must contain a secret")]
     None,
-    /// A secret is too short.
     #[error("must be {MIN_SECRET_BYTES} bytes or longer")]
     Short,
-    /// A secret appears twice.
     #[error("must not contain a secret twice")]
     Twice,
 }
@@ -105,13 +95,10 @@ pub enum SecretError {
 pub enum Refusal {
     /// It does not have the form of a token.
     Malformed,
-    /// Its secret is unknown, or no longer known.
     UnknownKey,
     /// Its MAC does not match the secret that it names.
     Forged,
-    /// It has expired.
     Expired,
-    /// It came with an answer in another session.
     OtherSession,
     /// Its channel was deleted, even if another one has its id now.
     UnknownChannel,
@@ -138,10 +125,6 @@ pub struct Proven<'a> {
 
 impl TokenKeys {
     /// Keys from these secrets. The first makes tokens; all verify them.
-    ///
-    /// # Errors
-    ///
-    /// [`SecretError`]
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, SecretError> {
         let mut keys: Vec<TokenKey> = Vec::new();
         for secret in secrets {
@@ -159,7 +142,6 @@ impl TokenKeys {
 
     /// The token for an answer in this session, valid until `ends_at`. Without `uid` it serves
     /// every channel with the id.
-    #[must_use]
     pub fn sign(
         &self,
         claims: &Claims,
@@ -187,10 +169,6 @@ impl TokenKeys {
     }
 
     /// Checks a token before the answer that it came with is known.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal`]
     pub fn check(&self, token: &str, now: OffsetDateTime) -> Result<Proven<'_>, Refusal> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Refusal::Malformed);
@@ -298,20 +276,16 @@ fn read(what: &[u8]) -> Option<Read> {
 }
 
 impl Proven<'_> {
-    /// When the token expires.
-    #[must_use]
     pub const fn ends_at(&self) -> OffsetDateTime {
         self.ends_at
     }
 
     /// The channel that it was issued to. This needs no session.
-    #[must_use]
     pub const fn channel_id(&self) -> &ChannelId {
         &self.claims.channel_id
     }
 
     /// Whether it was issued to this channel, and not to an earlier one with its id.
-    #[must_use]
     pub fn is_for(&self, channel: &ChannelUid) -> bool {
         self.channel.is_none_or(|issued| {
             let expected = self.key.of(CHANNEL, [channel.as_str().as_bytes()]);
@@ -320,7 +294,6 @@ impl Proven<'_> {
     }
 
     /// Names the channel that it was issued to, and no other channel with its id.
-    #[must_use]
     pub fn issued_to(&self) -> IssuedTo {
         IssuedTo {
             channel_id: self.claims.channel_id.clone(),
@@ -329,10 +302,6 @@ impl Proven<'_> {
     }
 
     /// The contents of the token, for an answer in this session.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::OtherSession`]
     pub fn claims(&self, session: &SessionId) -> Result<&Claims, Refusal> {
         // Compares in constant time.
         self.key
@@ -344,7 +313,6 @@ impl Proven<'_> {
 
     /// The id of an answer with this content. The same token and the same bytes give the same id,
     /// so that a repeated answer is forwarded under the same `webhook-id`.
-    #[must_use]
     pub fn callback_id(&self, response_data: &str) -> CallbackId {
         let Claims {
             message_id,

@@ -20,6 +20,8 @@ pub mod filter;
 mod keys;
 mod ledger;
 mod mongo;
+mod open;
+mod open_error;
 mod page;
 mod secrets;
 mod target;
@@ -32,7 +34,7 @@ use roundtrip_model::{
 };
 
 pub use cache::{CachedChannels, KnownChannel};
-pub use config::{Config, OpenError, open};
+pub use config::Config;
 pub use filter::{Filter, FilterError};
 pub use keys::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE};
 pub use ledger::{
@@ -40,6 +42,8 @@ pub use ledger::{
     MAX_ENTRIES, MAX_PAGE, MAX_RUNNING_REPLAYS, MessageFilter, MessageRecord, Progress, Replay,
     ReplayFilter, ReplaySource, ReplayStatus, Replays, Reservation, StateFilter,
 };
+pub use open::open;
+pub use open_error::OpenError;
 pub use page::{
     ChannelPage, Cursor, DEFAULT_LIMIT, Direction, MAX_LIMIT, MAX_PAGE_BYTES, PageRequest, Sort,
     SortField,

@@ -22,14 +22,14 @@ use bson::{Bson, Document, doc};
 use mongodb::{
     Collection, Database,
     error::{Error, ErrorKind, WriteFailure},
-    options::ReturnDocument,
+    options::{ConnectionString, ReturnDocument},
 };
-use roundtrip_model::{Channel, ChannelId, ChannelPatch, ChannelUid, settings::keep_pause};
+use roundtrip_model::{Channel, ChannelId, ChannelPatch, ChannelUid, Check, settings::keep_pause};
 use serde_json::{Map, Value};
 
 use crate::{
-    ChannelPage, Channels, Config, DeliveryTarget, Filter, OpenError, PageRequest, StoreError,
-    Version, Versioned, canonical,
+    ChannelPage, Channels, Config, DeliveryTarget, Filter, PageRequest, StoreError, Version,
+    Versioned, canonical,
     document::{self, FIELDS, METADATA},
 };
 use connection::{Connection, ConnectionState};
@@ -52,15 +52,16 @@ pub(crate) struct MongoStore {
 }
 
 impl MongoStore {
+    /// Checks the settings, and parses the URL.
+    pub(crate) fn check(config: &Config, check: &mut Check) -> Option<ConnectionString> {
+        Connection::check(config, check)
+    }
+
     /// Prepares the connection without waiting: the server may be unavailable.
-    ///
-    /// # Errors
-    ///
-    /// The URL, or a setting beside it, is malformed.
-    pub(crate) fn open(config: &Config) -> Result<Self, OpenError> {
-        Ok(Self {
-            connection: Connection::open(config)?,
-        })
+    pub(crate) fn open(config: &Config, url: ConnectionString) -> Self {
+        Self {
+            connection: Connection::open(config, url),
+        }
     }
 
     /// Runs a function on the collection of channels, as [`Connection::run`] does.

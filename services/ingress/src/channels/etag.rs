@@ -1,8 +1,12 @@
 //! `If-Match` (RFC 9110, 13.1.1): an update applies only to the version that its sender saw.
 
-use axum::http::{HeaderMap, header};
+use axum::{
+    Json as JsonBody,
+    http::{HeaderMap, header},
+    response::{IntoResponse, Response},
+};
 use roundtrip_model::ChannelId;
-use roundtrip_store::{Channels, StoreError, Version};
+use roundtrip_store::{Channels, StoreError, Version, Versioned};
 
 use crate::problem::{Kind, Problem};
 
@@ -40,6 +44,15 @@ pub(crate) async fn expected(
 
 pub(crate) fn of(version: &Version) -> String {
     format!("\"{version}\"")
+}
+
+/// A response with the channel and its version.
+pub(crate) fn versioned(stored: Versioned) -> Response {
+    (
+        [(header::ETAG, of(&stored.version))],
+        JsonBody(stored.channel),
+    )
+        .into_response()
 }
 
 /// The version of a strong tag. A weak one (`W/"…"`) matches none, as the RFC requires for

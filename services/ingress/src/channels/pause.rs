@@ -2,14 +2,15 @@
 //! delivers none.
 
 use axum::{extract::State, response::Response};
+use roundtrip_model::ChannelId;
 
-use super::{answer, channel_id};
-use crate::{Ingress, parameters::PathId, problem::Problem};
+use super::etag::versioned;
+use crate::{ingress::Ingress, parameters::ChannelPath, problem::Problem};
 
 /// `POST /channel/{channel_id}/pause`
 pub(crate) async fn pause(
     State(ingress): State<Ingress>,
-    PathId(id): PathId,
+    ChannelPath(id): ChannelPath,
 ) -> Result<Response, Problem> {
     set(&ingress, &id, true).await
 }
@@ -17,15 +18,14 @@ pub(crate) async fn pause(
 /// `POST /channel/{channel_id}/resume`
 pub(crate) async fn resume(
     State(ingress): State<Ingress>,
-    PathId(id): PathId,
+    ChannelPath(id): ChannelPath,
 ) -> Result<Response, Problem> {
     set(&ingress, &id, false).await
 }
 
-async fn set(ingress: &Ingress, id: &str, paused: bool) -> Result<Response, Problem> {
-    let id = channel_id(id)?;
-    let stored = ingress.store.set_paused(&id, None, paused).await?;
-    ingress.known.forget(&id).await;
+async fn set(ingress: &Ingress, id: &ChannelId, paused: bool) -> Result<Response, Problem> {
+    let stored = ingress.store.set_paused(id, None, paused).await?;
+    ingress.channel_cache.forget(id).await;
     tracing::info!(channel_id = %id, paused, "channel.paused");
-    Ok(answer(stored))
+    Ok(versioned(stored))
 }

@@ -9,7 +9,9 @@ use roundtrip_store::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Ingress, access::Principal, body::Json, parameters::Parameters, problem::Problem};
+use crate::{
+    auth::Principal, ingress::Ingress, json::body::Json, parameters::Parameters, problem::Problem,
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

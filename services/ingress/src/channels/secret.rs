@@ -10,14 +10,13 @@ use axum::{Json as JsonBody, extract::State};
 use roundtrip_model::{ChannelId, SigningSecret, millis, signing::MAX_SECRETS};
 use roundtrip_store::{SealedSecret, StoreError};
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::channel_id;
 use crate::{
-    Ingress,
-    body::Json,
     config::MAX_SECRET_OVERLAP,
-    parameters::PathId,
+    ingress::Ingress,
+    json::body::Json,
+    parameters::ChannelPath,
     problem::{Kind, Problem},
 };
 
@@ -28,7 +27,7 @@ const MAX_RACES: u32 = 16;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rotate {
-    #[serde(default, deserialize_with = "crate::times::duration")]
+    #[serde(default, deserialize_with = "crate::json::times::duration")]
     overlap: Option<Duration>,
 }
 
@@ -45,10 +44,9 @@ pub(crate) struct Rotated {
 /// `POST /channel/{channel_id}/secret/rotate`
 pub(crate) async fn rotate(
     State(ingress): State<Ingress>,
-    PathId(id): PathId,
+    ChannelPath(id): ChannelPath,
     body: Option<Json<Rotate>>,
 ) -> Result<JsonBody<Rotated>, Problem> {
-    let id = channel_id(&id)?;
     let Rotate { overlap } = body.map(|Json(body)| body).unwrap_or_default();
     let overlap = overlap.unwrap_or(ingress.limits.secret_overlap);
     if overlap > MAX_SECRET_OVERLAP {
@@ -62,7 +60,7 @@ pub(crate) async fn rotate(
     // missing channel.
     ingress.store.get(&id).await?;
     let (secret, old_secrets_sign_until) = ingress.new_secret(&id, overlap).await?;
-    ingress.known.forget(&id).await;
+    ingress.channel_cache.forget(&id).await;
     tracing::info!(channel_id = %id, ?overlap, "channel.secret_rotated");
     Ok(JsonBody(Rotated {
         channel_id: id,
@@ -89,8 +87,8 @@ impl Ingress {
             })?;
         for _ in 0..MAX_RACES {
             let seen = self.store.secrets(id).await?;
-            let new = rotated(sealed.clone(), &seen, self.clock.now(), overlap)
-                .map_err(Problem::too_many_secrets)?;
+            let new =
+                rotated(sealed.clone(), &seen, self.clock.now(), overlap).map_err(too_many)?;
             match self.store.replace_secrets(id, &seen, &new).await {
                 Ok(()) => {
                     let until = new.iter().filter_map(SealedSecret::until).max();
@@ -133,6 +131,18 @@ fn rotated(
         Some(first_ends) if new.len() > MAX_SECRETS => Err(first_ends),
         _ => Ok(new),
     }
+}
+
+/// One more secret would end an older one early. The first of them ends at this time.
+fn too_many(first_ends: OffsetDateTime) -> Problem {
+    let first_ends = first_ends.format(&Rfc3339).unwrap_or_default();
+    Problem::new(
+        Kind::TooManySecrets,
+        format!(
+            "{MAX_SECRETS} secrets sign this channel's deliveries, and the first of them ends at {first_ends}: rotate \
+             again then, or now with \"overlap\": \"0s\", which ends them all"
+        ),
+    )
 }
 
 #[cfg(test)]

@@ -199,7 +199,10 @@ fn its_bounds_are_the_codes() {
     );
     is("/ChannelTags/maxItems", json!(MAX_TAGS));
     is("/ChannelTags/items/maxLength", json!(MAX_TAG_CHARS));
-    is("/Batch/maxItems", json!(crate::batch::MAX_MESSAGES));
+    is(
+        "/Batch/maxItems",
+        json!(crate::messages::batch::MAX_MESSAGES),
+    );
     let id = format!("^[A-Za-z0-9._~-]{{1,{MAX_CHANNEL_ID}}}$");
     is("/ChannelId/pattern", json!(id));
     is("/State/enum", json!(State::ALL));

@@ -7,11 +7,22 @@ use roundtrip_model::{
     CallbackId, ChannelId, DeadReason, Entry, EntryId, Event, MessageId, ReplayId, SessionId,
     journal::{After, Attempt, Content, WaitReason},
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 
 #[derive(Debug, Serialize)]
-pub(super) struct TimelineEntry {
+#[serde(transparent)]
+pub(super) struct TimelineEntry(#[serde(with = "ShownEntry")] Entry);
+
+impl From<Entry> for TimelineEntry {
+    fn from(entry: Entry) -> Self {
+        Self(entry)
+    }
+}
+
+#[derive(Serialize)]
+#[serde(remote = "Entry")]
+struct ShownEntry {
     entry_id: EntryId,
     message_id: MessageId,
     channel_id: ChannelId,
@@ -19,14 +30,14 @@ pub(super) struct TimelineEntry {
     replay_count: u32,
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
-    #[serde(flatten)]
-    event: TimelineEvent,
+    #[serde(flatten, with = "ShownEvent")]
+    event: Event,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum TimelineEvent {
-    Accepted(Content),
+#[derive(Serialize)]
+#[serde(remote = "Event", tag = "type", rename_all = "snake_case")]
+enum ShownEvent {
+    Accepted(Box<Content>),
     Waiting {
         attempts: u32,
         reason: WaitReason,
@@ -34,18 +45,16 @@ enum TimelineEvent {
     Delivering {
         attempt: u32,
     },
-    Attempted(EndedAttempt),
+    Attempted(#[serde(with = "ShownAttempt")] Box<Attempt>),
     Answered {
         callback_id: CallbackId,
     },
     ForwardAttempted {
         callback_id: CallbackId,
-        #[serde(flatten)]
-        attempt: EndedAttempt,
+        #[serde(flatten, with = "ShownAttempt")]
+        attempt: Box<Attempt>,
     },
-    Dead {
-        reason: DeadReason,
-    },
+    Dead(#[serde(serialize_with = "as_field")] DeadReason),
     AnswerDead {
         callback_id: CallbackId,
         reason: DeadReason,
@@ -55,8 +64,9 @@ enum TimelineEvent {
     },
 }
 
-#[derive(Debug, Serialize)]
-struct EndedAttempt {
+#[derive(Serialize)]
+#[serde(remote = "Attempt")]
+struct ShownAttempt {
     attempt: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
@@ -67,94 +77,29 @@ struct EndedAttempt {
     #[serde(skip_serializing_if = "String::is_empty")]
     excerpt: String,
     duration_ms: u64,
-    next: Next,
+    #[serde(with = "Next")]
+    next: After,
 }
 
-/// What follows an attempt.
-#[derive(Debug, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[derive(Serialize)]
+#[serde(remote = "After", tag = "type", rename_all = "snake_case")]
 enum Next {
-    Done,
-    Retry { wait_ms: u64 },
-    DeadLetter { reason: DeadReason },
+    #[serde(rename = "done")]
+    Arrived,
+    Retry {
+        wait_ms: u64,
+    },
+    #[serde(rename = "dead_letter")]
+    Dead(#[serde(serialize_with = "as_field")] DeadReason),
 }
 
-impl From<Entry> for TimelineEntry {
-    fn from(entry: Entry) -> Self {
-        let Entry {
-            entry_id,
-            message_id,
-            channel_id,
-            session_id,
-            replay_count,
-            at,
-            event,
-        } = entry;
-        Self {
-            entry_id,
-            message_id,
-            channel_id,
-            session_id,
-            replay_count,
-            at,
-            event: event.into(),
-        }
+/// The reason as a field beside the `type`, instead of its own fields.
+fn as_field<S: Serializer>(reason: &DeadReason, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Field<'a> {
+        reason: &'a DeadReason,
     }
-}
-
-impl From<Event> for TimelineEvent {
-    fn from(event: Event) -> Self {
-        match event {
-            Event::Accepted(content) => Self::Accepted(*content),
-            Event::Waiting { attempts, reason } => Self::Waiting { attempts, reason },
-            Event::Delivering { attempt } => Self::Delivering { attempt },
-            Event::Attempted(attempt) => Self::Attempted((*attempt).into()),
-            Event::Answered { callback_id } => Self::Answered { callback_id },
-            Event::ForwardAttempted {
-                callback_id,
-                attempt,
-            } => Self::ForwardAttempted {
-                callback_id,
-                attempt: (*attempt).into(),
-            },
-            Event::Dead(reason) => Self::Dead { reason },
-            Event::AnswerDead {
-                callback_id,
-                reason,
-            } => Self::AnswerDead {
-                callback_id,
-                reason,
-            },
-            Event::Replayed { replay_id } => Self::Replayed { replay_id },
-        }
-    }
-}
-
-impl From<Attempt> for EndedAttempt {
-    fn from(attempt: Attempt) -> Self {
-        let Attempt {
-            attempt,
-            status,
-            error,
-            location,
-            excerpt,
-            duration_ms,
-            next,
-        } = attempt;
-        Self {
-            attempt,
-            status,
-            error,
-            location,
-            excerpt,
-            duration_ms,
-            next: match next {
-                After::Arrived => Next::Done,
-                After::Retry { wait_ms } => Next::Retry { wait_ms },
-                After::Dead(reason) => Next::DeadLetter { reason },
-            },
-        }
-    }
+    Field { reason }.serialize(serializer)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Checks a body's JSON: its depth, its number of values, and that every receiver can read it.
+//! Checks a body's JSON: its depth, its number of values, and that every receiver can read it. Of
+//! JSON that is kept, names are unique and integers stay exact.
 //!
 //! `message` and `response_data` are relayed verbatim to unknown parsers. Strict parsers refuse
 //! deep nesting, half a surrogate pair (`"\ud800"`) and numbers beyond a double (`1e400`); some
@@ -21,13 +22,12 @@ pub(crate) const MAX_VALUES: usize = 10_000;
 /// and uses the result, which bypasses this check.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
-/// Rules for the JSON of a body.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
     /// The body's own level counts.
     max_depth: usize,
     /// Whether it is parsed and kept, rather than relayed as text.
-    pub(super) is_kept: bool,
+    is_kept: bool,
 }
 
 impl Rules {
@@ -48,16 +48,53 @@ impl Rules {
         }
     }
 
-    /// Reads any JSON and fails if it breaks a rule.
-    pub(super) fn check<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        let left = Cell::new(if self.is_kept { MAX_VALUES } else { usize::MAX });
+    /// Reads this JSON and fails if it breaks a rule.
+    pub(super) fn check<'de, D: Deserializer<'de>>(
+        self,
+        json: &str,
+        deserializer: D,
+    ) -> Result<(), D::Error> {
+        let (most, rounded) = if self.is_kept {
+            (MAX_VALUES, first_rounded(json))
+        } else {
+            (usize::MAX, None)
+        };
         let value = Checked {
             rules: self,
             depth: 0,
-            left: &left,
+            left: &Cell::new(most),
+            exact: &Cell::new(rounded.unwrap_or(usize::MAX)),
         };
         value.deserialize(deserializer)
     }
+}
+
+/// The place, among the numbers of this JSON, of the first integer beyond 64 bits with a sign. The
+/// parser silently turns it into a double, so only the text shows it.
+fn first_rounded(json: &str) -> Option<usize> {
+    let (mut rest, mut numbers) = (json, 0);
+    while let Some(start) = rest.find(|c: char| matches!(c, '"' | '-' | '0'..='9')) {
+        rest = &rest[start..];
+        if rest.starts_with('"') {
+            // As if escaped, the opening quotation mark does not end the string.
+            let mut is_escaped = true;
+            let end = rest.find(|c| {
+                let is_end = c == '"' && !is_escaped;
+                is_escaped = c == '\\' && !is_escaped;
+                is_end
+            });
+            rest = &rest[end? + 1..];
+            continue;
+        }
+        let is_part = |c: char| matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E');
+        let (number, after) = rest.split_at(rest.find(|c| !is_part(c)).unwrap_or(rest.len()));
+        if !number.contains(['.', 'e', 'E']) && number.parse::<i64>().is_err() {
+            return Some(numbers);
+        }
+        numbers += 1;
+        rest = after;
+    }
+    None
 }
 
 /// A value at some depth of a body.
@@ -67,6 +104,8 @@ struct Checked<'a> {
     depth: usize,
     /// How many values may still follow.
     left: &'a Cell<usize>,
+    /// How many numbers may still follow: the one after them would be rounded.
+    exact: &'a Cell<usize>,
 }
 
 impl Checked<'_> {
@@ -80,6 +119,17 @@ impl Checked<'_> {
             )));
         }
         Ok(self)
+    }
+
+    fn number<E: Error>(self) -> Result<(), E> {
+        let left = self.exact.get().checked_sub(1).ok_or_else(|| {
+            E::custom(
+                "is an integer beyond 64 bits with a sign, which would be rounded; write it as a \
+                 text",
+            )
+        })?;
+        self.exact.set(left);
+        Ok(())
     }
 }
 
@@ -137,16 +187,16 @@ impl<'de> Visitor<'de> for Checked<'_> {
         Ok(())
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
+    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
+        self.number()
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
+    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
+        self.number()
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
+    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
+        self.number()
     }
 
     fn visit_str<E>(self, _: &str) -> Result<(), E> {
@@ -185,3 +235,69 @@ impl Visitor<'_> for Text {
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Method;
+    use rstest::rstest;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{json::parse, testing::Bench};
+
+    fn refused_field(json: &str) -> Option<Value> {
+        let problem = parse::<Value>(json.as_bytes(), Rules::kept(4)).err()?;
+        let problem = serde_json::to_value(&problem).unwrap();
+        Some(problem["errors"][0]["field"].clone())
+    }
+
+    #[rstest]
+    #[case::greatest(r#"{"a":[9223372036854775807,-9223372036854775808]}"#)]
+    #[case::doubles(r#"{"a":[1e300,12345678901234567890.5,1.2345678901234567890e19]}"#)]
+    #[case::text(r#"{"a":"12345678901234567890 \" 12345678901234567890","b\\":1}"#)]
+    #[case::name(r#"{"12345678901234567890":1}"#)]
+    fn an_integer_that_stays_exact_is_accepted(#[case] json: &str) {
+        assert_eq!(refused_field(json), None);
+    }
+
+    #[rstest]
+    #[case::unsigned(r#"{"a":{"b":[1,12345678901234567890]}}"#, "a.b[1]")]
+    #[case::negative(r#"{"a":-9223372036854775809}"#, "a")]
+    #[case::beyond_all(r#"{"x":1e300,"a":123456789012345678901234567890}"#, "a")]
+    #[case::behind_a_text(r#"{"t":"\\\"","a":9223372036854775808}"#, "a")]
+    #[case::behind_an_equal_double(
+        r#"{"x":1.2345678901234567890e19,"a":12345678901234567890}"#,
+        "a"
+    )]
+    fn an_integer_that_would_be_rounded_is_refused_by_its_path(
+        #[case] json: &str,
+        #[case] path: &str,
+    ) {
+        assert_eq!(refused_field(json).unwrap(), path);
+    }
+
+    #[tokio::test]
+    async fn an_integer_that_would_be_rounded_is_refused_by_every_call() {
+        let bench = Bench::new().await;
+        for integer in ["12345678901234567890", "-123456789012345678901234567890"] {
+            let metadata = format!(r#"{{"endpoint_url":"http://h/","account":{integer}}}"#);
+            let new = format!(r#"{{"channel_id":"d","channel_metadata":{metadata}}}"#);
+            let patch = format!(r#"{{"channel_metadata":{metadata}}}"#);
+            let filter = format!(r#"{{"channel_metadata.account":{{"$gt":{integer}}}}}"#);
+            for (method, path, body, field) in [
+                (Method::POST, "/channel", new, "channel_metadata.account"),
+                (Method::PUT, "/channel/c", patch, "channel_metadata.account"),
+                (
+                    Method::POST,
+                    "/channels",
+                    filter,
+                    "channel_metadata.account.$gt",
+                ),
+            ] {
+                let answer = bench.request(method, path, &[], body).await;
+                assert_eq!(answer.status, 422, "{path}: {}", answer.text);
+                assert_eq!(answer.json()["errors"][0]["field"], field);
+            }
+        }
+    }
+}

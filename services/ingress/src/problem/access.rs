@@ -10,7 +10,6 @@ use roundtrip_model::{KeyRole, key::ScopeViolation};
 use super::{Kind, Problem, Quota};
 
 impl Problem {
-    /// The key's role does not allow the call.
     pub(crate) fn other_role(needed: &[KeyRole], role: KeyRole) -> Self {
         let needed: Vec<&str> = std::iter::once(&KeyRole::Operator)
             .chain(needed)
@@ -22,7 +21,6 @@ impl Problem {
         Self::new(Kind::RoleNotAllowed, detail)
     }
 
-    /// The key is limited to other channels.
     pub(crate) fn other_channel(id: &str) -> Self {
         let detail = format!("this key may not use the channel '{id}'");
         Self::new(Kind::ChannelNotAllowed, detail)
@@ -38,13 +36,9 @@ impl Problem {
             ),
             ScopeViolation::End => ("expires_at", "must not be later than this key's own"),
         };
-        Self {
-            kind: Kind::WiderKey,
-            ..Self::invalid_field(field, problem)
-        }
+        Self::of_field(Kind::WiderKey, field, problem)
     }
 
-    /// The channel exceeds its rate of answers.
     pub(crate) fn answer_rate_limited(per_second: u32, wait: Duration) -> Self {
         let quota = Quota::per_second("answers-per-channel", per_second);
         Self::over_quota(quota, wait, Kind::AnswersRateLimited)
@@ -56,7 +50,6 @@ impl Problem {
         Self::over_quota(quota, wait, Kind::AnswersRateLimited)
     }
 
-    /// The key exceeds its rate.
     pub(crate) fn rate_limited(per_second: u32, wait: Duration) -> Self {
         let quota = Quota::per_second("requests-per-key", per_second);
         Self::over_quota(quota, wait, Kind::RateLimited)

@@ -10,7 +10,6 @@ use roundtrip_model::LogThrottle;
 use roundtrip_store::{FilterError, MAX_KEYS_UNDER_ONE, MAX_RUNNING_REPLAYS, StoreError};
 
 use super::{Kind, Problem, Quota, RETRY_AFTER};
-use crate::queries::MAX_PER_PRINCIPAL;
 
 /// Each is logged by every request while it lasts.
 static STORE_AWAY: LogThrottle = LogThrottle::new();
@@ -75,14 +74,6 @@ impl From<StoreError> for Problem {
                 Self::from(Kind::StoreUnavailable)
             }
         }
-    }
-}
-
-impl Problem {
-    /// The principal has too many queries in progress, unread answers included.
-    pub(crate) fn too_many_queries() -> Self {
-        let quota = Quota::concurrent("queries-per-key", MAX_PER_PRINCIPAL.into());
-        Self::over_quota(quota, RETRY_AFTER, Kind::TooManyQueriesOfKey)
     }
 }
 

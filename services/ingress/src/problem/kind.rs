@@ -4,7 +4,6 @@
 
 macro_rules! kinds {
     ($($kind:ident: $status:literal, $name:literal, $title:literal $(, $detail:literal)?;)+) => {
-        /// A kind of problem.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Kind {
             $($kind,)+

@@ -1,12 +1,10 @@
 //! 429: the `RateLimit` and `RateLimit-Policy` fields (draft-ietf-httpapi-ratelimit-headers).
 //!
-//! Invariant: every 429 comes from [`Problem::over_quota`], so it names its quota and the wait.
+//! Invariant: every 429 comes from [`Problem::over_quota`](super::Problem::over_quota), so it names its quota and the wait.
 
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue};
-
-use super::Problem;
 
 /// A quota that a client can use up.
 #[derive(Debug, Clone, Copy)]
@@ -58,23 +56,6 @@ impl Quota {
     }
 }
 
-impl Problem {
-    /// The quota is used up, for this time.
-    pub(super) fn over_quota(quota: Quota, wait: Duration, problem: impl Into<Self>) -> Self {
-        Self {
-            retry_after: Some(whole_seconds(wait)),
-            quota: Some(quota),
-            ..problem.into()
-        }
-    }
-}
-
-/// For the headers: rounded up to whole seconds, and at least one.
-fn whole_seconds(wait: Duration) -> Duration {
-    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    Duration::from_secs(seconds.max(1))
-}
-
 #[cfg(test)]
 mod tests {
     use axum::{
@@ -84,6 +65,7 @@ mod tests {
     use roundtrip_store::StoreError;
 
     use super::*;
+    use crate::{limits::queries::too_many_queries, problem::Problem};
 
     #[test]
     fn every_429_has_the_rate_limit_fields_beside_retry_after() {
@@ -123,7 +105,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            fields(Problem::too_many_queries()),
+            fields(too_many_queries()),
             [
                 r#""queries-per-key";q=4;qu="concurrent-requests""#,
                 r#""queries-per-key";r=0;t=2"#,

@@ -5,8 +5,10 @@
 
 use std::{cell::OnceCell, collections::BTreeMap, ffi::OsString};
 
+use roundtrip_model::{Check, WrongSetting};
+
 use super::{
-    Problem, known,
+    known,
     reading::shown,
     tree::{Node, Origin, Table, Value},
 };
@@ -33,15 +35,15 @@ const SHORT_VARIABLES: [(&str, &str); 7] = [
 pub(super) fn lay_over(
     table: &mut Table,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<(), Problem> {
+    check: &mut Check,
+) {
     // Sorted, so that several problems are always reported in the same order.
     let variables: BTreeMap<OsString, OsString> = variables.into_iter().collect();
     let text = |name: &str, value: &OsString| {
         let value = value.clone().into_string();
-        value.map_err(|_| Problem::key(name, "is not UTF-8"))
+        value.map_err(|_| WrongSetting::new(name, "is not UTF-8"))
     };
     let keys = OnceCell::new();
-    let mut results = Vec::new();
     for (name, value) in &variables {
         let Some(name) = name.to_str() else { continue };
         let upper = name.to_ascii_uppercase();
@@ -52,15 +54,17 @@ pub(super) fn lay_over(
             Some(path) => {
                 let key = path.to_ascii_lowercase().replace(BETWEEN, ".");
                 let text = text(name, value);
-                results.push(text.and_then(|text| set(table, name, &key, text)));
+                check.take(text.and_then(|text| set(table, name, &key, text)));
             }
             None if upper == FILE => {}
-            None => results.push(refuse_if_meant(name, rest, keys.get_or_init(known::keys))),
+            None => {
+                check.take(refuse_if_meant(name, rest, keys.get_or_init(known::keys)));
+            }
         }
     }
     for (name, key) in SHORT_VARIABLES {
         if let Some(value) = variables.get(&OsString::from(name)) {
-            results.push(text(name, value).and_then(|value| {
+            check.take(text(name, value).and_then(|value| {
                 // Set but empty means not set: compose files pass `${SESSIONS_SERVER:-}`.
                 if value.is_empty() {
                     return Ok(());
@@ -69,10 +73,9 @@ pub(super) fn lay_over(
             }));
         }
     }
-    Problem::all(results)
 }
 
-fn set(table: &mut Table, name: &str, key: &str, text: String) -> Result<(), Problem> {
+fn set(table: &mut Table, name: &str, key: &str, text: String) -> Result<(), WrongSetting> {
     let origin = || Origin::Variable(name.to_owned());
     let (sections, key) = key
         .rsplit_once('.')
@@ -84,13 +87,12 @@ fn set(table: &mut Table, name: &str, key: &str, text: String) -> Result<(), Pro
             origin: origin(),
         });
         let Value::Section(inner) = &mut node.value else {
-            let problem = format!("{} must be a section", shown(section));
-            return Err(Problem::at(&node.origin, problem));
+            return Err(WrongSetting::new(shown(section), "must be a section").at(&node.origin));
         };
         table = inner;
     }
-    let beneath = table.remove(key).map(Box::new);
-    let value = Value::Said { text, beneath };
+    let of_file = table.remove(key).map(Box::new);
+    let value = Value::Variable { text, of_file };
     let origin = origin();
     table.insert(key.to_owned(), Node { value, origin });
     Ok(())
@@ -99,7 +101,7 @@ fn set(table: &mut Table, name: &str, key: &str, text: String) -> Result<(), Pro
 /// Refuses a variable with a single underscore after the prefix if only the gateway can be meant.
 /// Other variables share the prefix: for a Service of that name, Kubernetes sets `ROUNDTRIP_PORT`,
 /// `ROUNDTRIP_INGRESS_SERVICE_HOST` and the like in every container.
-fn refuse_if_meant(name: &str, rest: &str, keys: &[String]) -> Result<(), Problem> {
+fn refuse_if_meant(name: &str, rest: &str, keys: &[String]) -> Result<(), WrongSetting> {
     let flat = |key: &str| key.replace(BETWEEN, "_").to_ascii_uppercase();
     let sections = keys.iter().filter_map(|key| key.split('.').next());
     let meant = keys.iter().map(String::as_str).chain(sections);
@@ -107,14 +109,14 @@ fn refuse_if_meant(name: &str, rest: &str, keys: &[String]) -> Result<(), Proble
         .map(|key| key.replace('.', BETWEEN))
         .find(|key| flat(key) == flat(rest));
     match meant {
-        Some(key) => Err(Problem::key(
+        Some(key) => Err(WrongSetting::new(
             name,
             format!(
                 "is not a variable of the gateway; write {PREFIX}_{}",
                 key.to_ascii_uppercase()
             ),
         )),
-        None if rest.contains(BETWEEN) => Err(Problem::key(
+        None if rest.contains(BETWEEN) => Err(WrongSetting::new(
             name,
             "is not a variable of the gateway; variables are named ROUNDTRIP__SECTION__KEY, with \
              double underscores",

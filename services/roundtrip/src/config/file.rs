@@ -5,18 +5,19 @@
 
 use std::{fs, io::ErrorKind, path::Path, rc::Rc};
 
+use roundtrip_model::WrongSetting;
 use toml::{
     Spanned,
     de::{DeArray, DeInteger, DeTable, DeValue},
 };
 
 use super::{
-    Problem, USUAL_FILE,
+    USUAL_FILE,
     tree::{Node, Origin, Place, Table, Value},
 };
 
 /// Reads the named file, or else the default one if it exists.
-pub(super) fn read(named: Option<&Path>) -> Result<Table, Problem> {
+pub(super) fn read(named: Option<&Path>) -> Result<Table, WrongSetting> {
     let path = named.unwrap_or(Path::new(USUAL_FILE));
     let name: Rc<str> = path.display().to_string().into();
     let bytes = match fs::read(path) {
@@ -24,7 +25,12 @@ pub(super) fn read(named: Option<&Path>) -> Result<Table, Problem> {
         Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => {
             return Ok(Table::new());
         }
-        Err(error) => return Err(Problem::key(&name, format!("cannot be read: {error}"))),
+        Err(error) => {
+            return Err(WrongSetting::new(
+                &*name,
+                format!("cannot be read: {error}"),
+            ));
+        }
     };
     match String::from_utf8(bytes) {
         Ok(text) => parse(name, &text),
@@ -32,13 +38,12 @@ pub(super) fn read(named: Option<&Path>) -> Result<Table, Problem> {
             let good = error.utf8_error().valid_up_to();
             let good = String::from_utf8_lossy(&error.as_bytes()[..good]);
             let end = Text::of(Rc::clone(&name), &good).place(good.len());
-            Err(Problem::at(&Origin::File(end), "the file is not UTF-8"))
+            Err(WrongSetting::new("the file", "is not UTF-8").at(&Origin::File(end)))
         }
     }
 }
 
-/// Parses the text of a file.
-pub(super) fn parse(name: Rc<str>, text: &str) -> Result<Table, Problem> {
+pub(super) fn parse(name: Rc<str>, text: &str) -> Result<Table, WrongSetting> {
     let at = Text::of(name, text);
     match DeTable::parse(text) {
         Ok(table) => Ok(at.table(table.into_inner())),
@@ -46,7 +51,7 @@ pub(super) fn parse(name: Rc<str>, text: &str) -> Result<Table, Problem> {
             let start = error.span().map_or(0, |span| span.start);
             // The parser's messages are constants; only its `Display` quotes the text.
             let problem = error.message().replace('\n', " ");
-            Err(Problem::at(&Origin::File(at.place(start)), problem))
+            Err(WrongSetting::new("", problem).at(&Origin::File(at.place(start))))
         }
     }
 }

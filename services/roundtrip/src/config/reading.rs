@@ -3,8 +3,9 @@
 //! Invariant: a problem says what is valid and names the key and its place. It never quotes a
 //! value, which may be a password in the wrong line.
 
-use std::fmt::Display;
+use std::{fmt::Display, str::FromStr};
 
+use roundtrip_model::{Check, WrongSetting};
 use serde::{
     Deserializer,
     de::{
@@ -15,10 +16,7 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::{
-    Problem,
-    tree::{Node, Origin, Table, Value},
-};
+use super::tree::{Node, Origin, Table, Value};
 
 /// A longer text is not shown as a mistyped key.
 const MAX_SHOWN_KEY: usize = 40;
@@ -26,7 +24,6 @@ const MAX_SHOWN_KEY: usize = 40;
 /// The problem of a value if nothing better is known.
 const UNSPECIFIED: &str = "cannot be used";
 
-/// Why a value does not fit its key.
 #[derive(Debug)]
 pub(super) struct InvalidValue {
     /// Its key and sections, the innermost first.
@@ -79,23 +76,21 @@ impl InvalidValue {
 
 impl std::error::Error for InvalidValue {}
 
+/// serde asks for it; [`WrongSetting`] is what is shown.
 impl Display for InvalidValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(origin) = &self.origin {
-            write!(f, "{origin}: ")?;
-        }
-        let path: Vec<&str> = self.path.iter().rev().map(String::as_str).collect();
-        let problem = self.problem.as_deref().unwrap_or(UNSPECIFIED);
-        match path.as_slice() {
-            [] => f.write_str(problem),
-            path => write!(f, "{} {problem}", path.join(".")),
-        }
+        f.write_str(self.problem.as_deref().unwrap_or(UNSPECIFIED))
     }
 }
 
-impl From<InvalidValue> for Problem {
+impl From<InvalidValue> for WrongSetting {
     fn from(invalid: InvalidValue) -> Self {
-        Self::of_error(&invalid)
+        let path: Vec<&str> = invalid.path.iter().rev().map(String::as_str).collect();
+        let wrong = Self::new(path.join("."), invalid.to_string());
+        match &invalid.origin {
+            Some(origin) => wrong.at(origin),
+            None => wrong,
+        }
     }
 }
 
@@ -174,83 +169,73 @@ fn expected_by<'de, V: Visitor<'de>>(visitor: &V) -> String {
     expected.to_string()
 }
 
+/// A value, in the form that its key needs.
+enum Form {
+    Text,
+    Number,
+    Flag,
+    List,
+    Section,
+}
+
 impl Node {
-    fn text<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
+    fn visit<'de, V: Visitor<'de>>(
+        self,
+        form: &Form,
+        visitor: V,
+    ) -> Result<V::Value, InvalidValue> {
         let expected = expected_by(&visitor);
-        match self.value {
-            Value::Said { text, .. } | Value::Text(text) => visitor
+        let wrong = || InvalidValue::must_be(&expected);
+        let origin = self.origin;
+        let visited = match (form, self.value) {
+            (Form::Text, Value::Variable { text, .. } | Value::Text(text)) => visitor
                 .visit_string(text)
                 .map_err(|invalid: InvalidValue| invalid.or_must_be(&expected)),
-            _ => Err(InvalidValue::must_be(&expected)),
+            (Form::Number, value) => value
+                .parsed(|value| match value {
+                    Value::Number(number) => Some(*number),
+                    _ => None,
+                })
+                .and_then(|number| u64::try_from(number).ok())
+                .map_or_else(|| Err(wrong()), |number| visitor.visit_u64(number)),
+            (Form::Flag, value) => value
+                .parsed(|value| match value {
+                    Value::Flag(flag) => Some(*flag),
+                    _ => None,
+                })
+                .map_or_else(|| Err(wrong()), |flag| visitor.visit_bool(flag)),
+            (Form::List, Value::List(nodes)) => visitor.visit_seq(Entries::of(nodes)),
+            (Form::List, Value::Variable { text, .. }) => {
+                visitor.visit_seq(Entries::of(between_commas(&text, &origin)))
+            }
+            (Form::List, _) => Err(InvalidValue::because("must be a list")),
+            (Form::Section, Value::Section(table)) => visitor.visit_map(Section::of(table)),
+            (Form::Section, _) => Err(InvalidValue::because("must be a section")),
+            (Form::Text, _) => Err(wrong()),
+        };
+        visited.map_err(|invalid| invalid.at(&origin))
+    }
+}
+
+impl Value {
+    /// What the file's value is, or what a variable's text says.
+    fn parsed<T: FromStr>(&self, of_file: impl FnOnce(&Self) -> Option<T>) -> Option<T> {
+        match self {
+            Self::Variable { text, .. } => text.trim().parse().ok(),
+            value => of_file(value),
         }
-        .map_err(|invalid| invalid.at(&self.origin))
-    }
-
-    fn number<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        let expected = expected_by(&visitor);
-        let number = match self.value {
-            Value::Number(number) => Some(number),
-            Value::Said { text, .. } => text.trim().parse().ok(),
-            _ => None,
-        };
-        match number.map(u64::try_from) {
-            Some(Ok(number)) => visitor.visit_u64(number),
-            _ => Err(InvalidValue::must_be(&expected)),
-        }
-        .map_err(|invalid: InvalidValue| invalid.at(&self.origin))
-    }
-
-    fn flag<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        let expected = expected_by(&visitor);
-        let flag = match self.value {
-            Value::Flag(flag) => Some(flag),
-            Value::Said { text, .. } => text.trim().parse().ok(),
-            _ => None,
-        };
-        match flag {
-            Some(flag) => visitor.visit_bool(flag),
-            None => Err(InvalidValue::must_be(&expected)),
-        }
-        .map_err(|invalid: InvalidValue| invalid.at(&self.origin))
-    }
-
-    fn list<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        let nodes = match self.value {
-            Value::List(nodes) => nodes,
-            Value::Said { text, .. } => said_list(&text, &self.origin),
-            _ => return Err(InvalidValue::because("must be a list").at(&self.origin)),
-        };
-        let entries = Entries {
-            nodes: nodes.into_iter(),
-            number: 0,
-        };
-        visitor
-            .visit_seq(entries)
-            .map_err(|invalid: InvalidValue| invalid.at(&self.origin))
-    }
-
-    fn section<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        let Value::Section(table) = self.value else {
-            return Err(InvalidValue::because("must be a section").at(&self.origin));
-        };
-        visitor
-            .visit_map(Section {
-                entries: table.into_iter(),
-                next: None,
-            })
-            .map_err(|invalid: InvalidValue| invalid.at(&self.origin))
     }
 }
 
 /// The entries between the commas. Empty ones are dropped: an unset variable or a trailing comma
 /// leaves them.
-fn said_list(text: &str, origin: &Origin) -> Vec<Node> {
+fn between_commas(text: &str, origin: &Origin) -> Vec<Node> {
     let entries = text.split(',').map(str::trim);
     let entries = entries.filter(|entry| !entry.is_empty());
     let nodes = entries.map(|entry| Node {
-        value: Value::Said {
+        value: Value::Variable {
             text: entry.to_owned(),
-            beneath: None,
+            of_file: None,
         },
         origin: origin.clone(),
     });
@@ -259,29 +244,25 @@ fn said_list(text: &str, origin: &Origin) -> Vec<Node> {
 
 /// Reads everything and collects all wrong values: each one found is removed, and the rest is read
 /// again.
-pub(super) fn read_all<T: DeserializeOwned>(mut table: Table) -> Result<T, Problem> {
-    let mut problems = Ok(());
+pub(super) fn read_all<T: DeserializeOwned>(mut table: Table, check: &mut Check) -> Option<T> {
     let mut removed = Vec::new();
     loop {
-        match read(table.clone()) {
-            Ok(read) => return problems.map(|()| read),
+        let invalid = match read(table.clone()) {
+            Ok(read) => return Some(read),
+            Err(invalid) => invalid,
+        };
+        let path = invalid.path.clone();
+        let goes_on = if removed.contains(&path) {
             // Missing only because its wrong value was removed: its section goes too.
-            Err(InvalidValue { path, .. }) if removed.contains(&path) => {
-                if !remove(&mut table, path.get(1..).unwrap_or_default()) {
-                    return problems
-                        .and_then(|()| Err(Problem::from(InvalidValue::because(UNSPECIFIED))));
-                }
-            }
-            Err(invalid) => {
-                let goes_on = remove(&mut table, &invalid.path);
-                removed.push(invalid.path.clone());
-                let problem = Problem::from(invalid).after(problems);
-                if !goes_on {
-                    return Err(problem);
-                }
-                problems = Err(problem);
-            }
+            remove(&mut table, path.get(1..).unwrap_or_default())
+        } else {
+            check.add(invalid.into());
+            remove(&mut table, &path)
+        };
+        if !goes_on {
+            return None;
         }
+        removed.push(path);
     }
 }
 
@@ -302,63 +283,38 @@ fn remove(table: &mut Table, path: &[String]) -> bool {
 
 /// Reads everything, up to the first wrong value.
 pub(super) fn read<T: DeserializeOwned>(table: Table) -> Result<T, InvalidValue> {
-    T::deserialize(MapAccessDeserializer::new(Section {
-        entries: table.into_iter(),
-        next: None,
-    }))
+    T::deserialize(MapAccessDeserializer::new(Section::of(table)))
+}
+
+/// Each kind of value of serde in the form that it is written in.
+macro_rules! forms {
+    ($($method:ident $form:ident),+) => {
+        $(
+            fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
+                self.visit(&Form::$form, visitor)
+            }
+        )+
+    };
 }
 
 impl<'de> Deserializer<'de> for Node {
     type Error = InvalidValue;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        match self.value {
-            Value::Said { .. } | Value::Text(_) => self.text(visitor),
-            Value::Number(_) => self.number(visitor),
-            Value::Flag(_) => self.flag(visitor),
-            Value::List(_) => self.list(visitor),
-            Value::Section(_) => self.section(visitor),
-            Value::Other => {
-                let expected = expected_by(&visitor);
-                Err(InvalidValue::must_be(&expected).at(&self.origin))
-            }
-        }
+        let form = match self.value {
+            Value::Variable { .. } | Value::Text(_) | Value::Other => Form::Text,
+            Value::Number(_) => Form::Number,
+            Value::Flag(_) => Form::Flag,
+            Value::List(_) => Form::List,
+            Value::Section(_) => Form::Section,
+        };
+        self.visit(&form, visitor)
     }
 
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        self.text(visitor)
-    }
-
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        self.text(visitor)
-    }
-
-    fn deserialize_u8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        self.number(visitor)
-    }
-
-    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        self.number(visitor)
-    }
-
-    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        self.number(visitor)
-    }
-
-    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        self.number(visitor)
-    }
-
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        self.flag(visitor)
-    }
-
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        self.list(visitor)
-    }
-
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
-        self.section(visitor)
+    forms! {
+        deserialize_str Text, deserialize_string Text, deserialize_u8 Number,
+        deserialize_u16 Number, deserialize_u32 Number, deserialize_u64 Number,
+        deserialize_bool Flag, deserialize_seq List, deserialize_map Section
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -367,7 +323,7 @@ impl<'de> Deserializer<'de> for Node {
         _fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, InvalidValue> {
-        self.section(visitor)
+        self.visit(&Form::Section, visitor)
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -381,8 +337,8 @@ impl<'de> Deserializer<'de> for Node {
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, InvalidValue> {
         match self.value {
             // Set but empty means not set.
-            Value::Said { text, beneath } if text.is_empty() => match beneath {
-                Some(beneath) => visitor.visit_some(*beneath),
+            Value::Variable { text, of_file } if text.is_empty() => match of_file {
+                Some(of_file) => visitor.visit_some(*of_file),
                 None => visitor.visit_none(),
             },
             _ => visitor.visit_some(self),
@@ -396,7 +352,7 @@ impl<'de> Deserializer<'de> for Node {
         visitor: V,
     ) -> Result<V::Value, InvalidValue> {
         match self.value {
-            Value::Said { text, .. } | Value::Text(text) => {
+            Value::Variable { text, .. } | Value::Text(text) => {
                 let variant: StringDeserializer<InvalidValue> = text.into_deserializer();
                 visitor.visit_enum(variant)
             }
@@ -411,10 +367,18 @@ impl<'de> Deserializer<'de> for Node {
     }
 }
 
-/// Iterates over a list.
 struct Entries {
     nodes: std::vec::IntoIter<Node>,
     number: usize,
+}
+
+impl Entries {
+    fn of(nodes: Vec<Node>) -> Self {
+        Self {
+            nodes: nodes.into_iter(),
+            number: 0,
+        }
+    }
 }
 
 impl<'de> SeqAccess<'de> for Entries {
@@ -435,10 +399,18 @@ impl<'de> SeqAccess<'de> for Entries {
     }
 }
 
-/// Iterates over a section.
 struct Section {
     entries: std::collections::btree_map::IntoIter<String, Node>,
     next: Option<(String, Node)>,
+}
+
+impl Section {
+    fn of(table: Table) -> Self {
+        Self {
+            entries: table.into_iter(),
+            next: None,
+        }
+    }
 }
 
 impl<'de> MapAccess<'de> for Section {

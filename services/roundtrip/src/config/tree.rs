@@ -16,10 +16,10 @@ pub(super) struct Node {
 pub(super) enum Value {
     /// From the environment: a text that becomes what its key needs, a number or a list for
     /// example.
-    Said {
+    Variable {
         text: String,
         /// The file's value, which holds if the text is empty.
-        beneath: Option<Box<Node>>,
+        of_file: Option<Box<Node>>,
     },
     Text(String),
     Number(i128),

@@ -18,7 +18,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 
-/// The body of a delivery.
 #[derive(Deserialize)]
 struct Incoming {
     session_id: String,

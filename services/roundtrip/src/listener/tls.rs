@@ -4,10 +4,10 @@
 //! they cannot be used or are not valid now, the last good certificate stays in use, and the log
 //! says so.
 
-use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use roundtrip_model::Clock;
+use roundtrip_model::{Clock, WrongSetting};
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -20,7 +20,7 @@ use tokio::{net::TcpStream, time::sleep};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use crate::{config::chain, key_file::warn_if_open};
+use crate::key_file::warn_if_open;
 
 /// How often the files are read. Their content is compared, as the modification time can be stale:
 /// a mounted secret changes by a link.
@@ -29,35 +29,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The offered protocols, the preferred first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// TLS for one port.
 #[derive(Clone)]
 pub(crate) struct Tls {
     acceptor: TlsAcceptor,
     files: roundtrip_ingress::Tls,
     current: Arc<Current>,
     clock: Arc<dyn Clock>,
-}
-
-/// Why the files cannot be used, in one line. The text is our own: a parser's may quote a line of
-/// the key.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsError {
-    #[error("cert_file '{}' cannot be read", path.display())]
-    Certificate { path: PathBuf, source: io::Error },
-    #[error("cert_file '{}' {problem}", path.display())]
-    BadCertificate {
-        path: PathBuf,
-        problem: &'static str,
-    },
-    #[error("key_file '{}' cannot be read", path.display())]
-    Key { path: PathBuf, source: io::Error },
-    #[error("key_file '{}' {problem}", path.display())]
-    BadKey {
-        path: PathBuf,
-        problem: &'static str,
-    },
-    #[error("checking the files failed")]
-    Died(#[from] tokio::task::JoinError),
 }
 
 /// A certificate, its key and its validity.
@@ -88,7 +65,6 @@ impl Times {
     }
 }
 
-/// The certificate in use.
 #[derive(Debug)]
 struct Current(ArcSwap<Shown>);
 
@@ -98,25 +74,25 @@ impl ResolvesServerCert for Current {
     }
 }
 
-/// The result of a check of the files.
 #[derive(Debug, PartialEq, Eq)]
 enum Look {
     Same,
-    /// Loaded and in use.
     Taken,
     /// Not loaded, with the reason.
     Kept(String),
 }
 
 impl Tls {
+    /// Checks the files.
+    pub(crate) fn check(files: &roundtrip_ingress::Tls) -> Result<(), WrongSetting> {
+        read(files).map(drop)
+    }
+
     /// Reads the files.
-    ///
-    /// # Errors
-    /// If they cannot be used.
     pub(crate) fn new(
         files: &roundtrip_ingress::Tls,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, TlsError> {
+    ) -> Result<Self, WrongSetting> {
         let (shown, _text) = read(files)?;
         warn_if_open(&files.key_file);
         // Start all the same: clients may not check the dates, and can be asked to wait.
@@ -171,9 +147,10 @@ impl Tls {
     async fn look(&self, last: &mut Option<Text>) -> Look {
         let files = self.files.clone();
         let read = tokio::task::spawn_blocking(move || read(&files)).await;
-        let (shown, text) = match read.map_err(TlsError::from).and_then(|read| read) {
-            Ok(read) => read,
-            Err(error) => return Look::Kept(chain(&error)),
+        let (shown, text) = match read {
+            Ok(Ok(read)) => read,
+            Ok(Err(wrong)) => return Look::Kept(wrong.to_string()),
+            Err(error) => return Look::Kept(error.to_string()),
         };
         if last.as_ref() == Some(&text) {
             return Look::Same;
@@ -196,28 +173,18 @@ impl Tls {
     }
 }
 
-/// The content of the two files.
 type Text = [Vec<u8>; 2];
 
-fn read(files: &roundtrip_ingress::Tls) -> Result<(Shown, Text), TlsError> {
-    let path = || files.cert_file.clone();
-    let bad_certificate = |problem| TlsError::BadCertificate {
-        path: path(),
-        problem,
+/// The text of a problem is our own: a parser's may quote a line of the key.
+fn read(files: &roundtrip_ingress::Tls) -> Result<(Shown, Text), WrongSetting> {
+    let wrong = |key, path: &Path, problem: &str| {
+        WrongSetting::new(key, format!("'{}' {problem}", path.display()))
     };
-    let cert_text = fs::read(&files.cert_file).map_err(|source| TlsError::Certificate {
-        path: path(),
-        source,
-    })?;
-    let path = || files.key_file.clone();
-    let bad_key = |problem| TlsError::BadKey {
-        path: path(),
-        problem,
-    };
-    let key_text = fs::read(&files.key_file).map_err(|source| TlsError::Key {
-        path: path(),
-        source,
-    })?;
+    let bad_certificate = |problem: &str| wrong("cert_file", &files.cert_file, problem);
+    let bad_key = |problem: &str| wrong("key_file", &files.key_file, problem);
+    let unread = |error: io::Error| format!("cannot be read: {error}");
+    let cert_text = fs::read(&files.cert_file).map_err(|error| bad_certificate(&unread(error)))?;
+    let key_text = fs::read(&files.key_file).map_err(|error| bad_key(&unread(error)))?;
 
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&cert_text).collect();
     let chain = chain.map_err(|_| bad_certificate("is damaged PEM"))?;
@@ -255,13 +222,10 @@ fn is_encrypted(pem: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
     use roundtrip_model::SystemClock;
 
     use super::*;
-    use crate::config::Problem;
 
     /// Certainly past, and certainly future.
     const PAST: i32 = 2001;
@@ -307,7 +271,7 @@ mod tests {
         write(folder.path(), cert, key);
         match read(&files(folder.path())) {
             Ok(_) => panic!("they were taken"),
-            Err(error) => Problem::section("ingress.tls", &error).to_string(),
+            Err(wrong) => wrong.to_string(),
         }
     }
 
@@ -365,7 +329,7 @@ mod tests {
                 "is not the key",
             ),
         ] {
-            let begins = format!("roundtrip: configuration: ingress.tls.{file} '");
+            let begins = format!("{file} '");
             assert!(refusal.starts_with(&begins), "{refusal}");
             assert_eq!(refusal.matches(problem).count(), 1, "{refusal}");
             assert!(refusal.matches("No such file").count() < 2, "{refusal}");

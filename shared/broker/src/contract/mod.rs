@@ -50,7 +50,6 @@ pub type Tweak = fn(&mut Config);
 
 /// The configuration that a harness starts from. Its time limit is long, because a late confirm on
 /// a busy machine breaks no promise.
-#[must_use]
 pub fn patient() -> Config {
     Config {
         publish_timeout: LIMIT,

@@ -1,12 +1,19 @@
-//! The writer's commands, and how many of them share a transaction.
+//! The writer's commands, how many of them share a transaction, and the leases whose end is a
+//! command.
 //!
-//! Invariant: every command gets its result through the sender it carries. A sender that is dropped
-//! unused means that the broker is gone.
+//! Invariants: every command gets its result through the sender it carries. A sender that is dropped
+//! unused means that the broker is gone. The writer hears of the end of each lease exactly once,
+//! whether it was settled, released or dropped at any point.
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use std::sync::mpsc;
 
-use super::{consumer::Leased, queue::Subscriber};
-use crate::{Message, PublishError, Queue, Settlement};
+use async_trait::async_trait;
+use tokio::sync::{OwnedSemaphorePermit, mpsc as queue, oneshot};
+
+use crate::{Delivery, Message, PublishError, Queue, Settle, SettleError, Settlement};
+
+/// The reason of every failure after the end of the writer.
+pub(super) const CLOSED: &str = "it was closed";
 
 /// Maximum number of commands in a transaction.
 const MAX_BATCH: usize = 1024;
@@ -19,10 +26,7 @@ pub(super) enum Command {
     Publish(Publish),
     Settle(Settling),
     Release(Leased),
-    Subscribe {
-        queue: Queue,
-        subscriber: Subscriber,
-    },
+    Subscribe(Subscription),
     Unsubscribe {
         queue: Queue,
         consumer: u64,
@@ -42,6 +46,16 @@ pub(super) struct Publish {
     pub(super) reply: oneshot::Sender<Result<(), PublishError>>,
     /// Released when the writer is done with the publish, even if the caller gave up earlier.
     pub(super) room: OwnedSemaphorePermit,
+}
+
+/// A consumer's request for the messages of its queue.
+pub(super) struct Subscription {
+    pub(super) queue: Queue,
+    pub(super) consumer: u64,
+    pub(super) window: usize,
+    pub(super) items: queue::Sender<Item>,
+    /// For the leases of its items.
+    pub(super) commands: mpsc::Sender<Command>,
 }
 
 pub(super) struct Settling {
@@ -65,5 +79,78 @@ impl Transaction {
         self.publishes.len() + self.settlings.len() >= MAX_BATCH
             || self.bytes >= MAX_BATCH_BYTES
             || self.close.is_some()
+    }
+}
+
+/// A leased row and its consumer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leased {
+    pub(super) queue: Queue,
+    pub(super) seq: i64,
+    /// Bytes of the body.
+    pub(super) bytes: usize,
+    pub(super) consumer: u64,
+}
+
+/// A leased message on its way to its consumer.
+pub(super) struct Item {
+    message: Message,
+    lease: RowLease,
+}
+
+impl Item {
+    pub(super) fn new(message: Message, leased: Leased, commands: mpsc::Sender<Command>) -> Self {
+        Self {
+            message,
+            lease: RowLease {
+                leased: Some(leased),
+                commands,
+            },
+        }
+    }
+
+    pub(super) fn into_delivery(self) -> Delivery {
+        Delivery::new(self.message, Box::new(self.lease))
+    }
+}
+
+struct RowLease {
+    /// `None` once the writer was notified.
+    leased: Option<Leased>,
+    commands: mpsc::Sender<Command>,
+}
+
+#[async_trait]
+impl Settle for RowLease {
+    async fn settle(
+        mut self: Box<Self>,
+        _: Message,
+        settlement: Settlement,
+    ) -> Result<(), SettleError> {
+        let Some(leased) = self.leased.take() else {
+            return Ok(());
+        };
+        let (reply, settled) = oneshot::channel();
+        let settling = Settling {
+            leased,
+            settlement,
+            reply,
+        };
+        let lost = || SettleError::Lost(CLOSED.to_owned());
+        self.commands
+            .send(Command::Settle(settling))
+            .map_err(|_| lost())?;
+        settled.await.map_err(|_| lost())
+    }
+
+    fn release(self: Box<Self>) {}
+}
+
+impl Drop for RowLease {
+    fn drop(&mut self) {
+        if let Some(leased) = self.leased.take() {
+            // If the writer is gone, so is the lease.
+            let _ = self.commands.send(Command::Release(leased));
+        }
     }
 }

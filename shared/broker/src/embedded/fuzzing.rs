@@ -12,7 +12,6 @@ use crate::{Message, Queue};
 ///
 /// # Panics
 /// If SQLite cannot keep a table in memory.
-#[must_use]
 pub fn row(input: &[u8]) -> Option<Message> {
     let (numbers, rest) = input.split_first_chunk::<16>()?;
     let (id_len, rest) = rest.split_first()?;

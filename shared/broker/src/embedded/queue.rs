@@ -4,14 +4,10 @@
 //! `unread` counts the ready rows after it. A subscriber holds at most its window, and at most
 //! [`MAX_WINDOW_BYTES`] plus one body.
 
-use std::{collections::VecDeque, sync::mpsc};
-
-use tokio::sync::mpsc as queue;
+use std::collections::VecDeque;
 
 use super::{
-    MAX_WINDOW_BYTES,
-    command::Command,
-    consumer::{Item, Leased},
+    command::{Item, Leased, Subscription},
     table::{Key, ReadBudget, RowPage, SubQueueCounts, Table},
 };
 use crate::{Message, Queue};
@@ -19,38 +15,23 @@ use crate::{Message, Queue};
 /// Maximum number of rows that one read loads.
 const READ_AT_ONCE: usize = 256;
 
+/// A consumer receives nothing more while the bodies it holds reach this size. The window counts
+/// messages, so a backlog of long ones would use far more memory than intended.
+pub(super) const MAX_WINDOW_BYTES: usize = 64 * 1024 * 1024;
+
 /// One consumer, as the writer sees it.
-pub(super) struct Subscriber {
-    id: u64,
-    window: usize,
+struct Subscriber {
+    subscription: Subscription,
     out: usize,
     bytes_out: usize,
-    items: queue::Sender<Item>,
-    commands: mpsc::Sender<Command>,
 }
 
 impl Subscriber {
-    pub(super) fn new(
-        id: u64,
-        window: usize,
-        items: queue::Sender<Item>,
-        commands: mpsc::Sender<Command>,
-    ) -> Self {
-        Self {
-            id,
-            window,
-            out: 0,
-            bytes_out: 0,
-            items,
-            commands,
-        }
-    }
-
     fn room(&self) -> usize {
         if self.bytes_room() == 0 {
             return 0;
         }
-        self.window - self.out
+        self.subscription.window - self.out
     }
 
     fn bytes_room(&self) -> usize {
@@ -182,13 +163,17 @@ impl QueueState {
         std::iter::once(&self.fresh).chain(&self.retries)
     }
 
-    pub(super) fn subscribe(&mut self, subscriber: Subscriber) {
-        self.subscribers.push(subscriber);
+    pub(super) fn subscribe(&mut self, subscription: Subscription) {
+        self.subscribers.push(Subscriber {
+            subscription,
+            out: 0,
+            bytes_out: 0,
+        });
     }
 
     pub(super) fn unsubscribe(&mut self, consumer: u64) {
         self.subscribers
-            .retain(|subscriber| subscriber.id != consumer);
+            .retain(|subscriber| subscriber.subscription.consumer != consumer);
     }
 
     /// A leased row is ready again.
@@ -296,16 +281,21 @@ impl QueueState {
             queue: self.queue,
             seq,
             bytes,
-            consumer: subscriber.id,
+            consumer: subscriber.subscription.consumer,
         };
-        let item = Item::new(message, leased, subscriber.commands.clone());
+        let Subscription {
+            items, commands, ..
+        } = &subscriber.subscription;
+        let item = Item::new(message, leased, commands.clone());
         // The consumer may have just been dropped: then the item drops too and returns its row.
-        let _ = subscriber.items.try_send(item);
+        let _ = items.try_send(item);
     }
 
     fn make_room(&mut self, leased: Leased) {
-        let id = leased.consumer;
-        if let Some(subscriber) = self.subscribers.iter_mut().find(|s| s.id == id) {
+        let mut subscribers = self.subscribers.iter_mut();
+        if let Some(subscriber) =
+            subscribers.find(|other| other.subscription.consumer == leased.consumer)
+        {
             subscriber.out = subscriber.out.saturating_sub(1);
             subscriber.bytes_out = subscriber.bytes_out.saturating_sub(leased.bytes);
         }

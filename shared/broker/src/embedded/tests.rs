@@ -29,8 +29,12 @@ impl Clock for StoppedAt {
 }
 
 async fn try_open(file: &Path, now: OffsetDateTime) -> Result<Embedded, OpenError> {
-    let path = file.to_str().expect("a path in UTF-8");
-    Embedded::open(path, &Config::default(), Arc::new(StoppedAt(now))).await
+    Embedded::open(
+        file.to_owned(),
+        &Config::default(),
+        Arc::new(StoppedAt(now)),
+    )
+    .await
 }
 
 async fn open(file: &Path) -> Embedded {

@@ -185,10 +185,12 @@ impl Writer {
             }
             Command::Settle(settling) => batch.settlings.push(settling),
             Command::Release(leased) => self.queue(leased.queue).give_back(leased),
-            Command::Subscribe { queue, subscriber } => self.queue(queue).subscribe(subscriber),
+            Command::Subscribe(subscription) => {
+                self.queue(subscription.queue).subscribe(subscription);
+            }
             Command::Unsubscribe { queue, consumer } => self.queue(queue).unsubscribe(consumer),
             Command::Ready { queue, reply } => batch.questions.push((queue, reply)),
-            Command::Close(tell) => batch.close = Some(tell),
+            Command::Close(reply) => batch.close = Some(reply),
             #[cfg(test)]
             Command::Run(run) => run(self.table.connection()),
         }

@@ -9,7 +9,7 @@ use std::{ops::Deref, time::Duration};
 use futures::FutureExt;
 use lapin::Channel;
 
-use super::link::{LinkError, limited};
+use super::link_error::{LinkError, limited};
 
 /// The limit on the answer to a close. The broker answers after all earlier calls, and gives up a
 /// call on a queue without a leader only after a minute. A new channel may reach the queue sooner.

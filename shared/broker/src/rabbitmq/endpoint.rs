@@ -15,15 +15,13 @@ use std::{
 };
 
 use futures::future::join_all;
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::uri::{AMQPScheme, AMQPUri, AMQPUserInfo};
+use roundtrip_model::{WrongSetting, config::chain};
 use roundtrip_tls::Roots;
 use tokio::{net::lookup_host, time::timeout};
 
-use super::{
-    link::LinkError,
-    management::{Credentials, Management},
-};
-use crate::{Config, OpenError};
+use super::link_error::LinkError;
+use crate::Config;
 
 /// Default heartbeat interval in seconds. A silent server is given up after twice that.
 const HEARTBEAT: u16 = 5;
@@ -91,29 +89,28 @@ pub(super) struct Candidate {
 
 impl Endpoint {
     /// The endpoint of a configuration.
-    pub(super) fn of(config: &Config) -> Result<Self, OpenError> {
+    pub(super) fn of(config: &Config) -> Result<Self, WrongSetting> {
         let mut endpoint = Self::parse(&config.url)?;
         if let Some(path) = &config.ca_file {
             let management = config.management_url.as_deref().unwrap_or_default();
             if !endpoint.is_tls() && !management.starts_with("https:") {
-                return Err(OpenError::Setting {
-                    field: "ca_file",
-                    problem: "has no effect: the URL is not amqps://".to_owned(),
-                });
+                let problem = "has no effect: the URL is not amqps://";
+                return Err(WrongSetting::new("ca_file", problem));
             }
-            endpoint.roots = Roots::read(path)?;
+            let roots = Roots::read(path);
+            endpoint.roots = roots.map_err(|error| WrongSetting::new("ca_file", chain(&error)))?;
         }
         Ok(endpoint)
     }
 
     /// Parses a URL. It is split here, because URL parsers accept only one host.
-    fn parse(url: &str) -> Result<Self, OpenError> {
-        let malformed = || OpenError::Url(MALFORMED);
+    fn parse(url: &str) -> Result<Self, WrongSetting> {
+        let malformed = || wrong(MALFORMED);
         // A URL from a file often ends in a line break.
         let url = url.trim();
         let (scheme, rest) = url.split_once("://").ok_or_else(malformed)?;
         if rest.contains("://") {
-            return Err(OpenError::Url(SEVERAL_URLS));
+            return Err(wrong(SEVERAL_URLS));
         }
         if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err(malformed());
@@ -140,7 +137,7 @@ impl Endpoint {
             .query_pairs()
             .any(|(option, _)| !OPTIONS.contains(&&*option))
         {
-            return Err(OpenError::Url(UNKNOWN_OPTION));
+            return Err(wrong(UNKNOWN_OPTION));
         }
         if uri.vhost.is_empty() {
             // By the AMQP URI specification a trailing slash means the virtual host "", which does
@@ -184,13 +181,14 @@ impl Endpoint {
         Self::parse(&config.url).map_or_else(|_| "/".to_owned(), |endpoint| endpoint.uri.vhost)
     }
 
-    /// The management API of the virtual host, if one is configured.
-    pub(super) fn management(&self, config: &Config) -> Result<Option<Management>, OpenError> {
-        let credentials = Credentials {
-            user: self.uri.authority.userinfo.username.clone(),
-            password: self.uri.authority.userinfo.password.clone(),
-        };
-        Management::of(config, &self.uri.vhost, credentials, &self.roots)
+    /// The virtual host.
+    pub(super) fn vhost(&self) -> &str {
+        &self.uri.vhost
+    }
+
+    /// The user's name and password.
+    pub(super) fn user(&self) -> &AMQPUserInfo {
+        &self.uri.authority.userinfo
     }
 
     /// Whether the connection uses TLS.
@@ -260,18 +258,22 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn hosts_of(text: &str, default_port: u16) -> Result<Vec<Host>, OpenError> {
+fn wrong(problem: &str) -> WrongSetting {
+    WrongSetting::new("url", problem)
+}
+
+fn hosts_of(text: &str, default_port: u16) -> Result<Vec<Host>, WrongSetting> {
     if text.is_empty() {
-        return Err(OpenError::Url(NO_HOST));
+        return Err(wrong(NO_HOST));
     }
     let hosts: Option<Vec<Host>> = text
         .split(',')
         .map(|host| Host::parse(host, default_port))
         .collect();
     match hosts {
-        Some(hosts) if hosts.len() > MAX_HOSTS => Err(OpenError::Url(TOO_MANY_HOSTS)),
+        Some(hosts) if hosts.len() > MAX_HOSTS => Err(wrong(TOO_MANY_HOSTS)),
         Some(hosts) => Ok(hosts),
-        None => Err(OpenError::Url(MALFORMED)),
+        None => Err(wrong(MALFORMED)),
     }
 }
 
@@ -399,7 +401,7 @@ mod tests {
             "amqp://host/%ff-secret",
         ] {
             let text = shown(url);
-            assert!(text.starts_with("refused: broker.url "), "{url}: {text}");
+            assert!(text.starts_with("refused: url "), "{url}: {text}");
             assert!(
                 !text.contains("secret") && !text.contains("cret@"),
                 "{text}"
@@ -412,7 +414,7 @@ mod tests {
         let hosts = vec!["h"; MAX_HOSTS + 1].join(",");
         assert_eq!(
             shown(&format!("amqp://{hosts}/")),
-            format!("refused: broker.url {TOO_MANY_HOSTS}")
+            format!("refused: url {TOO_MANY_HOSTS}")
         );
         assert!(TOO_MANY_HOSTS.contains(&MAX_HOSTS.to_string()));
     }

@@ -30,7 +30,6 @@ const NAMES: [&str; 9] = [
 const MAX_NESTING: u8 = 8;
 
 /// The message that is decoded from it.
-#[must_use]
 pub fn message(input: &[u8], clock: &dyn Clock) -> Message {
     let mut input = Input(input);
     let queue = Queue::ALL[usize::from(input.byte()) % Queue::ALL.len()];

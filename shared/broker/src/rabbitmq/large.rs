@@ -13,10 +13,10 @@ use tokio::sync::Semaphore;
 
 use super::{
     channel::OpenChannel,
-    link::{Link, LinkError},
+    confirming::{confirming, publish},
+    link::Link,
+    link_error::LinkError,
     publisher::{Job, Publisher},
-    pump::confirming,
-    queue_channel::publish,
     refusals::PRECONDITION_FAILED,
     topology::Topology,
 };

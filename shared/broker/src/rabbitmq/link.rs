@@ -5,7 +5,7 @@
 //! block that thread forever. The link therefore keeps a handle of the socket and shuts it down.
 
 use std::{
-    fmt, io,
+    io,
     net::Shutdown,
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,7 +14,7 @@ use std::{
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Stream, StreamExt};
 use lapin::{
-    Connection, ConnectionProperties, ErrorKind, Event,
+    Connection, ConnectionProperties, Event,
     options::BasicQosOptions,
     tcp::{AsyncTcpStream, RustlsConnectorConfig, TLSConfig},
     uri::AMQPUri,
@@ -25,6 +25,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     channel::{OpenChannel, REPLY_SUCCESS},
     endpoint::{Candidate, Endpoint},
+    link_error::{LinkError, limited},
 };
 
 /// The limit on connecting to one of several addresses, from TCP to the end of AMQP's handshake.
@@ -55,66 +56,6 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often a link is polled, in case it ended without an event.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// Why a link, or a channel on it, could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
-    #[error(transparent)]
-    Lapin(#[from] lapin::Error),
-    #[error("{what} took longer than {limit:?}")]
-    TooSlow { what: &'static str, limit: Duration },
-    #[error("the connection or its channel was closed")]
-    Ended,
-    #[error("{0}")]
-    Lookup(#[source] io::Error),
-    #[error("{0} no longer answers")]
-    Silent(String),
-    #[error("{}", HostErrors(.0))]
-    NoHost(Vec<(String, LinkError)>),
-}
-
-/// The error of each host, for several hosts.
-struct HostErrors<'a>(&'a [(String, LinkError)]);
-
-impl fmt::Display for HostErrors<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, (host, error)) in self.0.iter().enumerate() {
-            let separator = if place > 0 { "; " } else { "" };
-            write!(f, "{separator}{host}: {error}")?;
-        }
-        Ok(())
-    }
-}
-
-impl LinkError {
-    /// Whether the broker closed only a channel, so that the connection is still good.
-    pub(super) fn closed_channel(&self) -> bool {
-        matches!(self, Self::Lapin(error) if error.is_amqp_soft_error())
-    }
-
-    /// AMQP's reply code of an error that closed a channel.
-    pub(super) fn reply_code(&self) -> Option<u16> {
-        match self {
-            Self::Lapin(error) => match error.kind() {
-                ErrorKind::ProtocolError(error) => Some(error.get_id()),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-}
-
-/// Runs a step of the protocol under a time limit.
-pub(super) async fn limited<T, E: Into<LinkError>>(
-    what: &'static str,
-    limit: Duration,
-    step: impl Future<Output = Result<T, E>>,
-) -> Result<T, LinkError> {
-    match timeout(limit, step).await {
-        Ok(result) => result.map_err(Into::into),
-        Err(_) => Err(LinkError::TooSlow { what, limit }),
-    }
-}
 
 /// The events of a link.
 pub(super) struct Events(Pin<Box<dyn Stream<Item = Event> + Send>>);

@@ -9,15 +9,20 @@ use std::{
     time::Duration,
 };
 
+use lapin::uri::AMQPUserInfo;
 use reqwest::{Certificate, Client, Response, StatusCode};
+use roundtrip_model::{WrongSetting, config::chain};
 use roundtrip_tls::Roots;
 use serde::de::DeserializeOwned;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::policies::{self, Found, Target};
-use crate::{Config, OpenError};
+use super::{
+    endpoint::Endpoint,
+    policies::{self, Found, Target},
+};
+use crate::Config;
 
 /// Time between two checks. RabbitMQ itself shows a change after about 5 s.
 const CHECK_EVERY: Duration = Duration::from_secs(20);
@@ -31,18 +36,13 @@ const MAX_ANSWER: usize = 4 << 20;
 /// Maximum number of exchanges or queues in an answer: RabbitMQ's limit. A namespace has about 90.
 const PAGE: &str = "500";
 
-/// Name and password.
-pub(super) struct Credentials {
-    pub user: String,
-    pub password: String,
-}
-
 /// The management API of a virtual host.
 pub(super) struct Management {
     client: Client,
     base: Url,
     vhost: String,
-    credentials: Option<Credentials>,
+    /// The user and the password, unless the URL has its own.
+    user: Option<AMQPUserInfo>,
     config: Config,
     warnings: Arc<Warnings>,
 }
@@ -87,39 +87,28 @@ enum ManagementError {
 }
 
 impl Management {
-    /// The configured API, if any. `credentials` apply if its URL has no user.
-    ///
-    /// # Errors
-    /// [`OpenError::Setting`] if the URL cannot be used.
-    pub(super) fn of(
-        config: &Config,
-        vhost: &str,
-        credentials: Credentials,
-        roots: &Roots,
-    ) -> Result<Option<Self>, OpenError> {
+    /// The configured API, if any. Its URL may lack a user: then it is the endpoint's.
+    pub(super) fn of(config: &Config, endpoint: &Endpoint) -> Result<Option<Self>, WrongSetting> {
         let Some(url) = &config.management_url else {
             return Ok(None);
         };
-        let problem = |problem: &str| OpenError::Setting {
-            field: "management_url",
-            problem: problem.to_owned(),
-        };
+        let problem = |problem: &str| WrongSetting::new("management_url", problem);
         let mut base = Url::parse(url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.query().is_none())
             .ok_or_else(|| problem(MALFORMED))?;
         // The HTTP client uses a URL's credentials by itself.
-        let credentials = base.username().is_empty().then_some(credentials);
+        let user = base.username().is_empty();
         base.path_segments_mut()
             .map_err(|()| problem(MALFORMED))?
             .pop_if_empty()
             .push("api");
-        let client = client(&base, roots).map_err(|_| problem(NO_AUTHORITIES))?;
+        let client = client(&base, &endpoint.roots).map_err(|_| problem(NO_AUTHORITIES))?;
         Ok(Some(Self {
             client,
             base,
-            vhost: vhost.to_owned(),
-            credentials,
+            vhost: endpoint.vhost().to_owned(),
+            user: user.then(|| endpoint.user().clone()),
             config: config.clone(),
             warnings: Arc::default(),
         }))
@@ -153,9 +142,10 @@ impl Management {
                 Err(_) if failing => {}
                 Err(error) => {
                     failing = true;
+                    // Its causes contain neither the URL nor the credentials.
                     self.warnings.replace(vec![format!(
                         "the management API at broker.management_url cannot be read: {}",
-                        one_line(&error)
+                        chain(&error)
                     )]);
                 }
             }
@@ -213,8 +203,8 @@ impl Management {
 
     async fn get<T: DeserializeOwned>(&self, url: Url) -> Result<T, ManagementError> {
         let mut request = self.client.get(url);
-        if let Some(Credentials { user, password }) = &self.credentials {
-            request = request.basic_auth(user, Some(password));
+        if let Some(user) = &self.user {
+            request = request.basic_auth(&user.username, Some(&user.password));
         }
         let response = request.send().await.map_err(reqwest::Error::without_url)?;
         match response.status() {
@@ -265,18 +255,4 @@ async fn body(mut response: Response) -> Result<Vec<u8>, ManagementError> {
         body.extend_from_slice(&chunk);
     }
     Ok(body)
-}
-
-/// An error with its causes, which contain neither the URL nor the credentials.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        source = cause.source();
-    }
-    line
 }

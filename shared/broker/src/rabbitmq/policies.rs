@@ -45,7 +45,6 @@ pub struct Policy {
 
 /// The policies of this namespace. The first keeps other policies off; the second sets
 /// `max_backlog` and `max_backlog_bytes` for the work queues.
-#[must_use]
 pub fn policies(config: &Config) -> [Policy; 2] {
     let Config {
         namespace,

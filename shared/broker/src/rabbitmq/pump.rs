@@ -7,7 +7,7 @@ use std::{collections::HashMap, convert::Infallible, pin::pin, sync::Arc, time::
 
 use backoff::backoff::Backoff;
 use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
-use lapin::{Event, options::ConfirmSelectOptions, types::ShortString};
+use lapin::{Event, types::ShortString};
 use roundtrip_model::{LogThrottle, retry::reconnect};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -16,12 +16,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    channel::OpenChannel,
     endpoint::Endpoint,
     large::LargeChannels,
-    link::{Events, Link, LinkError, limited},
+    link::{Events, Link},
+    link_error::LinkError,
     publisher::{Job, Publisher},
-    queue_channel::QueueChannel,
+    queue_channel::{LOOK_EVERY, QueueChannel},
     refusals,
     topology::Topology,
 };
@@ -41,15 +41,9 @@ const REDECLARE_PATIENCE: Duration = Duration::from_millis(500);
 /// Logged for every failed declare.
 static NOT_DECLARED: LogThrottle = LogThrottle::every(Duration::from_mins(1));
 
-/// The limit on the answer to a simple call.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-
 /// The limit on a confirm. A connection that has waiting publishes and no confirm for this long is
 /// closed. Another node may do better, and the waiting messages would stay in memory.
 const CONFIRM_LIMIT: Duration = Duration::from_mins(1);
-
-/// How often the connection is polled, in case it ended without an event.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The task's side.
 pub(super) struct Pump {
@@ -229,12 +223,4 @@ async fn declare(link: &Link, publisher: &Publisher, topology: &Topology) -> Res
     let refused = refusals::declare(link, topology).await?;
     publisher.refusals.replace(refused);
     Ok(())
-}
-
-/// Opens a channel with confirms.
-pub(super) async fn confirming(link: &Link) -> Result<OpenChannel, LinkError> {
-    let channel = link.channel().await?;
-    let confirms = channel.confirm_select(ConfirmSelectOptions::default());
-    limited("confirm.select", ANSWER_LIMIT, confirms).await?;
-    Ok(channel)
 }

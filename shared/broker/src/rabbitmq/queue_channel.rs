@@ -7,7 +7,6 @@ use std::{pin::pin, time::Duration};
 
 use backoff::backoff::Backoff;
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
-use lapin::{Confirmation, options::BasicPublishOptions};
 use roundtrip_model::LogThrottle;
 use tokio::{
     sync::{Notify, mpsc},
@@ -16,14 +15,14 @@ use tokio::{
 
 use super::{
     channel::OpenChannel,
+    confirming::{confirming, publish},
     large::{LARGE, LargeChannels},
-    link::{Link, LinkError},
+    link::Link,
+    link_error::LinkError,
     publisher::{Job, Publisher},
-    pump::{LOOK_EVERY, confirming},
     refusals::{self, Refusal},
     returned::{Completed, Returned, answer},
     topology::Topology,
-    wire::Outgoing,
 };
 use crate::PublishError;
 
@@ -31,6 +30,9 @@ use crate::PublishError;
 /// caller waits. RabbitMQ (3.10) holds a channel's first publish for 65 s if the queue's leader
 /// hangs, even after it is back. A new channel finds the next leader.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often the connection is polled, in case it ended without an event.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Logged for every batch with a returned message.
 static RETURNED: LogThrottle = LogThrottle::every(Duration::from_mins(1));
@@ -199,30 +201,6 @@ fn came_back(missing: &Notify) {
         );
     }
     missing.notify_one();
-}
-
-/// Publishes, and waits for the confirm.
-pub(super) async fn publish(
-    channel: &OpenChannel,
-    publisher: &Publisher,
-    topology: &Topology,
-    outgoing: &Outgoing,
-) -> lapin::Result<Confirmation> {
-    let Outgoing {
-        to,
-        properties,
-        body,
-    } = outgoing;
-    let unconfirmed = publisher.confirms.sent(to.queue(), to.is_new());
-    let (exchange, key) = (topology.exchange(*to).clone(), topology.key(*to).clone());
-    let mandatory = BasicPublishOptions {
-        mandatory: true,
-        ..BasicPublishOptions::default()
-    };
-    let sent = channel.basic_publish(exchange, key, mandatory, body, properties.clone());
-    let confirmation = sent.await?.await?;
-    unconfirmed.confirmed();
-    Ok(confirmation)
 }
 
 async fn send(

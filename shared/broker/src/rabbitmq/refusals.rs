@@ -13,7 +13,8 @@ use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 use lapin::types::ShortString;
 
 use super::{
-    link::{Link, LinkError, limited},
+    link::Link,
+    link_error::{LinkError, limited},
     topology::Topology,
 };
 use crate::PublishError;

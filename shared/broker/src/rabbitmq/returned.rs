@@ -6,7 +6,7 @@
 
 use lapin::{Confirmation, message::BasicReturnMessage, types::ShortString};
 
-use super::{link::LinkError, publisher::Job, topology::Topology};
+use super::{link_error::LinkError, publisher::Job, topology::Topology};
 use crate::PublishError;
 
 /// A publish whose confirm completed.

@@ -24,7 +24,8 @@ use super::{
     acks::{AckBatch, Acks, Tag},
     channel::OpenChannel,
     lease::{ChannelLease, Settled},
-    link::{Link, LinkError, limited},
+    link::Link,
+    link_error::{LinkError, limited},
     wire::decode,
 };
 use crate::{Message, Queue};

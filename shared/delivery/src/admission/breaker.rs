@@ -18,16 +18,8 @@
 
 use std::time::Duration;
 
-use roundtrip_model::Outcome;
-use serde::{Deserialize, Serialize};
+use roundtrip_model::{Check, Outcome};
 use tokio::time::Instant;
-
-use crate::ConfigError;
-
-const DEFAULT_FAILURES: u32 = 8;
-const DEFAULT_WAIT: Duration = Duration::from_secs(2);
-const DEFAULT_MAX_WAIT: Duration = Duration::from_mins(2);
-const DEFAULT_PROBES: u32 = 2;
 
 /// The shortest configurable wait; a shorter one would defeat the breaker.
 const MIN_WAIT: Duration = Duration::from_millis(10);
@@ -41,55 +33,28 @@ const WINDOW_RESULTS: u32 = 20;
 /// accepts enough for its messages to arrive by their own retries.
 const WINDOW_SHARE: (u32, u32) = (3, 4);
 
-/// When a breaker opens, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BreakerConfig {
-    /// This many consecutive failures open it.
-    pub failures: u32,
-    /// How long it stays open the first time; each further time is twice as long.
-    #[serde(with = "humantime_serde")]
-    pub wait: Duration,
-    /// The longest time that it stays open.
-    #[serde(with = "humantime_serde")]
-    pub max_wait: Duration,
-    /// Maximum number of concurrent probes while it is half-open.
-    pub probes: u32,
-}
-
-impl Default for BreakerConfig {
-    fn default() -> Self {
-        Self {
-            failures: DEFAULT_FAILURES,
-            wait: DEFAULT_WAIT,
-            max_wait: DEFAULT_MAX_WAIT,
-            probes: DEFAULT_PROBES,
-        }
+roundtrip_model::section! {
+    /// When a breaker opens, and for how long.
+    #[derive(Debug, Copy, Eq)]
+    pub struct BreakerConfig {
+        /// This many consecutive failures open it.
+        failures: u32 = 8, in 1..;
+        /// How long it stays open the first time; each further time is twice as long.
+        #[serde(with = "humantime_serde")]
+        wait: Duration = Duration::from_secs(2), in MIN_WAIT..=LONGEST_WAIT;
+        /// The longest time that it stays open.
+        #[serde(with = "humantime_serde")]
+        max_wait: Duration = Duration::from_mins(2), in ..=LONGEST_WAIT;
+        /// Maximum number of concurrent probes while it is half-open.
+        probes: u32 = 2, in 1..;
     }
 }
 
 impl BreakerConfig {
-    /// Checks the bounds.
-    ///
-    /// # Errors
-    /// Names the first setting that is out of bounds.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        if self.failures == 0 {
-            return Err(ConfigError::new("breaker.failures", "must be at least 1"));
-        }
-        if self.probes == 0 {
-            return Err(ConfigError::new("breaker.probes", "must be at least 1"));
-        }
-        if !(MIN_WAIT..=LONGEST_WAIT).contains(&self.wait) {
-            return Err(ConfigError::new("breaker.wait", "must be 10ms to 1h"));
-        }
-        if !(self.wait..=LONGEST_WAIT).contains(&self.max_wait) {
-            return Err(ConfigError::new(
-                "breaker.max_wait",
-                "must be 'breaker.wait' to 1h",
-            ));
-        }
-        Ok(())
+    pub(crate) fn check(&self, check: &mut Check) {
+        self.check_bounds(check);
+        let is_longest = self.max_wait >= self.wait;
+        check.unless(is_longest, "max_wait", "must not be shorter than 'wait'");
     }
 
     fn wait_after(&self, openings: u32) -> Duration {
@@ -144,11 +109,9 @@ pub(super) struct Ticket {
 pub(crate) enum Change {
     /// It opened, for this long.
     Opened(Duration),
-    /// It closed.
     Closed,
 }
 
-/// The breaker of one endpoint.
 #[derive(Debug)]
 pub(super) struct Breaker {
     config: BreakerConfig,
@@ -181,8 +144,6 @@ struct Counts {
 }
 
 impl Breaker {
-    /// A closed breaker.
-    #[must_use]
     pub(super) fn new(config: BreakerConfig) -> Self {
         Self {
             config,
@@ -193,14 +154,12 @@ impl Breaker {
     }
 
     /// Whether it is closed: a closed breaker admits every delivery.
-    #[must_use]
     pub(super) const fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed(_))
     }
 
     /// Until when a delivery has to wait; `None` if it is admitted now. `fresh`: the delivery has
     /// not failed yet.
-    #[must_use]
     pub(super) fn blocked_until(&self, now: Instant, fresh: bool) -> Option<Instant> {
         let until = match self.state {
             State::Closed(_) => return None,

@@ -30,9 +30,7 @@ const SPREAD: f64 = 0.2;
 /// What a key is allowed.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Maximum number of deliveries under way.
     pub max_in_flight: usize,
-    /// Maximum number of deliveries started per second.
     pub rate_per_second: Option<f64>,
     /// A paused key starts no delivery.
     pub paused: bool,
@@ -71,7 +69,6 @@ impl Slots {
 /// Why a delivery may not start now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Denial {
-    /// The key is paused.
     Paused,
     /// The key's breaker is open, or half-open with all probes under way.
     BreakerOpen,
@@ -79,7 +76,6 @@ pub(super) enum Denial {
     ServerBreakerOpen,
     /// The key has as many deliveries under way as it may have.
     AtCapacity,
-    /// The key's rate is exhausted.
     RateLimited,
 }
 
@@ -95,7 +91,6 @@ impl Denial {
     }
 }
 
-/// The deliveries of one key.
 #[derive(Debug)]
 pub(super) struct KeyState {
     limits: Limits,

@@ -21,7 +21,6 @@ use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection}
 
 use super::meter::{Meter, Place};
 
-/// The state of an exchange under way.
 pub(crate) struct Exchange(Arc<Shared>);
 
 struct Shared {

@@ -333,15 +333,15 @@ async fn a_compressed_answer_is_not_unpacked() {
 #[rstest]
 #[case::timeout(
     |config: &mut WebhookConfig| config.timeout = Duration::ZERO,
-    "webhook.timeout: must be 1ms to 366 days"
+    "webhook.timeout must be 1ms to 366 days"
 )]
 #[case::connect(
     |config: &mut WebhookConfig| config.connect_timeout = Duration::ZERO,
-    "webhook.connect_timeout: must be 1ms to 366 days"
+    "webhook.connect_timeout must be 1ms to 366 days"
 )]
 #[case::user_agent(
     |config: &mut WebhookConfig| config.user_agent = "a\nb".to_owned(),
-    "webhook.user_agent: "
+    "webhook.user_agent "
 )]
 fn a_setting_that_cannot_be_used_is_named(
     #[case] change: fn(&mut WebhookConfig),

@@ -40,7 +40,6 @@ pub trait DeliveryRole: Send + Sync + 'static {
     /// The channel that the delivery is admitted by; deliveries without one are admitted together.
     fn channel_id(payload: &Self::Payload) -> Option<&ChannelId>;
 
-    /// The session, for the log.
     fn session_id(payload: &Self::Payload) -> &SessionId;
 
     /// Looks up where the payload goes.
@@ -85,11 +84,8 @@ pub trait DeliveryRole: Send + Sync + 'static {
 /// What to post, and under which limits.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// The receiver's URL.
     pub url: &'a Url,
-    /// The header `webhook-id`.
     pub webhook_id: String,
-    /// JSON.
     pub body: Bytes,
     /// Signs the request, if the receiver has a secret.
     pub signer: Option<&'a Signer>,

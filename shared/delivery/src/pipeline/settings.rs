@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use roundtrip_model::{RetryPolicy, retry::Then};
+use roundtrip_model::{Check, RetryPolicy, retry::Then};
 
-use crate::{BreakerConfig, ConfigError, RetryConfig, WebhookConfig, config::window};
+use crate::{BreakerConfig, MAX_CONCURRENCY, RetryConfig, WebhookConfig};
 
 /// A role's settings, as its section of the configuration has them.
 #[derive(Debug, Clone, Copy)]
@@ -22,14 +22,14 @@ pub struct Settings<'a> {
 }
 
 impl Settings<'_> {
-    /// The retry policy, if every setting is within its bounds.
-    ///
-    /// # Errors
-    /// Names the first setting that is out of bounds.
-    pub fn check(&self) -> Result<RetryPolicy, ConfigError> {
-        let policy = self.retry.policy(self.then, self.default_schedule)?;
-        window(self.concurrency)?;
-        self.breaker.check()?;
-        Ok(policy)
+    pub fn check(&self, check: &mut Check) {
+        check.within("concurrency", &self.concurrency, &(1..=MAX_CONCURRENCY));
+        check.section("webhook", |check| drop(self.webhook.check(check)));
+        check.section("retry", |check| self.retry.check(check));
+        check.section("breaker", |check| self.breaker.check(check));
+    }
+
+    pub(super) fn policy(&self) -> RetryPolicy {
+        self.retry.policy(self.then, self.default_schedule)
     }
 }

@@ -13,15 +13,11 @@ use crate::ids::ChannelId;
 /// What a key is limited to. `None` means no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyBounds {
-    /// Only these channels.
     pub channels: Option<BTreeSet<ChannelId>>,
-    /// The most requests a second.
     pub rate_per_second: Option<u32>,
-    /// The latest expiry.
     pub expires_at: Option<OffsetDateTime>,
 }
 
-/// The limit that a key exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScopeViolation {
     /// It may use all channels, or channels outside the limit.
@@ -35,7 +31,6 @@ pub enum ScopeViolation {
 impl KeyBounds {
     /// The key's own limits. The configured default rate for keys without a rate does not count,
     /// because the key's maker did not set it.
-    #[must_use]
     pub fn of(key: &ApiKey) -> Self {
         Self {
             channels: key.channels.clone(),
@@ -45,7 +40,6 @@ impl KeyBounds {
     }
 
     /// The limit that this key exceeds. `None` if a key with these limits could have made it.
-    #[must_use]
     pub fn exceeded_by(&self, key: &ApiKey) -> Option<ScopeViolation> {
         let is_within = |own: &BTreeSet<ChannelId>| {
             let channels = key.channels.as_ref();

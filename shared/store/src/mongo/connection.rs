@@ -17,6 +17,7 @@ use mongodb::{
     Client, Database,
     options::{ClientOptions, ConnectionString, Tls, TlsOptions, WriteConcern},
 };
+use roundtrip_model::{Check, WrongSetting};
 use roundtrip_tls::Roots;
 use tokio::{
     sync::{OnceCell, Semaphore},
@@ -30,7 +31,7 @@ use super::{
     indexes::{self, Uniqueness},
     unavailable,
 };
-use crate::{Config, OpenError, StoreError, TimedOut};
+use crate::{Config, StoreError, TimedOut};
 
 /// The client's name in the server's log.
 const APP_NAME: &str = "roundtrip";
@@ -93,49 +94,44 @@ pub(super) struct ConnectionState {
 }
 
 impl Connection {
-    pub(super) fn open(config: &Config) -> Result<Self, OpenError> {
-        let setting = |setting, problem: String| OpenError::Setting { setting, problem };
+    /// Checks the settings, and parses the URL.
+    pub(super) fn check(config: &Config, check: &mut Check) -> Option<ConnectionString> {
+        let Config {
+            ca_file, database, ..
+        } = config;
+        let is_name = (1..=MAX_DATABASE_BYTES).contains(&database.len())
+            && !database.contains(['/', '\\', '.', ' ', '"', '$', '\0']);
+        check.unless(is_name, "database", "is not a valid name of a database");
         // The driver's message may quote the URL, including its password.
-        let url = ConnectionString::parse(&config.url)
-            .map_err(|_| setting("url", MALFORMED.to_owned()))?;
-        if let Some(Tls::Enabled(options)) = &url.tls
-            && let Some(path) = &options.ca_file_path
-        {
-            // The driver reads the file only when it connects, and the store would stay
-            // unavailable.
-            Roots::read(path).map_err(|_| setting("url", BAD_CA_FILE.to_owned()))?;
-        }
-        if let Some(Tls::Enabled(options)) = &url.tls
-            && options.allow_invalid_certificates == Some(true)
-        {
-            let problem = "must not disable certificate verification; set ca_file to trust your \
-                           own authority";
-            return Err(setting("url", problem.to_owned()));
-        }
-        if let Some(path) = &config.ca_file {
-            if matches!(url.tls, Some(Tls::Disabled)) {
-                return Err(setting(
-                    "ca_file",
-                    "has no effect: the URL turns TLS off".to_owned(),
-                ));
+        let url = ConnectionString::parse(&config.url);
+        let url = check.take(url.map_err(|_| WrongSetting::new("url", MALFORMED)));
+        let tls = url.as_ref().and_then(|url| url.tls.as_ref());
+        match ca_file {
+            Some(_) if matches!(tls, Some(Tls::Disabled)) => {
+                let problem = "has no effect: the URL turns TLS off";
+                check.add(WrongSetting::new("ca_file", problem));
             }
             // The driver ignores unreadable parts of this file.
-            Roots::read(path)?;
+            Some(path) => drop(check.value("ca_file", Roots::read(path))),
+            None => {}
         }
-        let database = config.database.as_str();
-        if database.is_empty()
-            || database.len() > MAX_DATABASE_BYTES
-            || database.contains(['/', '\\', '.', ' ', '"', '$', '\0'])
-        {
-            return Err(setting(
-                "database",
-                "is not a valid name of a database".to_owned(),
-            ));
+        if let Some(Tls::Enabled(options)) = tls {
+            // The driver reads the file only when it connects, and the store would stay
+            // unavailable.
+            let file = options.ca_file_path.as_ref();
+            let is_usable = file.is_none_or(|path| Roots::read(path).is_ok());
+            check.unless(is_usable, "url", BAD_CA_FILE);
+            check.unless(
+                options.allow_invalid_certificates != Some(true),
+                "url",
+                "must not disable certificate verification; set ca_file to trust your own \
+                 authority",
+            );
         }
-        // The driver takes 0 to mean no limit.
-        if config.max_connections == 0 {
-            return Err(setting("max_connections", "must be at least 1".to_owned()));
-        }
+        url
+    }
+
+    pub(super) fn open(config: &Config, url: ConnectionString) -> Self {
         let permits = |count: u32| {
             let count = usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS);
             Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
@@ -143,7 +139,7 @@ impl Connection {
         let shared = Arc::new(ConnectionState {
             url,
             ca_file: config.ca_file.clone(),
-            database_name: database.to_owned(),
+            database_name: config.database.clone(),
             timeout: config.timeout,
             max_connections: config.max_connections,
             retention: config.retention,
@@ -155,7 +151,7 @@ impl Connection {
             closing: CancellationToken::new(),
         });
         let indexing = tokio::spawn(see_to_indexes(Arc::clone(&shared)));
-        Ok(Self { shared, indexing })
+        Self { shared, indexing }
     }
 
     /// Stops making indexes, waits for every running call, and then drops the client.
@@ -346,7 +342,6 @@ impl ConnectionState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mongo::MongoStore;
 
     /// A reserved port, on which no server listens.
     const UNAVAILABLE: &str = "mongodb://127.0.0.1:1/";
@@ -411,11 +406,11 @@ mod tests {
             (bad_database, "database"),
             (no_connections, "max_connections"),
         ] {
-            let Err(OpenError::Setting { setting, problem }) = MongoStore::open(&config) else {
-                panic!("opened {config:?}")
-            };
-            assert_eq!(setting, named, "{problem}");
-            assert!(!problem.contains("cret"), "{problem}");
+            let mut check = Check::of("store");
+            config.check(&mut check);
+            let wrong = check.end().unwrap_err().to_string();
+            assert!(wrong.starts_with(&format!("store.{named} ")), "{wrong}");
+            assert!(!wrong.contains("cret"), "{wrong}");
         }
     }
 }

@@ -14,11 +14,17 @@ fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
         .collect()
 }
 
-fn read(text: &str, pairs: &[(&str, &str)]) -> Result<Config, Problem> {
+fn read(text: &str, pairs: &[(&str, &str)]) -> Result<Config, WrongSettings> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("roundtrip.toml");
     std::fs::write(&path, text).unwrap();
-    read_with(Some(&path), variables(pairs))
+    read_file(&path, pairs)
+}
+
+fn read_file(path: &Path, pairs: &[(&str, &str)]) -> Result<Config, WrongSettings> {
+    let mut check = Check::default();
+    let config = read_with(Some(path), variables(pairs), &mut check);
+    check.end_with(config)
 }
 
 fn refusal(text: &str, pairs: &[(&str, &str)]) -> String {
@@ -363,10 +369,10 @@ fn a_syntax_error_is_reported_by_its_place_only() {
 fn a_file_that_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other.toml");
-    let error = read_with(Some(&path), []).unwrap_err().to_string();
+    let error = read_file(&path, &[]).unwrap_err().to_string();
     assert!(error.contains("other.toml cannot be read"), "{error}");
     std::fs::write(&path, b"drain = \"1s\"\nlog = \"\xff\"").unwrap();
-    let error = read_with(Some(&path), []).unwrap_err().to_string();
+    let error = read_file(&path, &[]).unwrap_err().to_string();
     assert!(
         error.contains("line 2, column 8: the file is not UTF-8"),
         "{error}"
@@ -473,4 +479,38 @@ fn all_invalid_values_are_reported_together() {
         assert!(problem.contains(named), "{named}: {problem}");
     }
     assert_eq!(problem.lines().count(), 5, "{problem}");
+}
+
+#[test]
+fn values_that_cannot_be_read_are_reported_with_the_missing_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("roundtrip.toml");
+    let file = "environment = \"production\"\ndrain = 1\nsessions_server = 5\n\
+                [broker]\nurl = \"redis://host\"\n";
+    std::fs::write(&path, file).unwrap();
+    let wrong = load(Some(&path), &Role::every().collect()).unwrap_err();
+    let wrong = wrong.to_string();
+    for named in [
+        ": drain must be",
+        ": sessions_server must be",
+        "broker.url must begin",
+        "public_url (ROUNDTRIP__PUBLIC_URL) must be set",
+        "callback_secret (CALLBACK_SECRET) must be set",
+    ] {
+        assert!(wrong.contains(named), "{named}: {wrong}");
+    }
+    // It is set, though not to a URL.
+    assert!(!wrong.contains("SESSIONS_SERVER"), "{wrong}");
+}
+
+#[test]
+fn a_misspelt_environment_is_the_only_report_about_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("roundtrip.toml");
+    let file = "environment = \"produktion\"\n[ingress]\nlisten = \"0.0.0.0:8000\"\n";
+    std::fs::write(&path, file).unwrap();
+    let wrong = load(Some(&path), &Role::every().collect()).unwrap_err();
+    let wrong = wrong.to_string();
+    assert_eq!(wrong.lines().count(), 1, "{wrong}");
+    assert!(wrong.contains(": environment must be"), "{wrong}");
 }

@@ -142,8 +142,7 @@ async fn open_bounded(file: &Path) -> Embedded {
         max_backlog_bytes: 1_000,
         ..Config::default()
     };
-    let path = file.to_str().expect("a path in UTF-8");
-    let opened = Embedded::open(path, &config, Arc::new(StoppedAt(NOON))).await;
+    let opened = Embedded::open(file.to_owned(), &config, Arc::new(StoppedAt(NOON))).await;
     opened.unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::{LIMIT, NOON, StoppedAt, consume, message, next, publish, settle};
 use crate::{
     Broker, Config, Queue,
-    embedded::{Embedded, MAX_WINDOW_BYTES},
+    embedded::{Embedded, queue::MAX_WINDOW_BYTES},
 };
 
 const EACH: usize = MAX_WINDOW_BYTES / 8;
@@ -24,7 +24,7 @@ async fn open(folder: &TempDir) -> Embedded {
         ..Config::default()
     };
     let file = folder.path().join("broker.db");
-    Embedded::open(file.to_str().unwrap(), &config, Arc::new(StoppedAt(NOON)))
+    Embedded::open(file, &config, Arc::new(StoppedAt(NOON)))
         .await
         .unwrap_or_else(|error| panic!("{error}"))
 }

@@ -1,0 +1,149 @@
+//! The history of messages: `GET /channel/message/{message_id}` and `GET /messages`.
+
+use axum::{extract::State, response::Response};
+use roundtrip_model::{
+    ChannelId, Entry, Event, MessageId, SessionId, State as MessageState, journal::WaitReason,
+};
+use roundtrip_store::{Detail, MessageFilter, MessageRecord, StateFilter};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::entry::TimelineEntry;
+use crate::{
+    auth::Principal,
+    ingress::Ingress,
+    pages::{Page, page_size},
+    parameters::{Parameters, PathId},
+    problem::Problem,
+};
+
+/// A message in an answer.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    record: MessageRecord,
+    /// Lists are sorted by it.
+    #[serde(with = "time::serde::rfc3339")]
+    accepted_at: OffsetDateTime,
+}
+
+impl From<MessageRecord> for Shown {
+    fn from(record: MessageRecord) -> Self {
+        Self {
+            accepted_at: record.message_id.made_at(),
+            record,
+        }
+    }
+}
+
+/// A message with its timeline, the earliest entry first.
+#[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the field's name in the API")]
+pub(crate) struct Timeline {
+    #[serde(flatten)]
+    message: Shown,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<Waiting>,
+    timeline: Vec<TimelineEntry>,
+}
+
+/// Why a message is not delivered now.
+#[derive(Debug, Serialize)]
+struct Waiting {
+    reason: WaitReason,
+    detail: &'static str,
+}
+
+impl From<WaitReason> for Waiting {
+    fn from(reason: WaitReason) -> Self {
+        Self {
+            reason,
+            detail: reason.detail(),
+        }
+    }
+}
+
+/// `GET /channel/message/{message_id}`
+pub(crate) async fn timeline(
+    State(ingress): State<Ingress>,
+    principal: Principal,
+    PathId(id): PathId,
+) -> Result<Response, Problem> {
+    let id: MessageId = id.parse().map_err(|_error| Problem::unknown_message(&id))?;
+    let found = ingress.store.message(&id).await?;
+    // Another channel's message gives the same 404 as one that does not exist.
+    let found = found.filter(|(message, _)| principal.sees(Some(&message.channel_id)));
+    let (message, timeline) = found.ok_or_else(|| Problem::unknown_message(&id.to_string()))?;
+    let waiting = waiting(&ingress, &message, &timeline).await;
+    let timeline = Timeline {
+        message: message.into(),
+        waiting: waiting.map(Waiting::from),
+        timeline: timeline.into_iter().map(TimelineEntry::from).collect(),
+    };
+    ingress.response_budget.json(&timeline, ())
+}
+
+/// What the message waits for: a pause is read from the channel, all else from the dispatcher's
+/// last entry.
+async fn waiting(
+    ingress: &Ingress,
+    message: &MessageRecord,
+    timeline: &[Entry],
+) -> Option<WaitReason> {
+    if !message.state.is_under_way() || message.state == MessageState::Delivering {
+        return None;
+    }
+    if let Ok(known) = ingress.channel_cache.get(&message.channel_id).await
+        && known.target.settings.paused
+    {
+        return Some(WaitReason::ChannelPaused);
+    }
+    match timeline.last()?.event {
+        Event::Waiting { reason, .. } => Some(reason),
+        _ => None,
+    }
+}
+
+/// The query parameters of `GET /messages`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MessageParameters {
+    session_id: Option<SessionId>,
+    channel_id: Option<ChannelId>,
+    state: Option<StateFilter>,
+    #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
+    since: Option<OffsetDateTime>,
+    #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
+    until: Option<OffsetDateTime>,
+    limit: Option<u16>,
+    cursor: Option<MessageId>,
+}
+
+/// `GET /messages`
+pub(crate) async fn list(
+    State(ingress): State<Ingress>,
+    principal: Principal,
+    Parameters(parameters): Parameters<MessageParameters>,
+) -> Result<Response, Problem> {
+    let limit = page_size(parameters.limit)?;
+    let filter = MessageFilter {
+        message_ids: None,
+        session: parameters.session_id,
+        channels: principal.visible_channels(parameters.channel_id.as_ref())?,
+        channel: parameters.channel_id,
+        state: parameters.state,
+        since: parameters.since,
+        until: parameters.until,
+    };
+    let under_way = ingress.queries.begin(&principal)?;
+    let cursor = parameters.cursor.as_ref();
+    let page = ingress
+        .store
+        .messages(&filter, cursor, limit + 1, Detail::Outline);
+    let found = under_way.ask(page).await?;
+    let found = found.into_iter().map(Shown::from).collect();
+    let page = Page::of("messages", found, limit, |shown: &Shown| {
+        shown.record.message_id
+    });
+    ingress.response_budget.json(&page, under_way)
+}

@@ -1,0 +1,130 @@
+//! What the handlers share, and how it is built.
+
+use std::{ops::Deref, sync::Arc};
+
+use roundtrip_broker::SharedBroker;
+use roundtrip_egress::Guard;
+use roundtrip_journal::Journal;
+use roundtrip_model::{Clock, SealingKeys, TokenKeys};
+use roundtrip_store::{CachedChannels, SharedStore};
+use tokio::sync::Semaphore;
+
+use crate::{
+    auth::{Authenticator, KeySettings},
+    callback::refusals::Refusals,
+    config::{CallbackAuth, Config},
+    limits::{AnswerLimits, Queries, ResponseBudget},
+};
+
+/// The most batches in progress; a further one is answered 503. Each holds its body and the parsed
+/// messages in memory.
+const MAX_BATCHES: usize = 8;
+
+/// The state of the handlers. It is cloned several times a request, which only increments a
+/// counter.
+#[derive(Clone)]
+pub struct Ingress(Arc<IngressState>);
+
+impl Deref for Ingress {
+    type Target = IngressState;
+
+    fn deref(&self) -> &IngressState {
+        &self.0
+    }
+}
+
+pub struct IngressState {
+    pub(crate) broker: SharedBroker,
+    pub(crate) store: SharedStore,
+    pub(crate) channel_cache: Arc<CachedChannels>,
+    pub(crate) journal: Journal,
+    pub(crate) tokens: TokenKeys,
+    pub(crate) callback_auth: CallbackAuth,
+    pub(crate) refusals: Arc<Refusals>,
+    pub(crate) answer_limits: AnswerLimits,
+    pub(crate) sealing: SealingKeys,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) authenticator: Arc<Authenticator>,
+    /// The `response_url` of messages that name none.
+    pub(crate) own_response_url: Arc<str>,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) limits: Config,
+    pub(crate) under_way: Semaphore,
+    /// The free part of the byte budget of all bodies.
+    pub(crate) bytes: Arc<Semaphore>,
+    /// The budget of answers within it.
+    pub(crate) response_budget: ResponseBudget,
+    pub(crate) batches: Arc<Semaphore>,
+    pub(crate) queries: Arc<Queries>,
+}
+
+pub struct Parts {
+    pub broker: SharedBroker,
+    pub store: SharedStore,
+    /// The channel cache; other roles of the process may share it.
+    pub channel_cache: Arc<CachedChannels>,
+    pub journal: Journal,
+    /// The keys of the tokens that the dispatcher makes.
+    pub tokens: TokenKeys,
+    /// Whether an answer needs a token.
+    pub callback_auth: CallbackAuth,
+    pub sealing: SealingKeys,
+    /// The gateway's own `/webhook-response`, as channels reach it.
+    pub own_response_url: Arc<str>,
+    pub keys: KeySettings,
+    pub guard: Arc<Guard>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Ingress {
+    /// An ingress of these parts, with these limits. Must be called within a runtime.
+    pub fn new(limits: Config, parts: Parts) -> Self {
+        let Parts {
+            broker,
+            store,
+            channel_cache,
+            journal,
+            tokens,
+            callback_auth,
+            sealing,
+            own_response_url,
+            keys,
+            guard,
+            clock,
+        } = parts;
+        let authenticator = Authenticator::start(
+            &keys,
+            &limits,
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            &own_response_url,
+        );
+        let bytes = Arc::new(Semaphore::new(limits.max_bytes_in_flight));
+        Self(Arc::new(IngressState {
+            authenticator: Arc::new(authenticator),
+            broker,
+            store,
+            channel_cache,
+            journal,
+            tokens,
+            callback_auth,
+            refusals: Arc::default(),
+            answer_limits: AnswerLimits::new(&limits),
+            sealing,
+            clock,
+            own_response_url,
+            guard,
+            under_way: Semaphore::new(limits.max_requests_in_flight),
+            response_budget: ResponseBudget::of(&bytes, limits.max_bytes_in_flight),
+            queries: Arc::new(Queries::new()),
+            bytes,
+            batches: Arc::new(Semaphore::new(MAX_BATCHES)),
+            limits,
+        }))
+    }
+
+    /// Why sends with a key from the store are refused now, if they are. For probes.
+    pub fn unready(&self) -> Option<&'static str> {
+        self.authenticator.unready()
+    }
+}

@@ -1,0 +1,152 @@
+//! Checks a message, enqueues it, and records it in the journal.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use roundtrip_broker::{Message, Route};
+use roundtrip_model::{
+    ChannelId, Entry, Event, LogThrottle, MessageId, OutboundMessage, SessionId, channel::http_url,
+    journal::Content, message::is_empty_json,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    ingress::Ingress,
+    problem::{Kind, Problem},
+};
+
+/// How long an answer waits for its journal entry, which is confirmed as the message was.
+const ENTRY_LIMIT: Duration = Duration::from_secs(2);
+
+static NOT_JOURNALED: LogThrottle = LogThrottle::new();
+
+/// The body of `POST /channel/message`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SendMessage {
+    pub(crate) channel_id: ChannelId,
+    pub(crate) session_id: SessionId,
+    pub(crate) message: Box<RawValue>,
+    pub(crate) response_url: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Accepted {
+    success: bool,
+    pub(super) message_id: MessageId,
+    session_id: SessionId,
+    status: &'static str,
+    /// The message was accepted before, and this repeats its answer.
+    #[serde(rename = "idempotent_replayed", skip_serializing_if = "is_false")]
+    pub(super) again: bool,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+impl Accepted {
+    const fn new(message_id: MessageId, session_id: SessionId) -> Self {
+        Self {
+            success: true,
+            message_id,
+            session_id,
+            status: "queued",
+            again: false,
+        }
+    }
+
+    /// The answer to a message that was accepted before under this id.
+    pub(crate) fn again(message_id: MessageId, send: SendMessage) -> Self {
+        Self {
+            again: true,
+            ..Self::new(message_id, send.session_id)
+        }
+    }
+}
+
+impl Ingress {
+    /// Checks a message and enqueues it under this id.
+    pub(crate) async fn accept(
+        &self,
+        send: SendMessage,
+        message_id: MessageId,
+    ) -> Result<Accepted, Problem> {
+        let SendMessage {
+            channel_id,
+            session_id,
+            message,
+            response_url,
+        } = send;
+        if is_empty_json(&message) {
+            return Err(Problem::invalid_field("message", "must not be empty"));
+        }
+        if let Some(url) = &response_url {
+            http_url(url).map_err(|problem| Problem::invalid_field("response_url", problem))?;
+        }
+        let known = self.channel_cache.get(&channel_id).await?;
+        // A channel that another client stored may lack an endpoint; its messages could only become
+        // dead letters.
+        let target = &known.target;
+        if let Err(error) = &target.endpoint {
+            return Err(Problem::invalid([error.clone()]));
+        }
+
+        let message = OutboundMessage {
+            message_id,
+            channel_id,
+            channel_uid: Some(target.uid.clone()),
+            session_id,
+            message,
+            response_url: response_url.unwrap_or_else(|| self.own_response_url.to_string()),
+        };
+        self.enqueue(&message).await?;
+        Ok(Accepted::new(message_id, message.session_id))
+    }
+
+    /// Publishes a message, then its journal entry. The order matters: a refused message must leave
+    /// no entry, and an entry cannot be withdrawn.
+    async fn enqueue(&self, message: &OutboundMessage) -> Result<(), Problem> {
+        let accepted_at = self.clock.now();
+        let queued = Message {
+            id: message.message_id.to_string(),
+            attempts: 0,
+            replay_count: 0,
+            accepted_at,
+            dead: None,
+            body: encode(message)?,
+        };
+        let route = Route::Outbound(&message.channel_id);
+        self.broker.publish(route, queued).await?;
+        let content = Content {
+            message: message.message.clone(),
+            response_url: message.response_url.clone(),
+        };
+        let event = Event::Accepted(Box::new(content));
+        self.record(Entry::of(message, 0, accepted_at, event)).await;
+        Ok(())
+    }
+
+    /// Waits, up to a limit, until the journal has the entry: what it records has happened already.
+    pub(crate) async fn record(&self, entry: Entry) {
+        let message_id = entry.message_id;
+        if !self.journal.append_within(entry, ENTRY_LIMIT).await
+            && let Some(suppressed) = NOT_JOURNALED.due(Instant::now())
+        {
+            tracing::warn!(%message_id, suppressed, "responded before the journal had the entry");
+        }
+    }
+}
+
+/// Encodes the body of a queue message.
+pub(crate) fn encode(value: &impl Serialize) -> Result<Bytes, Problem> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| {
+        tracing::error!(%error, "a message could not be encoded");
+        Problem::from(Kind::Internal)
+    })
+}

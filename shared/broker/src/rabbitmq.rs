@@ -1,0 +1,291 @@
+//! RabbitMQ, by lapin.
+//!
+//! | file | what |
+//! |---|---|
+//! | `topology` | exchanges and queues; `tiers`: the delays; `hash`: the shards |
+//! | `differences` | queues that exist with other arguments |
+//! | `policies` | the gateway's policies, and the effect of others; `management`: asks RabbitMQ for them |
+//! | `wire` | a message as an AMQP message |
+//! | `endpoint` | the hosts of the URL |
+//! | `link` | one connection; `status`: whether it is up; `channel`: a channel on it; `link_error`: what fails |
+//! | `refusals` | what RabbitMQ refuses to declare |
+//! | `publisher` | publishing as its callers see it; `pump`: its connection and task; `queue_channel`: its channels; `confirming`: one publish |
+//! | `returned`, `confirms`, `large` | returned messages, waiting confirms, large messages |
+//! | `consumer` | the receiving connection, and the consumers on it |
+//! | `subscription` | the channel that receives one queue; `acks`: its acknowledgements; `lease`: a delivery's settlement |
+//!
+//! Publishing and receiving use separate connections; publishing to a cluster uses two. When RabbitMQ runs out of memory or disk it
+//! stops reading from publishing connections, and acknowledgements must still get through. Each
+//! connection has a loop that rebuilds it, and everything on it, for as long as necessary
+//! (docs/adr/0002). lapin's own recovery is disabled.
+//!
+//! Invariant: every wait has a time limit, except the wait for the next message.
+
+mod acks;
+mod channel;
+mod confirming;
+mod confirms;
+mod consumer;
+mod differences;
+mod endpoint;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+mod hash;
+mod large;
+mod lease;
+mod link;
+mod link_error;
+mod management;
+pub(crate) mod policies;
+mod publisher;
+mod pump;
+mod queue_channel;
+mod refusals;
+mod returned;
+mod status;
+mod subscription;
+mod tiers;
+mod topology;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lapin::{options::QueueDeclareOptions, types::FieldTable};
+use roundtrip_model::{Check, Clock};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    consumer::Links,
+    endpoint::Endpoint,
+    link_error::{LinkError, limited},
+    management::{Management, Warnings},
+    publisher::{Publisher, Publishers},
+    pump::Pump,
+    topology::{MAX_LENGTH, Topology},
+    wire::Outgoing,
+};
+use crate::{Broker, Closed, Config, Consumer, Message, PublishError, Queue, Route, Status};
+
+/// How long opening waits for the first connection attempt, so that the roles find a reachable
+/// server already connected.
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
+
+/// The limit on asking for a queue's length.
+const READY_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a close waits for acknowledgements to be written, and then for the connections.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// AMQP limits a name to 255 bytes; the remainder is for what follows the namespace.
+const MAX_NAMESPACE: usize = 200;
+
+/// The RabbitMQ engine.
+pub(crate) struct RabbitMq {
+    engine: Arc<Engine>,
+    /// The management API's warnings, if one is configured.
+    warnings: Arc<Warnings>,
+}
+
+/// State shared by the engine's tasks.
+struct Engine {
+    topology: Arc<Topology>,
+    clock: Arc<dyn Clock>,
+    publish_timeout: Duration,
+    publishers: Publishers,
+    links: Links,
+    /// Publishes fail, and consumers end.
+    closing: CancellationToken,
+    /// The connections end, after the consumers.
+    hang_up: CancellationToken,
+    consumers: TaskTracker,
+    connections: TaskTracker,
+}
+
+/// Where RabbitMQ and its management API are.
+pub(crate) struct Servers {
+    endpoint: Endpoint,
+    management: Option<Management>,
+}
+
+impl Servers {
+    /// The servers of a configuration, with the certificate authorities to trust.
+    pub(crate) fn of(config: &Config, check: &mut Check) -> Option<Self> {
+        check.unless(
+            config.namespace.len() <= MAX_NAMESPACE,
+            "namespace",
+            format!("must not be longer than {MAX_NAMESPACE} bytes"),
+        );
+        check.unless(
+            config.max_backlog <= MAX_LENGTH,
+            "max_backlog",
+            format!("must be at most {MAX_LENGTH} on RabbitMQ; raise outbound_shards instead"),
+        );
+        let endpoint = check.take(Endpoint::of(config))?;
+        if endpoint.is_tls() {
+            // Fails if the program has already installed a provider, which is equally good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let management = check.take(Management::of(config, &endpoint))?;
+        Some(Self {
+            endpoint,
+            management,
+        })
+    }
+}
+
+impl RabbitMq {
+    /// Opens the engine. The server may be unreachable: until it connects, the status is
+    /// `Unavailable`.
+    pub(crate) async fn open(servers: Servers, config: &Config, clock: Arc<dyn Clock>) -> Self {
+        let Servers {
+            endpoint,
+            management,
+        } = servers;
+        let topology = Arc::new(Topology::new(config));
+        let pump = |endpoint: Endpoint| {
+            let (publisher, jobs) = Publisher::new(&endpoint, config.publish_timeout);
+            Pump {
+                publisher,
+                endpoint,
+                topology: Arc::clone(&topology),
+                jobs,
+                first_attempt: None,
+                declared: false,
+            }
+        };
+        let pumps: Vec<Pump> = endpoint.to_publish().into_iter().map(pump).collect();
+        let publishers = pumps.iter().map(|pump| Arc::clone(&pump.publisher));
+        let publishers = Publishers::new(publishers.collect());
+        let (links_sender, links) = watch::channel(None);
+        let engine = Arc::new(Engine {
+            topology,
+            clock,
+            publish_timeout: config.publish_timeout,
+            publishers,
+            links,
+            closing: CancellationToken::new(),
+            hang_up: CancellationToken::new(),
+            consumers: TaskTracker::new(),
+            connections: TaskTracker::new(),
+        });
+        let receiving = consumer::keep_connected(endpoint, links_sender, engine.hang_up.clone());
+        engine.connections.spawn(receiving);
+        let warnings = management.as_ref().map(Management::warnings);
+        if let Some(management) = management {
+            engine
+                .connections
+                .spawn(management.watch(engine.hang_up.clone()));
+        } else if config.max_backlog != MAX_LENGTH {
+            tracing::info!(
+                max_backlog = config.max_backlog,
+                "broker.max_backlog takes effect by a RabbitMQ policy: `roundtrip rabbitmq-policies` \
+                 prints the command that sets it"
+            );
+        }
+        // One after the other, because the first one declares everything.
+        let deadline = Instant::now() + OPEN_LIMIT;
+        for mut pump in pumps {
+            let (attempted, first_attempt) = oneshot::channel();
+            pump.first_attempt = Some(attempted);
+            engine.connections.spawn(pump.run(engine.hang_up.clone()));
+            // Ends with the attempt or its limit.
+            let _ = timeout_at(deadline, first_attempt).await;
+        }
+        Self {
+            engine,
+            warnings: warnings.unwrap_or_default(),
+        }
+    }
+
+    async fn count(&self, queue: Queue) -> Result<u64, LinkError> {
+        let link = self.engine.links.borrow().clone().ok_or(LinkError::Ended)?;
+        let channel = link.channel().await?;
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let mut sum = 0;
+        for name in self.engine.topology.queues(queue) {
+            let asking = channel.queue_declare(name.clone(), passive, FieldTable::default());
+            let answer = limited("queue.declare", READY_LIMIT, asking).await?;
+            sum += u64::from(answer.message_count());
+        }
+        Ok(sum)
+    }
+}
+
+#[async_trait]
+impl Broker for RabbitMq {
+    async fn publish(&self, route: Route<'_>, message: Message) -> Result<(), PublishError> {
+        let Engine {
+            topology,
+            publishers,
+            publish_timeout,
+            closing,
+            ..
+        } = &*self.engine;
+        if closing.is_cancelled() {
+            return Err(PublishError::Unavailable("it was closed".to_owned()));
+        }
+        let message = Message {
+            dead: None,
+            ..message
+        };
+        let outgoing = Outgoing::new(topology.address(route), message, None)?;
+        publishers.publish(outgoing, *publish_timeout).await
+    }
+
+    async fn consume(&self, queue: Queue, window: u16) -> Result<Box<dyn Consumer>, Closed> {
+        if self.engine.closing.is_cancelled() {
+            return Err(Closed);
+        }
+        Ok(Box::new(consumer::start(&self.engine, queue, window)))
+    }
+
+    fn status(&self) -> Status {
+        self.engine.publishers.status(&self.engine.topology)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.get()
+    }
+
+    async fn ready(&self, queue: Queue) -> Result<u64, PublishError> {
+        match timeout(READY_LIMIT, self.count(queue)).await {
+            Ok(Ok(sum)) => Ok(sum),
+            Ok(Err(error)) => Err(PublishError::Unavailable(error.to_string())),
+            Err(_) => Err(PublishError::Unavailable(
+                "it did not answer in time".to_owned(),
+            )),
+        }
+    }
+
+    async fn close(&self) {
+        let Engine {
+            closing,
+            hang_up,
+            consumers,
+            connections,
+            ..
+        } = &*self.engine;
+        closing.cancel();
+        consumers.close();
+        // After the limit, closing the connections requeues the rest.
+        let _ = timeout(CLOSE_LIMIT, consumers.wait()).await;
+        hang_up.cancel();
+        connections.close();
+        let _ = timeout(CLOSE_LIMIT, connections.wait()).await;
+    }
+}
+
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        self.engine.closing.cancel();
+        self.engine.hang_up.cancel();
+    }
+}

@@ -1,0 +1,48 @@
+//! The egress policy as its users hold it.
+
+use std::sync::Arc;
+
+use roundtrip_model::{Check, WrongSettings};
+use roundtrip_tls::Roots;
+
+use crate::{Config, Guard, Loopback, Resolver};
+
+/// The guard, the resolver under it, and the trusted certificate authorities.
+#[derive(Debug, Clone)]
+pub struct Egress {
+    guard: Arc<Guard>,
+    resolver: Resolver,
+    roots: Roots,
+}
+
+impl Egress {
+    /// The egress policy of this configuration.
+    pub fn new(config: &Config, loopback: Loopback) -> Result<Self, WrongSettings> {
+        let mut check = Check::of("egress");
+        let guard = config.rules(loopback, &mut check).map(Arc::new);
+        let roots = config.roots(&mut check);
+        let made = guard.zip(roots).and_then(|(guard, roots)| {
+            let resolver = Resolver::new(Arc::clone(&guard), &config.nameservers);
+            Some(Self {
+                resolver: check.value("nameservers", resolver)?,
+                guard,
+                roots,
+            })
+        });
+        check.end_with(made)
+    }
+
+    pub const fn guard(&self) -> &Arc<Guard> {
+        &self.guard
+    }
+
+    /// The resolver, which applies the rules.
+    pub const fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// Certificate authorities that are trusted in addition to the public ones.
+    pub const fn roots(&self) -> &Roots {
+        &self.roots
+    }
+}

@@ -1,0 +1,104 @@
+//! Checks the configuration and opens the store that it names.
+
+use std::{path::PathBuf, sync::Arc};
+
+use mongodb::options::ConnectionString;
+use roundtrip_model::{Check, SystemClock, WrongSetting};
+
+use crate::{
+    Config, OpenError, SharedStore, config::MONGODB, embedded::SqliteStore, mongo::MongoStore,
+};
+
+/// An engine that can be opened.
+enum Engine {
+    Embedded(PathBuf),
+    MongoDb(Box<ConnectionString>),
+}
+
+impl Config {
+    /// Checks every setting, with the files that it names.
+    pub fn check(&self, check: &mut Check) {
+        self.engine(check);
+    }
+
+    fn engine(&self, check: &mut Check) -> Option<Engine> {
+        self.check_values(check);
+        let Some(path) = self.embedded_file() else {
+            if MONGODB.iter().any(|scheme| self.url.starts_with(scheme)) {
+                return MongoStore::check(self, check)
+                    .map(Box::new)
+                    .map(Engine::MongoDb);
+            }
+            let problem = "must begin with sqlite:, mongodb:// or mongodb+srv://";
+            return check.take(Err(WrongSetting::new("url", problem)));
+        };
+        // SQLite would take `sqlite://data/store.db` for a file in the folder `/data`.
+        let problem = "must be sqlite:PATH, and PATH must not be empty or begin with //";
+        check.unless(!path.is_empty() && !path.starts_with("//"), "url", problem);
+        // Refused, because a missing or damaged file would stay unnoticed until the URL is
+        // MongoDB's.
+        let problem = "has no effect: the URL is not a MongoDB URL";
+        check.unless(self.ca_file.is_none(), "ca_file", problem);
+        Some(Engine::Embedded(path.into()))
+    }
+}
+
+/// Opens the store that the URL names. An unavailable MongoDB is not an error here: every call
+/// returns [`crate::StoreError::Unavailable`] until it is available.
+///
+/// # Errors
+///
+/// Settings are wrong, or the embedded engine's file cannot be used.
+pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
+    let mut check = Check::of("store");
+    let engine = config.engine(&mut check);
+    Ok(match check.end_with(engine)? {
+        Engine::Embedded(path) => {
+            let store = SqliteStore::open(path, config.timeout).await?;
+            Arc::new(store.keeping(config.retention, Arc::new(SystemClock)))
+        }
+        Engine::MongoDb(url) => Arc::new(MongoStore::open(config, *url)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("postgres://user:secret@host/db")]
+    #[case("mongo://user:sec?cret@host/")]
+    #[case("mongodb:/user:sec?cret@host")]
+    #[case("secret://host")]
+    #[case("store.db")]
+    #[case("")]
+    #[tokio::test]
+    async fn a_url_of_no_engine_is_one_clear_line(#[case] url: &str) {
+        let config = Config {
+            url: url.to_owned(),
+            ..Config::default()
+        };
+        let Err(error) = open(&config).await else {
+            panic!("opened {url}")
+        };
+        assert_eq!(
+            error.to_string(),
+            "store.url must begin with sqlite:, mongodb:// or mongodb+srv://"
+        );
+    }
+
+    #[tokio::test]
+    async fn unused_certificate_authorities_are_refused() {
+        let config = Config {
+            ca_file: Some("/nowhere/ca.pem".into()),
+            ..Config::default()
+        };
+        let Err(error) = open(&config).await else {
+            panic!("opened {config:?}")
+        };
+        let error = error.to_string();
+        assert!(error.starts_with("store.ca_file has no effect"), "{error}");
+    }
+}
