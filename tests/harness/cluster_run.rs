@@ -178,7 +178,7 @@ pub async fn run(cluster: &Cluster, plan: ClusterPlan) -> anyhow::Result<Cluster
     let folder = plan.stack.folder.clone();
     let mut env = plan.stack.env.clone();
     // MongoDB's stand-in is slow on a busy machine, and is not what this run tests.
-    env.push(("STORE__TIMEOUT".to_owned(), "20s".to_owned()));
+    env.push(("ROUNDTRIP__STORE__TIMEOUT".to_owned(), "20s".to_owned()));
     let mut stack = Stack::new(Plan {
         engines: Engines::Servers {
             broker: cluster.url().to_owned(),
