@@ -18,9 +18,10 @@ use futures::{
 };
 use roundtrip_broker::{PublishError, SharedBroker};
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, LogThrottle, ReplayId, retry::reconnect};
+use roundtrip_model::{Clock, LogThrottle, ReplayId, State, retry::reconnect};
 use roundtrip_store::{
-    Detail, Progress, Replay, ReplaySource, ReplayStatus, SharedStore, StoreError,
+    Detail, MAX_ENTRIES, MessageRecord, Progress, Replay, ReplaySource, ReplayStatus, SharedStore,
+    StoreError,
 };
 use tokio::{
     sync::Mutex,
@@ -28,7 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::page::{Destination, Item, before, from_letter, from_message};
+use self::page::{Destination, Item, before, delivery_has_ended, from_letter, from_message};
 use crate::readdress::CurrentChannels;
 
 /// The least time between two equal log lines of an outage.
@@ -281,12 +282,27 @@ impl Replayer {
                     .store
                     .messages(filter, after.as_ref(), limit, Detail::Whole)
                     .await?;
-                Ok(messages
-                    .into_iter()
-                    .map(|message| from_message(message, now))
-                    .collect())
+                let mut items = Vec::with_capacity(messages.len());
+                for message in messages {
+                    let is_under_way = self.is_under_way(&message).await?;
+                    items.push(from_message(message, is_under_way, now));
+                }
+                Ok(items)
             }
         }
+    }
+
+    /// Whether the message is still being delivered. A channel may answer before it accepts a
+    /// message, so the state of an answered one does not tell; its timeline does.
+    async fn is_under_way(&self, message: &MessageRecord) -> Result<bool, StoreError> {
+        if message.state.is_under_way() || message.state == State::Delivered {
+            return Ok(message.state.is_under_way());
+        }
+        let timeline = self.store.message(&message.message_id).await?;
+        Ok(timeline.is_some_and(|(_, entries)| {
+            // A cut timeline may lack the end of the delivery.
+            entries.len() < MAX_ENTRIES && !delivery_has_ended(&entries)
+        }))
     }
 
     /// Addresses each message to the channel that has its channel's id now.

@@ -3,6 +3,7 @@
 use roundtrip_broker::{Message, Route};
 use roundtrip_model::{
     ChannelId, Entry, EntryId, Event, MessageId, OutboundMessage, ReplayId, SessionId,
+    journal::After,
 };
 use roundtrip_store::{
     DeadFilter, DeadLetter, DeadQueue, MessageFilter, MessageRecord, ReplaySource,
@@ -82,18 +83,36 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
     }
 }
 
-pub(super) fn from_message(record: MessageRecord, now: OffsetDateTime) -> Item {
+/// Whether the latest delivery of a message has ended: the channel accepted it, or it became a dead
+/// letter. The replays of answers are no deliveries.
+pub(super) fn delivery_has_ended(entries: &[Entry]) -> bool {
+    let of_delivery = |entry: &&Entry| {
+        !matches!(
+            entry.event,
+            Event::ForwardAttempted { .. } | Event::AnswerDead { .. } | Event::Replayed { .. }
+        )
+    };
+    let ends = |event: &Event| match event {
+        Event::Attempted(attempt) => !matches!(attempt.next, After::Retry { .. }),
+        Event::Dead(_) => true,
+        _ => false,
+    };
+    let deliveries = || entries.iter().filter(of_delivery);
+    let latest = deliveries().map(|entry| entry.replay_count).max();
+    deliveries().any(|entry| Some(entry.replay_count) == latest && ends(&entry.event))
+}
+
+/// A message under way is skipped, because it would be delivered twice.
+pub(super) fn from_message(record: MessageRecord, is_under_way: bool, now: OffsetDateTime) -> Item {
     let MessageRecord {
         message_id,
         channel_id,
         session_id,
-        state,
         replay_count,
         content,
         ..
     } = record;
-    // A message under way would be delivered twice.
-    let content = content.filter(|_| !state.is_under_way());
+    let content = content.filter(|_| !is_under_way);
     let message = content.and_then(|content| {
         let message = OutboundMessage {
             message_id,

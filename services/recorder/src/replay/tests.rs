@@ -2,8 +2,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use roundtrip_broker::{Broker, Closed, Consumer, Message, Queue, Route, Status};
-use roundtrip_model::{DeadReason, MessageId, SystemClock, decision::DeadKind};
-use roundtrip_store::{Config, DeadFilter, DeadLetter, DeadQueue};
+use roundtrip_model::{
+    CallbackId, DeadReason, Entry, EntryId, Event, MessageId, SystemClock, decision::DeadKind,
+    journal::Content,
+};
+use roundtrip_store::{Config, DeadFilter, DeadLetter, DeadQueue, MessageFilter};
+use serde_json::value::RawValue;
 use tempfile::TempDir;
 use tokio::{
     sync::mpsc,
@@ -12,7 +16,7 @@ use tokio::{
 
 use super::*;
 
-const LIMIT: usize = 100;
+const LIMIT: usize = 1000;
 
 /// A broker with a message limit of [`LIMIT`] bytes, which shows the ids of the answers that it
 /// accepts.
@@ -80,25 +84,34 @@ struct Ended {
     journal_publishes: usize,
 }
 
+async fn open(folder: &TempDir) -> SharedStore {
+    let config = Config {
+        url: format!("sqlite:{}", folder.path().join("store.db").display()),
+        ..Config::default()
+    };
+    roundtrip_store::open(&config).await.unwrap()
+}
+
 /// Replays these letters by so many replays of all letters.
 async fn replay(letters: &[DeadLetter], replays: usize) -> Ended {
     let folder = TempDir::new().unwrap();
-    let store = roundtrip_store::open(&Config {
-        url: format!("sqlite:{}", folder.path().join("store.db").display()),
-        ..Config::default()
-    })
-    .await
-    .unwrap();
+    let store = open(&folder).await;
     store.insert(letters).await.unwrap();
+    let all = ReplaySource::DeadLetters(DeadFilter::default());
+    run(folder, store, all, replays).await
+}
+
+/// Runs so many equal replays.
+async fn run(folder: TempDir, store: SharedStore, source: ReplaySource, replays: usize) -> Ended {
     let replay_ids: Vec<_> = (0..replays).map(|_| ReplayId::generate()).collect();
     for replay_id in &replay_ids {
         let replay = Replay {
             replay_id: *replay_id,
             requested_by: String::new(),
-            source: ReplaySource::DeadLetters(DeadFilter::default()),
+            source: source.clone(),
             rate_per_second: None,
             status: ReplayStatus::Running,
-            matched: letters.len() as u64,
+            matched: 0,
             progress: Progress::default(),
             created_at: SystemClock.now(),
             ended_at: None,
@@ -180,4 +193,54 @@ async fn replays_whose_filters_overlap_put_a_letter_back_once() {
     let expected: Vec<_> = letters.into_iter().map(|letter| letter.parcel_id).collect();
     assert_eq!(ended.accepted, expected);
     assert_eq!((ended.replayed, ended.skipped), (100, 0));
+}
+
+/// An attempt to deliver, as its journal entry has it.
+fn attempted(next: &str) -> Event {
+    serde_json::from_str(&format!(
+        r#"{{"attempted": {{"attempt": 1, "status": 404, "duration_ms": 1, "excerpt": "", "next": {next}}}}}"#
+    ))
+    .unwrap()
+}
+
+#[rstest::rstest]
+#[case::retried(r#"{"retry": {"wait_ms": 1}}"#, 0)]
+#[case::accepted(r#""arrived""#, 1)]
+#[tokio::test]
+async fn an_answered_message_is_replayed_only_after_its_delivery(
+    #[case] next: &str,
+    #[case] replayed: u64,
+) {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let message_id = MessageId::generate();
+    let content = Content {
+        message: RawValue::from_string("1".to_owned()).unwrap(),
+        response_url: "http://localhost/".to_owned(),
+    };
+    let answered = Event::Answered {
+        callback_id: CallbackId::generate(),
+    };
+    let at = SystemClock.now() - Duration::from_secs(1);
+    let entries = [
+        Event::Accepted(Box::new(content)),
+        attempted(next),
+        answered,
+    ];
+    let entries = entries.map(|event| Entry {
+        entry_id: EntryId::generate(),
+        message_id,
+        channel_id: "c".parse().unwrap(),
+        session_id: "s".parse().unwrap(),
+        replay_count: 0,
+        at,
+        event,
+    });
+    store.record(&entries).await.unwrap();
+    let filter = MessageFilter {
+        channel: Some("c".parse().unwrap()),
+        ..MessageFilter::default()
+    };
+    let ended = run(folder, store, ReplaySource::Messages(filter), 1).await;
+    assert_eq!((ended.replayed, ended.skipped), (replayed, 1 - replayed));
 }
