@@ -1,10 +1,15 @@
 //! API keys: outside development every call needs one, and a key allows only the calls of its role.
 
-use std::process::Output;
+use std::{
+    net::TcpListener,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
 
 use anyhow::{Context, ensure};
 use harness::{
     gateway::{Accounted, OPERATOR_KEY, Plan, Response, Role, Setup, TestGateway},
+    process::gateway_binary,
     scripted::Reply,
     wait,
 };
@@ -484,7 +489,7 @@ async fn an_ingress_is_ready_only_after_it_has_read_the_keys() -> anyhow::Result
 
 /// A new database builds its indexes in the background; a command waits for them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_with_a_closed_output_does_not_panic() -> anyhow::Result<()> {
+async fn a_command_on_mongodb_ends_what_it_began() -> anyhow::Result<()> {
     const RUNS: usize = 20;
     for _ in 0..RUNS {
         let gateway = Plan::new(Setup::Servers)?.prepare().await?;
@@ -496,4 +501,61 @@ async fn a_command_with_a_closed_output_does_not_panic() -> anyhow::Result<()> {
         ended.await.map(drop)?;
     }
     Ok(())
+}
+
+/// Runs the program in this folder with `closed` as an output that the reader has closed.
+fn with_closed(
+    folder: &Path,
+    arguments: &str,
+    closed: fn(&mut Command, Stdio),
+) -> anyhow::Result<Output> {
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let mut command = Command::new(gateway_binary()?);
+    command
+        .args(arguments.split(' '))
+        .current_dir(folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    closed(&mut command, writer.into());
+    Ok(command.spawn()?.wait_with_output()?)
+}
+
+#[test]
+fn a_command_whose_output_is_closed_does_not_panic() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    for arguments in ["config", "rabbitmq-policies"] {
+        let done = with_closed(folder.path(), arguments, |command, closed| {
+            command.stdout(closed);
+        })?;
+        assert!(done.status.success(), "{arguments}: {}", done.status);
+        assert_eq!(String::from_utf8_lossy(&done.stderr), "", "{arguments}");
+    }
+    let create = "keys create --name first --role operator";
+    let done = with_closed(folder.path(), create, |command, closed| {
+        command.stderr(closed);
+    })?;
+    assert!(done.status.success(), "{}", done.status);
+    assert_eq!(String::from_utf8_lossy(&done.stdout).lines().count(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_on_mongodb_that_fails_ends_with_one_line() -> anyhow::Result<()> {
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let plan = Plan::new(Setup::Servers)?;
+    let plan = plan.env(
+        "ROUNDTRIP__OPERATIONS__LISTEN",
+        taken.local_addr()?.to_string(),
+    );
+    let gateway = plan.prepare().await?;
+    let refused = gateway.refused_start().await?;
+    let printed = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success(), "{printed}");
+    assert!(printed.contains("operations"), "{printed}");
+    assert!(!printed.contains("panicked"), "{printed}");
+    gateway
+        .finish_unaccounted("nothing was started")
+        .await
+        .map(drop)
 }

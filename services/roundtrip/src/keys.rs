@@ -60,10 +60,10 @@ async fn create(store: &dyn Store, wanted: CreateKey, url: &str) -> anyhow::Resu
     store.create_key(&key).await?;
     print(issued.expose())?;
     // Print the store: with a relative path, the wrong folder means a store that no ingress reads.
-    eprintln!(
+    note(&format!(
         "{} is its id, in {url}. The key itself is shown this once.",
         key.key_id
-    );
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -149,10 +149,10 @@ async fn revoke(store: &dyn Store, which: RevokeKeys) -> anyhow::Result<ExitCode
     let Some(key) = revoked? else {
         bail!("there is no key {id}");
     };
-    eprintln!(
+    note(&format!(
         "{id} ('{}') is revoked; every ingress refuses it within store.cache_ttl.",
         key.name
-    );
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -172,8 +172,15 @@ async fn revoke_all(store: &dyn Store, channels: BTreeSet<ChannelId>) -> anyhow:
             revoked += 1;
         }
     }
-    eprintln!("{revoked} revoked; every ingress refuses them within store.cache_ttl.");
+    note(&format!(
+        "{revoked} revoked; every ingress refuses them within store.cache_ttl."
+    ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what was done. It is done even if nothing can be written any more.
+fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn print(line: &str) -> anyhow::Result<()> {

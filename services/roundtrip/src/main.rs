@@ -16,7 +16,11 @@ mod start;
 mod telemetry;
 mod workers;
 
-use std::{borrow::Cow, process::ExitCode};
+use std::{
+    borrow::Cow,
+    io::{self, ErrorKind, Write},
+    process::ExitCode,
+};
 
 use roundtrip_model::redacted;
 
@@ -53,16 +57,22 @@ fn main() -> ExitCode {
         Command::Keys { command } => {
             config::read(file).map(|config| keys::run(config.store, command))
         }
-        Command::Config => {
-            print!("{}", config::DEFAULT_FILE);
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::RabbitmqPolicies { definitions } => config::read(file).map(|config| {
-            print!("{}", rabbitmq_policies::print(&config.broker, definitions));
-            ExitCode::SUCCESS
-        }),
+        Command::Config => Ok(show(config::DEFAULT_FILE)),
+        Command::RabbitmqPolicies { definitions } => config::read(file)
+            .map(|config| show(&rabbitmq_policies::print(&config.broker, definitions))),
     };
     done.unwrap_or_else(|wrong| config::refuse(&wrong))
+}
+
+/// Writes a text to standard output. `print!` would panic if the reader has closed it.
+fn show(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let _ = writeln!(io::stderr(), "roundtrip: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// Prints help to standard output and errors to standard error; a failed write is ignored. An error

@@ -3,6 +3,8 @@
 use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 
 use axum::Router;
+use roundtrip_broker::SharedBroker;
+use roundtrip_egress::Egress;
 use roundtrip_ingress::{CallbackAuth, Ingress, KeySettings, Parts, for_this_machine};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, SealingKeys, SystemClock, TokenKeys, WrongSetting};
@@ -37,16 +39,43 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let egress = Arc::new(config.egress()?);
     let broker = roundtrip_broker::open(&config.broker, Arc::clone(&clock)).await?;
     let store = open_store(&config.store).await?;
+    let engines = Engines {
+        broker: Arc::clone(&broker),
+        store: Arc::clone(&store),
+    };
+    let ended = serve_on(engines, &config, &roles, clock, egress).await;
+    // Also after an error: the tasks of the store's driver must not outlive the runtime.
+    broker.close().await;
+    store.close().await;
+    if ended.is_ok() {
+        tracing::info!("stopped");
+    }
+    ended
+}
+
+/// The opened engines.
+struct Engines {
+    broker: SharedBroker,
+    store: SharedStore,
+}
+
+async fn serve_on(
+    Engines { broker, store }: Engines,
+    config: &Config,
+    roles: &BTreeSet<Role>,
+    clock: Arc<dyn Clock>,
+    egress: Arc<Egress>,
+) -> anyhow::Result<ExitCode> {
     let channels: SharedChannels = Arc::clone(&store) as SharedChannels;
     let journal = Journal::start(Arc::clone(&broker));
-    let keys = Keys::of(&config, &roles)?;
-    let channel_cache = Arc::new(channel_cache_of(&config, &roles, &store, keys.as_ref()));
+    let keys = Keys::of(config, roles)?;
+    let channel_cache = Arc::new(channel_cache_of(config, roles, &store, keys.as_ref()));
     let own_response_url = config.own_response_url()?;
 
     // Build everything before anything starts, so that errors come first.
     let workers = Workers::build(
-        &config,
-        &roles,
+        config,
+        roles,
         Common {
             broker: &broker,
             store: &store,
@@ -85,14 +114,14 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
             callback_auth: config.callback_auth(),
             sealing,
             own_response_url: own_response_url.as_str().into(),
-            keys: api_keys(&config, &*store, &*clock).await?,
+            keys: api_keys(config, &*store, &*clock).await?,
             guard: Arc::clone(egress.guard()),
             clock: Arc::clone(&clock),
         };
         let ingress = Ingress::new(config.ingress.clone(), parts);
         let more = match config.environment {
             Environment::Development => {
-                development::register_echo(&config, &*channels).await?;
+                development::register_echo(config, &*channels).await?;
                 development::router(Arc::clone(&clock), Arc::clone(&egress))?
             }
             Environment::Production => Router::new(),
@@ -119,14 +148,11 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     serve_by(&mut lifecycle, "operations", listener, router);
 
     workers.spawn(&mut lifecycle, &broker, config.drain);
-    start::announce(&config, &roles)?;
+    start::announce(config, roles)?;
     let code = lifecycle.run(config.drain).await;
     if timeout(JOURNAL_CLOSE, journal.close()).await.is_err() {
         tracing::warn!("the broker did not accept the last journal entries");
     }
-    broker.close().await;
-    store.close().await;
-    tracing::info!("stopped");
     Ok(code)
 }
 
@@ -145,8 +171,6 @@ async fn api_keys(
     if settings.required && settings.operator.is_none() {
         match store.active_keys(clock.now()).await {
             Ok(keys) if keys.is_empty() => {
-                // A refused start too ends the store's tasks, which would panic with the runtime.
-                store.close().await;
                 return Err(no_key().into());
             }
             Ok(_) => {}
