@@ -16,6 +16,7 @@ use harness::{
     tally::Tally,
 };
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     options::Run,
@@ -69,13 +70,18 @@ pub(crate) async fn ceiling(run: &Run, server: &CountingServer) -> anyhow::Resul
 impl Bench<'_> {
     /// Measures everything once and stops what it started.
     pub(crate) async fn round(&mut self, number: usize, round: &mut Round) -> anyhow::Result<()> {
-        self.stack.start(Role::Ingress).await?;
+        let first = *self.stack.roles().first().context("no role")?;
+        self.stack.start(first).await?;
         if self.channels.is_empty() {
             let endpoint = [self.channel_server.url()];
             self.channels = self.stack.register(self.run.channels, &endpoint).await?;
         }
+        // The embedded engines have one process with every role: there the channels hold their
+        // responses while the backlog is made.
+        let is_whole = first == Role::All;
+        let held = is_whole.then(|| self.channel_server.hold());
         let backlog = self.accept(number, round).await?;
-        self.deliver_backlog(&backlog, round).await?;
+        self.deliver_backlog(&backlog, held, round).await?;
         self.accept_to_delivery(number, round).await?;
         self.round_trips(number, round).await?;
         self.one_at_a_time(number, round).await?;
@@ -89,7 +95,7 @@ impl Bench<'_> {
         self.stack.stop_all().await
     }
 
-    /// Accepts without a dispatcher, and leaves the backlog.
+    /// Accepts while nothing is delivered, and leaves the backlog.
     async fn accept(&mut self, number: usize, round: &mut Round) -> anyhow::Result<Arc<Tally>> {
         let tally = tally("accept", number, self.run.messages)?;
         self.channel_server.answer(false);
@@ -107,15 +113,24 @@ impl Bench<'_> {
     }
 
     /// Delivers the backlog while nothing is accepted.
-    async fn deliver_backlog(&mut self, backlog: &Tally, round: &mut Round) -> anyhow::Result<()> {
-        // On the embedded engines the process with every role takes over.
-        if self.stack.roles() == [Role::All] {
-            self.stack.stop(Role::Ingress).await?;
-        }
-        self.stack.start_all().await?;
-        let full = backlog.full(LIMIT).await?;
-        let first = backlog.first_at().context("nothing came")?;
-        round.rate(Measure::Backlog, self.run.size(), full - first);
+    async fn deliver_backlog(
+        &mut self,
+        backlog: &Tally,
+        held: Option<CancellationToken>,
+        round: &mut Round,
+    ) -> anyhow::Result<()> {
+        let mut size = self.run.size();
+        let (full, first) = if let Some(held) = held {
+            size.messages -= backlog.distinct();
+            let first = Instant::now();
+            held.cancel();
+            (backlog.full(LIMIT).await?, first)
+        } else {
+            self.stack.start_all().await?;
+            let full = backlog.full(LIMIT).await?;
+            (full, backlog.first_at().context("nothing came")?)
+        };
+        round.rate(Measure::Backlog, size, full - first);
         Ok(())
     }
 

@@ -74,7 +74,7 @@ impl Measure {
                 "lapin, the same queue, prefetch {PREFETCH}, one ack for {ACK_EVERY} messages"
             ),
             Self::Accept => {
-                "202s a second, first post to last answer; no dispatcher runs".to_owned()
+                "202s a second, first post to last answer; nothing is delivered".to_owned()
             }
             Self::Backlog => {
                 "what accept left, first to last arrival at the channel; nothing is posted"

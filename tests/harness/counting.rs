@@ -13,6 +13,7 @@ use std::{
 };
 
 use hyper::StatusCode;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit::Audit,
@@ -39,6 +40,8 @@ struct Counting {
     failing: AtomicU16,
     /// The prefix of sessions whose requests get 500.
     fails_for: RwLock<Option<String>>,
+    /// Each response waits for it.
+    gate: RwLock<CancellationToken>,
 }
 
 impl CountingServer {
@@ -50,6 +53,7 @@ impl CountingServer {
             latest_ms: AtomicU64::new(0),
             failing: AtomicU16::new(0),
             fails_for: RwLock::default(),
+            gate: RwLock::new(open_gate()),
         });
         let script = Arc::clone(&counting);
         let server = ScriptedServer::start_without_record(move |request| script.reply(request));
@@ -116,6 +120,14 @@ impl CountingServer {
         *fails_for.unwrap_or_else(PoisonError::into_inner) = Some(prefix.to_owned());
     }
 
+    /// From now on counts requests and responds only after the token is cancelled.
+    pub fn hold(&self) -> CancellationToken {
+        let closed = CancellationToken::new();
+        let gate = self.counting.gate.write();
+        *gate.unwrap_or_else(PoisonError::into_inner) = closed.clone();
+        closed
+    }
+
     /// Ends the simulated failure.
     pub fn recover(&self) {
         self.counting.failing.store(0, Ordering::Release);
@@ -139,6 +151,10 @@ impl Counting {
         }
         let tally = self.tally.read().unwrap_or_else(PoisonError::into_inner);
         tally.count(&session);
+        let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        if !gate.is_cancelled() {
+            return Reply::ok().after(gate.clone());
+        }
         if !self.answers.load(Ordering::Acquire) {
             return Reply::ok().body(r#"{"success": true}"#);
         }
@@ -148,4 +164,10 @@ impl Counting {
             latest => reply.late(Duration::from_millis(rand::random_range(0..latest))),
         }
     }
+}
+
+fn open_gate() -> CancellationToken {
+    let gate = CancellationToken::new();
+    gate.cancel();
+    gate
 }
