@@ -120,7 +120,8 @@ impl CountingServer {
         *fails_for.unwrap_or_else(PoisonError::into_inner) = Some(prefix.to_owned());
     }
 
-    /// From now on counts requests and responds only after the token is cancelled.
+    /// From now on every request is counted and gets no response until the returned cancellation
+    /// token is cancelled.
     pub fn hold(&self) -> CancellationToken {
         let closed = CancellationToken::new();
         let gate = self.counting.gate.write();

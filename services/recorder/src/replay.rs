@@ -64,8 +64,8 @@ pub(crate) struct Replayer {
     store: SharedStore,
     journal: Journal,
     clock: Arc<dyn Clock>,
-    /// Held from the listing of a page of dead letters until their mark: replays whose filters
-    /// overlap put a letter back once.
+    /// Locked while a page of dead letters is listed, put back and marked as replayed, so that the
+    /// replays of this process put a letter back only once even if their filters overlap.
     letters: Mutex<()>,
     broker_waits: LogThrottle,
     store_waits: LogThrottle,
@@ -292,8 +292,8 @@ impl Replayer {
         }
     }
 
-    /// Whether the message is still being delivered. A channel may answer before it accepts a
-    /// message, so the state of an answered one does not tell; its timeline does.
+    /// Whether the message is still being delivered. A channel server may post its answer before it
+    /// returns 2xx, so the state of an answered message does not say it. Its timeline does.
     async fn is_under_way(&self, message: &MessageRecord) -> Result<bool, StoreError> {
         if message.state.is_under_way() || message.state == State::Delivered {
             return Ok(message.state.is_under_way());

@@ -178,7 +178,7 @@ async fn revoke_all(store: &dyn Store, channels: BTreeSet<ChannelId>) -> anyhow:
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says what was done. It is done even if nothing can be written any more.
+/// Reports success on standard error. A failed write is ignored, because the work is done.
 fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }

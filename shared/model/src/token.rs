@@ -140,8 +140,9 @@ impl TokenKeys {
         Ok(Self(keys.into()))
     }
 
-    /// The token for an answer in this session, valid until `ends_at`. Without `uid` it serves
-    /// every channel with the id.
+    /// The token with which the message's channel answers in this session, until `ends_at`. `uid` is
+    /// the channel's. Without it the token also serves a later channel that was created with the
+    /// same id.
     pub fn sign(
         &self,
         claims: &Claims,

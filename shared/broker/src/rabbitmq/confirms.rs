@@ -1,9 +1,9 @@
 //! Whether RabbitMQ confirms the API's publishes.
 //!
-//! Invariant: a queue is stuck if no publish to it was confirmed for longer than a caller waits,
-//! although one is waiting. Callers would then get an error with an unknown outcome, so the process
-//! is not ready even though its connection is up, and further publishes are refused. A stuck queue
-//! stays stuck when its channel is left, until a publish on the next channel is confirmed.
+//! Invariant: a queue is stuck if publishes to it wait, and no confirm has come for longer than the
+//! publish timeout. The outcome of such a publish is unknown, so the process is not ready and
+//! refuses further publishes to the queue. When the gateway replaces the AMQP channel the queue stays
+//! stuck until a publish to it is confirmed.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -112,8 +112,9 @@ impl Confirms {
         self.waiting(queue, new).stuck().is_some()
     }
 
-    /// Refuses a new message or answer for a stuck queue while another publish to it waits. That one
-    /// shows when the queue works again; more of them would be duplicated by their callers.
+    /// Refuses a new message or answer for a stuck queue while another publish to it waits. The
+    /// waiting one is the probe. RabbitMQ may still store it, and its caller repeats it after the
+    /// timeout, so each further one could become a duplicate.
     pub(super) fn check(&self, queue: Queue, new: bool) -> Result<(), PublishError> {
         let waiting = self.waiting(queue, new);
         match waiting.stuck() {

@@ -76,7 +76,7 @@ impl QueueChannel<'_> {
                 tracing::warn!(
                     error = %reason,
                     remedy = Refusal::from(&reason).advice(),
-                    "a channel that publishes was closed; opening another"
+                    "a publishing AMQP channel failed; opening another"
                 );
             }
             if let LinkError::TooSlow { .. } = reason {
