@@ -54,6 +54,11 @@ fn path_of(accepted: Response) -> anyhow::Result<String> {
     Ok(format!("/replays/{id}"))
 }
 
+async fn cancel(gateway: &TestGateway, path: &str) -> anyhow::Result<Response> {
+    let path = format!("{path}/cancel");
+    gateway.post(&path, "").await?.expect(200)
+}
+
 /// Starts a replay and waits for its end.
 async fn replay(gateway: &TestGateway, path: &str, body: Value) -> anyhow::Result<Value> {
     let path = path_of(gateway.post(path, body).await?)?;
@@ -151,7 +156,7 @@ async fn a_cancelled_replay_leaves_the_rest(setup: Setup) -> anyhow::Result<Acco
     let path = path_of(replay_slowly(&gateway, "c").await?)?;
     channel.taken_at_least(1).await?;
 
-    let cancelled = gateway.delete(&path).await?.expect(200)?;
+    let cancelled = cancel(&gateway, &path).await?;
     assert_eq!(cancelled.json()["status"], "cancelled");
     let empty = json!({"ids": [], "channel_id": "c"});
     let refused = gateway.post(DEAD_LETTERS, empty).await?.expect(422)?;
@@ -193,7 +198,7 @@ async fn slow_replays_do_not_stop_another(setup: Setup) -> anyhow::Result<Accoun
             replay["status"], "running",
             "the quick one was not done before it"
         );
-        gateway.delete(path).await?.expect(200)?;
+        cancel(&gateway, path).await?;
     }
     gateway.finish(&[&channel]).await
 }
@@ -234,10 +239,7 @@ async fn a_key_has_a_few_replays_running_and_no_more(setup: Setup) -> anyhow::Re
     let running = ids(&running.json(), "replays", "replay_id");
     assert_eq!(running.len(), 10);
     for id in running {
-        gateway
-            .delete(&format!("/replays/{id}"))
-            .await?
-            .expect(200)?;
+        cancel(&gateway, &format!("/replays/{id}")).await?;
     }
     replay_slowly(&gateway, "c").await?.expect(202)?;
     gateway.finish(&[&channel]).await

@@ -62,7 +62,7 @@ fn table() -> Vec<Call> {
         post("/dead-letters/replay", OPERATES, replays::dead_letters),
         get("/replays", READS, replays::list),
         get("/replays/{replay_id}", READS, replays::read),
-        delete("/replays/{replay_id}", OPERATES, replays::cancel),
+        post("/replays/{replay_id}/cancel", OPERATES, replays::cancel),
         post("/api-keys", OPERATES, api_keys::create),
         get("/api-keys", OPERATES, api_keys::list),
         delete("/api-keys/{key_id}", OPERATES, api_keys::revoke),

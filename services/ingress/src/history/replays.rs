@@ -238,7 +238,7 @@ pub(crate) async fn read(
     Ok(JsonBody(shown(&principal, replay)))
 }
 
-/// `DELETE /replays/{replay_id}`: what was already replayed stays so.
+/// `POST /replays/{replay_id}/cancel`: what was already replayed stays so.
 pub(crate) async fn cancel(
     State(ingress): State<Ingress>,
     principal: Principal,

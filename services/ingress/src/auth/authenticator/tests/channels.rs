@@ -138,14 +138,15 @@ async fn a_replay_of_other_channels_is_404() {
     for (path, seen_by_own, seen_by_wider) in
         [(of_own, 200, 200), (of_one, 200, 200), (of_all, 404, 404)]
     {
-        for method in [Method::GET, Method::DELETE] {
+        let cancel = format!("{path}/cancel");
+        for (method, path) in [(Method::GET, &path), (Method::POST, &cancel)] {
             for (key, status) in [
                 (&other, 404),
                 (&own, seen_by_own),
                 (&wider, seen_by_wider),
                 (&operator(), 200),
             ] {
-                let answer = ask(&bench, method.clone(), &path, key, "").await;
+                let answer = ask(&bench, method.clone(), path, key, "").await;
                 assert_eq!(answer.status, status, "{method} {path}");
             }
         }
@@ -166,9 +167,10 @@ async fn a_replay_tells_no_key_of_channels_that_are_not_its_own() {
     .await;
     assert_eq!(asked.status, 202, "{}", asked.text);
     let path = format!("/replays/{}", asked.json()["replay_id"].as_str().unwrap());
-    for method in [Method::GET, Method::DELETE] {
+    let cancel = format!("{path}/cancel");
+    for (method, path) in [(Method::GET, &path), (Method::POST, &cancel)] {
         for (key, ids) in [(&own, json!(["c"])), (&wider, json!(["c", "d"]))] {
-            let answer = ask(&bench, method.clone(), &path, key, "").await.json();
+            let answer = ask(&bench, method.clone(), path, key, "").await.json();
             let source = &answer["source"]["dead_letters"];
             assert_eq!(source["channel_ids"], ids, "{answer}");
             assert_eq!(source["channel_id"], "c");
