@@ -234,7 +234,7 @@ pub async fn run(cluster: &Cluster, plan: ClusterPlan) -> anyhow::Result<Cluster
     let (at_sessions, missing): (Vec<_>, Vec<_>) = ended.into_iter().partition(|ended| {
         ended.state == Some(State::Forwarded) && is_there(ended.message.message)
     });
-    let consumers = consumers(cluster, &name).await?;
+    let consumers = consumers(cluster, &name, Instant::now() + plan.limit).await?;
     let log_lines = log_lines(&folder)?;
     stack.audit().take_in(channels.audit());
     // A process that has ended by itself fails this.
@@ -371,8 +371,13 @@ async fn connected(
     .await
 }
 
-/// The consumed queues without exactly one consumer. In this run one process consumes each queue.
-async fn consumers(cluster: &Cluster, namespace: &str) -> anyhow::Result<BTreeMap<String, u32>> {
+/// The consumed queues without exactly one consumer, of which there is one process each. A queue
+/// that no message needed may get its consumer a moment later, so this waits until `deadline`.
+async fn consumers(
+    cluster: &Cluster,
+    namespace: &str,
+    deadline: Instant,
+) -> anyhow::Result<BTreeMap<String, u32>> {
     let url = cluster.node_url(NODES[0])?;
     let connection = lapin::Connection::connect(&url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
@@ -380,23 +385,29 @@ async fn consumers(cluster: &Cluster, namespace: &str) -> anyhow::Result<BTreeMa
         passive: true,
         ..QueueDeclareOptions::default()
     };
-    let mut wrong = BTreeMap::new();
-    for end in [
-        "outbound.0",
-        "outbound.retry",
-        "callbacks",
-        "journal",
-        "outbound.dead",
-        "callbacks.dead",
-    ] {
-        let name = format!("{namespace}.{end}");
-        let queue = channel
-            .queue_declare(name.into(), passive, FieldTable::default())
-            .await?;
-        if queue.consumer_count() != 1 {
-            wrong.insert(end.to_owned(), queue.consumer_count());
+    let wrong = loop {
+        let mut wrong = BTreeMap::new();
+        for end in [
+            "outbound.0",
+            "outbound.retry",
+            "callbacks",
+            "journal",
+            "outbound.dead",
+            "callbacks.dead",
+        ] {
+            let name = format!("{namespace}.{end}");
+            let queue = channel
+                .queue_declare(name.into(), passive, FieldTable::default())
+                .await?;
+            if queue.consumer_count() != 1 {
+                wrong.insert(end.to_owned(), queue.consumer_count());
+            }
         }
-    }
+        if wrong.is_empty() || Instant::now() >= deadline {
+            break wrong;
+        }
+        sleep(LOOK_EVERY).await;
+    };
     connection.close(200, "OK".into()).await?;
     Ok(wrong)
 }
