@@ -6,12 +6,14 @@ mod setups;
 mod bad_input;
 mod broker_contract;
 mod callbacks;
+mod channel_queries;
 mod cluster;
+#[path = "../contract/suites.rs"]
+mod contract;
 mod created_again;
 mod documents;
 mod egress;
 mod faults;
-mod filter_oracle;
 mod flask_channel;
 mod foreign_types;
 mod history;

@@ -7,13 +7,13 @@ use bson::{Document, doc};
 use harness::collections::make_collections;
 use mongodb::{Client, Collection};
 use roundtrip_model::ApiKeyId;
-use roundtrip_store::{
-    Config, SharedStore, contract::Harness, embedded::SqliteStore, open, store_contract,
-};
+use roundtrip_store::{Config, SharedStore, open};
 use rusqlite::{Connection, params};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 use uuid::Uuid;
+
+use crate::contract::store::{Harness, store_contract};
 
 /// The URL of a MongoDB in which tests may create and drop databases.
 pub(crate) fn mongodb_url() -> String {
@@ -39,12 +39,17 @@ mod embedded {
     struct Embedded {
         folder: TempDir,
         store: SharedStore,
-        foreign: SqliteStore,
     }
 
     impl Embedded {
         fn path(folder: &TempDir) -> PathBuf {
             folder.path().join("store.db")
+        }
+
+        fn file(&self) -> Connection {
+            let file = Connection::open(Self::path(&self.folder)).expect("the file");
+            file.busy_timeout(super::PATIENCE).expect("a time limit");
+            file
         }
 
         async fn open(folder: &TempDir) -> SharedStore {
@@ -62,14 +67,7 @@ mod embedded {
         async fn start() -> Self {
             let folder = tempfile::tempdir().expect("a folder");
             let store = Self::open(&folder).await;
-            let foreign = SqliteStore::open(Self::path(&folder), super::PATIENCE)
-                .await
-                .expect("an open store");
-            Self {
-                folder,
-                store,
-                foreign,
-            }
+            Self { folder, store }
         }
 
         fn store(&self) -> &SharedStore {
@@ -81,15 +79,26 @@ mod embedded {
         }
 
         async fn insert_foreign(&self, document: Value) {
-            self.foreign
-                .insert_foreign(&object(document))
-                .await
+            let insert = "
+                INSERT INTO channels (channel_id, channel_name, document, uid)
+                VALUES (?1, ?2, ?3, lower(hex(randomblob(16))))";
+            let text = |field: &str| document[field].as_str().unwrap_or_default();
+            let values = params![
+                text("channel_id"),
+                text("channel_name"),
+                document.to_string()
+            ];
+            self.file()
+                .execute(insert, values)
                 .expect("a written document");
         }
 
         async fn stored(&self, id: &str) -> Value {
-            let id = id.parse().expect("an id");
-            Value::Object(self.foreign.stored(&id).await.expect("a document"))
+            let select = "SELECT document FROM channels WHERE channel_id = ?1";
+            let document = self
+                .file()
+                .query_row(select, [id], |row| row.get::<_, String>(0));
+            serde_json::from_str(&document.expect("a document")).expect("JSON")
         }
 
         async fn copy_key(&self, id: &ApiKeyId, active: u16, ended: u16) {
@@ -100,8 +109,9 @@ mod embedded {
                 SELECT printf('key_%032x', n), name, role, created_at,
                     iif(n > ?2, created_at, NULL), hash
                 FROM numbers, api_keys WHERE key_id = ?1";
-            let connection = Connection::open(Self::path(&self.folder)).expect("the file");
-            let copied = connection.execute(copies, params![id.to_string(), active, ended]);
+            let copied = self
+                .file()
+                .execute(copies, params![id.to_string(), active, ended]);
             assert_eq!(copied.expect("copies"), usize::from(active + ended));
         }
 

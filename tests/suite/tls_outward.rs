@@ -14,7 +14,7 @@ use harness::{
 };
 use roundtrip_broker::Status;
 use roundtrip_model::SystemClock;
-use roundtrip_store::StoreError;
+use roundtrip_store::Unavailable;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -99,7 +99,7 @@ impl UnderTls {
 }
 
 /// An error's text, with its sources.
-pub(crate) fn chain(error: &StoreError) -> String {
+pub(crate) fn chain(error: &Unavailable) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -18,7 +18,7 @@ use roundtrip_model::{
     ChannelId, ChannelUid, Clock, DeadReason, Decision, Entry, Event, OutboundMessage, Outcome,
     SessionId, WrongSettings, decision::DeadKind, journal::WaitReason,
 };
-use roundtrip_store::{CachedChannels, KnownChannel, Signing, StoreError};
+use roundtrip_store::{CachedChannels, ChannelError, KnownChannel, Signing};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use url::Url;
@@ -134,8 +134,10 @@ impl DeliveryRole for Dispatcher {
                 }),
                 Err(error) => Err(dead(DeadKind::BadEndpoint, error)),
             },
-            Err(error @ StoreError::NotFound(_)) => Err(dead(DeadKind::UnknownChannel, &error)),
-            Err(error @ StoreError::Unreadable { .. }) => Err(dead(DeadKind::BadEndpoint, &error)),
+            Err(error @ ChannelError::NotFound(_)) => Err(dead(DeadKind::UnknownChannel, &error)),
+            Err(error @ ChannelError::Unreadable { .. }) => {
+                Err(dead(DeadKind::BadEndpoint, &error))
+            }
             // The other errors say nothing about the channel: the store is unavailable, or is asked
             // again.
             Err(_) => Err(self.deferred(WaitReason::StoreUnavailable)),

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures::{FutureExt, future::BoxFuture};
 use roundtrip_broker::{Handler, Message};
 use roundtrip_model::{DeadReason, Decision, Entry, decision::DeadKind};
-use roundtrip_store::{SharedStore, StoreError};
+use roundtrip_store::{SharedStore, Unavailable};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::patience::Patience;
@@ -73,7 +73,7 @@ async fn write(store: SharedStore, mut pages: mpsc::Receiver<Page>) {
 async fn in_steps<T>(
     mut left: &[T],
     step: &mut usize,
-    write: impl Fn(&[T]) -> BoxFuture<'_, Result<(), StoreError>>,
+    write: impl Fn(&[T]) -> BoxFuture<'_, Result<(), Unavailable>>,
 ) -> Result<(), Decision> {
     let mut patience = Patience::new("entries");
     while !left.is_empty() {
@@ -133,7 +133,7 @@ mod tests {
         let mut step = ENOUGH_FOR_A_WRITE;
         let recorded = in_steps(&entries, &mut step, |now| {
             let result = if now.len() > MOST {
-                Err(StoreError::Unavailable("too slow".into()))
+                Err(Unavailable::new("too slow"))
             } else {
                 written.lock().unwrap().extend_from_slice(now);
                 Ok(())

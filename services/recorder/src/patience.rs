@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use backoff::{ExponentialBackoff, backoff::Backoff};
 use roundtrip_model::{Decision, LogThrottle, retry::reconnect};
-use roundtrip_store::StoreError;
+use roundtrip_store::Unavailable;
 use tokio::time::{Instant, sleep};
 
 /// How long a message is held. It is well below the 30 minutes after which RabbitMQ closes a
@@ -26,7 +26,7 @@ pub(crate) async fn until_taken<T, F>(
     mut write: impl FnMut() -> F,
 ) -> Result<T, Decision>
 where
-    F: Future<Output = Result<T, StoreError>>,
+    F: Future<Output = Result<T, Unavailable>>,
 {
     let mut patience = Patience::new(what);
     loop {
@@ -57,7 +57,7 @@ impl Patience {
     ///
     /// # Errors
     /// After too long, the decision to snooze.
-    pub(crate) async fn after(&mut self, error: &StoreError) -> Result<(), Decision> {
+    pub(crate) async fn after(&mut self, error: &Unavailable) -> Result<(), Decision> {
         if let Some(suppressed) = STORE_UNAVAILABLE.due(Instant::now().into_std()) {
             tracing::warn!(
                 %error,

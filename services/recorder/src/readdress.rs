@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use roundtrip_broker::Message;
 use roundtrip_model::{ChannelId, ChannelUid, OutboundMessage};
-use roundtrip_store::{Channels, StoreError};
+use roundtrip_store::{ChannelError, Channels, Unavailable};
 
 /// The current channels of one page, each looked up once.
 pub(crate) struct CurrentChannels<'a> {
@@ -29,7 +29,7 @@ impl<'a> CurrentChannels<'a> {
         &mut self,
         id: &ChannelId,
         queued: &mut Message,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), Unavailable> {
         let Ok(mut message) = serde_json::from_slice::<OutboundMessage>(&queued.body) else {
             return Ok(());
         };
@@ -41,14 +41,14 @@ impl<'a> CurrentChannels<'a> {
     }
 
     /// `None` if there is no such channel; the dispatcher finds that, too.
-    async fn uid(&mut self, id: &ChannelId) -> Result<Option<ChannelUid>, StoreError> {
+    async fn uid(&mut self, id: &ChannelId) -> Result<Option<ChannelUid>, Unavailable> {
         if let Some(uid) = self.uids.get(id) {
             return Ok(uid.clone());
         }
         let uid = match self.store.target(id).await {
             Ok(target) => Some(target.uid),
-            Err(StoreError::NotFound(_) | StoreError::Unreadable { .. }) => None,
-            Err(error) => return Err(error),
+            Err(ChannelError::Unavailable(error)) => return Err(error),
+            Err(_) => None,
         };
         self.uids.insert(id.clone(), uid.clone());
         Ok(uid)

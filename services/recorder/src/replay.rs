@@ -20,8 +20,8 @@ use roundtrip_broker::{PublishError, SharedBroker};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, LogThrottle, ReplayId, State, retry::reconnect};
 use roundtrip_store::{
-    Detail, MAX_ENTRIES, MessageRecord, Progress, Replay, ReplaySource, ReplayStatus, SharedStore,
-    StoreError,
+    Detail, MAX_ENTRIES, MessageRecord, Progress, QueryError, Replay, ReplaySource, ReplayStatus,
+    SharedStore, Unavailable,
 };
 use tokio::{
     sync::Mutex,
@@ -177,7 +177,7 @@ impl Replayer {
         &self,
         replay: Replay,
         owner: String,
-    ) -> Result<Option<Instant>, StoreError> {
+    ) -> Result<Option<Instant>, QueryError> {
         let began = Instant::now();
         let is_new = replay.progress == Progress::default();
         let mut replay = LeasedReplay {
@@ -253,7 +253,7 @@ impl Replayer {
 
     /// Stores the progress and extends the lease. `false` if the replay is no longer this process's
     /// to run.
-    async fn hold(&self, replay: &LeasedReplay, held_for: Duration) -> Result<bool, StoreError> {
+    async fn hold(&self, replay: &LeasedReplay, held_for: Duration) -> Result<bool, Unavailable> {
         let until = self.clock.now() + held_for;
         let status = self
             .store
@@ -262,7 +262,7 @@ impl Replayer {
         Ok(status == Some(ReplayStatus::Running))
     }
 
-    async fn page(&self, replay: &LeasedReplay, limit: u16) -> Result<Vec<Item>, StoreError> {
+    async fn page(&self, replay: &LeasedReplay, limit: u16) -> Result<Vec<Item>, QueryError> {
         let now = self.clock.now();
         let after = replay.progress.cursor.as_deref();
         match &replay.source {
@@ -294,7 +294,7 @@ impl Replayer {
 
     /// Whether the message is still being delivered. A channel server may post its answer before it
     /// returns 2xx, so the state of an answered message does not say it. Its timeline does.
-    async fn is_under_way(&self, message: &MessageRecord) -> Result<bool, StoreError> {
+    async fn is_under_way(&self, message: &MessageRecord) -> Result<bool, QueryError> {
         if message.state.is_under_way() || message.state == State::Delivered {
             return Ok(message.state.is_under_way());
         }
@@ -306,7 +306,7 @@ impl Replayer {
     }
 
     /// Addresses each message to the channel that has its channel's id now.
-    async fn readdress(&self, items: &mut [Item]) -> Result<(), StoreError> {
+    async fn readdress(&self, items: &mut [Item]) -> Result<(), Unavailable> {
         let mut channels = CurrentChannels::of(&*self.store);
         for item in items {
             if let Some((Destination::Outbound(id), message)) = &mut item.message {
@@ -322,7 +322,7 @@ impl Replayer {
         &self,
         replay: &LeasedReplay,
         items: &mut [Item],
-    ) -> Result<Option<PutBack>, StoreError> {
+    ) -> Result<Option<PutBack>, Unavailable> {
         let replay_id = replay.replay_id;
         let patience_ends = Instant::now() + BROKER_PATIENCE;
         let mut waits = reconnect();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use axum::Router;
 use roundtrip_egress::Egress;
 use roundtrip_model::{Channel, ChannelId, ChannelPatch, Clock, channel::ENDPOINT_URL};
-use roundtrip_store::{Channels, StoreError};
+use roundtrip_store::{ChannelError, Channels};
 use serde_json::{Map, Value};
 
 use crate::config::Config;
@@ -34,7 +34,7 @@ pub(crate) async fn register_echo(config: &Config, channels: &dyn Channels) -> a
         channel_tags: vec!["development".to_owned()],
     };
     let registered = match channels.create(&echo).await {
-        Err(StoreError::Exists(id)) => move_echo(channels, &id, endpoint).await,
+        Err(ChannelError::Exists(id)) => move_echo(channels, &id, endpoint).await,
         created => created.map(|_| ()),
     };
     match registered {
@@ -51,7 +51,7 @@ async fn move_echo(
     channels: &dyn Channels,
     id: &ChannelId,
     endpoint: Value,
-) -> Result<(), StoreError> {
+) -> Result<(), ChannelError> {
     let stored = channels.get(id).await?;
     let mut metadata = match stored.channel.channel_metadata {
         Value::Object(metadata) => metadata,

@@ -11,12 +11,12 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use roundtrip_files::{create_new, is_open_to_others};
 use roundtrip_model::{
     SealingKeys, TokenKeys,
     sealing::{KEY_BYTES, KeyError},
     token::SecretError,
 };
-use roundtrip_private_file::{create_new, is_open_to_others};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeyFileError {

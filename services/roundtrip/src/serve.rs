@@ -229,7 +229,7 @@ pub(crate) async fn open_store(config: &roundtrip_store::Config) -> anyhow::Resu
         .await
         .map_err(|error| match error {
             OpenError::Settings(wrong) => wrong.into(),
-            other => other.into(),
+            OpenError::File(error) => error.into(),
         })
 }
 

@@ -108,35 +108,26 @@ impl Embedded {
         let bounds = Bounds::of(config);
         let (report, opened) = oneshot::channel();
         let thread = std::thread::Builder::new().name("broker-writer".to_owned());
-        let spawned = thread.spawn({
-            let path = path.clone();
-            move || {
-                let writer = Writer::open(path, &*clock, bounds, Arc::clone(&ended.status));
-                let writer = match writer {
-                    Ok(writer) => writer,
-                    Err(error) => {
-                        let _ = report.send(Err(error));
-                        return;
-                    }
-                };
-                let _ = report.send(Ok(()));
-                let asked = writer.run(&inbox);
-                drop(ended);
-                if let Some(asked) = asked {
-                    let _ = asked.send(());
+        let spawned = thread.spawn(move || {
+            let writer = Writer::open(path, &*clock, bounds, Arc::clone(&ended.status));
+            let writer = match writer {
+                Ok(writer) => writer,
+                Err(error) => {
+                    let _ = report.send(Err(error));
+                    return;
                 }
+            };
+            let _ = report.send(Ok(()));
+            let asked = writer.run(&inbox);
+            drop(ended);
+            if let Some(asked) = asked {
+                let _ = asked.send(());
             }
         });
-        spawned.map_err(|error| OpenError::File {
-            path: path.clone(),
-            source: error.into(),
-        })?;
-        opened.await.unwrap_or_else(|_| {
-            Err(OpenError::File {
-                path,
-                source: "the writer ended while it opened the file".into(),
-            })
-        })?;
+        spawned.map_err(|error| OpenError::Thread(error.into()))?;
+        opened
+            .await
+            .map_err(|ended| OpenError::Thread(ended.into()))??;
         Ok(Self {
             commands,
             room: Arc::new(Semaphore::new(MAX_WAITING_PUBLISHES)),

@@ -1,7 +1,6 @@
 //! The crate's errors.
 
-use std::path::PathBuf;
-
+use roundtrip_files::sqlite;
 use roundtrip_model::WrongSettings;
 
 /// Why a publish failed.
@@ -45,33 +44,10 @@ pub enum OpenError {
     /// Settings are wrong.
     #[error(transparent)]
     Settings(#[from] WrongSettings),
-    /// Another process has the file open.
-    #[error(
-        "{} is in use by another process: stop that one, or give this one a broker.url of its own \
-         (only RabbitMQ can be shared between processes)",
-        .0.display()
-    )]
-    InUse(PathBuf),
-    /// A newer Roundtrip wrote the file.
-    #[error(
-        "{} has the schema version {found}, and this Roundtrip knows versions up to {known}: run \
-         the newer Roundtrip that wrote it",
-        path.display()
-    )]
-    NewerSchema {
-        /// The file's path.
-        path: PathBuf,
-        /// The file's schema version.
-        found: i64,
-        /// The newest version that this build supports.
-        known: i64,
-    },
-    /// The file cannot be opened, created or read.
-    #[error("cannot open {}: {source}", path.display())]
-    File {
-        /// The file's path.
-        path: PathBuf,
-        /// The cause.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    /// The embedded broker's file cannot be used.
+    #[error(transparent)]
+    File(#[from] sqlite::OpenError),
+    /// The thread that owns the file cannot run.
+    #[error("the broker's writer cannot run")]
+    Thread(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

@@ -27,7 +27,7 @@ use tokio::{sync::Mutex, time::Instant, try_join};
 use tracing::{info, warn};
 
 use crate::{
-    Config, DeliveryTarget, SharedChannels, SharedSecrets, StoreError,
+    ChannelError, Config, DeliveryTarget, SharedChannels, SharedSecrets,
     secrets::{self, Signing},
 };
 
@@ -79,7 +79,7 @@ const READ_AGAIN: Range<f64> = 0.6..0.9;
 /// waited for that read.
 #[derive(Clone)]
 struct CachedRead {
-    read: Result<Arc<KnownChannel>, Arc<StoreError>>,
+    read: Result<Arc<KnownChannel>, ChannelError>,
     again_from: Instant,
     fresh_until: Instant,
     /// Whether the background read has started.
@@ -138,13 +138,9 @@ impl CachedChannels {
         &self.store
     }
 
-    /// The channel with this id.
-    ///
-    /// # Errors
-    ///
-    /// As for [`crate::Channels::target`]; [`StoreError::Unavailable`] only if the channel is not
-    /// in the cache.
-    pub async fn get(self: &Arc<Self>, id: &ChannelId) -> Result<Arc<KnownChannel>, StoreError> {
+    /// The channel with this id. The store is unavailable only for a channel that is not in the
+    /// cache.
+    pub async fn get(self: &Arc<Self>, id: &ChannelId) -> Result<Arc<KnownChannel>, ChannelError> {
         let last = self.known.get(id).await;
         if let Some(known) = &last
             && let Ok(channel) = &known.read
@@ -170,18 +166,14 @@ impl CachedChannels {
             Ok(channel) => Ok(channel),
             Err(error) => {
                 self.drop_failure(id).await;
-                Err(shared(&error))
+                Err(error)
             }
         }
     }
 
     /// The channel with this id, read from the store, for a caller that needs a newer one than the
     /// cache has.
-    ///
-    /// # Errors
-    ///
-    /// As for [`crate::Channels::target`].
-    pub async fn get_now(&self, id: &ChannelId) -> Result<Arc<KnownChannel>, StoreError> {
+    pub async fn get_now(&self, id: &ChannelId) -> Result<Arc<KnownChannel>, ChannelError> {
         let read = Arc::new(self.read_now(id).await?);
         self.known
             .insert(id.clone(), self.fresh(Ok(Arc::clone(&read))))
@@ -209,7 +201,7 @@ impl CachedChannels {
                     (Ok(_), _) => Op::Put(known),
                     // The cached channel stays. The next caller after its time to live tries the
                     // store.
-                    (Err(error), _) if matches!(**error, StoreError::Unavailable(_)) => Op::Nop,
+                    (Err(ChannelError::Unavailable(_)), _) => Op::Nop,
                     (Err(_), _) => Op::Remove,
                 }
             })
@@ -229,19 +221,19 @@ impl CachedChannels {
                 self.note_unavailable(None);
                 Ok(Arc::new(found))
             }
-            (Err(error @ StoreError::Unavailable(_)), last) => {
+            (Err(error @ ChannelError::Unavailable(_)), last) => {
                 self.note_unavailable(Some(&error));
-                last.ok_or_else(|| Arc::new(error))
+                last.ok_or(error)
             }
             (Err(error), _) => {
                 self.note_unavailable(None);
-                Err(Arc::new(error))
+                Err(error)
             }
         };
         self.fresh(read)
     }
 
-    fn fresh(&self, read: Result<Arc<KnownChannel>, Arc<StoreError>>) -> CachedRead {
+    fn fresh(&self, read: Result<Arc<KnownChannel>, ChannelError>) -> CachedRead {
         let now = Instant::now();
         CachedRead {
             again_from: now + self.time_to_live.mul_f64(rand::random_range(READ_AGAIN)),
@@ -253,14 +245,15 @@ impl CachedChannels {
         }
     }
 
-    async fn read_now(&self, id: &ChannelId) -> Result<KnownChannel, StoreError> {
+    async fn read_now(&self, id: &ChannelId) -> Result<KnownChannel, ChannelError> {
         let Some((secrets, keys)) = &self.secrets else {
             return Ok(KnownChannel {
                 target: self.store.target(id).await?,
                 signing: Signing::Unsigned,
             });
         };
-        let read = try_join!(self.store.target(id), secrets.secrets(id));
+        let secrets = async { Ok(secrets.secrets(id).await?) };
+        let read = try_join!(self.store.target(id), secrets);
         let known = read.map(|(target, sealed)| KnownChannel {
             target,
             signing: secrets::open(id, &sealed, keys),
@@ -269,11 +262,11 @@ impl CachedChannels {
         known
     }
 
-    fn count_unreadable(&self, id: &ChannelId, read: &Result<KnownChannel, StoreError>) {
+    fn count_unreadable(&self, id: &ChannelId, read: &Result<KnownChannel, ChannelError>) {
         let unreadable = self.unreadable.lock();
         let mut unreadable = unreadable.unwrap_or_else(PoisonError::into_inner);
         match read {
-            Err(StoreError::Unavailable(_)) => {}
+            Err(ChannelError::Unavailable(_)) => {}
             Ok(known) if matches!(known.signing, Signing::Impossible) => {
                 if unreadable.len() < MAX_COUNTED {
                     unreadable.insert(id.clone());
@@ -303,7 +296,7 @@ impl CachedChannels {
     }
 
     /// Logs once when an outage begins and once when it ends.
-    fn note_unavailable(&self, error: Option<&StoreError>) {
+    fn note_unavailable(&self, error: Option<&ChannelError>) {
         let was_unavailable = self.is_unavailable.swap(error.is_some(), Relaxed);
         match (was_unavailable, error) {
             (false, Some(error)) => {
@@ -317,24 +310,6 @@ impl CachedChannels {
         }
     }
 }
-
-/// The same error, for each caller that waited for the same read.
-fn shared(error: &Arc<StoreError>) -> StoreError {
-    match &**error {
-        StoreError::NotFound(id) => StoreError::NotFound(id.clone()),
-        StoreError::Unreadable { id, problem } => StoreError::Unreadable {
-            id: id.clone(),
-            problem: problem.clone(),
-        },
-        // `get` returns no other errors.
-        _ => StoreError::Unavailable(Box::new(SharedError(Arc::clone(error)))),
-    }
-}
-
-/// An error that several callers share.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-struct SharedError(Arc<StoreError>);
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@
 use roundtrip_model::{Channel, ChannelPatch, StoredChannel, channel::FieldError};
 use serde_json::{Map, Number, Value};
 
-use crate::{StoreError, document::METADATA};
+use crate::{ChannelError, document::METADATA};
 
 /// The deepest nesting of `channel_metadata`. MongoDB's documents end at 100 levels.
 pub(crate) const MAX_METADATA_DEPTH: usize = 64;
@@ -25,21 +25,13 @@ pub(crate) const NUMBER_PROBLEM: &str = "is an integer beyond 64 bits with a sig
                                          rounded; write it as a text";
 
 /// The channel in its stored form.
-///
-/// # Errors
-///
-/// [`StoreError::Unstorable`].
-pub(crate) fn channel(channel: &Channel) -> Result<StoredChannel, StoreError> {
+pub(crate) fn channel(channel: &Channel) -> Result<StoredChannel, ChannelError> {
     check(&channel.channel_metadata)?;
     Ok(channel.clone().into())
 }
 
 /// The fields that a patch sets, in their stored form, without the id.
-///
-/// # Errors
-///
-/// [`StoreError::Unstorable`].
-pub(crate) fn patch(patch: &ChannelPatch) -> Result<Map<String, Value>, StoreError> {
+pub(crate) fn patch(patch: &ChannelPatch) -> Result<Map<String, Value>, ChannelError> {
     let ChannelPatch {
         channel_id: _,
         channel_name,
@@ -69,7 +61,7 @@ pub(crate) fn is_kept(number: &Number) -> bool {
     number.is_i64() || number.is_f64()
 }
 
-fn check(metadata: &Map<String, Value>) -> Result<(), StoreError> {
+fn check(metadata: &Map<String, Value>) -> Result<(), ChannelError> {
     let mut check = Check {
         path: METADATA.to_owned(),
         depth: 0,
@@ -79,9 +71,9 @@ fn check(metadata: &Map<String, Value>) -> Result<(), StoreError> {
         // A key may be as long as the whole document.
         let path = Some(check.path).filter(|path| path.len() <= MAX_SHOWN_BYTES);
         let path = path.unwrap_or_else(|| METADATA.to_owned());
-        StoreError::Unstorable(FieldError::new(path, problem))
+        ChannelError::Unstorable(FieldError::new(path, problem))
     })?;
-    let unstorable = |problem: String| StoreError::Unstorable(FieldError::new(METADATA, problem));
+    let unstorable = |problem: String| ChannelError::Unstorable(FieldError::new(METADATA, problem));
     let bytes = serde_json::to_vec(metadata)
         .map_err(|error| unstorable(error.to_string()))?
         .len();
@@ -185,7 +177,7 @@ mod tests {
         let document = json!({"channel_id": "c", "channel_metadata": metadata});
         let refused = channel(&serde_json::from_value(document).unwrap());
         assert!(
-            matches!(&refused, Err(StoreError::Unstorable(error)) if error.field == path),
+            matches!(&refused, Err(ChannelError::Unstorable(error)) if error.field == path),
             "{refused:?}"
         );
     }

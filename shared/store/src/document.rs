@@ -6,11 +6,13 @@
 
 use std::time::{Duration, Instant};
 
-use roundtrip_model::{LogThrottle, StoredChannel};
+use roundtrip_model::{
+    DeliverySettings, LogThrottle, StoredChannel, channel::FieldError, settings,
+};
 use serde_json::{Map, Value};
 use tracing::warn;
 
-use crate::{StoreError, Version, Versioned};
+use crate::{ChannelError, Version, Versioned};
 
 /// A channel's five fields, in the order of the client's `ChannelStoreObject`.
 pub(crate) const FIELDS: [&str; 5] = [
@@ -49,15 +51,11 @@ pub(crate) fn text<'a>(document: &'a Map<String, Value>, field: &str) -> &'a str
 }
 
 /// The channel in a document.
-///
-/// # Errors
-///
-/// [`StoreError::Unreadable`] if its id is invalid.
-pub(crate) fn channel(mut document: Map<String, Value>) -> Result<StoredChannel, StoreError> {
+pub(crate) fn channel(mut document: Map<String, Value>) -> Result<StoredChannel, ChannelError> {
     let id = text(&document, "channel_id");
     let channel_id =
         id.parse().map_err(
-            |error: roundtrip_model::ids::IdError| StoreError::Unreadable {
+            |error: roundtrip_model::ids::IdError| ChannelError::Unreadable {
                 id: id.to_owned(),
                 problem: format!("channel_id: {error}"),
             },
@@ -77,10 +75,7 @@ pub(crate) fn channel(mut document: Map<String, Value>) -> Result<StoredChannel,
 }
 
 /// The channel in a document, and its version.
-///
-/// # Errors
-/// As for [`channel`].
-pub(crate) fn versioned(document: Map<String, Value>) -> Result<Versioned, StoreError> {
+pub(crate) fn versioned(document: Map<String, Value>) -> Result<Versioned, ChannelError> {
     let channel = channel(document)?;
     Ok(Versioned {
         version: Version::of(&channel),
@@ -88,8 +83,32 @@ pub(crate) fn versioned(document: Map<String, Value>) -> Result<Versioned, Store
     })
 }
 
+/// Pauses or resumes the channel in a document. `false` if it already was.
+pub(crate) fn set_paused(
+    document: &mut Map<String, Value>,
+    paused: bool,
+) -> Result<bool, ChannelError> {
+    let metadata = document.entry(METADATA).or_insert(Value::Null);
+    if metadata.is_null() {
+        *metadata = Map::new().into();
+    }
+    match metadata {
+        Value::Object(metadata) if DeliverySettings::of(metadata).paused != paused => {
+            settings::set_paused(metadata, paused);
+            Ok(true)
+        }
+        Value::Object(_) => Ok(false),
+        // It belongs to another client, and is not replaced.
+        _ if paused => {
+            let error = FieldError::new(METADATA, "must be an object for a channel to be paused");
+            Err(ChannelError::Unstorable(error))
+        }
+        _ => Ok(false),
+    }
+}
+
 /// For a query: skips and logs a foreign document that is not a channel.
-pub(crate) fn readable<T>(read: Result<T, StoreError>) -> Option<T> {
+pub(crate) fn readable<T>(read: Result<T, ChannelError>) -> Option<T> {
     if let Err(error) = &read {
         say_passed_over(error);
     }

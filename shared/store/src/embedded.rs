@@ -16,91 +16,31 @@ mod scan;
 mod schema;
 mod secrets;
 
-use std::{path::Path, sync::Arc, time::Duration};
-
 use async_trait::async_trait;
 use roundtrip_model::{
-    Channel, ChannelId, ChannelPatch, ChannelUid, Clock,
-    channel::{ENDPOINT_URL, FieldError},
-    settings::{self, DELIVERY},
+    Channel, ChannelId, ChannelPatch, ChannelUid,
+    channel::ENDPOINT_URL,
+    settings::{DELIVERY, keep_pause},
 };
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use serde_json::{Map, Value};
 
 use crate::{
-    ChannelPage, Channels, DeliveryTarget, Filter, OpenError, PageRequest, StoreError, Version,
-    Versioned, canonical,
+    ChannelError, ChannelPage, Channels, DeliveryTarget, Filter, KeyError, PageRequest, QueryError,
+    ReplayError, SecretsError, Unavailable, Version, Versioned, canonical,
     document::{self, METADATA},
+    error::caused_by,
 };
-use file::File;
-use retention::Retention;
-
-/// A store in a SQLite file.
-pub struct SqliteStore {
-    file: Arc<File>,
-    retention: Option<Retention>,
-}
-
-impl SqliteStore {
-    /// Opens the file, and creates it and its folder if they are missing.
-    ///
-    /// # Errors
-    ///
-    /// The file cannot be used, or has the schema of another version.
-    pub async fn open(path: impl AsRef<Path>, timeout: Duration) -> Result<Self, OpenError> {
-        let file = File::open(path.as_ref().to_owned(), timeout).await?;
-        Ok(Self {
-            file: Arc::new(file),
-            retention: None,
-        })
-    }
-
-    /// Starts to remove, in the background, what is older than this.
-    #[must_use]
-    pub fn keeping(mut self, retention: Duration, clock: Arc<dyn Clock>) -> Self {
-        let file = Arc::clone(&self.file);
-        self.retention = Some(Retention::start(file, retention, clock));
-        self
-    }
-}
-
-/// Access that bypasses the store's checks, for the contract's harness.
-#[cfg(feature = "contract")]
-impl SqliteStore {
-    /// Writes a document unchecked, as another client would.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
-    pub async fn insert_foreign(&self, document: &Map<String, Value>) -> Result<(), StoreError> {
-        let document = document.clone();
-        self.file
-            .run(move |connection, _| {
-                connection
-                    .execute(INSERT, row(&document))
-                    .map(drop)
-                    .map_err(unavailable)
-            })
-            .await
-    }
-
-    /// The whole document as it is stored.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`].
-    pub async fn stored(&self, id: &ChannelId) -> Result<Map<String, Value>, StoreError> {
-        let id = id.clone();
-        self.file
-            .run(move |connection, _| read(connection, &id))
-            .await
-    }
-}
+pub(crate) use file::SqliteStore;
 
 const INSERT: &str = "INSERT INTO channels (channel_id, channel_name, document, uid)
     VALUES (?1, ?2, ?3, lower(hex(randomblob(16))))";
 const TARGET: &str = "SELECT uid, document -> '$.channel_metadata.endpoint_url',
     document -> '$.channel_metadata.delivery'
     FROM channels WHERE channel_id = ?1";
+const DOCUMENT: &str = "SELECT document FROM channels WHERE channel_id = ?1";
+const DELETE: &str = "DELETE FROM channels WHERE channel_id = ?1";
+const PING: &str = "SELECT count(*) FROM (SELECT 1 FROM channels LIMIT 1)";
 const UPDATE: &str = "UPDATE channels SET channel_name = ?2, document = ?3 WHERE channel_id = ?1";
 
 /// A row: the keys that queries sort by, and the document.
@@ -114,40 +54,32 @@ fn row(document: &Map<String, Value>) -> (String, String, String) {
 
 #[async_trait]
 impl Channels for SqliteStore {
-    async fn create(&self, channel: &Channel) -> Result<Version, StoreError> {
+    async fn create(&self, channel: &Channel) -> Result<Version, ChannelError> {
         let channel = canonical::channel(channel)?;
         let version = Version::of(&channel);
         let id = channel.channel_id.clone();
         let document = document::of(channel);
-        self.file
-            .write(move |transaction| {
-                transaction
-                    .execute(INSERT, row(&document))
-                    .map_err(|error| match error.sqlite_error_code() {
-                        Some(rusqlite::ErrorCode::ConstraintViolation) => StoreError::Exists(id),
-                        _ => unavailable(error),
-                    })?;
-                Ok(())
-            })
-            .await?;
-        Ok(version)
+        self.write(
+            move |transaction| match transaction.execute(INSERT, row(&document)) {
+                Ok(_) => Ok(version),
+                Err(error) => Err(match error.sqlite_error_code() {
+                    Some(ErrorCode::ConstraintViolation) => ChannelError::Exists(id),
+                    _ => error.into(),
+                }),
+            },
+        )
+        .await
     }
 
-    async fn get(&self, id: &ChannelId) -> Result<Versioned, StoreError> {
+    async fn get(&self, id: &ChannelId) -> Result<Versioned, ChannelError> {
         let id = id.clone();
-        self.file
-            .run(move |connection, _| {
-                let document = read(connection, &id)?;
-                document::versioned(document)
-            })
+        self.run(move |connection| document::versioned(read(connection, &id)?))
             .await
     }
 
-    async fn target(&self, id: &ChannelId) -> Result<DeliveryTarget, StoreError> {
+    async fn target(&self, id: &ChannelId) -> Result<DeliveryTarget, ChannelError> {
         let id = id.clone();
-        self.file
-            .run(move |connection, _| target(connection, &id))
-            .await
+        self.run(move |connection| target(connection, &id)).await
     }
 
     async fn update(
@@ -155,28 +87,23 @@ impl Channels for SqliteStore {
         id: &ChannelId,
         patch: &ChannelPatch,
         expected: Option<&Version>,
-    ) -> Result<Versioned, StoreError> {
+    ) -> Result<Versioned, ChannelError> {
         let mut fields = canonical::patch(patch)?;
         let (id, expected) = (id.clone(), expected.cloned());
-        let updated = self
-            .file
-            .write(move |transaction| {
-                let mut document = read(transaction, &id)?;
-                check(&document, &id, expected.as_ref())?;
-                if let (Some(Value::Object(new)), Some(Value::Object(replaced))) =
-                    (fields.get_mut(METADATA), document.get(METADATA))
-                {
-                    settings::keep_pause(new, replaced);
-                }
-                // An updated field keeps its position, as in MongoDB.
-                document.extend(fields);
-                transaction
-                    .execute(UPDATE, row(&document))
-                    .map_err(unavailable)?;
-                Ok(document)
-            })
-            .await?;
-        document::versioned(updated)
+        self.write(move |transaction| {
+            let mut document = read(transaction, &id)?;
+            check(&document, &id, expected.as_ref())?;
+            if let (Some(Value::Object(new)), Some(Value::Object(replaced))) =
+                (fields.get_mut(METADATA), document.get(METADATA))
+            {
+                keep_pause(new, replaced);
+            }
+            // An updated field keeps its position, as in MongoDB.
+            document.extend(fields);
+            transaction.execute(UPDATE, row(&document))?;
+            document::versioned(document)
+        })
+        .await
     }
 
     async fn set_paused(
@@ -184,105 +111,67 @@ impl Channels for SqliteStore {
         id: &ChannelId,
         uid: Option<&ChannelUid>,
         paused: bool,
-    ) -> Result<Versioned, StoreError> {
+    ) -> Result<Versioned, ChannelError> {
         let (id, uid) = (id.clone(), uid.cloned());
-        let document = self
-            .file
-            .write(move |transaction| {
-                let target = target(transaction, &id)?;
-                if uid.is_some_and(|uid| uid != target.uid) {
-                    return Err(StoreError::NotFound(id));
-                }
-                let mut document = read(transaction, &id)?;
-                if target.settings.paused == paused {
-                    return Ok(document);
-                }
-                match document.entry(METADATA).or_insert(Value::Null) {
-                    Value::Object(metadata) => settings::set_paused(metadata, paused),
-                    empty @ Value::Null => {
-                        let mut metadata = Map::new();
-                        settings::set_paused(&mut metadata, paused);
-                        *empty = metadata.into();
-                    }
-                    _ => {
-                        let problem = "must be an object for a channel to be paused";
-                        let error = FieldError::new(METADATA, problem);
-                        return Err(StoreError::Unstorable(error));
-                    }
-                }
-                transaction
-                    .execute(UPDATE, row(&document))
-                    .map_err(unavailable)?;
-                Ok(document)
-            })
-            .await?;
-        document::versioned(document)
-    }
-
-    async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), StoreError> {
-        let (id, expected) = (id.clone(), expected.cloned());
-        self.file
-            .write(move |transaction| {
-                let document = read(transaction, &id)?;
-                check(&document, &id, expected.as_ref())?;
-                transaction
-                    .execute("DELETE FROM channels WHERE channel_id = ?1", [id.as_str()])
-                    .map_err(unavailable)?;
-                secrets::delete(transaction, &id)
-            })
-            .await
-    }
-
-    async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError> {
-        let (filter, page) = (filter.clone(), page.clone());
-        self.file
-            .query(move |connection, deadline| scan::page(connection, deadline, &filter, &page))
-            .await
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.file
-            .run(|connection, _| {
-                connection
-                    .query_row(
-                        "SELECT count(*) FROM (SELECT 1 FROM channels LIMIT 1)",
-                        [],
-                        |_| Ok(()),
-                    )
-                    .map_err(unavailable)
-            })
-            .await
-    }
-}
-
-fn unavailable(error: rusqlite::Error) -> StoreError {
-    StoreError::Unavailable(Box::new(error))
-}
-
-fn read(connection: &Connection, id: &ChannelId) -> Result<Map<String, Value>, StoreError> {
-    let text: Option<String> = connection
-        .prepare_cached("SELECT document FROM channels WHERE channel_id = ?1")
-        .and_then(|mut statement| {
-            statement
-                .query_row([id.as_str()], |row| row.get(0))
-                .optional()
+        self.write(move |transaction| {
+            let target = target(transaction, &id)?;
+            if uid.is_some_and(|uid| uid != target.uid) {
+                return Err(ChannelError::NotFound(id));
+            }
+            let mut document = read(transaction, &id)?;
+            if document::set_paused(&mut document, paused)? {
+                transaction.execute(UPDATE, row(&document))?;
+            }
+            document::versioned(document)
         })
-        .map_err(unavailable)?;
-    let text = text.ok_or_else(|| StoreError::NotFound(id.clone()))?;
+        .await
+    }
+
+    async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), ChannelError> {
+        let (id, expected) = (id.clone(), expected.cloned());
+        self.write(move |transaction| {
+            let document = read(transaction, &id)?;
+            check(&document, &id, expected.as_ref())?;
+            transaction.execute(DELETE, [id.as_str()])?;
+            secrets::delete(transaction, &id)?;
+            Ok::<_, ChannelError>(())
+        })
+        .await
+    }
+
+    async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, QueryError> {
+        let (filter, page) = (filter.clone(), page.clone());
+        self.run_query(move |connection, deadline| scan::page(connection, deadline, &filter, &page))
+            .await
+    }
+
+    async fn ping(&self) -> Result<(), Unavailable> {
+        self.run(|connection| connection.query_row(PING, [], |_| Ok(())))
+            .await
+    }
+}
+
+caused_by! {
+    rusqlite::Error, Unavailable::new => Unavailable ChannelError SecretsError QueryError ReplayError
+        KeyError
+}
+
+fn read(connection: &Connection, id: &ChannelId) -> Result<Map<String, Value>, ChannelError> {
+    let mut select = connection.prepare_cached(DOCUMENT)?;
+    let text: Option<String> = select
+        .query_row([id.as_str()], |row| row.get(0))
+        .optional()?;
+    let text = text.ok_or_else(|| ChannelError::NotFound(id.clone()))?;
     parse(id.as_str(), &text)
 }
 
 /// What a delivery needs. The rest of the document is not parsed.
-fn target(connection: &Connection, id: &ChannelId) -> Result<DeliveryTarget, StoreError> {
+fn target(connection: &Connection, id: &ChannelId) -> Result<DeliveryTarget, ChannelError> {
     type Row = (String, Option<String>, Option<String>);
-    let found: Option<Row> = connection
-        .prepare_cached(TARGET)
-        .and_then(|mut statement| {
-            let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-            statement.query_row([id.as_str()], read).optional()
-        })
-        .map_err(unavailable)?;
-    let (uid, endpoint, delivery) = found.ok_or_else(|| StoreError::NotFound(id.clone()))?;
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    let mut select = connection.prepare_cached(TARGET)?;
+    let found: Option<Row> = select.query_row([id.as_str()], read).optional()?;
+    let (uid, endpoint, delivery) = found.ok_or_else(|| ChannelError::NotFound(id.clone()))?;
     let mut metadata = Map::new();
     for (key, json) in [(ENDPOINT_URL, endpoint), (DELIVERY, delivery)] {
         if let Some(json) = json.and_then(|json| serde_json::from_str(&json).ok()) {
@@ -292,8 +181,8 @@ fn target(connection: &Connection, id: &ChannelId) -> Result<DeliveryTarget, Sto
     Ok(DeliveryTarget::new(uid.into(), &metadata))
 }
 
-fn parse(id: &str, text: &str) -> Result<Map<String, Value>, StoreError> {
-    serde_json::from_str(text).map_err(|error| StoreError::Unreadable {
+fn parse(id: &str, text: &str) -> Result<Map<String, Value>, ChannelError> {
+    serde_json::from_str(text).map_err(|error| ChannelError::Unreadable {
         id: id.to_owned(),
         problem: error.to_string(),
     })
@@ -303,10 +192,10 @@ fn check(
     document: &Map<String, Value>,
     id: &ChannelId,
     expected: Option<&Version>,
-) -> Result<(), StoreError> {
+) -> Result<(), ChannelError> {
     match expected {
         Some(expected) if document::versioned(document.clone())?.version != *expected => {
-            Err(StoreError::Changed(id.clone()))
+            Err(ChannelError::Changed(id.clone()))
         }
         _ => Ok(()),
     }

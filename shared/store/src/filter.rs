@@ -4,9 +4,10 @@
 //! The operators are `$and $or $nor $not $eq $ne $gt $gte $lt $lte $in $nin $all $exists $size
 //! $elemMatch $regex $options`. Every other name that begins with `$` is refused, at any depth.
 //!
-//! Invariant: a parsed filter has the same meaning in both engines. MongoDB gets it translated; the
-//! embedded engine evaluates it here. A filter that could differ is refused.
+//! Invariant: a filter has one meaning, because both engines evaluate it here. An engine's indexes
+//! only find its [`Candidates`].
 
+mod candidates;
 mod evaluate;
 mod order;
 mod parse;
@@ -15,32 +16,28 @@ mod query_budget;
 
 use std::collections::BTreeSet;
 
+use regex::Regex;
 use roundtrip_model::{Channel, ChannelId};
 use serde_json::{Map, Value};
 
-use crate::StoreError;
-
-pub(crate) use order::Set;
-pub(crate) use pattern::Pattern;
-pub use query_budget::MAX_STEPS;
+pub(crate) use candidates::Candidates;
+use order::Set;
 pub(crate) use query_budget::QueryBudget;
 
 /// The deepest nesting of a filter, including its values. MongoDB's own limit is 100.
-pub const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 64;
 /// The most JSON values in one filter.
-pub const MAX_NODES: usize = 4096;
+const MAX_NODES: usize = 4096;
 /// The most regular expressions in one filter.
-pub const MAX_REGEXES: usize = 16;
+const MAX_REGEXES: usize = 16;
 /// The longest regular expression.
-pub const MAX_REGEX_BYTES: usize = 1024;
+const MAX_REGEX_BYTES: usize = 1024;
 /// The most memory for one compiled regular expression.
-pub const MAX_REGEX_COMPILED_BYTES: usize = 256 * 1024;
+const MAX_REGEX_COMPILED_BYTES: usize = 256 * 1024;
 /// The most memory for matching one. Beyond it matching gets slower and uses no more memory.
-pub const MAX_REGEX_MATCHING_BYTES: usize = 1024 * 1024;
-/// The highest count in a repetition (`a{2,1000}`) of a regular expression.
-pub const MAX_REGEX_REPEAT: u32 = 1000;
+const MAX_REGEX_MATCHING_BYTES: usize = 1024 * 1024;
 /// The deepest nesting of a regular expression's groups.
-pub const MAX_REGEX_NESTING: u32 = 50;
+const MAX_REGEX_NESTING: u32 = 50;
 
 /// A valid filter.
 #[derive(Debug, Clone)]
@@ -62,11 +59,7 @@ pub struct FilterError {
 }
 
 impl Filter {
-    /// Parses a filter. `{}` matches every channel.
-    ///
-    /// # Errors
-    ///
-    /// The first problem.
+    /// Parses a filter, or returns the first problem. `{}` matches every channel.
     pub fn parse(filter: &Value) -> Result<Self, FilterError> {
         parse::filter(filter).map(|nodes| Self { own: None, nodes })
     }
@@ -95,79 +88,60 @@ impl Filter {
         }
         match serde_json::to_value(channel) {
             Ok(Value::Object(document)) => {
-                matches!(
-                    self.matches_document(&document, &QueryBudget::endless()),
-                    Ok(true)
-                )
+                self.matches_document(&document, &QueryBudget::endless())
             }
             // A channel always serializes to an object.
             Ok(_) | Err(_) => false,
         }
     }
 
-    /// Whether a stored document matches. The filter's limit must include its channel. The document
-    /// may lack fields that a [`Channel`] has.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::TooCostly`] if the query budget is used up.
+    /// Whether a candidate's stored document matches. Meaningless if the query budget is used up.
+    /// The document may lack fields that a [`Channel`] has.
     pub(crate) fn matches_document(
         &self,
         document: &Map<String, Value>,
         query_budget: &QueryBudget,
-    ) -> Result<bool, StoreError> {
-        let matches = evaluate::all(&self.nodes, document, query_budget);
-        query_budget.over().map(|()| matches)
+    ) -> bool {
+        evaluate::all(&self.nodes, document, query_budget)
     }
 
-    /// The channels that it is limited to, if it is. An engine reads no others.
-    pub(crate) fn own(&self) -> Option<&BTreeSet<ChannelId>> {
-        self.own.as_ref()
+    /// Whether it has no conditions.
+    pub(crate) fn matches_all(&self) -> bool {
+        self.nodes.is_empty()
     }
 
-    /// The conditions, which must all hold.
-    pub(crate) fn nodes(&self) -> &[Node] {
-        &self.nodes
+    /// The channels that the filter must be evaluated for. Of channels that it is not limited to,
+    /// none is a candidate.
+    pub(crate) fn candidates(&self) -> Candidates {
+        candidates::of(self.own.as_ref(), &self.nodes)
     }
 }
 
-/// A condition on a whole document. It mirrors the JSON: all nodes of a list must hold, and no two
-/// have the same key.
+/// A condition on a whole document. All nodes of a list must hold.
 #[derive(Debug, Clone)]
-pub(crate) enum Node {
-    And(Vec<Vec<Node>>),
+enum Node {
     Or(Vec<Vec<Node>>),
     Nor(Vec<Vec<Node>>),
-    Field(FieldPath, Vec<Test>),
+    /// By a dotted path's parts.
+    Field(Vec<String>, Vec<Test>),
 }
 
-/// A dotted path, and its parts.
+/// A condition on the values at a path. All tests of a list must hold.
 #[derive(Debug, Clone)]
-pub(crate) struct FieldPath {
-    pub(crate) dotted: String,
-    parts: Vec<String>,
-}
-
-/// A condition on the values at a path. It mirrors the JSON: a list of tests has at most one of
-/// each kind.
-#[derive(Debug, Clone)]
-pub(crate) enum Test {
+enum Test {
     Compare(Comparison, Value),
-    Ne(Value),
     In(Set),
-    Nin(Set),
     All(Set),
-    AllElements(Vec<ElemMatch>),
-    Exists(bool),
+    Exists,
     Size(u32),
     Elem(ElemMatch),
-    Regex(Pattern),
+    Regex(Regex),
     Not(Vec<Test>),
 }
 
 /// The comparisons, which only hold between values of the same kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Comparison {
+enum Comparison {
     Eq,
     Gt,
     Gte,
@@ -177,7 +151,7 @@ pub(crate) enum Comparison {
 
 /// The condition of `$elemMatch`: on an element itself, or on its fields.
 #[derive(Debug, Clone)]
-pub(crate) enum ElemMatch {
+enum ElemMatch {
     Value(Vec<Test>),
     Document(Vec<Node>),
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use roundtrip_model::{ApiKey, ApiKeyId, KeyBounds};
 use time::OffsetDateTime;
 
-use crate::StoreError;
+use crate::Unavailable;
 
 /// The most active keys. Each ingress holds all of them, and reads them again every few seconds.
 pub const MAX_ACTIVE_KEYS: u16 = 10_000;
@@ -16,6 +16,20 @@ pub const MAX_ACTIVE_KEYS: u16 = 10_000;
 /// these made. It keeps such a key from using up [`MAX_ACTIVE_KEYS`].
 pub const MAX_KEYS_UNDER_ONE: u16 = 100;
 
+/// Why an API key was not created.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum KeyError {
+    /// The limit on active API keys is reached.
+    #[error("no more than {MAX_ACTIVE_KEYS} API keys can be active at once")]
+    TooMany,
+    /// The limit on active API keys under one key that is limited to channels is reached.
+    #[error("no more than {MAX_KEYS_UNDER_ONE} API keys that a limited one has made can be active")]
+    TooManyUnderOne,
+    /// The store is unavailable.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
 /// API keys.
 #[async_trait]
 pub trait ApiKeys: Send + Sync + 'static {
@@ -23,47 +37,31 @@ pub trait ApiKeys: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::TooMany`] if [`MAX_ACTIVE_KEYS`] are active when it is made.
-    /// [`StoreError::TooManyUnderOne`] if [`MAX_KEYS_UNDER_ONE`] count under the same key.
-    /// Concurrent calls may exceed a limit by a few. [`StoreError::Unavailable`].
-    async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError>;
+    /// [`KeyError::TooMany`] if [`MAX_ACTIVE_KEYS`] are active when it is made.
+    /// [`KeyError::TooManyUnderOne`] if [`MAX_KEYS_UNDER_ONE`] count under the same key.
+    /// Concurrent calls may exceed a limit by a few.
+    async fn create_key(&self, key: &ApiKey) -> Result<(), KeyError>;
 
     /// The key with this id, active or ended.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
-    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, StoreError>;
+    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, Unavailable>;
 
     /// Keys within these bounds, active or ended, in the order of their ids, the earliest first.
     /// The bounds apply before the page is cut, so that keys beyond them do not affect it.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
     async fn keys(
         &self,
         within: &KeyBounds,
         after: Option<&ApiKeyId>,
         limit: u16,
-    ) -> Result<Vec<ApiKey>, StoreError>;
+    ) -> Result<Vec<ApiKey>, Unavailable>;
 
     /// All keys that are active at this time.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
-    async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError>;
+    async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, Unavailable>;
 
     /// Revokes a key and returns it. A key that was revoked before is unchanged. `None` if there is
     /// no such key.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
     async fn revoke_key(
         &self,
         id: &ApiKeyId,
         now: OffsetDateTime,
-    ) -> Result<Option<ApiKey>, StoreError>;
+    ) -> Result<Option<ApiKey>, Unavailable>;
 }

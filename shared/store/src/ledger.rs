@@ -16,7 +16,8 @@ pub use journal::{
     Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StateFilter,
 };
 pub use replays::{
-    MAX_RUNNING_REPLAYS, Progress, Replay, ReplayFilter, ReplaySource, ReplayStatus, Replays,
+    MAX_RUNNING_REPLAYS, Progress, Replay, ReplayError, ReplayFilter, ReplaySource, ReplayStatus,
+    Replays,
 };
 
 pub(crate) use journal::{first_message_id, timeline};

@@ -8,31 +8,28 @@
 mod connection;
 mod indexes;
 mod ledger;
-mod pause;
 mod query;
 mod secrets;
 mod target;
-mod translate;
 mod value;
-
-use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
 use bson::{Bson, Document, doc};
 use mongodb::{
     Collection, Database,
     error::{Error, ErrorKind, WriteFailure},
-    options::{ConnectionString, ReturnDocument},
+    options::ReturnDocument,
 };
-use roundtrip_model::{Channel, ChannelId, ChannelPatch, ChannelUid, Check, settings::keep_pause};
+use roundtrip_model::{Channel, ChannelId, ChannelPatch, ChannelUid, settings::keep_pause};
 use serde_json::{Map, Value};
 
 use crate::{
-    ChannelPage, Channels, Config, DeliveryTarget, Filter, PageRequest, StoreError, Version,
-    Versioned, canonical,
+    ChannelError, ChannelPage, Channels, DeliveryTarget, Filter, KeyError, PageRequest, QueryError,
+    ReplayError, SecretsError, Unavailable, Version, Versioned, canonical,
     document::{self, FIELDS, METADATA},
+    error::caused_by,
 };
-use connection::{Connection, ConnectionState};
+pub(crate) use connection::MongoStore;
 use indexes::Uniqueness;
 
 const CHANNELS: &str = "channels";
@@ -40,44 +37,8 @@ const CHANNELS: &str = "channels";
 const DUPLICATE_KEY: i32 = 11000;
 /// The server's error code for work that exceeded its time limit.
 const MAX_TIME_EXPIRED: i32 = 50;
-/// More documents than a caller can be limited to, so as a limit it removes nothing. It keeps the
-/// server from evaluating the caller's conditions first, as it may within one filter.
-const BARRIER: i64 = i32::MAX as i64;
 /// How many concurrent changes of a document one call tolerates between its read and its write.
 const MAX_RACES: usize = 16;
-
-/// A store in a MongoDB database.
-pub(crate) struct MongoStore {
-    connection: Connection,
-}
-
-impl MongoStore {
-    /// Checks the settings, and parses the URL.
-    pub(crate) fn check(config: &Config, check: &mut Check) -> Option<ConnectionString> {
-        Connection::check(config, check)
-    }
-
-    /// Prepares the connection without waiting: the server may be unavailable.
-    pub(crate) fn open(config: &Config, url: ConnectionString) -> Self {
-        Self {
-            connection: Connection::open(config, url),
-        }
-    }
-
-    /// Runs a function on the collection of channels, as [`Connection::run`] does.
-    async fn run<T, F>(
-        &self,
-        work: impl FnOnce(Arc<ConnectionState>, Collection<Document>) -> F + Send + 'static,
-    ) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, StoreError>> + Send,
-    {
-        self.connection
-            .run(|shared, database| work(shared, channels(&database)))
-            .await
-    }
-}
 
 fn channels(database: &Database) -> Collection<Document> {
     database.collection(CHANNELS)
@@ -85,29 +46,33 @@ fn channels(database: &Database) -> Collection<Document> {
 
 #[async_trait]
 impl Channels for MongoStore {
-    async fn create(&self, channel: &Channel) -> Result<Version, StoreError> {
+    async fn create(&self, channel: &Channel) -> Result<Version, ChannelError> {
         let channel = canonical::channel(channel)?;
         let version = Version::of(&channel);
         let id = channel.channel_id.clone();
         let document = value::to_document(&document::of(channel));
-        self.run(move |shared, channels| async move {
-            let uniqueness = shared.uniqueness().await?;
-            insert(&channels, id, document, uniqueness).await
+        let uniqueness = self.uniqueness().await?;
+        self.on(CHANNELS, move |channels| async move {
+            insert(&channels, id, document, uniqueness).await?;
+            Ok::<_, ChannelError>(version)
         })
-        .await?;
-        Ok(version)
+        .await
     }
 
-    async fn get(&self, id: &ChannelId) -> Result<Versioned, StoreError> {
+    async fn get(&self, id: &ChannelId) -> Result<Versioned, ChannelError> {
         let id = id.clone();
-        self.run(move |_, channels| async move { versioned(read(&channels, &id).await?) })
-            .await
+        self.on(CHANNELS, move |channels| async move {
+            versioned(read(&channels, &id).await?)
+        })
+        .await
     }
 
-    async fn target(&self, id: &ChannelId) -> Result<DeliveryTarget, StoreError> {
+    async fn target(&self, id: &ChannelId) -> Result<DeliveryTarget, ChannelError> {
         let id = id.clone();
-        self.run(move |_, channels| async move { target::read(&channels, &id).await })
-            .await
+        self.on(CHANNELS, move |channels| async move {
+            target::read(&channels, &id).await
+        })
+        .await
     }
 
     async fn update(
@@ -115,16 +80,16 @@ impl Channels for MongoStore {
         id: &ChannelId,
         patch: &ChannelPatch,
         expected: Option<&Version>,
-    ) -> Result<Versioned, StoreError> {
+    ) -> Result<Versioned, ChannelError> {
         let fields = canonical::patch(patch)?;
         let (id, expected) = (id.clone(), expected.cloned());
-        self.run(move |_, channels| async move {
+        self.on(CHANNELS, move |channels| async move {
             let updated = if expected.is_some() || fields.contains_key(METADATA) {
                 compare_and_set(&channels, &id, fields, expected.as_ref()).await?
             } else {
                 set(&channels, named(&id), value::to_document(&fields))
                     .await?
-                    .ok_or(StoreError::NotFound(id))?
+                    .ok_or(ChannelError::NotFound(id))?
             };
             versioned(updated)
         })
@@ -136,62 +101,66 @@ impl Channels for MongoStore {
         id: &ChannelId,
         uid: Option<&ChannelUid>,
         paused: bool,
-    ) -> Result<Versioned, StoreError> {
+    ) -> Result<Versioned, ChannelError> {
         let (id, uid) = (id.clone(), uid.cloned());
-        self.run(move |_, channels| async move {
-            versioned(pause::set(&channels, &id, uid.as_ref(), paused).await?)
+        self.on(CHANNELS, move |channels| async move {
+            versioned(set_paused(&channels, &id, uid.as_ref(), paused).await?)
         })
         .await
     }
 
-    async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), StoreError> {
+    async fn delete(&self, id: &ChannelId, expected: Option<&Version>) -> Result<(), ChannelError> {
         let (id, expected) = (id.clone(), expected.cloned());
-        self.connection
-            .run(move |_, database| async move {
-                // Read before the channel is deleted, so that a new channel under this id keeps its
-                // own secrets.
-                let seen = secrets::read(&secrets::of(&database), &id).await?;
-                let channels = channels(&database);
-                match expected {
-                    None if delete(&channels, named(&id)).await? => {}
-                    None => return Err(StoreError::NotFound(id)),
-                    Some(expected) => compare_and_delete(&channels, &id, &expected).await?,
-                }
-                secrets::delete(&secrets::of(&database), &id, &seen).await;
-                Ok(())
-            })
-            .await
+        self.run(move |database| async move {
+            // Read before the channel is deleted, so that a new channel under this id keeps its
+            // own secrets.
+            let seen = secrets::read(&secrets::of(&database), &id).await?;
+            let channels = channels(&database);
+            match expected {
+                None if delete(&channels, named(&id)).await? => {}
+                None => return Err(ChannelError::NotFound(id)),
+                Some(expected) => compare_and_delete(&channels, &id, &expected).await?,
+            }
+            secrets::delete(&secrets::of(&database), &id, &seen).await;
+            Ok(())
+        })
+        .await
     }
 
-    async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, StoreError> {
+    async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, QueryError> {
         let (filter, page) = (filter.clone(), page.clone());
-        self.connection
-            .query(move |database, max_time| async move {
-                query::page(&channels(&database), max_time, &filter, &page).await
-            })
-            .await
+        self.run_query(CHANNELS, move |channels, max_time| async move {
+            query::page(&channels, max_time, &filter, &page).await
+        })
+        .await
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.connection
-            .run(|_, database| async move {
-                let pinged = database.run_command(doc! { "ping": 1 }).await;
-                pinged.map(drop).map_err(unavailable)
-            })
+    async fn ping(&self) -> Result<(), Unavailable> {
+        self.run(|database| async move { database.run_command(doc! { "ping": 1 }).await.map(drop) })
             .await
     }
 
     async fn close(&self) {
-        self.connection.close().await;
+        self.shut_down().await;
     }
 }
 
-fn unavailable(error: Error) -> StoreError {
+fn unavailable(error: Error) -> Unavailable {
     match &*error.kind {
-        ErrorKind::ServerSelection { message, .. } => {
-            StoreError::Unavailable(Box::new(NoServer::of(message)))
+        ErrorKind::ServerSelection { message, .. } => Unavailable::new(NoServer::of(message)),
+        _ => Unavailable::new(error),
+    }
+}
+
+caused_by! { Error, unavailable => Unavailable ChannelError SecretsError ReplayError KeyError }
+
+/// Exceeding the time limit of a query is not a failure of the server.
+impl From<Error> for QueryError {
+    fn from(error: Error) -> Self {
+        match &*error.kind {
+            ErrorKind::Command(command) if command.code == MAX_TIME_EXPIRED => Self::TooCostly,
+            _ => unavailable(error).into(),
         }
-        _ => StoreError::Unavailable(Box::new(error)),
     }
 }
 
@@ -219,28 +188,19 @@ impl NoServer {
     }
 }
 
-/// The error of a query. Exceeding the budget is not a failure of the server.
-fn failed(error: Error) -> StoreError {
-    match &*error.kind {
-        ErrorKind::Command(command) if command.code == MAX_TIME_EXPIRED => StoreError::TooCostly,
-        _ => unavailable(error),
-    }
-}
-
 fn named(id: &ChannelId) -> Document {
     doc! { "channel_id": id.as_str() }
 }
 
-fn versioned(document: Document) -> Result<Versioned, StoreError> {
+fn versioned(document: Document) -> Result<Versioned, ChannelError> {
     document::versioned(value::to_json(document))
 }
 
-async fn read(channels: &Collection<Document>, id: &ChannelId) -> Result<Document, StoreError> {
+async fn read(channels: &Collection<Document>, id: &ChannelId) -> Result<Document, ChannelError> {
     channels
         .find_one(named(id))
-        .await
-        .map_err(unavailable)?
-        .ok_or_else(|| StoreError::NotFound(id.clone()))
+        .await?
+        .ok_or_else(|| ChannelError::NotFound(id.clone()))
 }
 
 async fn insert(
@@ -248,25 +208,24 @@ async fn insert(
     id: ChannelId,
     document: Document,
     uniqueness: Uniqueness,
-) -> Result<(), StoreError> {
+) -> Result<(), ChannelError> {
     let exists = match uniqueness {
         Uniqueness::Enforced => match channels.insert_one(document).await {
             Ok(_) => false,
             Err(error) if is_duplicate_key(&error) => true,
-            Err(error) => return Err(unavailable(error)),
+            Err(error) => return Err(error.into()),
         },
         // Without a unique index: an upsert is safe except for two exactly concurrent creations.
         Uniqueness::Impossible => {
             let inserted = channels
                 .update_one(named(&id), doc! { "$setOnInsert": document })
                 .upsert(true)
-                .await
-                .map_err(unavailable)?;
+                .await?;
             inserted.matched_count > 0
         }
     };
     if exists {
-        return Err(StoreError::Exists(id));
+        return Err(ChannelError::Exists(id));
     }
     Ok(())
 }
@@ -284,16 +243,15 @@ async fn set(
     channels: &Collection<Document>,
     filter: Document,
     fields: Document,
-) -> Result<Option<Document>, StoreError> {
+) -> Result<Option<Document>, Error> {
     // Servers before 5.0 reject an empty `$set`.
     if fields.is_empty() {
-        return channels.find_one(filter).await.map_err(unavailable);
+        return channels.find_one(filter).await;
     }
     channels
         .find_one_and_update(filter, doc! { "$set": fields })
         .return_document(ReturnDocument::After)
         .await
-        .map_err(unavailable)
 }
 
 /// Sets the fields if the document has the expected version, even if other clients ignore versions:
@@ -304,7 +262,7 @@ async fn compare_and_set(
     id: &ChannelId,
     fields: Map<String, Value>,
     expected: Option<&Version>,
-) -> Result<Document, StoreError> {
+) -> Result<Document, ChannelError> {
     for _ in 0..MAX_RACES {
         let (found, guarded) = match expected {
             Some(expected) => (as_expected(channels, id, expected).await?, &FIELDS[..]),
@@ -315,7 +273,32 @@ async fn compare_and_set(
             return Ok(updated);
         }
     }
-    Err(StoreError::Changed(id.clone()))
+    Err(ChannelError::Changed(id.clone()))
+}
+
+/// Pauses or resumes a channel, and returns it. Writes nothing if the state is the same.
+async fn set_paused(
+    channels: &Collection<Document>,
+    id: &ChannelId,
+    only: Option<&ChannelUid>,
+    paused: bool,
+) -> Result<Document, ChannelError> {
+    for _ in 0..MAX_RACES {
+        let found = read(channels, id).await?;
+        if only.is_some_and(|only| *only != target::uid(&found)) {
+            return Err(ChannelError::NotFound(id.clone()));
+        }
+        let mut fields = value::to_json(found.clone());
+        if !document::set_paused(&mut fields, paused)? {
+            return Ok(found);
+        }
+        fields.retain(|field, _| field == METADATA);
+        let new = in_place(&found, fields);
+        if let Some(updated) = set(channels, unchanged(&found, &[METADATA]), new).await? {
+            return Ok(updated);
+        }
+    }
+    Err(ChannelError::Changed(id.clone()))
 }
 
 /// The fields in the form in which they replace the stored ones.
@@ -335,18 +318,18 @@ async fn compare_and_delete(
     channels: &Collection<Document>,
     id: &ChannelId,
     expected: &Version,
-) -> Result<(), StoreError> {
+) -> Result<(), ChannelError> {
     for _ in 0..MAX_RACES {
         let found = as_expected(channels, id, expected).await?;
         if delete(channels, unchanged(&found, &FIELDS)).await? {
             return Ok(());
         }
     }
-    Err(StoreError::Changed(id.clone()))
+    Err(ChannelError::Changed(id.clone()))
 }
 
-async fn delete(channels: &Collection<Document>, filter: Document) -> Result<bool, StoreError> {
-    let deleted = channels.delete_one(filter).await.map_err(unavailable)?;
+async fn delete(channels: &Collection<Document>, filter: Document) -> Result<bool, Error> {
+    let deleted = channels.delete_one(filter).await?;
     Ok(deleted.deleted_count > 0)
 }
 
@@ -354,10 +337,10 @@ async fn as_expected(
     channels: &Collection<Document>,
     id: &ChannelId,
     expected: &Version,
-) -> Result<Document, StoreError> {
+) -> Result<Document, ChannelError> {
     let found = read(channels, id).await?;
     if versioned(found.clone())?.version != *expected {
-        return Err(StoreError::Changed(id.clone()));
+        return Err(ChannelError::Changed(id.clone()));
     }
     Ok(found)
 }
@@ -396,10 +379,8 @@ mod tests {
         let url = format!("mongodb://{address}/?serverSelectionTimeoutMS=500");
         let client = mongodb::Client::with_uri_str(url).await.unwrap();
         let error = client.list_database_names().await.unwrap_err();
-        let StoreError::Unavailable(source) = unavailable(error) else {
-            panic!("the store is unavailable")
-        };
-        let text = source.to_string();
+        let error = unavailable(error);
+        let text = std::error::Error::source(&error).unwrap().to_string();
         let cause = format!("no MongoDB server can be used: {address}: ");
         assert!(
             text.starts_with(&cause) && text.contains("refused"),

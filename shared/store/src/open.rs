@@ -44,11 +44,7 @@ impl Config {
 }
 
 /// Opens the store that the URL names. An unavailable MongoDB is not an error here: every call
-/// returns [`crate::StoreError::Unavailable`] until it is available.
-///
-/// # Errors
-///
-/// Settings are wrong, or the embedded engine's file cannot be used.
+/// returns [`crate::Unavailable`] until it is available.
 pub async fn open(config: &Config) -> Result<SharedStore, OpenError> {
     let mut check = Check::of("store");
     let engine = config.engine(&mut check);

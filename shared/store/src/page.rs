@@ -1,7 +1,9 @@
 //! Pages of a query: their length, order and cursor.
 
 use roundtrip_model::StoredChannel;
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use crate::document;
 
 /// The most channels on one page.
 pub const MAX_LIMIT: u16 = 1000;
@@ -62,7 +64,7 @@ pub enum Direction {
     Descending,
 }
 
-/// The end of a page: the last channel's sort key. Opaque to clients.
+/// A place in an order, between two channels. Opaque to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     /// The value of the sort field.
@@ -72,19 +74,16 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The cursor of a page that ends with this channel.
-    pub(crate) fn after(channel: &StoredChannel, sort: Sort) -> Self {
-        let channel_id = channel.channel_id.to_string();
-        Self {
+    /// The place after this document. `None` if it has no id.
+    pub(crate) fn at(document: &Map<String, Value>, sort: Sort) -> Option<Self> {
+        let channel_id = document.get("channel_id")?.as_str()?.to_owned();
+        Some(Self {
             value: match sort.field {
                 SortField::ChannelId => channel_id.clone(),
-                SortField::ChannelName => match &channel.channel_name {
-                    Value::String(name) => name.clone(),
-                    _ => String::new(),
-                },
+                SortField::ChannelName => document::text(document, "channel_name").to_owned(),
             },
             channel_id,
-        }
+        })
     }
 }
 
@@ -123,6 +122,7 @@ impl PageBudget {
 pub struct ChannelPage {
     /// The channels, in order.
     pub channels: Vec<StoredChannel>,
-    /// The cursor to the next page; `None` on the last.
+    /// The cursor to the next page; `None` on the last. A page that ends early, because the query's
+    /// budget was used up, also has one.
     pub next: Option<Cursor>,
 }

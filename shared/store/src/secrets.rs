@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tracing::warn;
 
-use crate::StoreError;
+use crate::{SecretsError, Unavailable};
 
 /// A secret as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,24 +42,16 @@ impl SealedSecret {
 #[async_trait]
 pub trait Secrets: Send + Sync + 'static {
     /// A channel's secrets, the newest first. Empty if it has none, or if there is no such channel.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
-    async fn secrets(&self, id: &ChannelId) -> Result<Vec<SealedSecret>, StoreError>;
+    async fn secrets(&self, id: &ChannelId) -> Result<Vec<SealedSecret>, Unavailable>;
 
     /// Replaces the secrets that were `seen` with `new`, the newest first. `new` is never empty:
     /// secrets are removed with their channel.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Changed`] if others replaced them meanwhile; [`StoreError::Unavailable`].
     async fn replace_secrets(
         &self,
         id: &ChannelId,
         seen: &[SealedSecret],
         new: &[SealedSecret],
-    ) -> Result<(), StoreError>;
+    ) -> Result<(), SecretsError>;
 }
 
 /// Secrets that roles share.

@@ -40,9 +40,6 @@ pub enum RootsError {
 
 impl Roots {
     /// Reads a PEM file of one or more certificates.
-    ///
-    /// # Errors
-    /// See [`RootsError`].
     pub fn read(path: &Path) -> Result<Self, RootsError> {
         let pem = fs::read(path).map_err(|source| RootsError::Read {
             path: path.to_owned(),
@@ -65,10 +62,6 @@ impl Roots {
     }
 
     /// Reads the configured file, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// See [`RootsError`].
     pub fn configured(path: Option<&Path>) -> Result<Self, RootsError> {
         path.map_or_else(|| Ok(Self::default()), Self::read)
     }

@@ -17,8 +17,8 @@ use roundtrip_model::{
     token::MIN_SECRET_BYTES,
 };
 use roundtrip_store::{
-    CachedChannels, ChannelPage, Channels, DeliveryTarget, Filter, PageRequest, SealedSecret,
-    Secrets, Version, Versioned,
+    CachedChannels, ChannelError, ChannelPage, Channels, DeliveryTarget, Filter, PageRequest,
+    QueryError, SealedSecret, Secrets, SecretsError, Unavailable, Version, Versioned,
 };
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ impl Clock for Noon {
     }
 }
 
-type Target = Result<DeliveryTarget, StoreError>;
+type Target = Result<DeliveryTarget, ChannelError>;
 
 /// A store that reads every channel like this.
 struct Store(Box<dyn Fn(&ChannelId) -> Target + Send + Sync>);
@@ -51,7 +51,7 @@ impl Channels for Store {
         self.0(id)
     }
 
-    async fn get(&self, _: &ChannelId) -> Result<Versioned, StoreError> {
+    async fn get(&self, _: &ChannelId) -> Result<Versioned, ChannelError> {
         unreachable!("a dispatcher reads targets")
     }
 
@@ -60,11 +60,11 @@ impl Channels for Store {
         id: &ChannelId,
         _: Option<&ChannelUid>,
         _: bool,
-    ) -> Result<Versioned, StoreError> {
-        Err(StoreError::NotFound(id.clone()))
+    ) -> Result<Versioned, ChannelError> {
+        Err(ChannelError::NotFound(id.clone()))
     }
 
-    async fn create(&self, _: &Channel) -> Result<Version, StoreError> {
+    async fn create(&self, _: &Channel) -> Result<Version, ChannelError> {
         unreachable!("a dispatcher only reads")
     }
 
@@ -73,19 +73,19 @@ impl Channels for Store {
         _: &ChannelId,
         _: &ChannelPatch,
         _: Option<&Version>,
-    ) -> Result<Versioned, StoreError> {
-        Err(StoreError::Unavailable("it only reads".into()))
+    ) -> Result<Versioned, ChannelError> {
+        Err(Unavailable::new("it only reads").into())
     }
 
-    async fn delete(&self, _: &ChannelId, _: Option<&Version>) -> Result<(), StoreError> {
+    async fn delete(&self, _: &ChannelId, _: Option<&Version>) -> Result<(), ChannelError> {
         unreachable!("a dispatcher only reads")
     }
 
-    async fn query(&self, _: &Filter, _: &PageRequest) -> Result<ChannelPage, StoreError> {
+    async fn query(&self, _: &Filter, _: &PageRequest) -> Result<ChannelPage, QueryError> {
         unreachable!("a dispatcher only reads")
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
+    async fn ping(&self) -> Result<(), Unavailable> {
         unreachable!("a dispatcher only reads")
     }
 }
@@ -211,7 +211,7 @@ async fn a_message_for_a_channel_that_is_not_known_yet_is_no_dead_letter() {
 #[rstest]
 #[case::no_url(|| Ok(target("now", &Value::Null)), "channel_metadata.endpoint_url: is required")]
 #[case::no_channel(
-    || Err(StoreError::Unreadable { id: "slack-sim".to_owned(), problem: "its id is none".to_owned() }),
+    || Err(ChannelError::Unreadable { id: "slack-sim".to_owned(), problem: "its id is none".to_owned() }),
     "the stored document of 'slack-sim' is no channel: its id is none"
 )]
 #[tokio::test]
@@ -230,7 +230,7 @@ struct Sealed(Vec<SealedSecret>);
 
 #[async_trait]
 impl Secrets for Sealed {
-    async fn secrets(&self, _: &ChannelId) -> Result<Vec<SealedSecret>, StoreError> {
+    async fn secrets(&self, _: &ChannelId) -> Result<Vec<SealedSecret>, Unavailable> {
         Ok(self.0.clone())
     }
 
@@ -239,7 +239,7 @@ impl Secrets for Sealed {
         _: &ChannelId,
         _: &[SealedSecret],
         _: &[SealedSecret],
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), SecretsError> {
         unreachable!("a dispatcher only reads")
     }
 }

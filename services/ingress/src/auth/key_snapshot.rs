@@ -18,7 +18,7 @@ use std::{
 };
 
 use roundtrip_model::{ApiKey, ApiKeyId, Clock, LogThrottle, RateLimiter};
-use roundtrip_store::{ApiKeys, MAX_ACTIVE_KEYS, StoreError};
+use roundtrip_store::{ApiKeys, MAX_ACTIVE_KEYS};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     task::JoinHandle,
@@ -236,7 +236,7 @@ impl Reader {
         }
     }
 
-    fn update(&self, began: Instant, read: Result<Vec<ApiKey>, StoreError>) {
+    fn update(&self, began: Instant, read: Result<Vec<ApiKey>, roundtrip_store::Unavailable>) {
         // Built outside the lock, so that no call waits for it.
         let before = Arc::clone(&self.sender.borrow().keys);
         let read = read.map(|keys| Arc::new(self.cached(keys, &before)));

@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use roundtrip_model::ChannelId;
-use roundtrip_store::{Channels, StoreError, Version, Versioned};
+use roundtrip_store::{ChannelError, Channels, Version, Versioned};
 
 use crate::problem::{Kind, Problem};
 
@@ -36,7 +36,7 @@ pub(crate) async fn expected(
             if several.iter().any(|one| version(one) == stored) {
                 Ok(Some(stored))
             } else {
-                Err(StoreError::Changed(id.clone()).into())
+                Err(ChannelError::Changed(id.clone()).into())
             }
         }
     }

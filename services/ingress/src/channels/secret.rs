@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::{Json as JsonBody, extract::State};
 use roundtrip_model::{ChannelId, SigningSecret, millis, signing::MAX_SECRETS};
-use roundtrip_store::{SealedSecret, StoreError};
+use roundtrip_store::{SealedSecret, SecretsError};
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -94,8 +94,8 @@ impl Ingress {
                     let until = new.iter().filter_map(SealedSecret::until).max();
                     return Ok((secret, until));
                 }
-                Err(StoreError::Changed(_)) => {}
-                Err(error) => return Err(error.into()),
+                Err(SecretsError::Changed(_)) => {}
+                Err(SecretsError::Unavailable(error)) => return Err(error.into()),
             }
         }
         Err(Problem::from(Kind::SecretsChanging))

@@ -15,7 +15,7 @@ use roundtrip_model::{
     CallbackId, ChannelId, RateLimiter,
     token::{Delivered, IssuedTo, Proven},
 };
-use roundtrip_store::{CachedChannels, KnownChannel, StoreError};
+use roundtrip_store::{CachedChannels, ChannelError, KnownChannel};
 use tokio::{
     sync::{Mutex as AsyncMutex, OwnedMutexGuard},
     time::{Instant, timeout},
@@ -97,9 +97,9 @@ impl AnswerLimits {
         if self.gone.contains_key(&issued_to) {
             return false;
         }
-        let is_gone = |read: Result<Arc<KnownChannel>, StoreError>| match read {
+        let is_gone = |read: Result<Arc<KnownChannel>, ChannelError>| match read {
             Ok(channel) => !proven.is_for(&channel.target.uid),
-            Err(error) => matches!(error, StoreError::NotFound(_)),
+            Err(error) => matches!(error, ChannelError::NotFound(_)),
         };
         let id = proven.channel_id();
         // The cached channel may be an earlier one with this id.

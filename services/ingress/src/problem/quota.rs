@@ -62,7 +62,7 @@ mod tests {
         http::{StatusCode, header},
         response::IntoResponse,
     };
-    use roundtrip_store::StoreError;
+    use roundtrip_store::ReplayError;
 
     use super::*;
     use crate::{limits::queries::too_many_queries, problem::Problem};
@@ -113,7 +113,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            fields(StoreError::TooManyReplays.into()),
+            fields(ReplayError::TooMany.into()),
             [
                 r#""replays-per-key";q=10;qu="concurrent-requests""#,
                 r#""replays-per-key";r=0;t=2"#,

@@ -24,7 +24,9 @@ pub fn row(input: &[u8]) -> Option<Message> {
         i32::from_be_bytes(bytes).into()
     };
     let connection = Connection::open_in_memory().expect("a table in memory");
-    connection.execute_batch(schema::CREATE).expect("a table");
+    for step in schema::SCHEMA.steps {
+        connection.execute_batch(step).expect("a table");
+    }
     let inserted = connection.execute(
         "INSERT INTO parcel (seq, queue, due, delay, tries, accepted_at, id, dead, body, round)
          VALUES (1, ?1, 0, 0, ?2, ?3, ?4, ?5, ?6, ?7)",

@@ -14,6 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use roundtrip_files::sqlite;
 use roundtrip_model::Clock;
 use tokio::sync::oneshot;
 
@@ -102,10 +103,11 @@ impl Writer {
                 Queue::ALL.into_iter().map(queue).collect();
             Ok((queues?, table.last_seq()?))
         };
-        let (queues, last_seq) = load().map_err(|source: rusqlite::Error| OpenError::File {
-            path,
-            source: source.into(),
-        })?;
+        let (queues, last_seq) =
+            load().map_err(|source: rusqlite::Error| sqlite::OpenError::File {
+                path,
+                source: source.into(),
+            })?;
         Ok(Self {
             table,
             timeline,

@@ -6,7 +6,9 @@ use serde_json::json;
 use tokio::{sync::Semaphore, time::advance};
 
 use super::*;
-use crate::{ChannelPage, Channels, Filter, PageRequest, Version, Versioned};
+use crate::{
+    ChannelPage, Channels, Filter, PageRequest, QueryError, Unavailable, Version, Versioned,
+};
 
 const TTL: Duration = Duration::from_secs(5);
 
@@ -45,7 +47,7 @@ impl Fake {
 
 #[async_trait]
 impl Channels for Fake {
-    async fn target(&self, id: &ChannelId) -> Result<DeliveryTarget, StoreError> {
+    async fn target(&self, id: &ChannelId) -> Result<DeliveryTarget, ChannelError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         self.may_read.acquire().await.unwrap().forget();
         let answer = self.answer.lock().unwrap().clone();
@@ -55,12 +57,12 @@ impl Channels for Fake {
                 let uid = ChannelUid::from(name.to_owned());
                 Ok(DeliveryTarget::new(uid, metadata.as_object().unwrap()))
             }
-            ScriptedRead::Gone => Err(StoreError::NotFound(id.clone())),
-            ScriptedRead::Unavailable => Err(StoreError::Unavailable("cut off".into())),
+            ScriptedRead::Gone => Err(ChannelError::NotFound(id.clone())),
+            ScriptedRead::Unavailable => Err(Unavailable::new("cut off").into()),
         }
     }
 
-    async fn get(&self, _: &ChannelId) -> Result<Versioned, StoreError> {
+    async fn get(&self, _: &ChannelId) -> Result<Versioned, ChannelError> {
         unreachable!("the cache reads targets")
     }
 
@@ -69,11 +71,11 @@ impl Channels for Fake {
         _: &ChannelId,
         _: Option<&ChannelUid>,
         _: bool,
-    ) -> Result<Versioned, StoreError> {
+    ) -> Result<Versioned, ChannelError> {
         unreachable!("the cache only reads")
     }
 
-    async fn create(&self, _: &Channel) -> Result<Version, StoreError> {
+    async fn create(&self, _: &Channel) -> Result<Version, ChannelError> {
         unreachable!("the cache only reads")
     }
 
@@ -82,19 +84,19 @@ impl Channels for Fake {
         _: &ChannelId,
         _: &ChannelPatch,
         _: Option<&Version>,
-    ) -> Result<Versioned, StoreError> {
+    ) -> Result<Versioned, ChannelError> {
         unreachable!("the cache only reads")
     }
 
-    async fn delete(&self, _: &ChannelId, _: Option<&Version>) -> Result<(), StoreError> {
+    async fn delete(&self, _: &ChannelId, _: Option<&Version>) -> Result<(), ChannelError> {
         unreachable!("the cache only reads")
     }
 
-    async fn query(&self, _: &Filter, _: &PageRequest) -> Result<ChannelPage, StoreError> {
+    async fn query(&self, _: &Filter, _: &PageRequest) -> Result<ChannelPage, QueryError> {
         unreachable!("the cache only reads")
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
+    async fn ping(&self) -> Result<(), Unavailable> {
         unreachable!("the cache only reads")
     }
 }
@@ -208,7 +210,7 @@ async fn an_uncached_channel_is_unavailable_with_the_store() {
     store.answers(ScriptedRead::Unavailable);
     let refused = cache.get(&id()).await;
     assert!(
-        matches!(refused, Err(StoreError::Unavailable(_))),
+        matches!(refused, Err(ChannelError::Unavailable(_))),
         "{refused:?}"
     );
     store.answers(ScriptedRead::Named("first"));
@@ -223,12 +225,12 @@ async fn a_deleted_channel_is_read_again() {
     store.answers(ScriptedRead::Gone);
     advance(TTL).await;
     let gone = cache.get(&id()).await;
-    assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
+    assert!(matches!(gone, Err(ChannelError::NotFound(_))), "{gone:?}");
     // Nothing is left to serve during an outage.
     store.answers(ScriptedRead::Unavailable);
     let unavailable = cache.get(&id()).await;
     assert!(
-        matches!(unavailable, Err(StoreError::Unavailable(_))),
+        matches!(unavailable, Err(ChannelError::Unavailable(_))),
         "{unavailable:?}"
     );
     store.answers(ScriptedRead::Named("new"));
@@ -276,7 +278,7 @@ async fn a_background_read_removes_a_deleted_channel() {
     }
     assert!(matches!(
         cache.get(&id()).await,
-        Err(StoreError::NotFound(_))
+        Err(ChannelError::NotFound(_))
     ));
 }
 
@@ -307,7 +309,7 @@ async fn a_forced_read_updates_the_cache() {
     store.answers(ScriptedRead::Unavailable);
     assert!(matches!(
         cache.get_now(&id()).await,
-        Err(StoreError::Unavailable(_))
+        Err(ChannelError::Unavailable(_))
     ));
     assert_eq!(name(&cache).await, "second");
 }

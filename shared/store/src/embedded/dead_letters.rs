@@ -11,9 +11,10 @@ use rusqlite::{Connection, Row, Transaction, params, params_from_iter};
 use super::{
     SqliteStore,
     rows::{self, Columns, Conditions, Table, counted, name},
-    unavailable,
 };
-use crate::{DeadFilter, DeadLetter, DeadLetters, Detail, StoreError, ledger::MAX_ROWS};
+use crate::{
+    DeadFilter, DeadLetter, DeadLetters, Detail, QueryError, Unavailable, ledger::MAX_ROWS,
+};
 
 const TABLE: Table = Table {
     name: "dead_letters",
@@ -41,13 +42,12 @@ const COUNT_REPLAYED: &str =
 
 #[async_trait]
 impl DeadLetters for SqliteStore {
-    async fn insert(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+    async fn insert(&self, letters: &[DeadLetter]) -> Result<(), Unavailable> {
         if letters.is_empty() {
             return Ok(());
         }
         let letters = letters.to_vec();
-        self.file
-            .write(move |transaction| insert(transaction, &letters).map_err(unavailable))
+        self.write(move |transaction| insert(transaction, &letters))
             .await
     }
 
@@ -57,52 +57,45 @@ impl DeadLetters for SqliteStore {
         after: Option<&str>,
         limit: u16,
         detail: Detail,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
+    ) -> Result<Vec<DeadLetter>, QueryError> {
         let mut conditions = conditions(filter);
         conditions.maybe("dead_id > ?", after.map(str::to_owned));
-        let page = move |connection: &mut Connection, _| {
-            let snapshot = connection.transaction().map_err(unavailable)?;
-            page(&snapshot, &conditions, limit, detail).map_err(unavailable)
+        let page = move |connection: &mut Connection| {
+            let snapshot = connection.transaction()?;
+            page(&snapshot, &conditions, limit, detail)
         };
         match detail {
-            Detail::Outline => self.file.query(page).await,
+            Detail::Outline => self.run_query(move |connection, _| page(connection)).await,
             // For a replay, which must not wait for clients' queries.
-            Detail::Whole => self.file.run(page).await,
+            Detail::Whole => self.run(page).await,
         }
     }
 
-    async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
+    async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, QueryError> {
         let conditions = conditions(filter);
-        self.file
-            .query(move |connection, _| count(connection, &conditions).map_err(unavailable))
+        self.run_query(move |connection, _| count(connection, &conditions))
             .await
     }
 
-    async fn mark_replayed(&self, dead_ids: &[String], by: &ReplayId) -> Result<(), StoreError> {
+    async fn mark_replayed(&self, dead_ids: &[String], by: &ReplayId) -> Result<(), Unavailable> {
         let (dead_ids, by) = (dead_ids.to_vec(), by.to_string());
-        self.file
-            .write(move |transaction| mark(transaction, &dead_ids, &by).map_err(unavailable))
+        self.write(move |transaction| mark(transaction, &dead_ids, &by))
             .await
     }
 
-    async fn count_replayed(&self, by: &ReplayId, after: Option<&str>) -> Result<u64, StoreError> {
+    async fn count_replayed(&self, by: &ReplayId, after: Option<&str>) -> Result<u64, Unavailable> {
         let (by, after) = (by.to_string(), after.unwrap_or_default().to_owned());
-        self.file
-            .run(move |connection, _| {
-                counted(connection, COUNT_REPLAYED, (by, after)).map_err(unavailable)
-            })
+        self.run(move |connection| counted(connection, COUNT_REPLAYED, (by, after)))
             .await
     }
 
-    async fn purge_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
+    async fn purge_dead_letters(&self, filter: &DeadFilter) -> Result<u64, Unavailable> {
         let mut purged = 0;
         // In steps, so that other writers never wait for long.
         loop {
             let conditions = conditions(filter);
-            let removed = self
-                .file
-                .write(move |transaction| purge(transaction, &conditions).map_err(unavailable))
-                .await?;
+            let step = move |transaction: &Transaction<'_>| purge(transaction, &conditions);
+            let removed = self.write::<_, _, Unavailable>(step).await?;
             purged += removed as u64;
             if removed < PURGE_STEP {
                 return Ok(purged);

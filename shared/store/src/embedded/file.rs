@@ -11,17 +11,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use roundtrip_private_file::create_missing;
-use rusqlite::{
-    Connection, ErrorCode, InterruptHandle, OpenFlags, Transaction, TransactionBehavior,
-};
+use roundtrip_files::sqlite;
+use rusqlite::{Connection, InterruptHandle, Transaction, TransactionBehavior};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
     time::{timeout, timeout_at},
 };
+use tokio_util::task::AbortOnDropHandle;
 
-use super::schema::{self, Refused, SCHEMA_VERSION};
-use crate::{OpenError, StoreError, TimedOut};
+use super::schema::SCHEMA;
+use crate::{QueryError, Unavailable, error::TimedOut};
 
 /// The most connections, and blocking threads, at once.
 const MAX_CONNECTIONS: usize = 4;
@@ -29,17 +29,20 @@ const MAX_CONNECTIONS: usize = 4;
 const QUERY_CONNECTIONS: usize = 2;
 /// The most of its time limit that a query spends waiting for its turn, as a fraction.
 const TURN_SHARE: f64 = 0.5;
+/// How much of its remaining time a query may evaluate channels. The rest lets it return the page.
+const WORK_SHARE: f64 = 0.8;
 /// The wait before the next attempt to open the file while another process opens it.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
-/// How many prepared statements a connection keeps.
-const STATEMENT_CACHE: usize = 64;
 
-pub(super) struct File {
+/// A store in a SQLite file.
+#[derive(Clone)]
+pub(crate) struct SqliteStore {
     connections: Arc<Connections>,
     permits: Arc<Semaphore>,
     queries: Arc<Semaphore>,
     writer: Arc<Semaphore>,
     timeout: Duration,
+    background_task: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
 struct Connections {
@@ -48,66 +51,80 @@ struct Connections {
     idle: Mutex<Vec<Connection>>,
 }
 
-impl File {
-    pub(super) async fn open(path: PathBuf, timeout: Duration) -> Result<Self, OpenError> {
-        let deadline = Instant::now() + timeout;
-        let file = path.clone();
-        // SQLite gives its other files the permissions of this one.
-        match tokio::task::spawn_blocking(move || create_missing(&file)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(file_error(path, error)),
-            Err(died) => return Err(file_error(path, died)),
-        }
+impl SqliteStore {
+    /// Opens the file, and creates it and its folder if they are missing.
+    pub(crate) async fn open(
+        path: impl AsRef<Path>,
+        wait: Duration,
+    ) -> Result<Self, sqlite::OpenError> {
+        let path = path.as_ref().to_owned();
+        let deadline = Instant::now() + wait;
         let connection = loop {
-            let prepared = path.clone();
-            let opened = tokio::task::spawn_blocking(move || prepare(&prepared, timeout)).await;
-            match opened {
-                Ok(Ok(connection)) => break connection,
-                // The change to WAL mode returns BUSY at once when another process is opening the
-                // file.
-                Ok(Err(Refused::Sqlite(error))) if is_busy(&error) && Instant::now() < deadline => {
+            let file = path.clone();
+            let open = move || SCHEMA.open(&file, wait, |_| Ok(()));
+            match tokio::task::spawn_blocking(open).await {
+                // The change to WAL mode fails at once when another process is opening the file.
+                Ok(Err(sqlite::OpenError::InUse(_))) if Instant::now() < deadline => {
                     tokio::time::sleep(BUSY_PAUSE).await;
                 }
-                Ok(Err(why)) => return Err(refused(why, path)),
-                Err(died) => return Err(file_error(path, died)),
+                Ok(opened) => break opened?,
+                Err(died) => {
+                    let source = died.into();
+                    return Err(sqlite::OpenError::File { path, source });
+                }
             }
         };
         Ok(Self {
             connections: Arc::new(Connections {
                 path,
-                timeout,
+                timeout: wait,
                 idle: Mutex::new(vec![connection]),
             }),
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             queries: Arc::new(Semaphore::new(QUERY_CONNECTIONS)),
             writer: Arc::new(Semaphore::new(1)),
-            timeout,
+            timeout: wait,
+            background_task: None,
         })
     }
 
-    /// Runs a function on a connection, on a blocking thread. The function receives the time at
-    /// which its caller stops waiting.
-    pub(super) async fn run<T: Send + 'static>(
+    /// Aborts the task when the store is dropped.
+    pub(super) fn with_background_task(mut self, task: JoinHandle<()>) -> Self {
+        self.background_task = Some(Arc::new(AbortOnDropHandle::new(task)));
+        self
+    }
+
+    /// Runs a function on a connection, on a blocking thread.
+    pub(super) async fn run<T, C, E>(
         &self,
-        work: impl FnOnce(&mut Connection, Instant) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let deadline = Instant::now() + self.timeout;
-        self.limited(self.on_thread(None, move |connection| work(connection, deadline)))
+        work: impl FnOnce(&mut Connection) -> Result<T, C> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<C> + From<Unavailable> + Send + 'static,
+    {
+        self.limited(self.on_thread(None, |connection| Ok(work(connection)?)))
             .await
     }
 
-    /// Runs a query on a connection, as [`File::run`] does, and interrupts it at the time limit: a
-    /// client's filter may need any amount of work.
-    pub(super) async fn query<T: Send + 'static>(
+    /// Runs a query on a connection, as [`SqliteStore::run`] does, and interrupts it at the time limit: a
+    /// client's filter may need any amount of work. The function receives the time at which it
+    /// should return what it has.
+    pub(super) async fn run_query<T: Send + 'static, C>(
         &self,
-        work: impl FnOnce(&mut Connection, Instant) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
+        work: impl FnOnce(&mut Connection, Instant) -> Result<T, C> + Send + 'static,
+    ) -> Result<T, QueryError>
+    where
+        QueryError: From<C>,
+    {
         let deadline = Instant::now() + self.timeout;
         let turn = Arc::clone(&self.queries).acquire_owned();
         let permit = timeout(self.timeout.mul_f64(TURN_SHARE), turn)
             .await
-            .map_err(|_too_long| StoreError::TooBusy)?
-            .map_err(boxed)?;
+            .map_err(|_too_long| QueryError::TooBusy)?
+            .map_err(Unavailable::new)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let work_until = Instant::now() + left.mul_f64(WORK_SHARE);
         let connections = Arc::clone(&self.connections);
         // Also interrupts the query if its caller is dropped earlier.
         let running = EndsWith(Arc::new(Running::default()));
@@ -116,31 +133,35 @@ impl File {
             let _held = permit;
             let mut connection = connections.take()?;
             interruptible.begin(&connection);
-            let done = work(&mut connection, deadline);
+            let done = work(&mut connection, work_until);
             interruptible.end();
             connections.put_back(connection);
-            done
+            Ok(done?)
         });
         timeout_at(deadline.into(), thread)
             .await
-            .map_err(|_too_long| StoreError::TooCostly)?
-            .map_err(boxed)?
+            .map_err(|_too_long| QueryError::TooCostly)?
+            .map_err(Unavailable::new)?
     }
 
     /// Runs a function in a transaction, and commits if it succeeds. The transaction takes the
     /// write lock at its beginning, so that nothing changes between its reads and its writes.
-    pub(super) async fn write<T: Send + 'static>(
+    pub(super) async fn write<T, C, E>(
         &self,
-        work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, C> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<C> + From<Unavailable> + Send + 'static,
+    {
         let write = async {
             let turn = Arc::clone(&self.writer).acquire_owned().await;
-            self.on_thread(Some(turn.map_err(boxed)?), |connection| {
+            self.on_thread(Some(turn.map_err(Unavailable::new)?), |connection| {
                 let transaction = connection
                     .transaction_with_behavior(TransactionBehavior::Immediate)
-                    .map_err(boxed)?;
+                    .map_err(Unavailable::new)?;
                 let done = work(&transaction)?;
-                transaction.commit().map_err(boxed)?;
+                transaction.commit().map_err(Unavailable::new)?;
                 Ok(done)
             })
             .await
@@ -148,23 +169,27 @@ impl File {
         self.limited(write).await
     }
 
-    async fn limited<T>(
+    async fn limited<T, E: From<Unavailable>>(
         &self,
-        work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        tokio::time::timeout(self.timeout, work)
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        timeout(self.timeout, work)
             .await
-            .map_err(|_| boxed(TimedOut(self.timeout)))?
+            .map_err(|_too_long| Unavailable::new(TimedOut(self.timeout)))?
     }
 
-    async fn on_thread<T: Send + 'static>(
+    async fn on_thread<T, E>(
         &self,
         turn: Option<OwnedSemaphorePermit>,
-        work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
+        work: impl FnOnce(&mut Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Unavailable> + Send + 'static,
+    {
         let connections = Arc::clone(&self.connections);
         let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let permit = permit.map_err(boxed)?;
+        let permit = permit.map_err(Unavailable::new)?;
         tokio::task::spawn_blocking(move || {
             // Held while the thread runs, even if the caller was dropped.
             let _held = (permit, turn);
@@ -174,18 +199,18 @@ impl File {
             done
         })
         .await
-        .map_err(boxed)?
+        .map_err(Unavailable::new)?
     }
 }
 
 impl Connections {
-    fn take(&self) -> Result<Connection, StoreError> {
+    fn take(&self) -> Result<Connection, Unavailable> {
         let idle = self
             .idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop();
-        idle.map_or_else(|| connect(&self.path, self.timeout).map_err(boxed), Ok)
+        idle.map_or_else(|| Ok(sqlite::connect(&self.path, self.timeout)?), Ok)
     }
 
     fn put_back(&self, connection: Connection) {
@@ -223,54 +248,4 @@ impl Drop for EndsWith {
             handle.interrupt();
         }
     }
-}
-
-fn boxed(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
-    StoreError::Unavailable(Box::new(error))
-}
-
-fn connect(path: &Path, timeout: Duration) -> rusqlite::Result<Connection> {
-    // Without the default URI flag: the text is always a path.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(timeout)?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
-    Ok(connection)
-}
-
-fn refused(refused: Refused, path: PathBuf) -> OpenError {
-    match refused {
-        Refused::Sqlite(source) => file_error(path, source),
-        Refused::Foreign => OpenError::Foreign { path },
-        Refused::Newer(found) => OpenError::Newer {
-            path,
-            found,
-            known: SCHEMA_VERSION,
-        },
-    }
-}
-
-fn file_error(path: PathBuf, source: impl std::error::Error + Send + Sync + 'static) -> OpenError {
-    OpenError::File {
-        path,
-        source: Box::new(source),
-    }
-}
-
-fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-    )
-}
-
-/// Opens the file and brings its schema up to date.
-fn prepare(path: &Path, timeout: Duration) -> Result<Connection, Refused> {
-    let mut connection = connect(path, timeout)?;
-    schema::prepare(&mut connection)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    Ok(connection)
 }

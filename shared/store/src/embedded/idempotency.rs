@@ -10,8 +10,8 @@ use roundtrip_model::{MessageId, millis};
 use rusqlite::{OptionalExtension, Transaction};
 use time::OffsetDateTime;
 
-use super::{SqliteStore, rows::Columns, unavailable};
-use crate::{Idempotency, Reservation, StoreError};
+use super::{SqliteStore, rows::Columns};
+use crate::{Idempotency, Reservation, Unavailable};
 
 const INSERT: &str = "
     INSERT INTO idempotency (key, fingerprint, message_id, done, taken_at, lease_until)
@@ -29,7 +29,7 @@ impl Idempotency for SqliteStore {
         message_id: &MessageId,
         now: OffsetDateTime,
         lease: Duration,
-    ) -> Result<Reservation, StoreError> {
+    ) -> Result<Reservation, Unavailable> {
         let request = Request {
             key: key.to_owned(),
             fingerprint: fingerprint.to_owned(),
@@ -37,16 +37,15 @@ impl Idempotency for SqliteStore {
             now: millis::of(now),
             lease_until: millis::of(now + lease),
         };
-        self.file
-            .write(move |transaction| reserve(transaction, &request).map_err(unavailable))
+        self.write(move |transaction| reserve(transaction, &request))
             .await
     }
 
-    async fn complete(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError> {
+    async fn complete(&self, key: &str, message_id: &MessageId) -> Result<(), Unavailable> {
         self.change(COMPLETE, key, message_id).await
     }
 
-    async fn release(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError> {
+    async fn release(&self, key: &str, message_id: &MessageId) -> Result<(), Unavailable> {
         self.change(RELEASE, key, message_id).await
     }
 }
@@ -57,16 +56,9 @@ impl SqliteStore {
         sql: &'static str,
         key: &str,
         message_id: &MessageId,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), Unavailable> {
         let of = (key.to_owned(), message_id.to_string());
-        self.file
-            .write(move |transaction| {
-                transaction
-                    .prepare_cached(sql)
-                    .and_then(|mut change| change.execute(of))
-                    .map(drop)
-                    .map_err(unavailable)
-            })
+        self.write(move |transaction| transaction.prepare_cached(sql)?.execute(of).map(drop))
             .await
     }
 }

@@ -14,11 +14,10 @@ use serde_json::value::RawValue;
 use super::{
     SqliteStore,
     rows::{self, Columns, Conditions, Table, counted},
-    unavailable,
 };
 use crate::{
-    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StateFilter,
-    StoreError,
+    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, QueryError,
+    StateFilter, Unavailable,
     ledger::{MAX_ROWS, MessageProjection, timeline},
 };
 
@@ -59,28 +58,26 @@ const LATEST: &str = "
 
 #[async_trait]
 impl Journal for SqliteStore {
-    async fn record(&self, entries: &[Entry]) -> Result<(), StoreError> {
+    async fn record(&self, entries: &[Entry]) -> Result<(), Unavailable> {
         if entries.is_empty() {
             return Ok(());
         }
         let entries = entries.to_vec();
-        self.file
-            .write(move |transaction| record(transaction, &entries).map_err(unavailable))
+        self.write(move |transaction| record(transaction, &entries))
             .await
     }
 
     async fn message(
         &self,
         id: &MessageId,
-    ) -> Result<Option<(MessageRecord, Vec<Entry>)>, StoreError> {
+    ) -> Result<Option<(MessageRecord, Vec<Entry>)>, Unavailable> {
         let id = *id;
-        self.file
-            .run(move |connection, _| {
-                // One snapshot for both reads.
-                let snapshot = connection.transaction().map_err(unavailable)?;
-                message(&snapshot, &id).map_err(unavailable)
-            })
-            .await
+        self.run(move |connection| {
+            // One snapshot for both reads.
+            let snapshot = connection.transaction()?;
+            message(&snapshot, &id)
+        })
+        .await
     }
 
     async fn messages(
@@ -89,24 +86,23 @@ impl Journal for SqliteStore {
         after: Option<&MessageId>,
         limit: u16,
         detail: Detail,
-    ) -> Result<Vec<MessageRecord>, StoreError> {
+    ) -> Result<Vec<MessageRecord>, QueryError> {
         let mut conditions = conditions(filter);
         conditions.maybe("message_id < ?", after.map(ToString::to_string));
-        let page = move |connection: &mut Connection, _| {
-            let snapshot = connection.transaction().map_err(unavailable)?;
-            page(&snapshot, &conditions, limit, detail).map_err(unavailable)
+        let page = move |connection: &mut Connection| {
+            let snapshot = connection.transaction()?;
+            page(&snapshot, &conditions, limit, detail)
         };
         match detail {
-            Detail::Outline => self.file.query(page).await,
+            Detail::Outline => self.run_query(move |connection, _| page(connection)).await,
             // For a replay, which must not wait for clients' queries.
-            Detail::Whole => self.file.run(page).await,
+            Detail::Whole => self.run(page).await,
         }
     }
 
-    async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError> {
+    async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, QueryError> {
         let conditions = conditions(filter);
-        self.file
-            .query(move |connection, _| count(connection, &conditions).map_err(unavailable))
+        self.run_query(move |connection, _| count(connection, &conditions))
             .await
     }
 }

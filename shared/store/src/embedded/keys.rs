@@ -11,10 +11,11 @@ use time::OffsetDateTime;
 
 use super::{
     SqliteStore,
-    rows::{Columns, name},
-    unavailable,
+    rows::{Columns, counted, name},
 };
-use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, StoreError, ledger::MAX_ROWS};
+use crate::{
+    ApiKeys, KeyError, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, Unavailable, ledger::MAX_ROWS,
+};
 
 const INSERT: &str = "
     INSERT INTO api_keys (key_id, name, role, channels, rate_per_second, created_at, expires_at,
@@ -41,31 +42,27 @@ const REVOKE: &str = "
 
 #[async_trait]
 impl ApiKeys for SqliteStore {
-    async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError> {
+    async fn create_key(&self, key: &ApiKey) -> Result<(), KeyError> {
         let key = key.clone();
-        self.file
-            .write(move |transaction| {
-                let now = millis::of(key.created_at);
-                if let Some(one) = key.made_under {
-                    let active = count(transaction, COUNT_UNDER, params![now, one.to_string()])?;
-                    if active >= i64::from(MAX_KEYS_UNDER_ONE) {
-                        return Err(StoreError::TooManyUnderOne);
-                    }
+        self.write(move |transaction| {
+            let now = millis::of(key.created_at);
+            if let Some(one) = key.made_under {
+                let active = counted(transaction, COUNT_UNDER, params![now, one.to_string()])?;
+                if active >= u64::from(MAX_KEYS_UNDER_ONE) {
+                    return Err(KeyError::TooManyUnderOne);
                 }
-                let active = count(transaction, COUNT_ACTIVE, params![now])?;
-                if active >= i64::from(MAX_ACTIVE_KEYS) {
-                    return Err(StoreError::TooMany);
-                }
-                insert(transaction, &key).map_err(unavailable)
-            })
-            .await
+            }
+            if counted(transaction, COUNT_ACTIVE, [now])? >= u64::from(MAX_ACTIVE_KEYS) {
+                return Err(KeyError::TooMany);
+            }
+            Ok(insert(transaction, &key)?)
+        })
+        .await
     }
 
-    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, StoreError> {
+    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, Unavailable> {
         let id = *id;
-        self.file
-            .run(move |connection, _| read(connection, &id).map_err(unavailable))
-            .await
+        self.run(move |connection| read(connection, &id)).await
     }
 
     async fn keys(
@@ -73,29 +70,25 @@ impl ApiKeys for SqliteStore {
         within: &KeyBounds,
         after: Option<&ApiKeyId>,
         limit: u16,
-    ) -> Result<Vec<ApiKey>, StoreError> {
+    ) -> Result<Vec<ApiKey>, Unavailable> {
         let after = after.map(ToString::to_string).unwrap_or_default();
         let within = within.clone();
-        self.file
-            .run(move |connection, _| {
-                let values = params![
-                    after,
-                    limit.min(MAX_ROWS),
-                    array(within.channels.as_ref()).map_err(unavailable)?,
-                    within.rate_per_second,
-                    within.expires_at.map(millis::of),
-                ];
-                rows(connection, PAGE, values).map_err(unavailable)
-            })
-            .await
+        self.run(move |connection| {
+            let values = params![
+                after,
+                limit.min(MAX_ROWS),
+                array(within.channels.as_ref())?,
+                within.rate_per_second,
+                within.expires_at.map(millis::of),
+            ];
+            rows(connection, PAGE, values)
+        })
+        .await
     }
 
-    async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError> {
+    async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, Unavailable> {
         let now = millis::of(now);
-        self.file
-            .run(move |connection, _| {
-                rows(connection, ACTIVE, params![now, MAX_ACTIVE_KEYS]).map_err(unavailable)
-            })
+        self.run(move |connection| rows(connection, ACTIVE, params![now, MAX_ACTIVE_KEYS]))
             .await
     }
 
@@ -103,26 +96,14 @@ impl ApiKeys for SqliteStore {
         &self,
         id: &ApiKeyId,
         now: OffsetDateTime,
-    ) -> Result<Option<ApiKey>, StoreError> {
+    ) -> Result<Option<ApiKey>, Unavailable> {
         let id = *id;
-        self.file
-            .write(move |transaction| {
-                transaction
-                    .execute(REVOKE, params![id.to_string(), millis::of(now)])
-                    .and_then(|_| read(transaction, &id))
-                    .map_err(unavailable)
-            })
-            .await
+        self.write(move |transaction| {
+            transaction.execute(REVOKE, params![id.to_string(), millis::of(now)])?;
+            read(transaction, &id)
+        })
+        .await
     }
-}
-
-fn count(
-    transaction: &Transaction<'_>,
-    sql: &str,
-    values: impl rusqlite::Params,
-) -> Result<i64, StoreError> {
-    let counted = transaction.query_row(sql, values, |row| row.get(0));
-    counted.map_err(unavailable)
 }
 
 /// Channels as a column holds them.

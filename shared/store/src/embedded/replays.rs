@@ -12,11 +12,10 @@ use time::OffsetDateTime;
 use super::{
     SqliteStore,
     rows::{Columns, Conditions, count, counted, name},
-    unavailable,
 };
 use crate::{
-    MAX_RUNNING_REPLAYS, Progress, Replay, ReplayFilter, ReplayStatus, Replays, StoreError,
-    ledger::MAX_ROWS,
+    MAX_RUNNING_REPLAYS, Progress, QueryError, Replay, ReplayError, ReplayFilter, ReplayStatus,
+    Replays, Unavailable, ledger::MAX_ROWS,
 };
 
 const INSERT: &str = "
@@ -44,17 +43,16 @@ const END: &str = "
 
 #[async_trait]
 impl Replays for SqliteStore {
-    async fn create_replay(&self, replay: &Replay) -> Result<(), StoreError> {
+    async fn create_replay(&self, replay: &Replay) -> Result<(), ReplayError> {
         let replay = replay.clone();
-        self.file
-            .write(move |transaction| {
-                let running = counted(transaction, COUNT_RUNNING, [&replay.requested_by]);
-                if running.map_err(unavailable)? >= u64::from(MAX_RUNNING_REPLAYS) {
-                    return Err(StoreError::TooManyReplays);
-                }
-                insert(transaction, &replay).map_err(unavailable)
-            })
-            .await
+        self.write(move |transaction| {
+            let running = counted(transaction, COUNT_RUNNING, [&replay.requested_by]);
+            if running? >= u64::from(MAX_RUNNING_REPLAYS) {
+                return Err(ReplayError::TooMany);
+            }
+            Ok(insert(transaction, &replay)?)
+        })
+        .await
     }
 
     async fn replays(
@@ -62,21 +60,18 @@ impl Replays for SqliteStore {
         filter: &ReplayFilter,
         after: Option<&ReplayId>,
         limit: u16,
-    ) -> Result<Vec<Replay>, StoreError> {
+    ) -> Result<Vec<Replay>, QueryError> {
         let mut conditions = Conditions::default();
         conditions.maybe("replay_id < ?", after.map(ToString::to_string));
         conditions.maybe("status = ?", filter.status.map(name));
         conditions.ids(WITHIN_CHANNELS, filter.channels.as_deref());
-        self.file
-            .query(move |connection, _| page(connection, &conditions, limit).map_err(unavailable))
+        self.run_query(move |connection, _| page(connection, &conditions, limit))
             .await
     }
 
-    async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, StoreError> {
+    async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, Unavailable> {
         let id = *id;
-        self.file
-            .run(move |connection, _| read(connection, &id).map_err(unavailable))
-            .await
+        self.run(move |connection| read(connection, &id)).await
     }
 
     async fn claim_replay(
@@ -84,19 +79,14 @@ impl Replays for SqliteStore {
         owner: &str,
         now: OffsetDateTime,
         lease: Duration,
-    ) -> Result<Option<Replay>, StoreError> {
+    ) -> Result<Option<Replay>, Unavailable> {
         let owner = owner.to_owned();
-        self.file
-            .write(move |transaction| {
-                transaction
-                    .prepare_cached(CLAIM)
-                    .and_then(|mut claim| {
-                        let values = params![owner, millis::of(now), millis::of(now + lease)];
-                        claim.query_row(values, replay).optional()
-                    })
-                    .map_err(unavailable)
-            })
-            .await
+        self.write(move |transaction| {
+            let values = params![owner, millis::of(now), millis::of(now + lease)];
+            let mut claim = transaction.prepare_cached(CLAIM)?;
+            claim.query_row(values, replay).optional()
+        })
+        .await
     }
 
     async fn advance_replay(
@@ -105,27 +95,22 @@ impl Replays for SqliteStore {
         owner: &str,
         progress: &Progress,
         lease_until: OffsetDateTime,
-    ) -> Result<Option<ReplayStatus>, StoreError> {
+    ) -> Result<Option<ReplayStatus>, Unavailable> {
         let (id, owner, progress) = (id.to_string(), owner.to_owned(), progress.clone());
-        self.file
-            .write(move |transaction| {
-                let advanced = transaction
-                    .prepare_cached(ADVANCE)
-                    .and_then(|mut advance| {
-                        let values = params![
-                            id,
-                            owner,
-                            count(progress.replayed),
-                            count(progress.skipped),
-                            progress.cursor,
-                            millis::of(lease_until),
-                        ];
-                        advance.query_row(values, replay).optional()
-                    })
-                    .map_err(unavailable)?;
-                Ok(advanced.map(|replay| replay.status))
-            })
-            .await
+        self.write(move |transaction| {
+            let values = params![
+                id,
+                owner,
+                count(progress.replayed),
+                count(progress.skipped),
+                progress.cursor,
+                millis::of(lease_until),
+            ];
+            let mut advance = transaction.prepare_cached(ADVANCE)?;
+            let status = |row: &Row<'_>| Columns(row).named("status");
+            advance.query_row(values, status).optional()
+        })
+        .await
     }
 
     async fn end_replay(
@@ -133,15 +118,14 @@ impl Replays for SqliteStore {
         id: &ReplayId,
         status: ReplayStatus,
         now: OffsetDateTime,
-    ) -> Result<Option<Replay>, StoreError> {
+    ) -> Result<Option<Replay>, Unavailable> {
         let id = *id;
-        self.file
-            .write(move |transaction| {
-                let values = params![id.to_string(), name(status), millis::of(now)];
-                transaction.execute(END, values).map_err(unavailable)?;
-                read(transaction, &id).map_err(unavailable)
-            })
-            .await
+        self.write(move |transaction| {
+            let values = params![id.to_string(), name(status), millis::of(now)];
+            transaction.execute(END, values)?;
+            read(transaction, &id)
+        })
+        .await
     }
 }
 

@@ -7,32 +7,25 @@ use std::{sync::Arc, time::Duration};
 
 use roundtrip_model::{Clock, millis};
 use rusqlite::Transaction;
-use tokio::{task::JoinHandle, time};
+use tokio::time;
 use tracing::warn;
 
-use super::{file::File, unavailable};
-use crate::{StoreError, ledger::first_message_id};
+use super::SqliteStore;
+use crate::{Unavailable, ledger::first_message_id};
 
 /// The wait between two runs.
 const PAUSE: Duration = Duration::from_mins(1);
 /// How many rows of a kind, or messages with all their entries, one transaction removes.
 const STEP: u16 = 200;
 
-/// The background task. Dropping it stops the removal.
-pub(super) struct Retention(JoinHandle<()>);
-
-impl Drop for Retention {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Retention {
-    pub(super) fn start(file: Arc<File>, keep: Duration, clock: Arc<dyn Clock>) -> Self {
-        Self(tokio::spawn(async move {
+impl SqliteStore {
+    /// Starts to remove, in the background, what is older than this.
+    pub(crate) fn keeping(self, retention: Duration, clock: Arc<dyn Clock>) -> Self {
+        let store = self.clone();
+        self.with_background_task(tokio::spawn(async move {
             loop {
                 // Another process may lock the file for a while; the next run tries again.
-                if let Err(error) = forget(&file, millis::of(clock.now() - keep)).await {
+                if let Err(error) = forget(&store, millis::of(clock.now() - retention)).await {
                     let source = std::error::Error::source(&error);
                     warn!(%error, ?source, "not all old records could be removed");
                 }
@@ -43,14 +36,12 @@ impl Retention {
 }
 
 /// Removes what is older than this time.
-pub(super) async fn forget(file: &File, before: i64) -> Result<(), StoreError> {
+pub(super) async fn forget(store: &SqliteStore, before: i64) -> Result<(), Unavailable> {
     // Ids begin with their creation time, so the oldest come first.
     let mut after = String::new();
     loop {
-        let step = file
-            .write(move |transaction| messages(transaction, before, &after).map_err(unavailable))
-            .await?;
-        match step {
+        let step = move |transaction: &Transaction<'_>| messages(transaction, before, &after);
+        match store.write::<_, _, Unavailable>(step).await? {
             Some(last) => after = last,
             None => break,
         }
@@ -60,11 +51,7 @@ pub(super) async fn forget(file: &File, before: i64) -> Result<(), StoreError> {
             let mut delete = transaction.prepare_cached(sql)?;
             delete.execute((before, STEP))
         };
-        while file
-            .write(move |transaction| step(transaction).map_err(unavailable))
-            .await?
-            == usize::from(STEP)
-        {}
+        while store.write::<_, _, Unavailable>(step).await? == usize::from(STEP) {}
     }
     Ok(())
 }

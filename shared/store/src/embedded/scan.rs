@@ -1,212 +1,134 @@
 //! A query's page of channels.
 //!
-//! Invariant: if the filter is limited to some channels, no other channel's document is read. The
-//! duration would reveal that it exists.
+//! Invariant: no document is read but those of the filter's candidates. If the filter is limited to
+//! some channels, the duration reveals nothing about others.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{ops::Bound, time::Instant};
 
-use roundtrip_model::{ChannelId, StoredChannel};
-use rusqlite::{Connection, OptionalExtension, Transaction, params_from_iter};
+use rusqlite::{Connection, params_from_iter};
 use serde_json::json;
 
-use super::{parse, unavailable};
+use super::{DOCUMENT, parse};
 use crate::{
-    ChannelPage, Cursor, Direction, Filter, PageRequest, Sort, SortField, StoreError, document,
-    filter::QueryBudget, page::PageBudget,
+    ChannelPage, Direction, Filter, PageRequest, QueryError, SortField, document,
+    filter::Candidates, search::Search,
 };
 
-/// The document of a channel that the page is limited to.
-const DOCUMENT: &str = "SELECT document FROM channels WHERE channel_id = ?1";
-
-/// The matching channels from the page's cursor on, until the page is full.
+/// Evaluates the candidates from the page's cursor on, until the page is full.
 pub(super) fn page(
     connection: &mut Connection,
     deadline: Instant,
     filter: &Filter,
     request: &PageRequest,
-) -> Result<ChannelPage, StoreError> {
+) -> Result<ChannelPage, QueryError> {
+    let mut search = Search::new(filter, request, deadline);
+    fill(connection, &mut search, &filter.candidates(), request)?;
+    search.page()
+}
+
+fn fill(
+    connection: &mut Connection,
+    search: &mut Search,
+    candidates: &Candidates,
+    request: &PageRequest,
+) -> rusqlite::Result<()> {
     // One snapshot for all reads.
-    let snapshot = connection.transaction().map_err(unavailable)?;
-    let query_budget = QueryBudget::until(deadline);
-    let page = Page::new(request, filter, &query_budget);
-    match filter.own() {
-        None => walk(&snapshot, page),
-        Some(own) => visit(&snapshot, page, own),
-    }
-}
-
-/// Scans the table in the page's order.
-fn walk(snapshot: &Transaction<'_>, mut page: Page<'_>) -> Result<ChannelPage, StoreError> {
-    let Order { after, order } = Order::of(page.request);
-    let mut statement = snapshot
-        .prepare_cached(&format!(
-            "SELECT channel_id, document FROM channels WHERE {after} ORDER BY {order}"
-        ))
-        .map_err(unavailable)?;
-    let cursor = cursor(page.request);
-    let mut rows = statement
-        .query(params_from_iter(cursor))
-        .map_err(unavailable)?;
-    while let Some(row) = rows.next().map_err(unavailable)? {
-        let id = row
-            .get_ref(0)
-            .map_err(unavailable)?
-            .as_str()
-            .map_err(text)?;
-        let document = row
-            .get_ref(1)
-            .map_err(unavailable)?
-            .as_str()
-            .map_err(text)?;
-        if let Taken::Full = page.take(id, document)? {
-            return Ok(page.with_next());
+    let snapshot = connection.transaction()?;
+    let Ids { sql, values } = Ids::of(candidates, request);
+    let mut ids = snapshot.prepare_cached(&sql)?;
+    let mut ids = ids.query(params_from_iter(values))?;
+    let mut documents = snapshot.prepare_cached(DOCUMENT)?;
+    while let Some(row) = ids.next()? {
+        let id = row.get_ref(0)?.as_str()?;
+        let mut found = documents.query([id])?;
+        let Some(row) = found.next()? else { continue };
+        let text = row.get_ref(0)?.as_str()?;
+        let Some(document) = document::readable(parse(id, text)) else {
+            continue;
+        };
+        if search.add(text.len(), document).is_break() {
+            break;
         }
     }
-    Ok(page.last())
+    Ok(())
 }
 
-/// Reads only the channels that the page is limited to: first which of them exist, in the page's
-/// order, then one document at a time.
-fn visit(
-    snapshot: &Transaction<'_>,
-    mut page: Page<'_>,
-    own: &BTreeSet<ChannelId>,
-) -> Result<ChannelPage, StoreError> {
-    let ids: Vec<String> = snapshot
-        .prepare_cached(&own_sql(page.request))
-        .and_then(|mut statement| {
-            let own = json!(own).to_string();
-            let values = std::iter::once(own.as_str()).chain(cursor(page.request));
-            statement
-                .query_map(params_from_iter(values), |row| row.get(0))?
-                .collect()
-        })
-        .map_err(unavailable)?;
-    let mut statement = snapshot.prepare_cached(DOCUMENT).map_err(unavailable)?;
-    for id in &ids {
-        let document: Option<String> = statement
-            .query_row([id], |row| row.get(0))
-            .optional()
-            .map_err(unavailable)?;
-        let Some(document) = document else { continue };
-        if let Taken::Full = page.take(id, &document)? {
-            return Ok(page.with_next());
-        }
-    }
-    Ok(page.last())
+/// Selects the candidates' ids after the page's cursor, in the page's order. SQLite reads them from
+/// an index one by one; it sorts only lists of ids.
+pub(super) struct Ids {
+    pub(super) sql: String,
+    pub(super) values: Vec<String>,
 }
 
-/// Finds the existing channels of a list. `CROSS JOIN` keeps SQLite to the order of the tables: a
-/// lookup for each id of the list, and no scan of all channels.
-pub(super) fn own_sql(request: &PageRequest) -> String {
-    let Order { after, order } = Order::of(request);
-    format!(
-        "SELECT channel_id FROM json_each(?) AS own
-         CROSS JOIN channels ON channels.channel_id = own.value
-         WHERE {after} ORDER BY {order}"
-    )
-}
-
-/// A page's order, and the rows after its cursor, in SQL.
-struct Order {
-    after: String,
-    order: String,
-}
-
-impl Order {
-    fn of(request: &PageRequest) -> Self {
-        let Sort { field, direction } = request.sort;
-        let (beyond, direction) = match direction {
+impl Ids {
+    pub(super) fn of(candidates: &Candidates, request: &PageRequest) -> Self {
+        let (beyond, direction) = match request.sort.direction {
             Direction::Ascending => (">", "ASC"),
             Direction::Descending => ("<", "DESC"),
         };
-        let (key, order) = match field {
-            SortField::ChannelId => ("channel_id", format!("channel_id {direction}")),
+        let (columns, order, after) = match request.sort.field {
+            SortField::ChannelId => (
+                "channel_id",
+                format!("channel_id {direction}"),
+                format!("channel_id {beyond} ?"),
+            ),
             SortField::ChannelName => (
-                "channel_name",
+                "channel_id, channel_name",
                 format!("channel_name {direction}, channel_id {direction}"),
+                format!("(channel_name, channel_id) {beyond} (?, ?)"),
             ),
         };
-        let after = match request.cursor {
-            Some(_) => format!("({key}, channel_id) {beyond} (?, ?)"),
-            None => "true".to_owned(),
+        let (after, last) = match (&request.cursor, request.sort.field) {
+            (None, _) => ("true".to_owned(), Vec::new()),
+            (Some(last), SortField::ChannelId) => (after, vec![last.channel_id.clone()]),
+            (Some(last), SortField::ChannelName) => {
+                (after, vec![last.value.clone(), last.channel_id.clone()])
+            }
         };
-        Self { after, order }
-    }
-}
-
-/// The parameters of [`Order::after`].
-fn cursor(request: &PageRequest) -> impl Iterator<Item = &str> {
-    let cursor = request.cursor.iter();
-    cursor.flat_map(|cursor| [cursor.value.as_str(), cursor.channel_id.as_str()])
-}
-
-fn text(error: rusqlite::types::FromSqlError) -> StoreError {
-    StoreError::Unavailable(Box::new(error))
-}
-
-/// A page that is being filled.
-struct Page<'a> {
-    request: &'a PageRequest,
-    filter: &'a Filter,
-    query_budget: &'a QueryBudget,
-    budget: PageBudget,
-    channels: Vec<StoredChannel>,
-}
-
-/// Whether a channel fits on the page.
-enum Taken {
-    /// It fits, or it does not match.
-    Done,
-    /// It does not fit. It begins the next page.
-    Full,
-}
-
-impl<'a> Page<'a> {
-    fn new(request: &'a PageRequest, filter: &'a Filter, query_budget: &'a QueryBudget) -> Self {
+        let mut values = Vec::new();
+        let found = match candidates {
+            Candidates::Ids(ids) => {
+                values.push(json!(ids).to_string());
+                values.extend(last);
+                // `CROSS JOIN` keeps SQLite to the order of the tables: a lookup for each id of the
+                // list, and no scan of all channels.
+                format!(
+                    "SELECT channel_id FROM json_each(?) AS own
+                     CROSS JOIN channels ON channels.channel_id = own.value WHERE {after}"
+                )
+            }
+            Candidates::Texts(field, texts) => {
+                for text in texts {
+                    values.push(text.clone());
+                    values.extend(last.iter().cloned());
+                }
+                let of_one = format!(
+                    "SELECT {columns} FROM channel_texts
+                     WHERE field = '{field}' AND text = ? AND {after}"
+                );
+                // SQLite merges the ordered rows of the texts.
+                vec![of_one; texts.len()].join(" UNION ")
+            }
+            Candidates::Range(from, to) => {
+                let bounds = bound(from, '>', &mut values) + &bound(to, '<', &mut values);
+                values.extend(last);
+                format!("SELECT channel_id FROM channels WHERE {bounds} {after}")
+            }
+        };
         Self {
-            request,
-            filter,
-            query_budget,
-            budget: PageBudget::of(request.limit),
-            channels: Vec::new(),
+            sql: format!("{found} ORDER BY {order}"),
+            values,
         }
     }
+}
 
-    /// Adds a matching channel if it fits.
-    fn take(&mut self, id: &str, text: &str) -> Result<Taken, StoreError> {
-        self.query_budget.read(text)?;
-        let Some(document) = document::readable(parse(id, text)) else {
-            return Ok(Taken::Done);
-        };
-        if !self.filter.matches_document(&document, self.query_budget)? {
-            return Ok(Taken::Done);
-        }
-        let Some(found) = document::readable(document::channel(document)) else {
-            return Ok(Taken::Done);
-        };
-        // One more channel than fits: there is a next page.
-        if !self.budget.take(text.len()) {
-            return Ok(Taken::Full);
-        }
-        self.channels.push(found);
-        Ok(Taken::Done)
-    }
-
-    /// The page, with a cursor to the next one.
-    fn with_next(self) -> ChannelPage {
-        let last = self.channels.last();
-        ChannelPage {
-            next: last.map(|last| Cursor::after(last, self.request.sort)),
-            channels: self.channels,
-        }
-    }
-
-    /// The last page.
-    fn last(self) -> ChannelPage {
-        ChannelPage {
-            channels: self.channels,
-            next: None,
-        }
-    }
+/// A condition on the id, and `AND`.
+fn bound(bound: &Bound<String>, beyond: char, values: &mut Vec<String>) -> String {
+    let (id, equal) = match bound {
+        Bound::Unbounded => return String::new(),
+        Bound::Included(id) => (id, "="),
+        Bound::Excluded(id) => (id, ""),
+    };
+    values.push(id.clone());
+    format!("channel_id {beyond}{equal} ? AND ")
 }

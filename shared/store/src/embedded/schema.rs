@@ -1,30 +1,26 @@
 //! The file's tables, and the migrations from older versions.
-//!
-//! Invariant: a migration is one transaction. Two processes that open the file at once, or a crash,
-//! leave it consistent.
 
-use rusqlite::{Connection, TransactionBehavior};
+use roundtrip_files::sqlite::Schema;
 
-/// `PRAGMA application_id`: "RtSt". It distinguishes the file from other SQLite files.
-pub(super) const APPLICATION_ID: i64 = 0x5274_5374;
-/// `PRAGMA user_version`: how many of [`STEPS`] were applied to the file.
-pub(super) const SCHEMA_VERSION: i64 = 7;
-
-/// The migrations: from an empty file to version 1, from 1 to 2, and so on.
-const STEPS: [&str; 7] = [
-    CHANNELS,
-    LEDGER,
-    API_KEYS,
-    SECRETS,
-    MADE_UNDER,
-    UIDS,
-    REPLAY_TURNS,
-];
+/// "RtSt" identifies a store's file.
+pub(super) const SCHEMA: Schema = Schema {
+    application_id: 0x5274_5374,
+    steps: &[
+        CHANNELS,
+        LEDGER,
+        API_KEYS,
+        SECRETS,
+        MADE_UNDER,
+        UIDS,
+        REPLAY_TURNS,
+        CHANNEL_TEXTS,
+    ],
+};
 
 /// Version 1.
 ///
 /// `channel_name` has a column of its own so that queries can sort by it.
-pub(super) const CHANNELS: &str = "
+const CHANNELS: &str = "
     CREATE TABLE channels (
         channel_id TEXT NOT NULL PRIMARY KEY,
         channel_name TEXT NOT NULL,
@@ -173,41 +169,36 @@ const REPLAY_TURNS: &str = "
     CREATE INDEX replays_of_key ON replays (requested_by) WHERE status = 'running';
 ";
 
-/// Why a file cannot be opened.
-pub(super) enum Refused {
-    Sqlite(rusqlite::Error),
-    /// It belongs to another program, or to another part of Roundtrip.
-    Foreign,
-    /// It has this newer schema version.
-    Newer(i64),
-}
-
-impl From<rusqlite::Error> for Refused {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
-/// Creates the tables, or applies the missing migrations.
-pub(super) fn prepare(connection: &mut Connection) -> Result<(), Refused> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let number = |sql: &str| transaction.query_row(sql, [], |row| row.get::<_, i64>(0));
-    let version = number("PRAGMA user_version")?;
-    let application = number("PRAGMA application_id")?;
-    let tables = number("SELECT count(*) FROM sqlite_schema")?;
-    let done = match (application, version) {
-        (0, 0) if tables == 0 => 0,
-        (APPLICATION_ID, version) => usize::try_from(version).map_err(|_| Refused::Foreign)?,
-        _ => return Err(Refused::Foreign),
-    };
-    let missing = STEPS.get(done..).ok_or(Refused::Newer(version))?;
-    for step in missing {
-        transaction.execute_batch(step)?;
-    }
-    if !missing.is_empty() {
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    }
-    transaction.commit()?;
-    Ok(())
-}
+/// Version 8. The texts by which queries find channels: those in their names and
+/// tags, or in an array there. Triggers keep them, so that no writer can
+/// forget them.
+const CHANNEL_TEXTS: &str = r#"
+    CREATE TABLE channel_texts (
+        field TEXT NOT NULL,
+        text TEXT NOT NULL,
+        channel_id TEXT NOT NULL,
+        channel_name TEXT NOT NULL,
+        PRIMARY KEY (field, text, channel_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX channel_texts_by_name
+        ON channel_texts (field, text, channel_name, channel_id);
+    CREATE INDEX channel_texts_of_channel ON channel_texts (channel_id);
+    CREATE VIEW texts_of_channels AS
+        SELECT field.value AS field, found.value AS text, channel_id, channel_name
+        FROM channels, json_each('["channel_name", "channel_tags"]') AS field,
+            json_each(document, '$.' || field.value) AS found
+        WHERE found.type = 'text';
+    CREATE TRIGGER channel_created AFTER INSERT ON channels BEGIN
+        INSERT OR IGNORE INTO channel_texts
+            SELECT * FROM texts_of_channels WHERE channel_id = new.channel_id;
+    END;
+    CREATE TRIGGER channel_deleted AFTER DELETE ON channels BEGIN
+        DELETE FROM channel_texts WHERE channel_id = old.channel_id;
+    END;
+    CREATE TRIGGER channel_updated AFTER UPDATE ON channels BEGIN
+        DELETE FROM channel_texts WHERE channel_id = old.channel_id;
+        INSERT OR IGNORE INTO channel_texts
+            SELECT * FROM texts_of_channels WHERE channel_id = new.channel_id;
+    END;
+    INSERT OR IGNORE INTO channel_texts SELECT * FROM texts_of_channels;
+"#;

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use roundtrip_model::ChannelId;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{SqliteStore, unavailable};
-use crate::{SealedSecret, Secrets, StoreError, secrets::newest};
+use super::SqliteStore;
+use crate::{SealedSecret, Secrets, SecretsError, Unavailable, secrets::newest};
 
 const SELECT: &str = "SELECT secrets FROM channel_secrets WHERE channel_id = ?1";
 const REPLACE: &str =
@@ -14,11 +14,9 @@ const DELETE: &str = "DELETE FROM channel_secrets WHERE channel_id = ?1";
 
 #[async_trait]
 impl Secrets for SqliteStore {
-    async fn secrets(&self, id: &ChannelId) -> Result<Vec<SealedSecret>, StoreError> {
+    async fn secrets(&self, id: &ChannelId) -> Result<Vec<SealedSecret>, Unavailable> {
         let id = id.clone();
-        self.file
-            .run(move |connection, _| read(connection, &id))
-            .await
+        self.run(move |connection| read(connection, &id)).await
     }
 
     async fn replace_secrets(
@@ -26,39 +24,32 @@ impl Secrets for SqliteStore {
         id: &ChannelId,
         seen: &[SealedSecret],
         new: &[SealedSecret],
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), SecretsError> {
         let (id, seen) = (id.clone(), newest(seen).map(str::to_owned));
-        let new =
-            serde_json::to_string(new).map_err(|error| StoreError::Unavailable(error.into()))?;
-        self.file
-            .write(move |transaction| {
-                if newest(&read(transaction, &id)?) != seen.as_deref() {
-                    return Err(StoreError::Changed(id));
-                }
-                transaction
-                    .execute(REPLACE, (id.as_str(), new))
-                    .map(drop)
-                    .map_err(unavailable)
-            })
-            .await
+        let new = serde_json::to_string(new).map_err(Unavailable::new)?;
+        self.write(move |transaction| {
+            if newest(&read(transaction, &id)?) != seen.as_deref() {
+                return Err(SecretsError::Changed(id));
+            }
+            transaction.execute(REPLACE, (id.as_str(), new))?;
+            Ok(())
+        })
+        .await
     }
 }
 
-fn read(connection: &Connection, id: &ChannelId) -> Result<Vec<SealedSecret>, StoreError> {
-    let text: Option<String> = connection
-        .prepare_cached(SELECT)
-        .and_then(|mut select| select.query_row([id.as_str()], |row| row.get(0)).optional())
-        .map_err(unavailable)?;
+fn read(connection: &Connection, id: &ChannelId) -> Result<Vec<SealedSecret>, Unavailable> {
+    let mut select = connection.prepare_cached(SELECT)?;
+    let text: Option<String> = select
+        .query_row([id.as_str()], |row| row.get(0))
+        .optional()?;
     text.map_or_else(
         || Ok(Vec::new()),
-        |text| serde_json::from_str(&text).map_err(|error| StoreError::Unavailable(error.into())),
+        |text| serde_json::from_str(&text).map_err(Unavailable::new),
     )
 }
 
 /// Removes the secrets of a deleted channel.
-pub(super) fn delete(connection: &Connection, id: &ChannelId) -> Result<(), StoreError> {
-    connection
-        .execute(DELETE, [id.as_str()])
-        .map(drop)
-        .map_err(unavailable)
+pub(super) fn delete(connection: &Connection, id: &ChannelId) -> rusqlite::Result<()> {
+    connection.execute(DELETE, [id.as_str()]).map(drop)
 }

@@ -1,10 +1,13 @@
 mod queries;
 mod retention;
 
+use std::{path::Path, sync::Arc, time::Duration};
+
+use roundtrip_model::Clock;
 use rusqlite::TransactionBehavior;
 use serde_json::json;
 
-use super::*;
+use super::{schema::SCHEMA, *};
 use crate::Journal;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,7 +58,7 @@ async fn two_stores_share_a_file() {
     one.create(&channel("c")).await.unwrap();
     other.delete(&"c".parse().unwrap(), None).await.unwrap();
     let gone = one.get(&"c".parse().unwrap()).await;
-    assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
+    assert!(matches!(gone, Err(ChannelError::NotFound(_))), "{gone:?}");
 }
 
 #[tokio::test]
@@ -63,14 +66,16 @@ async fn a_file_of_version_1_keeps_its_channels_and_is_upgraded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     let connection = Connection::open(&path).unwrap();
-    connection.execute_batch(schema::CHANNELS).unwrap();
+    connection.execute_batch(SCHEMA.steps[0]).unwrap();
     let pragma = |name, value| connection.pragma_update(None, name, value).unwrap();
-    pragma("application_id", schema::APPLICATION_ID);
+    pragma("application_id", SCHEMA.application_id);
     pragma("user_version", 1);
+    let tagged = json!({"channel_id": "c", "channel_name": "n", "channel_tags": ["t"]});
+    let tagged: Channel = serde_json::from_value(tagged).unwrap();
     connection
         .execute(
             "INSERT INTO channels VALUES (?1, ?2, ?3)",
-            row(&document::of(channel("c").into())),
+            row(&document::of(tagged.clone().into())),
         )
         .unwrap();
 
@@ -80,44 +85,18 @@ async fn a_file_of_version_1_keeps_its_channels_and_is_upgraded() {
     let mut uids = None;
     for store in [one.unwrap(), other.unwrap(), open().await.unwrap()] {
         let kept = store.get(&"c".parse().unwrap()).await.unwrap();
-        assert_eq!(kept.channel, channel("c").into());
+        assert_eq!(kept.channel, tagged.clone().into());
+        for found in [json!({"channel_tags": "t"}), json!({"channel_name": "n"})] {
+            let filter = Filter::parse(&found).unwrap();
+            let page = store.query(&filter, &PageRequest::default()).await;
+            assert_eq!(page.unwrap().channels.len(), 1, "{found}");
+        }
         let uid = store.target(&"c".parse().unwrap()).await.unwrap().uid;
         assert_eq!(*uids.get_or_insert(uid.clone()), uid);
         assert_ne!(uid, String::new().into());
         let id = roundtrip_model::MessageId::generate();
         assert!(store.message(&id).await.unwrap().is_none());
     }
-}
-
-#[tokio::test]
-async fn a_file_of_a_newer_schema_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.db");
-    drop(SqliteStore::open(&path, TIMEOUT).await.unwrap());
-    let connection = Connection::open(&path).unwrap();
-    connection.pragma_update(None, "user_version", 99).unwrap();
-    let refused = SqliteStore::open(&path, TIMEOUT).await.err();
-    assert!(
-        matches!(refused, Some(OpenError::Newer { found: 99, .. })),
-        "{refused:?}"
-    );
-}
-
-#[tokio::test]
-async fn another_programs_file_is_refused_unchanged() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("other.db");
-    let connection = Connection::open(&path).unwrap();
-    connection.execute("CREATE TABLE other (x)", []).unwrap();
-    let refused = SqliteStore::open(&path, TIMEOUT).await.err();
-    assert!(
-        matches!(refused, Some(OpenError::Foreign { .. })),
-        "{refused:?}"
-    );
-    let tables: i64 = connection
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .unwrap();
-    assert_eq!(tables, 1);
 }
 
 #[tokio::test]
@@ -134,7 +113,7 @@ async fn a_file_that_is_locked_for_too_long_is_unavailable() {
         .unwrap();
     let refused = store.create(&channel("c")).await;
     assert!(
-        matches!(refused, Err(StoreError::Unavailable(_))),
+        matches!(refused, Err(ChannelError::Unavailable(_))),
         "{refused:?}"
     );
     drop(lock);

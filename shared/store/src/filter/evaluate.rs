@@ -1,12 +1,12 @@
 //! Evaluates a filter over one document.
 //!
 //! Invariant: a test holds for a path if it holds for *any* value that the path leads to. MongoDB's
-//! rule in [`any`] says which values those are. Each visited value is a step of the query's budget.
+//! rule in [`Evaluation::any`] says which values those are. Each visited value is a step of the query's budget.
 //! When the budget is used up every value counts as a match, so that every loop ends.
 
 use serde_json::{Map, Value};
 
-use super::{Comparison, ElemMatch, FieldPath, Node, QueryBudget, Set, Test, order};
+use super::{Comparison, ElemMatch, Node, QueryBudget, Set, Test, order};
 
 /// Where a path starts. Inside `$elemMatch` an array counts as a document whose keys are its
 /// indexes.
@@ -45,7 +45,6 @@ impl Evaluation<'_> {
 
     fn holds(&self, node: &Node, root: Root<'_>) -> bool {
         match node {
-            Node::And(branches) => branches.iter().all(|nodes| self.hold(nodes, root)),
             Node::Or(branches) => branches.iter().any(|nodes| self.hold(nodes, root)),
             Node::Nor(branches) => !branches.iter().any(|nodes| self.hold(nodes, root)),
             Node::Field(path, tests) => tests.iter().all(|test| self.holds_at(test, root, path)),
@@ -53,45 +52,21 @@ impl Evaluation<'_> {
     }
 
     /// Whether the test holds for a value that the path leads to.
-    fn holds_at(&self, test: &Test, root: Root<'_>, path: &FieldPath) -> bool {
+    fn holds_at(&self, test: &Test, root: Root<'_>, path: &[String]) -> bool {
         let leaf = match test {
             Test::Not(tests) => return !tests.iter().all(|test| self.holds_at(test, root, path)),
-            Test::Ne(value) => {
-                return !self.any(root, &path.parts, Leaf::Elements, &mut |found| {
-                    self.equal(found, value)
-                });
-            }
-            Test::Nin(values) => {
-                return !self.any(root, &path.parts, Leaf::Elements, &mut |found| {
-                    self.position(found, values).is_some()
-                });
-            }
-            Test::Exists(false) => {
-                return !self.any(root, &path.parts, Leaf::Elements, &mut |found| {
-                    found.is_some()
-                });
-            }
             Test::All(values) => return self.all_found(values, root, path),
-            Test::AllElements(wanted) => {
-                return wanted.iter().all(|wanted| {
-                    self.any(root, &path.parts, Leaf::Whole, &mut |found| {
-                        self.has_element(found, wanted)
-                    })
-                });
-            }
             Test::Size(_) | Test::Elem(_) => Leaf::Whole,
-            Test::Compare(..) | Test::In(_) | Test::Exists(true) | Test::Regex(_) => Leaf::Elements,
+            Test::Compare(..) | Test::In(_) | Test::Exists | Test::Regex(_) => Leaf::Elements,
         };
-        self.any(root, &path.parts, leaf, &mut |found| {
-            self.holds_of(test, found)
-        })
+        self.any(root, path, leaf, &mut |found| self.holds_of(test, found))
     }
 
     /// Whether every value is found. Different elements may match different values.
-    fn all_found(&self, values: &Set, root: Root<'_>, path: &FieldPath) -> bool {
+    fn all_found(&self, values: &Set, root: Root<'_>, path: &[String]) -> bool {
         let mut missing = values.values().len();
         let mut is_found = vec![false; missing];
-        self.any(root, &path.parts, Leaf::Elements, &mut |found| {
+        self.any(root, path, Leaf::Elements, &mut |found| {
             if let Some(at) = self.position(found, values)
                 && !std::mem::replace(&mut is_found[at], true)
             {
@@ -105,31 +80,22 @@ impl Evaluation<'_> {
     fn holds_of(&self, test: &Test, found: Option<&Value>) -> bool {
         match test {
             Test::Compare(comparison, value) => self.compare(*comparison, found, value),
-            Test::Ne(value) => !self.equal(found, value),
             Test::In(values) => self.position(found, values).is_some(),
-            Test::Nin(values) => self.position(found, values).is_none(),
             // One value contains every value of the list only if they are all equal.
             Test::All(values) => {
                 values.values().len() == 1 && self.position(found, values).is_some()
             }
-            Test::AllElements(wanted) => {
-                wanted.iter().all(|wanted| self.has_element(found, wanted))
-            }
-            Test::Exists(wanted) => found.is_some() == *wanted,
+            Test::Exists => found.is_some(),
             Test::Size(size) => {
                 matches!(found, Some(Value::Array(array)) if u32::try_from(array.len()) == Ok(*size))
             }
             Test::Elem(wanted) => self.has_element(found, wanted),
-            Test::Regex(pattern) => {
+            Test::Regex(regex) => {
                 matches!(found, Some(Value::String(found))
-                    if self.query_budget.text(found) && pattern.matches(found))
+                    if self.query_budget.read(found.len()) && regex.is_match(found))
             }
             Test::Not(tests) => !tests.iter().all(|test| self.holds_of(test, found)),
         }
-    }
-
-    fn equal(&self, found: Option<&Value>, value: &Value) -> bool {
-        self.compare(Comparison::Eq, found, value)
     }
 
     /// Only values of the same kind compare. A missing value counts as null.

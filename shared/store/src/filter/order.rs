@@ -9,7 +9,7 @@ use serde_json::{Map, Number, Value};
 
 /// Distinct values in order, for a binary search.
 #[derive(Debug, Clone)]
-pub(crate) struct Set(Vec<Value>);
+pub(super) struct Set(Vec<Value>);
 
 impl Set {
     pub(super) fn of(mut values: Vec<Value>) -> Self {
@@ -19,7 +19,7 @@ impl Set {
     }
 
     /// The values, in their order.
-    pub(crate) fn values(&self) -> &[Value] {
+    pub(super) fn values(&self) -> &[Value] {
         &self.0
     }
 

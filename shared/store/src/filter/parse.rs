@@ -1,13 +1,13 @@
 //! Parses a filter from JSON.
 //!
-//! Invariant: the result contains nothing that MongoDB could take for an unlisted operator, and is
-//! bounded in depth and size.
+//! Invariant: an unlisted operator is refused at any depth, and the result is bounded in depth and
+//! size.
 
 use serde_json::{Map, Value};
 
 use super::{
-    Comparison, ElemMatch, FieldPath, FilterError, MAX_DEPTH, MAX_NODES, MAX_REGEXES, Node,
-    Pattern, Set, Test, pattern::OPTIONS,
+    Comparison, ElemMatch, FilterError, MAX_DEPTH, MAX_NODES, MAX_REGEXES, Node, Set, Test,
+    pattern::{self, OPTIONS},
 };
 use crate::{canonical, document::FIELDS};
 
@@ -100,23 +100,25 @@ impl Parser {
         document: &Map<String, Value>,
         within: Within,
     ) -> Result<Vec<Node>, FilterError> {
-        document
-            .iter()
-            .map(|(key, value)| {
-                self.at(key, |parser| match key.as_str() {
-                    "$and" => parser.branches(value, within).map(Node::And),
-                    "$or" => parser.branches(value, within).map(Node::Or),
-                    "$nor" => parser.branches(value, within).map(Node::Nor),
+        let mut nodes = Vec::new();
+        for (key, value) in document {
+            self.at(key, |parser| {
+                match key.as_str() {
+                    "$and" => nodes.extend(parser.branches(value, within)?.into_iter().flatten()),
+                    "$or" => nodes.push(Node::Or(parser.branches(value, within)?)),
+                    "$nor" => nodes.push(Node::Nor(parser.branches(value, within)?)),
                     _ if key.starts_with('$') => {
-                        parser.fail("is not an operator that is allowed here")
+                        return parser.fail("is not an operator that is allowed here");
                     }
                     _ => {
                         let path = parser.field_path(key, within)?;
-                        Ok(Node::Field(path, parser.condition(value)?))
+                        nodes.push(Node::Field(path, parser.condition(value)?));
                     }
-                })
-            })
-            .collect()
+                }
+                Ok(())
+            })?;
+        }
+        Ok(nodes)
     }
 
     fn branches(&mut self, json: &Value, within: Within) -> Result<Vec<Vec<Node>>, FilterError> {
@@ -138,7 +140,7 @@ impl Parser {
             .collect()
     }
 
-    fn field_path(&self, dotted: &str, within: Within) -> Result<FieldPath, FilterError> {
+    fn field_path(&self, dotted: &str, within: Within) -> Result<Vec<String>, FilterError> {
         let parts: Vec<String> = dotted.split('.').map(str::to_owned).collect();
         if parts.iter().any(String::is_empty) {
             return self.fail("has an empty name in its path");
@@ -169,10 +171,7 @@ impl Parser {
                 }
             }
         }
-        Ok(FieldPath {
-            dotted: dotted.to_owned(),
-            parts,
-        })
+        Ok(parts)
     }
 
     /// A field's condition: operators, or the value that it must equal.
@@ -184,34 +183,36 @@ impl Parser {
     }
 
     fn tests(&mut self, operators: &Map<String, Value>) -> Result<Vec<Test>, FilterError> {
-        operators
-            .iter()
-            // `$options` is parsed with its `$regex`.
-            .filter(|(name, _)| *name != "$options" || !operators.contains_key("$regex"))
-            .map(|(name, operand)| {
-                self.at(name, |parser| {
-                    if name == "$regex" {
-                        return parser.regex(operand, operators.get("$options"));
-                    }
-                    parser.test(name, operand)
-                })
-            })
-            .collect()
+        let mut tests = Vec::new();
+        for (name, operand) in operators {
+            self.at(name, |parser| {
+                match name.as_str() {
+                    "$regex" => tests.push(parser.regex(operand, operators.get("$options"))?),
+                    // Parsed with its `$regex`.
+                    "$options" if operators.contains_key("$regex") => {}
+                    "$all" => parser.all(operand, &mut tests)?,
+                    name => tests.push(parser.test(name, operand)?),
+                }
+                Ok(())
+            })?;
+        }
+        Ok(tests)
     }
 
     fn test(&mut self, name: &str, operand: &Value) -> Result<Test, FilterError> {
         let compare = |comparison| move |value| Test::Compare(comparison, value);
+        let not = |test| Test::Not(vec![test]);
         match name {
             "$eq" => self.operand(operand).map(compare(Comparison::Eq)),
             "$gt" => self.operand(operand).map(compare(Comparison::Gt)),
             "$gte" => self.operand(operand).map(compare(Comparison::Gte)),
             "$lt" => self.operand(operand).map(compare(Comparison::Lt)),
             "$lte" => self.operand(operand).map(compare(Comparison::Lte)),
-            "$ne" => self.operand(operand).map(Test::Ne),
+            "$ne" => self.operand(operand).map(compare(Comparison::Eq)).map(not),
             "$in" => self.set(operand).map(Test::In),
-            "$nin" => self.set(operand).map(Test::Nin),
-            "$all" => self.all(operand),
-            "$exists" => self.exists(operand),
+            "$nin" => self.set(operand).map(Test::In).map(not),
+            "$exists" if self.exists(operand)? => Ok(Test::Exists),
+            "$exists" => Ok(not(Test::Exists)),
             "$size" => self.size(operand),
             "$elemMatch" => self.elem_match(operand).map(Test::Elem),
             "$not" => match operand {
@@ -224,35 +225,33 @@ impl Parser {
         }
     }
 
-    fn all(&mut self, operand: &Value) -> Result<Test, FilterError> {
+    /// `$all` lists values, or only `$elemMatch`.
+    fn all(&mut self, operand: &Value, tests: &mut Vec<Test>) -> Result<(), FilterError> {
         let values = self.array(operand)?;
         let is_elem_match = |value: &Value| {
             matches!(value, Value::Object(object)
                 if object.keys().next().is_some_and(|key| key == "$elemMatch"))
         };
         if !values.first().is_some_and(is_elem_match) {
-            return self.set(operand).map(Test::All);
+            tests.push(Test::All(self.set(operand)?));
+            return Ok(());
         }
-        let wanted = values
-            .iter()
-            .enumerate()
-            .map(|(at, value)| {
-                self.at(at.to_string(), |parser| match value {
-                    Value::Object(object) if object.len() == 1 && is_elem_match(value) => parser
-                        .at("$elemMatch", |parser| {
-                            parser.elem_match(&object["$elemMatch"])
-                        }),
-                    _ => parser.fail("must be an $elemMatch, as the first one is"),
-                })
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Test::AllElements(wanted))
+        for (at, value) in values.iter().enumerate() {
+            self.at(at.to_string(), |parser| match value {
+                Value::Object(object) if object.len() == 1 && is_elem_match(value) => {
+                    tests.extend(parser.tests(object)?);
+                    Ok(())
+                }
+                _ => parser.fail("must be an $elemMatch, as the first one is"),
+            })?;
+        }
+        Ok(())
     }
 
-    fn exists(&self, operand: &Value) -> Result<Test, FilterError> {
+    fn exists(&self, operand: &Value) -> Result<bool, FilterError> {
         match operand {
-            Value::Bool(wanted) => Ok(Test::Exists(*wanted)),
-            Value::Number(number) => Ok(Test::Exists(number.as_f64() != Some(0.0))),
+            Value::Bool(wanted) => Ok(*wanted),
+            Value::Number(number) => Ok(number.as_f64() != Some(0.0)),
             _ => self.fail("must be true or false"),
         }
     }
@@ -306,8 +305,8 @@ impl Parser {
         if let Some(other) = options.chars().find(|option| !OPTIONS.contains(*option)) {
             return self.fail_options(format!("has '{other}'; the options are i, m, s and x"));
         }
-        match Pattern::parse(pattern, options) {
-            Ok(pattern) => Ok(Test::Regex(pattern)),
+        match pattern::compile(pattern, options) {
+            Ok(regex) => Ok(Test::Regex(regex)),
             Err(problem) => self.fail(problem),
         }
     }

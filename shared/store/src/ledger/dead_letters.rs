@@ -10,61 +10,37 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::Detail;
-use crate::StoreError;
+use crate::{QueryError, Unavailable};
 
 /// Storage for dead letters.
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
     /// Stores dead letters. One that is already stored is unchanged.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`], as for [`Journal::record`](super::Journal::record).
-    async fn insert(&self, letters: &[DeadLetter]) -> Result<(), StoreError>;
+    async fn insert(&self, letters: &[DeadLetter]) -> Result<(), Unavailable>;
 
     /// Matching dead letters that were not replayed, in ascending order of [`DeadLetter::dead_id`].
     /// With [`Detail::Whole`] a page ends at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES) or at its
     /// limit, but has at least one dead letter if any is left.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Unavailable`].
     async fn dead_letters(
         &self,
         filter: &DeadFilter,
         after: Option<&str>,
         limit: u16,
         detail: Detail,
-    ) -> Result<Vec<DeadLetter>, StoreError>;
+    ) -> Result<Vec<DeadLetter>, QueryError>;
 
     /// How many dead letters match and were not replayed.
-    ///
-    /// # Errors
-    ///
-    /// As for [`DeadLetters::dead_letters`].
-    async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError>;
+    async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, QueryError>;
 
     /// Marks these dead letters as replayed.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
-    async fn mark_replayed(&self, dead_ids: &[String], by: &ReplayId) -> Result<(), StoreError>;
+    async fn mark_replayed(&self, dead_ids: &[String], by: &ReplayId) -> Result<(), Unavailable>;
 
     /// How many dead letters after `after` this replay has marked. Finds the work that it had done
     /// and not yet counted when its process died.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
-    async fn count_replayed(&self, by: &ReplayId, after: Option<&str>) -> Result<u64, StoreError>;
+    async fn count_replayed(&self, by: &ReplayId, after: Option<&str>) -> Result<u64, Unavailable>;
 
     /// Removes the matching dead letters that were not replayed, and returns their number.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
-    async fn purge_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError>;
+    async fn purge_dead_letters(&self, filter: &DeadFilter) -> Result<u64, Unavailable>;
 }
 
 /// The queue that a dead letter came from.

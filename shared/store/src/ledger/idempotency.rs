@@ -8,17 +8,13 @@ use async_trait::async_trait;
 use roundtrip_model::MessageId;
 use time::OffsetDateTime;
 
-use crate::StoreError;
+use crate::Unavailable;
 
 /// Idempotency keys: the first response to each, for a limited time.
 #[async_trait]
 pub trait Idempotency: Send + Sync + 'static {
     /// Reserves the key for a request with this fingerprint and this message id. The reservation
     /// ends after `lease`, or when the request is completed or released.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
     async fn reserve(
         &self,
         key: &str,
@@ -26,22 +22,14 @@ pub trait Idempotency: Send + Sync + 'static {
         message_id: &MessageId,
         now: OffsetDateTime,
         lease: Duration,
-    ) -> Result<Reservation, StoreError>;
+    ) -> Result<Reservation, Unavailable>;
 
-    /// Records that the request was enqueued.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`]; the reservation then expires, and a repeated request takes it
-    /// over.
-    async fn complete(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError>;
+    /// Records that the request was enqueued. After an error the reservation expires, and a
+    /// repeated request takes it over.
+    async fn complete(&self, key: &str, message_id: &MessageId) -> Result<(), Unavailable>;
 
     /// Records that the request was not enqueued, and frees its key.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`], as for [`Idempotency::complete`].
-    async fn release(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError>;
+    async fn release(&self, key: &str, message_id: &MessageId) -> Result<(), Unavailable>;
 }
 
 /// The result of [`Idempotency::reserve`].

@@ -10,50 +10,35 @@ use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State, journal::Co
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use time::OffsetDateTime;
 
-use crate::StoreError;
+use crate::{QueryError, Unavailable};
 
 /// The journal: what happened to messages.
 #[async_trait]
 pub trait Journal: Send + Sync + 'static {
-    /// Records entries of any number of messages.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`]. Some entries may have been recorded; recording all again
-    /// completes them.
-    async fn record(&self, entries: &[Entry]) -> Result<(), StoreError>;
+    /// Records entries of any number of messages. After an error some may have been recorded;
+    /// recording all again completes them.
+    async fn record(&self, entries: &[Entry]) -> Result<(), Unavailable>;
 
     /// A message and its entries, in the order of time and then id. If there are more than
     /// [`MAX_ENTRIES`], the first [`FIRST_ENTRIES`] and the latest.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
     async fn message(
         &self,
         id: &MessageId,
-    ) -> Result<Option<(MessageRecord, Vec<Entry>)>, StoreError>;
+    ) -> Result<Option<(MessageRecord, Vec<Entry>)>, Unavailable>;
 
     /// Matching messages in descending order of their ids, so that new messages do not change later
     /// pages. With [`Detail::Whole`] a page ends at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES) or at
     /// its limit, but has at least one message if any is left.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Unavailable`].
     async fn messages(
         &self,
         filter: &MessageFilter,
         after: Option<&MessageId>,
         limit: u16,
         detail: Detail,
-    ) -> Result<Vec<MessageRecord>, StoreError>;
+    ) -> Result<Vec<MessageRecord>, QueryError>;
 
     /// How many messages match.
-    ///
-    /// # Errors
-    /// As for [`Journal::messages`].
-    async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError>;
+    async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, QueryError>;
 }
 
 /// How much of each message, or dead letter, a page contains.

@@ -12,10 +12,21 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{DeadFilter, MessageFilter};
-use crate::StoreError;
+use crate::{QueryError, Unavailable};
 
 /// The most running replays of one key.
 pub const MAX_RUNNING_REPLAYS: u16 = 10;
+
+/// Why a replay was not created.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReplayError {
+    /// The limit on running replays of one key is reached.
+    #[error("no more than {MAX_RUNNING_REPLAYS} replays of one key can run at once")]
+    TooMany,
+    /// The store is unavailable.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
 
 /// Replays: work that continues when the process that runs it dies.
 #[async_trait]
@@ -24,68 +35,49 @@ pub trait Replays: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreError::TooManyReplays`] if its key has [`MAX_RUNNING_REPLAYS`] running. Concurrent
-    /// calls may exceed the limit, each by one. [`StoreError::Unavailable`].
-    async fn create_replay(&self, replay: &Replay) -> Result<(), StoreError>;
+    /// [`ReplayError::TooMany`] if its key has [`MAX_RUNNING_REPLAYS`] running. Concurrent calls may
+    /// exceed the limit, each by one.
+    async fn create_replay(&self, replay: &Replay) -> Result<(), ReplayError>;
 
     /// Matching replays, the latest first.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::TooCostly`], [`StoreError::TooBusy`], [`StoreError::Unavailable`].
     async fn replays(
         &self,
         filter: &ReplayFilter,
         after: Option<&ReplayId>,
         limit: u16,
-    ) -> Result<Vec<Replay>, StoreError>;
+    ) -> Result<Vec<Replay>, QueryError>;
 
     /// The replay with this id.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, StoreError>;
+    async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, Unavailable>;
 
     /// Leases a running replay for this long, if there is one without a lease. Among several it is
     /// the one whose lease ended first; new replays come before all others. `owner` is unique to
     /// each lease.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
     async fn claim_replay(
         &self,
         owner: &str,
         now: OffsetDateTime,
         lease: Duration,
-    ) -> Result<Option<Replay>, StoreError>;
+    ) -> Result<Option<Replay>, Unavailable>;
 
     /// Records a replay's progress, and extends its lease to `lease_until`; a time in the past ends
     /// the lease. Returns the replay's status. If the replay was cancelled its progress is still
     /// recorded. `None` if another owner has the lease.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
     async fn advance_replay(
         &self,
         id: &ReplayId,
         owner: &str,
         progress: &Progress,
         lease_until: OffsetDateTime,
-    ) -> Result<Option<ReplayStatus>, StoreError>;
+    ) -> Result<Option<ReplayStatus>, Unavailable>;
 
     /// Ends a running replay. One that has ended is unchanged. `None` if there is no such replay.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Unavailable`].
     async fn end_replay(
         &self,
         id: &ReplayId,
         status: ReplayStatus,
         now: OffsetDateTime,
-    ) -> Result<Option<Replay>, StoreError>;
+    ) -> Result<Option<Replay>, Unavailable>;
 }
 
 /// A filter on replays. A field that is `None` matches all.

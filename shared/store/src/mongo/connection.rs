@@ -2,7 +2,7 @@
 //!
 //! Invariant: a future of the driver is never dropped before it ends, because that would close its
 //! connection. Each call runs in its own task, and the time limit applies to waiting for the task.
-//! [`Connection::close`] waits for the tasks before it drops the client, because a task that
+//! [`MongoStore::shut_down`] waits for the tasks before it drops the client, because a task that
 //! outlives the client panics. Queries have a small share of the connections, so that reads by key
 //! and writes never wait for one.
 
@@ -13,8 +13,9 @@ use std::{
     time::Duration,
 };
 
+use bson::Document;
 use mongodb::{
-    Client, Database,
+    Client, Collection, Database,
     options::{ClientOptions, ConnectionString, Tls, TlsOptions, WriteConcern},
 };
 use roundtrip_model::{Check, WrongSetting};
@@ -27,11 +28,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use super::{
-    indexes::{self, Uniqueness},
-    unavailable,
-};
-use crate::{Config, StoreError, TimedOut};
+use super::indexes::{self, Uniqueness};
+use crate::{Config, QueryError, Unavailable, error::TimedOut};
 
 /// The client's name in the server's log.
 const APP_NAME: &str = "roundtrip";
@@ -63,21 +61,21 @@ const MALFORMED: &str = "is malformed; it is mongodb://user:password@host:port/d
 const BAD_CA_FILE: &str =
     "names a tlsCAFile that cannot be read, holds no certificate, or a damaged one";
 
-/// A connection that may not have been made yet.
-pub(super) struct Connection {
+/// A store in a MongoDB database. Its connection may not have been made yet.
+pub(crate) struct MongoStore {
     shared: Arc<ConnectionState>,
     /// The background task that makes the indexes.
     indexing: JoinHandle<()>,
 }
 
-impl Drop for Connection {
+impl Drop for MongoStore {
     fn drop(&mut self) {
         self.indexing.abort();
     }
 }
 
 /// The state that the tasks share.
-pub(super) struct ConnectionState {
+struct ConnectionState {
     url: ConnectionString,
     ca_file: Option<PathBuf>,
     database_name: String,
@@ -93,9 +91,9 @@ pub(super) struct ConnectionState {
     closing: CancellationToken,
 }
 
-impl Connection {
+impl MongoStore {
     /// Checks the settings, and parses the URL.
-    pub(super) fn check(config: &Config, check: &mut Check) -> Option<ConnectionString> {
+    pub(crate) fn check(config: &Config, check: &mut Check) -> Option<ConnectionString> {
         let Config {
             ca_file, database, ..
         } = config;
@@ -131,7 +129,8 @@ impl Connection {
         url
     }
 
-    pub(super) fn open(config: &Config, url: ConnectionString) -> Self {
+    /// Prepares the connection without waiting: the server may be unavailable.
+    pub(crate) fn open(config: &Config, url: ConnectionString) -> Self {
         let permits = |count: u32| {
             let count = usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS);
             Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
@@ -155,7 +154,7 @@ impl Connection {
     }
 
     /// Stops making indexes, waits for every running call, and then drops the client.
-    pub(super) async fn close(&self) {
+    pub(super) async fn shut_down(&self) {
         self.shared.closing.cancel();
         self.shared.tasks.close();
         let ended = async {
@@ -170,73 +169,112 @@ impl Connection {
     }
 
     /// Runs a function as a task, and waits for it up to the time limit.
-    pub(super) async fn run<T, F>(
+    pub(super) async fn run<T, C, E, F>(
         &self,
-        work: impl FnOnce(Arc<ConnectionState>, Database) -> F + Send + 'static,
-    ) -> Result<T, StoreError>
+        work: impl FnOnce(Database) -> F + Send + 'static,
+    ) -> Result<T, E>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, StoreError>> + Send,
+        E: From<C> + From<Unavailable> + Send + 'static,
+        F: Future<Output = Result<T, C>> + Send,
     {
-        run(&self.shared, self.shared.timeout, work).await
+        run(&self.shared, self.shared.timeout, |_, database| {
+            work(database)
+        })
+        .await
     }
 
-    /// Runs a read, as [`Connection::query`] does, that is not a client's and need not wait for its
-    /// turn.
-    pub(super) async fn read<T, F>(
+    /// As [`MongoStore::run`], on a collection.
+    pub(super) async fn on<R, T, C, E, F>(
         &self,
-        work: impl FnOnce(Database, Duration) -> F + Send + 'static,
-    ) -> Result<T, StoreError>
+        collection: &'static str,
+        work: impl FnOnce(Collection<R>) -> F + Send + 'static,
+    ) -> Result<T, E>
+    where
+        R: Send + Sync + 'static,
+        T: Send + 'static,
+        E: From<C> + From<Unavailable> + Send + 'static,
+        F: Future<Output = Result<T, C>> + Send,
+    {
+        self.run(move |database| work(database.collection(collection)))
+            .await
+    }
+
+    /// Runs a read, as [`MongoStore::run_query`] does, that is not a client's and need not wait for its
+    /// turn.
+    pub(super) async fn read<T, C, F>(
+        &self,
+        collection: &'static str,
+        work: impl FnOnce(Collection<Document>, Duration) -> F + Send + 'static,
+    ) -> Result<T, QueryError>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, StoreError>> + Send,
+        QueryError: From<C>,
+        F: Future<Output = Result<T, C>> + Send,
     {
         let timeout = self.shared.timeout;
-        self.run(move |_, database| work(database, timeout)).await
+        self.on(collection, move |collection| work(collection, timeout))
+            .await
     }
 
-    /// Runs a query, as [`Connection::run`] does, when its turn comes. The function receives the
+    /// Runs a query, as [`MongoStore::on`] does, when its turn comes. The function receives the
     /// time limit for the server.
-    pub(super) async fn query<T, F>(
+    pub(super) async fn run_query<T, C, F>(
         &self,
-        work: impl FnOnce(Database, Duration) -> F + Send + 'static,
-    ) -> Result<T, StoreError>
+        collection: &'static str,
+        work: impl FnOnce(Collection<Document>, Duration) -> F + Send + 'static,
+    ) -> Result<T, QueryError>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, StoreError>> + Send,
+        QueryError: From<C>,
+        F: Future<Output = Result<T, C>> + Send,
     {
         let deadline = Instant::now() + self.shared.timeout;
         let turn = Arc::clone(&self.shared.queries).acquire_owned();
         let turn = time::timeout(self.shared.timeout.mul_f64(TURN_SHARE), turn)
             .await
-            .map_err(|_too_long| StoreError::TooBusy)?
-            .map_err(|closed| StoreError::Unavailable(closed.into()))?;
+            .map_err(|_too_long| QueryError::TooBusy)?
+            .map_err(Unavailable::new)?;
         let left = deadline.saturating_duration_since(Instant::now());
         run(&self.shared, left, move |_, database| async move {
             // Held until the driver is done, like the permit.
             let _turn = turn;
-            work(database, left.mul_f64(WORK_SHARE)).await
+            work(database.collection(collection), left.mul_f64(WORK_SHARE)).await
         })
         .await
     }
+
+    /// Makes the index of channel ids, unless it was made.
+    pub(super) async fn uniqueness(&self) -> Result<Uniqueness, Unavailable> {
+        uniqueness(&self.shared).await
+    }
 }
 
-async fn run<T, F>(
+async fn uniqueness(shared: &Arc<ConnectionState>) -> Result<Uniqueness, Unavailable> {
+    run(shared, shared.timeout, |shared, database| async move {
+        // Concurrent callers wait for the same attempt.
+        let made = &shared.channels_indexed;
+        let made = made
+            .get_or_try_init(|| indexes::of_channels(&database))
+            .await;
+        made.copied()
+    })
+    .await
+}
+
+async fn run<T, C, E, F>(
     shared: &Arc<ConnectionState>,
     limit: Duration,
     work: impl FnOnce(Arc<ConnectionState>, Database) -> F + Send + 'static,
-) -> Result<T, StoreError>
+) -> Result<T, E>
 where
     T: Send + 'static,
-    F: Future<Output = Result<T, StoreError>> + Send,
+    E: From<C> + From<Unavailable> + Send + 'static,
+    F: Future<Output = Result<T, C>> + Send,
 {
-    let boxed = |error| StoreError::Unavailable(error);
     let run = async {
         let permits = Arc::clone(&shared.permits);
-        let permit = permits
-            .acquire_owned()
-            .await
-            .map_err(|closed| boxed(closed.into()))?;
+        let permit = permits.acquire_owned().await.map_err(Unavailable::new)?;
         let shared = Arc::clone(shared);
         let tasks = shared.tasks.clone();
         let task = tasks.spawn(async move {
@@ -244,23 +282,19 @@ where
             // this.
             let _permit = permit;
             let database = shared.database().await?.clone();
-            work(shared, database).await
+            Ok(work(shared, database).await?)
         });
-        task.await.map_err(|died| boxed(died.into()))?
+        task.await.map_err(Unavailable::new)?
     };
     time::timeout(limit, run)
         .await
-        .map_err(|_| boxed(TimedOut(limit).into()))?
+        .map_err(|_too_long| Unavailable::new(TimedOut(limit)))?
 }
 
 async fn see_to_indexes(shared: Arc<ConnectionState>) {
-    let channels = || {
-        run(&shared, shared.timeout, |shared, _| async move {
-            shared.uniqueness().await.map(drop)
-        })
-    };
-    until_made(&shared, channels).await;
-    for needed in &indexes::LEDGER {
+    let unique = || async { uniqueness(&shared).await.map(drop) };
+    until_made(&shared, unique).await;
+    for needed in &indexes::NEEDED {
         // Without a time limit and a permit: the duration depends on the collection's size, and no
         // caller waits for it.
         let make = || async {
@@ -268,18 +302,16 @@ async fn see_to_indexes(shared: Arc<ConnectionState>) {
             let tasks = shared.tasks.clone();
             let made = tasks.spawn(async move {
                 let database = shared.database().await?;
-                let made = needed.make(database, shared.retention).await;
-                made.map_err(unavailable)
+                Ok(needed.make(database, shared.retention).await?)
             });
-            made.await
-                .map_err(|died| StoreError::Unavailable(Box::new(died)))?
+            made.await.map_err(Unavailable::new)?
         };
         until_made(&shared, make).await;
     }
 }
 
 /// Tries until the index is made. Stops when the connection closes.
-async fn until_made<F: Future<Output = Result<(), StoreError>>>(
+async fn until_made<F: Future<Output = Result<(), Unavailable>>>(
     shared: &ConnectionState,
     make: impl Fn() -> F,
 ) {
@@ -307,7 +339,7 @@ fn trust(tls: &mut Option<Tls>, ca_file: &Path) {
 
 impl ConnectionState {
     /// The database. This contacts no server, but a `mongodb+srv` URL asks the DNS.
-    async fn database(&self) -> Result<&Database, StoreError> {
+    async fn database(&self) -> Result<&Database, Unavailable> {
         let made = self.database.get_or_try_init(|| async {
             let mut options = ClientOptions::parse(self.url.clone()).await?;
             if let Some(path) = &self.ca_file {
@@ -326,22 +358,14 @@ impl ConnectionState {
                 .unwrap_or_else(|| self.database_name.clone());
             Ok(Client::with_options(options)?.database(&name))
         });
-        made.await.map_err(unavailable)
-    }
-
-    /// Makes the indexes of channels once. Concurrent callers wait for the same attempt.
-    pub(super) async fn uniqueness(&self) -> Result<Uniqueness, StoreError> {
-        let database = self.database().await?;
-        let made = self
-            .channels_indexed
-            .get_or_try_init(|| indexes::of_channels(database));
-        made.await.copied().map_err(unavailable)
+        made.await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ChannelError;
 
     /// A reserved port, on which no server listens.
     const UNAVAILABLE: &str = "mongodb://127.0.0.1:1/";
@@ -358,15 +382,11 @@ mod tests {
     async fn a_store_opens_without_its_server_and_each_call_fails() {
         let store = crate::open(&config(UNAVAILABLE)).await.unwrap();
         for _ in 0..2 {
-            let refused = store.ping().await;
-            assert!(
-                matches!(refused, Err(StoreError::Unavailable(_))),
-                "{refused:?}"
-            );
+            assert!(store.ping().await.is_err());
         }
         let refused = store.get(&"c".parse().unwrap()).await;
         assert!(
-            matches!(refused, Err(StoreError::Unavailable(_))),
+            matches!(refused, Err(ChannelError::Unavailable(_))),
             "{refused:?}"
         );
     }

@@ -14,12 +14,13 @@ use mongodb::{
 use tracing::warn;
 
 use super::{
-    DUPLICATE_KEY, channels,
+    CHANNELS, DUPLICATE_KEY, channels,
     ledger::{API_KEYS, DEAD_LETTERS, ENTRIES, IDEMPOTENCY, MESSAGES, REPLAYS},
 };
 
-/// The server's error codes for an index that exists with other options or under another name.
-const CONFLICT: [i32; 2] = [85, 86];
+/// The server's error codes for an index that exists with other options or under another name, and
+/// for a document with arrays in two fields of one index.
+const CONFLICT: [i32; 3] = [85, 86, 171];
 /// MongoDB's longest expiry time, in seconds.
 const MAX_EXPIRY_SECONDS: u64 = i32::MAX as u64;
 
@@ -31,17 +32,13 @@ pub(super) enum Uniqueness {
     Impossible,
 }
 
-/// Makes the indexes of channels.
+/// Makes the index that keeps the ids of channels unique.
 pub(super) async fn of_channels(database: &Database) -> Result<Uniqueness, Error> {
-    let channels = channels(database);
-    channels
-        .create_index(model(doc! { "channel_name": 1, "channel_id": 1 }, None))
-        .await?;
     let by_id = IndexModel::builder()
         .keys(doc! { "channel_id": 1 })
         .options(IndexOptions::builder().unique(true).build())
         .build();
-    match channels.create_index(by_id).await {
+    match channels(database).create_index(by_id).await {
         Ok(_) => Ok(Uniqueness::Enforced),
         Err(error) if code(&error).is_some_and(|code| code == DUPLICATE_KEY || conflicts(code)) => {
             warn!(
@@ -59,17 +56,26 @@ pub(super) async fn of_channels(database: &Database) -> Result<Uniqueness, Error
 pub(super) struct Needed {
     collection: &'static str,
     /// The retention counts from the time in this field.
-    expiring: &'static str,
+    expiring: Option<&'static str>,
     /// The fields of each index. All ascend, even if pages descend: MongoDB walks an index in both
     /// directions.
     keys: &'static [&'static [&'static str]],
 }
 
-/// The indexes of the collections about messages.
-pub(super) const LEDGER: [Needed; 6] = [
+/// The indexes of the collections. Those of channels have the id after each text, so that a page is
+/// read in its order.
+pub(super) const NEEDED: [Needed; 7] = [
+    Needed {
+        collection: CHANNELS,
+        expiring: None,
+        keys: &[
+            &["channel_name", "channel_id"],
+            &["channel_tags", "channel_id"],
+        ],
+    },
     Needed {
         collection: MESSAGES,
-        expiring: "updated_at",
+        expiring: Some("updated_at"),
         keys: &[
             &["session_id", "_id"],
             &["channel_id", "_id"],
@@ -78,12 +84,12 @@ pub(super) const LEDGER: [Needed; 6] = [
     },
     Needed {
         collection: ENTRIES,
-        expiring: "at",
+        expiring: Some("at"),
         keys: &[&["message_id", "at", "_id"]],
     },
     Needed {
         collection: DEAD_LETTERS,
-        expiring: "replayed_at",
+        expiring: Some("replayed_at"),
         // Queries never return replayed dead letters.
         keys: &[
             &["replayed", "_id"],
@@ -96,7 +102,7 @@ pub(super) const LEDGER: [Needed; 6] = [
     },
     Needed {
         collection: REPLAYS,
-        expiring: "ended_at",
+        expiring: Some("ended_at"),
         keys: &[
             &["status", "lease_until", "_id"],
             &["status", "requested_by"],
@@ -105,12 +111,12 @@ pub(super) const LEDGER: [Needed; 6] = [
     },
     Needed {
         collection: IDEMPOTENCY,
-        expiring: "taken_at",
+        expiring: Some("taken_at"),
         keys: &[],
     },
     Needed {
         collection: API_KEYS,
-        expiring: "ends_at",
+        expiring: Some("ends_at"),
         keys: &[],
     },
 ];
@@ -119,8 +125,9 @@ impl Needed {
     /// Makes the indexes of the collection.
     pub(super) async fn make(&self, database: &Database, retention: Duration) -> Result<(), Error> {
         let after = Duration::from_secs(retention.as_secs().clamp(1, MAX_EXPIRY_SECONDS));
-        let expiry = doc! { self.expiring: 1 };
-        let mut models = vec![model(expiry.clone(), Some(after))];
+        let expiry = self.expiring.map(|field| doc! { field: 1 });
+        let expiring = expiry.iter().map(|keys| model(keys.clone(), Some(after)));
+        let mut models: Vec<_> = expiring.collect();
         for fields in self.keys {
             let ascending = fields.iter().map(|field| ((*field).to_owned(), 1.into()));
             models.push(model(ascending.collect(), None));
@@ -130,30 +137,33 @@ impl Needed {
             Err(error) if code(&error).is_some_and(conflicts) => {}
             made => return made.map(drop),
         }
-        // The usual cause is an expiry with another retention.
-        let change = doc! {
-            "collMod": self.collection,
-            "index": {
-                "keyPattern": expiry,
-                "expireAfterSeconds": i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
-            },
-        };
-        match database.run_command(change).await {
-            Err(error) if code(&error).is_none() => return Err(error),
-            // If the change is not permitted, the second attempt returns the error.
-            _ => {}
-        }
-        match collection.create_indexes(models).await {
-            Err(error) if code(&error).is_some_and(conflicts) => {
-                warn!(
-                    %error, collection = self.collection,
-                    "indexes cannot be created; queries will be slower, or the earlier retention \
-                     stays"
-                );
-                Ok(())
+        if let Some(expiry) = expiry {
+            // The usual cause is an expiry with another retention.
+            let change = doc! {
+                "collMod": self.collection,
+                "index": {
+                    "keyPattern": expiry,
+                    "expireAfterSeconds": i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+                },
+            };
+            match database.run_command(change).await {
+                Err(error) if code(&error).is_none() => return Err(error),
+                // If the change is not permitted, the second attempt returns the error.
+                _ => {}
             }
-            made => made.map(drop),
         }
+        // One by one, because one that cannot be made keeps the server from making the others.
+        for model in models {
+            match collection.create_index(model).await {
+                Err(error) if code(&error).is_some_and(conflicts) => warn!(
+                    %error, collection = self.collection,
+                    "an index cannot be created; queries will be slower, or the earlier retention \
+                     stays"
+                ),
+                made => drop(made?),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -22,8 +22,11 @@ use roundtrip_model::{ChannelId, millis};
 use serde::{Deserialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
-use super::{BARRIER, DUPLICATE_KEY, failed, is_duplicate_key, unavailable};
-use crate::{Detail, StoreError, document::say_passed_over, ledger::MAX_ROWS, page::PageBudget};
+use super::{DUPLICATE_KEY, is_duplicate_key};
+use crate::{
+    Detail, QueryError, Unavailable, document::say_passed_over, error::caused_by, ledger::MAX_ROWS,
+    page::PageBudget,
+};
 
 /// The collections.
 pub(super) const ENTRIES: &str = "entries";
@@ -32,6 +35,10 @@ pub(super) const DEAD_LETTERS: &str = "dead_letters";
 pub(super) const REPLAYS: &str = "replays";
 pub(super) const IDEMPOTENCY: &str = "idempotency";
 pub(super) const API_KEYS: &str = "api_keys";
+
+/// More documents than a caller can be limited to, so as a limit it removes nothing. It keeps the
+/// server from evaluating the caller's conditions first, as it may within one filter.
+const BARRIER: i64 = i32::MAX as i64;
 
 /// A time as it is stored, truncated to milliseconds.
 fn stored(at: OffsetDateTime) -> DateTime {
@@ -65,11 +72,7 @@ fn binary(bytes: &Bytes) -> Binary {
 #[error("a stored document cannot be read")]
 struct Unreadable(#[source] Box<dyn error::Error + Send + Sync>);
 
-impl From<Unreadable> for StoreError {
-    fn from(unreadable: Unreadable) -> Self {
-        Self::Unavailable(Box::new(unreadable))
-    }
-}
+caused_by! { Unreadable, Unavailable::new => Unavailable QueryError }
 
 fn row<T: DeserializeOwned>(document: Document) -> Result<T, Unreadable> {
     bson::deserialize_from_document(document).map_err(|error| Unreadable(error.into()))
@@ -80,9 +83,9 @@ fn row<T: DeserializeOwned>(document: Document) -> Result<T, Unreadable> {
 async fn rows<R: DeserializeOwned, T>(
     mut found: Cursor<Document>,
     read: impl Fn(R) -> Result<T, Unreadable>,
-) -> Result<Vec<T>, StoreError> {
+) -> Result<Vec<T>, Error> {
     let mut all = Vec::new();
-    while let Some(document) = found.try_next().await.map_err(unavailable)? {
+    while let Some(document) = found.try_next().await? {
         match row(document).and_then(&read) {
             Ok(one) => all.push(one),
             Err(Unreadable(error)) => say_passed_over(&error),
@@ -96,10 +99,10 @@ async fn page<R: DeserializeOwned, T>(
     mut found: Cursor<Document>,
     detail: Detail,
     read: impl Fn(R) -> Result<T, Unreadable>,
-) -> Result<Vec<T>, StoreError> {
+) -> Result<Vec<T>, Error> {
     let mut budget = PageBudget::of(MAX_ROWS);
     let mut page = Vec::new();
-    while found.advance().await.map_err(failed)? {
+    while found.advance().await? {
         let raw = found.current();
         if detail == Detail::Whole && !budget.take(raw.as_bytes().len()) {
             break;
@@ -148,7 +151,7 @@ impl Asked {
         order: i32,
         limit: u16,
         left_out: Option<&str>,
-    ) -> Result<Cursor<Document>, StoreError> {
+    ) -> Result<Cursor<Document>, Error> {
         let (order, limit) = (doc! { "_id": order }, i64::from(limit));
         let projection = left_out.map(|field| doc! { field: 0 });
         if self.then.is_empty() {
@@ -160,14 +163,13 @@ impl Asked {
             if let Some(fields) = projection {
                 found = found.projection(fields);
             }
-            return found.await.map_err(failed);
+            return found.await;
         }
         let mut stages = self.stages();
         stages.insert(1, doc! { "$sort": order });
         stages.push(doc! { "$limit": limit });
         stages.extend(projection.map(|fields| doc! { "$project": fields }));
-        let found = collection.aggregate(stages).max_time(max_time);
-        found.await.map_err(failed)
+        collection.aggregate(stages).max_time(max_time).await
     }
 
     /// The number of results.
@@ -175,16 +177,16 @@ impl Asked {
         self,
         collection: &Collection<Document>,
         max_time: Duration,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<u64, QueryError> {
         if self.then.is_empty() {
             let counted = collection.count_documents(self.first).max_time(max_time);
-            return counted.await.map_err(failed);
+            return Ok(counted.await?);
         }
         let mut stages = self.stages();
         stages.push(doc! { "$count": "found" });
         let counted = collection.aggregate(stages).max_time(max_time);
-        let mut counted = counted.await.map_err(failed)?;
-        match counted.try_next().await.map_err(failed)? {
+        let mut counted = counted.await?;
+        match counted.try_next().await? {
             // `$count` returns no document for an empty input.
             None => Ok(0),
             Some(counted) => {
@@ -202,17 +204,17 @@ struct Counted {
 }
 
 /// The document that serializes this row.
-fn document(row: &impl serde::Serialize) -> Result<Document, StoreError> {
-    bson::serialize_to_document(row).map_err(|error| StoreError::Unavailable(Box::new(error)))
+fn document(row: &impl serde::Serialize) -> Result<Document, Unavailable> {
+    bson::serialize_to_document(row).map_err(Unavailable::new)
 }
 
 /// The stored name of a variant.
-fn name(variant: &impl serde::Serialize) -> Result<Bson, StoreError> {
-    bson::serialize_to_bson(variant).map_err(|error| StoreError::Unavailable(Box::new(error)))
+fn name(variant: &impl serde::Serialize) -> Result<Bson, Unavailable> {
+    bson::serialize_to_bson(variant).map_err(Unavailable::new)
 }
 
 /// Accepts an insert of existing documents: an earlier call wrote them, and its response was lost.
-fn unless_there<T>(inserted: Result<T, Error>) -> Result<(), StoreError> {
+fn unless_there<T>(inserted: Result<T, Error>) -> Result<(), Error> {
     let Err(error) = inserted else { return Ok(()) };
     let was_there = match &*error.kind {
         ErrorKind::InsertMany(failed) => {
@@ -221,11 +223,7 @@ fn unless_there<T>(inserted: Result<T, Error>) -> Result<(), StoreError> {
         }
         _ => is_duplicate_key(&error),
     };
-    if was_there {
-        Ok(())
-    } else {
-        Err(unavailable(error))
-    }
+    if was_there { Ok(()) } else { Err(error) }
 }
 
 /// The conditions on one channel and on a list of channels, if there are any.

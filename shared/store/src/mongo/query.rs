@@ -1,97 +1,149 @@
 //! A query's page of channels.
 //!
-//! Invariant: if the filter is limited to some channels, it is evaluated only for those. The server
-//! may evaluate the conditions of one filter in any order; only a stage after a limit sees just the
-//! documents from before it.
+//! Invariant: the server only finds candidates, by an index. This process decides which of them
+//! match. If the filter is limited to some channels, the server reads no others, because the
+//! duration would reveal that they exist.
 
-use std::time::Duration;
-
-use bson::{Bson, Document, doc};
-use mongodb::{Collection, Cursor as Documents, error::Error};
-use roundtrip_model::StoredChannel;
-
-use super::{BARRIER, failed, translate, value};
-use crate::{
-    ChannelPage, Cursor, Direction, Filter, PageRequest, Sort, SortField, StoreError,
-    document::{self, FIELDS},
-    page::PageBudget,
+use std::{
+    ops::{Bound, ControlFlow},
+    time::{Duration, Instant},
 };
 
-/// Fills a page from each range in turn.
+use bson::{Bson, Document, RawDocumentBuf, doc};
+use mongodb::{Collection, Cursor as Documents, error::Error};
+use tokio::task::spawn_blocking;
+
+use super::value;
+use crate::{
+    ChannelPage, Cursor, Direction, Filter, PageRequest, QueryError, Sort, SortField, Unavailable,
+    document::{FIELDS, say_passed_over},
+    filter::Candidates,
+    search::Search,
+};
+
+/// How many documents the server sends at once if few of them may match.
+const SCAN_BATCH: u32 = 1000;
+/// How many bytes of documents are evaluated at once, and one document more.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Evaluates the candidates of each range in turn, until the page is full.
 pub(super) async fn page(
     channels: &Collection<Document>,
     max_time: Duration,
     filter: &Filter,
     request: &PageRequest,
-) -> Result<ChannelPage, StoreError> {
-    let mut budget = PageBudget::of(request.limit);
-    let mut found: Vec<StoredChannel> = Vec::new();
+) -> Result<ChannelPage, QueryError> {
+    let deadline = Instant::now() + max_time;
+    let mut search = Search::new(filter, request, deadline);
+    let candidates = filter.candidates();
+    let few_match = matches!(candidates, Candidates::Range(..)) && !filter.matches_all();
+    // One more document than fits shows that there is a next page.
+    let fits = u32::from(request.limit) + 1;
+    let batch_size = if few_match {
+        fits.max(SCAN_BATCH)
+    } else {
+        fits
+    };
+    let candidates = found(candidates);
     for range in ranges(request) {
-        let mut documents = find(channels, max_time, filter, request, range)
-            .await
-            .map_err(failed)?;
-        while documents.advance().await.map_err(failed)? {
-            let raw = documents.current();
-            let bytes = raw.as_bytes().len();
-            let read =
-                Document::try_from(raw).map_err(|error| StoreError::Unavailable(error.into()))?;
-            let read = document::channel(value::to_json(read));
-            let Some(channel) = document::readable(read) else {
-                continue;
+        let mut documents = None;
+        loop {
+            let batch = async {
+                let documents = match &mut documents {
+                    Some(documents) => documents,
+                    none => {
+                        let found = channels
+                            .find(doc! { "$and": [range.bounds.clone(), candidates.clone()] })
+                            .sort(range.order.clone())
+                            .projection(fields())
+                            .batch_size(batch_size)
+                            .max_time(deadline.saturating_duration_since(Instant::now()));
+                        none.insert(found.await?)
+                    }
+                };
+                batch(documents, batch_size).await
             };
-            if !budget.take(bytes) {
-                let next = found.last().map(|last| Cursor::after(last, request.sort));
-                return Ok(ChannelPage {
-                    channels: found,
-                    next,
-                });
+            let batch = match batch.await.map_err(QueryError::from) {
+                Ok(batch) if batch.is_empty() => break,
+                Ok(batch) => batch,
+                // The page ends with what was evaluated until then.
+                Err(QueryError::TooCostly) => {
+                    let _ = search.cut();
+                    return search.page();
+                }
+                Err(error) => return Err(error),
+            };
+            // On a thread that may be busy for long.
+            let evaluated = spawn_blocking(move || {
+                let flow = batch.iter().try_for_each(|raw| add(&mut search, raw));
+                (search, flow)
+            });
+            let (with_batch, flow) = evaluated.await.map_err(Unavailable::new)?;
+            search = with_batch;
+            if flow.is_break() {
+                return search.page();
             }
-            found.push(channel);
         }
     }
-    Ok(ChannelPage {
-        channels: found,
-        next: None,
-    })
+    search.page()
 }
 
-/// Without a limit for the server, because documents that are not channels do not count. One more
-/// document than fits shows that there is a next page. The server bounds each batch to 16 MiB.
-async fn find(
-    channels: &Collection<Document>,
-    max_time: Duration,
-    filter: &Filter,
-    request: &PageRequest,
-    range: Range,
-) -> Result<Documents<Document>, Error> {
-    let batch_size = u32::from(request.limit) + 1;
-    let asked = translate::filter(filter);
-    if let Some(own) = translate::own(filter) {
-        let stages = stages(own, asked, range);
-        return channels
-            .aggregate(stages)
-            .batch_size(batch_size)
-            .max_time(max_time)
-            .await;
+/// The next documents, as many as are evaluated at once. Empty at the end.
+async fn batch(
+    documents: &mut Documents<Document>,
+    most: u32,
+) -> Result<Vec<RawDocumentBuf>, Error> {
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    for _ in 0..most {
+        if bytes >= BATCH_BYTES || !documents.advance().await? {
+            break;
+        }
+        let raw = documents.current().to_owned();
+        bytes += raw.as_bytes().len();
+        batch.push(raw);
     }
-    channels
-        .find(doc! { "$and": [range.bounds, asked] })
-        .sort(range.order)
-        .projection(fields())
-        .batch_size(batch_size)
-        .max_time(max_time)
-        .await
+    Ok(batch)
 }
 
-/// A query that first finds the caller's own channels, and then applies its conditions.
-fn stages(own: Document, asked: Document, range: Range) -> [Document; 5] {
-    [
-        doc! { "$match": { "$and": [own, range.bounds] } },
-        doc! { "$sort": range.order },
-        doc! { "$limit": BARRIER },
-        doc! { "$match": asked },
-        doc! { "$project": fields() },
-    ]
+fn add(search: &mut Search, raw: &RawDocumentBuf) -> ControlFlow<()> {
+    match Document::try_from(raw) {
+        Ok(document) => search.add(raw.as_bytes().len(), value::to_json(document)),
+        Err(error) => {
+            say_passed_over(&error);
+            ControlFlow::Continue(())
+        }
+    }
+}
+
+/// Finds the candidates.
+fn found(candidates: Candidates) -> Document {
+    let texts = |texts| {
+        Bson::Array(
+            Vec::from_iter(texts)
+                .into_iter()
+                .map(Bson::String)
+                .collect(),
+        )
+    };
+    match candidates {
+        Candidates::Ids(ids) => doc! { "channel_id": { "$in": texts(ids) } },
+        Candidates::Texts(field, found) => doc! { field: { "$in": texts(found) } },
+        Candidates::Range(from, to) => {
+            let mut range = doc! { "$gte": "" };
+            match from {
+                Bound::Unbounded => {}
+                Bound::Included(id) => drop(range.insert("$gte", id)),
+                Bound::Excluded(id) => drop(range.insert("$gt", id)),
+            }
+            match to {
+                Bound::Unbounded => {}
+                Bound::Included(id) => drop(range.insert("$lte", id)),
+                Bound::Excluded(id) => drop(range.insert("$lt", id)),
+            }
+            doc! { "channel_id": range }
+        }
+    }
 }
 
 fn fields() -> Document {
@@ -172,29 +224,5 @@ fn ranges(request: &PageRequest) -> Vec<Range> {
         (SortField::ChannelName, Direction::Ascending) => vec![by_name(last)],
         (SortField::ChannelName, Direction::Descending) if was_nameless => vec![nameless(last)],
         (SortField::ChannelName, Direction::Descending) => vec![by_name(last), nameless(None)],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_limited_principals_filter_runs_after_a_limit() {
-        let json = json!({"channel_metadata.secret": {"$regex": "^a"}});
-        let own = ["b", "a"].map(|id| id.parse().unwrap());
-        let filter = Filter::parse(&json).unwrap().within(&own);
-        let range = ranges(&PageRequest::default()).remove(0);
-        let asked = translate::filter(&filter);
-        let own = translate::own(&filter).unwrap();
-        let [first, sort, barrier, second, _] = stages(own, asked.clone(), range);
-        let ids = doc! { "channel_id": { "$in": ["a", "b"] } };
-        let all = doc! { "$and": [{}, { "channel_id": { "$gte": "" } }] };
-        assert_eq!(first, doc! { "$match": { "$and": [ids, all] } });
-        assert_eq!(sort, doc! { "$sort": { "channel_id": 1 } });
-        assert_eq!(barrier, doc! { "$limit": BARRIER });
-        assert_eq!(second, doc! { "$match": asked });
     }
 }

@@ -5,13 +5,13 @@
 
 use async_trait::async_trait;
 use bson::{Document, doc};
-use mongodb::{Collection, Database};
+use mongodb::{Collection, Database, error::Error};
 use roundtrip_model::ChannelId;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::{MongoStore, is_duplicate_key, unavailable};
-use crate::{SealedSecret, Secrets, StoreError, secrets::newest};
+use super::{MongoStore, is_duplicate_key};
+use crate::{SealedSecret, Secrets, SecretsError, Unavailable, secrets::newest};
 
 const SECRETS: &str = "channel_secrets";
 
@@ -27,11 +27,13 @@ pub(super) struct SecretsRow {
 
 #[async_trait]
 impl Secrets for MongoStore {
-    async fn secrets(&self, id: &ChannelId) -> Result<Vec<SealedSecret>, StoreError> {
+    async fn secrets(&self, id: &ChannelId) -> Result<Vec<SealedSecret>, Unavailable> {
         let id = id.clone();
-        self.connection
-            .run(move |_, database| async move { read(&of(&database), &id).await })
-            .await
+        self.on(
+            SECRETS,
+            move |secrets| async move { read(&secrets, &id).await },
+        )
+        .await
     }
 
     async fn replace_secrets(
@@ -39,34 +41,32 @@ impl Secrets for MongoStore {
         id: &ChannelId,
         seen: &[SealedSecret],
         new: &[SealedSecret],
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), SecretsError> {
         let (id, seen) = (id.clone(), newest(seen).map(str::to_owned));
         let row = SecretsRow {
             channel_id: id.to_string(),
             newest: newest(new).unwrap_or_default().to_owned(),
             secrets: new.to_vec(),
         };
-        self.connection
-            .run(move |_, database| async move {
-                let secrets = of(&database);
-                let was_put = match seen {
-                    None => match secrets.insert_one(row).await {
-                        Ok(_) => true,
-                        Err(error) if is_duplicate_key(&error) => false,
-                        Err(error) => return Err(unavailable(error)),
-                    },
-                    Some(seen) => {
-                        let replaced = secrets.replace_one(as_seen(&id, &seen), row).await;
-                        replaced.map_err(unavailable)?.matched_count > 0
-                    }
-                };
-                if was_put {
-                    Ok(())
-                } else {
-                    Err(StoreError::Changed(id))
+        self.on(SECRETS, move |secrets: Collection<SecretsRow>| async move {
+            let was_put = match seen {
+                None => match secrets.insert_one(row).await {
+                    Ok(_) => true,
+                    Err(error) if is_duplicate_key(&error) => false,
+                    Err(error) => return Err(error.into()),
+                },
+                Some(seen) => {
+                    let replaced = secrets.replace_one(as_seen(&id, &seen), row).await?;
+                    replaced.matched_count > 0
                 }
-            })
-            .await
+            };
+            if was_put {
+                Ok(())
+            } else {
+                Err(SecretsError::Changed(id))
+            }
+        })
+        .await
     }
 }
 
@@ -81,9 +81,8 @@ fn as_seen(id: &ChannelId, newest: &str) -> Document {
 pub(super) async fn read(
     secrets: &Collection<SecretsRow>,
     id: &ChannelId,
-) -> Result<Vec<SealedSecret>, StoreError> {
-    let found = secrets.find_one(doc! { "_id": id.as_str() }).await;
-    let row = found.map_err(unavailable)?;
+) -> Result<Vec<SealedSecret>, Error> {
+    let row = secrets.find_one(doc! { "_id": id.as_str() }).await?;
     Ok(row.map_or_else(Vec::new, |row| row.secrets))
 }
 

@@ -5,22 +5,20 @@ use mongodb::Collection;
 use roundtrip_model::{ChannelId, ChannelUid, channel::ENDPOINT_URL, settings::DELIVERY};
 use serde_json::{Map, Value};
 
-use super::{named, unavailable};
-use crate::{DeliveryTarget, StoreError, digest, document::METADATA};
+use super::named;
+use crate::{ChannelError, DeliveryTarget, document::METADATA, version::digest};
 
 /// Reads only those fields.
 pub(super) async fn read(
     channels: &Collection<Document>,
     id: &ChannelId,
-) -> Result<DeliveryTarget, StoreError> {
+) -> Result<DeliveryTarget, ChannelError> {
     let needed = doc! {
         format!("{METADATA}.{ENDPOINT_URL}"): 1,
         format!("{METADATA}.{DELIVERY}"): 1,
     };
-    let found = channels.find_one(named(id)).projection(needed).await;
-    let found = found
-        .map_err(unavailable)?
-        .ok_or_else(|| StoreError::NotFound(id.clone()))?;
+    let found = channels.find_one(named(id)).projection(needed).await?;
+    let found = found.ok_or_else(|| ChannelError::NotFound(id.clone()))?;
     let uid = uid(&found);
     let metadata = match found.get(METADATA) {
         Some(Bson::Document(metadata)) => needed_of(metadata),

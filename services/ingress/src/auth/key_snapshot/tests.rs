@@ -2,6 +2,7 @@ use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use roundtrip_model::{KeyBounds, KeyRole, NewKey, SystemClock};
+use roundtrip_store::{KeyError, Unavailable};
 use time::OffsetDateTime;
 
 use super::*;
@@ -43,19 +44,19 @@ impl Store {
 
 #[async_trait]
 impl ApiKeys for Store {
-    async fn active_keys(&self, _: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError> {
+    async fn active_keys(&self, _: OffsetDateTime) -> Result<Vec<ApiKey>, Unavailable> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         if self.is_unavailable.load(Ordering::Relaxed) {
-            return Err(StoreError::Unavailable("scripted".into()));
+            return Err(Unavailable::new("scripted"));
         }
         Ok(self.keys.lock().unwrap().clone())
     }
 
-    async fn create_key(&self, _: &ApiKey) -> Result<(), StoreError> {
+    async fn create_key(&self, _: &ApiKey) -> Result<(), KeyError> {
         unreachable!("a key_snapshot makes no keys")
     }
 
-    async fn key(&self, _: &ApiKeyId) -> Result<Option<ApiKey>, StoreError> {
+    async fn key(&self, _: &ApiKeyId) -> Result<Option<ApiKey>, Unavailable> {
         unreachable!("a key_snapshot reads them all")
     }
 
@@ -64,7 +65,7 @@ impl ApiKeys for Store {
         _: &KeyBounds,
         _: Option<&ApiKeyId>,
         _: u16,
-    ) -> Result<Vec<ApiKey>, StoreError> {
+    ) -> Result<Vec<ApiKey>, Unavailable> {
         unreachable!("a key_snapshot reads those that are active")
     }
 
@@ -72,7 +73,7 @@ impl ApiKeys for Store {
         &self,
         _: &ApiKeyId,
         _: OffsetDateTime,
-    ) -> Result<Option<ApiKey>, StoreError> {
+    ) -> Result<Option<ApiKey>, Unavailable> {
         unreachable!("a key_snapshot revokes none")
     }
 }

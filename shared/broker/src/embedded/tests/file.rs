@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, fs, path::Path, sync::Arc, time::Duration};
 
+use roundtrip_files::sqlite;
 use roundtrip_model::{DeadReason, Decision, decision::DeadKind};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -27,7 +28,10 @@ async fn opening_a_file_in_use_names_the_file() {
     let file = folder.path().join("broker.db");
     let first = open(&file).await;
     let error = try_open(&file, NOON).await.err().expect("it is refused");
-    assert!(matches!(error, OpenError::InUse(_)), "{error:?}");
+    assert!(
+        matches!(error, OpenError::File(sqlite::OpenError::InUse(_))),
+        "{error:?}"
+    );
     let text = error.to_string();
     assert!(
         text.starts_with(&format!("{} is in use by another process", file.display())),
@@ -80,11 +84,11 @@ async fn a_file_of_a_newer_version_is_refused() {
     assert!(
         matches!(
             error,
-            OpenError::NewerSchema {
+            OpenError::File(sqlite::OpenError::Newer {
                 found: 7,
                 known: 3,
                 ..
-            }
+            })
         ),
         "{error:?}"
     );
@@ -176,30 +180,6 @@ async fn a_queue_that_holds_its_bytes_refuses_also_after_a_restart() {
     let reason = DeadReason::new(DeadKind::TooOld, "a test");
     settle(next(&mut consumer).await, Decision::DeadLetter(reason)).await;
     assert!(!is_full(&broker).await);
-}
-
-#[tokio::test]
-async fn a_file_of_another_kind_is_refused_unchanged() {
-    let folder = TempDir::new().unwrap();
-    let database = folder.path().join("store.db");
-    Connection::open(&database)
-        .unwrap()
-        .execute_batch("CREATE TABLE channel (id)")
-        .unwrap();
-    let text = folder.path().join("notes.txt");
-    fs::write(
-        &text,
-        "not a database, but long enough to be read as one\n".repeat(100),
-    )
-    .unwrap();
-    for file in [database, text] {
-        let error = try_open(&file, NOON).await.err().expect("it is refused");
-        assert!(matches!(error, OpenError::File { .. }), "{error:?}");
-    }
-    let tables = "SELECT count(*) FROM sqlite_schema";
-    let database = Connection::open(folder.path().join("store.db")).unwrap();
-    let count: i64 = database.query_row(tables, [], |row| row.get(0)).unwrap();
-    assert_eq!(count, 1);
 }
 
 /// The files on disk of a running process are what a power cut leaves.

@@ -1,5 +1,7 @@
-//! Every filter has an index: no query of the ledger scans a whole table, and a query limited to
-//! some channels reads no others.
+//! Every filter of the ledger has an index: no query scans a whole table. A query of channels sorts
+//! none, and if it is limited to some channels it reads no others.
+
+use std::{collections::BTreeSet, ops::Bound};
 
 use roundtrip_model::{MessageId, State, SystemClock, decision::DeadKind};
 use rstest::rstest;
@@ -8,6 +10,7 @@ use time::macros::datetime;
 use super::*;
 use crate::{
     ApiKeys, Cursor, DeadFilter, DeadQueue, Direction, MessageFilter, Sort, SortField, StateFilter,
+    filter::Candidates,
 };
 
 /// For calls that must time out.
@@ -18,17 +21,12 @@ async fn plan(sql: String, conditions: rows::Conditions) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     let store = SqliteStore::open(path, TIMEOUT).await.unwrap();
-    let explained = store.file.run(move |connection, _| {
-        let mut statement = connection
-            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
-            .map_err(unavailable)?;
-        let steps = statement
-            .query_map(rusqlite::params_from_iter(&conditions.values), |row| {
-                row.get::<_, String>("detail")
-            })
-            .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
-            .map_err(unavailable)?;
-        Ok(steps.join("\n"))
+    let explained = store.run::<_, _, Unavailable>(move |connection| {
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+        let values = rusqlite::params_from_iter(&conditions.values);
+        let steps = statement.query_map(values, |row| row.get::<_, String>("detail"))?;
+        let steps: rusqlite::Result<Vec<_>> = steps.collect();
+        Ok::<_, rusqlite::Error>(steps?.join("\n"))
     });
     explained.await.unwrap()
 }
@@ -84,30 +82,61 @@ async fn dead_letters_of_some_time_are_counted_by_an_index() {
     assert!(plan.contains("dead_letters_by_time"), "{plan}");
 }
 
-#[rstest]
-#[case::by_id(SortField::ChannelId)]
-#[case::by_name(SortField::ChannelName)]
-#[tokio::test]
-async fn of_channels_only_those_that_a_query_is_limited_to_are_read(#[case] field: SortField) {
-    let direction = Direction::Ascending;
-    let cursor = Cursor {
+/// The plans of the ids of these candidates, in every order, from the first page and from a cursor.
+async fn plans_of_channels(candidates: Candidates) -> Vec<String> {
+    let last = Cursor {
         value: "a".to_owned(),
         channel_id: "b".to_owned(),
     };
-    for cursor in [None, Some(cursor)] {
-        let request = PageRequest {
-            sort: Sort { field, direction },
-            cursor,
-            ..PageRequest::default()
-        };
-        let sql = scan::own_sql(&request);
-        let mut conditions = rows::Conditions::default();
-        let parameters = sql.matches('?').map(|_| "[]".to_owned().into());
-        conditions.values.extend(parameters);
-        let plan = plan(sql, conditions).await;
+    let mut plans = Vec::new();
+    for field in [SortField::ChannelId, SortField::ChannelName] {
+        for direction in [Direction::Ascending, Direction::Descending] {
+            for cursor in [None, Some(last.clone())] {
+                let request = PageRequest {
+                    sort: Sort { field, direction },
+                    cursor,
+                    ..PageRequest::default()
+                };
+                let scan::Ids { sql, values } = scan::Ids::of(&candidates, &request);
+                let mut conditions = rows::Conditions::default();
+                conditions.values = values.into_iter().map(Into::into).collect();
+                plans.push(plan(sql, conditions).await);
+            }
+        }
+    }
+    plans
+}
+
+#[tokio::test]
+async fn of_channels_only_those_that_a_query_is_limited_to_are_read() {
+    let own = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
+    for plan in plans_of_channels(Candidates::Ids(own)).await {
         let by_id = "INDEX sqlite_autoindex_channels_1 (channel_id=?)";
         assert!(plan.contains(by_id), "{plan}");
         assert!(!plan.contains("SCAN channels"), "{plan}");
+    }
+}
+
+#[rstest]
+#[case::one_text(&["a"])]
+#[case::some_texts(&["a", "b", "c"])]
+#[tokio::test]
+async fn channels_are_found_by_their_texts_in_order_and_without_sorting(#[case] texts: &[&str]) {
+    for field in ["channel_name", "channel_tags"] {
+        let texts = texts.iter().map(ToString::to_string).collect();
+        for plan in plans_of_channels(Candidates::Texts(field, texts)).await {
+            assert!(plan.contains("(field=? AND text=?"), "{plan}");
+            assert!(!plan.contains("SCAN"), "{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn all_channels_are_walked_in_order_and_without_sorting() {
+    let all = Candidates::Range(Bound::Unbounded, Bound::Unbounded);
+    for plan in plans_of_channels(all).await {
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
     }
 }
 
@@ -152,18 +181,15 @@ async fn of_dead_letters_only_those_of_own_channels_are_looked_at(#[case] filter
 }
 
 /// Occupies a query connection until it is interrupted.
-fn occupied(store: &SqliteStore) -> impl Future<Output = Result<(), StoreError>> + use<> {
-    let file = Arc::clone(&store.file);
+fn occupied(store: &SqliteStore) -> impl Future<Output = Result<(), QueryError>> + use<> {
+    let store = store.clone();
     async move {
         let until_interrupted =
             "WITH RECURSIVE endless (n) AS (SELECT 1 UNION ALL SELECT n FROM endless)
              SELECT count(*) FROM endless";
-        file.query(move |connection, _| {
-            connection
-                .query_row(until_interrupted, [], |_| Ok(()))
-                .map_err(unavailable)
-        })
-        .await
+        store
+            .run_query(move |connection, _| connection.query_row(until_interrupted, [], |_| Ok(())))
+            .await
     }
 }
 
@@ -194,35 +220,9 @@ async fn a_query_over_its_time_limit_ends_with_an_error() {
     for _ in 0..3 {
         let both = tokio::join!(occupied(&store), occupied(&store));
         for ended in [both.0, both.1] {
-            assert!(matches!(ended, Err(StoreError::TooCostly)), "{ended:?}");
+            assert!(matches!(ended, Err(QueryError::TooCostly)), "{ended:?}");
         }
     }
     let third = tokio::join!(occupied(&store), occupied(&store), occupied(&store)).2;
-    assert!(matches!(third, Err(StoreError::TooBusy)), "{third:?}");
-}
-
-#[tokio::test]
-async fn other_channels_do_not_use_up_a_limited_principals_budget() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.db");
-    let store = SqliteStore::open(path, Duration::from_mins(5))
-        .await
-        .unwrap();
-    let values: Vec<_> = (0..9_900).map(serde_json::Value::from).collect();
-    for name in ["one", "two", "three"] {
-        let big = json!({"channel_id": name, "channel_metadata": {"l": values}});
-        let big = serde_json::from_value(big).unwrap();
-        store.create(&big).await.unwrap();
-    }
-    store.create(&channel("own")).await.unwrap();
-    let branches: Vec<_> = (0..1300)
-        .map(|at| json!({"channel_metadata.l": format!("no {at}")}))
-        .collect();
-    let filter = Filter::parse(&json!({"$nor": branches})).unwrap();
-    let page = PageRequest::default();
-    let all = store.query(&filter, &page).await;
-    assert!(matches!(all, Err(StoreError::TooCostly)), "{all:?}");
-    let own = filter.within(&["own".parse().unwrap()]);
-    let own = store.query(&own, &page).await.unwrap();
-    assert_eq!(own.channels, [channel("own").into()]);
+    assert!(matches!(third, Err(QueryError::TooBusy)), "{third:?}");
 }

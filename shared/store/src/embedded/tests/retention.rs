@@ -26,7 +26,7 @@ async fn store() -> (tempfile::TempDir, SqliteStore) {
 }
 
 async fn forget(store: &SqliteStore) {
-    crate::embedded::retention::forget(&store.file, millis::of(BEFORE))
+    crate::embedded::retention::forget(store, millis::of(BEFORE))
         .await
         .unwrap();
 }
@@ -57,10 +57,8 @@ fn accepted(message_id: MessageId, at: OffsetDateTime) -> Entry {
 
 async fn count(store: &SqliteStore, table: &'static str) -> i64 {
     let sql = format!("SELECT count(*) FROM {table}");
-    let counted = store.file.run(move |connection, _| {
-        connection
-            .query_row(&sql, [], |row| row.get(0))
-            .map_err(unavailable)
+    let counted = store.run::<_, _, Unavailable>(move |connection| {
+        connection.query_row(&sql, [], |row| row.get(0))
     });
     counted.await.unwrap()
 }

@@ -6,17 +6,17 @@
 use async_trait::async_trait;
 use bson::{Binary, DateTime, Document, doc};
 use bytes::Bytes;
-use mongodb::{Collection, Database};
+use mongodb::{Collection, error::Error};
 use roundtrip_model::{ChannelId, DeadReason, MessageId, ReplayId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::{MongoStore, unavailable},
-    Asked, DEAD_LETTERS, Unreadable, binary, document, name, of_channels, read_time, rows, stored,
-    stored_from, texts, unless_there,
+    super::MongoStore, Asked, DEAD_LETTERS, Unreadable, binary, document, name, of_channels,
+    read_time, rows, stored, stored_from, texts, unless_there,
 };
 use crate::{
-    DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, MAX_PAGE, StoreError, ledger::MAX_ROWS,
+    DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, MAX_PAGE, QueryError, Unavailable,
+    ledger::MAX_ROWS,
 };
 
 /// How many dead letters one step of a purge removes. Each step has its own time limit.
@@ -24,7 +24,7 @@ const PURGE_STEP: u16 = MAX_PAGE;
 
 #[async_trait]
 impl DeadLetters for MongoStore {
-    async fn insert(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+    async fn insert(&self, letters: &[DeadLetter]) -> Result<(), Unavailable> {
         if letters.is_empty() {
             return Ok(());
         }
@@ -33,12 +33,13 @@ impl DeadLetters for MongoStore {
             .map(|letter| document(&LetterRow::of(letter)))
             .collect();
         let rows = rows?;
-        self.connection
-            .run(move |_, database| async move {
-                let letters = database.collection::<Document>(DEAD_LETTERS);
+        self.on(
+            DEAD_LETTERS,
+            move |letters: Collection<Document>| async move {
                 unless_there(letters.insert_many(rows).ordered(false).await)
-            })
-            .await
+            },
+        )
+        .await
     }
 
     async fn dead_letters(
@@ -47,38 +48,37 @@ impl DeadLetters for MongoStore {
         after: Option<&str>,
         limit: u16,
         detail: Detail,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
+    ) -> Result<Vec<DeadLetter>, QueryError> {
         // MongoDB reads 0 as no limit.
         if limit == 0 {
             return Ok(Vec::new());
         }
         let asked = matching(filter, after)?;
-        let page = move |database: Database, max_time| async move {
-            let letters = database.collection(DEAD_LETTERS);
+        let page = move |letters: Collection<Document>, max_time| async move {
             let left_out = (detail == Detail::Outline).then_some("body");
             let limit = limit.min(MAX_ROWS);
             let found = asked.page(&letters, max_time, 1, limit, left_out).await?;
             super::page(found, detail, LetterRow::letter).await
         };
         match detail {
-            Detail::Outline => self.connection.query(page).await,
+            Detail::Outline => self.run_query(DEAD_LETTERS, page).await,
             // For a replay, which must not wait for clients' queries.
-            Detail::Whole => self.connection.read(page).await,
+            Detail::Whole => self.read(DEAD_LETTERS, page).await,
         }
     }
 
-    async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
+    async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, QueryError> {
         let asked = matching(filter, None)?;
-        self.connection
-            .query(move |database, max_time| async move {
-                asked
-                    .count(&database.collection(DEAD_LETTERS), max_time)
-                    .await
-            })
-            .await
+        self.run_query(
+            DEAD_LETTERS,
+            move |letters: Collection<Document>, max_time| async move {
+                asked.count(&letters, max_time).await
+            },
+        )
+        .await
     }
 
-    async fn mark_replayed(&self, dead_ids: &[String], by: &ReplayId) -> Result<(), StoreError> {
+    async fn mark_replayed(&self, dead_ids: &[String], by: &ReplayId) -> Result<(), Unavailable> {
         if dead_ids.is_empty() {
             return Ok(());
         }
@@ -87,40 +87,38 @@ impl DeadLetters for MongoStore {
             "$set": { "replayed": true, "replayed_by": by.to_string() },
             "$currentDate": { "replayed_at": true },
         };
-        self.connection
-            .run(move |_, database| async move {
-                let letters = database.collection::<Document>(DEAD_LETTERS);
+        self.on(
+            DEAD_LETTERS,
+            move |letters: Collection<Document>| async move {
                 let marked = letters.update_many(which, change).await;
-                marked.map(drop).map_err(unavailable)
-            })
-            .await
+                marked.map(drop)
+            },
+        )
+        .await
     }
 
-    async fn count_replayed(&self, by: &ReplayId, after: Option<&str>) -> Result<u64, StoreError> {
+    async fn count_replayed(&self, by: &ReplayId, after: Option<&str>) -> Result<u64, Unavailable> {
         // Without an index: this runs only when a replay is resumed.
         let which = doc! {
             "_id": { "$gt": after.unwrap_or_default() },
             "replayed_by": by.to_string(),
         };
-        self.connection
-            .run(move |_, database| async move {
-                let letters = database.collection::<Document>(DEAD_LETTERS);
-                letters.count_documents(which).await.map_err(unavailable)
+        self.on(DEAD_LETTERS, move |letters: Collection<Document>| async move {
+                letters.count_documents(which).await
             })
             .await
     }
 
-    async fn purge_dead_letters(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
+    async fn purge_dead_letters(&self, filter: &DeadFilter) -> Result<u64, Unavailable> {
         let mut purged = 0;
         let mut last: Option<String> = None;
         loop {
             let filter = matching(filter, last.as_deref())?.at_once();
             let step = self
-                .connection
-                .run(move |_, database| async move {
-                    purge_step(&database.collection(DEAD_LETTERS), filter).await
-                })
-                .await?;
+                .on::<_, _, _, Unavailable, _>(DEAD_LETTERS, move |letters| async move {
+                    purge_step(&letters, filter).await
+                });
+            let step = step.await?;
             purged += step.removed;
             if step.last.is_none() {
                 return Ok(purged);
@@ -137,10 +135,7 @@ struct PurgeStep {
     last: Option<String>,
 }
 
-async fn purge_step(
-    letters: &Collection<Document>,
-    filter: Document,
-) -> Result<PurgeStep, StoreError> {
+async fn purge_step(letters: &Collection<Document>, filter: Document) -> Result<PurgeStep, Error> {
     #[derive(Deserialize)]
     struct Found {
         #[serde(rename = "_id")]
@@ -152,8 +147,7 @@ async fn purge_step(
         .projection(doc! { "_id": 1 })
         .sort(doc! { "_id": 1 })
         .limit(i64::from(PURGE_STEP))
-        .await
-        .map_err(unavailable)?;
+        .await?;
     let ids: Vec<String> = rows(found, |found: Found| Ok(found.dead_id)).await?;
     let Some(last) = ids.last().cloned() else {
         return Ok(PurgeStep {
@@ -164,15 +158,14 @@ async fn purge_step(
     // The filter excludes those that were replayed meanwhile.
     let deleted = letters
         .delete_many(doc! { "_id": { "$in": ids }, "replayed": false })
-        .await
-        .map_err(unavailable)?;
+        .await?;
     Ok(PurgeStep {
         removed: deleted.deleted_count,
         last: Some(last),
     })
 }
 
-fn matching(filter: &DeadFilter, after: Option<&str>) -> Result<Asked, StoreError> {
+fn matching(filter: &DeadFilter, after: Option<&str>) -> Result<Asked, Unavailable> {
     let DeadFilter {
         ids,
         queue,

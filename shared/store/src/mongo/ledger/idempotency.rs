@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::{MongoStore, is_duplicate_key, unavailable},
+    super::{MongoStore, is_duplicate_key},
     IDEMPOTENCY, document, later, row, stored,
 };
-use crate::{Idempotency, Reservation, StoreError};
+use crate::{Idempotency, Reservation, Unavailable};
 
 /// How often a reservation is tried while others take and release the key.
 const RESERVE_ATTEMPTS: usize = 3;
@@ -30,7 +30,7 @@ impl Idempotency for MongoStore {
         message_id: &MessageId,
         now: OffsetDateTime,
         lease: Duration,
-    ) -> Result<Reservation, StoreError> {
+    ) -> Result<Reservation, Unavailable> {
         let now = stored(now);
         let wanted = KeyRow {
             key: key.to_owned(),
@@ -40,46 +40,39 @@ impl Idempotency for MongoStore {
             taken_at: now,
             lease_until: later(now, lease),
         };
-        self.connection
-            .run(move |_, database| async move {
-                reserve(&database.collection(IDEMPOTENCY), &wanted).await
-            })
-            .await
+        self.on(IDEMPOTENCY, move |keys: Collection<Document>| async move {
+            reserve(&keys, &wanted).await
+        })
+        .await
     }
 
-    async fn complete(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError> {
+    async fn complete(&self, key: &str, message_id: &MessageId) -> Result<(), Unavailable> {
         let which = doc! { "_id": key, "message_id": message_id.to_string() };
-        self.connection
-            .run(move |_, database| async move {
-                let completed = database
-                    .collection::<Document>(IDEMPOTENCY)
-                    .update_one(which, doc! { "$set": { "done": true } })
-                    .await;
-                completed.map(drop).map_err(unavailable)
-            })
-            .await
+        self.on(IDEMPOTENCY, move |keys: Collection<Document>| async move {
+            let change = doc! { "$set": { "done": true } };
+            keys.update_one(which, change).await.map(drop)
+        })
+        .await
     }
 
-    async fn release(&self, key: &str, message_id: &MessageId) -> Result<(), StoreError> {
+    async fn release(&self, key: &str, message_id: &MessageId) -> Result<(), Unavailable> {
         let which = doc! { "_id": key, "message_id": message_id.to_string(), "done": false };
-        self.connection
-            .run(move |_, database| async move {
-                let keys = database.collection::<Document>(IDEMPOTENCY);
-                keys.delete_one(which).await.map(drop).map_err(unavailable)
-            })
-            .await
+        self.on(IDEMPOTENCY, move |keys: Collection<Document>| async move {
+            keys.delete_one(which).await.map(drop)
+        })
+        .await
     }
 }
 
-async fn reserve(keys: &Collection<Document>, wanted: &KeyRow) -> Result<Reservation, StoreError> {
+async fn reserve(keys: &Collection<Document>, wanted: &KeyRow) -> Result<Reservation, Unavailable> {
     for _ in 0..RESERVE_ATTEMPTS {
         match keys.insert_one(document(wanted)?).await {
             Ok(_) => return Ok(Reservation::Taken(wanted.message_id)),
             Err(error) if is_duplicate_key(&error) => {}
-            Err(error) => return Err(unavailable(error)),
+            Err(error) => return Err(error.into()),
         }
         let named = doc! { "_id": wanted.key.as_str() };
-        let Some(found) = keys.find_one(named).await.map_err(unavailable)? else {
+        let Some(found) = keys.find_one(named).await? else {
             continue;
         };
         let found: KeyRow = row(found)?;
@@ -97,8 +90,7 @@ async fn reserve(keys: &Collection<Document>, wanted: &KeyRow) -> Result<Reserva
                 found.unchanged(),
                 doc! { "$set": { "lease_until": wanted.lease_until } },
             )
-            .await
-            .map_err(unavailable)?;
+            .await?;
         if taken_over.is_some() {
             return Ok(Reservation::Taken(found.message_id));
         }

@@ -7,7 +7,7 @@ mod update;
 
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
-use mongodb::Database;
+use mongodb::{Collection, Database, error::Error};
 use roundtrip_model::{
     ChannelId, Entry, EntryId, Event, MessageId, SessionId, State,
     journal::{Content, Position},
@@ -16,13 +16,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    super::{MongoStore, unavailable},
-    Asked, ENTRIES, MESSAGES, Unreadable, document, of_channels, read_time, row, rows, stored,
-    texts, unless_there,
+    super::MongoStore, Asked, ENTRIES, MESSAGES, Unreadable, document, of_channels, read_time, row,
+    rows, stored, texts, unless_there,
 };
 use crate::{
-    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StateFilter,
-    StoreError,
+    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, QueryError,
+    StateFilter, Unavailable,
     ledger::{MAX_ROWS, timeline},
 };
 
@@ -30,35 +29,33 @@ use crate::{
 const ACCEPTED: &str = r#""accepted""#;
 #[async_trait]
 impl Journal for MongoStore {
-    async fn record(&self, entries: &[Entry]) -> Result<(), StoreError> {
+    async fn record(&self, entries: &[Entry]) -> Result<(), Unavailable> {
         if entries.is_empty() {
             return Ok(());
         }
         let rows = entries.iter().map(|entry| document(&EntryRow::of(entry)?));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
         let commands = update::commands(entries);
-        self.connection
-            .run(move |_, database| async move {
-                for updates in commands {
-                    update::send(&database, updates).await?;
-                }
-                let inserted = database
-                    .collection::<Document>(ENTRIES)
-                    .insert_many(rows)
-                    .ordered(false)
-                    .await;
-                unless_there(inserted)
-            })
-            .await
+        self.run(move |database| async move {
+            for updates in commands {
+                update::send(&database, updates).await?;
+            }
+            let inserted = database
+                .collection::<Document>(ENTRIES)
+                .insert_many(rows)
+                .ordered(false)
+                .await;
+            Ok::<_, Unavailable>(unless_there(inserted)?)
+        })
+        .await
     }
 
     async fn message(
         &self,
         id: &MessageId,
-    ) -> Result<Option<(MessageRecord, Vec<Entry>)>, StoreError> {
+    ) -> Result<Option<(MessageRecord, Vec<Entry>)>, Unavailable> {
         let id = id.to_string();
-        self.connection
-            .run(move |_, database| async move { message(&database, &id).await })
+        self.run(move |database| async move { message(&database, &id).await })
             .await
     }
 
@@ -68,48 +65,48 @@ impl Journal for MongoStore {
         after: Option<&MessageId>,
         limit: u16,
         detail: Detail,
-    ) -> Result<Vec<MessageRecord>, StoreError> {
+    ) -> Result<Vec<MessageRecord>, QueryError> {
         // MongoDB reads 0 as no limit.
         if limit == 0 {
             return Ok(Vec::new());
         }
         let asked = matching(filter, after);
-        let page = move |database: Database, max_time| async move {
-            let messages = database.collection(MESSAGES);
+        let page = move |messages: Collection<Document>, max_time| async move {
             let left_out = (detail == Detail::Outline).then_some("content");
             let limit = limit.min(MAX_ROWS);
             let found = asked.page(&messages, max_time, -1, limit, left_out).await?;
             super::page(found, detail, MessageRow::record).await
         };
         match detail {
-            Detail::Outline => self.connection.query(page).await,
+            Detail::Outline => self.run_query(MESSAGES, page).await,
             // For a replay, which must not wait for clients' queries.
-            Detail::Whole => self.connection.read(page).await,
+            Detail::Whole => self.read(MESSAGES, page).await,
         }
     }
 
-    async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, StoreError> {
+    async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, QueryError> {
         let asked = matching(filter, None);
-        self.connection
-            .query(move |database, max_time| async move {
-                asked.count(&database.collection(MESSAGES), max_time).await
-            })
-            .await
+        self.run_query(
+            MESSAGES,
+            move |messages: Collection<Document>, max_time| async move {
+                asked.count(&messages, max_time).await
+            },
+        )
+        .await
     }
 }
 
 async fn message(
     database: &Database,
     id: &str,
-) -> Result<Option<(MessageRecord, Vec<Entry>)>, StoreError> {
-    let entries = async |direction: i32, limit: usize| -> Result<Vec<EntryRow>, StoreError> {
+) -> Result<Option<(MessageRecord, Vec<Entry>)>, Unavailable> {
+    let entries = async |direction: i32, limit: usize| -> Result<Vec<EntryRow>, Error> {
         let found = database
             .collection::<Document>(ENTRIES)
             .find(doc! { "message_id": id })
             .sort(doc! { "at": direction, "_id": direction })
             .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-            .await
-            .map_err(unavailable)?;
+            .await?;
         rows(found, Ok).await
     };
     let latest = entries(-1, MAX_ENTRIES).await?;
@@ -122,8 +119,7 @@ async fn message(
     let found = database
         .collection::<Document>(MESSAGES)
         .find_one(doc! { "_id": id })
-        .await
-        .map_err(unavailable)?;
+        .await?;
     let Some(found) = found else { return Ok(None) };
     let record = row::<MessageRow>(found)?.record()?;
     let entries: Result<_, Unreadable> = timeline.iter().map(|row| row.entry(&record)).collect();
@@ -195,11 +191,10 @@ struct EntryRow {
 }
 
 impl EntryRow {
-    fn of(entry: &Entry) -> Result<Self, StoreError> {
+    fn of(entry: &Entry) -> Result<Self, Unavailable> {
         let event = match &entry.event {
             Event::Accepted(_) => ACCEPTED.to_owned(),
-            event => serde_json::to_string(event)
-                .map_err(|error| StoreError::Unavailable(Box::new(error)))?,
+            event => serde_json::to_string(event).map_err(Unavailable::new)?,
         };
         Ok(Self {
             entry_id: entry.entry_id,

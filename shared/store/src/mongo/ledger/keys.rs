@@ -13,14 +13,15 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::{MongoStore, unavailable},
-    API_KEYS, Unreadable, document, read_time, row, rows, stored, unless_there,
+    super::MongoStore, API_KEYS, Unreadable, document, read_time, row, rows, stored, unless_there,
 };
-use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, StoreError, ledger::MAX_ROWS};
+use crate::{
+    ApiKeys, KeyError, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, Unavailable, ledger::MAX_ROWS,
+};
 
 #[async_trait]
 impl ApiKeys for MongoStore {
-    async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError> {
+    async fn create_key(&self, key: &ApiKey) -> Result<(), KeyError> {
         let row = document(&KeyRow::of(key))?;
         let active = active(key.created_at);
         let under_one = key.made_under.map(|one| {
@@ -28,32 +29,28 @@ impl ApiKeys for MongoStore {
             under_one.insert("made_under", one.to_string());
             under_one
         });
-        self.connection
-            .run(move |_, database| async move {
-                let keys: Collection<Document> = database.collection(API_KEYS);
-                if let Some(under_one) = under_one {
-                    let count = keys.count_documents(under_one).await.map_err(unavailable)?;
-                    if count >= u64::from(MAX_KEYS_UNDER_ONE) {
-                        return Err(StoreError::TooManyUnderOne);
-                    }
+        self.on(API_KEYS, move |keys: Collection<Document>| async move {
+            if let Some(under_one) = under_one {
+                let count = keys.count_documents(under_one).await?;
+                if count >= u64::from(MAX_KEYS_UNDER_ONE) {
+                    return Err(KeyError::TooManyUnderOne);
                 }
-                let count = keys.count_documents(active).await.map_err(unavailable)?;
-                if count >= u64::from(MAX_ACTIVE_KEYS) {
-                    return Err(StoreError::TooMany);
-                }
-                unless_there(keys.insert_one(row).await)
-            })
-            .await
+            }
+            let count = keys.count_documents(active).await?;
+            if count >= u64::from(MAX_ACTIVE_KEYS) {
+                return Err(KeyError::TooMany);
+            }
+            Ok(unless_there(keys.insert_one(row).await)?)
+        })
+        .await
     }
 
-    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, StoreError> {
+    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, Unavailable> {
         let which = named(id);
-        self.connection
-            .run(move |_, database| async move {
-                let keys = database.collection::<Document>(API_KEYS);
-                read(keys.find_one(which).await.map_err(unavailable)?)
-            })
-            .await
+        self.on(API_KEYS, move |keys: Collection<Document>| async move {
+            read(keys.find_one(which).await?)
+        })
+        .await
     }
 
     async fn keys(
@@ -61,7 +58,7 @@ impl ApiKeys for MongoStore {
         within: &KeyBounds,
         after: Option<&ApiKeyId>,
         limit: u16,
-    ) -> Result<Vec<ApiKey>, StoreError> {
+    ) -> Result<Vec<ApiKey>, Unavailable> {
         // MongoDB reads 0 as no limit.
         if limit == 0 {
             return Ok(Vec::new());
@@ -73,7 +70,7 @@ impl ApiKeys for MongoStore {
         self.page(filter, limit.min(MAX_ROWS)).await
     }
 
-    async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, StoreError> {
+    async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, Unavailable> {
         self.page(active(now), MAX_ACTIVE_KEYS).await
     }
 
@@ -81,7 +78,7 @@ impl ApiKeys for MongoStore {
         &self,
         id: &ApiKeyId,
         now: OffsetDateTime,
-    ) -> Result<Option<ApiKey>, StoreError> {
+    ) -> Result<Option<ApiKey>, Unavailable> {
         let which = named(id);
         let mut active = which.clone();
         // `null` also matches a missing field.
@@ -89,37 +86,31 @@ impl ApiKeys for MongoStore {
         let now = stored(now);
         // `$min` sets a missing field.
         let change = doc! { "$set": { "revoked_at": now }, "$min": { "ends_at": now } };
-        self.connection
-            .run(move |_, database| async move {
-                let keys = database.collection::<Document>(API_KEYS);
-                let revoked = keys
-                    .find_one_and_update(active, change)
-                    .return_document(ReturnDocument::After)
-                    .await
-                    .map_err(unavailable)?;
-                match revoked {
-                    Some(revoked) => read(Some(revoked)),
-                    None => read(keys.find_one(which).await.map_err(unavailable)?),
-                }
-            })
-            .await
+        self.on(API_KEYS, move |keys: Collection<Document>| async move {
+            let revoked = keys
+                .find_one_and_update(active, change)
+                .return_document(ReturnDocument::After)
+                .await?;
+            match revoked {
+                Some(revoked) => read(Some(revoked)),
+                None => read(keys.find_one(which).await?),
+            }
+        })
+        .await
     }
 }
 
 impl MongoStore {
-    async fn page(&self, filter: Document, limit: u16) -> Result<Vec<ApiKey>, StoreError> {
-        self.connection
-            .run(move |_, database| async move {
-                let found = database
-                    .collection::<Document>(API_KEYS)
-                    .find(filter)
-                    .sort(doc! { "_id": 1 })
-                    .limit(i64::from(limit))
-                    .await
-                    .map_err(unavailable)?;
-                rows(found, KeyRow::key).await
-            })
-            .await
+    async fn page(&self, filter: Document, limit: u16) -> Result<Vec<ApiKey>, Unavailable> {
+        self.on(API_KEYS, move |keys: Collection<Document>| async move {
+            let found = keys
+                .find(filter)
+                .sort(doc! { "_id": 1 })
+                .limit(i64::from(limit))
+                .await?;
+            rows(found, KeyRow::key).await
+        })
+        .await
     }
 }
 
@@ -153,7 +144,7 @@ fn active(now: OffsetDateTime) -> Document {
     ] }
 }
 
-fn read(found: Option<Document>) -> Result<Option<ApiKey>, StoreError> {
+fn read(found: Option<Document>) -> Result<Option<ApiKey>, Unavailable> {
     let key = found.map(|found| row::<KeyRow>(found)?.key());
     Ok(key.transpose()?)
 }

@@ -7,41 +7,36 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
-use mongodb::options::ReturnDocument;
+use mongodb::{Collection, options::ReturnDocument};
 use roundtrip_model::{ChannelId, ReplayId};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::{MongoStore, failed, unavailable},
-    REPLAYS, Unreadable, document, later, name, read_time, row, rows, stored, texts, unless_there,
+    super::MongoStore, REPLAYS, Unreadable, document, later, name, read_time, row, rows, stored,
+    texts, unless_there,
 };
 use crate::{
-    MAX_RUNNING_REPLAYS, Progress, Replay, ReplayFilter, ReplaySource, ReplayStatus, Replays,
-    StoreError, ledger::MAX_ROWS,
+    MAX_RUNNING_REPLAYS, Progress, QueryError, Replay, ReplayError, ReplayFilter, ReplaySource,
+    ReplayStatus, Replays, Unavailable, ledger::MAX_ROWS,
 };
 
 #[async_trait]
 impl Replays for MongoStore {
-    async fn create_replay(&self, replay: &Replay) -> Result<(), StoreError> {
+    async fn create_replay(&self, replay: &Replay) -> Result<(), ReplayError> {
         let row = document(&ReplayRow::of(replay))?;
         let running = doc! {
             "status": name(&ReplayStatus::Running)?,
             "requested_by": replay.requested_by.as_str(),
         };
-        self.connection
-            .run(move |_, database| async move {
-                let replays = database.collection(REPLAYS);
-                let running = replays
-                    .count_documents(running)
-                    .await
-                    .map_err(unavailable)?;
-                if running >= u64::from(MAX_RUNNING_REPLAYS) {
-                    return Err(StoreError::TooManyReplays);
-                }
-                unless_there(replays.insert_one(row).await)
-            })
-            .await
+        self.on(REPLAYS, move |replays: Collection<Document>| async move {
+            let running = replays.count_documents(running).await?;
+            if running >= u64::from(MAX_RUNNING_REPLAYS) {
+                return Err(ReplayError::TooMany);
+            }
+            Ok(unless_there(replays.insert_one(row).await)?)
+        })
+        .await
     }
 
     async fn replays(
@@ -49,7 +44,7 @@ impl Replays for MongoStore {
         filter: &ReplayFilter,
         after: Option<&ReplayId>,
         limit: u16,
-    ) -> Result<Vec<Replay>, StoreError> {
+    ) -> Result<Vec<Replay>, QueryError> {
         // MongoDB reads 0 as no limit.
         if limit == 0 {
             return Ok(Vec::new());
@@ -71,29 +66,27 @@ impl Replays for MongoStore {
                 doc! { "$in": own.clone(), "$not": { "$elemMatch": { "$nin": own } } },
             );
         }
-        self.connection
-            .query(move |database, max_time| async move {
-                let found = database
-                    .collection::<Document>(REPLAYS)
+        self.run_query(
+            REPLAYS,
+            move |replays: Collection<Document>, max_time| async move {
+                let found = replays
                     .find(which)
                     .sort(doc! { "_id": -1 })
                     .limit(i64::from(limit.min(MAX_ROWS)))
                     .max_time(max_time)
-                    .await
-                    .map_err(failed)?;
+                    .await?;
                 rows(found, ReplayRow::replay).await
-            })
-            .await
+            },
+        )
+        .await
     }
 
-    async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, StoreError> {
+    async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, Unavailable> {
         let which = named(id);
-        self.connection
-            .run(move |_, database| async move {
-                let replays = database.collection::<Document>(REPLAYS);
-                read(replays.find_one(which).await.map_err(unavailable)?)
-            })
-            .await
+        self.on(REPLAYS, move |replays: Collection<Document>| async move {
+            read(replays.find_one(which).await?)
+        })
+        .await
     }
 
     async fn claim_replay(
@@ -101,7 +94,7 @@ impl Replays for MongoStore {
         owner: &str,
         now: OffsetDateTime,
         lease: Duration,
-    ) -> Result<Option<Replay>, StoreError> {
+    ) -> Result<Option<Replay>, Unavailable> {
         let now = stored(now);
         let which = doc! {
             "status": name(&ReplayStatus::Running)?,
@@ -110,18 +103,15 @@ impl Replays for MongoStore {
             "lease_until": { "$lt": later(now, Duration::from_millis(1)) },
         };
         let change = doc! { "$set": { "owner": owner, "lease_until": later(now, lease) } };
-        self.connection
-            .run(move |_, database| async move {
-                let claimed = database
-                    .collection::<Document>(REPLAYS)
-                    .find_one_and_update(which, change)
-                    .sort(doc! { "lease_until": 1, "_id": 1 })
-                    .return_document(ReturnDocument::After)
-                    .await
-                    .map_err(unavailable)?;
-                read(claimed)
-            })
-            .await
+        self.on(REPLAYS, move |replays: Collection<Document>| async move {
+            let claimed = replays
+                .find_one_and_update(which, change)
+                .sort(doc! { "lease_until": 1, "_id": 1 })
+                .return_document(ReturnDocument::After)
+                .await?;
+            read(claimed)
+        })
+        .await
     }
 
     async fn advance_replay(
@@ -130,24 +120,21 @@ impl Replays for MongoStore {
         owner: &str,
         progress: &Progress,
         lease_until: OffsetDateTime,
-    ) -> Result<Option<ReplayStatus>, StoreError> {
+    ) -> Result<Option<ReplayStatus>, Unavailable> {
         let mut which = named(id);
         which.insert("owner", owner);
         let change = doc! { "$set": {
             "progress": document(progress)?,
             "lease_until": stored(lease_until),
         } };
-        self.connection
-            .run(move |_, database| async move {
-                let advanced = database
-                    .collection::<Document>(REPLAYS)
-                    .find_one_and_update(which, change)
-                    .return_document(ReturnDocument::After)
-                    .await
-                    .map_err(unavailable)?;
-                Ok(read(advanced)?.map(|replay| replay.status))
-            })
-            .await
+        self.on(REPLAYS, move |replays: Collection<Document>| async move {
+            let advanced = replays
+                .find_one_and_update(which, change)
+                .return_document(ReturnDocument::After)
+                .await?;
+            Ok::<_, Unavailable>(read(advanced)?.map(|replay| replay.status))
+        })
+        .await
     }
 
     async fn end_replay(
@@ -155,25 +142,22 @@ impl Replays for MongoStore {
         id: &ReplayId,
         status: ReplayStatus,
         now: OffsetDateTime,
-    ) -> Result<Option<Replay>, StoreError> {
+    ) -> Result<Option<Replay>, Unavailable> {
         let which = named(id);
         let mut running = which.clone();
         running.insert("status", name(&ReplayStatus::Running)?);
         let change = doc! { "$set": { "status": name(&status)?, "ended_at": stored(now) } };
-        self.connection
-            .run(move |_, database| async move {
-                let replays = database.collection::<Document>(REPLAYS);
-                let ended = replays
-                    .find_one_and_update(running, change)
-                    .return_document(ReturnDocument::After)
-                    .await
-                    .map_err(unavailable)?;
-                match ended {
-                    Some(ended) => read(Some(ended)),
-                    None => read(replays.find_one(which).await.map_err(unavailable)?),
-                }
-            })
-            .await
+        self.on(REPLAYS, move |replays: Collection<Document>| async move {
+            let ended = replays
+                .find_one_and_update(running, change)
+                .return_document(ReturnDocument::After)
+                .await?;
+            match ended {
+                Some(ended) => read(Some(ended)),
+                None => read(replays.find_one(which).await?),
+            }
+        })
+        .await
     }
 }
 
@@ -181,7 +165,7 @@ fn named(id: &ReplayId) -> Document {
     doc! { "_id": id.to_string() }
 }
 
-fn read(found: Option<Document>) -> Result<Option<Replay>, StoreError> {
+fn read(found: Option<Document>) -> Result<Option<Replay>, Unavailable> {
     let replay = found.map(|found| row::<ReplayRow>(found)?.replay());
     Ok(replay.transpose()?)
 }

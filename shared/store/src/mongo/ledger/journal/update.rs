@@ -11,11 +11,8 @@ use mongodb::{
 use roundtrip_model::{Entry, journal::Content};
 use serde::Deserialize;
 
-use super::super::{
-    super::{DUPLICATE_KEY, unavailable},
-    MESSAGES, document, row, stored,
-};
-use crate::{StoreError, ledger::MessageProjection};
+use super::super::{super::DUPLICATE_KEY, MESSAGES, document, row, stored};
+use crate::{Unavailable, ledger::MessageProjection};
 
 /// How many bytes of content one command carries. The server's limit is 16 MiB, including
 /// everything else in the command.
@@ -98,9 +95,8 @@ struct Refused {
 pub(super) async fn send(
     database: &Database,
     mut updates: Vec<Document>,
-) -> Result<(), StoreError> {
-    let refused =
-        |code, message: String| Err(StoreError::Unavailable(Box::new(Refused { code, message })));
+) -> Result<(), Unavailable> {
+    let refused = |code, message| Err(Unavailable::new(Refused { code, message }));
     for try_number in 1_u32.. {
         let mut command = doc! {
             "update": MESSAGES,
@@ -111,7 +107,7 @@ pub(super) async fn send(
         if let Some(concern) = database.write_concern() {
             command.insert("writeConcern", document(concern)?);
         }
-        let answer = database.run_command(command).await.map_err(unavailable)?;
+        let answer = database.run_command(command).await?;
         let answer: Updated = row(answer)?;
         let mut collided = Vec::new();
         for error in answer.write_errors {

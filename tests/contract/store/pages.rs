@@ -1,10 +1,11 @@
 //! A query's pages.
-#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use serde_json::json;
 
 use super::{Harness, channel, create, id, strict};
-use crate::{ChannelPage, Cursor, Direction, Filter, MAX_PAGE_BYTES, PageRequest, Sort, SortField};
+use roundtrip_store::{
+    ChannelPage, Cursor, Direction, Filter, MAX_PAGE_BYTES, PageRequest, Sort, SortField,
+};
 
 /// Every order.
 const SORTS: [Sort; 4] = [
@@ -39,7 +40,8 @@ const fn sort(field: SortField, direction: Direction) -> Sort {
 
 async fn fill(harness: &impl Harness) {
     for (id, name) in NAMED {
-        let document = json!({"channel_id": id, "channel_name": name, "channel_tags": ["all"]});
+        let document =
+            json!({"channel_id": id, "channel_name": name, "channel_tags": ["all", "named"]});
         create(&**harness.store(), &channel(document)).await;
     }
     for id in NAMELESS {
@@ -72,7 +74,9 @@ async fn page(
     sort: Sort,
     cursor: Option<Cursor>,
 ) -> ChannelPage {
-    let filter = Filter::parse(&json!({"channel_tags": "all"})).expect("a filter");
+    // Some have both tags.
+    let filter = json!({"channel_tags": {"$in": ["all", "named"]}});
+    let filter = Filter::parse(&filter).expect("a filter");
     let request = PageRequest {
         limit,
         sort,
@@ -92,7 +96,7 @@ fn ids(page: &ChannelPage) -> impl Iterator<Item = String> {
 }
 
 /// In every order, for any page length.
-pub async fn pages_hold_every_channel_once_in_order(harness: &impl Harness) {
+pub(crate) async fn pages_hold_every_channel_once_in_order(harness: &impl Harness) {
     fill(harness).await;
     create(&**harness.store(), &channel(json!({"channel_id": "other"}))).await;
     for sort in SORTS {
@@ -114,7 +118,7 @@ pub async fn pages_hold_every_channel_once_in_order(harness: &impl Harness) {
 }
 
 /// A page with the last channel has no cursor.
-pub async fn a_full_last_page_has_no_next(harness: &impl Harness) {
+pub(crate) async fn a_full_last_page_has_no_next(harness: &impl Harness) {
     fill(harness).await;
     let all = u16::try_from(NAMED.len() + NAMELESS.len()).expect("a few");
     for sort in SORTS {
@@ -126,7 +130,7 @@ pub async fn a_full_last_page_has_no_next(harness: &impl Harness) {
 }
 
 /// Creating or deleting channels between two pages neither hides nor repeats others.
-pub async fn pages_go_on_though_channels_come_and_go(harness: &impl Harness) {
+pub(crate) async fn pages_go_on_though_channels_come_and_go(harness: &impl Harness) {
     fill(harness).await;
     let store = harness.store();
     for sort in SORTS {
@@ -155,7 +159,7 @@ pub async fn pages_go_on_though_channels_come_and_go(harness: &impl Harness) {
 }
 
 /// Pages are bounded in bytes too. A channel larger than a page has a page of its own.
-pub async fn pages_of_large_channels_end_early_and_list_each_once(harness: &impl Harness) {
+pub(crate) async fn pages_of_large_channels_end_early_and_list_each_once(harness: &impl Harness) {
     let store = &**harness.store();
     for (at, kilobytes) in [900, 1, 900, 900, 900, 900, 1, 900].into_iter().enumerate() {
         let metadata = json!({"blob": "x".repeat(kilobytes << 10)});

@@ -1,5 +1,4 @@
 //! Documents that another client wrote.
-#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use std::time::Duration;
 
@@ -7,7 +6,7 @@ use roundtrip_model::DeliverySettings;
 use serde_json::{Value, json};
 
 use super::{Harness, assert_changed, assert_not_found, channel, create, get, id, patch};
-use crate::{Direction, Filter, PageRequest, Sort, SortField, StoreError};
+use roundtrip_store::{ChannelError, Direction, Filter, PageRequest, Sort, SortField};
 
 /// A document as the original client writes it, field by field in its order.
 fn seed() -> Value {
@@ -34,7 +33,7 @@ async fn query(harness: &impl Harness, filter: Value) -> Vec<String> {
 }
 
 /// The original client's document can be read and found.
-pub async fn a_foreign_document_is_a_channel(harness: &impl Harness) {
+pub(crate) async fn a_foreign_document_is_a_channel(harness: &impl Harness) {
     harness.insert_foreign(seed()).await;
     assert_eq!(get(&**harness.store(), "slack-sim").await, channel(seed()));
     let found = query(harness, json!({"channel_tags": {"$in": ["slack"]}})).await;
@@ -42,7 +41,7 @@ pub async fn a_foreign_document_is_a_channel(harness: &impl Harness) {
 }
 
 /// An update keeps another client's extra fields, and their order.
-pub async fn a_foreign_documents_own_fields_stay(harness: &impl Harness) {
+pub(crate) async fn a_foreign_documents_own_fields_stay(harness: &impl Harness) {
     let store = harness.store();
     let mut document = json!({"owner": {"team": "chat"}});
     let fields = document.as_object_mut().expect("an object");
@@ -70,7 +69,7 @@ pub async fn a_foreign_documents_own_fields_stay(harness: &impl Harness) {
 }
 
 /// Missing and null fields are empty; an update fills them.
-pub async fn a_foreign_document_may_lack_all_but_its_id(harness: &impl Harness) {
+pub(crate) async fn a_foreign_document_may_lack_all_but_its_id(harness: &impl Harness) {
     let store = harness.store();
     harness.insert_foreign(json!({"channel_id": "bare"})).await;
     harness
@@ -96,7 +95,7 @@ pub async fn a_foreign_document_may_lack_all_but_its_id(harness: &impl Harness) 
 }
 
 /// Another client's value is shown as it is, and can be corrected.
-pub async fn a_field_of_an_unexpected_type_is_returned_unchanged(harness: &impl Harness) {
+pub(crate) async fn a_field_of_an_unexpected_type_is_returned_unchanged(harness: &impl Harness) {
     let store = harness.store();
     let document = json!({
         "channel_id": "a", "channel_name": 5, "channel_description": ["x"],
@@ -120,7 +119,7 @@ pub async fn a_field_of_an_unexpected_type_is_returned_unchanged(harness: &impl 
 }
 
 /// Deliveries need only `endpoint_url` and the settings.
-pub async fn a_field_of_another_type_does_not_stop_deliveries(harness: &impl Harness) {
+pub(crate) async fn a_field_of_another_type_does_not_stop_deliveries(harness: &impl Harness) {
     let settings = json!({"timeout": "9s", "max_in_flight": "many", "paused": true});
     let metadata = json!({"endpoint_url": "http://h/", "delivery": settings, "since": [1]});
     harness
@@ -141,7 +140,7 @@ pub async fn a_field_of_another_type_does_not_stop_deliveries(harness: &impl Har
 }
 
 /// By name they come before all others, in the order of their ids, and none is missing.
-pub async fn names_that_are_no_texts_sort_as_empty_ones(harness: &impl Harness) {
+pub(crate) async fn names_that_are_no_texts_sort_as_empty_ones(harness: &impl Harness) {
     let names = [
         json!("b"),
         json!(5),
@@ -192,7 +191,9 @@ pub async fn names_that_are_no_texts_sort_as_empty_ones(harness: &impl Harness) 
 }
 
 /// The channel cannot be paused, because that would replace another client's value.
-pub async fn metadata_that_is_no_object_gives_no_endpoint_and_is_kept(harness: &impl Harness) {
+pub(crate) async fn metadata_that_is_no_object_gives_no_endpoint_and_is_kept(
+    harness: &impl Harness,
+) {
     let store = harness.store();
     for (named, metadata) in [
         ("text", json!("x")),
@@ -204,7 +205,7 @@ pub async fn metadata_that_is_no_object_gives_no_endpoint_and_is_kept(harness: &
         assert!(target.endpoint.is_err(), "{target:?}");
         let refused = store.set_paused(&id(named), None, true).await;
         assert!(
-            matches!(refused, Err(StoreError::Unstorable(_))),
+            matches!(refused, Err(ChannelError::Unstorable(_))),
             "{refused:?}"
         );
         store
@@ -216,7 +217,7 @@ pub async fn metadata_that_is_no_object_gives_no_endpoint_and_is_kept(harness: &
 }
 
 /// A document with an invalid id does not affect the others in a query.
-pub async fn a_document_without_an_id_is_passed_over(harness: &impl Harness) {
+pub(crate) async fn a_document_without_an_id_is_passed_over(harness: &impl Harness) {
     harness
         .insert_foreign(json!({"channel_id": "not an id", "channel_name": "b"}))
         .await;
@@ -225,7 +226,7 @@ pub async fn a_document_without_an_id_is_passed_over(harness: &impl Harness) {
 }
 
 /// A change by another client is a new version.
-pub async fn a_foreign_change_counts_as_another_version(harness: &impl Harness) {
+pub(crate) async fn a_foreign_change_counts_as_another_version(harness: &impl Harness) {
     let store = harness.store();
     let version = store.create(&channel(seed())).await.expect("created");
     store.delete(&id("slack-sim"), None).await.expect("deleted");

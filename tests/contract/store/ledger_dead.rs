@@ -1,5 +1,4 @@
 //! Dead letters.
-#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use roundtrip_model::{ReplayId, decision::DeadKind};
 use serde_json::json;
@@ -9,7 +8,7 @@ use super::{
     Harness,
     samples::{at, dead_letter, reason, text},
 };
-use crate::{DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, MAX_PAGE_BYTES};
+use roundtrip_store::{DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, MAX_PAGE_BYTES};
 
 async fn insert(store: &(impl DeadLetters + ?Sized), letters: &[DeadLetter]) {
     store.insert(letters).await.expect("inserted");
@@ -111,7 +110,7 @@ fn filters() -> Vec<(DeadFilter, Vec<usize>)> {
 }
 
 /// A dead letter reads back unchanged, even if little is known of it.
-pub async fn a_dead_letter_reads_back_unchanged(harness: &impl Harness) {
+pub(crate) async fn a_dead_letter_reads_back_unchanged(harness: &impl Harness) {
     let store = &**harness.store();
     let known = dead_letter(0);
     let unknown = DeadLetter {
@@ -141,7 +140,7 @@ pub async fn a_dead_letter_reads_back_unchanged(harness: &impl Harness) {
 
 /// Storing a dead letter twice keeps one, in one call and in two. After a failed replay it is a new
 /// one.
-pub async fn a_dead_letter_inserted_twice_is_stored_once(harness: &impl Harness) {
+pub(crate) async fn a_dead_letter_inserted_twice_is_stored_once(harness: &impl Harness) {
     let store = &**harness.store();
     let (letter, other) = (dead_letter(0), dead_letter(1));
     let again = DeadLetter {
@@ -167,7 +166,7 @@ pub async fn a_dead_letter_inserted_twice_is_stored_once(harness: &impl Harness)
 }
 
 /// Each condition alone and several together. The count agrees with the list.
-pub async fn dead_letters_are_found_by_their_filter(harness: &impl Harness) {
+pub(crate) async fn dead_letters_are_found_by_their_filter(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
     insert(store, &letters).await;
@@ -181,7 +180,7 @@ pub async fn dead_letters_are_found_by_their_filter(harness: &impl Harness) {
 }
 
 /// A purge removes what the list shows, returns the number, and keeps the others.
-pub async fn a_purge_removes_what_its_filter_finds(harness: &impl Harness) {
+pub(crate) async fn a_purge_removes_what_its_filter_finds(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
     for (filter, expected) in filters() {
@@ -199,7 +198,7 @@ pub async fn a_purge_removes_what_its_filter_finds(harness: &impl Harness) {
 }
 
 /// For any number of dead letters.
-pub async fn a_purge_of_everything_leaves_nothing(harness: &impl Harness) {
+pub(crate) async fn a_purge_of_everything_leaves_nothing(harness: &impl Harness) {
     let store = &**harness.store();
     let letters: Vec<DeadLetter> = (0..1234).map(dead_letter).collect();
     for some in letters.chunks(500) {
@@ -215,7 +214,7 @@ pub async fn a_purge_of_everything_leaves_nothing(harness: &impl Harness) {
 
 /// A replayed dead letter is in no list, count or purge. A redelivery from its queue does not
 /// restore it.
-pub async fn a_replayed_dead_letter_is_no_longer_listed(harness: &impl Harness) {
+pub(crate) async fn a_replayed_dead_letter_is_no_longer_listed(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
     insert(store, &letters).await;
@@ -242,7 +241,7 @@ pub async fn a_replayed_dead_letter_is_no_longer_listed(harness: &impl Harness) 
 }
 
 /// A replay's marks are counted from any dead letter on, without those of other replays.
-pub async fn the_letters_of_a_replay_are_counted(harness: &impl Harness) {
+pub(crate) async fn the_letters_of_a_replay_are_counted(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
     insert(store, &letters).await;
@@ -266,7 +265,7 @@ pub async fn the_letters_of_a_replay_are_counted(harness: &impl Harness) {
 }
 
 /// In order, even if some are replayed and others added between two pages.
-pub async fn pages_hold_every_letter_once(harness: &impl Harness) {
+pub(crate) async fn pages_hold_every_letter_once(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = twelve();
     insert(store, &letters).await;
@@ -289,7 +288,9 @@ pub async fn pages_hold_every_letter_once(harness: &impl Harness) {
 }
 
 /// A list has no bodies; a read with bodies ends where the page is full.
-pub async fn pages_of_large_dead_letters_end_early_and_list_each_once(harness: &impl Harness) {
+pub(crate) async fn pages_of_large_dead_letters_end_early_and_list_each_once(
+    harness: &impl Harness,
+) {
     let store = &**harness.store();
     let body = bytes::Bytes::from(vec![b'x'; 1 << 20]);
     let letters: Vec<_> = (0..7)

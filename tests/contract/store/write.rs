@@ -1,5 +1,4 @@
 //! Creating, reading, updating and deleting.
-#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -7,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Harness, assert_changed, assert_not_found, channel, create, get, id, patch, patched, strict,
 };
-use crate::{Filter, StoreError, Version};
+use roundtrip_store::{ChannelError, Filter, Version};
 
 /// How many try the same concurrently.
 const MANY: usize = 8;
@@ -23,7 +22,7 @@ fn full() -> Value {
 }
 
 /// A created channel reads back unchanged.
-pub async fn a_created_channel_reads_back_unchanged(harness: &impl Harness) {
+pub(crate) async fn a_created_channel_reads_back_unchanged(harness: &impl Harness) {
     let created = channel(full());
     let version = harness.store().create(&created).await.expect("created");
     let got = harness.store().get(&id("slack-sim")).await.expect("got");
@@ -33,7 +32,7 @@ pub async fn a_created_channel_reads_back_unchanged(harness: &impl Harness) {
 }
 
 /// A second create of an id is refused and changes nothing.
-pub async fn a_taken_id_is_not_created_again(harness: &impl Harness) {
+pub(crate) async fn a_taken_id_is_not_created_again(harness: &impl Harness) {
     let created = channel(full());
     create(&**harness.store(), &created).await;
     let again = harness
@@ -42,12 +41,12 @@ pub async fn a_taken_id_is_not_created_again(harness: &impl Harness) {
             json!({"channel_id": "slack-sim", "channel_name": "other"}),
         ))
         .await;
-    assert!(matches!(again, Err(StoreError::Exists(_))), "{again:?}");
+    assert!(matches!(again, Err(ChannelError::Exists(_))), "{again:?}");
     assert_eq!(get(&**harness.store(), "slack-sim").await, created);
 }
 
 /// One of several concurrent creates from two processes succeeds.
-pub async fn of_many_creates_of_one_id_one_wins(harness: &impl Harness) {
+pub(crate) async fn of_many_creates_of_one_id_one_wins(harness: &impl Harness) {
     let second = harness.second_store().await;
     let channels: Vec<_> = (0..MANY)
         .map(|at| channel(json!({"channel_id": "c", "channel_name": at.to_string()})))
@@ -66,12 +65,12 @@ pub async fn of_many_creates_of_one_id_one_wins(harness: &impl Harness) {
     assert_eq!(get(&**harness.store(), "c").await, channels[winners[0]]);
     let losers = answers
         .iter()
-        .filter(|answer| matches!(answer, Err(StoreError::Exists(_))));
+        .filter(|answer| matches!(answer, Err(ChannelError::Exists(_))));
     assert_eq!(losers.count(), MANY - 1, "{answers:?}");
 }
 
 /// Every call with an unknown id returns that it is not found.
-pub async fn an_unknown_id_is_not_found_anywhere(harness: &impl Harness) {
+pub(crate) async fn an_unknown_id_is_not_found_anywhere(harness: &impl Harness) {
     let store = harness.store();
     create(&**store, &channel(full())).await;
     let unknown = id("unknown");
@@ -86,7 +85,7 @@ pub async fn an_unknown_id_is_not_found_anywhere(harness: &impl Harness) {
 }
 
 /// The named fields are replaced; the others stay.
-pub async fn an_update_replaces_only_its_fields(harness: &impl Harness) {
+pub(crate) async fn an_update_replaces_only_its_fields(harness: &impl Harness) {
     let store = harness.store();
     let before = channel(full());
     create(&**store, &before).await;
@@ -106,7 +105,7 @@ pub async fn an_update_replaces_only_its_fields(harness: &impl Harness) {
 }
 
 /// An update that names no field only reads.
-pub async fn an_update_of_nothing_answers_with_the_channel(harness: &impl Harness) {
+pub(crate) async fn an_update_of_nothing_answers_with_the_channel(harness: &impl Harness) {
     let store = harness.store();
     let version = store.create(&channel(full())).await.expect("created");
     let nothing = patch(json!({}));
@@ -122,7 +121,7 @@ pub async fn an_update_of_nothing_answers_with_the_channel(harness: &impl Harnes
 }
 
 /// New metadata replaces all the old metadata.
-pub async fn metadata_is_replaced_whole(harness: &impl Harness) {
+pub(crate) async fn metadata_is_replaced_whole(harness: &impl Harness) {
     let store = harness.store();
     create(&**store, &channel(full())).await;
     let change = patch(json!({"channel_metadata": {"endpoint_url": "http://h/"}}));
@@ -137,7 +136,7 @@ pub async fn metadata_is_replaced_whole(harness: &impl Harness) {
 }
 
 /// The keys of metadata keep their order.
-pub async fn keys_keep_their_order(harness: &impl Harness) {
+pub(crate) async fn keys_keep_their_order(harness: &impl Harness) {
     let store = harness.store();
     let text = r#"{"z":1,"a":{"y":1,"b":2},"10":[{"d":1,"c":2}],"9":null,"":0,"$ref":{"a.b":1}}"#;
     let metadata: Value = serde_json::from_str(text).expect("JSON");
@@ -154,7 +153,7 @@ pub async fn keys_keep_their_order(harness: &impl Harness) {
 }
 
 /// Integers stay integers, and doubles stay doubles.
-pub async fn numbers_keep_their_kind(harness: &impl Harness) {
+pub(crate) async fn numbers_keep_their_kind(harness: &impl Harness) {
     let store = harness.store();
     let numbers =
         "[0,1,1.0,-1,2147483648,-9223372036854775808,9223372036854775807,0.1,1e+300,-0.0]";
@@ -175,7 +174,7 @@ pub async fn numbers_keep_their_kind(harness: &impl Harness) {
 }
 
 /// BSON has no such integer, and a double would round it. Tested in metadata and in a filter.
-pub async fn an_integer_that_would_be_rounded_is_refused(harness: &impl Harness) {
+pub(crate) async fn an_integer_that_would_be_rounded_is_refused(harness: &impl Harness) {
     let store = harness.store();
     let metadata = json!({"owner": {"accounts": [1, 12_345_678_901_234_567_890_u64]}});
     let document = json!({"channel_id": "c", "channel_metadata": metadata});
@@ -185,7 +184,7 @@ pub async fn an_integer_that_would_be_rounded_is_refused(harness: &impl Harness)
     let updated = store.update(&id("slack-sim"), &change, None).await;
     for refused in [created.map(drop), updated.map(drop)] {
         assert!(
-            matches!(&refused, Err(StoreError::Unstorable(error))
+            matches!(&refused, Err(ChannelError::Unstorable(error))
                 if error.field == "channel_metadata.owner.accounts[1]"),
             "{refused:?}"
         );
@@ -197,7 +196,7 @@ pub async fn an_integer_that_would_be_rounded_is_refused(harness: &impl Harness)
 }
 
 /// A double reads back exactly, however often it is read and written.
-pub async fn doubles_are_kept_to_the_last_digit(harness: &impl Harness) {
+pub(crate) async fn doubles_are_kept_to_the_last_digit(harness: &impl Harness) {
     let store = harness.store();
     let numbers =
         "[31.245270191439438,0.30000000000000004,2.2250738585072014e-308,121.48791951161945]";
@@ -215,7 +214,7 @@ pub async fn doubles_are_kept_to_the_last_digit(harness: &impl Harness) {
 }
 
 /// A version depends only on the content.
-pub async fn the_version_changes_with_the_content_and_only_then(harness: &impl Harness) {
+pub(crate) async fn the_version_changes_with_the_content_and_only_then(harness: &impl Harness) {
     let store = harness.store();
     let created = store.create(&channel(full())).await.expect("created");
     let update = async |change: Value| {
@@ -251,7 +250,7 @@ pub async fn the_version_changes_with_the_content_and_only_then(harness: &impl H
 }
 
 /// A write that expects an older version is refused.
-pub async fn a_write_that_expects_another_version_changes_nothing(harness: &impl Harness) {
+pub(crate) async fn a_write_that_expects_another_version_changes_nothing(harness: &impl Harness) {
     let store = harness.store();
     let old = store.create(&channel(full())).await.expect("created");
     let name = |name: &str| patch(json!({"channel_name": name}));
@@ -268,7 +267,7 @@ pub async fn a_write_that_expects_another_version_changes_nothing(harness: &impl
 }
 
 /// A write that expects the current version succeeds.
-pub async fn a_write_that_expects_this_version_is_done(harness: &impl Harness) {
+pub(crate) async fn a_write_that_expects_this_version_is_done(harness: &impl Harness) {
     let store = harness.store();
     let first = store.create(&channel(full())).await.expect("created");
     let slack = id("slack-sim");
@@ -282,7 +281,7 @@ pub async fn a_write_that_expects_this_version_is_done(harness: &impl Harness) {
 }
 
 /// One of several concurrent updates from two processes that expect the same version succeeds.
-pub async fn of_many_updates_of_one_version_one_wins(harness: &impl Harness) {
+pub(crate) async fn of_many_updates_of_one_version_one_wins(harness: &impl Harness) {
     let store = harness.store();
     let second = harness.second_store().await;
     let slack = id("slack-sim");
@@ -307,7 +306,7 @@ pub async fn of_many_updates_of_one_version_one_wins(harness: &impl Harness) {
 }
 
 /// Concurrent updates of different fields do not undo each other.
-pub async fn updates_of_different_fields_are_all_kept(harness: &impl Harness) {
+pub(crate) async fn updates_of_different_fields_are_all_kept(harness: &impl Harness) {
     let store = harness.store();
     let second = harness.second_store().await;
     create(&**store, &channel(full())).await;
@@ -328,7 +327,7 @@ pub async fn updates_of_different_fields_are_all_kept(harness: &impl Harness) {
 }
 
 /// A deleted channel is gone, and its id can be created again.
-pub async fn a_deleted_channel_is_gone_and_its_id_is_free(harness: &impl Harness) {
+pub(crate) async fn a_deleted_channel_is_gone_and_its_id_is_free(harness: &impl Harness) {
     let store = harness.store();
     create(&**store, &channel(json!({"channel_id": "unknown"}))).await;
     create(&**store, &channel(full())).await;
@@ -339,7 +338,7 @@ pub async fn a_deleted_channel_is_gone_and_its_id_is_free(harness: &impl Harness
 }
 
 /// Text in any script, with any character, reads back unchanged.
-pub async fn any_text_is_kept(harness: &impl Harness) {
+pub(crate) async fn any_text_is_kept(harness: &impl Harness) {
     let text = "Ünïcödé 雪 🚀 \u{0} \u{7f} \u{2028} '\"\\ $where e\u{301}";
     let odd = channel(json!({
         "channel_id": "A.z_0~-",
@@ -353,7 +352,7 @@ pub async fn any_text_is_kept(harness: &impl Harness) {
 }
 
 /// A megabyte of metadata, and deep nesting, read back unchanged.
-pub async fn a_big_channel_is_kept(harness: &impl Harness) {
+pub(crate) async fn a_big_channel_is_kept(harness: &impl Harness) {
     let mut deep = json!("deep");
     for _ in 0..30 {
         deep = json!({ "in": [deep] });
@@ -365,7 +364,7 @@ pub async fn a_big_channel_is_kept(harness: &impl Harness) {
 }
 
 /// A value that one engine could not return is refused by all.
-pub async fn a_value_that_cannot_be_stored_is_refused(harness: &impl Harness) {
+pub(crate) async fn a_value_that_cannot_be_stored_is_refused(harness: &impl Harness) {
     let store = harness.store();
     create(&**store, &channel(full())).await;
     let metadata = json!({"a\0": 1});
@@ -375,20 +374,20 @@ pub async fn a_value_that_cannot_be_stored_is_refused(harness: &impl Harness) {
         ))
         .await;
     assert!(
-        matches!(created, Err(StoreError::Unstorable(_))),
+        matches!(created, Err(ChannelError::Unstorable(_))),
         "{created:?}"
     );
     let change = patch(json!({ "channel_metadata": metadata }));
     let updated = store.update(&id("slack-sim"), &change, None).await;
     assert!(
-        matches!(updated, Err(StoreError::Unstorable(_))),
+        matches!(updated, Err(ChannelError::Unstorable(_))),
         "{updated:?}"
     );
     assert_eq!(get(&**store, "slack-sim").await, channel(full()));
 }
 
 /// One process reads what another writes.
-pub async fn two_stores_see_each_others_writes(harness: &impl Harness) {
+pub(crate) async fn two_stores_see_each_others_writes(harness: &impl Harness) {
     let second = harness.second_store().await;
     create(&**harness.store(), &channel(full())).await;
     let change = patch(json!({"channel_name": "new"}));
@@ -403,6 +402,6 @@ pub async fn two_stores_see_each_others_writes(harness: &impl Harness) {
 }
 
 /// An available store answers a ping.
-pub async fn a_store_that_answers_is_pinged(harness: &impl Harness) {
+pub(crate) async fn a_store_that_answers_is_pinged(harness: &impl Harness) {
     harness.store().ping().await.expect("an answer");
 }

@@ -1,6 +1,6 @@
 //! The suite that every engine must pass.
 //!
-//! Invariant: there is one list of cases, in [`store_contract!`](crate::store_contract), and an
+//! Invariant: there is one list of cases, in `store_contract!`, and an
 //! engine runs all of them.
 
 mod foreign;
@@ -24,25 +24,25 @@ use futures::FutureExt;
 use roundtrip_model::{ApiKeyId, Channel, ChannelId, ChannelPatch, StoredChannel};
 use serde_json::Value;
 
-pub use foreign::*;
-pub use ledger_dead::*;
-pub use ledger_idempotency::*;
-pub use ledger_journal::*;
-pub use ledger_keys::*;
-pub use ledger_messages::*;
-pub use ledger_replays::*;
-pub use pages::*;
-pub use pause::*;
-pub use query::*;
-pub use secrets::*;
-pub use write::*;
+pub(crate) use foreign::*;
+pub(crate) use ledger_dead::*;
+pub(crate) use ledger_idempotency::*;
+pub(crate) use ledger_journal::*;
+pub(crate) use ledger_keys::*;
+pub(crate) use ledger_messages::*;
+pub(crate) use ledger_replays::*;
+pub(crate) use pages::*;
+pub(crate) use pause::*;
+pub(crate) use query::*;
+pub(crate) use secrets::*;
+pub(crate) use write::*;
 
-use crate::{Channels, SharedStore, StoreError};
+use roundtrip_store::{ChannelError, Channels, SharedStore};
 
 /// An engine under test: an empty store of its own, and the access to its data that another client
 /// of the database has.
 #[async_trait]
-pub trait Harness: Send + Sync + Sized {
+pub(crate) trait Harness: Send + Sync + Sized {
     /// An empty store that no other case uses.
     async fn start() -> Self;
 
@@ -67,11 +67,7 @@ pub trait Harness: Send + Sync + Sized {
 }
 
 /// Runs a case on a store of its own. Cleans up even if the case fails.
-///
-/// # Panics
-///
-/// If the case does.
-pub async fn run<H: Harness>(case: impl AsyncFnOnce(&H)) {
+pub(crate) async fn run<H: Harness>(case: impl AsyncFnOnce(&H)) {
     let harness = H::start().await;
     let outcome = AssertUnwindSafe(case(&harness)).catch_unwind().await;
     harness.stop().await;
@@ -81,10 +77,9 @@ pub async fn run<H: Harness>(case: impl AsyncFnOnce(&H)) {
 }
 
 /// Declares a test for each case, for the engine that the harness starts.
-#[macro_export]
 macro_rules! store_contract {
     ($harness:ty) => {
-        $crate::store_contract! { @each $harness;
+        $crate::contract::store::store_contract! { @each $harness;
             a_created_channel_reads_back_unchanged,
             a_taken_id_is_not_created_again,
             of_many_creates_of_one_id_one_wins,
@@ -122,6 +117,10 @@ macro_rules! store_contract {
             a_document_without_an_id_is_passed_over,
             a_foreign_change_counts_as_another_version,
             a_query_answers_by_its_filter,
+            a_query_finds_names_and_tags_of_any_form,
+            a_query_finds_a_channel_by_its_present_name_and_tags,
+            a_page_ends_with_the_budget_and_the_next_goes_on,
+            only_candidates_use_up_a_budget,
             a_query_tells_missing_fields_from_empty_ones,
             a_query_within_channels_finds_no_others,
             pages_within_channels_list_each_channel_once,
@@ -190,14 +189,16 @@ macro_rules! store_contract {
         $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $case() {
-                $crate::contract::run::<$harness>(async |harness| {
-                    $crate::contract::$case(harness).await;
+                $crate::contract::store::run::<$harness>(async |harness| {
+                    $crate::contract::store::$case(harness).await;
                 })
                 .await;
             }
         )*
     };
 }
+
+pub(crate) use store_contract;
 
 fn channel(document: Value) -> Channel {
     serde_json::from_value(document).expect("a channel")
@@ -240,14 +241,17 @@ fn patched(mut channel: Channel, patch: ChannelPatch) -> Channel {
 }
 
 /// Fails unless the error is that there is no such channel.
-fn assert_not_found<T: std::fmt::Debug>(answer: &Result<T, StoreError>) {
+fn assert_not_found<T: std::fmt::Debug>(answer: &Result<T, ChannelError>) {
     assert!(
-        matches!(answer, Err(StoreError::NotFound(id)) if id.as_str() == "unknown"),
+        matches!(answer, Err(ChannelError::NotFound(id)) if id.as_str() == "unknown"),
         "{answer:?}"
     );
 }
 
 /// Fails unless the error is that the channel has changed.
-fn assert_changed<T: std::fmt::Debug>(answer: &Result<T, StoreError>) {
-    assert!(matches!(answer, Err(StoreError::Changed(_))), "{answer:?}");
+fn assert_changed<T: std::fmt::Debug>(answer: &Result<T, ChannelError>) {
+    assert!(
+        matches!(answer, Err(ChannelError::Changed(_))),
+        "{answer:?}"
+    );
 }

@@ -1,7 +1,4 @@
-//! Files and folders that only the process's own user may read. They hold messages and keys.
-//!
-//! Invariant: a file made here is private from its first moment. An existing file is neither opened
-//! nor changed; [`is_open_to_others`] reports who may read it.
+//! Private files and folders, and who else may read them.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -31,11 +28,7 @@ pub fn create_new(path: &Path) -> io::Result<File> {
 ///
 /// An existing file is not opened. Closing it would release this process's locks on it, and SQLite
 /// relies on them.
-///
-/// # Errors
-///
-/// The system's error.
-pub fn create_missing(path: &Path) -> io::Result<()> {
+pub(crate) fn create_missing(path: &Path) -> io::Result<()> {
     match create_new(path) {
         // The name is a dangling link. Opening it for writing would create its target readable for
         // everyone.
@@ -52,10 +45,6 @@ pub fn create_missing(path: &Path) -> io::Result<()> {
 /// In a Kubernetes volume only write permission counts. A Secret is mounted readable for all (0644,
 /// or 0440 if the pod has its own group). Only the pod's own containers can reach it. Therefore the
 /// result is for a warning, and not for a refusal.
-///
-/// # Errors
-///
-/// The system's error.
 pub fn is_open_to_others(path: &Path) -> io::Result<bool> {
     let mode = mode_of(&fs::metadata(path)?);
     // The kubelet replaces all files of a volume at once, through this link.

@@ -1,12 +1,11 @@
 //! Pausing and resuming, and which channel is meant.
-#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use futures::future::join_all;
 use roundtrip_model::DeliverySettings;
 use serde_json::{Value, json};
 
 use super::{Harness, assert_not_found, channel, create, get, id, patch};
-use crate::Channels;
+use roundtrip_store::Channels;
 
 /// How many change the channel concurrently.
 const MANY: usize = 8;
@@ -24,7 +23,7 @@ async fn is_paused(store: &dyn Channels, named: &str) -> bool {
 }
 
 /// Only the flag changes, whatever the document contains.
-pub async fn pausing_and_resuming_change_nothing_else(harness: &impl Harness) {
+pub(crate) async fn pausing_and_resuming_change_nothing_else(harness: &impl Harness) {
     let store = &**harness.store();
     let delivery = json!({"timeout": "9s", "other": [1]});
     let metadata = [
@@ -67,7 +66,7 @@ pub async fn pausing_and_resuming_change_nothing_else(harness: &impl Harness) {
 }
 
 /// A pause is the operator's. It ends by a resume, or by metadata that names it.
-pub async fn a_pause_outlasts_new_metadata_that_does_not_name_it(harness: &impl Harness) {
+pub(crate) async fn a_pause_outlasts_new_metadata_that_does_not_name_it(harness: &impl Harness) {
     let store = &**harness.store();
     let metadata = json!({"endpoint_url": "http://old/", "delivery": {"timeout": "9s"}});
     let document = json!({"channel_id": "c", "channel_metadata": metadata});
@@ -101,7 +100,7 @@ pub async fn a_pause_outlasts_new_metadata_that_does_not_name_it(harness: &impl 
 }
 
 /// The pause and the others' metadata are all kept.
-pub async fn a_pause_and_other_changes_at_once_are_all_kept(harness: &impl Harness) {
+pub(crate) async fn a_pause_and_other_changes_at_once_are_all_kept(harness: &impl Harness) {
     let second = harness.second_store().await;
     let store = harness.store();
     create(&**store, &channel(json!({"channel_id": "c"}))).await;
@@ -122,7 +121,9 @@ pub async fn a_pause_and_other_changes_at_once_are_all_kept(harness: &impl Harne
 }
 
 /// The response of an earlier channel's endpoint does not affect a later channel with its id.
-pub async fn a_pause_for_an_earlier_channel_does_not_hit_a_later_one(harness: &impl Harness) {
+pub(crate) async fn a_pause_for_an_earlier_channel_does_not_hit_a_later_one(
+    harness: &impl Harness,
+) {
     let store = &**harness.store();
     create(store, &channel(json!({"channel_id": "unknown"}))).await;
     let c = id("unknown");
@@ -140,7 +141,7 @@ pub async fn a_pause_for_an_earlier_channel_does_not_hit_a_later_one(harness: &i
 }
 
 /// A uid never changes and is never reused, even if the same channel is created again.
-pub async fn a_recreated_channel_is_another_channel(harness: &impl Harness) {
+pub(crate) async fn a_recreated_channel_is_another_channel(harness: &impl Harness) {
     let store = &**harness.store();
     let c = id("c");
     let mut uids = Vec::new();

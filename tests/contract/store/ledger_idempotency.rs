@@ -1,5 +1,4 @@
 //! Idempotency keys.
-#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use std::time::Duration;
 
@@ -7,7 +6,7 @@ use futures::future::join_all;
 use roundtrip_model::MessageId;
 
 use super::{Harness, samples::at};
-use crate::{Idempotency, Reservation};
+use roundtrip_store::{Idempotency, Reservation};
 
 /// The lease of a reservation in these cases.
 const LEASE: Duration = Duration::from_secs(1);
@@ -38,7 +37,7 @@ fn two_ids() -> (MessageId, MessageId) {
 }
 
 /// The key is reserved, then in progress, then done. All processes see the same.
-pub async fn a_key_gets_its_first_answer(harness: &impl Harness) {
+pub(crate) async fn a_key_gets_its_first_answer(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
     let (id, other) = two_ids();
     assert_eq!(reserve(store, "f", &id, 0).await, Reservation::Taken(id));
@@ -63,7 +62,7 @@ pub async fn a_key_gets_its_first_answer(harness: &impl Harness) {
 }
 
 /// Whether the first request is in progress, has died or is done.
-pub async fn a_key_with_another_fingerprint_is_a_mismatch(harness: &impl Harness) {
+pub(crate) async fn a_key_with_another_fingerprint_is_a_mismatch(harness: &impl Harness) {
     let store = &**harness.store();
     let (id, other) = two_ids();
     assert_eq!(reserve(store, "f", &id, 0).await, Reservation::Taken(id));
@@ -79,7 +78,7 @@ pub async fn a_key_with_another_fingerprint_is_a_mismatch(harness: &impl Harness
 }
 
 /// As if the request had never been made.
-pub async fn a_released_key_is_free(harness: &impl Harness) {
+pub(crate) async fn a_released_key_is_free(harness: &impl Harness) {
     let store = &**harness.store();
     let (id, other) = two_ids();
     assert_eq!(reserve(store, "f", &id, 0).await, Reservation::Taken(id));
@@ -96,7 +95,7 @@ pub async fn a_released_key_is_free(harness: &impl Harness) {
 
 /// The first request died and may have enqueued its message. The next one takes over its message
 /// id, so that both are one message, and gets a new lease.
-pub async fn an_expired_reservation_is_taken_over(harness: &impl Harness) {
+pub(crate) async fn an_expired_reservation_is_taken_over(harness: &impl Harness) {
     let store = &**harness.store();
     let (id, other) = two_ids();
     assert_eq!(reserve(store, "f", &id, 0).await, Reservation::Taken(id));
@@ -116,7 +115,7 @@ pub async fn an_expired_reservation_is_taken_over(harness: &impl Harness) {
 }
 
 /// Only the message that holds the key completes or releases it.
-pub async fn a_key_is_settled_by_its_own_message(harness: &impl Harness) {
+pub(crate) async fn a_key_is_settled_by_its_own_message(harness: &impl Harness) {
     let store = &**harness.store();
     let (id, other) = two_ids();
     complete(store, &id).await;
@@ -129,7 +128,7 @@ pub async fn a_key_is_settled_by_its_own_message(harness: &impl Harness) {
 }
 
 /// Also for concurrent requests to several processes, and after the lease expired.
-pub async fn only_one_of_many_requests_reserves_a_key(harness: &impl Harness) {
+pub(crate) async fn only_one_of_many_requests_reserves_a_key(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
     for millis in [0, 1000] {
         let ids: Vec<MessageId> = (0..50).map(|_| MessageId::generate()).collect();

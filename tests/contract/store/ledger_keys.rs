@@ -1,11 +1,10 @@
 //! API keys.
-#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use roundtrip_model::{ApiKey, ApiKeyId, KeyBounds, KeyRole, NewKey};
 use time::OffsetDateTime;
 
 use super::{Harness, samples::at};
-use crate::{ApiKeys, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, StoreError};
+use roundtrip_store::{ApiKeys, KeyError, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE};
 
 fn key(name: &str) -> ApiKey {
     let new = NewKey {
@@ -34,7 +33,7 @@ async fn active(store: &(impl ApiKeys + ?Sized), now: OffsetDateTime) -> Vec<Str
 }
 
 /// With any set of fields, including the hash that verifies it.
-pub async fn an_api_key_reads_back_unchanged(harness: &impl Harness) {
+pub(crate) async fn an_api_key_reads_back_unchanged(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
     let limited = ApiKey {
         role: KeyRole::Viewer,
@@ -53,7 +52,7 @@ pub async fn an_api_key_reads_back_unchanged(harness: &impl Harness) {
 }
 
 /// At once, in every process and permanently. The first revocation counts.
-pub async fn a_revoked_key_is_active_no_more(harness: &impl Harness) {
+pub(crate) async fn a_revoked_key_is_active_no_more(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
     let (revoked, other) = (key("revoked"), key("other"));
     create(store, &revoked).await;
@@ -70,7 +69,7 @@ pub async fn a_revoked_key_is_active_no_more(harness: &impl Harness) {
 }
 
 /// Also if it is revoked before or after that.
-pub async fn a_key_that_expires_is_active_until_then(harness: &impl Harness) {
+pub(crate) async fn a_key_that_expires_is_active_until_then(harness: &impl Harness) {
     let store = &**harness.store();
     let expiring = |name| ApiKey {
         expires_at: Some(at(1000)),
@@ -90,7 +89,7 @@ pub async fn a_key_that_expires_is_active_until_then(harness: &impl Harness) {
 }
 
 /// The earliest first, including ended keys.
-pub async fn pages_hold_every_key_once(harness: &impl Harness) {
+pub(crate) async fn pages_hold_every_key_once(harness: &impl Harness) {
     let store = &**harness.store();
     let keys: Vec<ApiKey> = (0..12).map(|number| key(&number.to_string())).collect();
     for key in &keys {
@@ -124,7 +123,7 @@ pub async fn pages_hold_every_key_once(harness: &impl Harness) {
 }
 
 /// Every engine finds the same keys as the rule, and cuts its pages after applying the bounds.
-pub async fn a_page_of_keys_lists_only_keys_within_bounds(harness: &impl Harness) {
+pub(crate) async fn a_page_of_keys_lists_only_keys_within_bounds(harness: &impl Harness) {
     let store = &**harness.store();
     let some = |channels: &[&str]| Some(channels.iter().map(|id| super::id(id)).collect());
     let mut keys = Vec::new();
@@ -172,7 +171,7 @@ pub async fn a_page_of_keys_lists_only_keys_within_bounds(harness: &impl Harness
 
 /// Also for keys that the key's own keys made, so that a limited operator gains nothing by making
 /// more operators. Ended keys and other keys' keys do not count.
-pub async fn no_more_keys_are_active_under_one_than_can_be(harness: &impl Harness) {
+pub(crate) async fn no_more_keys_are_active_under_one_than_can_be(harness: &impl Harness) {
     let store = &**harness.store();
     let [one, other] = [(); 2].map(|()| ApiKeyId::generate());
     let under = |one| ApiKey {
@@ -191,7 +190,7 @@ pub async fn no_more_keys_are_active_under_one_than_can_be(harness: &impl Harnes
     }
     let refused = store.create_key(&under(one)).await;
     assert!(
-        matches!(refused, Err(StoreError::TooManyUnderOne)),
+        matches!(refused, Err(KeyError::TooManyUnderOne)),
         "{refused:?}"
     );
     create(store, &under(other)).await;
@@ -202,7 +201,7 @@ pub async fn no_more_keys_are_active_under_one_than_can_be(harness: &impl Harnes
 }
 
 /// Ended keys do not count. All active keys are returned to an ingress.
-pub async fn no_more_keys_are_active_than_can_be(harness: &impl Harness) {
+pub(crate) async fn no_more_keys_are_active_than_can_be(harness: &impl Harness) {
     const ENDED: u16 = 100;
     let store = &**harness.store();
     let first = key("first");
@@ -211,7 +210,7 @@ pub async fn no_more_keys_are_active_than_can_be(harness: &impl Harness) {
     harness.copy_key(&first.key_id, copies, ENDED).await;
     create(store, &key("last")).await;
     let refused = store.create_key(&key("beyond")).await;
-    assert!(matches!(refused, Err(StoreError::TooMany)), "{refused:?}");
+    assert!(matches!(refused, Err(KeyError::TooMany)), "{refused:?}");
     let all = active(store, at(0)).await;
     assert_eq!(all.len(), usize::from(MAX_ACTIVE_KEYS));
     assert!(!all.iter().any(|name| name == "beyond"));

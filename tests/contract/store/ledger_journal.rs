@@ -1,5 +1,4 @@
 //! Recording and reading a message's history.
-#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use roundtrip_model::{Entry, Event, State, decision::DeadKind, journal::After};
 
@@ -7,10 +6,10 @@ use super::{
     Harness,
     samples::{accepted, at, entry, found, life, message_id, reason, record, state, texts, tried},
 };
-use crate::{FIRST_ENTRIES, MAX_ENTRIES};
+use roundtrip_store::{FIRST_ENTRIES, MAX_ENTRIES};
 
 /// Every kind of entry reads back as it was recorded, in the order of time.
-pub async fn a_timeline_is_what_was_recorded(harness: &impl Harness) {
+pub(crate) async fn a_timeline_is_what_was_recorded(harness: &impl Harness) {
     let store = &**harness.store();
     let id = message_id(0);
     let entries = life(id, 0);
@@ -27,7 +26,7 @@ pub async fn a_timeline_is_what_was_recorded(harness: &impl Harness) {
 }
 
 /// In any order, in any number of calls, and with repeated entries.
-pub async fn entries_in_any_order_and_twice_lead_to_the_same(harness: &impl Harness) {
+pub(crate) async fn entries_in_any_order_and_twice_lead_to_the_same(harness: &impl Harness) {
     let store = &**harness.store();
     for (number, (stride, call)) in [(1, 1), (2, 3), (3, 2), (4, 11), (5, 4), (7, 5), (10, 1)]
         .into_iter()
@@ -57,7 +56,7 @@ pub async fn entries_in_any_order_and_twice_lead_to_the_same(harness: &impl Harn
 }
 
 /// At every point of a message's life, and after a late entry.
-pub async fn the_state_is_the_greatest_position(harness: &impl Harness) {
+pub(crate) async fn the_state_is_the_greatest_position(harness: &impl Harness) {
     let store = &**harness.store();
     let id = message_id(0);
     let mut so_far = Vec::new();
@@ -76,7 +75,7 @@ pub async fn the_state_is_the_greatest_position(harness: &impl Harness) {
 }
 
 /// Several recorders may write the same entries concurrently.
-pub async fn of_many_records_of_the_same_entries_one_counts(harness: &impl Harness) {
+pub(crate) async fn of_many_records_of_the_same_entries_one_counts(harness: &impl Harness) {
     let (one, other) = (harness.store(), harness.second_store().await);
     let id = message_id(0);
     let entries = life(id, 0);
@@ -96,7 +95,7 @@ pub async fn of_many_records_of_the_same_entries_one_counts(harness: &impl Harne
 }
 
 /// As a recorder writes them: entries of many messages, mixed, in one call.
-pub async fn entries_of_many_messages_are_recorded_in_one_call(harness: &impl Harness) {
+pub(crate) async fn entries_of_many_messages_are_recorded_in_one_call(harness: &impl Harness) {
     let store = &**harness.store();
     record(store, &[]).await;
     let messages: Vec<_> = (0..100).map(message_id).collect();
@@ -122,7 +121,7 @@ pub async fn entries_of_many_messages_are_recorded_in_one_call(harness: &impl Ha
 }
 
 /// Entries of the same millisecond are in the order of their ids.
-pub async fn entries_of_one_time_stand_by_their_ids(harness: &impl Harness) {
+pub(crate) async fn entries_of_one_time_stand_by_their_ids(harness: &impl Harness) {
     let store = &**harness.store();
     let id = message_id(0);
     let delivering = |attempt| entry(id, 0, 5, Event::Delivering { attempt });
@@ -134,7 +133,7 @@ pub async fn entries_of_one_time_stand_by_their_ids(harness: &impl Harness) {
 }
 
 /// A timeline of any length is bounded, and shows its beginning and its end.
-pub async fn a_long_timeline_shows_its_beginning_and_its_end(harness: &impl Harness) {
+pub(crate) async fn a_long_timeline_shows_its_beginning_and_its_end(harness: &impl Harness) {
     let store = &**harness.store();
     let id = message_id(0);
     let mut entries = vec![entry(id, 0, 0, accepted("1"))];
@@ -156,7 +155,7 @@ pub async fn a_long_timeline_shows_its_beginning_and_its_end(harness: &impl Harn
 }
 
 /// Also if it arrives after everything else. The JSON is kept byte by byte.
-pub async fn content_that_arrives_last_is_stored(harness: &impl Harness) {
+pub(crate) async fn content_that_arrives_last_is_stored(harness: &impl Harness) {
     let store = &**harness.store();
     let long = format!("\"{}\"", "long ".repeat(100_000));
     for (millis, json) in (0..).zip([
@@ -185,7 +184,7 @@ pub async fn content_that_arrives_last_is_stored(harness: &impl Harness) {
 }
 
 /// A message without entries does not exist.
-pub async fn an_unknown_message_has_no_record(harness: &impl Harness) {
+pub(crate) async fn an_unknown_message_has_no_record(harness: &impl Harness) {
     let store = &**harness.store();
     let dead = Event::Dead(reason(DeadKind::TooOld));
     record(store, &[entry(message_id(0), 0, 0, dead)]).await;

@@ -1,5 +1,4 @@
 //! Filters and pages of messages.
-#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use roundtrip_model::{
     CallbackId, Entry, Event, MessageId, ReplayId, State, decision::DeadKind, journal::After,
@@ -11,7 +10,7 @@ use super::{
     Harness,
     samples::{accepted, at, attempt, entry, message_id, reason, record, text, tried},
 };
-use crate::{Detail, Journal, MAX_PAGE_BYTES, MessageFilter, MessageRecord};
+use roundtrip_store::{Detail, Journal, MAX_PAGE_BYTES, MessageFilter, MessageRecord};
 
 /// Twelve messages, one each second. The channels alternate between `a` and `b`, the sessions
 /// between `x`, `y`, `z`. The first four are delivered, the next four retrying, the others queued.
@@ -55,7 +54,7 @@ async fn seconds(
 }
 
 /// Each condition alone and several together. The count agrees with the list.
-pub async fn messages_are_found_by_their_filter(harness: &impl Harness) {
+pub(crate) async fn messages_are_found_by_their_filter(harness: &impl Harness) {
     let store = &**harness.store();
     fill(store).await;
     let ids = |seconds: &[i64]| -> Value {
@@ -121,7 +120,7 @@ pub async fn messages_are_found_by_their_filter(harness: &impl Harness) {
 
 /// Delivered, answered or forwarded, or with a dead answer. Messages that are dead themselves or
 /// were replayed since do not match.
-pub async fn messages_that_their_channel_took_are_found_together(harness: &impl Harness) {
+pub(crate) async fn messages_that_their_channel_took_are_found_together(harness: &impl Harness) {
     let store = &**harness.store();
     let callback_id = CallbackId::generate();
     let replay_id = ReplayId::generate();
@@ -169,7 +168,7 @@ pub async fn messages_that_their_channel_took_are_found_together(harness: &impl 
 
 /// A message accepted exactly at a bound is within `since` and outside `until`. A bound between two
 /// milliseconds counts as the later one.
-pub async fn a_time_begins_with_since_and_ends_before_until(harness: &impl Harness) {
+pub(crate) async fn a_time_begins_with_since_and_ends_before_until(harness: &impl Harness) {
     let store = &**harness.store();
     fill(store).await;
     let little = Duration::nanoseconds(1);
@@ -204,7 +203,7 @@ pub async fn a_time_begins_with_since_and_ends_before_until(harness: &impl Harne
 }
 
 /// A list shows the same of a message as a single read, including its content.
-pub async fn a_listed_message_is_the_message(harness: &impl Harness) {
+pub(crate) async fn a_listed_message_is_the_message(harness: &impl Harness) {
     let store = &**harness.store();
     fill(store).await;
     let only = MessageFilter {
@@ -235,7 +234,7 @@ pub async fn a_listed_message_is_the_message(harness: &impl Harness) {
 }
 
 /// New messages arrive and old ones change their state between two pages.
-pub async fn pages_hold_every_message_once_while_new_ones_come(harness: &impl Harness) {
+pub(crate) async fn pages_hold_every_message_once_while_new_ones_come(harness: &impl Harness) {
     let store = &**harness.store();
     let all = MessageFilter::default();
     fill(store).await;
@@ -266,7 +265,7 @@ pub async fn pages_hold_every_message_once_while_new_ones_come(harness: &impl Ha
 }
 
 /// Also within channels: the latest of all of them first.
-pub async fn pages_within_channels_list_each_message_once(harness: &impl Harness) {
+pub(crate) async fn pages_within_channels_list_each_message_once(harness: &impl Harness) {
     let store = &**harness.store();
     fill(store).await;
     let own = json!({"channel_ids": ["a", "b", "unknown"], "until": text(at(11_000))});
@@ -283,7 +282,7 @@ pub async fn pages_within_channels_list_each_message_once(harness: &impl Harness
 }
 
 /// A page of whole messages ends where it is full.
-pub async fn pages_of_large_messages_end_early_and_list_each_once(harness: &impl Harness) {
+pub(crate) async fn pages_of_large_messages_end_early_and_list_each_once(harness: &impl Harness) {
     let store = &**harness.store();
     let long = format!("\"{}\"", "x".repeat(1 << 20));
     for number in 0..7 {

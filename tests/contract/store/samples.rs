@@ -14,7 +14,7 @@ use roundtrip_model::{
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{DeadLetter, DeadQueue, Journal, MessageRecord};
+use roundtrip_store::{DeadLetter, DeadQueue, Journal, MessageRecord};
 
 /// An hour before the first case, to the millisecond.
 static BEGINNING: LazyLock<OffsetDateTime> = LazyLock::new(|| {

@@ -1,11 +1,10 @@
 //! The signing secrets of channels.
-#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use futures::future::join_all;
 use serde_json::json;
 
 use super::{Harness, channel, create, get, id, patch};
-use crate::{Filter, PageRequest, SealedSecret, Secrets, StoreError};
+use roundtrip_store::{Filter, PageRequest, SealedSecret, Secrets, SecretsError};
 
 /// How many try the same concurrently.
 const MANY: usize = 8;
@@ -25,16 +24,16 @@ async fn put(
     store: &(impl Secrets + ?Sized),
     seen: &[SealedSecret],
     new: &[SealedSecret],
-) -> Result<(), StoreError> {
+) -> Result<(), SecretsError> {
     store.replace_secrets(&id("c"), seen, new).await
 }
 
-fn assert_changed(put: &Result<(), StoreError>) {
-    assert!(matches!(put, Err(StoreError::Changed(_))), "{put:?}");
+fn assert_changed(put: &Result<(), SecretsError>) {
+    assert!(matches!(put, Err(SecretsError::Changed(_))), "{put:?}");
 }
 
 /// They read back unchanged, also in another process. A channel without secrets has an empty list.
-pub async fn secrets_are_kept_as_they_were(harness: &impl Harness) {
+pub(crate) async fn secrets_are_kept_as_they_were(harness: &impl Harness) {
     let store = &**harness.store();
     create(store, &channel(json!({"channel_id": "c"}))).await;
     harness
@@ -53,7 +52,7 @@ pub async fn secrets_are_kept_as_they_were(harness: &impl Harness) {
 }
 
 /// A write that read older secrets replaces nothing.
-pub async fn secrets_replace_those_that_were_seen(harness: &impl Harness) {
+pub(crate) async fn secrets_replace_those_that_were_seen(harness: &impl Harness) {
     let store = &**harness.store();
     create(store, &channel(json!({"channel_id": "c"}))).await;
     let (first, second) = ([sealed("first", None)], [sealed("second", None)]);
@@ -65,7 +64,7 @@ pub async fn secrets_replace_those_that_were_seen(harness: &impl Harness) {
 }
 
 /// One of many concurrent rotations from two processes succeeds.
-pub async fn of_many_who_replace_secrets_one_wins(harness: &impl Harness) {
+pub(crate) async fn of_many_who_replace_secrets_one_wins(harness: &impl Harness) {
     let second = harness.second_store().await;
     let store = harness.store();
     create(&**store, &channel(json!({"channel_id": "c"}))).await;
@@ -90,7 +89,7 @@ pub async fn of_many_who_replace_secrets_one_wins(harness: &impl Harness) {
 }
 
 /// A deleted channel's secrets are gone, so that a new channel with its id does not get them.
-pub async fn a_deleted_channels_secrets_are_gone(harness: &impl Harness) {
+pub(crate) async fn a_deleted_channels_secrets_are_gone(harness: &impl Harness) {
     let store = harness.store();
     let c = channel(json!({"channel_id": "c"}));
     let first = [sealed("first", None)];
@@ -104,7 +103,7 @@ pub async fn a_deleted_channels_secrets_are_gone(harness: &impl Harness) {
 }
 
 /// A refused delete removes no secrets.
-pub async fn a_channel_that_stays_keeps_its_secrets(harness: &impl Harness) {
+pub(crate) async fn a_channel_that_stays_keeps_its_secrets(harness: &impl Harness) {
     let store = harness.store();
     let version = store.create(&channel(json!({"channel_id": "c"}))).await;
     let first = [sealed("first", None)];
@@ -116,12 +115,12 @@ pub async fn a_channel_that_stays_keeps_its_secrets(harness: &impl Harness) {
         .expect("updated");
     let old = version.expect("created");
     let refused = store.delete(&id("c"), Some(&old)).await;
-    assert_changed(&refused);
+    super::assert_changed(&refused);
     assert_eq!(secrets(&**store, "c").await, first);
 }
 
 /// A channel's document does not contain them, and no filter reaches them.
-pub async fn secrets_are_no_part_of_the_channel(harness: &impl Harness) {
+pub(crate) async fn secrets_are_no_part_of_the_channel(harness: &impl Harness) {
     let store = harness.store();
     let c = channel(json!({"channel_id": "c"}));
     create(&**store, &c).await;

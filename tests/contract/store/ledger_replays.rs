@@ -1,5 +1,4 @@
 //! Replays and their leases.
-#![expect(clippy::missing_panics_doc, reason = "a case fails by a panic")]
 
 use std::time::Duration;
 
@@ -10,9 +9,9 @@ use super::{
     Harness,
     samples::{at, message_id},
 };
-use crate::{
-    DeadFilter, DeadQueue, MAX_RUNNING_REPLAYS, MessageFilter, Progress, Replay, ReplayFilter,
-    ReplaySource, ReplayStatus, Replays, StateFilter, StoreError,
+use roundtrip_store::{
+    DeadFilter, DeadQueue, MAX_RUNNING_REPLAYS, MessageFilter, Progress, Replay, ReplayError,
+    ReplayFilter, ReplaySource, ReplayStatus, Replays, StateFilter,
 };
 
 /// The length of a lease in these cases.
@@ -73,7 +72,7 @@ async fn advance(
 }
 
 /// With any source.
-pub async fn a_replay_reads_back_unchanged(harness: &impl Harness) {
+pub(crate) async fn a_replay_reads_back_unchanged(harness: &impl Harness) {
     let store = &**harness.store();
     let letters = DeadFilter {
         ids: Some(vec!["a".to_owned()]),
@@ -112,7 +111,7 @@ pub async fn a_replay_reads_back_unchanged(harness: &impl Harness) {
 }
 
 /// By one of many concurrent claims, and only while it runs.
-pub async fn a_replay_is_claimed_by_one(harness: &impl Harness) {
+pub(crate) async fn a_replay_is_claimed_by_one(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
     assert_eq!(claim(store, "one", 0).await, None);
     let replay = of_everything();
@@ -127,7 +126,7 @@ pub async fn a_replay_is_claimed_by_one(harness: &impl Harness) {
 }
 
 /// Each owner gets a different one. The owner of the only one does not get it again.
-pub async fn a_leased_replay_is_not_claimed(harness: &impl Harness) {
+pub(crate) async fn a_leased_replay_is_not_claimed(harness: &impl Harness) {
     let store = &**harness.store();
     let replays = [of_everything(), of_everything()];
     for replay in &replays {
@@ -142,7 +141,7 @@ pub async fn a_leased_replay_is_not_claimed(harness: &impl Harness) {
 }
 
 /// Its owner has died: another continues from its progress, and the first has lost the lease.
-pub async fn a_lease_that_ran_out_lets_another_go_on(harness: &impl Harness) {
+pub(crate) async fn a_lease_that_ran_out_lets_another_go_on(harness: &impl Harness) {
     let store = &**harness.store();
     let replay = of_everything();
     let id = replay.replay_id;
@@ -163,7 +162,7 @@ pub async fn a_lease_that_ran_out_lets_another_go_on(harness: &impl Harness) {
 }
 
 /// A process without the lease, or with an unknown id, changes nothing.
-pub async fn only_the_owner_advances_a_replay(harness: &impl Harness) {
+pub(crate) async fn only_the_owner_advances_a_replay(harness: &impl Harness) {
     let store = &**harness.store();
     let replay = of_everything();
     let id = replay.replay_id;
@@ -180,7 +179,7 @@ pub async fn only_the_owner_advances_a_replay(harness: &impl Harness) {
 
 /// Its owner learns of it when it records progress. The progress is kept, and the replay cannot be
 /// claimed again.
-pub async fn a_cancelled_replay_stops(harness: &impl Harness) {
+pub(crate) async fn a_cancelled_replay_stops(harness: &impl Harness) {
     let store = &**harness.store();
     let replay = of_everything();
     let id = replay.replay_id;
@@ -200,7 +199,7 @@ pub async fn a_cancelled_replay_stops(harness: &impl Harness) {
 }
 
 /// It keeps the status and the time of its first end.
-pub async fn an_ended_replay_does_not_change(harness: &impl Harness) {
+pub(crate) async fn an_ended_replay_does_not_change(harness: &impl Harness) {
     let store = &**harness.store();
     for (first, second) in [
         (ReplayStatus::Done, ReplayStatus::Cancelled),
@@ -223,7 +222,7 @@ pub async fn an_ended_replay_does_not_change(harness: &impl Harness) {
 }
 
 /// The one whose lease ended first comes first, and a new one before all others.
-pub async fn replays_take_turns(harness: &impl Harness) {
+pub(crate) async fn replays_take_turns(harness: &impl Harness) {
     let store = &**harness.store();
     let replays = [of_everything(), of_everything(), of_everything()];
     for replay in &replays[..2] {
@@ -248,7 +247,7 @@ pub async fn replays_take_turns(harness: &impl Harness) {
 }
 
 /// An ended replay no longer counts. Each key has a limit of its own.
-pub async fn a_key_has_a_few_replays_running_and_no_more(harness: &impl Harness) {
+pub(crate) async fn a_key_has_a_few_replays_running_and_no_more(harness: &impl Harness) {
     let store = &**harness.store();
     let first = of_everything();
     create(store, &first).await;
@@ -256,10 +255,7 @@ pub async fn a_key_has_a_few_replays_running_and_no_more(harness: &impl Harness)
         create(store, &of_everything()).await;
     }
     let refused = store.create_replay(&of_everything()).await;
-    assert!(
-        matches!(refused, Err(StoreError::TooManyReplays)),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(ReplayError::TooMany)), "{refused:?}");
     let others = Replay {
         requested_by: "key_2".to_owned(),
         ..of_everything()
@@ -282,7 +278,7 @@ async fn listed(
 }
 
 /// Page by page, also by status, each unchanged.
-pub async fn replays_are_listed_the_latest_first(harness: &impl Harness) {
+pub(crate) async fn replays_are_listed_the_latest_first(harness: &impl Harness) {
     let store = &**harness.store();
     let replays = [of_everything(), of_everything(), of_everything()];
     for replay in &replays {
@@ -306,7 +302,7 @@ pub async fn replays_are_listed_the_latest_first(harness: &impl Harness) {
 }
 
 /// Only those that are limited to some of the channels and to no others.
-pub async fn replays_of_other_channels_are_not_listed(harness: &impl Harness) {
+pub(crate) async fn replays_of_other_channels_are_not_listed(harness: &impl Harness) {
     let store = &**harness.store();
     let of = |channels: &[&str]| {
         let channels = channels.iter().map(|id| super::id(id)).collect();

@@ -1,0 +1,88 @@
+//! Why a store refused or failed: an error for each kind of call.
+
+use std::{error::Error, sync::Arc};
+
+use roundtrip_model::{ChannelId, channel::FieldError};
+
+/// The store is unavailable or failed. The source gives the cause.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the store is unavailable")]
+pub struct Unavailable(#[source] Arc<dyn Error + Send + Sync>);
+
+impl Unavailable {
+    /// The error with this cause.
+    #[must_use]
+    pub fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Arc::from(cause.into()))
+    }
+}
+
+/// Why a channel was not read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ChannelError {
+    /// A channel with this id already exists.
+    #[error("a channel with the id '{0}' exists")]
+    Exists(ChannelId),
+    /// There is no channel with this id.
+    #[error("there is no channel with the id '{0}'")]
+    NotFound(ChannelId),
+    /// The stored version is not the expected one.
+    #[error("the channel '{0}' has changed meanwhile")]
+    Changed(ChannelId),
+    /// A document written by another client is not a channel.
+    #[error("the stored document of '{id}' is no channel: {problem}")]
+    Unreadable {
+        /// The document's id.
+        id: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A field holds a value that no engine could return, such as a key with a NUL character.
+    #[error("cannot be stored: {0}")]
+    Unstorable(FieldError),
+    /// The store is unavailable.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Why a channel's secrets were not replaced.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SecretsError {
+    /// Others replaced them meanwhile.
+    #[error("the secrets of the channel '{0}' have changed meanwhile")]
+    Changed(ChannelId),
+    /// The store is unavailable.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Why a query has no result.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum QueryError {
+    /// The query exceeded its budget or its time limit. The store itself is available.
+    #[error("the query is too costly")]
+    TooCostly,
+    /// Too many queries are running, and none ended in time. The store itself is available.
+    #[error("too many queries are under way")]
+    TooBusy,
+    /// The store is unavailable.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// No response came within the time limit.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {0:?}")]
+pub(crate) struct TimedOut(pub(crate) std::time::Duration);
+
+/// Makes an engine's error the cause of each of these.
+macro_rules! caused_by {
+    ($cause:ty, $unavailable:path => $($error:ident)*) => {
+        $(impl From<$cause> for $error {
+            fn from(cause: $cause) -> Self {
+                $unavailable(cause).into()
+            }
+        })*
+    };
+}
+pub(crate) use caused_by;

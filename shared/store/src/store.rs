@@ -1,0 +1,19 @@
+//! The whole store, which every engine implements.
+
+use std::sync::Arc;
+
+use crate::{ApiKeys, Channels, DeadLetters, Idempotency, Journal, Replays, Secrets};
+
+/// A whole store. A role takes the trait that it needs; an `Arc<dyn Store>` converts to each.
+pub trait Store:
+    Channels + Secrets + Journal + DeadLetters + Replays + Idempotency + ApiKeys
+{
+}
+
+impl<T> Store for T where
+    T: Channels + Secrets + Journal + DeadLetters + Replays + Idempotency + ApiKeys
+{
+}
+
+/// A store that roles share.
+pub type SharedStore = Arc<dyn Store>;

@@ -1,0 +1,3 @@
+//! The suites that every engine must pass.
+
+pub(crate) mod store;
