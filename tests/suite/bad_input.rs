@@ -42,7 +42,7 @@ const BAD: &str = r#"
 404 - GET /channel/message/nonsense
 404 - GET /channel/message/msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f
 404 - GET /replays/nonsense
-404 - DELETE /replays/rpl_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f
+404 - POST /replays/rpl_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f/cancel
 422 queue POST /dead-letters/replay {"queue":"journal"}
 422 chanel_id POST /dead-letters/replay {"chanel_id":"c"}
 422 ids POST /dead-letters/replay {"ids":[]}
