@@ -19,8 +19,8 @@ roundtrip_model::section! {
     pub struct Config {
         /// The most deliveries in progress at once.
         concurrency: u16 = 256;
-        /// How long a message is snoozed while the store is unavailable. A snooze does not count as
-        /// an attempt.
+        /// How long a message is snoozed if its channel or its secret cannot be read, or the
+        /// endpoint returned 410. A snooze does not count as an attempt.
         #[serde(rename = "park", with = "humantime_serde")]
         snooze: Duration = Duration::from_secs(5);
         /// The most deliveries in progress to one channel that sets no `max_in_flight`. By default a

@@ -138,8 +138,8 @@ impl DeliveryRole for Dispatcher {
             Err(error @ ChannelError::Unreadable { .. }) => {
                 Err(dead(DeadKind::BadEndpoint, &error))
             }
-            // The other errors say nothing about the channel: the store is unavailable, or is asked
-            // again.
+            // The other errors say nothing about the channel. The store is asked again after the
+            // snooze.
             Err(_) => Err(self.deferred(WaitReason::StoreUnavailable)),
         }
     }

@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) const MAX_BATCH_BYTES: usize = 16 << 20;
 pub(crate) const MAX_SECRET_OVERLAP: Duration = Duration::from_hours(30 * 24);
 
-/// From the least that every call of the API fits into to the limit of MongoDB's documents.
+/// At least the nesting of the API's own bodies, at most that of MongoDB's documents.
 const JSON_DEPTHS: RangeInclusive<usize> = 8..=100;
-/// Fewer bytes would refuse what proxies add; more would be memory of every connection.
+/// Fewer bytes would refuse the headers that proxies add. Each connection can use this much memory.
 const HEADER_BYTES: RangeInclusive<usize> = (4 << 10)..=(256 << 10);
 /// No client waits longer than an hour.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(1);

@@ -112,7 +112,7 @@ fn merge(into: &mut Map<String, Value>, part: Map<String, Value>) {
     }
 }
 
-/// Adds `x-request-id` to every answer: all have it, and the files would repeat it.
+/// Adds `x-request-id` to every response: all have it, and the files would repeat it.
 fn name_requests(document: &mut Value) {
     let id = json!({"$ref": "#/components/headers/RequestId"});
     let add_id = |answers: Option<&mut Value>| {

@@ -16,7 +16,7 @@ use crate::{
     limits::{AnswerLimits, Queries, ResponseBudget},
 };
 
-/// The most batches in progress; a further one is answered 503. Each holds its body and the parsed
+/// The most batches in progress; a further one gets 503. Each holds its body and the parsed
 /// messages in memory.
 const MAX_BATCHES: usize = 8;
 
@@ -52,7 +52,7 @@ pub struct IngressState {
     pub(crate) under_way: Semaphore,
     /// The free part of the byte budget of all bodies.
     pub(crate) bytes: Arc<Semaphore>,
-    /// The budget of answers within it.
+    /// The part of it for unread responses.
     pub(crate) response_budget: ResponseBudget,
     pub(crate) batches: Arc<Semaphore>,
     pub(crate) queries: Arc<Queries>,

@@ -1,7 +1,7 @@
 //! The HTTP API: channels, messages in, answers in.
 //!
-//! Invariant: a 202 is sent only after the broker has confirmed the message. After any other answer
-//! nothing was enqueued, unless the answer says that it may have been.
+//! Invariant: a 202 is sent only after the broker has confirmed the message. After any other status
+//! nothing was enqueued, unless the response says that it may have been.
 
 mod auth;
 mod callback;

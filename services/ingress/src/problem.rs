@@ -1,6 +1,6 @@
 //! Errors of the API: RFC 9457 problem details.
 //!
-//! Invariant: every answer of 400 and above is one of these, and reveals only what the client may
+//! Invariant: every response of 400 and above is one of these, and reveals only what the client may
 //! know. Details for the operator are logged where the error is handled. No problem contains a
 //! secret, even one from the request itself.
 

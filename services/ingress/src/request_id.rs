@@ -1,6 +1,6 @@
-//! `x-request-id`: names a request in its answer, in its log lines and in its problem document.
+//! `x-request-id`: names a request in its response, in its log lines and in its problem document.
 //!
-//! Invariant: every answer of the router has one id, which is safe to log: visible ASCII of a
+//! Invariant: every response of the router has one id, which is safe to log: visible ASCII of a
 //! bounded length, without a secret.
 
 use axum::{
@@ -32,7 +32,7 @@ pub(crate) async fn name(request: Request, next: Next) -> Response {
     response
 }
 
-/// The id of the request that this task answers.
+/// The id of the request that this task handles.
 pub(crate) fn current() -> Option<String> {
     CURRENT.try_with(|id| text(id).to_owned()).ok()
 }

@@ -31,7 +31,7 @@ const READS: Access = Access::Roles(&[KeyRole::Viewer]);
 const SENDS: Access = Access::Roles(&[KeyRole::Producer]);
 /// Reads one message, whose id its sender knows.
 const FOLLOWS: Access = Access::Roles(&[KeyRole::Producer, KeyRole::Viewer]);
-/// Everything else is for operators only.
+/// For operators only: [`Access::Roles`] always includes them.
 const OPERATES: Access = Access::Roles(&[]);
 
 fn table() -> Vec<Call> {
@@ -96,7 +96,7 @@ impl Ingress {
             .layer(CatchPanicLayer::custom(|_panic| {
                 Problem::from(Kind::Internal).into_response()
             }))
-            // The outermost: every answer has an id, and every problem names it.
+            // The outermost: every response has an id, and every problem names it.
             .layer(from_fn(request_id::name))
     }
 }

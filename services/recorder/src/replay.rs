@@ -188,8 +188,8 @@ impl Replayer {
             progress: replay.progress,
         };
         let replay_id = replay.replay_id;
-        // Counts from the marks: a process that crashed here had marked letters that it had not
-        // counted, and marked letters are not listed again.
+        // Counts the letters marked after the cursor: a process may have crashed between the marks
+        // and the count, and marked letters are not listed again.
         let cursor = replay.progress.cursor.as_deref();
         replay.progress.replayed += self.store.count_replayed(&replay_id, cursor).await?;
         if is_new {
@@ -293,7 +293,7 @@ impl Replayer {
     }
 
     /// Whether the message is still being delivered. A channel server may post its answer before it
-    /// returns 2xx, so the state of an answered message does not say it. Its timeline does.
+    /// returns 2xx, so an answered message may be. Only its timeline tells.
     async fn is_under_way(&self, message: &MessageRecord) -> Result<bool, QueryError> {
         if message.state.is_under_way() || message.state == State::Delivered {
             return Ok(message.state.is_under_way());

@@ -31,7 +31,7 @@ pub enum Settlement {
     Dead {
         /// Why the message is dead.
         reason: DeadReason,
-        /// Attempts made so far.
+        /// Attempts made so far, plus one for this delivery even if it made none.
         attempts: u32,
     },
 }

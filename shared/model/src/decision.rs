@@ -14,7 +14,8 @@ pub enum Decision {
     RetryAfter(Duration),
     /// No retry can help, or none is left. Move it to the dead queue.
     DeadLetter(DeadReason),
-    /// No attempt was made. Snooze for this long; a snooze does not count as an attempt.
+    /// Deliver again after this time, which does not count as an attempt. No attempt was made, or
+    /// the endpoint returned 410 and its channel is paused.
     Snooze(Duration),
 }
 

@@ -45,8 +45,8 @@ pub struct Entry {
 pub enum Event {
     /// The message was accepted and is in the queue.
     Accepted(Box<Content>),
-    /// The message is snoozed, which does not count as an attempt. There is one entry for each
-    /// reason, however often the message is snoozed.
+    /// The message is snoozed, which does not count as an attempt. There is an entry when the
+    /// reason changes, however often the message is snoozed, and none for a short wait.
     Waiting {
         attempts: u32,
         reason: WaitReason,

@@ -2,7 +2,8 @@
 //!
 //! 2xx is delivered. 400, 413, 415 and 422 reject the message itself and are final. Every other
 //! response, a time-out and a connection error are retried: proxies answer 401 and 404 while a
-//! server is being replaced. Redirects are never followed.
+//! server is being replaced. After a 410 the dispatcher pauses the channel. Redirects are never
+//! followed.
 
 use std::time::Duration;
 

@@ -67,7 +67,7 @@ impl fmt::Debug for ApiKeySnapshot {
 }
 
 struct ReadSignals {
-    /// Asks for a read before the snapshot is old.
+    /// Requests a read before the next one is due.
     wanted: Notify,
     /// How many reads have started.
     begun: AtomicU64,

@@ -17,7 +17,7 @@ use crate::{
     problem::Problem,
 };
 
-/// A message in an answer.
+/// A message in a response.
 #[derive(Debug, Serialize)]
 struct Shown {
     #[serde(flatten)]

@@ -1,6 +1,6 @@
 //! Limits on concurrent lists and searches.
 //!
-//! Invariant: each principal runs one query at a time and has a few in progress, unread answers
+//! Invariant: each principal runs one query at a time and has a few in progress, unread responses
 //! included. So a heavy user waits only for itself. What exceeds a limit is refused at once.
 
 use std::{
@@ -15,7 +15,7 @@ use crate::{
     problem::{Kind, Problem, Quota, RETRY_AFTER},
 };
 
-/// The most queries in progress, unread answers included.
+/// The most queries in progress, unread responses included.
 pub(crate) const MAX_AT_ONCE: usize = 64;
 
 /// The most of them for each principal.
@@ -31,7 +31,7 @@ struct PrincipalQueries {
     turn: Semaphore,
 }
 
-/// The principal has too many queries in progress, unread answers included.
+/// The principal has too many queries in progress, unread responses included.
 pub(crate) fn too_many_queries() -> Problem {
     let quota = Quota::concurrent("queries-per-key", MAX_PER_PRINCIPAL.into());
     Problem::over_quota(quota, RETRY_AFTER, Kind::TooManyQueriesOfKey)

@@ -16,7 +16,7 @@ use crate::{
     problem::{Kind, Problem},
 };
 
-/// How long an answer waits for its journal entry, which is confirmed as the message was.
+/// How long a response waits for the journal entry, which the broker confirms like the message.
 const ENTRY_LIMIT: Duration = Duration::from_secs(2);
 
 static NOT_JOURNALED: LogThrottle = LogThrottle::new();
@@ -37,7 +37,7 @@ pub(crate) struct Accepted {
     pub(super) message_id: MessageId,
     session_id: SessionId,
     status: &'static str,
-    /// The message was accepted before, and this repeats its answer.
+    /// The message was accepted before, and this repeats the response.
     #[serde(rename = "idempotent_replayed", skip_serializing_if = "is_false")]
     pub(super) again: bool,
 }
@@ -61,7 +61,7 @@ impl Accepted {
         }
     }
 
-    /// The answer to a message that was accepted before under this id.
+    /// The response to a message that was accepted before under this id.
     pub(crate) fn again(message_id: MessageId, send: SendMessage) -> Self {
         Self {
             again: true,

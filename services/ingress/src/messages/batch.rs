@@ -1,7 +1,7 @@
 //! `POST /channel/messages`: many messages in one call, each with its own result.
 //!
 //! Invariant: the results are in the order of the messages, and each is what the single call would
-//! answer. A message never fails because of another.
+//! return. A message never fails because of another.
 
 use axum::{
     Json as JsonBody,

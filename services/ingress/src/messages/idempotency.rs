@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a repeated message gets the first answer and is not enqueued again.
+//! `Idempotency-Key`: a repeated message gets the first response and is not enqueued again.
 //!
 //! Each principal has its own keys, so producers cannot collide. Keys are not per channel: a key
 //! that is reused for another channel is a mistake and is reported. Two messages are the same if
@@ -35,7 +35,7 @@ use crate::{
 
 pub(crate) const HEADER: &str = "idempotency-key";
 
-/// Marks an answer as the first one, repeated.
+/// Marks a response as a repeat of the first one.
 pub(crate) const REPLAYED: &str = "idempotent-replayed";
 
 const MAX_KEY_BYTES: usize = 255;
@@ -205,8 +205,8 @@ async fn reserve(
 /// Logged by every request with a key while the store is unavailable.
 static NOT_SETTLED: LogThrottle = LogThrottle::new();
 
-/// The message is enqueued, so an error does not change the answer. The key's lease expires, and a
-/// repeat is enqueued again under the same id.
+/// The message is enqueued, so an error does not change the response. The key's lease expires, and
+/// a repeat is enqueued again under the same id.
 async fn complete(ingress: &Ingress, key: &str, message_id: &MessageId) {
     if let Err(error) = ingress.store.complete(key, message_id).await
         && let Some(suppressed) = NOT_SETTLED.due(Instant::now().into_std())

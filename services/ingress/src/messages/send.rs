@@ -20,7 +20,7 @@ pub(crate) async fn send(
     RelayedJson(send): RelayedJson<SendMessage>,
 ) -> Result<Response, Problem> {
     let mut accepted = accept_one(&ingress, &principal, key.as_ref(), send).await?;
-    // The same bytes as the first answer; only the header differs.
+    // The same bytes as the first response; only the header differs.
     let again = std::mem::take(&mut accepted.again);
     let location = [(
         header::LOCATION,

@@ -1,7 +1,7 @@
 //! Errors of authentication and authorization.
 //!
 //! Invariant: a 401 never says what is wrong with a key or a token. A 403 goes only to a principal
-//! with a valid key, or where none is required.
+//! with a valid key, or to anybody where no key is required.
 
 use std::time::Duration;
 

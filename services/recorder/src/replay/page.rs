@@ -35,8 +35,8 @@ impl Destination {
     }
 }
 
-/// Only what existed when the replay was requested: what the replay brings back and fails again is
-/// skipped.
+/// Limits a replay to what existed when it was requested. So a message that fails again after the
+/// replay is not replayed a second time.
 pub(super) fn before(source: ReplaySource, created_at: OffsetDateTime) -> ReplaySource {
     let bound = |until: Option<OffsetDateTime>| {
         Some(until.map_or(created_at, |until| until.min(created_at)))

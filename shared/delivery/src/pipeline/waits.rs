@@ -1,5 +1,5 @@
 //! Remembers which waits a message's timeline already explains: a waiting message is looked at many
-//! times, and its timeline gives each reason once.
+//! times, and its timeline gets an entry only when the reason changes.
 //!
 //! Invariant: at most [`MAX_REMEMBERED`] messages are remembered. While that many wait, further
 //! ones get no entry, so a backlog cannot fill the journal.

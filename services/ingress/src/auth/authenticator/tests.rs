@@ -103,7 +103,7 @@ async fn strangers(bench: &Bench) -> Vec<(&'static str, Option<String>)> {
     ]
 }
 
-/// Every invalid credential gets this answer.
+/// Every invalid credential gets this response.
 fn assert_refused(answer: &TestResponse, what: &str) {
     assert_eq!(answer.status, 401, "{what}");
     assert_eq!(answer.headers["www-authenticate"], "Bearer", "{what}");
