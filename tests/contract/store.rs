@@ -39,8 +39,8 @@ pub(crate) use write::*;
 
 use roundtrip_store::{ChannelError, Channels, SharedStore};
 
-/// An engine under test: an empty store of its own, and the access to its data that another client
-/// of the database has.
+/// An engine under test. Each case gets an empty store, and access to its data as another client of
+/// the database.
 #[async_trait]
 pub(crate) trait Harness: Send + Sync + Sized {
     /// An empty store that no other case uses.

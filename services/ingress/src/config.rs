@@ -38,7 +38,7 @@ roundtrip_model::section! {
         max_json_depth: usize = 64, in JSON_DEPTHS;
         /// The most requests in progress; beyond it 503.
         max_requests_in_flight: usize = 4096, in 1..;
-        /// The most connections; a further one is answered 503 and closed.
+        /// The most connections; a further one gets 503 and is closed.
         max_connections: usize = 4096, in 1..=MAX_CONNECTIONS;
         max_header_bytes: usize = 16 << 10, in HEADER_BYTES;
         /// How long a request's headers may take to arrive, and a TLS handshake.

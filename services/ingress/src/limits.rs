@@ -1,7 +1,7 @@
 //! Limits on requests, bodies, queries and answers.
 //!
-//! Invariant: what exceeds a limit is refused at once. Nothing is queued, as a queue of requests
-//! would be unbounded memory.
+//! Invariant: what exceeds a limit is refused. Nothing waits without a bound in number and time,
+//! because a queue of requests would be unbounded memory.
 
 mod answers;
 mod body_budget;

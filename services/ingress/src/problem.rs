@@ -87,7 +87,7 @@ impl Problem {
         self.kind.status()
     }
 
-    /// Whether the message may be in the queue despite this answer.
+    /// Whether the message may be in the queue despite this response.
     pub(crate) fn may_be_enqueued(&self) -> bool {
         self.kind == Kind::BrokerUnconfirmed
     }
@@ -184,7 +184,7 @@ impl Problem {
     }
 }
 
-/// Within another answer, which has the request's id.
+/// Within another response, which has the request's id.
 impl Serialize for Problem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.document(None).serialize(serializer)

@@ -29,7 +29,7 @@ use tower::ServiceExt;
 
 use crate::{CallbackAuth, Config, Ingress, KeySettings, Parts};
 
-/// The longest answer that is read.
+/// The longest response that is read.
 const MAX_ANSWER: usize = 1 << 22;
 
 /// 32 zero bytes.

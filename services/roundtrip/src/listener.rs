@@ -2,7 +2,7 @@
 //!
 //! Invariant: an idle peer cannot hold resources. Connections are limited in number, and one that
 //! makes no request in time is closed; the router bounds each request. Clients do not queue for a
-//! place: beyond the limit a connection is answered 503 and closed.
+//! place: beyond the limit a connection gets 503 and is closed.
 
 mod activity;
 mod stream;
@@ -44,14 +44,14 @@ const PARSER_ROOM: usize = 2;
 /// How long a connection may take to close: the peer must read what is written.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
-/// The most connections beyond the limit that are answered 503 at once; further ones are closed
-/// without an answer.
+/// The most connections beyond the limit that get 503 at once; further ones are closed
+/// without a response.
 const REFUSALS_AT_ONCE: usize = 64;
 
-/// How long such a peer may take to read the answer.
+/// How long such a peer may take to read that response.
 const REFUSAL_TIME: Duration = Duration::from_millis(500);
 
-/// The `Retry-After` of that answer.
+/// The `Retry-After` of that response.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// HTTP/2: the most requests at once on one connection.
@@ -66,7 +66,7 @@ const MAX_RESET_STREAMS: usize = 32;
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 
-/// HTTP/2: the bytes of an answer that are buffered until its stream accepts them.
+/// HTTP/2: the bytes of a response that are buffered until its stream accepts them.
 const MAX_SEND_BUFFER: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy)]
@@ -155,7 +155,7 @@ impl Listener {
                         continue;
                     }
                 };
-                // Answers are small and clients wait for them: no Nagle delay.
+                // Responses are small and clients wait for them: no Nagle delay.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "TCP_NODELAY was refused");
                 }
@@ -282,7 +282,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// The answer beyond the limit of connections.
+/// The response beyond the limit of connections.
 const REFUSAL: &str = concat!(
     r#"{"type":"urn:roundtrip:problem:overloaded","title":"The gateway is overloaded","#,
     r#""status":503,"detail":"too many connections at once"}"#,
@@ -307,7 +307,7 @@ async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
         stream.write_all(refusal().as_bytes()).await?;
         stream.shutdown().await?;
         // Read until the peer closes: closing with unread bytes resets the connection and loses the
-        // answer.
+        // response.
         let mut unread = [0; 1024];
         while stream.read(&mut unread).await? > 0 {}
         io::Result::Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Readiness follows the broker. An ingress stays ready while the store is unavailable, because it
 //! serves known channels and keys. One that started without the store knows none and is not ready.
-//! The answer gives the reason, and which answers the forwarder holds back.
+//! The response gives the reason, and which answers the forwarder holds back.
 
 use std::{
     sync::{

@@ -39,7 +39,7 @@ impl Response {
         text.with_context(|| format!("no {name} in {json}"))
     }
 
-    /// A header's text; empty where it is not there.
+    /// A header's text; empty if the header is missing.
     pub fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)

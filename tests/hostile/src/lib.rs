@@ -110,7 +110,7 @@ fn endpoint_url(input: &[u8]) {
     }
 }
 
-/// The token that an answer brings: none but our own is worth anything.
+/// The token of an answer: only one that the gateway signed is valid.
 fn callback_token(input: &[u8]) {
     static KEYS: LazyLock<TokenKeys> =
         LazyLock::new(|| TokenKeys::new([&[7; 32][..]]).expect("a secret that is long enough"));

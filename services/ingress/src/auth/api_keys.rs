@@ -1,6 +1,6 @@
 //! API keys: create, list, revoke.
 //!
-//! Invariant: a key's secret appears only in the answer to its creation. A principal that is
+//! Invariant: a key's secret appears only in the response to its creation. A principal that is
 //! limited (in channels, rate or time) cannot make, see or revoke a key with wider limits.
 
 use std::collections::BTreeSet;

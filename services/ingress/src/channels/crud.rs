@@ -86,7 +86,7 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, headers, JsonBody(created)))
 }
 
-/// The answer to a creation. It is the only one with the first secret.
+/// The response to a creation. It is the only one with the first secret.
 #[derive(Serialize)]
 struct Created {
     #[serde(flatten)]

@@ -28,7 +28,7 @@ pub(crate) async fn expected(
     }
     match named.as_slice() {
         [] => Ok(None),
-        // Any version matches. A channel that does not exist is answered 404 in any case.
+        // Any version matches. A channel that does not exist gets 404 in any case.
         [any] if any == "*" => Ok(None),
         [one] => Ok(Some(version(one))),
         several => {

@@ -1,7 +1,7 @@
 //! The secrets that sign a channel's deliveries. One is made with the channel and shown once; `POST
 //! /channel/{channel_id}/secret/rotate` replaces it.
 //!
-//! Invariant: a secret leaves the process only in the answer that shows it, and sealed to the
+//! Invariant: a secret leaves the process only in the response that shows it, and sealed to the
 //! store.
 
 use std::time::Duration;
@@ -106,8 +106,8 @@ impl Ingress {
 /// longer than before.
 ///
 /// # Errors
-/// When the first of them ends, if more would sign than may. None is ended early, as its receiver
-/// relies on the announced time. A rotation without overlap ends all of them.
+/// If more than [`MAX_SECRETS`] would sign: the time at which the first of them ends. None is ended
+/// early, because its receiver relies on the announced time. A rotation without overlap ends all.
 fn rotated(
     sealed: String,
     older: &[SealedSecret],

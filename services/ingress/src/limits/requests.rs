@@ -37,7 +37,7 @@ pub(crate) async fn enforce(
     if let Err(problem) = check(&request, ingress.limits.max_header_bytes) {
         return problem.into_response();
     }
-    // Held until the answer is made, as long as the body or what was parsed from it.
+    // Held until the response is made, as long as the body or what was parsed from it.
     let bytes = BodyBudget::of(&ingress.bytes);
     request.extensions_mut().insert(bytes.clone());
     next.run(request).await

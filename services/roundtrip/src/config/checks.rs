@@ -40,7 +40,7 @@ impl Config {
         );
         self.check_roles(roles, check);
         match self.environment {
-            // It may be a misspelt production.
+            // The invalid value may be a misspelt `production`, so neither rule is applied.
             _ if check.has("environment") => {}
             Environment::Development => self.loopback_only(check),
             Environment::Production => {

@@ -98,7 +98,7 @@ fn set(table: &mut Table, name: &str, key: &str, text: String) -> Result<(), Wro
     Ok(())
 }
 
-/// Refuses a variable with a single underscore after the prefix if only the gateway can be meant.
+/// Refuses a variable with a single underscore after the prefix if the rest names a key or section.
 /// Other variables share the prefix: for a Service of that name, Kubernetes sets `ROUNDTRIP_PORT`,
 /// `ROUNDTRIP_INGRESS_SERVICE_HOST` and the like in every container.
 fn refuse_if_meant(name: &str, rest: &str, keys: &[String]) -> Result<(), WrongSetting> {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! On HTTP/2 headers come among other frames, so `idle_timeout` applies instead of the last line.
-//! A client that does not read its answer is idle, too.
+//! A client that does not read its response is idle, too.
 //!
 //! Invariant: the tracking costs a few atomic operations a request, and no timer.
 

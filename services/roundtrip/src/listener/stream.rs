@@ -1,8 +1,8 @@
 //! The bytes of a connection below HTTP.
 //!
-//! Invariant: a written answer is not lost because its request was refused early. Closing with
+//! Invariant: a written response is not lost because its request was refused early. Closing with
 //! unread bytes resets the connection, and a client that still writes would see the reset instead
-//! of the answer. So bytes after the end are read and dropped for a moment.
+//! of the response. So bytes after the end are read and dropped for a moment.
 
 use std::{
     io,

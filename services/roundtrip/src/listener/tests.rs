@@ -65,7 +65,7 @@ async fn rest(mut stream: TcpStream) -> String {
     text
 }
 
-/// Reads the head of the answer.
+/// Reads the head of the response.
 async fn head(stream: &mut TcpStream) -> String {
     let mut bytes = [0; 1024];
     let read = timeout(TEST_LIMIT, stream.read(&mut bytes)).await;

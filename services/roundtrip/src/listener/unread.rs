@@ -1,11 +1,11 @@
-//! Request bodies that are unread when the answer is sent, for example after a bad token or a 413.
+//! Request bodies that are unread when the response is sent, as after a bad token or a 413.
 //!
 //! Over HTTP/1.1 the next request follows the body. So the connection must end, unless the rest of
 //! the body has already arrived and can be skipped. Without a notice the client sends its next
 //! request into a closing connection and cannot know its fate.
 //!
-//! Invariant: such an answer carries `connection: close` (RFC 9112, section 9.6), and no answer
-//! waits for bytes that have not arrived.
+//! Invariant: such a response carries `connection: close` (RFC 9112, section 9.6), and no
+//! response waits for bytes that have not arrived.
 
 use std::{
     convert::Infallible,
@@ -32,7 +32,7 @@ const MAX_SKIPPED_BYTES: u64 = 64 << 10;
 /// How often the body is polled. Each poll lets hyper hand over what it has read.
 const MAX_POLLS: usize = 4;
 
-/// Answers a request. The answer says whether the connection ends because of an unread body.
+/// Answers a request. The response says whether the connection ends because of an unread body.
 pub(super) async fn answer(
     router: Router,
     request: Request<Incoming>,

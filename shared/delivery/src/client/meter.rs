@@ -1,8 +1,8 @@
-//! Counts the bytes that another server sends on a connection, and records its answer's status.
+//! Counts the bytes that another server sends on a connection, and records its response's status.
 //!
 //! Invariant: a connection reads at most [`EXCHANGE_BYTES`] for each open exchange, plus
-//! [`IDLE_BYTES`]; after that it ends. A status is only reported to the exchange that it answers,
-//! never to another one on the same connection.
+//! [`IDLE_BYTES`]; after that it ends. A status is reported only to its own exchange, never to
+//! another one on the same connection.
 
 use std::{
     io,
@@ -16,13 +16,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{answer::MAX_ANSWER_BYTES, status_line::StatusLine};
 
-/// The longest head of an answer: what browsers and curl accept.
+/// The longest head of a response: what browsers and curl accept.
 pub(crate) const MAX_HEAD_BYTES: usize = 256 * 1024;
 
-/// How far a server may be ahead of the reader of its answer's body.
+/// How far a server may be ahead of the reader of its response's body.
 pub(crate) const WINDOW_BYTES: usize = 64 * 1024;
 
-/// How far a server may be ahead over HTTP/2, with all answers on one connection.
+/// How far a server may be ahead over HTTP/2, with all responses on one connection.
 pub(crate) const CONNECTION_WINDOW_BYTES: usize = 512 * 1024;
 
 /// Maximum bytes read for one exchange: interim responses, head and body.
@@ -41,7 +41,7 @@ struct Count {
     begun: u64,
     /// Bytes that may still be read.
     credit: usize,
-    /// The answer's status line; HTTP/2 sends the status in a frame instead.
+    /// The response's status line; HTTP/2 sends the status in a frame instead.
     status: Option<StatusLine>,
 }
 
@@ -49,7 +49,7 @@ struct Count {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place(u64);
 
-/// The server sends more than an answer may have.
+/// The server sends more than a response may have.
 #[derive(Debug, thiserror::Error)]
 #[error("the other side sent too many bytes")]
 struct TooManyBytes;
@@ -64,7 +64,7 @@ impl Meter {
         })))
     }
 
-    /// Opens an exchange: the bytes read from now on may be its answer.
+    /// Opens an exchange: the bytes read from now on may be its response.
     pub(crate) fn begin(&self) -> Place {
         let mut count = self.lock();
         count.open += 1;

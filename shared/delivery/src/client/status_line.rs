@@ -59,7 +59,7 @@ impl StatusLine {
     fn end_line(&mut self) -> Result<(), TooManyInterimResponses> {
         let line = self.line.trim_ascii();
         self.awaited = match (self.awaited, line.is_empty()) {
-            // Some servers send an empty line after the previous answer's body.
+            // Some servers send an empty line after the previous response's body.
             (Awaited::StatusLine | Awaited::EndOfInterim, true) => Awaited::StatusLine,
             (Awaited::StatusLine, false) => match status(line) {
                 Some(interim @ 100..200) if interim != SWITCHING_PROTOCOLS => {

@@ -289,7 +289,7 @@ async fn a_key_over_its_rate_gets_429_with_retry_after() {
     assert_eq!(get(&bench, "/channel/c", &other).await.status, 200);
 }
 
-/// Puts secrets into every field that an answer quotes.
+/// Puts secrets into every field that a response quotes.
 #[tokio::test]
 async fn no_problem_repeats_a_secret() {
     let bench = Bench::in_production().await;

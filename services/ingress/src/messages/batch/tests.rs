@@ -64,7 +64,7 @@ async fn a_bad_message_of_a_batch_fails_like_a_single_call() {
     for (number, bad) in bad.into_iter().enumerate() {
         let mut alone = bench.post("/channel/message", &[], bad).await.json();
         alone["success"] = false.into();
-        // The answer to the batch has one id.
+        // The response to the batch has one id.
         alone.as_object_mut().unwrap().remove("request_id");
         assert_eq!(results[number + 1], alone, "{bad}");
     }
