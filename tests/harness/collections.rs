@@ -18,8 +18,8 @@ const COLLECTIONS: [&str; 8] = [
 
 /// Makes them in a database that does not have them yet.
 ///
-/// A gateway needs none of this. The tests' stand-in, secantusdb 0.7.0b3, hangs for good where an
-/// insert and the making of an index both come to a collection that is not yet there.
+/// A gateway does not need this. The tests' stand-in, secantusdb 0.7.0b3, hangs forever if an
+/// insert and the creation of an index meet on a missing collection.
 pub async fn make_collections(url: &str, database: &str) -> mongodb::error::Result<()> {
     let database = Client::with_uri_str(url).await?.database(database);
     for collection in COLLECTIONS {

@@ -1,7 +1,7 @@
 //! A small HTTP client: one keep-alive connection, one exchange at a time.
 //!
-//! Invariant: it does no more than it must (no pool, no redirects, no retries), so that a loader
-//! made of it costs less than what it loads, and every failure is seen.
+//! Invariant: it has no pool, no redirects and no retries. So a loader that uses it costs less than
+//! what it loads, and sees every failure.
 
 use std::net::SocketAddr;
 

@@ -64,8 +64,8 @@ pub(crate) struct Replayer {
     store: SharedStore,
     journal: Journal,
     clock: Arc<dyn Clock>,
-    /// Locked while a page of dead letters is listed, put back and marked as replayed, so that the
-    /// replays of this process put a letter back only once even if their filters overlap.
+    /// Locked while a page of dead letters is listed, put back and marked as replayed. So replays
+    /// of this process whose filters overlap put a letter back only once.
     letters: Mutex<()>,
     broker_waits: LogThrottle,
     store_waits: LogThrottle,

@@ -1,5 +1,5 @@
-//! Deliveries: the pipeline from a queue's message to the decision about it, with its HTTP client, and
-//! with admission, which keeps a failing endpoint from delaying the others.
+//! Deliveries: the pipeline from a queue's message to the decision about it, and its HTTP client.
+//! Admission keeps a failing endpoint from delaying the others.
 //!
 //! A role implements [`DeliveryRole`] and runs a [`Pipeline`]. Invariants:
 //!

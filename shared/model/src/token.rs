@@ -2,10 +2,10 @@
 //! delivery, and names the message without a database read.
 //!
 //! The form is `v2.{key}.{what}.{mac}`, in base64url without padding. `key` names the secret that
-//! made it. `what` holds the message, the replay count, the expiry, a tag of the session, the
-//! channel's id, and after a NUL a tag of the channel's uid. Tokens of earlier versions lack that
-//! tag and serve every channel with the id. `mac` is HMAC-SHA256 over `what`. The tags are keyed
-//! too: they can be compared but not read.
+//! made it. `what` holds the message, the replay count, the expiry, a tag of the session, and the
+//! channel's id. After a NUL follows a tag of the channel's uid. Tokens of earlier versions lack
+//! that tag and serve every channel with the id. `mac` is HMAC-SHA256 over `what`. The tags are
+//! keyed too: they can be compared but not read.
 //!
 //! Invariant: a token is valid only with a MAC by one of these secrets, before its expiry, and for
 //! an answer in its own session. The check costs one MAC. Only the session check needs the answer.
