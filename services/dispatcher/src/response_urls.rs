@@ -31,8 +31,9 @@ impl ResponseUrls {
         }
     }
 
-    /// The message's own `response_url`. A token is appended where it is the gateway's, even if the
-    /// producer set it. It depends on the message alone, so every attempt has the same body.
+    /// The message's own `response_url`. If it is the gateway's, a token is appended, even if the
+    /// producer set the URL. The token depends only on the message and its replay, so every attempt
+    /// has the same body.
     pub(crate) fn url<'a>(
         &self,
         message: &'a OutboundMessage,

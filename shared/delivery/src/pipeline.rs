@@ -167,8 +167,8 @@ impl<R: DeliveryRole> Pipeline<R> {
         attempt
     }
 
-    /// Snoozes a message. The log and the timeline give each reason once, because a waiting message
-    /// is looked at many times.
+    /// Snoozes a message. The log and the timeline give a reason when it changes, because a waiting
+    /// message is looked at many times.
     async fn snooze(
         &self,
         message: &Message,

@@ -31,7 +31,7 @@ pub const MIN_RATE: f64 = 0.01;
 pub const MAX_RATE: f64 = 100_000.0;
 pub const MAX_INTERVALS: usize = 64;
 pub const MIN_INTERVAL: Duration = Duration::from_millis(10);
-/// The longest interval of a retry schedule: the limit of RabbitMQ's last delay queue.
+/// The longest interval of a retry schedule. With its jitter it fits RabbitMQ's last delay tier.
 pub const MAX_INTERVAL: Duration = Duration::from_hours(6);
 
 /// A channel's settings. Those that are not set are the dispatcher's defaults.

@@ -95,7 +95,7 @@ impl Tls {
     ) -> Result<Self, WrongSetting> {
         let (shown, _text) = read(files)?;
         warn_if_open(&files.key_file);
-        // Start all the same: clients may not check the dates, and can be asked to wait.
+        // Start despite it: some clients do not check the dates, and others can try again later.
         if let Some(problem) = shown.times.problem(clock.now()) {
             tracing::warn!(cert_file = %files.cert_file.display(), "the certificate {problem}");
         }

@@ -45,8 +45,8 @@ pub trait DeliveryRole: Send + Sync + 'static {
     /// Looks up where the payload goes.
     ///
     /// # Errors
-    /// [`NoAttempt::Dead`] for a reason of the message or its channel,
-    /// [`NoAttempt::Deferred`] for any other, such as an unavailable store.
+    /// [`NoAttempt::Dead`] if the message or its channel is at fault, [`NoAttempt::Deferred`] for
+    /// any other reason, such as an unavailable store.
     async fn destination(&self, payload: &Self::Payload) -> Result<Self::Destination, NoAttempt>;
 
     /// What to post. Every attempt of a message has the same id and, for the same destination, the

@@ -121,7 +121,7 @@ async fn page<R: DeserializeOwned, T>(
 struct Asked {
     first: Document,
     /// Conditions for the documents that `first` finds, if the caller is limited to some channels.
-    /// The duration must reveal nothing about other channels.
+    /// Otherwise the query's duration would reveal something about other channels.
     then: Document,
 }
 
