@@ -86,8 +86,8 @@ pub struct ApiKey {
     pub expires_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
-    /// The key whose quota of active keys this one counts toward: the earliest limited key among its
-    /// creator, that key's creator and so on. `None` if its creator is not limited to channels.
+    /// The key whose quota of active keys this one counts toward: the earliest limited key among
+    /// its creator, that key's creator and so on. `None` if its creator has no limit of channels.
     #[serde(skip)]
     pub made_under: Option<ApiKeyId>,
     /// The hash that it is verified by.
