@@ -99,10 +99,7 @@ impl Handler for JournalWriter {
             Ok(entries) => entries,
             Err(error) => {
                 tracing::error!(id = message.id, %error, "a batch of entries cannot be read");
-                return Decision::DeadLetter(DeadReason::new(
-                    DeadKind::Undecodable,
-                    error.to_string(),
-                ));
+                return Decision::Reject(DeadReason::new(DeadKind::Undecodable, error.to_string()));
             }
         };
         let (done, decision) = oneshot::channel();

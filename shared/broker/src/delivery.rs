@@ -83,6 +83,7 @@ impl Delivery {
                 reason,
                 attempts: attempts + 1,
             },
+            Decision::Reject(reason) => Settlement::Dead { reason, attempts },
         };
         let message = Message {
             body: self.message.body.clone(),

@@ -209,7 +209,7 @@ impl<R: DeliveryRole> Handler for Pipeline<R> {
             },
             Err(error) => (None, role::undecodable(&error)),
         };
-        let decision = Decision::DeadLetter(reason);
+        let decision = Decision::Reject(reason);
         log::not_attempted::<R>(message, payload.as_ref(), &decision);
         decision
     }

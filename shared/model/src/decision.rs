@@ -12,8 +12,11 @@ pub enum Decision {
     Done,
     /// The attempt failed. Retry after this time; it counts as an attempt.
     RetryAfter(Duration),
-    /// No retry can help, or none is left. Move it to the dead queue.
+    /// The attempt failed, and no retry can help, or none is left. Move it to the dead queue; it
+    /// counts as an attempt.
     DeadLetter(DeadReason),
+    /// No attempt was made, and none can ever be. Move it to the dead queue.
+    Reject(DeadReason),
     /// Deliver again after this time, which does not count as an attempt. No attempt was made, or
     /// the endpoint returned 410 and its channel is paused.
     Snooze(Duration),

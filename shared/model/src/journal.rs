@@ -175,7 +175,7 @@ impl Attempt {
             Decision::RetryAfter(wait) | Decision::Snooze(wait) => After::Retry {
                 wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             },
-            Decision::DeadLetter(reason) => After::Dead(reason.clone()),
+            Decision::DeadLetter(reason) | Decision::Reject(reason) => After::Dead(reason.clone()),
         };
         Self {
             attempt,

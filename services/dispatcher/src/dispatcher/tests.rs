@@ -161,7 +161,7 @@ async fn decide_after_the_last_attempt(status: u16) -> Decision {
 #[track_caller]
 fn reason(decision: Decision) -> DeadReason {
     match decision {
-        Decision::DeadLetter(reason) => reason,
+        Decision::DeadLetter(reason) | Decision::Reject(reason) => reason,
         other => panic!("{other:?}"),
     }
 }

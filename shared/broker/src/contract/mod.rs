@@ -87,6 +87,7 @@ macro_rules! broker_contract {
             a_delayed_message_does_not_delay_others,
             a_delay_outlasts_reopening,
             a_dead_message_lies_in_its_dead_queue,
+            a_rejected_message_counts_no_attempt,
             a_dead_callback_lies_in_its_own_dead_queue,
             a_dead_letter_can_be_snoozed_and_removed,
             a_message_keeps_its_replay_count_in_every_queue,

@@ -180,6 +180,22 @@ pub async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engi
     settle(delivery, Decision::Done).await;
 }
 
+/// Its attempts are those that were made before.
+pub async fn a_rejected_message_counts_no_attempt<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let sent = Message {
+        attempts: 4,
+        ..numbered(1)
+    };
+    publish(&broker, &sent).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+    settle(next(&mut consumer).await, Decision::Reject(refused())).await;
+    let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
+    let delivery = next(&mut dead_letters).await;
+    assert_eq!(delivery.message().attempts, sent.attempts);
+    settle(delivery, Decision::Done).await;
+}
+
 /// Separate from dead messages.
 pub async fn a_dead_callback_lies_in_its_own_dead_queue<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;

@@ -111,7 +111,9 @@ fn fields(decision: &Decision) -> (&'static str, Option<u64>, Option<&'static st
     match decision {
         Decision::Done => ("done", None, None),
         Decision::RetryAfter(wait) => ("retry", Some(millis(*wait)), None),
-        Decision::DeadLetter(reason) => ("dead_letter", None, Some(reason.kind.as_str())),
+        Decision::DeadLetter(reason) | Decision::Reject(reason) => {
+            ("dead_letter", None, Some(reason.kind.as_str()))
+        }
         Decision::Snooze(wait) => ("snooze", Some(millis(*wait)), None),
     }
 }

@@ -142,7 +142,7 @@ fn message(body: &'static str, attempts: u32) -> Message {
 #[track_caller]
 fn reason(decision: Decision) -> DeadReason {
     match decision {
-        Decision::DeadLetter(reason) => reason,
+        Decision::Reject(reason) => reason,
         other => panic!("{other:?}"),
     }
 }
