@@ -6,13 +6,16 @@
 pub(crate) mod body;
 mod check;
 pub(crate) mod times;
+pub(crate) mod words;
+
+use std::fmt::Display;
 
 use roundtrip_model::channel::FieldError;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, Error as _},
 };
-use serde_json::{error::Category, value::RawValue};
+use serde_json::{Value, error::Category, value::RawValue};
 use serde_path_to_error::{Path, Segment, Track};
 
 use crate::problem::{Kind, Problem};
@@ -20,7 +23,7 @@ use crate::problem::{Kind, Problem};
 pub(crate) use check::Rules;
 
 /// The field's name in a problem if it cannot be shown.
-const BODY: &str = "body";
+pub(crate) const BODY: &str = "body";
 
 const MAX_SHOWN_BYTES: usize = 64;
 
@@ -63,7 +66,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], rules: Rules) -> Result<T
 fn refusal(bytes: &[u8], rules: Rules) -> Problem {
     // Checks the syntax alone, at any depth, to separate what is not JSON from what is forbidden.
     if let Err(error) = serde_json::from_slice::<&RawValue>(bytes) {
-        return Problem::new(Kind::MalformedJson, error.to_string());
+        return Problem::new(Kind::MalformedJson, words::of_malformed(bytes, &error));
     }
     // As JSON it is UTF-8.
     let text = str::from_utf8(bytes).unwrap_or_default();
@@ -79,62 +82,69 @@ fn refusal(bytes: &[u8], rules: Rules) -> Problem {
     Problem::invalid([match error.classify() {
         Category::Data => field_error(&path, &error),
         Category::Syntax | Category::Eof | Category::Io => {
-            let problem = format!("not every JSON parser can read it: {}", message_of(&error));
-            FieldError::new(shown(&path), problem)
+            FieldError::new(shown(&path), words::of_unportable(&error))
         }
     }])
 }
 
-/// A whole number in either JSON spelling: `50` and `50.0` are equal (JSON Schema, 4.2.3).
+/// A whole number from 1 to `MOST`, in either JSON spelling: `50` and `50.0` are equal (JSON Schema,
+/// 4.2.3).
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "the double was found to be a whole number in the range of u32"
 )]
-pub(crate) fn whole_number<'de, D: Deserializer<'de>>(
+pub(crate) fn whole_number<'de, const MOST: u32, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<u32>, D::Error> {
-    let Some(number) = Option::<f64>::deserialize(deserializer)? else {
+    let Some(value) = Option::<Value>::deserialize(deserializer)? else {
         return Ok(None);
     };
-    if number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number) {
-        Ok(Some(number as u32))
-    } else {
-        Err(D::Error::custom("must be a whole number, 1 or greater"))
-    }
+    value
+        .as_f64()
+        .filter(|number| number.fract() == 0.0 && (1.0..=f64::from(MOST)).contains(number))
+        .map(|number| Some(number as u32))
+        .ok_or_else(|| D::Error::custom(not_within(MOST)))
 }
 
-/// serde's message without the position at its end.
-pub(crate) fn message_of(error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    message
-        .rsplit_once(" at line ")
-        .map_or(message.as_str(), |(text, _)| text)
-        .to_owned()
+/// The problem of a number outside of 1 to `most`.
+pub(crate) fn not_within(most: impl Display) -> String {
+    format!("must be a whole number from 1 to {most}")
 }
 
-/// serde names a missing or unknown field only in its message.
 fn field_error(path: &Path, error: &serde_json::Error) -> FieldError {
-    let message = message_of(error);
     let path = shown(path);
+    if let Some(error) = named_by(&error.to_string(), &path, "field") {
+        return error;
+    }
+    FieldError::new(path, words::of_value(error))
+}
+
+/// The error about a missing, duplicate or unknown name, which serde gives only in its message.
+/// `kind` is what the call has under the name.
+pub(crate) fn named_by(message: &str, path: &str, kind: &str) -> Option<FieldError> {
     let named = |prefix: &str| {
         let name = message.strip_prefix(prefix)?.split('`').next()?;
-        Some(if path == BODY {
+        Some(if name.len() > MAX_SHOWN_BYTES {
+            path.to_owned()
+        } else if path == BODY {
             name.to_owned()
         } else if path == name || path.ends_with(&format!(".{name}")) {
-            path.clone()
+            path.to_owned()
         } else {
             format!("{path}.{name}")
         })
     };
     if let Some(field) = named("missing field `") {
-        FieldError::new(field, "is required")
+        Some(FieldError::new(field, "is required"))
     } else if let Some(field) = named("duplicate field `") {
-        FieldError::new(field, "appears twice")
-    } else if let Some(field) = named("unknown field `") {
-        FieldError::new(field, "is not a field of this call")
+        Some(FieldError::new(field, "appears twice"))
     } else {
-        FieldError::new(path, message)
+        let field = named("unknown field `")?;
+        Some(FieldError::new(
+            field,
+            format!("is not a {kind} of this call"),
+        ))
     }
 }
 
@@ -159,7 +169,7 @@ mod tests {
     use axum::{body::to_bytes, response::IntoResponse};
     use roundtrip_model::ChannelPatch;
     use rstest::rstest;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::{check::MAX_VALUES, *};
     use crate::messages::accept::SendMessage;

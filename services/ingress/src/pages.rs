@@ -6,21 +6,17 @@
 use roundtrip_store::MAX_PAGE;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use crate::problem::Problem;
+use crate::{json::not_within, problem::Problem};
 
 const DEFAULT_PAGE: u16 = 100;
 
-/// The page size; an error if it is out of bounds.
-pub(crate) fn page_size(limit: Option<u16>) -> Result<u16, Problem> {
-    let limit = limit.unwrap_or(DEFAULT_PAGE);
-    if (1..=MAX_PAGE).contains(&limit) {
-        Ok(limit)
-    } else {
-        Err(Problem::invalid_field(
-            "limit",
-            format!("must be 1 to {MAX_PAGE}"),
-        ))
-    }
+/// The page size that the parameter `limit` asks for. It is taken as text, so that an error states
+/// the bounds.
+pub(crate) fn page_size(limit: Option<&str>) -> Result<u16, Problem> {
+    limit
+        .map_or(Some(DEFAULT_PAGE), |text| text.parse().ok())
+        .filter(|limit| (1..=MAX_PAGE).contains(limit))
+        .ok_or_else(|| Problem::invalid_field("limit", not_within(MAX_PAGE)))
 }
 
 /// The rows of a list under this name, and the cursor of the last one if another page follows.

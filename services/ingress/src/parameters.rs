@@ -4,10 +4,13 @@ use axum::{
     extract::{FromRequestParts, Path, Query},
     http::{Uri, request::Parts},
 };
-use roundtrip_model::ChannelId;
+use roundtrip_model::{ChannelId, channel::FieldError};
 use serde::de::DeserializeOwned;
 
-use crate::problem::{Kind, Problem};
+use crate::{
+    json::{BODY, named_by, words},
+    problem::{Kind, Problem},
+};
 
 /// axum writes this before it names the parameter.
 const PREFIX: &str = "Failed to deserialize query string: ";
@@ -54,10 +57,9 @@ pub(crate) fn read<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
     let Query(read) = Query::try_from_uri(uri).map_err(|rejection| {
         let text = rejection.body_text();
         let text = text.strip_prefix(PREFIX).unwrap_or(&text);
-        match text.split_once(": ") {
-            Some((name, problem)) => Problem::invalid_field(name, problem),
-            None => Problem::invalid_field("query", text),
-        }
+        let (path, message) = text.split_once(": ").unwrap_or((BODY, text));
+        Problem::invalid([named_by(message, path, "parameter")
+            .unwrap_or_else(|| FieldError::new(path, words::of_message(message)))])
     })?;
     Ok(read)
 }

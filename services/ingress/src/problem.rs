@@ -113,6 +113,12 @@ impl Problem {
     }
 
     /// One field that is invalid.
+    /// The body is empty where a filter is expected. `empty` says what a filter without fields does.
+    pub(crate) fn no_filter(empty: &str) -> Self {
+        let detail = format!("the body is empty; send the filter as a JSON object: {empty}");
+        Self::new(Kind::MalformedJson, detail)
+    }
+
     pub(crate) fn invalid_field(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::invalid([FieldError::new(field, problem)])
     }

@@ -108,11 +108,23 @@ pub(crate) struct CreateKey {
     #[arg(long = "channel", value_name = "CHANNEL_ID")]
     pub channels: Vec<ChannelId>,
     /// How long the key is valid, such as 90days [default: for ever]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub expires_in: Option<Duration>,
     /// The most requests a second to each ingress [default: ingress.rate_per_key]
-    #[arg(long = "rate", value_name = "N")]
+    #[arg(long = "rate", value_name = "N", value_parser = rate)]
     pub rate_per_second: Option<u32>,
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    humantime::parse_duration(text)
+        .map_err(|_| "must be a duration with its unit, such as 12h or 90days")
+}
+
+fn rate(text: &str) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|rate| (1..=key::MAX_RATE).contains(rate))
+        .ok_or_else(|| format!("must be a whole number from 1 to {}", key::MAX_RATE))
 }
 
 impl Default for Command {
@@ -170,6 +182,26 @@ impl Role {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_that_cannot_be_read_is_refused_with_what_is_valid() {
+        for (option, value, words) in [
+            ("--rate", "many", "must be a whole number from 1 to 1000000"),
+            ("--rate", "0", "must be a whole number from 1 to 1000000"),
+            ("--expires-in", "90", "must be a duration with its unit"),
+            ("--expires-in", "soon", "must be a duration with its unit"),
+            ("--role", "admin", "must be producer, operator or viewer"),
+            ("--channel", "a b", "must be 1 to 128 characters"),
+        ] {
+            let mut arguments = vec!["roundtrip", "keys", "create", "--name", "n"];
+            if option != "--role" {
+                arguments.extend(["--role", "viewer"]);
+            }
+            arguments.extend([option, value]);
+            let error = Cli::read(arguments.iter().map(Into::into)).unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
 
     #[test]
     fn an_option_without_its_command_is_refused_with_a_hint_at_the_command() {

@@ -38,7 +38,10 @@ roundtrip_model::section! {
 impl WebhookConfig {
     pub(crate) fn check(&self, check: &mut Check) -> Option<HeaderValue> {
         self.check_bounds(check);
-        check.value("user_agent", HeaderValue::from_str(&self.user_agent))
+        let user_agent = HeaderValue::from_str(&self.user_agent);
+        check.take(user_agent.map_err(|_| {
+            WrongSetting::new("user_agent", "must consist of printable ASCII characters")
+        }))
     }
 }
 

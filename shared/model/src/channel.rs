@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use url::Url;
+use url::{ParseError, Url};
 
 pub use crate::field_error::FieldError;
 use crate::{ids::ChannelId, settings};
@@ -146,11 +146,23 @@ pub fn http_url(text: &str) -> Result<Url, String> {
     if text.contains(char::is_control) {
         return Err("must not contain control characters".to_owned());
     }
-    let url = Url::parse(text).map_err(|error| format!("must be an absolute URL: {error}"))?;
+    let url = Url::parse(text).map_err(|error| url_problem(error).to_owned())?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("must be an http or https URL".to_owned());
     }
     Ok(url)
+}
+
+/// What is wrong with a text that is not a URL. The parser's own words name its rules only.
+const fn url_problem(error: ParseError) -> &'static str {
+    match error {
+        ParseError::InvalidPort => "has an invalid port: it must be a number from 0 to 65535",
+        ParseError::IdnaError
+        | ParseError::InvalidDomainCharacter
+        | ParseError::InvalidIpv4Address
+        | ParseError::InvalidIpv6Address => "must have a valid host name or address",
+        _ => "must be an absolute http or https URL such as https://host.example/path",
+    }
 }
 
 fn check(
@@ -233,9 +245,11 @@ mod tests {
     #[case::null(json!({"endpoint_url": null}), "is required")]
     #[case::number(json!({"endpoint_url": 5}), "must be a string")]
     #[case::line_feed(json!({"endpoint_url": "http://h/\r\nX: y"}), "must not contain control characters")]
-    #[case::relative(json!({"endpoint_url": "/incoming"}), "must be an absolute URL: relative URL without a base")]
+    #[case::relative(json!({"endpoint_url": "/incoming"}), "must be an absolute http or https URL such as https://host.example/path")]
     #[case::other_scheme(json!({"endpoint_url": "ftp://host/x"}), "must be an http or https URL")]
-    #[case::no_host(json!({"endpoint_url": "http://"}), "must be an absolute URL: empty host")]
+    #[case::no_host(json!({"endpoint_url": "http://"}), "must be an absolute http or https URL such as https://host.example/path")]
+    #[case::port(json!({"endpoint_url": "http://h:99999/"}), "has an invalid port: it must be a number from 0 to 65535")]
+    #[case::address(json!({"endpoint_url": "http://[::x]/"}), "must have a valid host name or address")]
     #[case::too_long(json!({"endpoint_url": format!("http://h/{}", "x".repeat(MAX_URL_BYTES))}), "must be at most 2048 bytes")]
     fn an_endpoint_that_cannot_be_posted_to_is_named(
         #[case] metadata: Value,

@@ -179,7 +179,7 @@ impl NewKey {
             self.rate_per_second
                 .is_none_or(|rate| (1..=MAX_RATE).contains(&rate)),
             "rate_per_second",
-            format!("must be 1 to {MAX_RATE}"),
+            format!("must be a whole number from 1 to {MAX_RATE}"),
         );
         unless(
             self.expires_at

@@ -21,8 +21,8 @@ pub(crate) const MAX_METADATA_VALUES: usize = 10_000;
 const MAX_SHOWN_BYTES: usize = 256;
 
 /// The problem with a number that is not [kept](is_kept).
-pub(crate) const NUMBER_PROBLEM: &str = "is an integer beyond 64 bits with a sign, which would be \
-                                         rounded; write it as a text";
+pub(crate) const NUMBER_PROBLEM: &str = "must be an integer from -9223372036854775808 to 9223372036854775807; a larger one must be a \
+     string";
 
 /// The channel in its stored form.
 pub(crate) fn channel(channel: &Channel) -> Result<StoredChannel, ChannelError> {

@@ -11,7 +11,7 @@ use axum::{
     http::{StatusCode, header},
     response::IntoResponse,
 };
-use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyRole, NewKey};
+use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyRole, NewKey, key::MAX_RATE};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -31,7 +31,7 @@ pub(crate) struct CreateKey {
     name: String,
     role: KeyRole,
     channels: Option<BTreeSet<ChannelId>>,
-    #[serde(default, deserialize_with = "whole_number")]
+    #[serde(default, deserialize_with = "whole_number::<MAX_RATE, _>")]
     rate_per_second: Option<u32>,
     #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
     expires_at: Option<OffsetDateTime>,
@@ -84,7 +84,7 @@ pub(crate) async fn create(
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct KeyParameters {
-    limit: Option<u16>,
+    limit: Option<String>,
     cursor: Option<ApiKeyId>,
 }
 
@@ -94,7 +94,7 @@ pub(crate) async fn list(
     principal: Principal,
     Parameters(parameters): Parameters<KeyParameters>,
 ) -> Result<JsonBody<Page<ApiKey, ApiKeyId>>, Problem> {
-    let limit = page_size(parameters.limit)?;
+    let limit = page_size(parameters.limit.as_deref())?;
     let found = ingress
         .store
         .keys(&principal.bounds(), parameters.cursor.as_ref(), limit + 1)

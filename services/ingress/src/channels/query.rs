@@ -3,14 +3,13 @@
 use axum::{extract::State, response::Response};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use roundtrip_model::StoredChannel;
-use roundtrip_store::{
-    Cursor, DEFAULT_LIMIT, Direction, Filter, MAX_LIMIT, PageRequest, Sort, SortField,
-};
+use roundtrip_store::{Cursor, Direction, Filter, PageRequest, Sort, SortField};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    auth::Principal, ingress::Ingress, json::body::Json, parameters::Parameters, problem::Problem,
+    auth::Principal, ingress::Ingress, json::body::Json, pages::page_size, parameters::Parameters,
+    problem::Problem,
 };
 
 #[derive(Debug, Deserialize)]
@@ -32,8 +31,9 @@ pub(crate) async fn query(
     State(ingress): State<Ingress>,
     principal: Principal,
     Parameters(parameters): Parameters<PageParameters>,
-    Json(filter): Json<Value>,
+    filter: Option<Json<Value>>,
 ) -> Result<Response, Problem> {
+    let Json(filter) = filter.ok_or_else(|| Problem::no_filter("{} finds every channel"))?;
     let mut filter = Filter::parse(&filter)?;
     if let Some(own) = principal.channels() {
         filter = filter.within(own);
@@ -51,11 +51,7 @@ pub(crate) async fn query(
 }
 
 pub(crate) fn page(parameters: PageParameters) -> Result<PageRequest, Problem> {
-    let limit = parameters
-        .limit
-        .map_or(Some(DEFAULT_LIMIT), |text| text.parse().ok())
-        .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-        .ok_or_else(|| Problem::invalid_field("limit", format!("must be 1 to {MAX_LIMIT}")))?;
+    let limit = page_size(parameters.limit.as_deref())?;
     let sort = parameters
         .sort
         .as_deref()

@@ -29,7 +29,7 @@ pub(crate) struct DeadParameters {
     #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
     until: Option<OffsetDateTime>,
     /// Only for a list.
-    limit: Option<u16>,
+    limit: Option<String>,
     cursor: Option<String>,
     /// Only for a purge, which then needs no other parameter.
     #[serde(default)]
@@ -86,7 +86,7 @@ pub(crate) async fn list(
     if parameters.all {
         return Err(Problem::invalid_field("all", "is only valid for a purge"));
     }
-    let limit = page_size(parameters.limit)?;
+    let limit = page_size(parameters.limit.as_deref())?;
     let cursor = parameters.cursor.take();
     let filter = parameters.into_filter(&principal)?;
     let under_way = ingress.queries.begin(&principal)?;

@@ -115,7 +115,7 @@ pub(crate) struct MessageParameters {
     since: Option<OffsetDateTime>,
     #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
     until: Option<OffsetDateTime>,
-    limit: Option<u16>,
+    limit: Option<String>,
     cursor: Option<MessageId>,
 }
 
@@ -125,7 +125,7 @@ pub(crate) async fn list(
     principal: Principal,
     Parameters(parameters): Parameters<MessageParameters>,
 ) -> Result<Response, Problem> {
-    let limit = page_size(parameters.limit)?;
+    let limit = page_size(parameters.limit.as_deref())?;
     let filter = MessageFilter {
         message_ids: None,
         session: parameters.session_id,

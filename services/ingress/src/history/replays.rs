@@ -35,7 +35,7 @@ const MAX_IDS: usize = 1000;
 pub(crate) struct ReplayDeadLetters {
     #[serde(default)]
     dry_run: bool,
-    #[serde(default, deserialize_with = "whole_number")]
+    #[serde(default, deserialize_with = "whole_number::<MAX_RATE, _>")]
     rate_per_second: Option<u32>,
     ids: Option<Vec<String>>,
     queue: Option<DeadQueue>,
@@ -54,7 +54,7 @@ pub(crate) struct ReplayDeadLetters {
 pub(crate) struct ReplayMessages {
     #[serde(default)]
     dry_run: bool,
-    #[serde(default, deserialize_with = "whole_number")]
+    #[serde(default, deserialize_with = "whole_number::<MAX_RATE, _>")]
     rate_per_second: Option<u32>,
     ids: Option<Vec<MessageId>>,
     channel_id: Option<ChannelId>,
@@ -76,8 +76,10 @@ struct DryRun {
 pub(crate) async fn dead_letters(
     State(ingress): State<Ingress>,
     principal: Principal,
-    Json(request): Json<ReplayDeadLetters>,
+    request: Option<Json<ReplayDeadLetters>>,
 ) -> Result<Response, Problem> {
+    let no_filter = || Problem::no_filter("{} selects every dead letter");
+    let Json(request) = request.ok_or_else(no_filter)?;
     let ReplayDeadLetters {
         dry_run,
         rate_per_second,
@@ -112,8 +114,10 @@ pub(crate) async fn dead_letters(
 pub(crate) async fn messages(
     State(ingress): State<Ingress>,
     principal: Principal,
-    Json(request): Json<ReplayMessages>,
+    request: Option<Json<ReplayMessages>>,
 ) -> Result<Response, Problem> {
+    let no_filter = || Problem::no_filter("name at least one field");
+    let Json(request) = request.ok_or_else(no_filter)?;
     let ReplayMessages {
         dry_run,
         rate_per_second,
@@ -154,7 +158,7 @@ fn bounded_ids<T>(ids: Option<&[T]>) -> Result<(), Problem> {
     if ids.is_some_and(|ids| ids.is_empty() || ids.len() > MAX_IDS) {
         return Err(Problem::invalid_field(
             "ids",
-            format!("must be 1 to {MAX_IDS} ids"),
+            format!("must be a list of 1 to {MAX_IDS} ids"),
         ));
     }
     Ok(())
@@ -205,7 +209,7 @@ async fn ask(
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReplayParameters {
     status: Option<ReplayStatus>,
-    limit: Option<u16>,
+    limit: Option<String>,
     cursor: Option<ReplayId>,
 }
 
@@ -215,7 +219,7 @@ pub(crate) async fn list(
     principal: Principal,
     Parameters(parameters): Parameters<ReplayParameters>,
 ) -> Result<Response, Problem> {
-    let limit = page_size(parameters.limit)?;
+    let limit = page_size(parameters.limit.as_deref())?;
     let filter = ReplayFilter {
         channels: principal.visible_channels(None)?,
         status: parameters.status,

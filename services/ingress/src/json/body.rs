@@ -44,7 +44,7 @@ impl<T: DeserializeOwned> OptionalFromRequest<Ingress> for Json<T> {
     async fn from_request(request: Request, ingress: &Ingress) -> Result<Option<Self>, Problem> {
         let is_json = is_json(request.headers());
         let bytes = read(request, ingress, ingress.limits.max_body_bytes).await?;
-        if without_mark(&bytes).is_empty() {
+        if without_mark(&bytes).trim_ascii().is_empty() {
             return Ok(None);
         }
         if !is_json {

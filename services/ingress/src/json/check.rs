@@ -69,7 +69,7 @@ impl Rules {
     }
 }
 
-/// The place, among the numbers of this JSON, of the first integer beyond 64 bits with a sign. The
+/// The place, among the numbers of this JSON, of the first integer that does not fit into an `i64`. The
 /// parser silently turns it into a double, so only the text shows it.
 fn first_rounded(json: &str) -> Option<usize> {
     let (mut rest, mut numbers) = (json, 0);
@@ -123,10 +123,11 @@ impl Checked<'_> {
 
     fn number<E: Error>(self) -> Result<(), E> {
         let left = self.exact.get().checked_sub(1).ok_or_else(|| {
-            E::custom(
-                "is an integer beyond 64 bits with a sign, which would be rounded; write it as a \
-                 text",
-            )
+            E::custom(format_args!(
+                "must be an integer from {} to {}; a larger one must be a string",
+                i64::MIN,
+                i64::MAX
+            ))
         })?;
         self.exact.set(left);
         Ok(())

@@ -26,9 +26,9 @@ use crate::{
     config::MAX_BATCH_BYTES,
     ingress::Ingress,
     json::{
-        Rules,
+        BODY, Rules,
         body::{is_json, media_type, read},
-        message_of, parse, without_mark,
+        parse, without_mark, words,
     },
     problem::{Kind, Problem},
 };
@@ -90,7 +90,7 @@ pub(crate) async fn send(
     let body = without_mark(&body);
     let texts = if is_array { array(body)? } else { lines(body) };
     if !(1..=MAX_MESSAGES).contains(&texts.len()) {
-        return Err(Problem::invalid_field("body", count_problem()));
+        return Err(Problem::invalid_field(BODY, count_problem()));
     }
     let call = match &key {
         Some(key) => Some(KeyedCall::begin(&ingress, &principal, key, &texts).await?),
@@ -184,9 +184,9 @@ pub(crate) fn lines(body: &[u8]) -> Vec<&[u8]> {
 pub(crate) fn array(body: &[u8]) -> Result<Vec<&[u8]>, Problem> {
     let Elements(elements) =
         serde_json::from_slice(body).map_err(|error| match error.classify() {
-            Category::Data => Problem::invalid_field("body", message_of(&error)),
+            Category::Data => Problem::invalid_field(BODY, words::of_value(&error)),
             Category::Syntax | Category::Eof | Category::Io => {
-                Problem::new(Kind::MalformedJson, error.to_string())
+                Problem::new(Kind::MalformedJson, words::of_malformed(body, &error))
             }
         })?;
     Ok(elements
