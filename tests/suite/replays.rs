@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::Context;
 use harness::{
     gateway::{Accounted, Plan, Response, Setup, TestGateway, events},
     scripted::{Received, Reply, ScriptedServer, failing_until},
@@ -22,6 +23,7 @@ on_both_setups! {
     a_key_has_a_few_replays_running_and_no_more,
     a_delivered_message_is_sent_again,
     a_replay_resends_delivered_messages_and_skips_waiting_ones,
+    a_new_replay_names_its_unknown_ids,
 }
 
 const DEAD_LETTERS: &str = "/dead-letters/replay";
@@ -99,7 +101,8 @@ async fn a_dead_letter_replayed_by_id_is_no_longer_listed(
     recovered.cancel();
     let dry = json!({"ids": [letter["dead_id"]], "dry_run": true});
     let dry = gateway.post(DEAD_LETTERS, dry).await?.expect(200)?;
-    assert_eq!(dry.json(), json!({"dry_run": true, "matched": 1}));
+    let counted = json!({"dry_run": true, "matched": 1, "unknown_ids": []});
+    assert_eq!(dry.json(), counted);
     gateway.until_dead("c", 1).await?;
 
     let by_id = json!({"ids": [letter["dead_id"]]});
@@ -242,6 +245,41 @@ async fn a_key_has_a_few_replays_running_and_no_more(setup: Setup) -> anyhow::Re
         cancel(&gateway, &format!("/replays/{id}")).await?;
     }
     replay_slowly(&gateway, "c").await?.expect(202)?;
+    gateway.finish(&[&channel]).await
+}
+
+async fn a_new_replay_names_its_unknown_ids(setup: Setup) -> anyhow::Result<Accounted> {
+    const UNKNOWN: &str = "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f";
+    let (gateway, channel, recovered) = with_dead_letters(setup, &["c"], 3).await?;
+    recovered.cancel();
+    let letters = gateway.until_dead("c", 3).await?;
+    let by_dead_id = letters[0]["dead_id"].clone();
+    let by_message_id = letters[1]["message_id"].clone();
+    for (path, known) in [
+        (MESSAGES, &json!([by_message_id])),
+        (DEAD_LETTERS, &json!([by_dead_id, by_message_id])),
+    ] {
+        let mut ids = known.clone();
+        ids.as_array_mut().context("ids")?.push(json!(UNKNOWN));
+        let asked = json!({"ids": ids, "dry_run": true});
+        let asked = gateway.post(path, asked).await?.expect(200)?.json();
+        let matched = known.as_array().map_or(0, Vec::len);
+        let expected = json!({"dry_run": true, "matched": matched, "unknown_ids": [UNKNOWN]});
+        assert_eq!(asked, expected, "{path}");
+    }
+    let ids = json!({"ids": [by_dead_id, UNKNOWN, by_message_id]});
+    let created = gateway.post(DEAD_LETTERS, ids).await?.expect(202)?;
+    assert_eq!(created.json()["unknown_ids"], json!([UNKNOWN]));
+    let created_at = created.field("created_at")?;
+    let path = path_of(created)?;
+    let ended = gateway
+        .until(&path, |replay| replay["status"] == "done")
+        .await?;
+    assert_eq!(ended["created_at"], created_at);
+    assert_eq!(counts(&ended)[..2], [2, 2]);
+    let all = json!({"channel_id": "c"});
+    replay(&gateway, DEAD_LETTERS, all).await?;
+    gateway.all_taken(&[&channel]).await?;
     gateway.finish(&[&channel]).await
 }
 

@@ -176,7 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_replay_of_unknown_ids_is_404() {
-        let (bench, ids) = bench_of(1).await;
+        let (bench, _) = bench_of(1).await;
         let unknown = MessageId::generate();
         for path in ["/messages/replay", "/dead-letters/replay"] {
             let refused = bench.post(path, &[], json!({"ids": [unknown]}).to_string());
@@ -186,8 +186,30 @@ mod tests {
             let asked = json!({"ids": [unknown], "dry_run": true});
             let asked = bench.post(path, &[], asked.to_string()).await;
             assert_eq!(asked.json()["matched"], 0);
-            let some = bench.post(path, &[], json!({"ids": [unknown, ids[0]]}).to_string());
-            assert_eq!(some.await.status, 202, "{path}");
+            assert_eq!(asked.json()["unknown_ids"], json!([unknown]));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_replay_shows_its_unknown_ids_and_the_time_that_is_stored() {
+        let (bench, ids) = bench_of(1).await;
+        let unknown = MessageId::generate();
+        for path in ["/messages/replay", "/dead-letters/replay"] {
+            let some = json!({"ids": [unknown, ids[0], unknown]}).to_string();
+            let created = bench.post(path, &[], some).await;
+            assert_eq!(created.status, 202, "{path}");
+            let created = created.json();
+            assert_eq!(created["matched"], 1, "{path}");
+            assert_eq!(created["unknown_ids"], json!([unknown]), "{path}");
+            let id = created["replay_id"].as_str().unwrap();
+            let read = page(&bench, Method::GET, &format!("/replays/{id}")).await;
+            assert_eq!(read["created_at"], created["created_at"]);
+            let known = json!({"ids": ids}).to_string();
+            let created = bench.post(path, &[], known).await.json();
+            assert_eq!(created["unknown_ids"], json!([]), "{path}");
+            let all = json!({"channel_id": "c"}).to_string();
+            let created = bench.post(path, &[], all).await.json();
+            assert_eq!(created["unknown_ids"], Value::Null, "{path}");
         }
     }
 }

@@ -8,6 +8,8 @@ use std::fmt;
 use time::OffsetDateTime;
 
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    /// The time of day, in whole milliseconds: the precision of queues and stores. So the response
+    /// that creates something shows the same time as later ones.
     fn now(&self) -> OffsetDateTime;
 }
 
@@ -20,6 +22,17 @@ impl Clock for SystemClock {
         reason = "the one place that reads the clock; everything else is handed a Clock"
     )]
     fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::now_utc()
+        OffsetDateTime::now_utc().truncate_to_millisecond()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_day_is_in_whole_milliseconds() {
+        let times = (0..100).map(|_| SystemClock.now());
+        assert_eq!(times.map(|now| now.nanosecond() % 1_000_000).max(), Some(0));
     }
 }

@@ -1,5 +1,7 @@
 //! Replays: create, list, read, cancel.
 
+use std::collections::BTreeSet;
+
 use axum::{
     Json as JsonBody,
     extract::State,
@@ -8,8 +10,8 @@ use axum::{
 };
 use roundtrip_model::{ChannelId, MessageId, ReplayId, SessionId, decision::DeadKind};
 use roundtrip_store::{
-    DeadFilter, DeadQueue, MessageFilter, Progress, Replay, ReplayFilter, ReplaySource,
-    ReplayStatus, StateFilter,
+    DeadFilter, DeadQueue, Detail, MAX_PAGE, MessageFilter, Progress, Replay, ReplayFilter,
+    ReplaySource, ReplayStatus, StateFilter,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -18,6 +20,7 @@ use crate::{
     auth::Principal,
     ingress::Ingress,
     json::{body::Json, whole_number},
+    limits::queries::UnderWay,
     pages::{Page, page_size},
     parameters::{Parameters, PathId},
     problem::{Kind, Problem},
@@ -67,9 +70,32 @@ pub(crate) struct ReplayMessages {
 }
 
 #[derive(Debug, Serialize)]
-struct DryRun {
+struct Counted {
     dry_run: bool,
     matched: u64,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Debug, Serialize)]
+struct Created {
+    #[serde(flatten)]
+    replay: Replay,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+/// The ids of the request that select nothing, each once; `None` if the request has no ids.
+#[derive(Debug, Serialize)]
+struct Unknown {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown_ids: Option<BTreeSet<String>>,
+}
+
+/// What the filter selects now.
+struct Selected {
+    matched: u64,
+    unknown: Unknown,
 }
 
 /// `POST /dead-letters/replay`
@@ -98,12 +124,15 @@ pub(crate) async fn dead_letters(
     bounded_ids(filter.ids.as_deref())?;
     let under_way = ingress.queries.begin(&principal)?;
     let matched = under_way.ask(ingress.store.count_dead_letters(&filter));
-    let matched = matched.await?;
+    let selected = Selected {
+        matched: matched.await?,
+        unknown: unknown_letters(&ingress, &under_way, &filter).await?,
+    };
     ask(
         &ingress,
         &principal,
         ReplaySource::DeadLetters(filter),
-        matched,
+        selected,
         dry_run,
         rate_per_second,
     )
@@ -142,12 +171,16 @@ pub(crate) async fn messages(
     }
     filter.channels = principal.visible_channels(filter.channel.as_ref())?;
     let under_way = ingress.queries.begin(&principal)?;
-    let matched = under_way.ask(ingress.store.count_messages(&filter)).await?;
+    let matched = under_way.ask(ingress.store.count_messages(&filter));
+    let selected = Selected {
+        matched: matched.await?,
+        unknown: unknown_messages(&ingress, &under_way, &filter).await?,
+    };
     ask(
         &ingress,
         &principal,
         ReplaySource::Messages(filter),
-        matched,
+        selected,
         dry_run,
         rate_per_second,
     )
@@ -164,26 +197,73 @@ fn bounded_ids<T>(ids: Option<&[T]>) -> Result<(), Problem> {
     Ok(())
 }
 
+/// The ids of the filter that name none of its dead letters.
+async fn unknown_letters(
+    ingress: &Ingress,
+    under_way: &UnderWay,
+    filter: &DeadFilter,
+) -> Result<Unknown, Problem> {
+    let ids = filter.ids.as_ref();
+    let mut unknown_ids: Option<BTreeSet<_>> = ids.map(|ids| ids.iter().cloned().collect());
+    let mut after = None;
+    // A webhook id can name many dead letters, so the matches can be more than a page.
+    while let Some(unknown) = unknown_ids.as_mut().filter(|unknown| !unknown.is_empty()) {
+        let page = ingress
+            .store
+            .dead_letters(filter, after.as_deref(), MAX_PAGE, Detail::Outline);
+        let letters = under_way.ask(page).await?;
+        for letter in &letters {
+            unknown.remove(&letter.dead_id);
+            unknown.remove(&letter.parcel_id);
+        }
+        let Some(last) = letters.into_iter().next_back() else {
+            break;
+        };
+        after = Some(last.dead_id);
+    }
+    Ok(Unknown { unknown_ids })
+}
+
+/// The ids of the filter that name none of its messages.
+async fn unknown_messages(
+    ingress: &Ingress,
+    under_way: &UnderWay,
+    filter: &MessageFilter,
+) -> Result<Unknown, Problem> {
+    let Some(ids) = &filter.message_ids else {
+        return Ok(Unknown { unknown_ids: None });
+    };
+    let mut unknown: BTreeSet<_> = ids.iter().map(ToString::to_string).collect();
+    // One page holds as many messages as a request may have ids.
+    const { assert!(MAX_IDS <= MAX_PAGE as usize) };
+    let page = ingress
+        .store
+        .messages(filter, None, MAX_PAGE, Detail::Outline);
+    for message in under_way.ask(page).await? {
+        unknown.remove(&message.message_id.to_string());
+    }
+    Ok(Unknown {
+        unknown_ids: Some(unknown),
+    })
+}
+
 async fn ask(
     ingress: &Ingress,
     principal: &Principal,
     source: ReplaySource,
-    matched: u64,
+    Selected { matched, unknown }: Selected,
     dry_run: bool,
     rate_per_second: Option<u32>,
 ) -> Result<Response, Problem> {
-    if rate_per_second.is_some_and(|rate| !(1..=MAX_RATE).contains(&rate)) {
-        let problem = format!("must be 1 to {MAX_RATE}");
-        return Err(Problem::invalid_field("rate_per_second", problem));
-    }
     if dry_run {
-        return Ok(JsonBody(DryRun { dry_run, matched }).into_response());
+        let counted = Counted {
+            dry_run,
+            matched,
+            unknown,
+        };
+        return Ok(JsonBody(counted).into_response());
     }
-    let names_ids = match &source {
-        ReplaySource::DeadLetters(filter) => filter.ids.is_some(),
-        ReplaySource::Messages(filter) => filter.message_ids.is_some(),
-    };
-    if names_ids && matched == 0 {
+    if unknown.unknown_ids.is_some() && matched == 0 {
         return Err(Problem::from(Kind::UnknownIds));
     }
     let replay = Replay {
@@ -201,7 +281,8 @@ async fn ask(
     let replay_id = replay.replay_id;
     tracing::info!(%replay_id, matched, ?rate_per_second, by = %principal, "replay.asked_for");
     let location = [(header::LOCATION, format!("/replays/{replay_id}"))];
-    Ok((StatusCode::ACCEPTED, location, JsonBody(replay)).into_response())
+    let created = Created { replay, unknown };
+    Ok((StatusCode::ACCEPTED, location, JsonBody(created)).into_response())
 }
 
 /// The query parameters of `GET /replays`.
