@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use anyhow::Context;
 use harness::{
     gateway::{Accounted, Plan, Role, Setup, TestGateway, attempts, events},
     scripted::{Received, Reply, ScriptedServer},
@@ -18,6 +19,7 @@ on_both_setups! {
     a_list_goes_on_page_by_page,
     a_paused_channels_message_shows_why_it_waits,
     a_message_with_an_undecryptable_secret_shows_why_it_waits,
+    an_answer_that_waits_for_the_sessions_server_shows_why,
     a_killed_recorder_loses_no_entry,
 }
 
@@ -182,6 +184,37 @@ async fn a_paused_channels_message_shows_why_it_waits(setup: Setup) -> anyhow::R
     let done = gateway.until_state(&id, "delivered").await?;
     assert_eq!(done["waiting"], Value::Null);
     gateway.finish(&[&channel]).await
+}
+
+async fn an_answer_that_waits_for_the_sessions_server_shows_why(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let quiet = Reply::status(429).header("retry-after", "3600");
+    let sessions = ScriptedServer::start(move |_| quiet.clone()).await?;
+    let plan = Plan::new(setup)?.sessions_server(sessions.url());
+    let (gateway, _channel) = plan.start_with_channel(|_| Reply::answering("1")).await?;
+    let first = gateway.send("c", "first").await?;
+    let is_refused = |message: &Value| events(message).contains(&"forward_attempted");
+    let tried = gateway.until_message(&first, is_refused).await?;
+    assert_eq!(tried["waiting"], Value::Null);
+    let second = gateway.send("c", "second").await?;
+    let waits = gateway
+        .until_message(&second, |message| {
+            message["waiting"]["reason"] == "sessions_server_failing"
+        })
+        .await?;
+    assert_eq!(waits["state"], "answered");
+    let timeline = waits["timeline"].as_array().context("a timeline")?;
+    let of = |kind: &str| timeline.iter().find(|entry| entry["type"] == kind);
+    let (answered, waiting) = (of("answered"), of("waiting"));
+    let waiting = waiting.context("the wait's entry")?;
+    assert_eq!(
+        answered.context("an answer")?["callback_id"],
+        waiting["callback_id"]
+    );
+    assert_eq!(waiting["reason"], "sessions_server_failing");
+    let reason = "what is held is never forwarded";
+    gateway.finish_unaccounted(reason).await
 }
 
 /// As when each role starts in a folder of its own and creates its own key.

@@ -81,15 +81,27 @@ impl DeliveryRole for Forwarder {
         })
     }
 
-    /// Only attempts have an entry, and only if it is known which message was answered.
+    /// The entry of a wait or an attempt, if it is known which message was answered.
     fn entry(
         message: &Message,
         callback: &Callback,
         at: OffsetDateTime,
         event: Event,
     ) -> Option<Entry> {
-        let Event::Attempted(attempt) = event else {
-            return None;
+        let callback_id = callback.callback_id;
+        let event = match event {
+            Event::Waiting {
+                attempts, reason, ..
+            } => Event::Waiting {
+                callback_id: Some(callback_id),
+                attempts,
+                reason,
+            },
+            Event::Attempted(attempt) => Event::ForwardAttempted {
+                callback_id,
+                attempt,
+            },
+            _ => return None,
         };
         Some(Entry {
             entry_id: EntryId::generate(),
@@ -98,10 +110,7 @@ impl DeliveryRole for Forwarder {
             session_id: callback.session_id.clone(),
             replay_count: message.replay_count,
             at,
-            event: Event::ForwardAttempted {
-                callback_id: callback.callback_id,
-                attempt,
-            },
+            event,
         })
     }
 }

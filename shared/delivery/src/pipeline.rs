@@ -175,15 +175,15 @@ impl<R: DeliveryRole> Pipeline<R> {
         payload: &R::Payload,
         Deferred { wait, reason }: Deferred,
     ) -> Decision {
-        let waiting = Event::Waiting {
-            attempts: message.attempts,
-            reason,
-        };
-        let entry = R::entry(message, payload, self.clock.now(), waiting)
-            .filter(|_| self.waits.is_news(&message.id, reason, wait));
-        log::snoozed::<R>(message, payload, wait, reason, entry.is_some());
-        if let Some(entry) = entry {
-            self.journal.append(entry).await;
+        let is_news = self.waits.is_news(&message.id, reason, wait);
+        log::snoozed::<R>(message, payload, wait, reason, is_news);
+        if is_news {
+            let waiting = Event::Waiting {
+                callback_id: None,
+                attempts: message.attempts,
+                reason,
+            };
+            self.journal(message, payload, waiting).await;
         }
         Decision::Snooze(wait)
     }

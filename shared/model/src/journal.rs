@@ -45,9 +45,12 @@ pub struct Entry {
 pub enum Event {
     /// The message was accepted and is in the queue.
     Accepted(Box<Content>),
-    /// The message is snoozed, which does not count as an attempt. There is an entry when the
-    /// reason changes, however often the message is snoozed, and none for a short wait.
+    /// The message, or an answer to it, is snoozed, which does not count as an attempt. There is an
+    /// entry when the reason changes, however often it is snoozed, and none for a short wait.
     Waiting {
+        /// The answer, if it is one that waits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        callback_id: Option<CallbackId>,
         attempts: u32,
         reason: WaitReason,
     },
@@ -87,6 +90,8 @@ named! {
         StoreUnavailable = "store_unavailable",
         /// The channel's breaker is open because its endpoint keeps failing.
         EndpointFailing = "endpoint_failing",
+        /// The breaker of the sessions server is open, for all answers or for the channel's.
+        SessionsServerFailing = "sessions_server_failing",
         /// The channel has reached its limit of concurrent deliveries.
         ChannelAtCapacity = "channel_at_capacity",
         RateLimited = "rate_limited",
@@ -109,7 +114,13 @@ impl WaitReason {
             Self::EndpointFailing => {
                 "the channel's endpoint keeps failing; a few deliveries at a time probe it"
             }
-            Self::ChannelAtCapacity => "the channel has reached max_in_flight",
+            Self::SessionsServerFailing => {
+                "the sessions server keeps failing, for this channel's answers or for all; a few \
+                 answers at a time probe it"
+            }
+            Self::ChannelAtCapacity => {
+                "the channel has reached its limit of concurrent deliveries (max_in_flight)"
+            }
             Self::RateLimited => "the channel has reached rate_per_second",
         }
     }
@@ -303,6 +314,11 @@ impl Entry {
                 };
                 at(Phase::UnderWay, 0, state)
             }
+            Event::Answered { .. }
+            | Event::Waiting {
+                callback_id: Some(_),
+                ..
+            } => at(Phase::Answered, 0, State::Answered),
             Event::Waiting { attempts: 0, .. } if self.replay_count == 0 => {
                 at(Phase::UnderWay, 0, State::Queued)
             }
@@ -321,7 +337,6 @@ impl Entry {
                 After::Dead(_) => at(Phase::Dead, 0, State::Dead),
             },
             Event::Dead(_) => at(Phase::Dead, 0, State::Dead),
-            Event::Answered { .. } => at(Phase::Answered, 0, State::Answered),
             Event::ForwardAttempted { attempt, .. } => match attempt.next {
                 After::Arrived => at(Phase::Forwarded, 0, State::Forwarded),
                 After::Retry { .. } => at(Phase::Answered, 0, State::Answered),

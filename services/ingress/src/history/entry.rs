@@ -39,6 +39,8 @@ struct ShownEntry {
 enum ShownEvent {
     Accepted(Box<Content>),
     Waiting {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        callback_id: Option<CallbackId>,
         attempts: u32,
         reason: WaitReason,
     },
@@ -134,6 +136,15 @@ mod tests {
     #[case::waiting(
         json!({"waiting": {"attempts": 0, "reason": "rate_limited"}}),
         json!({"type": "waiting", "attempts": 0, "reason": "rate_limited"})
+    )]
+    #[case::answer_waiting(
+        json!({"waiting": {
+            "callback_id": format!("cb_{UUID}"), "attempts": 2, "reason": "sessions_server_failing"
+        }}),
+        json!({
+            "type": "waiting", "callback_id": format!("cb_{UUID}"), "attempts": 2,
+            "reason": "sessions_server_failing"
+        })
     )]
     #[case::delivering(
         json!({"delivering": {"attempt": 1}}),

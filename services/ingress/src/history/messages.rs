@@ -83,13 +83,16 @@ pub(crate) async fn timeline(
     ingress.response_budget.json(&timeline, ())
 }
 
-/// What the message waits for: a pause is read from the channel, all else from the dispatcher's
-/// last entry.
+/// What the message, or its answer, waits for: a pause is read from the channel, all else from the
+/// last entry of the dispatcher or the forwarder.
 async fn waiting(
     ingress: &Ingress,
     message: &MessageRecord,
     timeline: &[Entry],
 ) -> Option<WaitReason> {
+    if message.state == MessageState::Answered {
+        return answer_waits(timeline);
+    }
     if !message.state.is_under_way() || message.state == MessageState::Delivering {
         return None;
     }
@@ -102,6 +105,23 @@ async fn waiting(
         Event::Waiting { reason, .. } => Some(reason),
         _ => None,
     }
+}
+
+/// Why an answer waits, if the latest step of an answer was a wait.
+fn answer_waits(timeline: &[Entry]) -> Option<WaitReason> {
+    timeline
+        .iter()
+        .rev()
+        .find_map(|entry| match &entry.event {
+            Event::Waiting {
+                callback_id: Some(_),
+                reason,
+                ..
+            } => Some(Some(*reason)),
+            Event::ForwardAttempted { .. } | Event::AnswerDead { .. } => Some(None),
+            _ => None,
+        })
+        .flatten()
 }
 
 /// The query parameters of `GET /messages`.

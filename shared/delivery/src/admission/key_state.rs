@@ -80,10 +80,13 @@ pub(super) enum Denial {
 }
 
 impl Denial {
-    /// The reason that the timeline shows.
-    pub(super) const fn reason(self) -> WaitReason {
+    /// The reason that the timeline shows. A shared server is the sessions server.
+    pub(super) const fn reason(self, shared_server: bool) -> WaitReason {
         match self {
             Self::Paused => WaitReason::ChannelPaused,
+            Self::BreakerOpen | Self::ServerBreakerOpen if shared_server => {
+                WaitReason::SessionsServerFailing
+            }
             Self::BreakerOpen | Self::ServerBreakerOpen => WaitReason::EndpointFailing,
             Self::AtCapacity => WaitReason::ChannelAtCapacity,
             Self::RateLimited => WaitReason::RateLimited,

@@ -134,19 +134,20 @@ impl Keys {
         now: Instant,
     ) -> Deferred {
         let random = rand::random();
+        let reason = denial.reason(self.server.is_some());
         if denial == Denial::ServerBreakerOpen
             && let Some(server) = &mut self.server
         {
             return Deferred {
                 wait: server.defer(now, fresh, random),
-                reason: denial.reason(),
+                reason,
             };
         }
         let paused_snooze = self.paused_snooze;
         let state = &mut self.entry(key, limits, now).state;
         Deferred {
             wait: state.defer(now, denial, paused_snooze, fresh, random),
-            reason: denial.reason(),
+            reason,
         }
     }
 

@@ -261,7 +261,9 @@ async fn a_paused_message_is_snoozed_without_an_attempt_and_journaled_once() {
         let decision = pipeline.handle(&message(BODY, 3)).await;
         assert!(matches!(decision, Decision::Snooze(_)), "{decision:?}");
     }
-    let Ok(Event::Waiting { attempts, reason }) = entries.try_recv().map(|entry| entry.event)
+    let Ok(Event::Waiting {
+        attempts, reason, ..
+    }) = entries.try_recv().map(|entry| entry.event)
     else {
         panic!("no entry of the wait")
     };

@@ -53,6 +53,15 @@ fn replayed() -> Event {
     }
 }
 
+/// A message, or an answer to it, waits.
+fn waiting(callback_id: Option<CallbackId>, attempts: u32) -> Event {
+    Event::Waiting {
+        callback_id,
+        attempts,
+        reason: WaitReason::EndpointFailing,
+    }
+}
+
 fn answered() -> Event {
     Event::Answered {
         callback_id: CallbackId::generate(),
@@ -72,12 +81,14 @@ fn walk(steps: Vec<(u32, Event, State)>) {
 fn a_message_that_arrives_walks_to_forwarded() {
     walk(vec![
         (0, accepted(), State::Queued),
+        (0, waiting(None, 0), State::Queued),
         (0, Event::Delivering { attempt: 1 }, State::Delivering),
         (
             0,
             Event::Attempted(attempt(1, After::Retry { wait_ms: 1 })),
             State::Retrying,
         ),
+        (0, waiting(None, 1), State::Retrying),
         (0, Event::Delivering { attempt: 2 }, State::Delivering),
         (
             0,
@@ -85,7 +96,9 @@ fn a_message_that_arrives_walks_to_forwarded() {
             State::Delivered,
         ),
         (0, answered(), State::Answered),
+        (0, waiting(Some(CallbackId::generate()), 0), State::Answered),
         (0, forward(1, After::Retry { wait_ms: 1 }), State::Answered),
+        (0, waiting(Some(CallbackId::generate()), 1), State::Answered),
         (0, forward(2, After::Arrived), State::Forwarded),
     ]);
 }
