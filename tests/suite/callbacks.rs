@@ -22,6 +22,7 @@ on_both_setups! {
     an_answer_over_a_deliverys_limit_is_refused,
     a_channel_over_its_answer_rate_gets_429,
     the_token_of_a_deleted_channel_is_worth_nothing,
+    readiness_warns_of_answers_with_tokens_of_another_key,
     a_token_is_in_no_log_no_timeline_and_no_dead_letter,
 }
 
@@ -278,7 +279,42 @@ async fn the_token_of_a_deleted_channel_is_worth_nothing(
     gateway.post(&path, saying("before")).await?.expect(202)?;
     gateway.delete("/channel/c").await?.expect(204)?;
     // The process that deleted it knows at once; others cache the channel a little longer.
-    refused(&gateway, &path, &saying("after")).await?;
+    let problem = refused(&gateway, &path, &saying("after")).await?;
+    assert!(
+        problem.contains("the channel of this delivery was deleted"),
+        "{problem}"
+    );
+    end(gateway).await
+}
+
+/// As when each role starts in a folder of its own and creates its own `callback.key`.
+async fn readiness_warns_of_answers_with_tokens_of_another_key(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let mut gateway = ingress(signed(setup)?).await?;
+    let (_, readiness) = gateway.ready(Role::Ingress).await?;
+    assert!(
+        !readiness.to_string().contains("CALLBACK_SECRET"),
+        "{readiness}"
+    );
+    for refused_token in [
+        "nonsense".to_owned(),
+        token(OTHER_SECRET, time::Duration::ZERO)?,
+    ] {
+        refused(&gateway, &with(&refused_token), ANSWER).await?;
+    }
+    let (status, readiness) = gateway.ready(Role::Ingress).await?;
+    assert_eq!(status, 200, "{readiness}");
+    let warnings = readiness["warnings"].to_string();
+    assert!(warnings.contains("1 answers were refused"), "{readiness}");
+    assert!(warnings.contains("one CALLBACK_SECRET"), "{readiness}");
+    gateway
+        .until_logged(
+            Role::Ingress,
+            &["callbacks.refused", "unknown_key=1", "remedy"],
+            1,
+        )
+        .await?;
     end(gateway).await
 }
 

@@ -1,7 +1,8 @@
 //! `POST /webhook-response`: a channel's answer.
 //!
 //! Invariant: a bad token is refused before the body is read, and the check costs one MAC. The
-//! reason is counted ([`Refusals`](refusals::Refusals)) and never answered. A good token is
+//! reason is counted ([`Refusals`](refusals::Refusals)) and not answered, except that the channel of
+//! a good token is deleted. A good token is
 //! limited by [`AnswerLimits`](crate::limits::AnswerLimits).
 
 pub(crate) mod refusals;
@@ -175,7 +176,14 @@ impl Ingress {
 
     fn refuse(&self, refusal: Refusal) -> Problem {
         self.refusals.bad_token(refusal);
-        Problem::from(Kind::AnswerRefused)
+        match refusal {
+            // Only the holder of a good token learns it.
+            Refusal::UnknownChannel => Problem::new(
+                Kind::AnswerRefused,
+                "the channel of this delivery was deleted, and with it the delivery's token",
+            ),
+            _ => Problem::from(Kind::AnswerRefused),
+        }
     }
 }
 

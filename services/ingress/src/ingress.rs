@@ -123,6 +123,12 @@ impl Ingress {
         }))
     }
 
+    /// How many answers were refused since the start because another process signed their tokens
+    /// with another secret. For probes.
+    pub fn answers_of_unknown_keys(&self) -> u64 {
+        self.refusals.unknown_keys()
+    }
+
     /// Why sends with a key from the store are refused now, if they are. For probes.
     pub fn unready(&self) -> Option<&'static str> {
         self.authenticator.unready()

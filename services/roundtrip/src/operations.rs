@@ -37,6 +37,9 @@ pub(crate) struct Operations {
     pub channel_cache: Arc<CachedChannels>,
     /// If the process has this role.
     pub ingress: Option<Ingress>,
+    /// Whether roles may make key files of their own. In production only a stranger would cause the
+    /// warning about them.
+    pub is_development: bool,
     /// If the process forwards answers.
     pub answers: Option<Admission>,
     /// Whether the store has answered since the start.
@@ -87,6 +90,14 @@ async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
         warnings.push(format!(
             "the signing secrets of {unreadable} channels cannot be decrypted with the \
              ENCRYPTION_KEYS of this process; their messages wait"
+        ));
+    }
+    let foreign = operations.ingress.as_ref();
+    let foreign = foreign.map_or(0, Ingress::answers_of_unknown_keys);
+    if operations.is_development && foreign > 0 {
+        warnings.push(format!(
+            "{foreign} answers were refused: their tokens were made with another CALLBACK_SECRET or \
+             callback.key; give the ingress and the dispatcher one CALLBACK_SECRET"
         ));
     }
     let mut body = json!({

@@ -136,6 +136,7 @@ async fn serve_on(
         channels,
         channel_cache,
         ingress: api,
+        is_development: config.environment == Environment::Development,
         answers: workers.answers(),
         store_answered: Arc::default(),
     };

@@ -27,6 +27,8 @@ pub(crate) struct Refusals {
     expired: AtomicU64,
     other_session: AtomicU64,
     unknown_channel: AtomicU64,
+    /// Since the start, reported or not.
+    unknown_keys_in_all: AtomicU64,
     is_report_due: AtomicBool,
 }
 
@@ -35,7 +37,15 @@ impl Refusals {
         self.count(&self.missing);
     }
 
+    /// How many tokens of an unknown key were refused since the start.
+    pub(crate) fn unknown_keys(&self) -> u64 {
+        self.unknown_keys_in_all.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn bad_token(self: &Arc<Self>, refusal: Refusal) {
+        if refusal == Refusal::UnknownKey {
+            self.unknown_keys_in_all.fetch_add(1, Ordering::Relaxed);
+        }
         self.count(match refusal {
             Refusal::Malformed => &self.malformed,
             Refusal::UnknownKey => &self.unknown_key,
@@ -62,14 +72,18 @@ impl Refusals {
 
     fn report(&self) {
         let taken = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
+        let unknown_key = taken(&self.unknown_key);
+        let remedy =
+            (unknown_key > 0).then_some("give the ingress and the dispatcher one CALLBACK_SECRET");
         tracing::warn!(
             missing = taken(&self.missing),
             malformed = taken(&self.malformed),
-            unknown_key = taken(&self.unknown_key),
+            unknown_key,
             forged = taken(&self.forged),
             expired = taken(&self.expired),
             other_session = taken(&self.other_session),
             unknown_channel = taken(&self.unknown_channel),
+            remedy,
             "callbacks.refused"
         );
     }
