@@ -43,6 +43,27 @@ fn no_crate_has_a_circle_of_files() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The debug form of an error is a dump of its types, without its sources' sentences.
+#[test]
+fn no_log_line_has_the_debug_form_of_an_error() -> anyhow::Result<()> {
+    for folder in ["../shared", "../services"] {
+        for each in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder))? {
+            let mut code = Code::new();
+            read(&each?.path().join("src"), &[], &mut code)?;
+            for (name, text) in code {
+                let is_dump = |line: &&str| {
+                    ["?error", "?source", "?refusal"]
+                        .iter()
+                        .any(|dump| line.contains(dump))
+                };
+                let found = text.lines().find(is_dump);
+                assert!(found.is_none(), "{}: {found:?}", name.join("::"));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn read(folder: &Path, module: &[String], code: &mut Code) -> anyhow::Result<()> {
     for each in fs::read_dir(folder)? {
         let path = each?.path();

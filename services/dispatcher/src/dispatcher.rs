@@ -15,8 +15,8 @@ use roundtrip_delivery::{
 use roundtrip_egress::Egress;
 use roundtrip_journal::Journal;
 use roundtrip_model::{
-    ChannelId, ChannelUid, Clock, DeadReason, Decision, Entry, Event, OutboundMessage, Outcome,
-    SessionId, WrongSettings, decision::DeadKind, journal::WaitReason,
+    ChannelId, ChannelUid, Clock, DeadReason, Decision, Entry, Event, LogThrottle, OutboundMessage,
+    Outcome, SessionId, WrongSettings, config::chain, decision::DeadKind, journal::WaitReason,
 };
 use roundtrip_store::{CachedChannels, ChannelError, KnownChannel, Signing};
 use time::OffsetDateTime;
@@ -31,6 +31,9 @@ const GONE: u16 = 410;
 /// The reason in logs and dead letters for a message whose channel was deleted.
 const DELETED: &str = "the channel was deleted after the message was accepted, and another channel \
                        has its id now; a replay sends the message to that one";
+
+/// While the store is unavailable, each attempt at a gone channel fails to pause it.
+static NOT_PAUSED: LogThrottle = LogThrottle::new();
 
 pub struct Dispatcher {
     channels: Arc<CachedChannels>,
@@ -88,7 +91,12 @@ impl Dispatcher {
         match paused {
             Ok(_) => tracing::warn!(channel_id = %id, "channel.gone"),
             // The next message gets the same 410 and pauses the channel then.
-            Err(error) => tracing::warn!(channel_id = %id, ?error, "a gone channel is not paused"),
+            Err(error) => {
+                if let Some(suppressed) = NOT_PAUSED.due(Instant::now().into_std()) {
+                    let error = chain(&error);
+                    tracing::warn!(channel_id = %id, error, suppressed, "a gone channel is not paused");
+                }
+            }
         }
     }
 }

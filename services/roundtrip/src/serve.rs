@@ -7,7 +7,7 @@ use roundtrip_broker::SharedBroker;
 use roundtrip_egress::Egress;
 use roundtrip_ingress::{CallbackAuth, Ingress, KeySettings, Parts, for_this_machine};
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, SealingKeys, SystemClock, TokenKeys, WrongSetting};
+use roundtrip_model::{Clock, SealingKeys, SystemClock, TokenKeys, WrongSetting, config::chain};
 use roundtrip_store::{
     CachedChannels, OpenError, SharedChannels, SharedSecrets, SharedStore, Store,
 };
@@ -175,7 +175,10 @@ async fn api_keys(
                 return Err(no_key().into());
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(?error, "cannot check whether there are API keys"),
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(error, "cannot check whether there are API keys");
+            }
         }
     }
     Ok(settings)

@@ -115,7 +115,7 @@ impl Resolver {
         };
         if let Err(refusal) = self.guard.vet_answer(host, addresses.iter().copied()) {
             // Only logged: the owner of the channel must not learn internal addresses.
-            tracing::warn!(host, ?addresses, ?refusal, "egress.refused");
+            tracing::warn!(host, ?addresses, %refusal, "egress.refused");
             return Err(LookupError::Refused(refusal));
         }
         if addresses.is_empty() {

@@ -22,7 +22,7 @@ use std::{
 };
 
 use moka::{future::Cache, ops::compute::Op};
-use roundtrip_model::{ChannelId, SealingKeys};
+use roundtrip_model::{ChannelId, SealingKeys, config::chain};
 use tokio::{sync::Mutex, time::Instant, try_join};
 use tracing::{info, warn};
 
@@ -301,7 +301,7 @@ impl CachedChannels {
         match (was_unavailable, error) {
             (false, Some(error)) => {
                 warn!(
-                    ?error,
+                    error = chain(error),
                     "the store is unavailable; cached channels stay in use"
                 );
             }

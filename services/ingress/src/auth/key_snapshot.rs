@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use roundtrip_model::{ApiKey, ApiKeyId, Clock, LogThrottle, RateLimiter};
+use roundtrip_model::{ApiKey, ApiKeyId, Clock, LogThrottle, RateLimiter, config::chain};
 use roundtrip_store::{ApiKeys, MAX_ACTIVE_KEYS};
 use tokio::{
     sync::{Notify, Semaphore, watch},
@@ -254,7 +254,7 @@ impl Reader {
                 Err(error) => {
                     if !state.is_unavailable {
                         tracing::warn!(
-                            ?error,
+                            error = chain(&error),
                             "the store is unavailable; the API keys that were read last stay in use"
                         );
                     }

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use roundtrip_model::{Clock, millis};
+use roundtrip_model::{Clock, config::chain, millis};
 use rusqlite::Transaction;
 use tokio::time;
 use tracing::warn;
@@ -26,8 +26,10 @@ impl SqliteStore {
             loop {
                 // Another process may lock the file for a while; the next run tries again.
                 if let Err(error) = forget(&store, millis::of(clock.now() - retention)).await {
-                    let source = std::error::Error::source(&error);
-                    warn!(%error, ?source, "not all old records could be removed");
+                    warn!(
+                        error = chain(&error),
+                        "not all old records could be removed"
+                    );
                 }
                 time::sleep(PAUSE).await;
             }

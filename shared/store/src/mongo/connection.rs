@@ -18,7 +18,7 @@ use mongodb::{
     Client, Collection, Database,
     options::{ClientOptions, ConnectionString, Tls, TlsOptions, WriteConcern},
 };
-use roundtrip_model::{Check, WrongSetting};
+use roundtrip_model::{Check, WrongSetting, config::chain};
 use roundtrip_tls::Roots;
 use tokio::{
     sync::{OnceCell, Semaphore},
@@ -318,7 +318,7 @@ async fn until_made<F: Future<Output = Result<(), Unavailable>>>(
     while !shared.closing.is_cancelled()
         && let Err(error) = make().await
     {
-        debug!(error = ?error, "the indexes do not exist yet");
+        debug!(error = chain(&error), "the indexes do not exist yet");
         tokio::select! {
             () = time::sleep(INDEX_PAUSE) => {}
             () = shared.closing.cancelled() => {}
