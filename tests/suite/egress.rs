@@ -192,7 +192,7 @@ async fn a_channel_that_came_past_the_api_is_not_connected_to() -> anyhow::Resul
     let id = gateway.send("c", "s").await?;
     gateway.until_state(&id, "dead").await?;
     let reported = errors(&gateway, &id, 0).await?;
-    let rule = "the endpoint must not lead to a loopback address that egress.allow does not list";
+    let rule = "the endpoint must not lead to a loopback address, unless the operator lists it in egress.allow";
     assert_eq!(reported, [rule], "a single lookup");
     let dead = gateway.dead_letters(Queue::OutboundDead).await?;
     let reasons: Vec<_> = dead.into_iter().map(|message| message.dead).collect();

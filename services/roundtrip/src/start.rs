@@ -63,9 +63,11 @@ fn sentences(config: &Config, roles: &BTreeSet<Role>) -> Result<Vec<String>, Wro
                 "try it: curl {api}channel/message -H 'Content-Type: application/json' -d \
                  '{{\"channel_id\": \"echo\", \"session_id\": \"abc123\", \"message\": \"Hello!\"}}'"
             ));
-            lines.push(format!(
-                "then read the answer: curl {api}dev/sessions/abc123"
-            ));
+            lines.push(match config.sessions_server {
+                None => format!("then read the answer: curl {api}dev/sessions/abc123"),
+                // The URL may hold a secret.
+                Some(_) => "its answer is posted to SESSIONS_SERVER".to_owned(),
+            });
         }
         _ => lines.push(format!("try it: curl {operations}/readyz")),
     }
@@ -119,6 +121,21 @@ mod tests {
             ]
         );
         assert!(!lines.concat().contains("Config"), "{lines:?}");
+    }
+
+    #[test]
+    fn with_a_sessions_server_the_start_does_not_name_the_inbox() {
+        let config = Config {
+            sessions_server: Some("http://user:secret@sessions.example/".to_owned()),
+            ..Config::default()
+        };
+        let lines = sentences(&config, &Role::every().collect()).unwrap();
+        assert_eq!(
+            lines.last().unwrap(),
+            "its answer is posted to SESSIONS_SERVER"
+        );
+        let all = lines.concat();
+        assert!(!all.contains("dev/sessions") && !all.contains("secret"));
     }
 
     #[test]

@@ -52,10 +52,12 @@ pub enum Refusal {
     #[error("must name a host as DNS knows it")]
     NoName,
     /// Its host's name means the gateway's own machine or network.
-    #[error("must not name a host of the gateway's own network that egress.allow does not list")]
+    #[error(
+        "must not name a host of the gateway's own network, unless the operator lists it in egress.allow"
+    )]
     LocalName,
     /// Its host is, or resolves to, a special address.
-    #[error("must not lead to {0} that egress.allow does not list")]
+    #[error("must not lead to {0}, unless the operator lists it in egress.allow")]
     Address(Special),
     #[error("must not lead to a host that egress.deny lists")]
     Denied,

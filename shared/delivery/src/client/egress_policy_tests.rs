@@ -56,7 +56,9 @@ async fn an_address_that_is_refused_is_not_connected_to(#[case] host: &str) {
     let (server, port) = server().await;
     let url = format!("http://{host}:{port}/");
     let outcome = post(&webhook(&[], Loopback::Refused), &url).await;
-    let problem = "must not lead to a loopback address that egress.allow does not list".to_owned();
+    let problem =
+        "must not lead to a loopback address, unless the operator lists it in egress.allow"
+            .to_owned();
     assert_eq!(outcome, Outcome::Failed(Failure::NotAllowed(problem)));
     assert_eq!(server.connections(), 0);
     // The same URL works if loopback is allowed.

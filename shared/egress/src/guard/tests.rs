@@ -210,7 +210,7 @@ fn a_refusal_tells_nothing_that_its_reader_has_not_written() {
     let refusal = answer(&guard, "hooks.example.org", &["10.20.30.40"]).unwrap_err();
     assert_eq!(
         refusal.to_string(),
-        "must not lead to a private address that egress.allow does not list"
+        "must not lead to a private address, unless the operator lists it in egress.allow"
     );
     let refusal = refused(&guard, "http://user:secret@example.org/");
     assert!(!refusal.to_string().contains("secret"), "{refusal}");
