@@ -141,12 +141,17 @@ impl Process {
         Ok(())
     }
 
-    /// What `/readyz` answers.
-    pub async fn readiness(&self) -> anyhow::Result<(StatusCode, Bytes)> {
-        let operations = Peer {
+    /// The operations port.
+    pub fn operations(&self) -> Peer {
+        Peer {
             address: self.program.operations,
             audit: self.program.audit.clone(),
-        };
+        }
+    }
+
+    /// What `/readyz` answers.
+    pub async fn readiness(&self) -> anyhow::Result<(StatusCode, Bytes)> {
+        let operations = self.operations();
         Connection::open(&operations).await?.get("/readyz").await
     }
 

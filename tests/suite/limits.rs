@@ -3,7 +3,7 @@
 
 use futures::future::{join_all, select_all};
 use harness::{
-    gateway::{Plan, Raw, Setup, TestGateway},
+    gateway::{Plan, Raw, Role, Setup, TestGateway},
     wait,
 };
 use reqwest::Method;
@@ -243,11 +243,13 @@ async fn a_request_without_exactly_one_host_is_400() -> anyhow::Result<()> {
 /// As a page in a browser of this machine does it, by a form or by DNS rebinding.
 #[tokio::test]
 async fn in_development_a_web_page_changes_nothing() -> anyhow::Result<()> {
-    let gateway = ingress(&[]).await?;
+    let mut gateway = ingress(&[]).await?;
     for (headers, status) in [
         ("host: evil.example\r\n", 403),
         ("host: localhost\r\norigin: https://evil.example\r\n", 403),
         ("host: localhost\r\norigin: null\r\n", 403),
+        ("host: localhost\r\nsec-fetch-site: cross-site\r\n", 403),
+        ("host: localhost\r\nsec-fetch-site: same-origin\r\n", 200),
         ("host: localhost\r\norigin: http://localhost:3000\r\n", 200),
     ] {
         for path in ["/channel/known/pause", "/channel/known/secret/rotate"] {
@@ -258,6 +260,11 @@ async fn in_development_a_web_page_changes_nothing() -> anyhow::Result<()> {
             let (answered, problem) = read(&raw.rest().await?);
             assert_eq!(answered, status, "{path} {headers:?}: {problem}");
         }
+        let mut raw = gateway.connect_to_operations(Role::Ingress).await?;
+        let head = format!("GET /readyz HTTP/1.1\r\n{headers}connection: close\r\n\r\n");
+        raw.write(&head).await?;
+        let (answered, body) = read(&raw.rest().await?);
+        assert_eq!(answered, status, "operations {headers:?}: {body}");
     }
     end_with(gateway, 0).await
 }

@@ -44,6 +44,8 @@ mod refusals;
 mod returned;
 mod status;
 mod subscription;
+#[cfg(test)]
+mod test_log;
 mod tiers;
 mod topology;
 mod wire;

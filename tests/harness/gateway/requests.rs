@@ -74,6 +74,11 @@ impl TestGateway {
         Raw::open(self.stack.ingress()).await
     }
 
+    /// The same, to the operations port of the process with this role.
+    pub async fn connect_to_operations(&mut self, role: Role) -> anyhow::Result<Raw> {
+        Raw::open(self.process(role)?.operations()).await
+    }
+
     /// Gets.
     pub async fn get(&self, path: &str) -> anyhow::Result<Response> {
         self.request(Method::GET, path, &[], "").await

@@ -228,3 +228,61 @@ const fn remedy(code: Option<u16>) -> &'static str {
         _ => "none; the error may be temporary",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lapin::{ErrorKind, protocol::AMQPError};
+
+    use super::*;
+    use crate::rabbitmq::test_log::lines_of;
+
+    /// The broker closed this channel.
+    fn closed(code: u16, channel: u16) -> LinkError {
+        let text = format!("closed the channel {channel}");
+        let error = AMQPError::from_id(code, text.into()).unwrap();
+        lapin::Error::from(ErrorKind::ProtocolError(error)).into()
+    }
+
+    #[test]
+    fn a_closed_consumer_channel_is_logged_once_with_what_to_do() {
+        let source = Source {
+            queue: Queue::Callbacks,
+            name: "rt.callbacks".into(),
+            window: 1,
+        };
+        for (code, remedy) in [
+            (ACCESS_REFUSED, "grant the user read on the queue"),
+            (PRECONDITION_FAILED, "raise RabbitMQ's consumer_timeout"),
+        ] {
+            let mut waits = Waits::default();
+            let lines = lines_of(|| {
+                for channel in 1..=10 {
+                    waits.after(&source, &closed(code, channel), true);
+                }
+            });
+            let [line] = lines.as_slice() else {
+                panic!("{lines:?}")
+            };
+            assert!(
+                line.contains("rt.callbacks") && line.contains(remedy),
+                "{line}"
+            );
+            // Each wait is longer, up to ten seconds and its random part.
+            let wait = waits.after(&source, &closed(code, 11), true);
+            assert!(wait > Duration::from_secs(4), "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_connection_is_not_logged_by_its_consumers() {
+        let source = Source {
+            queue: Queue::Callbacks,
+            name: "rt.callbacks".into(),
+            window: 1,
+        };
+        let lines = lines_of(|| {
+            Waits::default().after(&source, &LinkError::Ended, false);
+        });
+        assert!(lines.is_empty(), "{lines:?}");
+    }
+}

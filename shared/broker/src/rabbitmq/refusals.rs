@@ -192,3 +192,47 @@ fn of<'a>(refused: &Refused, names: impl IntoIterator<Item = &'a ShortString>) -
         .into_iter()
         .find_map(|name| Some(format!("{name}: {}", refused.get(name)?)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rabbitmq::test_log::lines_of;
+
+    /// These queues are refused. The text names the channel, so it differs each time.
+    fn refused(code: u16, names: &[&str], channel: u16) -> Refused {
+        let refusal = Refusal {
+            code: Some(code),
+            text: format!("refused on the channel {channel}"),
+        };
+        let names = names.iter().map(|name| ShortString::from(*name));
+        names.map(|name| (name, refusal.clone())).collect()
+    }
+
+    #[test]
+    fn a_refused_declare_is_logged_once_with_what_to_do() {
+        for (code, remedy) in [
+            (ACCESS_REFUSED, "grant the user configure, write and read"),
+            (PRECONDITION_FAILED, "move its messages away and delete it"),
+        ] {
+            let refusals = Refusals::default();
+            let lines = lines_of(|| {
+                for channel in 1..=10 {
+                    refusals.replace(refused(code, &["a", "b"], channel));
+                }
+            });
+            let [line] = lines.as_slice() else {
+                panic!("{lines:?}")
+            };
+            assert!(line.starts_with("WARN") && line.contains("a b"), "{line}");
+            assert!(line.contains(remedy), "{line}");
+
+            let lines = lines_of(|| {
+                refusals.replace(refused(code, &["a", "b", "c"], 11));
+                refusals.replace(Refused::new());
+                refusals.replace(refused(code, &["a"], 12));
+            });
+            let levels: Vec<_> = lines.iter().map(|line| &line[..4]).collect();
+            assert_eq!(levels, ["WARN", "INFO", "WARN"], "{lines:?}");
+        }
+    }
+}
