@@ -8,8 +8,6 @@ mod callback;
 mod channels;
 mod config;
 mod document;
-#[cfg(feature = "fuzzing")]
-pub mod fuzzing;
 mod history;
 mod ingress;
 mod json;
@@ -20,10 +18,12 @@ mod parameters;
 mod problem;
 mod request_id;
 mod routes;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "fuzzing"))]
+mod tests;
 
 pub use auth::{Access, KeySettings, MAX_KEY_BYTES, for_this_machine};
 pub use config::{CallbackAuth, Config, Tls};
 pub use ingress::{Ingress, IngressState, Parts};
 pub use routes::calls;
+#[cfg(feature = "fuzzing")]
+pub use tests::fuzzing;

@@ -67,7 +67,7 @@ mod tests {
     use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
     use super::MAX_PAGE;
-    use crate::testing::Bench;
+    use crate::tests::Bench;
 
     /// A bench with this many messages and a dead letter for each; returns the messages' ids.
     async fn bench_of(messages: u16) -> (Bench, Vec<MessageId>) {

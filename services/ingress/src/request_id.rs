@@ -65,7 +65,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::testing::Bench;
+    use crate::tests::Bench;
 
     #[rstest]
     #[case::unknown_path(Method::GET, "/none")]

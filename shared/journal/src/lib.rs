@@ -10,9 +10,6 @@ mod batcher;
 mod decode;
 mod journal;
 
-#[cfg(feature = "testing")]
-mod testing;
-
 pub use batch::MAX_BATCH_BYTES;
 pub use decode::{DecodeError, decode};
 pub use journal::Journal;

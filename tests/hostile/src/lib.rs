@@ -10,8 +10,8 @@ use roundtrip_broker::fuzzing;
 use roundtrip_egress::{Guard, Loopback, address::special};
 use roundtrip_ingress::fuzzing as api;
 use roundtrip_model::{
-    Callback, Channel, Clock, Entry, OutboundMessage, SessionId, State, TokenKeys,
-    channel::MAX_URL_BYTES, redacted,
+    Callback, Channel, Entry, OutboundMessage, SessionId, State, TokenKeys, channel::MAX_URL_BYTES,
+    redacted,
 };
 use roundtrip_store::Filter;
 use serde_json::{Value, json};
@@ -131,7 +131,7 @@ fn callback_token(input: &[u8]) {
 
 /// A message from RabbitMQ, from any writer, and what the roles make of it.
 fn broker_message(input: &[u8]) {
-    handled(&fuzzing::message(input, &Epoch));
+    handled(&fuzzing::message(input, &OffsetDateTime::UNIX_EPOCH));
 }
 
 /// A row of the embedded broker's file.
@@ -168,16 +168,6 @@ fn journal(input: &[u8]) {
         let json = serde_json::to_vec(entry).expect("an entry is JSON");
         let read: Entry = serde_json::from_slice(&json).expect("and reads back");
         assert_eq!(read.position(), entry.position());
-    }
-}
-
-/// It is always 1970.
-#[derive(Debug)]
-struct Epoch;
-
-impl Clock for Epoch {
-    fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::UNIX_EPOCH
     }
 }
 

@@ -10,8 +10,8 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use roundtrip_broker::Handler;
+use roundtrip_doubles::observed_journal;
 use roundtrip_egress::{Egress, Loopback};
-use roundtrip_journal::Journal;
 use roundtrip_model::{
     Channel, ChannelPatch, SealingKeys, Signer, SigningSecret, TokenKeys, retry::DEFAULT_SCHEDULE,
     token::MIN_SECRET_BYTES,
@@ -30,15 +30,6 @@ use crate::{Config, ResponseUrls};
 
 const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
 const MESSAGE: &str = r#"{"message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"slack-sim","session_id":"abc123","message":{"n":12345678901234567890.10},"response_url":"http://localhost:8000/webhook-response"}"#;
-
-#[derive(Debug)]
-struct Noon;
-
-impl Clock for Noon {
-    fn now(&self) -> OffsetDateTime {
-        NOW
-    }
-}
 
 type Target = Result<DeliveryTarget, ChannelError>;
 
@@ -125,7 +116,7 @@ fn dispatcher(channels: CachedChannels) -> Pipeline<Dispatcher> {
     let own = "https://gw.example/webhook-response".parse().unwrap();
     let keys = TokenKeys::new([&[7; MIN_SECRET_BYTES][..]]).unwrap();
     let response_urls = ResponseUrls::new(own, keys, Duration::from_hours(1));
-    let (journal, _entries) = Journal::observed();
+    let (journal, _entries) = observed_journal();
     let egress = Egress::new(&roundtrip_egress::Config::default(), Loopback::Allowed).unwrap();
     let dispatcher = Dispatcher::pipeline(
         &Config::default(),
@@ -133,7 +124,7 @@ fn dispatcher(channels: CachedChannels) -> Pipeline<Dispatcher> {
         Arc::new(egress),
         response_urls,
         journal,
-        Arc::new(Noon),
+        Arc::new(NOW),
     );
     dispatcher.unwrap()
 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::{Router, http::StatusCode};
 use roundtrip_broker::Handler;
-use roundtrip_journal::Journal;
+use roundtrip_doubles::observed_journal;
 use roundtrip_model::{Decision, decision::DeadKind, journal::After};
 use roundtrip_tls::Roots;
 use time::{OffsetDateTime, macros::datetime};
@@ -14,15 +14,6 @@ use crate::Config;
 const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
 const CALLBACK: &str = r#"{"callback_id":"cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","session_id":"abc123","response_data":{"n":1.10}}"#;
 
-#[derive(Debug)]
-struct Noon;
-
-impl Clock for Noon {
-    fn now(&self) -> OffsetDateTime {
-        NOW
-    }
-}
-
 /// A forwarder to a sessions server that answers with this status, and the entries it journals.
 async fn observed(status: u16) -> (Pipeline<Forwarder>, mpsc::UnboundedReceiver<Entry>) {
     let status = StatusCode::from_u16(status).unwrap();
@@ -30,14 +21,14 @@ async fn observed(status: u16) -> (Pipeline<Forwarder>, mpsc::UnboundedReceiver<
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/answers", listener.local_addr().unwrap());
     tokio::spawn(async { axum::serve(listener, app).await });
-    let (journal, entries) = Journal::observed();
+    let (journal, entries) = observed_journal();
     let forwarder = Forwarder::pipeline(
         &Config::default(),
         url.parse().unwrap(),
         None,
         Roots::default(),
         journal,
-        Arc::new(Noon),
+        Arc::new(NOW),
     );
     (forwarder.unwrap(), entries)
 }

@@ -13,7 +13,7 @@ use roundtrip_store::StateFilter;
 use serde_json::json;
 
 use super::*;
-use crate::{Access, problem::Kind, testing::Bench};
+use crate::{Access, problem::Kind, tests::Bench};
 
 /// The paths of the document with their methods.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {

@@ -110,7 +110,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    use crate::testing::Bench;
+    use crate::tests::Bench;
 
     const UUID: &str = "0192f0c1a2b37c4d8e9f0a1b2c3d4e5f";
 

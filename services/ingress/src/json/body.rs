@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     type Headers<'a> = &'a [(&'a str, &'a str)];
-    use crate::testing::Bench;
+    use crate::tests::Bench;
 
     #[tokio::test]
     async fn a_byte_order_mark_before_json_is_ignored_by_every_call() {

@@ -244,7 +244,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::{json::parse, testing::Bench};
+    use crate::{json::parse, tests::Bench};
 
     fn refused_field(json: &str) -> Option<Value> {
         let problem = parse::<Value>(json.as_bytes(), Rules::kept(4)).err()?;

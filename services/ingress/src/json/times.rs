@@ -44,7 +44,7 @@ mod tests {
     use axum::http::Method;
     use rstest::rstest;
 
-    use crate::testing::Bench;
+    use crate::tests::Bench;
 
     const FORM: &str = "must be a time such as 2026-11-28T21:00:00Z or 2026-11-28T23:00:00+02:00";
 

@@ -94,7 +94,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    use crate::testing::Bench;
+    use crate::tests::Bench;
 
     /// Parts of the messages of serde, of its data formats and of `std`.
     const PARSERS_WORDS: [&str; 13] = [

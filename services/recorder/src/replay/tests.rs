@@ -1,7 +1,5 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use async_trait::async_trait;
-use roundtrip_broker::{Broker, Closed, Consumer, Message, Queue, Route, Status};
+use roundtrip_broker::Queue;
+use roundtrip_doubles::FakeBroker;
 use roundtrip_model::{
     CallbackId, DeadReason, Entry, EntryId, Event, MessageId, SystemClock, decision::DeadKind,
     journal::Content,
@@ -9,51 +7,12 @@ use roundtrip_model::{
 use roundtrip_store::{Config, DeadFilter, DeadLetter, DeadQueue, MessageFilter};
 use serde_json::value::RawValue;
 use tempfile::TempDir;
-use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use super::*;
 
+/// The broker's limit on the bytes of a message.
 const LIMIT: usize = 1000;
-
-/// A broker with a message limit of [`LIMIT`] bytes, which shows the ids of the answers that it
-/// accepts.
-struct SmallBroker {
-    accepted: mpsc::UnboundedSender<String>,
-    journal_publishes: Arc<AtomicUsize>,
-}
-
-#[async_trait]
-impl Broker for SmallBroker {
-    async fn publish(&self, route: Route<'_>, message: Message) -> Result<(), PublishError> {
-        if matches!(route, Route::Journal) {
-            self.journal_publishes.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
-        }
-        if message.body.len() > LIMIT {
-            return Err(PublishError::TooLarge);
-        }
-        self.accepted
-            .send(message.id)
-            .map_err(|_closed| PublishError::Unconfirmed)
-    }
-
-    async fn consume(&self, _: Queue, _: u16) -> Result<Box<dyn Consumer>, Closed> {
-        Err(Closed)
-    }
-
-    fn status(&self) -> Status {
-        Status::Ready
-    }
-
-    async fn ready(&self, _: Queue) -> Result<u64, PublishError> {
-        Ok(0)
-    }
-
-    async fn close(&self) {}
-}
 
 /// The dead letter of an answer. The ids are in the order of the numbers.
 fn letter(number: u8, bytes: usize) -> DeadLetter {
@@ -119,14 +78,11 @@ async fn run(folder: TempDir, store: SharedStore, source: ReplaySource, replays:
         store.create_replay(&replay).await.unwrap();
     }
 
-    let (accepted, mut ids) = mpsc::unbounded_channel();
-    let journal_publishes = Arc::new(AtomicUsize::new(0));
-    let broker: SharedBroker = Arc::new(SmallBroker {
-        accepted,
-        journal_publishes: Arc::clone(&journal_publishes),
-    });
-    let journal = Journal::start(Arc::clone(&broker));
-    let replayer = Replayer::new(broker, Arc::clone(&store), journal, Arc::new(SystemClock));
+    let broker = Arc::new(FakeBroker::new(Queue::Callbacks));
+    broker.limit_bytes(LIMIT);
+    let shared: SharedBroker = Arc::clone(&broker) as _;
+    let journal = Journal::start(Arc::clone(&shared));
+    let replayer = Replayer::new(shared, Arc::clone(&store), journal, Arc::new(SystemClock));
     let stop = CancellationToken::new();
     let ended = async {
         let (mut replayed, mut skipped) = (0, 0);
@@ -147,14 +103,16 @@ async fn run(folder: TempDir, store: SharedStore, source: ReplaySource, replays:
         () = replayer.run(&stop) => panic!("it runs until it is stopped"),
         ended = timeout(Duration::from_mins(1), ended) => ended.expect("the replays end"),
     };
-    let accepted = std::iter::from_fn(|| ids.try_recv().ok()).collect();
+    // A page is published at once, in any order.
+    let mut accepted = broker.taken();
+    accepted.sort();
     Ended {
         _folder: folder,
         store,
         replayed,
         skipped,
         accepted,
-        journal_publishes: journal_publishes.load(Ordering::Relaxed),
+        journal_publishes: broker.messages(Queue::Journal).len(),
     }
 }
 

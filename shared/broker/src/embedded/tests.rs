@@ -7,7 +7,7 @@ mod window;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use roundtrip_model::{ChannelId, Clock, Decision, MessageId};
+use roundtrip_model::{ChannelId, Decision, MessageId};
 use time::{OffsetDateTime, macros::datetime};
 use tokio::time::timeout;
 
@@ -19,22 +19,8 @@ const LIMIT: Duration = Duration::from_mins(1);
 
 const NOON: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
 
-#[derive(Debug)]
-struct StoppedAt(OffsetDateTime);
-
-impl Clock for StoppedAt {
-    fn now(&self) -> OffsetDateTime {
-        self.0
-    }
-}
-
 async fn try_open(file: &Path, now: OffsetDateTime) -> Result<Embedded, OpenError> {
-    Embedded::open(
-        file.to_owned(),
-        &Config::default(),
-        Arc::new(StoppedAt(now)),
-    )
-    .await
+    Embedded::open(file.to_owned(), &Config::default(), Arc::new(now)).await
 }
 
 async fn open(file: &Path) -> Embedded {

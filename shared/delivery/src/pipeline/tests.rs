@@ -2,6 +2,7 @@
 
 use axum::{Router, extract::State, http::StatusCode};
 use roundtrip_broker::Queue;
+use roundtrip_doubles::observed_journal;
 use roundtrip_model::{
     ChannelId, DeadReason, Entry, OutboundMessage, SessionId,
     decision::DeadKind,
@@ -21,15 +22,6 @@ const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
 /// Longer than any test should take.
 const LIMIT: Duration = Duration::from_mins(1);
 const BODY: &str = r#"{"message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"c","session_id":"s","message":"hi","response_url":"http://h/"}"#;
-
-#[derive(Debug)]
-struct Noon;
-
-impl Clock for Noon {
-    fn now(&self) -> OffsetDateTime {
-        NOW
-    }
-}
 
 /// Posts every message to one URL.
 struct Role {
@@ -117,14 +109,14 @@ fn pipeline(url: Url, limits: Limits, journal: Journal) -> Pipeline<Role> {
         &settings,
         egress_policy,
         journal,
-        Arc::new(Noon),
+        Arc::new(NOW),
     )
     .unwrap()
 }
 
 /// A pipeline without limits, and the entries that it journals.
 fn observed(url: Url) -> (Pipeline<Role>, mpsc::UnboundedReceiver<Entry>) {
-    let (journal, entries) = Journal::observed();
+    let (journal, entries) = observed_journal();
     (pipeline(url, Limits::NONE, journal), entries)
 }
 
@@ -203,7 +195,7 @@ async fn an_attempt_is_in_the_journal_before_it_is_decided(
 #[tokio::test]
 async fn a_decision_waits_for_the_journal_and_the_permit_does_not() {
     let (url, mut requests) = server(200).await;
-    let (journal, _entries) = Journal::observed();
+    let (journal, _entries) = observed_journal();
     // A closed journal confirms nothing.
     journal.close().await;
     let limits = Limits {
@@ -251,7 +243,7 @@ async fn a_slow_attempt_is_journaled_before_it_ends() {
 #[tokio::test]
 async fn a_paused_message_is_snoozed_without_an_attempt_and_journaled_once() {
     let (url, mut requests) = server(200).await;
-    let (journal, mut entries) = Journal::observed();
+    let (journal, mut entries) = observed_journal();
     let limits = Limits {
         paused: true,
         ..Limits::NONE

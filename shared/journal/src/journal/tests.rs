@@ -1,21 +1,15 @@
 //! The journal's promises to its callers, against a scripted broker.
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::collections::HashSet;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
-use roundtrip_broker::{Broker, Closed, Consumer, Message, PublishError, Queue, Route, Status};
+use roundtrip_broker::Queue;
+use roundtrip_doubles::{FakeBroker, Mood};
 use roundtrip_model::{EntryId, Event, MessageId, journal::Content};
 use serde_json::value::to_raw_value;
 use time::macros::datetime;
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{task::JoinHandle, time::timeout};
 
 use super::*;
 use crate::{MAX_BATCH_BYTES, batch::MAX_BATCH_ENTRIES, decode};
@@ -27,80 +21,22 @@ const LIMIT: Duration = Duration::from_mins(10);
 /// A time after which no further event is expected.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Confirms while its gate is open, after a scripted number of failures.
-struct Scripted {
-    open: watch::Sender<bool>,
-    failures: Mutex<u32>,
-    /// The largest body that it accepts.
-    most: AtomicUsize,
-    /// The confirmed messages.
-    taken: watch::Sender<Vec<Message>>,
+fn fake_broker(mood: Mood) -> Arc<FakeBroker> {
+    let broker = FakeBroker::new(Queue::Journal);
+    broker.set(mood);
+    Arc::new(broker)
 }
 
-impl Scripted {
-    fn new(open: bool, failures: u32) -> Arc<Self> {
-        Arc::new(Self {
-            open: watch::channel(open).0,
-            failures: Mutex::new(failures),
-            most: AtomicUsize::new(usize::MAX),
-            taken: watch::channel(Vec::new()).0,
-        })
-    }
-
-    fn fails(&self) -> bool {
-        let mut left = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let fails = *left > 0;
-        *left = left.saturating_sub(1);
-        fails
-    }
-
-    fn batches(&self) -> Vec<Vec<EntryId>> {
-        let ids = |message: &Message| {
-            decode(&message.body)
-                .unwrap()
-                .iter()
-                .map(|e| e.entry_id)
-                .collect()
-        };
-        self.taken.borrow().iter().map(ids).collect()
-    }
-
-    fn entries(&self) -> HashSet<EntryId> {
-        self.batches().into_iter().flatten().collect()
-    }
+fn batches(broker: &FakeBroker) -> Vec<Vec<EntryId>> {
+    let messages = broker.messages(Queue::Journal).into_iter();
+    let entries = messages.map(|message| decode(&message.body).unwrap());
+    entries
+        .map(|entries| entries.iter().map(|entry| entry.entry_id).collect())
+        .collect()
 }
 
-#[async_trait]
-impl Broker for Scripted {
-    async fn publish(&self, route: Route<'_>, message: Message) -> Result<(), PublishError> {
-        assert_eq!(route, Route::Journal);
-        let mut open = self.open.subscribe();
-        open.wait_for(|open| *open)
-            .await
-            .expect("the gate is there");
-        if message.body.len() > self.most.load(Ordering::Relaxed) {
-            return Err(PublishError::TooLarge);
-        }
-        if self.fails() {
-            return Err(PublishError::Unconfirmed);
-        }
-        self.taken.send_modify(|taken| taken.push(message));
-        Ok(())
-    }
-
-    async fn consume(&self, _: Queue, _: u16) -> Result<Box<dyn Consumer>, Closed> {
-        Err(Closed)
-    }
-
-    fn status(&self) -> Status {
-        Status::Ready
-    }
-
-    async fn ready(&self, _: Queue) -> Result<u64, PublishError> {
-        Ok(0)
-    }
-
-    async fn close(&self) {}
+fn published(broker: &FakeBroker) -> HashSet<EntryId> {
+    batches(broker).into_iter().flatten().collect()
 }
 
 fn entry(event: Event) -> Entry {
@@ -148,39 +84,39 @@ fn ids(entries: &[Entry]) -> HashSet<EntryId> {
 
 #[tokio::test(start_paused = true)]
 async fn an_append_resolves_with_the_confirm_and_not_before() {
-    let broker = Scripted::new(false, 0);
+    let broker = fake_broker(Mood::Waits);
     let journal = Journal::start(broker.clone());
     let sent = [small()];
     let appends = append_all(&journal, &sent);
     tokio::time::sleep(QUIET).await;
     assert!(!appends[0].is_finished());
-    broker.open.send_replace(true);
+    broker.set(Mood::Confirms);
     all(appends).await;
-    assert_eq!(broker.entries(), ids(&sent));
+    assert_eq!(published(&broker), ids(&sent));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_entry_is_still_published_after_its_wait_timed_out() {
-    let broker = Scripted::new(false, 0);
+    let broker = fake_broker(Mood::Waits);
     let journal = Journal::start(broker.clone());
     let sent = [small()];
     assert!(!journal.append_within(sent[0].clone(), QUIET).await);
-    broker.open.send_replace(true);
+    broker.set(Mood::Confirms);
     journal.close().await;
-    assert_eq!(broker.entries(), ids(&sent));
+    assert_eq!(published(&broker), ids(&sent));
 }
 
 #[tokio::test(start_paused = true)]
 async fn concurrent_entries_share_a_message_up_to_the_entry_limit() {
-    let broker = Scripted::new(false, 0);
+    let broker = fake_broker(Mood::Waits);
     let journal = Journal::start(broker.clone());
     let sent: Vec<Entry> = (0..1200).map(|_| small()).collect();
     let appends = append_all(&journal, &sent);
     tokio::time::sleep(QUIET).await;
-    broker.open.send_replace(true);
+    broker.set(Mood::Confirms);
     all(appends).await;
-    let sizes: Vec<usize> = broker.batches().iter().map(Vec::len).collect();
-    assert_eq!(broker.entries(), ids(&sent));
+    let sizes: Vec<usize> = batches(&broker).iter().map(Vec::len).collect();
+    assert_eq!(published(&broker), ids(&sent));
     assert_eq!(sizes.iter().max(), Some(&MAX_BATCH_ENTRIES), "{sizes:?}");
     assert!(sizes.len() <= 4, "{sizes:?}");
 }
@@ -188,12 +124,13 @@ async fn concurrent_entries_share_a_message_up_to_the_entry_limit() {
 #[tokio::test(start_paused = true)]
 async fn a_batch_is_bounded_in_bytes() {
     const LARGE: usize = 600 * 1024;
-    let broker = Scripted::new(true, 0);
+    let broker = fake_broker(Mood::Confirms);
     let journal = Journal::start(broker.clone());
     let sent: Vec<Entry> = (0..10).map(|_| large(LARGE)).collect();
     all(append_all(&journal, &sent)).await;
-    assert_eq!(broker.entries(), ids(&sent));
-    let longest = broker.taken.borrow().iter().map(|p| p.body.len()).max();
+    assert_eq!(published(&broker), ids(&sent));
+    let messages = broker.messages(Queue::Journal);
+    let longest = messages.iter().map(|message| message.body.len()).max();
     assert!(
         longest.unwrap() < MAX_BATCH_BYTES + 2 * LARGE,
         "{longest:?}"
@@ -202,34 +139,35 @@ async fn a_batch_is_bounded_in_bytes() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_lost_while_publishes_fail() {
-    let broker = Scripted::new(true, 40);
+    let broker = fake_broker(Mood::Confirms);
+    broker.fail(40);
     let journal = Journal::start(broker.clone());
     let sent: Vec<Entry> = (0..700).map(|_| small()).collect();
     all(append_all(&journal, &sent)).await;
-    assert_eq!(broker.entries(), ids(&sent));
+    assert_eq!(published(&broker), ids(&sent));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_entry_that_the_broker_refuses_does_not_delay_others() {
     const MOST: usize = 10_000;
-    let broker = Scripted::new(false, 0);
-    broker.most.store(MOST, Ordering::Relaxed);
+    let broker = fake_broker(Mood::Waits);
+    broker.limit_bytes(MOST);
     let journal = Journal::start(broker.clone());
     let mut sent: Vec<Entry> = (0..50).map(|_| small()).collect();
     sent.extend((0..3).map(|_| large(MOST / 2)));
     let appends = append_all(&journal, &sent);
     let too_large: Vec<Entry> = (0..9).map(|_| large(MOST)).collect();
     let given_up = append_all(&journal, &too_large);
-    broker.open.send_replace(true);
+    broker.set(Mood::Confirms);
     all(appends).await;
     all(given_up).await;
-    assert_eq!(broker.entries(), ids(&sent));
+    assert_eq!(published(&broker), ids(&sent));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_full_buffer_makes_callers_wait_and_loses_no_entry() {
     const LARGE: usize = 1024 * 1024;
-    let broker = Scripted::new(false, 0);
+    let broker = fake_broker(Mood::Waits);
     let journal = Journal::start(broker.clone());
     let sent: Vec<Entry> = (0..40).map(|_| large(LARGE)).collect();
     let appends = append_all(&journal, &sent);
@@ -237,9 +175,9 @@ async fn a_full_buffer_makes_callers_wait_and_loses_no_entry() {
     // 31 of them fit, and nine wait for capacity.
     let room = journal.room.available_permits();
     assert!(room < LARGE + ENTRY_OVERHEAD, "{room} bytes are free");
-    broker.open.send_replace(true);
+    broker.set(Mood::Confirms);
     all(appends).await;
-    assert_eq!(broker.entries(), ids(&sent));
+    assert_eq!(published(&broker), ids(&sent));
     assert_eq!(
         journal.room.available_permits(),
         MAX_BUFFERED_BYTES as usize
@@ -248,18 +186,18 @@ async fn a_full_buffer_makes_callers_wait_and_loses_no_entry() {
 
 #[tokio::test(start_paused = true)]
 async fn the_close_publishes_accepted_entries_and_accepts_no_more() {
-    let broker = Scripted::new(false, 0);
+    let broker = fake_broker(Mood::Waits);
     let journal = Journal::start(broker.clone());
     let sent: Vec<Entry> = (0..900).map(|_| small()).collect();
     let appends = append_all(&journal, &sent);
     tokio::time::sleep(QUIET).await;
     assert!(timeout(QUIET, journal.close()).await.is_err());
-    broker.open.send_replace(true);
+    broker.set(Mood::Confirms);
     timeout(LIMIT, journal.close()).await.expect("it closes");
-    assert_eq!(broker.entries(), ids(&sent));
+    assert_eq!(published(&broker), ids(&sent));
     all(appends).await;
     assert!(!journal.append_within(small(), QUIET).await);
-    assert_eq!(broker.entries(), ids(&sent));
+    assert_eq!(published(&broker), ids(&sent));
 }
 
 #[test]

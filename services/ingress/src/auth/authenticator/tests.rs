@@ -11,7 +11,7 @@ use rstest::rstest;
 use super::*;
 use crate::{
     routes::calls,
-    testing::{Bench, OPERATOR_KEY, TestResponse},
+    tests::{Bench, OPERATOR_KEY, TestResponse},
 };
 
 /// The secret of every key in these tests.

@@ -1,10 +1,11 @@
+use roundtrip_doubles::Mood;
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
     messages::idempotency::HEADER,
-    testing::{Bench, Mood, TestResponse},
+    tests::{Bench, TestResponse},
 };
 
 const PATH: &str = "/channel/messages";
@@ -214,7 +215,7 @@ async fn a_call_of_which_nothing_was_enqueued_leaves_its_key_free() {
     bench.broker.set(Mood::IsUnavailable);
     let none = bench.post(PATH, &key, messages(2)).await;
     assert_eq!(counts(&none), (0.into(), 2.into()));
-    bench.broker.set(Mood::Takes);
+    bench.broker.set(Mood::Confirms);
     let other = bench.post(PATH, &key, messages(1)).await;
     assert_eq!(counts(&other), (1.into(), 0.into()));
 }

@@ -1,8 +1,9 @@
 use futures::future::join_all;
+use roundtrip_doubles::Mood;
 use rstest::rstest;
 
 use super::*;
-use crate::testing::{Bench, Mood, TestResponse};
+use crate::tests::{Bench, TestResponse};
 
 const BODY: &str = r#"{"channel_id":"c","session_id":"s","message":{"n":1}}"#;
 
@@ -56,7 +57,7 @@ async fn concurrent_repeats_enqueue_one_message_and_share_its_response() {
 #[tokio::test]
 async fn a_repeat_of_an_unfinished_request_is_409_with_retry_after() {
     let bench = Bench::new().await;
-    bench.broker.set(Mood::NeverAnswers);
+    bench.broker.set(Mood::Waits);
     let repeat = tokio::select! {
         // Polled first, so it holds the key.
         biased;
@@ -75,7 +76,7 @@ async fn a_refused_request_leaves_no_idempotency_record() {
     assert_eq!(keyed(&bench, "k", BODY).await.status, 503);
     let unknown = BODY.replace("\"c\"", "\"unknown\"");
     assert_eq!(keyed(&bench, "k", &unknown).await.status, 404);
-    bench.broker.set(Mood::Takes);
+    bench.broker.set(Mood::Confirms);
     let taken = keyed(&bench, "k", BODY).await;
     assert_eq!((taken.status, replayed(&taken)), (202, false));
     assert_eq!(bench.broker.taken().len(), 1);
@@ -91,7 +92,7 @@ async fn an_unconfirmed_message_is_enqueued_again_under_its_id() {
     bench.broker.set(Mood::IsUnavailable);
     assert_eq!(keyed(&bench, "k", BODY).await.status, 503);
     bench.clock.advance(LEASE);
-    bench.broker.set(Mood::Takes);
+    bench.broker.set(Mood::Confirms);
     let taken = keyed(&bench, "k", BODY).await;
     assert_eq!(taken.status, 202, "{}", taken.text);
     let ids = bench.broker.taken();

@@ -9,8 +9,7 @@ use tempfile::TempDir;
 use time::Duration as Span;
 
 use super::{
-    LIMIT, NOON, StoppedAt, consume, message, next, open, open_at, publish, settle, timeout,
-    try_open,
+    LIMIT, NOON, consume, message, next, open, open_at, publish, settle, timeout, try_open,
 };
 use crate::{
     Broker, Config, Message, OpenError, PublishError, Queue, Route, Status,
@@ -146,7 +145,7 @@ async fn open_bounded(file: &Path) -> Embedded {
         max_backlog_bytes: 1_000,
         ..Config::default()
     };
-    let opened = Embedded::open(file.to_owned(), &config, Arc::new(StoppedAt(NOON))).await;
+    let opened = Embedded::open(file.to_owned(), &config, Arc::new(NOON)).await;
     opened.unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use roundtrip_model::Decision;
 use tempfile::TempDir;
 
-use super::{LIMIT, NOON, StoppedAt, consume, message, next, publish, settle};
+use super::{LIMIT, NOON, consume, message, next, publish, settle};
 use crate::{
     Broker, Config, Queue,
     embedded::{Embedded, queue::MAX_WINDOW_BYTES},
@@ -24,7 +24,7 @@ async fn open(folder: &TempDir) -> Embedded {
         ..Config::default()
     };
     let file = folder.path().join("broker.db");
-    Embedded::open(file, &config, Arc::new(StoppedAt(NOON)))
+    Embedded::open(file, &config, Arc::new(NOON))
         .await
         .unwrap_or_else(|error| panic!("{error}"))
 }

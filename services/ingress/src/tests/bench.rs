@@ -2,22 +2,20 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
 
-use async_trait::async_trait;
 use axum::{
     Router,
     body::{Body, to_bytes},
     http::{HeaderMap, Method, Request},
     routing::get,
 };
-use roundtrip_broker::{
-    Broker, Closed, Consumer, Message, PublishError, Queue, Route, SharedBroker, Status,
-};
+use roundtrip_broker::{Queue, SharedBroker};
+use roundtrip_doubles::FakeBroker;
 use roundtrip_egress::Loopback;
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, KeyHash, SealingKeys, SystemClock, TokenKeys};
@@ -34,69 +32,6 @@ const MAX_ANSWER: usize = 1 << 22;
 
 /// 32 zero bytes.
 const SEALING_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-
-/// What the broker does with the next messages.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) enum Mood {
-    #[default]
-    Takes,
-    IsUnavailable,
-    /// Takes them, but the confirm is lost.
-    Unconfirmed,
-    NeverAnswers,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct FakeBroker {
-    mood: Mutex<Mood>,
-    taken: Mutex<Vec<String>>,
-}
-
-impl FakeBroker {
-    pub(crate) fn set(&self, mood: Mood) {
-        *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
-    }
-
-    /// The ids of the messages that were enqueued.
-    pub(crate) fn taken(&self) -> Vec<String> {
-        self.taken.lock().unwrap().clone()
-    }
-}
-
-#[async_trait]
-impl Broker for FakeBroker {
-    async fn publish(&self, route: Route<'_>, message: Message) -> Result<(), PublishError> {
-        if route.queue() != Queue::Outbound {
-            return Ok(());
-        }
-        let mood = *self.mood.lock().unwrap();
-        // Lets the waiting requests start.
-        tokio::task::yield_now().await;
-        match mood {
-            Mood::IsUnavailable => return Err(PublishError::Unavailable("scripted".to_owned())),
-            Mood::NeverAnswers => return std::future::pending().await,
-            Mood::Takes | Mood::Unconfirmed => self.taken.lock().unwrap().push(message.id),
-        }
-        match mood {
-            Mood::Unconfirmed => Err(PublishError::Unconfirmed),
-            _ => Ok(()),
-        }
-    }
-
-    async fn consume(&self, _queue: Queue, _window: u16) -> Result<Box<dyn Consumer>, Closed> {
-        Err(Closed)
-    }
-
-    fn status(&self) -> Status {
-        Status::Ready
-    }
-
-    async fn ready(&self, _queue: Queue) -> Result<u64, PublishError> {
-        Ok(0)
-    }
-
-    async fn close(&self) {}
-}
 
 /// The machine's clock plus an offset. Not an arbitrary time: the store forgets old rows.
 #[derive(Debug, Default)]
@@ -158,7 +93,7 @@ impl Bench {
         // As in development: a route beside the API's.
         let more = Router::new().route("/dev/beside", get(async || "beside"));
         let folder = tempfile::tempdir().unwrap();
-        let broker = Arc::new(FakeBroker::default());
+        let broker = Arc::new(FakeBroker::new(Queue::Outbound));
         let clock = Arc::new(SetClock::default());
         let config = roundtrip_store::Config {
             url: format!("sqlite:{}", folder.path().join("store.db").display()),
