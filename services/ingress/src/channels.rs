@@ -7,8 +7,6 @@ mod pause;
 pub(crate) mod query;
 mod secret;
 
-#[cfg(feature = "fuzzing")]
-pub(crate) use crud::NewChannel;
 pub(crate) use crud::{create, delete, read, update};
 pub(crate) use pause::{pause, resume};
 pub(crate) use query::query;

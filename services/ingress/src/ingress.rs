@@ -34,28 +34,26 @@ impl Deref for Ingress {
 }
 
 pub struct IngressState {
-    pub(crate) broker: SharedBroker,
-    pub(crate) store: SharedStore,
-    pub(crate) channel_cache: Arc<CachedChannels>,
-    pub(crate) journal: Journal,
-    pub(crate) tokens: TokenKeys,
-    pub(crate) callback_auth: CallbackAuth,
+    parts: Parts,
+    pub(crate) limits: Config,
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) answer_limits: AnswerLimits,
-    pub(crate) sealing: SealingKeys,
-    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) authenticator: Arc<Authenticator>,
-    /// The `response_url` of messages that name none.
-    pub(crate) own_response_url: Arc<str>,
-    pub(crate) guard: Arc<Guard>,
-    pub(crate) limits: Config,
     pub(crate) under_way: Semaphore,
     /// The free part of the byte budget of all bodies.
     pub(crate) bytes: Arc<Semaphore>,
     /// The part of it for unread responses.
     pub(crate) response_budget: ResponseBudget,
-    pub(crate) batches: Arc<Semaphore>,
-    pub(crate) queries: Arc<Queries>,
+    pub(crate) batches: Semaphore,
+    pub(crate) queries: Queries,
+}
+
+impl Deref for IngressState {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
 }
 
 pub struct Parts {
@@ -69,7 +67,8 @@ pub struct Parts {
     /// Whether an answer needs a token.
     pub callback_auth: CallbackAuth,
     pub sealing: SealingKeys,
-    /// The gateway's own `/webhook-response`, as channels reach it.
+    /// The gateway's own `/webhook-response`, as channels reach it. Messages that name no
+    /// `response_url` get it.
     pub own_response_url: Arc<str>,
     pub keys: KeySettings,
     pub guard: Arc<Guard>,
@@ -79,46 +78,24 @@ pub struct Parts {
 impl Ingress {
     /// An ingress of these parts, with these limits. Must be called within a runtime.
     pub fn new(limits: Config, parts: Parts) -> Self {
-        let Parts {
-            broker,
-            store,
-            channel_cache,
-            journal,
-            tokens,
-            callback_auth,
-            sealing,
-            own_response_url,
-            keys,
-            guard,
-            clock,
-        } = parts;
         let authenticator = Authenticator::start(
-            &keys,
+            &parts.keys,
             &limits,
-            Arc::clone(&store),
-            Arc::clone(&clock),
-            &own_response_url,
+            Arc::clone(&parts.store),
+            Arc::clone(&parts.clock),
+            &parts.own_response_url,
         );
         let bytes = Arc::new(Semaphore::new(limits.max_bytes_in_flight));
         Self(Arc::new(IngressState {
-            authenticator: Arc::new(authenticator),
-            broker,
-            store,
-            channel_cache,
-            journal,
-            tokens,
-            callback_auth,
+            parts,
             refusals: Arc::default(),
             answer_limits: AnswerLimits::new(&limits),
-            sealing,
-            clock,
-            own_response_url,
-            guard,
+            authenticator: Arc::new(authenticator),
             under_way: Semaphore::new(limits.max_requests_in_flight),
             response_budget: ResponseBudget::of(&bytes, limits.max_bytes_in_flight),
-            queries: Arc::new(Queries::new()),
             bytes,
-            batches: Arc::new(Semaphore::new(MAX_BATCHES)),
+            batches: Semaphore::new(MAX_BATCHES),
+            queries: Queries::new(),
             limits,
         }))
     }

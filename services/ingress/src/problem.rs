@@ -112,6 +112,14 @@ impl Problem {
         }
     }
 
+    /// Refuses fields that are invalid, if any are.
+    pub(crate) fn unless_valid(errors: Vec<FieldError>) -> Result<(), Self> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Self::invalid(errors))
+    }
+
     /// One field that is invalid.
     /// The body is empty where a filter is expected. `empty` says what a filter without fields does.
     pub(crate) fn no_filter(empty: &str) -> Self {

@@ -20,8 +20,9 @@ pub const MAX_URL_BYTES: usize = 2048;
 pub const MAX_TAGS: usize = 64;
 pub const MAX_TAG_CHARS: usize = 128;
 
-/// The five fields of the client's `ChannelStoreObject`.
+/// The five fields of the client's `ChannelStoreObject`, and no other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Channel {
     pub channel_id: ChannelId,
     /// For people to read.
@@ -85,8 +86,8 @@ pub struct ChannelPatch {
 }
 
 impl Channel {
-    /// Checks every field of a channel that a client sent against its bounds.
-    pub fn check(&self) -> Result<(), Vec<FieldError>> {
+    /// What is wrong with the fields of a channel that a client sent.
+    pub fn check(&self) -> Vec<FieldError> {
         check(
             Some(&self.channel_name),
             Some(&self.channel_description),
@@ -97,27 +98,21 @@ impl Channel {
 }
 
 impl ChannelPatch {
-    /// Checks the fields that the patch sets, for the channel with this id.
-    pub fn check(&self, id: &ChannelId) -> Result<(), Vec<FieldError>> {
+    /// What is wrong with the fields that the patch sets, for the channel with this id.
+    pub fn check(&self, id: &ChannelId) -> Vec<FieldError> {
         let mut errors = check(
             self.channel_name.as_ref(),
             self.channel_description.as_ref(),
             self.channel_metadata.as_ref(),
             self.channel_tags.as_ref(),
-        )
-        .err()
-        .unwrap_or_default();
+        );
         if self.channel_id.as_ref().is_some_and(|named| named != id) {
             errors.push(FieldError::new(
                 "channel_id",
                 "cannot be changed; create another channel instead",
             ));
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        errors
     }
 }
 
@@ -170,7 +165,7 @@ fn check(
     description: Option<&String>,
     metadata: Option<&Map<String, Value>>,
     tags: Option<&Vec<String>>,
-) -> Result<(), Vec<FieldError>> {
+) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut bound = |field: String, text: &str, most: usize| {
         // Counted in characters, as JSON Schema counts the bounds in the OpenAPI document.
@@ -200,17 +195,11 @@ fn check(
             format!("must be at most {MAX_TAGS} tags"),
         ));
     }
-    if let Some(error) = metadata.and_then(|metadata| endpoint(metadata).err()) {
-        errors.push(error);
-    }
     if let Some(metadata) = metadata {
-        errors.extend(settings::check(metadata).err().unwrap_or_default());
+        errors.extend(endpoint(metadata).err());
+        errors.extend(settings::check(metadata));
     }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(errors)
-    }
+    errors
 }
 
 #[cfg(test)]
@@ -233,7 +222,7 @@ mod tests {
             "channel_tags": ["slack", "test"],
             "channel_metadata": {"endpoint_url": "http://localhost:5001/incoming"}
         }));
-        assert_eq!(channel.check(), Ok(()));
+        assert_eq!(channel.check(), []);
         assert_eq!(
             endpoint(&channel.channel_metadata).unwrap().as_str(),
             "http://localhost:5001/incoming"
@@ -258,17 +247,14 @@ mod tests {
         let channel = channel(json!({"channel_id": "c", "channel_metadata": metadata}));
         assert_eq!(
             channel.check(),
-            Err(vec![FieldError::new(
-                "channel_metadata.endpoint_url",
-                problem
-            )])
+            [FieldError::new("channel_metadata.endpoint_url", problem)]
         );
     }
 
     #[test]
     fn a_patch_cannot_change_the_id() {
         let patch: ChannelPatch = serde_json::from_value(json!({"channel_id": "other"})).unwrap();
-        let errors = patch.check(&"c".parse().unwrap()).unwrap_err();
+        let errors = patch.check(&"c".parse().unwrap());
         assert_eq!(errors[0].field, "channel_id");
     }
 }

@@ -131,7 +131,10 @@ impl NewKey {
         secret: [u8; SECRET_BYTES],
         now: OffsetDateTime,
     ) -> Result<(ApiKey, IssuedKey), Vec<FieldError>> {
-        self.check(now)?;
+        let errors = self.check(now);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         // In whole milliseconds, the precision of every store.
         let (now, expires_at) = (
             now.truncate_to_millisecond(),
@@ -155,7 +158,7 @@ impl NewKey {
         Ok((key, issued))
     }
 
-    fn check(&self, now: OffsetDateTime) -> Result<(), Vec<FieldError>> {
+    fn check(&self, now: OffsetDateTime) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let mut unless = |fits: bool, field: &str, problem: String| {
             if !fits {
@@ -187,11 +190,7 @@ impl NewKey {
             "expires_at",
             "must be in the future, and within 100 years".to_owned(),
         );
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        errors
     }
 }
 

@@ -20,19 +20,21 @@ pub(crate) enum Principal {
 }
 
 impl Principal {
-    pub(crate) fn role(&self) -> KeyRole {
+    fn key(&self) -> Option<&CachedKey> {
         match self {
-            Self::Anybody | Self::Configured => KeyRole::Operator,
-            Self::Key(cached) => cached.key.role,
+            Self::Anybody | Self::Configured => None,
+            Self::Key(cached) => Some(cached),
         }
+    }
+
+    pub(crate) fn role(&self) -> KeyRole {
+        self.key()
+            .map_or(KeyRole::Operator, |cached| cached.key.role)
     }
 
     /// The channels that the principal is limited to, if it is.
     pub(crate) fn channels(&self) -> Option<&BTreeSet<ChannelId>> {
-        match self {
-            Self::Anybody | Self::Configured => None,
-            Self::Key(cached) => cached.key.channels.as_ref(),
-        }
+        self.key()?.key.channels.as_ref()
     }
 
     /// Whether the principal may see this channel. What belongs to no channel is visible only
@@ -56,18 +58,13 @@ impl Principal {
 
     /// The bounds of the keys that the principal makes, lists and revokes.
     pub(crate) fn bounds(&self) -> KeyBounds {
-        match self {
-            Self::Anybody | Self::Configured => KeyBounds::default(),
-            Self::Key(cached) => KeyBounds::of(&cached.key),
-        }
+        let bounds = self.key().map(|cached| KeyBounds::of(&cached.key));
+        bounds.unwrap_or_default()
     }
 
     /// The key against whose quota new keys count.
     pub(crate) fn counts_under(&self) -> Option<ApiKeyId> {
-        match self {
-            Self::Anybody | Self::Configured => None,
-            Self::Key(cached) => cached.key.counts_under(),
-        }
+        self.key()?.key.counts_under()
     }
 
     pub(crate) fn allow(&self, channel: &ChannelId) -> Result<(), Problem> {
@@ -111,10 +108,7 @@ impl Principal {
 
     /// Counts a call against the rate of the principal's key.
     pub(super) fn take_rate(&self, now: Instant) -> Result<(), Problem> {
-        match self {
-            Self::Anybody | Self::Configured => Ok(()),
-            Self::Key(cached) => cached.take_rate(now),
-        }
+        self.key().map_or(Ok(()), |cached| cached.take_rate(now))
     }
 }
 

@@ -8,9 +8,8 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use roundtrip_model::{Channel, ChannelId, ChannelPatch, channel::FieldError};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use roundtrip_model::{Channel, ChannelPatch};
+use serde::Serialize;
 
 use super::{endpoint, etag};
 use crate::{
@@ -21,45 +20,16 @@ use crate::{
     problem::{Kind, Problem},
 };
 
-/// The body of `POST /channel`: the five fields of the client's specification and no other.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(clippy::struct_field_names, reason = "the client's names, on the wire")]
-pub(crate) struct NewChannel {
-    channel_id: ChannelId,
-    #[serde(default)]
-    channel_name: String,
-    #[serde(default)]
-    channel_description: String,
-    #[serde(default)]
-    channel_metadata: Map<String, Value>,
-    #[serde(default)]
-    channel_tags: Vec<String>,
-}
-
-impl From<NewChannel> for Channel {
-    fn from(new: NewChannel) -> Self {
-        Self {
-            channel_id: new.channel_id,
-            channel_name: new.channel_name,
-            channel_description: new.channel_description,
-            channel_metadata: new.channel_metadata,
-            channel_tags: new.channel_tags,
-        }
-    }
-}
-
 /// `POST /channel`
 pub(crate) async fn create(
     State(ingress): State<Ingress>,
     principal: Principal,
-    Json(new): Json<NewChannel>,
+    Json(channel): Json<Channel>,
 ) -> Result<impl IntoResponse, Problem> {
-    let channel = Channel::from(new);
     principal.allow(&channel.channel_id)?;
-    let checked = channel.check();
-    let vetted = endpoint::vet(&ingress.guard, Some(&channel.channel_metadata));
-    together(checked, vetted).map_err(Problem::invalid)?;
+    let mut errors = channel.check();
+    errors.extend(endpoint::vet(&ingress.guard, &channel.channel_metadata));
+    Problem::unless_valid(errors)?;
     let version = ingress.store.create(&channel).await?;
     let id = &channel.channel_id;
     // No overlap: a secret of an earlier channel with this id must not sign for this one.
@@ -114,8 +84,10 @@ pub(crate) async fn update(
     headers: HeaderMap,
     Json(patch): Json<ChannelPatch>,
 ) -> Result<Response, Problem> {
-    let vetted = endpoint::vet(&ingress.guard, patch.channel_metadata.as_ref());
-    together(patch.check(&id), vetted).map_err(Problem::invalid)?;
+    let mut errors = patch.check(&id);
+    let metadata = patch.channel_metadata.as_ref();
+    errors.extend(metadata.and_then(|metadata| endpoint::vet(&ingress.guard, metadata)));
+    Problem::unless_valid(errors)?;
     let expected = etag::expected(&headers, &id, &*ingress.store).await?;
     let updated = ingress.store.update(&id, &patch, expected.as_ref()).await?;
     ingress.channel_cache.forget(&id).await;
@@ -132,18 +104,4 @@ pub(crate) async fn delete(
     ingress.store.delete(&id, expected.as_ref()).await?;
     ingress.channel_cache.forget(&id).await;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// All problems together, wherever they were found.
-fn together(
-    checked: Result<(), Vec<FieldError>>,
-    vetted: Option<FieldError>,
-) -> Result<(), Vec<FieldError>> {
-    let mut errors = checked.err().unwrap_or_default();
-    errors.extend(vetted);
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(errors)
-    }
 }

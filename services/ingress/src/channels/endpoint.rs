@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 /// What is wrong with the endpoint, if the metadata name a URL. The check of the other fields
 /// reports what is no URL.
-pub(super) fn vet(guard: &Guard, metadata: Option<&Map<String, Value>>) -> Option<FieldError> {
-    let text = metadata?.get(ENDPOINT_URL)?.as_str()?;
+pub(super) fn vet(guard: &Guard, metadata: &Map<String, Value>) -> Option<FieldError> {
+    let text = metadata.get(ENDPOINT_URL)?.as_str()?;
     match guard.vet_url(text) {
         Ok(_) | Err(Refusal::Url(_)) => None,
         Err(refusal) => {

@@ -154,7 +154,7 @@ mod tests {
     const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
     const HOUR: Duration = Duration::from_hours(1);
 
-    /// The secrets after these rotations: each one's time since the start, and its overlap.
+    /// The secrets after these rotations. Each has its time since the start, and its overlap.
     fn after(rotations: &[(Duration, Duration)]) -> Vec<(String, Option<i64>)> {
         let mut secrets = Vec::new();
         for (number, (since, overlap)) in rotations.iter().enumerate() {

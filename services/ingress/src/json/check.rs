@@ -76,7 +76,7 @@ fn first_rounded(json: &str) -> Option<usize> {
     while let Some(start) = rest.find(|c: char| matches!(c, '"' | '-' | '0'..='9')) {
         rest = &rest[start..];
         if rest.starts_with('"') {
-            // As if escaped, the opening quotation mark does not end the string.
+            // Counts as escaped, so that the opening quotation mark does not end the string.
             let mut is_escaped = true;
             let end = rest.find(|c| {
                 let is_end = c == '"' && !is_escaped;
@@ -155,24 +155,21 @@ impl<'de> Visitor<'de> for Checked<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let value = self.within()?;
-        if !self.rules.is_kept {
-            while map.next_key_seed(Text)?.is_some() {
-                map.next_value_seed(value)?;
-            }
-            return Ok(());
-        }
         let mut names = HashSet::new();
+        // Read even if it is relayed: it may be half a surrogate pair.
         while let Some(Name(name)) = map.next_key()? {
-            if name == RAW_VALUE {
-                return Err(A::Error::custom(format_args!(
-                    "cannot have the name '{name}'"
-                )));
+            if self.rules.is_kept {
+                if name == RAW_VALUE {
+                    return Err(A::Error::custom(format_args!(
+                        "cannot have the name '{name}'"
+                    )));
+                }
+                if names.contains(&name) {
+                    // serde's wording for a struct.
+                    return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
+                }
+                names.insert(name);
             }
-            if names.contains(&name) {
-                // serde's wording for a struct.
-                return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
-            }
-            names.insert(name);
             map.next_value_seed(value)?;
         }
         Ok(())
@@ -205,29 +202,6 @@ impl<'de> Visitor<'de> for Checked<'_> {
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-}
-
-/// A text that can be read.
-struct Text;
-
-impl<'de> DeserializeSeed<'de> for Text {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Text {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text")
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
         Ok(())
     }
 }

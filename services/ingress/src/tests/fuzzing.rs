@@ -18,10 +18,7 @@ use serde_json::{Value, value::RawValue};
 use crate::{
     auth::{api_keys::CreateKey, authenticator::bearer},
     callback::{self, Answer},
-    channels::{
-        NewChannel,
-        query::{PageParameters, page, write_cursor},
-    },
+    channels::query::{PageParameters, page, write_cursor},
     history::{
         dead_letters::DeadParameters,
         messages::MessageParameters,
@@ -45,21 +42,19 @@ const RELAYED: Rules = Rules::relayed(DEPTH);
 
 /// The bodies of the channel calls and of replays.
 pub fn bodies(input: &[u8]) {
-    if let Some(new) = valid(parse::<NewChannel>(input)) {
-        let channel = Channel::from(new);
-        match channel.check() {
-            Ok(()) => assert!(endpoint(&channel.channel_metadata).is_ok(), "{channel:?}"),
-            Err(errors) => refused(Problem::invalid(errors)),
+    if let Some(channel) = valid(parse::<Channel>(input)) {
+        if valid(Problem::unless_valid(channel.check())).is_some() {
+            assert!(endpoint(&channel.channel_metadata).is_ok(), "{channel:?}");
         }
         let json = serde_json::to_vec(&channel).expect("a channel is JSON");
         let read: Channel = serde_json::from_slice(&json).expect("and reads back");
         assert_eq!(read, channel);
     }
     valid(parse::<Value>(input));
-    if let Some(patch) = valid(parse::<ChannelPatch>(input))
-        && let Err(errors) = patch.check(&"c".parse().expect("an id"))
-    {
-        refused(Problem::invalid(errors));
+    if let Some(patch) = valid(parse::<ChannelPatch>(input)) {
+        valid(Problem::unless_valid(
+            patch.check(&"c".parse().expect("an id")),
+        ));
     }
     valid(parse::<ReplayDeadLetters>(input));
     valid(parse::<ReplayMessages>(input));
