@@ -1,12 +1,10 @@
 //! What is the dispatcher's own: a channel's endpoint, settings and signer, the body with its
 //! `response_url`, and the pause of a channel whose endpoint is gone.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use roundtrip_broker::{Message, Queue};
 use roundtrip_delivery::{
     Deferred, DeliveryRole, EgressPolicy, Limits, MAX_RETURNS_PER_SECOND, NoAttempt, Pipeline,
@@ -74,7 +72,7 @@ impl Dispatcher {
     }
 
     fn deferred(&self, reason: WaitReason) -> NoAttempt {
-        let mut snoozes = self.snoozes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut snoozes = self.snoozes.lock();
         let wait = snoozes.add(
             Instant::now(),
             self.snooze,

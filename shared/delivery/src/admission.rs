@@ -22,11 +22,9 @@ mod keys;
 mod server;
 mod snoozes;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use roundtrip_model::{ChannelId, journal::WaitReason};
 use tokio::{
     sync::oneshot,
@@ -145,17 +143,17 @@ impl Admission {
         }
         // Its turn did not come in time, or never comes because the breaker has opened.
         let now = Instant::now();
-        let mut keys = self.inner.lock();
+        let mut keys = self.inner.keys.lock();
         Err(keys.defer(key, limits, Denial::AtCapacity, fresh, now))
     }
 
     pub fn open_breakers(&self) -> OpenBreakers {
-        self.inner.lock().open_breakers(Instant::now())
+        self.inner.keys.lock().open_breakers(Instant::now())
     }
 
     fn ask(&self, key: &Key, limits: Limits, fresh: bool) -> Result<Admitted, Deferred> {
         let now = Instant::now();
-        let mut keys = self.inner.lock();
+        let mut keys = self.inner.keys.lock();
         let denial = match keys.begin(key, limits, fresh, now) {
             Ok(tickets) => return Ok(Admitted::Now(Permit::new(&self.inner, key, tickets, now))),
             Err(denial) => denial,
@@ -198,10 +196,6 @@ impl Drop for Permit {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, Keys> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes a permit back, and passes free slots to waiting deliveries of the key.
     fn give_back(
         inner: &Arc<Self>,
@@ -212,7 +206,7 @@ impl Inner {
     ) {
         let mut unwanted = Vec::new();
         let changes = {
-            let mut keys = inner.lock();
+            let mut keys = inner.keys.lock();
             let changes = keys.end(key, tickets, result, now);
             while let Some((waiter, tickets)) = keys.next(key, now) {
                 let permit = Permit::new(inner, key, tickets, now);

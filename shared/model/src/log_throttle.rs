@@ -1,10 +1,9 @@
 //! A limit on repeated log lines. Without it, a line for each rejected request or snoozed message
 //! fills the disk of a gateway that already has a problem.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -39,7 +38,7 @@ impl LogThrottle {
 
     /// `Some` if a line may be written now, with the number of lines suppressed since the last one.
     pub fn due(&self, now: Instant) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let is_early = |last| now.saturating_duration_since(last) < self.every;
         if state.last.is_some_and(is_early) {
             state.suppressed += 1;

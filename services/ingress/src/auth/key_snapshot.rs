@@ -11,12 +11,13 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use roundtrip_model::{ApiKey, ApiKeyId, Clock, LogThrottle, RateLimiter, config::chain};
 use roundtrip_store::{ApiKeys, MAX_ACTIVE_KEYS};
 use tokio::{
@@ -105,7 +106,7 @@ impl CachedKey {
         let Some((per_second, rate)) = &self.rate else {
             return Ok(());
         };
-        let mut rate = rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rate = rate.lock();
         if rate.take(now.into_std()) {
             return Ok(());
         }

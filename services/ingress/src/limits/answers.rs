@@ -5,12 +5,10 @@
 //! store does not have cannot answer. The memory is bounded and not shared: after a restart, or on
 //! another ingress, only each channel's rate limits answers at first.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use moka::{future::Cache, policy::EvictionPolicy};
+use parking_lot::Mutex;
 use roundtrip_model::{
     CallbackId, ChannelId, RateLimiter,
     token::{Delivered, IssuedTo, Proven},
@@ -114,7 +112,7 @@ impl AnswerLimits {
         let now = Instant::now().into_std();
         let begun = async { Arc::new(Mutex::new(RateLimiter::new(self.rate.into(), now))) };
         let rate = self.rates.get_with(channel.cloned(), begun).await;
-        let mut rate = rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rate = rate.lock();
         if rate.take(now) {
             return Ok(());
         }

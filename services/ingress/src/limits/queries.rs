@@ -5,9 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
@@ -69,10 +70,7 @@ impl Queries {
     }
 
     fn own(&self, principal: &Principal) -> Arc<PrincipalQueries> {
-        let mut principals = self
-            .principals
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut principals = self.principals.lock();
         let name = principal.to_string();
         if let Some(own) = principals.get(&name).and_then(Weak::upgrade) {
             return own;
@@ -138,7 +136,7 @@ mod tests {
         let queries = Queries::new();
         drop(queries.begin(&Principal::Anybody));
         let _other = queries.begin(&Principal::Configured);
-        let principals = queries.principals.lock().unwrap();
+        let principals = queries.principals.lock();
         assert_eq!(principals.len(), 1);
     }
 }

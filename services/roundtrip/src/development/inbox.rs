@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use axum::{
@@ -11,6 +11,7 @@ use axum::{
     http::StatusCode,
     routing::{get, post},
 };
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -63,15 +64,12 @@ pub(crate) fn router() -> Router {
 }
 
 async fn receive(State(inbox): State<SharedInbox>, Json(answer): Json<Answer>) -> StatusCode {
-    inbox
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .keep(answer);
+    inbox.lock().keep(answer);
     StatusCode::NO_CONTENT
 }
 
 async fn read(State(inbox): State<SharedInbox>, Path(session_id): Path<String>) -> Json<Value> {
-    let inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
+    let inbox = inbox.lock();
     let responses = inbox.answers.get(&session_id).cloned().unwrap_or_default();
     Json(json!({"session_id": session_id, "responses": responses}))
 }

@@ -10,7 +10,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -23,6 +23,7 @@ use bytes::{Buf, Bytes};
 use futures::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming, SizeHint};
+use parking_lot::Mutex;
 use tokio::task::yield_now;
 use tower::ServiceExt;
 
@@ -49,10 +50,7 @@ pub(super) async fn answer(
         returned: Arc::clone(&returned),
     };
     let mut response = router.oneshot(request.map(borrowed).map(Body::new)).await?;
-    let left = returned
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    let left = returned.lock().take();
     if let Some(body) = left
         && !body.is_end_stream()
         && (is_awaited || !has_arrived(body).await)
@@ -119,7 +117,7 @@ impl HttpBody for BorrowedBody {
 
 impl Drop for BorrowedBody {
     fn drop(&mut self) {
-        let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut returned = self.returned.lock();
         *returned = self.body.take();
     }
 }

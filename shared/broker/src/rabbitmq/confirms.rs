@@ -5,11 +5,9 @@
 //! refuses further publishes to the queue. When the gateway replaces the AMQP channel the queue stays
 //! stuck until a publish to it is confirmed.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{PublishError, Queue};
@@ -45,13 +43,9 @@ impl Waiting {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// For how long it is stuck, and how many publishes wait.
     fn stuck(&self) -> Option<(Duration, usize)> {
-        let progress = self.lock();
+        let progress = self.progress.lock();
         let silent = progress.since?.elapsed();
         (silent > self.limit).then_some((silent, progress.waiting))
     }
@@ -74,7 +68,7 @@ impl Unconfirmed {
 impl Drop for Unconfirmed {
     fn drop(&mut self) {
         let is_stuck = self.queue.stuck().is_some();
-        let mut progress = self.queue.lock();
+        let mut progress = self.queue.progress.lock();
         progress.waiting -= 1;
         if self.is_confirmed {
             progress.since = (progress.waiting > 0).then(Instant::now);
@@ -128,7 +122,7 @@ impl Confirms {
     /// Records a publish; `new` if a caller of the API waits for it.
     pub(super) fn sent(&self, queue: Queue, new: bool) -> Unconfirmed {
         let waiting = self.waiting(queue, new);
-        let mut progress = waiting.lock();
+        let mut progress = waiting.progress.lock();
         progress.waiting += 1;
         progress.since.get_or_insert_with(Instant::now);
         drop(progress);
@@ -160,7 +154,7 @@ impl Confirms {
     /// Restarts the count, for a new connection and after the broker had blocked this one.
     pub(super) fn restart(&self) {
         for waiting in [&self.outbound, &self.callbacks, &self.others] {
-            let mut progress = waiting.lock();
+            let mut progress = waiting.progress.lock();
             progress.since = (progress.waiting > 0).then(Instant::now);
         }
     }

@@ -7,15 +7,13 @@
 //! Invariant: a queue is used only after a successful declare in which all arguments are equal,
 //! except those that may differ. A passive declare would accept a classic queue too.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
 
 use lapin::{
     protocol::{AMQPErrorKind, AMQPSoftError},
     types::{AMQPValue, FieldTable, ShortString},
 };
+use parking_lot::Mutex;
 
 /// The argument that determines the node of a new queue's leader.
 pub(super) const LEADER_LOCATOR: &str = "x-queue-leader-locator";
@@ -28,7 +26,7 @@ pub(super) struct Differences(Mutex<HashMap<ShortString, Vec<Difference>>>);
 impl Differences {
     /// The declared arguments, with the queue's known differences applied.
     pub(super) fn applied_to(&self, arguments: FieldTable, queue: &ShortString) -> FieldTable {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.0.lock();
         let Some(differences) = all.get(queue) else {
             return arguments;
         };
@@ -67,7 +65,7 @@ impl Differences {
                  how to change it"
             );
         }
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         let differences = all.entry(queue.clone()).or_default();
         differences.retain(|known| known.argument != *argument);
         differences.push(difference);

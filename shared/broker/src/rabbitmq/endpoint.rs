@@ -8,7 +8,7 @@ use std::{
     net::{Ipv6Addr, SocketAddr},
     num::NonZeroU16,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -16,6 +16,7 @@ use std::{
 
 use futures::future::join_all;
 use lapin::uri::{AMQPScheme, AMQPUri, AMQPUserInfo};
+use parking_lot::Mutex;
 use roundtrip_model::{WrongSetting, config::chain};
 use roundtrip_tls::Roots;
 use tokio::{net::lookup_host, time::timeout};
@@ -227,7 +228,7 @@ impl Endpoint {
         if !candidates.is_empty() {
             let turn = self.turn.load(Ordering::Relaxed) % candidates.len();
             candidates.rotate_left(turn);
-            let other = self.other.as_ref().and_then(|other| *locked(other));
+            let other = self.other.as_ref().and_then(|other| *other.lock());
             if candidates.len() > 1 && Some(candidates[0].address) == other {
                 candidates.rotate_left(1);
                 self.turn.fetch_add(1, Ordering::Relaxed);
@@ -240,7 +241,7 @@ impl Endpoint {
     /// address is tried first.
     pub(super) fn connected(&self, place: usize, to: SocketAddr) {
         self.turn.fetch_add(place + 1, Ordering::Relaxed);
-        *locked(&self.last) = Some(to);
+        *self.last.lock() = Some(to);
     }
 }
 
@@ -252,10 +253,6 @@ impl fmt::Display for Endpoint {
         }
         write!(f, " {}", self.uri.vhost)
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn wrong(problem: &str) -> WrongSetting {

@@ -6,9 +6,8 @@
 //!
 //! Invariant: a channel carries one large message at a time.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use lapin::Confirmation;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -43,10 +42,6 @@ impl LargeChannels {
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<OpenChannel>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Publishes a message and answers its caller. Returns whether it was returned because its
     /// queue is missing.
     pub(super) async fn send(
@@ -61,7 +56,7 @@ impl LargeChannels {
         if job.is_given_up() {
             return false;
         }
-        let idle = self.idle().pop();
+        let idle = self.idle.lock().pop();
         let opened = match idle.filter(|channel| channel.status().connected()) {
             Some(channel) => Ok(channel),
             None => confirming(link).await,
@@ -86,7 +81,7 @@ impl LargeChannels {
             },
         };
         job.answer(answer);
-        self.idle().push(channel);
+        self.idle.lock().push(channel);
         returned
     }
 }

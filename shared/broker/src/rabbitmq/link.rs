@@ -8,7 +8,7 @@ use std::{
     io,
     net::Shutdown,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use lapin::{
     tcp::{AsyncTcpStream, RustlsConnectorConfig, TLSConfig},
     uri::AMQPUri,
 };
+use parking_lot::Mutex;
 use socket2::{SockRef, Socket};
 use tokio::time::{sleep, timeout};
 
@@ -76,8 +77,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects to the first host that accepts. `role` names the connection in RabbitMQ. HostErrors
-    /// address has its own time limit.
+    /// Connects to the first host that accepts. `role` names the connection in RabbitMQ. Each address
+    /// has its own time limit.
     pub(super) async fn connect(
         endpoint: &Endpoint,
         role: &'static str,
@@ -131,7 +132,7 @@ impl Link {
                 let opening = async {
                     let stream = AsyncTcpStream::connect(&runtime, to.address).await?;
                     if let AsyncTcpStream::Plain(plain) = &stream {
-                        shared.store(SockRef::from(plain.get_ref()).try_clone()?)?;
+                        store(&shared, SockRef::from(plain.get_ref()).try_clone()?)?;
                     }
                     secured(endpoint, to, stream).await
                 };
@@ -268,13 +269,9 @@ where
     stream.into_rustls(&connector, host).await
 }
 
-/// Shuts the socket down when it is dropped.
+/// Shuts the socket down when it is dropped. lapin's thread stores a handle of the socket here.
 #[derive(Default)]
-struct SocketGuard(Arc<SharedSocket>);
-
-/// Where lapin's thread stores a handle of its socket.
-#[derive(Default)]
-struct SharedSocket(Mutex<SocketState>);
+struct SocketGuard(Arc<Mutex<SocketState>>);
 
 #[derive(Default)]
 enum SocketState {
@@ -284,27 +281,20 @@ enum SocketState {
     ShutDown,
 }
 
-impl SharedSocket {
-    fn lock(&self) -> MutexGuard<'_, SocketState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// Stores the socket; fails if the guard was already shut down.
+fn store(state: &Mutex<SocketState>, socket: Socket) -> io::Result<()> {
+    let mut state = state.lock();
+    if matches!(*state, SocketState::ShutDown) {
+        return Err(io::ErrorKind::ConnectionAborted.into());
     }
-
-    /// Stores the socket; fails if the guard was already shut down.
-    fn store(&self, socket: Socket) -> std::io::Result<()> {
-        let mut state = self.lock();
-        if matches!(*state, SocketState::ShutDown) {
-            return Err(std::io::ErrorKind::ConnectionAborted.into());
-        }
-        *state = SocketState::Open(socket);
-        Ok(())
-    }
+    *state = SocketState::Open(socket);
+    Ok(())
 }
 
 impl SocketGuard {
     fn shut_down(&self) {
-        if let SocketState::Open(socket) =
-            std::mem::replace(&mut *self.0.lock(), SocketState::ShutDown)
-        {
+        let state = std::mem::replace(&mut *self.0.lock(), SocketState::ShutDown);
+        if let SocketState::Open(socket) = state {
             // Fails if the connection is closed already, which is the goal.
             let _ = socket.shutdown(Shutdown::Both);
         }

@@ -4,12 +4,10 @@
 //! Invariant: a problem is a warning, logged once and shown on `/readyz` while it lasts. The check
 //! stops nothing, changes nothing in RabbitMQ, and reveals neither the URL nor its credentials.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use lapin::uri::AMQPUserInfo;
+use parking_lot::Mutex;
 use reqwest::{Certificate, Client, Response, StatusCode};
 use roundtrip_model::{WrongSetting, config::chain};
 use roundtrip_tls::Roots;
@@ -53,14 +51,11 @@ pub(super) struct Warnings(Mutex<Vec<String>>);
 
 impl Warnings {
     pub(super) fn get(&self) -> Vec<String> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().clone()
     }
 
     fn replace(&self, found: Vec<String>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         for warning in found.iter().filter(|warning| !known.contains(warning)) {
             tracing::warn!(warning, "a check of RabbitMQ's policies");
         }

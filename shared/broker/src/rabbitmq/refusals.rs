@@ -2,15 +2,11 @@
 //!
 //! Invariant: a refusal affects only its exchange or queue. Everything else is declared and used.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{PoisonError, RwLock, RwLockReadGuard},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 use lapin::types::ShortString;
+use parking_lot::RwLock;
 
 use super::{
     link::Link,
@@ -119,18 +115,14 @@ pub(super) async fn declare(link: &Link, topology: &Topology) -> Result<Refused,
 pub(super) struct Refusals(RwLock<Refused>);
 
 impl Refusals {
-    fn read(&self) -> RwLockReadGuard<'_, Refused> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn is_empty(&self) -> bool {
-        self.read().is_empty()
+        self.0.read().is_empty()
     }
 
     /// Stores the result of a declare, and logs changes. It logs one line per reply code, because
     /// without permissions everything is refused.
     pub(super) fn replace(&self, refused: Refused) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.write();
         let mut news: BTreeMap<Option<u16>, Vec<(&ShortString, &Refusal)>> = BTreeMap::new();
         for (name, refusal) in &refused {
             if known.get(name).map(|known| known.code) != Some(refusal.code) {
@@ -168,7 +160,7 @@ impl Refusals {
         exchange: &ShortString,
         key: &ShortString,
     ) -> Result<(), PublishError> {
-        match of(&self.read(), [exchange, key]) {
+        match of(&self.0.read(), [exchange, key]) {
             Some(reason) => Err(PublishError::Refused(reason)),
             None => Ok(()),
         }
@@ -177,7 +169,7 @@ impl Refusals {
     /// Why new messages or new answers cannot be accepted. A refused shard affects only its own
     /// channels.
     pub(super) fn of_new_messages(&self, topology: &Topology) -> Option<String> {
-        let refused = self.read();
+        let refused = self.0.read();
         let (outbound, callbacks) = topology.new_messages();
         let all_shards = outbound.iter().all(|shard| refused.contains_key(shard));
         of(&refused, [topology.exchange_declaration().name()])

@@ -6,7 +6,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -18,6 +18,7 @@ use hyper::{
     http::Extensions,
 };
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
+use parking_lot::Mutex;
 
 use super::meter::{Meter, Place};
 
@@ -55,7 +56,7 @@ impl Exchange {
 
     /// The received status of an answer whose remaining head is missing or unreadable.
     pub(crate) fn status(&self) -> Option<u16> {
-        match &*self.0.stage() {
+        match &*self.0.stage.lock() {
             Stage::Open(meter, place) => meter.status(*place),
             Stage::Waiting | Stage::Over => None,
         }
@@ -72,7 +73,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let mut stage = self.0.stage();
+        let mut stage = self.0.stage.lock();
         if let Stage::Open(meter, place) = &*stage {
             meter.end(*place);
         }
@@ -81,12 +82,8 @@ impl Drop for Exchange {
 }
 
 impl Shared {
-    fn stage(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn begin(&self) {
-        let mut stage = self.stage();
+        let mut stage = self.stage.lock();
         if !matches!(*stage, Stage::Waiting) {
             return;
         }

@@ -7,11 +7,12 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use hyper_util::client::legacy::connect::{Connected, Connection};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{answer::MAX_ANSWER_BYTES, status_line::StatusLine};
@@ -66,7 +67,7 @@ impl Meter {
 
     /// Opens an exchange: the bytes read from now on may be its response.
     pub(crate) fn begin(&self) -> Place {
-        let mut count = self.lock();
+        let mut count = self.0.lock();
         count.open += 1;
         count.begun += 1;
         count.credit = count.most().min(count.credit + EXCHANGE_BYTES);
@@ -78,30 +79,26 @@ impl Meter {
 
     /// Ends an exchange, and removes its unused credit.
     pub(crate) fn end(&self, _: Place) {
-        let mut count = self.lock();
+        let mut count = self.0.lock();
         count.open -= 1;
         count.credit = count.most().min(count.credit);
     }
 
     /// The final status of this exchange over HTTP/1, once its line was read.
     pub(crate) fn status(&self, place: Place) -> Option<u16> {
-        let count = self.lock();
+        let count = self.0.lock();
         let status = count.status.as_ref()?.read();
         status.filter(|_| count.begun == place.0)
     }
 
     fn read(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut count = self.lock();
+        let mut count = self.0.lock();
         let left = count.credit.checked_sub(bytes.len());
         count.credit = left.ok_or_else(|| io::Error::other(TooManyBytes))?;
         if let Some(status) = &mut count.status {
             status.take(bytes).map_err(io::Error::other)?;
         }
         Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Count> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

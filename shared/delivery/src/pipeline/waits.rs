@@ -4,12 +4,9 @@
 //! Invariant: at most [`MAX_REMEMBERED`] messages are remembered. While that many wait, further
 //! ones get no entry, so a backlog cannot fill the journal.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
+use parking_lot::Mutex;
 use roundtrip_model::journal::WaitReason;
 use tokio::time::Instant;
 
@@ -59,7 +56,7 @@ impl Waits {
             return false;
         }
         let now = Instant::now();
-        let mut entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entered = self.entered.lock();
         if let Some(known) = entered.messages.get_mut(id) {
             let before = std::mem::replace(known, (reason, now));
             return before.0 != reason;
@@ -81,7 +78,7 @@ impl Waits {
 
     /// The message no longer waits.
     pub(super) fn forget(&self, id: &str) {
-        let mut entered = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entered = self.entered.lock();
         entered.messages.remove(id);
     }
 }

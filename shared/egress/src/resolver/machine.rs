@@ -8,7 +8,7 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use hickory_resolver::{
     },
     system_conf::read_system_conf,
 };
+use parking_lot::Mutex;
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::asking;
@@ -75,7 +76,7 @@ impl Machine {
 
     async fn known(&self) -> Arc<SystemFiles> {
         let known = {
-            let mut state = self.state();
+            let mut state = self.0.lock();
             let known = Arc::clone(&state.known);
             if state.looked.elapsed() < LOOK_AGAIN {
                 return known;
@@ -93,7 +94,7 @@ impl Machine {
             Ok(Some(Ok(changed))) => {
                 tracing::info!("the machine's resolver settings have changed");
                 let changed = Arc::new(changed);
-                self.state().known = Arc::clone(&changed);
+                self.0.lock().known = Arc::clone(&changed);
                 changed
             }
             Ok(Some(Err(error))) => {
@@ -103,10 +104,6 @@ impl Machine {
             // The files are unchanged, or the process is ending.
             Ok(None) | Err(_) => known,
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

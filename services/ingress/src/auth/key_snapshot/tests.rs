@@ -29,7 +29,7 @@ impl Store {
         };
         let (key, _) = new.make([0; 32], SystemClock.now()).unwrap();
         let id = key.key_id;
-        self.keys.lock().unwrap().push(key);
+        self.keys.lock().push(key);
         id
     }
 
@@ -49,15 +49,15 @@ impl ApiKeys for Store {
         if self.is_unavailable.load(Ordering::Relaxed) {
             return Err(Unavailable::new("scripted"));
         }
-        Ok(self.keys.lock().unwrap().clone())
+        Ok(self.keys.lock().clone())
     }
 
     async fn create_key(&self, _: &ApiKey) -> Result<(), KeyError> {
-        unreachable!("a key_snapshot makes no keys")
+        unreachable!("a snapshot makes no keys")
     }
 
     async fn key(&self, _: &ApiKeyId) -> Result<Option<ApiKey>, Unavailable> {
-        unreachable!("a key_snapshot reads them all")
+        unreachable!("a snapshot reads all keys at once")
     }
 
     async fn keys(
@@ -66,7 +66,7 @@ impl ApiKeys for Store {
         _: Option<&ApiKeyId>,
         _: u16,
     ) -> Result<Vec<ApiKey>, Unavailable> {
-        unreachable!("a key_snapshot reads those that are active")
+        unreachable!("a snapshot reads only active keys")
     }
 
     async fn revoke_key(
@@ -74,7 +74,7 @@ impl ApiKeys for Store {
         _: &ApiKeyId,
         _: OffsetDateTime,
     ) -> Result<Option<ApiKey>, Unavailable> {
-        unreachable!("a key_snapshot revokes none")
+        unreachable!("a snapshot revokes no key")
     }
 }
 
@@ -120,7 +120,7 @@ async fn a_revoked_key_is_refused_within_the_time_to_live() {
     let id = store.add(None);
     let key_snapshot = key_snapshot(&store);
     assert!(has(&key_snapshot, id).await);
-    store.keys.lock().unwrap().clear();
+    store.keys.lock().clear();
     tokio::time::sleep(TIME_TO_LIVE + PAUSE).await;
     assert!(!has(&key_snapshot, id).await);
 }
