@@ -22,6 +22,7 @@
 mod command;
 mod consumer;
 #[cfg(feature = "fuzzing")]
+#[path = "embedded/tests/fuzzing.rs"]
 pub(crate) mod fuzzing;
 mod queue;
 mod schema;

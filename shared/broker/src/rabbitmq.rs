@@ -29,6 +29,7 @@ mod consumer;
 mod differences;
 mod endpoint;
 #[cfg(feature = "fuzzing")]
+#[path = "rabbitmq/tests/fuzzing.rs"]
 pub(crate) mod fuzzing;
 mod hash;
 mod large;
