@@ -2,7 +2,7 @@
 //! contain an IPv4 address.
 //!
 //! Invariant: an address for which [`special`] returns `None` is global unicast: it never belongs
-//! to this machine, its network or its cloud. A new special range is one line in one of the tables.
+//! to this machine, its network or its cloud. A new special range is one line in the table.
 //!
 //! Sources: IANA IPv4 and IPv6 Special-Purpose Address Registries, IANA IPv6 Address Space (only
 //! 2000::/3 is allocated as global unicast), and the documentation of the large clouds.
@@ -10,9 +10,10 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::LazyLock,
 };
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 /// Why an address is special.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,137 +94,92 @@ impl Special {
     }
 }
 
-const fn v4(a: u8, b: u8, c: u8, d: u8, length: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length)
-}
-
-const fn v6(of: [u16; 8], length: u8) -> Ipv6Net {
-    let address = Ipv6Addr::new(of[0], of[1], of[2], of[3], of[4], of[5], of[6], of[7]);
-    Ipv6Net::new_assert(address, length)
-}
-
-/// The first match counts.
-const SPECIAL_V4: [(Ipv4Net, Special); 23] = [
+/// The special ranges. The first match counts.
+const TABLE: [(&str, Special); 42] = [
     // Alibaba Cloud.
-    (v4(100, 100, 100, 200, 32), Special::Metadata),
+    ("100.100.100.200/32", Special::Metadata),
     // Oracle Cloud's alternative.
-    (v4(192, 0, 0, 192, 32), Special::Metadata),
+    ("192.0.0.192/32", Special::Metadata),
     // Azure's wire server: a public address that is in no registry.
-    (v4(168, 63, 129, 16, 32), Special::Metadata),
-    (v4(0, 0, 0, 0, 8), Special::Unspecified),
-    (v4(10, 0, 0, 0, 8), Special::Private),
-    (v4(100, 64, 0, 0, 10), Special::Shared),
-    (v4(127, 0, 0, 0, 8), Special::Loopback),
+    ("168.63.129.16/32", Special::Metadata),
+    ("0.0.0.0/8", Special::Unspecified),
+    ("10.0.0.0/8", Special::Private),
+    ("100.64.0.0/10", Special::Shared),
+    ("127.0.0.0/8", Special::Loopback),
     // 169.254.169.254 (AWS, Azure, Google Cloud, …), 169.254.170.2 (credentials of AWS's
     // containers) and other cloud services.
-    (v4(169, 254, 0, 0, 16), Special::LinkLocal),
-    (v4(172, 16, 0, 0, 12), Special::Private),
-    (v4(192, 0, 0, 0, 24), Special::Protocol),
-    (v4(192, 0, 2, 0, 24), Special::Documentation),
+    ("169.254.0.0/16", Special::LinkLocal),
+    ("172.16.0.0/12", Special::Private),
+    ("192.0.0.0/24", Special::Protocol),
+    ("192.0.2.0/24", Special::Documentation),
     // AS112: sinks for misdirected DNS queries.
-    (v4(192, 31, 196, 0, 24), Special::Protocol),
+    ("192.31.196.0/24", Special::Protocol),
     // Automatic multicast tunnelling.
-    (v4(192, 52, 193, 0, 24), Special::Protocol),
+    ("192.52.193.0/24", Special::Protocol),
     // The former anycast of 6to4 relays.
-    (v4(192, 88, 99, 0, 24), Special::Protocol),
-    (v4(192, 168, 0, 0, 16), Special::Private),
+    ("192.88.99.0/24", Special::Protocol),
+    ("192.168.0.0/16", Special::Private),
     // AS112 again.
-    (v4(192, 175, 48, 0, 24), Special::Protocol),
-    (v4(198, 18, 0, 0, 15), Special::Benchmarking),
-    (v4(198, 51, 100, 0, 24), Special::Documentation),
-    (v4(203, 0, 113, 0, 24), Special::Documentation),
+    ("192.175.48.0/24", Special::Protocol),
+    ("198.18.0.0/15", Special::Benchmarking),
+    ("198.51.100.0/24", Special::Documentation),
+    ("203.0.113.0/24", Special::Documentation),
     // MCAST-TEST-NET, before the range that contains it.
-    (v4(233, 252, 0, 0, 24), Special::Documentation),
-    (v4(224, 0, 0, 0, 4), Special::Multicast),
-    (v4(255, 255, 255, 255, 32), Special::Broadcast),
-    (v4(240, 0, 0, 0, 4), Special::Reserved),
-];
-
-/// The range that global unicast is allocated from; the table below lists its special parts.
-const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
-
-/// For local translators (RFC 8215): their prefixes have 48, 56, 64 or 96 bits.
-const OWN_TRANSLATORS: Ipv6Net = v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48);
-
-/// The first match counts.
-const SPECIAL_V6: [(Ipv6Net, Special); 17] = [
-    (v6([0; 8], 128), Special::Unspecified),
-    (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), Special::Loopback),
-    (v6([0; 8], 96), Special::Embedding(Embedding::Compatible)),
-    (
-        v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96),
-        Special::Embedding(Embedding::Translated),
-    ),
-    (
-        v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96),
-        Special::Embedding(Embedding::Nat64),
-    ),
-    (OWN_TRANSLATORS, Special::Embedding(Embedding::Nat64)),
-    (
-        v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32),
-        Special::Embedding(Embedding::Teredo),
-    ),
-    (v6([0x2001, 2, 0, 0, 0, 0, 0, 0], 48), Special::Benchmarking),
-    (
-        v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
-        Special::Documentation,
-    ),
+    ("233.252.0.0/24", Special::Documentation),
+    ("224.0.0.0/4", Special::Multicast),
+    ("255.255.255.255/32", Special::Broadcast),
+    ("240.0.0.0/4", Special::Reserved),
+    ("::/128", Special::Unspecified),
+    ("::1/128", Special::Loopback),
+    ("::/96", Special::Embedding(Embedding::Compatible)),
+    ("::ffff:0:0:0/96", Special::Embedding(Embedding::Translated)),
+    ("64:ff9b::/96", Special::Embedding(Embedding::Nat64)),
+    ("64:ff9b:1::/48", Special::Embedding(Embedding::Nat64)),
+    ("2001::/32", Special::Embedding(Embedding::Teredo)),
+    ("2001:2::/48", Special::Benchmarking),
+    ("2001:db8::/32", Special::Documentation),
     // The other assignments to IETF protocols: ORCHID, AMT, AS112, anycasts, drone ids.
-    (v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23), Special::Protocol),
-    (
-        v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16),
-        Special::Embedding(Embedding::SixToFour),
-    ),
-    (
-        v6([0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0], 48),
-        Special::Protocol,
-    ),
-    (
-        v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
-        Special::Documentation,
-    ),
+    ("2001::/23", Special::Protocol),
+    ("2002::/16", Special::Embedding(Embedding::SixToFour)),
+    ("2620:4f:8000::/48", Special::Protocol),
+    ("3fff::/20", Special::Documentation),
     // AWS (fd00:ec2::254 and its neighbours) and Google Cloud, before the range that contains them.
-    (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32), Special::Metadata),
-    (
-        v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
-        Special::Metadata,
-    ),
-    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), Special::LinkLocal),
-    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), Special::Multicast),
+    ("fd00:ec2::/32", Special::Metadata),
+    ("fd20:ce::254/128", Special::Metadata),
+    ("fe80::/10", Special::LinkLocal),
+    ("ff00::/8", Special::Multicast),
+    // Unique local addresses, and the site-local ones that they replaced.
+    ("fc00::/7", Special::Private),
+    ("fec0::/10", Special::Private),
 ];
 
-/// Unique local addresses (`fc00::/7`) and the site-local ones they replaced (`fec0::/10`).
-const PRIVATE_V6: [Ipv6Net; 2] = [
-    v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
-    v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),
-];
+static SPECIAL: LazyLock<[(IpNet, Special); TABLE.len()]> = LazyLock::new(|| {
+    TABLE.map(|(net, special)| (net.parse().expect("the table has valid ranges"), special))
+});
+
+/// The range that global unicast is allocated from; the table lists its special parts.
+const fn is_in_global_unicast(address: Ipv6Addr) -> bool {
+    address.segments()[0] >> 13 == 0b001
+}
+
+/// `64:ff9b:1::/48`, for local translators (RFC 8215): their prefixes have 48, 56, 64 or 96 bits.
+fn is_of_own_translator(address: Ipv6Addr) -> bool {
+    address.segments()[..3] == [0x64, 0xff9b, 1]
+}
 
 /// Why an address is special, if it is. An IPv4-mapped IPv6 address counts as its IPv4 address,
 /// because the system connects there.
 pub fn special(address: IpAddr) -> Option<Special> {
-    match address.to_canonical() {
-        IpAddr::V4(address) => special_v4(address),
-        IpAddr::V6(address) => special_v6(address),
-    }
-}
-
-fn special_v4(address: Ipv4Addr) -> Option<Special> {
-    let found = SPECIAL_V4.iter().find(|(net, _)| net.contains(&address));
-    found.map(|(_, special)| *special)
-}
-
-fn special_v6(address: Ipv6Addr) -> Option<Special> {
-    let found = SPECIAL_V6.iter().find(|(net, _)| net.contains(&address));
+    let address = address.to_canonical();
+    let found = SPECIAL.iter().find(|(net, _)| net.contains(&address));
     if let Some((_, special)) = found {
         return Some(*special);
     }
-    if PRIVATE_V6.iter().any(|net| net.contains(&address)) {
-        return Some(Special::Private);
+    match address {
+        IpAddr::V6(address) if !is_in_global_unicast(address) => Some(Special::Reserved),
+        IpAddr::V6(address) if is_isatap(address) => Some(Special::Embedding(Embedding::Isatap)),
+        _ => None,
     }
-    if !GLOBAL_UNICAST.contains(&address) {
-        return Some(Special::Reserved);
-    }
-    is_isatap(address).then_some(Special::Embedding(Embedding::Isatap))
 }
 
 /// The IPv4 addresses inside an IPv6 address: where a translator, a relay or the system itself
@@ -239,7 +195,7 @@ pub fn embedded(address: IpAddr) -> impl Iterator<Item = Ipv4Addr> {
 /// Whether the address is in a range whose translator prefix may have any length. Only the operator
 /// knows that length.
 pub fn is_ambiguous(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if OWN_TRANSLATORS.contains(&address))
+    matches!(address, IpAddr::V6(address) if is_of_own_translator(address))
 }
 
 /// A prefix of 96 bits leaves the last 32 for the IPv4 address.
@@ -253,7 +209,7 @@ fn embedded_v6(address: Ipv6Addr) -> [Option<Ipv4Addr>; MOST_EMBEDDED] {
     if address.to_ipv4_mapped().is_some() {
         return [Some(last), None, None, None];
     }
-    if OWN_TRANSLATORS.contains(&address) {
+    if is_of_own_translator(address) {
         // RFC 6052, section 2.2: bits 64 to 71 are skipped, and the bits after the IPv4 address are
         // ignored.
         let octets = address.octets();
@@ -266,7 +222,7 @@ fn embedded_v6(address: Ipv6Addr) -> [Option<Ipv4Addr>; MOST_EMBEDDED] {
     // Under any prefix, including one that contains an address itself. Private and link-local
     // addresses are refused earlier.
     let isatap = is_isatap(address).then_some(last);
-    match special_v6(address) {
+    match special(address.into()) {
         Some(Special::Embedding(Embedding::SixToFour)) => {
             [Some(join(of[1], of[2])), isatap, None, None]
         }
