@@ -5,6 +5,7 @@
 //! Processes that start at once get the same key.
 
 use std::{
+    error::Error,
     fs,
     io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
@@ -12,25 +13,17 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use roundtrip_files::{create_new, is_open_to_others};
-use roundtrip_model::{
-    SealingKeys, TokenKeys,
-    sealing::{KEY_BYTES, KeyError},
-    token::SecretError,
-};
+use roundtrip_model::{SealingKeys, TokenKeys, sealing::KEY_BYTES};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeyFileError {
     #[error("cannot use the file '{}'", .path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("the key in '{}' {problem}", .path.display())]
-    Key { path: PathBuf, problem: KeyProblem },
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub(crate) enum KeyProblem {
-    Sealing(#[from] KeyError),
-    Token(#[from] SecretError),
+    Key {
+        path: PathBuf,
+        problem: Box<dyn Error + Send + Sync>,
+    },
 }
 
 /// The key in this file that seals channels' secrets. Creates the file if it is missing.
@@ -45,7 +38,7 @@ pub(crate) fn tokens(path: &Path) -> Result<TokenKeys, KeyFileError> {
 
 fn open<K>(
     path: &Path,
-    parse: impl FnOnce(&str) -> Result<K, KeyProblem>,
+    parse: impl FnOnce(&str) -> Result<K, Box<dyn Error + Send + Sync>>,
 ) -> Result<K, KeyFileError> {
     let failed = |source| KeyFileError::File {
         path: path.to_owned(),

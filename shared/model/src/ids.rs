@@ -78,13 +78,6 @@ macro_rules! made_id {
             }
         }
 
-        string_serde!($name);
-    };
-}
-
-/// Serializes an id as text, through `Display` and `FromStr`.
-macro_rules! string_serde {
-    ($name:ident) => {
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -174,15 +167,40 @@ impl From<String> for ChannelUid {
     }
 }
 
-/// A channel, by the id that its owner chose: `[A-Za-z0-9._~-]{1,128}`, so that it needs no
-/// escaping in a URL.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChannelId(String);
+/// Declares an id that a client chooses; its `TryFrom` checks it.
+macro_rules! chosen_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $name(String);
 
-impl ChannelId {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Self::try_from(text.to_owned())
+            }
+        }
+    };
+}
+
+chosen_id! {
+    /// A channel, by the id that its owner chose: `[A-Za-z0-9._~-]{1,128}`, so that it needs no
+    /// escaping in a URL.
+    ChannelId
 }
 
 impl TryFrom<String> for ChannelId {
@@ -203,14 +221,9 @@ impl TryFrom<String> for ChannelId {
     }
 }
 
-/// A session, by the id that its client chose. Roundtrip passes it on without interpreting it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(String);
-
-impl SessionId {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+chosen_id! {
+    /// A session, by the id that its client chose. Roundtrip passes it on without interpreting it.
+    SessionId
 }
 
 impl TryFrom<String> for SessionId {
@@ -226,30 +239,6 @@ impl TryFrom<String> for SessionId {
         }
     }
 }
-
-/// The conversions that both client-chosen ids share.
-macro_rules! chosen_id {
-    ($name:ident) => {
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = IdError;
-
-            fn from_str(text: &str) -> Result<Self, IdError> {
-                Self::try_from(text.to_owned())
-            }
-        }
-
-        string_serde!($name);
-    };
-}
-
-chosen_id!(ChannelId);
-chosen_id!(SessionId);
 
 #[cfg(test)]
 mod tests {

@@ -305,7 +305,12 @@ impl Entry {
         let begun = |attempt: u32| 2 * u64::from(attempt);
         let at = |phase, step, state| Position::new(self.replay_count, phase, step, state);
         match &self.event {
-            Event::Accepted(_) | Event::Replayed { .. } => {
+            Event::Answered { .. }
+            | Event::Waiting {
+                callback_id: Some(_),
+                ..
+            } => at(Phase::Answered, 0, State::Answered),
+            Event::Accepted(_) | Event::Replayed { .. } | Event::Waiting { attempts: 0, .. } => {
                 let again = self.replay_count > 0;
                 let state = if again {
                     State::Replayed
@@ -314,15 +319,6 @@ impl Entry {
                 };
                 at(Phase::UnderWay, 0, state)
             }
-            Event::Answered { .. }
-            | Event::Waiting {
-                callback_id: Some(_),
-                ..
-            } => at(Phase::Answered, 0, State::Answered),
-            Event::Waiting { attempts: 0, .. } if self.replay_count == 0 => {
-                at(Phase::UnderWay, 0, State::Queued)
-            }
-            Event::Waiting { attempts: 0, .. } => at(Phase::UnderWay, 0, State::Replayed),
             Event::Waiting { attempts, .. } => {
                 at(Phase::UnderWay, begun(*attempts) + 1, State::Retrying)
             }

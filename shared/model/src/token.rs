@@ -194,22 +194,11 @@ impl TokenKeys {
         key.of(TOKEN, [what.as_bytes()])
             .verify_slice(&decode(mac)?)
             .map_err(|_error| Refusal::Forged)?;
-        let Read {
-            claims,
-            ends_at,
-            session,
-            channel,
-        } = read(&decode(what)?).ok_or(Refusal::Malformed)?;
-        if now >= ends_at {
+        let proven = Proven::read(key, &decode(what)?).ok_or(Refusal::Malformed)?;
+        if now >= proven.ends_at {
             return Err(Refusal::Expired);
         }
-        Ok(Proven {
-            key,
-            session,
-            channel,
-            claims,
-            ends_at,
-        })
+        Ok(proven)
     }
 }
 
@@ -249,34 +238,28 @@ fn tag(mac: Hmac<Sha256>) -> [u8; TAG_BYTES] {
     tag
 }
 
-struct Read {
-    claims: Claims,
-    ends_at: OffsetDateTime,
-    session: [u8; TAG_BYTES],
-    channel: Option<[u8; TAG_BYTES]>,
-}
+impl<'a> Proven<'a> {
+    fn read(key: &'a TokenKey, what: &[u8]) -> Option<Self> {
+        let (message_id, what) = what.split_first_chunk()?;
+        let (replay_count, what) = what.split_first_chunk()?;
+        let (ends_at, what) = what.split_first_chunk()?;
+        let (session, what) = what.split_first_chunk()?;
+        let mut parts = what.splitn(2, |byte| *byte == ID_END);
+        let id = parts.next()?;
+        let channel = parts.next().map(TryInto::try_into).transpose().ok()?;
+        Some(Self {
+            key,
+            session: *session,
+            channel,
+            claims: Claims {
+                message_id: MessageId::from_bytes(*message_id),
+                channel_id: str::from_utf8(id).ok()?.parse().ok()?,
+                replay_count: u32::from_be_bytes(*replay_count),
+            },
+            ends_at: OffsetDateTime::from_unix_timestamp(i64::from_be_bytes(*ends_at)).ok()?,
+        })
+    }
 
-fn read(what: &[u8]) -> Option<Read> {
-    let (message_id, what) = what.split_first_chunk()?;
-    let (replay_count, what) = what.split_first_chunk()?;
-    let (ends_at, what) = what.split_first_chunk()?;
-    let (session, what) = what.split_first_chunk()?;
-    let mut parts = what.splitn(2, |byte| *byte == ID_END);
-    let id = parts.next()?;
-    let channel = parts.next().map(TryInto::try_into).transpose().ok()?;
-    Some(Read {
-        claims: Claims {
-            message_id: MessageId::from_bytes(*message_id),
-            channel_id: str::from_utf8(id).ok()?.parse().ok()?,
-            replay_count: u32::from_be_bytes(*replay_count),
-        },
-        ends_at: OffsetDateTime::from_unix_timestamp(i64::from_be_bytes(*ends_at)).ok()?,
-        session: *session,
-        channel,
-    })
-}
-
-impl Proven<'_> {
     pub const fn ends_at(&self) -> OffsetDateTime {
         self.ends_at
     }
