@@ -23,7 +23,7 @@ fn command(policy: &Policy) -> String {
         priority,
         definition,
     } = policy;
-    let definition = json!(definition).to_string();
+    let definition = definition.to_string();
     let [vhost, name, pattern, definition] =
         [vhost, name, pattern, &definition].map(|text| quoted(text));
     format!(

@@ -40,7 +40,7 @@ pub struct Policy {
     /// The policy of the highest priority applies.
     pub priority: i64,
     /// The keys that it sets.
-    pub definition: Map<String, Value>,
+    pub definition: Value,
 }
 
 /// The policies of this namespace. The first keeps other policies off; the second sets
@@ -54,14 +54,6 @@ pub fn policies(config: &Config) -> [Policy; 2] {
     } = config;
     let vhost = Endpoint::vhost_of(config);
     let prefix = format!("^{}\\.", escaped(namespace));
-    let sets = |pairs: &[(&str, Value)]| {
-        let pairs = pairs.iter();
-        pairs
-            .map(|(key, value)| ((*key).to_owned(), value.clone()))
-            .collect()
-    };
-    // A policy must set some key; the queues' arguments already set this one.
-    let overflow = ("overflow", json!("reject-publish"));
     [
         Policy {
             vhost: vhost.clone(),
@@ -69,7 +61,8 @@ pub fn policies(config: &Config) -> [Policy; 2] {
             pattern: prefix.clone(),
             apply_to: "all",
             priority: PRIORITY,
-            definition: sets(std::slice::from_ref(&overflow)),
+            // A policy must set some key; the queues' arguments already set this one.
+            definition: json!({"overflow": "reject-publish"}),
         },
         Policy {
             vhost,
@@ -77,11 +70,11 @@ pub fn policies(config: &Config) -> [Policy; 2] {
             pattern: format!("{prefix}{WORK}$"),
             apply_to: "queues",
             priority: PRIORITY + 1,
-            definition: sets(&[
-                ("max-length", json!(max_backlog)),
-                ("max-length-bytes", json!(max_backlog_bytes)),
-                overflow,
-            ]),
+            definition: json!({
+                "max-length": max_backlog,
+                "max-length-bytes": max_backlog_bytes,
+                "overflow": "reject-publish",
+            }),
         },
     ]
 }
@@ -194,16 +187,14 @@ impl Found {
             }
         }
         let harms = harms.into_iter().map(|(harm, names)| {
+            let names = list(&names);
             let Harm {
                 policy,
                 key,
                 effect,
                 remedy,
             } = harm;
-            format!(
-                "{policy} sets {key} on {}: {effect}; {remedy}",
-                list(&names)
-            )
+            format!("{policy} sets {key} on {names}: {effect}; {remedy}")
         });
         let limits = limits.into_iter().map(|((limit, by), names)| {
             format!(
@@ -451,7 +442,7 @@ mod tests {
         let config = Config::default();
         let own = policies(&config).map(|policy| Existing {
             name: policy.name,
-            definition: Value::Object(policy.definition),
+            definition: policy.definition,
         });
         let found = Found {
             queues: vec![Target {

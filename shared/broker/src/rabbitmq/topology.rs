@@ -80,13 +80,8 @@ impl Address {
 #[derive(Debug)]
 pub(super) struct Topology {
     direct: ShortString,
-    /// The shards, followed by the queue of retries.
-    outbound: Vec<ShortString>,
-    callbacks: Vec<ShortString>,
-    outbound_dead: Vec<ShortString>,
-    callbacks_dead: Vec<ShortString>,
-    journal: Vec<ShortString>,
-    journal_dead: Vec<ShortString>,
+    /// The RabbitMQ queues behind each queue, indexed as [`Queue::ALL`].
+    queues: [Vec<ShortString>; Queue::ALL.len()],
     /// A tier's exchange and queue share a name.
     tiers: Vec<ShortString>,
     differences: Differences,
@@ -95,19 +90,20 @@ pub(super) struct Topology {
 impl Topology {
     pub(super) fn new(config: &Config) -> Self {
         let ns = &config.namespace;
-        let named = |queue: Queue| vec![ShortString::from(format!("{ns}.{}", queue.name()))];
+        let names = |queue: Queue| -> Vec<ShortString> {
+            let name = format!("{ns}.{}", queue.name());
+            if queue != Queue::Outbound {
+                return vec![name.into()];
+            }
+            let shards = (0..config.outbound_shards).map(|shard| shard.to_string());
+            shards
+                .chain(["retry".to_owned()])
+                .map(|end| format!("{name}.{end}").into())
+                .collect()
+        };
         Self {
             direct: format!("{ns}.direct").into(),
-            outbound: (0..config.outbound_shards)
-                .map(|shard| shard.to_string())
-                .chain(["retry".to_owned()])
-                .map(|end| format!("{ns}.{}.{end}", Queue::Outbound.name()).into())
-                .collect(),
-            callbacks: named(Queue::Callbacks),
-            outbound_dead: named(Queue::OutboundDead),
-            callbacks_dead: named(Queue::CallbacksDead),
-            journal: named(Queue::Journal),
-            journal_dead: named(Queue::JournalDead),
+            queues: Queue::ALL.map(names),
             tiers: (0..TIERS)
                 .map(|tier| format!("{ns}.delay.{}s", longest(tier).as_secs()).into())
                 .collect(),
@@ -115,29 +111,26 @@ impl Topology {
         }
     }
 
-    /// The RabbitMQ queues behind a queue. The outbound queue has its shards and the queue of
+    /// The RabbitMQ queues behind a queue. The outbound queue has its shards, followed by the queue of
     /// retries; every other queue is a single one.
     pub(super) fn queues(&self, queue: Queue) -> &[ShortString] {
-        match queue {
-            Queue::Outbound => &self.outbound,
-            Queue::Callbacks => &self.callbacks,
-            Queue::OutboundDead => &self.outbound_dead,
-            Queue::CallbacksDead => &self.callbacks_dead,
-            Queue::Journal => &self.journal,
-            Queue::JournalDead => &self.journal_dead,
-        }
+        &self.queues[queue as usize]
+    }
+
+    fn shards(&self) -> usize {
+        self.queues(Queue::Outbound).len() - 1
     }
 
     /// The destinations of the API's messages and answers: the shards, and the callbacks.
     pub(super) fn new_messages(&self) -> (&[ShortString], &[ShortString]) {
-        let shards = self.outbound.len() - 1;
-        (&self.outbound[..shards], &self.callbacks)
+        let shards = &self.queues(Queue::Outbound)[..self.shards()];
+        (shards, self.queues(Queue::Callbacks))
     }
 
     /// The destination of a new message.
     pub(super) fn address(&self, route: Route<'_>) -> Address {
         let shard = match route {
-            Route::Outbound(channel) => shard(channel, self.outbound.len() - 1),
+            Route::Outbound(channel) => shard(channel, self.shards()),
             Route::Callbacks | Route::Journal => 0,
         };
         Address {
@@ -193,7 +186,7 @@ impl Topology {
         });
         let tiers = self.tiers.iter().map(|name| Declaration::Tier {
             name,
-            arguments: self.expires_into(&self.direct),
+            arguments: expires_into(&self.direct),
         });
         [self.exchange_declaration()]
             .into_iter()
@@ -274,7 +267,7 @@ impl Topology {
     }
 
     fn work_arguments(&self, queue: Queue) -> FieldTable {
-        let mut arguments = self.expires_into(&self.direct);
+        let mut arguments = expires_into(&self.direct);
         arguments.insert(
             "x-dead-letter-routing-key".into(),
             text(self.key(Address::dead(queue)).as_str()),
@@ -289,20 +282,16 @@ impl Topology {
         arguments.insert("x-max-length".into(), max_length.into());
         arguments
     }
+}
 
-    /// At-least-once dead-lettering needs both the strategy and `reject-publish`; with only one of
-    /// them RabbitMQ silently falls back to at most once.
-    #[expect(
-        clippy::unused_self,
-        reason = "reads as the arguments of this topology's queues"
-    )]
-    fn expires_into(&self, exchange: &ShortString) -> FieldTable {
-        let mut arguments = quorum();
-        arguments.insert("x-dead-letter-exchange".into(), text(exchange.as_str()));
-        arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
-        arguments.insert("x-overflow".into(), text("reject-publish"));
-        arguments
-    }
+/// At-least-once dead-lettering needs both the strategy and `reject-publish`; with only one of them
+/// RabbitMQ silently falls back to at most once.
+fn expires_into(exchange: &ShortString) -> FieldTable {
+    let mut arguments = quorum();
+    arguments.insert("x-dead-letter-exchange".into(), text(exchange.as_str()));
+    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+    arguments.insert("x-overflow".into(), text("reject-publish"));
+    arguments
 }
 
 /// Whether an existing queue may differ in this argument because another version declared it.

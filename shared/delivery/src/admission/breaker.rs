@@ -194,11 +194,6 @@ impl Breaker {
         Some(Ticket { era: self.era })
     }
 
-    /// Opens it, regardless of the count.
-    pub(super) fn trip(&mut self, now: Instant) -> Change {
-        self.open_for_longer(now)
-    }
-
     /// Ends the wait of an open breaker so that it can be probed now; returns whether it was open.
     pub(super) fn probe_now(&mut self, now: Instant) -> bool {
         let State::Open { until } = &mut self.state else {
@@ -260,7 +255,8 @@ impl Breaker {
         }
     }
 
-    fn open_for_longer(&mut self, now: Instant) -> Change {
+    /// Opens it, regardless of the count.
+    pub(super) fn open_for_longer(&mut self, now: Instant) -> Change {
         let wait = self.config.wait_after(self.openings);
         self.openings = self.openings.saturating_add(1);
         self.open(now + wait, wait)

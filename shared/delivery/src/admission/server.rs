@@ -105,7 +105,7 @@ impl ServerState {
                 self.latest.clear();
                 self.failing = 0;
                 self.since = None;
-                self.breaker.trip(now)
+                self.breaker.open_for_longer(now)
             });
         }
         // A server that asks for a pause is alive.
