@@ -79,7 +79,7 @@ impl BodyShape {
 pub struct Progress {
     /// Messages whose post was answered with success.
     pub accepted: AtomicU64,
-    /// Other posts, which were repeated.
+    /// Posts that failed. Each was repeated.
     pub repeated: AtomicU64,
     ids: Option<Mutex<Vec<Accepted>>>,
 }

@@ -90,14 +90,14 @@ impl Server {
         Ok(())
     }
 
-    /// Kills it with SIGKILL, as a crash would.
+    /// Kills the server with SIGKILL, so that it ends as in a crash.
     pub async fn kill(&self) -> anyhow::Result<()> {
         let command = command(&["kill"], &self.folder);
         spawn_blocking(|| run(command)).await??;
         Ok(())
     }
 
-    /// What its processes have used since it was started; nothing where it runs in a container.
+    /// What its processes have used since the start. Empty if the server runs in a container.
     pub fn usage(&self) -> Usage {
         let session = fs::read_to_string(self.folder.join("session")).unwrap_or_default();
         session
@@ -106,7 +106,7 @@ impl Server {
             .map(procfs::processes_of_session)
             .unwrap_or_default()
             .into_iter()
-            // One that has ended meanwhile was a helper of the start.
+            // A process that has ended meanwhile only helped to start the server.
             .filter_map(|pid| procfs::usage(pid).ok())
             .fold(Usage::default(), Usage::and)
     }

@@ -29,7 +29,7 @@ async fn waiting_messages_do_not_go_to_the_next_channel_of_the_id(
         .start_with_channel(|_| Reply::ok())
         .await?;
     gateway.post("/channel/c/pause", "").await?.expect(200)?;
-    // Until the dispatcher knows of the pause, in whichever process.
+    // The dispatcher may be another process, which reads the pause later.
     let mut sent = 0;
     let waiting = wait::until("messages that wait", async || {
         gateway.send("c", "probe").await.ok()?;

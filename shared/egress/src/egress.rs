@@ -1,4 +1,5 @@
-//! The egress policy as its users hold it.
+//! The egress policy: the address rules, the resolver that applies them, and the trusted
+//! certificate authorities.
 
 use std::sync::Arc;
 

@@ -33,7 +33,7 @@ pub async fn a_waiting_consumer_gets_what_is_published<H: Harness>(engine: &mut 
     let mut consumer = consume(&broker, Queue::Outbound, 10).await;
     assert_quiet(&mut consumer).await;
     let mut sent = numbered(1);
-    // More precise than what is preserved.
+    // Whole milliseconds are kept; the rest is cut off.
     sent.accepted_at += Duration::from_micros(300);
     publish(&broker, &sent).await;
     let delivery = next(&mut consumer).await;
