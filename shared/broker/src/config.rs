@@ -4,7 +4,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use roundtrip_model::Check;
+use roundtrip_model::{Check, config::masked};
 
 roundtrip_model::section! {
     /// The section `broker` of the configuration.
@@ -56,24 +56,8 @@ impl Config {
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
-            .field("url", &Masked(&self.url))
+            .field("url", &masked(&self.url, SQLITE, &AMQP))
             .finish_non_exhaustive()
-    }
-}
-
-/// Shows the whole URL of a file. Of any other URL it shows only a known scheme, because a typing
-/// error can put a password in the scheme's place.
-struct Masked<'a>(&'a str);
-
-impl fmt::Debug for Masked<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.starts_with(SQLITE) {
-            return fmt::Debug::fmt(self.0, f);
-        }
-        match AMQP.iter().find(|scheme| self.0.starts_with(**scheme)) {
-            Some(scheme) => write!(f, "\"{scheme}…\""),
-            None => f.write_str("\"…\""),
-        }
     }
 }
 

@@ -222,6 +222,16 @@ impl Bounded for Duration {
     }
 }
 
+/// A URL for logs: the whole URL of a `file`, and only the scheme of any other. An unknown scheme is
+/// hidden too, because a mistyped URL may begin with the password.
+pub fn masked(url: &str, file: &str, schemes: &[&str]) -> String {
+    if url.starts_with(file) {
+        return url.to_owned();
+    }
+    let scheme = schemes.iter().find(|scheme| url.starts_with(**scheme));
+    format!("{}…", scheme.unwrap_or(&""))
+}
+
 /// An error and its sources in one line, each once: some repeat their source's text.
 pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();

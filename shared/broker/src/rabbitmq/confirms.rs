@@ -8,9 +8,13 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{PublishError, Queue};
+
+/// Maximum number of unconfirmed publishes of new messages, of answers, and of everything else. More
+/// would gain no speed, and this bounds the memory if the broker stops confirming.
+pub(super) const MAX_IN_FLIGHT: usize = 2048;
 
 /// The publishes that wait for their confirm.
 #[derive(Debug)]
@@ -25,6 +29,7 @@ pub(super) struct Confirms {
 #[derive(Debug)]
 struct Waiting {
     limit: Duration,
+    permits: Arc<Semaphore>,
     progress: Mutex<Progress>,
 }
 
@@ -39,6 +44,7 @@ impl Waiting {
     fn new(limit: Duration) -> Arc<Self> {
         Arc::new(Self {
             limit,
+            permits: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             progress: Mutex::default(),
         })
     }
@@ -99,6 +105,11 @@ impl Confirms {
             Queue::Callbacks if new => &self.callbacks,
             _ => &self.others,
         }
+    }
+
+    /// The permits of publishes of this kind.
+    pub(super) fn permits(&self, queue: Queue, new: bool) -> Arc<Semaphore> {
+        Arc::clone(&self.waiting(queue, new).permits)
     }
 
     /// Whether publishes of this kind are stuck.

@@ -12,23 +12,19 @@ use std::{
 
 use lapin::types::ShortString;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
     time::{Instant, timeout_at},
 };
 
 use super::{
-    confirms::Confirms,
+    confirms::{Confirms, MAX_IN_FLIGHT},
     endpoint::Endpoint,
     refusals::Refusals,
     status::StatusCell,
     topology::{Address, Topology},
     wire::Outgoing,
 };
-use crate::{PublishError, Queue, Status};
-
-/// Maximum number of unconfirmed publishes of new messages, of answers, and of everything else. More
-/// would gain no speed, and this bounds the memory if the broker stops confirming.
-const MAX_IN_FLIGHT: usize = 2048;
+use crate::{PublishError, Status};
 
 pub(super) type PublishResult = Result<(), PublishError>;
 
@@ -67,9 +63,6 @@ pub(super) struct Publisher {
     pub(super) refusals: Refusals,
     pub(super) confirms: Confirms,
     jobs: mpsc::UnboundedSender<Job>,
-    outbound: Arc<Semaphore>,
-    callbacks: Arc<Semaphore>,
-    others: Arc<Semaphore>,
 }
 
 impl Publisher {
@@ -78,7 +71,6 @@ impl Publisher {
         endpoint: &Endpoint,
         publish_timeout: Duration,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
-        let permits = || Arc::new(Semaphore::new(MAX_IN_FLIGHT));
         // Unbounded, yet it holds at most as many jobs as there are permits.
         let (sender, receiver) = mpsc::unbounded_channel();
         let publisher = Self {
@@ -86,9 +78,6 @@ impl Publisher {
             refusals: Refusals::default(),
             confirms: Confirms::new(publish_timeout),
             jobs: sender,
-            outbound: permits(),
-            callbacks: permits(),
-            others: permits(),
         };
         (Arc::new(publisher), receiver)
     }
@@ -99,12 +88,9 @@ impl Publisher {
         let mut sent = false;
         let publishing = async {
             // The semaphore is never closed.
-            let permits = match outgoing.to.queue() {
-                Queue::Outbound if outgoing.to.is_new() => &self.outbound,
-                Queue::Callbacks if outgoing.to.is_new() => &self.callbacks,
-                _ => &self.others,
-            };
-            let permit = Arc::clone(permits).acquire_owned().await.map_err(closed)?;
+            let to = outgoing.to;
+            let permits = self.confirms.permits(to.queue(), to.is_new());
+            let permit = permits.acquire_owned().await.map_err(closed)?;
             let (reply, answer) = oneshot::channel();
             sent = true;
             self.jobs
@@ -216,7 +202,7 @@ mod tests {
     use tokio::{select, time::timeout};
 
     use super::*;
-    use crate::{Config, Message, Route};
+    use crate::{Config, Message, Queue, Route};
 
     #[tokio::test]
     async fn answers_without_a_confirm_leave_places_for_messages() {

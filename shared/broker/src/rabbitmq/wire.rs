@@ -21,7 +21,6 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 use roundtrip_model::{Clock, DeadReason, decision::DeadKind, millis};
-use serde::de::{IntoDeserializer, value::Error as DecodeError};
 use time::OffsetDateTime;
 
 use super::{hash::fnv1a, topology::Address};
@@ -130,12 +129,7 @@ pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Mes
 
 /// Why a message is in a dead queue: the gateway, the broker or another program put it there.
 fn dead_reason(headers: &FieldTable) -> DeadReason {
-    let kind = string(headers, DEAD_KIND).and_then(|name| {
-        let kind: Result<DeadKind, DecodeError> =
-            serde::Deserialize::deserialize(name.into_deserializer());
-        kind.ok()
-    });
-    if let Some(kind) = kind {
+    if let Some(kind) = string(headers, DEAD_KIND).and_then(DeadKind::named) {
         return DeadReason::new(kind, string(headers, DEAD_DETAIL).unwrap_or_default());
     }
     let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get(X_DEATH) else {
