@@ -53,7 +53,7 @@ pub(super) async fn page(
                     Some(documents) => documents,
                     none => {
                         let found = channels
-                            .find(doc! { "$and": [range.bounds.clone(), candidates.clone()] })
+                            .find(both(range.bounds.clone(), candidates.clone()))
                             .sort(range.order.clone())
                             .projection(fields())
                             .batch_size(batch_size)
@@ -146,6 +146,32 @@ fn found(candidates: Candidates) -> Document {
     }
 }
 
+/// Both conditions, without an `$and` where that is possible: not every server looks within it for
+/// a field that has an index.
+fn both(mut one: Document, other: Document) -> Document {
+    let mut apart = Vec::new();
+    for (key, value) in other {
+        match (one.get_mut(&key), value) {
+            (None, value) => drop(one.insert(key, value)),
+            (Some(Bson::Document(known)), Bson::Document(more)) if agree(known, &more) => {
+                known.extend(more);
+            }
+            (Some(_), value) => apart.push(Bson::Document(doc! { key: value })),
+        }
+    }
+    if !apart.is_empty() {
+        apart.push(Bson::Document(one));
+        return doc! { "$and": apart };
+    }
+    one
+}
+
+/// Whether no operator has another operand in the other document.
+fn agree(one: &Document, other: &Document) -> bool {
+    let mut operators = other.iter();
+    operators.all(|(operator, operand)| one.get(operator).is_none_or(|known| known == operand))
+}
+
 fn fields() -> Document {
     FIELDS
         .map(|field| (field.to_owned(), Bson::Int32(1)))
@@ -185,10 +211,13 @@ fn ranges(request: &PageRequest) -> Vec<Range> {
     };
     // `$gte` an empty text matches every text, and only text.
     let by_id = |bounds: Document, last: Option<&Cursor>| Range {
-        bounds: doc! { "$and": [bounds, { "channel_id": last.map_or_else(
-            || doc! { "$gte": "" },
-            |last| doc! { after: last.channel_id.as_str() },
-        ) }] },
+        bounds: both(
+            bounds,
+            doc! { "channel_id": last.map_or_else(
+                || doc! { "$gte": "" },
+                |last| doc! { after: last.channel_id.as_str() },
+            ) },
+        ),
         order: doc! { "channel_id": order },
     };
     let nameless = |last| {
@@ -204,10 +233,13 @@ fn ranges(request: &PageRequest) -> Vec<Range> {
     let by_name = |last: Option<&Cursor>| Range {
         bounds: match last {
             None => named(doc! { "$gt": "" }),
-            Some(last) => doc! { "$and": [named(doc! { "$gt": "" })], "$or": [
-                { "channel_name": { after: last.value.as_str() } },
-                { "channel_name": last.value.as_str(), "channel_id": { after: last.channel_id.as_str() } },
-            ] },
+            Some(last) => both(
+                named(doc! { "$gt": "" }),
+                doc! { "$or": [
+                    { "channel_name": { after: last.value.as_str() } },
+                    { "channel_name": last.value.as_str(), "channel_id": { after: last.channel_id.as_str() } },
+                ] },
+            ),
         },
         order: doc! { "channel_name": order, "channel_id": order },
     };
@@ -224,5 +256,34 @@ fn ranges(request: &PageRequest) -> Vec<Range> {
         (SortField::ChannelName, Direction::Ascending) => vec![by_name(last)],
         (SortField::ChannelName, Direction::Descending) if was_nameless => vec![nameless(last)],
         (SortField::ChannelName, Direction::Descending) => vec![by_name(last), nameless(None)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_conditions_are_one_document_unless_they_disagree() {
+        let id = |operators: Document| doc! { "channel_id": operators };
+        for (one, other, expected) in [
+            (
+                id(doc! { "$gte": "" }),
+                doc! { "channel_tags": { "$in": ["t"] } },
+                doc! { "channel_id": { "$gte": "" }, "channel_tags": { "$in": ["t"] } },
+            ),
+            (
+                id(doc! { "$gt": "a" }),
+                id(doc! { "$gte": "", "$lt": "c" }),
+                id(doc! { "$gt": "a", "$gte": "", "$lt": "c" }),
+            ),
+            (
+                id(doc! { "$gt": "a" }),
+                id(doc! { "$gt": "b" }),
+                doc! { "$and": [id(doc! { "$gt": "b" }), id(doc! { "$gt": "a" })] },
+            ),
+        ] {
+            assert_eq!(both(one, other), expected);
+        }
     }
 }
