@@ -227,7 +227,7 @@ async fn replays_are_listed_page_by_page(setup: Setup) -> anyhow::Result<Account
 }
 
 async fn a_key_has_a_few_replays_running_and_no_more(setup: Setup) -> anyhow::Result<Accounted> {
-    let (gateway, channel, _) = with_dead_letters(setup, &["c"], 60).await?;
+    let (gateway, _channel, _) = with_dead_letters(setup, &["c"], 60).await?;
     for _ in 0..10 {
         replay_slowly(&gateway, "c").await?.expect(202)?;
     }
@@ -245,7 +245,9 @@ async fn a_key_has_a_few_replays_running_and_no_more(setup: Setup) -> anyhow::Re
         cancel(&gateway, &format!("/replays/{id}")).await?;
     }
     replay_slowly(&gateway, "c").await?.expect(202)?;
-    gateway.finish(&[&channel]).await
+    gateway
+        .finish_unaccounted("a running replay may just have put a letter back")
+        .await
 }
 
 async fn a_new_replay_names_its_unknown_ids(setup: Setup) -> anyhow::Result<Accounted> {
