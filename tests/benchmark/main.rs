@@ -9,6 +9,7 @@ mod isolation;
 mod measure;
 mod memory;
 mod options;
+mod queries;
 mod raw_rabbitmq;
 mod raw_sqlite;
 mod results;
@@ -75,6 +76,10 @@ async fn main() -> anyhow::Result<ExitCode> {
                 answers::run(&options, &engines).await.map(exit_code)
             }
             Command::Memory(options) => memory(&options).await,
+            Command::Queries(options) => {
+                queries::run(&options).await?;
+                Ok(ExitCode::SUCCESS)
+            }
         }
     };
     let mut interrupt = signal(SignalKind::interrupt())?;

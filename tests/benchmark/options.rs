@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Answers(Answers),
     /// Queues messages for dead endpoints and measures the memory of every role.
     Memory(Memory),
+    /// Measures how long queries of many channels take.
+    Queries(Queries),
 }
 
 #[derive(Debug, Args)]
@@ -71,6 +73,18 @@ impl Run {
             body_bytes: self.body_bytes,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Queries {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Channels in the store.
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) channels: usize,
+    /// Runs of each query; the report shows their median.
+    #[arg(long, default_value_t = 7)]
+    pub(crate) repeat: usize,
 }
 
 #[derive(Debug, Args)]

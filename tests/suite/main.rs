@@ -6,7 +6,6 @@ mod setups;
 mod bad_input;
 mod broker_contract;
 mod callbacks;
-mod channel_queries;
 mod cluster;
 #[path = "../contract/suites.rs"]
 mod contract;
