@@ -7,7 +7,7 @@ use super::{
     DELAY, Engine, Harness, LIMIT, LONG_DELAY, consume, next, numbered, publish, settle,
     until_count,
 };
-use crate::{Message, Queue, Route};
+use crate::{Message, Queue, Route, SharedBroker};
 
 fn refused() -> DeadReason {
     DeadReason::new(DeadKind::Refused, "answered 422: \"no such room\" \u{2713}")
@@ -149,16 +149,23 @@ pub async fn a_delay_outlasts_reopening<H: Harness>(engine: &mut Engine<H>) {
     settle(delivery, Decision::Done).await;
 }
 
+/// Publishes an outbound message that was attempted so often, settles it, and returns it as it was
+/// published.
+async fn settle_one(broker: &SharedBroker, attempts: u32, decision: Decision) -> Message {
+    let sent = Message {
+        attempts,
+        ..numbered(1)
+    };
+    publish(broker, &sent).await;
+    let mut consumer = consume(broker, Queue::Outbound, 1).await;
+    settle(next(&mut consumer).await, decision).await;
+    sent
+}
+
 /// With its reason, its attempts and its body; it has left the work queue for good.
 pub async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
-    let sent = Message {
-        attempts: 4,
-        ..numbered(1)
-    };
-    publish(&broker, &sent).await;
-    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
-    settle(next(&mut consumer).await, Decision::DeadLetter(refused())).await;
+    let sent = settle_one(&broker, 4, Decision::DeadLetter(refused())).await;
     let dead = Message {
         attempts: 5,
         dead: Some(refused()),
@@ -169,7 +176,7 @@ pub async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engi
     let delivery = next(&mut dead_letters).await;
     assert_eq!(*delivery.message(), dead);
     delivery.release();
-    drop((consumer, dead_letters));
+    drop(dead_letters);
 
     let broker = engine.reopen(broker).await;
     until_count(&broker, Queue::Outbound, 0).await;
@@ -183,13 +190,7 @@ pub async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engi
 /// Its attempts are those that were made before.
 pub async fn a_rejected_message_counts_no_attempt<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
-    let sent = Message {
-        attempts: 4,
-        ..numbered(1)
-    };
-    publish(&broker, &sent).await;
-    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
-    settle(next(&mut consumer).await, Decision::Reject(refused())).await;
+    let sent = settle_one(&broker, 4, Decision::Reject(refused())).await;
     let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
     let delivery = next(&mut dead_letters).await;
     assert_eq!(delivery.message().attempts, sent.attempts);
