@@ -371,8 +371,8 @@ async fn connected(
     .await
 }
 
-/// The consumed queues without exactly one consumer, of which there is one process each. A queue
-/// that no message needed may get its consumer a moment later, so this waits until `deadline`.
+/// The queues whose number of consumers is not one, and that number. In this run one process consumes
+/// each queue. An unused queue may get its consumer late, so this waits for it until `deadline`.
 async fn consumers(
     cluster: &Cluster,
     namespace: &str,

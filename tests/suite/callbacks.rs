@@ -307,7 +307,7 @@ async fn readiness_warns_of_answers_with_tokens_of_another_key(
     assert_eq!(status, 200, "{readiness}");
     let warnings = readiness["warnings"].to_string();
     assert!(warnings.contains("1 answers were refused"), "{readiness}");
-    assert!(warnings.contains("one CALLBACK_SECRET"), "{readiness}");
+    assert!(warnings.contains("same CALLBACK_SECRET"), "{readiness}");
     gateway
         .until_logged(
             Role::Ingress,

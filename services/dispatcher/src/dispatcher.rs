@@ -30,7 +30,8 @@ const GONE: u16 = 410;
 const DELETED: &str = "the channel was deleted after the message was accepted, and another channel \
                        has its id now; a replay sends the message to that one";
 
-/// While the store is unavailable, each attempt at a gone channel fails to pause it.
+/// Limits the warnings that a channel was not paused after a 410. While the store is unavailable,
+/// every such delivery would log one.
 static NOT_PAUSED: LogThrottle = LogThrottle::new();
 
 pub struct Dispatcher {

@@ -97,7 +97,7 @@ async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
     if operations.is_development && foreign > 0 {
         warnings.push(format!(
             "{foreign} answers were refused: their tokens were made with another CALLBACK_SECRET or \
-             callback.key; give the ingress and the dispatcher one CALLBACK_SECRET"
+             callback.key; set the same CALLBACK_SECRET for the ingress and the dispatcher"
         ));
     }
     let mut body = json!({

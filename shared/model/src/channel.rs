@@ -11,6 +11,10 @@ use url::{ParseError, Url};
 pub use crate::field_error::FieldError;
 use crate::{ids::ChannelId, settings};
 
+/// The problem with an integer that a double would round.
+pub const INEXACT_INTEGER: &str =
+    "is an integer outside of -9223372036854775808 to 9223372036854775807; send it as a string";
+
 /// The key of `channel_metadata` that holds the URL for deliveries.
 pub const ENDPOINT_URL: &str = "endpoint_url";
 

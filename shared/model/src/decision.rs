@@ -15,7 +15,8 @@ pub enum Decision {
     /// The attempt failed, and no retry can help, or none is left. Move it to the dead queue; it
     /// counts as an attempt.
     DeadLetter(DeadReason),
-    /// No attempt was made, and none can ever be. Move it to the dead queue.
+    /// The message is refused before an attempt. Move it to the dead queue; this does not count as an
+    /// attempt.
     Reject(DeadReason),
     /// Deliver again after this time, which does not count as an attempt. No attempt was made, or
     /// the endpoint returned 410 and its channel is paused.

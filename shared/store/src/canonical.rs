@@ -4,7 +4,10 @@
 //! beyond signed 64 bits and no NUL in a key, and it bounds depth and size; SQLite gets the same
 //! limits. Other values are refused by their path; nothing is rounded or left out.
 
-use roundtrip_model::{Channel, ChannelPatch, StoredChannel, channel::FieldError};
+use roundtrip_model::{
+    Channel, ChannelPatch, StoredChannel,
+    channel::{FieldError, INEXACT_INTEGER},
+};
 use serde_json::{Map, Number, Value};
 
 use crate::{ChannelError, document::METADATA};
@@ -19,10 +22,6 @@ pub(crate) const MAX_METADATA_VALUES: usize = 10_000;
 
 /// The longest path that an error names.
 const MAX_SHOWN_BYTES: usize = 256;
-
-/// The problem with a number that is not [kept](is_kept).
-pub(crate) const NUMBER_PROBLEM: &str = "must be an integer from -9223372036854775808 to 9223372036854775807; a larger one must be a \
-     string";
 
 /// The channel in its stored form.
 pub(crate) fn channel(channel: &Channel) -> Result<StoredChannel, ChannelError> {
@@ -101,7 +100,7 @@ impl Check {
             return Err(format!("must have at most {MAX_METADATA_VALUES} values"));
         }
         match value {
-            Value::Number(number) if !is_kept(number) => Err(NUMBER_PROBLEM.to_owned()),
+            Value::Number(number) if !is_kept(number) => Err(INEXACT_INTEGER.to_owned()),
             Value::Object(fields) => self.object(fields),
             Value::Array(values) => self.within(|check| {
                 values.iter().enumerate().try_for_each(|(at, value)| {

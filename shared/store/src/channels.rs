@@ -1,6 +1,7 @@
 //! Storage for channels.
 //!
-//! Invariant: a channel is read and changed as a whole, whoever else writes to the database.
+//! Invariant: each call reads or changes a channel atomically, also while other clients write to the
+//! database.
 
 use std::sync::Arc;
 

@@ -191,7 +191,7 @@ async fn create_large(harness: &impl Harness, names: &[&str]) {
     }
 }
 
-/// A page may then be shorter than its limit.
+/// A page ends when the query's budget is used up, even if it has fewer channels than its limit.
 pub(crate) async fn a_page_ends_with_the_budget_and_the_next_goes_on(harness: &impl Harness) {
     let names = ["a", "large-1", "large-2", "z"];
     create_large(harness, &names).await;

@@ -73,8 +73,8 @@ impl Refusals {
     fn report(&self) {
         let taken = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
         let unknown_key = taken(&self.unknown_key);
-        let remedy =
-            (unknown_key > 0).then_some("give the ingress and the dispatcher one CALLBACK_SECRET");
+        let remedy = (unknown_key > 0)
+            .then_some("set the same CALLBACK_SECRET for the ingress and the dispatcher");
         tracing::warn!(
             missing = taken(&self.missing),
             malformed = taken(&self.malformed),

@@ -106,8 +106,9 @@ impl Ingress {
 /// longer than before.
 ///
 /// # Errors
-/// If more than [`MAX_SECRETS`] would sign: the time at which the first of them ends. None is ended
-/// early, because its receiver relies on the announced time. A rotation without overlap ends all.
+/// If more than [`MAX_SECRETS`] would sign: returns the time at which the earliest one ends. An old
+/// secret keeps its announced end, because receivers rely on it. A rotation without overlap ends all
+/// old secrets.
 fn rotated(
     sealed: String,
     older: &[SealedSecret],

@@ -107,7 +107,7 @@ async fn waiting(
     }
 }
 
-/// Why an answer waits, if the latest step of an answer was a wait.
+/// Why an answer waits; `None` unless the latest event of an answer is a wait.
 fn answer_waits(timeline: &[Entry]) -> Option<WaitReason> {
     timeline
         .iter()

@@ -9,6 +9,7 @@
 
 use std::{borrow::Cow, cell::Cell, collections::HashSet, fmt};
 
+use roundtrip_model::channel::INEXACT_INTEGER;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor},
@@ -122,13 +123,8 @@ impl Checked<'_> {
     }
 
     fn number<E: Error>(self) -> Result<(), E> {
-        let left = self.exact.get().checked_sub(1).ok_or_else(|| {
-            E::custom(format_args!(
-                "must be an integer from {} to {}; a larger one must be a string",
-                i64::MIN,
-                i64::MAX
-            ))
-        })?;
+        let left = self.exact.get().checked_sub(1);
+        let left = left.ok_or_else(|| E::custom(INEXACT_INTEGER))?;
         self.exact.set(left);
         Ok(())
     }

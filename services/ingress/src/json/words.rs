@@ -213,8 +213,7 @@ mod tests {
         "/channel",
         json!({"channel_id": "d", "channel_metadata": {"a": 12_345_678_901_234_567_890_u64}}),
         "channel_metadata.a",
-        "must be an integer from -9223372036854775808 to 9223372036854775807; a larger one must be \
-         a string"
+        "is an integer outside of -9223372036854775808 to 9223372036854775807; send it as a string"
     )]
     #[case(
         "/channel/message",

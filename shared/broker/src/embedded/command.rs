@@ -1,9 +1,9 @@
 //! The writer's commands, how many of them share a transaction, and the leases whose end is a
 //! command.
 //!
-//! Invariants: every command gets its result through the sender it carries. A sender that is dropped
-//! unused means that the broker is gone. The writer hears of the end of each lease exactly once,
-//! whether it was settled, released or dropped at any point.
+//! Invariants: a command's result goes to the sender that the command carries. If that sender is
+//! dropped unused, the broker is gone. Each lease sends one command when it ends: `Settle`, or
+//! `Release` if it is released or dropped unsettled.
 
 use std::sync::mpsc;
 

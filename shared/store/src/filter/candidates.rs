@@ -18,8 +18,8 @@ const MAX_TEXTS: usize = 100;
 pub(crate) enum Candidates {
     /// Those with these ids.
     Ids(BTreeSet<String>),
-    /// Those with one of these texts, of which there is one, in the field. If the field has an
-    /// array: with an element that is one of the texts.
+    /// Those whose field is one of these texts, or an array with one of them. There is at least one
+    /// text.
     Texts(&'static str, BTreeSet<String>),
     /// Those with ids between these.
     Range(Bound<String>, Bound<String>),

@@ -3,6 +3,7 @@
 //! Invariant: an unlisted operator is refused at any depth, and the result is bounded in depth and
 //! size.
 
+use roundtrip_model::channel::INEXACT_INTEGER;
 use serde_json::{Map, Value};
 
 use super::{
@@ -345,9 +346,7 @@ impl Parser {
 
     fn plain(&mut self, json: &Value) -> Result<(), FilterError> {
         match json {
-            Value::Number(number) if !canonical::is_kept(number) => {
-                self.fail(canonical::NUMBER_PROBLEM)
-            }
+            Value::Number(number) if !canonical::is_kept(number) => self.fail(INEXACT_INTEGER),
             Value::Array(array) => array
                 .iter()
                 .enumerate()
