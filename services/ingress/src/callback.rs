@@ -1,9 +1,8 @@
 //! `POST /webhook-response`: a channel's answer.
 //!
 //! Invariant: a bad token is refused before the body is read, and the check costs one MAC. The
-//! reason is counted ([`Refusals`](refusals::Refusals)) and not answered, except that the channel of
-//! a good token is deleted. A good token is
-//! limited by [`AnswerLimits`](crate::limits::AnswerLimits).
+//! reason is counted ([`Refusals`](refusals::Refusals)). The response gives it only if the channel of
+//! a good token was deleted. [`AnswerLimits`](crate::limits::AnswerLimits) limit a good token.
 
 pub(crate) mod refusals;
 

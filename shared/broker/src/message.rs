@@ -39,6 +39,15 @@ pub enum Queue {
     JournalDead,
 }
 
+// A queue's place in `ALL` is its discriminant: arrays with an item for each queue rely on it.
+const _: () = {
+    let mut at = 0;
+    while at < Queue::ALL.len() {
+        assert!(Queue::ALL[at] as usize == at);
+        at += 1;
+    }
+};
+
 impl Queue {
     /// Every queue.
     pub const ALL: [Self; 6] = [

@@ -1,4 +1,5 @@
-//! Private files and folders, and who else may read them.
+//! Private files and folders, and who else may read them. An existing file is neither opened nor
+//! changed.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},

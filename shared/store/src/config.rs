@@ -5,7 +5,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use roundtrip_model::Check;
+use roundtrip_model::{Check, config::masked};
 
 roundtrip_model::section! {
     /// The store's section of the configuration.
@@ -43,7 +43,7 @@ impl Config {
     /// The URL for logs: a file's whole URL, and only the scheme of any other.
     #[must_use]
     pub fn shown_url(&self) -> String {
-        masked(&self.url)
+        masked(&self.url, SQLITE, &MONGODB)
     }
 
     /// The file of the embedded engine, if the URL chooses it.
@@ -60,23 +60,13 @@ impl Config {
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
-            .field("url", &masked(&self.url))
+            .field("url", &self.shown_url())
             .finish_non_exhaustive()
     }
 }
 
 pub(crate) const SQLITE: &str = "sqlite:";
 pub(crate) const MONGODB: [&str; 2] = ["mongodb://", "mongodb+srv://"];
-
-/// The whole URL of a file, and only the scheme of any other. An unknown scheme is hidden too,
-/// because a mistyped URL may begin with the password.
-fn masked(url: &str) -> String {
-    if url.starts_with(SQLITE) {
-        return url.to_owned();
-    }
-    let scheme = MONGODB.iter().find(|scheme| url.starts_with(**scheme));
-    format!("{}…", scheme.unwrap_or(&""))
-}
 
 #[cfg(test)]
 mod tests {
@@ -92,7 +82,7 @@ mod tests {
     #[case("user:secret://host/", "…")]
     #[case("sqlite:data/store.db", "sqlite:data/store.db")]
     fn printed_configuration_contains_no_credentials(#[case] url: &str, #[case] printed: &str) {
-        assert_eq!(masked(url), printed);
+        assert_eq!(masked(url, SQLITE, &MONGODB), printed);
         let config = Config {
             url: url.to_owned(),
             ..Config::default()

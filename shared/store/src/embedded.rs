@@ -1,8 +1,8 @@
 //! The embedded engine: a store in one SQLite file, which several processes may share.
 //!
 //! Invariant: a write reads, checks and writes in one transaction, and is confirmed only after
-//! SQLite synced it (`synchronous=FULL`). A query scans in the requested order and holds one page
-//! in memory. No other kind of read waits for a query.
+//! SQLite synced it (`synchronous=FULL`). A query evaluates its candidates in the requested order
+//! and holds one page in memory. No other kind of read waits for a query.
 
 mod dead_letters;
 mod file;

@@ -42,10 +42,7 @@ pub use ledger::{
 };
 pub use open::open;
 pub use open_error::OpenError;
-pub use page::{
-    ChannelPage, Cursor, DEFAULT_LIMIT, Direction, MAX_LIMIT, MAX_PAGE_BYTES, PageRequest, Sort,
-    SortField,
-};
+pub use page::{ChannelPage, Cursor, Direction, MAX_PAGE_BYTES, PageRequest, Sort, SortField};
 pub use secrets::{SealedSecret, Secrets, SharedSecrets, Signing};
 pub use store::{SharedStore, Store};
 pub use target::DeliveryTarget;

@@ -5,18 +5,16 @@ use serde_json::{Map, Value};
 
 use crate::document;
 
-/// The most channels on one page.
-pub const MAX_LIMIT: u16 = 1000;
 /// The most bytes of documents on one page. A page ends before the document that would exceed it,
 /// unless that is the first; the next page begins there.
 pub const MAX_PAGE_BYTES: usize = 4 << 20;
 /// The default length of a page.
-pub const DEFAULT_LIMIT: u16 = 100;
+const DEFAULT_LIMIT: u16 = 100;
 
 /// The request for a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageRequest {
-    /// From 1 to [`MAX_LIMIT`].
+    /// From 1 to [`MAX_PAGE`](crate::MAX_PAGE).
     pub limit: u16,
     /// The order.
     pub sort: Sort,

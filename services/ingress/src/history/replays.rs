@@ -216,10 +216,11 @@ async fn unknown_letters(
             unknown.remove(&letter.dead_id);
             unknown.remove(&letter.parcel_id);
         }
-        let Some(last) = letters.into_iter().next_back() else {
+        let is_last = letters.len() < usize::from(MAX_PAGE);
+        after = letters.into_iter().next_back().map(|last| last.dead_id);
+        if is_last {
             break;
-        };
-        after = Some(last.dead_id);
+        }
     }
     Ok(Unknown { unknown_ids })
 }

@@ -201,22 +201,12 @@ async fn an_api_key_is_removed_long_after_its_end() {
     );
 }
 
-/// A clock that stands still.
-#[derive(Debug)]
-struct Still(OffsetDateTime);
-
-impl Clock for Still {
-    fn now(&self) -> OffsetDateTime {
-        self.0
-    }
-}
-
 #[tokio::test]
 async fn old_records_are_removed_automatically() {
     let (_folder, store) = store().await;
     let id = message_id(OLD, 0);
     store.record(&[accepted(id, OLD)]).await.unwrap();
-    let store = store.keeping(Duration::from_mins(1), Arc::new(Still(NEW)));
+    let store = store.keeping(Duration::from_mins(1), Arc::new(NEW));
     let gone = async {
         while store.message(&id).await.unwrap().is_some() {
             tokio::task::yield_now().await;
