@@ -80,7 +80,7 @@ pub enum Event {
 }
 
 named! {
-    /// Why a message is snoozed.
+    /// Why a message waits.
     pub enum WaitReason {
         /// The channel is paused, by an operator or by its endpoint's 410.
         ChannelPaused = "channel_paused",
@@ -95,6 +95,10 @@ named! {
         /// The channel has reached its limit of concurrent deliveries.
         ChannelAtCapacity = "channel_at_capacity",
         RateLimited = "rate_limited",
+        /// An attempt failed, and the next one follows by the retry schedule.
+        Retry = "retry",
+        /// The producer asked for a delivery at a later time.
+        Scheduled = "scheduled",
     }
 }
 
@@ -122,10 +126,14 @@ impl WaitReason {
                 "the channel has reached its limit of concurrent deliveries (max_in_flight)"
             }
             Self::RateLimited => "the channel has reached rate_per_second",
+            Self::Retry => {
+                "the last attempt failed; the next one follows by the channel's retry schedule"
+            }
+            Self::Scheduled => "the message is scheduled for a later time (deliver_at)",
         }
     }
 
-    /// Whether it lasts until somebody acts. Capacity and rate limits end by themselves.
+    /// Whether it lasts until somebody acts. The others end by themselves.
     pub const fn lasts(self) -> bool {
         matches!(
             self,
