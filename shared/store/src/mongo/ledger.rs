@@ -3,6 +3,7 @@
 //! Invariant: a write never depends on an earlier read, unless its filter names the value that was
 //! read. So any number of processes may write concurrently. Times are milliseconds, as in MongoDB.
 
+mod bulk;
 mod dead_letters;
 mod idempotency;
 mod journal;
@@ -65,6 +66,11 @@ fn binary(bytes: &Bytes) -> Binary {
         subtype: BinarySubtype::Generic,
         bytes: bytes.to_vec(),
     }
+}
+
+/// The body of a document that was read without it.
+fn no_body() -> Binary {
+    binary(&Bytes::new())
 }
 
 /// A document that Roundtrip did not write.

@@ -5,14 +5,13 @@
 
 use async_trait::async_trait;
 use bson::{Binary, DateTime, Document, doc};
-use bytes::Bytes;
 use mongodb::{Collection, error::Error};
 use roundtrip_model::{ChannelId, DeadReason, MessageId, ReplayId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::MongoStore, Asked, DEAD_LETTERS, Unreadable, binary, document, name, of_channels,
-    read_time, rows, stored, stored_from, texts, unless_there,
+    super::MongoStore, Asked, DEAD_LETTERS, Unreadable, binary, document, name, no_body,
+    of_channels, read_time, rows, stored, stored_from, texts, unless_there,
 };
 use crate::{
     DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, MAX_PAGE, QueryError, Unavailable,
@@ -243,10 +242,6 @@ struct LetterRow {
     body: Binary,
     /// Written in every document, so that an index finds those with `false`.
     replayed: bool,
-}
-
-fn no_body() -> Binary {
-    binary(&Bytes::new())
 }
 
 impl LetterRow {

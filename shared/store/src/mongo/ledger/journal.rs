@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    super::MongoStore, Asked, ENTRIES, MESSAGES, Unreadable, document, of_channels, read_time, row,
-    rows, stored, texts, unless_there,
+    super::MongoStore, Asked, ENTRIES, MESSAGES, Unreadable, bulk, document, of_channels,
+    read_time, row, rows, stored, texts, unless_there,
 };
 use crate::{
     Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, QueryError,
@@ -38,7 +38,7 @@ impl Journal for MongoStore {
         let commands = update::commands(entries);
         self.run(move |database| async move {
             for updates in commands {
-                update::send(&database, updates).await?;
+                bulk::update(&database, MESSAGES, updates).await?;
             }
             let inserted = database
                 .collection::<Document>(ENTRIES)

@@ -7,7 +7,7 @@ use roundtrip_model::{
 use serde_json::value::RawValue;
 use time::macros::datetime;
 
-use super::*;
+use super::{super::super::MESSAGES, *};
 
 /// The server refuses larger commands.
 const SERVER_LIMIT: usize = 16 << 20;
