@@ -10,11 +10,13 @@ mod ledger_journal;
 mod ledger_keys;
 mod ledger_messages;
 mod ledger_replays;
+mod ledger_waiting;
 mod pages;
 mod pause;
 mod query;
 mod samples;
 mod secrets;
+mod waiting_channels;
 mod write;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -31,10 +33,12 @@ pub(crate) use ledger_journal::*;
 pub(crate) use ledger_keys::*;
 pub(crate) use ledger_messages::*;
 pub(crate) use ledger_replays::*;
+pub(crate) use ledger_waiting::*;
 pub(crate) use pages::*;
 pub(crate) use pause::*;
 pub(crate) use query::*;
 pub(crate) use secrets::*;
+pub(crate) use waiting_channels::*;
 pub(crate) use write::*;
 
 use roundtrip_store::{ChannelError, Channels, SharedStore};
@@ -176,6 +180,30 @@ macro_rules! store_contract {
             an_expired_reservation_is_taken_over,
             a_key_is_settled_by_its_own_message,
             only_one_of_many_requests_reserves_a_key,
+            a_waiting_message_reads_back_unchanged,
+            a_message_that_is_put_again_is_unchanged,
+            a_later_attempt_replaces_an_earlier_one_only,
+            of_many_puts_of_one_message_the_latest_attempt_stays,
+            due_messages_come_by_their_due_times_and_then_ids,
+            a_message_is_not_due_before_its_time,
+            pages_of_large_waiting_messages_end_early,
+            a_settled_message_is_gone_or_due_later,
+            a_settlement_of_a_replaced_message_changes_nothing,
+            a_channels_messages_are_made_due,
+            one_message_is_made_due,
+            a_removed_waiting_message_is_returned_once,
+            a_summary_counts_a_channels_messages_by_reason,
+            waiting_messages_are_listed_by_channel_and_session,
+            a_channel_has_one_owner_at_a_time,
+            a_lease_that_ended_lets_another_claim_the_channel,
+            channels_that_waited_longest_are_claimed_first,
+            a_yielded_channel_is_looked_at_in_time,
+            a_channel_without_messages_is_not_looked_at,
+            a_put_has_its_channel_looked_at,
+            a_put_during_a_lease_outlasts_it,
+            a_wake_has_its_channel_looked_at,
+            a_wake_during_a_lease_outlasts_it,
+            puts_and_yields_at_once_lose_no_message,
             an_api_key_reads_back_unchanged,
             a_revoked_key_is_active_no_more,
             a_key_that_expires_is_active_until_then,

@@ -5,7 +5,7 @@
 use mongodb::Client;
 
 /// Every collection of the store.
-const COLLECTIONS: [&str; 8] = [
+const COLLECTIONS: [&str; 10] = [
     "api_keys",
     "channel_secrets",
     "channels",
@@ -14,6 +14,8 @@ const COLLECTIONS: [&str; 8] = [
     "idempotency",
     "messages",
     "replays",
+    "waiting",
+    "waiting_channels",
 ];
 
 /// Makes them in a database that does not have them yet.

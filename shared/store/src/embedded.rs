@@ -15,6 +15,7 @@ mod rows;
 mod scan;
 mod schema;
 mod secrets;
+mod waiting;
 
 use async_trait::async_trait;
 use roundtrip_model::{

@@ -1,14 +1,15 @@
-//! Storage for messages: their journal, their dead letters, the replays of those, and the
-//! producers' idempotency keys. Each has a trait and its types.
+//! Storage for messages: their journal, their dead letters, the replays of those, the messages that
+//! wait long, and the producers' idempotency keys. Each has a trait and its types.
 //!
-//! Invariant: what a queue may redeliver ([`Journal::record`], [`DeadLetters::insert`]) changes
-//! nothing the second time, in any order.
+//! Invariant: what a queue may redeliver ([`Journal::record`], [`DeadLetters::insert`],
+//! [`WaitingRoom::put_waiting`]) changes nothing the second time, in any order.
 
 mod dead_letters;
 mod idempotency;
 mod journal;
 mod projection;
 mod replays;
+mod waiting;
 
 pub use dead_letters::{DeadFilter, DeadLetter, DeadLetters, DeadQueue};
 pub use idempotency::{Idempotency, Reservation};
@@ -19,9 +20,14 @@ pub use replays::{
     MAX_RUNNING_REPLAYS, Progress, Replay, ReplayError, ReplayFilter, ReplaySource, ReplayStatus,
     Replays,
 };
+pub use waiting::{
+    SettledRow, Settlement, WaitingCursor, WaitingFilter, WaitingMessage, WaitingRoom,
+    WaitingSelection, WaitingSummary,
+};
 
 pub(crate) use journal::{first_message_id, timeline};
 pub(crate) use projection::MessageProjection;
+pub(crate) use waiting::earliest_due;
 
 /// The most messages, or dead letters, on one page.
 pub const MAX_PAGE: u16 = 1000;

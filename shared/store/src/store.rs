@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::{ApiKeys, Channels, DeadLetters, Idempotency, Journal, Replays, Secrets};
+use crate::{ApiKeys, Channels, DeadLetters, Idempotency, Journal, Replays, Secrets, WaitingRoom};
 
 /// A whole store. A role takes the trait that it needs; an `Arc<dyn Store>` converts to each.
 pub trait Store:
-    Channels + Secrets + Journal + DeadLetters + Replays + Idempotency + ApiKeys
+    Channels + Secrets + Journal + DeadLetters + Replays + WaitingRoom + Idempotency + ApiKeys
 {
 }
 
 impl<T> Store for T where
-    T: Channels + Secrets + Journal + DeadLetters + Replays + Idempotency + ApiKeys
+    T: Channels + Secrets + Journal + DeadLetters + Replays + WaitingRoom + Idempotency + ApiKeys
 {
 }
 

@@ -83,7 +83,7 @@ impl Columns<'_> {
     }
 }
 
-fn time(millis: i64) -> rusqlite::Result<OffsetDateTime> {
+pub(super) fn time(millis: i64) -> rusqlite::Result<OffsetDateTime> {
     millis::time(millis).map_err(unreadable)
 }
 

@@ -14,6 +14,7 @@ pub(super) const SCHEMA: Schema = Schema {
         UIDS,
         REPLAY_TURNS,
         CHANNEL_TEXTS,
+        WAITING,
     ],
 };
 
@@ -202,3 +203,41 @@ const CHANNEL_TEXTS: &str = r#"
     END;
     INSERT OR IGNORE INTO channel_texts SELECT * FROM texts_of_channels;
 "#;
+
+/// Version 9. Messages that wait, and the channels that they wait for.
+///
+/// A body has a table of its own, so that a change of the due time does not rewrite it. `look_at` of
+/// a leased channel is the end of its lease. `look_again_at` is the earliest time for which a put or
+/// a wake has asked since the claim.
+const WAITING: &str = "
+    CREATE TABLE waiting (
+        row_id INTEGER NOT NULL PRIMARY KEY,
+        message_id TEXT NOT NULL UNIQUE,
+        channel_id TEXT NOT NULL,
+        session_id TEXT NOT NULL,
+        replay_count INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        accepted_at INTEGER NOT NULL,
+        due_at INTEGER NOT NULL,
+        reason TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX waiting_by_due_time ON waiting (channel_id, due_at, message_id);
+    CREATE INDEX waiting_by_channel ON waiting (channel_id, message_id, reason, accepted_at);
+    CREATE INDEX waiting_by_session ON waiting (session_id, message_id);
+
+    CREATE TABLE waiting_bodies (
+        row_id INTEGER NOT NULL PRIMARY KEY,
+        body BLOB NOT NULL
+    ) STRICT;
+    CREATE TRIGGER waiting_removed AFTER DELETE ON waiting BEGIN
+        DELETE FROM waiting_bodies WHERE row_id = old.row_id;
+    END;
+
+    CREATE TABLE waiting_channels (
+        channel_id TEXT NOT NULL PRIMARY KEY,
+        look_at INTEGER NOT NULL,
+        look_again_at INTEGER,
+        owner TEXT
+    ) STRICT;
+    CREATE INDEX waiting_channels_by_time ON waiting_channels (look_at, channel_id);
+";

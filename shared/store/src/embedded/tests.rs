@@ -1,5 +1,6 @@
 mod queries;
 mod retention;
+mod waiting_rows;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -8,7 +9,7 @@ use rusqlite::TransactionBehavior;
 use serde_json::json;
 
 use super::{schema::SCHEMA, *};
-use crate::Journal;
+use crate::{Journal, WaitingRoom, WaitingSummary};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -96,6 +97,8 @@ async fn a_file_of_version_1_keeps_its_channels_and_is_upgraded() {
         assert_ne!(uid, String::new().into());
         let id = roundtrip_model::MessageId::generate();
         assert!(store.message(&id).await.unwrap().is_none());
+        let waiting = store.waiting_summary(&"c".parse().unwrap()).await;
+        assert_eq!(waiting.unwrap(), WaitingSummary::default());
     }
 }
 

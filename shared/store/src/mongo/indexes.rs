@@ -15,7 +15,9 @@ use tracing::warn;
 
 use super::{
     CHANNELS, DUPLICATE_KEY, channels,
-    ledger::{API_KEYS, DEAD_LETTERS, ENTRIES, IDEMPOTENCY, MESSAGES, REPLAYS},
+    ledger::{
+        API_KEYS, DEAD_LETTERS, ENTRIES, IDEMPOTENCY, MESSAGES, REPLAYS, WAITING, WAITING_CHANNELS,
+    },
 };
 
 /// The server's error codes for an index that exists with other options or under another name, and
@@ -64,7 +66,7 @@ pub(super) struct Needed {
 
 /// The indexes of the collections. Those of channels have the id after each text, so that a page is
 /// read in its order.
-pub(super) const NEEDED: [Needed; 7] = [
+pub(super) const NEEDED: [Needed; 9] = [
     Needed {
         collection: CHANNELS,
         expiring: None,
@@ -118,6 +120,21 @@ pub(super) const NEEDED: [Needed; 7] = [
         collection: API_KEYS,
         expiring: Some("ends_at"),
         keys: &[],
+    },
+    Needed {
+        collection: WAITING,
+        expiring: None,
+        keys: &[
+            &["channel_id", "due_at", "_id"],
+            // The last two fields keep a summary from reading the documents.
+            &["channel_id", "_id", "reason", "accepted_at"],
+            &["session_id", "_id"],
+        ],
+    },
+    Needed {
+        collection: WAITING_CHANNELS,
+        expiring: None,
+        keys: &[&["look_at", "_id"]],
     },
 ];
 

@@ -9,6 +9,7 @@ mod idempotency;
 mod journal;
 mod keys;
 mod replays;
+mod waiting;
 
 use std::{collections::BTreeSet, error, time::Duration};
 
@@ -36,6 +37,8 @@ pub(super) const DEAD_LETTERS: &str = "dead_letters";
 pub(super) const REPLAYS: &str = "replays";
 pub(super) const IDEMPOTENCY: &str = "idempotency";
 pub(super) const API_KEYS: &str = "api_keys";
+pub(super) const WAITING: &str = "waiting";
+pub(super) const WAITING_CHANNELS: &str = "waiting_channels";
 
 /// More documents than a caller can be limited to, so as a limit it removes nothing. It keeps the
 /// server from evaluating the caller's conditions first, as it may within one filter.
@@ -221,15 +224,23 @@ fn name(variant: &impl serde::Serialize) -> Result<Bson, Unavailable> {
 
 /// Accepts an insert of existing documents: an earlier call wrote them, and its response was lost.
 fn unless_there<T>(inserted: Result<T, Error>) -> Result<(), Error> {
-    let Err(error) = inserted else { return Ok(()) };
-    let was_there = match &*error.kind {
-        ErrorKind::InsertMany(failed) => {
-            let mut errors = failed.write_errors.iter().flatten();
-            failed.write_concern_error.is_none() && errors.all(|error| error.code == DUPLICATE_KEY)
-        }
-        _ => is_duplicate_key(&error),
+    those_there(inserted).map(drop)
+}
+
+/// As [`unless_there`], and returns the places of the existing documents among those of the insert.
+fn those_there<T>(inserted: Result<T, Error>) -> Result<Vec<usize>, Error> {
+    let Err(error) = inserted else {
+        return Ok(Vec::new());
     };
-    if was_there { Ok(()) } else { Err(error) }
+    let there: Option<Vec<usize>> = match &*error.kind {
+        ErrorKind::InsertMany(failed) if failed.write_concern_error.is_none() => {
+            let errors = failed.write_errors.iter().flatten();
+            let there = errors.map(|error| (error.code == DUPLICATE_KEY).then_some(error.index));
+            there.collect()
+        }
+        _ => is_duplicate_key(&error).then(|| vec![0]),
+    };
+    there.ok_or(error)
 }
 
 /// The conditions on one channel and on a list of channels, if there are any.

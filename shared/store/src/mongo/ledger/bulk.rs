@@ -56,6 +56,29 @@ pub(super) async fn update(
     }
 }
 
+/// Sends an `update` command of upserts that do not find an existing document which stays as it is.
+/// The server reports these as duplicate keys.
+pub(super) async fn upsert(
+    database: &Database,
+    collection: &str,
+    updates: Vec<Document>,
+) -> Result<(), Unavailable> {
+    collisions(database, collection, updates).await.map(drop)
+}
+
+/// Sends a `delete` command.
+pub(super) async fn delete(
+    database: &Database,
+    collection: &str,
+    deletes: Vec<Document>,
+) -> Result<(), Unavailable> {
+    let command = doc! { "delete": collection, "deletes": deletes, "ordered": false };
+    match send(database, command).await?.pop() {
+        Some(error) => Err(Refused::of(error)),
+        None => Ok(()),
+    }
+}
+
 /// Sends an `update` command, and sends what collides again. Returns the last collisions.
 async fn collisions(
     database: &Database,

@@ -1,0 +1,231 @@
+//! Storage for messages that wait long, and the leases of the channels that they wait for.
+//!
+//! Invariant: a channel with waiting messages has a record with the time to look at it. A put or a
+//! wake that happens while the channel is leased takes effect when the lease ends. A channel has at
+//! most one lease at a time.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use roundtrip_model::{ChannelId, SessionId, journal::WaitReason};
+use time::OffsetDateTime;
+
+use crate::{QueryError, Unavailable};
+
+/// Storage for messages that wait long.
+///
+/// A dispatcher claims a channel, reads its due messages page by page, settles each message that it
+/// is done with, and yields the channel.
+#[async_trait]
+pub trait WaitingRoom: Send + Sync + 'static {
+    /// Stores messages. One that is already stored is replaced only if the new replay count, or the
+    /// number of attempts at the same replay count, is greater. Their channels are looked at from
+    /// the earliest due time on. After an error some may have been stored; storing all again
+    /// completes them.
+    async fn put_waiting(&self, messages: &[WaitingMessage]) -> Result<(), Unavailable>;
+
+    /// Leases channels to be looked at, those first that have been due for longest. `owner` is
+    /// unique to a process, and its calls do not overlap. It may get a channel again whose lease it
+    /// did not extend in time.
+    async fn claim_channels(
+        &self,
+        owner: &str,
+        now: OffsetDateTime,
+        lease_until: OffsetDateTime,
+        limit: u16,
+    ) -> Result<Vec<ChannelId>, Unavailable>;
+
+    /// Extends the owner's leases of these channels, and returns the channels that it still has.
+    async fn extend_leases(
+        &self,
+        owner: &str,
+        channels: &[ChannelId],
+        lease_until: OffsetDateTime,
+    ) -> Result<Vec<ChannelId>, Unavailable>;
+
+    /// A channel's due messages after the cursor, in the order of their due times and then ids. A
+    /// page ends at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES) or at its limit, but has at least one
+    /// message if any is left.
+    async fn due_messages(
+        &self,
+        channel: &ChannelId,
+        after: Option<&WaitingCursor>,
+        now: OffsetDateTime,
+        limit: u16,
+    ) -> Result<Vec<WaitingMessage>, Unavailable>;
+
+    /// Settles messages. One that was replaced or removed meanwhile is unchanged. After an error
+    /// some may be settled; settling all again completes them.
+    async fn settle_waiting(&self, settled: &[SettledRow]) -> Result<(), Unavailable>;
+
+    /// Ends the owner's lease of a channel. The channel is looked at again at the given time; with
+    /// `None` when its next message is due, or never if it has none. A put or a wake since the claim
+    /// may make that earlier. Nothing changes if another owner has the lease.
+    ///
+    /// If due messages are left, `None` puts the channel before those that became due later. A
+    /// present time lets the channels take turns.
+    async fn yield_channel(
+        &self,
+        owner: &str,
+        channel: &ChannelId,
+        look_at: Option<OffsetDateTime>,
+    ) -> Result<(), Unavailable>;
+
+    /// Has a channel looked at now, if any message waits for it.
+    async fn wake_channel(
+        &self,
+        channel: &ChannelId,
+        now: OffsetDateTime,
+    ) -> Result<(), Unavailable>;
+
+    /// Makes messages due that are due later, wakes their channel, and returns how many they are.
+    /// After an error some may be due.
+    async fn make_due(
+        &self,
+        which: &WaitingSelection,
+        now: OffsetDateTime,
+    ) -> Result<u64, Unavailable>;
+
+    /// Removes a message, and returns it without its body if it was stored.
+    async fn remove_waiting(&self, id: &str) -> Result<Option<WaitingMessage>, Unavailable>;
+
+    /// A message without its body.
+    async fn waiting_message(&self, id: &str) -> Result<Option<WaitingMessage>, Unavailable>;
+
+    /// Matching messages without their bodies, in ascending order of their ids.
+    async fn waiting_messages(
+        &self,
+        filter: &WaitingFilter,
+        after: Option<&str>,
+        limit: u16,
+    ) -> Result<Vec<WaitingMessage>, QueryError>;
+
+    /// How many messages wait for a channel, why, and since when.
+    async fn waiting_summary(&self, channel: &ChannelId) -> Result<WaitingSummary, QueryError>;
+}
+
+/// A message that waits. Times are whole milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingMessage {
+    /// The id of the queue's message (`msg_…`).
+    pub id: String,
+    /// The message's channel.
+    pub channel_id: ChannelId,
+    /// Its session.
+    pub session_id: SessionId,
+    /// How many times it was replayed.
+    pub replay_count: u32,
+    /// The attempts made so far at this replay count.
+    pub attempts: u32,
+    /// When Roundtrip accepted it.
+    pub accepted_at: OffsetDateTime,
+    /// The earliest time of the next attempt.
+    pub due_at: OffsetDateTime,
+    /// Why it waits.
+    pub reason: WaitReason,
+    /// The body of the queue's message.
+    pub body: Bytes,
+}
+
+impl WaitingMessage {
+    /// The place of the message among its channel's.
+    pub fn cursor(&self) -> WaitingCursor {
+        WaitingCursor {
+            due_at: self.due_at,
+            id: self.id.clone(),
+        }
+    }
+
+    /// The settlement of the message as it was read.
+    pub fn settled(&self, settlement: Settlement) -> SettledRow {
+        SettledRow {
+            id: self.id.clone(),
+            replay_count: self.replay_count,
+            attempts: self.attempts,
+            settlement,
+        }
+    }
+}
+
+/// A place in the order of a channel's messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingCursor {
+    /// The due time of the last message that was read.
+    pub due_at: OffsetDateTime,
+    /// Its id.
+    pub id: String,
+}
+
+/// A message that was read, and its settlement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettledRow {
+    /// The message.
+    pub id: String,
+    /// Its replay count when it was read.
+    pub replay_count: u32,
+    /// Its attempts when it was read.
+    pub attempts: u32,
+    /// What follows.
+    pub settlement: Settlement,
+}
+
+/// What follows a delivery of a waiting message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// The message no longer waits.
+    Removed,
+    /// The message waits on.
+    Deferred {
+        /// The attempts made so far.
+        attempts: u32,
+        /// The earliest time of the next one.
+        due_at: OffsetDateTime,
+        /// Why it waits.
+        reason: WaitReason,
+    },
+}
+
+/// The messages to make due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaitingSelection {
+    /// All messages of a channel.
+    Channel(ChannelId),
+    /// The message with this id.
+    Message(String),
+}
+
+/// A filter on waiting messages. A field that is `None` matches all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WaitingFilter {
+    /// Of this channel.
+    pub channel: Option<ChannelId>,
+    /// Of one of these channels.
+    pub channels: Option<Vec<ChannelId>>,
+    /// Of this session.
+    pub session: Option<SessionId>,
+}
+
+/// The messages that wait for a channel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WaitingSummary {
+    /// How many wait.
+    pub count: u64,
+    /// How many wait for each reason. A reason without messages is absent.
+    pub reasons: BTreeMap<WaitReason, u64>,
+    /// The earliest acceptance.
+    pub oldest_accepted_at: Option<OffsetDateTime>,
+    /// The earliest due time, which may be past.
+    pub next_due_at: Option<OffsetDateTime>,
+}
+
+/// The earliest due time of each channel's messages.
+pub(crate) fn earliest_due(messages: &[WaitingMessage]) -> BTreeMap<&ChannelId, OffsetDateTime> {
+    let mut earliest = BTreeMap::new();
+    for message in messages {
+        let due_at = earliest.entry(&message.channel_id);
+        let due_at = due_at.or_insert(message.due_at);
+        *due_at = message.due_at.min(*due_at);
+    }
+    earliest
+}

@@ -1,0 +1,234 @@
+//! The channels of waiting messages: who has them, and when they are looked at.
+
+use std::collections::BTreeSet;
+
+use futures::future::join_all;
+use roundtrip_store::{Settlement, WaitingMessage, WaitingRoom};
+
+use super::{
+    Harness,
+    ledger_waiting::{put, settle, waiting},
+    samples::at,
+};
+
+/// The length of a lease in these cases, in milliseconds.
+const LEASE: i64 = 1000;
+/// Long after every time in these cases.
+const END: i64 = 1_000_000;
+
+/// The channels that the owner gets, this long after the beginning.
+pub(super) async fn claimed(
+    store: &(impl WaitingRoom + ?Sized),
+    owner: &str,
+    millis: i64,
+) -> Vec<String> {
+    claimed_of(store, owner, millis, 100).await
+}
+
+async fn claimed_of(
+    store: &(impl WaitingRoom + ?Sized),
+    owner: &str,
+    millis: i64,
+    limit: u16,
+) -> Vec<String> {
+    let channels = store
+        .claim_channels(owner, at(millis), at(millis + LEASE), limit)
+        .await;
+    let channels = channels.expect("to claim channels");
+    channels.iter().map(ToString::to_string).collect()
+}
+
+async fn extended(
+    store: &(impl WaitingRoom + ?Sized),
+    owner: &str,
+    channels: &[&str],
+    until: i64,
+) -> Vec<String> {
+    let channels: Vec<_> = channels.iter().map(|id| super::id(id)).collect();
+    let kept = store.extend_leases(owner, &channels, at(until)).await;
+    let kept = kept.expect("to extend them");
+    kept.iter().map(ToString::to_string).collect()
+}
+
+/// Ends the owner's lease of channel `c`.
+async fn yielded(store: &(impl WaitingRoom + ?Sized), owner: &str, look_at: Option<i64>) {
+    let channel = super::id("c");
+    let ended = store.yield_channel(owner, &channel, look_at.map(at)).await;
+    ended.expect("to yield it");
+}
+
+async fn woken(store: &(impl WaitingRoom + ?Sized), channel: &str, millis: i64) {
+    let woken = store.wake_channel(&super::id(channel), at(millis)).await;
+    woken.expect("to wake it");
+}
+
+fn due_at(millis: i64, channel: &str, due_at: i64) -> WaitingMessage {
+    WaitingMessage {
+        due_at: at(due_at),
+        ..waiting(millis, channel)
+    }
+}
+
+/// Of many concurrent claims.
+pub(crate) async fn a_channel_has_one_owner_at_a_time(harness: &impl Harness) {
+    let (store, second) = (&**harness.store(), harness.second_store().await);
+    assert_eq!(claimed(store, "one", 0).await, [""; 0]);
+    let channels: Vec<_> = (0..6).map(|number| format!("c{number}")).collect();
+    let messages: Vec<_> = channels.iter().map(|channel| waiting(0, channel)).collect();
+    let messages: Vec<_> = (0..)
+        .zip(messages)
+        .map(|(millis, message)| WaitingMessage {
+            id: waiting(millis, "c").id,
+            ..message
+        })
+        .collect();
+    put(store, &messages).await;
+    let asked = (0..8).map(async |number| {
+        let store = if number % 2 == 0 { store } else { &*second };
+        claimed_of(store, &format!("owner-{number}"), 10, 4).await
+    });
+    let mut all = join_all(asked).await.concat();
+    all.extend(claimed(store, "last", 10).await);
+    let once: BTreeSet<_> = all.iter().cloned().collect();
+    assert_eq!(all.len(), once.len(), "{all:?}");
+    assert_eq!(once, channels.into_iter().collect());
+}
+
+/// The first owner has lost it: its later calls change nothing.
+pub(crate) async fn a_lease_that_ended_lets_another_claim_the_channel(harness: &impl Harness) {
+    let store = &**harness.store();
+    put(store, &[waiting(0, "c")]).await;
+    assert_eq!(claimed(store, "one", 0).await, ["c"]);
+    assert_eq!(claimed(store, "two", 999).await, [""; 0]);
+    assert_eq!(extended(store, "one", &["c", "unknown"], 2000).await, ["c"]);
+    assert_eq!(extended(store, "two", &["c"], 9000).await, [""; 0]);
+    assert_eq!(extended(store, "one", &[], 9000).await, [""; 0]);
+    assert_eq!(claimed(store, "two", 1999).await, [""; 0]);
+
+    assert_eq!(claimed(store, "two", 2000).await, ["c"]);
+    assert_eq!(extended(store, "one", &["c"], 9000).await, [""; 0]);
+    for look_at in [Some(2100), None] {
+        yielded(store, "one", look_at).await;
+        assert_eq!(claimed(store, "three", 2999).await, [""; 0]);
+    }
+    assert_eq!(claimed(store, "three", 3000).await, ["c"]);
+}
+
+pub(crate) async fn channels_that_waited_longest_are_claimed_first(harness: &impl Harness) {
+    let store = &**harness.store();
+    let messages = [
+        due_at(0, "a", 30),
+        due_at(1, "b", 10),
+        due_at(2, "c", 40),
+        due_at(3, "d", 20),
+        due_at(4, "d", 90),
+    ];
+    put(store, &messages).await;
+    assert_eq!(claimed_of(store, "one", 1000, 2).await, ["b", "d"]);
+    assert_eq!(claimed_of(store, "one", 1000, 0).await, [""; 0]);
+    assert_eq!(claimed_of(store, "two", 1000, 2).await, ["a", "c"]);
+    assert_eq!(claimed_of(store, "two", 1000, 2).await, [""; 0]);
+}
+
+/// At the given time, or when its next message is due.
+pub(crate) async fn a_yielded_channel_is_looked_at_in_time(harness: &impl Harness) {
+    let store = &**harness.store();
+    put(store, &[due_at(0, "c", 0), due_at(1, "c", 500)]).await;
+    assert_eq!(claimed(store, "one", 0).await, ["c"]);
+    yielded(store, "one", Some(200)).await;
+    assert_eq!(claimed(store, "two", 199).await, [""; 0]);
+    assert_eq!(claimed(store, "two", 200).await, ["c"]);
+    settle(store, &due_at(0, "c", 0), Settlement::Removed).await;
+    yielded(store, "two", None).await;
+    assert_eq!(claimed(store, "one", 499).await, [""; 0]);
+    assert_eq!(claimed(store, "one", 500).await, ["c"]);
+    // Its due message is left.
+    yielded(store, "one", None).await;
+    assert_eq!(claimed(store, "two", 500).await, ["c"]);
+}
+
+pub(crate) async fn a_channel_without_messages_is_not_looked_at(harness: &impl Harness) {
+    let store = &**harness.store();
+    let message = waiting(0, "c");
+    put(store, std::slice::from_ref(&message)).await;
+    assert_eq!(claimed(store, "one", 0).await, ["c"]);
+    settle(store, &message, Settlement::Removed).await;
+    yielded(store, "one", None).await;
+    woken(store, "c", 0).await;
+    assert_eq!(claimed(store, "two", END).await, [""; 0]);
+    // A later message is looked at as the first was.
+    put(store, &[waiting(1, "c")]).await;
+    assert_eq!(claimed(store, "two", 1).await, ["c"]);
+}
+
+/// With the earliest due time, also if it is put while the channel waits for a later one.
+pub(crate) async fn a_put_has_its_channel_looked_at(harness: &impl Harness) {
+    let store = &**harness.store();
+    put(store, &[due_at(0, "c", 900), due_at(1, "c", 700)]).await;
+    assert_eq!(claimed(store, "one", 699).await, [""; 0]);
+    put(store, &[due_at(2, "c", 300)]).await;
+    put(store, &[due_at(3, "c", 800)]).await;
+    assert_eq!(claimed(store, "one", 299).await, [""; 0]);
+    assert_eq!(claimed(store, "one", 300).await, ["c"]);
+}
+
+/// It does not end the lease, and takes effect with the lease's end.
+pub(crate) async fn a_put_during_a_lease_outlasts_it(harness: &impl Harness) {
+    let store = &**harness.store();
+    let first = waiting(0, "c");
+    put(store, std::slice::from_ref(&first)).await;
+    assert_eq!(claimed(store, "one", 0).await, ["c"]);
+    put(store, &[due_at(1, "c", 60), due_at(2, "c", 50)]).await;
+    put(store, &[due_at(3, "c", 70)]).await;
+    assert_eq!(claimed(store, "two", 100).await, [""; 0]);
+    yielded(store, "one", Some(5000)).await;
+    assert_eq!(claimed(store, "two", 49).await, [""; 0]);
+    assert_eq!(claimed(store, "two", 50).await, ["c"]);
+
+    // It counts for this lease only.
+    yielded(store, "two", Some(5000)).await;
+    assert_eq!(claimed(store, "two", 4999).await, [""; 0]);
+    assert_eq!(claimed(store, "two", 5000).await, ["c"]);
+}
+
+pub(crate) async fn a_wake_has_its_channel_looked_at(harness: &impl Harness) {
+    let store = &**harness.store();
+    put(store, &[due_at(0, "c", 9000), due_at(1, "another", 9000)]).await;
+    woken(store, "unknown", 0).await;
+    woken(store, "c", 500).await;
+    assert_eq!(claimed(store, "one", 499).await, [""; 0]);
+    assert_eq!(claimed(store, "one", 500).await, ["c"]);
+    assert_eq!(claimed(store, "one", 8999).await, ["c"], "the lease ended");
+}
+
+/// The owner may have looked before the change that the wake is for.
+pub(crate) async fn a_wake_during_a_lease_outlasts_it(harness: &impl Harness) {
+    let store = &**harness.store();
+    put(store, &[due_at(0, "c", 0), due_at(1, "c", 9000)]).await;
+    let first = due_at(0, "c", 0);
+    for look_at in [Some(8000), None] {
+        assert_eq!(claimed(store, "one", 100).await, ["c"]);
+        settle(store, &first, Settlement::Removed).await;
+        woken(store, "c", 100).await;
+        assert_eq!(claimed(store, "two", 100).await, [""; 0]);
+        yielded(store, "one", look_at).await;
+        assert_eq!(claimed(store, "two", 100).await, ["c"]);
+        yielded(store, "two", Some(100)).await;
+    }
+}
+
+/// What is put while the owner finds nothing left is found later.
+pub(crate) async fn puts_and_yields_at_once_lose_no_message(harness: &impl Harness) {
+    let (store, second) = (&**harness.store(), harness.second_store().await);
+    for round in 0..5 {
+        let (first, later) = (waiting(2 * round, "c"), waiting(2 * round + 1, "c"));
+        put(store, std::slice::from_ref(&first)).await;
+        assert_eq!(claimed(store, "one", END).await, ["c"]);
+        settle(store, &first, Settlement::Removed).await;
+        let messages = [later.clone()];
+        tokio::join!(yielded(store, "one", None), put(&*second, &messages));
+        assert_eq!(claimed(store, "one", END).await, ["c"], "round {round}");
+        settle(store, &later, Settlement::Removed).await;
+        yielded(store, "one", None).await;
+    }
+}
