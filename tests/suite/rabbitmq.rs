@@ -173,6 +173,7 @@ pub(crate) fn message() -> Message {
         replay_count: 0,
         accepted_at: OffsetDateTime::UNIX_EPOCH,
         dead: None,
+        waiting: None,
         body: "{}".into(),
     }
 }

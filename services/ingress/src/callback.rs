@@ -135,6 +135,7 @@ impl Ingress {
             replay_count: claims.as_ref().map_or(0, |claims| claims.replay_count),
             accepted_at,
             dead: None,
+            waiting: None,
             body,
         };
         self.broker.publish(Route::Callbacks, message).await?;

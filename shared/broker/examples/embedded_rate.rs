@@ -75,6 +75,7 @@ async fn publish(broker: &SharedBroker, messages: u32, callers: usize) {
                     replay_count: 0,
                     accepted_at: SystemClock.now(),
                     dead: None,
+                    waiting: None,
                     body: body.clone(),
                 };
                 broker

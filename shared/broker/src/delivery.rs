@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
-use roundtrip_model::{DeadReason, Decision};
+use roundtrip_model::{DeadReason, Decision, Waiting};
 
 use crate::{Message, SettleError};
 
@@ -24,6 +24,13 @@ pub enum Settlement {
     Defer {
         /// Minimum time until it is delivered again.
         delay: Duration,
+        /// Attempts made so far.
+        attempts: u32,
+    },
+    /// Move it to the waiting queue, with this number of attempts.
+    Wait {
+        /// Why it waits.
+        waiting: Waiting,
         /// Attempts made so far.
         attempts: u32,
     },
@@ -79,6 +86,10 @@ impl Delivery {
                 attempts: attempts + 1,
             },
             Decision::Snooze(delay) => Settlement::Defer { delay, attempts },
+            Decision::Wait(waiting) => Settlement::Wait {
+                waiting,
+                attempts: waiting.attempts(attempts),
+            },
             Decision::DeadLetter(reason) => Settlement::Dead {
                 reason,
                 attempts: attempts + 1,

@@ -179,7 +179,8 @@ impl Broker for Embedded {
         // Truncated to the stored precision, so that a message is equal whether it comes from
         // memory or disk.
         message.accepted_at = timeline::time_of_day(millis::of(message.accepted_at));
-        self.take(route.queue(), message).await
+        let queue = route.queue();
+        self.take(queue, message.published_to(queue)).await
     }
 
     async fn consume(&self, queue: Queue, window: u16) -> Result<Box<dyn Consumer>, Closed> {

@@ -1,7 +1,7 @@
 //! The message of a queue, and the queues.
 
 use bytes::Bytes;
-use roundtrip_model::{ChannelId, DeadReason};
+use roundtrip_model::{ChannelId, DeadReason, Waiting};
 use time::OffsetDateTime;
 
 /// One message in a queue. The broker does not read the body.
@@ -17,8 +17,22 @@ pub struct Message {
     pub accepted_at: OffsetDateTime,
     /// Why the message is dead; set only in dead queues.
     pub dead: Option<DeadReason>,
+    /// Why the message waits in the store; set only in the waiting queue, and in what comes from
+    /// the store.
+    pub waiting: Option<Waiting>,
     /// JSON.
     pub body: Bytes,
+}
+
+impl Message {
+    /// The message as it is published to this queue, without what belongs to other queues.
+    pub(crate) fn published_to(self, queue: Queue) -> Self {
+        Self {
+            dead: self.dead.filter(|_| queue == queue.dead()),
+            waiting: self.waiting.filter(|_| queue == Queue::Waiting),
+            ..self
+        }
+    }
 }
 
 /// A queue to consume.
@@ -37,6 +51,8 @@ pub enum Queue {
     Journal,
     /// Unreadable journal entries.
     JournalDead,
+    /// Messages on their way to the store, where they wait.
+    Waiting,
 }
 
 // A queue's place in `ALL` is its discriminant: arrays with an item for each queue rely on it.
@@ -50,13 +66,14 @@ const _: () = {
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Outbound,
         Self::Callbacks,
         Self::OutboundDead,
         Self::CallbacksDead,
         Self::Journal,
         Self::JournalDead,
+        Self::Waiting,
     ];
 
     /// The queue's name for operators.
@@ -68,13 +85,14 @@ impl Queue {
             Self::CallbacksDead => "callbacks.dead",
             Self::Journal => "journal",
             Self::JournalDead => "journal.dead",
+            Self::Waiting => "waiting",
         }
     }
 
     /// The dead queue of this queue; a dead queue's is itself.
     pub const fn dead(self) -> Self {
         match self {
-            Self::Outbound | Self::OutboundDead => Self::OutboundDead,
+            Self::Outbound | Self::OutboundDead | Self::Waiting => Self::OutboundDead,
             Self::Callbacks | Self::CallbacksDead => Self::CallbacksDead,
             Self::Journal | Self::JournalDead => Self::JournalDead,
         }
@@ -90,6 +108,10 @@ pub enum Route<'a> {
     Callbacks,
     /// The journal queue.
     Journal,
+    /// The waiting queue, for a message that cannot go now. Its [`Message::waiting`] is set.
+    Waiting,
+    /// The dead queue of outbound messages. Its [`Message::dead`] is set.
+    OutboundDead,
 }
 
 impl Route<'_> {
@@ -99,6 +121,8 @@ impl Route<'_> {
             Self::Outbound(_) => Queue::Outbound,
             Self::Callbacks => Queue::Callbacks,
             Self::Journal => Queue::Journal,
+            Self::Waiting => Queue::Waiting,
+            Self::OutboundDead => Queue::OutboundDead,
         }
     }
 }

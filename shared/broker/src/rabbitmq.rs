@@ -235,10 +235,7 @@ impl Broker for RabbitMq {
         if closing.is_cancelled() {
             return Err(PublishError::Unavailable("it was closed".to_owned()));
         }
-        let message = Message {
-            dead: None,
-            ..message
-        };
+        let message = message.published_to(route.queue());
         let outgoing = Outgoing::new(topology.address(route), message, None)?;
         publishers.publish(outgoing, *publish_timeout).await
     }

@@ -70,6 +70,7 @@ impl EntryBatch {
             replay_count: 0,
             accepted_at: first.at,
             dead: None,
+            waiting: None,
             body: Bytes::from(body),
         })
     }

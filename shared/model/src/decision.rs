@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
-use crate::named::named;
+use crate::{journal::WaitReason, named::named};
 
 /// What happens to a delivery after it was handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,25 @@ pub enum Decision {
     /// Deliver again after this time, which does not count as an attempt. No attempt was made, or
     /// the endpoint returned 410 and its channel is paused.
     Snooze(Duration),
+    /// Wait in the store.
+    Wait(Waiting),
+}
+
+/// Why a message waits in the store, and since or until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// It may be attempted from this time on, in milliseconds. What waits for its channel is due
+    /// since its acceptance.
+    #[serde(with = "crate::millis")]
+    pub due_at: OffsetDateTime,
+    pub reason: WaitReason,
+}
+
+impl Waiting {
+    /// The attempts of a message that begins to wait: a wait for a retry follows an attempt.
+    pub fn attempts(&self, before: u32) -> u32 {
+        before + u32::from(self.reason == WaitReason::Retry)
+    }
 }
 
 /// Why a message is a dead letter. Filters use the kind; people read the detail.

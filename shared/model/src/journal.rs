@@ -35,7 +35,7 @@ pub struct Entry {
     /// How many times the message had been replayed when this happened.
     #[serde(rename = "round")]
     pub replay_count: u32,
-    #[serde(with = "in_millis")]
+    #[serde(with = "crate::millis")]
     pub at: OffsetDateTime,
     pub event: Event,
 }
@@ -195,6 +195,8 @@ impl Attempt {
                 wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             },
             Decision::DeadLetter(reason) | Decision::Reject(reason) => After::Dead(reason.clone()),
+            // It waits for its channel, not for a time.
+            Decision::Wait(_) => After::Retry { wait_ms: 0 },
         };
         Self {
             attempt,
@@ -348,31 +350,6 @@ impl Entry {
             },
             Event::AnswerDead { .. } => at(Phase::AnswerDead, 0, State::Dead),
         }
-    }
-}
-
-/// Times in milliseconds, as in queues.
-mod in_millis {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-    use time::OffsetDateTime;
-
-    use crate::millis;
-
-    pub(super) fn serialize<S: Serializer>(
-        at: &OffsetDateTime,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_i64(millis::of(*at))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<OffsetDateTime, D::Error> {
-        let at = millis::time(i64::deserialize(deserializer)?).map_err(de::Error::custom)?;
-        if !millis::can_be_shown(&at) {
-            return Err(de::Error::custom("is before the year 0"));
-        }
-        Ok(at)
     }
 }
 

@@ -30,7 +30,7 @@ pub use callback::Callback;
 pub use channel::{Channel, ChannelPatch, StoredChannel};
 pub use clock::{Clock, SystemClock};
 pub use config::{Check, WrongSetting, WrongSettings};
-pub use decision::{DeadReason, Decision};
+pub use decision::{DeadReason, Decision, Waiting};
 pub use ids::{
     ApiKeyId, CallbackId, ChannelId, ChannelUid, EntryId, MessageId, ReplayId, SessionId,
 };

@@ -3,6 +3,7 @@
 //! Invariant: writing and reading a time keeps its millisecond, also before 1970. Every engine
 //! truncates in the same way, so that all find the same rows.
 
+use serde::{Deserialize, Deserializer, Serializer, de};
 use time::{OffsetDateTime, error::ComponentRange};
 
 const NANOS: i128 = 1_000_000;
@@ -30,6 +31,26 @@ pub fn time(millis: i64) -> Result<OffsetDateTime, ComponentRange> {
 /// page impossible to return.
 pub fn can_be_shown(at: &OffsetDateTime) -> bool {
     at.year() >= 0
+}
+
+/// Writes a time as its millisecond.
+///
+/// # Errors
+/// The serializer's.
+pub fn serialize<S: Serializer>(at: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i64(of(*at))
+}
+
+/// Reads a time that [`can_be_shown`].
+///
+/// # Errors
+/// The number is another time, or the deserializer fails.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetDateTime, D::Error> {
+    let at = time(i64::deserialize(deserializer)?).map_err(de::Error::custom)?;
+    if !can_be_shown(&at) {
+        return Err(de::Error::custom("is before the year 0"));
+    }
+    Ok(at)
 }
 
 fn whole(millis: i128) -> i64 {

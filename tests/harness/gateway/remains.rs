@@ -49,6 +49,7 @@ impl TestGateway {
                         replay_count: letter.replay_count,
                         accepted_at: letter.accepted_at,
                         dead: Some(letter.reason),
+                        waiting: None,
                         body: letter.body,
                     });
                 }
@@ -97,6 +98,7 @@ impl TestGateway {
             replay_count: 0,
             accepted_at: SystemClock.now(),
             dead: None,
+            waiting: None,
             body: Bytes::from_static(body),
         };
         broker.publish(route, message).await?;

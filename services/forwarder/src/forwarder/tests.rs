@@ -40,6 +40,7 @@ fn message(body: &'static str, attempts: u32) -> Message {
         replay_count: 0,
         accepted_at: NOW,
         dead: None,
+        waiting: None,
         body: bytes::Bytes::from_static(body.as_bytes()),
     }
 }

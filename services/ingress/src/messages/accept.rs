@@ -119,6 +119,7 @@ impl Ingress {
             replay_count: 0,
             accepted_at,
             dead: None,
+            waiting: None,
             body: encode(message)?,
         };
         let route = Route::Outbound(&message.channel_id);

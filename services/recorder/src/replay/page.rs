@@ -69,6 +69,7 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
         replay_count: letter.replay_count + 1,
         accepted_at: now,
         dead: None,
+        waiting: None,
         body: letter.body,
     };
     let subject = letter
@@ -129,6 +130,7 @@ pub(super) fn from_message(record: MessageRecord, is_under_way: bool, now: Offse
             replay_count: replay_count + 1,
             accepted_at: now,
             dead: None,
+            waiting: None,
             body: body.into(),
         };
         Some((Destination::Outbound(channel_id.clone()), message))

@@ -88,6 +88,8 @@ macro_rules! broker_contract {
             a_delay_outlasts_reopening,
             a_dead_message_lies_in_its_dead_queue,
             a_rejected_message_counts_no_attempt,
+            a_waiting_message_lies_in_the_waiting_queue,
+            a_dead_letter_can_be_published,
             a_dead_callback_lies_in_its_own_dead_queue,
             a_dead_letter_can_be_snoozed_and_removed,
             a_message_keeps_its_replay_count_in_every_queue,
@@ -201,6 +203,7 @@ fn message(body: impl Into<Bytes>) -> Message {
         replay_count: 0,
         accepted_at: datetime!(2026-11-23 12:34:56.789 UTC),
         dead: None,
+        waiting: None,
         body: body.into(),
     }
 }

@@ -1,6 +1,8 @@
 //! The effects of a settlement, at once and after a restart.
 
-use roundtrip_model::{DeadReason, Decision, decision::DeadKind};
+use std::time::Duration;
+
+use roundtrip_model::{DeadReason, Decision, Waiting, decision::DeadKind, journal::WaitReason};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -194,6 +196,71 @@ pub async fn a_rejected_message_counts_no_attempt<H: Harness>(engine: &mut Engin
     let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
     let delivery = next(&mut dead_letters).await;
     assert_eq!(delivery.message().attempts, sent.attempts);
+    settle(delivery, Decision::Done).await;
+}
+
+/// With its due time and its reason, after a settlement and after a publish, and after a restart.
+/// Only the wait for a retry counts as an attempt.
+pub async fn a_waiting_message_lies_in_the_waiting_queue<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let due_at = numbered(1).accepted_at + Duration::from_hours(6);
+    let mut expected = Vec::new();
+    for (number, reason, attempts) in [(1, WaitReason::Retry, 5), (2, WaitReason::ChannelPaused, 4)]
+    {
+        let sent = Message {
+            attempts: 4,
+            ..numbered(number)
+        };
+        publish(&broker, &sent).await;
+        let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+        let waiting = Waiting { due_at, reason };
+        settle(next(&mut consumer).await, Decision::Wait(waiting)).await;
+        expected.push(Message {
+            attempts,
+            waiting: Some(waiting),
+            ..sent
+        });
+    }
+    let scheduled = Message {
+        waiting: Some(Waiting {
+            due_at,
+            reason: WaitReason::Scheduled,
+        }),
+        ..numbered(3)
+    };
+    let published = broker.publish(Route::Waiting, scheduled.clone()).await;
+    published.expect("the broker takes it");
+    expected.push(scheduled);
+
+    let broker = engine.reopen(broker).await;
+    until_count(&broker, Queue::Outbound, 0).await;
+    until_count(&broker, Queue::Waiting, 3).await;
+    let mut consumer = consume(&broker, Queue::Waiting, 3).await;
+    for _ in 0..3 {
+        let delivery = next(&mut consumer).await;
+        assert!(expected.contains(delivery.message()), "{delivery:?}");
+        expected.retain(|expected| expected != delivery.message());
+        settle(delivery, Decision::Done).await;
+    }
+}
+
+/// Its reason is kept, and a new message has none.
+pub async fn a_dead_letter_can_be_published<H: Harness>(engine: &mut Engine<H>) {
+    let broker = engine.fresh().await;
+    let dead = Message {
+        dead: Some(refused()),
+        ..numbered(1)
+    };
+    let published = broker.publish(Route::OutboundDead, dead.clone()).await;
+    published.expect("the broker takes it");
+    publish(&broker, &dead).await;
+    let mut consumer = consume(&broker, Queue::OutboundDead, 1).await;
+    let delivery = next(&mut consumer).await;
+    assert_eq!(*delivery.message(), dead);
+    settle(delivery, Decision::Done).await;
+    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
+    let delivery = next(&mut consumer).await;
+    assert_eq!(*delivery.message(), numbered(1));
     settle(delivery, Decision::Done).await;
 }
 

@@ -15,7 +15,7 @@ use crate::Queue;
 /// retries and snoozes.
 pub(super) const SCHEMA: Schema = Schema {
     application_id: 0x5254_6271,
-    steps: &[PARCELS, ROUNDS, HELD],
+    steps: &[PARCELS, ROUNDS, HELD, WAITING],
 };
 
 /// How long to wait for a process that is ending to release its lock.
@@ -57,6 +57,9 @@ const HELD: &str = "
     INSERT INTO held SELECT CASE queue WHEN 6 THEN 0 ELSE queue END AS of, sum(length(body))
         FROM parcel GROUP BY of;
 ";
+
+/// Version 4: why a message waits in the store, as JSON.
+const WAITING: &str = "ALTER TABLE parcel ADD COLUMN waiting TEXT;";
 
 /// Opens the file at the engine's time `now`, or creates it.
 pub(super) fn open(path: &Path, now: i64) -> Result<Connection, OpenError> {

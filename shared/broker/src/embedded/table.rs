@@ -1,8 +1,9 @@
 //! The table, in SQL, without any decisions.
 
 use bytes::Bytes;
-use roundtrip_model::{DeadReason, decision::DeadKind, millis};
+use roundtrip_model::{DeadReason, Waiting, decision::DeadKind, millis};
 use rusqlite::{Connection, OptionalExtension, Params, Row, TransactionBehavior, params};
+use serde::Serialize;
 
 use super::timeline;
 use crate::{Message, Queue};
@@ -43,13 +44,15 @@ pub(super) enum Change<'a> {
         delay: i64,
         attempts: u32,
     },
-    DeadLetter {
+    /// To another queue.
+    Move {
         from: Queue,
         queue: Queue,
         key: Key,
         bytes: usize,
         attempts: u32,
-        reason: &'a DeadReason,
+        dead: Option<&'a DeadReason>,
+        waiting: Option<&'a Waiting>,
     },
 }
 
@@ -63,7 +66,7 @@ impl HeldBytes {
             Change::Insert { queue, message, .. } => self.of(*queue, signed(message.body.len())),
             Change::Delete { queue, bytes, .. } => self.of(*queue, -signed(*bytes)),
             Change::Defer { .. } => {}
-            Change::DeadLetter {
+            Change::Move {
                 from, queue, bytes, ..
             } => {
                 self.of(*from, -signed(*bytes));
@@ -255,27 +258,31 @@ impl Table {
 }
 
 pub(super) const READ_SAME_DUE: &str = "
-    SELECT due, seq, id, tries, accepted_at, dead, body, round FROM parcel
+    SELECT due, seq, id, tries, accepted_at, dead, body, round, waiting FROM parcel
     WHERE queue = ?1 AND due = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4";
 
 pub(super) const READ_LATER_DUE: &str = "
-    SELECT due, seq, id, tries, accepted_at, dead, body, round FROM parcel
+    SELECT due, seq, id, tries, accepted_at, dead, body, round, waiting FROM parcel
     WHERE queue = ?1 AND due > ?2 AND due <= ?3 ORDER BY due, seq LIMIT ?4";
 
 const ADD_BYTES: &str = "
     INSERT INTO held (queue, bytes) VALUES (?1, ?2)
     ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes";
 
-const READ_ONE: &str =
-    "SELECT due, seq, id, tries, accepted_at, dead, body, round FROM parcel WHERE seq = ?1";
+const READ_ONE: &str = "SELECT due, seq, id, tries, accepted_at, dead, body, round, waiting FROM parcel WHERE seq = ?1";
 
 impl Change<'_> {
     fn apply(self, connection: &Connection) -> rusqlite::Result<()> {
         match self {
-            Self::Insert { queue, key, message } => connection
+            Self::Insert {
+                queue,
+                key,
+                message,
+            } => connection
                 .prepare_cached(
-                    "INSERT INTO parcel (seq, queue, due, delay, tries, accepted_at, id, body, round)
-                     VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8)",
+                    "INSERT INTO parcel (
+                         seq, queue, due, delay, tries, accepted_at, id, body, round, dead, waiting
+                     ) VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                 )?
                 .execute(params![
                     key.seq,
@@ -286,6 +293,8 @@ impl Change<'_> {
                     message.id,
                     &message.body[..],
                     message.replay_count,
+                    message.dead.as_ref().map(json),
+                    message.waiting.as_ref().map(json),
                 ])?,
             Self::Delete { seq, .. } => connection
                 .prepare_cached("DELETE FROM parcel WHERE seq = ?1")?
@@ -301,15 +310,17 @@ impl Change<'_> {
                      WHERE seq = ?1",
                 )?
                 .execute(params![key.seq, sub_queue, key.due, delay, attempts])?,
-            Self::DeadLetter {
+            Self::Move {
                 queue,
                 key,
                 attempts,
-                reason,
+                dead,
+                waiting,
                 ..
             } => connection
                 .prepare_cached(
-                    "UPDATE parcel SET queue = ?2, due = ?3, delay = 0, tries = ?4, dead = ?5
+                    "UPDATE parcel
+                     SET queue = ?2, due = ?3, delay = 0, tries = ?4, dead = ?5, waiting = ?6
                      WHERE seq = ?1",
                 )?
                 .execute(params![
@@ -317,7 +328,8 @@ impl Change<'_> {
                     code(queue),
                     key.due,
                     attempts,
-                    reason_text(reason)
+                    dead.map(json),
+                    waiting.map(json)
                 ])?,
         };
         Ok(())
@@ -330,6 +342,7 @@ fn signed(limit: usize) -> i64 {
 
 fn message(row: &Row<'_>) -> rusqlite::Result<(Key, Message)> {
     let dead: Option<String> = row.get(5)?;
+    let waiting: Option<String> = row.get(8)?;
     let key = Key {
         due: row.get(0)?,
         seq: row.get(1)?,
@@ -340,14 +353,15 @@ fn message(row: &Row<'_>) -> rusqlite::Result<(Key, Message)> {
         replay_count: row.get(7)?,
         accepted_at: timeline::time_of_day(row.get(4)?),
         dead: dead.map(|text| reason(&text)),
+        waiting: waiting.and_then(|text| serde_json::from_str(&text).ok()),
         body: Bytes::copy_from_slice(row.get_ref(6)?.as_blob()?),
     };
     Ok((key, message))
 }
 
-fn reason_text(reason: &DeadReason) -> String {
-    // A struct of an enum and a text always serializes.
-    serde_json::to_string(reason).unwrap_or_default()
+/// A struct of enums, texts and numbers always serializes.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 fn reason(text: &str) -> DeadReason {
@@ -375,5 +389,7 @@ pub(super) const fn code(queue: Queue) -> i64 {
         Queue::CallbacksDead => 3,
         Queue::Journal => 4,
         Queue::JournalDead => 5,
+        // 6 is OUTBOUND_RETRY.
+        Queue::Waiting => 7,
     }
 }

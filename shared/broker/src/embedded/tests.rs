@@ -40,6 +40,7 @@ fn message(body: impl Into<Bytes>) -> Message {
         replay_count: 0,
         accepted_at: NOON,
         dead: None,
+        waiting: None,
         body: body.into(),
     }
 }

@@ -19,7 +19,7 @@ use roundtrip_model::Clock;
 use tokio::sync::oneshot;
 
 use super::{
-    command::{Command, Publish, Settling, Transaction},
+    command::{Command, Leased, Publish, Settling, Transaction},
     queue::QueueState,
     schema,
     table::{Change, Key, Table, code, retry_sub_queue},
@@ -297,16 +297,18 @@ impl Writer {
                     let due = now + timeline::delay_millis(delay);
                     self.queue(leased.queue).defer(leased, due);
                 }
-                Settlement::Dead { .. } => {
-                    let (dead, bytes) = (leased.queue.dead(), leased.bytes);
-                    self.queue(leased.queue).forget(leased);
-                    let due = now + timeline::delay_millis(Duration::ZERO);
-                    self.queue(dead).receive(due, bytes);
-                }
+                Settlement::Wait { .. } => self.moved(leased, Queue::Waiting, now),
+                Settlement::Dead { .. } => self.moved(leased, leased.queue.dead(), now),
             }
             // The receiver may have been dropped; that is fine.
             let _ = reply.send(());
         }
+    }
+
+    fn moved(&mut self, leased: Leased, to: Queue, now: i64) {
+        self.queue(leased.queue).forget(leased);
+        let due = now + timeline::delay_millis(Duration::ZERO);
+        self.queue(to).receive(due, leased.bytes);
     }
 
     fn refuse(&self, publishes: impl IntoIterator<Item = Publish>) {
@@ -355,6 +357,18 @@ impl Writer {
 fn change(settling: &Settling, now: i64) -> Change<'_> {
     let seq = settling.leased.seq;
     let bytes = settling.leased.bytes;
+    let moved = |queue, attempts, dead, waiting| Change::Move {
+        from: settling.leased.queue,
+        queue,
+        bytes,
+        key: Key {
+            due: now + timeline::delay_millis(Duration::ZERO),
+            seq,
+        },
+        attempts,
+        dead,
+        waiting,
+    };
     match &settling.settlement {
         Settlement::Ack => Change::Delete {
             queue: settling.leased.queue,
@@ -373,17 +387,12 @@ fn change(settling: &Settling, now: i64) -> Change<'_> {
                 attempts: *attempts,
             }
         }
-        Settlement::Dead { reason, attempts } => Change::DeadLetter {
-            from: settling.leased.queue,
-            queue: settling.leased.queue.dead(),
-            bytes,
-            key: Key {
-                due: now + timeline::delay_millis(Duration::ZERO),
-                seq,
-            },
-            attempts: *attempts,
-            reason,
-        },
+        Settlement::Wait { waiting, attempts } => {
+            moved(Queue::Waiting, *attempts, None, Some(waiting))
+        }
+        Settlement::Dead { reason, attempts } => {
+            moved(settling.leased.queue.dead(), *attempts, Some(reason), None)
+        }
     }
 }
 

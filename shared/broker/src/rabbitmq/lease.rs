@@ -126,11 +126,18 @@ impl Settle for ChannelLease {
                     Some(expiry),
                 )?)
             }
-            Settlement::Dead { reason, attempts } => {
-                let dead = Some(reason);
+            Settlement::Wait { waiting, attempts } => {
                 let message = Message {
                     attempts,
-                    dead,
+                    waiting: Some(waiting),
+                    ..message
+                };
+                Some(Outgoing::new(Address::of(Queue::Waiting), message, None)?)
+            }
+            Settlement::Dead { reason, attempts } => {
+                let message = Message {
+                    attempts,
+                    dead: Some(reason),
                     ..message
                 };
                 Some(Outgoing::new(Address::dead(self.queue), message, None)?)

@@ -221,6 +221,7 @@ mod tests {
                 replay_count: 0,
                 accepted_at: OffsetDateTime::UNIX_EPOCH,
                 dead: None,
+                waiting: None,
                 body: "{}".into(),
             };
             let outgoing = Outgoing::new(topology.address(route), message, None).unwrap();

@@ -5,7 +5,7 @@
 //! | `{ns}.direct` | direct exchange; a queue is bound by its own name |
 //! | `{ns}.outbound.0` … | work queues, one per shard |
 //! | `{ns}.outbound.retry` | work queue: retries and snoozes of every shard |
-//! | `{ns}.callbacks`, `{ns}.journal` | work queues |
+//! | `{ns}.callbacks`, `{ns}.journal`, `{ns}.waiting` | work queues |
 //! | `{ns}.outbound.dead`, `{ns}.callbacks.dead`, `{ns}.journal.dead` | dead queues |
 //! | `{ns}.delay.1s` … | per tier a fanout exchange and its queue, which dead-letters expired messages to `{ns}.direct` |
 //!
@@ -42,8 +42,8 @@ pub(super) const MAX_LENGTH: u64 = 10_000_000;
 const DELIVERY_LIMIT: i64 = 20;
 
 /// Effectively no limit. RabbitMQ 4 has a default limit, and 3.10 rejects its value for "none". A
-/// dead queue has no dead-letter target of its own. Journal entries are redelivered for as long as
-/// the store is unavailable, which is no fault of theirs.
+/// dead queue has no dead-letter target of its own. Journal entries and waiting messages are
+/// redelivered for as long as the store is unavailable, which is no fault of theirs.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
 /// A destination: one of the queues, directly or through a tier.
@@ -66,13 +66,18 @@ impl Address {
         self.tier.is_none()
     }
 
-    /// The dead queue of a queue.
-    pub(super) const fn dead(queue: Queue) -> Self {
+    /// A queue that has no shards.
+    pub(super) const fn of(queue: Queue) -> Self {
         Self {
             tier: None,
-            queue: queue.dead(),
+            queue,
             shard: 0,
         }
+    }
+
+    /// The dead queue of a queue.
+    pub(super) const fn dead(queue: Queue) -> Self {
+        Self::of(queue.dead())
     }
 }
 
@@ -129,14 +134,13 @@ impl Topology {
 
     /// The destination of a new message.
     pub(super) fn address(&self, route: Route<'_>) -> Address {
-        let shard = match route {
-            Route::Outbound(channel) => shard(channel, self.shards()),
-            Route::Callbacks | Route::Journal => 0,
-        };
-        Address {
-            tier: None,
-            queue: route.queue(),
-            shard,
+        let address = Address::of(route.queue());
+        match route {
+            Route::Outbound(channel) => Address {
+                shard: shard(channel, self.shards()),
+                ..address
+            },
+            _ => address,
         }
     }
 
@@ -178,6 +182,7 @@ impl Topology {
             Queue::Outbound,
             Queue::Callbacks,
             Queue::Journal,
+            Queue::Waiting,
         ]
         .into_iter()
         .flat_map(|queue| {
@@ -272,10 +277,9 @@ impl Topology {
             "x-dead-letter-routing-key".into(),
             text(self.key(Address::dead(queue)).as_str()),
         );
-        let limit = if queue == Queue::Journal {
-            NO_DELIVERY_LIMIT
-        } else {
-            DELIVERY_LIMIT
+        let limit = match queue {
+            Queue::Journal | Queue::Waiting => NO_DELIVERY_LIMIT,
+            _ => DELIVERY_LIMIT,
         };
         arguments.insert("x-delivery-limit".into(), limit.into());
         let max_length = i64::try_from(MAX_LENGTH).unwrap_or(i64::MAX);
@@ -303,7 +307,7 @@ fn may_differ(queue: Option<Queue>, argument: &str) -> bool {
         LEADER_LOCATOR | "x-quorum-initial-group-size" => true,
         "x-max-length" => matches!(
             queue,
-            Some(Queue::Outbound | Queue::Callbacks | Queue::Journal)
+            Some(Queue::Outbound | Queue::Callbacks | Queue::Journal | Queue::Waiting)
         ),
         "x-delivery-limit" => matches!(queue, Some(Queue::Outbound | Queue::Callbacks)),
         "x-overflow" => queue.is_some_and(|queue| queue.dead() == queue),

@@ -10,6 +10,7 @@
 //! | header `roundtrip-round` | number of replays; absent if zero |
 //! | header `roundtrip-accepted-at` | when it was accepted, in milliseconds since 1970 |
 //! | headers `roundtrip-dead-kind`, `roundtrip-dead-detail` | why it is dead |
+//! | headers `roundtrip-due-at`, `roundtrip-wait-reason` | from when on it may be attempted, in milliseconds since 1970, and why it waits |
 //!
 //! Invariant: every message decodes, whatever program published it. Missing parts get defaults that
 //! are equal on every delivery, so that it can be handled, or refused, like any other.
@@ -20,7 +21,9 @@ use lapin::{
     message::Delivery,
     types::{AMQPValue, FieldTable, ShortString},
 };
-use roundtrip_model::{Clock, DeadReason, decision::DeadKind, millis};
+use roundtrip_model::{
+    Clock, DeadReason, Waiting, decision::DeadKind, journal::WaitReason, millis,
+};
 use time::OffsetDateTime;
 
 use super::{hash::fnv1a, topology::Address};
@@ -31,6 +34,8 @@ pub(super) const REPLAY_COUNT: &str = "roundtrip-round";
 pub(super) const ACCEPTED_AT: &str = "roundtrip-accepted-at";
 pub(super) const DEAD_KIND: &str = "roundtrip-dead-kind";
 pub(super) const DEAD_DETAIL: &str = "roundtrip-dead-detail";
+pub(super) const DUE_AT: &str = "roundtrip-due-at";
+pub(super) const WAIT_REASON: &str = "roundtrip-wait-reason";
 
 /// RabbitMQ's own header on a dead-lettered message: where and why, the latest first.
 pub(super) const X_DEATH: &str = "x-death";
@@ -81,6 +86,13 @@ impl Outgoing {
             headers.insert(DEAD_KIND.into(), text(reason.kind.as_str()));
             headers.insert(DEAD_DETAIL.into(), text(detail));
         }
+        if let Some(waiting) = &message.waiting {
+            headers.insert(
+                DUE_AT.into(),
+                AMQPValue::LongLongInt(millis::of(waiting.due_at)),
+            );
+            headers.insert(WAIT_REASON.into(), text(waiting.reason.as_str()));
+        }
         let seconds = u64::try_from(message.accepted_at.unix_timestamp()).unwrap_or_default();
         let mut properties = BasicProperties::default()
             .with_message_id(id)
@@ -123,6 +135,7 @@ pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Mes
         replay_count: count(headers, REPLAY_COUNT),
         accepted_at,
         dead: (queue == queue.dead()).then(|| dead_reason(headers)),
+        waiting: waiting(headers).filter(|_| queue == Queue::Waiting),
         body: Bytes::from(data),
     }
 }
@@ -149,6 +162,15 @@ fn dead_reason(headers: &FieldTable) -> DeadReason {
             part("reason")
         ),
     )
+}
+
+/// Why a message waits; `None` if another program published it.
+fn waiting(headers: &FieldTable) -> Option<Waiting> {
+    let due_at = millis::time(integer(headers, DUE_AT)?).ok()?;
+    Some(Waiting {
+        due_at: Some(due_at).filter(millis::can_be_shown)?,
+        reason: WaitReason::named(string(headers, WAIT_REASON)?)?,
+    })
 }
 
 fn text(value: &str) -> AMQPValue {
@@ -214,6 +236,7 @@ mod tests {
             replay_count: 0,
             accepted_at: datetime!(2026-11-23 12:00:00.123 UTC),
             dead: None,
+            waiting: None,
             body: Bytes::from_static(b"{}"),
         }
     }
@@ -221,7 +244,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_message_survives_the_wire_unchanged(id in "[a-z0-9_]{1,40}", attempts: u32, replay_count: u32, millis in 0_i64..4_000_000_000_000, body: Vec<u8>) {
-            let message = Message { id, attempts, replay_count, accepted_at: millis::time(millis).unwrap(), dead: None, body: body.into() };
+            let message = Message { id, attempts, replay_count, accepted_at: millis::time(millis).unwrap(), dead: None, waiting: None, body: body.into() };
             prop_assert_eq!(round_trip(message.clone(), Queue::Outbound), message);
         }
     }

@@ -67,6 +67,7 @@ impl Consumer for Scripted {
             replay_count: 0,
             accepted_at: OffsetDateTime::UNIX_EPOCH,
             dead: None,
+            waiting: None,
             body: Bytes::new(),
         };
         Some(Delivery::new(message, Box::new(lease)))

@@ -115,5 +115,6 @@ fn fields(decision: &Decision) -> (&'static str, Option<u64>, Option<&'static st
             ("dead_letter", None, Some(reason.kind.as_str()))
         }
         Decision::Snooze(wait) => ("snooze", Some(millis(*wait)), None),
+        Decision::Wait(waiting) => ("wait", None, Some(waiting.reason.as_str())),
     }
 }
