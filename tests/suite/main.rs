@@ -41,3 +41,4 @@ mod store_contract;
 mod structure;
 mod tls;
 mod tls_outward;
+mod waiting;

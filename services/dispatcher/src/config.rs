@@ -11,6 +11,10 @@ use roundtrip_model::{
 
 /// The broker's delays are no shorter.
 const MIN_PAUSED_SNOOZE: Duration = Duration::from_secs(1);
+/// Shorter waits would only be moved about.
+const MIN_WAIT_IN_STORE: Duration = Duration::from_secs(1);
+/// A longer wait should be found, and ended by `POST /channel/{channel_id}/retry`.
+const MAX_WAIT_IN_STORE: Duration = Duration::from_mins(10);
 /// After a resume the channel's messages should move soon.
 const MAX_PAUSED_SNOOZE: Duration = Duration::from_mins(5);
 
@@ -30,6 +34,10 @@ roundtrip_model::section! {
         /// snooze is longer when more than 200 paused messages a second would come back.
         #[serde(rename = "paused_park", with = "humantime_serde")]
         paused_snooze: Duration = Duration::from_secs(30);
+        /// A message that cannot go for this long waits in the store; a shorter wait stays with the
+        /// broker. What waits for a paused or failing channel is in the store at once.
+        #[serde(with = "humantime_serde")]
+        wait_in_store_after: Duration = Duration::from_mins(1);
         breaker: BreakerConfig = BreakerConfig::default();
         webhook: WebhookConfig = WebhookConfig::default();
         retry: RetryConfig = RetryConfig::default();
@@ -41,6 +49,7 @@ impl Config {
         Settings {
             concurrency: self.concurrency,
             paused_snooze: self.paused_snooze,
+            wait_in_store_after: self.wait_in_store_after,
             breaker: self.breaker,
             webhook: &self.webhook,
             retry: &self.retry,
@@ -52,6 +61,8 @@ impl Config {
     pub fn check(&self, check: &mut Check) {
         self.check_bounds(check);
         self.settings().check(check);
+        let bounds = MIN_WAIT_IN_STORE..=MAX_WAIT_IN_STORE;
+        check.within("wait_in_store_after", &self.wait_in_store_after, &bounds);
         let bounds = MIN_PAUSED_SNOOZE..=MAX_PAUSED_SNOOZE;
         check.within("paused_park", &self.paused_snooze, &bounds);
     }

@@ -188,6 +188,10 @@ impl DeliveryRole for Dispatcher {
         Some(Entry::of(message, queued.replay_count, at, event))
     }
 
+    fn waits_in_store(&self) -> bool {
+        !self.channels.is_unavailable()
+    }
+
     async fn after_attempt(
         &self,
         message: &OutboundMessage,

@@ -7,7 +7,9 @@
 mod config;
 mod dispatcher;
 mod response_urls;
+mod waiting_room;
 
 pub use config::Config;
 pub use dispatcher::Dispatcher;
 pub use response_urls::ResponseUrls;
+pub use waiting_room::WaitingRoom;

@@ -35,6 +35,8 @@ impl Config {
             concurrency: self.concurrency,
             // Answers cannot be paused.
             paused_snooze: Duration::ZERO,
+            // Answers wait in the broker.
+            wait_in_store_after: Duration::MAX,
             breaker: self.breaker,
             webhook: &self.webhook,
             retry: &self.retry,

@@ -4,3 +4,4 @@ pub(crate) mod dead_letters;
 mod entry;
 pub(crate) mod messages;
 pub(crate) mod replays;
+pub(crate) mod waiting;

@@ -5,7 +5,7 @@ use std::{ops::Deref, sync::Arc};
 use roundtrip_broker::SharedBroker;
 use roundtrip_egress::Guard;
 use roundtrip_journal::Journal;
-use roundtrip_model::{Clock, SealingKeys, TokenKeys};
+use roundtrip_model::{ChannelId, Clock, SealingKeys, TokenKeys};
 use roundtrip_store::{CachedChannels, SharedStore};
 use tokio::sync::Semaphore;
 
@@ -76,6 +76,15 @@ pub struct Parts {
 }
 
 impl Ingress {
+    /// Forgets what is known of a channel, and has its waiting messages looked at.
+    pub(crate) async fn channel_changed(&self, id: &ChannelId) {
+        self.channel_cache.forget(id).await;
+        if let Err(error) = self.store.wake_channel(id, self.clock.now()).await {
+            // A dispatcher looks at a paused channel after `paused_park`, too.
+            tracing::warn!(channel_id = %id, %error, "the channel's waiting messages are late");
+        }
+    }
+
     /// An ingress of these parts, with these limits. Must be called within a runtime.
     pub fn new(limits: Config, parts: Parts) -> Self {
         let authenticator = Authenticator::start(

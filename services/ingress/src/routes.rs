@@ -19,7 +19,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::{
     auth::{Access, api_keys, authenticator::guard},
     callback, channels, document,
-    history::{self, dead_letters, replays},
+    history::{self, dead_letters, replays, waiting},
     ingress::Ingress,
     limits::requests,
     messages::{self, batch},
@@ -42,6 +42,8 @@ fn table() -> Vec<Call> {
         delete("/channel/{channel_id}", OPERATES, channels::delete),
         post("/channel/{channel_id}/pause", OPERATES, channels::pause),
         post("/channel/{channel_id}/resume", OPERATES, channels::resume),
+        post("/channel/{channel_id}/retry", OPERATES, waiting::retry),
+        get("/channel/{channel_id}/waiting", READS, waiting::summary),
         post(
             "/channel/{channel_id}/secret/rotate",
             OPERATES,

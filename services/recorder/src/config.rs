@@ -10,6 +10,8 @@ roundtrip_model::section! {
         batches_at_once: u16 = 64, in 1..;
         /// The most dead letters of each queue that are written at once.
         dead_letters_at_once: u16 = 32, in 1..;
+        /// The most waiting messages that are held at once, to be written together.
+        waiting_messages_at_once: u16 = 1000, in 1..;
     }
 }
 

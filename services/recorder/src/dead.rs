@@ -1,24 +1,22 @@
 //! Moves dead letters from their queues to the store, where operators find them.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use roundtrip_broker::{Handler, Message};
 use roundtrip_journal::Journal;
 use roundtrip_model::{
     Callback, CallbackId, ChannelId, Clock, DeadReason, Decision, Entry, EntryId, Event, MessageId,
     OutboundMessage, SessionId, decision::DeadKind,
 };
-use roundtrip_store::{DeadLetter, DeadQueue, SharedStore};
+use roundtrip_store::{BulkWriter, DeadLetter, DeadQueue, SharedStore};
 
-use crate::patience::until_taken;
-
-/// The retry delay of a dead letter whose handler panicked.
-const AFTER_A_PANIC: Duration = Duration::from_secs(30);
+use crate::written::{AFTER_A_PANIC, decision};
 
 pub(crate) struct DeadLetterWriter {
     queue: DeadQueue,
-    store: SharedStore,
+    letters: BulkWriter<DeadLetter>,
     journal: Journal,
     clock: Arc<dyn Clock>,
 }
@@ -34,15 +32,21 @@ struct Subject {
 }
 
 impl DeadLetterWriter {
-    pub(crate) fn new(
+    /// Starts the task that writes; at most `waiting` letters queue for it.
+    pub(crate) fn start(
         queue: DeadQueue,
         store: SharedStore,
+        waiting: u16,
         journal: Journal,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        let letters = BulkWriter::start("dead letters", waiting, move |letters| {
+            let store = Arc::clone(&store);
+            async move { store.insert(letters).await }.boxed()
+        });
         Self {
             queue,
-            store,
+            letters,
             journal,
             clock,
         }
@@ -120,14 +124,13 @@ impl DeadLetterWriter {
 impl Handler for DeadLetterWriter {
     async fn handle(&self, message: &Message) -> Decision {
         let (letter, entry) = self.letter(message);
-        let letters = [letter];
-        if let Err(snooze) = until_taken("a dead letter", || self.store.insert(&letters)).await {
-            return snooze;
+        let written = self.letters.write(vec![letter.clone()]).await;
+        if written.is_err() {
+            return decision(written);
         }
         if let Some(entry) = entry {
             self.journal.append(entry).await;
         }
-        let [letter] = &letters;
         tracing::info!(
             dead_id = letter.dead_id,
             queue = ?letter.queue,

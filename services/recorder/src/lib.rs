@@ -1,4 +1,4 @@
-//! Moves the journal and the dead queues to the store, and runs replays.
+//! Moves the journal, the dead queues and the waiting queue to the store, and runs replays.
 //!
 //! Invariant: a message is acked only after its content is in the store. Writes are idempotent, so
 //! a redelivered message and several recorders are harmless.
@@ -6,11 +6,12 @@
 mod config;
 mod dead;
 mod entries;
-mod patience;
 mod poison;
 mod readdress;
 mod recorder;
 mod replay;
+mod waiting;
+mod written;
 
 pub use config::Config;
 pub use recorder::Recorder;

@@ -1,15 +1,17 @@
-//! The role: works the journal and the dead queues, and runs replays.
+//! The role: works the journal, the dead queues and the waiting queue, and runs replays.
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::{join3, try_join4};
 use roundtrip_broker::{Closed, Handler, Queue, SharedBroker, Worker};
 use roundtrip_journal::Journal;
 use roundtrip_model::Clock;
-use roundtrip_store::SharedStore;
+use roundtrip_store::{DeadQueue, SharedStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config, dead::DeadLetterWriter, entries::JournalWriter, poison, replay::Replayer,
+    waiting::WaitingWriter,
 };
 
 pub struct Recorder {
@@ -37,18 +39,18 @@ impl Recorder {
         }
     }
 
-    /// Works the journal and the dead queues, and runs replays, until `stop`. Work in progress then
-    /// gets up to `drain` to end.
+    /// Works its queues, and runs replays, until `stop`. Work in progress then gets up to `drain` to
+    /// end.
     pub async fn run(self, drain: Duration, stop: CancellationToken) -> Result<(), Closed> {
+        let letters = self.config.dead_letters_at_once;
         let dead_letter_writer = |queue| {
             let store = Arc::clone(&self.store);
             let (journal, clock) = (self.journal.clone(), Arc::clone(&self.clock));
-            Arc::new(DeadLetterWriter::new(queue, store, journal, clock))
+            let writer = DeadLetterWriter::start(queue, store, letters, journal, clock);
+            Arc::new(writer)
         };
-        let (outbound, callbacks) = (
-            dead_letter_writer(roundtrip_store::DeadQueue::Outbound),
-            dead_letter_writer(roundtrip_store::DeadQueue::Callbacks),
-        );
+        let outbound = dead_letter_writer(DeadQueue::Outbound);
+        let callbacks = dead_letter_writer(DeadQueue::Callbacks);
         let replayer = Replayer::new(
             Arc::clone(&self.broker),
             Arc::clone(&self.store),
@@ -57,23 +59,18 @@ impl Recorder {
         );
         let batches = self.config.batches_at_once;
         let journal_writer = Arc::new(JournalWriter::start(Arc::clone(&self.store), batches));
-        let letters = self.config.dead_letters_at_once;
-        futures::future::try_join5(
+        let messages = self.config.waiting_messages_at_once;
+        let waiting_writer = Arc::new(WaitingWriter::start(Arc::clone(&self.store), messages));
+        let queues = try_join4(
             self.work(Queue::Journal, batches, journal_writer, drain, &stop),
             self.work(Queue::OutboundDead, letters, outbound, drain, &stop),
             self.work(Queue::CallbacksDead, letters, callbacks, drain, &stop),
-            async {
-                replayer.run(&stop).await;
-                Ok(())
-            },
-            async {
-                let look = || self.broker.ready(Queue::JournalDead);
-                poison::watch(look, &stop, poison::log).await;
-                Ok(())
-            },
-        )
-        .await?;
-        Ok(())
+            self.work(Queue::Waiting, messages, waiting_writer, drain, &stop),
+        );
+        let look = || self.broker.ready(Queue::JournalDead);
+        let unreadable = poison::watch(look, &stop, poison::log);
+        let (queues, (), ()) = join3(queues, replayer.run(&stop), unreadable).await;
+        queues.map(drop)
     }
 
     async fn work(

@@ -5,9 +5,9 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use roundtrip_broker::SharedBroker;
+use roundtrip_broker::{Consumer, SharedBroker};
 use roundtrip_delivery::{Admission, Pipeline};
-use roundtrip_dispatcher::{Dispatcher, ResponseUrls};
+use roundtrip_dispatcher::{Dispatcher, ResponseUrls, WaitingRoom};
 use roundtrip_egress::Egress;
 use roundtrip_forwarder::Forwarder;
 use roundtrip_journal::Journal;
@@ -23,7 +23,7 @@ use crate::{
 };
 
 pub(crate) struct Workers {
-    dispatcher: Option<Pipeline<Dispatcher>>,
+    dispatcher: Option<(Pipeline<Dispatcher>, Box<dyn Consumer>)>,
     forwarder: Option<Pipeline<Forwarder>>,
     recorder: Option<Recorder>,
 }
@@ -83,17 +83,17 @@ impl Workers {
             forwarder,
             recorder,
         } = self;
-        if let Some(dispatcher) = dispatcher {
+        if let Some((dispatcher, waiting_room)) = dispatcher {
             let broker = Arc::clone(broker);
             lifecycle.spawn(Step::Workers, "dispatcher", |stop| async move {
-                let run = dispatcher.run(broker, drain, stop);
+                let run = dispatcher.run(broker, Some(waiting_room), drain, stop);
                 run.await.context("the dispatcher")
             });
         }
         if let Some(forwarder) = forwarder {
             let broker = Arc::clone(broker);
             lifecycle.spawn(Step::Workers, "forwarder", |stop| async move {
-                let run = forwarder.run(broker, drain, stop);
+                let run = forwarder.run(broker, None, drain, stop);
                 run.await.context("the forwarder")
             });
         }
@@ -109,17 +109,25 @@ fn dispatcher(
     config: &Config,
     common: Common<'_>,
     tokens: &TokenKeys,
-) -> Result<Pipeline<Dispatcher>, WrongSettings> {
+) -> Result<(Pipeline<Dispatcher>, Box<dyn Consumer>), WrongSettings> {
     let own = common.own_response_url.clone();
     let response_urls = ResponseUrls::new(own, tokens.clone(), config.callback_ttl);
-    Dispatcher::pipeline(
+    let pipeline = Dispatcher::pipeline(
         &config.dispatcher,
         Arc::clone(common.channel_cache),
         Arc::clone(common.egress),
         response_urls,
         common.journal.clone(),
         Arc::clone(common.clock),
-    )
+    )?;
+    let waiting_room = WaitingRoom::open(
+        &config.dispatcher,
+        Arc::clone(common.store),
+        Arc::clone(common.broker),
+        Arc::clone(common.channel_cache),
+        Arc::clone(common.clock),
+    );
+    Ok((pipeline, Box::new(waiting_room)))
 }
 
 fn forwarder(config: &Config, common: Common<'_>) -> Result<Pipeline<Forwarder>, WrongSettings> {

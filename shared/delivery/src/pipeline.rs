@@ -28,9 +28,10 @@ mod tests;
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use roundtrip_broker::{Closed, Handler, Message, SharedBroker, Worker};
+use futures::future::join_all;
+use roundtrip_broker::{Closed, Consumer, Handler, Message, SharedBroker, Worker};
 use roundtrip_journal::Journal;
-use roundtrip_model::{Check, Clock, Decision, Event, WrongSettings};
+use roundtrip_model::{Check, Clock, Decision, Event, Waiting, WrongSettings, journal::WaitReason};
 use tokio::{join, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +61,7 @@ pub struct Pipeline<R: DeliveryRole> {
     waits: Waits,
     concurrency: u16,
     window: u16,
+    wait_in_store_after: Duration,
 }
 
 impl<R: DeliveryRole> Pipeline<R> {
@@ -90,6 +92,7 @@ impl<R: DeliveryRole> Pipeline<R> {
             waits: Waits::new(),
             concurrency: settings.concurrency,
             window: window(settings.concurrency),
+            wait_in_store_after: settings.wait_in_store_after,
         })
     }
 
@@ -98,19 +101,28 @@ impl<R: DeliveryRole> Pipeline<R> {
         &self.admission
     }
 
-    /// Works the role's queue until `stop`. Deliveries in progress then get up to `drain` to end.
+    /// Works the role's queue, and the consumer of what waits in the store if there is one, until
+    /// `stop`. Deliveries in progress then get up to `drain` to end.
     pub async fn run(
         self,
         broker: SharedBroker,
+        waiting_room: Option<Box<dyn Consumer>>,
         drain: Duration,
         stop: CancellationToken,
     ) -> Result<(), Closed> {
-        let consumer = broker.consume(R::QUEUE, self.window).await?;
+        let queue = broker.consume(R::QUEUE, self.window).await?;
+        // Admission bounds the attempts of both together.
         let worker = Worker {
             concurrency: usize::from(self.concurrency),
             drain,
         };
-        worker.run(consumer, Arc::new(self), stop).await;
+        let handler: Arc<dyn Handler> = Arc::new(self);
+        let consumers = [queue].into_iter().chain(waiting_room);
+        let work = |consumer| {
+            let worker = worker.clone();
+            worker.run(consumer, Arc::clone(&handler), stop.clone())
+        };
+        join_all(consumers.map(work)).await;
         Ok(())
     }
 
@@ -185,7 +197,21 @@ impl<R: DeliveryRole> Pipeline<R> {
             };
             self.journal(message, payload, waiting).await;
         }
+        if reason.is_of_channel() || wait >= self.wait_in_store_after {
+            let waiting = Waiting::new(message.accepted_at, reason);
+            return self.in_store(message, waiting, Decision::Snooze(wait));
+        }
         Decision::Snooze(wait)
+    }
+
+    /// The decision to wait in the store, or the other one if the message waits there already or
+    /// cannot.
+    fn in_store(&self, message: &Message, waiting: Waiting, otherwise: Decision) -> Decision {
+        if message.waiting.is_none() && self.role.waits_in_store() {
+            Decision::Wait(waiting)
+        } else {
+            otherwise
+        }
     }
 
     async fn journal(&self, message: &Message, payload: &R::Payload, event: Event) {
@@ -201,6 +227,10 @@ impl<R: DeliveryRole> Handler for Pipeline<R> {
         let payload = serde_json::from_slice::<R::Payload>(&message.body);
         let (payload, reason) = match payload {
             Ok(payload) => match self.deliver(message, &payload).await {
+                Ok(Decision::RetryAfter(wait)) if wait >= self.wait_in_store_after => {
+                    let waiting = Waiting::new(self.clock.now() + wait, WaitReason::Retry);
+                    return self.in_store(message, waiting, Decision::RetryAfter(wait));
+                }
                 Ok(decision) => return decision,
                 Err(NoAttempt::Deferred(deferred)) => {
                     return self.snooze(message, &payload, deferred).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{journal::WaitReason, named::named};
+use crate::{journal::WaitReason, millis, named::named};
 
 /// What happens to a delivery after it was handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,15 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// A wait until this time, in whole milliseconds.
+    pub fn new(due_at: OffsetDateTime, reason: WaitReason) -> Self {
+        let millisecond = millis::time(millis::of(due_at));
+        Self {
+            due_at: millisecond.unwrap_or(due_at),
+            reason,
+        }
+    }
+
     /// The attempts of a message that begins to wait: a wait for a retry follows an attempt.
     pub fn attempts(&self, before: u32) -> u32 {
         before + u32::from(self.reason == WaitReason::Retry)

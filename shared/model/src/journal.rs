@@ -133,6 +133,11 @@ impl WaitReason {
         }
     }
 
+    /// Whether the channel's state decides how long it lasts.
+    pub const fn is_of_channel(self) -> bool {
+        matches!(self, Self::ChannelPaused | Self::EndpointFailing)
+    }
+
     /// Whether it lasts until somebody acts. The others end by themselves.
     pub const fn lasts(self) -> bool {
         matches!(

@@ -291,7 +291,8 @@ impl CachedChannels {
             .await;
     }
 
-    fn is_unavailable(&self) -> bool {
+    /// Whether the store was unavailable at the last read.
+    pub fn is_unavailable(&self) -> bool {
         self.is_unavailable.load(Relaxed)
     }
 

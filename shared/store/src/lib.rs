@@ -9,6 +9,7 @@
 
 #![warn(missing_docs)]
 
+mod bulk_writer;
 mod cache;
 mod canonical;
 mod channels;
@@ -29,6 +30,7 @@ mod store;
 mod target;
 mod version;
 
+pub use bulk_writer::{BulkWriter, GaveUp};
 pub use cache::{CachedChannels, KnownChannel};
 pub use channels::{Channels, SharedChannels};
 pub use config::Config;

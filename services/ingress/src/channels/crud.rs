@@ -44,7 +44,7 @@ pub(crate) async fn create(
             return Err(problem);
         }
     };
-    ingress.channel_cache.forget(id).await;
+    ingress.channel_changed(id).await;
     let headers = [
         (header::LOCATION, format!("/channel/{id}")),
         (header::ETAG, etag::of(&version)),
@@ -90,7 +90,7 @@ pub(crate) async fn update(
     Problem::unless_valid(errors)?;
     let expected = etag::expected(&headers, &id, &*ingress.store).await?;
     let updated = ingress.store.update(&id, &patch, expected.as_ref()).await?;
-    ingress.channel_cache.forget(&id).await;
+    ingress.channel_changed(&id).await;
     Ok(etag::versioned(updated))
 }
 
@@ -102,6 +102,6 @@ pub(crate) async fn delete(
 ) -> Result<StatusCode, Problem> {
     let expected = etag::expected(&headers, &id, &*ingress.store).await?;
     ingress.store.delete(&id, expected.as_ref()).await?;
-    ingress.channel_cache.forget(&id).await;
+    ingress.channel_changed(&id).await;
     Ok(StatusCode::NO_CONTENT)
 }

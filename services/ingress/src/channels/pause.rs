@@ -25,7 +25,7 @@ pub(crate) async fn resume(
 
 async fn set(ingress: &Ingress, id: &ChannelId, paused: bool) -> Result<Response, Problem> {
     let stored = ingress.store.set_paused(id, None, paused).await?;
-    ingress.channel_cache.forget(id).await;
+    ingress.channel_changed(id).await;
     tracing::info!(channel_id = %id, paused, "channel.paused");
     Ok(versioned(stored))
 }

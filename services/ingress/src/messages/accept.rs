@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use roundtrip_broker::{Message, Route};
 use roundtrip_model::{
-    ChannelId, Entry, Event, LogThrottle, MessageId, OutboundMessage, SessionId, channel::http_url,
-    journal::Content, message::is_empty_json,
+    ChannelId, Entry, Event, LogThrottle, MessageId, OutboundMessage, SessionId, Waiting,
+    channel::http_url,
+    journal::{Content, WaitReason},
+    message::is_empty_json,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -105,24 +107,29 @@ impl Ingress {
             message,
             response_url: response_url.unwrap_or_else(|| self.own_response_url.to_string()),
         };
-        self.enqueue(&message).await?;
+        self.enqueue(&message, target.settings.paused).await?;
         Ok(Accepted::new(message_id, message.session_id))
     }
 
     /// Publishes a message, then its journal entry. The order matters: a refused message must leave
-    /// no entry, and an entry cannot be withdrawn.
-    async fn enqueue(&self, message: &OutboundMessage) -> Result<(), Problem> {
+    /// no entry, and an entry cannot be withdrawn. A paused channel's message goes where it waits,
+    /// so that it stands before no other channel's.
+    async fn enqueue(&self, message: &OutboundMessage, paused: bool) -> Result<(), Problem> {
         let accepted_at = self.clock.now();
+        let waiting = paused.then(|| Waiting::new(accepted_at, WaitReason::ChannelPaused));
         let queued = Message {
             id: message.message_id.to_string(),
             attempts: 0,
             replay_count: 0,
             accepted_at,
             dead: None,
-            waiting: None,
+            waiting,
             body: encode(message)?,
         };
-        let route = Route::Outbound(&message.channel_id);
+        let route = match waiting {
+            Some(_) => Route::Waiting,
+            None => Route::Outbound(&message.channel_id),
+        };
         self.broker.publish(route, queued).await?;
         let content = Content {
             message: message.message.clone(),

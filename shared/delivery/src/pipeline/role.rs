@@ -70,6 +70,12 @@ pub trait DeliveryRole: Send + Sync + 'static {
         event: Event,
     ) -> Option<Entry>;
 
+    /// Whether a message that cannot go for long waits in the store now. Otherwise it waits in the
+    /// broker, however long.
+    fn waits_in_store(&self) -> bool {
+        false
+    }
+
     /// Acts on an attempt's outcome. A returned decision replaces that of the retry policy.
     async fn after_attempt(
         &self,

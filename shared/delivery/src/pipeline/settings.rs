@@ -12,6 +12,8 @@ pub struct Settings<'a> {
     pub concurrency: u16,
     /// How long a delivery of a paused key is snoozed.
     pub paused_snooze: Duration,
+    /// A wait of this length is in the store, if the role waits there.
+    pub wait_in_store_after: Duration,
     pub breaker: BreakerConfig,
     pub webhook: &'a WebhookConfig,
     pub retry: &'a RetryConfig,

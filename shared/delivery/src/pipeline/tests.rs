@@ -97,6 +97,7 @@ fn pipeline(url: Url, limits: Limits, journal: Journal) -> Pipeline<Role> {
     let settings = Settings {
         concurrency: 8,
         paused_snooze: Duration::from_secs(30),
+        wait_in_store_after: Duration::from_mins(1),
         breaker: BreakerConfig::default(),
         webhook: &WebhookConfig::default(),
         retry: &RetryConfig::default(),

@@ -176,6 +176,7 @@ async fn an_open_call_needs_no_key() {
 #[case::operator(KeyRole::Operator, None)]
 #[case::viewer(KeyRole::Viewer, Some(&[
     "GET /channel/{channel_id}",
+    "GET /channel/{channel_id}/waiting",
     "POST /channels",
     "GET /channel/message/{message_id}",
     "GET /messages",

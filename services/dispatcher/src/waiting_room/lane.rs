@@ -1,0 +1,314 @@
+//! One channel's messages on their way from the store to the worker loop.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use backoff::backoff::Backoff;
+use roundtrip_broker::{Delivery, Message, PublishError, Route, Settle, SettleError, Settlement};
+use roundtrip_model::{ChannelId, Waiting, journal::WaitReason, retry::reconnect};
+use roundtrip_store::{self as store, WaitingCursor, WaitingMessage};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{LEASE, Room, note};
+
+/// The most messages that one read loads. Its bytes have a bound in the store.
+const PAGE: u16 = 128;
+
+/// After this time a channel is yielded, so that all channels have their turn.
+const TURN: Duration = Duration::from_secs(10);
+
+/// A channel that cannot take its messages for this long is yielded.
+const LONG: Duration = Duration::from_secs(5);
+
+/// When a message that was returned unsettled is handed out again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How long the settlement of a dead letter waits for a broker that refuses it.
+const BROKER_PATIENCE: Duration = Duration::from_mins(5);
+
+/// What happened to a message that was handed out.
+enum Event {
+    Settled(String),
+    /// It was not attempted, and may be again after this time.
+    Returned(String, Duration),
+}
+
+pub(super) struct Lane {
+    room: Arc<Room>,
+    channel: ChannelId,
+    /// Cancelled when another process has the lease.
+    lost: CancellationToken,
+    events: mpsc::UnboundedReceiver<Event>,
+    /// For the leases of its messages. The worker loop bounds how many there are.
+    report: mpsc::UnboundedSender<Event>,
+    /// Read and not handed out, in order.
+    ready: VecDeque<WaitingMessage>,
+    handed_out: HashMap<String, WaitingMessage>,
+    /// The last message that was read.
+    cursor: Option<WaitingCursor>,
+    /// Whether no further message is due.
+    is_read: bool,
+    /// Whether nothing more is handed out.
+    is_ending: bool,
+    /// When the channel is to be looked at after its lease; `None` when its next message is due.
+    look_again_after: Option<Duration>,
+    /// No message is handed out before.
+    not_before: Instant,
+    max_in_flight: usize,
+}
+
+impl Lane {
+    pub(super) fn new(room: Arc<Room>, channel: ChannelId, lost: CancellationToken) -> Self {
+        let (report, events) = mpsc::unbounded_channel();
+        Self {
+            max_in_flight: room.max_in_flight,
+            room,
+            channel,
+            lost,
+            events,
+            report,
+            ready: VecDeque::new(),
+            handed_out: HashMap::new(),
+            cursor: None,
+            is_read: false,
+            is_ending: false,
+            look_again_after: None,
+            not_before: Instant::now(),
+        }
+    }
+
+    /// Runs until no message is due, the channel takes none, or the lease is lost; then yields the
+    /// channel.
+    pub(super) async fn run(mut self, deliveries: mpsc::Sender<Delivery>) {
+        let turn_ends = Instant::now() + TURN;
+        loop {
+            if self.ready.is_empty() && !self.is_read && !self.is_ending {
+                self.read().await;
+            }
+            if self.ready.is_empty() && self.handed_out.is_empty() {
+                break;
+            }
+            let has_next = !self.ready.is_empty() && self.handed_out.len() < self.max_in_flight;
+            let now = Instant::now();
+            let may_go = now >= self.not_before && now < self.room.hand_out_until();
+            // A lease that is about to end is looked at again soon.
+            let then = self.not_before.max(now + Duration::from_millis(100));
+            tokio::select! {
+                biased;
+                Some(event) = self.events.recv() => self.note(event),
+                () = self.lost.cancelled(), if !self.is_ending => self.end(None),
+                () = sleep_until(turn_ends), if !self.is_ending => self.end(Some(Duration::ZERO)),
+                () = deliveries.closed(), if !self.is_ending => self.end(Some(Duration::ZERO)),
+                permit = deliveries.reserve(), if has_next && may_go => {
+                    if let (Ok(permit), Some(delivery)) = (permit, self.next()) {
+                        permit.send(delivery);
+                    }
+                }
+                () = sleep_until(then), if has_next && !may_go => {}
+            }
+        }
+        self.give_back().await;
+    }
+
+    /// Reads the channel's settings and its next due messages.
+    async fn read(&mut self) {
+        // A channel that cannot be read now, or was deleted, is the pipeline's affair.
+        if let Ok(known) = self.room.channels.get_now(&self.channel).await {
+            let settings = &known.target.settings;
+            if settings.paused {
+                self.end(Some(self.room.paused));
+                return;
+            }
+            let own = settings.max_in_flight.map(usize::from);
+            self.max_in_flight = own.unwrap_or(self.room.max_in_flight).max(1);
+        }
+        let now = self.room.clock.now();
+        let store = &self.room.store;
+        let due = store.due_messages(&self.channel, self.cursor.as_ref(), now, PAGE);
+        match due.await {
+            Ok(messages) => {
+                self.is_read = messages.is_empty();
+                self.cursor = messages
+                    .last()
+                    .map(WaitingMessage::cursor)
+                    .or(self.cursor.take());
+                self.ready.extend(messages);
+            }
+            Err(error) => {
+                note(&error);
+                self.end(Some(LONG));
+            }
+        }
+    }
+
+    /// Takes the next message out of the lane.
+    fn next(&mut self) -> Option<Delivery> {
+        let row = self.ready.pop_front()?;
+        let message = Message {
+            id: row.id.clone(),
+            attempts: row.attempts,
+            replay_count: row.replay_count,
+            accepted_at: row.accepted_at,
+            dead: None,
+            waiting: Some(Waiting {
+                due_at: row.due_at,
+                reason: row.reason,
+            }),
+            body: row.body.clone(),
+        };
+        let lease = RowLease {
+            room: Arc::clone(&self.room),
+            row: WaitingMessage {
+                body: row.body.slice(..0),
+                ..row.clone()
+            },
+            report: Some(self.report.clone()),
+        };
+        self.handed_out.insert(row.id.clone(), row);
+        Some(Delivery::new(message, Box::new(lease)))
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Settled(id) => {
+                self.handed_out.remove(&id);
+                self.not_before = Instant::now();
+            }
+            Event::Returned(id, after) => {
+                let Some(row) = self.handed_out.remove(&id) else {
+                    return;
+                };
+                if self.is_ending {
+                    return;
+                }
+                if after >= LONG {
+                    self.end(Some(after));
+                    return;
+                }
+                let place = |row: &WaitingMessage| (row.due_at, row.id.clone());
+                let at = self
+                    .ready
+                    .partition_point(|other| place(other) < place(&row));
+                self.ready.insert(at, row);
+                self.not_before = Instant::now() + after;
+            }
+        }
+    }
+
+    /// Hands nothing more out.
+    fn end(&mut self, look_again_after: Option<Duration>) {
+        self.is_ending = true;
+        self.ready.clear();
+        self.look_again_after = look_again_after;
+    }
+
+    /// Yields the channel, unless another process has it.
+    async fn give_back(&self) {
+        if self.lost.is_cancelled() {
+            return;
+        }
+        let look_at = self
+            .look_again_after
+            .map(|after| self.room.clock.now() + after);
+        let store = &self.room.store;
+        let yielded = store.yield_channel(&self.room.owner, &self.channel, look_at);
+        // Otherwise the lease ends by itself.
+        if let Ok(Err(error)) = timeout(LEASE, yielded).await {
+            note(&error);
+        }
+    }
+}
+
+/// One message that was handed out. Dropping it returns the message to its lane.
+struct RowLease {
+    room: Arc<Room>,
+    /// Without its body.
+    row: WaitingMessage,
+    /// `None` once the lane was notified.
+    report: Option<mpsc::UnboundedSender<Event>>,
+}
+
+impl RowLease {
+    fn end(&mut self, event: Event) {
+        if let Some(report) = self.report.take() {
+            // A lane that is gone has lost the lease, or the process stops.
+            let _ = report.send(event);
+        }
+    }
+
+    /// Publishes the dead letter. The row stays until the confirm.
+    async fn publish_dead(&self, dead: Message) -> Result<(), PublishError> {
+        let deadline = Instant::now() + BROKER_PATIENCE;
+        let mut waits = reconnect();
+        loop {
+            let published = self.room.broker.publish(Route::OutboundDead, dead.clone());
+            let wait = waits.next_backoff().unwrap_or(waits.max_interval);
+            match published.await {
+                Err(_) if Instant::now() + wait < deadline => sleep(wait).await,
+                done => return done,
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Settle for RowLease {
+    async fn settle(
+        mut self: Box<Self>,
+        message: Message,
+        settlement: Settlement,
+    ) -> Result<(), SettleError> {
+        let before = message.attempts;
+        let id = self.row.id.clone();
+        let settled = match settlement {
+            // A snooze: nothing changes but the time of the next look.
+            Settlement::Defer { delay, attempts } if attempts == before => {
+                self.end(Event::Returned(id, delay));
+                return Ok(());
+            }
+            Settlement::Ack => store::Settlement::Removed,
+            Settlement::Defer { delay, attempts } => store::Settlement::Deferred {
+                attempts,
+                due_at: self.room.clock.now() + delay,
+                reason: WaitReason::Retry,
+            },
+            Settlement::Wait { waiting, attempts } => store::Settlement::Deferred {
+                attempts,
+                due_at: waiting.due_at,
+                reason: waiting.reason,
+            },
+            Settlement::Dead { reason, attempts } => {
+                let dead = Message {
+                    attempts,
+                    dead: Some(reason),
+                    waiting: None,
+                    ..message
+                };
+                self.publish_dead(dead).await?;
+                store::Settlement::Removed
+            }
+        };
+        let rows = vec![self.row.settled(settled)];
+        let written = self.room.settlements.write(rows).await;
+        written.map_err(|error| SettleError::Lost(error.to_string()))?;
+        self.end(Event::Settled(id));
+        Ok(())
+    }
+
+    fn release(self: Box<Self>) {}
+}
+
+impl Drop for RowLease {
+    fn drop(&mut self) {
+        let id = self.row.id.clone();
+        self.end(Event::Returned(id, AGAIN_AFTER));
+    }
+}

@@ -1,0 +1,21 @@
+//! What follows a write to the store: the same for every queue.
+
+use std::time::Duration;
+
+use roundtrip_model::Decision;
+use roundtrip_store::GaveUp;
+
+/// The retry delay of a message whose handler panicked.
+pub(crate) const AFTER_A_PANIC: Duration = Duration::from_secs(30);
+
+/// How long a message is snoozed whose write was given up. A message that is returned to its queue
+/// would be redelivered at once, in a loop.
+const SNOOZE: Duration = Duration::from_secs(5);
+
+/// The decision for a message after its write.
+pub(crate) fn decision(written: Result<(), GaveUp>) -> Decision {
+    match written {
+        Ok(()) => Decision::Done,
+        Err(GaveUp) => Decision::Snooze(SNOOZE),
+    }
+}
