@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::{
     account::Account,
     process::{Process, run_to_end},
-    scripted::ScriptedServer,
+    scripted::{Received, ScriptedServer},
     stack::{STOP_LIMIT, Stack},
     test_namespace::TestNamespace,
     wait,
@@ -156,9 +156,8 @@ impl TestGateway {
 
     /// Waits until one of these servers has accepted each message.
     pub async fn all_taken(&self, servers: &[&ScriptedServer]) -> anyhow::Result<()> {
-        let account = self.account().clone();
         wait::until("the accepted messages to be taken", async || {
-            let taken: Vec<_> = servers.iter().flat_map(|server| server.taken()).collect();
+            let (account, taken) = self.balance(servers);
             account.undelivered(&taken).is_empty().then_some(())
         })
         .await
@@ -167,13 +166,17 @@ impl TestGateway {
     /// Stops the gateway and checks the account: one of these servers accepted each message, or it
     /// is a dead letter; and one of these servers accepted each answer.
     pub async fn finish(mut self, servers: &[&ScriptedServer]) -> anyhow::Result<Accounted> {
+        let answers_are_forwarded = wait::until("the forwards of all answers", async || {
+            let (account, taken) = self.balance(servers);
+            account.unforwarded(&taken).is_empty().then_some(())
+        });
+        // Otherwise the balance below names the answers.
+        let _ = answers_are_forwarded.await;
         let dead = self.all_dead_letters().await?;
-        let mut account = self.account().clone();
         for server in servers {
             self.stack.audit().take_in(server.audit());
-            account.answered(server.answered());
         }
-        let taken: Vec<_> = servers.iter().flat_map(|server| server.taken()).collect();
+        let (account, taken) = self.balance(servers);
         let mut lost = account.undelivered(&taken);
         lost.retain(|id| !dead.contains(*id));
         ensure!(
@@ -186,6 +189,16 @@ impl TestGateway {
             "answers accepted and not forwarded: {lost:?}"
         );
         self.end().await
+    }
+
+    /// What was accepted so far, and what these servers took.
+    fn balance(&self, servers: &[&ScriptedServer]) -> (Account, Vec<Received>) {
+        let mut account = self.account().clone();
+        for server in servers {
+            account.answered(server.answered());
+        }
+        let taken = servers.iter().flat_map(|server| server.taken());
+        (account, taken.collect())
     }
 
     /// Stops the gateway without an account, for a test that leaves a message undelivered;
