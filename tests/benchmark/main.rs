@@ -14,6 +14,7 @@ mod raw_rabbitmq;
 mod raw_sqlite;
 mod results;
 mod table;
+mod waiting;
 
 use std::{fs, path::Path, process::ExitCode, thread::available_parallelism, time::Duration};
 
@@ -76,6 +77,11 @@ async fn main() -> anyhow::Result<ExitCode> {
                 answers::run(&options, &engines).await.map(exit_code)
             }
             Command::Memory(options) => memory(&options).await,
+            Command::Waiting(options) => {
+                let (engines, _servers) = engines(&options.common).await?;
+                waiting::run(&options, &engines).await?;
+                Ok(ExitCode::SUCCESS)
+            }
             Command::Queries(options) => {
                 queries::run(&options).await?;
                 Ok(ExitCode::SUCCESS)

@@ -36,6 +36,9 @@ pub(crate) enum Command {
     Memory(Memory),
     /// Measures how long queries of many channels take.
     Queries(Queries),
+    /// Measures what many messages that wait for a paused channel cost, and how fast they go after
+    /// the resume.
+    Waiting(Waiting),
 }
 
 #[derive(Debug, Args)]
@@ -239,6 +242,22 @@ pub(crate) struct Answers {
     /// Runs of each measurement.
     #[arg(long, default_value_t = 3)]
     pub(crate) repeat: usize,
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "the option's name")]
+pub(crate) struct Waiting {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Messages that wait for the paused channel.
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) waiting: usize,
+    /// Messages for the other channels in each measurement.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) messages: usize,
+    /// Messages a second for the other channels.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) rate: u32,
 }
 
 #[derive(Debug, Args)]
