@@ -54,6 +54,10 @@ impl Account {
                 let ids = accepted.map(|result| text(result, "message_id"));
                 self.messages.extend(ids);
             }
+            // It need not be delivered.
+            (path, 200) if path.ends_with("/cancel") => {
+                self.messages.remove(&text(&json, "message_id"));
+            }
             _ => {}
         }
     }

@@ -34,7 +34,7 @@ async fn waiting_messages_do_not_go_to_the_next_channel_of_the_id(
     let waiting = wait::until("messages that wait", async || {
         gateway.send("c", "probe").await.ok()?;
         sent += 1;
-        let list = gateway.get("/messages?channel_id=c&state=queued").await;
+        let list = gateway.get("/messages?channel_id=c&state=waiting").await;
         let waiting = list.ok()?.json()["messages"].as_array()?.len();
         // A message that is in neither place yet would be counted later.
         (waiting >= 2 && waiting + earlier.taken().len() == sent).then_some(waiting)

@@ -179,7 +179,7 @@ async fn a_paused_channels_message_shows_why_it_waits(setup: Setup) -> anyhow::R
         message["waiting"]["reason"] == "channel_paused" && events(message).contains(&"waiting")
     };
     let waits = gateway.until_message(&id, is_listed).await?;
-    assert_eq!(waits["state"], "queued");
+    assert_eq!(waits["state"], "waiting");
     gateway.post("/channel/c/resume", "").await?.expect(200)?;
     let done = gateway.until_state(&id, "delivered").await?;
     assert_eq!(done["waiting"], Value::Null);
@@ -240,7 +240,7 @@ async fn a_message_with_an_undecryptable_secret_shows_why_it_waits(
             message["waiting"]["reason"] == "secret_unreadable"
         });
         let waits = waits.await?;
-        assert_eq!(waits["state"], "queued");
+        assert_eq!(waits["state"], "waiting");
         let mut events = events(&waits);
         events.retain(|event| *event == "waiting");
         assert_eq!(events.len(), 1, "{waits}");

@@ -301,13 +301,13 @@ async fn a_replay_resends_delivered_messages_and_skips_waiting_ones(
     gateway.until_state(&answered, "forwarded").await?;
     gateway.post("/channel/c/pause", "").await?.expect(200)?;
     let waits = gateway.send("c", "waits").await?;
-    gateway.until_state(&waits, "queued").await?;
+    gateway.until_state(&waits, "waiting").await?;
 
     let lost = json!({"channel_id": "c", "state": "taken"});
     let lost = replay(&gateway, MESSAGES, lost).await?;
     assert_eq!(counts(&lost)[..2], [1, 1]);
     // Both are under way now.
-    gateway.until_state(&answered, "replayed").await?;
+    gateway.until_state(&answered, "waiting").await?;
     let all = replay(&gateway, MESSAGES, json!({"channel_id": "c"})).await?;
     assert_eq!((counts(&all)[0], counts(&all)[2]), (&json!(2), &json!(2)));
 

@@ -6,29 +6,26 @@ use std::sync::{
 };
 
 use harness::{
-    gateway::{Accounted, Plan, Setup, TestGateway},
+    gateway::{Accounted, Plan, Setup, attempts},
     scripted::{Received, Reply},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 on_both_setups! {
     a_resumed_channels_messages_arrive_in_the_order_of_their_acceptance,
     a_long_retry_waits_in_the_store_and_can_be_made_now,
     a_deleted_channels_waiting_messages_become_dead_letters,
     waiting_messages_outlast_a_killed_process,
-}
-
-const WAITING: &str = "/channel/c/waiting";
-
-/// Waits until this many messages wait for the channel `c`, and returns the summary.
-async fn until_waiting(gateway: &TestGateway, count: usize) -> anyhow::Result<Value> {
-    gateway
-        .until(WAITING, |summary| summary["count"] == count)
-        .await
+    one_message_is_retried_now_and_the_others_wait,
+    a_cancelled_message_is_not_delivered,
+    only_a_waiting_message_is_cancelled_or_retried,
 }
 
 fn ids(received: &[Received]) -> Vec<String> {
-    received.iter().map(|one| one.webhook_id().to_owned()).collect()
+    received
+        .iter()
+        .map(|one| one.webhook_id().to_owned())
+        .collect()
 }
 
 async fn a_resumed_channels_messages_arrive_in_the_order_of_their_acceptance(
@@ -46,13 +43,13 @@ async fn a_resumed_channels_messages_arrive_in_the_order_of_their_acceptance(
     for _ in 0..MESSAGES {
         sent.push(gateway.send("c", "s").await?);
     }
-    let summary = until_waiting(&gateway, MESSAGES).await?;
+    let summary = gateway.until_waiting("c", MESSAGES).await?;
     assert_eq!(summary["reasons"], json!({"channel_paused": MESSAGES}));
 
     gateway.post("/channel/c/resume", "").await?.expect(200)?;
     let taken = channel.taken_at_least(MESSAGES).await?;
     assert_eq!(ids(&taken), sent);
-    until_waiting(&gateway, 0).await?;
+    gateway.until_waiting("c", 0).await?;
     gateway.finish(&[&channel]).await
 }
 
@@ -72,18 +69,21 @@ async fn a_long_retry_waits_in_the_store_and_can_be_made_now(
         })
         .await?;
     let id = gateway.send("c", "s").await?;
-    let summary = until_waiting(&gateway, 1).await?;
+    let summary = gateway.until_waiting("c", 1).await?;
     assert_eq!(summary["reasons"], json!({"retry": 1}));
+    let message = gateway.until_state(&id, "waiting").await?;
+    assert_eq!(message["waiting"]["reason"], "retry");
+    assert_eq!(message["waiting"]["until"], summary["next_due_at"]);
 
     // What fails again keeps its place in the schedule.
     let retried = gateway.post("/channel/c/retry", "").await?.expect(200)?;
     assert_eq!(retried.json(), json!({"retried": 1}));
     gateway
         .until_message(&id, |message| {
-            harness::gateway::attempts(message).len() == 2
+            attempts(message).len() == 2 && message["state"] == "waiting"
         })
         .await?;
-    until_waiting(&gateway, 1).await?;
+    gateway.until_waiting("c", 1).await?;
 
     fails.store(false, Ordering::Release);
     gateway.post("/channel/c/retry", "").await?.expect(200)?;
@@ -101,7 +101,7 @@ async fn a_deleted_channels_waiting_messages_become_dead_letters(
         .await?;
     gateway.post("/channel/c/pause", "").await?.expect(200)?;
     gateway.send_many("c", MESSAGES).await?;
-    until_waiting(&gateway, MESSAGES).await?;
+    gateway.until_waiting("c", MESSAGES).await?;
     gateway.delete("/channel/c").await?.expect(204)?;
     for letter in gateway.until_dead("c", MESSAGES).await? {
         assert_eq!(letter["reason"]["kind"], "unknown_channel", "{letter}");
@@ -116,10 +116,79 @@ async fn waiting_messages_outlast_a_killed_process(setup: Setup) -> anyhow::Resu
         .await?;
     gateway.post("/channel/c/pause", "").await?.expect(200)?;
     gateway.send_many("c", MESSAGES).await?;
-    until_waiting(&gateway, MESSAGES).await?;
+    gateway.until_waiting("c", MESSAGES).await?;
     gateway.kill_and_restart_all().await?;
-    until_waiting(&gateway, MESSAGES).await?;
+    gateway.until_waiting("c", MESSAGES).await?;
     gateway.post("/channel/c/resume", "").await?.expect(200)?;
     channel.taken_at_least(MESSAGES).await?;
+    gateway.finish(&[&channel]).await
+}
+
+async fn one_message_is_retried_now_and_the_others_wait(setup: Setup) -> anyhow::Result<Accounted> {
+    let fails = Arc::new(AtomicBool::new(true));
+    let failing = Arc::clone(&fails);
+    let (gateway, channel) = Plan::new(setup)?
+        .schedule("1h")
+        .start_with_channel(move |_| {
+            if failing.load(Ordering::Acquire) {
+                Reply::status(503)
+            } else {
+                Reply::ok()
+            }
+        })
+        .await?;
+    let first = gateway.send("c", "s").await?;
+    let second = gateway.send("c", "s").await?;
+    gateway.until_waiting("c", 2).await?;
+    fails.store(false, Ordering::Release);
+    let path = format!("/channel/message/{second}/retry");
+    let retried = gateway.post(&path, "").await?.expect(200)?;
+    assert_eq!(retried.json(), json!({"retried": 1}));
+    gateway.until_delivered(&second).await?;
+    let summary = gateway.until_waiting("c", 1).await?;
+    assert_eq!(summary["reasons"], json!({"retry": 1}));
+    let path = format!("/channel/message/{first}/retry");
+    gateway.post(&path, "").await?.expect(200)?;
+    gateway.until_delivered(&first).await?;
+    gateway.finish(&[&channel]).await
+}
+
+async fn a_cancelled_message_is_not_delivered(setup: Setup) -> anyhow::Result<Accounted> {
+    let (gateway, channel) = Plan::new(setup)?
+        .start_with_channel(|_| Reply::ok())
+        .await?;
+    gateway.post("/channel/c/pause", "").await?.expect(200)?;
+    let cancelled = gateway.send("c", "s").await?;
+    let kept = gateway.send("c", "s").await?;
+    gateway.until_waiting("c", 2).await?;
+    let path = format!("/channel/message/{cancelled}/cancel");
+    let response = gateway.post(&path, "").await?.expect(200)?;
+    assert_eq!(
+        response.json(),
+        json!({"message_id": cancelled, "state": "cancelled"})
+    );
+    gateway.until_state(&cancelled, "cancelled").await?;
+    gateway.post(&path, "").await?.expect(409)?;
+    gateway.post("/channel/c/resume", "").await?.expect(200)?;
+    gateway.until_delivered(&kept).await?;
+    gateway.until_waiting("c", 0).await?;
+    assert_eq!(ids(&channel.taken()), [kept]);
+    gateway.finish(&[&channel]).await
+}
+
+async fn only_a_waiting_message_is_cancelled_or_retried(setup: Setup) -> anyhow::Result<Accounted> {
+    let (gateway, channel) = Plan::new(setup)?
+        .start_with_channel(|_| Reply::ok())
+        .await?;
+    let id = gateway.send("c", "s").await?;
+    gateway.until_delivered(&id).await?;
+    for action in ["cancel", "retry"] {
+        let path = format!("/channel/message/{id}/{action}");
+        let refused = gateway.post(&path, "").await?.expect(409)?;
+        assert_eq!(refused.json()["type"], "urn:roundtrip:problem:not-waiting");
+        let unknown = format!("/channel/message/msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f/{action}");
+        gateway.post(&unknown, "").await?.expect(404)?;
+    }
+    gateway.until_state(&id, "delivered").await?;
     gateway.finish(&[&channel]).await
 }

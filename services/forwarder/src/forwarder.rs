@@ -91,11 +91,15 @@ impl DeliveryRole for Forwarder {
         let callback_id = callback.callback_id;
         let event = match event {
             Event::Waiting {
-                attempts, reason, ..
+                attempts,
+                reason,
+                until,
+                ..
             } => Event::Waiting {
                 callback_id: Some(callback_id),
                 attempts,
                 reason,
+                until,
             },
             Event::Attempted(attempt) => Event::ForwardAttempted {
                 callback_id,

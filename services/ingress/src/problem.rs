@@ -15,7 +15,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use roundtrip_model::{channel::FieldError, key, redacted};
+use roundtrip_model::{State, channel::FieldError, key, redacted};
 use serde::{Serialize, Serializer};
 
 use crate::request_id;
@@ -120,13 +120,13 @@ impl Problem {
         Err(Self::invalid(errors))
     }
 
-    /// One field that is invalid.
     /// The body is empty where a filter is expected. `empty` says what a filter without fields does.
     pub(crate) fn no_filter(empty: &str) -> Self {
         let detail = format!("the body is empty; send the filter as a JSON object: {empty}");
         Self::new(Kind::MalformedJson, detail)
     }
 
+    /// One field that is invalid.
     pub(crate) fn invalid_field(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::invalid([FieldError::new(field, problem)])
     }
@@ -162,6 +162,17 @@ impl Problem {
              after a moment"
         );
         Self::new(Kind::UnknownMessage, detail)
+    }
+
+    /// Only a message that waits in the store can be taken out of it.
+    pub(crate) fn not_waiting(state: State) -> Self {
+        let name = state.as_str();
+        let detail = if state.is_under_way() {
+            format!("the message is on its way (its state is '{name}'); try again later")
+        } else {
+            format!("the message waits no longer: its state is '{name}'")
+        };
+        Self::new(Kind::NotWaiting, detail)
     }
 
     pub(crate) fn unknown_replay(id: &str) -> Self {

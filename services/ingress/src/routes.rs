@@ -57,6 +57,16 @@ fn table() -> Vec<Call> {
             FOLLOWS,
             history::messages::timeline,
         ),
+        post(
+            "/channel/message/{message_id}/retry",
+            OPERATES,
+            waiting::retry_one,
+        ),
+        post(
+            "/channel/message/{message_id}/cancel",
+            SENDS,
+            waiting::cancel,
+        ),
         get("/messages", READS, history::messages::list),
         post("/messages/replay", OPERATES, replays::messages),
         get("/dead-letters", READS, dead_letters::list),

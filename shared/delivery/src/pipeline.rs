@@ -32,6 +32,7 @@ use futures::future::join_all;
 use roundtrip_broker::{Closed, Consumer, Handler, Message, SharedBroker, Worker};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Check, Clock, Decision, Event, Waiting, WrongSettings, journal::WaitReason};
+use time::OffsetDateTime;
 use tokio::{join, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -188,30 +189,52 @@ impl<R: DeliveryRole> Pipeline<R> {
         Deferred { wait, reason }: Deferred,
     ) -> Decision {
         let is_news = self.waits.is_news(&message.id, reason, wait);
+        let is_long = reason.is_of_channel() || wait >= self.wait_in_store_after;
+        let moves = is_long && message.waiting.is_none() && self.role.waits_in_store();
         log::snoozed::<R>(message, payload, wait, reason, is_news);
-        if is_news {
-            let waiting = Event::Waiting {
-                callback_id: None,
-                attempts: message.attempts,
-                reason,
-            };
-            self.journal(message, payload, waiting).await;
+        if is_news || moves {
+            let until = (!reason.lasts()).then(|| self.clock.now() + wait);
+            self.journal_wait(message, payload, message.attempts, reason, until)
+                .await;
         }
-        if reason.is_of_channel() || wait >= self.wait_in_store_after {
-            let waiting = Waiting::new(message.accepted_at, reason);
-            return self.in_store(message, waiting, Decision::Snooze(wait));
+        if moves {
+            Decision::Wait(Waiting::new(message.accepted_at, reason))
+        } else {
+            Decision::Snooze(wait)
         }
-        Decision::Snooze(wait)
     }
 
-    /// The decision to wait in the store, or the other one if the message waits there already or
-    /// cannot.
-    fn in_store(&self, message: &Message, waiting: Waiting, otherwise: Decision) -> Decision {
-        if message.waiting.is_none() && self.role.waits_in_store() {
-            Decision::Wait(waiting)
-        } else {
-            otherwise
+    /// Decides where a message waits for its next attempt. A long wait is in the timeline.
+    async fn retry(&self, message: &Message, payload: &R::Payload, wait: Duration) -> Decision {
+        if wait < self.wait_in_store_after || !self.role.waits_in_store() {
+            return Decision::RetryAfter(wait);
         }
+        let waiting = Waiting::new(self.clock.now() + wait, WaitReason::Retry);
+        let attempts = waiting.attempts(message.attempts);
+        let until = Some(waiting.due_at);
+        self.journal_wait(message, payload, attempts, waiting.reason, until)
+            .await;
+        match message.waiting {
+            None => Decision::Wait(waiting),
+            Some(_) => Decision::RetryAfter(wait),
+        }
+    }
+
+    async fn journal_wait(
+        &self,
+        message: &Message,
+        payload: &R::Payload,
+        attempts: u32,
+        reason: WaitReason,
+        until: Option<OffsetDateTime>,
+    ) {
+        let waiting = Event::Waiting {
+            callback_id: None,
+            attempts,
+            reason,
+            until,
+        };
+        self.journal(message, payload, waiting).await;
     }
 
     async fn journal(&self, message: &Message, payload: &R::Payload, event: Event) {
@@ -227,9 +250,8 @@ impl<R: DeliveryRole> Handler for Pipeline<R> {
         let payload = serde_json::from_slice::<R::Payload>(&message.body);
         let (payload, reason) = match payload {
             Ok(payload) => match self.deliver(message, &payload).await {
-                Ok(Decision::RetryAfter(wait)) if wait >= self.wait_in_store_after => {
-                    let waiting = Waiting::new(self.clock.now() + wait, WaitReason::Retry);
-                    return self.in_store(message, waiting, Decision::RetryAfter(wait));
+                Ok(Decision::RetryAfter(wait)) => {
+                    return self.retry(message, &payload, wait).await;
                 }
                 Ok(decision) => return decision,
                 Err(NoAttempt::Deferred(deferred)) => {

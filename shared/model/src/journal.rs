@@ -7,6 +7,9 @@
 //!   │            └───────────┴───────▶ dead ◀────────────────────────┘
 //!   │                                   │ replay
 //!   └────────────◀── replayed ◀─────────┘
+//!
+//! queued, retrying or replayed ─▶ waiting ─▶ delivering
+//!                                    └─────▶ cancelled
 //! ```
 //!
 //! Invariant: the state is the greatest position among a message's entries. Entries that arrive
@@ -45,15 +48,27 @@ pub struct Entry {
 pub enum Event {
     /// The message was accepted and is in the queue.
     Accepted(Box<Content>),
-    /// The message, or an answer to it, is snoozed, which does not count as an attempt. There is an
-    /// entry when the reason changes, however often it is snoozed, and none for a short wait.
+    /// The message, or an answer to it, waits, which does not count as an attempt. There is an entry
+    /// when the message begins to wait in the store and when the reason changes, and none for a
+    /// short wait.
     Waiting {
         /// The answer, if it is one that waits.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         callback_id: Option<CallbackId>,
+        /// The attempts made so far.
         attempts: u32,
         reason: WaitReason,
+        /// The time of the next attempt. `None` if the wait ends with its reason.
+        #[serde(
+            default,
+            with = "crate::millis::option",
+            skip_serializing_if = "Option::is_none"
+        )]
+        until: Option<OffsetDateTime>,
     },
+    /// The message was taken out of the store, and no attempt begins any more. One that had begun
+    /// may still deliver it.
+    Cancelled {},
     /// An attempt is still running after a while. A quick attempt has only its `Attempted` entry.
     Delivering {
         attempt: u32,
@@ -222,6 +237,10 @@ named! {
         Delivering = "delivering",
         /// An attempt failed, and a retry will follow.
         Retrying = "retrying",
+        /// It waits for its channel, for its next attempt, or for its time.
+        Waiting = "waiting",
+        /// It was cancelled while it waited. Final, unless an attempt had begun.
+        Cancelled = "cancelled",
         /// The channel accepted it with a 2xx.
         Delivered = "delivered",
         Answered = "answered",
@@ -239,7 +258,7 @@ impl State {
     pub const fn is_under_way(self) -> bool {
         matches!(
             self,
-            Self::Queued | Self::Delivering | Self::Retrying | Self::Replayed
+            Self::Queued | Self::Delivering | Self::Retrying | Self::Waiting | Self::Replayed
         )
     }
 
@@ -266,6 +285,7 @@ pub struct Position {
 const PHASE_BITS: u32 = 4;
 const STEP_BITS: u32 = 36;
 const MAX_REPLAY_COUNT: u32 = (1 << 23) - 1;
+const MAX_STEP: u64 = (1 << STEP_BITS) - 1;
 
 impl Position {
     /// At least one of these bits of a rank is set if the channel accepted the message, whatever
@@ -273,7 +293,7 @@ impl Position {
     pub const TAKEN_BITS: i64 = 0b110 << STEP_BITS;
 
     fn new(replay_count: u32, phase: Phase, step: u64, state: State) -> Self {
-        let step = step.min((1 << STEP_BITS) - 1).cast_signed();
+        let step = step.min(MAX_STEP).cast_signed();
         let replay_count = i64::from(replay_count.min(MAX_REPLAY_COUNT));
         Self {
             rank: (replay_count << (PHASE_BITS + STEP_BITS)) | ((phase as i64) << STEP_BITS) | step,
@@ -316,8 +336,11 @@ impl Entry {
 
     /// How far this entry advances its message.
     pub fn position(&self) -> Position {
-        // The order is: an attempt's beginning, its end, the next attempt's beginning.
-        let begun = |attempt: u32| 2 * u64::from(attempt);
+        // The order is: an attempt's beginning, its end, the wait for the next one, the next one's
+        // beginning. One is free.
+        let begun = |attempt: u32| 4 * u64::from(attempt);
+        let ended = |attempt: u32| begun(attempt) + 1;
+        let waits = |attempts: u32| begun(attempts) + 2;
         let at = |phase, step, state| Position::new(self.replay_count, phase, step, state);
         match &self.event {
             Event::Answered { .. }
@@ -325,7 +348,7 @@ impl Entry {
                 callback_id: Some(_),
                 ..
             } => at(Phase::Answered, 0, State::Answered),
-            Event::Accepted(_) | Event::Replayed { .. } | Event::Waiting { attempts: 0, .. } => {
+            Event::Accepted(_) | Event::Replayed { .. } => {
                 let again = self.replay_count > 0;
                 let state = if again {
                     State::Replayed
@@ -335,16 +358,15 @@ impl Entry {
                 at(Phase::UnderWay, 0, state)
             }
             Event::Waiting { attempts, .. } => {
-                at(Phase::UnderWay, begun(*attempts) + 1, State::Retrying)
+                at(Phase::UnderWay, waits(*attempts), State::Waiting)
             }
+            Event::Cancelled {} => at(Phase::UnderWay, MAX_STEP, State::Cancelled),
             Event::Delivering { attempt } => {
                 at(Phase::UnderWay, begun(*attempt), State::Delivering)
             }
             Event::Attempted(attempt) => match attempt.next {
                 After::Arrived => at(Phase::Delivered, 0, State::Delivered),
-                After::Retry { .. } => {
-                    at(Phase::UnderWay, begun(attempt.attempt) + 1, State::Retrying)
-                }
+                After::Retry { .. } => at(Phase::UnderWay, ended(attempt.attempt), State::Retrying),
                 After::Dead(_) => at(Phase::Dead, 0, State::Dead),
             },
             Event::Dead(_) => at(Phase::Dead, 0, State::Dead),

@@ -53,6 +53,37 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetD
     Ok(at)
 }
 
+/// Writes and reads a time that may be absent.
+pub mod option {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use time::OffsetDateTime;
+
+    #[derive(Serialize, Deserialize)]
+    struct Time(#[serde(with = "super")] OffsetDateTime);
+
+    /// Writes the time as its millisecond.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(
+        at: &Option<OffsetDateTime>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        at.map(Time).serialize(serializer)
+    }
+
+    /// Reads a time as the module above does.
+    ///
+    /// # Errors
+    /// The number is no time that can be shown, or the deserializer fails.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<OffsetDateTime>, D::Error> {
+        let at = Option::<Time>::deserialize(deserializer)?;
+        Ok(at.map(|Time(at)| at))
+    }
+}
+
 fn whole(millis: i128) -> i64 {
     i64::try_from(millis).unwrap_or(i64::MAX)
 }

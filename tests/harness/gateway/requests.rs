@@ -140,6 +140,12 @@ impl TestGateway {
         Ok(attempts(&message.await?))
     }
 
+    /// Waits until this many messages wait for a channel in the store, and returns the summary.
+    pub async fn until_waiting(&self, channel: &str, count: usize) -> anyhow::Result<Value> {
+        let path = format!("/channel/{channel}/waiting");
+        self.until(&path, |summary| summary["count"] == count).await
+    }
+
     /// Waits until this many dead letters of a channel are listed.
     pub async fn until_dead(&self, channel: &str, count: usize) -> anyhow::Result<Vec<Value>> {
         let path = format!("/dead-letters?channel_id={channel}");

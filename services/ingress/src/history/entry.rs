@@ -43,7 +43,13 @@ enum ShownEvent {
         callback_id: Option<CallbackId>,
         attempts: u32,
         reason: WaitReason,
+        #[serde(
+            with = "time::serde::rfc3339::option",
+            skip_serializing_if = "Option::is_none"
+        )]
+        until: Option<OffsetDateTime>,
     },
+    Cancelled {},
     Delivering {
         attempt: u32,
     },
@@ -137,6 +143,13 @@ mod tests {
         json!({"waiting": {"attempts": 0, "reason": "rate_limited"}}),
         json!({"type": "waiting", "attempts": 0, "reason": "rate_limited"})
     )]
+    #[case::waiting_for_a_time(
+        json!({"waiting": {"attempts": 1, "reason": "retry", "until": 1_795_000_000_123_i64}}),
+        json!({
+            "type": "waiting", "attempts": 1, "reason": "retry", "until": "2026-11-18T11:06:40.123Z"
+        })
+    )]
+    #[case::cancelled(json!({"cancelled": {}}), json!({"type": "cancelled"}))]
     #[case::answer_waiting(
         json!({"waiting": {
             "callback_id": format!("cb_{UUID}"), "attempts": 2, "reason": "sessions_server_failing"

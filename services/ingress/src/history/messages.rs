@@ -52,13 +52,20 @@ pub(crate) struct Timeline {
 struct Waiting {
     reason: WaitReason,
     detail: &'static str,
+    /// The time of the next attempt, if the wait ends at one.
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    until: Option<OffsetDateTime>,
 }
 
-impl From<WaitReason> for Waiting {
-    fn from(reason: WaitReason) -> Self {
+impl Waiting {
+    fn new(reason: WaitReason, until: Option<OffsetDateTime>) -> Self {
         Self {
             reason,
             detail: reason.detail(),
+            until,
         }
     }
 }
@@ -74,41 +81,55 @@ pub(crate) async fn timeline(
     // Another channel's message gives the same 404 as one that does not exist.
     let found = found.filter(|(message, _)| principal.sees(Some(&message.channel_id)));
     let (message, timeline) = found.ok_or_else(|| Problem::unknown_message(&id.to_string()))?;
-    let waiting = waiting(&ingress, &message, &timeline).await;
+    let waiting = waiting(&ingress, &message, &timeline).await?;
     let timeline = Timeline {
         message: message.into(),
-        waiting: waiting.map(Waiting::from),
+        waiting,
         timeline: timeline.into_iter().map(TimelineEntry::from).collect(),
     };
     ingress.response_budget.json(&timeline, ())
 }
 
-/// What the message, or its answer, waits for: a pause is read from the channel, all else from the
-/// last entry of the dispatcher or the forwarder.
+/// What the message, or its answer, waits for. A time that has not come is read from the store, a
+/// pause from the channel, and all else from the last entry of the dispatcher or the forwarder.
 async fn waiting(
     ingress: &Ingress,
     message: &MessageRecord,
     timeline: &[Entry],
-) -> Option<WaitReason> {
+) -> Result<Option<Waiting>, Problem> {
     if message.state == MessageState::Answered {
-        return answer_waits(timeline);
+        return Ok(answer_waits(timeline));
     }
     if !message.state.is_under_way() || message.state == MessageState::Delivering {
-        return None;
+        return Ok(None);
     }
-    if let Ok(known) = ingress.channel_cache.get(&message.channel_id).await
-        && known.target.settings.paused
-    {
-        return Some(WaitReason::ChannelPaused);
+    if message.state == MessageState::Waiting {
+        let id = message.message_id.to_string();
+        let stored = ingress.store.waiting_message(&id).await?;
+        let later = stored.filter(|stored| stored.due_at > ingress.clock.now());
+        if let Some(stored) = later {
+            return Ok(Some(Waiting::new(stored.reason, Some(stored.due_at))));
+        }
     }
-    match timeline.last()?.event {
-        Event::Waiting { reason, .. } => Some(reason),
+    let known = ingress.channel_cache.get(&message.channel_id).await;
+    let is_paused = known.is_ok_and(|known| known.target.settings.paused);
+    if is_paused {
+        return Ok(Some(Waiting::new(WaitReason::ChannelPaused, None)));
+    }
+    let last = timeline.last().map(|entry| &entry.event);
+    Ok(match last {
+        // It has been resumed.
+        Some(Event::Waiting {
+            reason: WaitReason::ChannelPaused,
+            ..
+        }) => None,
+        Some(Event::Waiting { reason, until, .. }) => Some(Waiting::new(*reason, *until)),
         _ => None,
-    }
+    })
 }
 
 /// Why an answer waits; `None` unless the latest event of an answer is a wait.
-fn answer_waits(timeline: &[Entry]) -> Option<WaitReason> {
+fn answer_waits(timeline: &[Entry]) -> Option<Waiting> {
     timeline
         .iter()
         .rev()
@@ -116,8 +137,9 @@ fn answer_waits(timeline: &[Entry]) -> Option<WaitReason> {
             Event::Waiting {
                 callback_id: Some(_),
                 reason,
+                until,
                 ..
-            } => Some(Some(*reason)),
+            } => Some(Some(Waiting::new(*reason, *until))),
             Event::ForwardAttempted { .. } | Event::AnswerDead { .. } => Some(None),
             _ => None,
         })

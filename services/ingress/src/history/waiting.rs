@@ -1,15 +1,21 @@
-//! What waits for a channel: `GET /channel/{channel_id}/waiting` and
-//! `POST /channel/{channel_id}/retry`.
+//! The messages that wait in the store: how many they are, and how they go or are cancelled.
 
 use std::collections::BTreeMap;
 
 use axum::{Json as JsonBody, extract::State};
-use roundtrip_model::journal::WaitReason;
-use roundtrip_store::{WaitingSelection, WaitingSummary};
+use roundtrip_model::{
+    Entry, EntryId, Event, MessageId, State as MessageState, journal::WaitReason,
+};
+use roundtrip_store::{WaitingMessage, WaitingSelection, WaitingSummary};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use crate::{auth::Principal, ingress::Ingress, parameters::ChannelPath, problem::Problem};
+use crate::{
+    auth::Principal,
+    ingress::Ingress,
+    parameters::{ChannelPath, PathId},
+    problem::Problem,
+};
 
 /// The messages that wait for a channel in the store.
 #[derive(Debug, Serialize)]
@@ -63,4 +69,75 @@ pub(crate) async fn retry(
     let retried = ingress.store.make_due(&which, ingress.clock.now()).await?;
     tracing::info!(channel_id = %id, retried, "channel.retried");
     Ok(JsonBody(Retried { retried }))
+}
+
+/// `POST /channel/message/{message_id}/retry`: the message is due now. A failed attempt continues
+/// its schedule.
+pub(crate) async fn retry_one(
+    State(ingress): State<Ingress>,
+    principal: Principal,
+    PathId(id): PathId,
+) -> Result<JsonBody<Retried>, Problem> {
+    let (_, row) = stored(&ingress, &principal, &id).await?;
+    let message_id = row.id.clone();
+    let which = WaitingSelection::Message(row.id);
+    let retried = ingress.store.make_due(&which, ingress.clock.now()).await?;
+    tracing::info!(message_id, retried, "message.retried");
+    Ok(JsonBody(Retried { retried }))
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Cancelled {
+    message_id: MessageId,
+    state: MessageState,
+}
+
+/// `POST /channel/message/{message_id}/cancel`. An attempt that has begun may still deliver the
+/// message.
+///
+/// The entry is written first: if the process dies in between, the message is still in the store,
+/// and the repeated request removes it.
+pub(crate) async fn cancel(
+    State(ingress): State<Ingress>,
+    principal: Principal,
+    PathId(id): PathId,
+) -> Result<JsonBody<Cancelled>, Problem> {
+    let (message_id, row) = stored(&ingress, &principal, &id).await?;
+    ingress
+        .record(Entry {
+            entry_id: EntryId::generate(),
+            message_id,
+            channel_id: row.channel_id,
+            session_id: row.session_id,
+            replay_count: row.replay_count,
+            at: ingress.clock.now(),
+            event: Event::Cancelled {},
+        })
+        .await;
+    ingress.store.remove_waiting(&row.id).await?;
+    tracing::info!(%message_id, "message.cancelled");
+    let state = MessageState::Cancelled;
+    Ok(JsonBody(Cancelled { message_id, state }))
+}
+
+/// The message with this id, as it waits in the store.
+async fn stored(
+    ingress: &Ingress,
+    principal: &Principal,
+    id: &str,
+) -> Result<(MessageId, WaitingMessage), Problem> {
+    let message_id: MessageId = id.parse().map_err(|_error| Problem::unknown_message(id))?;
+    let stored = ingress.store.waiting_message(id).await?;
+    // Another channel's message gives the same 404 as one that does not exist.
+    if let Some(row) = stored
+        && principal.sees(Some(&row.channel_id))
+    {
+        return Ok((message_id, row));
+    }
+    let known = ingress.store.message(&message_id).await?;
+    let known = known.filter(|(message, _)| principal.sees(Some(&message.channel_id)));
+    Err(match known {
+        Some((message, _)) => Problem::not_waiting(message.state),
+        None => Problem::unknown_message(id),
+    })
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::{future::OptionFuture, join};
 use roundtrip_broker::{Message, Route};
 use roundtrip_model::{
     ChannelId, Entry, Event, LogThrottle, MessageId, OutboundMessage, SessionId, Waiting,
@@ -136,7 +137,17 @@ impl Ingress {
             response_url: message.response_url.clone(),
         };
         let event = Event::Accepted(Box::new(content));
-        self.record(Entry::of(message, 0, accepted_at, event)).await;
+        let accepted = self.record(Entry::of(message, 0, accepted_at, event));
+        let waits = waiting.map(|Waiting { due_at, reason }| {
+            let event = Event::Waiting {
+                callback_id: None,
+                attempts: 0,
+                reason,
+                until: (due_at > accepted_at).then_some(due_at),
+            };
+            self.record(Entry::of(message, 0, accepted_at, event))
+        });
+        join!(accepted, OptionFuture::from(waits));
         Ok(())
     }
 

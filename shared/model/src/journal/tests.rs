@@ -59,6 +59,7 @@ fn waiting(callback_id: Option<CallbackId>, attempts: u32) -> Event {
         callback_id,
         attempts,
         reason: WaitReason::EndpointFailing,
+        until: Some(datetime!(2026-11-23 12:00 UTC)),
     }
 }
 
@@ -81,14 +82,14 @@ fn walk(steps: Vec<(u32, Event, State)>) {
 fn a_message_that_arrives_walks_to_forwarded() {
     walk(vec![
         (0, accepted(), State::Queued),
-        (0, waiting(None, 0), State::Queued),
+        (0, waiting(None, 0), State::Waiting),
         (0, Event::Delivering { attempt: 1 }, State::Delivering),
         (
             0,
             Event::Attempted(attempt(1, After::Retry { wait_ms: 1 })),
             State::Retrying,
         ),
-        (0, waiting(None, 1), State::Retrying),
+        (0, waiting(None, 1), State::Waiting),
         (0, Event::Delivering { attempt: 2 }, State::Delivering),
         (
             0,
@@ -100,6 +101,26 @@ fn a_message_that_arrives_walks_to_forwarded() {
         (0, forward(1, After::Retry { wait_ms: 1 }), State::Answered),
         (0, waiting(Some(CallbackId::generate()), 1), State::Answered),
         (0, forward(2, After::Arrived), State::Forwarded),
+    ]);
+}
+
+#[test]
+fn a_cancelled_message_is_delivered_only_by_an_attempt_that_had_begun() {
+    walk(vec![
+        (0, accepted(), State::Queued),
+        (0, waiting(None, 0), State::Waiting),
+        (0, Event::Cancelled {}, State::Cancelled),
+        (0, Event::Delivering { attempt: 1 }, State::Cancelled),
+        (
+            0,
+            Event::Attempted(attempt(1, After::Retry { wait_ms: 1 })),
+            State::Cancelled,
+        ),
+        (
+            0,
+            Event::Attempted(attempt(2, After::Arrived)),
+            State::Delivered,
+        ),
     ]);
 }
 
@@ -146,7 +167,7 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         After::Retry { wait_ms: 1 },
         After::Dead(reason()),
     ]);
-    let event = (0..8_u8, 1_u32.., next).prop_map(|(kind, number, next)| match kind {
+    let event = (0..10_u8, 1_u32.., next).prop_map(|(kind, number, next)| match kind {
         0 => accepted(),
         1 => Event::Delivering { attempt: number },
         2 => Event::Attempted(attempt(number, next)),
@@ -157,6 +178,8 @@ fn any_entry() -> impl Strategy<Value = Entry> {
             callback_id: CallbackId::generate(),
             reason: reason(),
         },
+        7 => waiting(None, number),
+        8 => Event::Cancelled {},
         _ => replayed(),
     });
     (0_u32..4, event).prop_map(|(replay_count, event)| entry(replay_count, event))

@@ -134,6 +134,8 @@ impl StateFilter {
         "queued",
         "delivering",
         "retrying",
+        "waiting",
+        "cancelled",
         "delivered",
         "answered",
         "forwarded",
