@@ -25,6 +25,12 @@ const BAD: &str = r#"
 422 message POST /channel/message {"channel_id":"known","session_id":"s","message":""}
 422 response_url POST /channel/message {"channel_id":"known","session_id":"s","message":"m","response_url":"/here"}
 422 reponse_url POST /channel/message {"channel_id":"known","session_id":"s","message":"m","reponse_url":"http://h/"}
+422 deliver_at POST /channel/message {"channel_id":"known","session_id":"s","message":"m","deliver_at":"tomorrow"}
+422 deliver_at POST /channel/message {"channel_id":"known","session_id":"s","message":"m","deliver_at":"2100-01-01T00:00:00"}
+422 deliver_at POST /channel/message {"channel_id":"known","session_id":"s","message":"m","deliver_at":"2999-01-01T00:00:00Z"}
+422 expires_at POST /channel/message {"channel_id":"known","session_id":"s","message":"m","expires_at":1795000000}
+422 expires_at POST /channel/message {"channel_id":"known","session_id":"s","message":"m","expires_at":"2020-01-01T00:00:00Z"}
+422 expires_at POST /channel/message {"channel_id":"known","session_id":"s","message":"m","expires_at":"2999-01-01T00:00:00Z"}
 404 - POST /channel/message {"channel_id":"unknown","session_id":"s","message":"m"}
 
 422 limit GET /messages?limit=0

@@ -118,6 +118,14 @@ impl DeliveryRole for Dispatcher {
         &message.session_id
     }
 
+    fn age_from(queued: &Message, message: &OutboundMessage) -> OffsetDateTime {
+        message.age_from(queued.accepted_at)
+    }
+
+    fn expires_at(queued: &Message, message: &OutboundMessage) -> Option<OffsetDateTime> {
+        message.expires_at(queued.replay_count)
+    }
+
     async fn destination(&self, message: &OutboundMessage) -> Result<Destination, NoAttempt> {
         let id = &message.channel_id;
         let found = match self.channels.get(id).await {
@@ -158,9 +166,8 @@ impl DeliveryRole for Dispatcher {
         destination: &'a Destination,
     ) -> Result<Request<'a>, serde_json::Error> {
         let Destination { known, url } = destination;
-        let response_url = self
-            .response_urls
-            .url(message, queued.replay_count, queued.accepted_at);
+        let from = message.age_from(queued.accepted_at);
+        let response_url = self.response_urls.url(message, queued.replay_count, from);
         let settings = &known.target.settings;
         Ok(Request {
             url,

@@ -22,7 +22,7 @@ pub struct ResponseUrls {
 
 impl ResponseUrls {
     /// Tokens are made with `keys` and expire `time_to_live` after the message was accepted or
-    /// replayed.
+    /// replayed, or after its later `deliver_at`.
     pub const fn new(own: Url, keys: TokenKeys, time_to_live: Duration) -> Self {
         Self {
             own,
@@ -32,13 +32,13 @@ impl ResponseUrls {
     }
 
     /// The message's own `response_url`. If it is the gateway's, a token is appended, even if the
-    /// producer set the URL. The token depends only on the message and its replay, so every attempt
-    /// has the same body.
+    /// producer set the URL. The token's life counts from `from`. The token depends only on the
+    /// message and its replay, so every attempt has the same body.
     pub(crate) fn url<'a>(
         &self,
         message: &'a OutboundMessage,
         replay_count: u32,
-        accepted_at: OffsetDateTime,
+        from: OffsetDateTime,
     ) -> Cow<'a, str> {
         match Url::parse(&message.response_url) {
             Ok(mut url) if self.is_own(&url) => {
@@ -47,7 +47,7 @@ impl ResponseUrls {
                     channel_id: message.channel_id.clone(),
                     replay_count,
                 };
-                let until = accepted_at + self.time_to_live;
+                let until = from + self.time_to_live;
                 let uid = message.channel_uid.as_ref();
                 let token = self.keys.sign(&claims, &message.session_id, uid, until);
                 url.query_pairs_mut().append_pair(QUERY, &token);

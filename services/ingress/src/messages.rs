@@ -4,5 +4,6 @@ pub(crate) mod accept;
 pub(crate) mod batch;
 pub(crate) mod idempotency;
 mod send;
+mod times;
 
 pub(crate) use send::send;

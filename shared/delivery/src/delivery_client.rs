@@ -1,7 +1,7 @@
 //! Makes attempts: one post, judged by the retry policy.
 //!
 //! Invariant: the decision depends only on the attempt's outcome, the attempts before it, the
-//! message's age and the policy.
+//! message's age and the policy. `age_from` is the time from which the age counts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,6 +9,7 @@ use roundtrip_broker::Message;
 use roundtrip_model::{
     Clock, DeadReason, Outcome, RetryPolicy, decision::DeadKind, outcome::Failure,
 };
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use crate::{Request, Webhook, attempt::Attempt};
@@ -30,10 +31,12 @@ impl DeliveryClient {
     }
 
     /// The reason for a dead letter if the message is too old.
-    pub(crate) fn too_old(&self, message: &Message) -> Option<DeadReason> {
-        let old = self
-            .policy
-            .is_too_old(message.accepted_at, self.clock.now());
+    pub(crate) fn too_old(
+        &self,
+        message: &Message,
+        age_from: OffsetDateTime,
+    ) -> Option<DeadReason> {
+        let old = self.policy.is_too_old(age_from, self.clock.now());
         old.then(|| {
             let most = humantime::format_duration(self.policy.max_age);
             let detail = format!("older than {most} after {} attempts", message.attempts);
@@ -46,7 +49,12 @@ impl DeliveryClient {
         self.policy.retry_after_cap
     }
 
-    pub(crate) async fn attempt(&self, message: &Message, request: &Request<'_>) -> Attempt {
+    pub(crate) async fn attempt(
+        &self,
+        message: &Message,
+        age_from: OffsetDateTime,
+        request: &Request<'_>,
+    ) -> Attempt {
         let started = Instant::now();
         let outcome = self
             .webhook
@@ -61,33 +69,34 @@ impl DeliveryClient {
             .await;
         let duration = started.elapsed();
         match request.schedule {
-            None => self.judged(message, outcome, duration, &self.policy),
+            None => self.judged(message, age_from, outcome, duration, &self.policy),
             Some(schedule) => {
                 let policy = RetryPolicy {
                     schedule: schedule.to_vec(),
                     ..self.policy.clone()
                 };
-                self.judged(message, outcome, duration, &policy)
+                self.judged(message, age_from, outcome, duration, &policy)
             }
         }
     }
 
     /// The attempt of a message whose handler panicked. Its duration is unknown.
-    pub(crate) fn panicked(&self, message: &Message) -> Attempt {
+    pub(crate) fn panicked(&self, message: &Message, age_from: OffsetDateTime) -> Attempt {
         let outcome = Outcome::Failed(Failure::Panicked);
-        self.judged(message, outcome, Duration::ZERO, &self.policy)
+        self.judged(message, age_from, outcome, Duration::ZERO, &self.policy)
     }
 
     fn judged(
         &self,
         message: &Message,
+        age_from: OffsetDateTime,
         outcome: Outcome,
         duration: Duration,
         policy: &RetryPolicy,
     ) -> Attempt {
         let number = message.attempts.saturating_add(1);
         let now = self.clock.now();
-        let decision = policy.decide(&outcome, number, message.accepted_at, now, &mut rand::rng());
+        let decision = policy.decide(&outcome, number, age_from, now, &mut rand::rng());
         Attempt {
             number,
             outcome,

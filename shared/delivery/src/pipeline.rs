@@ -1,10 +1,10 @@
 //! The delivery of one queue's messages, the same for every role that delivers.
 //!
 //! ```text
-//! decode ─▶ too old? ─▶ destination ─▶ request ─▶ admission ─▶ attempt ─▶ log ─▶ journal ─▶ decision
-//!    │          │         │      │        │           │
-//!    └──────────┴─────────┴──────│────────┴───▶ dead letter, without an attempt
-//!                                └────────────────────┴──────▶ snooze, without an attempt
+//! decode ─▶ too late? ─▶ destination ─▶ request ─▶ admission ─▶ attempt ─▶ log ─▶ journal ─▶ decision
+//!    │          │          │      │        │           │
+//!    └──────────┴──────────┴──────│────────┴───▶ dead letter, without an attempt
+//!                                 └────────────────────┴──────▶ snooze, without an attempt
 //! ```
 //!
 //! Invariant: the pipeline moves no message. It returns a decision after the broker has confirmed
@@ -31,8 +31,11 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use roundtrip_broker::{Closed, Consumer, Handler, Message, SharedBroker, Worker};
 use roundtrip_journal::Journal;
-use roundtrip_model::{Check, Clock, Decision, Event, Waiting, WrongSettings, journal::WaitReason};
-use time::OffsetDateTime;
+use roundtrip_model::{
+    Check, Clock, DeadReason, Decision, Event, Waiting, WrongSettings, decision::DeadKind,
+    journal::WaitReason,
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{join, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -132,7 +135,7 @@ impl<R: DeliveryRole> Pipeline<R> {
         message: &Message,
         payload: &R::Payload,
     ) -> Result<Decision, NoAttempt> {
-        if let Some(reason) = self.client.too_old(message) {
+        if let Some(reason) = self.too_late(message, payload) {
             return Err(NoAttempt::Dead(reason));
         }
         let destination = self.role.destination(payload).await?;
@@ -154,6 +157,18 @@ impl<R: DeliveryRole> Pipeline<R> {
         Ok(attempt.decision)
     }
 
+    /// The reason for a dead letter if the message has expired or is too old.
+    fn too_late(&self, message: &Message, payload: &R::Payload) -> Option<DeadReason> {
+        let expired = R::expires_at(message, payload).filter(|at| *at <= self.clock.now());
+        if let Some(expired) = expired {
+            let attempts = message.attempts;
+            let at = expired.format(&Rfc3339).unwrap_or_default();
+            let detail = format!("expired at {at} after {attempts} attempts");
+            return Some(DeadReason::new(DeadKind::Expired, detail));
+        }
+        self.client.too_old(message, R::age_from(message, payload))
+    }
+
     /// Makes an attempt. The start of a slow one is journaled.
     async fn attempt(
         &self,
@@ -164,7 +179,8 @@ impl<R: DeliveryRole> Pipeline<R> {
     ) -> Attempt {
         self.waits.forget(&message.id);
         let mut attempt = pin!(async {
-            let attempt = self.client.attempt(message, request).await;
+            let age_from = R::age_from(message, payload);
+            let attempt = self.client.attempt(message, age_from, request).await;
             // Free the permit at once: the journal's time must not count against the endpoint.
             let cap = self.client.retry_after_cap();
             permit.end(Signal::of(&attempt.outcome, cap));
@@ -267,9 +283,12 @@ impl<R: DeliveryRole> Handler for Pipeline<R> {
     }
 
     async fn panicked(&self, message: &Message) -> Decision {
-        let attempt = self.client.panicked(message);
+        let payload = serde_json::from_slice::<R::Payload>(&message.body).ok();
+        let age_from = payload.as_ref();
+        let age_from = age_from.map_or(message.accepted_at, |of| R::age_from(message, of));
+        let attempt = self.client.panicked(message, age_from);
         log::panicked::<R>(message, attempt.number);
-        if let Ok(payload) = serde_json::from_slice::<R::Payload>(&message.body) {
+        if let Some(payload) = payload {
             self.journal(message, &payload, attempt.event()).await;
         }
         attempt.decision

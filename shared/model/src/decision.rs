@@ -76,6 +76,8 @@ named! {
         AttemptsExhausted = "attempts_exhausted",
         /// It grew older than the policy's maximum age.
         TooOld = "too_old",
+        /// Its producer's `expires_at` passed before the channel accepted it.
+        Expired = "expired",
         /// The other side refused it permanently: it answered 400, 413, 415 or 422.
         Refused = "refused",
         UnknownChannel = "unknown_channel",

@@ -158,6 +158,31 @@ fn reason(decision: Decision) -> DeadReason {
     }
 }
 
+/// It may be delivered long after its acceptance.
+#[tokio::test]
+async fn the_token_of_a_scheduled_message_lasts_from_its_time() {
+    let (url, mut requests) = channel_server(200).await;
+    let dispatcher = dispatcher(store(move |_| Ok(target("now", &url))));
+    let deliver_at = NOW + Duration::from_hours(10);
+    let millis = roundtrip_model::millis::of(deliver_at);
+    let body = MESSAGE
+        .replace("http://localhost:8000/", "https://gw.example/")
+        .replacen('{', &format!(r#"{{"deliver_at":{millis},"#), 1);
+    let scheduled = Message {
+        body: body.into(),
+        ..message("", 0)
+    };
+    assert_eq!(dispatcher.handle(&scheduled).await, Decision::Done);
+    let (_, body) = requests.recv().await.unwrap();
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let url: Url = body["response_url"].as_str().unwrap().parse().unwrap();
+    let (_, token) = url.query_pairs().next().unwrap();
+    let keys = TokenKeys::new([&[7; MIN_SECRET_BYTES][..]]).unwrap();
+    let ends_at = deliver_at + Duration::from_hours(1);
+    assert!(keys.check(&token, ends_at - Duration::from_secs(1)).is_ok());
+    assert!(keys.check(&token, ends_at).is_err());
+}
+
 #[tokio::test]
 async fn the_last_attempt_of_the_schedule_is_the_last() {
     let detail = "9 attempts failed; the last: answered 500: from the channel";

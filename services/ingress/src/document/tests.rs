@@ -245,12 +245,13 @@ fn its_bounds_are_the_codes() {
 /// Every kind of reason. A new kind fails to compile until it is listed here.
 fn kinds() -> Vec<DeadKind> {
     use DeadKind::{
-        AttemptsExhausted, BadEndpoint, DeliveryLimit, EndpointRefused, Refused, TooOld,
+        AttemptsExhausted, BadEndpoint, DeliveryLimit, EndpointRefused, Expired, Refused, TooOld,
         Undecodable, UnknownChannel,
     };
     let after = |kind| match kind {
         AttemptsExhausted => Some(TooOld),
-        TooOld => Some(Refused),
+        TooOld => Some(Expired),
+        Expired => Some(Refused),
         Refused => Some(UnknownChannel),
         UnknownChannel => Some(BadEndpoint),
         BadEndpoint => Some(EndpointRefused),

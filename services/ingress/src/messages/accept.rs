@@ -13,7 +13,9 @@ use roundtrip_model::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use time::OffsetDateTime;
 
+use super::times::Times;
 use crate::{
     ingress::Ingress,
     problem::{Kind, Problem},
@@ -32,6 +34,10 @@ pub(crate) struct SendMessage {
     pub(crate) session_id: SessionId,
     pub(crate) message: Box<RawValue>,
     pub(crate) response_url: Option<String>,
+    #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
+    pub(crate) deliver_at: Option<OffsetDateTime>,
+    #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
+    pub(crate) expires_at: Option<OffsetDateTime>,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,6 +91,8 @@ impl Ingress {
             session_id,
             message,
             response_url,
+            deliver_at,
+            expires_at,
         } = send;
         if is_empty_json(&message) {
             return Err(Problem::invalid_field("message", "must not be empty"));
@@ -92,6 +100,7 @@ impl Ingress {
         if let Some(url) = &response_url {
             http_url(url).map_err(|problem| Problem::invalid_field("response_url", problem))?;
         }
+        let times = Times::check(deliver_at, expires_at, self.clock.now())?;
         let known = self.channel_cache.get(&channel_id).await?;
         // A channel that another client stored may lack an endpoint; its messages could only become
         // dead letters.
@@ -107,17 +116,23 @@ impl Ingress {
             session_id,
             message,
             response_url: response_url.unwrap_or_else(|| self.own_response_url.to_string()),
+            deliver_at: times.deliver_at,
+            expires_at: times.expires_at,
         };
         self.enqueue(&message, target.settings.paused).await?;
         Ok(Accepted::new(message_id, message.session_id))
     }
 
     /// Publishes a message, then its journal entry. The order matters: a refused message must leave
-    /// no entry, and an entry cannot be withdrawn. A paused channel's message goes where it waits,
-    /// so that it stands before no other channel's.
+    /// no entry, and an entry cannot be withdrawn. A scheduled message, or a paused channel's, goes
+    /// where it waits, so that it stands before no other channel's.
     async fn enqueue(&self, message: &OutboundMessage, paused: bool) -> Result<(), Problem> {
         let accepted_at = self.clock.now();
-        let waiting = paused.then(|| Waiting::new(accepted_at, WaitReason::ChannelPaused));
+        let waiting = match message.deliver_at {
+            // Whether the channel is paused is looked at when the message is due.
+            Some(deliver_at) => Some(Waiting::new(deliver_at, WaitReason::Scheduled)),
+            None => paused.then(|| Waiting::new(accepted_at, WaitReason::ChannelPaused)),
+        };
         let queued = Message {
             id: message.message_id.to_string(),
             attempts: 0,

@@ -15,6 +15,7 @@ use serde::{
     de::{Error as _, SeqAccess, Visitor},
 };
 use serde_json::{error::Category, value::RawValue};
+use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -49,6 +50,10 @@ pub(crate) struct Item {
     session_id: SessionId,
     pub(crate) message: Box<RawValue>,
     response_url: Option<String>,
+    #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
+    deliver_at: Option<OffsetDateTime>,
+    #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
+    expires_at: Option<OffsetDateTime>,
     idempotency_key: Option<Key>,
 }
 
@@ -134,6 +139,8 @@ async fn accept(
         session_id,
         message,
         response_url,
+        deliver_at,
+        expires_at,
         idempotency_key,
     } = parse(text, Rules::relayed(ingress.limits.max_json_depth))?;
     let send = SendMessage {
@@ -141,6 +148,8 @@ async fn accept(
         session_id,
         message,
         response_url,
+        deliver_at,
+        expires_at,
     };
     let key = idempotency_key.or(key_of_call);
     let _permit = match key {

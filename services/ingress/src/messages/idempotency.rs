@@ -2,8 +2,9 @@
 //!
 //! Each principal has its own keys, so producers cannot collide. Keys are not per channel: a key
 //! that is reused for another channel is a mistake and is reported. Two messages are the same if
-//! channel, session, `response_url` and the JSON of `message` are the same. White space between
-//! JSON tokens and the order of the body's own fields do not matter.
+//! channel, session, `response_url`, `deliver_at`, `expires_at` and the JSON of `message` are the
+//! same. White space between JSON tokens, the order of the body's own fields and the offset of a
+//! time do not matter.
 //!
 //! On a batch the key covers all messages in their order, and each message gets a key derived from
 //! it. A repeat returns the earlier results and retries the rest.
@@ -20,7 +21,7 @@ use axum::{
     http::{HeaderValue, request::Parts},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use roundtrip_model::{LogThrottle, MessageId};
+use roundtrip_model::{LogThrottle, MessageId, millis};
 use roundtrip_store::Reservation;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -233,7 +234,17 @@ fn fingerprint(send: &SendMessage) -> String {
         &message,
     ];
     let url = send.response_url.as_deref().map(str::as_bytes);
-    digest(parts.into_iter().chain(url))
+    // Both or none, so that the number of parts tells a time from the URL. Without them the digest
+    // is that of earlier versions.
+    let times = [send.deliver_at, send.expires_at];
+    let times = if times == [None, None] {
+        Vec::new()
+    } else {
+        let text = |at: Option<_>| at.map_or_else(String::new, |at| millis::of(at).to_string());
+        times.map(text).to_vec()
+    };
+    let times = times.iter().map(String::as_bytes);
+    digest(parts.into_iter().chain(url).chain(times))
 }
 
 fn digest(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {

@@ -122,6 +122,8 @@ pub(super) fn from_message(record: MessageRecord, is_under_way: bool, now: Offse
             session_id: session_id.clone(),
             message: content.message,
             response_url: content.response_url,
+            deliver_at: None,
+            expires_at: None,
         };
         let body = serde_json::to_vec(&message).ok()?;
         let message = Message {

@@ -42,6 +42,16 @@ pub trait DeliveryRole: Send + Sync + 'static {
 
     fn session_id(payload: &Self::Payload) -> &SessionId;
 
+    /// The time from which the message's age counts.
+    fn age_from(message: &Message, _payload: &Self::Payload) -> OffsetDateTime {
+        message.accepted_at
+    }
+
+    /// The time from which no attempt begins. `None` if only the age limits the message.
+    fn expires_at(_message: &Message, _payload: &Self::Payload) -> Option<OffsetDateTime> {
+        None
+    }
+
     /// Looks up where the payload goes.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! What every role that delivers can rely on, checked with a role that posts to a scripted server.
 
 use axum::{Router, extract::State, http::StatusCode};
+use bytes::Bytes;
 use roundtrip_broker::Queue;
 use roundtrip_doubles::observed_journal;
 use roundtrip_model::{
@@ -68,6 +69,14 @@ impl DeliveryRole for Role {
         })
     }
 
+    fn age_from(message: &Message, payload: &OutboundMessage) -> OffsetDateTime {
+        payload.age_from(message.accepted_at)
+    }
+
+    fn expires_at(message: &Message, payload: &OutboundMessage) -> Option<OffsetDateTime> {
+        payload.expires_at(message.replay_count)
+    }
+
     fn entry(
         message: &Message,
         payload: &OutboundMessage,
@@ -119,6 +128,13 @@ fn pipeline(url: Url, limits: Limits, journal: Journal) -> Pipeline<Role> {
 fn observed(url: Url) -> (Pipeline<Role>, mpsc::UnboundedReceiver<Entry>) {
     let (journal, entries) = observed_journal();
     (pipeline(url, Limits::NONE, journal), entries)
+}
+
+/// The body with this time in one more field, this long after now.
+fn with_time(field: &str, after: time::Duration) -> Bytes {
+    let millis = roundtrip_model::millis::of(NOW + after);
+    BODY.replace('}', &format!(r#","{field}":{millis}}}"#))
+        .into()
 }
 
 fn message(body: &'static str, attempts: u32) -> Message {
@@ -280,6 +296,68 @@ async fn a_message_that_is_too_old_is_dead_without_an_attempt() {
     );
     assert!(requests.try_recv().is_err());
     assert!(entries.try_recv().is_err(), "no attempt, no entry");
+}
+
+#[tokio::test]
+async fn the_age_of_a_scheduled_message_counts_from_its_time() {
+    let (url, mut requests) = server(500).await;
+    let (pipeline, _entries) = observed(url);
+    let scheduled = Message {
+        accepted_at: NOW - time::Duration::days(30),
+        body: with_time("deliver_at", -time::Duration::HOUR),
+        ..message(BODY, 0)
+    };
+    for decision in [
+        pipeline.handle(&scheduled).await,
+        pipeline.panicked(&scheduled).await,
+    ] {
+        assert!(matches!(decision, Decision::RetryAfter(_)), "{decision:?}");
+    }
+    assert!(requests.try_recv().is_ok());
+}
+
+/// Even if it is too old as well: its producer has set the time.
+#[rstest]
+#[case::not_attempted(0, NOW)]
+#[case::attempted(2, NOW)]
+#[case::too_old_as_well(2, NOW - time::Duration::days(3))]
+#[tokio::test]
+async fn an_expired_message_is_dead_without_an_attempt(
+    #[case] attempts: u32,
+    #[case] accepted_at: OffsetDateTime,
+) {
+    let (url, mut requests) = server(200).await;
+    let (pipeline, mut entries) = observed(url);
+    let expired = Message {
+        accepted_at,
+        body: with_time("expires_at", time::Duration::ZERO),
+        ..message(BODY, attempts)
+    };
+    let detail = format!("expired at 2026-11-23T12:00:00Z after {attempts} attempts");
+    assert_eq!(
+        reason(pipeline.handle(&expired).await),
+        DeadReason::new(DeadKind::Expired, detail)
+    );
+    assert!(requests.try_recv().is_err());
+    assert!(entries.try_recv().is_err(), "no attempt, no entry");
+}
+
+#[rstest]
+#[case::before_its_time(0, time::Duration::MILLISECOND)]
+#[case::replayed(1, -time::Duration::DAY)]
+#[tokio::test]
+async fn a_message_that_has_not_expired_or_was_replayed_is_delivered(
+    #[case] replay_count: u32,
+    #[case] after: time::Duration,
+) {
+    let (url, _requests) = server(200).await;
+    let (pipeline, _entries) = observed(url);
+    let sent = Message {
+        replay_count,
+        body: with_time("expires_at", after),
+        ..message(BODY, 0)
+    };
+    assert_eq!(pipeline.handle(&sent).await, Decision::Done);
 }
 
 #[tokio::test]

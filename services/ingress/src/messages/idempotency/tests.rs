@@ -1,5 +1,6 @@
 use futures::future::join_all;
 use roundtrip_doubles::Mood;
+use roundtrip_model::Clock;
 use rstest::rstest;
 
 use super::*;
@@ -153,8 +154,50 @@ fn print(body: &str) -> String {
     r#"{"channel_id":"c","session_id":"s","message":{"n":1},"response_url":"http://h/"}"#,
     false
 )]
+#[case::deliver_at(
+    r#"{"channel_id":"c","session_id":"s","message":{"n":1},"deliver_at":"2100-01-01T00:00:00Z"}"#,
+    false
+)]
+#[case::no_times(
+    r#"{"channel_id":"c","session_id":"s","message":{"n":1},"deliver_at":null,"expires_at":null}"#,
+    true
+)]
 fn what_counts_as_the_same_message(#[case] body: &str, #[case] same: bool) {
     assert_eq!(print(BODY) == print(body), same);
+}
+
+#[test]
+fn the_times_of_a_message_count_and_their_offsets_do_not() {
+    let timed = |times: &str| print(&BODY.replace("\"c\",", &format!("\"c\",{times},")));
+    let deliver = timed(r#""deliver_at":"2100-01-01T00:00:00Z""#);
+    assert_eq!(
+        deliver,
+        timed(r#""deliver_at":"2100-01-01T02:00:00+02:00""#)
+    );
+    for another in [
+        r#""deliver_at":"2100-01-01T00:00:01Z""#,
+        r#""expires_at":"2100-01-01T00:00:00Z""#,
+        r#""deliver_at":"2100-01-01T00:00:00Z","expires_at":"2100-01-02T00:00:00Z""#,
+    ] {
+        assert_ne!(deliver, timed(another));
+    }
+}
+
+/// A repeat may come after its times have passed.
+#[tokio::test]
+async fn a_repeat_of_an_expired_message_gets_the_first_response() {
+    let bench = Bench::new().await;
+    let soon = bench.clock.now() + time::Duration::HOUR;
+    let format = &time::format_description::well_known::Rfc3339;
+    let time = format!(r#""c","expires_at":"{}""#, soon.format(format).unwrap());
+    let body = BODY.replace(r#""c""#, &time);
+    let first = keyed(&bench, "k", &body).await;
+    assert_eq!(first.status, 202, "{}", first.text);
+    bench.clock.advance(Duration::from_hours(2));
+    let again = keyed(&bench, "k", &body).await;
+    assert_eq!((again.status, &again.text), (202, &first.text));
+    assert_eq!(keyed(&bench, "l", &body).await.status, 422);
+    assert_eq!(bench.broker.taken().len(), 1);
 }
 
 #[test]
