@@ -34,6 +34,7 @@ mod replays;
 mod restarts;
 mod retries;
 mod round_trip;
+mod schedule;
 mod secrets;
 mod seed;
 mod signatures;

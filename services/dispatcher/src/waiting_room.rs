@@ -1,8 +1,8 @@
 //! Consumes the messages that wait in the store, as a queue is consumed.
 //!
 //! A claimed channel is a lane: one task reads the channel's due messages in order, hands at most
-//! `max_in_flight` of them to the worker loop, and yields the channel when none is due or the channel
-//! cannot take them now.
+//! `max_in_flight` of them to the worker loop, and yields the channel when none is due or the
+//! channel cannot take them now. Expired messages come first, and also those of a paused channel.
 //!
 //! Invariant: a message is handed out only under its channel's lease, and its row stays in the store
 //! until its settlement is written. So if the process dies, another one delivers what was under way

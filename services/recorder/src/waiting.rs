@@ -44,6 +44,7 @@ impl Handler for WaitingWriter {
         });
         let row = WaitingMessage {
             id: message.id.clone(),
+            expires_at: payload.expires_at(message.replay_count),
             channel_id: payload.channel_id,
             session_id: payload.session_id,
             replay_count: message.replay_count,

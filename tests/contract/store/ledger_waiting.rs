@@ -26,6 +26,7 @@ pub(super) fn waiting(millis: i64, channel: &str) -> WaitingMessage {
         accepted_at: at(millis),
         due_at: at(millis),
         reason: WaitReason::ChannelPaused,
+        expires_at: None,
         body: Bytes::from_static(b"\x00 not text \xff"),
     }
 }
@@ -97,6 +98,7 @@ pub(crate) async fn a_waiting_message_reads_back_unchanged(harness: &impl Harnes
     messages[1].session_id = "a session 🚀".parse().expect("a session id");
     messages[1].replay_count = u32::MAX;
     messages[1].attempts = 70_000;
+    messages[2].expires_at = Some(at(90_000));
     put(store, &[]).await;
     put(store, &messages).await;
     assert_eq!(due(store, "c", 1000).await, messages);
@@ -121,13 +123,14 @@ pub(crate) async fn a_message_that_is_put_again_is_unchanged(harness: &impl Harn
     assert_eq!(due(store, "c", 9000).await, [first, waiting(1, "c")]);
 }
 
-/// With its body and its due time. A replay counts as later, with any number of attempts.
+/// With its body and its times. A replay counts as later, with any number of attempts.
 pub(crate) async fn a_later_attempt_replaces_an_earlier_one_only(harness: &impl Harness) {
     let store = &**harness.store();
     let version = |replay_count, attempts| WaitingMessage {
         replay_count,
         attempts,
         due_at: at(i64::from(10 * replay_count + attempts)),
+        expires_at: (replay_count == 0).then(|| at(i64::from(5000 + attempts))),
         body: Bytes::from(format!("{replay_count} {attempts}")),
         ..waiting(0, "c")
     };
@@ -223,6 +226,64 @@ pub(crate) async fn a_message_is_not_due_before_its_time(harness: &impl Harness)
     assert_eq!(claimed(store, "one", 5001).await, ["c"]);
 }
 
+async fn expired(
+    store: &(impl WaitingRoom + ?Sized),
+    channel: &str,
+    millis: i64,
+    limit: u16,
+) -> Vec<WaitingMessage> {
+    let channel = super::id(channel);
+    let expired = store.expired_messages(&channel, at(millis), limit).await;
+    expired.expect("the expired messages")
+}
+
+/// A message that expires this many milliseconds after the beginning.
+pub(super) fn expiring(millis: i64, due_at: i64, expires_at: i64) -> WaitingMessage {
+    WaitingMessage {
+        due_at: at(due_at),
+        expires_at: Some(at(expires_at)),
+        ..waiting(millis, "c")
+    }
+}
+
+/// Due or not, and page by page as they are settled. A deferral does not change an expiry.
+pub(crate) async fn expired_messages_come_by_their_expiries_and_then_ids(harness: &impl Harness) {
+    let store = &**harness.store();
+    let messages = [
+        expiring(0, 0, 400),
+        expiring(1, 90_000, 300),
+        expiring(2, 0, 300),
+        expiring(3, 0, 500),
+        waiting(4, "c"),
+    ];
+    let another = WaitingMessage {
+        channel_id: super::id("another"),
+        ..expiring(5, 0, 100)
+    };
+    put(store, &messages).await;
+    put(store, &[another]).await;
+    assert_eq!(expired(store, "c", 299, 10).await, []);
+    assert_eq!(expired(store, "c", 499, 0).await, []);
+    let in_order = [1, 2, 0].map(|index: usize| messages[index].clone());
+    assert_eq!(expired(store, "c", 499, 10).await, in_order);
+
+    settle(store, &in_order[0], deferred(2, 95_000)).await;
+    let later = WaitingMessage {
+        attempts: 2,
+        due_at: at(95_000),
+        reason: WaitReason::Retry,
+        ..in_order[0].clone()
+    };
+    let in_order = [later, in_order[1].clone(), in_order[2].clone()];
+    for page in in_order.chunks(2) {
+        assert_eq!(expired(store, "c", 499, 2).await, page);
+        for message in page {
+            settle(store, message, Settlement::Removed).await;
+        }
+    }
+    assert_eq!(expired(store, "c", 499, 2).await, []);
+}
+
 /// A page ends before the message that would exceed it, and the next begins there.
 pub(crate) async fn pages_of_large_waiting_messages_end_early(harness: &impl Harness) {
     let store = &**harness.store();
@@ -302,13 +363,18 @@ async fn make_due(
     made_due.expect("to make them due")
 }
 
-/// Those that are due keep their places, the others come after them by their ids. The channel is
-/// looked at now.
+/// Those that are due keep their places, the retries come after them by their ids. A scheduled
+/// message keeps its time. The channel is looked at now.
 pub(crate) async fn a_channels_messages_are_made_due(harness: &impl Harness) {
     let store = &**harness.store();
     let later = |millis, due_at, channel| WaitingMessage {
         due_at: at(due_at),
+        reason: WaitReason::Retry,
         ..waiting(millis, channel)
+    };
+    let scheduled = WaitingMessage {
+        reason: WaitReason::Scheduled,
+        ..later(5, 20_000, "c")
     };
     let messages = [
         later(0, 50_000, "c"),
@@ -316,6 +382,7 @@ pub(crate) async fn a_channels_messages_are_made_due(harness: &impl Harness) {
         later(2, 500, "c"),
         later(3, 40_000, "c"),
         later(4, 30_000, "another"),
+        scheduled.clone(),
     ];
     put(store, &messages).await;
     let channel = WaitingSelection::Channel(super::id("c"));
@@ -327,6 +394,7 @@ pub(crate) async fn a_channels_messages_are_made_due(harness: &impl Harness) {
     let expected = [messages[2].clone(), now(0), now(1), now(3)];
     assert_eq!(due(store, "c", 1000).await, expected);
     assert_eq!(due(store, "another", 1000).await, []);
+    assert_eq!(due(store, "c", 20_000).await.last(), Some(&scheduled));
     assert_eq!(claimed(store, "one", 1000).await, ["c"]);
     assert_eq!(make_due(store, &channel, 1000).await, 0);
     let unknown = WaitingSelection::Channel(super::id("unknown"));

@@ -7,7 +7,7 @@ use roundtrip_store::{Settlement, WaitingMessage, WaitingRoom};
 
 use super::{
     Harness,
-    ledger_waiting::{put, settle, waiting},
+    ledger_waiting::{expiring, put, settle, waiting},
     samples::at,
 };
 
@@ -52,9 +52,18 @@ async fn extended(
 
 /// Ends the owner's lease of channel `c`.
 async fn yielded(store: &(impl WaitingRoom + ?Sized), owner: &str, look_at: Option<i64>) {
+    yielded_at(store, owner, 0, look_at).await;
+}
+
+async fn yielded_at(
+    store: &(impl WaitingRoom + ?Sized),
+    owner: &str,
+    millis: i64,
+    look_at: Option<i64>,
+) {
     let channel = super::id("c");
-    let ended = store.yield_channel(owner, &channel, look_at.map(at)).await;
-    ended.expect("to yield it");
+    let ended = store.yield_channel(owner, &channel, at(millis), look_at.map(at));
+    ended.await.expect("to yield it");
 }
 
 async fn woken(store: &(impl WaitingRoom + ?Sized), channel: &str, millis: i64) {
@@ -147,6 +156,29 @@ pub(crate) async fn a_yielded_channel_is_looked_at_in_time(harness: &impl Harnes
     assert_eq!(claimed(store, "two", 500).await, ["c"]);
 }
 
+/// Whatever else it is looked at for. One that has expired does not put its channel before others.
+pub(crate) async fn a_channel_is_looked_at_when_a_message_expires(harness: &impl Harness) {
+    let store = &**harness.store();
+    let [paused, retried] = [expiring(0, 0, 500), expiring(1, 9000, 3000)];
+    put(store, &[paused.clone(), retried]).await;
+    assert_eq!(claimed(store, "one", 0).await, ["c"]);
+    yielded_at(store, "one", 10, Some(8000)).await;
+    assert_eq!(claimed(store, "one", 499).await, [""; 0]);
+    assert_eq!(claimed(store, "one", 500).await, ["c"]);
+    yielded_at(store, "one", 600, Some(8000)).await;
+    assert_eq!(claimed(store, "one", 599).await, [""; 0]);
+    assert_eq!(claimed(store, "one", 600).await, ["c"]);
+    yielded_at(store, "one", 700, Some(650)).await;
+    assert_eq!(claimed(store, "one", 649).await, [""; 0]);
+    assert_eq!(claimed(store, "one", 650).await, ["c"]);
+    settle(store, &paused, Settlement::Removed).await;
+    for look_at in [Some(8000), None] {
+        yielded_at(store, "one", 700, look_at).await;
+        assert_eq!(claimed(store, "one", 2999).await, [""; 0]);
+        assert_eq!(claimed(store, "one", 3000).await, ["c"]);
+    }
+}
+
 pub(crate) async fn a_channel_without_messages_is_not_looked_at(harness: &impl Harness) {
     let store = &**harness.store();
     let message = waiting(0, "c");
@@ -161,7 +193,7 @@ pub(crate) async fn a_channel_without_messages_is_not_looked_at(harness: &impl H
     assert_eq!(claimed(store, "two", 1).await, ["c"]);
 }
 
-/// With the earliest due time, also if it is put while the channel waits for a later one.
+/// With the earliest due time or expiry, also if it is put while the channel waits for a later one.
 pub(crate) async fn a_put_has_its_channel_looked_at(harness: &impl Harness) {
     let store = &**harness.store();
     put(store, &[due_at(0, "c", 900), due_at(1, "c", 700)]).await;
@@ -169,7 +201,9 @@ pub(crate) async fn a_put_has_its_channel_looked_at(harness: &impl Harness) {
     put(store, &[due_at(2, "c", 300)]).await;
     put(store, &[due_at(3, "c", 800)]).await;
     assert_eq!(claimed(store, "one", 299).await, [""; 0]);
-    assert_eq!(claimed(store, "one", 300).await, ["c"]);
+    put(store, &[expiring(4, 900, 200), expiring(5, 900, 250)]).await;
+    assert_eq!(claimed(store, "one", 199).await, [""; 0]);
+    assert_eq!(claimed(store, "one", 200).await, ["c"]);
 }
 
 /// It does not end the lease, and takes effect with the lease's end.

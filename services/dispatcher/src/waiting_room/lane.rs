@@ -54,6 +54,8 @@ pub(super) struct Lane {
     handed_out: HashMap<String, WaitingMessage>,
     /// The last message that was read.
     cursor: Option<WaitingCursor>,
+    /// Whether the expired messages were read, and settled.
+    are_expired_read: bool,
     /// Whether no further message is due.
     is_read: bool,
     /// Whether nothing more is handed out.
@@ -78,6 +80,7 @@ impl Lane {
             ready: VecDeque::new(),
             handed_out: HashMap::new(),
             cursor: None,
+            are_expired_read: false,
             is_read: false,
             is_ending: false,
             look_again_after: None,
@@ -90,7 +93,9 @@ impl Lane {
     pub(super) async fn run(mut self, deliveries: mpsc::Sender<Delivery>) {
         let turn_ends = Instant::now() + TURN;
         loop {
-            if self.ready.is_empty() && !self.is_read && !self.is_ending {
+            // Until its settlement an expired message would be read again.
+            let may_read = self.are_expired_read || self.handed_out.is_empty();
+            if self.ready.is_empty() && may_read && !self.is_read && !self.is_ending {
                 self.read().await;
             }
             if self.ready.is_empty() && self.handed_out.is_empty() {
@@ -118,8 +123,26 @@ impl Lane {
         self.give_back().await;
     }
 
-    /// Reads the channel's settings and its next due messages.
+    /// Reads the channel's expired messages, then its settings and its next due messages. The
+    /// pipeline rejects an expired message whatever holds its channel, so not even a paused channel
+    /// keeps one.
     async fn read(&mut self) {
+        let now = self.room.clock.now();
+        let store = &self.room.store;
+        if !self.are_expired_read {
+            match store.expired_messages(&self.channel, now, PAGE).await {
+                Ok(expired) if expired.is_empty() => self.are_expired_read = true,
+                Ok(expired) => {
+                    self.ready.extend(expired);
+                    return;
+                }
+                Err(error) => {
+                    note(&error);
+                    self.end(Some(LONG));
+                    return;
+                }
+            }
+        }
         // A channel that cannot be read now, or was deleted, is the pipeline's affair.
         if let Ok(known) = self.room.channels.get_now(&self.channel).await {
             let settings = &known.target.settings;
@@ -130,8 +153,6 @@ impl Lane {
             let own = settings.max_in_flight.map(usize::from);
             self.max_in_flight = own.unwrap_or(self.room.max_in_flight).max(1);
         }
-        let now = self.room.clock.now();
-        let store = &self.room.store;
         let due = store.due_messages(&self.channel, self.cursor.as_ref(), now, PAGE);
         match due.await {
             Ok(messages) => {
@@ -215,11 +236,10 @@ impl Lane {
         if self.lost.is_cancelled() {
             return;
         }
-        let look_at = self
-            .look_again_after
-            .map(|after| self.room.clock.now() + after);
+        let now = self.room.clock.now();
+        let look_at = self.look_again_after.map(|after| now + after);
         let store = &self.room.store;
-        let yielded = store.yield_channel(&self.room.owner, &self.channel, look_at);
+        let yielded = store.yield_channel(&self.room.owner, &self.channel, now, look_at);
         // Otherwise the lease ends by itself.
         if let Ok(Err(error)) = timeout(LEASE, yielded).await {
             note(&error);

@@ -58,8 +58,8 @@ pub(crate) struct Retried {
     retried: u64,
 }
 
-/// `POST /channel/{channel_id}/retry`: what waits for its retry or its time is due now. A failed
-/// attempt continues the message's schedule.
+/// `POST /channel/{channel_id}/retry`: what waits for its retry is due now. A failed attempt
+/// continues the message's schedule.
 pub(crate) async fn retry(
     State(ingress): State<Ingress>,
     ChannelPath(id): ChannelPath,

@@ -206,9 +206,10 @@ const CHANNEL_TEXTS: &str = r#"
 
 /// Version 9. Messages that wait, and the channels that they wait for.
 ///
-/// A body has a table of its own, so that a change of the due time does not rewrite it. `look_at` of
-/// a leased channel is the end of its lease. `look_again_at` is the earliest time for which a put or
-/// a wake has asked since the claim.
+/// A body has a table of its own, so that a change of the due time does not rewrite it. What is due
+/// later and may be made due at once is found by `waiting_retries`. `look_at` of a leased channel is
+/// the end of its lease. `look_again_at` is the earliest time for which a put or a wake has asked
+/// since the claim.
 const WAITING: &str = "
     CREATE TABLE waiting (
         row_id INTEGER NOT NULL PRIMARY KEY,
@@ -219,9 +220,14 @@ const WAITING: &str = "
         attempts INTEGER NOT NULL,
         accepted_at INTEGER NOT NULL,
         due_at INTEGER NOT NULL,
-        reason TEXT NOT NULL
+        reason TEXT NOT NULL,
+        expires_at INTEGER
     ) STRICT;
     CREATE INDEX waiting_by_due_time ON waiting (channel_id, due_at, message_id);
+    CREATE INDEX waiting_retries ON waiting (channel_id, due_at, message_id)
+        WHERE reason = 'retry';
+    CREATE INDEX waiting_by_expiry ON waiting (channel_id, expires_at, message_id)
+        WHERE expires_at IS NOT NULL;
     CREATE INDEX waiting_by_channel ON waiting (channel_id, message_id, reason, accepted_at);
     CREATE INDEX waiting_by_session ON waiting (session_id, message_id);
 

@@ -7,7 +7,7 @@ pub(super) mod channels;
 use async_trait::async_trait;
 use bytes::Bytes;
 use roundtrip_model::{ChannelId, journal::WaitReason, millis};
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
 use time::OffsetDateTime;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     QueryError, SettledRow, Settlement, Unavailable, WaitingCursor, WaitingFilter, WaitingMessage,
     WaitingRoom, WaitingSelection, WaitingSummary,
-    ledger::{MAX_ROWS, earliest_due},
+    ledger::{MAX_ROWS, earliest_looks, look_no_later},
     page::PageBudget,
 };
 use channels::{claim, claimable, extend, look, release};
@@ -32,14 +32,15 @@ pub(super) const DUE_STEP: u16 = 1000;
 
 const PUT: &str = "
     INSERT INTO waiting (message_id, channel_id, session_id, replay_count, attempts, accepted_at,
-        due_at, reason)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+        due_at, reason, expires_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
     ON CONFLICT (message_id) DO UPDATE SET
         replay_count = excluded.replay_count,
         attempts = excluded.attempts,
         accepted_at = excluded.accepted_at,
         due_at = excluded.due_at,
-        reason = excluded.reason
+        reason = excluded.reason,
+        expires_at = excluded.expires_at
     WHERE (excluded.replay_count, excluded.attempts) > (replay_count, attempts)";
 // A `RETURNING row_id` above would cost as much as the whole insert.
 const PUT_BODY: &str = "
@@ -51,6 +52,12 @@ pub(super) const DUE: &str = "
     SELECT waiting.*, body FROM waiting JOIN waiting_bodies USING (row_id)
     WHERE channel_id = ?1 AND (due_at, message_id) > (?2, ?3) AND due_at <= ?4
     ORDER BY due_at, message_id LIMIT ?5";
+pub(super) const NEXT_EXPIRY: &str =
+    "SELECT min(expires_at) FROM waiting WHERE channel_id = ?1 AND expires_at IS NOT NULL";
+pub(super) const EXPIRED: &str = "
+    SELECT waiting.*, body FROM waiting JOIN waiting_bodies USING (row_id)
+    WHERE channel_id = ?1 AND expires_at <= ?2
+    ORDER BY expires_at, message_id LIMIT ?3";
 const DEFER: &str = "
     UPDATE waiting SET attempts = ?4, due_at = ?5, reason = ?6
     WHERE message_id = ?1 AND replay_count = ?2 AND attempts = ?3";
@@ -58,7 +65,7 @@ const REMOVE_SETTLED: &str =
     "DELETE FROM waiting WHERE message_id = ?1 AND replay_count = ?2 AND attempts = ?3";
 pub(super) const MAKE_CHANNEL_DUE: &str = "
     UPDATE waiting SET due_at = ?2 WHERE row_id IN (
-        SELECT row_id FROM waiting WHERE channel_id = ?1 AND due_at > ?2
+        SELECT row_id FROM waiting WHERE channel_id = ?1 AND due_at > ?2 AND reason = 'retry'
         ORDER BY due_at, message_id LIMIT ?3)";
 const MAKE_MESSAGE_DUE: &str =
     "UPDATE waiting SET due_at = ?2 WHERE message_id = ?1 AND due_at > ?2";
@@ -121,6 +128,17 @@ impl WaitingRoom for SqliteStore {
             .await
     }
 
+    async fn expired_messages(
+        &self,
+        channel: &ChannelId,
+        now: OffsetDateTime,
+        limit: u16,
+    ) -> Result<Vec<WaitingMessage>, Unavailable> {
+        let (channel, now) = (channel.to_string(), millis::of(now));
+        self.run(move |connection| page(connection, EXPIRED, (&*channel, now, limit), limit))
+            .await
+    }
+
     async fn settle_waiting(&self, settled: &[SettledRow]) -> Result<(), Unavailable> {
         if settled.is_empty() {
             return Ok(());
@@ -134,13 +152,17 @@ impl WaitingRoom for SqliteStore {
         &self,
         owner: &str,
         channel: &ChannelId,
+        now: OffsetDateTime,
         look_at: Option<OffsetDateTime>,
     ) -> Result<(), Unavailable> {
-        let (owner, channel) = (owner.to_owned(), channel.to_string());
+        let (owner, channel, now) = (owner.to_owned(), channel.to_string(), millis::of(now));
         self.write(move |transaction| {
-            let look_at = match look_at {
-                Some(at) => Some(millis::not_before(at)),
-                None => next_due(transaction, &channel)?,
+            let next_expiry = next(transaction, NEXT_EXPIRY, &channel)?;
+            let look_at = if let Some(at) = look_at {
+                Some(look_no_later(millis::not_before(at), now, next_expiry))
+            } else {
+                let next_due = next(transaction, NEXT_DUE, &channel)?;
+                next_due.into_iter().chain(next_expiry).min()
             };
             release(transaction, &owner, &channel, look_at)
         })
@@ -248,26 +270,28 @@ fn put(transaction: &Transaction<'_>, messages: &[WaitingMessage]) -> rusqlite::
             millis::of(message.accepted_at),
             millis::not_before(message.due_at),
             message.reason.as_str(),
+            message.expires_at.map(millis::not_before),
         ];
         if put.execute(values)? > 0 {
             put_body.execute((&message.id, &message.body[..]))?;
         }
     }
-    for (channel, due_at) in earliest_due(messages) {
-        look(transaction, channel.as_str(), millis::not_before(due_at))?;
+    for (channel, look_at) in earliest_looks(messages) {
+        look(transaction, channel.as_str(), millis::not_before(look_at))?;
     }
     Ok(())
 }
 
 fn wake(transaction: &Transaction<'_>, channel: &str, now: i64) -> rusqlite::Result<()> {
-    if next_due(transaction, channel)?.is_some() {
+    if next(transaction, NEXT_DUE, channel)?.is_some() {
         look(transaction, channel, now)?;
     }
     Ok(())
 }
 
-fn next_due(connection: &Connection, channel: &str) -> rusqlite::Result<Option<i64>> {
-    let mut next = connection.prepare_cached(NEXT_DUE)?;
+/// The earliest due time or expiry of a channel's messages.
+fn next(connection: &Connection, sql: &str, channel: &str) -> rusqlite::Result<Option<i64>> {
+    let mut next = connection.prepare_cached(sql)?;
     next.query_row([channel], |row| row.get(0))
 }
 
@@ -281,10 +305,24 @@ fn due(
     let (due_at, id) = after.map_or((i64::MIN, ""), |cursor| {
         (millis::of(cursor.due_at), &*cursor.id)
     });
+    page(
+        connection,
+        DUE,
+        (channel.as_str(), due_at, id, now, limit),
+        limit,
+    )
+}
+
+fn page(
+    connection: &Connection,
+    sql: &str,
+    values: impl Params,
+    limit: u16,
+) -> rusqlite::Result<Vec<WaitingMessage>> {
     let mut budget = PageBudget::of(limit);
     let mut page = Vec::new();
-    let mut select = connection.prepare_cached(DUE)?;
-    let mut found = select.query(params![channel.as_str(), due_at, id, now, limit])?;
+    let mut select = connection.prepare_cached(sql)?;
+    let mut found = select.query(values)?;
     while let Some(row) = found.next()? {
         let body = row.get_ref("body")?.as_blob()?;
         if !budget.take(body.len()) {
@@ -346,6 +384,7 @@ fn outline(row: &Row<'_>) -> rusqlite::Result<WaitingMessage> {
         accepted_at: columns.time("accepted_at")?,
         due_at: columns.time("due_at")?,
         reason: columns.named("reason")?,
+        expires_at: columns.optional_time("expires_at")?,
         body: Bytes::new(),
     })
 }
@@ -402,6 +441,6 @@ fn summary(snapshot: &Transaction<'_>, channel: &str) -> rusqlite::Result<Waitin
         }
         Ok(summary)
     })?;
-    summary.next_due_at = time(next_due(snapshot, channel)?)?;
+    summary.next_due_at = time(next(snapshot, NEXT_DUE, channel)?)?;
     Ok(summary)
 }

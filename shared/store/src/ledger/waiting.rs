@@ -1,8 +1,8 @@
 //! Storage for messages that wait long, and the leases of the channels that they wait for.
 //!
-//! Invariant: a channel with waiting messages has a record with the time to look at it. A put or a
-//! wake that happens while the channel is leased takes effect when the lease ends. A channel has at
-//! most one lease at a time.
+//! Invariant: a channel with waiting messages has a record with the time to look at it, which is
+//! never later than the next expiry of a message. A put or a wake that happens while the channel is
+//! leased takes effect when the lease ends. A channel has at most one lease at a time.
 
 use std::collections::BTreeMap;
 
@@ -15,14 +15,14 @@ use crate::{QueryError, Unavailable};
 
 /// Storage for messages that wait long.
 ///
-/// A dispatcher claims a channel, reads its due messages page by page, settles each message that it
-/// is done with, and yields the channel.
+/// A dispatcher claims a channel, reads its expired and then its due messages page by page, settles
+/// each message that it is done with, and yields the channel.
 #[async_trait]
 pub trait WaitingRoom: Send + Sync + 'static {
     /// Stores messages. One that is already stored is replaced only if the new replay count, or the
     /// number of attempts at the same replay count, is greater. Their channels are looked at from
-    /// the earliest due time on. After an error some may have been stored; storing all again
-    /// completes them.
+    /// the earliest due time or expiry on. After an error some may have been stored; storing all
+    /// again completes them.
     async fn put_waiting(&self, messages: &[WaitingMessage]) -> Result<(), Unavailable>;
 
     /// Leases channels to be looked at, those first that have been due for longest. `owner` is
@@ -55,12 +55,22 @@ pub trait WaitingRoom: Send + Sync + 'static {
         limit: u16,
     ) -> Result<Vec<WaitingMessage>, Unavailable>;
 
+    /// A channel's expired messages, due or not, in the order of their expiries and then ids. A page
+    /// ends as one of due messages does. The next page is read after these messages are settled.
+    async fn expired_messages(
+        &self,
+        channel: &ChannelId,
+        now: OffsetDateTime,
+        limit: u16,
+    ) -> Result<Vec<WaitingMessage>, Unavailable>;
+
     /// Settles messages. One that was replaced or removed meanwhile is unchanged. After an error
     /// some may be settled; settling all again completes them.
     async fn settle_waiting(&self, settled: &[SettledRow]) -> Result<(), Unavailable>;
 
-    /// Ends the owner's lease of a channel. The channel is looked at again at the given time; with
-    /// `None` when its next message is due, or never if it has none. A put or a wake since the claim
+    /// Ends the owner's lease of a channel. The channel is looked at again at the given time, or
+    /// earlier when its next message expires, but not before `now`. With `None` it is looked at when
+    /// its next message is due or expires, or never if it has none. A put or a wake since the claim
     /// may make that earlier. Nothing changes if another owner has the lease.
     ///
     /// If due messages are left, `None` puts the channel before those that became due later. A
@@ -69,6 +79,7 @@ pub trait WaitingRoom: Send + Sync + 'static {
         &self,
         owner: &str,
         channel: &ChannelId,
+        now: OffsetDateTime,
         look_at: Option<OffsetDateTime>,
     ) -> Result<(), Unavailable>;
 
@@ -124,6 +135,8 @@ pub struct WaitingMessage {
     pub due_at: OffsetDateTime,
     /// Why it waits.
     pub reason: WaitReason,
+    /// From this time on it is a dead letter.
+    pub expires_at: Option<OffsetDateTime>,
     /// The body of the queue's message.
     pub body: Bytes,
 }
@@ -219,13 +232,23 @@ pub struct WaitingSummary {
     pub next_due_at: Option<OffsetDateTime>,
 }
 
-/// The earliest due time of each channel's messages.
-pub(crate) fn earliest_due(messages: &[WaitingMessage]) -> BTreeMap<&ChannelId, OffsetDateTime> {
+/// The earliest due time or expiry of each channel's messages.
+pub(crate) fn earliest_looks(messages: &[WaitingMessage]) -> BTreeMap<&ChannelId, OffsetDateTime> {
     let mut earliest = BTreeMap::new();
     for message in messages {
-        let due_at = earliest.entry(&message.channel_id);
-        let due_at = due_at.or_insert(message.due_at);
-        *due_at = message.due_at.min(*due_at);
+        let due_at = message.due_at;
+        let look_at = message.expires_at.map_or(due_at, |at| at.min(due_at));
+        let of_channel = earliest.entry(&message.channel_id).or_insert(look_at);
+        *of_channel = look_at.min(*of_channel);
     }
     earliest
+}
+
+/// When to look at a channel again that is to be looked at then: earlier if a message expires
+/// earlier. One that has expired already has the channel looked at now.
+pub(crate) fn look_no_later<T: Ord>(look_at: T, now: T, next_expiry: Option<T>) -> T {
+    match next_expiry {
+        Some(expiry) => look_at.min(expiry.max(now)),
+        None => look_at,
+    }
 }

@@ -62,6 +62,25 @@ pub(super) struct Needed {
     /// The fields of each index. All ascend, even if pages descend: MongoDB walks an index in both
     /// directions.
     keys: &'static [&'static [&'static str]],
+    /// The fields of each index of some documents.
+    partial: &'static [(Only, &'static [&'static str])],
+}
+
+/// The documents that a partial index holds.
+enum Only {
+    /// Those with this field.
+    With(&'static str),
+    /// Those with this value in this field.
+    Where(&'static str, &'static str),
+}
+
+impl Only {
+    fn filter(&self) -> Document {
+        match *self {
+            Self::With(field) => doc! { field: { "$exists": true } },
+            Self::Where(field, value) => doc! { field: value },
+        }
+    }
 }
 
 /// The indexes of the collections. Those of channels have the id after each text, so that a page is
@@ -74,6 +93,7 @@ pub(super) const NEEDED: [Needed; 9] = [
             &["channel_name", "channel_id"],
             &["channel_tags", "channel_id"],
         ],
+        partial: &[],
     },
     Needed {
         collection: MESSAGES,
@@ -83,11 +103,13 @@ pub(super) const NEEDED: [Needed; 9] = [
             &["channel_id", "_id"],
             &["position.s", "_id"],
         ],
+        partial: &[],
     },
     Needed {
         collection: ENTRIES,
         expiring: Some("at"),
         keys: &[&["message_id", "at", "_id"]],
+        partial: &[],
     },
     Needed {
         collection: DEAD_LETTERS,
@@ -101,6 +123,7 @@ pub(super) const NEEDED: [Needed; 9] = [
             &["replayed", "reason.kind", "_id"],
             &["parcel_id"],
         ],
+        partial: &[],
     },
     Needed {
         collection: REPLAYS,
@@ -110,16 +133,19 @@ pub(super) const NEEDED: [Needed; 9] = [
             &["status", "requested_by"],
             &["channels", "_id"],
         ],
+        partial: &[],
     },
     Needed {
         collection: IDEMPOTENCY,
         expiring: Some("taken_at"),
         keys: &[],
+        partial: &[],
     },
     Needed {
         collection: API_KEYS,
         expiring: Some("ends_at"),
         keys: &[],
+        partial: &[],
     },
     Needed {
         collection: WAITING,
@@ -130,11 +156,23 @@ pub(super) const NEEDED: [Needed; 9] = [
             &["channel_id", "_id", "reason", "accepted_at"],
             &["session_id", "_id"],
         ],
+        partial: &[
+            (
+                Only::With("expires_at"),
+                &["channel_id", "expires_at", "_id"],
+            ),
+            // What is due later and may be made due at once.
+            (
+                Only::Where("reason", "retry"),
+                &["reason", "channel_id", "due_at", "_id"],
+            ),
+        ],
     },
     Needed {
         collection: WAITING_CHANNELS,
         expiring: None,
         keys: &[&["look_at", "_id"]],
+        partial: &[],
     },
 ];
 
@@ -143,11 +181,16 @@ impl Needed {
     pub(super) async fn make(&self, database: &Database, retention: Duration) -> Result<(), Error> {
         let after = Duration::from_secs(retention.as_secs().clamp(1, MAX_EXPIRY_SECONDS));
         let expiry = self.expiring.map(|field| doc! { field: 1 });
-        let expiring = expiry.iter().map(|keys| model(keys.clone(), Some(after)));
+        let expiring = expiry
+            .iter()
+            .map(|keys| model(keys.clone(), Some(after), None));
         let mut models: Vec<_> = expiring.collect();
-        for fields in self.keys {
+        let keys = self.keys.iter().map(|fields| (None, *fields));
+        let partial = self.partial.iter();
+        let partial = partial.map(|(only, fields)| (Some(only.filter()), *fields));
+        for (only, fields) in keys.chain(partial) {
             let ascending = fields.iter().map(|field| ((*field).to_owned(), 1.into()));
-            models.push(model(ascending.collect(), None));
+            models.push(model(ascending.collect(), None, only));
         }
         let collection = database.collection::<Document>(self.collection);
         match collection.create_indexes(models.clone()).await {
@@ -184,8 +227,11 @@ impl Needed {
     }
 }
 
-fn model(keys: Document, expire_after: Option<Duration>) -> IndexModel {
-    let options = IndexOptions::builder().expire_after(expire_after).build();
+fn model(keys: Document, expire_after: Option<Duration>, only: Option<Document>) -> IndexModel {
+    let options = IndexOptions::builder()
+        .expire_after(expire_after)
+        .partial_filter_expression(only)
+        .build();
     IndexModel::builder().keys(keys).options(options).build()
 }
 

@@ -202,7 +202,9 @@ async fn waiting_messages_are_found_by_an_index(
 #[rstest]
 #[case::due(waiting::DUE.to_owned(), 5, "INDEX waiting_by_due_time (channel_id=? AND")]
 #[case::next_due(waiting::NEXT_DUE.to_owned(), 1, "COVERING INDEX waiting_by_due_time (channel_id=?)")]
-#[case::made_due(waiting::MAKE_CHANNEL_DUE.to_owned(), 3, "COVERING INDEX waiting_by_due_time (channel_id=? AND due_at>?)")]
+#[case::expired(waiting::EXPIRED.to_owned(), 3, "INDEX waiting_by_expiry (channel_id=? AND expires_at<?)")]
+#[case::next_expiry(waiting::NEXT_EXPIRY.to_owned(), 1, "COVERING INDEX waiting_by_expiry (channel_id=?")]
+#[case::made_due(waiting::MAKE_CHANNEL_DUE.to_owned(), 3, "COVERING INDEX waiting_retries (channel_id=? AND due_at>?)")]
 #[case::summary(
     waiting::summary_sql(),
     1,

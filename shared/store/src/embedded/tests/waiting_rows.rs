@@ -21,7 +21,8 @@ fn waiting(number: usize) -> WaitingMessage {
         attempts: 0,
         accepted_at: now,
         due_at: now + Duration::from_hours(1),
-        reason: WaitReason::Scheduled,
+        reason: WaitReason::Retry,
+        expires_at: None,
         body: Bytes::from_static(b"body"),
     }
 }

@@ -23,9 +23,9 @@ use super::{
 use crate::{
     Detail, QueryError, SettledRow, Settlement, Unavailable, WaitingCursor, WaitingFilter,
     WaitingMessage, WaitingRoom, WaitingSelection, WaitingSummary,
-    ledger::{MAX_ROWS, earliest_due},
+    ledger::{MAX_ROWS, earliest_looks, look_no_later},
 };
-use due::{make_due_step, make_message_due, next_due, wake};
+use due::{make_due_step, make_message_due, next, primary, wake};
 use row::{Row, outline, read, replacement};
 
 #[async_trait]
@@ -37,9 +37,9 @@ impl WaitingRoom for MongoStore {
         let rows = messages.iter().map(|message| document(&Row::of(message)));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
         let bodies: Vec<usize> = messages.iter().map(|message| message.body.len()).collect();
-        let channels = earliest_due(messages).into_iter();
+        let channels = earliest_looks(messages).into_iter();
         let looks: Vec<_> = channels
-            .map(|(channel, due_at)| (channels::look(channel.as_str(), stored_from(due_at)), 0))
+            .map(|(channel, look_at)| (channels::look(channel.as_str(), stored_from(look_at)), 0))
             .collect();
         self.run(move |database| async move {
             let waiting = database.collection::<Document>(WAITING);
@@ -122,6 +122,32 @@ impl WaitingRoom for MongoStore {
         .await
     }
 
+    async fn expired_messages(
+        &self,
+        channel: &ChannelId,
+        now: OffsetDateTime,
+        limit: u16,
+    ) -> Result<Vec<WaitingMessage>, Unavailable> {
+        // MongoDB reads 0 as no limit.
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let expired = doc! {
+            "channel_id": channel.as_str(),
+            "expires_at": { "$lt": just_after(now) },
+        };
+        self.on(WAITING, move |waiting: Collection<Document>| async move {
+            let found = waiting
+                .find(expired)
+                .sort(doc! { "expires_at": 1, "_id": 1 })
+                .selection_criteria(primary())
+                .limit(i64::from(limit.min(MAX_ROWS)))
+                .await?;
+            super::page(found, Detail::Whole, Row::message).await
+        })
+        .await
+    }
+
     async fn settle_waiting(&self, settled: &[SettledRow]) -> Result<(), Unavailable> {
         let (mut deletes, mut updates) = (Vec::new(), Vec::new());
         for row in settled {
@@ -165,13 +191,18 @@ impl WaitingRoom for MongoStore {
         &self,
         owner: &str,
         channel: &ChannelId,
+        now: OffsetDateTime,
         look_at: Option<OffsetDateTime>,
     ) -> Result<(), Unavailable> {
-        let (owner, channel) = (owner.to_owned(), channel.to_string());
+        let (owner, channel, now) = (owner.to_owned(), channel.to_string(), stored(now));
         self.run(move |database| async move {
-            let look_at = match look_at {
-                Some(at) => Some(stored_from(at)),
-                None => next_due(&database.collection(WAITING), &channel).await?,
+            let waiting = database.collection(WAITING);
+            let next_expiry = next(&waiting, "expires_at", &channel).await?;
+            let look_at = if let Some(at) = look_at {
+                Some(look_no_later(stored_from(at), now, next_expiry))
+            } else {
+                let next_due = next(&waiting, "due_at", &channel).await?;
+                next_due.into_iter().chain(next_expiry).min()
             };
             let channels = database.collection(WAITING_CHANNELS);
             channels::release(&channels, &owner, &channel, look_at).await?;
@@ -346,7 +377,7 @@ async fn summary(
         ))
     });
     let groups = groups.await?;
-    let next_due = next_due(waiting, channel).await?;
+    let next_due = next(waiting, "due_at", channel).await?;
     Ok(WaitingSummary {
         count: groups.iter().map(|(_, count, _)| count).sum(),
         oldest_accepted_at: groups.iter().map(|(_, _, oldest)| *oldest).min(),

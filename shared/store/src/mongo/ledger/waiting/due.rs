@@ -18,25 +18,31 @@ use crate::{MAX_PAGE, Unavailable};
 /// How many messages one step makes due. Each step has its own time limit.
 const DUE_STEP: u16 = MAX_PAGE;
 
-/// The earliest due time of the channel's messages. Read from the primary: a secondary may not have
-/// a message yet whose channel's record would be removed.
-pub(super) async fn next_due(
+/// The earliest time in this field of the channel's messages. Read from the primary: without a
+/// message the channel's record would be removed.
+pub(super) async fn next(
     waiting: &Collection<Document>,
+    field: &str,
     channel: &str,
 ) -> Result<Option<DateTime>, Unavailable> {
     #[derive(Deserialize)]
     struct Next {
-        due_at: DateTime,
+        at: DateTime,
     }
 
     let next = waiting
-        .find_one(doc! { "channel_id": channel })
-        .projection(doc! { "_id": 0, "due_at": 1 })
-        .sort(doc! { "due_at": 1, "_id": 1 })
-        .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
+        .find_one(doc! { "channel_id": channel, field: { "$exists": true } })
+        .projection(doc! { "_id": 0, "at": format!("${field}") })
+        .sort(doc! { field: 1, "_id": 1 })
+        .selection_criteria(primary())
         .await?;
     let next = next.map(row::<Next>).transpose()?;
-    Ok(next.map(|next| next.due_at))
+    Ok(next.map(|next| next.at))
+}
+
+/// A secondary may still have a message that was settled, and lack one that was put.
+pub(super) fn primary() -> SelectionCriteria {
+    SelectionCriteria::ReadPreference(ReadPreference::Primary)
 }
 
 pub(super) async fn wake(
@@ -45,7 +51,7 @@ pub(super) async fn wake(
     now: DateTime,
 ) -> Result<(), Unavailable> {
     let waiting = database.collection(WAITING);
-    if next_due(&waiting, channel).await?.is_some() {
+    if next(&waiting, "due_at", channel).await?.is_some() {
         bulk::update(
             database,
             WAITING_CHANNELS,
@@ -75,7 +81,7 @@ pub(super) async fn make_due_step(
 
     let is_later = doc! { "$gt": now };
     let found = waiting
-        .find(doc! { "channel_id": channel, "due_at": &is_later })
+        .find(doc! { "reason": "retry", "channel_id": channel, "due_at": &is_later })
         .projection(doc! { "_id": 1 })
         .sort(doc! { "due_at": 1, "_id": 1 })
         .limit(i64::from(DUE_STEP))

@@ -29,6 +29,9 @@ pub(super) struct Row {
     accepted_at: DateTime,
     due_at: DateTime,
     reason: WaitReason,
+    /// A partial index holds the messages that have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<DateTime>,
     /// Absent in an outline.
     #[serde(default = "no_body")]
     body: Binary,
@@ -45,6 +48,7 @@ impl Row {
             accepted_at: stored(message.accepted_at),
             due_at: stored_from(message.due_at),
             reason: message.reason,
+            expires_at: message.expires_at.map(stored_from),
             body: binary(&message.body),
         }
     }
@@ -59,6 +63,7 @@ impl Row {
             accepted_at: read_time(self.accepted_at)?,
             due_at: read_time(self.due_at)?,
             reason: self.reason,
+            expires_at: self.expires_at.map(read_time).transpose()?,
             body: self.body.bytes.into(),
         })
     }
@@ -71,12 +76,16 @@ pub(super) fn replacement(row: &Document) -> Document {
     let id = fields.remove("_id");
     let [replay_count, attempts] =
         ["replay_count", "attempts"].map(|field| fields.get(field).cloned());
+    let mut change = doc! { "$set": &fields };
+    if !fields.contains_key("expires_at") {
+        change.insert("$unset", doc! { "expires_at": "" });
+    }
     doc! {
         "q": { "_id": id, "$or": [
             { "replay_count": { "$lt": &replay_count } },
             { "replay_count": replay_count, "attempts": { "$lt": attempts } },
         ] },
-        "u": { "$set": fields },
+        "u": change,
         "upsert": true,
     }
 }
