@@ -48,10 +48,12 @@ const NAMED: usize = 10;
 /// The longest delay of the channel server's answers, so that many follow a fault.
 const LATEST_ANSWER: Duration = Duration::from_secs(3);
 
-/// Short waits, so that the run ends in time; and no configured token secret, so that tokens from
-/// before a kill are valid only if the gateway keeps its generated secret.
-const PATIENCE: [(&str, &str); 5] = [
+/// Short waits, so that the run ends in time, of which the longer ones are in the store; and no
+/// configured token secret, so that tokens from before a kill are valid only if the gateway keeps its
+/// generated secret.
+const PATIENCE: [(&str, &str); 6] = [
     ("CALLBACK_SECRET", ""),
+    ("ROUNDTRIP__DISPATCHER__WAIT_IN_STORE_AFTER", "3s"),
     (
         "ROUNDTRIP__DISPATCHER__RETRY__SCHEDULE",
         "1s,1s,1s,5s,5s,5s,5s,5s,5s,5s,5s,5s",
@@ -187,6 +189,7 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
         broker: plan.broker.as_mut(),
         proxies: proxies.as_ref(),
         channels: &channels,
+        channel_ids: &ids,
         sessions: &sessions,
         progress: &progress,
         gate,

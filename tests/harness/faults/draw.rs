@@ -26,6 +26,8 @@ pub enum Fault {
     StoreUnavailable,
     /// Every channel answers 500 for a while.
     ChannelsFail,
+    /// Every channel is paused for a while.
+    ChannelsPaused,
     /// The sessions server answers 503 for a while.
     SessionsFail,
 }
@@ -39,6 +41,7 @@ impl fmt::Display for Fault {
             Self::CutStore => "store's connections cut",
             Self::StoreUnavailable => "store unavailable",
             Self::ChannelsFail => "channels answer 500",
+            Self::ChannelsPaused => "channels paused",
             Self::SessionsFail => "sessions server fails",
         };
         f.pad(what)
@@ -63,7 +66,11 @@ pub(super) fn kills(roles: &[Role]) -> Vec<Fault> {
 /// Every kind of fault; `servers` says whether broker and store are servers.
 pub(super) fn every_kind(roles: &[Role], servers: bool) -> Vec<Fault> {
     let mut kinds = kills(roles);
-    kinds.extend([Fault::ChannelsFail, Fault::SessionsFail]);
+    kinds.extend([
+        Fault::ChannelsFail,
+        Fault::ChannelsPaused,
+        Fault::SessionsFail,
+    ]);
     if servers {
         kinds.extend([
             Fault::KillBroker,

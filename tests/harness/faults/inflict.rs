@@ -3,16 +3,19 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use anyhow::Context;
+use bytes::Bytes;
 use hyper::StatusCode;
 use tokio::{sync::watch, time::sleep};
 
 use super::draw::{Drawn, Fault};
 use crate::{
     counting::CountingServer,
+    http::{Connection, Peer},
     loader::Progress,
     proxy::Proxy,
     servers::Server,
     stack::{IN_FLIGHT, Role, Stack},
+    wait,
 };
 
 /// How often the loader's progress is looked at.
@@ -25,6 +28,7 @@ pub(super) struct Victims<'a> {
     /// Between the gateway and its servers, where it has any.
     pub(super) proxies: Option<&'a Proxies>,
     pub(super) channels: &'a CountingServer,
+    pub(super) channel_ids: &'a [String],
     pub(super) sessions: &'a CountingServer,
     pub(super) progress: &'a Progress,
     pub(super) gate: watch::Sender<u64>,
@@ -104,6 +108,11 @@ impl Victims<'_> {
                 self.channels.recover();
                 Ok(())
             }
+            Fault::ChannelsPaused => {
+                self.each_channel("pause").await?;
+                self.last(drawn.lasts).await;
+                self.each_channel("resume").await
+            }
             Fault::SessionsFail => {
                 self.sessions.fail(StatusCode::SERVICE_UNAVAILABLE);
                 self.last(drawn.lasts).await;
@@ -111,6 +120,20 @@ impl Victims<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Makes this call for each channel. A connection that an earlier fault broke may refuse one.
+    async fn each_channel(&self, call: &str) -> anyhow::Result<()> {
+        let ingress = self.stack.ingress();
+        for id in self.channel_ids {
+            let path = format!("/channel/{id}/{call}");
+            wait::until(&path, async || {
+                let status = post(&ingress, &path).await.ok()?;
+                status.is_success().then_some(())
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     fn proxies(&self) -> anyhow::Result<&Proxies> {
@@ -149,4 +172,10 @@ impl Victims<'_> {
             sleep(LOOK_EVERY).await;
         }
     }
+}
+
+async fn post(ingress: &Peer, path: &str) -> anyhow::Result<StatusCode> {
+    let mut connection = Connection::open(ingress).await?;
+    let (status, _) = connection.post(path, Bytes::new()).await?;
+    Ok(status)
 }
