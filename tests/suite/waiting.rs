@@ -7,7 +7,7 @@ use std::sync::{
 
 use harness::{
     gateway::{Accounted, Plan, Setup, attempts},
-    scripted::{Received, Reply},
+    scripted::{Received, Reply, ScriptedServer},
 };
 use serde_json::json;
 
@@ -16,6 +16,7 @@ on_both_setups! {
     a_long_retry_waits_in_the_store_and_can_be_made_now,
     a_deleted_channels_waiting_messages_become_dead_letters,
     waiting_messages_outlast_a_killed_process,
+    of_many_paused_channels_each_is_resumed_by_itself,
     one_message_is_retried_now_and_the_others_wait,
     a_cancelled_message_is_not_delivered,
     only_a_waiting_message_is_cancelled_or_retried,
@@ -122,6 +123,36 @@ async fn waiting_messages_outlast_a_killed_process(setup: Setup) -> anyhow::Resu
     gateway.post("/channel/c/resume", "").await?.expect(200)?;
     channel.taken_at_least(MESSAGES).await?;
     gateway.finish(&[&channel]).await
+}
+
+async fn of_many_paused_channels_each_is_resumed_by_itself(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    const CHANNELS: usize = 12;
+    const MESSAGES: usize = 5;
+    let server = ScriptedServer::start(|_| Reply::ok()).await?;
+    let gateway = Plan::new(setup)?.start().await?;
+    let ids: Vec<_> = (0..CHANNELS).map(|number| format!("c{number}")).collect();
+    for id in &ids {
+        gateway.register(id, &server.url()).await?;
+        let path = format!("/channel/{id}/pause");
+        gateway.post(&path, "").await?.expect(200)?;
+        for _ in 0..MESSAGES {
+            gateway.send(id, id).await?;
+        }
+    }
+    for id in &ids {
+        gateway.until_waiting(id, MESSAGES).await?;
+    }
+    for (resumed, id) in (1..).zip(&ids) {
+        let path = format!("/channel/{id}/resume");
+        gateway.post(&path, "").await?.expect(200)?;
+        gateway.until_waiting(id, 0).await?;
+        let taken = server.taken_at_least(resumed * MESSAGES).await?;
+        let is_resumed = |one: &Received| ids[..resumed].contains(&one.field("session_id"));
+        assert!(taken.iter().all(is_resumed), "after {id}");
+    }
+    gateway.finish(&[&server]).await
 }
 
 async fn one_message_is_retried_now_and_the_others_wait(setup: Setup) -> anyhow::Result<Accounted> {
