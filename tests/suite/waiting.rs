@@ -1,15 +1,20 @@
 //! What waits long waits in the store: it is counted, released in order, and not lost.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use harness::{
     gateway::{Accounted, Plan, Setup, attempts},
     scripted::{Received, Reply, ScriptedServer},
 };
+use roundtrip_model::{Clock, SystemClock};
 use serde_json::json;
+use time::format_description::well_known::Rfc3339;
 
 on_both_setups! {
     a_resumed_channels_messages_arrive_in_the_order_of_their_acceptance,
@@ -102,9 +107,18 @@ async fn a_deleted_channels_waiting_messages_become_dead_letters(
         .await?;
     gateway.post("/channel/c/pause", "").await?.expect(200)?;
     gateway.send_many("c", MESSAGES).await?;
-    gateway.until_waiting("c", MESSAGES).await?;
+    // Also one that would be due later.
+    let deliver_at = (SystemClock.now() + Duration::from_hours(1)).format(&Rfc3339)?;
+    let scheduled = json!({
+        "channel_id": "c", "session_id": "s", "message": "m", "deliver_at": deliver_at
+    });
+    gateway
+        .post("/channel/message", scheduled)
+        .await?
+        .expect(202)?;
+    gateway.until_waiting("c", MESSAGES + 1).await?;
     gateway.delete("/channel/c").await?.expect(204)?;
-    for letter in gateway.until_dead("c", MESSAGES).await? {
+    for letter in gateway.until_dead("c", MESSAGES + 1).await? {
         assert_eq!(letter["reason"]["kind"], "unknown_channel", "{letter}");
     }
     gateway.finish(&[&channel]).await

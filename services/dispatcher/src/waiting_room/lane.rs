@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use backoff::backoff::Backoff;
 use roundtrip_broker::{Delivery, Message, PublishError, Route, Settle, SettleError, Settlement};
 use roundtrip_model::{ChannelId, Waiting, journal::WaitReason, retry::reconnect};
-use roundtrip_store::{self as store, WaitingCursor, WaitingMessage};
+use roundtrip_store::{self as store, ChannelError, WaitingCursor, WaitingMessage};
+use time::{OffsetDateTime, macros::datetime};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
@@ -27,6 +28,9 @@ const TURN: Duration = Duration::from_secs(10);
 
 /// A channel that cannot take its messages for this long is yielded.
 const LONG: Duration = Duration::from_secs(5);
+
+/// No message is due later.
+const NEVER: OffsetDateTime = datetime!(9999-12-31 23:59:59 UTC);
 
 /// When a message that was returned unsettled is handed out again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -143,17 +147,26 @@ impl Lane {
                 }
             }
         }
-        // A channel that cannot be read now, or was deleted, is the pipeline's affair.
-        if let Ok(known) = self.room.channels.get_now(&self.channel).await {
-            let settings = &known.target.settings;
-            if settings.paused {
-                self.end(Some(self.room.paused));
-                return;
+        let mut due_until = now;
+        match self.room.channels.get_now(&self.channel).await {
+            Ok(known) => {
+                let settings = &known.target.settings;
+                if settings.paused {
+                    self.end(Some(self.room.paused));
+                    return;
+                }
+                let own = settings.max_in_flight.map(usize::from);
+                self.max_in_flight = own.unwrap_or(self.room.max_in_flight).max(1);
             }
-            let own = settings.max_in_flight.map(usize::from);
-            self.max_in_flight = own.unwrap_or(self.room.max_in_flight).max(1);
+            // The pipeline makes all its messages dead letters, so none waits for its time.
+            Err(ChannelError::NotFound(_)) => {
+                self.room.channels.forget(&self.channel).await;
+                due_until = NEVER;
+            }
+            // The pipeline decides about a channel that cannot be read now.
+            Err(_) => {}
         }
-        let due = store.due_messages(&self.channel, self.cursor.as_ref(), now, PAGE);
+        let due = store.due_messages(&self.channel, self.cursor.as_ref(), due_until, PAGE);
         match due.await {
             Ok(messages) => {
                 self.is_read = messages.is_empty();
