@@ -188,6 +188,7 @@ async fn an_open_call_needs_no_key() {
     "POST /channel/message",
     "POST /channel/messages",
     "GET /channel/message/{message_id}",
+    "POST /channel/message/{message_id}/cancel",
 ][..]))]
 #[tokio::test]
 async fn a_role_allows_only_its_own_calls(
