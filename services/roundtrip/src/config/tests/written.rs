@@ -53,7 +53,7 @@ fn in_file(key: &str, value: &str) -> String {
 }
 
 /// Every key, with values of the environment and the same in the file.
-const KEYS: [(&str, &[(&str, &str)]); 82] = [
+const KEYS: [(&str, &[(&str, &str)]); 84] = [
     ("environment", &[("production", "\"production\"")]),
     ("public_url", &[("http://h/", "\"http://h/\"")]),
     ("sessions_server", &[("http://h/", "\"http://h/\"")]),
@@ -135,6 +135,7 @@ const KEYS: [(&str, &[(&str, &str)]); 82] = [
     ("dispatcher.park", DURATION),
     ("dispatcher.max_in_flight_per_channel", NUMBER),
     ("dispatcher.paused_park", DURATION),
+    ("dispatcher.wait_in_store_after", DURATION),
     ("dispatcher.breaker.failures", NUMBER),
     ("dispatcher.breaker.wait", DURATION),
     ("dispatcher.breaker.max_wait", DURATION),
@@ -160,6 +161,7 @@ const KEYS: [(&str, &[(&str, &str)]); 82] = [
     ("forwarder.retry.retry_after_cap", DURATION),
     ("recorder.batches_at_once", NUMBER),
     ("recorder.dead_letters_at_once", NUMBER),
+    ("recorder.waiting_messages_at_once", NUMBER),
 ];
 
 /// Text that looks like a number, a flag or a list stays text.
