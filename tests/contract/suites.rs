@@ -1,3 +1,4 @@
 //! The suites that every engine must pass.
 
+pub(crate) mod broker;
 pub(crate) mod store;

@@ -12,11 +12,10 @@ async fn open(config: &Config) -> SharedBroker {
 
 mod embedded {
     use async_trait::async_trait;
-    use roundtrip_broker::{
-        Config, SharedBroker,
-        contract::{Harness, Tweak, patient},
-    };
+    use roundtrip_broker::{Config, SharedBroker};
     use tempfile::TempDir;
+
+    use crate::contract::broker::{Harness, Tweak, broker_contract, patient};
 
     /// A folder for each broker, removed with the harness.
     #[derive(Default)]
@@ -47,20 +46,18 @@ mod embedded {
         async fn close(self) {}
     }
 
-    roundtrip_broker::broker_contract!(Embedded);
+    broker_contract!(Embedded);
 }
 
 mod rabbitmq {
     use async_trait::async_trait;
     use harness::{management::Management, test_namespace::remove_namespace};
     use reqwest::Method;
-    use roundtrip_broker::{
-        Config, Policy, SharedBroker,
-        contract::{Harness, Tweak, patient},
-        policies,
-    };
+    use roundtrip_broker::{Config, Policy, SharedBroker, policies};
     use serde_json::Value;
     use uuid::Uuid;
+
+    use crate::contract::broker::{Harness, Tweak, broker_contract, patient};
 
     const URL: &str = "TEST_AMQP_URL";
 
@@ -133,5 +130,5 @@ mod rabbitmq {
         }
     }
 
-    roundtrip_broker::broker_contract!(RabbitMq);
+    broker_contract!(RabbitMq);
 }

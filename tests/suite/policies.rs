@@ -17,14 +17,17 @@ use lapin::{
     types::FieldTable,
 };
 use reqwest::Method;
-use roundtrip_broker::{Config, Queue, SharedBroker, Status, contract::patient};
+use roundtrip_broker::{Config, Queue, SharedBroker, Status};
 use roundtrip_model::{Decision, SystemClock};
 use rstest::rstest;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::rabbitmq::{next, publish, refused, until_ready};
+use crate::{
+    contract::broker::patient,
+    rabbitmq::{next, publish, refused, until_ready},
+};
 
 /// The definitions file that the compose file and the kustomization load.
 const SHIPPED: &str = include_str!("../../k8s/with-servers/rabbitmq-definitions.json");

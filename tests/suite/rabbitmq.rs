@@ -25,7 +25,7 @@ use lapin::{
 };
 use roundtrip_broker::{
     Config, Consumer, Delivery, Message, PublishError, Queue, Route, SettleError, SharedBroker,
-    Status, contract::patient,
+    Status,
 };
 use roundtrip_model::{
     ChannelId, Decision, MessageId, SystemClock,
@@ -35,6 +35,8 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, timeout};
 use url::Url;
 use uuid::Uuid;
+
+use crate::contract::broker::patient;
 
 /// The delivery limit of the work queues (docs/adr/0002).
 const DELIVERY_LIMIT: usize = 20;

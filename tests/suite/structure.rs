@@ -72,7 +72,7 @@ fn read(folder: &Path, module: &[String], code: &mut Code) -> anyhow::Result<()>
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let is_test = ["tests", "contract"].contains(&&*name) || name.ends_with("_tests");
+        let is_test = name == "tests" || name.ends_with("_tests");
         if is_test {
             continue;
         }

@@ -18,8 +18,6 @@ mod open;
 mod rabbitmq;
 mod worker;
 
-#[cfg(feature = "contract")]
-pub mod contract;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 

@@ -1,15 +1,10 @@
-//! The contract suite that every engine must pass.
+//! The contract suite that every engine of the broker must pass.
 //!
-//! Invariant: the cases are independent of the engine. [`broker_contract!`](crate::broker_contract)
-//! lists them once and makes a test of each for its harness, so an engine cannot skip one.
+//! Invariant: the cases are independent of the engine. [`broker_contract!`] lists them once and
+//! makes a test of each for its harness, so an engine cannot skip one.
 //!
 //! A case proves that something does *not* happen by what happens instead: a later message arrives
 //! first, or a count matches. Only if there is no such sign does it wait for a short quiet time.
-
-#![expect(
-    clippy::missing_panics_doc,
-    reason = "a case panics where an engine fails it"
-)]
 
 mod bounds;
 mod carrying;
@@ -21,13 +16,12 @@ use std::{fmt, ops::RangeBounds, panic::AssertUnwindSafe, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
+use roundtrip_broker::{Config, Consumer, Delivery, Message, Queue, Route, SharedBroker, Status};
 use roundtrip_model::{ChannelId, Decision, MessageId};
 use time::macros::datetime;
 use tokio::time::timeout;
 
-use crate::{Config, Consumer, Delivery, Message, Queue, Route, SharedBroker, Status};
-
-pub use self::{bounds::*, carrying::*, fairness::*, settling::*};
+pub(crate) use self::{bounds::*, carrying::*, fairness::*, settling::*};
 
 /// Everything that is bound to happen has happened within this time, even next to a build on every
 /// core.
@@ -46,11 +40,11 @@ const DELAY: Duration = Duration::from_secs(1);
 const LONG_DELAY: Duration = Duration::from_hours(1);
 
 /// A change to the default configuration.
-pub type Tweak = fn(&mut Config);
+pub(crate) type Tweak = fn(&mut Config);
 
 /// The configuration that a harness starts from. Its time limit is long, because a late confirm on
 /// a busy machine breaks no promise.
-pub fn patient() -> Config {
+pub(crate) fn patient() -> Config {
     Config {
         publish_timeout: LIMIT,
         ..Config::default()
@@ -59,7 +53,7 @@ pub fn patient() -> Config {
 
 /// Makes brokers of one engine, each in a place of its own.
 #[async_trait]
-pub trait Harness: Default + Send {
+pub(crate) trait Harness: Default + Send {
     /// A broker in a fresh place, configured by [`patient`] and this change.
     async fn make(&mut self, tweak: Tweak) -> SharedBroker;
 
@@ -70,12 +64,10 @@ pub trait Harness: Default + Send {
     async fn close(self);
 }
 
-/// Makes a test of every case for one engine. Call it in a module with the engine's name:
-/// `roundtrip_broker::broker_contract!(TheHarness);`
-#[macro_export]
+/// Makes a test of every case for one engine. Call it in a module with the engine's name.
 macro_rules! broker_contract {
     ($harness:ty) => {
-        $crate::broker_contract! { @tests $harness;
+        $crate::contract::broker::broker_contract! { @tests $harness;
             a_message_arrives_unchanged,
             a_waiting_consumer_gets_what_is_published,
             a_fresh_queue_keeps_its_order,
@@ -113,14 +105,16 @@ macro_rules! broker_contract {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                $crate::contract::run::<$harness>($crate::contract::$case).await;
+                $crate::contract::broker::run::<$harness>($crate::contract::broker::$case).await;
             }
         )*
     };
 }
 
+pub(crate) use broker_contract;
+
 /// Runs one case and cleans up after it, even if it fails.
-pub async fn run<H: Harness>(case: impl AsyncFnOnce(&mut Engine<H>)) {
+pub(crate) async fn run<H: Harness>(case: impl AsyncFnOnce(&mut Engine<H>)) {
     let mut engine = Engine(H::default());
     let outcome = AssertUnwindSafe(case(&mut engine)).catch_unwind().await;
     engine.0.close().await;
@@ -130,7 +124,7 @@ pub async fn run<H: Harness>(case: impl AsyncFnOnce(&mut Engine<H>)) {
 }
 
 /// The engine under test.
-pub struct Engine<H>(H);
+pub(crate) struct Engine<H>(H);
 
 impl<H: Harness> Engine<H> {
     async fn fresh(&mut self) -> SharedBroker {

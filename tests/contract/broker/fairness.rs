@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use roundtrip_broker::{Consumer, Message, Queue, SharedBroker};
 use roundtrip_model::Decision;
 
 use super::{
     DELAY, Engine, Harness, consume, next, numbered, publish, settle, until_count, until_counted,
 };
-use crate::{Consumer, Message, Queue, SharedBroker};
 
 /// Number of waiting messages.
 const BACKLOG: u16 = 2000;
@@ -27,7 +27,7 @@ const SOON: u16 = BACKLOG / 2;
 
 /// After a channel's outage thousands of its retries come due; other channels' messages must not be
 /// delayed.
-pub async fn a_new_message_does_not_wait_behind_retries<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_new_message_does_not_wait_behind_retries<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     put_off(&broker, BACKLOG).await;
     // A busy broker may duplicate some: delivery is at least once.
@@ -41,7 +41,7 @@ pub async fn a_new_message_does_not_wait_behind_retries<H: Harness>(engine: &mut
 }
 
 /// A stream of new messages must not keep retries waiting.
-pub async fn a_retry_does_not_wait_behind_new_messages<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_retry_does_not_wait_behind_new_messages<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let retry = put_off(&broker, 1).await.remove(0);
     until_count(&broker, Queue::Outbound, 1).await;

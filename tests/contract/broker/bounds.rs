@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use roundtrip_broker::{PublishError, Queue, Route, Status};
 use roundtrip_model::Decision;
 use tokio::time::timeout;
 
@@ -9,10 +10,9 @@ use super::{
     Engine, Harness, LIMIT, LONG_DELAY, assert_quiet, channel, consume, next, numbered, publish,
     settle, until_count,
 };
-use crate::{PublishError, Queue, Route, Status};
 
 /// Unsettled deliveries never exceed the window, and each settlement makes room for one more.
-pub async fn a_window_is_hard<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_window_is_hard<H: Harness>(engine: &mut Engine<H>) {
     const WINDOW: u16 = 3;
     let broker = engine.fresh().await;
     for number in 0..10 {
@@ -32,7 +32,7 @@ pub async fn a_window_is_hard<H: Harness>(engine: &mut Engine<H>) {
 }
 
 /// Both receive some messages, and no message goes to both.
-pub async fn two_consumers_share_a_queue<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn two_consumers_share_a_queue<H: Harness>(engine: &mut Engine<H>) {
     const MESSAGES: usize = 40;
     let broker = engine.fresh().await;
     let mut one = consume(&broker, Queue::Outbound, 1).await;
@@ -58,7 +58,7 @@ pub async fn two_consumers_share_a_queue<H: Harness>(engine: &mut Engine<H>) {
 }
 
 /// The messages in its window, and the delivery in hand that was then dropped.
-pub async fn a_dropped_consumer_returns_its_deliveries<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_dropped_consumer_returns_its_deliveries<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let mut sent = HashSet::new();
     for number in 0..10 {
@@ -84,7 +84,7 @@ pub async fn a_dropped_consumer_returns_its_deliveries<H: Harness>(engine: &mut 
 }
 
 /// A ready message is one that a consumer would get now.
-pub async fn ready_counts_neither_the_delayed_nor_the_handed_out<H: Harness>(
+pub(crate) async fn ready_counts_neither_the_delayed_nor_the_handed_out<H: Harness>(
     engine: &mut Engine<H>,
 ) {
     let broker = engine.fresh().await;
@@ -103,7 +103,7 @@ pub async fn ready_counts_neither_the_delayed_nor_the_handed_out<H: Harness>(
 }
 
 /// An engine that counts late may exceed the bound by a few messages.
-pub async fn a_full_queue_refuses_publishes_and_keeps_its_messages<H: Harness>(
+pub(crate) async fn a_full_queue_refuses_publishes_and_keeps_its_messages<H: Harness>(
     engine: &mut Engine<H>,
 ) {
     const BOUND: usize = 10;
@@ -146,7 +146,7 @@ pub async fn a_full_queue_refuses_publishes_and_keeps_its_messages<H: Harness>(
 }
 
 /// The status is `Unavailable`.
-pub async fn after_closing_publishes_are_refused<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn after_closing_publishes_are_refused<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     broker.close().await;
     let taken = timeout(LIMIT, broker.publish(Route::Callbacks, numbered(1))).await;
@@ -164,7 +164,7 @@ pub async fn after_closing_publishes_are_refused<H: Harness>(engine: &mut Engine
 }
 
 /// Whether or not it is waiting at that time.
-pub async fn a_consumer_ends_with_its_broker<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_consumer_ends_with_its_broker<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let mut waiting = consume(&broker, Queue::Callbacks, 1).await;
     let ended = tokio::spawn(async move { waiting.next().await.is_none() });

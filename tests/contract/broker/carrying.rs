@@ -3,16 +3,16 @@
 use std::{collections::HashSet, time::Duration};
 
 use futures::{StreamExt, stream};
+use roundtrip_broker::{Message, Queue, Route};
 use roundtrip_model::Decision;
 
 use super::{
     DELAY, Engine, Harness, assert_quiet, channel, consume, message, next, numbered, publish,
     publish_to, settle, until_count,
 };
-use crate::{Message, Queue, Route};
 
 /// Id, attempts, replays, time of acceptance (to the millisecond), reason and body are preserved.
-pub async fn a_message_arrives_unchanged<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_message_arrives_unchanged<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let every_byte: Vec<u8> = (0..=255).collect();
     let sent = Message {
@@ -28,7 +28,7 @@ pub async fn a_message_arrives_unchanged<H: Harness>(engine: &mut Engine<H>) {
 }
 
 /// Also if the consumer was waiting before the publish.
-pub async fn a_waiting_consumer_gets_what_is_published<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_waiting_consumer_gets_what_is_published<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let mut consumer = consume(&broker, Queue::Outbound, 10).await;
     assert_quiet(&mut consumer).await;
@@ -43,7 +43,7 @@ pub async fn a_waiting_consumer_gets_what_is_published<H: Harness>(engine: &mut 
 }
 
 /// One channel's messages that are published one after another arrive in that order.
-pub async fn a_fresh_queue_keeps_its_order<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_fresh_queue_keeps_its_order<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent: Vec<Message> = (0..100).map(numbered).collect();
     for message in &sent {
@@ -58,7 +58,7 @@ pub async fn a_fresh_queue_keeps_its_order<H: Harness>(engine: &mut Engine<H>) {
 }
 
 /// Messages, callbacks and journal entries stay in their own queues.
-pub async fn queues_are_apart<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn queues_are_apart<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let (message, callback) = (numbered(1), numbered(2));
     publish(&broker, &message).await;
@@ -86,7 +86,7 @@ pub async fn queues_are_apart<H: Harness>(engine: &mut Engine<H>) {
 }
 
 /// Many concurrent publishes, while others receive.
-pub async fn many_publishers_lose_nothing<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn many_publishers_lose_nothing<H: Harness>(engine: &mut Engine<H>) {
     const MESSAGES: u32 = 2000;
     const CALLERS: usize = 64;
     let broker = engine.fresh().await;
@@ -120,7 +120,7 @@ pub async fn many_publishers_lose_nothing<H: Harness>(engine: &mut Engine<H>) {
 }
 
 /// One mebibyte.
-pub async fn a_large_body_arrives<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_large_body_arrives<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let bytes: Vec<u8> = (0_u8..251).cycle().take(1024 * 1024).collect();
     let sent = message(bytes);
@@ -132,7 +132,7 @@ pub async fn a_large_body_arrives<H: Harness>(engine: &mut Engine<H>) {
 }
 
 /// One consumer receives from all the shards, and a retry comes back to it.
-pub async fn every_shard_reaches_the_consumer<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn every_shard_reaches_the_consumer<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh_with(|config| config.outbound_shards = 4).await;
     let mut sent = HashSet::new();
     for number in 0..40 {

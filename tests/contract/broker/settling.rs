@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use roundtrip_broker::{Message, Queue, Route, SharedBroker};
 use roundtrip_model::{DeadReason, Decision, Waiting, decision::DeadKind, journal::WaitReason};
 use tokio::time::{Instant, timeout};
 
@@ -9,14 +10,13 @@ use super::{
     DELAY, Engine, Harness, LIMIT, LONG_DELAY, consume, next, numbered, publish, settle,
     until_count,
 };
-use crate::{Message, Queue, Route, SharedBroker};
 
 fn refused() -> DeadReason {
     DeadReason::new(DeadKind::Refused, "answered 422: \"no such room\" \u{2713}")
 }
 
 /// Not after a restart either: the first message to arrive is the one published then.
-pub async fn an_acked_message_is_not_delivered_again<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn an_acked_message_is_not_delivered_again<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     publish(&broker, &numbered(1)).await;
     let mut consumer = consume(&broker, Queue::Outbound, 10).await;
@@ -33,7 +33,7 @@ pub async fn an_acked_message_is_not_delivered_again<H: Harness>(engine: &mut En
 }
 
 /// Delivered or not, it comes back unchanged.
-pub async fn an_unsettled_message_is_delivered_again_after_reopening<H: Harness>(
+pub(crate) async fn an_unsettled_message_is_delivered_again_after_reopening<H: Harness>(
     engine: &mut Engine<H>,
 ) {
     let broker = engine.fresh().await;
@@ -60,7 +60,7 @@ pub async fn an_unsettled_message_is_delivered_again_after_reopening<H: Harness>
 }
 
 /// At once, and without counting an attempt.
-pub async fn a_dropped_delivery_is_delivered_again<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_dropped_delivery_is_delivered_again<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = numbered(1);
     publish(&broker, &sent).await;
@@ -75,12 +75,12 @@ pub async fn a_dropped_delivery_is_delivered_again<H: Harness>(engine: &mut Engi
 }
 
 /// The attempt is counted.
-pub async fn a_retry_comes_after_its_delay_and_counts<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_retry_comes_after_its_delay_and_counts<H: Harness>(engine: &mut Engine<H>) {
     comes_after_its_delay(engine, Decision::RetryAfter(DELAY), 1).await;
 }
 
 /// No attempt is counted.
-pub async fn a_snoozed_message_comes_after_its_delay_and_counts_no_attempt<H: Harness>(
+pub(crate) async fn a_snoozed_message_comes_after_its_delay_and_counts_no_attempt<H: Harness>(
     engine: &mut Engine<H>,
 ) {
     comes_after_its_delay(engine, Decision::Snooze(DELAY), 0).await;
@@ -115,7 +115,7 @@ async fn comes_after_its_delay<H: Harness>(
 }
 
 /// Neither in its queue nor in the window.
-pub async fn a_delayed_message_does_not_delay_others<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_delayed_message_does_not_delay_others<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let mut consumer = consume(&broker, Queue::Outbound, 1).await;
     publish(&broker, &numbered(1)).await;
@@ -128,7 +128,7 @@ pub async fn a_delayed_message_does_not_delay_others<H: Harness>(engine: &mut En
 }
 
 /// A delayed message is neither lost nor early after a restart.
-pub async fn a_delay_outlasts_reopening<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_delay_outlasts_reopening<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = numbered(1);
     publish(&broker, &sent).await;
@@ -165,7 +165,7 @@ async fn settle_one(broker: &SharedBroker, attempts: u32, decision: Decision) ->
 }
 
 /// With its reason, its attempts and its body; it has left the work queue for good.
-pub async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = settle_one(&broker, 4, Decision::DeadLetter(refused())).await;
     let dead = Message {
@@ -190,7 +190,7 @@ pub async fn a_dead_message_lies_in_its_dead_queue<H: Harness>(engine: &mut Engi
 }
 
 /// Its attempts are those that were made before.
-pub async fn a_rejected_message_counts_no_attempt<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_rejected_message_counts_no_attempt<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = settle_one(&broker, 4, Decision::Reject(refused())).await;
     let mut dead_letters = consume(&broker, Queue::OutboundDead, 1).await;
@@ -201,7 +201,9 @@ pub async fn a_rejected_message_counts_no_attempt<H: Harness>(engine: &mut Engin
 
 /// With its due time and its reason, after a settlement and after a publish, and after a restart.
 /// Only the wait for a retry counts as an attempt.
-pub async fn a_waiting_message_lies_in_the_waiting_queue<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_waiting_message_lies_in_the_waiting_queue<H: Harness>(
+    engine: &mut Engine<H>,
+) {
     let broker = engine.fresh().await;
     let due_at = numbered(1).accepted_at + Duration::from_hours(6);
     let mut expected = Vec::new();
@@ -245,7 +247,7 @@ pub async fn a_waiting_message_lies_in_the_waiting_queue<H: Harness>(engine: &mu
 }
 
 /// Its reason is kept, and a new message has none.
-pub async fn a_dead_letter_can_be_published<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_dead_letter_can_be_published<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let dead = Message {
         dead: Some(refused()),
@@ -265,7 +267,7 @@ pub async fn a_dead_letter_can_be_published<H: Harness>(engine: &mut Engine<H>) 
 }
 
 /// Separate from dead messages.
-pub async fn a_dead_callback_lies_in_its_own_dead_queue<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_dead_callback_lies_in_its_own_dead_queue<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     let sent = numbered(1);
     broker
@@ -290,7 +292,9 @@ pub async fn a_dead_callback_lies_in_its_own_dead_queue<H: Harness>(engine: &mut
 }
 
 /// Through a retry, its death and a restart.
-pub async fn a_message_keeps_its_replay_count_in_every_queue<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_message_keeps_its_replay_count_in_every_queue<H: Harness>(
+    engine: &mut Engine<H>,
+) {
     let broker = engine.fresh().await;
     let sent = Message {
         replay_count: 7,
@@ -314,7 +318,9 @@ pub async fn a_message_keeps_its_replay_count_in_every_queue<H: Harness>(engine:
 }
 
 /// Separate from dead messages and dead answers.
-pub async fn a_dead_journal_batch_lies_in_its_own_dead_queue<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_dead_journal_batch_lies_in_its_own_dead_queue<H: Harness>(
+    engine: &mut Engine<H>,
+) {
     let broker = engine.fresh().await;
     let sent = numbered(1);
     broker
@@ -332,7 +338,7 @@ pub async fn a_dead_journal_batch_lies_in_its_own_dead_queue<H: Harness>(engine:
 }
 
 /// A dead queue is a queue: a snoozed dead letter comes back to it with its reason.
-pub async fn a_dead_letter_can_be_snoozed_and_removed<H: Harness>(engine: &mut Engine<H>) {
+pub(crate) async fn a_dead_letter_can_be_snoozed_and_removed<H: Harness>(engine: &mut Engine<H>) {
     let broker = engine.fresh().await;
     publish(&broker, &numbered(1)).await;
     let mut consumer = consume(&broker, Queue::Outbound, 1).await;
