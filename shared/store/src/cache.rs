@@ -15,7 +15,7 @@ use std::{
     fmt,
     ops::Range,
     sync::{
-        Arc, Mutex as StdMutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -36,7 +36,7 @@ pub struct CachedChannels {
     store: SharedChannels,
     secrets: Option<(SharedSecrets, SealingKeys)>,
     /// The channels whose secret could not be decrypted at the last read, up to [`MAX_COUNTED`].
-    unreadable: StdMutex<HashSet<ChannelId>>,
+    unreadable: parking_lot::Mutex<HashSet<ChannelId>>,
     known: Cache<ChannelId, CachedRead>,
     time_to_live: Duration,
     /// Whether the store was unavailable at the last read.
@@ -101,7 +101,7 @@ impl CachedChannels {
         Self {
             store,
             secrets: None,
-            unreadable: StdMutex::default(),
+            unreadable: parking_lot::Mutex::default(),
             known: Cache::builder()
                 .weigher(|_, known: &CachedRead| {
                     let bytes = known
@@ -128,8 +128,7 @@ impl CachedChannels {
     /// How many channels have a secret that cannot be decrypted, up to [`MAX_COUNTED`]. Their
     /// messages are snoozed.
     pub fn unreadable_secrets(&self) -> usize {
-        let unreadable = self.unreadable.lock();
-        unreadable.unwrap_or_else(PoisonError::into_inner).len()
+        self.unreadable.lock().len()
     }
 
     /// The store itself, for reads that must bypass the cache.
@@ -263,8 +262,7 @@ impl CachedChannels {
     }
 
     fn count_unreadable(&self, id: &ChannelId, read: &Result<KnownChannel, ChannelError>) {
-        let unreadable = self.unreadable.lock();
-        let mut unreadable = unreadable.unwrap_or_else(PoisonError::into_inner);
+        let mut unreadable = self.unreadable.lock();
         match read {
             Err(ChannelError::Unavailable(_)) => {}
             Ok(known) if matches!(known.signing, Signing::Impossible) => {

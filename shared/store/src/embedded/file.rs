@@ -7,10 +7,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use roundtrip_files::sqlite;
 use rusqlite::{Connection, InterruptHandle, Transaction, TransactionBehavior};
 use tokio::{
@@ -205,19 +206,12 @@ impl SqliteStore {
 
 impl Connections {
     fn take(&self) -> Result<Connection, Unavailable> {
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let idle = self.idle.lock().pop();
         idle.map_or_else(|| Ok(sqlite::connect(&self.path, self.timeout)?), Ok)
     }
 
     fn put_back(&self, connection: Connection) {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(connection);
+        self.idle.lock().push(connection);
     }
 }
 
@@ -227,15 +221,11 @@ struct Running(Mutex<Option<InterruptHandle>>);
 
 impl Running {
     fn begin(&self, connection: &Connection) {
-        *self.handle() = Some(connection.get_interrupt_handle());
+        *self.0.lock() = Some(connection.get_interrupt_handle());
     }
 
     fn end(&self) {
-        *self.handle() = None;
-    }
-
-    fn handle(&self) -> MutexGuard<'_, Option<InterruptHandle>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock() = None;
     }
 }
 
@@ -244,7 +234,7 @@ struct EndsWith(Arc<Running>);
 
 impl Drop for EndsWith {
     fn drop(&mut self) {
-        if let Some(handle) = &*self.0.handle() {
+        if let Some(handle) = &*self.0.0.lock() {
             handle.interrupt();
         }
     }
