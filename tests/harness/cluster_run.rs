@@ -392,6 +392,7 @@ async fn consumers(
             "outbound.retry",
             "callbacks",
             "journal",
+            "waiting",
             "outbound.dead",
             "callbacks.dead",
         ] {

@@ -20,10 +20,11 @@ const MONGODB_PORT: u16 = 27017;
 const DELAYS: u32 = 16;
 
 /// The queues that are neither delay queues nor shards.
-const QUEUES: [&str; 6] = [
+const QUEUES: [&str; 7] = [
     "outbound.retry",
     "callbacks",
     "journal",
+    "waiting",
     "outbound.dead",
     "callbacks.dead",
     "journal.dead",

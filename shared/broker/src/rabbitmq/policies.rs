@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{endpoint::Endpoint, topology::MAX_LENGTH};
-use crate::Config;
+use crate::{Config, Queue};
 
 /// Above the priorities that operators usually set.
 const PRIORITY: i64 = 1000;
@@ -67,7 +67,7 @@ pub fn policies(config: &Config) -> [Policy; 2] {
         Policy {
             vhost,
             name: format!("{namespace}-backlog"),
-            pattern: format!("{prefix}{WORK}$"),
+            pattern: format!("{prefix}({})$", work_queues()),
             apply_to: "queues",
             priority: PRIORITY + 1,
             definition: json!({
@@ -80,7 +80,24 @@ pub fn policies(config: &Config) -> [Policy; 2] {
 }
 
 /// The names of the work queues, after the prefix.
-const WORK: &str = "(outbound\\.([0-9]+|retry)|callbacks|journal)";
+fn work_queues() -> String {
+    let queues = Queue::ALL.into_iter().filter(|queue| !is_dead(*queue));
+    let names = queues.map(|queue| match queue {
+        Queue::Outbound => "outbound\\.([0-9]+|retry)".to_owned(),
+        _ => escaped(queue.name()),
+    });
+    names.collect::<Vec<_>>().join("|")
+}
+
+fn dead_queues() -> String {
+    let queues = Queue::ALL.into_iter().filter(|queue| is_dead(*queue));
+    let names = queues.map(|queue| escaped(queue.name()));
+    names.collect::<Vec<_>>().join("|")
+}
+
+fn is_dead(queue: Queue) -> bool {
+    queue.dead() == queue
+}
 
 /// A regular expression that matches exactly this text.
 fn escaped(text: &str) -> String {
@@ -96,10 +113,9 @@ fn escaped(text: &str) -> String {
 
 /// A regular expression for every name of the namespace.
 pub(super) fn names(namespace: &str) -> String {
-    format!(
-        "^{}\\.(direct|delay\\.[0-9]+s|{WORK}|(outbound|callbacks|journal)\\.dead)$",
-        escaped(namespace)
-    )
+    let (work, dead) = (work_queues(), dead_queues());
+    let namespace = escaped(namespace);
+    format!("^{namespace}\\.(direct|delay\\.[0-9]+s|{work}|{dead})$")
 }
 
 /// What the API reports about an exchange or a queue.
@@ -141,7 +157,8 @@ pub(super) struct Found {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Work,
-    Journal,
+    /// What the recorder writes to the store. It is redelivered while the store is unavailable.
+    Stored,
     Delay,
     Dead,
 }
@@ -178,7 +195,7 @@ impl Found {
                         harms.entry(harm).or_default().push(&target.name);
                     }
                 }
-                if matches!(purpose, Some(Purpose::Work | Purpose::Journal)) {
+                if matches!(purpose, Some(Purpose::Work | Purpose::Stored)) {
                     let (limit, by) = self.limit(target);
                     if limit != config.max_backlog {
                         limits.entry((limit, by)).or_default().push(&target.name);
@@ -262,8 +279,11 @@ fn purpose(config: &Config, name: &str) -> Purpose {
         Purpose::Dead
     } else if end.starts_with("delay.") {
         Purpose::Delay
-    } else if end == "journal" {
-        Purpose::Journal
+    } else if [Queue::Journal, Queue::Waiting]
+        .map(Queue::name)
+        .contains(&end)
+    {
+        Purpose::Stored
     } else {
         Purpose::Work
     }
@@ -287,12 +307,12 @@ fn harms_of(
         .is_some_and(|overflow| overflow != "reject-publish");
     let full = "a full queue refuses or drops dead letters and retries";
     let expire = match purpose {
-        Purpose::Work | Purpose::Journal => "waiting messages expire",
+        Purpose::Work | Purpose::Stored => "waiting messages expire",
         Purpose::Delay => "retries come too early",
         Purpose::Dead => "dead letters are deleted",
     };
     let waits = matches!(purpose, Purpose::Delay | Purpose::Dead);
-    let endless = matches!(purpose, Purpose::Journal | Purpose::Dead);
+    let endless = matches!(purpose, Purpose::Stored | Purpose::Dead);
     [
         (
             "expires",
@@ -306,7 +326,7 @@ fn harms_of(
         (
             "delivery-limit",
             endless,
-            "messages over the delivery limit are dropped",
+            "messages over the delivery limit leave the queue",
         ),
     ]
     .into_iter()
@@ -399,7 +419,7 @@ mod tests {
         let count = |name: &str, definition: Value| {
             warnings(vec![queue(name, Some("everything"))], definition).len()
         };
-        for (definition, [work, journal, delay, dead]) in [
+        for (definition, [work, stored, delay, dead]) in [
             (json!({"message-ttl": 1}), [1, 1, 1, 1]),
             (json!({"max-length": 10_000_000}), [0, 0, 1, 1]),
             (json!({"max-length-bytes": 5}), [0, 0, 1, 1]),
@@ -410,7 +430,8 @@ mod tests {
         ] {
             for (name, expected) in [
                 ("outbound.retry", work),
-                ("journal", journal),
+                ("journal", stored),
+                ("waiting", stored),
                 ("delay.1s", delay),
                 ("callbacks.dead", dead),
             ] {
@@ -501,6 +522,15 @@ mod tests {
     }
 
     #[test]
+    fn the_names_of_a_namespace_are_those_of_its_queues() {
+        assert_eq!(
+            names("a"),
+            "^a\\.(direct|delay\\.[0-9]+s|outbound\\.([0-9]+|retry)|callbacks|journal|waiting|\
+             outbound\\.dead|callbacks\\.dead|journal\\.dead)$"
+        );
+    }
+
+    #[test]
     fn the_own_policies_take_the_namespace_to_the_letter() {
         let config = Config {
             namespace: "a.b+c".to_owned(),
@@ -512,7 +542,7 @@ mod tests {
         assert_eq!(shield.pattern, "^a\\.b\\+c\\.");
         assert_eq!(
             backlog.pattern,
-            "^a\\.b\\+c\\.(outbound\\.([0-9]+|retry)|callbacks|journal)$"
+            "^a\\.b\\+c\\.(outbound\\.([0-9]+|retry)|callbacks|journal|waiting)$"
         );
         assert_eq!(backlog.definition["max-length"], 7);
         assert_eq!(backlog.definition["max-length-bytes"], 9);
