@@ -85,7 +85,7 @@ async fn a_file_of_a_newer_version_is_refused() {
             error,
             OpenError::File(sqlite::OpenError::Newer {
                 found: 7,
-                known: 3,
+                known: 4,
                 ..
             })
         ),
