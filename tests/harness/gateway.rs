@@ -166,12 +166,16 @@ impl TestGateway {
     /// Stops the gateway and checks the account: one of these servers accepted each message, or it
     /// is a dead letter; and one of these servers accepted each answer.
     pub async fn finish(mut self, servers: &[&ScriptedServer]) -> anyhow::Result<Accounted> {
-        let answers_are_forwarded = wait::until("the forwards of all answers", async || {
+        let everything_has_gone = wait::until("every message and answer to go", async || {
             let (account, taken) = self.balance(servers);
-            account.unforwarded(&taken).is_empty().then_some(())
+            let mut has_gone = account.unforwarded(&taken).is_empty();
+            for id in account.undelivered(&taken) {
+                has_gone &= !self.is_on_its_way(id).await;
+            }
+            has_gone.then_some(())
         });
-        // Otherwise the balance below names the answers.
-        let _ = answers_are_forwarded.await;
+        // Otherwise the balance below names what is left.
+        let _ = everything_has_gone.await;
         let dead = self.all_dead_letters().await?;
         for server in servers {
             self.stack.audit().take_in(server.audit());
@@ -189,6 +193,17 @@ impl TestGateway {
             "answers accepted and not forwarded: {lost:?}"
         );
         self.end().await
+    }
+
+    /// Whether a message is in a queue, or being delivered.
+    async fn is_on_its_way(&self, id: &str) -> bool {
+        let message = self.get(&format!("/channel/message/{id}")).await;
+        message.is_ok_and(|message| {
+            let state = &message.json()["state"];
+            ["queued", "replayed", "delivering"]
+                .iter()
+                .any(|on_its_way| state == on_its_way)
+        })
     }
 
     /// What was accepted so far, and what these servers took.
