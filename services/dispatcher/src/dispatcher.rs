@@ -14,7 +14,7 @@ use roundtrip_egress::Egress;
 use roundtrip_journal::Journal;
 use roundtrip_model::{
     ChannelId, ChannelUid, Clock, DeadReason, Decision, Entry, Event, LogThrottle, OutboundMessage,
-    Outcome, SessionId, WrongSettings, config::chain, decision::DeadKind, journal::WaitReason,
+    Outcome, SessionId, WrongSettings, config::chain, decision::DeadKind, waiting::WaitReason,
 };
 use roundtrip_store::{CachedChannels, ChannelError, KnownChannel, Signing};
 use time::OffsetDateTime;

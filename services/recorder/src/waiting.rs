@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use roundtrip_broker::{Handler, Message};
 use roundtrip_model::{
-    DeadReason, Decision, OutboundMessage, Waiting, decision::DeadKind, journal::WaitReason,
+    DeadReason, Decision, OutboundMessage, Waiting, decision::DeadKind, waiting::WaitReason,
 };
 use roundtrip_store::{BulkWriter, SharedStore, WaitingMessage};
 

@@ -25,7 +25,7 @@ mod snoozes;
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use roundtrip_model::{ChannelId, journal::WaitReason};
+use roundtrip_model::{ChannelId, waiting::WaitReason};
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},

@@ -33,7 +33,7 @@ use roundtrip_broker::{Closed, Consumer, Handler, Message, SharedBroker, Worker}
 use roundtrip_journal::Journal;
 use roundtrip_model::{
     Check, Clock, DeadReason, Decision, Event, Waiting, WrongSettings, decision::DeadKind,
-    journal::WaitReason,
+    waiting::WaitReason,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{join, time::timeout};

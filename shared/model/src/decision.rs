@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 
-use crate::{journal::WaitReason, millis, named::named};
+use crate::{named::named, waiting::Waiting};
 
 /// What happens to a delivery after it was handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,32 +23,6 @@ pub enum Decision {
     Snooze(Duration),
     /// Wait in the store.
     Wait(Waiting),
-}
-
-/// Why a message waits in the store, and since or until when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Waiting {
-    /// It may be attempted from this time on, in milliseconds. What waits for its channel is due
-    /// since its acceptance.
-    #[serde(with = "crate::millis")]
-    pub due_at: OffsetDateTime,
-    pub reason: WaitReason,
-}
-
-impl Waiting {
-    /// A wait until this time, in whole milliseconds.
-    pub fn new(due_at: OffsetDateTime, reason: WaitReason) -> Self {
-        let millisecond = millis::time(millis::of(due_at));
-        Self {
-            due_at: millisecond.unwrap_or(due_at),
-            reason,
-        }
-    }
-
-    /// The attempts of a message that begins to wait: a wait for a retry follows an attempt.
-    pub fn attempts(&self, before: u32) -> u32 {
-        before + u32::from(self.reason == WaitReason::Retry)
-    }
 }
 
 /// Why a message is a dead letter. Filters use the kind; people read the detail.

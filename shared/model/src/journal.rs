@@ -25,6 +25,7 @@ use crate::{
     message::OutboundMessage,
     named::named,
     outcome::Outcome,
+    waiting::WaitReason,
 };
 
 /// One thing that happened to a message.
@@ -92,74 +93,6 @@ pub enum Event {
     Replayed {
         replay_id: ReplayId,
     },
-}
-
-named! {
-    /// Why a message waits.
-    pub enum WaitReason {
-        /// The channel is paused, by an operator or by its endpoint's 410.
-        ChannelPaused = "channel_paused",
-        /// This process has no encryption key that decrypts the channel's signing secret.
-        SecretUnreadable = "secret_unreadable",
-        /// The store is unavailable, so the channel's endpoint is unknown.
-        StoreUnavailable = "store_unavailable",
-        /// The channel's breaker is open because its endpoint keeps failing.
-        EndpointFailing = "endpoint_failing",
-        /// The breaker of the sessions server is open, for all answers or for the channel's.
-        SessionsServerFailing = "sessions_server_failing",
-        /// The channel has reached its limit of concurrent deliveries.
-        ChannelAtCapacity = "channel_at_capacity",
-        RateLimited = "rate_limited",
-        /// An attempt failed, and the next one follows by the retry schedule.
-        Retry = "retry",
-        /// The producer asked for a delivery at a later time.
-        Scheduled = "scheduled",
-    }
-}
-
-impl WaitReason {
-    pub const fn detail(self) -> &'static str {
-        match self {
-            Self::ChannelPaused => {
-                "the channel is paused; POST /channel/{channel_id}/resume delivers its messages"
-            }
-            Self::SecretUnreadable => {
-                "the channel's signing secret cannot be decrypted with the dispatcher's \
-                 ENCRYPTION_KEYS; every role needs the same keys"
-            }
-            Self::StoreUnavailable => {
-                "the store is unavailable, so the channel's endpoint is not known"
-            }
-            Self::EndpointFailing => {
-                "the channel's endpoint keeps failing; a few deliveries at a time probe it"
-            }
-            Self::SessionsServerFailing => {
-                "the sessions server keeps failing, for this channel's answers or for all; a few \
-                 answers at a time probe it"
-            }
-            Self::ChannelAtCapacity => {
-                "the channel has reached its limit of concurrent deliveries (max_in_flight)"
-            }
-            Self::RateLimited => "the channel has reached rate_per_second",
-            Self::Retry => {
-                "the last attempt failed; the next one follows by the channel's retry schedule"
-            }
-            Self::Scheduled => "the message is scheduled for a later time (deliver_at)",
-        }
-    }
-
-    /// Whether the channel's state decides how long it lasts.
-    pub const fn is_of_channel(self) -> bool {
-        matches!(self, Self::ChannelPaused | Self::EndpointFailing)
-    }
-
-    /// Whether it lasts until somebody acts. The others end by themselves.
-    pub const fn lasts(self) -> bool {
-        matches!(
-            self,
-            Self::ChannelPaused | Self::SecretUnreadable | Self::StoreUnavailable
-        )
-    }
 }
 
 /// The content of an accepted message, and the URL for its answer.

@@ -25,12 +25,13 @@ pub mod sealing;
 pub mod settings;
 pub mod signing;
 pub mod token;
+pub mod waiting;
 
 pub use callback::Callback;
 pub use channel::{Channel, ChannelPatch, StoredChannel};
 pub use clock::{Clock, SystemClock};
 pub use config::{Check, WrongSetting, WrongSettings};
-pub use decision::{DeadReason, Decision, Waiting};
+pub use decision::{DeadReason, Decision};
 pub use ids::{
     ApiKeyId, CallbackId, ChannelId, ChannelUid, EntryId, MessageId, ReplayId, SessionId,
 };
@@ -46,3 +47,4 @@ pub use sealing::SealingKeys;
 pub use settings::DeliverySettings;
 pub use signing::{Signer, SigningSecret};
 pub use token::TokenKeys;
+pub use waiting::Waiting;

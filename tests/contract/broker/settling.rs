@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use roundtrip_broker::{Message, Queue, Route, SharedBroker};
-use roundtrip_model::{DeadReason, Decision, Waiting, decision::DeadKind, journal::WaitReason};
+use roundtrip_model::{DeadReason, Decision, Waiting, decision::DeadKind, waiting::WaitReason};
 use tokio::time::{Instant, timeout};
 
 use super::{

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures::future::join_all;
-use roundtrip_model::journal::WaitReason;
+use roundtrip_model::waiting::WaitReason;
 use roundtrip_store::{
     MAX_PAGE_BYTES, Settlement, WaitingCursor, WaitingFilter, WaitingMessage, WaitingRoom,
     WaitingSelection, WaitingSummary,

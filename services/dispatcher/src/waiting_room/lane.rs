@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use backoff::backoff::Backoff;
 use roundtrip_broker::{Delivery, Message, PublishError, Route, Settle, SettleError, Settlement};
-use roundtrip_model::{ChannelId, Waiting, journal::WaitReason, retry::reconnect};
+use roundtrip_model::{ChannelId, Waiting, retry::reconnect, waiting::WaitReason};
 use roundtrip_store::{self as store, ChannelError, WaitingCursor, WaitingMessage};
 use time::{OffsetDateTime, macros::datetime};
 use tokio::{

@@ -6,8 +6,8 @@ use roundtrip_model::{
     channel::{MAX_DESCRIPTION_CHARS, MAX_NAME_CHARS, MAX_TAG_CHARS, MAX_TAGS, MAX_URL_BYTES},
     decision::DeadKind,
     ids::{MAX_CHANNEL_ID, MAX_SESSION_ID_CHARS},
-    journal::WaitReason,
     key,
+    waiting::WaitReason,
 };
 use roundtrip_store::StateFilter;
 use serde_json::json;

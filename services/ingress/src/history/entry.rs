@@ -5,7 +5,8 @@
 
 use roundtrip_model::{
     CallbackId, ChannelId, DeadReason, Entry, EntryId, Event, MessageId, ReplayId, SessionId,
-    journal::{After, Attempt, Content, WaitReason},
+    journal::{After, Attempt, Content},
+    waiting::WaitReason,
 };
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;

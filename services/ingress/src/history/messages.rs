@@ -2,7 +2,7 @@
 
 use axum::{extract::State, response::Response};
 use roundtrip_model::{
-    ChannelId, Entry, Event, MessageId, SessionId, State as MessageState, journal::WaitReason,
+    ChannelId, Entry, Event, MessageId, SessionId, State as MessageState, waiting::WaitReason,
 };
 use roundtrip_store::{Detail, MessageFilter, MessageRecord, StateFilter};
 use serde::{Deserialize, Serialize};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{Json as JsonBody, extract::State};
 use roundtrip_model::{
-    Entry, EntryId, Event, MessageId, State as MessageState, journal::WaitReason,
+    Entry, EntryId, Event, MessageId, State as MessageState, waiting::WaitReason,
 };
 use roundtrip_store::{WaitingMessage, WaitingSelection, WaitingSummary};
 use serde::Serialize;

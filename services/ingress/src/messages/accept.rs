@@ -7,9 +7,7 @@ use futures::{future::OptionFuture, join};
 use roundtrip_broker::{Message, Route};
 use roundtrip_model::{
     ChannelId, Entry, Event, LogThrottle, MessageId, OutboundMessage, SessionId, Waiting,
-    channel::http_url,
-    journal::{Content, WaitReason},
-    message::is_empty_json,
+    channel::http_url, journal::Content, message::is_empty_json, waiting::WaitReason,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

@@ -58,7 +58,7 @@ fn example(from: OffsetDateTime) -> String {
 #[cfg(test)]
 mod tests {
     use roundtrip_broker::{Message, Queue};
-    use roundtrip_model::{Clock, OutboundMessage, Waiting, journal::WaitReason};
+    use roundtrip_model::{Clock, OutboundMessage, Waiting, waiting::WaitReason};
     use rstest::rstest;
     use serde_json::{Value, json};
     use time::macros::datetime;

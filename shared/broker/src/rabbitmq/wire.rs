@@ -22,7 +22,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 use roundtrip_model::{
-    Clock, DeadReason, Waiting, decision::DeadKind, journal::WaitReason, millis,
+    Clock, DeadReason, Waiting, decision::DeadKind, millis, waiting::WaitReason,
 };
 use time::OffsetDateTime;
 

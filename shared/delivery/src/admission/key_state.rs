@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use roundtrip_model::{RateLimiter, journal::WaitReason};
+use roundtrip_model::{RateLimiter, waiting::WaitReason};
 use tokio::time::Instant;
 
 use super::{

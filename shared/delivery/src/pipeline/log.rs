@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use roundtrip_broker::{Message, Queue};
-use roundtrip_model::{ChannelId, Decision, Outcome, journal::WaitReason};
+use roundtrip_model::{ChannelId, Decision, Outcome, waiting::WaitReason};
 
 use super::{DeliveryRole, Request};
 use crate::{

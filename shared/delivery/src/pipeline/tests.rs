@@ -5,10 +5,8 @@ use bytes::Bytes;
 use roundtrip_broker::Queue;
 use roundtrip_doubles::observed_journal;
 use roundtrip_model::{
-    ChannelId, DeadReason, Entry, OutboundMessage, SessionId,
-    decision::DeadKind,
-    journal::{After, WaitReason},
-    retry::Then,
+    ChannelId, DeadReason, Entry, OutboundMessage, SessionId, decision::DeadKind, journal::After,
+    retry::Then, waiting::WaitReason,
 };
 use roundtrip_tls::Roots;
 use rstest::rstest;

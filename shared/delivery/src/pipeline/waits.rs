@@ -7,7 +7,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use parking_lot::Mutex;
-use roundtrip_model::journal::WaitReason;
+use roundtrip_model::waiting::WaitReason;
 use tokio::time::Instant;
 
 use crate::admission::MAX_SNOOZE;

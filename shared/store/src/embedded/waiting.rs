@@ -6,7 +6,7 @@ pub(super) mod channels;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use roundtrip_model::{ChannelId, journal::WaitReason, millis};
+use roundtrip_model::{ChannelId, millis, waiting::WaitReason};
 use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
 use time::OffsetDateTime;
 

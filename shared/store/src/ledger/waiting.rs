@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use roundtrip_model::{ChannelId, SessionId, journal::WaitReason};
+use roundtrip_model::{ChannelId, SessionId, waiting::WaitReason};
 use time::OffsetDateTime;
 
 use crate::{QueryError, Unavailable};

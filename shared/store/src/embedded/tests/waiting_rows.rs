@@ -1,7 +1,7 @@
 //! The rows of waiting messages, where the contract cannot see them.
 
 use bytes::Bytes;
-use roundtrip_model::{SystemClock, journal::WaitReason};
+use roundtrip_model::{SystemClock, waiting::WaitReason};
 
 use super::*;
 use crate::{Settlement, WaitingMessage, WaitingSelection};

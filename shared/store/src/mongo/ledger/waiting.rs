@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
 use mongodb::Collection;
-use roundtrip_model::{ChannelId, journal::WaitReason};
+use roundtrip_model::{ChannelId, waiting::WaitReason};
 use serde::Deserialize;
 use time::OffsetDateTime;
 

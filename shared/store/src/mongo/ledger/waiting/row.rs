@@ -1,7 +1,7 @@
 //! A waiting message as it is stored.
 
 use bson::{Binary, DateTime, Document, doc};
-use roundtrip_model::{ChannelId, SessionId, journal::WaitReason};
+use roundtrip_model::{ChannelId, SessionId, waiting::WaitReason};
 use serde::{Deserialize, Serialize};
 
 use super::super::{Unreadable, binary, no_body, read_time, row, stored, stored_from};
