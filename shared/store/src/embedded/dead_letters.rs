@@ -12,13 +12,12 @@ use super::{
     SqliteStore,
     rows::{self, Columns, Conditions, Table, counted, name},
 };
-use crate::{
-    DeadFilter, DeadLetter, DeadLetters, Detail, QueryError, Unavailable, ledger::MAX_ROWS,
-};
+use crate::{DeadFilter, DeadLetter, DeadLetters, Detail, QueryError, Unavailable};
 
 const TABLE: Table = Table {
     name: "dead_letters",
     id: "dead_id",
+    order: "ASC",
 };
 
 /// How many dead letters a purge removes in one transaction.
@@ -60,10 +59,7 @@ impl DeadLetters for SqliteStore {
     ) -> Result<Vec<DeadLetter>, QueryError> {
         let mut conditions = conditions(filter);
         conditions.maybe("dead_id > ?", after.map(str::to_owned));
-        let page = move |connection: &mut Connection| {
-            let snapshot = connection.transaction()?;
-            page(&snapshot, &conditions, limit, detail)
-        };
+        let page = move |connection: &mut Connection| page(connection, &conditions, limit, detail);
         match detail {
             Detail::Outline => self.run_query(move |connection, _| page(connection)).await,
             // For a replay, which must not wait for clients' queries.
@@ -73,7 +69,7 @@ impl DeadLetters for SqliteStore {
 
     async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, QueryError> {
         let conditions = conditions(filter);
-        self.run_query(move |connection, _| count(connection, &conditions))
+        self.run_query(move |connection, _| conditions.count(connection))
             .await
     }
 
@@ -121,7 +117,10 @@ pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
     let own = channels
         .as_deref()
         .filter(|_| ids.is_none() && session.is_none());
-    let mut conditions = own.map_or_else(Conditions::default, Conditions::of_channels);
+    let mut conditions = own.map_or_else(
+        || Conditions::of(&TABLE),
+        |own| Conditions::of_channels(&TABLE, own),
+    );
     conditions.plain("replayed_by IS NULL");
     conditions.ids(
         "(dead_id IN (SELECT value FROM json_each(?))
@@ -176,22 +175,17 @@ fn insert(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> rusqlite::Re
     Ok(())
 }
 
-pub(super) fn ids_sql(conditions: &Conditions, limit: u16) -> String {
-    conditions.ids_sql(&TABLE, "ASC", limit.min(MAX_ROWS))
-}
-
 fn page(
-    snapshot: &Transaction<'_>,
+    connection: &mut Connection,
     conditions: &Conditions,
     limit: u16,
     detail: Detail,
 ) -> rusqlite::Result<Vec<DeadLetter>> {
-    let ids = rows::ids(snapshot, &ids_sql(conditions, limit), conditions)?;
     let sql = match detail {
         Detail::Whole => WHOLE,
         Detail::Outline => OUTLINE,
     };
-    rows::page(snapshot, sql, &ids, |row| {
+    rows::page(connection, conditions, limit, sql, |row| {
         let letter = dead_letter(row)?;
         let bytes = letter.body.len();
         Ok((letter, bytes))
@@ -216,15 +210,6 @@ fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
     })
 }
 
-pub(super) fn count_sql(conditions: &Conditions) -> String {
-    conditions.count_sql(&TABLE)
-}
-
-fn count(connection: &Connection, conditions: &Conditions) -> rusqlite::Result<u64> {
-    let values = params_from_iter(&conditions.values);
-    counted(connection, &count_sql(conditions), values)
-}
-
 fn mark(transaction: &Transaction<'_>, dead_ids: &[String], by: &str) -> rusqlite::Result<()> {
     let mut mark = transaction.prepare_cached(MARK)?;
     for dead_id in dead_ids {
@@ -236,7 +221,7 @@ fn mark(transaction: &Transaction<'_>, dead_ids: &[String], by: &str) -> rusqlit
 fn purge(transaction: &Transaction<'_>, conditions: &Conditions) -> rusqlite::Result<usize> {
     let sql = format!(
         "DELETE FROM dead_letters WHERE rowid IN ({})",
-        conditions.rows_sql(&TABLE, PURGE_STEP)
+        conditions.rows_sql(PURGE_STEP)
     );
     transaction
         .prepare_cached(&sql)?

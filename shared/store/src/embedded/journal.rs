@@ -8,22 +8,23 @@ use roundtrip_model::{
     journal::{Content, Position},
     millis,
 };
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde_json::value::RawValue;
 
 use super::{
     SqliteStore,
-    rows::{self, Columns, Conditions, Table, counted},
+    rows::{self, Columns, Conditions, Table, unwritable},
 };
 use crate::{
     Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, QueryError,
     StateFilter, Unavailable,
-    ledger::{MAX_ROWS, MessageProjection, timeline},
+    ledger::{MessageProjection, timeline},
 };
 
 const TABLE: Table = Table {
     name: "messages",
     id: "message_id",
+    order: "DESC",
 };
 
 /// Stored in place of an `Accepted` event, whose content is in a table of its own.
@@ -89,10 +90,7 @@ impl Journal for SqliteStore {
     ) -> Result<Vec<MessageRecord>, QueryError> {
         let mut conditions = conditions(filter);
         conditions.maybe("message_id < ?", after.map(ToString::to_string));
-        let page = move |connection: &mut Connection| {
-            let snapshot = connection.transaction()?;
-            page(&snapshot, &conditions, limit, detail)
-        };
+        let page = move |connection: &mut Connection| page(connection, &conditions, limit, detail);
         match detail {
             Detail::Outline => self.run_query(move |connection, _| page(connection)).await,
             // For a replay, which must not wait for clients' queries.
@@ -102,7 +100,7 @@ impl Journal for SqliteStore {
 
     async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, QueryError> {
         let conditions = conditions(filter);
-        self.run_query(move |connection, _| count(connection, &conditions))
+        self.run_query(move |connection, _| conditions.count(connection))
             .await
     }
 }
@@ -141,10 +139,6 @@ fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<
         ])?;
     }
     Ok(())
-}
-
-fn unwritable(error: serde_json::Error) -> rusqlite::Error {
-    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
 
 fn message(
@@ -230,7 +224,10 @@ pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
     let own = channels
         .as_deref()
         .filter(|_| message_ids.is_none() && session.is_none());
-    let mut conditions = own.map_or_else(Conditions::default, Conditions::of_channels);
+    let mut conditions = own.map_or_else(
+        || Conditions::of(&TABLE),
+        |own| Conditions::of_channels(&TABLE, own),
+    );
     conditions.ids(
         "message_id IN (SELECT value FROM json_each(?))",
         message_ids.as_deref(),
@@ -257,23 +254,18 @@ pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
     conditions
 }
 
-pub(super) fn ids_sql(conditions: &Conditions, limit: u16) -> String {
-    conditions.ids_sql(&TABLE, "DESC", limit.min(MAX_ROWS))
-}
-
 fn page(
-    snapshot: &Transaction<'_>,
+    connection: &mut Connection,
     conditions: &Conditions,
     limit: u16,
     detail: Detail,
 ) -> rusqlite::Result<Vec<MessageRecord>> {
-    let ids = rows::ids(snapshot, &ids_sql(conditions, limit), conditions)?;
     let select = match detail {
         Detail::Whole => MESSAGE,
         Detail::Outline => OUTLINE,
     };
     let sql = format!("{select} WHERE message_id = ?1");
-    rows::page(snapshot, &sql, &ids, |row| {
+    rows::page(connection, conditions, limit, &sql, |row| {
         let message = message_record(row)?;
         let bytes = message
             .content
@@ -281,13 +273,4 @@ fn page(
             .map_or(0, |content| content.message.get().len());
         Ok((message, bytes))
     })
-}
-
-pub(super) fn count_sql(conditions: &Conditions) -> String {
-    conditions.count_sql(&TABLE)
-}
-
-fn count(connection: &Connection, conditions: &Conditions) -> rusqlite::Result<u64> {
-    let values = params_from_iter(&conditions.values);
-    counted(connection, &count_sql(conditions), values)
 }

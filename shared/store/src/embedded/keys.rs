@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::{
     SqliteStore,
-    rows::{Columns, counted, name},
+    rows::{Columns, counted, name, unwritable},
 };
 use crate::{
     ApiKeys, KeyError, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, Unavailable, ledger::MAX_ROWS,
@@ -109,7 +109,7 @@ impl ApiKeys for SqliteStore {
 /// Channels as a column holds them.
 fn array(channels: Option<&BTreeSet<ChannelId>>) -> rusqlite::Result<Option<String>> {
     let channels = channels.map(serde_json::to_string).transpose();
-    channels.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+    channels.map_err(unwritable)
 }
 
 fn insert(transaction: &Transaction<'_>, key: &ApiKey) -> rusqlite::Result<()> {

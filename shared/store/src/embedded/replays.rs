@@ -6,18 +6,25 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use roundtrip_model::{ReplayId, millis};
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use time::OffsetDateTime;
 
 use super::{
     SqliteStore,
-    rows::{Columns, Conditions, count, counted, name},
+    rows::{self, Columns, Conditions, Table, count, counted, name, unwritable},
 };
 use crate::{
     MAX_RUNNING_REPLAYS, Progress, QueryError, Replay, ReplayError, ReplayFilter, ReplayStatus,
-    Replays, Unavailable, ledger::MAX_ROWS,
+    Replays, Unavailable,
 };
 
+const TABLE: Table = Table {
+    name: "replays",
+    id: "replay_id",
+    order: "DESC",
+};
+
+const SELECT: &str = "SELECT * FROM replays WHERE replay_id = ?1";
 const INSERT: &str = "
     INSERT INTO replays (replay_id, source, rate_per_second, status, matched, replayed, skipped,
         cursor, created_at, ended_at, requested_by, channels, lease_until)
@@ -61,12 +68,16 @@ impl Replays for SqliteStore {
         after: Option<&ReplayId>,
         limit: u16,
     ) -> Result<Vec<Replay>, QueryError> {
-        let mut conditions = Conditions::default();
+        let mut conditions = Conditions::of(&TABLE);
         conditions.maybe("replay_id < ?", after.map(ToString::to_string));
         conditions.maybe("status = ?", filter.status.map(name));
         conditions.ids(WITHIN_CHANNELS, filter.channels.as_deref());
-        self.run_query(move |connection, _| page(connection, &conditions, limit))
-            .await
+        self.run_query(move |connection, _| {
+            rows::page(connection, &conditions, limit, SELECT, |row| {
+                Ok((replay(row)?, 0))
+            })
+        })
+        .await
     }
 
     async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, Unavailable> {
@@ -130,8 +141,7 @@ impl Replays for SqliteStore {
 }
 
 fn insert(connection: &Connection, replay: &Replay) -> rusqlite::Result<()> {
-    let source = serde_json::to_string(&replay.source)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let source = serde_json::to_string(&replay.source).map_err(unwritable)?;
     let channels = replay.source.channels();
     let channels = channels.map(|channels| serde_json::json!(channels).to_string());
     let values = params![
@@ -153,20 +163,9 @@ fn insert(connection: &Connection, replay: &Replay) -> rusqlite::Result<()> {
 
 fn read(connection: &Connection, id: &ReplayId) -> rusqlite::Result<Option<Replay>> {
     connection
-        .prepare_cached("SELECT * FROM replays WHERE replay_id = ?1")?
+        .prepare_cached(SELECT)?
         .query_row([id.to_string()], replay)
         .optional()
-}
-
-fn page(
-    connection: &Connection,
-    conditions: &Conditions,
-    limit: u16,
-) -> rusqlite::Result<Vec<Replay>> {
-    let sql = conditions.rows_in_order_sql("replays", "replay_id DESC", limit.min(MAX_ROWS));
-    let mut select = connection.prepare_cached(&sql)?;
-    let values = params_from_iter(&conditions.values);
-    select.query_map(values, replay)?.collect()
 }
 
 fn replay(row: &Row<'_>) -> rusqlite::Result<Replay> {

@@ -6,13 +6,13 @@ use std::{collections::BTreeSet, str::FromStr};
 
 use roundtrip_model::{ChannelId, millis};
 use rusqlite::{
-    Connection, OptionalExtension, Params, Row, Transaction, params_from_iter,
+    Connection, OptionalExtension, Params, Row, params_from_iter,
     types::{Type, Value},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
-use crate::page::PageBudget;
+use crate::{ledger::MAX_ROWS, page::PageBudget};
 
 /// A count in its stored form.
 pub(super) fn count(count: u64) -> i64 {
@@ -91,9 +91,22 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite
     rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(error))
 }
 
-/// The conditions of a query, all of which must hold.
-#[derive(Debug, Default)]
+/// A table of the ledger, and the order of its lists.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) id: &'static str,
+    pub(super) order: &'static str,
+}
+
+pub(super) fn unwritable(error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
+}
+
+/// The conditions of a query of a table, all of which must hold.
+#[derive(Debug)]
 pub(super) struct Conditions {
+    table: &'static Table,
     sql: Vec<&'static str>,
     pub(super) values: Vec<Value>,
     /// Whether the first parameter is a list of channels, and the query reads one channel at a
@@ -101,19 +114,23 @@ pub(super) struct Conditions {
     by_channel: bool,
 }
 
-/// A table of rows that belong to channels, with an index by channel and id.
-pub(super) struct Table {
-    pub(super) name: &'static str,
-    pub(super) id: &'static str,
-}
-
 impl Conditions {
+    pub(super) fn of(table: &'static Table) -> Self {
+        Self {
+            table,
+            sql: Vec::new(),
+            values: Vec::new(),
+            by_channel: false,
+        }
+    }
+
     /// Limits the rows to these channels, and reads one channel at a time. No other channel's row
-    /// is read, because the duration would reveal that it exists. Must come before any other
-    /// condition.
-    pub(super) fn of_channels(channels: &[ChannelId]) -> Self {
+    /// is read, because the duration would reveal that it exists. The table needs an index by
+    /// channel and id.
+    pub(super) fn of_channels(table: &'static Table, channels: &[ChannelId]) -> Self {
         let once: BTreeSet<&ChannelId> = channels.iter().collect();
         Self {
+            table,
             sql: vec!["channel_id = own.value"],
             values: vec![serde_json::json!(once).to_string().into()],
             by_channel: true,
@@ -147,10 +164,10 @@ impl Conditions {
         self.maybe(sql, ids.map(|ids| serde_json::json!(ids).to_string()));
     }
 
-    /// The ids of the first matching rows, in this order.
-    pub(super) fn ids_sql(&self, table: &Table, order: &str, limit: u16) -> String {
-        let Table { name, id } = table;
-        let conditions = self.sql();
+    /// The ids of the first matching rows.
+    pub(super) fn ids_sql(&self, limit: u16) -> String {
+        let Table { name, id, order } = self.table;
+        let (conditions, limit) = (self.sql(), limit.min(MAX_ROWS));
         let page =
             format!("SELECT {id} FROM {name} {conditions} ORDER BY {id} {order} LIMIT {limit}");
         if !self.by_channel {
@@ -166,27 +183,30 @@ impl Conditions {
     }
 
     /// The number of matching rows.
-    pub(super) fn count_sql(&self, table: &Table) -> String {
-        format!("SELECT count(*) FROM {} {}", self.from(table), self.sql())
+    pub(super) fn count_sql(&self) -> String {
+        format!("SELECT count(*) FROM {} {}", self.from(), self.sql())
+    }
+
+    /// Counts the matching rows.
+    pub(super) fn count(&self, connection: &Connection) -> rusqlite::Result<u64> {
+        counted(
+            connection,
+            &self.count_sql(),
+            params_from_iter(&self.values),
+        )
     }
 
     /// The row numbers of matching rows, up to the limit.
-    pub(super) fn rows_sql(&self, table: &Table, limit: usize) -> String {
-        let (name, from) = (table.name, self.from(table));
+    pub(super) fn rows_sql(&self, limit: usize) -> String {
+        let (name, from) = (self.table.name, self.from());
         format!(
             "SELECT {name}.rowid FROM {from} {} LIMIT {limit}",
             self.sql()
         )
     }
 
-    /// The first matching rows in this order, with all columns.
-    pub(super) fn rows_in_order_sql(&self, name: &str, order: &str, limit: u16) -> String {
-        let conditions = self.sql();
-        format!("SELECT * FROM {name} {conditions} ORDER BY {order} LIMIT {limit}")
-    }
-
-    fn from(&self, table: &Table) -> String {
-        let name = table.name;
+    fn from(&self) -> String {
+        let name = self.table.name;
         if self.by_channel {
             format!("json_each(?) AS own CROSS JOIN {name}")
         } else {
@@ -203,30 +223,25 @@ impl Conditions {
     }
 }
 
-/// Reads the ids of the matching rows.
-pub(super) fn ids(
-    snapshot: &Transaction<'_>,
-    sql: &str,
-    conditions: &Conditions,
-) -> rusqlite::Result<Vec<String>> {
-    let mut statement = snapshot.prepare_cached(sql)?;
-    let values = params_from_iter(&conditions.values);
-    statement.query_map(values, |row| row.get(0))?.collect()
-}
-
-/// Reads the rows with these ids, in the same order, until the page is full. `read` also returns
-/// a row's size in bytes.
+/// Reads the first matching rows with this statement for one id, until the page is full. `read`
+/// also returns a row's size in bytes.
 pub(super) fn page<T>(
-    snapshot: &Transaction<'_>,
+    connection: &mut Connection,
+    conditions: &Conditions,
+    limit: u16,
     sql: &str,
-    ids: &[String],
     read: impl Fn(&Row<'_>) -> rusqlite::Result<(T, usize)>,
 ) -> rusqlite::Result<Vec<T>> {
+    // One snapshot for all reads.
+    let snapshot = connection.transaction()?;
+    let mut ids = snapshot.prepare_cached(&conditions.ids_sql(limit))?;
+    let values = params_from_iter(&conditions.values);
+    let ids = ids.query_map(values, |row| row.get::<_, String>(0))?;
     let mut statement = snapshot.prepare_cached(sql)?;
     let mut budget = PageBudget::of(u16::MAX);
     let mut page = Vec::new();
     for id in ids {
-        let Some((one, bytes)) = statement.query_row([id], &read).optional()? else {
+        let Some((one, bytes)) = statement.query_row([id?], &read).optional()? else {
             continue;
         };
         if !budget.take(bytes) {

@@ -17,13 +17,13 @@ use crate::{
 const SHORT: Duration = Duration::from_millis(400);
 
 /// SQLite's query plan, one line for each table.
-async fn plan(sql: String, conditions: rows::Conditions) -> String {
+async fn plan(sql: String, values: Vec<rusqlite::types::Value>) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     let store = SqliteStore::open(path, TIMEOUT).await.unwrap();
     let explained = store.run::<_, _, Unavailable>(move |connection| {
         let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
-        let values = rusqlite::params_from_iter(&conditions.values);
+        let values = rusqlite::params_from_iter(&values);
         let steps = statement.query_map(values, |row| row.get::<_, String>("detail"))?;
         let steps: rusqlite::Result<Vec<_>> = steps.collect();
         Ok::<_, rusqlite::Error>(steps?.join("\n"))
@@ -48,7 +48,7 @@ fn messages() -> MessageFilter {
 #[tokio::test]
 async fn messages_are_found_by_an_index(#[case] filter: MessageFilter, #[case] index: &str) {
     let conditions = journal::conditions(&filter);
-    let plan = plan(journal::ids_sql(&conditions, 100), conditions).await;
+    let plan = plan(conditions.ids_sql(100), conditions.values).await;
     assert!(plan.contains(index), "{plan}");
     assert!(!plan.contains("TEMP B-TREE"), "{plan}");
 }
@@ -67,7 +67,7 @@ fn letters() -> DeadFilter {
 #[tokio::test]
 async fn dead_letters_are_found_by_an_index(#[case] filter: DeadFilter, #[case] index: &str) {
     let conditions = dead_letters::conditions(&filter);
-    let plan = plan(dead_letters::ids_sql(&conditions, 100), conditions).await;
+    let plan = plan(conditions.ids_sql(100), conditions.values).await;
     assert!(plan.contains(index), "{plan}");
 }
 
@@ -78,7 +78,7 @@ async fn dead_letters_of_some_time_are_counted_by_an_index() {
         ..letters()
     };
     let conditions = dead_letters::conditions(&filter);
-    let plan = plan(dead_letters::count_sql(&conditions), conditions).await;
+    let plan = plan(conditions.count_sql(), conditions.values).await;
     assert!(plan.contains("dead_letters_by_time"), "{plan}");
 }
 
@@ -98,9 +98,8 @@ async fn plans_of_channels(candidates: Candidates) -> Vec<String> {
                     ..PageRequest::default()
                 };
                 let scan::Ids { sql, values } = scan::Ids::of(&candidates, &request);
-                let mut conditions = rows::Conditions::default();
-                conditions.values = values.into_iter().map(Into::into).collect();
-                plans.push(plan(sql, conditions).await);
+                let values = values.into_iter().map(Into::into).collect();
+                plans.push(plan(sql, values).await);
             }
         }
     }
@@ -151,11 +150,9 @@ fn own() -> Vec<ChannelId> {
 #[tokio::test]
 async fn of_messages_only_those_of_own_channels_are_looked_at(#[case] filter: MessageFilter) {
     let by_channel = "(channel_id=?";
-    for sql in [
-        journal::ids_sql(&journal::conditions(&filter), 100),
-        journal::count_sql(&journal::conditions(&filter)),
-    ] {
-        let plan = plan(sql, journal::conditions(&filter)).await;
+    let conditions = journal::conditions(&filter);
+    for sql in [conditions.ids_sql(100), conditions.count_sql()] {
+        let plan = plan(sql, conditions.values.clone()).await;
         assert!(plan.contains("SEARCH messages USING"), "{plan}");
         assert!(plan.contains(by_channel), "{plan}");
         assert!(!plan.contains("SCAN messages"), "{plan}");
@@ -169,11 +166,9 @@ async fn of_messages_only_those_of_own_channels_are_looked_at(#[case] filter: Me
 #[case::time(DeadFilter { channels: Some(own()), since: Some(datetime!(2026-01-01 0:00 UTC)), ..letters() })]
 #[tokio::test]
 async fn of_dead_letters_only_those_of_own_channels_are_looked_at(#[case] filter: DeadFilter) {
-    for sql in [
-        dead_letters::ids_sql(&dead_letters::conditions(&filter), 100),
-        dead_letters::count_sql(&dead_letters::conditions(&filter)),
-    ] {
-        let plan = plan(sql, dead_letters::conditions(&filter)).await;
+    let conditions = dead_letters::conditions(&filter);
+    for sql in [conditions.ids_sql(100), conditions.count_sql()] {
+        let plan = plan(sql, conditions.values.clone()).await;
         let by_channel = "INDEX dead_letters_by_channel (channel_id=?";
         assert!(plan.contains(by_channel), "{plan}");
         assert!(!plan.contains("SCAN dead_letters"), "{plan}");
