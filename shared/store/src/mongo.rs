@@ -18,7 +18,6 @@ use bson::{Bson, Document, doc};
 use mongodb::{
     Collection, Database,
     error::{Error, ErrorKind, WriteFailure},
-    options::ReturnDocument,
 };
 use roundtrip_model::{Channel, ChannelId, ChannelPatch, ChannelUid, settings::keep_pause};
 use serde_json::{Map, Value};
@@ -248,10 +247,7 @@ async fn set(
     if fields.is_empty() {
         return channels.find_one(filter).await;
     }
-    channels
-        .find_one_and_update(filter, doc! { "$set": fields })
-        .return_document(ReturnDocument::After)
-        .await
+    ledger::updated(channels, filter, doc! { "$set": fields }).await
 }
 
 /// Sets the fields if the document has the expected version, even if other clients ignore versions:

@@ -185,13 +185,12 @@ impl MongoStore {
     }
 
     /// As [`MongoStore::run`], on a collection.
-    pub(super) async fn on<R, T, C, E, F>(
+    pub(super) async fn on<T, C, E, F>(
         &self,
         collection: &'static str,
-        work: impl FnOnce(Collection<R>) -> F + Send + 'static,
+        work: impl FnOnce(Collection<Document>) -> F + Send + 'static,
     ) -> Result<T, E>
     where
-        R: Send + Sync + 'static,
         T: Send + 'static,
         E: From<C> + From<Unavailable> + Send + 'static,
         F: Future<Output = Result<T, C>> + Send,

@@ -19,6 +19,7 @@ use futures::TryStreamExt;
 use mongodb::{
     Collection, Cursor,
     error::{Error, ErrorKind},
+    options::ReturnDocument,
 };
 use roundtrip_model::{ChannelId, millis};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -210,6 +211,23 @@ impl Asked {
 #[derive(Deserialize)]
 struct Counted {
     found: i64,
+}
+
+/// The filter for the document with this id.
+fn named(id: &impl ToString) -> Document {
+    doc! { "_id": id.to_string() }
+}
+
+/// Changes the document that the filter finds, and returns it as changed.
+async fn updated(
+    collection: &Collection<Document>,
+    filter: Document,
+    change: Document,
+) -> Result<Option<Document>, Error> {
+    collection
+        .find_one_and_update(filter, change)
+        .return_document(ReturnDocument::After)
+        .await
 }
 
 /// The document that serializes this row.

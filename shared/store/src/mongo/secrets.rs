@@ -29,11 +29,8 @@ pub(super) struct SecretsRow {
 impl Secrets for MongoStore {
     async fn secrets(&self, id: &ChannelId) -> Result<Vec<SealedSecret>, Unavailable> {
         let id = id.clone();
-        self.on(
-            SECRETS,
-            move |secrets| async move { read(&secrets, &id).await },
-        )
-        .await
+        self.run(move |database| async move { read(&of(&database), &id).await })
+            .await
     }
 
     async fn replace_secrets(
@@ -48,7 +45,8 @@ impl Secrets for MongoStore {
             newest: newest(new).unwrap_or_default().to_owned(),
             secrets: new.to_vec(),
         };
-        self.on(SECRETS, move |secrets: Collection<SecretsRow>| async move {
+        self.run(move |database| async move {
+            let secrets = of(&database);
             let was_put = match seen {
                 None => match secrets.insert_one(row).await {
                     Ok(_) => true,

@@ -32,12 +32,9 @@ impl DeadLetters for MongoStore {
             .map(|letter| document(&LetterRow::of(letter)))
             .collect();
         let rows = rows?;
-        self.on(
-            DEAD_LETTERS,
-            move |letters: Collection<Document>| async move {
-                unless_there(letters.insert_many(rows).ordered(false).await)
-            },
-        )
+        self.on(DEAD_LETTERS, move |letters| async move {
+            unless_there(letters.insert_many(rows).ordered(false).await)
+        })
         .await
     }
 
@@ -53,7 +50,7 @@ impl DeadLetters for MongoStore {
             return Ok(Vec::new());
         }
         let asked = matching(filter, after)?;
-        let page = move |letters: Collection<Document>, max_time| async move {
+        let page = move |letters, max_time| async move {
             let left_out = (detail == Detail::Outline).then_some("body");
             let limit = limit.min(MAX_ROWS);
             let found = asked.page(&letters, max_time, 1, limit, left_out).await?;
@@ -68,12 +65,9 @@ impl DeadLetters for MongoStore {
 
     async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, QueryError> {
         let asked = matching(filter, None)?;
-        self.run_query(
-            DEAD_LETTERS,
-            move |letters: Collection<Document>, max_time| async move {
-                asked.count(&letters, max_time).await
-            },
-        )
+        self.run_query(DEAD_LETTERS, move |letters, max_time| async move {
+            asked.count(&letters, max_time).await
+        })
         .await
     }
 
@@ -86,13 +80,10 @@ impl DeadLetters for MongoStore {
             "$set": { "replayed": true, "replayed_by": by.to_string() },
             "$currentDate": { "replayed_at": true },
         };
-        self.on(
-            DEAD_LETTERS,
-            move |letters: Collection<Document>| async move {
-                let marked = letters.update_many(which, change).await;
-                marked.map(drop)
-            },
-        )
+        self.on(DEAD_LETTERS, move |letters| async move {
+            let marked = letters.update_many(which, change).await;
+            marked.map(drop)
+        })
         .await
     }
 
@@ -102,10 +93,10 @@ impl DeadLetters for MongoStore {
             "_id": { "$gt": after.unwrap_or_default() },
             "replayed_by": by.to_string(),
         };
-        self.on(DEAD_LETTERS, move |letters: Collection<Document>| async move {
-                letters.count_documents(which).await
-            })
-            .await
+        self.on(DEAD_LETTERS, move |letters| async move {
+            letters.count_documents(which).await
+        })
+        .await
     }
 
     async fn purge_dead_letters(&self, filter: &DeadFilter) -> Result<u64, Unavailable> {
@@ -113,10 +104,9 @@ impl DeadLetters for MongoStore {
         let mut last: Option<String> = None;
         loop {
             let filter = matching(filter, last.as_deref())?.at_once();
-            let step = self
-                .on::<_, _, _, Unavailable, _>(DEAD_LETTERS, move |letters| async move {
-                    purge_step(&letters, filter).await
-                });
+            let step = self.on::<_, _, Unavailable, _>(DEAD_LETTERS, move |letters| async move {
+                purge_step(&letters, filter).await
+            });
             let step = step.await?;
             purged += step.removed;
             if step.last.is_none() {

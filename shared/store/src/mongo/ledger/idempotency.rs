@@ -40,7 +40,7 @@ impl Idempotency for MongoStore {
             taken_at: now,
             lease_until: later(now, lease),
         };
-        self.on(IDEMPOTENCY, move |keys: Collection<Document>| async move {
+        self.on(IDEMPOTENCY, move |keys| async move {
             reserve(&keys, &wanted).await
         })
         .await
@@ -48,7 +48,7 @@ impl Idempotency for MongoStore {
 
     async fn complete(&self, key: &str, message_id: &MessageId) -> Result<(), Unavailable> {
         let which = doc! { "_id": key, "message_id": message_id.to_string() };
-        self.on(IDEMPOTENCY, move |keys: Collection<Document>| async move {
+        self.on(IDEMPOTENCY, move |keys| async move {
             let change = doc! { "$set": { "done": true } };
             keys.update_one(which, change).await.map(drop)
         })
@@ -57,7 +57,7 @@ impl Idempotency for MongoStore {
 
     async fn release(&self, key: &str, message_id: &MessageId) -> Result<(), Unavailable> {
         let which = doc! { "_id": key, "message_id": message_id.to_string(), "done": false };
-        self.on(IDEMPOTENCY, move |keys: Collection<Document>| async move {
+        self.on(IDEMPOTENCY, move |keys| async move {
             keys.delete_one(which).await.map(drop)
         })
         .await

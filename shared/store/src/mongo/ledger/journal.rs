@@ -7,7 +7,7 @@ mod update;
 
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
-use mongodb::{Collection, Database, error::Error};
+use mongodb::{Database, error::Error};
 use roundtrip_model::{
     ChannelId, Entry, EntryId, Event, MessageId, SessionId, State,
     journal::{Content, Position},
@@ -71,7 +71,7 @@ impl Journal for MongoStore {
             return Ok(Vec::new());
         }
         let asked = matching(filter, after);
-        let page = move |messages: Collection<Document>, max_time| async move {
+        let page = move |messages, max_time| async move {
             let left_out = (detail == Detail::Outline).then_some("content");
             let limit = limit.min(MAX_ROWS);
             let found = asked.page(&messages, max_time, -1, limit, left_out).await?;
@@ -86,12 +86,9 @@ impl Journal for MongoStore {
 
     async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, QueryError> {
         let asked = matching(filter, None);
-        self.run_query(
-            MESSAGES,
-            move |messages: Collection<Document>, max_time| async move {
-                asked.count(&messages, max_time).await
-            },
-        )
+        self.run_query(MESSAGES, move |messages, max_time| async move {
+            asked.count(&messages, max_time).await
+        })
         .await
     }
 }

@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use bson::{Binary, DateTime, Document, doc, spec::BinarySubtype};
-use mongodb::{Collection, options::ReturnDocument};
 use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyBounds, KeyHash, KeyRole};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::MongoStore, API_KEYS, Unreadable, document, read_time, row, rows, stored, unless_there,
+    super::MongoStore, API_KEYS, Unreadable, document, named, read_time, row, rows, stored,
+    unless_there, updated,
 };
 use crate::{
     ApiKeys, KeyError, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE, Unavailable, ledger::MAX_ROWS,
@@ -29,7 +29,7 @@ impl ApiKeys for MongoStore {
             under_one.insert("made_under", one.to_string());
             under_one
         });
-        self.on(API_KEYS, move |keys: Collection<Document>| async move {
+        self.on(API_KEYS, move |keys| async move {
             if let Some(under_one) = under_one {
                 let count = keys.count_documents(under_one).await?;
                 if count >= u64::from(MAX_KEYS_UNDER_ONE) {
@@ -47,7 +47,7 @@ impl ApiKeys for MongoStore {
 
     async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, Unavailable> {
         let which = named(id);
-        self.on(API_KEYS, move |keys: Collection<Document>| async move {
+        self.on(API_KEYS, move |keys| async move {
             read(keys.find_one(which).await?)
         })
         .await
@@ -86,15 +86,12 @@ impl ApiKeys for MongoStore {
         let now = stored(now);
         // `$min` sets a missing field.
         let change = doc! { "$set": { "revoked_at": now }, "$min": { "ends_at": now } };
-        self.on(API_KEYS, move |keys: Collection<Document>| async move {
-            let revoked = keys
-                .find_one_and_update(active, change)
-                .return_document(ReturnDocument::After)
-                .await?;
-            match revoked {
-                Some(revoked) => read(Some(revoked)),
-                None => read(keys.find_one(which).await?),
-            }
+        self.on(API_KEYS, move |keys| async move {
+            let key = match updated(&keys, active, change).await? {
+                None => keys.find_one(which).await?,
+                revoked => revoked,
+            };
+            read(key)
         })
         .await
     }
@@ -102,7 +99,7 @@ impl ApiKeys for MongoStore {
 
 impl MongoStore {
     async fn page(&self, filter: Document, limit: u16) -> Result<Vec<ApiKey>, Unavailable> {
-        self.on(API_KEYS, move |keys: Collection<Document>| async move {
+        self.on(API_KEYS, move |keys| async move {
             let found = keys
                 .find(filter)
                 .sort(doc! { "_id": 1 })
@@ -112,10 +109,6 @@ impl MongoStore {
         })
         .await
     }
-}
-
-fn named(id: &ApiKeyId) -> Document {
-    doc! { "_id": id.to_string() }
 }
 
 /// The filter form of [`KeyBounds::exceeded_by`]. A key without a field is outside the bounds: a

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
-use mongodb::{Collection, options::ReturnDocument};
+use mongodb::options::ReturnDocument;
 use roundtrip_model::{ChannelId, ReplayId};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::MongoStore, REPLAYS, Unreadable, document, later, name, read_time, row, rows, stored,
-    texts, unless_there,
+    super::MongoStore, REPLAYS, Unreadable, document, later, name, named, read_time, row, rows,
+    stored, texts, unless_there, updated,
 };
 use crate::{
     MAX_RUNNING_REPLAYS, Progress, QueryError, Replay, ReplayError, ReplayFilter, ReplaySource,
@@ -29,7 +29,7 @@ impl Replays for MongoStore {
             "status": name(&ReplayStatus::Running)?,
             "requested_by": replay.requested_by.as_str(),
         };
-        self.on(REPLAYS, move |replays: Collection<Document>| async move {
+        self.on(REPLAYS, move |replays| async move {
             let running = replays.count_documents(running).await?;
             if running >= u64::from(MAX_RUNNING_REPLAYS) {
                 return Err(ReplayError::TooMany);
@@ -66,24 +66,21 @@ impl Replays for MongoStore {
                 doc! { "$in": own.clone(), "$not": { "$elemMatch": { "$nin": own } } },
             );
         }
-        self.run_query(
-            REPLAYS,
-            move |replays: Collection<Document>, max_time| async move {
-                let found = replays
-                    .find(which)
-                    .sort(doc! { "_id": -1 })
-                    .limit(i64::from(limit.min(MAX_ROWS)))
-                    .max_time(max_time)
-                    .await?;
-                rows(found, ReplayRow::replay).await
-            },
-        )
+        self.run_query(REPLAYS, move |replays, max_time| async move {
+            let found = replays
+                .find(which)
+                .sort(doc! { "_id": -1 })
+                .limit(i64::from(limit.min(MAX_ROWS)))
+                .max_time(max_time)
+                .await?;
+            rows(found, ReplayRow::replay).await
+        })
         .await
     }
 
     async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, Unavailable> {
         let which = named(id);
-        self.on(REPLAYS, move |replays: Collection<Document>| async move {
+        self.on(REPLAYS, move |replays| async move {
             read(replays.find_one(which).await?)
         })
         .await
@@ -103,7 +100,7 @@ impl Replays for MongoStore {
             "lease_until": { "$lt": later(now, Duration::from_millis(1)) },
         };
         let change = doc! { "$set": { "owner": owner, "lease_until": later(now, lease) } };
-        self.on(REPLAYS, move |replays: Collection<Document>| async move {
+        self.on(REPLAYS, move |replays| async move {
             let claimed = replays
                 .find_one_and_update(which, change)
                 .sort(doc! { "lease_until": 1, "_id": 1 })
@@ -127,11 +124,8 @@ impl Replays for MongoStore {
             "progress": document(progress)?,
             "lease_until": stored(lease_until),
         } };
-        self.on(REPLAYS, move |replays: Collection<Document>| async move {
-            let advanced = replays
-                .find_one_and_update(which, change)
-                .return_document(ReturnDocument::After)
-                .await?;
+        self.on(REPLAYS, move |replays| async move {
+            let advanced = updated(&replays, which, change).await?;
             Ok::<_, Unavailable>(read(advanced)?.map(|replay| replay.status))
         })
         .await
@@ -147,22 +141,15 @@ impl Replays for MongoStore {
         let mut running = which.clone();
         running.insert("status", name(&ReplayStatus::Running)?);
         let change = doc! { "$set": { "status": name(&status)?, "ended_at": stored(now) } };
-        self.on(REPLAYS, move |replays: Collection<Document>| async move {
-            let ended = replays
-                .find_one_and_update(running, change)
-                .return_document(ReturnDocument::After)
-                .await?;
-            match ended {
-                Some(ended) => read(Some(ended)),
-                None => read(replays.find_one(which).await?),
-            }
+        self.on(REPLAYS, move |replays| async move {
+            let replay = match updated(&replays, running, change).await? {
+                None => replays.find_one(which).await?,
+                ended => ended,
+            };
+            read(replay)
         })
         .await
     }
-}
-
-fn named(id: &ReplayId) -> Document {
-    doc! { "_id": id.to_string() }
 }
 
 fn read(found: Option<Document>) -> Result<Option<Replay>, Unavailable> {
