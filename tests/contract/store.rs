@@ -194,7 +194,6 @@ macro_rules! store_contract {
             one_message_is_made_due,
             a_removed_waiting_message_is_returned_once,
             a_summary_counts_a_channels_messages_by_reason,
-            waiting_messages_are_listed_by_channel_and_session,
             a_channel_has_one_owner_at_a_time,
             a_lease_that_ended_lets_another_claim_the_channel,
             channels_that_waited_longest_are_claimed_first,

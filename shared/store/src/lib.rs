@@ -41,8 +41,8 @@ pub use ledger::{
     DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, FIRST_ENTRIES, Idempotency, Journal,
     MAX_ENTRIES, MAX_PAGE, MAX_RUNNING_REPLAYS, MessageFilter, MessageRecord, Progress, Replay,
     ReplayError, ReplayFilter, ReplaySource, ReplayStatus, Replays, Reservation, SettledRow,
-    Settlement, StateFilter, WaitingCursor, WaitingFilter, WaitingMessage, WaitingRoom,
-    WaitingSelection, WaitingSummary,
+    Settlement, StateFilter, WaitingCursor, WaitingMessage, WaitingRoom, WaitingSelection,
+    WaitingSummary,
 };
 pub use open::open;
 pub use open_error::OpenError;

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use futures::future::join_all;
 use roundtrip_model::waiting::WaitReason;
 use roundtrip_store::{
-    MAX_PAGE_BYTES, Settlement, WaitingCursor, WaitingFilter, WaitingMessage, WaitingRoom,
-    WaitingSelection, WaitingSummary,
+    MAX_PAGE_BYTES, Settlement, WaitingCursor, WaitingMessage, WaitingRoom, WaitingSelection,
+    WaitingSummary,
 };
 
 use super::{
@@ -471,55 +471,4 @@ pub(crate) async fn a_summary_counts_a_channels_messages_by_reason(harness: &imp
         next_due_at: Some(at(9000)),
     };
     assert_eq!(summary(store, "c").await, expected);
-}
-
-/// Without bodies, page by page in the order of their ids.
-pub(crate) async fn waiting_messages_are_listed_by_channel_and_session(harness: &impl Harness) {
-    let store = &**harness.store();
-    let messages: Vec<_> = (0..12)
-        .map(|number| WaitingMessage {
-            session_id: ["x", "y"][number / 6].parse().expect("a session id"),
-            due_at: at(100_000 - i64::try_from(number).expect("a few")),
-            ..waiting(
-                i64::try_from(number).expect("a few"),
-                ["a", "b", "c"][number % 3],
-            )
-        })
-        .collect();
-    put(store, &messages).await;
-    let own = |ids: &[&str]| Some(ids.iter().map(|id| super::id(id)).collect());
-    let session = |id: &str| id.parse().ok();
-    let all = WaitingFilter::default;
-    #[rustfmt::skip]
-    let filters = [
-        (all(), (0..12).collect()),
-        (WaitingFilter { channel: Some(super::id("a")), ..all() }, vec![0, 3, 6, 9]),
-        (WaitingFilter { channels: own(&["b", "a", "b"]), ..all() }, vec![0, 1, 3, 4, 6, 7, 9, 10]),
-        (WaitingFilter { channels: own(&[]), ..all() }, vec![]),
-        (WaitingFilter { session: session("y"), ..all() }, (6..12).collect()),
-        (WaitingFilter { session: session("z"), ..all() }, vec![]),
-        (WaitingFilter { session: session("x"), channels: own(&["c"]), ..all() }, vec![2, 5]),
-        (
-            WaitingFilter { channel: Some(super::id("a")), channels: own(&["b"]), session: None },
-            vec![],
-        ),
-    ];
-    for (filter, expected) in filters {
-        let expected: Vec<_> = expected
-            .into_iter()
-            .map(|number: usize| outline(&messages[number]))
-            .collect();
-        let mut seen: Vec<WaitingMessage> = Vec::new();
-        loop {
-            let after = seen.last().map(|message| &*message.id);
-            let page = store.waiting_messages(&filter, after, 3).await;
-            let page = page.expect("a page");
-            assert!(page.len() <= 3);
-            if page.is_empty() {
-                break;
-            }
-            seen.extend(page);
-        }
-        assert_eq!(seen, expected, "{filter:?}");
-    }
 }

@@ -228,8 +228,7 @@ const WAITING: &str = "
         WHERE reason = 'retry';
     CREATE INDEX waiting_by_expiry ON waiting (channel_id, expires_at, message_id)
         WHERE expires_at IS NOT NULL;
-    CREATE INDEX waiting_by_channel ON waiting (channel_id, message_id, reason, accepted_at);
-    CREATE INDEX waiting_by_session ON waiting (session_id, message_id);
+    CREATE INDEX waiting_by_reason ON waiting (channel_id, reason, accepted_at);
 
     CREATE TABLE waiting_bodies (
         row_id INTEGER NOT NULL PRIMARY KEY,

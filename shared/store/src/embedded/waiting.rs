@@ -12,20 +12,15 @@ use time::OffsetDateTime;
 
 use super::{
     SqliteStore,
-    rows::{self, Columns, Conditions, Table},
+    rows::{self, Columns},
 };
 use crate::{
-    QueryError, SettledRow, Settlement, Unavailable, WaitingCursor, WaitingFilter, WaitingMessage,
-    WaitingRoom, WaitingSelection, WaitingSummary,
-    ledger::{MAX_ROWS, earliest_looks, look_no_later},
+    QueryError, SettledRow, Settlement, Unavailable, WaitingCursor, WaitingMessage, WaitingRoom,
+    WaitingSelection, WaitingSummary,
+    ledger::{earliest_looks, look_no_later},
     page::PageBudget,
 };
 use channels::{claim, claimable, extend, look, release};
-
-const TABLE: Table = Table {
-    name: "waiting",
-    id: "message_id",
-};
 
 /// How many messages one transaction makes due.
 pub(super) const DUE_STEP: u16 = 1000;
@@ -231,22 +226,6 @@ impl WaitingRoom for SqliteStore {
         .await
     }
 
-    async fn waiting_messages(
-        &self,
-        filter: &WaitingFilter,
-        after: Option<&str>,
-        limit: u16,
-    ) -> Result<Vec<WaitingMessage>, QueryError> {
-        let mut conditions = conditions(filter);
-        conditions.maybe("message_id > ?", after.map(str::to_owned));
-        self.run_query(move |connection, _| {
-            let snapshot = connection.transaction()?;
-            let ids = rows::ids(&snapshot, &ids_sql(&conditions, limit), &conditions)?;
-            rows::page(&snapshot, OUTLINE, &ids, |row| Ok((outline(row)?, 0)))
-        })
-        .await
-    }
-
     async fn waiting_summary(&self, channel: &ChannelId) -> Result<WaitingSummary, QueryError> {
         let channel = channel.to_string();
         self.run_query(move |connection, _| {
@@ -387,31 +366,6 @@ fn outline(row: &Row<'_>) -> rusqlite::Result<WaitingMessage> {
         expires_at: columns.optional_time("expires_at")?,
         body: Bytes::new(),
     })
-}
-
-pub(super) fn conditions(filter: &WaitingFilter) -> Conditions {
-    let WaitingFilter {
-        channel,
-        channels,
-        session,
-    } = filter;
-    // For a caller limited to channels, only the rows of these channels are read. The exception is
-    // a named session.
-    let own = channels.as_deref().filter(|_| session.is_none());
-    let mut conditions = own.map_or_else(Conditions::default, Conditions::of_channels);
-    conditions.maybe("session_id = ?", session.as_ref().map(ToString::to_string));
-    conditions.maybe("channel_id = ?", channel.as_ref().map(ToString::to_string));
-    if own.is_none() {
-        conditions.ids(
-            "channel_id IN (SELECT value FROM json_each(?))",
-            channels.as_deref(),
-        );
-    }
-    conditions
-}
-
-pub(super) fn ids_sql(conditions: &Conditions, limit: u16) -> String {
-    conditions.ids_sql(&TABLE, "ASC", limit.min(MAX_ROWS))
 }
 
 /// A count for each reason, in one walk of the index. Grouping by reason would sort all rows.

@@ -104,14 +104,6 @@ pub trait WaitingRoom: Send + Sync + 'static {
     /// A message without its body.
     async fn waiting_message(&self, id: &str) -> Result<Option<WaitingMessage>, Unavailable>;
 
-    /// Matching messages without their bodies, in ascending order of their ids.
-    async fn waiting_messages(
-        &self,
-        filter: &WaitingFilter,
-        after: Option<&str>,
-        limit: u16,
-    ) -> Result<Vec<WaitingMessage>, QueryError>;
-
     /// How many messages wait for a channel, why, and since when.
     async fn waiting_summary(&self, channel: &ChannelId) -> Result<WaitingSummary, QueryError>;
 }
@@ -206,17 +198,6 @@ pub enum WaitingSelection {
     Channel(ChannelId),
     /// The message with this id.
     Message(String),
-}
-
-/// A filter on waiting messages. A field that is `None` matches all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct WaitingFilter {
-    /// Of this channel.
-    pub channel: Option<ChannelId>,
-    /// Of one of these channels.
-    pub channels: Option<Vec<ChannelId>>,
-    /// Of this session.
-    pub session: Option<SessionId>,
 }
 
 /// The messages that wait for a channel.

@@ -153,8 +153,7 @@ pub(super) const NEEDED: [Needed; 9] = [
         keys: &[
             &["channel_id", "due_at", "_id"],
             // The last two fields keep a summary from reading the documents.
-            &["channel_id", "_id", "reason", "accepted_at"],
-            &["session_id", "_id"],
+            &["channel_id", "reason", "accepted_at"],
         ],
         partial: &[
             (

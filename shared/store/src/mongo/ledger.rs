@@ -219,7 +219,7 @@ fn named(id: &impl ToString) -> Document {
 }
 
 /// Changes the document that the filter finds, and returns it as changed.
-async fn updated(
+pub(super) async fn updated(
     collection: &Collection<Document>,
     filter: Document,
     change: Document,

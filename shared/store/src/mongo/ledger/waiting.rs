@@ -17,12 +17,12 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::{
-    super::MongoStore, Asked, WAITING, WAITING_CHANNELS, bulk, document, later, of_channels,
-    read_time, rows, stored, stored_from, those_there,
+    super::MongoStore, WAITING, WAITING_CHANNELS, bulk, document, later, read_time, rows, stored,
+    stored_from, those_there,
 };
 use crate::{
-    Detail, QueryError, SettledRow, Settlement, Unavailable, WaitingCursor, WaitingFilter,
-    WaitingMessage, WaitingRoom, WaitingSelection, WaitingSummary,
+    Detail, QueryError, SettledRow, Settlement, Unavailable, WaitingCursor, WaitingMessage,
+    WaitingRoom, WaitingSelection, WaitingSummary,
     ledger::{MAX_ROWS, earliest_looks, look_no_later},
 };
 use due::{make_due_step, make_message_due, next, primary, wake};
@@ -273,28 +273,6 @@ impl WaitingRoom for MongoStore {
         .await
     }
 
-    async fn waiting_messages(
-        &self,
-        filter: &WaitingFilter,
-        after: Option<&str>,
-        limit: u16,
-    ) -> Result<Vec<WaitingMessage>, QueryError> {
-        // MongoDB reads 0 as no limit.
-        if limit == 0 {
-            return Ok(Vec::new());
-        }
-        let asked = matching(filter, after);
-        self.run_query(
-            WAITING,
-            move |waiting: Collection<Document>, max_time| async move {
-                let limit = limit.min(MAX_ROWS);
-                let found = asked.page(&waiting, max_time, 1, limit, Some("body"));
-                super::page(found.await?, Detail::Outline, Row::message).await
-            },
-        )
-        .await
-    }
-
     async fn waiting_summary(&self, channel: &ChannelId) -> Result<WaitingSummary, QueryError> {
         let channel = channel.to_string();
         self.run_query(
@@ -325,25 +303,6 @@ fn due_filter(
             { "channel_id": channel, "due_at": { "$gt": due_at, "$lt": end } },
         ] }
     })
-}
-
-fn matching(filter: &WaitingFilter, after: Option<&str>) -> Asked {
-    let WaitingFilter {
-        channel,
-        channels,
-        session,
-    } = filter;
-    let mut first = Document::new();
-    first.extend(after.map(|after| ("_id".to_owned(), doc! { "$gt": after }.into())));
-    let of_channels = of_channels(channel.as_ref(), channels.as_deref());
-    first.extend(of_channels.map(|asked| ("channel_id".to_owned(), asked.into())));
-    if let Some(session) = session {
-        first.insert("session_id", session.as_str());
-    }
-    Asked {
-        first,
-        then: Document::new(),
-    }
 }
 
 async fn summary(
