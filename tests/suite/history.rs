@@ -200,7 +200,11 @@ async fn an_answer_that_waits_for_the_sessions_server_shows_why(
     let second = gateway.send("c", "second").await?;
     let waits = gateway
         .until_message(&second, |message| {
+            let listed = events(message);
             message["waiting"]["reason"] == "sessions_server_failing"
+                && ["answered", "waiting"]
+                    .iter()
+                    .all(|event| listed.contains(event))
         })
         .await?;
     assert_eq!(waits["state"], "answered");
