@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_mins(30);
 const IDLE: Duration = Duration::from_secs(10);
 
 /// The wait before the count is read again.
-const ASK_EVERY: Duration = Duration::from_millis(100);
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// The other channels.
 const OTHERS: usize = 20;
