@@ -106,7 +106,8 @@ impl TestGateway {
         self.start_all().await
     }
 
-    /// Stops the processes and counts the messages and answers in all queues together.
+    /// Stops the processes and counts the messages and answers in all queues together, and on the
+    /// embedded engines those that wait in the store. They run every role, so messages move there.
     pub async fn enqueued(&mut self) -> anyhow::Result<u64> {
         self.stack.stop_all().await?;
         if self.stack.plan().engines == Engines::Embedded {
@@ -114,7 +115,10 @@ impl TestGateway {
             // Includes messages that wait for their next attempt.
             let count = "SELECT count(*) FROM parcel WHERE id LIKE 'msg_%' OR id LIKE 'cb_%'";
             let enqueued: i64 = file.query_row(count, [], |row| row.get(0))?;
-            return Ok(enqueued.unsigned_abs());
+            let file = Connection::open(self.folder.path().join("store.db"))?;
+            let count = "SELECT count(*) FROM waiting";
+            let waiting: i64 = file.query_row(count, [], |row| row.get(0))?;
+            return Ok((enqueued + waiting).unsigned_abs());
         }
         let broker = self.stack.open_broker().await?;
         let mut enqueued = 0;
