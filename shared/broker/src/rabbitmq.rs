@@ -28,6 +28,7 @@ mod confirms;
 mod consumer;
 mod differences;
 mod endpoint;
+mod foreign_policies;
 #[cfg(feature = "fuzzing")]
 #[path = "rabbitmq/tests/fuzzing.rs"]
 pub(crate) mod fuzzing;

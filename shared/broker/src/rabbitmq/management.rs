@@ -18,7 +18,8 @@ use url::Url;
 
 use super::{
     endpoint::Endpoint,
-    policies::{self, Found, Target},
+    foreign_policies::{Found, Target},
+    policies,
 };
 use crate::Config;
 
