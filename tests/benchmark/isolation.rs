@@ -168,13 +168,7 @@ async fn measure(
         posted.await?
     };
     tally.full(LIMIT).await?;
-    let mut times: Vec<Duration> = (0u32..)
-        .zip(0..tally.messages())
-        .filter_map(|(number, message)| {
-            Some(tally.arrived_at(message)? - (loaded.since + every * number))
-        })
-        .collect();
-    times.sort_unstable();
+    let times = loaded.times(&tally, every);
     // Close them first: the gateway would wait for the hung channel, and its backlog would burden
     // the next run.
     drop((hangs, fails));

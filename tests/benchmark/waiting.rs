@@ -136,14 +136,7 @@ async fn load_others(
     let every = Duration::from_secs(1) / options.rate;
     let loaded = post_paced(&load, &Arc::new(Progress::default()), every).await?;
     tally.full(LIMIT).await?;
-    let mut times: Vec<Duration> = (0u32..)
-        .zip(0..tally.messages())
-        .filter_map(|(number, message)| {
-            Some(tally.arrived_at(message)? - (loaded.since + every * number))
-        })
-        .collect();
-    times.sort_unstable();
-    Ok(times)
+    Ok(loaded.times(&tally, every))
 }
 
 fn print_times(what: &str, times: &[Duration]) {

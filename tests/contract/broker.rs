@@ -16,6 +16,7 @@ use std::{fmt, ops::RangeBounds, panic::AssertUnwindSafe, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
+use harness::wait;
 use roundtrip_broker::{Config, Consumer, Delivery, Message, Queue, Route, SharedBroker, Status};
 use roundtrip_model::{ChannelId, Decision, MessageId};
 use time::macros::datetime;
@@ -29,9 +30,6 @@ const LIMIT: Duration = Duration::from_mins(1);
 
 /// How long a case waits to see that nothing happens, if there is no other sign.
 const QUIET: Duration = Duration::from_millis(300);
-
-/// How often a condition is checked.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// A delay that is long enough to measure.
 const DELAY: Duration = Duration::from_secs(1);
@@ -145,17 +143,11 @@ impl<H: Harness> Engine<H> {
 }
 
 async fn until_ready(broker: &SharedBroker) {
-    let ready = async {
-        while broker.status() != Status::Ready {
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    let status = || broker.status();
-    assert!(
-        timeout(LIMIT, ready).await.is_ok(),
-        "not ready within {LIMIT:?}: {:?}",
-        status()
-    );
+    let ready = wait::until("the broker to be ready", async || {
+        (broker.status() == Status::Ready).then_some(())
+    });
+    let ready = ready.await;
+    ready.unwrap_or_else(|error| panic!("{error}: {:?}", broker.status()));
 }
 
 async fn until_count(broker: &SharedBroker, queue: Queue, expected: u64) {
@@ -169,21 +161,13 @@ async fn until_counted(
     expected: impl RangeBounds<u64> + fmt::Debug,
 ) {
     let mut last = None;
-    let counted = async {
-        loop {
-            last = broker.ready(queue).await.ok();
-            if last.is_some_and(|last| expected.contains(&last)) {
-                return;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    let counted = timeout(limit, counted).await.is_ok();
-    assert!(
-        counted,
-        "{} holds {last:?} ready messages, not {expected:?}",
-        queue.name()
-    );
+    let what = format!("{expected:?} ready messages in {}", queue.name());
+    let counted = wait::until_within(limit, what, async || {
+        last = broker.ready(queue).await.ok();
+        last.filter(|last| expected.contains(last)).map(drop)
+    });
+    let counted = counted.await;
+    counted.unwrap_or_else(|error| panic!("{error}: it has {last:?}"));
 }
 
 fn channel(name: &str) -> ChannelId {

@@ -136,6 +136,21 @@ pub struct Loaded {
     pub repeated: u64,
 }
 
+impl Loaded {
+    /// The time of each message that arrived, from when it was due on a timetable with this interval;
+    /// in ascending order.
+    pub fn times(&self, tally: &Tally, every: Duration) -> Vec<Duration> {
+        let mut times: Vec<Duration> = (0u32..)
+            .zip(0..tally.messages())
+            .filter_map(|(number, message)| {
+                Some(tally.arrived_at(message)? - (self.since + every * number))
+            })
+            .collect();
+        times.sort_unstable();
+        times
+    }
+}
+
 /// Posts a run's messages as fast as they are accepted.
 pub async fn post_all(load: &Load) -> anyhow::Result<Loaded> {
     let (_open, gate) = watch::channel(u64::MAX);

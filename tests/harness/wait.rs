@@ -16,15 +16,24 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Waits until the condition returns a value.
 pub async fn until<T>(
     what: impl std::fmt::Display,
+    condition: impl AsyncFnMut() -> Option<T>,
+) -> anyhow::Result<T> {
+    until_within(WAIT_LIMIT, what, condition).await
+}
+
+/// The same, with another time limit.
+pub async fn until_within<T>(
+    limit: Duration,
+    what: impl std::fmt::Display,
     mut condition: impl AsyncFnMut() -> Option<T>,
 ) -> anyhow::Result<T> {
-    let deadline = Instant::now() + WAIT_LIMIT;
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = condition().await {
             return Ok(value);
         }
         if Instant::now() >= deadline {
-            bail!("waited {WAIT_LIMIT:?} for {what}");
+            bail!("waited {limit:?} for {what}");
         }
         sleep(LOOK_EVERY).await;
     }

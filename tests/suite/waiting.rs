@@ -1,20 +1,15 @@
 //! What waits long waits in the store: it is counted, released in order, and not lost.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use harness::{
     gateway::{Accounted, Plan, Setup, attempts},
-    scripted::{Received, Reply, ScriptedServer},
+    scripted::{Received, Reply, ScriptedServer, failing_until},
 };
 use roundtrip_model::{Clock, SystemClock};
 use serde_json::json;
 use time::format_description::well_known::Rfc3339;
+use tokio_util::sync::CancellationToken;
 
 on_both_setups! {
     a_resumed_channels_messages_arrive_in_the_order_of_their_acceptance,
@@ -62,17 +57,10 @@ async fn a_resumed_channels_messages_arrive_in_the_order_of_their_acceptance(
 async fn a_long_retry_waits_in_the_store_and_can_be_made_now(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    let fails = Arc::new(AtomicBool::new(true));
-    let failing = Arc::clone(&fails);
+    let recovered = CancellationToken::new();
     let (gateway, channel) = Plan::new(setup)?
         .schedule("1h, 2h")
-        .start_with_channel(move |_| {
-            if failing.load(Ordering::Acquire) {
-                Reply::status(503)
-            } else {
-                Reply::ok()
-            }
-        })
+        .start_with_channel(failing_until(&recovered, Reply::status(503)))
         .await?;
     let id = gateway.send("c", "s").await?;
     let summary = gateway.until_waiting("c", 1).await?;
@@ -91,7 +79,7 @@ async fn a_long_retry_waits_in_the_store_and_can_be_made_now(
         .await?;
     gateway.until_waiting("c", 1).await?;
 
-    fails.store(false, Ordering::Release);
+    recovered.cancel();
     gateway.post("/channel/c/retry", "").await?.expect(200)?;
     let attempts = gateway.until_delivered(&id).await?;
     assert_eq!(attempts.len(), 3);
@@ -170,22 +158,15 @@ async fn of_many_paused_channels_each_is_resumed_by_itself(
 }
 
 async fn one_message_is_retried_now_and_the_others_wait(setup: Setup) -> anyhow::Result<Accounted> {
-    let fails = Arc::new(AtomicBool::new(true));
-    let failing = Arc::clone(&fails);
+    let recovered = CancellationToken::new();
     let (gateway, channel) = Plan::new(setup)?
         .schedule("1h")
-        .start_with_channel(move |_| {
-            if failing.load(Ordering::Acquire) {
-                Reply::status(503)
-            } else {
-                Reply::ok()
-            }
-        })
+        .start_with_channel(failing_until(&recovered, Reply::status(503)))
         .await?;
     let first = gateway.send("c", "s").await?;
     let second = gateway.send("c", "s").await?;
     gateway.until_waiting("c", 2).await?;
-    fails.store(false, Ordering::Release);
+    recovered.cancel();
     let path = format!("/channel/message/{second}/retry");
     let retried = gateway.post(&path, "").await?.expect(200)?;
     assert_eq!(retried.json(), json!({"retried": 1}));
