@@ -34,8 +34,9 @@ roundtrip_model::section! {
         /// snooze is longer when more than 200 paused messages a second would come back.
         #[serde(rename = "paused_park", with = "humantime_serde")]
         paused_snooze: Duration = Duration::from_secs(30);
-        /// A message that cannot go for this long waits in the store; a shorter wait stays with the
-        /// broker. What waits for a paused or failing channel is in the store at once.
+        /// A message moves to the store if its next attempt is at least this far in the future. One
+        /// with a shorter wait stays with the broker. What waits for a paused or failing channel moves
+        /// at once.
         #[serde(with = "humantime_serde")]
         wait_in_store_after: Duration = Duration::from_mins(1);
         breaker: BreakerConfig = BreakerConfig::default();

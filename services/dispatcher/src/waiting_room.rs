@@ -63,7 +63,7 @@ struct Room {
     max_in_flight: usize,
     /// How long a paused channel is left alone, unless it is woken.
     paused: Duration,
-    /// Until when every lane's lease is held.
+    /// When the leases of this process' lanes end: the earliest end of all.
     leased_until: Mutex<Instant>,
 }
 
@@ -122,7 +122,7 @@ struct Lanes {
 
 impl Lanes {
     fn start(&mut self, room: &Arc<Room>, channel: ChannelId, deliveries: &mpsc::Sender<Delivery>) {
-        // Claimed again after its lease had ended: its lane still runs.
+        // The lease ended, and this process claimed the channel again. Its first lane still runs.
         if self.channels.values().any(|(known, _)| *known == channel) {
             return;
         }
@@ -238,6 +238,6 @@ impl Room {
 
 fn note(error: &Unavailable) {
     if let Some(suppressed) = STORE_UNAVAILABLE.due(Instant::now().into_std()) {
-        tracing::warn!(%error, suppressed, "the messages that wait in the store are late");
+        tracing::warn!(%error, suppressed, "the store of waiting messages does not answer; they are delivered when it does");
     }
 }

@@ -81,7 +81,7 @@ impl Ingress {
         self.channel_cache.forget(id).await;
         if let Err(error) = self.store.wake_channel(id, self.clock.now()).await {
             // A dispatcher looks at a paused channel after `paused_park`, too.
-            tracing::warn!(channel_id = %id, %error, "the channel's waiting messages are late");
+            tracing::warn!(channel_id = %id, %error, "the store did not accept that the channel's waiting messages are due now; they are checked later");
         }
     }
 

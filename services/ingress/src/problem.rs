@@ -167,11 +167,15 @@ impl Problem {
     /// Only a message that waits in the store can be taken out of it.
     pub(crate) fn not_waiting(state: State) -> Self {
         let name = state.as_str();
-        let detail = if state.is_under_way() {
-            format!("the message is on its way (its state is '{name}'); try again later")
+        let later = if state.is_under_way() {
+            "; it may wait there later"
         } else {
-            format!("the message waits no longer: its state is '{name}'")
+            ""
         };
+        let detail = format!(
+            "the message is in the state '{name}'; only one that waits in the store can be retried \
+             or cancelled{later}"
+        );
         Self::new(Kind::NotWaiting, detail)
     }
 

@@ -35,7 +35,8 @@ const NEVER: OffsetDateTime = datetime!(9999-12-31 23:59:59 UTC);
 /// When a message that was returned unsettled is handed out again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// How long the settlement of a dead letter waits for a broker that refuses it.
+/// How long the publish of a dead letter is repeated if the broker does not accept it. Then the
+/// message stays in the store and is handed out again.
 const BROKER_PATIENCE: Duration = Duration::from_mins(5);
 
 /// What happened to a message that was handed out.
@@ -108,7 +109,7 @@ impl Lane {
             let has_next = !self.ready.is_empty() && self.handed_out.len() < self.max_in_flight;
             let now = Instant::now();
             let may_go = now >= self.not_before && now < self.room.hand_out_until();
-            // A lease that is about to end is looked at again soon.
+            // Near the end of the lease it waits until the lease is extended.
             let then = self.not_before.max(now + Duration::from_millis(100));
             tokio::select! {
                 biased;

@@ -118,7 +118,7 @@ async fn waiting(
     }
     let last = timeline.last().map(|entry| &entry.event);
     Ok(match last {
-        // It has been resumed.
+        // The channel was resumed, so the pause no longer explains the wait.
         Some(Event::Waiting {
             reason: WaitReason::ChannelPaused,
             ..

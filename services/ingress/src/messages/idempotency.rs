@@ -234,8 +234,8 @@ fn fingerprint(send: &SendMessage) -> String {
         &message,
     ];
     let url = send.response_url.as_deref().map(str::as_bytes);
-    // Both or none, so that the number of parts tells a time from the URL. Without them the digest
-    // is that of earlier versions.
+    // The parts contain both times or neither. So their number shows whether a part is a time or the
+    // URL. A message without times has the same digest as in earlier versions.
     let times = [send.deliver_at, send.expires_at];
     let times = if times == [None, None] {
         Vec::new()

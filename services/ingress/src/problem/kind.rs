@@ -53,7 +53,7 @@ kinds! {
     IdempotencyKeyInUse: 409, "idempotency-key-in-use", "A request with this idempotency key is under way",
         "the first request has not ended, or its result is unknown; try again in a moment; the message \
          keeps its id";
-    NotWaiting: 409, "not-waiting", "The message does not wait";
+    NotWaiting: 409, "not-waiting", "The message does not wait in the store";
     TooManyAnswers: 409, "too-many-answers", "The delivery has the maximum number of answers";
     TooManyKeys: 409, "too-many-keys", "There are too many API keys",
         "the maximum number of keys is active; revoke some";

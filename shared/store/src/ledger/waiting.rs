@@ -1,5 +1,8 @@
 //! Storage for messages that wait long, and the leases of the channels that they wait for.
 //!
+//! A dispatcher *looks at* a channel: it claims the channel's lease, then reads and delivers its due
+//! messages.
+//!
 //! Invariant: a channel with waiting messages has a record with the time to look at it, which is
 //! never later than the next expiry of a message. A put or a wake that happens while the channel is
 //! leased takes effect when the lease ends. A channel has at most one lease at a time.
@@ -83,7 +86,7 @@ pub trait WaitingRoom: Send + Sync + 'static {
         look_at: Option<OffsetDateTime>,
     ) -> Result<(), Unavailable>;
 
-    /// Has a channel looked at now, if any message waits for it.
+    /// Sets the channel's next look to now, if any message waits for it.
     async fn wake_channel(
         &self,
         channel: &ChannelId,
@@ -225,8 +228,8 @@ pub(crate) fn earliest_looks(messages: &[WaitingMessage]) -> BTreeMap<&ChannelId
     earliest
 }
 
-/// When to look at a channel again that is to be looked at then: earlier if a message expires
-/// earlier. One that has expired already has the channel looked at now.
+/// The time of a channel's next look: the planned time, or the earliest expiry of a message if that
+/// is earlier, but never before `now`.
 pub(crate) fn look_no_later<T: Ord>(look_at: T, now: T, next_expiry: Option<T>) -> T {
     match next_expiry {
         Some(expiry) => look_at.min(expiry.max(now)),
