@@ -81,6 +81,17 @@ pub(crate) enum Scope<'a> {
     Server,
 }
 
+/// Where a delivery waits that is not admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// With the broker, which redelivers it by itself. Such returns are spread.
+    Broker,
+    /// With the broker, but in the store if its key is paused or its breaker is open.
+    BrokerOrStore,
+    /// In the store, from where its key's deliveries come one after the other.
+    Store,
+}
+
 /// The delivery was not admitted: how long it is deferred, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deferred {
@@ -122,18 +133,19 @@ impl Admission {
     }
 
     /// A permit for a delivery of this key. `fresh`: the delivery has not failed yet. Fresh
-    /// deliveries probe a failed endpoint before others do.
+    /// deliveries probe a failed endpoint before others do. `place`: where it waits otherwise.
     pub(crate) async fn enter(
         &self,
         key: &Key,
         limits: Limits,
         fresh: bool,
+        place: Place,
     ) -> Result<Permit, Deferred> {
         let limits = Limits {
             max_in_flight: limits.max_in_flight.min(self.inner.rules.slots),
             ..limits
         };
-        match self.ask(key, limits, fresh)? {
+        match self.ask(key, limits, fresh, place)? {
             Admitted::Now(permit) => return Ok(permit),
             Admitted::Soon(turn) => {
                 if let Ok(Ok(permit)) = timeout(key_state::PATIENCE, turn).await {
@@ -144,14 +156,20 @@ impl Admission {
         // Its turn did not come in time, or never comes because the breaker has opened.
         let now = Instant::now();
         let mut keys = self.inner.keys.lock();
-        Err(keys.defer(key, limits, Denial::AtCapacity, fresh, now))
+        Err(keys.defer(key, limits, Denial::AtCapacity, fresh, place, now))
     }
 
     pub fn open_breakers(&self) -> OpenBreakers {
         self.inner.keys.lock().open_breakers(Instant::now())
     }
 
-    fn ask(&self, key: &Key, limits: Limits, fresh: bool) -> Result<Admitted, Deferred> {
+    fn ask(
+        &self,
+        key: &Key,
+        limits: Limits,
+        fresh: bool,
+        place: Place,
+    ) -> Result<Admitted, Deferred> {
         let now = Instant::now();
         let mut keys = self.inner.keys.lock();
         let denial = match keys.begin(key, limits, fresh, now) {
@@ -163,7 +181,7 @@ impl Admission {
         {
             return Ok(Admitted::Soon(turn));
         }
-        Err(keys.defer(key, limits, denial, fresh, now))
+        Err(keys.defer(key, limits, denial, fresh, place, now))
     }
 }
 

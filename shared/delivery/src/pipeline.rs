@@ -46,7 +46,7 @@ pub use self::{
 };
 use crate::{
     EgressPolicy, Webhook,
-    admission::{Admission, Deferred, Permit, Rules, Signal},
+    admission::{Admission, Deferred, Permit, Place, Rules, Signal},
     attempt::Attempt,
     config::window,
     delivery_client::DeliveryClient,
@@ -143,7 +143,10 @@ impl<R: DeliveryRole> Pipeline<R> {
         // A delivery that has not failed yet may probe a failed endpoint first.
         let fresh = message.attempts == 0;
         let key = R::channel_id(payload).cloned();
-        let permit = self.admission.enter(&key, request.limits, fresh).await?;
+        let permit = self
+            .admission
+            .enter(&key, request.limits, fresh, self.place(message))
+            .await?;
         let mut attempt = self.attempt(message, payload, &request, permit).await;
         let after = self
             .role
@@ -155,6 +158,15 @@ impl<R: DeliveryRole> Pipeline<R> {
         // Before the loop settles: a settled message always has its entry.
         self.journal(message, payload, attempt.event()).await;
         Ok(attempt.decision)
+    }
+
+    /// Where the message waits if it is not admitted.
+    fn place(&self, message: &Message) -> Place {
+        match message.waiting {
+            Some(_) => Place::Store,
+            None if self.role.waits_in_store() => Place::BrokerOrStore,
+            None => Place::Broker,
+        }
     }
 
     /// The reason for a dead letter if the message has expired or is too old.
@@ -230,10 +242,7 @@ impl<R: DeliveryRole> Pipeline<R> {
         let until = Some(waiting.due_at);
         self.journal_wait(message, payload, attempts, waiting.reason, until)
             .await;
-        match message.waiting {
-            None => Decision::Wait(waiting),
-            Some(_) => Decision::RetryAfter(wait),
-        }
+        Decision::Wait(waiting)
     }
 
     async fn journal_wait(

@@ -9,8 +9,9 @@ use roundtrip_model::{RateLimiter, waiting::WaitReason};
 use tokio::time::Instant;
 
 use super::{
-    BreakerConfig, Change, MAX_RETURNS_PER_SECOND, Signal, Snoozes,
+    BreakerConfig, Change, MAX_RETURNS_PER_SECOND, Place, Signal, Snoozes,
     breaker::{Breaker, Ticket},
+    snoozes::{MAX_SNOOZE, MIN_SNOOZE},
 };
 
 /// A key whose deliveries take this long counts as slow.
@@ -187,6 +188,7 @@ impl KeyState {
         denial: Denial,
         paused_snooze: Duration,
         fresh: bool,
+        place: Place,
         random: f64,
     ) -> Duration {
         let base = match denial {
@@ -202,6 +204,11 @@ impl KeyState {
                 .unwrap_or_default(),
             Denial::ServerBreakerOpen | Denial::AtCapacity => Duration::ZERO,
         };
+        let is_of_key = matches!(denial, Denial::Paused | Denial::BreakerOpen);
+        if place == Place::Store || (place == Place::BrokerOrStore && is_of_key) {
+            // It does not return by itself, so it delays no other.
+            return base.clamp(MIN_SNOOZE, MAX_SNOOZE);
+        }
         let pace = if denial == Denial::Paused {
             MAX_RETURNS_PER_SECOND
         } else {

@@ -10,7 +10,7 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    BreakerConfig, Change, Deferred, Key, Limits, OpenBreakers, Permit, Rules, Signal,
+    BreakerConfig, Change, Deferred, Key, Limits, OpenBreakers, Permit, Place, Rules, Signal,
     breaker::Ticket,
     key_state::{Denial, KeyState, SLOW, Slots},
     server::ServerState,
@@ -131,6 +131,7 @@ impl Keys {
         limits: Limits,
         denial: Denial,
         fresh: bool,
+        place: Place,
         now: Instant,
     ) -> Deferred {
         let random = rand::random();
@@ -146,7 +147,7 @@ impl Keys {
         let paused_snooze = self.paused_snooze;
         let state = &mut self.entry(key, limits, now).state;
         Deferred {
-            wait: state.defer(now, denial, paused_snooze, fresh, random),
+            wait: state.defer(now, denial, paused_snooze, fresh, place, random),
             reason,
         }
     }

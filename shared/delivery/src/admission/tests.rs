@@ -32,7 +32,9 @@ fn named(key: &str) -> Key {
 }
 
 async fn enter(admission: &Admission, key: &str) -> Result<Permit, Deferred> {
-    admission.enter(&named(key), LIMITS, true).await
+    admission
+        .enter(&named(key), LIMITS, true, Place::Broker)
+        .await
 }
 
 async fn enter_twice(admission: &Admission, key: &str) -> (Permit, Permit) {
@@ -130,14 +132,25 @@ async fn the_keys_own_limits_count() {
         max_in_flight: 1,
         ..LIMITS
     };
-    let _permit = admission.enter(&key, one, true).await.unwrap();
-    assert!(admission.enter(&key, one, true).await.is_err());
+    let _permit = admission
+        .enter(&key, one, true, Place::Broker)
+        .await
+        .unwrap();
+    assert!(
+        admission
+            .enter(&key, one, true, Place::Broker)
+            .await
+            .is_err()
+    );
     let paused = Limits {
         paused: true,
         ..LIMITS
     };
     let other = named("other");
-    let deferred = admission.enter(&other, paused, true).await.unwrap_err();
+    let deferred = admission
+        .enter(&other, paused, true, Place::Broker)
+        .await
+        .unwrap_err();
     assert_eq!(deferred.reason, WaitReason::ChannelPaused);
 }
 
@@ -250,15 +263,25 @@ async fn what_has_not_failed_yet_probes_first() {
         deliver(&admission, "c", Signal::Failing).await.unwrap();
     }
     tokio::time::advance(BREAKER.wait).await;
-    let failed_before = admission.enter(&key, LIMITS, false).await;
+    let failed_before = admission.enter(&key, LIMITS, false, Place::Broker).await;
     assert_eq!(
         failed_before.unwrap_err().reason,
         WaitReason::EndpointFailing
     );
-    assert!(admission.enter(&key, LIMITS, true).await.is_ok());
+    assert!(
+        admission
+            .enter(&key, LIMITS, true, Place::Broker)
+            .await
+            .is_ok()
+    );
     // Without fresh deliveries, the others probe a little later.
     tokio::time::advance(BREAKER.wait).await;
-    assert!(admission.enter(&key, LIMITS, false).await.is_ok());
+    assert!(
+        admission
+            .enter(&key, LIMITS, false, Place::Broker)
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,12 +293,15 @@ async fn a_key_gets_its_half_of_a_slow_server() {
     };
     let key = named("c");
     for _ in 0..20 {
-        let permit = admission.enter(&key, limits, true).await.unwrap();
+        let permit = admission
+            .enter(&key, limits, true, Place::Broker)
+            .await
+            .unwrap();
         tokio::time::advance(Duration::from_secs(3)).await;
         permit.end(Signal::Alive);
     }
     let mut permits = Vec::new();
-    while let Ok(permit) = admission.enter(&key, limits, true).await {
+    while let Ok(permit) = admission.enter(&key, limits, true, Place::Broker).await {
         permits.push(permit);
     }
     assert_eq!(permits.len(), 4);

@@ -2,7 +2,6 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::admission::snoozes::{MAX_SNOOZE, MIN_SNOOZE};
 
 const LIMITS: Limits = Limits {
     max_in_flight: 64,
@@ -152,7 +151,16 @@ fn a_rate_is_enforced() {
 fn messages_over_the_rate_come_back_at_that_rate() {
     let now = Instant::now();
     let mut key = key_state(rate(5.0), now);
-    let mut defer = || key.defer(now, Denial::RateLimited, PAUSED_SNOOZE, true, 0.0);
+    let mut defer = || {
+        key.defer(
+            now,
+            Denial::RateLimited,
+            PAUSED_SNOOZE,
+            true,
+            Place::Broker,
+            0.0,
+        )
+    };
     let waits: Vec<_> = (0..100).map(|_| defer()).collect();
     assert_eq!(waits[99], Duration::from_secs(20));
 }
@@ -166,9 +174,33 @@ fn while_its_breaker_is_open_a_channel_gets_none_and_its_messages_wait_for_longe
         key.end(ticket, Signal::Failing, Duration::ZERO, now);
     }
     assert_eq!(begin(&mut key, now, 0).unwrap_err(), Denial::BreakerOpen);
-    assert!(key.defer(now, Denial::BreakerOpen, PAUSED_SNOOZE, true, 0.0) > BREAKER.wait);
+    assert!(
+        key.defer(
+            now,
+            Denial::BreakerOpen,
+            PAUSED_SNOOZE,
+            true,
+            Place::Broker,
+            0.0
+        ) > BREAKER.wait
+    );
     let probed = now + BREAKER.wait;
     assert_eq!(fill(&mut key, probed, &mut slots(256, 0)), 1);
+}
+
+/// It does not return by itself: its lane looks at it when the breaker lets a probe through.
+#[rstest]
+#[case::in_the_store(Denial::RateLimited, Place::Store)]
+#[case::on_its_way_there(Denial::BreakerOpen, Place::BrokerOrStore)]
+fn what_waits_in_the_store_delays_no_other(#[case] denial: Denial, #[case] place: Place) {
+    let now = Instant::now();
+    let mut key = key_state(LIMITS, now);
+    let mut defer = |place| key.defer(now, denial, PAUSED_SNOOZE, true, place, 0.0);
+    for _ in 0..20_000 {
+        assert_eq!(defer(place), MIN_SNOOZE);
+    }
+    let first = key_state(LIMITS, now).defer(now, denial, PAUSED_SNOOZE, true, Place::Broker, 0.0);
+    assert_eq!(defer(Place::Broker), first);
 }
 
 #[test]
@@ -180,7 +212,14 @@ fn a_channel_that_recovered_goes_at_full_speed() {
         key.end(ticket, Signal::Failing, Duration::from_secs(30), now);
     }
     for _ in 0..20_000 {
-        key.defer(now, Denial::BreakerOpen, PAUSED_SNOOZE, true, 0.0);
+        key.defer(
+            now,
+            Denial::BreakerOpen,
+            PAUSED_SNOOZE,
+            true,
+            Place::Broker,
+            0.0,
+        );
     }
     let now = now + BREAKER.wait;
     let ticket = begin(&mut key, now, 0).unwrap();
@@ -191,7 +230,14 @@ fn a_channel_that_recovered_goes_at_full_speed() {
     );
     assert!(key.soon(now, 0));
     assert_eq!(
-        key.defer(now, Denial::AtCapacity, PAUSED_SNOOZE, true, 0.0),
+        key.defer(
+            now,
+            Denial::AtCapacity,
+            PAUSED_SNOOZE,
+            true,
+            Place::Broker,
+            0.0
+        ),
         MIN_SNOOZE
     );
 }
@@ -206,7 +252,14 @@ fn a_paused_channel_gets_none_and_looks_again_soon() {
     let mut key = key_state(limits, now);
     assert_eq!(begin(&mut key, now, 0).unwrap_err(), Denial::Paused);
     for random in [0.0, 0.5, 1.0] {
-        let wait = key.defer(now, Denial::Paused, PAUSED_SNOOZE, true, random);
+        let wait = key.defer(
+            now,
+            Denial::Paused,
+            PAUSED_SNOOZE,
+            true,
+            Place::Broker,
+            random,
+        );
         assert!(wait.as_secs() <= PAUSED_SNOOZE.as_secs(), "{wait:?}");
     }
     key.limit(LIMITS, now);
@@ -277,7 +330,7 @@ proptest! {
                     key.give_up(ticket, now);
                 }
                 Step::Defer => {
-                    let wait = key.defer(now, Denial::AtCapacity, PAUSED_SNOOZE, true, 0.5);
+                    let wait = key.defer(now, Denial::AtCapacity, PAUSED_SNOOZE, true, Place::Broker, 0.5);
                     prop_assert!((MIN_SNOOZE..=MAX_SNOOZE).contains(&wait));
                 }
                 Step::Pass(millis) => now += Duration::from_millis(millis),
