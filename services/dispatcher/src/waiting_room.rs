@@ -20,13 +20,13 @@ use roundtrip_model::{ChannelId, Clock, LogThrottle};
 use roundtrip_store::{BulkWriter, CachedChannels, SettledRow, SharedStore, Unavailable};
 use tokio::{
     sync::mpsc,
-    task::{Id, JoinSet},
-    time::{Instant, MissedTickBehavior, interval},
+    task::{Id, JoinError, JoinSet},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::lane::Lane;
+use self::lane::{Ended, Lane};
 
 /// How often the store is asked for channels with due messages. Half of the time within which a
 /// resumed channel's first message goes out.
@@ -112,10 +112,21 @@ impl Consumer for WaitingRoom {
     }
 }
 
+impl Drop for WaitingRoom {
+    /// What the worker loop did not take returns to its lane.
+    fn drop(&mut self) {
+        self.deliveries.close();
+        while let Ok(delivery) = self.deliveries.try_recv() {
+            delivery.release();
+        }
+    }
+}
+
 /// The lanes of this process.
 #[derive(Default)]
 struct Lanes {
-    running: JoinSet<()>,
+    /// The lanes, and the yields of ended ones, which return `None`.
+    running: JoinSet<Option<Ended>>,
     /// Each lane's channel, and the token that ends it when its lease is lost.
     channels: HashMap<Id, (ChannelId, CancellationToken)>,
 }
@@ -130,6 +141,24 @@ impl Lanes {
         let lane = Lane::new(Arc::clone(room), channel.clone(), lost.clone());
         let task = self.running.spawn(lane.run(deliveries.clone()));
         self.channels.insert(task.id(), (channel, lost));
+    }
+
+    /// Forgets a lane that has ended, then yields its channel. In the other order a claim could return
+    /// the channel while it is still known here, and no lane would start for it.
+    fn joined(&mut self, room: &Arc<Room>, joined: Result<(Id, Option<Ended>), JoinError>) {
+        let (task, ended) = match joined {
+            Ok(ended) => ended,
+            // The panic hook has logged it. The lease ends by itself.
+            Err(panicked) => (panicked.id(), None),
+        };
+        self.channels.remove(&task);
+        if let Some(ended) = ended {
+            let room = Arc::clone(room);
+            self.running.spawn(async move {
+                room.give_back(ended).await;
+                None
+            });
+        }
     }
 
     /// Ends the lanes whose lease this process no longer has.
@@ -162,18 +191,11 @@ async fn claim(room: Arc<Room>, deliveries: mpsc::Sender<Delivery>) {
     let mut lanes = Lanes::default();
     loop {
         let is_closed = deliveries.is_closed();
-        if is_closed && lanes.channels.is_empty() {
+        if is_closed && lanes.running.is_empty() {
             return;
         }
         tokio::select! {
-            Some(ended) = lanes.running.join_next_with_id() => {
-                let task = match ended {
-                    Ok((task, ())) => task,
-                    // The panic hook has logged it. The lease ends by itself.
-                    Err(panicked) => panicked.id(),
-                };
-                lanes.channels.remove(&task);
-            }
+            Some(joined) = lanes.running.join_next_with_id() => lanes.joined(&room, joined),
             _ = extensions.tick(), if !lanes.channels.is_empty() => {
                 if let Some(held) = room.extend(&lanes.names()).await {
                     lanes.keep(&held);
@@ -223,6 +245,18 @@ impl Room {
                 note(&error);
                 None
             }
+        }
+    }
+
+    /// Yields a channel.
+    async fn give_back(&self, ended: Ended) {
+        let now = self.clock.now();
+        let look_at = ended.look_again_after.map(|after| now + after);
+        let store = &self.store;
+        let yielded = store.yield_channel(&self.owner, &ended.channel, now, look_at);
+        // Otherwise the lease ends by itself.
+        if let Ok(Err(error)) = timeout(LEASE, yielded).await {
+            note(&error);
         }
     }
 

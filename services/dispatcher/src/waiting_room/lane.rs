@@ -10,15 +10,15 @@ use async_trait::async_trait;
 use backoff::backoff::Backoff;
 use roundtrip_broker::{Delivery, Message, PublishError, Route, Settle, SettleError, Settlement};
 use roundtrip_model::{ChannelId, Waiting, retry::reconnect, waiting::WaitReason};
-use roundtrip_store::{self as store, ChannelError, WaitingCursor, WaitingMessage};
+use roundtrip_store::{self as store, ChannelError, SettledRow, WaitingCursor, WaitingMessage};
 use time::{OffsetDateTime, macros::datetime};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LEASE, Room, note};
+use super::{Room, note};
 
 /// The most messages that one read loads. Its bytes have a bound in the store.
 const PAGE: u16 = 128;
@@ -44,6 +44,13 @@ enum Event {
     Settled(String),
     /// It was not attempted, and may be again after this time.
     Returned(String, Duration),
+}
+
+/// A lane that has ended, and whose process still has the channel's lease.
+pub(super) struct Ended {
+    pub(super) channel: ChannelId,
+    /// `None` when its next message is due.
+    pub(super) look_again_after: Option<Duration>,
 }
 
 pub(super) struct Lane {
@@ -93,9 +100,9 @@ impl Lane {
         }
     }
 
-    /// Runs until no message is due, the channel takes none, or the lease is lost; then yields the
-    /// channel.
-    pub(super) async fn run(mut self, deliveries: mpsc::Sender<Delivery>) {
+    /// Runs until no message is due, the channel takes none, or the lease is lost. Returns when the
+    /// channel is to be looked at again; `None` if another process has it.
+    pub(super) async fn run(mut self, deliveries: mpsc::Sender<Delivery>) -> Option<Ended> {
         let turn_ends = Instant::now() + TURN;
         loop {
             // Until its settlement an expired message would be read again.
@@ -125,7 +132,10 @@ impl Lane {
                 () = sleep_until(then), if has_next && !may_go => {}
             }
         }
-        self.give_back().await;
+        (!self.lost.is_cancelled()).then_some(Ended {
+            channel: self.channel,
+            look_again_after: self.look_again_after,
+        })
     }
 
     /// Reads the channel's expired messages, then its settings and its next due messages. The
@@ -201,10 +211,7 @@ impl Lane {
         };
         let lease = RowLease {
             room: Arc::clone(&self.room),
-            row: WaitingMessage {
-                body: row.body.slice(..0),
-                ..row.clone()
-            },
+            id: row.id.clone(),
             report: Some(self.report.clone()),
         };
         self.handed_out.insert(row.id.clone(), row);
@@ -244,28 +251,13 @@ impl Lane {
         self.ready.clear();
         self.look_again_after = look_again_after;
     }
-
-    /// Yields the channel, unless another process has it.
-    async fn give_back(&self) {
-        if self.lost.is_cancelled() {
-            return;
-        }
-        let now = self.room.clock.now();
-        let look_at = self.look_again_after.map(|after| now + after);
-        let store = &self.room.store;
-        let yielded = store.yield_channel(&self.room.owner, &self.channel, now, look_at);
-        // Otherwise the lease ends by itself.
-        if let Ok(Err(error)) = timeout(LEASE, yielded).await {
-            note(&error);
-        }
-    }
 }
 
 /// One message that was handed out. Dropping it returns the message to its lane.
 struct RowLease {
     room: Arc<Room>,
-    /// Without its body.
-    row: WaitingMessage,
+    /// The message's.
+    id: String,
     /// `None` once the lane was notified.
     report: Option<mpsc::UnboundedSender<Event>>,
 }
@@ -300,9 +292,8 @@ impl Settle for RowLease {
         message: Message,
         settlement: Settlement,
     ) -> Result<(), SettleError> {
-        let before = message.attempts;
-        let id = self.row.id.clone();
-        let settled = match settlement {
+        let (id, replay_count, before) = (self.id.clone(), message.replay_count, message.attempts);
+        let settlement = match settlement {
             // A snooze: nothing changes but the time of the next look.
             Settlement::Defer { delay, attempts } if attempts == before => {
                 self.end(Event::Returned(id, delay));
@@ -330,8 +321,13 @@ impl Settle for RowLease {
                 store::Settlement::Removed
             }
         };
-        let rows = vec![self.row.settled(settled)];
-        let written = self.room.settlements.write(rows).await;
+        let row = SettledRow {
+            id: id.clone(),
+            replay_count,
+            attempts: before,
+            settlement,
+        };
+        let written = self.room.settlements.write(vec![row]).await;
         written.map_err(|error| SettleError::Lost(error.to_string()))?;
         self.end(Event::Settled(id));
         Ok(())
@@ -342,7 +338,7 @@ impl Settle for RowLease {
 
 impl Drop for RowLease {
     fn drop(&mut self) {
-        let id = self.row.id.clone();
+        let id = self.id.clone();
         self.end(Event::Returned(id, AGAIN_AFTER));
     }
 }
