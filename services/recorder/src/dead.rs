@@ -143,6 +143,6 @@ impl Handler for DeadLetterWriter {
     }
 
     async fn panicked(&self, _message: &Message) -> Decision {
-        Decision::RetryAfter(AFTER_A_PANIC)
+        Decision::Snooze(AFTER_A_PANIC)
     }
 }

@@ -40,6 +40,6 @@ impl Handler for JournalWriter {
     }
 
     async fn panicked(&self, _message: &Message) -> Decision {
-        Decision::RetryAfter(AFTER_A_PANIC)
+        Decision::Snooze(AFTER_A_PANIC)
     }
 }

@@ -295,7 +295,8 @@ impl Replayer {
     /// Whether the message is still being delivered. A channel server may post its answer before it
     /// returns 2xx, so an answered message may be. Only its timeline tells.
     async fn is_under_way(&self, message: &MessageRecord) -> Result<bool, QueryError> {
-        if message.state.is_under_way() || message.state == State::Delivered {
+        let is_settled = matches!(message.state, State::Delivered | State::Cancelled);
+        if message.state.is_under_way() || is_settled {
             return Ok(message.state.is_under_way());
         }
         let timeline = self.store.message(&message.message_id).await?;

@@ -58,6 +58,6 @@ impl Handler for WaitingWriter {
     }
 
     async fn panicked(&self, _message: &Message) -> Decision {
-        Decision::RetryAfter(AFTER_A_PANIC)
+        Decision::Snooze(AFTER_A_PANIC)
     }
 }

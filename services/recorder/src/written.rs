@@ -5,7 +5,8 @@ use std::time::Duration;
 use roundtrip_model::Decision;
 use roundtrip_store::GaveUp;
 
-/// The retry delay of a message whose handler panicked.
+/// How long a message is snoozed whose handler panicked. Its attempts are those of its delivery, so a
+/// panic here does not count.
 pub(crate) const AFTER_A_PANIC: Duration = Duration::from_secs(30);
 
 /// How long a message is snoozed whose write was given up. A message that is returned to its queue
