@@ -192,7 +192,6 @@ macro_rules! store_contract {
             a_settlement_of_a_replaced_message_changes_nothing,
             a_channels_messages_are_made_due,
             one_message_is_made_due,
-            a_removed_waiting_message_is_returned_once,
             a_summary_counts_a_channels_messages_by_reason,
             a_channel_has_one_owner_at_a_time,
             a_lease_that_ended_lets_another_claim_the_channel,

@@ -19,6 +19,7 @@ on_both_setups! {
     of_many_paused_channels_each_is_resumed_by_itself,
     one_message_is_retried_now_and_the_others_wait,
     a_cancelled_message_is_not_delivered,
+    a_replay_sends_a_cancelled_message,
     only_a_waiting_message_is_cancelled_or_retried,
 }
 
@@ -199,6 +200,27 @@ async fn a_cancelled_message_is_not_delivered(setup: Setup) -> anyhow::Result<Ac
     gateway.until_delivered(&kept).await?;
     gateway.until_waiting("c", 0).await?;
     assert_eq!(ids(&channel.taken()), [kept]);
+    gateway.finish(&[&channel]).await
+}
+
+async fn a_replay_sends_a_cancelled_message(setup: Setup) -> anyhow::Result<Accounted> {
+    let (gateway, channel) = Plan::new(setup)?
+        .start_with_channel(|_| Reply::ok())
+        .await?;
+    gateway.post("/channel/c/pause", "").await?.expect(200)?;
+    let id = gateway.send("c", "s").await?;
+    gateway.until_waiting("c", 1).await?;
+    let path = format!("/channel/message/{id}/cancel");
+    gateway.post(&path, "").await?.expect(200)?;
+    gateway.until_state(&id, "cancelled").await?;
+    gateway.post("/channel/c/resume", "").await?.expect(200)?;
+    let filter = json!({"state": "cancelled", "channel_id": "c"});
+    gateway
+        .post("/messages/replay", filter)
+        .await?
+        .expect(202)?;
+    gateway.until_delivered(&id).await?;
+    assert_eq!(ids(&channel.taken()), [id]);
     gateway.finish(&[&channel]).await
 }
 

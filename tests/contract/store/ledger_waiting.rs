@@ -423,17 +423,6 @@ pub(crate) async fn one_message_is_made_due(harness: &impl Harness) {
     assert_eq!(make_due(store, &unknown, 1000).await, 0);
 }
 
-pub(crate) async fn a_removed_waiting_message_is_returned_once(harness: &impl Harness) {
-    let store = &**harness.store();
-    let messages = [0, 1].map(|millis| waiting(millis, "c"));
-    put(store, &messages).await;
-    for removed in [Some(outline(&messages[0])), None] {
-        let answer = store.remove_waiting(&messages[0].id).await;
-        assert_eq!(answer.expect("an answer"), removed);
-    }
-    assert_eq!(due(store, "c", 1000).await, messages[1..]);
-}
-
 async fn summary(store: &(impl WaitingRoom + ?Sized), channel: &str) -> WaitingSummary {
     let summary = store.waiting_summary(&super::id(channel)).await;
     summary.expect("a summary")

@@ -6,16 +6,21 @@ use axum::{Json as JsonBody, extract::State};
 use roundtrip_model::{
     Entry, EntryId, Event, MessageId, State as MessageState, waiting::WaitReason,
 };
-use roundtrip_store::{WaitingMessage, WaitingSelection, WaitingSummary};
+use roundtrip_store::{Settlement, WaitingMessage, WaitingSelection, WaitingSummary};
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::{
     auth::Principal,
     ingress::Ingress,
+    messages::accept::ENTRY_LIMIT,
     parameters::{ChannelPath, PathId},
-    problem::Problem,
+    problem::{Kind, Problem},
 };
+
+/// The entry may still arrive: then the timeline shows a cancellation and a delivery.
+const NOT_RECORDED: &str =
+    "the cancellation was not recorded in time, and the message still waits; try again";
 
 /// The messages that wait for a channel in the store.
 #[derive(Debug, Serialize)]
@@ -103,18 +108,28 @@ pub(crate) async fn cancel(
     PathId(id): PathId,
 ) -> Result<JsonBody<Cancelled>, Problem> {
     let (message_id, row) = stored(&ingress, &principal, &id).await?;
-    ingress
-        .record(Entry {
-            entry_id: EntryId::generate(),
-            message_id,
-            channel_id: row.channel_id,
-            session_id: row.session_id,
-            replay_count: row.replay_count,
-            at: ingress.clock.now(),
-            event: Event::Cancelled {},
-        })
-        .await;
-    ingress.store.remove_waiting(&row.id).await?;
+    let entry = Entry {
+        entry_id: EntryId::generate(),
+        message_id,
+        channel_id: row.channel_id.clone(),
+        session_id: row.session_id.clone(),
+        replay_count: row.replay_count,
+        at: ingress.clock.now(),
+        event: Event::Cancelled {},
+    };
+    if !ingress.journal.append_within(entry, ENTRY_LIMIT).await {
+        return Err(Problem::new(Kind::BrokerUnavailable, NOT_RECORDED));
+    }
+    let (store, replay_count) = (&ingress.store, row.replay_count);
+    let mut left = Some(row);
+    while let Some(row) = left {
+        store
+            .settle_waiting(&[row.settled(Settlement::Removed)])
+            .await?;
+        // An attempt that ended meanwhile has changed the row, and a replay has replaced it.
+        let changed = store.waiting_message(&row.id).await?;
+        left = changed.filter(|changed| changed.replay_count == replay_count);
+    }
     tracing::info!(%message_id, "message.cancelled");
     let state = MessageState::Cancelled;
     Ok(JsonBody(Cancelled { message_id, state }))

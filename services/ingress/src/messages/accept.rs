@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long a response waits for the journal entry, which the broker confirms like the message.
-const ENTRY_LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const ENTRY_LIMIT: Duration = Duration::from_secs(2);
 
 static NOT_JOURNALED: LogThrottle = LogThrottle::new();
 

@@ -64,7 +64,6 @@ pub(super) const MAKE_CHANNEL_DUE: &str = "
         ORDER BY due_at, message_id LIMIT ?3)";
 const MAKE_MESSAGE_DUE: &str =
     "UPDATE waiting SET due_at = ?2 WHERE message_id = ?1 AND due_at > ?2";
-const REMOVE: &str = "DELETE FROM waiting WHERE message_id = ?1 RETURNING *";
 const OUTLINE: &str = "SELECT * FROM waiting WHERE message_id = ?1";
 
 #[async_trait]
@@ -206,15 +205,6 @@ impl WaitingRoom for SqliteStore {
                 return Ok(made_due);
             }
         }
-    }
-
-    async fn remove_waiting(&self, id: &str) -> Result<Option<WaitingMessage>, Unavailable> {
-        let id = id.to_owned();
-        self.write(move |transaction| {
-            let mut remove = transaction.prepare_cached(REMOVE)?;
-            remove.query_row([id], outline).optional()
-        })
-        .await
     }
 
     async fn waiting_message(&self, id: &str) -> Result<Option<WaitingMessage>, Unavailable> {

@@ -101,9 +101,6 @@ pub trait WaitingRoom: Send + Sync + 'static {
         now: OffsetDateTime,
     ) -> Result<u64, Unavailable>;
 
-    /// Removes a message, and returns it without its body if it was stored.
-    async fn remove_waiting(&self, id: &str) -> Result<Option<WaitingMessage>, Unavailable>;
-
     /// A message without its body.
     async fn waiting_message(&self, id: &str) -> Result<Option<WaitingMessage>, Unavailable>;
 
@@ -197,7 +194,7 @@ pub enum Settlement {
 /// The messages to make due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitingSelection {
-    /// All messages of a channel.
+    /// The messages of a channel that wait for a retry. Scheduled ones keep their time.
     Channel(ChannelId),
     /// The message with this id.
     Message(String),

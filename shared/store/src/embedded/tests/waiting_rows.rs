@@ -49,7 +49,8 @@ async fn a_removed_message_leaves_no_body() {
     store.put_waiting(&messages).await.unwrap();
     let settled = messages[0].settled(Settlement::Removed);
     store.settle_waiting(&[settled]).await.unwrap();
-    store.remove_waiting(&messages[1].id).await.unwrap();
+    let removed = messages[1].settled(Settlement::Removed);
+    store.settle_waiting(&[removed]).await.unwrap();
     let bodies = store.run::<_, _, Unavailable>(|connection| {
         let count = "SELECT count(*) FROM waiting_bodies";
         connection.query_row(count, [], |row| row.get::<_, i64>(0))

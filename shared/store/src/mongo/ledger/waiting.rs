@@ -115,6 +115,7 @@ impl WaitingRoom for MongoStore {
             let found = waiting
                 .find(due)
                 .sort(doc! { "due_at": 1, "_id": 1 })
+                .selection_criteria(primary())
                 .limit(i64::from(limit.min(MAX_ROWS)))
                 .await?;
             super::page(found, Detail::Whole, Row::message).await
@@ -252,23 +253,14 @@ impl WaitingRoom for MongoStore {
         }
     }
 
-    async fn remove_waiting(&self, id: &str) -> Result<Option<WaitingMessage>, Unavailable> {
-        let which = doc! { "_id": id };
-        self.on(WAITING, move |waiting: Collection<Document>| async move {
-            read(
-                waiting
-                    .find_one_and_delete(which)
-                    .projection(outline())
-                    .await?,
-            )
-        })
-        .await
-    }
-
     async fn waiting_message(&self, id: &str) -> Result<Option<WaitingMessage>, Unavailable> {
         let which = doc! { "_id": id };
         self.on(WAITING, move |waiting: Collection<Document>| async move {
-            read(waiting.find_one(which).projection(outline()).await?)
+            let found = waiting
+                .find_one(which)
+                .projection(outline())
+                .selection_criteria(primary());
+            read(found.await?)
         })
         .await
     }

@@ -10,7 +10,10 @@ use mongodb::{Collection, Cursor, error::Error};
 use roundtrip_model::ChannelId;
 use serde::Deserialize;
 
-use super::super::{rows, texts};
+use super::{
+    super::{rows, texts},
+    due::primary,
+};
 
 /// An update that has a channel looked at from this time on.
 pub(super) fn look(channel: &str, at: DateTime) -> Document {
@@ -39,6 +42,7 @@ pub(super) async fn claim(
         .find(claimable.clone())
         .projection(doc! { "_id": 1 })
         .sort(doc! { "look_at": 1, "_id": 1 })
+        .selection_criteria(primary())
         .limit(i64::from(limit))
         .await?;
     let found = ids(found).await?;
@@ -103,7 +107,11 @@ async fn among(
     mut which: Document,
 ) -> Result<Vec<ChannelId>, Error> {
     which.insert("_id", doc! { "$in": texts(&named) });
-    let found = channels.find(which).projection(doc! { "_id": 1 }).await?;
+    let found = channels
+        .find(which)
+        .projection(doc! { "_id": 1 })
+        .selection_criteria(primary())
+        .await?;
     let found: BTreeSet<ChannelId> = ids(found).await?.into_iter().collect();
     named.retain(|channel| found.contains(channel));
     Ok(named)

@@ -85,6 +85,7 @@ pub(super) async fn make_due_step(
         .projection(doc! { "_id": 1 })
         .sort(doc! { "due_at": 1, "_id": 1 })
         .limit(i64::from(DUE_STEP))
+        .selection_criteria(primary())
         .await?;
     let ids: Vec<String> = rows(found, |found: Found| Ok(found.id)).await?;
     let is_last = ids.len() < usize::from(DUE_STEP);
@@ -106,7 +107,10 @@ pub(super) async fn make_message_due(
     now: DateTime,
 ) -> Result<u64, Unavailable> {
     let waiting = database.collection::<Document>(WAITING);
-    let found = waiting.find_one(doc! { "_id": id }).projection(outline());
+    let found = waiting
+        .find_one(doc! { "_id": id })
+        .projection(outline())
+        .selection_criteria(primary());
     let Some(message) = read(found.await?)? else {
         return Ok(0);
     };
