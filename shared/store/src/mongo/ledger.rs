@@ -19,7 +19,7 @@ use futures::TryStreamExt;
 use mongodb::{
     Collection, Cursor,
     error::{Error, ErrorKind},
-    options::ReturnDocument,
+    options::{ReadPreference, ReturnDocument, SelectionCriteria},
 };
 use roundtrip_model::{ChannelId, millis};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -44,6 +44,11 @@ pub(super) const WAITING_CHANNELS: &str = "waiting_channels";
 /// More documents than a caller can be limited to, so as a limit it removes nothing. It keeps the
 /// server from evaluating the caller's conditions first, as it may within one filter.
 const BARRIER: i64 = i32::MAX as i64;
+
+/// Reads what a secondary may still lack, or still have although it was removed.
+fn primary() -> SelectionCriteria {
+    SelectionCriteria::ReadPreference(ReadPreference::Primary)
+}
 
 /// A time as it is stored, truncated to milliseconds.
 fn stored(at: OffsetDateTime) -> DateTime {

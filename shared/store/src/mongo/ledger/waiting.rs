@@ -17,15 +17,15 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::{
-    super::MongoStore, WAITING, WAITING_CHANNELS, bulk, document, later, read_time, rows, stored,
-    stored_from, those_there,
+    super::MongoStore, WAITING, WAITING_CHANNELS, bulk, document, later, primary, read_time, rows,
+    stored, stored_from, those_there,
 };
 use crate::{
     Detail, QueryError, SettledRow, Settlement, Unavailable, WaitingCursor, WaitingMessage,
     WaitingRoom, WaitingSelection, WaitingSummary,
     ledger::{MAX_ROWS, earliest_looks, look_no_later},
 };
-use due::{make_due_step, make_message_due, next, primary, wake};
+use due::{make_due_step, make_message_due, next, wake};
 use row::{Row, outline, read, replacement};
 
 #[async_trait]

@@ -10,10 +10,7 @@ use mongodb::{Collection, Cursor, error::Error};
 use roundtrip_model::ChannelId;
 use serde::Deserialize;
 
-use super::{
-    super::{rows, texts},
-    due::primary,
-};
+use super::super::{primary, rows, texts};
 
 /// An update that has a channel looked at from this time on.
 pub(super) fn look(channel: &str, at: DateTime) -> Document {

@@ -1,15 +1,11 @@
 //! When messages are due.
 
 use bson::{DateTime, Document, doc};
-use mongodb::{
-    Collection, Database,
-    error::Error,
-    options::{ReadPreference, SelectionCriteria},
-};
+use mongodb::{Collection, Database, error::Error};
 use serde::Deserialize;
 
 use super::{
-    super::{WAITING, WAITING_CHANNELS, bulk, row, rows},
+    super::{WAITING, WAITING_CHANNELS, bulk, primary, row, rows},
     channels,
     row::{outline, read},
 };
@@ -38,11 +34,6 @@ pub(super) async fn next(
         .await?;
     let next = next.map(row::<Next>).transpose()?;
     Ok(next.map(|next| next.at))
-}
-
-/// A secondary may still have a message that was settled, and lack one that was put.
-pub(super) fn primary() -> SelectionCriteria {
-    SelectionCriteria::ReadPreference(ReadPreference::Primary)
 }
 
 pub(super) async fn wake(
