@@ -1,10 +1,10 @@
 //! Writes what many callers have at once in few writes.
 //!
-//! Invariant: a caller gets its result after all of its items are written. A store writes hundreds
-//! of rows as fast as one, so items that wait are written together. A store that is too slow for a
-//! write gets smaller ones.
+//! Invariant: a caller gets its own result: success as soon as all of its items are written, whatever
+//! happens to the items of others. A store writes hundreds of rows as fast as one, so items that wait
+//! are written together. A store that is too slow for a write gets smaller ones.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use backoff::{ExponentialBackoff, backoff::Backoff};
 use futures::future::BoxFuture;
@@ -32,7 +32,7 @@ pub struct BulkWriter<T> {
     pages: mpsc::Sender<Page<T>>,
 }
 
-/// The store was unavailable for too long. Some of the items may have been written.
+/// The store was unavailable for too long. Some of the caller's items may have been written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the store was unavailable for more than {PATIENCE:?}")]
 pub struct GaveUp;
@@ -42,6 +42,20 @@ pub struct GaveUp;
 struct Page<T> {
     items: Vec<T>,
     written: oneshot::Sender<Result<(), GaveUp>>,
+}
+
+/// A caller whose items are written together with those of others.
+struct Caller {
+    /// The number of items up to the caller's last one.
+    end: usize,
+    written: oneshot::Sender<Result<(), GaveUp>>,
+}
+
+impl Caller {
+    fn answer(self, result: Result<(), GaveUp>) {
+        // A caller that is gone repeats its write.
+        let _ = self.written.send(result);
+    }
 }
 
 impl<T: Send + Sync + 'static> BulkWriter<T> {
@@ -81,18 +95,20 @@ async fn run<T: Send + Sync>(
     let mut step = ENOUGH_FOR_A_WRITE;
     while let Some(first) = pages.recv().await {
         let mut items = first.items;
-        let mut callers = vec![first.written];
+        let mut callers = VecDeque::from([Caller {
+            end: items.len(),
+            written: first.written,
+        }]);
         while items.len() < ENOUGH_FOR_A_WRITE
             && let Ok(page) = pages.try_recv()
         {
             items.extend(page.items);
-            callers.push(page.written);
+            callers.push_back(Caller {
+                end: items.len(),
+                written: page.written,
+            });
         }
-        let result = in_steps(what, &items, &mut step, &write).await;
-        for written in callers {
-            // A caller that is gone repeats its write.
-            let _ = written.send(result);
-        }
+        in_steps(what, &items, callers, &mut step, &write).await;
     }
 }
 
@@ -101,13 +117,26 @@ async fn run<T: Send + Sync>(
 /// succeed.
 async fn in_steps<T: Sync>(
     what: &'static str,
-    mut left: &[T],
+    items: &[T],
+    mut callers: VecDeque<Caller>,
     step: &mut usize,
     write: &impl for<'a> Fn(&'a [T]) -> BoxFuture<'a, Result<(), Unavailable>>,
-) -> Result<(), GaveUp> {
+) {
     let deadline = Instant::now() + PATIENCE;
     let mut waits: ExponentialBackoff = reconnect();
-    while !left.is_empty() {
+    let mut left = items;
+    loop {
+        let written = items.len() - left.len();
+        while let Some(caller) = callers.pop_front() {
+            if caller.end > written {
+                callers.push_front(caller);
+                break;
+            }
+            caller.answer(Ok(()));
+        }
+        if left.is_empty() {
+            return;
+        }
         let (now, later) = left.split_at(left.len().min(*step));
         let Err(error) = write(now).await else {
             left = later;
@@ -124,11 +153,13 @@ async fn in_steps<T: Sync>(
             );
         }
         if Instant::now() >= deadline {
-            return Err(GaveUp);
+            break;
         }
         sleep(waits.next_backoff().unwrap_or(waits.max_interval)).await;
     }
-    Ok(())
+    for caller in callers {
+        caller.answer(Err(GaveUp));
+    }
 }
 
 #[cfg(test)]
@@ -142,16 +173,18 @@ mod tests {
 
     use super::*;
 
-    /// A writer to a store that accepts at most `most` items at once, and what was written.
-    fn writer(most: usize) -> (BulkWriter<usize>, Arc<Mutex<Vec<usize>>>) {
+    /// A writer to a store that accepts the writes for which this holds, and what was written.
+    fn writer(
+        accepts: impl Fn(&[usize]) -> bool + Send + Sync + 'static,
+    ) -> (BulkWriter<usize>, Arc<Mutex<Vec<usize>>>) {
         let written = Arc::new(Mutex::new(Vec::new()));
         let store = Arc::clone(&written);
-        let writer = BulkWriter::start("numbers", 1, move |now: &[usize]| {
-            let result = if now.len() > most {
-                Err(Unavailable::new("too slow"))
-            } else {
+        let writer = BulkWriter::start("numbers", 3, move |now: &[usize]| {
+            let result = if accepts(now) {
                 store.lock().unwrap().extend_from_slice(now);
                 Ok(())
+            } else {
+                Err(Unavailable::new("not accepted"))
             };
             ready(result).boxed()
         });
@@ -160,7 +193,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_store_too_slow_for_a_large_write_gets_smaller_ones() {
-        let (writer, written) = writer(7);
+        let (writer, written) = writer(|now| now.len() <= 7);
         let items: Vec<usize> = (0..ENOUGH_FOR_A_WRITE).collect();
         assert_eq!(writer.write(items.clone()).await, Ok(()));
         assert_eq!(*written.lock().unwrap(), items);
@@ -168,7 +201,32 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_write_that_is_never_accepted_ends_with_an_error() {
-        let (writer, _written) = writer(0);
+        let (writer, _written) = writer(|_| false);
         assert_eq!(writer.write(vec![1]).await, Err(GaveUp));
+    }
+
+    /// The three callers' items are written together, and the store never accepts the 4.
+    #[tokio::test(start_paused = true)]
+    async fn callers_whose_items_are_written_succeed_though_others_give_up() {
+        let (writer, written) = writer(|now| !now.contains(&4));
+        let results = tokio::join!(
+            writer.write(vec![1, 2]),
+            writer.write(vec![3, 4]),
+            writer.write(vec![5])
+        );
+        assert_eq!(results, (Ok(()), Err(GaveUp), Err(GaveUp)));
+        assert_eq!(*written.lock().unwrap(), [1, 2, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_with_written_items_does_not_wait_for_others() {
+        let (writer, _written) = writer(|now| !now.contains(&2));
+        let began = Instant::now();
+        let first = async {
+            assert_eq!(writer.write(vec![1]).await, Ok(()));
+            began.elapsed()
+        };
+        let (took, _) = tokio::join!(first, writer.write(vec![2]));
+        assert!(took < PATIENCE, "{took:?}");
     }
 }
