@@ -27,7 +27,7 @@ pub use waiting::{
 
 pub(crate) use journal::{first_message_id, timeline};
 pub(crate) use projection::MessageProjection;
-pub(crate) use waiting::{earliest_looks, look_no_later};
+pub(crate) use waiting::{Looks, earliest_looks, look_no_later};
 
 /// The most messages, or dead letters, on one page.
 pub const MAX_PAGE: u16 = 1000;

@@ -179,15 +179,18 @@ pub(crate) async fn a_channel_is_looked_at_when_a_message_expires(harness: &impl
     }
 }
 
+/// Also if it is yielded with a time, as a paused channel is.
 pub(crate) async fn a_channel_without_messages_is_not_looked_at(harness: &impl Harness) {
     let store = &**harness.store();
-    let message = waiting(0, "c");
-    put(store, std::slice::from_ref(&message)).await;
-    assert_eq!(claimed(store, "one", 0).await, ["c"]);
-    settle(store, &message, Settlement::Removed).await;
-    yielded(store, "one", None).await;
-    woken(store, "c", 0).await;
-    assert_eq!(claimed(store, "two", END).await, [""; 0]);
+    for look_at in [None, Some(200)] {
+        let message = waiting(0, "c");
+        put(store, std::slice::from_ref(&message)).await;
+        assert_eq!(claimed(store, "one", END).await, ["c"], "{look_at:?}");
+        settle(store, &message, Settlement::Removed).await;
+        yielded(store, "one", look_at).await;
+        woken(store, "c", 0).await;
+        assert_eq!(claimed(store, "two", END).await, [""; 0], "{look_at:?}");
+    }
     // A later message is looked at as the first was.
     put(store, &[waiting(1, "c")]).await;
     assert_eq!(claimed(store, "two", 1).await, ["c"]);
@@ -215,14 +218,82 @@ pub(crate) async fn a_put_during_a_lease_outlasts_it(harness: &impl Harness) {
     put(store, &[due_at(1, "c", 60), due_at(2, "c", 50)]).await;
     put(store, &[due_at(3, "c", 70)]).await;
     assert_eq!(claimed(store, "two", 100).await, [""; 0]);
-    yielded(store, "one", Some(5000)).await;
+    settle(store, &first, Settlement::Removed).await;
+    yielded(store, "one", None).await;
     assert_eq!(claimed(store, "two", 49).await, [""; 0]);
     assert_eq!(claimed(store, "two", 50).await, ["c"]);
 
     // It counts for this lease only.
-    yielded(store, "two", Some(5000)).await;
+    for (millis, due_at) in [(1, 60), (2, 50)] {
+        settle(
+            store,
+            &self::due_at(millis, "c", due_at),
+            Settlement::Removed,
+        )
+        .await;
+    }
+    yielded(store, "two", None).await;
+    assert_eq!(claimed(store, "two", 69).await, [""; 0]);
+    assert_eq!(claimed(store, "two", 70).await, ["c"]);
+}
+
+/// Its endpoint fails, for example. The messages are put during the lease and after it.
+pub(crate) async fn a_channel_yielded_with_a_time_is_left_alone_while_messages_are_put(
+    harness: &impl Harness,
+) {
+    let store = &**harness.store();
+    put(store, &[waiting(0, "c")]).await;
+    assert_eq!(claimed(store, "one", 0).await, ["c"]);
+    put(store, &[waiting(1, "c")]).await;
+    yielded(store, "one", Some(5000)).await;
+    put(store, &[waiting(2, "c"), due_at(3, "c", 4000)]).await;
     assert_eq!(claimed(store, "two", 4999).await, [""; 0]);
     assert_eq!(claimed(store, "two", 5000).await, ["c"]);
+}
+
+pub(crate) async fn a_put_counts_again_after_the_channel_was_claimed(harness: &impl Harness) {
+    let store = &**harness.store();
+    let first = waiting(0, "c");
+    put(store, &[first.clone(), due_at(1, "c", 9000)]).await;
+    assert_eq!(claimed(store, "one", 0).await, ["c"]);
+    yielded(store, "one", Some(500)).await;
+    assert_eq!(claimed(store, "one", 500).await, ["c"]);
+    settle(store, &first, Settlement::Removed).await;
+    yielded(store, "one", None).await;
+    put(store, &[due_at(2, "c", 600)]).await;
+    assert_eq!(claimed(store, "two", 599).await, [""; 0]);
+    assert_eq!(claimed(store, "two", 600).await, ["c"]);
+}
+
+/// It was resumed, for example.
+pub(crate) async fn a_wake_reaches_a_channel_that_was_yielded_with_a_time(harness: &impl Harness) {
+    let store = &**harness.store();
+    put(store, &[waiting(0, "c")]).await;
+    assert_eq!(claimed(store, "one", 0).await, ["c"]);
+    yielded(store, "one", Some(5000)).await;
+    woken(store, "c", 100).await;
+    put(store, &[waiting(1, "c")]).await;
+    assert_eq!(claimed(store, "two", 99).await, [""; 0]);
+    assert_eq!(claimed(store, "two", 100).await, ["c"]);
+}
+
+/// The messages are put during the lease and after it.
+pub(crate) async fn an_expiry_reaches_a_channel_that_was_yielded_with_a_time(
+    harness: &impl Harness,
+) {
+    let store = &**harness.store();
+    put(store, &[waiting(0, "c")]).await;
+    assert_eq!(claimed(store, "one", 0).await, ["c"]);
+    let expiring = [expiring(1, 0, 700), expiring(2, 0, 3000)];
+    put(store, &expiring[..1]).await;
+    yielded(store, "one", Some(5000)).await;
+    assert_eq!(claimed(store, "one", 699).await, [""; 0]);
+    assert_eq!(claimed(store, "one", 700).await, ["c"]);
+    settle(store, &expiring[0], Settlement::Removed).await;
+    yielded(store, "one", Some(5000)).await;
+    put(store, &expiring[1..]).await;
+    assert_eq!(claimed(store, "two", 2999).await, [""; 0]);
+    assert_eq!(claimed(store, "two", 3000).await, ["c"]);
 }
 
 pub(crate) async fn a_wake_has_its_channel_looked_at(harness: &impl Harness) {
@@ -254,13 +325,14 @@ pub(crate) async fn a_wake_during_a_lease_outlasts_it(harness: &impl Harness) {
 /// What is put while the owner finds nothing left is found later.
 pub(crate) async fn puts_and_yields_at_once_lose_no_message(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
-    for round in 0..5 {
+    for round in 0..6 {
+        let look_at = (round % 2 == 0).then_some(END);
         let (first, later) = (waiting(2 * round, "c"), waiting(2 * round + 1, "c"));
         put(store, std::slice::from_ref(&first)).await;
         assert_eq!(claimed(store, "one", END).await, ["c"]);
         settle(store, &first, Settlement::Removed).await;
         let messages = [later.clone()];
-        tokio::join!(yielded(store, "one", None), put(&*second, &messages));
+        tokio::join!(yielded(store, "one", look_at), put(&*second, &messages));
         assert_eq!(claimed(store, "one", END).await, ["c"], "round {round}");
         settle(store, &later, Settlement::Removed).await;
         yielded(store, "one", None).await;

@@ -15,6 +15,7 @@ pub(super) const SCHEMA: Schema = Schema {
         REPLAY_TURNS,
         CHANNEL_TEXTS,
         WAITING,
+        HELD_CHANNELS,
     ],
 };
 
@@ -208,8 +209,8 @@ const CHANNEL_TEXTS: &str = r#"
 ///
 /// A body has a table of its own, so that a change of the due time does not rewrite it. What is due
 /// later and may be made due at once is found by `waiting_retries`. `look_at` of a leased channel is
-/// the end of its lease. `look_again_at` is the earliest time for which a put or a wake has asked
-/// since the claim.
+/// the end of its lease. `look_again_at` is the earliest time for which a wake has asked since the
+/// claim.
 const WAITING: &str = "
     CREATE TABLE waiting (
         row_id INTEGER NOT NULL PRIMARY KEY,
@@ -245,4 +246,10 @@ const WAITING: &str = "
         owner TEXT
     ) STRICT;
     CREATE INDEX waiting_channels_by_time ON waiting_channels (look_at, channel_id);
+";
+
+/// Version 10. A channel that cannot take messages is held until its `look_at`: messages that become
+/// due do not make that earlier.
+const HELD_CHANNELS: &str = "
+    ALTER TABLE waiting_channels ADD COLUMN is_held INTEGER NOT NULL DEFAULT 0;
 ";

@@ -20,7 +20,7 @@ use crate::{
     ledger::{earliest_looks, look_no_later},
     page::PageBudget,
 };
-use channels::{claim, claimable, extend, look, release};
+use channels::{claim, claimable, extend, forget, look, release, wake};
 
 /// How many messages one transaction makes due.
 pub(super) const DUE_STEP: u16 = 1000;
@@ -151,14 +151,15 @@ impl WaitingRoom for SqliteStore {
     ) -> Result<(), Unavailable> {
         let (owner, channel, now) = (owner.to_owned(), channel.to_string(), millis::of(now));
         self.write(move |transaction| {
-            let next_expiry = next(transaction, NEXT_EXPIRY, &channel)?;
-            let look_at = if let Some(at) = look_at {
-                Some(look_no_later(millis::not_before(at), now, next_expiry))
-            } else {
-                let next_due = next(transaction, NEXT_DUE, &channel)?;
-                next_due.into_iter().chain(next_expiry).min()
+            let Some(next_due) = next(transaction, NEXT_DUE, &channel)? else {
+                return forget(transaction, &owner, &channel);
             };
-            release(transaction, &owner, &channel, look_at)
+            let next_expiry = next(transaction, NEXT_EXPIRY, &channel)?;
+            let held_until =
+                look_at.map(|at| look_no_later(millis::not_before(at), now, next_expiry));
+            let next_look = next_expiry.map_or(next_due, |expiry| expiry.min(next_due));
+            let look_at = held_until.unwrap_or(next_look);
+            release(transaction, &owner, &channel, look_at, held_until.is_some())
         })
         .await
     }
@@ -245,15 +246,10 @@ fn put(transaction: &Transaction<'_>, messages: &[WaitingMessage]) -> rusqlite::
             put_body.execute((&message.id, &message.body[..]))?;
         }
     }
-    for (channel, look_at) in earliest_looks(messages) {
-        look(transaction, channel.as_str(), millis::not_before(look_at))?;
-    }
-    Ok(())
-}
-
-fn wake(transaction: &Transaction<'_>, channel: &str, now: i64) -> rusqlite::Result<()> {
-    if next(transaction, NEXT_DUE, channel)?.is_some() {
-        look(transaction, channel, now)?;
+    for (channel, looks) in earliest_looks(messages) {
+        let expires_at = looks.expires_at.map(millis::not_before);
+        let due_at = millis::not_before(looks.due_at);
+        look(transaction, channel.as_str(), due_at, expires_at)?;
     }
     Ok(())
 }
@@ -337,7 +333,7 @@ fn make_message_due(transaction: &Transaction<'_>, id: &str, now: i64) -> rusqli
     };
     let mut make_due = transaction.prepare_cached(MAKE_MESSAGE_DUE)?;
     let made_due = make_due.execute((id, now))?;
-    look(transaction, message.channel_id.as_str(), now)?;
+    wake(transaction, message.channel_id.as_str(), now)?;
     Ok(made_due as u64)
 }
 

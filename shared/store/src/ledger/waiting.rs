@@ -5,7 +5,8 @@
 //!
 //! Invariant: a channel with waiting messages has a record with the time to look at it, which is
 //! never later than the next expiry of a message. A put or a wake that happens while the channel is
-//! leased takes effect when the lease ends. A channel has at most one lease at a time.
+//! leased takes effect when the lease ends. A channel has at most one lease at a time. A lease that
+//! its owner ends leaves no record of a channel without messages.
 
 use std::collections::BTreeMap;
 
@@ -24,8 +25,9 @@ use crate::{QueryError, Unavailable};
 pub trait WaitingRoom: Send + Sync + 'static {
     /// Stores messages. One that is already stored is replaced only if the new replay count, or the
     /// number of attempts at the same replay count, is greater. Their channels are looked at from
-    /// the earliest due time or expiry on. After an error some may have been stored; storing all
-    /// again completes them.
+    /// the earliest due time or expiry on. If a channel was yielded with a time, only the expiries
+    /// count until it is claimed again. After an error some may have been stored; storing all again
+    /// completes them.
     async fn put_waiting(&self, messages: &[WaitingMessage]) -> Result<(), Unavailable>;
 
     /// Leases channels to be looked at, those first that have been due for longest. `owner` is
@@ -71,10 +73,12 @@ pub trait WaitingRoom: Send + Sync + 'static {
     /// some may be settled; settling all again completes them.
     async fn settle_waiting(&self, settled: &[SettledRow]) -> Result<(), Unavailable>;
 
-    /// Ends the owner's lease of a channel. The channel is looked at again at the given time, or
-    /// earlier when its next message expires, but not before `now`. With `None` it is looked at when
-    /// its next message is due or expires, or never if it has none. A put or a wake since the claim
-    /// may make that earlier. Nothing changes if another owner has the lease.
+    /// Ends the owner's lease of a channel. A channel without messages is not looked at again. With
+    /// `None` the channel is looked at when its next message is due or expires.
+    ///
+    /// With a time it is looked at then, or earlier when its next message expires, but not before
+    /// `now`. Due messages do not make that earlier, whenever they are put: the channel cannot take
+    /// them. A wake since the claim or later does. Nothing changes if another owner has the lease.
     ///
     /// If due messages are left, `None` puts the channel before those that became due later. A
     /// present time lets the channels take turns.
@@ -86,7 +90,8 @@ pub trait WaitingRoom: Send + Sync + 'static {
         look_at: Option<OffsetDateTime>,
     ) -> Result<(), Unavailable>;
 
-    /// Sets the channel's next look to now, if any message waits for it.
+    /// Sets the channel's next look to now, if any message waits for it, also if the channel was
+    /// yielded with a later time.
     async fn wake_channel(
         &self,
         channel: &ChannelId,
@@ -213,14 +218,27 @@ pub struct WaitingSummary {
     pub next_due_at: Option<OffsetDateTime>,
 }
 
-/// The earliest due time or expiry of each channel's messages.
-pub(crate) fn earliest_looks(messages: &[WaitingMessage]) -> BTreeMap<&ChannelId, OffsetDateTime> {
+/// The times at which a channel has to be looked at for messages.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Looks {
+    /// The earliest due time.
+    pub(crate) due_at: OffsetDateTime,
+    /// The earliest expiry.
+    pub(crate) expires_at: Option<OffsetDateTime>,
+}
+
+/// The earliest due time and expiry of each channel's messages.
+pub(crate) fn earliest_looks(messages: &[WaitingMessage]) -> BTreeMap<&ChannelId, Looks> {
     let mut earliest = BTreeMap::new();
     for message in messages {
-        let due_at = message.due_at;
-        let look_at = message.expires_at.map_or(due_at, |at| at.min(due_at));
-        let of_channel = earliest.entry(&message.channel_id).or_insert(look_at);
-        *of_channel = look_at.min(*of_channel);
+        let WaitingMessage {
+            due_at, expires_at, ..
+        } = *message;
+        let looks = earliest
+            .entry(&message.channel_id)
+            .or_insert(Looks { due_at, expires_at });
+        looks.due_at = looks.due_at.min(due_at);
+        looks.expires_at = looks.expires_at.into_iter().chain(expires_at).min();
     }
     earliest
 }

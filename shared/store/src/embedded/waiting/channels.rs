@@ -1,7 +1,8 @@
 //! The records of channels for which messages wait: their leases, and the times to look at them.
 //!
-//! Invariant: only the owner changes the `look_at` of a leased channel. What a put or a wake asks for
-//! meanwhile is in `look_again_at`, and the lease's end takes the earlier of the two.
+//! Invariant: only the owner changes the `look_at` of a leased channel. What a wake asks for meanwhile
+//! is in `look_again_at`, and the lease's end takes the earlier of the two. What was put meanwhile is
+//! read at the lease's end.
 
 use roundtrip_model::ChannelId;
 use rusqlite::{Connection, Transaction};
@@ -9,11 +10,15 @@ use rusqlite::{Connection, Transaction};
 use super::Columns;
 
 const LOOK: &str = "
-    INSERT INTO waiting_channels (channel_id, look_at) VALUES (?1, ?2)
+    INSERT INTO waiting_channels (channel_id, look_at) VALUES (?1, min(?2, ifnull(?3, ?2)))
     ON CONFLICT (channel_id) DO UPDATE SET
-        look_at = iif(owner IS NULL, min(look_at, excluded.look_at), look_at),
-        look_again_at = iif(owner IS NULL, NULL,
-            min(ifnull(look_again_at, excluded.look_at), excluded.look_at))";
+        look_at = min(look_at, iif(is_held, ifnull(?3, look_at), excluded.look_at))
+    WHERE owner IS NULL";
+const WAKE: &str = "
+    UPDATE waiting_channels SET
+        look_at = iif(owner IS NULL, min(look_at, ?2), look_at),
+        look_again_at = iif(owner IS NULL, NULL, min(ifnull(look_again_at, ?2), ?2))
+    WHERE channel_id = ?1";
 pub(in crate::embedded) const CLAIMABLE: &str = "
     SELECT channel_id FROM waiting_channels
     WHERE look_at <= ?1 ORDER BY look_at, channel_id LIMIT ?2";
@@ -26,14 +31,27 @@ const RELEASE: &str = "
     UPDATE waiting_channels SET
         owner = NULL,
         look_at = min(?3, ifnull(look_again_at, ?3)),
-        look_again_at = NULL
+        look_again_at = NULL,
+        is_held = ?4
     WHERE channel_id = ?1 AND owner = ?2";
 const FORGET: &str = "DELETE FROM waiting_channels WHERE channel_id = ?1 AND owner = ?2";
 
-/// Has a channel looked at from this time on.
-pub(super) fn look(transaction: &Transaction<'_>, channel: &str, at: i64) -> rusqlite::Result<()> {
+/// Has a channel looked at for messages that were put. Their due time does not count if the channel
+/// is held.
+pub(super) fn look(
+    transaction: &Transaction<'_>,
+    channel: &str,
+    due_at: i64,
+    expires_at: Option<i64>,
+) -> rusqlite::Result<()> {
     let mut look = transaction.prepare_cached(LOOK)?;
-    look.execute((channel, at)).map(drop)
+    look.execute((channel, due_at, expires_at)).map(drop)
+}
+
+/// Has a channel looked at now, if it has a record.
+pub(super) fn wake(transaction: &Transaction<'_>, channel: &str, now: i64) -> rusqlite::Result<()> {
+    let mut wake = transaction.prepare_cached(WAKE)?;
+    wake.execute((channel, now)).map(drop)
 }
 
 pub(super) fn claimable(
@@ -79,20 +97,26 @@ pub(super) fn extend(
     Ok(kept)
 }
 
-/// Ends a lease. Without a time the record is removed.
+/// Ends the lease of a channel with messages.
 pub(super) fn release(
     transaction: &Transaction<'_>,
     owner: &str,
     channel: &str,
-    look_at: Option<i64>,
+    look_at: i64,
+    is_held: bool,
 ) -> rusqlite::Result<()> {
-    let changed = match look_at {
-        Some(at) => transaction
-            .prepare_cached(RELEASE)?
-            .execute((channel, owner, at)),
-        None => transaction
-            .prepare_cached(FORGET)?
-            .execute((channel, owner)),
-    };
-    changed.map(drop)
+    let mut release = transaction.prepare_cached(RELEASE)?;
+    release
+        .execute((channel, owner, look_at, is_held))
+        .map(drop)
+}
+
+/// Ends the lease of a channel without messages.
+pub(super) fn forget(
+    transaction: &Transaction<'_>,
+    owner: &str,
+    channel: &str,
+) -> rusqlite::Result<()> {
+    let mut forget = transaction.prepare_cached(FORGET)?;
+    forget.execute((channel, owner)).map(drop)
 }

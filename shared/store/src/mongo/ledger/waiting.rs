@@ -25,6 +25,7 @@ use crate::{
     WaitingRoom, WaitingSelection, WaitingSummary,
     ledger::{MAX_ROWS, earliest_looks, look_no_later},
 };
+use channels::LeaseEnd;
 use due::{make_due_step, make_message_due, next, wake};
 use row::{Row, outline, read, replacement};
 
@@ -39,7 +40,7 @@ impl WaitingRoom for MongoStore {
         let bodies: Vec<usize> = messages.iter().map(|message| message.body.len()).collect();
         let channels = earliest_looks(messages).into_iter();
         let looks: Vec<_> = channels
-            .map(|(channel, look_at)| (channels::look(channel.as_str(), stored_from(look_at)), 0))
+            .map(|(channel, looks)| (channels::look(channel.as_str(), looks), 0))
             .collect();
         self.run(move |database| async move {
             let waiting = database.collection::<Document>(WAITING);
@@ -198,15 +199,19 @@ impl WaitingRoom for MongoStore {
         let (owner, channel, now) = (owner.to_owned(), channel.to_string(), stored(now));
         self.run(move |database| async move {
             let waiting = database.collection(WAITING);
-            let next_expiry = next(&waiting, "expires_at", &channel).await?;
-            let look_at = if let Some(at) = look_at {
-                Some(look_no_later(stored_from(at), now, next_expiry))
-            } else {
-                let next_due = next(&waiting, "due_at", &channel).await?;
-                next_due.into_iter().chain(next_expiry).min()
-            };
             let channels = database.collection(WAITING_CHANNELS);
-            channels::release(&channels, &owner, &channel, look_at).await?;
+            let next_due = next(&waiting, "due_at", &channel).await?;
+            if next_due.is_none() && channels::forget(&channels, &owner, &channel).await? {
+                return Ok(());
+            }
+            let next_expiry = next(&waiting, "expires_at", &channel).await?;
+            let held_until = look_at.map(|at| look_no_later(stored_from(at), now, next_expiry));
+            let next_look = next_due.into_iter().chain(next_expiry).min();
+            let end = match held_until {
+                Some(until) => LeaseEnd::Held(until),
+                None => LeaseEnd::LookAt(next_look),
+            };
+            channels::release(&channels, &owner, &channel, end).await?;
             Ok::<_, Unavailable>(())
         })
         .await

@@ -1,7 +1,9 @@
 //! The records of channels for which messages wait: their leases, and the times to look at them.
 //!
 //! Invariant: only the owner changes the `look_at` of a leased channel. What a put or a wake asks for
-//! meanwhile is in `look_again_at`, and the lease's end takes the earlier of the two.
+//! meanwhile is in other fields, and the lease's end takes the earliest. `due_again_at` is the due
+//! time of a put; it does not count if the channel is held. `look_again_at` is an expiry of a put, or
+//! a wake.
 
 use std::collections::BTreeSet;
 
@@ -10,17 +12,41 @@ use mongodb::{Collection, Cursor, error::Error};
 use roundtrip_model::ChannelId;
 use serde::Deserialize;
 
-use super::super::{primary, rows, texts};
+use super::super::{primary, rows, stored_from, texts};
+use crate::ledger::Looks;
 
-/// An update that has a channel looked at from this time on.
-pub(super) fn look(channel: &str, at: DateTime) -> Document {
+/// An update that has a channel looked at for messages that were put. Their due time does not count
+/// if the channel is held.
+pub(super) fn look(channel: &str, looks: Looks) -> Document {
+    let expires_at = looks.expires_at.map(stored_from);
+    update(channel, Some(stored_from(looks.due_at)), expires_at)
+}
+
+/// An update that has a channel looked at now.
+pub(super) fn wake(channel: &str, now: DateTime) -> Document {
+    update(channel, None, Some(now))
+}
+
+/// An update that has a channel looked at from the earlier of these times on. `due_at` does not count
+/// if the channel is held.
+fn update(channel: &str, due_at: Option<DateTime>, always_at: Option<DateTime>) -> Document {
     let is_free = doc! { "$eq": [{ "$ifNull": ["$owner", Bson::Null] }, Bson::Null] };
+    let is_held = doc! { "$eq": ["$is_held", true] };
+    // `$min` ignores null.
+    let look_at = doc! { "$cond": [
+        is_held,
+        { "$min": ["$look_at", always_at] },
+        { "$min": ["$look_at", due_at, always_at] },
+    ] };
+    let again = |field: &str, at: Option<DateTime>| {
+        doc! { "$cond": [&is_free, Bson::Null, { "$min": [field, at] }] }
+    };
     doc! {
         "q": { "_id": channel },
         "u": [{ "$set": {
-            // `$min` ignores null.
-            "look_at": { "$cond": [&is_free, { "$min": ["$look_at", at] }, "$look_at"] },
-            "look_again_at": { "$cond": [is_free, Bson::Null, { "$min": ["$look_again_at", at] }] },
+            "look_at": { "$cond": [&is_free, look_at, "$look_at"] },
+            "look_again_at": again("$look_again_at", always_at),
+            "due_again_at": again("$due_again_at", due_at),
         } }],
         "upsert": true,
     }
@@ -53,6 +79,7 @@ pub(super) async fn claim(
         "owner": owner,
         "look_at": lease_until,
         "look_again_at": Bson::Null,
+        "due_again_at": Bson::Null,
     } };
     channels.update_many(still, change).await?;
     let claimed = doc! { "owner": owner, "look_at": lease_until };
@@ -74,26 +101,52 @@ pub(super) async fn extend(
     among(channels, named, own).await
 }
 
-/// Ends a lease. Without a time the record is removed, unless a put or a wake has given a time.
+/// Ends the lease of a channel without messages, unless a put or a wake came since the claim.
+/// Returns whether the lease has ended.
+pub(super) async fn forget(
+    channels: &Collection<Document>,
+    owner: &str,
+    channel: &str,
+) -> Result<bool, Error> {
+    let unasked = doc! {
+        "_id": channel,
+        "owner": owner,
+        "look_again_at": Bson::Null,
+        "due_again_at": Bson::Null,
+    };
+    Ok(channels.delete_one(unasked).await?.deleted_count > 0)
+}
+
+/// When a channel is looked at after its lease.
+pub(super) enum LeaseEnd {
+    /// At this time. `None` if only a put or a wake since the claim gives one.
+    LookAt(Option<DateTime>),
+    /// At this time, also for messages that are due before.
+    Held(DateTime),
+}
+
+/// Ends a lease.
 pub(super) async fn release(
     channels: &Collection<Document>,
     owner: &str,
     channel: &str,
-    look_at: Option<DateTime>,
+    end: LeaseEnd,
 ) -> Result<(), Error> {
-    let own = doc! { "_id": channel, "owner": owner };
-    if look_at.is_none() {
-        let mut unasked = own.clone();
-        unasked.insert("look_again_at", Bson::Null);
-        if channels.delete_one(unasked).await?.deleted_count > 0 {
-            return Ok(());
-        }
-    }
+    let (is_held, look_at) = match end {
+        LeaseEnd::LookAt(at) => (
+            false,
+            doc! { "$min": [at, "$look_again_at", "$due_again_at"] },
+        ),
+        LeaseEnd::Held(at) => (true, doc! { "$min": [at, "$look_again_at"] }),
+    };
     let change = doc! { "$set": {
         "owner": Bson::Null,
-        "look_at": { "$min": [look_at, "$look_again_at"] },
+        "look_at": look_at,
         "look_again_at": Bson::Null,
+        "due_again_at": Bson::Null,
+        "is_held": is_held,
     } };
+    let own = doc! { "_id": channel, "owner": owner };
     channels.update_one(own, vec![change]).await.map(drop)
 }
 

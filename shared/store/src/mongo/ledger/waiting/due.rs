@@ -46,7 +46,7 @@ pub(super) async fn wake(
         bulk::update(
             database,
             WAITING_CHANNELS,
-            vec![channels::look(channel, now)],
+            vec![channels::wake(channel, now)],
         )
         .await?;
     }
