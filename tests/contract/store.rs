@@ -17,6 +17,7 @@ mod query;
 mod samples;
 mod secrets;
 mod waiting_channels;
+mod waiting_summary;
 mod write;
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -39,6 +40,7 @@ pub(crate) use pause::*;
 pub(crate) use query::*;
 pub(crate) use secrets::*;
 pub(crate) use waiting_channels::*;
+pub(crate) use waiting_summary::*;
 pub(crate) use write::*;
 
 use roundtrip_store::{ChannelError, Channels, SharedStore};
@@ -193,6 +195,8 @@ macro_rules! store_contract {
             a_channels_messages_are_made_due,
             one_message_is_made_due,
             a_summary_counts_a_channels_messages_by_reason,
+            a_summary_counts_a_changed_message_by_its_present_reason,
+            a_summary_of_many_messages_counts_all_or_says_that_more_wait,
             a_channel_has_one_owner_at_a_time,
             a_lease_that_ended_lets_another_claim_the_channel,
             channels_that_waited_longest_are_claimed_first,

@@ -21,8 +21,8 @@ pub use replays::{
     Replays,
 };
 pub use waiting::{
-    SettledRow, Settlement, WaitingCursor, WaitingMessage, WaitingRoom, WaitingSelection,
-    WaitingSummary,
+    COUNTED_WAITING, SettledRow, Settlement, WaitingCursor, WaitingMessage, WaitingRoom,
+    WaitingSelection, WaitingSummary,
 };
 
 pub(crate) use journal::{first_message_id, timeline};

@@ -5,7 +5,6 @@ use futures::future::join_all;
 use roundtrip_model::waiting::WaitReason;
 use roundtrip_store::{
     MAX_PAGE_BYTES, Settlement, WaitingCursor, WaitingMessage, WaitingRoom, WaitingSelection,
-    WaitingSummary,
 };
 
 use super::{
@@ -72,7 +71,7 @@ pub(super) async fn settle(
     settled.expect("to settle it");
 }
 
-fn deferred(attempts: u32, millis: i64) -> Settlement {
+pub(super) fn deferred(attempts: u32, millis: i64) -> Settlement {
     Settlement::Deferred {
         attempts,
         due_at: at(millis),
@@ -421,43 +420,4 @@ pub(crate) async fn one_message_is_made_due(harness: &impl Harness) {
     assert_eq!(claimed(store, "one", 1000).await, ["c"]);
     let unknown = WaitingSelection::Message("msg_unknown".to_owned());
     assert_eq!(make_due(store, &unknown, 1000).await, 0);
-}
-
-async fn summary(store: &(impl WaitingRoom + ?Sized), channel: &str) -> WaitingSummary {
-    let summary = store.waiting_summary(&super::id(channel)).await;
-    summary.expect("a summary")
-}
-
-pub(crate) async fn a_summary_counts_a_channels_messages_by_reason(harness: &impl Harness) {
-    let store = &**harness.store();
-    let message = |millis, due_at, reason| WaitingMessage {
-        due_at: at(due_at),
-        reason,
-        ..waiting(millis, "c")
-    };
-    let messages = [
-        message(7, 9000, WaitReason::Scheduled),
-        message(4, 8000, WaitReason::Retry),
-        message(5, 7000, WaitReason::Retry),
-    ];
-    assert_eq!(summary(store, "c").await, WaitingSummary::default());
-    put(store, &messages).await;
-    put(store, &[waiting(0, "another")]).await;
-    let expected = WaitingSummary {
-        count: 3,
-        reasons: [(WaitReason::Retry, 2), (WaitReason::Scheduled, 1)].into(),
-        oldest_accepted_at: Some(at(4)),
-        next_due_at: Some(at(7000)),
-    };
-    assert_eq!(summary(store, "c").await, expected);
-    for message in &messages[1..] {
-        settle(store, message, Settlement::Removed).await;
-    }
-    let expected = WaitingSummary {
-        count: 1,
-        reasons: [(WaitReason::Scheduled, 1)].into(),
-        oldest_accepted_at: Some(at(7)),
-        next_due_at: Some(at(9000)),
-    };
-    assert_eq!(summary(store, "c").await, expected);
 }

@@ -26,6 +26,8 @@ const NOT_RECORDED: &str =
 #[derive(Debug, Serialize)]
 pub(crate) struct Waiting {
     count: u64,
+    /// Whether more wait than are counted.
+    has_more: bool,
     /// How many wait for each reason.
     reasons: BTreeMap<WaitReason, u64>,
     #[serde(with = "time::serde::rfc3339::option")]
@@ -38,6 +40,7 @@ impl From<WaitingSummary> for Waiting {
     fn from(summary: WaitingSummary) -> Self {
         Self {
             count: summary.count,
+            has_more: summary.has_more,
             reasons: summary.reasons,
             oldest_accepted_at: summary.oldest_accepted_at,
             next_due_at: summary.next_due_at,

@@ -16,6 +16,7 @@ pub(super) const SCHEMA: Schema = Schema {
         CHANNEL_TEXTS,
         WAITING,
         HELD_CHANNELS,
+        WAITING_COUNTS,
     ],
 };
 
@@ -252,4 +253,37 @@ const WAITING: &str = "
 /// due do not make that earlier.
 const HELD_CHANNELS: &str = "
     ALTER TABLE waiting_channels ADD COLUMN is_held INTEGER NOT NULL DEFAULT 0;
+";
+
+/// Version 11. How many messages wait for each channel and reason. Triggers keep the counts, so that
+/// no writer can forget them.
+const WAITING_COUNTS: &str = "
+    CREATE TABLE waiting_counts (
+        channel_id TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        count INTEGER NOT NULL,
+        PRIMARY KEY (channel_id, reason)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TRIGGER waiting_count_put AFTER INSERT ON waiting BEGIN
+        INSERT INTO waiting_counts VALUES (new.channel_id, new.reason, 1)
+            ON CONFLICT DO UPDATE SET count = count + 1;
+    END;
+    CREATE TRIGGER waiting_count_removed AFTER DELETE ON waiting BEGIN
+        UPDATE waiting_counts SET count = count - 1
+            WHERE channel_id = old.channel_id AND reason = old.reason;
+    END;
+    CREATE TRIGGER waiting_count_changed AFTER UPDATE OF reason ON waiting
+        WHEN new.reason <> old.reason
+    BEGIN
+        UPDATE waiting_counts SET count = count - 1
+            WHERE channel_id = old.channel_id AND reason = old.reason;
+        INSERT INTO waiting_counts VALUES (new.channel_id, new.reason, 1)
+            ON CONFLICT DO UPDATE SET count = count + 1;
+    END;
+    CREATE TRIGGER waiting_count_ended AFTER UPDATE ON waiting_counts WHEN new.count = 0 BEGIN
+        DELETE FROM waiting_counts
+            WHERE channel_id = new.channel_id AND reason = new.reason;
+    END;
+    INSERT INTO waiting_counts
+        SELECT channel_id, reason, count(*) FROM waiting GROUP BY channel_id, reason;
 ";

@@ -6,7 +6,7 @@ pub(super) mod channels;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use roundtrip_model::{ChannelId, millis, waiting::WaitReason};
+use roundtrip_model::{ChannelId, millis};
 use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
 use time::OffsetDateTime;
 
@@ -53,17 +53,25 @@ pub(super) const EXPIRED: &str = "
     SELECT waiting.*, body FROM waiting JOIN waiting_bodies USING (row_id)
     WHERE channel_id = ?1 AND expires_at <= ?2
     ORDER BY expires_at, message_id LIMIT ?3";
-const DEFER: &str = "
+pub(super) const DEFER: &str = "
     UPDATE waiting SET attempts = ?4, due_at = ?5, reason = ?6
     WHERE message_id = ?1 AND replay_count = ?2 AND attempts = ?3";
-const REMOVE_SETTLED: &str =
+pub(super) const REMOVE_SETTLED: &str =
     "DELETE FROM waiting WHERE message_id = ?1 AND replay_count = ?2 AND attempts = ?3";
 pub(super) const MAKE_CHANNEL_DUE: &str = "
     UPDATE waiting SET due_at = ?2 WHERE row_id IN (
         SELECT row_id FROM waiting WHERE channel_id = ?1 AND due_at > ?2 AND reason = 'retry'
         ORDER BY due_at, message_id LIMIT ?3)";
-const MAKE_MESSAGE_DUE: &str =
+pub(super) const MAKE_MESSAGE_DUE: &str =
     "UPDATE waiting SET due_at = ?2 WHERE message_id = ?1 AND due_at > ?2";
+// One row for each reason.
+pub(super) const COUNTS: &str = "
+    SELECT reason, count, (
+        SELECT min(accepted_at) FROM waiting
+        WHERE waiting.channel_id = waiting_counts.channel_id
+            AND waiting.reason = waiting_counts.reason
+    ) AS oldest
+    FROM waiting_counts WHERE channel_id = ?1";
 const OUTLINE: &str = "SELECT * FROM waiting WHERE message_id = ?1";
 
 #[async_trait]
@@ -354,33 +362,22 @@ fn outline(row: &Row<'_>) -> rusqlite::Result<WaitingMessage> {
     })
 }
 
-/// A count for each reason, in one walk of the index. Grouping by reason would sort all rows.
-pub(super) fn summary_sql() -> String {
-    let counts = WaitReason::ALL
-        .map(|reason| format!("count(*) FILTER (WHERE reason = '{}')", reason.as_str()));
-    format!(
-        "SELECT count(*), min(accepted_at), {} FROM waiting WHERE channel_id = ?1",
-        counts.join(", ")
-    )
-}
-
 fn summary(snapshot: &Transaction<'_>, channel: &str) -> rusqlite::Result<WaitingSummary> {
-    let time = |millis: Option<i64>| millis.map(rows::time).transpose();
-    let mut select = snapshot.prepare_cached(&summary_sql())?;
-    let mut summary = select.query_row([channel], |row| {
-        let mut summary = WaitingSummary {
-            count: row.get::<_, i64>(0)?.unsigned_abs(),
-            oldest_accepted_at: time(row.get(1)?)?,
-            ..WaitingSummary::default()
-        };
-        for (column, reason) in (2..).zip(WaitReason::ALL) {
-            let count = row.get::<_, i64>(column)?.unsigned_abs();
-            if count > 0 {
-                summary.reasons.insert(reason, count);
-            }
-        }
-        Ok(summary)
-    })?;
-    summary.next_due_at = time(next(snapshot, NEXT_DUE, channel)?)?;
+    let mut summary = WaitingSummary {
+        next_due_at: next(snapshot, NEXT_DUE, channel)?
+            .map(rows::time)
+            .transpose()?,
+        ..WaitingSummary::default()
+    };
+    let mut select = snapshot.prepare_cached(COUNTS)?;
+    let mut found = select.query([channel])?;
+    while let Some(row) = found.next()? {
+        let columns = Columns(row);
+        let count = columns.get::<i64>("count")?.unsigned_abs();
+        let oldest = columns.optional_time("oldest")?;
+        summary.count += count;
+        summary.reasons.insert(columns.named("reason")?, count);
+        summary.oldest_accepted_at = summary.oldest_accepted_at.into_iter().chain(oldest).min();
+    }
     Ok(summary)
 }

@@ -109,7 +109,9 @@ pub trait WaitingRoom: Send + Sync + 'static {
     /// A message without its body.
     async fn waiting_message(&self, id: &str) -> Result<Option<WaitingMessage>, Unavailable>;
 
-    /// How many messages wait for a channel, why, and since when.
+    /// How many messages wait for a channel, why, and since when. Its cost does not grow with the
+    /// number of messages: an engine that keeps no counts stops at [`COUNTED_WAITING`] of a reason,
+    /// and then says that more wait.
     async fn waiting_summary(&self, channel: &ChannelId) -> Result<WaitingSummary, QueryError>;
 }
 
@@ -205,11 +207,16 @@ pub enum WaitingSelection {
     Message(String),
 }
 
+/// The most messages of one channel and reason that are counted by an engine that keeps no counts.
+pub const COUNTED_WAITING: u32 = 10_000;
+
 /// The messages that wait for a channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WaitingSummary {
     /// How many wait.
     pub count: u64,
+    /// Whether more messages wait than are counted.
+    pub has_more: bool,
     /// How many wait for each reason. A reason without messages is absent.
     pub reasons: BTreeMap<WaitReason, u64>,
     /// The earliest acceptance.

@@ -152,7 +152,7 @@ pub(super) const NEEDED: [Needed; 9] = [
         expiring: None,
         keys: &[
             &["channel_id", "due_at", "_id"],
-            // The last two fields keep a summary from reading the documents.
+            // A summary reads no documents.
             &["channel_id", "reason", "accepted_at"],
         ],
         partial: &[

@@ -182,11 +182,11 @@ async fn of_dead_letters_only_those_of_own_channels_are_looked_at(#[case] filter
 #[case::expired(waiting::EXPIRED.to_owned(), 3, "INDEX waiting_by_expiry (channel_id=? AND expires_at<?)")]
 #[case::next_expiry(waiting::NEXT_EXPIRY.to_owned(), 1, "COVERING INDEX waiting_by_expiry (channel_id=?")]
 #[case::made_due(waiting::MAKE_CHANNEL_DUE.to_owned(), 3, "COVERING INDEX waiting_retries (channel_id=? AND due_at>?)")]
-#[case::summary(
-    waiting::summary_sql(),
-    1,
-    "COVERING INDEX waiting_by_reason (channel_id=?)"
-)]
+#[case::counts(waiting::COUNTS.to_owned(), 1, "SEARCH waiting_counts USING PRIMARY KEY (channel_id=?)")]
+#[case::oldest(waiting::COUNTS.to_owned(), 1, "COVERING INDEX waiting_by_reason (channel_id=? AND reason=?)")]
+#[case::deferred(waiting::DEFER.to_owned(), 6, "INDEX sqlite_autoindex_waiting_1 (message_id=?)")]
+#[case::removed(waiting::REMOVE_SETTLED.to_owned(), 3, "INDEX sqlite_autoindex_waiting_1 (message_id=?)")]
+#[case::one_made_due(waiting::MAKE_MESSAGE_DUE.to_owned(), 2, "INDEX sqlite_autoindex_waiting_1 (message_id=?)")]
 #[case::claimable(waiting::channels::CLAIMABLE.to_owned(), 2, "COVERING INDEX waiting_channels_by_time (look_at<?)")]
 #[tokio::test]
 async fn what_waits_is_read_by_an_index_and_without_sorting(

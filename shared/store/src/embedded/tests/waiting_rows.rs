@@ -41,6 +41,50 @@ async fn more_messages_than_one_step_are_made_due() {
     }
 }
 
+/// Of a file in which nothing was counted.
+#[tokio::test]
+async fn a_file_of_version_10_has_its_waiting_messages_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let connection = Connection::open(&path).unwrap();
+    for step in &SCHEMA.steps[..10] {
+        connection.execute_batch(step).unwrap();
+    }
+    let pragma = |name, value| connection.pragma_update(None, name, value).unwrap();
+    pragma("application_id", SCHEMA.application_id);
+    pragma("user_version", 10);
+    let row = "INSERT INTO waiting (message_id, channel_id, session_id, replay_count, attempts,
+            accepted_at, due_at, reason)
+        VALUES (?1, 'c', 's', 0, 0, 0, 0, 'retry')";
+    for id in ["one", "two"] {
+        connection.execute(row, [id]).unwrap();
+    }
+    drop(connection);
+    let store = opened(&folder).await;
+    let summary = store.waiting_summary(&"c".parse().unwrap()).await.unwrap();
+    assert_eq!(summary.count, 2);
+    assert_eq!(summary.reasons, [(WaitReason::Retry, 2)].into());
+}
+
+/// The counts of a channel without messages are removed, too.
+#[tokio::test]
+async fn a_channel_without_messages_has_no_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = opened(&folder).await;
+    let message = waiting(0);
+    store
+        .put_waiting(std::slice::from_ref(&message))
+        .await
+        .unwrap();
+    let removed = message.settled(Settlement::Removed);
+    store.settle_waiting(&[removed]).await.unwrap();
+    let counts = store.run::<_, _, Unavailable>(|connection| {
+        let count = "SELECT count(*) FROM waiting_counts";
+        connection.query_row(count, [], |row| row.get::<_, i64>(0))
+    });
+    assert_eq!(counts.await.unwrap(), 0);
+}
+
 #[tokio::test]
 async fn a_removed_message_leaves_no_body() {
     let folder = tempfile::tempdir().unwrap();

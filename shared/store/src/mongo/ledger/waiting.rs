@@ -6,19 +6,19 @@
 mod channels;
 mod due;
 mod row;
+mod summary;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
 use mongodb::Collection;
-use roundtrip_model::{ChannelId, waiting::WaitReason};
-use serde::Deserialize;
+use roundtrip_model::ChannelId;
 use time::OffsetDateTime;
 
 use super::{
-    super::MongoStore, WAITING, WAITING_CHANNELS, bulk, document, later, primary, read_time, rows,
-    stored, stored_from, those_there,
+    super::MongoStore, WAITING, WAITING_CHANNELS, bulk, document, later, primary, stored,
+    stored_from, those_there,
 };
 use crate::{
     Detail, QueryError, SettledRow, Settlement, Unavailable, WaitingCursor, WaitingMessage,
@@ -275,7 +275,7 @@ impl WaitingRoom for MongoStore {
         self.run_query(
             WAITING,
             move |waiting: Collection<Document>, max_time| async move {
-                summary(&waiting, &channel, max_time).await
+                summary::read(&waiting, &channel, max_time).await
             },
         )
         .await
@@ -299,49 +299,6 @@ fn due_filter(
             { "channel_id": channel, "due_at": due_at, "_id": { "$gt": &after.id } },
             { "channel_id": channel, "due_at": { "$gt": due_at, "$lt": end } },
         ] }
-    })
-}
-
-async fn summary(
-    waiting: &Collection<Document>,
-    channel: &str,
-    max_time: Duration,
-) -> Result<WaitingSummary, QueryError> {
-    #[derive(Deserialize)]
-    struct OfReason {
-        #[serde(rename = "_id")]
-        reason: WaitReason,
-        count: i64,
-        oldest: DateTime,
-    }
-
-    // An index has all of these fields.
-    let groups = waiting.aggregate([
-        doc! { "$match": { "channel_id": channel } },
-        doc! { "$group": {
-            "_id": "$reason",
-            "count": { "$sum": 1 },
-            "oldest": { "$min": "$accepted_at" },
-        } },
-    ]);
-    let groups = groups.max_time(max_time).await?;
-    let groups = rows(groups, |group: OfReason| {
-        Ok((
-            group.reason,
-            group.count.unsigned_abs(),
-            read_time(group.oldest)?,
-        ))
-    });
-    let groups = groups.await?;
-    let next_due = next(waiting, "due_at", channel).await?;
-    Ok(WaitingSummary {
-        count: groups.iter().map(|(_, count, _)| count).sum(),
-        oldest_accepted_at: groups.iter().map(|(_, _, oldest)| *oldest).min(),
-        next_due_at: next_due.map(read_time).transpose()?,
-        reasons: groups
-            .into_iter()
-            .map(|(reason, count, _)| (reason, count))
-            .collect(),
     })
 }
 
