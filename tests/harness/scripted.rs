@@ -46,7 +46,7 @@ use crate::{
     wait,
 };
 
-pub use self::reply::{Received, Reply, failing_once, failing_until};
+pub use self::reply::{Received, Reply, failing_once, failing_until, forward_body};
 
 /// The time limit on posting an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);

@@ -6,7 +6,7 @@ use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
 use harness::{
     gateway::{Accounted, CALLBACK_SECRET, Plan, Role, Setup, TestGateway},
-    scripted::Reply,
+    scripted::{Reply, forward_body},
     wait,
 };
 use roundtrip_model::{Clock, MessageId, SystemClock, TokenKeys, token::Claims};
@@ -145,10 +145,9 @@ async fn the_answer_of_a_token_holder_arrives(setup: Setup) -> anyhow::Result<Ac
     let (gateway, channel, sessions) = signed(setup)?
         .start_with_servers(|_| Reply::answering("1"))
         .await?;
-    gateway.send("c", "abc123").await?;
+    let id = gateway.send("c", "abc123").await?;
     let forwards = sessions.taken_at_least(1).await?;
-    let expected = r#"{"session_id":"abc123","response_data":1}"#;
-    assert_eq!(forwards[0].body, expected);
+    assert_eq!(forwards[0].body, forward_body("abc123", &id, "1"));
     gateway.finish(&[&channel, &sessions]).await
 }
 
@@ -210,8 +209,9 @@ async fn a_repeated_answer_is_accepted_once(setup: Setup) -> anyhow::Result<Acco
     };
     gateway.until_message(&id, both_are_forwarded).await?;
     let forwards = sessions.taken();
-    let bodies: Vec<_> = forwards.iter().map(|forward| &forward.body).collect();
-    assert_eq!(bodies, [&same, &another]);
+    let bodies: Vec<_> = forwards.iter().map(|forward| &*forward.body).collect();
+    let expected = [r#""same""#, r#""another""#].map(|data| forward_body("abc123", &id, data));
+    assert_eq!(bodies, expected);
     gateway.finish(&[&channel, &sessions]).await
 }
 
@@ -220,7 +220,7 @@ async fn a_repeated_answer_keeps_its_id_across_a_restart(
 ) -> anyhow::Result<Accounted> {
     let (mut gateway, channel, sessions) =
         signed(setup)?.start_with_servers(|_| Reply::ok()).await?;
-    gateway.send("c", "abc123").await?;
+    let id = gateway.send("c", "abc123").await?;
     let path = channel.taken_at_least(1).await?[0].response_path()?;
     gateway.post(&path, saying("same")).await?.expect(202)?;
     sessions.taken_at_least(1).await?;
@@ -229,11 +229,12 @@ async fn a_repeated_answer_keeps_its_id_across_a_restart(
         gateway.post(&path, saying(text)).await?.expect(202)?;
     }
     let forwards = sessions.taken_at_least(3).await?;
-    let ids = |body: &str| -> BTreeSet<String> {
+    let ids = |data: &str| -> BTreeSet<String> {
+        let body = forward_body("abc123", &id, data);
         let of = forwards.iter().filter(|forward| forward.body == body);
         of.map(|forward| forward.webhook_id().to_owned()).collect()
     };
-    let (same, other) = (ids(&saying("same")), ids(&saying("another")));
+    let (same, other) = (ids(r#""same""#), ids(r#""another""#));
     assert_eq!((same.len(), other.len()), (1, 1), "{forwards:?}");
     assert_ne!(same, other);
     gateway.finish(&[&channel, &sessions]).await

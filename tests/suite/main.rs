@@ -3,6 +3,7 @@
 #[macro_use]
 mod setups;
 
+mod answers;
 mod bad_input;
 mod broker_contract;
 mod callbacks;

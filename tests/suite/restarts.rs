@@ -4,7 +4,7 @@
 use anyhow::Context;
 use harness::{
     gateway::{Accounted, Plan, Response, Setup, TestGateway},
-    scripted::{Reply, ScriptedServer},
+    scripted::{Reply, ScriptedServer, forward_body},
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -24,14 +24,14 @@ async fn an_answer_after_a_restart_is_accepted(setup: Setup) -> anyhow::Result<A
         .env("ROUNDTRIP__CALLBACK_AUTH", "signed")
         .start_with_servers(|_| Reply::ok())
         .await?;
-    gateway.send("c", "abc123").await?;
+    let id = gateway.send("c", "abc123").await?;
     let delivery = channel.taken_at_least(1).await?.remove(0);
     gateway.kill_and_restart_all().await?;
     let path = delivery.response_path()?;
     let answer = r#"{"session_id":"abc123","response_data":"late"}"#;
     gateway.post(&path, answer).await?.expect(202)?;
     let forwards = sessions.taken_at_least(1).await?;
-    assert_eq!(forwards[0].body, answer);
+    assert_eq!(forwards[0].body, forward_body("abc123", &id, r#""late""#));
     gateway.finish(&[&channel, &sessions]).await
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use harness::{
     gateway::{Accounted, Plan, Role, Setup, TestGateway, attempts},
-    scripted::{Reply, ScriptedServer, failing_once},
+    scripted::{Reply, ScriptedServer, failing_once, forward_body},
 };
 use roundtrip_broker::Queue;
 use roundtrip_model::{DeadReason, decision::DeadKind};
@@ -174,12 +174,12 @@ async fn answers_wait_for_an_unavailable_sessions_server(
         .env("ROUNDTRIP__FORWARDER__RETRY__SCHEDULE", "100ms")
         .start_with_channel(|_| Reply::answering("1"))
         .await?;
-    gateway.send("c", "s").await?;
+    let id = gateway.send("c", "s").await?;
     let failed = ["forward.attempted"];
     gateway.until_logged(Role::Forwarder, &failed, 3).await?;
     let sessions = ScriptedServer::start_at(address, |_| Reply::ok()).await?;
     let forwards = sessions.taken_at_least(1).await?;
-    assert_eq!(forwards[0].body, r#"{"session_id":"s","response_data":1}"#);
+    assert_eq!(forwards[0].body, forward_body("s", &id, "1"));
     gateway.finish(&[&channel, &sessions]).await
 }
 

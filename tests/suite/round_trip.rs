@@ -2,7 +2,7 @@
 
 use harness::{
     gateway::{Accounted, Plan, Role, Setup},
-    scripted::{Reply, ScriptedServer},
+    scripted::{Reply, ScriptedServer, forward_body},
 };
 use serde_json::json;
 
@@ -21,10 +21,9 @@ async fn a_message_goes_out_and_its_answer_comes_back(setup: Setup) -> anyhow::R
     let (gateway, channel, sessions) = Plan::new(setup)?
         .start_with_servers(|_| Reply::answering(RESPONSE))
         .await?;
-    gateway.send("c", "abc123").await?;
+    let id = gateway.send("c", "abc123").await?;
     let forwards = sessions.taken_at_least(1).await?;
-    let expected = format!(r#"{{"session_id":"abc123","response_data":{RESPONSE}}}"#);
-    assert_eq!(forwards[0].body, expected);
+    assert_eq!(forwards[0].body, forward_body("abc123", &id, RESPONSE));
     assert!(forwards[0].webhook_id().starts_with("cb_"));
     gateway.finish(&[&channel, &sessions]).await
 }

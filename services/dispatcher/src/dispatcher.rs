@@ -172,6 +172,7 @@ impl DeliveryRole for Dispatcher {
         Ok(Request {
             url,
             webhook_id: message.message_id.to_string(),
+            headers: Vec::new(),
             body: serde_json::to_vec(&message.delivery_body(&response_url))?.into(),
             signer: known.signing.signer(),
             limits: Limits {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use roundtrip_delivery::{BreakerConfig, RetryConfig, Settings, WebhookConfig};
 use roundtrip_model::{Check, retry::Then};
+use serde::{Deserialize, Serialize};
 
 /// The default intervals between attempts; the last repeats. They are shorter than a channel's, as
 /// all answers wait for one SESSIONS_SERVER.
@@ -19,6 +20,7 @@ roundtrip_model::section! {
     pub struct Config {
         /// The most forwards in progress at once, all to one server.
         concurrency: u16 = 64;
+        body: BodyFields = BodyFields::Full;
         /// When the breakers open. Each channel's answers have one. One for all answers opens if the
         /// sessions server fails over the answers of most channels.
         breaker: BreakerConfig = BreakerConfig::default();
@@ -27,6 +29,16 @@ roundtrip_model::section! {
         /// maximum age.
         retry: RetryConfig = RetryConfig::default();
     }
+}
+
+/// The fields of a forward's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BodyFields {
+    /// All of them. `message_id` and `channel_id` are absent if the answer came without a token.
+    Full,
+    /// `session_id` and `response_data`.
+    Bare,
 }
 
 impl Config {

@@ -1,4 +1,5 @@
-//! What is the forwarder's own: the body of a forward, and the entries of answers in the timeline.
+//! What is the forwarder's own: the headers and the body of a forward, and the entries of answers in
+//! the timeline.
 
 use std::sync::Arc;
 
@@ -13,11 +14,16 @@ use roundtrip_tls::Roots;
 use time::OffsetDateTime;
 use url::Url;
 
-use crate::Config;
+use crate::{BodyFields, Config};
+
+const KIND: &str = "roundtrip-kind";
+const MESSAGE_ID: &str = "roundtrip-message-id";
+const CHANNEL_ID: &str = "roundtrip-channel-id";
 
 pub struct Forwarder {
     sessions_server: Url,
     signer: Option<Signer>,
+    body: BodyFields,
 }
 
 impl Forwarder {
@@ -35,6 +41,7 @@ impl Forwarder {
         let role = Self {
             sessions_server,
             signer,
+            body: config.body,
         };
         let egress_policy = EgressPolicy::Unrestricted(roots);
         Pipeline::new(role, &config.settings(), egress_policy, journal, clock)
@@ -70,10 +77,15 @@ impl DeliveryRole for Forwarder {
         callback: &Callback,
         (): &'a (),
     ) -> Result<Request<'a>, serde_json::Error> {
+        let body = match self.body {
+            BodyFields::Full => callback.forward_body(),
+            BodyFields::Bare => callback.bare_forward_body(),
+        };
         Ok(Request {
             url: &self.sessions_server,
             webhook_id: callback.callback_id.to_string(),
-            body: serde_json::to_vec(&callback.forward_body())?.into(),
+            headers: headers(callback),
+            body: serde_json::to_vec(&body)?.into(),
             signer: self.signer.as_ref(),
             limits: Limits::NONE,
             timeout: None,
@@ -117,6 +129,19 @@ impl DeliveryRole for Forwarder {
             event,
         })
     }
+}
+
+/// What a receiver can tell without the body.
+fn headers(callback: &Callback) -> Vec<(&'static str, String)> {
+    let ids = [
+        (MESSAGE_ID, callback.message_id.map(|id| id.to_string())),
+        (
+            CHANNEL_ID,
+            callback.channel_id.as_ref().map(ToString::to_string),
+        ),
+    ];
+    let ids = ids.into_iter().filter_map(|(name, id)| Some((name, id?)));
+    ids.chain([(KIND, "answer".to_owned())]).collect()
 }
 
 #[cfg(test)]

@@ -7,5 +7,5 @@
 mod config;
 mod forwarder;
 
-pub use config::Config;
+pub use config::{BodyFields, Config};
 pub use forwarder::Forwarder;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use hyper::{
     HeaderMap, Request, StatusCode, Uri,
     header::{
-        ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, InvalidHeaderValue, LOCATION,
+        ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, InvalidHeaderValue, LOCATION,
         RETRY_AFTER, USER_AGENT,
     },
 };
@@ -66,6 +66,19 @@ pub struct Webhook {
     timeout: Duration,
 }
 
+/// What one request posts.
+#[derive(Debug)]
+pub(crate) struct Post<'a> {
+    pub(crate) url: &'a Url,
+    pub(crate) webhook_id: &'a str,
+    /// The time of this attempt.
+    pub(crate) now: OffsetDateTime,
+    /// Headers beside those of Standard Webhooks. A name is in lower case.
+    pub(crate) headers: &'a [(&'static str, String)],
+    pub(crate) body: Bytes,
+    pub(crate) signer: Option<&'a Signer>,
+}
+
 impl Webhook {
     /// A client with these limits that connects as `egress_policy` allows.
     pub fn new(config: &WebhookConfig, egress_policy: EgressPolicy) -> Result<Self, WrongSettings> {
@@ -96,21 +109,21 @@ impl Webhook {
         now: OffsetDateTime,
         body: Bytes,
     ) -> Outcome {
-        self.post_within(self.timeout, url, webhook_id, now, body, None)
-            .await
+        let post = Post {
+            url,
+            webhook_id,
+            now,
+            headers: &[],
+            body,
+            signer: None,
+        };
+        self.post_within(self.timeout, post).await
     }
 
-    /// Like [`Webhook::post`], with this time limit instead of the configured one, and signed if
-    /// there is a signer.
-    pub(crate) async fn post_within(
-        &self,
-        timeout: Duration,
-        url: &Url,
-        webhook_id: &str,
-        now: OffsetDateTime,
-        body: Bytes,
-        signer: Option<&Signer>,
-    ) -> Outcome {
+    /// Posts once, with this time limit instead of the configured one, and signed if there is a
+    /// signer.
+    pub(crate) async fn post_within(&self, timeout: Duration, post: Post<'_>) -> Outcome {
+        let Post { url, now, .. } = post;
         if let Err(refusal) = self.egress_policy.vet(url) {
             return Outcome::Failed(Failure::NotAllowed(refusal.to_string()));
         }
@@ -122,10 +135,10 @@ impl Webhook {
         };
         let headers = request.headers_mut();
         headers.insert(USER_AGENT, self.user_agent.clone());
-        if let Err(problem) = webhook_headers(headers, webhook_id, now, &body, signer) {
+        if let Err(problem) = webhook_headers(headers, &post) {
             return Outcome::Failed(Failure::Connection(problem.to_string()));
         }
-        let (exchange, request) = Exchange::of(request, body);
+        let (exchange, request) = Exchange::of(request, post.body);
         let answered = timeout_at(deadline, self.client.request(request)).await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
@@ -216,18 +229,17 @@ fn basic_authorization(url: &Url) -> Option<HeaderValue> {
     Some(header)
 }
 
-/// The headers of Standard Webhooks, with the signature over id, timestamp and body.
-fn webhook_headers(
-    headers: &mut HeaderMap,
-    webhook_id: &str,
-    now: OffsetDateTime,
-    body: &[u8],
-    signer: Option<&Signer>,
-) -> Result<(), InvalidHeaderValue> {
-    headers.insert(WEBHOOK_ID, HeaderValue::from_str(webhook_id)?);
-    headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(now.unix_timestamp()));
-    if let Some(signer) = signer {
-        let signature = signer.sign(webhook_id, now, body);
+/// The headers of Standard Webhooks, with the signature over id, timestamp and body, and the post's
+/// own.
+fn webhook_headers(headers: &mut HeaderMap, post: &Post<'_>) -> Result<(), InvalidHeaderValue> {
+    let timestamp = HeaderValue::from(post.now.unix_timestamp());
+    headers.insert(WEBHOOK_ID, HeaderValue::from_str(post.webhook_id)?);
+    headers.insert(WEBHOOK_TIMESTAMP, timestamp);
+    for (name, value) in post.headers {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value)?);
+    }
+    if let Some(signer) = post.signer {
+        let signature = signer.sign(post.webhook_id, post.now, &post.body);
         headers.insert(WEBHOOK_SIGNATURE, HeaderValue::from_str(&signature)?);
     }
     Ok(())

@@ -12,7 +12,7 @@ use roundtrip_model::{
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use crate::{Request, Webhook, attempt::Attempt};
+use crate::{Request, Webhook, attempt::Attempt, client::Post};
 
 #[derive(Debug)]
 pub(crate) struct DeliveryClient {
@@ -56,17 +56,16 @@ impl DeliveryClient {
         request: &Request<'_>,
     ) -> Attempt {
         let started = Instant::now();
-        let outcome = self
-            .webhook
-            .post_within(
-                request.timeout.unwrap_or(self.webhook.timeout()),
-                request.url,
-                &request.webhook_id,
-                self.clock.now(),
-                request.body.clone(),
-                request.signer,
-            )
-            .await;
+        let timeout = request.timeout.unwrap_or(self.webhook.timeout());
+        let post = Post {
+            url: request.url,
+            webhook_id: &request.webhook_id,
+            now: self.clock.now(),
+            headers: &request.headers,
+            body: request.body.clone(),
+            signer: request.signer,
+        };
+        let outcome = self.webhook.post_within(timeout, post).await;
         let duration = started.elapsed();
         match request.schedule {
             None => self.judged(message, age_from, outcome, duration, &self.policy),

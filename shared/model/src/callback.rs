@@ -21,10 +21,14 @@ pub struct Callback {
     pub response_data: Box<RawValue>,
 }
 
-/// The body of a forward: what the channel posted.
+/// The body of a forward. The two ids are absent if they are unknown or not wanted.
 #[derive(Debug, Serialize)]
 pub struct ForwardBody<'a> {
     session_id: &'a SessionId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<&'a MessageId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel_id: Option<&'a ChannelId>,
     response_data: &'a RawValue,
 }
 
@@ -32,7 +36,18 @@ impl Callback {
     /// The body to post to the sessions server.
     pub fn forward_body(&self) -> ForwardBody<'_> {
         ForwardBody {
+            message_id: self.message_id.as_ref(),
+            channel_id: self.channel_id.as_ref(),
+            ..self.bare_forward_body()
+        }
+    }
+
+    /// The body with `session_id` and `response_data` alone.
+    pub fn bare_forward_body(&self) -> ForwardBody<'_> {
+        ForwardBody {
             session_id: &self.session_id,
+            message_id: None,
+            channel_id: None,
             response_data: &self.response_data,
         }
     }

@@ -52,6 +52,13 @@ impl Received {
     }
 }
 
+/// The body of a forward, byte for byte: an answer by channel `c` to this message.
+pub fn forward_body(session_id: &str, message_id: &str, response_data: &str) -> String {
+    format!(
+        r#"{{"session_id":"{session_id}","message_id":"{message_id}","channel_id":"c","response_data":{response_data}}}"#
+    )
+}
+
 /// How the server handles a request.
 #[derive(Debug, Clone)]
 pub struct Reply {

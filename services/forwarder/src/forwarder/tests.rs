@@ -1,6 +1,9 @@
-use std::sync::Arc;
+use std::{slice, sync::Arc};
 
-use axum::{Router, http::StatusCode};
+use axum::{
+    Router,
+    http::{HeaderMap, StatusCode},
+};
 use roundtrip_broker::Handler;
 use roundtrip_doubles::observed_journal;
 use roundtrip_model::{Decision, decision::DeadKind, journal::After};
@@ -12,6 +15,8 @@ use super::*;
 use crate::Config;
 
 const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
+const KNOWN: &str = r#"{"callback_id":"cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","session_id":"abc123","message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"slack-sim","response_data":{"n":1.10}}"#;
+/// An answer that came without a token.
 const CALLBACK: &str = r#"{"callback_id":"cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","session_id":"abc123","response_data":{"n":1.10}}"#;
 
 /// A forwarder to a sessions server that answers with this status, and the entries it journals.
@@ -47,7 +52,6 @@ fn message(body: &'static str, attempts: u32) -> Message {
 
 #[tokio::test]
 async fn an_attempt_is_in_the_journal_if_the_message_is_known() {
-    const KNOWN: &str = r#"{"callback_id":"cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","session_id":"abc123","message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"slack-sim","response_data":1}"#;
     let (forwarder, mut entries) = observed(200).await;
     forwarder.handle(&message(CALLBACK, 0)).await;
     assert!(entries.try_recv().is_err(), "of which message?");
@@ -82,4 +86,54 @@ async fn a_refused_answer_is_dead() {
         panic!("{decision:?}")
     };
     assert_eq!(reason.kind, DeadKind::Refused);
+}
+
+/// What a forwarder with this configuration posts: its `roundtrip-` headers, and its body.
+async fn posted(body: BodyFields, callback: &'static str) -> (Vec<String>, String) {
+    let (sender, mut requests) = mpsc::unbounded_channel();
+    let app = Router::new().fallback(async move |headers: HeaderMap, body: String| {
+        let own = headers
+            .iter()
+            .filter(|(name, _)| name.as_str().starts_with("roundtrip-"));
+        let own = own.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
+        let mut own: Vec<_> = own.collect();
+        own.sort();
+        sender.send((own, body)).unwrap();
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, app).await });
+    let forwarder = Forwarder::pipeline(
+        &Config {
+            body,
+            ..Config::default()
+        },
+        url.parse().unwrap(),
+        None,
+        Roots::default(),
+        observed_journal().0,
+        Arc::new(NOW),
+    );
+    forwarder.unwrap().handle(&message(callback, 0)).await;
+    requests.recv().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_forward_names_its_message_and_its_channel_if_they_are_known() {
+    let kind = "roundtrip-kind: answer".to_owned();
+    let ids = [
+        "roundtrip-channel-id: slack-sim".to_owned(),
+        kind.clone(),
+        "roundtrip-message-id: msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
+    ];
+    let bare = r#"{"session_id":"abc123","response_data":{"n":1.10}}"#;
+    let full = r#"{"session_id":"abc123","message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"slack-sim","response_data":{"n":1.10}}"#;
+    for (fields, callback, headers, body) in [
+        (BodyFields::Full, KNOWN, &ids[..], full),
+        (BodyFields::Bare, KNOWN, &ids, bare),
+        (BodyFields::Full, CALLBACK, slice::from_ref(&kind), bare),
+    ] {
+        let expected = (headers.to_vec(), body.to_owned());
+        assert_eq!(posted(fields, callback).await, expected);
+    }
 }

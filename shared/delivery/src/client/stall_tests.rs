@@ -179,8 +179,15 @@ async fn a_connection_on_which_an_exchange_timed_out_takes_no_further_request() 
     let outcome = post(&client, &server.at("/hang")).await;
     assert_eq!(outcome, Outcome::Failed(Failure::TimedOut(SHORT)));
     // With more time, because it opens a new connection.
-    let body = Bytes::from_static(b"{}");
-    let next = client.post_within(LIMIT, &server.url, "msg_1", NOW, body, None);
+    let next = Post {
+        url: &server.url,
+        webhook_id: "msg_1",
+        now: NOW,
+        headers: &[],
+        body: Bytes::from_static(b"{}"),
+        signer: None,
+    };
+    let next = client.post_within(LIMIT, next);
     assert_eq!(next.await, answered(200, ""));
     assert_eq!(server.connections(), 2);
 }

@@ -102,6 +102,8 @@ pub trait DeliveryRole: Send + Sync + 'static {
 pub struct Request<'a> {
     pub url: &'a Url,
     pub webhook_id: String,
+    /// Headers beside those of Standard Webhooks. A name is in lower case.
+    pub headers: Vec<(&'static str, String)>,
     pub body: Bytes,
     /// Signs the request, if the receiver has a secret.
     pub signer: Option<&'a Signer>,

@@ -59,6 +59,7 @@ impl DeliveryRole for Role {
         Ok(Request {
             url: &self.url,
             webhook_id: message.id.clone(),
+            headers: Vec::new(),
             body: message.body.clone(),
             signer: None,
             limits: self.limits,

@@ -53,7 +53,7 @@ fn in_file(key: &str, value: &str) -> String {
 }
 
 /// Every key, with values of the environment and the same in the file.
-const KEYS: [(&str, &[(&str, &str)]); 84] = [
+const KEYS: [(&str, &[(&str, &str)]); 85] = [
     ("environment", &[("production", "\"production\"")]),
     ("public_url", &[("http://h/", "\"http://h/\"")]),
     ("sessions_server", &[("http://h/", "\"http://h/\"")]),
@@ -148,6 +148,7 @@ const KEYS: [(&str, &[(&str, &str)]); 84] = [
     ("dispatcher.retry.max_age", DURATION),
     ("dispatcher.retry.retry_after_cap", DURATION),
     ("forwarder.concurrency", NUMBER),
+    ("forwarder.body", &[("bare", "\"bare\"")]),
     ("forwarder.breaker.failures", NUMBER),
     ("forwarder.breaker.wait", DURATION),
     ("forwarder.breaker.max_wait", DURATION),
