@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use bson::{DateTime, Document, doc};
-use futures::future::try_join_all;
 use mongodb::Collection;
 use roundtrip_model::waiting::WaitReason;
 use serde::Deserialize;
@@ -19,7 +18,6 @@ use crate::{COUNTED_WAITING, QueryError, WaitingSummary};
 
 /// The messages that wait for one reason.
 struct OfReason {
-    reason: WaitReason,
     /// At most one more than [`COUNTED_WAITING`].
     counted: u64,
     oldest: DateTime,
@@ -30,13 +28,16 @@ pub(super) async fn read(
     channel: &str,
     max_time: Duration,
 ) -> Result<WaitingSummary, QueryError> {
-    let reasons = WaitReason::ALL.map(|reason| of_reason(waiting, channel, reason, max_time));
     let mut summary = WaitingSummary::default();
-    for found in try_join_all(reasons).await?.into_iter().flatten() {
+    // One after the other, because a query uses one connection.
+    for reason in WaitReason::ALL {
+        let Some(found) = of_reason(waiting, channel, reason, max_time).await? else {
+            continue;
+        };
         let count = found.counted.min(u64::from(COUNTED_WAITING));
         summary.count += count;
         summary.has_more |= found.counted > count;
-        summary.reasons.insert(found.reason, count);
+        summary.reasons.insert(reason, count);
         let oldest = read_time(found.oldest)?;
         summary.oldest_accepted_at = summary.oldest_accepted_at.into_iter().chain([oldest]).min();
     }
@@ -74,9 +75,5 @@ async fn of_reason(
         .max_time(max_time)
         .await?;
     // The last one may have gone since.
-    Ok((counted > 0).then_some(OfReason {
-        reason,
-        counted,
-        oldest,
-    }))
+    Ok((counted > 0).then_some(OfReason { counted, oldest }))
 }
