@@ -97,7 +97,6 @@ pub enum CallbackAuth {
 pub struct Tls {
     /// The certificate chain in PEM, the server's certificate first.
     pub cert_file: PathBuf,
-    /// The certificate's private key, in PEM.
     pub key_file: PathBuf,
 }
 

@@ -64,7 +64,6 @@ pub struct Parts {
     pub journal: Journal,
     /// The keys of the tokens that the dispatcher makes.
     pub tokens: TokenKeys,
-    /// Whether an answer needs a token.
     pub callback_auth: CallbackAuth,
     pub sealing: SealingKeys,
     /// The gateway's own `/webhook-response`, as channels reach it. Messages that name no

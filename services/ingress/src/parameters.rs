@@ -15,7 +15,6 @@ use crate::{
 /// axum writes this before it names the parameter.
 const PREFIX: &str = "Failed to deserialize query string: ";
 
-/// The query string, parsed into a `T`.
 pub(crate) struct Parameters<T>(pub(crate) T);
 
 /// The id in the path. An id that is not UTF-8 names nothing.

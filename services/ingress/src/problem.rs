@@ -22,7 +22,6 @@ use crate::request_id;
 
 pub(crate) use self::{kind::Kind, quota::Quota};
 
-/// The `Retry-After` of a 503.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -31,7 +30,6 @@ pub(crate) struct Problem {
     detail: String,
     errors: Vec<FieldProblem>,
     retry_after: Option<Duration>,
-    /// The quota that a 429 reports.
     quota: Option<Quota>,
 }
 
@@ -92,7 +90,6 @@ impl Problem {
         self.kind == Kind::BrokerUnconfirmed
     }
 
-    /// Fields that are invalid.
     pub(crate) fn invalid(errors: impl IntoIterator<Item = FieldError>) -> Self {
         let errors: Vec<_> = errors
             .into_iter()
@@ -112,7 +109,6 @@ impl Problem {
         }
     }
 
-    /// Refuses fields that are invalid, if any are.
     pub(crate) fn unless_valid(errors: Vec<FieldError>) -> Result<(), Self> {
         if errors.is_empty() {
             return Ok(());
@@ -126,7 +122,6 @@ impl Problem {
         Self::new(Kind::MalformedJson, detail)
     }
 
-    /// One field that is invalid.
     pub(crate) fn invalid_field(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::invalid([FieldError::new(field, problem)])
     }

@@ -87,7 +87,6 @@ fn table() -> Vec<Call> {
     ]
 }
 
-/// Every call: method, path and access.
 pub fn calls() -> Vec<(Method, &'static str, Access)> {
     let calls = table().into_iter();
     calls
@@ -135,7 +134,6 @@ fn opened_by_any_key(ingress: &Ingress, routes: Router) -> Router {
     routes.layer(from_fn_with_state(state, guard))
 }
 
-/// A row of the table.
 struct Call {
     method: Method,
     path: &'static str,

@@ -9,7 +9,6 @@ use roundtrip_broker::{PublishError, Queue};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// How often the queue is checked.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Until `stop`, logs the number of unreadable entries whenever it grows.

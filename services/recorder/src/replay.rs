@@ -71,7 +71,6 @@ pub(crate) struct Replayer {
     store_waits: LogThrottle,
 }
 
-/// A replay under a lease.
 struct LeasedReplay {
     replay_id: ReplayId,
     owner: String,

@@ -93,7 +93,6 @@ pub(crate) struct Listener {
     limits: Limits,
 }
 
-/// The state that the connections of one port share.
 struct Server {
     router: Router,
     http: Builder<TokioExecutor>,

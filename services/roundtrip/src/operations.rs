@@ -29,7 +29,6 @@ pub(crate) const LIMITS: Limits = Limits {
     idle_timeout: Duration::from_secs(75),
 };
 
-/// What readiness is computed from.
 #[derive(Clone)]
 pub(crate) struct Operations {
     pub broker: SharedBroker,

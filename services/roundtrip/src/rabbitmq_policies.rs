@@ -32,7 +32,6 @@ fn command(policy: &Policy) -> String {
     )
 }
 
-/// Quotes a word for the shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }

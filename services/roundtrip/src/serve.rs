@@ -53,7 +53,6 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     ended
 }
 
-/// The opened engines.
 struct Engines {
     broker: SharedBroker,
     store: SharedStore,

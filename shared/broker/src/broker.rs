@@ -49,18 +49,14 @@ pub trait Consumer: Send {
     async fn next(&mut self) -> Option<Delivery>;
 }
 
-/// A broker that roles share.
 pub type SharedBroker = Arc<dyn Broker>;
 
-/// Whether a broker accepts publishes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// It accepts publishes.
     Ready,
     /// It is reachable and refuses publishes (`connection.blocked`, a full disk, a queue with other
     /// arguments), or leaves them unconfirmed. A full queue is reported by
     /// [`PublishError::Refused`] instead, because the other queues still accept messages.
     Blocked(String),
-    /// It is unreachable.
     Unavailable(String),
 }

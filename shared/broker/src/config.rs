@@ -7,7 +7,6 @@ use std::{fmt, path::PathBuf, time::Duration};
 use roundtrip_model::{Check, config::masked};
 
 roundtrip_model::section! {
-    /// The section `broker` of the configuration.
     #[derive(Eq)]
     pub struct Config {
         /// `sqlite:` and a path for the embedded engine; `amqp://` or `amqps://` for RabbitMQ.

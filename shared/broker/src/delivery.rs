@@ -18,25 +18,20 @@ pub struct Delivery {
 /// What an engine does with a delivery when it is settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
-    /// Remove the message.
     Ack,
     /// Deliver the message again after `delay`, with this number of attempts.
     Defer {
         /// Minimum time until it is delivered again.
         delay: Duration,
-        /// Attempts made so far.
         attempts: u32,
     },
     /// Move it to the waiting queue, with this number of attempts.
     Wait {
-        /// Why it waits.
         waiting: Waiting,
-        /// Attempts made so far.
         attempts: u32,
     },
     /// Move it to the dead queue of its queue.
     Dead {
-        /// Why the message is dead.
         reason: DeadReason,
         /// Attempts made so far, plus one for this delivery even if it made none.
         attempts: u32,
@@ -60,7 +55,6 @@ pub trait Settle: Send + Sync {
 }
 
 impl Delivery {
-    /// A delivery of this message; the lease settles it.
     pub fn new(message: Message, lease: Box<dyn Settle>) -> Self {
         Self {
             message,
@@ -68,7 +62,6 @@ impl Delivery {
         }
     }
 
-    /// The message.
     pub const fn message(&self) -> &Message {
         &self.message
     }

@@ -68,7 +68,6 @@ const MAX_WAITING_PUBLISHES: usize = 4096;
 /// Maximum size of a body; SQLite's own limit is about a gigabyte.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
-/// The embedded engine.
 pub(crate) struct Embedded {
     commands: mpsc::Sender<Command>,
     /// Bounds the waiting publishes; the permit goes with the publish to the writer.
@@ -93,7 +92,6 @@ impl Embedded {
         }
     }
 
-    /// Opens the file, or creates it and its directory.
     pub(crate) async fn open(
         path: PathBuf,
         config: &Config,

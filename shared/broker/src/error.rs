@@ -3,7 +3,6 @@
 use roundtrip_files::sqlite;
 use roundtrip_model::WrongSettings;
 
-/// Why a publish failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// The broker is unreachable, or was closed.
@@ -33,7 +32,6 @@ pub enum SettleError {
     NotTaken(#[from] PublishError),
 }
 
-/// The broker was closed.
 #[derive(Debug, thiserror::Error)]
 #[error("the broker was closed")]
 pub struct Closed;
@@ -41,13 +39,10 @@ pub struct Closed;
 /// Why a broker could not be opened. Each error is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Settings are wrong.
     #[error(transparent)]
     Settings(#[from] WrongSettings),
-    /// The embedded broker's file cannot be used.
     #[error(transparent)]
     File(#[from] sqlite::OpenError),
-    /// The thread that owns the file cannot run.
     #[error("the broker's writer cannot run")]
     Thread(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

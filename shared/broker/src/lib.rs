@@ -6,8 +6,6 @@
 //!
 //! No type of lapin or rusqlite leaves this crate.
 
-#![warn(missing_docs)]
-
 mod broker;
 mod config;
 mod delivery;

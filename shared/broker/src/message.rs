@@ -35,7 +35,6 @@ impl Message {
     }
 }
 
-/// A queue to consume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Queue {
     /// Messages for channels: the shards of new messages, and the retries. They are consumed in
@@ -65,7 +64,6 @@ const _: () = {
 };
 
 impl Queue {
-    /// Every queue.
     pub const ALL: [Self; 7] = [
         Self::Outbound,
         Self::Callbacks,
@@ -76,7 +74,6 @@ impl Queue {
         Self::Waiting,
     ];
 
-    /// The queue's name for operators.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Outbound => "outbound",
@@ -99,14 +96,11 @@ impl Queue {
     }
 }
 
-/// Where a new message is published to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route<'a> {
     /// The outbound queue; the channel determines the shard.
     Outbound(&'a ChannelId),
-    /// The callbacks queue.
     Callbacks,
-    /// The journal queue.
     Journal,
     /// The waiting queue, for a message that cannot go now. Its [`Message::waiting`] is set.
     Waiting,
@@ -115,7 +109,6 @@ pub enum Route<'a> {
 }
 
 impl Route<'_> {
-    /// The queue that the route leads to.
     pub const fn queue(&self) -> Queue {
         match self {
             Self::Outbound(_) => Queue::Outbound,

@@ -11,7 +11,6 @@ use crate::{
     rabbitmq::{RabbitMq, Servers},
 };
 
-/// An engine that can be opened.
 enum Engine {
     Embedded(PathBuf),
     RabbitMq(Box<Servers>),

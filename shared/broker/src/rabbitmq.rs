@@ -88,14 +88,11 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// AMQP limits a name to 255 bytes; the remainder is for what follows the namespace.
 const MAX_NAMESPACE: usize = 200;
 
-/// The RabbitMQ engine.
 pub(crate) struct RabbitMq {
     engine: Arc<Engine>,
-    /// The management API's warnings, if one is configured.
     warnings: Arc<Warnings>,
 }
 
-/// State shared by the engine's tasks.
 struct Engine {
     topology: Arc<Topology>,
     clock: Arc<dyn Clock>,
@@ -110,7 +107,6 @@ struct Engine {
     connections: TaskTracker,
 }
 
-/// Where RabbitMQ and its management API are.
 pub(crate) struct Servers {
     endpoint: Endpoint,
     management: Option<Management>,

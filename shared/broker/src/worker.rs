@@ -30,10 +30,8 @@ pub trait Handler: Send + Sync + 'static {
     async fn panicked(&self, message: &Message) -> Decision;
 }
 
-/// How a role consumes its queue.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    /// Maximum number of deliveries under way.
     pub concurrency: usize,
     /// How long deliveries under way may continue after the stop.
     pub drain: Duration,

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use roundtrip_model::{Decision, Event, Outcome, journal};
 
-/// An attempt with its outcome and decision.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     /// From 1 on.
@@ -15,7 +14,6 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// The event of the attempt's journal entry.
     pub(crate) fn event(&self) -> Event {
         let duration_ms = millis(self.duration);
         let attempt =

@@ -214,7 +214,6 @@ fn request(url: &Url) -> Option<Request<()>> {
     Some(request)
 }
 
-/// A URL's user and password as a header.
 fn basic_authorization(url: &Url) -> Option<HeaderValue> {
     let password = url.password();
     if url.username().is_empty() && password.is_none() {

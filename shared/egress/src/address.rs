@@ -15,7 +15,6 @@ use std::{
 
 use ipnet::IpNet;
 
-/// Why an address is special.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Special {
     /// `0.0.0.0/8`, `::`: this machine, on most systems.
@@ -42,7 +41,6 @@ pub enum Special {
     Embedding(Embedding),
 }
 
-/// How an IPv6 address contains an IPv4 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Embedding {
     /// `::a.b.c.d`, long deprecated.

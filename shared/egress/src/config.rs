@@ -76,7 +76,6 @@ impl Config {
         self.roots(check);
     }
 
-    /// The rules.
     pub fn guard(&self, loopback: Loopback) -> Result<Guard, WrongSettings> {
         let mut check = Check::of("egress");
         let guard = self.rules(loopback, &mut check);

@@ -17,7 +17,6 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// The egress policy of this configuration.
     pub fn new(config: &Config, loopback: Loopback) -> Result<Self, WrongSettings> {
         let mut check = Check::of("egress");
         let guard = config.rules(loopback, &mut check).map(Arc::new);
@@ -37,7 +36,6 @@ impl Egress {
         &self.guard
     }
 
-    /// The resolver, which applies the rules.
     pub const fn resolver(&self) -> &Resolver {
         &self.resolver
     }

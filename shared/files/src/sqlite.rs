@@ -13,10 +13,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, config::Db
 
 use crate::private::create_missing;
 
-/// How many prepared statements a connection keeps.
 const STATEMENT_CACHE: usize = 64;
 
-/// The kind of a file, and its tables.
 #[derive(Debug, Clone, Copy)]
 pub struct Schema {
     /// `PRAGMA application_id`: distinguishes the file from other SQLite files.
@@ -26,7 +24,6 @@ pub struct Schema {
     pub steps: &'static [&'static str],
 }
 
-/// Why a file cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process locks it.
@@ -102,7 +99,6 @@ impl Schema {
         }
     }
 
-    /// Applies the missing migrations.
     fn migrate(&self, connection: &mut Connection) -> rusqlite::Result<Migrated> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let number = |sql: &str| transaction.query_row(sql, [], |row| row.get::<_, i64>(0));

@@ -14,7 +14,6 @@ pub(crate) const MAX_BATCH_ENTRIES: usize = 500;
 /// A message takes no further entry once its JSON reaches this size in bytes.
 pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
 
-/// An entry that waits for its confirm.
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) id: EntryId,
@@ -89,7 +88,6 @@ impl EntryBatch {
         Ok((of(self.entries), of(second)))
     }
 
-    /// Wakes every waiting caller.
     pub(crate) fn confirmed(self) {
         for entry in self.entries {
             // The receiver may have been dropped; that is fine.

@@ -21,7 +21,6 @@ use crate::batch::{EntryBatch, Pending};
 /// The longest time that a batch waits for earlier ones.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// Maximum number of batches under way.
 const MAX_UNDER_WAY: usize = 4;
 
 /// Runs until `stop`, or until every [`Journal`](crate::Journal) is dropped; then until everything

@@ -33,7 +33,6 @@ pub struct ForwardBody<'a> {
 }
 
 impl Callback {
-    /// The body to post to the sessions server.
     pub fn forward_body(&self) -> ForwardBody<'_> {
         ForwardBody {
             message_id: self.message_id.as_ref(),

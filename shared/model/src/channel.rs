@@ -29,7 +29,6 @@ pub const MAX_TAG_CHARS: usize = 128;
 #[serde(deny_unknown_fields)]
 pub struct Channel {
     pub channel_id: ChannelId,
-    /// For people to read.
     #[serde(default)]
     pub channel_name: String,
     #[serde(default)]
@@ -37,7 +36,6 @@ pub struct Channel {
     /// Holds `endpoint_url` and any other keys of the owner.
     #[serde(default)]
     pub channel_metadata: Map<String, Value>,
-    /// Labels to search by.
     #[serde(default)]
     pub channel_tags: Vec<String>,
 }

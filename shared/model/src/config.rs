@@ -12,7 +12,6 @@ use std::{
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// A setting that is wrong or missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrongSetting {
     /// Where it is written, if that is known.
@@ -187,13 +186,11 @@ impl Check {
         }
     }
 
-    /// Ends the check.
     pub fn end(self) -> Result<(), WrongSettings> {
         self.end_with(Some(()))
     }
 }
 
-/// A type of settings that have bounds.
 pub trait Bounded: PartialOrd {
     fn shown(&self) -> String;
 }

@@ -21,7 +21,6 @@ pub enum Decision {
     /// Deliver again after this time, which does not count as an attempt. No attempt was made, or
     /// the endpoint returned 410 and its channel is paused.
     Snooze(Duration),
-    /// Wait in the store.
     Wait(Waiting),
 }
 

@@ -5,7 +5,6 @@
 pub struct FieldError {
     /// The field's path in the document, dotted.
     pub field: String,
-    /// What is wrong, for the client to read.
     pub problem: String,
 }
 

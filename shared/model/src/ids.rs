@@ -49,7 +49,6 @@ macro_rules! made_id {
         impl $name {
             const PREFIX: &'static str = $prefix;
 
-            /// The length of its text, in bytes.
             pub const LENGTH: usize = Self::PREFIX.len() + uuid::fmt::Simple::LENGTH;
 
             /// A new id. Within one process, later ids sort after earlier ones.
@@ -154,7 +153,6 @@ made_id! {
 pub struct ChannelUid(String);
 
 impl ChannelUid {
-    /// The uid's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -34,7 +34,6 @@ pub const SECRET_BYTES: usize = 32;
 pub const MAX_NAME_CHARS: usize = 128;
 /// The most channels that one key can be limited to.
 pub const MAX_CHANNELS: usize = 100;
-/// The highest rate, in requests a second.
 pub const MAX_RATE: u32 = 1_000_000;
 
 /// The longest lifetime of a key that expires: 100 years. Some stores cannot return times far
@@ -69,7 +68,6 @@ impl FromStr for KeyRole {
     }
 }
 
-/// A key as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ApiKey {
     /// Its public id, which is independent of the secret.
@@ -90,7 +88,6 @@ pub struct ApiKey {
     /// its creator, that key's creator and so on. `None` if its creator has no limit of channels.
     #[serde(skip)]
     pub made_under: Option<ApiKeyId>,
-    /// The hash that it is verified by.
     #[serde(skip)]
     pub hash: KeyHash,
 }

@@ -7,7 +7,6 @@ use parking_lot::Mutex;
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Limits one log line.
 #[derive(Debug)]
 pub struct LogThrottle {
     every: Duration,

@@ -18,7 +18,6 @@ pub enum Outcome {
         location: Option<String>,
         excerpt: String,
     },
-    /// There was no response, for this reason.
     Failed(Failure),
 }
 

@@ -37,7 +37,6 @@ impl RateLimiter {
         (missing > 0.0).then(|| Duration::from_secs_f64(missing / self.per_second))
     }
 
-    /// Takes a token, if there is one.
     pub fn take(&mut self, now: Instant) -> bool {
         let there = self.blocked_for(now).is_none();
         if there {

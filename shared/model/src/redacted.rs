@@ -32,7 +32,6 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
     Cow::Owned(kept)
 }
 
-/// A kind of secret, and how it is recognised.
 struct Kind {
     mark: &'static str,
     /// Whether the secret may contain this byte.

@@ -66,7 +66,6 @@ pub struct RetryPolicy {
 /// What follows the end of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// No further attempt.
     GiveUp,
     /// The last interval is repeated until the message is too old.
     RepeatTheLast,
@@ -123,7 +122,6 @@ impl RetryPolicy {
         Duration::try_from(now - accepted_at).is_ok_and(|age| age >= self.max_age)
     }
 
-    /// The decision that follows from an outcome.
     pub fn decide(
         &self,
         outcome: &Outcome,

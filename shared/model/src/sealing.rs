@@ -16,7 +16,6 @@ use base64::{
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest, Sha256};
 
-/// The length of a key, in bytes.
 pub const KEY_BYTES: usize = 32;
 /// The length of a nonce, in bytes. Nonces are random: a key encrypts so few secrets that a
 /// collision is negligible.
@@ -38,7 +37,6 @@ pub enum KeyError {
     Twice,
 }
 
-/// Why an encrypted text cannot be decrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unopened {
     /// It does not have the form of an encrypted secret.

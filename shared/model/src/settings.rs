@@ -11,7 +11,6 @@ use serde_json::{Map, Value};
 use crate::field_error::FieldError;
 
 pub const DELIVERY: &str = "delivery";
-/// The key that pauses a channel.
 pub const PAUSED: &str = "paused";
 
 const TIMEOUT: &str = "timeout";

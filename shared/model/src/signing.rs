@@ -37,7 +37,6 @@ pub struct SigningSecret(Vec<u8>);
 pub struct NoSecret;
 
 impl SigningSecret {
-    /// The secret made of these random bytes.
     pub fn new(random: [u8; NEW_SECRET_BYTES]) -> Self {
         Self(random.into())
     }

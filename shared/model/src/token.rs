@@ -49,7 +49,6 @@ const ID_END: u8 = 0;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
-    /// The message that is answered.
     pub message_id: MessageId,
     pub channel_id: ChannelId,
     /// How many times the message had been replayed when it was delivered.
@@ -60,7 +59,6 @@ pub struct Claims {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Delivered {
     pub message_id: MessageId,
-    /// How many times the message had been replayed.
     pub replay_count: u32,
 }
 
@@ -231,7 +229,6 @@ impl TokenKey {
     }
 }
 
-/// The beginning of a MAC.
 fn tag(mac: Hmac<Sha256>) -> [u8; TAG_BYTES] {
     let mut tag = [0; TAG_BYTES];
     tag.copy_from_slice(&mac.finalize().into_bytes()[..TAG_BYTES]);

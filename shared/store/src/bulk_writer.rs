@@ -37,7 +37,6 @@ pub struct BulkWriter<T> {
 #[error("the store was unavailable for more than {PATIENCE:?}")]
 pub struct GaveUp;
 
-/// One caller's items, and where its result is sent.
 #[derive(Debug)]
 struct Page<T> {
     items: Vec<T>,

@@ -31,7 +31,6 @@ use crate::{
     secrets::{self, Signing},
 };
 
-/// Reads channels through a short-lived cache.
 pub struct CachedChannels {
     store: SharedChannels,
     secrets: Option<(SharedSecrets, SealingKeys)>,
@@ -39,7 +38,6 @@ pub struct CachedChannels {
     unreadable: parking_lot::Mutex<HashSet<ChannelId>>,
     known: Cache<ChannelId, CachedRead>,
     time_to_live: Duration,
-    /// Whether the store was unavailable at the last read.
     is_unavailable: AtomicBool,
     /// Held by the only read that probes an unavailable store. The other reads do not wait for it.
     trying: Mutex<()>,
@@ -48,7 +46,6 @@ pub struct CachedChannels {
 /// A channel as of its last read.
 #[derive(Debug)]
 pub struct KnownChannel {
-    /// The endpoint and the delivery settings.
     pub target: DeliveryTarget,
     /// How deliveries are signed; unsigned if the cache does not read secrets.
     pub signing: Signing,
@@ -62,7 +59,6 @@ const MAX_COUNTED: usize = 1000;
 const ENTRY_BYTES: usize = 2048;
 
 impl KnownChannel {
-    /// Its approximate size in memory.
     fn bytes(&self) -> usize {
         let endpoint = self.target.endpoint.as_ref();
         let url = endpoint.map_or(0, |url| url.as_str().len());
@@ -95,7 +91,6 @@ impl fmt::Debug for CachedChannels {
 }
 
 impl CachedChannels {
-    /// Reads this store through a cache.
     #[must_use]
     pub fn new(store: SharedChannels, config: &Config) -> Self {
         Self {

@@ -20,10 +20,8 @@ pub(crate) const MAX_METADATA_BYTES: usize = 2 * 1024 * 1024;
 /// The most values in `channel_metadata`. Each takes far more memory than its text.
 pub(crate) const MAX_METADATA_VALUES: usize = 10_000;
 
-/// The longest path that an error names.
 const MAX_SHOWN_BYTES: usize = 256;
 
-/// The channel in its stored form.
 pub(crate) fn channel(channel: &Channel) -> Result<StoredChannel, ChannelError> {
     check(&channel.channel_metadata)?;
     Ok(channel.clone().into())

@@ -13,7 +13,6 @@ use crate::{
     Version, Versioned,
 };
 
-/// Storage for channels.
 #[async_trait]
 pub trait Channels: Send + Sync + 'static {
     /// Adds a channel.
@@ -77,12 +76,10 @@ pub trait Channels: Send + Sync + 'static {
     /// [`QueryError::TooCostly`] if the budget ends before the first channel is evaluated.
     async fn query(&self, filter: &Filter, page: &PageRequest) -> Result<ChannelPage, QueryError>;
 
-    /// Whether the store is available now.
     async fn ping(&self) -> Result<(), Unavailable>;
 
     /// Stops the store's background tasks and waits for them, up to a limit. No call may follow.
     async fn close(&self) {}
 }
 
-/// Channels that roles share.
 pub type SharedChannels = Arc<dyn Channels>;

@@ -8,7 +8,6 @@ use std::{fmt, path::PathBuf, time::Duration};
 use roundtrip_model::{Check, config::masked};
 
 roundtrip_model::section! {
-    /// The store's section of the configuration.
     #[derive(Eq)]
     pub struct Config {
         /// `sqlite:PATH`, `mongodb://…` or `mongodb+srv://…`.

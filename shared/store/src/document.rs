@@ -26,7 +26,6 @@ pub(crate) const FIELDS: [&str; 5] = [
 /// The field that holds `endpoint_url` and any other keys of the owner.
 pub(crate) const METADATA: &str = "channel_metadata";
 
-/// The document of a channel.
 pub(crate) fn of(channel: StoredChannel) -> Map<String, Value> {
     let StoredChannel {
         channel_id,
@@ -50,7 +49,6 @@ pub(crate) fn text<'a>(document: &'a Map<String, Value>, field: &str) -> &'a str
     document.get(field).and_then(Value::as_str).unwrap_or("")
 }
 
-/// The channel in a document.
 pub(crate) fn channel(mut document: Map<String, Value>) -> Result<StoredChannel, ChannelError> {
     let id = text(&document, "channel_id");
     let channel_id =
@@ -74,7 +72,6 @@ pub(crate) fn channel(mut document: Map<String, Value>) -> Result<StoredChannel,
     })
 }
 
-/// The channel in a document, and its version.
 pub(crate) fn versioned(document: Map<String, Value>) -> Result<Versioned, ChannelError> {
     let channel = channel(document)?;
     Ok(Versioned {

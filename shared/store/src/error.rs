@@ -10,20 +10,16 @@ use roundtrip_model::{ChannelId, channel::FieldError};
 pub struct Unavailable(#[source] Arc<dyn Error + Send + Sync>);
 
 impl Unavailable {
-    /// The error with this cause.
     #[must_use]
     pub fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(Arc::from(cause.into()))
     }
 }
 
-/// Why a channel was not read or written.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ChannelError {
-    /// A channel with this id already exists.
     #[error("a channel with the id '{0}' exists")]
     Exists(ChannelId),
-    /// There is no channel with this id.
     #[error("there is no channel with the id '{0}'")]
     NotFound(ChannelId),
     /// The stored version is not the expected one.
@@ -31,32 +27,22 @@ pub enum ChannelError {
     Changed(ChannelId),
     /// A document written by another client is not a channel.
     #[error("the stored document of '{id}' is no channel: {problem}")]
-    Unreadable {
-        /// The document's id.
-        id: String,
-        /// What is wrong with it.
-        problem: String,
-    },
+    Unreadable { id: String, problem: String },
     /// A field holds a value that no engine could return, such as a key with a NUL character.
     #[error("cannot be stored: {0}")]
     Unstorable(FieldError),
-    /// The store is unavailable.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
-/// Why a channel's secrets were not replaced.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SecretsError {
-    /// Others replaced them meanwhile.
     #[error("the secrets of the channel '{0}' have changed meanwhile")]
     Changed(ChannelId),
-    /// The store is unavailable.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
-/// Why a query has no result.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueryError {
     /// The query exceeded its budget or its time limit. The store itself is available.
@@ -65,12 +51,10 @@ pub enum QueryError {
     /// Too many queries are running, and none ended in time. The store itself is available.
     #[error("too many queries are under way")]
     TooBusy,
-    /// The store is unavailable.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
-/// No response came within the time limit.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer within {0:?}")]
 pub(crate) struct TimedOut(pub(crate) std::time::Duration);

@@ -26,20 +26,15 @@ pub(crate) use query_budget::QueryBudget;
 
 /// The deepest nesting of a filter, including its values. MongoDB's own limit is 100.
 const MAX_DEPTH: usize = 64;
-/// The most JSON values in one filter.
 const MAX_NODES: usize = 4096;
-/// The most regular expressions in one filter.
 const MAX_REGEXES: usize = 16;
-/// The longest regular expression.
 const MAX_REGEX_BYTES: usize = 1024;
 /// The most memory for one compiled regular expression.
 const MAX_REGEX_COMPILED_BYTES: usize = 256 * 1024;
 /// The most memory for matching one. Beyond it matching gets slower and uses no more memory.
 const MAX_REGEX_MATCHING_BYTES: usize = 1024 * 1024;
-/// The deepest nesting of a regular expression's groups.
 const MAX_REGEX_NESTING: u32 = 50;
 
-/// A valid filter.
 #[derive(Debug, Clone)]
 pub struct Filter {
     /// The channels that it is limited to, if it is. This is not one of the nodes, because no other
@@ -48,13 +43,11 @@ pub struct Filter {
     nodes: Vec<Node>,
 }
 
-/// A problem in a filter, and its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {problem}")]
 pub struct FilterError {
     /// The dotted path in the filter.
     pub path: String,
-    /// What is wrong there.
     pub problem: String,
 }
 
@@ -105,7 +98,6 @@ impl Filter {
         evaluate::all(&self.nodes, document, query_budget)
     }
 
-    /// Whether it has no conditions.
     pub(crate) fn matches_all(&self) -> bool {
         self.nodes.is_empty()
     }

@@ -16,21 +16,17 @@ pub const MAX_ACTIVE_KEYS: u16 = 10_000;
 /// these made. It keeps such a key from using up [`MAX_ACTIVE_KEYS`].
 pub const MAX_KEYS_UNDER_ONE: u16 = 100;
 
-/// Why an API key was not created.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum KeyError {
-    /// The limit on active API keys is reached.
     #[error("no more than {MAX_ACTIVE_KEYS} API keys can be active at once")]
     TooMany,
     /// The limit on active API keys under one key that is limited to channels is reached.
     #[error("no more than {MAX_KEYS_UNDER_ONE} API keys that a limited one has made can be active")]
     TooManyUnderOne,
-    /// The store is unavailable.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
-/// API keys.
 #[async_trait]
 pub trait ApiKeys: Send + Sync + 'static {
     /// Stores a key.

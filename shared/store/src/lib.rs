@@ -7,8 +7,6 @@
 //!
 //! No type of the mongodb or rusqlite crates leaves this crate.
 
-#![warn(missing_docs)]
-
 mod bulk_writer;
 mod cache;
 mod canonical;

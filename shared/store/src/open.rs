@@ -9,7 +9,6 @@ use crate::{
     Config, OpenError, SharedStore, config::MONGODB, embedded::SqliteStore, mongo::MongoStore,
 };
 
-/// An engine that can be opened.
 enum Engine {
     Embedded(PathBuf),
     MongoDb(Box<ConnectionString>),

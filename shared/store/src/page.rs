@@ -8,15 +8,12 @@ use crate::document;
 /// The most bytes of documents on one page. A page ends before the document that would exceed it,
 /// unless that is the first; the next page begins there.
 pub const MAX_PAGE_BYTES: usize = 4 << 20;
-/// The default length of a page.
 const DEFAULT_LIMIT: u16 = 100;
 
-/// The request for a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageRequest {
     /// From 1 to [`MAX_PAGE`](crate::MAX_PAGE).
     pub limit: u16,
-    /// The order.
     pub sort: Sort,
     /// The end of the previous page.
     pub cursor: Option<Cursor>,
@@ -36,38 +33,28 @@ impl Default for PageRequest {
 /// by byte. A field that is missing or not text counts as empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sort {
-    /// The field.
     pub field: SortField,
-    /// The direction.
     pub direction: Direction,
 }
 
-/// A field to sort by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SortField {
-    /// `channel_id`.
     #[default]
     ChannelId,
-    /// `channel_name`.
     ChannelName,
 }
 
-/// The direction of an order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Direction {
-    /// From the smallest.
     #[default]
     Ascending,
-    /// From the greatest.
     Descending,
 }
 
 /// A place in an order, between two channels. Opaque to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
-    /// The value of the sort field.
     pub value: String,
-    /// The channel's id.
     pub channel_id: String,
 }
 
@@ -85,7 +72,6 @@ impl Cursor {
     }
 }
 
-/// The remaining space on a page.
 #[derive(Debug)]
 pub(crate) struct PageBudget {
     documents: usize,
@@ -115,10 +101,8 @@ impl PageBudget {
     }
 }
 
-/// A page of channels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChannelPage {
-    /// The channels, in order.
     pub channels: Vec<StoredChannel>,
     /// The cursor to the next page; `None` on the last. A page that ends early, because the query's
     /// budget was used up, also has one.

@@ -19,10 +19,8 @@ use tracing::warn;
 
 use crate::{SecretsError, Unavailable};
 
-/// A secret as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedSecret {
-    /// The secret, encrypted for its channel.
     pub sealed: String,
     /// When it stops signing, in milliseconds since 1970. `None` for the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,7 +36,6 @@ impl SealedSecret {
     }
 }
 
-/// Storage for the signing secrets of channels.
 #[async_trait]
 pub trait Secrets: Send + Sync + 'static {
     /// A channel's secrets, the newest first. Empty if it has none, or if there is no such channel.
@@ -54,7 +51,6 @@ pub trait Secrets: Send + Sync + 'static {
     ) -> Result<(), SecretsError>;
 }
 
-/// Secrets that roles share.
 pub type SharedSecrets = Arc<dyn Secrets>;
 
 /// The newest of these secrets. Its text identifies this state, because encrypting the same secret
@@ -63,12 +59,10 @@ pub(crate) fn newest(secrets: &[SealedSecret]) -> Option<&str> {
     secrets.first().map(|secret| secret.sealed.as_str())
 }
 
-/// How a channel's deliveries are signed.
 #[derive(Debug, Clone)]
 pub enum Signing {
     /// They are not: the channel has no secret.
     Unsigned,
-    /// With this signer.
     Signed(Signer),
     /// The newest secret cannot be decrypted. Sending unsigned is no option, because a receiver
     /// that verifies would refuse the delivery.
@@ -76,7 +70,6 @@ pub enum Signing {
 }
 
 impl Signing {
-    /// The signer, if there is one.
     #[must_use]
     pub const fn signer(&self) -> Option<&Signer> {
         match self {
@@ -90,7 +83,6 @@ impl Signing {
 static UNREADABLE: LogThrottle = LogThrottle::every(Duration::from_mins(1));
 static NO_SECRET: LogThrottle = LogThrottle::every(Duration::from_mins(1));
 
-/// Decrypts a channel's secrets.
 pub(crate) fn open(id: &ChannelId, secrets: &[SealedSecret], keys: &SealingKeys) -> Signing {
     let opened = |secret: &SealedSecret| -> Option<SigningSecret> {
         let opened = keys.open(&secret.sealed, id.as_str());

@@ -15,5 +15,4 @@ impl<T> Store for T where
 {
 }
 
-/// A store that roles share.
 pub type SharedStore = Arc<dyn Store>;

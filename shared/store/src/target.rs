@@ -17,12 +17,10 @@ pub struct DeliveryTarget {
     pub uid: ChannelUid,
     /// The URL for deliveries, or the problem with it.
     pub endpoint: Result<Url, FieldError>,
-    /// The channel's delivery settings.
     pub settings: DeliverySettings,
 }
 
 impl DeliveryTarget {
-    /// The target from this metadata.
     #[must_use]
     pub fn new(uid: ChannelUid, metadata: &Map<String, Value>) -> Self {
         Self {

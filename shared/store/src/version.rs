@@ -4,10 +4,8 @@ use std::fmt;
 
 use roundtrip_model::StoredChannel;
 
-/// A channel as it is stored, and its version.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Versioned {
-    /// The channel.
     pub channel: StoredChannel,
     /// Differs after every change of the channel's five fields, by any client.
     pub version: Version,
@@ -19,7 +17,6 @@ pub struct Versioned {
 pub struct Version(String);
 
 impl Version {
-    /// The version of this content.
     #[must_use]
     pub fn of(channel: &StoredChannel) -> Self {
         Self(digest(&serde_json::to_vec(channel).unwrap_or_default()))

@@ -14,7 +14,6 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-/// The certificates that a chain may end in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Roots(Vec<CertificateDer<'static>>);
 
@@ -66,7 +65,6 @@ impl Roots {
         path.map_or_else(|| Ok(Self::default()), Self::read)
     }
 
-    /// The certificates, in DER.
     #[must_use]
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.0

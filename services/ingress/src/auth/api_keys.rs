@@ -24,7 +24,6 @@ use crate::{
     problem::Problem,
 };
 
-/// The body of `POST /api-keys`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateKey {
@@ -80,7 +79,6 @@ pub(crate) async fn create(
     ))
 }
 
-/// The query parameters of `GET /api-keys`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct KeyParameters {

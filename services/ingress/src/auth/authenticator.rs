@@ -31,7 +31,6 @@ pub const MAX_KEY_BYTES: usize = 512;
 
 const CHANNEL: &str = "channel_id";
 
-/// Whether keys are required, and which exist.
 #[derive(Debug, Clone, Default)]
 pub struct KeySettings {
     /// Whether a call without a key is refused. A call with a wrong key always is.

@@ -86,7 +86,6 @@ struct State {
     is_unavailable: bool,
 }
 
-/// An active key and its rate limit.
 pub(crate) struct CachedKey {
     pub(crate) key: ApiKey,
     rate: Option<(u32, Mutex<RateLimiter>)>,

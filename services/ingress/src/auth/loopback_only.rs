@@ -40,7 +40,6 @@ pub fn for_this_machine(router: Router, own_url: &str) -> Router {
     }))
 }
 
-/// Recognises requests from this machine.
 #[derive(Debug)]
 pub(crate) struct LoopbackOnly {
     /// The host under which channels reach the gateway.

@@ -46,7 +46,6 @@ pub(crate) fn of(version: &Version) -> String {
     format!("\"{version}\"")
 }
 
-/// A response with the channel and its version.
 pub(crate) fn versioned(stored: Versioned) -> Response {
     (
         [(header::ETAG, of(&stored.version))],

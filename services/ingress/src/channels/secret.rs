@@ -23,7 +23,6 @@ use crate::{
 /// How many concurrent rotations are tolerated before this one fails.
 const MAX_RACES: u32 = 16;
 
-/// The body; every field is optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rotate {

@@ -14,7 +14,6 @@ use crate::{
     problem::Problem,
 };
 
-/// The query parameters that select dead letters.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DeadParameters {
@@ -60,7 +59,6 @@ impl DeadParameters {
             && until.is_none()
     }
 
-    /// The filter, restricted to what the principal may see.
     fn into_filter(self, principal: &Principal) -> Result<DeadFilter, Problem> {
         Ok(DeadFilter {
             channels: principal.visible_channels(self.channel_id.as_ref())?,

@@ -51,7 +51,6 @@ pub(crate) struct ReplayDeadLetters {
     until: Option<OffsetDateTime>,
 }
 
-/// The body of a replay of messages.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReplayMessages {
@@ -92,7 +91,6 @@ struct Unknown {
     unknown_ids: Option<BTreeSet<String>>,
 }
 
-/// What the filter selects now.
 struct Selected {
     matched: u64,
     unknown: Unknown,
@@ -286,7 +284,6 @@ async fn ask(
     Ok((StatusCode::ACCEPTED, location, JsonBody(created)).into_response())
 }
 
-/// The query parameters of `GET /replays`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReplayParameters {

@@ -22,7 +22,6 @@ use crate::{
 /// The names of UTF-8, and of its subset ASCII.
 const UTF_8: [&str; 3] = ["utf-8", "utf8", "us-ascii"];
 
-/// A JSON body, parsed into a `T`.
 pub(crate) struct Json<T>(pub(crate) T);
 
 /// A JSON body, parsed into a `T` that relays a part verbatim.

@@ -98,7 +98,6 @@ fn first_rounded(json: &str) -> Option<usize> {
     None
 }
 
-/// A value at some depth of a body.
 #[derive(Clone, Copy)]
 struct Checked<'a> {
     rules: Rules,
@@ -110,7 +109,6 @@ struct Checked<'a> {
 }
 
 impl Checked<'_> {
-    /// The rules one level deeper.
     fn within<E: Error>(mut self) -> Result<Self, E> {
         let max_depth = self.rules.max_depth;
         self.depth += 1;

@@ -5,7 +5,6 @@ use std::{borrow::Cow, time::Duration};
 use serde::{Deserialize, Deserializer, de::Error};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// An RFC 3339 time, for `deserialize_with`.
 pub(crate) fn rfc3339<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<OffsetDateTime>, D::Error> {
@@ -26,7 +25,6 @@ pub(crate) fn rfc3339<'de, D: Deserializer<'de>>(
     })
 }
 
-/// A duration with its unit, for `deserialize_with`.
 pub(crate) fn duration<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Duration>, D::Error> {

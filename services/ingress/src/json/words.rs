@@ -5,7 +5,6 @@
 
 use serde_json::{Error, error::Category};
 
-/// serde's message without the position at its end.
 fn without_position(error: &Error) -> String {
     let message = error.to_string();
     message
@@ -41,7 +40,6 @@ pub(crate) fn of_message(message: &str) -> String {
     }
 }
 
-/// A type as a client knows it.
 fn type_name(expected: &str) -> &str {
     match expected {
         "a sequence" => "a list",

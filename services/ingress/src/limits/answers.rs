@@ -27,7 +27,6 @@ use crate::{
 /// The most deliveries whose answers are remembered. The one whose last answer is oldest is
 /// evicted.
 const MAX_DELIVERIES: u64 = 50_000;
-/// The most channels whose rate is remembered.
 const MAX_CHANNELS: u64 = 20_000;
 /// How long an unused delivery or rate is remembered.
 const IDLE: Duration = Duration::from_hours(1);

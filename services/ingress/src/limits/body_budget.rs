@@ -26,7 +26,6 @@ impl BodyBudget {
         }))
     }
 
-    /// Takes more bytes of the budget.
     pub(crate) fn take(&self, bytes: usize) -> Result<(), Problem> {
         let count = u32::try_from(bytes).map_err(|_beyond_all| Kind::Overloaded)?;
         let permits = self

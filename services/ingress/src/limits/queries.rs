@@ -53,7 +53,6 @@ impl Queries {
         }
     }
 
-    /// Admits a query.
     pub(crate) fn begin(&self, principal: &Principal) -> Result<UnderWay, Problem> {
         let own = self.own(principal);
         let of_own = Arc::clone(&own.under_way)

@@ -78,7 +78,6 @@ impl Accepted {
 }
 
 impl Ingress {
-    /// Checks a message and enqueues it under this id.
     pub(crate) async fn accept(
         &self,
         send: SendMessage,
@@ -175,7 +174,6 @@ impl Ingress {
     }
 }
 
-/// Encodes the body of a queue message.
 pub(crate) fn encode(value: &impl Serialize) -> Result<Bytes, Problem> {
     serde_json::to_vec(value).map(Bytes::from).map_err(|error| {
         tracing::error!(%error, "a message could not be encoded");

@@ -64,7 +64,6 @@ pub(crate) struct Answered {
     results: Vec<Outcome>,
 }
 
-/// The result of one message.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Outcome {

@@ -145,7 +145,6 @@ fn key_of_another_message() -> Problem {
     )
 }
 
-/// A batch under one key.
 pub(crate) struct KeyedCall {
     key: String,
     /// The message id of this attempt; `None` if the batch was completed before.
@@ -153,7 +152,6 @@ pub(crate) struct KeyedCall {
 }
 
 impl KeyedCall {
-    /// Reserves the key for a batch with these messages.
     pub(crate) async fn begin(
         ingress: &Ingress,
         principal: &Principal,

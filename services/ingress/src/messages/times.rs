@@ -10,7 +10,6 @@ use crate::problem::Problem;
 /// How far ahead a delivery can be scheduled, and how long after it a message can expire.
 const MAX_AHEAD: Duration = Duration::from_hours(365 * 24);
 
-/// The checked times of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Times {
     /// In the future.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue};
 
-/// A quota that a client can use up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Quota {
     /// In the fields: a string of structured fields, without quotation marks.

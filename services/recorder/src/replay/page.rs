@@ -10,7 +10,6 @@ use roundtrip_store::{
 };
 use time::OffsetDateTime;
 
-/// A message or an answer within a replay.
 pub(super) struct Item {
     /// Where the replay continues after it.
     pub(super) cursor: String,

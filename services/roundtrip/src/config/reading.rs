@@ -135,7 +135,6 @@ fn one_of(variants: &[&str]) -> String {
     format!("must be {}", variants.join(" or "))
 }
 
-/// Type names in plain words.
 fn in_words(expected: &str) -> String {
     let whole = |most: u64| format!("a whole number from 0 to {most}");
     match expected {

@@ -22,7 +22,6 @@ use super::activity::Activity;
 /// How long the peer may take to close its side after ours.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// The bytes dropped in one read.
 const DROP_AT_ONCE: usize = 4096;
 
 /// A connection that reports arriving bytes.

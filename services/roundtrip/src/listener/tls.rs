@@ -37,7 +37,6 @@ pub(crate) struct Tls {
     clock: Arc<dyn Clock>,
 }
 
-/// A certificate, its key and its validity.
 #[derive(Debug)]
 struct Shown {
     key: Arc<CertifiedKey>,
@@ -83,12 +82,10 @@ enum Look {
 }
 
 impl Tls {
-    /// Checks the files.
     pub(crate) fn check(files: &roundtrip_ingress::Tls) -> Result<(), WrongSetting> {
         read(files).map(drop)
     }
 
-    /// Reads the files.
     pub(crate) fn new(
         files: &roundtrip_ingress::Tls,
         clock: Arc<dyn Clock>,

@@ -27,7 +27,6 @@ use parking_lot::Mutex;
 use tokio::task::yield_now;
 use tower::ServiceExt;
 
-/// The longest body that is skipped.
 const MAX_SKIPPED_BYTES: u64 = 64 << 10;
 
 /// How often the body is polled. Each poll lets hyper hand over what it has read.

@@ -15,13 +15,11 @@ use crate::{Delivery, Message, PublishError, Queue, Settle, SettleError, Settlem
 /// The reason of every failure after the end of the writer.
 pub(super) const CLOSED: &str = "it was closed";
 
-/// Maximum number of commands in a transaction.
 const MAX_BATCH: usize = 1024;
 
 /// A transaction takes no further command once its bodies reach this size.
 const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// A command to the writer.
 pub(super) enum Command {
     Publish(Publish),
     Settle(Settling),
@@ -48,7 +46,6 @@ pub(super) struct Publish {
     pub(super) room: OwnedSemaphorePermit,
 }
 
-/// A consumer's request for the messages of its queue.
 pub(super) struct Subscription {
     pub(super) queue: Queue,
     pub(super) consumer: u64,
@@ -64,7 +61,6 @@ pub(super) struct Settling {
     pub(super) reply: oneshot::Sender<()>,
 }
 
-/// The commands of one transaction.
 #[derive(Default)]
 pub(super) struct Transaction {
     pub(super) publishes: Vec<Publish>,
@@ -82,12 +78,10 @@ impl Transaction {
     }
 }
 
-/// A leased row and its consumer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Leased {
     pub(super) queue: Queue,
     pub(super) seq: i64,
-    /// Bytes of the body.
     pub(super) bytes: usize,
     pub(super) consumer: u64,
 }

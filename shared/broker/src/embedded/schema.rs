@@ -27,7 +27,6 @@ const CHECKPOINT_PAGES: i64 = 4096;
 /// Bytes to which a longer write-ahead log is truncated.
 const LOG_BYTES: i64 = 64 * 1024 * 1024;
 
-/// Memory of the page cache, in KiB.
 const CACHE_KIB: i64 = 8192;
 
 /// Version 1.

@@ -11,7 +11,6 @@ use crate::{Message, Queue};
 /// Bytes that a probe writes to prove that a full disk has space again.
 const PROBE_BYTES: i64 = 1024 * 1024;
 
-/// A row's position in its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) due: i64,
@@ -26,7 +25,6 @@ impl Key {
     };
 }
 
-/// One change of the table.
 pub(super) enum Change<'a> {
     Insert {
         queue: Queue,
@@ -44,7 +42,6 @@ pub(super) enum Change<'a> {
         delay: i64,
         attempts: u32,
     },
-    /// To another queue.
     Move {
         from: Queue,
         queue: Queue,
@@ -80,7 +77,6 @@ impl HeldBytes {
     }
 }
 
-/// How much a read loads into memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReadBudget {
     pub(super) rows: usize,

@@ -16,7 +16,6 @@ use time::OffsetDateTime;
 /// The longest delay that is kept, so that sums of times do not overflow.
 const LONGEST_DELAY: Duration = Duration::from_hours(24 * 3650);
 
-/// Reads the engine's time.
 #[derive(Debug)]
 pub(super) struct Timeline {
     started_at: i64,
@@ -46,7 +45,6 @@ fn whole_millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// The time of day of this number of milliseconds.
 pub(super) fn time_of_day(millis: i64) -> OffsetDateTime {
     millis::time(millis)
         .ok()

@@ -30,7 +30,6 @@ use crate::{Config, OpenError, PublishError, Queue, Settlement, Status};
 /// How often a disk that rejects writes is tried again.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 
-/// A publish with its position in the queue.
 struct Placed {
     publish: Publish,
     key: Key,
@@ -42,7 +41,6 @@ struct Blocked {
     probe_at: Instant,
 }
 
-/// A queue's bounds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     messages: u64,

@@ -19,7 +19,6 @@ use super::{
 /// The limit on the answer to `confirm.select`.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Opens a channel with confirms.
 pub(super) async fn confirming(link: &Link) -> Result<OpenChannel, LinkError> {
     let channel = link.channel().await?;
     let confirms = channel.confirm_select(ConfirmSelectOptions::default());

@@ -16,7 +16,6 @@ use crate::{PublishError, Queue};
 /// would gain no speed, and this bounds the memory if the broker stops confirming.
 pub(super) const MAX_IN_FLIGHT: usize = 2048;
 
-/// The publishes that wait for their confirm.
 #[derive(Debug)]
 pub(super) struct Confirms {
     outbound: Arc<Waiting>,
@@ -57,7 +56,6 @@ impl Waiting {
     }
 }
 
-/// A waiting publish.
 #[derive(Debug)]
 pub(super) struct Unconfirmed {
     queue: Arc<Waiting>,
@@ -85,7 +83,6 @@ impl Drop for Unconfirmed {
 }
 
 impl Confirms {
-    /// `limit`: how long a caller waits.
     pub(super) fn new(limit: Duration) -> Self {
         Self {
             outbound: Waiting::new(limit),
@@ -94,7 +91,6 @@ impl Confirms {
         }
     }
 
-    /// How long a caller waits.
     pub(super) fn limit(&self) -> Duration {
         self.others.limit
     }
@@ -155,7 +151,6 @@ impl Confirms {
         })
     }
 
-    /// The longest time that any queue is stuck.
     pub(super) fn longest(&self) -> Duration {
         let all = [&self.outbound, &self.callbacks, &self.others];
         let stuck = all.into_iter().filter_map(|waiting| waiting.stuck());

@@ -26,10 +26,8 @@ use super::{
 };
 use crate::{Consumer, Delivery, Message, Queue};
 
-/// The receiving connection, while there is one.
 pub(super) type Links = watch::Receiver<Option<Arc<Link>>>;
 
-/// Keeps the receiving connection up until `closed`.
 pub(super) async fn keep_connected(
     endpoint: Endpoint,
     links: watch::Sender<Option<Arc<Link>>>,
@@ -76,7 +74,6 @@ async fn pause(waits: &mut ExponentialBackoff) {
     sleep(waits.next_backoff().unwrap_or(Duration::from_secs(1))).await;
 }
 
-/// The caller's side of a consumer.
 pub(super) struct Receiver {
     received: mpsc::Receiver<(Message, ChannelLease)>,
 }

@@ -27,16 +27,13 @@ use crate::Config;
 /// Default heartbeat interval in seconds. A silent server is given up after twice that.
 const HEARTBEAT: u16 = 5;
 
-/// Maximum number of hosts in a URL.
 const MAX_HOSTS: usize = 32;
 
 /// Maximum number of addresses that are tried per host name.
 const MAX_ADDRESSES: usize = 16;
 
-/// The limit on resolving one host name.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
-/// The options that a URL may have.
 const OPTIONS: [&str; 5] = [
     "auth_mechanism",
     "channel_max",
@@ -56,7 +53,6 @@ const UNKNOWN_OPTION: &str = "has an unknown option after the question mark; kno
                               auth_mechanism, channel_max, connection_timeout, frame_max and \
                               heartbeat (a ? in the password is written %3F)";
 
-/// Where RabbitMQ is, and the user to connect as.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     /// The URL without its hosts.
@@ -81,7 +77,6 @@ pub(super) struct Host {
     port: u16,
 }
 
-/// One address of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) host: Host,
@@ -89,7 +84,6 @@ pub(super) struct Candidate {
 }
 
 impl Endpoint {
-    /// The endpoint of a configuration.
     pub(super) fn of(config: &Config) -> Result<Self, WrongSetting> {
         let mut endpoint = Self::parse(&config.url)?;
         if let Some(path) = &config.ca_file {
@@ -182,17 +176,14 @@ impl Endpoint {
         Self::parse(&config.url).map_or_else(|_| "/".to_owned(), |endpoint| endpoint.uri.vhost)
     }
 
-    /// The virtual host.
     pub(super) fn vhost(&self) -> &str {
         &self.uri.vhost
     }
 
-    /// The user's name and password.
     pub(super) fn user(&self) -> &AMQPUserInfo {
         &self.uri.authority.userinfo
     }
 
-    /// Whether the connection uses TLS.
     pub(super) fn is_tls(&self) -> bool {
         self.uri.scheme == AMQPScheme::AMQPS
     }
@@ -202,7 +193,6 @@ impl Endpoint {
         self.uri.query.connection_timeout.map(Duration::from_millis)
     }
 
-    /// The URL with only this host.
     pub(super) fn uri(&self, host: &Host) -> AMQPUri {
         let mut uri = self.uri.clone();
         uri.authority.host.clone_from(&host.name);

@@ -16,7 +16,6 @@ use crate::{Config, Queue};
 /// new queue.
 const MEMBERS: usize = 3;
 
-/// How many queues a warning names.
 const NAMED: usize = 3;
 
 /// What the API reports about an exchange or a queue.
@@ -36,7 +35,6 @@ pub(super) struct Target {
     pub members: Vec<String>,
 }
 
-/// A policy that RabbitMQ has.
 #[derive(Debug, Deserialize)]
 pub(super) struct Existing {
     pub name: String,
@@ -144,7 +142,6 @@ impl Found {
         })
     }
 
-    /// The policies that apply to the target.
     fn of<'a>(
         &'a self,
         target: &Target,

@@ -24,10 +24,8 @@ use crate::PublishError;
 /// Bodies of this size or more are large. RabbitMQ's `max_message_size` must not be lower.
 pub(super) const LARGE: usize = 64 << 10;
 
-/// Maximum number of channels for large messages.
 const MAX_CHANNELS: usize = 16;
 
-/// The channels of one connection.
 pub(super) struct LargeChannels {
     /// One per channel that is publishing.
     permits: Semaphore,

@@ -49,16 +49,13 @@ const GREETED_PAUSE: Duration = Duration::from_secs(4);
 /// A client's first bytes (AMQP 0-9-1, section 4.2.2).
 const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
 
-/// The limit on opening a channel.
 const CHANNEL_LIMIT: Duration = Duration::from_secs(5);
 
-/// The limit on a graceful close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often a link is polled, in case it ended without an event.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The events of a link.
 pub(super) struct Events(Pin<Box<dyn Stream<Item = Event> + Send>>);
 
 impl Events {
@@ -68,7 +65,6 @@ impl Events {
     }
 }
 
-/// A connection.
 pub(super) struct Link {
     connection: Connection,
     endpoint: Endpoint,
@@ -157,7 +153,6 @@ impl Link {
         ))
     }
 
-    /// The connected node.
     pub(super) fn node(&self) -> String {
         self.to.host.to_string()
     }

@@ -22,7 +22,6 @@ pub(super) enum LinkError {
     NoHost(Vec<(String, LinkError)>),
 }
 
-/// The error of each host, for several hosts.
 struct HostErrors<'a>(&'a [(String, LinkError)]);
 
 impl fmt::Display for HostErrors<'_> {

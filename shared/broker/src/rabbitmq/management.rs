@@ -26,16 +26,13 @@ use crate::Config;
 /// Time between two checks. RabbitMQ itself shows a change after about 5 s.
 const CHECK_EVERY: Duration = Duration::from_secs(20);
 
-/// The limit on one answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Maximum size of an answer in bytes.
 const MAX_ANSWER: usize = 4 << 20;
 
 /// Maximum number of exchanges or queues in an answer: RabbitMQ's limit. A namespace has about 90.
 const PAGE: &str = "500";
 
-/// The management API of a virtual host.
 pub(super) struct Management {
     client: Client,
     base: Url,
@@ -46,7 +43,6 @@ pub(super) struct Management {
     warnings: Arc<Warnings>,
 }
 
-/// The latest warnings.
 #[derive(Debug, Default)]
 pub(super) struct Warnings(Mutex<Vec<String>>);
 
@@ -110,12 +106,10 @@ impl Management {
         }))
     }
 
-    /// The shared warnings.
     pub(super) fn warnings(&self) -> Arc<Warnings> {
         Arc::clone(&self.warnings)
     }
 
-    /// Checks periodically, until `closed`.
     pub(super) async fn watch(self, closed: CancellationToken) {
         let mut due = interval(CHECK_EVERY);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -213,7 +207,6 @@ impl Management {
     }
 }
 
-/// The error for a malformed URL.
 const MALFORMED: &str = "is malformed; it is http://host:15672 or http://user:password@host:15672, \
                          with the user's name and the password percent-encoded";
 

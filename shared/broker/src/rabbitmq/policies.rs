@@ -17,18 +17,14 @@ const PRIORITY: i64 = 1000;
 /// A policy for RabbitMQ, in the format of its definitions file and its management API.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Policy {
-    /// The virtual host of `broker.url`.
     pub vhost: String,
-    /// The policy's name.
     pub name: String,
     /// A regular expression for the names that it applies to.
     pub pattern: String,
     /// `all` (exchanges and queues) or `queues`.
     #[serde(rename = "apply-to")]
     pub apply_to: &'static str,
-    /// The policy of the highest priority applies.
     pub priority: i64,
-    /// The keys that it sets.
     pub definition: Value,
 }
 

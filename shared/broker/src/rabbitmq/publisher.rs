@@ -66,7 +66,6 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// The publisher, and the receiver of its jobs.
     pub(super) fn new(
         endpoint: &Endpoint,
         publish_timeout: Duration,
@@ -82,7 +81,6 @@ impl Publisher {
         (Arc::new(publisher), receiver)
     }
 
-    /// Publishes, and waits at most `limit` for the confirm.
     pub(super) async fn publish(&self, outgoing: Outgoing, limit: Duration) -> PublishResult {
         self.admits(outgoing.to)?;
         let mut sent = false;

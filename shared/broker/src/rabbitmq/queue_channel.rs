@@ -45,7 +45,6 @@ pub(super) struct QueueChannel<'a> {
     pub(super) link: &'a Link,
     pub(super) publisher: &'a Publisher,
     pub(super) topology: &'a Topology,
-    /// The channels of large messages.
     pub(super) large: &'a LargeChannels,
     /// Notified when the queue or its exchange is missing.
     pub(super) missing: &'a Notify,
@@ -175,7 +174,6 @@ impl QueueChannel<'_> {
     }
 }
 
-/// What was lost when publishing ended.
 enum End {
     Connection(LinkError),
     Channel(LinkError),

@@ -21,7 +21,6 @@ const DECLARE_LIMIT: Duration = Duration::from_secs(30);
 /// Maximum number of arguments in which an existing queue may differ; each takes a declare.
 const MAX_DIFFERENCES: usize = 8;
 
-/// AMQP's reply codes.
 pub(super) const ACCESS_REFUSED: u16 = 403;
 pub(super) const NOT_FOUND: u16 = 404;
 pub(super) const PRECONDITION_FAILED: u16 = 406;
@@ -39,7 +38,6 @@ pub(super) fn waits() -> ExponentialBackoff {
         .build()
 }
 
-/// Why the broker refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
     code: Option<u16>,
@@ -110,7 +108,6 @@ pub(super) async fn declare(link: &Link, topology: &Topology) -> Result<Refused,
     .await
 }
 
-/// The current refusals.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(RwLock<Refused>);
 
@@ -154,7 +151,6 @@ impl Refusals {
         *known = refused;
     }
 
-    /// Whether a publish to this address is possible.
     pub(super) fn check(
         &self,
         exchange: &ShortString,

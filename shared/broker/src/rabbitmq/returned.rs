@@ -9,7 +9,6 @@ use lapin::{Confirmation, message::BasicReturnMessage, types::ShortString};
 use super::{link_error::LinkError, publisher::Job, topology::Topology};
 use crate::PublishError;
 
-/// A publish whose confirm completed.
 pub(super) struct Completed {
     pub(super) job: Job,
     pub(super) result: lapin::Result<Confirmation>,

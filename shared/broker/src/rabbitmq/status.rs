@@ -7,7 +7,6 @@ use tokio::sync::watch;
 use super::endpoint::Endpoint;
 use crate::{PublishError, Status};
 
-/// The state of one of the two connections.
 pub(super) struct StatusCell {
     role: &'static str,
     endpoint: String,
@@ -29,7 +28,6 @@ impl StatusCell {
         self.state.borrow().clone()
     }
 
-    /// Whether a publish can be sent now.
     pub(super) fn check(&self) -> Result<(), PublishError> {
         match &*self.state.borrow() {
             Status::Ready => Ok(()),

@@ -33,13 +33,10 @@ use crate::{Message, Queue};
 /// The limit on the broker's answer to a consumer's call.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// The limit on writing acknowledgements to the socket.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Where deliveries go.
 pub(super) type Out = mpsc::Sender<(Message, ChannelLease)>;
 
-/// Why a subscription stopped receiving.
 #[derive(Debug)]
 pub(super) enum End {
     /// Our own [`Broker`](crate::Broker) was closed.
@@ -48,20 +45,16 @@ pub(super) enum End {
     Dropped,
     /// RabbitMQ cancelled the consumer: the queue was deleted.
     Cancelled,
-    /// The connection or the channel is gone.
     Lost(LinkError),
 }
 
-/// Why a subscription could not be opened.
 #[derive(Debug)]
 pub(super) enum SubscribeError {
-    /// Its queue could not be declared.
     Declaring(LinkError),
     /// Any other call failed.
     Consuming(LinkError),
 }
 
-/// What a subscription consumes.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     pub(super) queue: Queue,
@@ -73,7 +66,6 @@ pub(super) struct Source {
     pub(super) window: u16,
 }
 
-/// A channel with a consumer on one RabbitMQ queue.
 pub(super) struct Subscription {
     engine: Arc<Engine>,
     queue: Queue,
@@ -301,7 +293,6 @@ impl Subscription {
     }
 }
 
-/// Declares the queue, which was deleted.
 async fn declare(engine: &Engine, channel: &Channel, source: &Source) -> Result<(), LinkError> {
     let topology = &engine.topology;
     for declaration in [

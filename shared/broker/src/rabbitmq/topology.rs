@@ -56,7 +56,6 @@ pub(super) struct Address {
 }
 
 impl Address {
-    /// The destination queue.
     pub(super) const fn queue(self) -> Queue {
         self.queue
     }
@@ -66,7 +65,6 @@ impl Address {
         self.tier.is_none()
     }
 
-    /// A queue that has no shards.
     pub(super) const fn of(queue: Queue) -> Self {
         Self {
             tier: None,
@@ -75,7 +73,6 @@ impl Address {
         }
     }
 
-    /// The dead queue of a queue.
     pub(super) const fn dead(queue: Queue) -> Self {
         Self::of(queue.dead())
     }
@@ -132,7 +129,6 @@ impl Topology {
         (shards, self.queues(Queue::Callbacks))
     }
 
-    /// The destination of a new message.
     pub(super) fn address(&self, route: Route<'_>) -> Address {
         let address = Address::of(route.queue());
         match route {
@@ -155,7 +151,6 @@ impl Topology {
         (address, expiry)
     }
 
-    /// The exchange to publish to.
     pub(super) fn exchange(&self, address: Address) -> &ShortString {
         address.tier.map_or(&self.direct, |tier| &self.tiers[tier])
     }

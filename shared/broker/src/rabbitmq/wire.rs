@@ -46,7 +46,6 @@ const PERSISTENT: u8 = 2;
 /// Bytes kept of a reason's detail: all headers must fit one frame.
 const MAX_DETAIL: usize = 4096;
 
-/// A message to publish.
 #[derive(Debug, Clone)]
 pub(super) struct Outgoing {
     pub(super) to: Address,
@@ -111,7 +110,6 @@ impl Outgoing {
     }
 }
 
-/// Decodes a delivery of this queue.
 pub(super) fn decode(delivery: Delivery, queue: Queue, clock: &dyn Clock) -> Message {
     let Delivery {
         properties, data, ..

@@ -74,7 +74,6 @@ pub(crate) enum Signal {
     Hold(Duration),
 }
 
-/// The HTTP status "Too Many Requests".
 const TOO_MANY_REQUESTS: u16 = 429;
 
 impl Signal {
@@ -104,7 +103,6 @@ pub(super) struct Ticket {
     era: u64,
 }
 
-/// A change of state, for a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     /// It opened, for this long.
@@ -175,7 +173,6 @@ impl Breaker {
         (now < until).then_some(until)
     }
 
-    /// Admits a delivery, if the state allows it now.
     pub(super) fn admit(&mut self, now: Instant, fresh: bool) -> Option<Ticket> {
         if self.blocked_until(now, fresh).is_some() {
             return None;

@@ -28,7 +28,6 @@ const LATEST: f64 = 0.2;
 /// The share by which the deferral of a paused key is shortened at random.
 const SPREAD: f64 = 0.2;
 
-/// What a key is allowed.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub max_in_flight: usize,
@@ -50,7 +49,6 @@ impl Limits {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slots {
     pub(super) total: usize,
-    /// Slots with a delivery under way.
     pub(super) used: usize,
 }
 
@@ -67,7 +65,6 @@ impl Slots {
     }
 }
 
-/// Why a delivery may not start now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Denial {
     Paused,

@@ -19,14 +19,12 @@ use super::{
 /// Maximum number of keys with state: more than can have a delivery under way.
 const MAX_KEYS: usize = 20_000;
 
-/// All keys with state.
 #[derive(Debug)]
 pub(super) struct Keys {
     slots: usize,
     paused_snooze: Duration,
     breaker: BreakerConfig,
     most: usize,
-    /// Slots with a delivery under way.
     used: usize,
     entries: HashMap<Key, KeyEntry>,
     /// The server behind all keys, if there is one.
@@ -53,7 +51,6 @@ pub(super) struct Tickets {
     server: Option<Ticket>,
 }
 
-/// The breakers that changed.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) key: Option<Change>,
@@ -124,7 +121,6 @@ impl Keys {
         })
     }
 
-    /// Defers a delivery of this key.
     pub(super) fn defer(
         &mut self,
         key: &Key,

@@ -15,7 +15,6 @@ use roundtrip_tls::Roots;
 use tower_service::Service;
 use url::Url;
 
-/// Where a client may connect.
 #[derive(Debug, Clone)]
 pub enum EgressPolicy {
     /// Where the guard allows: the URLs come from third parties.

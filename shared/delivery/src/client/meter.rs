@@ -50,7 +50,6 @@ struct Count {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place(u64);
 
-/// The server sends more than a response may have.
 #[derive(Debug, thiserror::Error)]
 #[error("the other side sent too many bytes")]
 struct TooManyBytes;

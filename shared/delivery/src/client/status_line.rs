@@ -28,7 +28,6 @@ enum Awaited {
     Nothing(Option<u16>),
 }
 
-/// The server keeps sending interim responses.
 #[derive(Debug, thiserror::Error)]
 #[error("more than {MAX_INTERIM_RESPONSES} interim responses came before an answer")]
 pub(crate) struct TooManyInterimResponses;

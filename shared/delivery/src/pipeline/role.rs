@@ -27,7 +27,6 @@ pub trait DeliveryRole: Send + Sync + 'static {
     /// What the look-up of a destination found.
     type Destination: Send + Sync;
 
-    /// The queue that the role works.
     const QUEUE: Queue;
     /// The name of the server that all deliveries go to, if there is one. It has a breaker of its
     /// own, and the name begins its log lines.

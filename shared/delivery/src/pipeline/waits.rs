@@ -76,7 +76,6 @@ impl Waits {
         true
     }
 
-    /// The message no longer waits.
     pub(super) fn forget(&self, id: &str) {
         let mut entered = self.entered.lock();
         entered.messages.remove(id);

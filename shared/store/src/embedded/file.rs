@@ -35,7 +35,6 @@ const WORK_SHARE: f64 = 0.8;
 /// The wait before the next attempt to open the file while another process opens it.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
-/// A store in a SQLite file.
 #[derive(Clone)]
 pub(crate) struct SqliteStore {
     connections: Arc<Connections>,

@@ -71,7 +71,6 @@ struct Request {
     lease_until: i64,
 }
 
-/// A key that was taken before.
 struct Earlier {
     fingerprint: String,
     message_id: MessageId,

@@ -106,7 +106,6 @@ impl ApiKeys for SqliteStore {
     }
 }
 
-/// Channels as a column holds them.
 fn array(channels: Option<&BTreeSet<ChannelId>>) -> rusqlite::Result<Option<String>> {
     let channels = channels.map(serde_json::to_string).transpose();
     channels.map_err(unwritable)

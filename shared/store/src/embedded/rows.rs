@@ -14,12 +14,10 @@ use time::OffsetDateTime;
 
 use crate::{ledger::MAX_ROWS, page::PageBudget};
 
-/// A count in its stored form.
 pub(super) fn count(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// The result of a `SELECT count(*)`.
 pub(super) fn counted(
     connection: &Connection,
     sql: &str,
@@ -38,7 +36,6 @@ pub(super) fn name(variant: impl Serialize) -> String {
     }
 }
 
-/// Reads columns of a row by their names.
 pub(super) struct Columns<'a>(pub(super) &'a Row<'a>);
 
 impl Columns<'_> {
@@ -182,12 +179,10 @@ impl Conditions {
         )
     }
 
-    /// The number of matching rows.
     pub(super) fn count_sql(&self) -> String {
         format!("SELECT count(*) FROM {} {}", self.from(), self.sql())
     }
 
-    /// Counts the matching rows.
     pub(super) fn count(&self, connection: &Connection) -> rusqlite::Result<u64> {
         counted(
             connection,

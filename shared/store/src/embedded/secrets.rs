@@ -49,7 +49,6 @@ fn read(connection: &Connection, id: &ChannelId) -> Result<Vec<SealedSecret>, Un
     )
 }
 
-/// Removes the secrets of a deleted channel.
 pub(super) fn delete(connection: &Connection, id: &ChannelId) -> rusqlite::Result<()> {
     connection.execute(DELETE, [id.as_str()]).map(drop)
 }

@@ -13,15 +13,12 @@ use super::{Comparison, Node, Test};
 /// The most texts that an index looks up. With more, every channel is evaluated.
 const MAX_TEXTS: usize = 100;
 
-/// The channels that a query evaluates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Candidates {
-    /// Those with these ids.
     Ids(BTreeSet<String>),
     /// Those whose field is one of these texts, or an array with one of them. There is at least one
     /// text.
     Texts(&'static str, BTreeSet<String>),
-    /// Those with ids between these.
     Range(Bound<String>, Bound<String>),
 }
 

@@ -18,12 +18,10 @@ impl Set {
         Self(values)
     }
 
-    /// The values, in their order.
     pub(super) fn values(&self) -> &[Value] {
         &self.0
     }
 
-    /// The index of the value that equals this one.
     pub(super) fn position(&self, value: &Value) -> Option<usize> {
         self.0.binary_search_by(|one| compare(one, value)).ok()
     }

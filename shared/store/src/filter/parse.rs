@@ -15,7 +15,6 @@ use crate::{canonical, document::FIELDS};
 /// An error's path if the problem is the filter itself.
 const ROOT: &str = "filter";
 
-/// How an empty name is shown.
 const NO_NAME: &str = "\"\"";
 
 /// Parses the conditions, which must all hold.
@@ -40,7 +39,6 @@ enum Within {
 
 #[derive(Default)]
 struct Parser {
-    /// The current place in the filter.
     path: Vec<String>,
     nodes: usize,
     regexes: usize,
@@ -63,7 +61,6 @@ impl Parser {
         })
     }
 
-    /// Runs a function one step further down the path.
     fn at<T>(
         &mut self,
         step: impl Into<String>,
@@ -326,7 +323,6 @@ impl Parser {
         }
     }
 
-    /// The values of a list.
     fn set(&mut self, json: &Value) -> Result<Set, FilterError> {
         let values: Result<_, _> = self
             .array(json)?

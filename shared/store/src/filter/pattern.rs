@@ -6,7 +6,6 @@ use super::{
     MAX_REGEX_BYTES, MAX_REGEX_COMPILED_BYTES, MAX_REGEX_MATCHING_BYTES, MAX_REGEX_NESTING,
 };
 
-/// The supported options.
 pub(super) const OPTIONS: &str = "imsx";
 
 /// Compiles a pattern with options from [`OPTIONS`]. An error is for the client to read.

@@ -14,7 +14,6 @@ const LOOK_EVERY: u64 = 4096;
 /// searches.
 const BYTES_A_STEP: usize = 16;
 
-/// The remaining budget of a query.
 #[derive(Debug)]
 pub(crate) struct QueryBudget {
     left: Cell<u64>,
@@ -23,7 +22,6 @@ pub(crate) struct QueryBudget {
 }
 
 impl QueryBudget {
-    /// A full budget with this deadline.
     pub(crate) fn until(deadline: Instant) -> Self {
         Self {
             left: Cell::new(MAX_STEPS),
@@ -63,7 +61,6 @@ impl QueryBudget {
         self.steps(1 + (bytes / BYTES_A_STEP) as u64)
     }
 
-    /// Whether the budget is used up.
     pub(crate) fn is_over(&self) -> bool {
         self.left.get() == 0
     }

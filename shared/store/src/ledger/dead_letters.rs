@@ -12,7 +12,6 @@ use time::OffsetDateTime;
 use super::Detail;
 use crate::{QueryError, Unavailable};
 
-/// Storage for dead letters.
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
     /// Stores dead letters. One that is already stored is unchanged.
@@ -32,7 +31,6 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// How many dead letters match and were not replayed.
     async fn count_dead_letters(&self, filter: &DeadFilter) -> Result<u64, QueryError>;
 
-    /// Marks these dead letters as replayed.
     async fn mark_replayed(&self, dead_ids: &[String], by: &ReplayId) -> Result<(), Unavailable>;
 
     /// How many dead letters after `after` this replay has marked. Finds the work that it had done
@@ -53,30 +51,22 @@ pub enum DeadQueue {
     Callbacks,
 }
 
-/// A dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeadLetter {
     /// The id of the message or answer, and its replay count: if it fails again after a replay, it
     /// is a new dead letter.
     pub dead_id: String,
-    /// The queue that it came from.
     pub queue: DeadQueue,
     /// The id of the message or answer (`msg_…`, `cb_…`), which a replay keeps.
     #[serde(rename = "webhook_id")]
     pub parcel_id: String,
-    /// The message, if known.
     pub message_id: Option<MessageId>,
-    /// The message's channel, if known.
     pub channel_id: Option<ChannelId>,
-    /// The message's session, if known.
     pub session_id: Option<SessionId>,
     /// Why it is a dead letter, and the outcome of the last attempt.
     pub reason: DeadReason,
-    /// The attempts that were made.
     pub attempts: u32,
-    /// How many times it had been replayed.
     pub replay_count: u32,
-    /// When Roundtrip accepted it.
     #[serde(with = "time::serde::rfc3339")]
     pub accepted_at: OffsetDateTime,
     /// When it was found in the dead queue.
@@ -94,19 +84,14 @@ pub struct DeadFilter {
     /// Only these, by `dead_id` or by the id of the message or answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ids: Option<Vec<String>>,
-    /// From this queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<DeadQueue>,
-    /// Of this channel.
     #[serde(rename = "channel_id", skip_serializing_if = "Option::is_none")]
     pub channel: Option<ChannelId>,
-    /// Of one of these channels.
     #[serde(rename = "channel_ids", skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<ChannelId>>,
-    /// Of this session.
     #[serde(rename = "session_id", skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
-    /// For this kind of reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<DeadKind>,
     /// Dead at this time or later.

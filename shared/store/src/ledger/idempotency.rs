@@ -32,7 +32,6 @@ pub trait Idempotency: Send + Sync + 'static {
     async fn release(&self, key: &str, message_id: &MessageId) -> Result<(), Unavailable>;
 }
 
-/// The result of [`Idempotency::reserve`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reservation {
     /// This request has the key and must use this message id. It is the caller's own, or that of an

@@ -12,7 +12,6 @@ use time::OffsetDateTime;
 
 use crate::{QueryError, Unavailable};
 
-/// The journal: what happened to messages.
 #[async_trait]
 pub trait Journal: Send + Sync + 'static {
     /// Records entries of any number of messages. After an error some may have been recorded;
@@ -37,7 +36,6 @@ pub trait Journal: Send + Sync + 'static {
         detail: Detail,
     ) -> Result<Vec<MessageRecord>, QueryError>;
 
-    /// How many messages match.
     async fn count_messages(&self, filter: &MessageFilter) -> Result<u64, QueryError>;
 }
 
@@ -64,18 +62,14 @@ pub(crate) fn timeline<E>(mut latest: Vec<E>, first: Vec<E>) -> Vec<E> {
     first.into_iter().chain(latest).collect()
 }
 
-/// The journal's record of a message.
 #[derive(Debug, Clone, Serialize)]
 pub struct MessageRecord {
     /// The message. Its id includes the time of its acceptance.
     pub message_id: MessageId,
-    /// The message's channel.
     pub channel_id: ChannelId,
-    /// Its session.
     pub session_id: SessionId,
     /// The greatest position among its entries.
     pub state: State,
-    /// How many times it was replayed.
     pub replay_count: u32,
     /// When the latest entry happened.
     #[serde(with = "time::serde::rfc3339")]
@@ -89,16 +83,12 @@ pub struct MessageRecord {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MessageFilter {
-    /// Only these messages.
     #[serde(rename = "ids", skip_serializing_if = "Option::is_none")]
     pub message_ids: Option<Vec<MessageId>>,
-    /// Of this session.
     #[serde(rename = "session_id", skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
-    /// Of this channel.
     #[serde(rename = "channel_id", skip_serializing_if = "Option::is_none")]
     pub channel: Option<ChannelId>,
-    /// Of one of these channels.
     #[serde(rename = "channel_ids", skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<ChannelId>>,
     /// In this state now, or accepted by its channel.
@@ -121,7 +111,6 @@ pub struct MessageFilter {
 /// A filter on states. In JSON the name of a state, or `taken`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateFilter {
-    /// Only this state.
     Is(State),
     /// Accepted by its channel, whatever happened to the answer: delivered, answered, forwarded, or
     /// dead because its answer is.
@@ -144,7 +133,6 @@ impl StateFilter {
         Self::TAKEN,
     ];
 
-    /// The states that match.
     pub(crate) fn states(self) -> Vec<State> {
         match self {
             Self::Is(state) => vec![state],

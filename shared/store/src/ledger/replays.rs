@@ -17,13 +17,11 @@ use crate::{QueryError, Unavailable};
 /// The most running replays of one key.
 pub const MAX_RUNNING_REPLAYS: u16 = 10;
 
-/// Why a replay was not created.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReplayError {
     /// The limit on running replays of one key is reached.
     #[error("no more than {MAX_RUNNING_REPLAYS} replays of one key can run at once")]
     TooMany,
-    /// The store is unavailable.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
@@ -47,7 +45,6 @@ pub trait Replays: Send + Sync + 'static {
         limit: u16,
     ) -> Result<Vec<Replay>, QueryError>;
 
-    /// The replay with this id.
     async fn replay(&self, id: &ReplayId) -> Result<Option<Replay>, Unavailable>;
 
     /// Leases a running replay for this long, if there is one without a lease. Among several it is
@@ -85,15 +82,12 @@ pub trait Replays: Send + Sync + 'static {
 pub struct ReplayFilter {
     /// Limited to these channels or to some of them.
     pub channels: Option<Vec<ChannelId>>,
-    /// With this status.
     pub status: Option<ReplayStatus>,
 }
 
-/// The source of a replay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplaySource {
-    /// Dead letters.
     DeadLetters(DeadFilter),
     /// Messages, including delivered ones.
     Messages(MessageFilter),
@@ -114,33 +108,25 @@ impl ReplaySource {
     }
 }
 
-/// A replay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replay {
-    /// The replay's id.
     pub replay_id: ReplayId,
     /// The key that requested it. The limit on running replays applies to each key.
     #[serde(skip)]
     pub requested_by: String,
-    /// The messages or dead letters to replay.
     pub source: ReplaySource,
     /// The most replayed in a second; `None` means no limit.
     pub rate_per_second: Option<u32>,
-    /// Whether it is still running.
     pub status: ReplayStatus,
     /// How many matched when it was requested.
     pub matched: u64,
-    /// Its progress.
     pub progress: Progress,
-    /// When it was requested.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// When it ended.
     #[serde(with = "time::serde::rfc3339::option")]
     pub ended_at: Option<OffsetDateTime>,
 }
 
-/// The progress of a replay.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// How many were put back into their queue.
@@ -148,18 +134,13 @@ pub struct Progress {
     /// How many were skipped: they are still being delivered, their content is unknown, or the
     /// broker does not accept their size.
     pub skipped: u64,
-    /// The last one that was processed.
     pub cursor: Option<String>,
 }
 
-/// The status of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayStatus {
-    /// Not ended yet.
     Running,
-    /// Everything was processed.
     Done,
-    /// An operator cancelled it.
     Cancelled,
 }

@@ -31,7 +31,6 @@ use tracing::{debug, warn};
 use super::indexes::{self, Uniqueness};
 use crate::{Config, QueryError, Unavailable, error::TimedOut};
 
-/// The client's name in the server's log.
 const APP_NAME: &str = "roundtrip";
 /// How long closing waits for running calls.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -42,29 +41,24 @@ const INDEX_PAUSE: Duration = Duration::from_secs(5);
 const SELECTION_SHARE: f64 = 0.9;
 /// The share of the connections for queries: one in so many, up to [`MAX_QUERIES`].
 const QUERY_SHARE: u32 = 4;
-/// The most concurrent queries of one process.
 const MAX_QUERIES: u32 = 8;
 /// The most of its time limit that a query spends waiting for its turn, as a fraction.
 const TURN_SHARE: f64 = 0.5;
 /// How much of a query's remaining time the server may use. The rest lets the server report that
 /// the query took too long, which a time-out here would hide.
 const WORK_SHARE: f64 = 0.8;
-/// The longest name of a MongoDB database.
 const MAX_DATABASE_BYTES: usize = 63;
 
-/// The problem with a URL that cannot be parsed.
 const MALFORMED: &str = "is malformed; it is mongodb://user:password@host:port/database?option=value \
                          as MongoDB's drivers have it, with the user's name and the password \
                          percent-encoded";
 
-/// The problem with the URL's own certificate authorities.
 const BAD_CA_FILE: &str =
     "names a tlsCAFile that cannot be read, holds no certificate, or a damaged one";
 
 /// A store in a MongoDB database. Its connection may not have been made yet.
 pub(crate) struct MongoStore {
     shared: Arc<ConnectionState>,
-    /// The background task that makes the indexes.
     indexing: JoinHandle<()>,
 }
 
@@ -74,7 +68,6 @@ impl Drop for MongoStore {
     }
 }
 
-/// The state that the tasks share.
 struct ConnectionState {
     url: ConnectionString,
     ca_file: Option<PathBuf>,
@@ -92,7 +85,6 @@ struct ConnectionState {
 }
 
 impl MongoStore {
-    /// Checks the settings, and parses the URL.
     pub(crate) fn check(config: &Config, check: &mut Check) -> Option<ConnectionString> {
         let Config {
             ca_file, database, ..
@@ -184,7 +176,6 @@ impl MongoStore {
         .await
     }
 
-    /// As [`MongoStore::run`], on a collection.
     pub(super) async fn on<T, C, E, F>(
         &self,
         collection: &'static str,

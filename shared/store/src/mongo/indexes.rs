@@ -23,10 +23,8 @@ use super::{
 /// The server's error codes for an index that exists with other options or under another name, and
 /// for a document with arrays in two fields of one index.
 const CONFLICT: [i32; 3] = [85, 86, 171];
-/// MongoDB's longest expiry time, in seconds.
 const MAX_EXPIRY_SECONDS: u64 = i32::MAX as u64;
 
-/// Whether the database guarantees that ids are unique.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Uniqueness {
     Enforced,
@@ -54,7 +52,6 @@ pub(super) async fn of_channels(database: &Database) -> Result<Uniqueness, Error
     }
 }
 
-/// The indexes of a collection.
 pub(super) struct Needed {
     collection: &'static str,
     /// The retention counts from the time in this field.
@@ -66,11 +63,8 @@ pub(super) struct Needed {
     partial: &'static [(Only, &'static [&'static str])],
 }
 
-/// The documents that a partial index holds.
 enum Only {
-    /// Those with this field.
     With(&'static str),
-    /// Those with this value in this field.
     Where(&'static str, &'static str),
 }
 
@@ -176,7 +170,6 @@ pub(super) const NEEDED: [Needed; 9] = [
 ];
 
 impl Needed {
-    /// Makes the indexes of the collection.
     pub(super) async fn make(&self, database: &Database, retention: Duration) -> Result<(), Error> {
         let after = Duration::from_secs(retention.as_secs().clamp(1, MAX_EXPIRY_SECONDS));
         let expiry = self.expiring.map(|field| doc! { field: 1 });
@@ -238,7 +231,6 @@ fn conflicts(code: i32) -> bool {
     CONFLICT.contains(&code)
 }
 
-/// The code of the server's error.
 fn code(error: &Error) -> Option<i32> {
     match &*error.kind {
         ErrorKind::Command(error) => Some(error.code),

@@ -31,7 +31,6 @@ use crate::{
     page::PageBudget,
 };
 
-/// The collections.
 pub(super) const ENTRIES: &str = "entries";
 pub(super) const MESSAGES: &str = "messages";
 pub(super) const DEAD_LETTERS: &str = "dead_letters";
@@ -148,7 +147,6 @@ impl Asked {
         first
     }
 
-    /// The stages of the aggregation.
     fn stages(self) -> Vec<Document> {
         let mut stages = vec![doc! { "$match": self.first }];
         if !self.then.is_empty() {
@@ -158,7 +156,6 @@ impl Asked {
         stages
     }
 
-    /// The first results, by id.
     async fn page(
         self,
         collection: &Collection<Document>,
@@ -187,7 +184,6 @@ impl Asked {
         collection.aggregate(stages).max_time(max_time).await
     }
 
-    /// The number of results.
     async fn count(
         self,
         collection: &Collection<Document>,
@@ -212,13 +208,11 @@ impl Asked {
     }
 }
 
-/// The result of `$count`.
 #[derive(Deserialize)]
 struct Counted {
     found: i64,
 }
 
-/// The filter for the document with this id.
 fn named(id: &impl ToString) -> Document {
     doc! { "_id": id.to_string() }
 }
@@ -235,12 +229,10 @@ pub(super) async fn updated(
         .await
 }
 
-/// The document that serializes this row.
 fn document(row: &impl serde::Serialize) -> Result<Document, Unavailable> {
     bson::serialize_to_document(row).map_err(Unavailable::new)
 }
 
-/// The stored name of a variant.
 fn name(variant: &impl serde::Serialize) -> Result<Bson, Unavailable> {
     bson::serialize_to_bson(variant).map_err(Unavailable::new)
 }

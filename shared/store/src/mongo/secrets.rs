@@ -15,7 +15,6 @@ use crate::{SealedSecret, Secrets, SecretsError, Unavailable, secrets::newest};
 
 const SECRETS: &str = "channel_secrets";
 
-/// A channel's secrets as they are stored.
 #[derive(Serialize, Deserialize)]
 pub(super) struct SecretsRow {
     #[serde(rename = "_id")]

@@ -44,7 +44,6 @@ pub(super) fn uid(document: &Document) -> ChannelUid {
     text.into()
 }
 
-/// The metadata that a delivery needs.
 pub(super) fn needed_of(metadata: &Document) -> Map<String, Value> {
     [ENDPOINT_URL, DELIVERY]
         .into_iter()

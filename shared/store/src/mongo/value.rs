@@ -8,14 +8,12 @@ use serde_json::{Map, Value};
 
 use crate::document::FIELDS;
 
-/// The BSON of a document.
 pub(super) fn to_document(json: &Map<String, Value>) -> Document {
     json.iter()
         .map(|(key, value)| (key.clone(), to_bson(value)))
         .collect()
 }
 
-/// The BSON of a valid value.
 pub(super) fn to_bson(json: &Value) -> Bson {
     match json {
         Value::Null => Bson::Null,

@@ -44,7 +44,6 @@ pub(super) fn in_commands(
     commands
 }
 
-/// Sends an `update` command.
 pub(super) async fn update(
     database: &Database,
     collection: &str,
@@ -66,7 +65,6 @@ pub(super) async fn upsert(
     collisions(database, collection, updates).await.map(drop)
 }
 
-/// Sends a `delete` command.
 pub(super) async fn delete(
     database: &Database,
     collection: &str,

@@ -117,7 +117,6 @@ impl DeadLetters for MongoStore {
     }
 }
 
-/// The result of one step of a purge.
 struct PurgeStep {
     removed: u64,
     /// The last dead letter that it found, if any.
@@ -209,7 +208,6 @@ fn matching(filter: &DeadFilter, after: Option<&str>) -> Result<Asked, Unavailab
     })
 }
 
-/// A dead letter as it is stored.
 #[derive(Serialize, Deserialize)]
 struct LetterRow {
     #[serde(rename = "_id")]

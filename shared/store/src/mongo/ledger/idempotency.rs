@@ -99,7 +99,6 @@ async fn reserve(keys: &Collection<Document>, wanted: &KeyRow) -> Result<Reserva
     Ok(Reservation::UnderWay)
 }
 
-/// A key as it is stored.
 #[derive(Serialize, Deserialize)]
 struct KeyRow {
     #[serde(rename = "_id")]

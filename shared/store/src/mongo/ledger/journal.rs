@@ -219,7 +219,6 @@ impl EntryRow {
     }
 }
 
-/// A message as it is stored.
 #[derive(Deserialize)]
 struct MessageRow {
     #[serde(rename = "_id")]

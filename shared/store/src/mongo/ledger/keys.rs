@@ -129,7 +129,6 @@ fn bounded(within: &KeyBounds) -> Document {
     filter
 }
 
-/// Finds keys that are active at this time.
 fn active(now: OffsetDateTime) -> Document {
     doc! { "$or": [
         { "ends_at": { "$exists": false } },
@@ -142,7 +141,6 @@ fn read(found: Option<Document>) -> Result<Option<ApiKey>, Unavailable> {
     Ok(key.transpose()?)
 }
 
-/// A key as it is stored.
 #[derive(Serialize, Deserialize)]
 struct KeyRow {
     #[serde(rename = "_id")]

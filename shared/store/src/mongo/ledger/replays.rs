@@ -157,7 +157,6 @@ fn read(found: Option<Document>) -> Result<Option<Replay>, Unavailable> {
     Ok(replay.transpose()?)
 }
 
-/// A replay as it is stored.
 #[derive(Serialize, Deserialize)]
 struct ReplayRow {
     #[serde(rename = "_id")]

@@ -22,7 +22,6 @@ fn content_bytes(content: &Content) -> usize {
     content.message.get().len() + content.response_url.len()
 }
 
-/// A statement of an `update` command.
 fn statement(projection: &MessageProjection<'_>) -> Document {
     let mut set = doc! {
         "channel_id": projection.entry.channel_id.as_str(),
