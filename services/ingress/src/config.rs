@@ -69,7 +69,6 @@ roundtrip_model::section! {
 }
 
 impl Config {
-    /// Checks every setting, except for the files of `tls`.
     pub fn check(&self, check: &mut Check) {
         self.check_bounds(check);
         if let Some(rate) = &self.rate_per_key {
@@ -82,11 +81,9 @@ impl Config {
     }
 }
 
-/// Whether an answer needs a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CallbackAuth {
-    /// An answer without a valid token is refused.
     Signed,
     /// An answer without a token is accepted and belongs to no message; a bad token is refused.
     Open,

@@ -62,7 +62,6 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], rules: Rules) -> Result<T
     })
 }
 
-/// Why the JSON was refused, found by a second pass: 400 if it is not JSON.
 fn refusal(bytes: &[u8], rules: Rules) -> Problem {
     // Checks the syntax alone, at any depth, to separate what is not JSON from what is forbidden.
     if let Err(error) = serde_json::from_slice::<&RawValue>(bytes) {
@@ -107,7 +106,6 @@ pub(crate) fn whole_number<'de, const MOST: u32, D: Deserializer<'de>>(
         .ok_or_else(|| D::Error::custom(not_within(MOST)))
 }
 
-/// The problem of a number outside of 1 to `most`.
 pub(crate) fn not_within(most: impl Display) -> String {
     format!("must be a whole number from 1 to {most}")
 }

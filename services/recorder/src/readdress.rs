@@ -9,7 +9,6 @@ use roundtrip_broker::Message;
 use roundtrip_model::{ChannelId, ChannelUid, OutboundMessage};
 use roundtrip_store::{ChannelError, Channels, Unavailable};
 
-/// The current channels of one page, each looked up once.
 pub(crate) struct CurrentChannels<'a> {
     store: &'a dyn Channels,
     uids: HashMap<ChannelId, Option<ChannelUid>>,

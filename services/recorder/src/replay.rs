@@ -79,7 +79,6 @@ struct LeasedReplay {
     progress: Progress,
 }
 
-/// The result of a page.
 struct PutBack {
     replayed: u64,
     skipped: u64,
@@ -105,7 +104,6 @@ impl Replayer {
         }
     }
 
-    /// Runs a few replays side by side until `stop`.
     pub(crate) async fn run(&self, stop: &CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -142,7 +140,6 @@ impl Replayer {
         }
     }
 
-    /// The next replay to run, under a new lease.
     async fn claim(&self) -> Option<(Replay, String)> {
         let owner = uuid::Uuid::new_v4().simple().to_string();
         let claimed = self.store.claim_replay(&owner, self.clock.now(), LEASE);
@@ -389,7 +386,6 @@ impl Replayer {
     }
 }
 
-/// How long this many messages take at this rate.
 fn took(count: u64, rate_per_second: Option<u32>) -> Duration {
     rate_per_second.map_or(Duration::ZERO, |rate| {
         let count = u32::try_from(count).unwrap_or(u32::MAX);

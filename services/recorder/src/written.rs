@@ -13,7 +13,6 @@ pub(crate) const AFTER_A_PANIC: Duration = Duration::from_secs(30);
 /// would be redelivered at once, in a loop.
 const SNOOZE: Duration = Duration::from_secs(5);
 
-/// The decision for a message after its write.
 pub(crate) fn decision(written: Result<(), GaveUp>) -> Decision {
     match written {
         Ok(()) => Decision::Done,

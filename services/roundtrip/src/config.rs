@@ -101,7 +101,6 @@ section! {
     }
 }
 
-/// Whether untrusted clients can connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Environment {
@@ -139,7 +138,6 @@ fn read_with(
     reading::read_all(table, check)
 }
 
-/// Prints what is wrong and returns the exit status.
 pub(crate) fn refuse(wrong: &WrongSettings) -> ExitCode {
     for wrong in wrong.iter() {
         eprintln!("roundtrip: configuration: {}", redacted(&wrong.to_string()));
@@ -249,7 +247,6 @@ impl Config {
         beside.join(name)
     }
 
-    /// The hash of the operator's key in the configuration, if there is one.
     pub(crate) fn operator_key(&self) -> Result<Option<KeyHash>, WrongSetting> {
         let Some(Secret(key)) = &self.operator_key else {
             return Ok(None);
@@ -269,7 +266,6 @@ impl Config {
         ))
     }
 
-    /// Where development's echo channel takes messages.
     pub(crate) fn echo_url(&self) -> Result<Url, WrongSetting> {
         self.under_public_url("dev/echo/incoming")
     }

@@ -18,12 +18,10 @@ use crate::config::Config;
 
 const ECHO: &str = "echo";
 
-/// The routes of the echo channel and of the inbox.
 pub(crate) fn router(clock: Arc<dyn Clock>, egress: Arc<Egress>) -> anyhow::Result<Router> {
     Ok(echo::router(clock, egress)?.merge(inbox::router()))
 }
 
-/// Registers the echo channel, or updates its URL.
 pub(crate) async fn register_echo(config: &Config, channels: &dyn Channels) -> anyhow::Result<()> {
     let endpoint = Value::String(config.echo_url()?.into());
     let echo = Channel {

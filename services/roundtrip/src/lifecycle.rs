@@ -20,17 +20,14 @@ const EXIT_TOLD_TWICE: i32 = 143;
 /// How long after the drain a server may take to close its connections.
 const CLOSE_TIME: Duration = Duration::from_secs(3);
 
-/// The tasks of a process, and the two steps of their stop.
 pub(crate) struct Lifecycle {
     tasks: [JoinSet<(&'static str, anyhow::Result<()>)>; 2],
     stops: [CancellationToken; 2],
     signals: Signals,
 }
 
-/// When a task is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// At the signal.
     Workers = 0,
     /// After the workers have drained.
     Servers = 1,
@@ -60,7 +57,6 @@ impl Lifecycle {
         self.tasks[step as usize].spawn(async move { (name, task.await) });
     }
 
-    /// Runs until a signal or until a task ends by itself, then stops the rest.
     pub(crate) async fn run(mut self, drain: Duration) -> ExitCode {
         let signals = &mut self.signals;
         let mut code = ExitCode::SUCCESS;

@@ -34,14 +34,11 @@ pub(crate) struct Operations {
     pub broker: SharedBroker,
     pub channels: SharedChannels,
     pub channel_cache: Arc<CachedChannels>,
-    /// If the process has this role.
     pub ingress: Option<Ingress>,
     /// Whether roles may make key files of their own. In production only a stranger would cause the
     /// warning about them.
     pub is_development: bool,
-    /// If the process forwards answers.
     pub answers: Option<Admission>,
-    /// Whether the store has answered since the start.
     pub store_answered: Arc<AtomicBool>,
 }
 

@@ -4,7 +4,6 @@
 use roundtrip_broker::{Config, Policy, policies};
 use serde_json::json;
 
-/// The policies of this configuration, as commands or as a definitions file.
 pub(crate) fn print(config: &Config, definitions: bool) -> String {
     let policies = policies(config);
     if definitions {

@@ -6,7 +6,6 @@ use roundtrip_model::{WrongSetting, WrongSettings, redacted};
 
 use crate::config::refuse;
 
-/// Runs a command to its end. An error goes to standard error.
 pub(crate) fn run(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

@@ -74,7 +74,6 @@ fn sentences(config: &Config, roles: &BTreeSet<Role>) -> Result<Vec<String>, Wro
     Ok(lines)
 }
 
-/// Where the API listens, if this process has it.
 fn api(config: &Config, roles: &BTreeSet<Role>) -> Result<Option<Url>, WrongSetting> {
     let has_api = roles.contains(&Role::Ingress);
     has_api.then(|| config.listening_url()).transpose()

@@ -72,7 +72,6 @@ pub(crate) fn start(config: &Config) {
     }
 }
 
-/// The fields of an event, as text.
 fn text_fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
     debug_fn(
         |writer: &mut Writer<'_>, field: &tracing::field::Field, value| {
@@ -111,7 +110,6 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(is_plain)
 }
 
-/// Whether a text is already quoted and escaped.
 fn is_quoted(text: &str) -> bool {
     let Some(inner) = text
         .strip_prefix('"')

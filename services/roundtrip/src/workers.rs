@@ -28,7 +28,6 @@ pub(crate) struct Workers {
     recorder: Option<Recorder>,
 }
 
-/// What the roles of a process share.
 #[derive(Clone, Copy)]
 pub(crate) struct Common<'a> {
     pub broker: &'a SharedBroker,
@@ -36,7 +35,6 @@ pub(crate) struct Common<'a> {
     pub channel_cache: &'a Arc<CachedChannels>,
     pub journal: &'a Journal,
     pub egress: &'a Arc<Egress>,
-    /// Set if the process has the dispatcher's role.
     pub tokens: Option<&'a TokenKeys>,
     pub own_response_url: &'a Url,
     pub clock: &'a Arc<dyn Clock>,
@@ -71,7 +69,6 @@ impl Workers {
         })
     }
 
-    /// The admission of answers, if this process forwards them.
     pub(crate) fn answers(&self) -> Option<Admission> {
         let forwarder = self.forwarder.as_ref();
         forwarder.map(|forwarder| forwarder.admission().clone())

@@ -21,7 +21,6 @@ pub trait Broker: Send + Sync + 'static {
     /// of the broker and resumes after it.
     async fn consume(&self, queue: Queue, window: u16) -> Result<Box<dyn Consumer>, Closed>;
 
-    /// Whether the broker accepts publishes now.
     fn status(&self) -> Status;
 
     /// Settings of the broker that an operator should change, a line each. Publishing works

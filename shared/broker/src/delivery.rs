@@ -19,18 +19,14 @@ pub struct Delivery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
     Ack,
-    /// Deliver the message again after `delay`, with this number of attempts.
     Defer {
-        /// Minimum time until it is delivered again.
         delay: Duration,
         attempts: u32,
     },
-    /// Move it to the waiting queue, with this number of attempts.
     Wait {
         waiting: Waiting,
         attempts: u32,
     },
-    /// Move it to the dead queue of its queue.
     Dead {
         reason: DeadReason,
         /// Attempts made so far, plus one for this delivery even if it made none.
@@ -50,7 +46,6 @@ pub trait Settle: Send + Sync {
         settlement: Settlement,
     ) -> Result<(), SettleError>;
 
-    /// Returns the message unchanged to its queue, without waiting.
     fn release(self: Box<Self>);
 }
 

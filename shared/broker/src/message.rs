@@ -15,12 +15,10 @@ pub struct Message {
     pub replay_count: u32,
     /// When Roundtrip accepted the message, in milliseconds.
     pub accepted_at: OffsetDateTime,
-    /// Why the message is dead; set only in dead queues.
     pub dead: Option<DeadReason>,
     /// Why the message waits in the store; set only in the waiting queue, and in what comes from
     /// the store.
     pub waiting: Option<Waiting>,
-    /// JSON.
     pub body: Bytes,
 }
 
@@ -40,17 +38,13 @@ pub enum Queue {
     /// Messages for channels: the shards of new messages, and the retries. They are consumed in
     /// turn.
     Outbound,
-    /// Answers for the sessions server.
     Callbacks,
     /// Messages that get no further attempt.
     OutboundDead,
     /// Answers that get no further attempt.
     CallbacksDead,
-    /// Journal entries on their way to the store.
     Journal,
-    /// Unreadable journal entries.
     JournalDead,
-    /// Messages on their way to the store, where they wait.
     Waiting,
 }
 

@@ -48,7 +48,6 @@ use self::{
 /// What deliveries are isolated by: their channel. Answers without a token share one key.
 pub(crate) type Key = Option<ChannelId>;
 
-/// Admits deliveries. Clones share all state.
 #[derive(Debug, Clone)]
 pub struct Admission {
     inner: Arc<Inner>,
@@ -65,19 +64,14 @@ pub(crate) struct Rules {
     pub(crate) slots: usize,
     /// How long a paused key's delivery is deferred; longer if many are.
     pub(crate) paused_snooze: Duration,
-    /// When a key's breaker opens, and the breaker of a shared server.
     pub(crate) breaker: BreakerConfig,
-    /// Whether all keys have one server.
     pub(crate) shared_server: bool,
-    /// Called when a breaker opens or closes.
     pub(crate) report: fn(Scope<'_>, Change),
 }
 
-/// Whose breaker opened or closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope<'a> {
     Key(&'a Key),
-    /// The server behind all keys.
     Server,
 }
 
@@ -118,7 +112,6 @@ pub(crate) struct Permit {
 
 enum Admitted {
     Now(Permit),
-    /// When the delivery's turn comes.
     Soon(oneshot::Receiver<Permit>),
 }
 

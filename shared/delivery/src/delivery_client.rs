@@ -30,7 +30,6 @@ impl DeliveryClient {
         }
     }
 
-    /// The reason for a dead letter if the message is too old.
     pub(crate) fn too_old(
         &self,
         message: &Message,
@@ -44,7 +43,6 @@ impl DeliveryClient {
         })
     }
 
-    /// The longest wait that a server's `Retry-After` can request.
     pub(crate) const fn retry_after_cap(&self) -> Duration {
         self.policy.retry_after_cap
     }

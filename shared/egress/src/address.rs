@@ -30,14 +30,11 @@ pub enum Special {
     Metadata,
     Multicast,
     Broadcast,
-    /// For examples in documentation.
     Documentation,
     Benchmarking,
-    /// Assigned to a protocol.
     Protocol,
     /// Reserved, or not allocated as global unicast.
     Reserved,
-    /// An IPv6 address that contains an IPv4 address.
     Embedding(Embedding),
 }
 

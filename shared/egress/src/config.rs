@@ -46,7 +46,6 @@ const DEFAULT_REFUSED_PORTS: [u16; 35] = [
 ];
 
 roundtrip_model::section! {
-    /// Where the gateway may connect on behalf of a channel's owner.
     #[derive(Debug, Eq)]
     pub struct Config {
         /// Addresses, ranges and host names (`*.example.org` for all names below) that may be
@@ -58,7 +57,6 @@ roundtrip_model::section! {
         /// The ports that an endpoint may have, as `443` or `1024-65535`. By default the two of HTTP,
         /// and the unprivileged ones.
         ports: Vec<String> = ["80", "443", "1024-65535"].map(str::to_owned).to_vec();
-        /// Exceptions from `ports`.
         refused_ports: Vec<u16> = DEFAULT_REFUSED_PORTS.to_vec();
         /// The DNS servers for endpoints' names; the system's if empty.
         nameservers: Vec<SocketAddr> = Vec::new();
@@ -70,7 +68,6 @@ roundtrip_model::section! {
 }
 
 impl Config {
-    /// Checks every setting, with the file that it names.
     pub fn check(&self, check: &mut Check) {
         self.rules(Loopback::Refused, check);
         self.roots(check);

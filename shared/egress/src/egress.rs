@@ -8,7 +8,6 @@ use roundtrip_tls::Roots;
 
 use crate::{Config, Guard, Loopback, Resolver};
 
-/// The guard, the resolver under it, and the trusted certificate authorities.
 #[derive(Debug, Clone)]
 pub struct Egress {
     guard: Arc<Guard>,
@@ -40,7 +39,6 @@ impl Egress {
         &self.resolver
     }
 
-    /// Certificate authorities that are trusted in addition to the public ones.
     pub const fn roots(&self) -> &Roots {
         &self.roots
     }

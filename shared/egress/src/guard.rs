@@ -72,10 +72,8 @@ pub enum Loopback {
     Refused,
 }
 
-/// How far a name is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Named {
-    /// The operator allows it.
     Allowed,
     /// Any third party may have registered it.
     Unknown,
@@ -175,7 +173,6 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether every port is allowed.
     fn literal(&self, address: IpAddr) -> Result<bool, Refusal> {
         self.address(address, Named::Unknown)?;
         let is_loopback = special(address) == Some(Special::Loopback);
@@ -209,7 +206,6 @@ impl Guard {
         Ok(())
     }
 
-    /// Vets a host's name in its normal form.
     fn name(&self, name: &str) -> Result<Named, Refusal> {
         if self.deny.has_name(name) {
             return Err(Refusal::Denied);
@@ -243,7 +239,6 @@ fn is_localhost(name: &str) -> bool {
     is_below(name, "localhost")
 }
 
-/// Whether a name is this domain or is below it.
 fn is_below(name: &str, domain: &str) -> bool {
     name.strip_suffix(domain)
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))

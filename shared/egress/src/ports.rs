@@ -2,7 +2,6 @@
 
 use std::ops::RangeInclusive;
 
-/// Ranges of ports, minus the refused ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ports {
     pub(crate) ranges: Vec<RangeInclusive<u16>>,
@@ -15,7 +14,6 @@ impl Ports {
     }
 }
 
-/// Parses `443` or `1024-65535`.
 pub(crate) fn range(text: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port != 0);

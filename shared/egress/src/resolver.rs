@@ -50,7 +50,6 @@ pub struct Resolver {
 enum Source {
     /// The system's configuration, including `/etc/hosts`.
     Machine(Arc<Machine>),
-    /// Only the configured nameservers.
     Servers(Arc<TokioResolver>),
 }
 
@@ -73,10 +72,8 @@ pub enum LookupError {
     /// The guard refuses the answer. The answer can change, so this is no property of the URL.
     #[error("the host's address is not allowed")]
     Refused(#[source] Refusal),
-    /// The nameservers report an error.
     #[error("the host's name could not be resolved: {0}")]
     Answered(ResponseCode),
-    /// The nameservers return nothing usable.
     #[error("the host's name could not be resolved")]
     Failed(#[source] Box<NetError>),
     #[error("the host's name has no address")]
@@ -107,7 +104,6 @@ impl Resolver {
         source.map(|source| Self { guard, source })
     }
 
-    /// The addresses of a host, all of them accepted.
     pub async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
         let mut addresses = match &self.source {
             Source::Machine(machine) => machine.look_up(host).await?,

@@ -26,7 +26,6 @@ pub struct Schema {
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process locks it.
     #[error(
         "{} is in use by another process: stop that one, or give this one a file of its own",
         .0.display()
@@ -46,7 +45,6 @@ pub enum OpenError {
         found: i64,
         known: usize,
     },
-    /// It cannot be created, read or written.
     #[error("cannot open {}", path.display())]
     File {
         path: PathBuf,

@@ -20,7 +20,6 @@ pub(crate) struct Pending {
     pub(crate) at: OffsetDateTime,
     pub(crate) json: Vec<u8>,
     pub(crate) done: oneshot::Sender<()>,
-    /// Released with the confirm.
     pub(crate) _room: OwnedSemaphorePermit,
 }
 
@@ -28,7 +27,6 @@ pub(crate) struct Pending {
 pub(crate) struct EntryBatch {
     entries: Vec<Pending>,
     bytes: usize,
-    /// When its first entry arrived.
     pub(crate) since: Instant,
 }
 
@@ -54,7 +52,6 @@ impl EntryBatch {
         self.entries.len()
     }
 
-    /// The message, with the id and the time of its first entry.
     pub(crate) fn message(&self) -> Option<Message> {
         let first = self.entries.first()?;
         let mut body = Vec::with_capacity(self.bytes + self.entries.len() + 1);

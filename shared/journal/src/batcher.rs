@@ -65,7 +65,6 @@ pub(crate) async fn run(
     }
 }
 
-/// Takes this entry, and all others that are waiting.
 fn gather(
     gathering: &mut Option<EntryBatch>,
     entry: Pending,

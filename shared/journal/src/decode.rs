@@ -3,12 +3,10 @@
 use bytes::Bytes;
 use roundtrip_model::Entry;
 
-/// Why a message of the journal queue cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("not a list of journal entries: {0}")]
 pub struct DecodeError(#[from] serde_json::Error);
 
-/// Decodes the entries in the body of a message of the journal queue.
 pub fn decode(body: &Bytes) -> Result<Vec<Entry>, DecodeError> {
     Ok(serde_json::from_slice(body)?)
 }

@@ -19,7 +19,6 @@ const MAX_BUFFERED_BYTES: u32 = 32 * 1024 * 1024;
 /// Upper bound on an entry's overhead beside its JSON.
 const ENTRY_OVERHEAD: usize = 512;
 
-/// Appends to the journal. Clones share one journal.
 #[derive(Debug, Clone)]
 pub struct Journal {
     entries: mpsc::UnboundedSender<Pending>,

@@ -69,7 +69,6 @@ impl From<Channel> for StoredChannel {
     }
 }
 
-/// The fields of an update. A field that is `None` keeps its value.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChannelPatch {
@@ -88,7 +87,6 @@ pub struct ChannelPatch {
 }
 
 impl Channel {
-    /// What is wrong with the fields of a channel that a client sent.
     pub fn check(&self) -> Vec<FieldError> {
         check(
             Some(&self.channel_name),
@@ -100,7 +98,6 @@ impl Channel {
 }
 
 impl ChannelPatch {
-    /// What is wrong with the fields that the patch sets, for the channel with this id.
     pub fn check(&self, id: &ChannelId) -> Vec<FieldError> {
         let mut errors = check(
             self.channel_name.as_ref(),
@@ -134,7 +131,6 @@ pub fn endpoint(metadata: &Map<String, Value>) -> Result<Url, FieldError> {
     http_url(text).map_err(|problem| FieldError::new(field, problem))
 }
 
-/// Reads an absolute http(s) URL with a host.
 pub fn http_url(text: &str) -> Result<Url, String> {
     if text.len() > MAX_URL_BYTES {
         return Err(format!("must be at most {MAX_URL_BYTES} bytes"));

@@ -73,7 +73,6 @@ impl Display for WrongSetting {
 
 impl Error for WrongSetting {}
 
-/// Every wrong setting that was found, at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrongSettings(Vec<WrongSetting>);
 
@@ -98,7 +97,6 @@ impl Display for WrongSettings {
 
 impl Error for WrongSettings {}
 
-/// Collects what is wrong with the settings of a section.
 #[derive(Debug, Default)]
 pub struct Check {
     /// The sections around the keys, each followed by a dot.
@@ -107,7 +105,6 @@ pub struct Check {
 }
 
 impl Check {
-    /// Checks a whole section alone.
     pub fn of(section: &str) -> Self {
         Self {
             section: format!("{section}."),
@@ -115,7 +112,6 @@ impl Check {
         }
     }
 
-    /// Checks a section within this one.
     pub fn section(&mut self, name: &str, check: impl FnOnce(&mut Self)) {
         let outer = self.section.len();
         self.section.extend([name, "."]);
@@ -135,7 +131,6 @@ impl Check {
         }
     }
 
-    /// Whether this setting of this section is already reported.
     pub fn has(&self, key: &str) -> bool {
         let is_it = |wrong: &WrongSetting| wrong.path.strip_prefix(&*self.section) == Some(key);
         self.wrong.iter().any(is_it)
@@ -170,7 +165,6 @@ impl Check {
             .ok()
     }
 
-    /// The value of a setting, if it is right.
     pub fn take<T>(&mut self, value: Result<T, WrongSetting>) -> Option<T> {
         value.map_err(|wrong| self.add(wrong)).ok()
     }

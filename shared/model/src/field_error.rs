@@ -3,7 +3,6 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct FieldError {
-    /// The field's path in the document, dotted.
     pub field: String,
     pub problem: String,
 }

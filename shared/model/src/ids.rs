@@ -51,7 +51,6 @@ macro_rules! made_id {
 
             pub const LENGTH: usize = Self::PREFIX.len() + uuid::fmt::Simple::LENGTH;
 
-            /// A new id. Within one process, later ids sort after earlier ones.
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
             }

@@ -122,7 +122,6 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// Makes the key from this secret, which must come from a cryptographically secure generator.
     pub fn make(
         self,
         secret: [u8; SECRET_BYTES],

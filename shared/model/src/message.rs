@@ -40,7 +40,6 @@ pub struct OutboundMessage {
     pub expires_at: Option<OffsetDateTime>,
 }
 
-/// The body of a delivery: exactly these three fields.
 #[derive(Debug, Serialize)]
 pub struct DeliveryBody<'a> {
     session_id: &'a SessionId,

@@ -53,7 +53,6 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetD
     Ok(at)
 }
 
-/// Writes and reads a time that may be absent.
 pub mod option {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
     use time::OffsetDateTime;

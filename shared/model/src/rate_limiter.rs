@@ -14,7 +14,6 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// A full bucket.
     pub fn new(per_second: f64, now: Instant) -> Self {
         Self {
             per_second,
@@ -23,7 +22,6 @@ impl RateLimiter {
         }
     }
 
-    /// Continues at another rate, with its current tokens.
     pub fn set(&mut self, per_second: f64, now: Instant) {
         self.fill(now);
         self.per_second = per_second;

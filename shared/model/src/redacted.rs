@@ -8,10 +8,8 @@ use std::borrow::Cow;
 
 use crate::{ids::ApiKeyId, key, signing, token};
 
-/// Replaces a removed secret.
 const LEFT_OUT: char = '…';
 
-/// The text, without the API keys, signing secrets and callback tokens in it.
 pub fn redacted(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let (mut kept, mut copied, mut at) = (String::new(), 0, 0);
@@ -34,7 +32,6 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
 
 struct Kind {
     mark: &'static str,
-    /// Whether the secret may contain this byte.
     has: fn(u8) -> bool,
     /// How many of the first bytes may be shown; `None` if this is not a secret. Examines only the
     /// beginning, so that a text of many beginnings takes linear time.
@@ -48,7 +45,6 @@ struct Secret {
 }
 
 impl Kind {
-    /// The secret with which this begins.
     fn begins(&self, bytes: &[u8]) -> Option<Secret> {
         if !bytes.starts_with(self.mark.as_bytes()) {
             return None;

@@ -39,7 +39,6 @@ pub enum KeyError {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unopened {
-    /// It does not have the form of an encrypted secret.
     #[error("it is not an encrypted secret")]
     Malformed,
     #[error("the key that encrypted it is not configured")]
@@ -99,7 +98,6 @@ impl SealingKeys {
         Ok(format!("{VERSION}.{name}.{sealed}"))
     }
 
-    /// Decrypts what was encrypted for this owner.
     pub fn open(&self, sealed: &str, owner: &str) -> Result<Vec<u8>, Unopened> {
         let (name, sealed) = sealed
             .strip_prefix(VERSION)

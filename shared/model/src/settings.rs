@@ -40,7 +40,6 @@ pub struct DeliverySettings {
     pub max_in_flight: Option<u16>,
     /// The most deliveries that one dispatcher process starts in a second.
     pub rate_per_second: Option<f64>,
-    /// The interval after each failed attempt, in order.
     pub retry_schedule: Option<Vec<Duration>>,
     /// Whether messages are accepted and kept, but not delivered.
     pub paused: bool,

@@ -58,7 +58,6 @@ impl SigningSecret {
         &self.0
     }
 
-    /// Its text, for the only API response that shows it.
     pub fn reveal(&self) -> String {
         format!("{PREFIX}{}", BASE64_STANDARD.encode(&self.0))
     }
@@ -80,7 +79,6 @@ impl fmt::Debug for SigningSecret {
     }
 }
 
-/// Signs the messages to one receiver.
 #[derive(Clone)]
 pub struct Signer {
     newest: Hmac<Sha256>,
@@ -103,7 +101,6 @@ impl Signer {
         }
     }
 
-    /// The `webhook-signature` header for this body and this id, sent at `now`.
     pub fn sign(&self, id: &str, now: OffsetDateTime, body: &[u8]) -> String {
         let timestamp = now.unix_timestamp().to_string();
         let older = self

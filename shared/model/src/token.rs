@@ -19,12 +19,10 @@ use time::OffsetDateTime;
 
 use crate::ids::{CallbackId, ChannelId, ChannelUid, MessageId, SessionId};
 
-/// The query parameter that carries it.
 pub const QUERY: &str = "token";
 
 pub const MIN_SECRET_BYTES: usize = 32;
 
-/// The prefix of every token.
 pub(crate) const VERSION: &str = "v2.";
 
 /// Longer tokens are rejected unread. A token for the longest channel id is shorter.
@@ -91,10 +89,8 @@ pub enum SecretError {
 /// Why a token is invalid. Only for metrics: the client is not given the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It does not have the form of a token.
     Malformed,
     UnknownKey,
-    /// Its MAC does not match the secret that it names.
     Forged,
     Expired,
     OtherSession,

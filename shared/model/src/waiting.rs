@@ -6,24 +6,17 @@ use time::OffsetDateTime;
 use crate::{millis, named::named};
 
 named! {
-    /// Why a message waits.
     pub enum WaitReason {
-        /// The channel is paused, by an operator or by its endpoint's 410.
         ChannelPaused = "channel_paused",
         /// This process has no encryption key that decrypts the channel's signing secret.
         SecretUnreadable = "secret_unreadable",
-        /// The store is unavailable, so the channel's endpoint is unknown.
         StoreUnavailable = "store_unavailable",
-        /// The channel's breaker is open because its endpoint keeps failing.
         EndpointFailing = "endpoint_failing",
         /// The breaker of the sessions server is open, for all answers or for the channel's.
         SessionsServerFailing = "sessions_server_failing",
-        /// The channel has reached its limit of concurrent deliveries.
         ChannelAtCapacity = "channel_at_capacity",
         RateLimited = "rate_limited",
-        /// An attempt failed, and the next one follows by the retry schedule.
         Retry = "retry",
-        /// The producer asked for a delivery at a later time.
         Scheduled = "scheduled",
     }
 }

@@ -85,7 +85,6 @@ impl<T: Send + Sync + 'static> BulkWriter<T> {
     }
 }
 
-/// Writes what is queued, until the sender is dropped.
 async fn run<T: Send + Sync>(
     what: &'static str,
     mut pages: mpsc::Receiver<Page<T>>,

@@ -43,7 +43,6 @@ pub struct CachedChannels {
     trying: Mutex<()>,
 }
 
-/// A channel as of its last read.
 #[derive(Debug)]
 pub struct KnownChannel {
     pub target: DeliveryTarget,
@@ -78,7 +77,6 @@ struct CachedRead {
     read: Result<Arc<KnownChannel>, ChannelError>,
     again_from: Instant,
     fresh_until: Instant,
-    /// Whether the background read has started.
     read_again: Arc<AtomicBool>,
 }
 
@@ -202,7 +200,6 @@ impl CachedChannels {
             .await;
     }
 
-    /// Reads the store, and falls back on the channel in the cache.
     async fn read(&self, id: &ChannelId, last: Option<Arc<KnownChannel>>) -> CachedRead {
         // Only taken while the store is unavailable, so that normal reads run concurrently.
         let _trying = if self.is_unavailable() {
@@ -284,12 +281,10 @@ impl CachedChannels {
             .await;
     }
 
-    /// Whether the store was unavailable at the last read.
     pub fn is_unavailable(&self) -> bool {
         self.is_unavailable.load(Relaxed)
     }
 
-    /// Logs once when an outage begins and once when it ends.
     fn note_unavailable(&self, error: Option<&ChannelError>) {
         let was_unavailable = self.is_unavailable.swap(error.is_some(), Relaxed);
         match (was_unavailable, error) {

@@ -27,7 +27,6 @@ pub(crate) fn channel(channel: &Channel) -> Result<StoredChannel, ChannelError> 
     Ok(channel.clone().into())
 }
 
-/// The fields that a patch sets, in their stored form, without the id.
 pub(crate) fn patch(patch: &ChannelPatch) -> Result<Map<String, Value>, ChannelError> {
     let ChannelPatch {
         channel_id: _,
@@ -82,9 +81,7 @@ fn check(metadata: &Map<String, Value>) -> Result<(), ChannelError> {
     Ok(())
 }
 
-/// A walk through metadata that stops at the first problem.
 struct Check {
-    /// The current path, or the path of the problem.
     path: String,
     depth: usize,
     values: usize,
@@ -120,7 +117,6 @@ impl Check {
         })
     }
 
-    /// Walks one level deeper.
     fn within(&mut self, walk: impl FnOnce(&mut Self) -> Result<(), String>) -> Result<(), String> {
         if self.depth == MAX_METADATA_DEPTH {
             METADATA.clone_into(&mut self.path);

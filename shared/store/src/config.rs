@@ -18,12 +18,10 @@ roundtrip_model::section! {
         ca_file: Option<PathBuf> = None;
         /// MongoDB's database, if the URL names none.
         database: String = "roundtrip".to_owned();
-        /// The time limit on each call to the store.
         #[serde(with = "humantime_serde")]
         timeout: Duration = Duration::from_secs(2), in LEAST..;
         /// The most connections that one process opens to MongoDB, where 0 would mean no limit.
         max_connections: u32 = 100, in 1..;
-        /// How long a cached channel is used before it is read again.
         #[serde(with = "humantime_serde")]
         cache_ttl: Duration = Duration::from_secs(5);
         /// The most memory for cached channels, in bytes. The least used are evicted first. The

@@ -14,7 +14,6 @@ use tracing::warn;
 
 use crate::{ChannelError, Version, Versioned};
 
-/// A channel's five fields, in the order of the client's `ChannelStoreObject`.
 pub(crate) const FIELDS: [&str; 5] = [
     "channel_id",
     "channel_name",

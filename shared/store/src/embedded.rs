@@ -166,7 +166,6 @@ fn read(connection: &Connection, id: &ChannelId) -> Result<Map<String, Value>, C
     parse(id.as_str(), &text)
 }
 
-/// What a delivery needs. The rest of the document is not parsed.
 fn target(connection: &Connection, id: &ChannelId) -> Result<DeliveryTarget, ChannelError> {
     type Row = (String, Option<String>, Option<String>);
     let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));

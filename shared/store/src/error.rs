@@ -4,7 +4,6 @@ use std::{error::Error, sync::Arc};
 
 use roundtrip_model::{ChannelId, channel::FieldError};
 
-/// The store is unavailable or failed. The source gives the cause.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the store is unavailable")]
 pub struct Unavailable(#[source] Arc<dyn Error + Send + Sync>);
@@ -22,7 +21,6 @@ pub enum ChannelError {
     Exists(ChannelId),
     #[error("there is no channel with the id '{0}'")]
     NotFound(ChannelId),
-    /// The stored version is not the expected one.
     #[error("the channel '{0}' has changed meanwhile")]
     Changed(ChannelId),
     /// A document written by another client is not a channel.

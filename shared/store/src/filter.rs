@@ -46,7 +46,6 @@ pub struct Filter {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {problem}")]
 pub struct FilterError {
-    /// The dotted path in the filter.
     pub path: String,
     pub problem: String,
 }
@@ -72,7 +71,6 @@ impl Filter {
         self
     }
 
-    /// Whether the channel matches, by MongoDB's rules.
     #[must_use]
     pub fn matches(&self, channel: &Channel) -> bool {
         let id = &channel.channel_id;
@@ -114,7 +112,6 @@ impl Filter {
 enum Node {
     Or(Vec<Vec<Node>>),
     Nor(Vec<Vec<Node>>),
-    /// By a dotted path's parts.
     Field(Vec<String>, Vec<Test>),
 }
 

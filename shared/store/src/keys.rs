@@ -38,7 +38,6 @@ pub trait ApiKeys: Send + Sync + 'static {
     /// Concurrent calls may exceed a limit by a few.
     async fn create_key(&self, key: &ApiKey) -> Result<(), KeyError>;
 
-    /// The key with this id, active or ended.
     async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKey>, Unavailable>;
 
     /// Keys within these bounds, active or ended, in the order of their ids, the earliest first.
@@ -50,7 +49,6 @@ pub trait ApiKeys: Send + Sync + 'static {
         limit: u16,
     ) -> Result<Vec<ApiKey>, Unavailable>;
 
-    /// All keys that are active at this time.
     async fn active_keys(&self, now: OffsetDateTime) -> Result<Vec<ApiKey>, Unavailable>;
 
     /// Revokes a key and returns it. A key that was revoked before is unchanged. `None` if there is

@@ -237,7 +237,6 @@ fn is_duplicate_key(error: &Error) -> bool {
     }
 }
 
-/// Sets fields of the document that the filter finds, and returns the whole document.
 async fn set(
     channels: &Collection<Document>,
     filter: Document,
@@ -341,7 +340,6 @@ async fn as_expected(
     Ok(found)
 }
 
-/// Finds the document only if these fields are unchanged since they were read.
 fn unchanged(found: &Document, fields: &[&str]) -> Document {
     let mut filter = same(found);
     for field in fields {

@@ -15,7 +15,6 @@ pub struct PageRequest {
     /// From 1 to [`MAX_PAGE`](crate::MAX_PAGE).
     pub limit: u16,
     pub sort: Sort,
-    /// The end of the previous page.
     pub cursor: Option<Cursor>,
 }
 
@@ -80,7 +79,6 @@ pub(crate) struct PageBudget {
 }
 
 impl PageBudget {
-    /// An empty page for at most this many documents.
     pub(crate) fn of(limit: u16) -> Self {
         Self {
             documents: usize::from(limit),

@@ -13,14 +13,12 @@ use crate::{
     page::PageBudget,
 };
 
-/// A page that is being filled with the candidates of its filter, in the page's order.
 pub(crate) struct Search {
     filter: Filter,
     sort: Sort,
     query_budget: QueryBudget,
     page_budget: PageBudget,
     channels: Vec<StoredChannel>,
-    /// The last candidate that was evaluated.
     evaluated: Option<Cursor>,
     is_cut: bool,
 }

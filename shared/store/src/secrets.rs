@@ -28,7 +28,6 @@ pub struct SealedSecret {
 }
 
 impl SealedSecret {
-    /// When it stops signing.
     #[must_use]
     pub fn until(&self) -> Option<OffsetDateTime> {
         // A time out of range never comes, so it counts as none.
@@ -61,7 +60,6 @@ pub(crate) fn newest(secrets: &[SealedSecret]) -> Option<&str> {
 
 #[derive(Debug, Clone)]
 pub enum Signing {
-    /// They are not: the channel has no secret.
     Unsigned,
     Signed(Signer),
     /// The newest secret cannot be decrypted. Sending unsigned is no option, because a receiver

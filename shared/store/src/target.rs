@@ -10,12 +10,9 @@ use roundtrip_model::{
 use serde_json::{Map, Value};
 use url::Url;
 
-/// The endpoint and the delivery settings of a channel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeliveryTarget {
-    /// Distinguishes the channels that have used this id.
     pub uid: ChannelUid,
-    /// The URL for deliveries, or the problem with it.
     pub endpoint: Result<Url, FieldError>,
     pub settings: DeliverySettings,
 }

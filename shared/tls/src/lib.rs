@@ -17,7 +17,6 @@ use rustls::{
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Roots(Vec<CertificateDer<'static>>);
 
-/// Why a file gives no roots. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
     #[error("cannot be read from '{}'", path.display())]
@@ -26,10 +25,8 @@ pub enum RootsError {
     /// part of a private key.
     #[error("is damaged PEM: '{}'", .0.display())]
     Pem(PathBuf),
-    /// The file is PEM without a certificate.
     #[error("holds no certificate: '{}'", .0.display())]
     Empty(PathBuf),
-    /// The file contains an invalid certificate.
     #[error("holds a certificate that cannot be used: '{}'", path.display())]
     Certificate {
         path: PathBuf,
@@ -60,7 +57,6 @@ impl Roots {
         Ok(Self(certificates))
     }
 
-    /// Reads the configured file, if there is one.
     pub fn configured(path: Option<&Path>) -> Result<Self, RootsError> {
         path.map_or_else(|| Ok(Self::default()), Self::read)
     }

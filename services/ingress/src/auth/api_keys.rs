@@ -45,7 +45,6 @@ struct Made {
     secret: String,
 }
 
-/// `POST /api-keys`
 pub(crate) async fn create(
     State(ingress): State<Ingress>,
     principal: Principal,
@@ -86,7 +85,6 @@ pub(crate) struct KeyParameters {
     cursor: Option<ApiKeyId>,
 }
 
-/// `GET /api-keys`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
     principal: Principal,

@@ -154,7 +154,6 @@ impl Authenticator {
     }
 }
 
-/// The key in the `Authorization` header (RFC 6750, 2.1).
 pub(crate) fn bearer(value: &HeaderValue) -> Option<&str> {
     let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
     let key = key.trim_start_matches(' ');
@@ -162,7 +161,6 @@ pub(crate) fn bearer(value: &HeaderValue) -> Option<&str> {
         .then_some(key)
 }
 
-/// Middleware: allows a call or refuses it.
 pub(crate) async fn guard(
     State((authenticator, access)): State<(Arc<Authenticator>, Access)>,
     request: Request,

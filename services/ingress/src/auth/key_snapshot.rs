@@ -34,7 +34,6 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The most calls that wait at once for an unknown key; further ones treat it as unknown.
 const MAX_WAITING: usize = 64;
 
-/// How long a call waits: longer than two reads under the store's default time limit.
 const WAIT: Duration = Duration::from_secs(5);
 
 /// Refused calls are logged at most this often.
@@ -70,7 +69,6 @@ impl fmt::Debug for ApiKeySnapshot {
 struct ReadSignals {
     /// Requests a read before the next one is due.
     wanted: Notify,
-    /// How many reads have started.
     begun: AtomicU64,
     /// The refused calls since the last log line.
     refused: AtomicU64,

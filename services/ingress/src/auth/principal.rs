@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use super::key_snapshot::CachedKey;
 use crate::problem::{Kind, Problem};
 
-/// The principal of a call. A handler takes it as an argument.
 #[derive(Clone)]
 pub(crate) enum Principal {
     /// Without a key, where none is required.
@@ -112,7 +111,6 @@ impl Principal {
     }
 }
 
-/// For logs.
 impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

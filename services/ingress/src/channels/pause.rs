@@ -7,7 +7,6 @@ use roundtrip_model::ChannelId;
 use super::etag::versioned;
 use crate::{ingress::Ingress, parameters::ChannelPath, problem::Problem};
 
-/// `POST /channel/{channel_id}/pause`
 pub(crate) async fn pause(
     State(ingress): State<Ingress>,
     ChannelPath(id): ChannelPath,
@@ -15,7 +14,6 @@ pub(crate) async fn pause(
     set(&ingress, &id, true).await
 }
 
-/// `POST /channel/{channel_id}/resume`
 pub(crate) async fn resume(
     State(ingress): State<Ingress>,
     ChannelPath(id): ChannelPath,

@@ -26,7 +26,6 @@ pub(crate) struct Found {
     next_cursor: Option<String>,
 }
 
-/// `POST /channels`
 pub(crate) async fn query(
     State(ingress): State<Ingress>,
     principal: Principal,

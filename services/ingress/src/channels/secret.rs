@@ -40,7 +40,6 @@ pub(crate) struct Rotated {
     old_secrets_sign_until: Option<OffsetDateTime>,
 }
 
-/// `POST /channel/{channel_id}/secret/rotate`
 pub(crate) async fn rotate(
     State(ingress): State<Ingress>,
     ChannelPath(id): ChannelPath,

@@ -75,7 +75,6 @@ impl DeadParameters {
     }
 }
 
-/// `GET /dead-letters`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
     principal: Principal,
@@ -103,7 +102,6 @@ pub(crate) struct Purged {
     purged: u64,
 }
 
-/// `DELETE /dead-letters`
 pub(crate) async fn purge(
     State(ingress): State<Ingress>,
     principal: Principal,

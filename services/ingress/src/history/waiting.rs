@@ -22,7 +22,6 @@ use crate::{
 const NOT_RECORDED: &str =
     "the cancellation was not recorded in time, and the message still waits; try again";
 
-/// The messages that wait for a channel in the store.
 #[derive(Debug, Serialize)]
 pub(crate) struct Waiting {
     count: u64,
@@ -48,7 +47,6 @@ impl From<WaitingSummary> for Waiting {
     }
 }
 
-/// `GET /channel/{channel_id}/waiting`
 pub(crate) async fn summary(
     State(ingress): State<Ingress>,
     principal: Principal,
@@ -138,7 +136,6 @@ pub(crate) async fn cancel(
     Ok(JsonBody(Cancelled { message_id, state }))
 }
 
-/// The message with this id, as it waits in the store.
 async fn stored(
     ingress: &Ingress,
     principal: &Principal,

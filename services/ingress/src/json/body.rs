@@ -19,7 +19,6 @@ use crate::{
     problem::{Kind, Problem},
 };
 
-/// The names of UTF-8, and of its subset ASCII.
 const UTF_8: [&str; 3] = ["utf-8", "utf8", "us-ascii"];
 
 pub(crate) struct Json<T>(pub(crate) T);
@@ -70,7 +69,6 @@ async fn read_json(request: Request, ingress: &Ingress) -> Result<Bytes, Problem
     read(request, ingress, ingress.limits.max_body_bytes).await
 }
 
-/// The whole body. It counts against the byte budget until its request ends.
 pub(crate) async fn read(
     request: Request,
     ingress: &Ingress,

@@ -73,7 +73,6 @@ pub(crate) fn of_malformed(bytes: &[u8], error: &Error) -> String {
     format!("not JSON at line {line}, column {column}: {problem}")
 }
 
-/// Why some parsers refuse this JSON.
 pub(crate) fn of_unportable(error: &Error) -> String {
     let message = without_position(error);
     let problem = match message.as_str() {

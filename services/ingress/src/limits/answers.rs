@@ -43,7 +43,6 @@ pub(crate) struct Taken {
     bytes: usize,
 }
 
-/// The right to publish an answer; answers to one delivery are published one at a time.
 pub(crate) struct Turn {
     taken: OwnedMutexGuard<Taken>,
     answer: CallbackId,
@@ -161,7 +160,6 @@ impl AnswerLimits {
 }
 
 impl Turn {
-    /// Records the answer after it is published.
     pub(crate) fn published(mut self) {
         self.taken.answers.push(self.answer);
         self.taken.bytes += self.bytes;

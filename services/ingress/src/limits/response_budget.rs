@@ -48,7 +48,6 @@ impl ResponseBudget {
         }
     }
 
-    /// A JSON response. `with` is kept until the response is written.
     pub(crate) fn json(
         &self,
         value: &impl Serialize,

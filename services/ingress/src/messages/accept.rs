@@ -24,7 +24,6 @@ pub(crate) const ENTRY_LIMIT: Duration = Duration::from_secs(2);
 
 static NOT_JOURNALED: LogThrottle = LogThrottle::new();
 
-/// The body of `POST /channel/message`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SendMessage {

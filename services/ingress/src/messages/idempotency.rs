@@ -36,7 +36,6 @@ use crate::{
 
 pub(crate) const HEADER: &str = "idempotency-key";
 
-/// Marks a response as a repeat of the first one.
 pub(crate) const REPLAYED: &str = "idempotent-replayed";
 
 const MAX_KEY_BYTES: usize = 255;
@@ -180,7 +179,6 @@ impl KeyedCall {
     }
 }
 
-/// Reserves the key, or waits for the request that holds it.
 async fn reserve(
     ingress: &Ingress,
     key: &str,

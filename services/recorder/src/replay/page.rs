@@ -11,7 +11,6 @@ use roundtrip_store::{
 use time::OffsetDateTime;
 
 pub(super) struct Item {
-    /// Where the replay continues after it.
     pub(super) cursor: String,
     /// `None` if it is skipped: it is still under way, or its content is not known.
     pub(super) message: Option<(Destination, Message)>,
@@ -19,7 +18,6 @@ pub(super) struct Item {
     subject: Option<(MessageId, ChannelId, SessionId)>,
 }
 
-/// The queue that it returns to.
 pub(super) enum Destination {
     Outbound(ChannelId),
     Callbacks,

@@ -31,7 +31,6 @@ const SHORT_VARIABLES: [(&str, &str); 7] = [
     ("OPERATOR_KEY", "operator_key"),
 ];
 
-/// Overrides the file's values with the environment's.
 pub(super) fn lay_over(
     table: &mut Table,
     variables: impl IntoIterator<Item = (OsString, OsString)>,

@@ -16,7 +16,6 @@ use super::{
     tree::{Node, Origin, Place, Table, Value},
 };
 
-/// Reads the named file, or else the default one if it exists.
 pub(super) fn read(named: Option<&Path>) -> Result<Table, WrongSetting> {
     let path = named.unwrap_or(Path::new(USUAL_FILE));
     let name: Rc<str> = path.display().to_string().into();

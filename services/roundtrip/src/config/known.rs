@@ -7,7 +7,6 @@ use super::{
     tree::{Node, Origin, Table, Value},
 };
 
-/// Every key with its sections, such as `ingress.tls.cert_file`.
 pub(super) fn keys() -> Vec<String> {
     let mut keys = Vec::new();
     below(&mut Vec::new(), &mut keys);

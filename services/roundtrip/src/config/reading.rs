@@ -162,7 +162,6 @@ pub(super) fn shown(key: &str) -> &str {
     }
 }
 
-/// What a visitor expects. Asked before the visitor is consumed.
 fn expected_by<'de, V: Visitor<'de>>(visitor: &V) -> String {
     let expected: &dyn Expected = visitor;
     expected.to_string()

@@ -51,7 +51,6 @@ impl<'de> Deserialize<'de> for SecretList {
     }
 }
 
-/// Accepts both forms.
 struct Written;
 
 impl<'de> Visitor<'de> for Written {

@@ -31,7 +31,6 @@ pub(super) struct Activity {
     under_way: AtomicUsize,
     /// Milliseconds from `accepted` to the start of the current phase.
     since: AtomicU64,
-    /// Headers are arriving.
     heading: AtomicBool,
     http2: AtomicBool,
 }
@@ -49,7 +48,6 @@ impl Activity {
         }
     }
 
-    /// When the connection ends if nothing happens before.
     pub(super) fn ends_at(&self) -> Instant {
         if self.under_way.load(Ordering::Acquire) > 0 {
             // The router ends the request; the idle time starts after it.

@@ -24,11 +24,9 @@ const LINGER: Duration = Duration::from_secs(1);
 
 const DROP_AT_ONCE: usize = 4096;
 
-/// A connection that reports arriving bytes.
 pub(super) struct Stream<S> {
     inner: S,
     activity: Arc<Activity>,
-    /// Set once our side is closed.
     lingering: Option<Pin<Box<Sleep>>>,
 }
 

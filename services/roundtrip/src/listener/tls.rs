@@ -51,7 +51,6 @@ struct Times {
 }
 
 impl Times {
-    /// Why it is not valid now.
     fn problem(self, now: OffsetDateTime) -> Option<&'static str> {
         let now = now.unix_timestamp();
         if now < self.from {
@@ -77,7 +76,6 @@ impl ResolvesServerCert for Current {
 enum Look {
     Same,
     Taken,
-    /// Not loaded, with the reason.
     Kept(String),
 }
 

@@ -51,7 +51,6 @@ pub(super) struct Subscription {
     pub(super) consumer: u64,
     pub(super) window: usize,
     pub(super) items: queue::Sender<Item>,
-    /// For the leases of its items.
     pub(super) commands: mpsc::Sender<Command>,
 }
 

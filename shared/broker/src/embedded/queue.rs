@@ -19,7 +19,6 @@ const READ_AT_ONCE: usize = 256;
 /// messages, so a backlog of long ones would use far more memory than intended.
 pub(super) const MAX_WINDOW_BYTES: usize = 64 * 1024 * 1024;
 
-/// One consumer, as the writer sees it.
 struct Subscriber {
     subscription: Subscription,
     out: usize,
@@ -53,7 +52,6 @@ struct SubQueue {
 }
 
 impl SubQueue {
-    /// Counts the rows that have become due.
     fn advance(&mut self, now: i64, table: &Table) -> rusqlite::Result<()> {
         if self.next_due.is_some_and(|due| due <= now) {
             let came_due = table.count(self.code, self.mark, now)?;
@@ -85,17 +83,13 @@ impl SubQueue {
 
 pub(super) struct QueueState {
     queue: Queue,
-    /// The sub-queue of new messages.
     fresh: SubQueue,
-    /// The sub-queue of retries and snoozes, if it is separate.
     retries: Option<SubQueue>,
     /// Whether the next read is from `retries`, if both sub-queues have ready rows.
     retries_first: bool,
     /// Sequence numbers of leased rows that were given back; they are read again.
     returned: VecDeque<i64>,
-    /// Number of rows: ready, delayed and leased.
     total: u64,
-    /// Bytes of their bodies.
     bytes: u64,
     subscribers: Vec<Subscriber>,
 }
@@ -151,7 +145,6 @@ impl QueueState {
         next.filter(|_| self.room() > 0)
     }
 
-    /// Counts the rows that have become due.
     pub(super) fn advance(&mut self, now: i64, table: &Table) -> rusqlite::Result<()> {
         self.fresh.advance(now, table)?;
         self.retries
@@ -176,27 +169,23 @@ impl QueueState {
             .retain(|subscriber| subscriber.subscription.consumer != consumer);
     }
 
-    /// A leased row is ready again.
     pub(super) fn give_back(&mut self, leased: Leased) {
         self.returned.push_back(leased.seq);
         self.make_room(leased);
     }
 
-    /// A leased row has left the queue.
     pub(super) fn forget(&mut self, leased: Leased) {
         self.total = self.total.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(leased.bytes as u64);
         self.make_room(leased);
     }
 
-    /// A leased row is delayed.
     pub(super) fn defer(&mut self, leased: Leased, due: i64) {
         let sub_queue = self.retries.as_mut().unwrap_or(&mut self.fresh);
         sub_queue.expect_at(due);
         self.make_room(leased);
     }
 
-    /// A row came from another queue, and becomes due at `due`.
     pub(super) fn receive(&mut self, due: i64, bytes: usize) {
         self.total += 1;
         self.bytes += bytes as u64;
@@ -215,7 +204,6 @@ impl QueueState {
         }
     }
 
-    /// Delivers ready rows to consumers with capacity.
     pub(super) fn hand_out(&mut self, table: &Table) -> rusqlite::Result<()> {
         while self.room() > 0 {
             if let Some(seq) = self.returned.front().copied() {

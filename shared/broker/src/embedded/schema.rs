@@ -60,7 +60,6 @@ const HELD: &str = "
 /// Version 4: why a message waits in the store, as JSON.
 const WAITING: &str = "ALTER TABLE parcel ADD COLUMN waiting TEXT;";
 
-/// Opens the file at the engine's time `now`, or creates it.
 pub(super) fn open(path: &Path, now: i64) -> Result<Connection, OpenError> {
     let connection = SCHEMA.open(path, LOCK_WAIT, |connection| {
         // Set before the first access, so that the write-ahead log's index is kept in memory. As a

@@ -18,7 +18,6 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Before every row.
     pub(super) const FIRST: Self = Self {
         due: i64::MIN,
         seq: i64::MIN,
@@ -91,7 +90,6 @@ pub(super) struct RowPage {
     bytes: usize,
 }
 
-/// What a sub-queue contains when it is opened.
 pub(super) struct SubQueueCounts {
     pub(super) total: u64,
     pub(super) ready: u64,
@@ -107,7 +105,6 @@ impl Table {
         Self { connection }
     }
 
-    /// Commits and syncs all the changes, or none.
     pub(super) fn commit<'a>(
         &mut self,
         changes: impl IntoIterator<Item = Change<'a>>,
@@ -196,7 +193,6 @@ impl Table {
         Ok(count.unsigned_abs())
     }
 
-    /// When the first row that is not ready at `now` becomes due.
     pub(super) fn next_due(&self, sub_queue: i64, now: i64) -> rusqlite::Result<Option<i64>> {
         self.connection
             .prepare_cached("SELECT min(due) FROM parcel WHERE queue = ?1 AND due > ?2")?

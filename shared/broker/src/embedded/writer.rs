@@ -35,7 +35,6 @@ struct Placed {
     key: Key,
 }
 
-/// The disk rejects writes.
 struct Blocked {
     why: String,
     probe_at: Instant,
@@ -167,7 +166,6 @@ impl Writer {
         Some(batch)
     }
 
-    /// Time until the next timer.
     fn patience(&self) -> Option<Duration> {
         if let Some(blocked) = &self.blocked {
             return Some(blocked.probe_at.saturating_duration_since(Instant::now()));

@@ -22,11 +22,8 @@ pub(super) struct Acks {
 /// the requeued tag too.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct AckBatch {
-    /// Tags to requeue, one by one.
     pub(super) requeue: Vec<Tag>,
-    /// Tag to ack together with everything before it.
     pub(super) up_to: Option<Tag>,
-    /// Tags to ack one by one.
     pub(super) single: Vec<Tag>,
 }
 

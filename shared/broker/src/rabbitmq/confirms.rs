@@ -24,7 +24,6 @@ pub(super) struct Confirms {
     others: Arc<Waiting>,
 }
 
-/// The publishes to one queue, over all of its shards.
 #[derive(Debug)]
 struct Waiting {
     limit: Duration,
@@ -48,7 +47,6 @@ impl Waiting {
         })
     }
 
-    /// For how long it is stuck, and how many publishes wait.
     fn stuck(&self) -> Option<(Duration, usize)> {
         let progress = self.progress.lock();
         let silent = progress.since?.elapsed();
@@ -63,7 +61,6 @@ pub(super) struct Unconfirmed {
 }
 
 impl Unconfirmed {
-    /// The broker confirmed or returned it.
     pub(super) fn confirmed(mut self) {
         self.is_confirmed = true;
     }
@@ -103,12 +100,10 @@ impl Confirms {
         }
     }
 
-    /// The permits of publishes of this kind.
     pub(super) fn permits(&self, queue: Queue, new: bool) -> Arc<Semaphore> {
         Arc::clone(&self.waiting(queue, new).permits)
     }
 
-    /// Whether publishes of this kind are stuck.
     pub(super) fn is_stuck(&self, queue: Queue, new: bool) -> bool {
         self.waiting(queue, new).stuck().is_some()
     }
@@ -139,7 +134,6 @@ impl Confirms {
         }
     }
 
-    /// Why a new message or answer would not be accepted.
     pub(super) fn problem(&self) -> Option<String> {
         let queues = [
             (Queue::Outbound, &self.outbound),

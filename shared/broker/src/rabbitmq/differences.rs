@@ -24,7 +24,6 @@ pub(super) const LEADER_LOCATOR: &str = "x-queue-leader-locator";
 pub(super) struct Differences(Mutex<HashMap<ShortString, Vec<Difference>>>);
 
 impl Differences {
-    /// The declared arguments, with the queue's known differences applied.
     pub(super) fn applied_to(&self, arguments: FieldTable, queue: &ShortString) -> FieldTable {
         let all = self.0.lock();
         let Some(differences) = all.get(queue) else {
@@ -73,7 +72,6 @@ impl Differences {
     }
 }
 
-/// An argument in which a queue differs from its declare.
 #[derive(Debug, PartialEq)]
 struct Difference {
     argument: ShortString,

@@ -55,7 +55,6 @@ const UNKNOWN_OPTION: &str = "has an unknown option after the question mark; kno
 
 #[derive(Clone)]
 pub(super) struct Endpoint {
-    /// The URL without its hosts.
     uri: AMQPUri,
     hosts: Arc<[Host]>,
     /// The certificate authorities to trust; the system's if none are set.
@@ -171,7 +170,6 @@ impl Endpoint {
         }
     }
 
-    /// The virtual host; the default one if the URL names another engine.
     pub(super) fn vhost_of(config: &Config) -> String {
         Self::parse(&config.url).map_or_else(|_| "/".to_owned(), |endpoint| endpoint.uri.vhost)
     }
@@ -188,7 +186,6 @@ impl Endpoint {
         self.uri.scheme == AMQPScheme::AMQPS
     }
 
-    /// The URL's limit on connecting to one address.
     pub(super) fn connection_timeout(&self) -> Option<Duration> {
         self.uri.query.connection_timeout.map(Duration::from_millis)
     }

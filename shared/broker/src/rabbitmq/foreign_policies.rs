@@ -48,7 +48,6 @@ pub(super) struct Found {
     pub queues: Vec<Target>,
     pub policies: Vec<Existing>,
     pub operator_policies: Vec<Existing>,
-    /// Number of nodes in the cluster, if known.
     pub nodes: Option<usize>,
 }
 

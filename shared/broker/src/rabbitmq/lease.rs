@@ -23,12 +23,10 @@ use crate::{Message, Queue, Settle, SettleError, Settlement};
 /// of 30 minutes, which closes the channel.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// A lease's message to its subscription.
 #[derive(Debug)]
 pub(super) enum Settled {
     /// To be acked; the sender fires when the acknowledgement was written.
     Ack(Tag, oneshot::Sender<()>),
-    /// To be requeued.
     Requeue(Tag),
 }
 
@@ -74,7 +72,6 @@ impl ChannelLease {
         written.await.map_err(lost)
     }
 
-    /// Publishes the message's next form, retrying for as long as the delivery can be held.
     async fn publish(&self, outgoing: Outgoing) -> Result<(), SettleError> {
         let deadline = Instant::now() + PATIENCE;
         let mut waits = reconnect();

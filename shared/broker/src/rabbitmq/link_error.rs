@@ -5,7 +5,6 @@ use std::{fmt, io, time::Duration};
 use lapin::ErrorKind;
 use tokio::time::timeout;
 
-/// Why a link, or a channel on it, could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     #[error(transparent)]
@@ -40,7 +39,6 @@ impl LinkError {
         matches!(self, Self::Lapin(error) if error.is_amqp_soft_error())
     }
 
-    /// AMQP's reply code of an error that closed a channel.
     pub(super) fn reply_code(&self) -> Option<u16> {
         match self {
             Self::Lapin(error) => match error.kind() {
@@ -52,7 +50,6 @@ impl LinkError {
     }
 }
 
-/// Runs a step of the protocol under a time limit.
 pub(super) async fn limited<T, E: Into<LinkError>>(
     what: &'static str,
     limit: Duration,

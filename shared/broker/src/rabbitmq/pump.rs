@@ -45,7 +45,6 @@ static NOT_DECLARED: LogThrottle = LogThrottle::every(Duration::from_mins(1));
 /// closed. Another node may do better, and the waiting messages would stay in memory.
 const CONFIRM_LIMIT: Duration = Duration::from_mins(1);
 
-/// The task's side.
 pub(super) struct Pump {
     pub(super) publisher: Arc<Publisher>,
     pub(super) endpoint: Endpoint,
@@ -53,12 +52,10 @@ pub(super) struct Pump {
     pub(super) jobs: mpsc::UnboundedReceiver<Job>,
     /// Fires after the first connection attempt, whether it succeeded or failed.
     pub(super) first_attempt: Option<oneshot::Sender<()>>,
-    /// Whether everything was declared once.
     pub(super) declared: bool,
 }
 
 impl Pump {
-    /// Keeps a connection up and publishes on it, until `closed`.
     pub(super) async fn run(mut self, closed: CancellationToken) {
         let mut waits = reconnect();
         loop {
@@ -90,7 +87,6 @@ impl Pump {
         self.publisher.status.closed();
     }
 
-    /// Publishes until the connection is lost, and returns why.
     async fn serve(&mut self, link: &Link, events: &mut Events) -> LinkError {
         let patience = if self.declared {
             REDECLARE_PATIENCE
@@ -153,7 +149,6 @@ impl Pump {
     }
 }
 
-/// Watches the connection until it is lost, and returns why.
 async fn watch(link: &Link, publisher: &Publisher, events: &mut Events) -> LinkError {
     let mut silent = pin!(link.silent());
     let mut look = interval(LOOK_EVERY);

@@ -54,7 +54,6 @@ impl From<&LinkError> for Refusal {
 }
 
 impl Refusal {
-    /// What an operator can do about it.
     pub(super) const fn advice(&self) -> &'static str {
         match self.code {
             Some(ACCESS_REFUSED) => {
@@ -76,7 +75,6 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Refusals by the name of the exchange or queue.
 type Refused = BTreeMap<ShortString, Refusal>;
 
 /// Declares everything that is missing, and returns the refusals.
@@ -174,7 +172,6 @@ impl Refusals {
     }
 }
 
-/// The refusal of the first of these names that is refused.
 fn of<'a>(refused: &Refused, names: impl IntoIterator<Item = &'a ShortString>) -> Option<String> {
     names
         .into_iter()

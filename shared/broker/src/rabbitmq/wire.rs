@@ -40,7 +40,6 @@ pub(super) const WAIT_REASON: &str = "roundtrip-wait-reason";
 /// RabbitMQ's own header on a dead-lettered message: where and why, the latest first.
 pub(super) const X_DEATH: &str = "x-death";
 
-/// AMQP's delivery mode of a persistent message.
 const PERSISTENT: u8 = 2;
 
 /// Bytes kept of a reason's detail: all headers must fit one frame.

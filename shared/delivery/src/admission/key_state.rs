@@ -32,7 +32,6 @@ const SPREAD: f64 = 0.2;
 pub struct Limits {
     pub max_in_flight: usize,
     pub rate_per_second: Option<f64>,
-    /// A paused key starts no delivery.
     pub paused: bool,
 }
 
@@ -45,7 +44,6 @@ impl Limits {
     };
 }
 
-/// The slots that all keys share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slots {
     pub(super) total: usize,
@@ -78,7 +76,6 @@ pub(super) enum Denial {
 }
 
 impl Denial {
-    /// The reason that the timeline shows. A shared server is the sessions server.
     pub(super) const fn reason(self, shared_server: bool) -> WaitReason {
         match self {
             Self::Paused => WaitReason::ChannelPaused,
@@ -122,7 +119,6 @@ impl KeyState {
         }
     }
 
-    /// Applies the current limits: a key's settings can change at any time.
     pub(super) fn limit(&mut self, limits: Limits, now: Instant) {
         self.used = now;
         let rate = self.rate.take();
@@ -232,14 +228,12 @@ impl KeyState {
         change
     }
 
-    /// Admits probes at once if the breaker is open.
     pub(super) fn probe_now(&mut self, now: Instant) {
         if self.breaker.probe_now(now) {
             self.snoozes = Snoozes::default();
         }
     }
 
-    /// Ends a delivery that has no result.
     pub(super) fn give_up(&mut self, ticket: Ticket, now: Instant) {
         self.leave(now);
         self.breaker.forget(ticket);
@@ -273,7 +267,6 @@ impl KeyState {
         average.max(now.saturating_duration_since(self.moved))
     }
 
-    /// How many deliveries the key can take per second.
     fn pace(&self, now: Instant) -> f64 {
         let duration = self.duration(now).as_secs_f64().max(f64::MIN_POSITIVE);
         let pace = self.at_once() / duration;

@@ -27,7 +27,6 @@ pub(super) struct Keys {
     most: usize,
     used: usize,
     entries: HashMap<Key, KeyEntry>,
-    /// The server behind all keys, if there is one.
     server: Option<ServerState>,
 }
 
@@ -74,7 +73,6 @@ impl Keys {
         }
     }
 
-    /// Starts a delivery of this key, if one may start now.
     pub(super) fn begin(
         &mut self,
         key: &Key,
@@ -148,7 +146,6 @@ impl Keys {
         }
     }
 
-    /// Ends a delivery, with or without a result and a duration.
     pub(super) fn end(
         &mut self,
         key: &Key,
@@ -242,7 +239,6 @@ impl Keys {
         entry
     }
 
-    /// Removes the least recently used half of the idle keys.
     fn forget_idle(&mut self) {
         let mut idle: Vec<_> = self
             .entries

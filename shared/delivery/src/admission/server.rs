@@ -34,7 +34,6 @@ pub(super) struct ServerState {
     latest: HashMap<Key, Latest>,
     /// How many of the latest results are failures.
     failing: usize,
-    /// When the first result came.
     since: Option<Instant>,
     dropped_at: Option<Instant>,
     /// The average duration of the latest deliveries, in seconds.
@@ -68,7 +67,6 @@ impl ServerState {
         self.breaker.admit(now, fresh)
     }
 
-    /// How much longer the breaker stays open.
     pub(super) fn open_breakers(&self, now: Instant) -> Option<Duration> {
         if self.breaker.is_closed() {
             return None;

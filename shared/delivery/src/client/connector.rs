@@ -38,7 +38,6 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    /// A connector that takes up to `limit` for each connection.
     pub(crate) fn new(
         egress_policy: &EgressPolicy,
         limit: Duration,
@@ -60,7 +59,6 @@ impl Connector {
     }
 }
 
-/// The public certificate authorities, plus these.
 fn tls(roots: &Roots) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let certificates = roots.certificates().iter().cloned();

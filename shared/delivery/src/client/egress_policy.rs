@@ -41,7 +41,6 @@ impl EgressPolicy {
         }
     }
 
-    /// The certificate authorities to trust in addition to the public ones.
     pub(crate) fn roots(&self) -> &Roots {
         match self {
             Self::Guarded(egress) => egress.roots(),

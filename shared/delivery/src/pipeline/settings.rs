@@ -6,20 +6,16 @@ use roundtrip_model::{Check, RetryPolicy, retry::Then};
 
 use crate::{BreakerConfig, MAX_CONCURRENCY, RetryConfig, WebhookConfig};
 
-/// A role's settings, as its section of the configuration has them.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings<'a> {
     pub concurrency: u16,
-    /// How long a delivery of a paused key is snoozed.
     pub paused_snooze: Duration,
     /// A wait of this length is in the store, if the role waits there.
     pub wait_in_store_after: Duration,
     pub breaker: BreakerConfig,
     pub webhook: &'a WebhookConfig,
     pub retry: &'a RetryConfig,
-    /// What follows the last interval of the schedule.
     pub then: Then,
-    /// The schedule of a configuration that sets none.
     pub default_schedule: &'a [Duration],
 }
 

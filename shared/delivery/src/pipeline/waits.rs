@@ -50,7 +50,6 @@ impl Waits {
         }
     }
 
-    /// Whether the timeline should get an entry for this wait.
     pub(super) fn is_news(&self, id: &str, reason: WaitReason, wait: Duration) -> bool {
         if !reason.lasts() && wait <= SHORT {
             return false;

@@ -40,7 +40,6 @@ const MAX_SERVERS: usize = 3;
 /// Minimum time for a question, even with `options timeout:0`.
 const SHORTEST_QUESTION: Duration = Duration::from_secs(1);
 
-/// Resolves names as the system does.
 pub(super) struct Machine(Mutex<State>);
 
 struct State {
@@ -48,7 +47,6 @@ struct State {
     looked: Instant,
 }
 
-/// The content of the files when they were last read.
 struct SystemFiles {
     files: Files,
     hosts: Hosts,

@@ -24,7 +24,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::schema::SCHEMA;
 use crate::{QueryError, Unavailable, error::TimedOut};
 
-/// The most connections, and blocking threads, at once.
 const MAX_CONNECTIONS: usize = 4;
 /// The most concurrent queries, on connections that only queries use.
 const QUERY_CONNECTIONS: usize = 2;
@@ -52,7 +51,6 @@ struct Connections {
 }
 
 impl SqliteStore {
-    /// Opens the file, and creates it and its folder if they are missing.
     pub(crate) async fn open(
         path: impl AsRef<Path>,
         wait: Duration,
@@ -88,13 +86,11 @@ impl SqliteStore {
         })
     }
 
-    /// Aborts the task when the store is dropped.
     pub(super) fn with_background_task(mut self, task: JoinHandle<()>) -> Self {
         self.background_task = Some(Arc::new(AbortOnDropHandle::new(task)));
         self
     }
 
-    /// Runs a function on a connection, on a blocking thread.
     pub(super) async fn run<T, C, E>(
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, C> + Send + 'static,
@@ -214,7 +210,6 @@ impl Connections {
     }
 }
 
-/// A query that can be interrupted, for as long as it has its connection.
 #[derive(Default)]
 struct Running(Mutex<Option<InterruptHandle>>);
 
@@ -228,7 +223,6 @@ impl Running {
     }
 }
 
-/// Interrupts the query when it is dropped, unless the query has ended.
 struct EndsWith(Arc<Running>);
 
 impl Drop for EndsWith {

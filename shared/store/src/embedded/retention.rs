@@ -13,13 +13,11 @@ use tracing::warn;
 use super::SqliteStore;
 use crate::{Unavailable, ledger::first_message_id};
 
-/// The wait between two runs.
 const PAUSE: Duration = Duration::from_mins(1);
 /// How many rows of a kind, or messages with all their entries, one transaction removes.
 const STEP: u16 = 200;
 
 impl SqliteStore {
-    /// Starts to remove, in the background, what is older than this.
     pub(crate) fn keeping(self, retention: Duration, clock: Arc<dyn Clock>) -> Self {
         let store = self.clone();
         self.with_background_task(tokio::spawn(async move {
@@ -37,7 +35,6 @@ impl SqliteStore {
     }
 }
 
-/// Removes what is older than this time.
 pub(super) async fn forget(store: &SqliteStore, before: i64) -> Result<(), Unavailable> {
     // Ids begin with their creation time, so the oldest come first.
     let mut after = String::new();

@@ -28,7 +28,6 @@ pub(super) fn counted(
     Ok(counted.unsigned_abs())
 }
 
-/// The JSON name of a variant, as it is stored.
 pub(super) fn name(variant: impl Serialize) -> String {
     match serde_json::to_value(variant) {
         Ok(serde_json::Value::String(name)) => name,
@@ -51,7 +50,6 @@ impl Columns<'_> {
         self.get::<Option<i64>>(column)?.map(time).transpose()
     }
 
-    /// An id, or another value that is stored as text.
     pub(super) fn parsed<T: FromStr>(&self, column: &str) -> rusqlite::Result<T>
     where
         T::Err: std::error::Error + Send + Sync + 'static,
@@ -68,7 +66,6 @@ impl Columns<'_> {
             .transpose()
     }
 
-    /// A variant by its JSON name.
     pub(super) fn named<T: DeserializeOwned>(&self, column: &str) -> rusqlite::Result<T> {
         let name = serde_json::Value::String(self.get(column)?);
         serde_json::from_value(name).map_err(unreadable)
@@ -88,7 +85,6 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite
     rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(error))
 }
 
-/// A table of the ledger, and the order of its lists.
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) name: &'static str,
@@ -134,12 +130,10 @@ impl Conditions {
         }
     }
 
-    /// A condition without a parameter.
     pub(super) fn plain(&mut self, sql: &'static str) {
         self.sql.push(sql);
     }
 
-    /// A condition with this value for each of its `?`.
     pub(super) fn with(&mut self, sql: &'static str, value: impl Into<Value>) {
         let value = value.into();
         for _ in 0..sql.matches('?').count() {
@@ -161,7 +155,6 @@ impl Conditions {
         self.maybe(sql, ids.map(|ids| serde_json::json!(ids).to_string()));
     }
 
-    /// The ids of the first matching rows.
     pub(super) fn ids_sql(&self, limit: u16) -> String {
         let Table { name, id, order } = self.table;
         let (conditions, limit) = (self.sql(), limit.min(MAX_ROWS));
@@ -191,7 +184,6 @@ impl Conditions {
         )
     }
 
-    /// The row numbers of matching rows, up to the limit.
     pub(super) fn rows_sql(&self, limit: usize) -> String {
         let (name, from) = (self.table.name, self.from());
         format!(
@@ -209,7 +201,6 @@ impl Conditions {
         }
     }
 
-    /// `WHERE …`, or an empty text.
     fn sql(&self) -> String {
         if self.sql.is_empty() {
             return String::new();

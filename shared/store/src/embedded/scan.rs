@@ -14,7 +14,6 @@ use crate::{
     filter::Candidates, search::Search,
 };
 
-/// Evaluates the candidates from the page's cursor on, until the page is full.
 pub(super) fn page(
     connection: &mut Connection,
     deadline: Instant,
@@ -122,7 +121,6 @@ impl Ids {
     }
 }
 
-/// A condition on the id, and `AND`.
 fn bound(bound: &Bound<String>, beyond: char, values: &mut Vec<String>) -> String {
     let (id, equal) = match bound {
         Bound::Unbounded => return String::new(),

@@ -25,7 +25,6 @@ pub(crate) enum Candidates {
 /// The fields whose texts both engines have in an index.
 const INDEXED: [&str; 2] = ["channel_name", "channel_tags"];
 
-/// The candidates for these conditions, of the channels that the filter is limited to.
 pub(super) fn of(own: Option<&BTreeSet<ChannelId>>, nodes: &[Node]) -> Candidates {
     let mut ids: Option<BTreeSet<String>> =
         own.map(|own| own.iter().map(ToString::to_string).collect());
@@ -63,7 +62,6 @@ pub(super) fn of(own: Option<&BTreeSet<ChannelId>>, nodes: &[Node]) -> Candidate
     }
 }
 
-/// Every test of a whole field that must hold.
 fn tests(nodes: &[Node]) -> impl Iterator<Item = (&str, &Test)> {
     nodes.iter().flat_map(|node| {
         let (field, tests) = match node {

@@ -16,16 +16,13 @@ enum Root<'a> {
     Array(&'a [Value]),
 }
 
-/// How an array at the end of a path is treated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leaf {
     /// Its elements are tested, then the array as a whole.
     Elements,
-    /// Only the array as a whole.
     Whole,
 }
 
-/// Whether every condition holds for the document. Meaningless when the budget is used up.
 pub(super) fn all(
     nodes: &[Node],
     document: &Map<String, Value>,
@@ -51,7 +48,6 @@ impl Evaluation<'_> {
         }
     }
 
-    /// Whether the test holds for a value that the path leads to.
     fn holds_at(&self, test: &Test, root: Root<'_>, path: &[String]) -> bool {
         let leaf = match test {
             Test::Not(tests) => return !tests.iter().all(|test| self.holds_at(test, root, path)),
@@ -115,7 +111,6 @@ impl Evaluation<'_> {
         }
     }
 
-    /// The index of the listed value that equals the one found.
     fn position(&self, found: Option<&Value>, values: &Set) -> Option<usize> {
         self.query_budget.steps(values.steps());
         values.position(found.unwrap_or(&Value::Null))

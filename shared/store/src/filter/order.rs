@@ -47,7 +47,6 @@ pub(super) fn kind(value: &Value) -> u8 {
     }
 }
 
-/// Compares two values: by kind, then by content.
 pub(super) fn compare(a: &Value, b: &Value) -> Ordering {
     match (a, b) {
         (Value::Bool(a), Value::Bool(b)) => a.cmp(b),

@@ -17,7 +17,6 @@ const ROOT: &str = "filter";
 
 const NO_NAME: &str = "\"\"";
 
-/// Parses the conditions, which must all hold.
 pub(super) fn filter(json: &Value) -> Result<Vec<Node>, FilterError> {
     let mut parser = Parser::default();
     // The bounds come first, because the rest may recurse.
@@ -33,7 +32,6 @@ pub(super) fn filter(json: &Value) -> Result<Vec<Node>, FilterError> {
 enum Within {
     /// A channel. Only its five fields can be named.
     Channel,
-    /// An element that `$elemMatch` tests.
     Element,
 }
 
@@ -172,7 +170,6 @@ impl Parser {
         Ok(parts)
     }
 
-    /// A field's condition: operators, or the value that it must equal.
     fn condition(&mut self, json: &Value) -> Result<Vec<Test>, FilterError> {
         match json {
             Value::Object(object) if is_operators(object) => self.tests(object),
@@ -223,7 +220,6 @@ impl Parser {
         }
     }
 
-    /// `$all` lists values, or only `$elemMatch`.
     fn all(&mut self, operand: &Value, tests: &mut Vec<Test>) -> Result<(), FilterError> {
         let values = self.array(operand)?;
         let is_elem_match = |value: &Value| {

@@ -37,7 +37,6 @@ pub enum Reservation {
     /// This request has the key and must use this message id. It is the caller's own, or that of an
     /// earlier request whose lease expired. The earlier request may have been enqueued.
     Taken(MessageId),
-    /// Another request holds the key now.
     UnderWay,
     /// The first request was enqueued as this message.
     Done(MessageId),

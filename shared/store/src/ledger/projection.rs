@@ -11,14 +11,12 @@ use roundtrip_model::{
 };
 use time::OffsetDateTime;
 
-/// What some entries change in the record of one message.
 pub(crate) struct MessageProjection<'a> {
     /// One of the entries. It names the message.
     pub(crate) entry: &'a Entry,
     pub(crate) position: Position,
     pub(crate) replay_count: u32,
     pub(crate) updated_at: OffsetDateTime,
-    /// The content, if one of the entries has it.
     pub(crate) content: Option<&'a Content>,
 }
 

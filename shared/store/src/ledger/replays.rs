@@ -37,7 +37,6 @@ pub trait Replays: Send + Sync + 'static {
     /// exceed the limit, each by one.
     async fn create_replay(&self, replay: &Replay) -> Result<(), ReplayError>;
 
-    /// Matching replays, the latest first.
     async fn replays(
         &self,
         filter: &ReplayFilter,
@@ -94,7 +93,6 @@ pub enum ReplaySource {
 }
 
 impl ReplaySource {
-    /// The channels that it is limited to, if it is.
     #[must_use]
     pub fn channels(&self) -> Option<Vec<&ChannelId>> {
         let (channel, channels) = match self {
@@ -118,7 +116,6 @@ pub struct Replay {
     /// The most replayed in a second; `None` means no limit.
     pub rate_per_second: Option<u32>,
     pub status: ReplayStatus,
-    /// How many matched when it was requested.
     pub matched: u64,
     pub progress: Progress,
     #[serde(with = "time::serde::rfc3339")]
@@ -129,7 +126,6 @@ pub struct Replay {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// How many were put back into their queue.
     pub replayed: u64,
     /// How many were skipped: they are still being delivered, their content is unknown, or the
     /// broker does not accept their size.

@@ -32,9 +32,7 @@ use super::indexes::{self, Uniqueness};
 use crate::{Config, QueryError, Unavailable, error::TimedOut};
 
 const APP_NAME: &str = "roundtrip";
-/// How long closing waits for running calls.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
-/// How long to wait before the indexes are tried again.
 const INDEX_PAUSE: Duration = Duration::from_secs(5);
 /// How much of a call's time limit the driver may spend on finding a server. The rest lets the
 /// driver report why it found none, such as an untrusted certificate.
@@ -79,7 +77,6 @@ struct ConnectionState {
     queries: Arc<Semaphore>,
     database: OnceCell<Database>,
     channels_indexed: OnceCell<Uniqueness>,
-    /// The running calls of the driver.
     tasks: TaskTracker,
     closing: CancellationToken,
 }
@@ -160,7 +157,6 @@ impl MongoStore {
         }
     }
 
-    /// Runs a function as a task, and waits for it up to the time limit.
     pub(super) async fn run<T, C, E, F>(
         &self,
         work: impl FnOnce(Database) -> F + Send + 'static,
@@ -234,7 +230,6 @@ impl MongoStore {
         .await
     }
 
-    /// Makes the index of channel ids, unless it was made.
     pub(super) async fn uniqueness(&self) -> Result<Uniqueness, Unavailable> {
         uniqueness(&self.shared).await
     }
@@ -300,7 +295,6 @@ async fn see_to_indexes(shared: Arc<ConnectionState>) {
     }
 }
 
-/// Tries until the index is made. Stops when the connection closes.
 async fn until_made<F: Future<Output = Result<(), Unavailable>>>(
     shared: &ConnectionState,
     make: impl Fn() -> F,

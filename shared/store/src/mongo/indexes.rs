@@ -28,11 +28,9 @@ const MAX_EXPIRY_SECONDS: u64 = i32::MAX as u64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Uniqueness {
     Enforced,
-    /// Other clients wrote documents with the same id.
     Impossible,
 }
 
-/// Makes the index that keeps the ids of channels unique.
 pub(super) async fn of_channels(database: &Database) -> Result<Uniqueness, Error> {
     let by_id = IndexModel::builder()
         .keys(doc! { "channel_id": 1 })

@@ -81,7 +81,6 @@ fn no_body() -> Binary {
     binary(&Bytes::new())
 }
 
-/// A document that Roundtrip did not write.
 #[derive(Debug, thiserror::Error)]
 #[error("a stored document cannot be read")]
 struct Unreadable(#[source] Box<dyn error::Error + Send + Sync>);
@@ -130,7 +129,6 @@ async fn page<R: DeserializeOwned, T>(
     Ok(page)
 }
 
-/// The conditions of a list.
 #[derive(Debug, PartialEq)]
 struct Asked {
     first: Document,
@@ -217,7 +215,6 @@ fn named(id: &impl ToString) -> Document {
     doc! { "_id": id.to_string() }
 }
 
-/// Changes the document that the filter finds, and returns it as changed.
 pub(super) async fn updated(
     collection: &Collection<Document>,
     filter: Document,
@@ -266,7 +263,6 @@ fn of_channels(channel: Option<&ChannelId>, channels: Option<&[ChannelId]>) -> O
     (!asked.is_empty()).then_some(asked)
 }
 
-/// Distinct texts, for the list of an `$in`.
 fn texts<T: ToString>(all: &[T]) -> Vec<String> {
     let once: BTreeSet<String> = all.iter().map(T::to_string).collect();
     once.into_iter().collect()

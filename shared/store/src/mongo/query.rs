@@ -26,7 +26,6 @@ const SCAN_BATCH: u32 = 1000;
 /// How many bytes of documents are evaluated at once, and one document more.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Evaluates the candidates of each range in turn, until the page is full.
 pub(super) async fn page(
     channels: &Collection<Document>,
     max_time: Duration,
@@ -116,7 +115,6 @@ fn add(search: &mut Search, raw: &RawDocumentBuf) -> ControlFlow<()> {
     }
 }
 
-/// Finds the candidates.
 fn found(candidates: Candidates) -> Document {
     let texts = |texts| {
         Bson::Array(

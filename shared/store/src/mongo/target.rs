@@ -8,7 +8,6 @@ use serde_json::{Map, Value};
 use super::named;
 use crate::{ChannelError, DeliveryTarget, document::METADATA, version::digest};
 
-/// Reads only those fields.
 pub(super) async fn read(
     channels: &Collection<Document>,
     id: &ChannelId,

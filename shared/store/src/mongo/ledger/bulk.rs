@@ -23,7 +23,6 @@ const STATEMENT_BYTES: usize = 1 << 10;
 /// The second attempt finds the document.
 const COLLISION_ATTEMPTS: u32 = 3;
 
-/// The statements in as few commands as the size of their contents allows.
 pub(super) fn in_commands(
     statements: impl IntoIterator<Item = (Document, usize)>,
 ) -> Vec<Vec<Document>> {
@@ -126,7 +125,6 @@ impl Refused {
     }
 }
 
-/// Returns the errors of single writes.
 async fn send(
     database: &Database,
     mut command: Document,

@@ -175,7 +175,6 @@ fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Asked {
     }
 }
 
-/// An entry as it is stored. Its channel and session are in its message.
 #[derive(Serialize, Deserialize)]
 struct EntryRow {
     #[serde(rename = "_id")]

@@ -164,7 +164,6 @@ struct ReplayRow {
     /// Empty in replays of an older version: they count for no key.
     #[serde(default)]
     requested_by: String,
-    /// The channels that it is limited to, if it is.
     #[serde(default)]
     channels: Option<Vec<ChannelId>>,
     source: ReplaySource,
