@@ -197,7 +197,11 @@ async fn the_log_lines_of_a_request_have_its_id(setup: Setup) -> anyhow::Result<
     assert_eq!(asked.header("x-request-id"), "from-the-client");
     let id = asked.field("replay_id")?;
     assert_eq!(asked.header("location"), format!("/replays/{id}"));
-    let words = [&*id, "asked_for", "request{request_id=from-the-client}:"];
+    let words = [
+        &*id,
+        "replay.created",
+        "request{request_id=from-the-client}:",
+    ];
     assert_eq!(gateway.logged(Role::Ingress, &words), 1);
     gateway.finish(&[]).await
 }

@@ -206,7 +206,7 @@ impl DeliveryRole for Dispatcher {
         destination: &Destination,
         outcome: &Outcome,
     ) -> Option<Decision> {
-        if !matches!(outcome, Outcome::Answered { status: GONE, .. }) {
+        if !matches!(outcome, Outcome::Responded { status: GONE, .. }) {
             return None;
         }
         let uid = &destination.known.target.uid;

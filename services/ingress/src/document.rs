@@ -112,10 +112,10 @@ fn merge(into: &mut Map<String, Value>, part: Map<String, Value>) {
 /// Adds `x-request-id` to every response: all have it, and the files would repeat it.
 fn name_requests(document: &mut Value) {
     let id = json!({"$ref": "#/components/headers/RequestId"});
-    let add_id = |answers: Option<&mut Value>| {
-        for answer in answers.into_iter().flat_map(members) {
-            if answer.get("$ref").is_none() {
-                answer["headers"]["x-request-id"] = id.clone();
+    let add_id = |responses: Option<&mut Value>| {
+        for response in responses.into_iter().flat_map(members) {
+            if response.get("$ref").is_none() {
+                response["headers"]["x-request-id"] = id.clone();
             }
         }
     };

@@ -90,7 +90,7 @@ mod tests {
         let letter = |id: &MessageId| DeadLetter {
             dead_id: format!("{id}:0"),
             queue: DeadQueue::Outbound,
-            parcel_id: id.to_string(),
+            webhook_id: id.to_string(),
             message_id: Some(*id),
             channel_id: Some("c".parse().unwrap()),
             session_id: Some("s".parse().unwrap()),

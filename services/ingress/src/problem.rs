@@ -55,7 +55,7 @@ struct Document<'a> {
     request_id: Option<String>,
 }
 
-/// Removes secrets: a problem quotes input, which may be a key in the wrong field. Answers end up
+/// Removes secrets: a problem quotes input, which may be a key in the wrong field. Responses end up
 /// in logs and browser histories, where a key must not be.
 fn without_secrets<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&redacted(text))

@@ -26,8 +26,8 @@ tokio::task_local! {
 pub(crate) async fn name(request: Request, next: Next) -> Response {
     let id = sent(request.headers()).unwrap_or_else(made);
     let span = tracing::info_span!("request", request_id = %text(&id));
-    let answer = CURRENT.scope(id.clone(), next.run(request));
-    let mut response = answer.instrument(span).await;
+    let response = CURRENT.scope(id.clone(), next.run(request));
+    let mut response = response.instrument(span).await;
     response.headers_mut().insert(HEADER, id);
     response
 }

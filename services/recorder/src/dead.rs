@@ -105,7 +105,7 @@ impl DeadLetterWriter {
         let letter = DeadLetter {
             dead_id: format!("{}.{}", message.id, message.replay_count),
             queue: self.queue,
-            parcel_id: message.id.clone(),
+            webhook_id: message.id.clone(),
             message_id: subject.message_id,
             channel_id: subject.channel_id,
             session_id: subject.session_id,
@@ -137,7 +137,7 @@ impl Handler for DeadLetterWriter {
             channel_id = letter.channel_id.as_ref().map(ChannelId::as_str),
             reason = letter.reason.kind.as_str(),
             attempts = letter.attempts,
-            "dead_letter.kept"
+            "dead_letter.stored"
         );
         Decision::Done
     }

@@ -37,7 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Logged by every failed accept while it lasts.
 static CANNOT_ACCEPT: LogThrottle = LogThrottle::every(Duration::from_secs(10));
 
-/// The parser's limit on headers, as a multiple of the router's. The router answers with a problem
+/// The parser's limit on headers, as a multiple of the router's. The router responds with a problem
 /// document, so its limit applies first.
 const PARSER_ROOM: usize = 2;
 
@@ -121,7 +121,7 @@ impl Listener {
         })
     }
 
-    /// Serves until `stop`. Then it answers requests in progress, closes idle connections, and
+    /// Serves until `stop`. Then it responds to requests in progress, closes idle connections, and
     /// returns after the last one.
     pub(crate) async fn run(self, router: Router, stop: CancellationToken) {
         let Self {
@@ -230,11 +230,11 @@ impl Server {
             let activity = Arc::clone(&activity);
             move |request: hyper::Request<hyper::body::Incoming>| {
                 let under_way = activity.begin(request.version());
-                let answer = unread::answer(router.clone(), request);
+                let response = unread::respond(router.clone(), request);
                 async move {
-                    let answer = answer.await;
+                    let response = response.await;
                     drop(under_way);
-                    answer
+                    response
                 }
             }
         });
@@ -300,7 +300,7 @@ fn refusal() -> String {
     )
 }
 
-/// Answers 503 on a connection beyond the limit.
+/// Responds 503 on a connection beyond the limit.
 async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
     let exchange = async {
         stream.write_all(refusal().as_bytes()).await?;

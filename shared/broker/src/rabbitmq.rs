@@ -210,8 +210,8 @@ impl RabbitMq {
         let mut sum = 0;
         for name in self.engine.topology.queues(queue) {
             let asking = channel.queue_declare(name.clone(), passive, FieldTable::default());
-            let answer = limited("queue.declare", READY_LIMIT, asking).await?;
-            sum += u64::from(answer.message_count());
+            let declared = limited("queue.declare", READY_LIMIT, asking).await?;
+            sum += u64::from(declared.message_count());
         }
         Ok(sum)
     }

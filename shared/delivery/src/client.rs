@@ -1,11 +1,11 @@
 //! The client: one request, one outcome.
 
-mod answer;
 mod connector;
 mod egress_policy;
 mod exchange;
 mod location;
 mod meter;
+mod response_body;
 mod retry_after;
 mod status_line;
 
@@ -32,10 +32,10 @@ use url::Url;
 
 pub use self::egress_policy::EgressPolicy;
 use self::{
-    answer::Answer,
     connector::Connector,
     exchange::{Exchange, Outgoing},
     meter::{CONNECTION_WINDOW_BYTES, MAX_HEAD_BYTES, WINDOW_BYTES},
+    response_body::ResponseBody,
 };
 use crate::WebhookConfig;
 
@@ -45,7 +45,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An HTTP/2 connection that is silent for this long during an exchange gets a ping.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
-/// Without an answer to the ping within this time the connection and its exchanges end.
+/// Without a reply to the ping within this time the connection and its exchanges end.
 const PING_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Maximum number of header lines that are parsed. Of a longer head only the status is read.
@@ -137,8 +137,8 @@ impl Webhook {
             return Outcome::Failed(Failure::Connection(problem.to_string()));
         }
         let (exchange, request) = Exchange::of(request, post.body);
-        let answered = timeout_at(deadline, self.client.request(request)).await;
-        let mut response = match answered {
+        let responded = timeout_at(deadline, self.client.request(request)).await;
+        let mut response = match responded {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return without_head(&exchange, failure(&error)),
             Err(_elapsed) => {
@@ -149,20 +149,20 @@ impl Webhook {
         let status = response.status();
         let retry_after = wait_asked_for(response.headers(), now + started.elapsed());
         let location = location_of(url, status, response.headers());
-        let mut answer = Answer::default();
-        // The status line is the answer: a 2xx whose body stalls was delivered, and a retry would
+        let mut body = ResponseBody::default();
+        // The status line is the response: a 2xx whose body stalls was delivered, and a retry would
         // duplicate it. The time limit therefore ends the reading without failing the exchange.
-        if timeout_at(deadline, answer.read(response.body_mut()))
+        if timeout_at(deadline, body.read(response.body_mut()))
             .await
             .is_err()
         {
             exchange.retire_connection();
         }
-        Outcome::Answered {
+        Outcome::Responded {
             status: status.as_u16(),
             retry_after,
             location,
-            excerpt: answer.excerpt(),
+            excerpt: body.excerpt(),
         }
     }
 }
@@ -189,7 +189,7 @@ fn client(config: &WebhookConfig, connector: Connector) -> Client<Connector, Out
         // The client retries on another connection only if a kept one was closed *before* any byte
         // of the request was written. That is safe: the server has seen nothing. Otherwise it never
         // resends. It follows no redirect, uses no proxy, and does not decompress, so a small
-        // answer cannot expand.
+        // response cannot expand.
         .build(connector)
 }
 
@@ -241,12 +241,12 @@ fn webhook_headers(headers: &mut HeaderMap, post: &Post<'_>) -> Result<(), Inval
     Ok(())
 }
 
-/// The outcome of an exchange whose answer has an unreadable head. A received status line still
-/// counts as the answer: the server has judged the message, and errors in the remaining head do not
+/// The outcome of an exchange whose response has an unreadable head. A received status line still
+/// counts as the response: the server has judged the message, and errors in the remaining head do not
 /// change that.
 fn without_head(exchange: &Exchange, failure: Failure) -> Outcome {
     match exchange.status() {
-        Some(status) => Outcome::Answered {
+        Some(status) => Outcome::Responded {
             status,
             retry_after: None,
             location: None,

@@ -23,7 +23,7 @@ pub const MAX_CONCURRENCY: u16 = 10_000;
 roundtrip_model::section! {
     #[derive(Debug, Eq)]
     pub struct WebhookConfig {
-        /// The time limit on one exchange, from the connect to the last byte read of the answer.
+        /// The time limit on one exchange, from the connect to the last byte read of the response.
         #[serde(with = "humantime_serde")]
         timeout: Duration = Duration::from_secs(30), in DURATIONS;
         #[serde(with = "humantime_serde")]

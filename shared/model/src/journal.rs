@@ -134,7 +134,7 @@ impl Attempt {
     /// An attempt with this outcome, which led to this decision.
     pub fn new(attempt: u32, outcome: &Outcome, duration_ms: u64, decision: &Decision) -> Self {
         let (status, error, location, excerpt) = match outcome {
-            Outcome::Answered {
+            Outcome::Responded {
                 status,
                 location,
                 excerpt,

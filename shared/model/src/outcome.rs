@@ -9,7 +9,7 @@ use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    Answered {
+    Responded {
         status: u16,
         /// `Retry-After`, as a duration from now.
         retry_after: Option<Duration>,
@@ -52,15 +52,15 @@ pub enum Verdict {
 impl Outcome {
     pub fn verdict(&self) -> Verdict {
         match *self {
-            Self::Answered {
+            Self::Responded {
                 status: 200..=299, ..
             } => Verdict::Delivered,
-            Self::Answered {
+            Self::Responded {
                 status: 400 | 413 | 415 | 422,
                 ..
             }
             | Self::Failed(Failure::NotAllowed(_)) => Verdict::Refused,
-            Self::Answered { retry_after, .. } => Verdict::Failed { retry_after },
+            Self::Responded { retry_after, .. } => Verdict::Failed { retry_after },
             Self::Failed(_) => Verdict::Failed { retry_after: None },
         }
     }
@@ -69,14 +69,14 @@ impl Outcome {
     /// include the message.
     pub fn headline(&self) -> String {
         match self {
-            Self::Answered { status, .. } => format!("answered {status}"),
+            Self::Responded { status, .. } => format!("answered {status}"),
             Self::Failed(failure) => failure.to_string(),
         }
     }
 
     pub fn summary(&self) -> String {
         let mut summary = self.headline();
-        if let Self::Answered {
+        if let Self::Responded {
             location, excerpt, ..
         } = self
         {
@@ -119,7 +119,7 @@ mod tests {
     #[case(599, RETRIED)]
     #[case(999, RETRIED)]
     fn a_status_is_judged_by_the_table(#[case] status: u16, #[case] verdict: Verdict) {
-        let outcome = Outcome::Answered {
+        let outcome = Outcome::Responded {
             status,
             retry_after: None,
             location: None,
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_summary_of_a_redirect_names_its_target() {
-        let outcome = Outcome::Answered {
+        let outcome = Outcome::Responded {
             status: 308,
             retry_after: None,
             location: Some("https://h.example/in".to_owned()),

@@ -53,7 +53,7 @@ fn twelve() -> Vec<DeadLetter> {
 fn filters() -> Vec<(DeadFilter, Vec<usize>)> {
     let letters = twelve();
     let little = Duration::nanoseconds(1);
-    let (third, seventh) = (&letters[3].parcel_id, &letters[7].dead_id);
+    let (third, seventh) = (&letters[3].webhook_id, &letters[7].dead_id);
     let all: Vec<&str> = letters.iter().map(|letter| &*letter.dead_id).collect();
     [
         (json!({"channel_id": "a"}), vec![0, 2, 4, 6, 8, 10]),
@@ -116,7 +116,7 @@ pub(crate) async fn a_dead_letter_reads_back_unchanged(harness: &impl Harness) {
     let unknown = DeadLetter {
         dead_id: "zzz.4".to_owned(),
         queue: DeadQueue::Callbacks,
-        parcel_id: "zzz".to_owned(),
+        webhook_id: "zzz".to_owned(),
         message_id: None,
         channel_id: None,
         session_id: None,
@@ -144,7 +144,7 @@ pub(crate) async fn a_dead_letter_inserted_twice_is_stored_once(harness: &impl H
     let store = &**harness.store();
     let (letter, other) = (dead_letter(0), dead_letter(1));
     let again = DeadLetter {
-        dead_id: format!("{}.1", letter.parcel_id),
+        dead_id: format!("{}.1", letter.webhook_id),
         replay_count: 1,
         ..letter.clone()
     };
@@ -159,7 +159,7 @@ pub(crate) async fn a_dead_letter_inserted_twice_is_stored_once(harness: &impl H
 
     // By the message's id it finds both dead letters.
     let message = DeadFilter {
-        ids: Some(vec![letter.parcel_id.clone()]),
+        ids: Some(vec![letter.webhook_id.clone()]),
         ..DeadFilter::default()
     };
     assert_eq!(listed(store, &message, None, 10).await, [letter, again]);

@@ -162,7 +162,7 @@ pub(super) fn dead_letter(millis: i64) -> DeadLetter {
     DeadLetter {
         dead_id: format!("{message_id}.0"),
         queue: DeadQueue::Outbound,
-        parcel_id: message_id.to_string(),
+        webhook_id: message_id.to_string(),
         message_id: Some(message_id),
         channel_id: Some(super::id("c")),
         session_id: Some("s".parse().expect("a session id")),

@@ -41,10 +41,10 @@ impl TestGateway {
             for letter in page {
                 // A recorder that was stopped between write and ack leaves a letter in both.
                 if !messages.iter().any(|known| {
-                    (&known.id, known.replay_count) == (&letter.parcel_id, letter.replay_count)
+                    (&known.id, known.replay_count) == (&letter.webhook_id, letter.replay_count)
                 }) {
                     messages.push(Message {
-                        id: letter.parcel_id,
+                        id: letter.webhook_id,
                         attempts: letter.attempts,
                         replay_count: letter.replay_count,
                         accepted_at: letter.accepted_at,

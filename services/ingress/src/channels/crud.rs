@@ -67,11 +67,11 @@ pub(crate) async fn read(
     ChannelPath(id): ChannelPath,
 ) -> Result<Response, Problem> {
     let stored = ingress.store.get(&id).await?;
-    let mut answer = ingress.response_budget.json(&stored.channel, ())?;
+    let mut response = ingress.response_budget.json(&stored.channel, ())?;
     let version = HeaderValue::try_from(etag::of(&stored.version));
     let version = version.map_err(|_no_header| Kind::Internal)?;
-    answer.headers_mut().insert(header::ETAG, version);
-    Ok(answer)
+    response.headers_mut().insert(header::ETAG, version);
+    Ok(response)
 }
 
 pub(crate) async fn update(

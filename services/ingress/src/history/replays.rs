@@ -212,7 +212,7 @@ async fn unknown_letters(
         let letters = under_way.ask(page).await?;
         for letter in &letters {
             unknown.remove(&letter.dead_id);
-            unknown.remove(&letter.parcel_id);
+            unknown.remove(&letter.webhook_id);
         }
         let is_last = letters.len() < usize::from(MAX_PAGE);
         after = letters.into_iter().next_back().map(|last| last.dead_id);
@@ -278,7 +278,7 @@ async fn ask(
     };
     ingress.store.create_replay(&replay).await?;
     let replay_id = replay.replay_id;
-    tracing::info!(%replay_id, matched, ?rate_per_second, by = %principal, "replay.asked_for");
+    tracing::info!(%replay_id, matched, ?rate_per_second, by = %principal, "replay.created");
     let location = [(header::LOCATION, format!("/replays/{replay_id}"))];
     let created = Created { replay, unknown };
     Ok((StatusCode::ACCEPTED, location, JsonBody(created)).into_response())

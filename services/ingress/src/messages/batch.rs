@@ -57,7 +57,7 @@ pub(crate) struct Item {
 }
 
 #[derive(Debug, Serialize)]
-pub(crate) struct Answered {
+pub(crate) struct BatchResult {
     accepted: usize,
     rejected: usize,
     results: Vec<Outcome>,
@@ -79,7 +79,7 @@ pub(crate) async fn send(
     principal: Principal,
     key: Option<Key>,
     request: Request,
-) -> Result<JsonBody<Answered>, Problem> {
+) -> Result<JsonBody<BatchResult>, Problem> {
     let is_array = is_json(request.headers());
     if !is_array && !is_ndjson(request.headers()) {
         return Err(Problem::from(Kind::UnsupportedMediaType));
@@ -100,23 +100,23 @@ pub(crate) async fn send(
     };
     let keyed = Semaphore::new(KEYED_AT_ONCE);
     // All at once: the broker bounds what is in progress, and confirms many as fast as one.
-    let answers = join_all(texts.iter().enumerate().map(|(index, text)| {
+    let results = join_all(texts.iter().enumerate().map(|(index, text)| {
         let key = key.as_ref().map(|key| key.of_message(index));
         accept(&ingress, &principal, key, &keyed, text)
     }))
     .await;
     if let Some(call) = call {
-        let may_be_enqueued = |answer: &Result<_, Problem>| {
-            answer.as_ref().err().is_none_or(Problem::may_be_enqueued)
+        let may_be_enqueued = |result: &Result<_, Problem>| {
+            result.as_ref().err().is_none_or(Problem::may_be_enqueued)
         };
-        call.end(&ingress, answers.iter().any(may_be_enqueued))
+        call.end(&ingress, results.iter().any(may_be_enqueued))
             .await;
     }
-    let accepted = answers.iter().filter(|answer| answer.is_ok()).count();
-    Ok(JsonBody(Answered {
+    let accepted = results.iter().filter(|result| result.is_ok()).count();
+    Ok(JsonBody(BatchResult {
         accepted,
-        rejected: answers.len() - accepted,
-        results: answers.into_iter().map(Outcome::from).collect(),
+        rejected: results.len() - accepted,
+        results: results.into_iter().map(Outcome::from).collect(),
     }))
 }
 
@@ -158,8 +158,8 @@ async fn accept(
 }
 
 impl From<Result<Accepted, Problem>> for Outcome {
-    fn from(answer: Result<Accepted, Problem>) -> Self {
-        match answer {
+    fn from(result: Result<Accepted, Problem>) -> Self {
+        match result {
             Ok(accepted) => Self::Accepted(accepted),
             Err(problem) => Self::Rejected {
                 success: false,

@@ -61,7 +61,7 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
             .then_some(Destination::Callbacks),
     };
     let message = Message {
-        id: letter.parcel_id,
+        id: letter.webhook_id,
         attempts: 0,
         replay_count: letter.replay_count + 1,
         accepted_at: now,

@@ -20,7 +20,7 @@ fn letter(number: u8, bytes: usize) -> DeadLetter {
     DeadLetter {
         dead_id: format!("cb_{number}.0"),
         queue: DeadQueue::Callbacks,
-        parcel_id: format!("cb_{number}"),
+        webhook_id: format!("cb_{number}"),
         message_id: Some(MessageId::generate()),
         channel_id: Some("c".parse().unwrap()),
         session_id: Some("s".parse().unwrap()),
@@ -148,7 +148,10 @@ async fn the_journal_entries_of_a_page_do_not_wait_for_each_other() {
 async fn replays_whose_filters_overlap_put_a_letter_back_once() {
     let letters: Vec<_> = (100..200).map(|number| letter(number, 1)).collect();
     let ended = replay(&letters, AT_ONCE).await;
-    let expected: Vec<_> = letters.into_iter().map(|letter| letter.parcel_id).collect();
+    let expected: Vec<_> = letters
+        .into_iter()
+        .map(|letter| letter.webhook_id)
+        .collect();
     assert_eq!(ended.accepted, expected);
     assert_eq!((ended.replayed, ended.skipped), (100, 0));
 }

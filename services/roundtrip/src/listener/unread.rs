@@ -32,8 +32,8 @@ const MAX_SKIPPED_BYTES: u64 = 64 << 10;
 /// How often the body is polled. Each poll lets hyper hand over what it has read.
 const MAX_POLLS: usize = 4;
 
-/// Answers a request. The response says whether the connection ends because of an unread body.
-pub(super) async fn answer(
+/// Responds to a request. The response says whether the connection ends because of an unread body.
+pub(super) async fn respond(
     router: Router,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {

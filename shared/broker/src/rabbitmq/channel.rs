@@ -11,7 +11,7 @@ use lapin::Channel;
 
 use super::link_error::{LinkError, limited};
 
-/// The limit on the answer to a close. The broker answers after all earlier calls, and gives up a
+/// The limit on the reply to a close. The broker replies after all earlier calls, and gives up a
 /// call on a queue without a leader only after a minute. A new channel may reach the queue sooner.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -29,10 +29,10 @@ impl OpenChannel {
         Self(channel)
     }
 
-    /// Closes the channel and waits for the answer.
+    /// Closes the channel and waits for the reply.
     ///
     /// # Errors
-    /// [`LinkError::Lapin`] if it is closed already, [`LinkError::TooSlow`] without an answer in
+    /// [`LinkError::Lapin`] if it is closed already, [`LinkError::TooSlow`] without a reply in
     /// time. The close is sent in either case.
     pub(super) async fn close(&self) -> Result<(), LinkError> {
         let closing = self.0.close(REPLY_SUCCESS, "OK".into());
@@ -50,7 +50,7 @@ impl Deref for OpenChannel {
 
 impl Drop for OpenChannel {
     fn drop(&mut self) {
-        // The first poll sends the close; the answer is ignored. An error means that the channel is
+        // The first poll sends the close; the reply is ignored. An error means that the channel is
         // closed already.
         let _ = self.0.close(REPLY_SUCCESS, "OK".into()).now_or_never();
     }

@@ -16,17 +16,15 @@ use super::{
     wire::Outgoing,
 };
 
-/// The limit on the answer to `confirm.select`.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
 
 pub(super) async fn confirming(link: &Link) -> Result<OpenChannel, LinkError> {
     let channel = link.channel().await?;
     let confirms = channel.confirm_select(ConfirmSelectOptions::default());
-    limited("confirm.select", ANSWER_LIMIT, confirms).await?;
+    limited("confirm.select", RESPONSE_LIMIT, confirms).await?;
     Ok(channel)
 }
 
-/// Publishes, and waits for the confirm.
 pub(super) async fn publish(
     channel: &OpenChannel,
     publisher: &Publisher,

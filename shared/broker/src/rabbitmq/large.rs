@@ -40,7 +40,7 @@ impl LargeChannels {
         }
     }
 
-    /// Publishes a message and answers its caller. Returns whether it was returned because its
+    /// Publishes a message and replies to its caller. Returns whether it was returned because its
     /// queue is missing.
     pub(super) async fn send(
         &self,
@@ -62,11 +62,11 @@ impl LargeChannels {
         let channel = match opened {
             Ok(channel) => channel,
             Err(error) => {
-                job.answer(Err(PublishError::Unavailable(error.to_string())));
+                job.reply(Err(PublishError::Unavailable(error.to_string())));
                 return false;
             }
         };
-        let (answer, returned) = match publish(&channel, publisher, topology, &job.outgoing).await {
+        let (result, returned) = match publish(&channel, publisher, topology, &job.outgoing).await {
             Ok(Confirmation::Ack(None)) => (Ok(()), false),
             Ok(Confirmation::Ack(Some(message))) => {
                 (Err(PublishError::returned(&message.reply_text)), true)
@@ -78,7 +78,7 @@ impl LargeChannels {
                 _ => (Err(PublishError::Unconfirmed), false),
             },
         };
-        job.answer(answer);
+        job.reply(result);
         self.idle.lock().push(channel);
         returned
     }

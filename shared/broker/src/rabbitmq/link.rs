@@ -35,7 +35,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// The limit for the last address: it is longer, so that a slow server is reached eventually.
 const LAST_CONNECT_LIMIT: Duration = Duration::from_secs(6);
 
-/// How often a node is probed, and how long it has to answer.
+/// How often a node is probed, and how long it has to reply.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 const ASK_LIMIT: Duration = Duration::from_secs(1);
 
@@ -43,7 +43,7 @@ const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// bounds how long a hung node is kept. Connecting to another node comes on top.
 const GREETING_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long to wait for the same answer when the node greets but does not read this connection.
+/// How long to wait for the same reply when the node greets but does not read this connection.
 const GREETED_PAUSE: Duration = Duration::from_secs(4);
 
 /// A client's first bytes (AMQP 0-9-1, section 4.2.2).
@@ -157,7 +157,7 @@ impl Link {
         self.to.host.to_string()
     }
 
-    /// Waits until the node stops answering: a hung node leaves its connections open.
+    /// Waits until the node stops replying: a hung node leaves its connections open.
     ///
     /// The probe uses the connection itself. RabbitMQ stops reading a connection that is blocked or
     /// under flow control; a node that then greets a new connection is still alive.
@@ -168,19 +168,19 @@ impl Link {
         };
         loop {
             sleep(ASK_EVERY).await;
-            // The channel's process answers this call without involving a queue.
+            // The channel's process replies to this call without involving a queue.
             let mut asking = pin!(channel.basic_qos(1, BasicQosOptions::default()));
             let mut patience = ASK_LIMIT;
-            let answer = loop {
-                if let Ok(answer) = timeout(patience, &mut asking).await {
-                    break answer;
+            let reply = loop {
+                if let Ok(reply) = timeout(patience, &mut asking).await {
+                    break reply;
                 }
                 if timeout(GREETING_LIMIT, self.greeting()).await.is_err() {
                     return LinkError::Silent(self.node());
                 }
                 patience = GREETED_PAUSE;
             };
-            if let Err(error) = answer {
+            if let Err(error) = reply {
                 return error.into();
             }
         }

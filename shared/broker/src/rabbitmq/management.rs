@@ -26,11 +26,11 @@ use crate::Config;
 /// Time between two checks. RabbitMQ itself shows a change after about 5 s.
 const CHECK_EVERY: Duration = Duration::from_secs(20);
 
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
 
-const MAX_ANSWER: usize = 4 << 20;
+const MAX_RESPONSE: usize = 4 << 20;
 
-/// Maximum number of exchanges or queues in an answer: RabbitMQ's limit. A namespace has about 90.
+/// Maximum number of exchanges or queues in a response: RabbitMQ's limit. A namespace has about 90.
 const PAGE: &str = "500";
 
 pub(super) struct Management {
@@ -72,10 +72,10 @@ enum ManagementError {
     Denied(StatusCode),
     #[error("it answered {0}")]
     Status(StatusCode),
-    #[error("it answered more than {MAX_ANSWER} bytes")]
+    #[error("it answered more than {MAX_RESPONSE} bytes")]
     TooLarge,
     #[error("its response has an unexpected form: {0}")]
-    Answer(#[from] serde_json::Error),
+    Response(#[from] serde_json::Error),
 }
 
 impl Management {
@@ -216,7 +216,7 @@ fn client(base: &Url, roots: &Roots) -> Result<Client, reqwest::Error> {
     // Fails if the program has already installed a provider, which is equally good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
-        .timeout(ANSWER_LIMIT)
+        .timeout(RESPONSE_LIMIT)
         .no_proxy()
         // Without redirects, the credentials go only to this server.
         .redirect(reqwest::redirect::Policy::none())
@@ -236,7 +236,7 @@ async fn body(mut response: Response) -> Result<Vec<u8>, ManagementError> {
         .await
         .map_err(reqwest::Error::without_url)?
     {
-        if body.len() + chunk.len() > MAX_ANSWER {
+        if body.len() + chunk.len() > MAX_RESPONSE {
             return Err(ManagementError::TooLarge);
         }
         body.extend_from_slice(&chunk);

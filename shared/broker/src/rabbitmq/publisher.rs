@@ -41,9 +41,9 @@ impl Job {
         self.reply.is_closed()
     }
 
-    pub(super) fn answer(self, answer: PublishResult) {
+    pub(super) fn reply(self, result: PublishResult) {
         // The receiver may have been dropped; that is fine.
-        let _ = self.reply.send(answer);
+        let _ = self.reply.send(result);
     }
 }
 
@@ -88,7 +88,7 @@ impl Publisher {
             let to = outgoing.to;
             let permits = self.confirms.permits(to.queue(), to.is_new());
             let permit = permits.acquire_owned().await.map_err(closed)?;
-            let (reply, answer) = oneshot::channel();
+            let (reply, result) = oneshot::channel();
             sent = true;
             self.jobs
                 .send(Job {
@@ -98,10 +98,10 @@ impl Publisher {
                 })
                 .map_err(closed)?;
             // The connection was lost before the confirm.
-            answer.await.unwrap_or(Err(PublishError::Unconfirmed))
+            result.await.unwrap_or(Err(PublishError::Unconfirmed))
         };
         match timeout_at(Instant::now() + limit, publishing).await {
-            Ok(answer) => answer,
+            Ok(result) => result,
             Err(_) if sent => Err(PublishError::Unconfirmed),
             Err(_) => Err(PublishError::Refused(format!(
                 "{MAX_IN_FLIGHT} publishes are waiting for their confirm already"

@@ -1,6 +1,6 @@
 //! The channel that publishes to one RabbitMQ queue.
 //!
-//! Invariant: every confirm of a channel is seen, in order, before a caller is answered (see
+//! Invariant: every confirm of a channel is seen, in order, before a caller gets its reply (see
 //! `returned`). An error that closes a channel fails only the publishes on that channel.
 
 use std::{pin::pin, time::Duration};
@@ -21,7 +21,7 @@ use super::{
     link_error::LinkError,
     publisher::{Job, Publisher},
     refusals::{self, Refusal},
-    returned::{Completed, Returned, answer},
+    returned::{Completed, Returned, reply},
     topology::Topology,
 };
 use crate::PublishError;
@@ -52,7 +52,6 @@ pub(super) struct QueueChannel<'a> {
 }
 
 impl QueueChannel<'_> {
-    /// Publishes until the connection is lost, and returns why.
     pub(super) async fn run(mut self) -> LinkError {
         let mut waits = refusals::waits();
         let mut logged = None;
@@ -88,20 +87,18 @@ impl QueueChannel<'_> {
         }
     }
 
-    /// Refuses publishes for this long, so that callers get an answer at once.
     async fn refuse(&mut self, reason: &LinkError, wait: Duration) {
         let mut over = pin!(sleep(wait));
         loop {
             tokio::select! {
                 () = &mut over => return,
                 Some(job) = self.jobs.recv() => {
-                    job.answer(Err(PublishError::Refused(reason.to_string())));
+                    job.reply(Err(PublishError::Refused(reason.to_string())));
                 }
             }
         }
     }
 
-    /// Publishes until the channel is lost.
     async fn work(&mut self, channel: &OpenChannel) -> End {
         let Self {
             link,
@@ -123,14 +120,14 @@ impl QueueChannel<'_> {
             tokio::select! {
                 biased;
                 Some(first) = in_flight.next() => {
-                    // Collect everything that lapin has completed before answering any caller:
+                    // Collect everything that lapin has completed before replying to any caller:
                     // lapin may attach a returned message to an earlier confirm than its own.
                     let mut completed = vec![first];
                     last_confirm = Instant::now();
                     while let Some(Some(next)) = in_flight.next().now_or_never() {
                         completed.push(next);
                     }
-                    match answer(completed, &mut returned, topology) {
+                    match reply(completed, &mut returned, topology) {
                         Ok(true) => came_back(missing),
                         Ok(false) => {}
                         Err(error) => return End::of(link, error),
@@ -151,7 +148,7 @@ impl QueueChannel<'_> {
                                 large_in_flight.push(large.send(link, publisher, topology, job));
                             }
                             Ok(()) => in_flight.push(send(channel, publisher, topology, job)),
-                            Err(error) => job.answer(Err(error)),
+                            Err(error) => job.reply(Err(error)),
                         }
                     }
                 }

@@ -32,8 +32,8 @@ impl Returned {
     }
 }
 
-/// Answers the callers, and returns whether a message was returned.
-pub(super) fn answer(
+/// Replies to the callers, and returns whether a message was returned.
+pub(super) fn reply(
     mut completed: Vec<Completed>,
     returned: &mut Returned,
     topology: &Topology,
@@ -48,7 +48,7 @@ pub(super) fn answer(
     let mut lost = None;
     for publish in completed {
         let back = returned.take(topology, &publish);
-        let answer = match publish.result {
+        let result = match publish.result {
             Ok(Confirmation::Ack(_)) => {
                 back.map_or(Ok(()), |reason| Err(PublishError::returned(&reason)))
             }
@@ -60,7 +60,7 @@ pub(super) fn answer(
                 Err(PublishError::Unconfirmed)
             }
         };
-        publish.job.answer(answer);
+        publish.job.reply(result);
     }
     lost.map_or(Ok(any), |error| Err(error.into()))
 }

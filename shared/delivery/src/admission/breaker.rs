@@ -65,9 +65,9 @@ impl BreakerConfig {
 /// What an attempt says about the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// It answers. A refusal counts too: it concerns the message, not the endpoint.
+    /// It responds. A refusal counts too: it concerns the message, not the endpoint.
     Alive,
-    /// It fails: no answer in time, no connection, or an answer that reports a failure.
+    /// It fails: no response in time, no connection, or one that reports a failure.
     Failing,
     /// It asks for a pause (429 with `Retry-After`).
     Hold(Duration),
@@ -81,7 +81,7 @@ impl Signal {
         use roundtrip_model::Verdict;
         match (outcome, outcome.verdict()) {
             (
-                Outcome::Answered {
+                Outcome::Responded {
                     status: TOO_MANY_REQUESTS,
                     ..
                 },

@@ -52,7 +52,7 @@ impl Exchange {
         (Self(shared), request.map(|()| Outgoing { body, exchange }))
     }
 
-    /// The received status of an answer whose remaining head is missing or unreadable.
+    /// The received status of a response whose remaining head is missing or unreadable.
     pub(crate) fn status(&self) -> Option<u16> {
         match &*self.0.stage.lock() {
             Stage::Open(meter, place) => meter.status(*place),

@@ -74,7 +74,7 @@ async fn a_status_line_is_the_answer_whatever_follows(#[case] answer: Vec<u8>) {
     let server = Server::start(Then::Last(answer)).await;
     let outcome = post(&webhook(ENOUGH), &server.url).await;
     assert!(
-        matches!(outcome, Outcome::Answered { status: 200, .. }),
+        matches!(outcome, Outcome::Responded { status: 200, .. }),
         "{outcome:?}"
     );
 }
@@ -117,7 +117,7 @@ async fn a_kept_connection_that_answers_garbage_is_not_answered_by_what_came_bef
 async fn retry_after_is_read_from_a_head_with_damaged_lines() {
     let answer = "HTTP/1.1 503 Busy\r\nx : 1\r\nno header\r\ny: a\r\n b\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n";
     let server = Server::answering(answer).await;
-    let Outcome::Answered { retry_after, .. } = post(&webhook(ENOUGH), &server.url).await else {
+    let Outcome::Responded { retry_after, .. } = post(&webhook(ENOUGH), &server.url).await else {
         panic!("answered")
     };
     assert_eq!(retry_after, Some(Duration::from_secs(7)));

@@ -6,11 +6,10 @@
 use hyper::header::HeaderValue;
 use url::Url;
 
-use super::answer::one_line;
+use super::response_body::one_line;
 
 const LOCATION_BYTES: usize = 256;
 
-/// Where the answer to a post to this URL redirects: scheme, host and path.
 pub(crate) fn read(value: &HeaderValue, base: &Url) -> Option<String> {
     let text = String::from_utf8_lossy(value.as_bytes());
     let target = base.join(&text).ok()?;

@@ -15,7 +15,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{answer::MAX_ANSWER_BYTES, status_line::StatusLine};
+use super::{response_body::MAX_BODY_BYTES, status_line::StatusLine};
 
 /// The longest head of a response: what browsers and curl accept.
 pub(crate) const MAX_HEAD_BYTES: usize = 256 * 1024;
@@ -27,7 +27,7 @@ pub(crate) const WINDOW_BYTES: usize = 64 * 1024;
 pub(crate) const CONNECTION_WINDOW_BYTES: usize = 512 * 1024;
 
 /// Maximum bytes read for one exchange: interim responses, head and body.
-const EXCHANGE_BYTES: usize = MAX_HEAD_BYTES + MAX_ANSWER_BYTES + WINDOW_BYTES;
+const EXCHANGE_BYTES: usize = MAX_HEAD_BYTES + MAX_BODY_BYTES + WINDOW_BYTES;
 
 /// Maximum bytes read outside exchanges: settings, pings, and data in flight when exchanges ended.
 const IDLE_BYTES: usize = CONNECTION_WINDOW_BYTES + 64 * 1024;

@@ -1,8 +1,8 @@
-//! The status line of an HTTP/1 answer, parsed as leniently as browsers and curl do.
+//! The status line of an HTTP/1 response, parsed as leniently as browsers and curl do.
 //!
 //! Invariant: it keeps a bounded part of one line, and skips a bounded number of interim responses.
 
-/// Maximum number of interim responses (1xx) before an answer.
+/// Maximum number of interim responses (1xx) before a final one.
 pub(crate) const MAX_INTERIM_RESPONSES: usize = 64;
 
 /// Bytes kept of a line: enough for a version and a status.

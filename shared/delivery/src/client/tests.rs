@@ -14,7 +14,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::answer::{EXCERPT_BYTES, MAX_ANSWER_BYTES};
+use super::response_body::{EXCERPT_BYTES, MAX_BODY_BYTES};
 use super::*;
 
 pub(super) const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00.9 UTC);
@@ -169,7 +169,7 @@ pub(super) fn assert_broken(outcome: &Outcome) {
 }
 
 pub(super) fn answered(status: u16, excerpt: &str) -> Outcome {
-    Outcome::Answered {
+    Outcome::Responded {
         status,
         retry_after: None,
         location: None,
@@ -243,7 +243,7 @@ async fn an_endless_body_is_cut_and_its_connection_dropped() {
     assert_eq!(outcome, answered(200, &"x".repeat(EXCERPT_BYTES)));
     // The sockets' buffers hold bytes beyond the ones read.
     let buffers = 16 * 1024 * 1024;
-    assert!(server.written() < MAX_ANSWER_BYTES + buffers);
+    assert!(server.written() < MAX_BODY_BYTES + buffers);
 }
 
 #[tokio::test]
@@ -283,7 +283,7 @@ async fn a_kept_connection_that_is_closed_unanswered_fails_after_one_request() {
 
 #[tokio::test]
 async fn a_body_within_the_limit_leaves_the_connection_for_the_next_post() {
-    let body = "y".repeat(MAX_ANSWER_BYTES - 1);
+    let body = "y".repeat(MAX_BODY_BYTES - 1);
     let answer = format!(
         "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
@@ -307,7 +307,7 @@ async fn a_body_within_the_limit_leaves_the_connection_for_the_next_post() {
 async fn retry_after_comes_with_the_answer(#[case] value: &str, #[case] seconds: Option<u64>) {
     let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after:";
     let server = Server::answering(&format!("{head} {value}\r\n\r\n")).await;
-    let Outcome::Answered { retry_after, .. } = post(&webhook(ENOUGH), &server.url).await else {
+    let Outcome::Responded { retry_after, .. } = post(&webhook(ENOUGH), &server.url).await else {
         panic!("answered")
     };
     // A date counts from the answer's arrival, a moment after NOW.

@@ -33,7 +33,7 @@ pub(super) fn attempted<R: DeliveryRole>(
     attempt: &Attempt,
 ) {
     let status = match attempt.outcome {
-        Outcome::Answered { status, .. } => Some(status),
+        Outcome::Responded { status, .. } => Some(status),
         Outcome::Failed(_) => None,
     };
     let failed = attempt.decision != Decision::Done;

@@ -158,7 +158,7 @@ fn insert(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> rusqlite::Re
         insert.execute(params![
             letter.dead_id,
             name(letter.queue),
-            letter.parcel_id,
+            letter.webhook_id,
             letter.message_id.as_ref().map(ToString::to_string),
             letter.channel_id.as_ref().map(ToString::to_string),
             letter.session_id.as_ref().map(ToString::to_string),
@@ -196,7 +196,7 @@ fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
     Ok(DeadLetter {
         dead_id: columns.get("dead_id")?,
         queue: columns.named("queue")?,
-        parcel_id: columns.get("parcel_id")?,
+        webhook_id: columns.get("parcel_id")?,
         message_id: columns.optional("message_id")?,
         channel_id: columns.optional("channel_id")?,
         session_id: columns.optional("session_id")?,

@@ -56,8 +56,7 @@ pub struct DeadLetter {
     pub dead_id: String,
     pub queue: DeadQueue,
     /// The id of the message or answer (`msg_…`, `cb_…`), which a replay keeps.
-    #[serde(rename = "webhook_id")]
-    pub parcel_id: String,
+    pub webhook_id: String,
     pub message_id: Option<MessageId>,
     pub channel_id: Option<ChannelId>,
     pub session_id: Option<SessionId>,

@@ -142,7 +142,7 @@ fn it_is_held_open_for_as_long_as_the_endpoint_asks() {
 #[case::failed(503, Signal::Failing)]
 #[case::too_many(429, Signal::Hold(Duration::from_mins(1)))]
 fn a_status_is_read_as_a_signal(#[case] status: u16, #[case] signal: Signal) {
-    let outcome = Outcome::Answered {
+    let outcome = Outcome::Responded {
         status,
         retry_after: Some(Duration::from_secs(100)),
         location: None,

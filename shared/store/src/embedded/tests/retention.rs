@@ -97,7 +97,7 @@ async fn a_dead_letter_stays_until_it_is_replayed_or_purged() {
     let letter = |dead_id: &str, dead_at| DeadLetter {
         dead_id: dead_id.to_owned(),
         queue: DeadQueue::Outbound,
-        parcel_id: dead_id.to_owned(),
+        webhook_id: dead_id.to_owned(),
         message_id: None,
         channel_id: None,
         session_id: None,

@@ -107,23 +107,21 @@ impl DeadLetters for MongoStore {
             let step = self.on::<_, _, Unavailable, _>(DEAD_LETTERS, move |letters| async move {
                 purge_step(&letters, filter).await
             });
-            let step = step.await?;
-            purged += step.removed;
-            if step.last.is_none() {
+            let (removed, found) = step.await?;
+            purged += removed;
+            if found.is_none() {
                 return Ok(purged);
             }
-            last = step.last;
+            last = found;
         }
     }
 }
 
-struct PurgeStep {
-    removed: u64,
-    /// The last dead letter that it found, if any.
-    last: Option<String>,
-}
-
-async fn purge_step(letters: &Collection<Document>, filter: Document) -> Result<PurgeStep, Error> {
+/// Returns how many dead letters it removed, and the last one that it found.
+async fn purge_step(
+    letters: &Collection<Document>,
+    filter: Document,
+) -> Result<(u64, Option<String>), Error> {
     #[derive(Deserialize)]
     struct Found {
         #[serde(rename = "_id")]
@@ -137,20 +135,15 @@ async fn purge_step(letters: &Collection<Document>, filter: Document) -> Result<
         .limit(i64::from(PURGE_STEP))
         .await?;
     let ids: Vec<String> = rows(found, |found: Found| Ok(found.dead_id)).await?;
-    let Some(last) = ids.last().cloned() else {
-        return Ok(PurgeStep {
-            removed: 0,
-            last: None,
-        });
-    };
+    let last = ids.last().cloned();
+    if last.is_none() {
+        return Ok((0, None));
+    }
     // The filter excludes those that were replayed meanwhile.
     let deleted = letters
         .delete_many(doc! { "_id": { "$in": ids }, "replayed": false })
         .await?;
-    Ok(PurgeStep {
-        removed: deleted.deleted_count,
-        last: Some(last),
-    })
+    Ok((deleted.deleted_count, last))
 }
 
 fn matching(filter: &DeadFilter, after: Option<&str>) -> Result<Asked, Unavailable> {
@@ -170,13 +163,10 @@ fn matching(filter: &DeadFilter, after: Option<&str>) -> Result<Asked, Unavailab
     }
     if let Some(ids) = ids {
         let ids = texts(ids);
+        let by_dead_id = doc! { "_id": { "$in": ids.clone() } };
         first.insert(
             "$or",
-            [
-                doc! { "_id": { "$in": ids.clone() } },
-                doc! { "parcel_id": { "$in": ids } },
-            ]
-            .to_vec(),
+            vec![by_dead_id, doc! { "parcel_id": { "$in": ids } }],
         );
     }
     let of_channels = of_channels(channel.as_ref(), channels.as_deref());
@@ -213,7 +203,8 @@ struct LetterRow {
     #[serde(rename = "_id")]
     dead_id: String,
     queue: DeadQueue,
-    parcel_id: String,
+    #[serde(rename = "parcel_id")]
+    webhook_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     message_id: Option<MessageId>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -237,7 +228,7 @@ impl LetterRow {
         Self {
             dead_id: letter.dead_id.clone(),
             queue: letter.queue,
-            parcel_id: letter.parcel_id.clone(),
+            webhook_id: letter.webhook_id.clone(),
             message_id: letter.message_id,
             channel_id: letter.channel_id.clone(),
             session_id: letter.session_id.clone(),
@@ -255,7 +246,7 @@ impl LetterRow {
         Ok(DeadLetter {
             dead_id: self.dead_id,
             queue: self.queue,
-            parcel_id: self.parcel_id,
+            webhook_id: self.webhook_id,
             message_id: self.message_id,
             channel_id: self.channel_id,
             session_id: self.session_id,

@@ -1,40 +1,40 @@
-//! Reads an answer's body, and keeps an excerpt.
+//! Reads a response's body, and keeps an excerpt.
 //!
-//! Invariant: at most [`MAX_ANSWER_BYTES`] of the body, plus the chunk that crosses this limit, are
+//! Invariant: at most [`MAX_BODY_BYTES`] of the body, plus the chunk that crosses this limit, are
 //! read. At most [`EXCERPT_BYTES`] are kept.
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use roundtrip_model::redacted;
 
-/// Bytes kept of an answer, for a log or a dead letter's reason.
+/// Bytes kept of a response, for a log or a dead letter's reason.
 pub(crate) const EXCERPT_BYTES: usize = 1024;
 
-/// Bytes read of an answer so that its connection can be reused; for longer answers a new
+/// Bytes read of a body so that its connection can be reused; for longer ones a new
 /// connection is cheaper.
-pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// A character of up to four bytes may cross the excerpt's end.
 const LONGEST_CHARACTER: usize = 4;
 
 #[derive(Debug, Default)]
-pub(crate) struct Answer {
+pub(crate) struct ResponseBody {
     kept: Vec<u8>,
     read: usize,
 }
 
-impl Answer {
+impl ResponseBody {
     /// Reads the body up to its end, an error or the limit. If the future is dropped, what was read
     /// so far is kept: a body that stalls does not change the status.
     pub(crate) async fn read(&mut self, body: &mut Incoming) {
-        while self.read < MAX_ANSWER_BYTES {
+        while self.read < MAX_BODY_BYTES {
             match body.frame().await {
                 Some(Ok(frame)) => {
                     if let Some(piece) = frame.data_ref() {
                         self.take(piece);
                     }
                 }
-                // The status line was the answer, so a truncated body changes nothing.
+                // The status line was the response, so a truncated body changes nothing.
                 None | Some(Err(_)) => return,
             }
         }
@@ -84,10 +84,10 @@ mod tests {
 
     use super::*;
 
-    fn excerpt(body: &[u8]) -> String {
-        let mut answer = Answer::default();
-        answer.take(body);
-        answer.excerpt()
+    fn excerpt(text: &[u8]) -> String {
+        let mut body = ResponseBody::default();
+        body.take(text);
+        body.excerpt()
     }
 
     #[rstest]
@@ -113,11 +113,11 @@ mod tests {
     proptest! {
         #[test]
         fn no_body_makes_it_longer_than_its_limit(pieces: Vec<Vec<u8>>) {
-            let mut answer = Answer::default();
+            let mut body = ResponseBody::default();
             for piece in pieces {
-                answer.take(&piece.repeat(50));
+                body.take(&piece.repeat(50));
             }
-            let excerpt = answer.excerpt();
+            let excerpt = body.excerpt();
             prop_assert!(excerpt.len() <= EXCERPT_BYTES);
             prop_assert!(!excerpt.contains(char::is_control));
         }
