@@ -35,7 +35,7 @@ struct PrincipalQueries {
 /// The principal has too many queries in progress, unread responses included.
 pub(crate) fn too_many_queries() -> Problem {
     let quota = Quota::concurrent("queries-per-key", MAX_PER_PRINCIPAL.into());
-    Problem::over_quota(quota, RETRY_AFTER, Kind::TooManyQueriesOfKey)
+    Problem::over_quota(quota, RETRY_AFTER, Kind::TooManyQueries)
 }
 
 pub(crate) struct UnderWay {

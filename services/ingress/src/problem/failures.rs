@@ -59,7 +59,7 @@ impl From<QueryError> for Problem {
                         "a query was refused: too many others are running"
                     );
                 }
-                Self::from(Kind::TooManyQueries)
+                Self::from(Kind::QueriesOverloaded)
             }
             QueryError::Unavailable(error) => error.into(),
         }

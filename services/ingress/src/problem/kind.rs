@@ -75,7 +75,7 @@ kinds! {
     AnswersRateLimited: 429, "answers-rate-limited", "Too many answers from this channel",
         "the header 'Retry-After' says when to post it again";
     TooManyReplays: 429, "too-many-replays", "Too many replays of this key are running";
-    TooManyQueriesOfKey: 429, "too-many-queries", "Too many queries with this key are running",
+    TooManyQueries: 429, "too-many-queries", "Too many queries with this key are running",
         "read their responses, then try again";
     HeadersTooLarge: 431, "headers-too-large", "The headers are too large";
     Internal: 500, "internal", "The gateway failed",
@@ -91,7 +91,8 @@ kinds! {
         "too many requests, or too many bytes of them, at once";
     SecretsChanging: 503, "secrets-changing", "The channel's secrets are being changed",
         "another request is rotating them; try again";
-    TooManyQueries: 503, "too-many-queries", "Too many queries are running", "try again in a moment";
+    QueriesOverloaded: 503, "queries-overloaded", "Too many queries of all keys are running",
+        "try again in a moment";
 }
 
 impl Kind {
