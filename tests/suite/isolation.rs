@@ -1,7 +1,7 @@
 //! No channel may starve another, and waiting costs no attempt.
 
 use harness::{
-    gateway::{Accounted, Plan, Role, Setup, TestGateway},
+    gateway::{Accounted, Plan, Role, Setup, TestGateway, attempts},
     scripted::{Received, Reply, ScriptedServer, failing_until},
     wait,
 };
@@ -227,7 +227,7 @@ async fn an_endpoint_that_is_gone_pauses_its_channel(setup: Setup) -> anyhow::Re
         _ => Reply::ok(),
     };
     let (gateway, channel) = plan(setup)?.start_with_channel(script).await?;
-    gateway.send("c", "first").await?;
+    let first = gateway.send("c", "first").await?;
     gateway
         .until_logged(DISPATCHER, &["channel.gone"], 1)
         .await?;
@@ -235,6 +235,9 @@ async fn an_endpoint_that_is_gone_pauses_its_channel(setup: Setup) -> anyhow::Re
     gateway.send("c", "second").await?;
     gateway.until_waiting("c", 2).await?;
     assert_eq!(channel.received().len(), 1);
+    // Not as one that will be retried.
+    let first = gateway.until_state(&first, "waiting").await?;
+    assert_eq!(attempts(&first)[0]["next"], json!({"type": "wait"}));
     gateway.post("/channel/c/resume", "").await?.expect(200)?;
     // Including the message that got the 410.
     channel.taken_at_least(2).await?;

@@ -13,8 +13,8 @@ use roundtrip_delivery::{
 use roundtrip_egress::Egress;
 use roundtrip_journal::Journal;
 use roundtrip_model::{
-    ChannelId, ChannelUid, Clock, DeadReason, Decision, Entry, Event, LogThrottle, OutboundMessage,
-    Outcome, SessionId, WrongSettings, config::chain, decision::DeadKind, waiting::WaitReason,
+    ChannelId, ChannelUid, Clock, DeadReason, Entry, Event, LogThrottle, OutboundMessage, Outcome,
+    SessionId, WrongSettings, config::chain, decision::DeadKind, waiting::WaitReason,
 };
 use roundtrip_store::{CachedChannels, ChannelError, KnownChannel, Signing};
 use time::OffsetDateTime;
@@ -83,20 +83,22 @@ impl Dispatcher {
         NoAttempt::Deferred(Deferred { wait, reason })
     }
 
-    /// Pauses a channel whose endpoint answered 410, so that its messages wait for the owner.
-    async fn pause(&self, id: &ChannelId, uid: &ChannelUid) {
+    /// Pauses a channel whose endpoint responded 410, so that its messages wait for the owner.
+    /// Returns whether it is paused.
+    async fn pause(&self, id: &ChannelId, uid: &ChannelUid) -> bool {
         let paused = self.channels.store().set_paused(id, Some(uid), true).await;
         self.channels.forget(id).await;
-        match paused {
+        match &paused {
             Ok(_) => tracing::warn!(channel_id = %id, "channel.gone"),
             // The next message gets the same 410 and pauses the channel then.
             Err(error) => {
                 if let Some(suppressed) = NOT_PAUSED.due(Instant::now().into_std()) {
-                    let error = chain(&error);
+                    let error = chain(error);
                     tracing::warn!(channel_id = %id, error, suppressed, "a gone channel is not paused");
                 }
             }
         }
+        paused.is_ok()
     }
 }
 
@@ -205,14 +207,21 @@ impl DeliveryRole for Dispatcher {
         message: &OutboundMessage,
         destination: &Destination,
         outcome: &Outcome,
-    ) -> Option<Decision> {
+    ) -> Option<Deferred> {
         if !matches!(outcome, Outcome::Responded { status: GONE, .. }) {
             return None;
         }
         let uid = &destination.known.target.uid;
-        self.pause(&message.channel_id, uid).await;
         // Even after the last attempt: the message waits until the channel is resumed.
-        Some(Decision::Snooze(self.snooze))
+        let reason = if self.pause(&message.channel_id, uid).await {
+            WaitReason::ChannelPaused
+        } else {
+            WaitReason::StoreUnavailable
+        };
+        Some(Deferred {
+            wait: self.snooze,
+            reason,
+        })
     }
 }
 

@@ -148,16 +148,22 @@ impl<R: DeliveryRole> Pipeline<R> {
             .enter(&key, request.limits, fresh, self.place(message))
             .await?;
         let mut attempt = self.attempt(message, payload, &request, permit).await;
-        let after = self
+        let deferred = self
             .role
-            .after_attempt(payload, &destination, &attempt.outcome);
-        if let Some(decision) = after.await {
-            attempt.decision = decision;
+            .after_attempt(payload, &destination, &attempt.outcome)
+            .await;
+        if let Some(deferred) = &deferred {
+            attempt.decision = Decision::Wait(Waiting::new(message.accepted_at, deferred.reason));
         }
         log::attempted::<R>(message, payload, &request, &attempt);
         // Before the loop settles: a settled message always has its entry.
         self.journal(message, payload, attempt.event()).await;
-        Ok(attempt.decision)
+        match deferred {
+            Some(deferred) => Ok(self
+                .snooze(message, payload, attempt.number, deferred)
+                .await),
+            None => Ok(attempt.decision),
+        }
     }
 
     /// Where the message waits if it is not admitted.
@@ -208,21 +214,22 @@ impl<R: DeliveryRole> Pipeline<R> {
         attempt
     }
 
-    /// Snoozes a message. The log and the timeline give a reason when it changes, because a waiting
-    /// message is looked at many times.
+    /// Snoozes a message that has had this many attempts. The log and the timeline give a reason
+    /// when it changes, because a waiting message is looked at many times.
     async fn snooze(
         &self,
         message: &Message,
         payload: &R::Payload,
+        attempts: u32,
         Deferred { wait, reason }: Deferred,
     ) -> Decision {
         let is_news = self.waits.is_news(&message.id, reason, wait);
         let is_long = reason.is_of_channel() || wait >= self.wait_in_store_after;
         let moves = is_long && message.waiting.is_none() && self.role.waits_in_store();
-        log::snoozed::<R>(message, payload, wait, reason, is_news);
+        log::snoozed::<R>(message, payload, attempts, wait, reason, is_news);
         if is_news || moves {
             let until = (!reason.lasts()).then(|| self.clock.now() + wait);
-            self.journal_wait(message, payload, message.attempts, reason, until)
+            self.journal_wait(message, payload, attempts, reason, until)
                 .await;
         }
         if moves {
@@ -280,7 +287,9 @@ impl<R: DeliveryRole> Handler for Pipeline<R> {
                 }
                 Ok(decision) => return decision,
                 Err(NoAttempt::Deferred(deferred)) => {
-                    return self.snooze(message, &payload, deferred).await;
+                    return self
+                        .snooze(message, &payload, message.attempts, deferred)
+                        .await;
                 }
                 Err(NoAttempt::Dead(reason)) => (Some(payload), reason),
             },

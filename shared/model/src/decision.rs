@@ -18,8 +18,9 @@ pub enum Decision {
     /// attempt.
     Reject(DeadReason),
     /// Deliver again after this time, which does not count as an attempt. No attempt was made, or
-    /// the endpoint returned 410 and its channel is paused.
+    /// the endpoint returned 410.
     Snooze(Duration),
+    /// The same for a message that waits in the store until then.
     Wait(Waiting),
 }
 

@@ -13,8 +13,8 @@ use roundtrip_broker::Handler;
 use roundtrip_doubles::observed_journal;
 use roundtrip_egress::{Egress, Loopback};
 use roundtrip_model::{
-    Channel, ChannelPatch, SealingKeys, Signer, SigningSecret, TokenKeys, retry::DEFAULT_SCHEDULE,
-    token::MIN_SECRET_BYTES,
+    Channel, ChannelPatch, Decision, SealingKeys, Signer, SigningSecret, TokenKeys,
+    retry::DEFAULT_SCHEDULE, token::MIN_SECRET_BYTES,
 };
 use roundtrip_store::{
     CachedChannels, ChannelError, ChannelPage, Channels, DeliveryTarget, Filter, PageRequest,

@@ -86,7 +86,7 @@ struct ShownAttempt {
     #[serde(skip_serializing_if = "String::is_empty")]
     excerpt: String,
     duration_ms: u64,
-    #[serde(with = "Next")]
+    #[serde(serialize_with = "next")]
     next: After,
 }
 
@@ -100,6 +100,17 @@ enum Next {
     },
     #[serde(rename = "dead_letter")]
     Dead(#[serde(serialize_with = "as_field")] DeadReason),
+}
+
+/// A retry without a time is stored for a message that waits, as for its paused channel.
+fn next<S: Serializer>(after: &After, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(tag = "type", rename = "wait")]
+    struct Wait {}
+    match after {
+        After::Retry { wait_ms: 0 } => Wait {}.serialize(serializer),
+        after => Next::serialize(after, serializer),
+    }
 }
 
 /// The reason as a field beside the `type`, instead of its own fields.
@@ -181,6 +192,15 @@ mod tests {
         json!({
             "type": "attempted", "attempt": 1, "status": 307, "location": "http://h/",
             "duration_ms": 5, "next": {"type": "retry", "wait_ms": 1000}
+        })
+    )]
+    #[case::waits(
+        json!({"attempted": {
+            "attempt": 1, "status": 410, "duration_ms": 5, "next": {"retry": {"wait_ms": 0}}
+        }}),
+        json!({
+            "type": "attempted", "attempt": 1, "status": 410, "duration_ms": 5,
+            "next": {"type": "wait"}
         })
     )]
     #[case::answered(

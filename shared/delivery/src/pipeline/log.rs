@@ -71,12 +71,12 @@ pub(super) fn not_attempted<R: DeliveryRole>(
 pub(super) fn snoozed<R: DeliveryRole>(
     message: &Message,
     payload: &R::Payload,
+    attempts: u32,
     wait: Duration,
     reason: WaitReason,
     is_news: bool,
 ) {
     let payload = Some(payload);
-    let attempts = message.attempts;
     let (wait_ms, reason) = (millis(wait), reason.as_str());
     if is_news {
         line! { info, message, payload, "snoozed", attempts, wait_ms, reason }

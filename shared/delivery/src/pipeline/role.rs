@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use roundtrip_broker::{Message, Queue};
 use roundtrip_model::{
-    ChannelId, DeadReason, Decision, Entry, Event, Outcome, SessionId, Signer, decision::DeadKind,
+    ChannelId, DeadReason, Entry, Event, Outcome, SessionId, Signer, decision::DeadKind,
 };
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
@@ -83,13 +83,14 @@ pub trait DeliveryRole: Send + Sync + 'static {
         false
     }
 
-    /// Acts on an attempt's outcome. A returned decision replaces that of the retry policy.
+    /// Acts on an attempt's outcome. If it defers the message, the message is snoozed, whatever the
+    /// retry policy decided.
     async fn after_attempt(
         &self,
         _payload: &Self::Payload,
         _destination: &Self::Destination,
         _outcome: &Outcome,
-    ) -> Option<Decision> {
+    ) -> Option<Deferred> {
         None
     }
 }
