@@ -129,14 +129,9 @@ impl Ingress {
         };
         let accepted_at = self.clock.now();
         let message = Message {
-            id: callback.callback_id.to_string(),
-            attempts: 0,
             // The message's own replay count, under which the journal keeps its answer.
             replay_count: claims.as_ref().map_or(0, |claims| claims.replay_count),
-            accepted_at,
-            dead: None,
-            waiting: None,
-            body,
+            ..Message::new(callback.callback_id.to_string(), accepted_at, body)
         };
         self.broker.publish(Route::Callbacks, message).await?;
         if let Some(turn) = turn {

@@ -1,7 +1,5 @@
 //! The recorder's section of the configuration.
 
-use roundtrip_model::Check;
-
 roundtrip_model::section! {
     #[derive(Debug, Eq)]
     pub struct Config {
@@ -12,11 +10,5 @@ roundtrip_model::section! {
         dead_letters_at_once: u16 = 32, in 1..;
         /// The most waiting messages that are held at once, to be written together.
         waiting_messages_at_once: u16 = 1000, in 1..;
-    }
-}
-
-impl Config {
-    pub fn check(&self, check: &mut Check) {
-        self.check_bounds(check);
     }
 }

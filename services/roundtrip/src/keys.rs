@@ -78,8 +78,8 @@ async fn list(store: &dyn Store) -> anyhow::Result<ExitCode> {
         "{:36}  {:8}  {:16}  {:16}  {:20}  {}",
         "ID", "ROLE", "CREATED", "ENDS", "CHANNELS", "NAME"
     ))?;
-    let mut pages = Pages::new(KeyBounds::default());
-    while let Some(page) = pages.next(store).await? {
+    let (within, mut after) = (KeyBounds::default(), None);
+    while let Some(page) = next_page(store, &within, &mut after).await? {
         for key in &page {
             print(&row(key, now))?;
         }
@@ -87,29 +87,14 @@ async fn list(store: &dyn Store) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads keys a page at a time.
-struct Pages {
-    within: KeyBounds,
-    after: Option<ApiKeyId>,
-}
-
-impl Pages {
-    const fn new(within: KeyBounds) -> Self {
-        Self {
-            within,
-            after: None,
-        }
-    }
-
-    async fn next(&mut self, store: &dyn Store) -> anyhow::Result<Option<Vec<ApiKey>>> {
-        let after = self.after.as_ref();
-        let page = store.keys(&self.within, after, MAX_PAGE).await?;
-        let Some(last) = page.last() else {
-            return Ok(None);
-        };
-        self.after = Some(last.key_id);
-        Ok(Some(page))
-    }
+async fn next_page(
+    store: &dyn Store,
+    within: &KeyBounds,
+    after: &mut Option<ApiKeyId>,
+) -> anyhow::Result<Option<Vec<ApiKey>>> {
+    let page = store.keys(within, after.as_ref(), MAX_PAGE).await?;
+    *after = page.last().map(|last| last.key_id);
+    Ok(after.is_some().then_some(page))
 }
 
 fn row(key: &ApiKey, now: OffsetDateTime) -> String {
@@ -135,7 +120,6 @@ fn row(key: &ApiKey, now: OffsetDateTime) -> String {
     )
 }
 
-/// UTC, to the minute.
 fn minute(at: OffsetDateTime) -> String {
     format!("{} {:02}:{:02}", at.date(), at.hour(), at.minute())
 }
@@ -159,12 +143,12 @@ async fn revoke(store: &dyn Store, which: RevokeKeys) -> anyhow::Result<ExitCode
 /// Revokes the keys that an operator of these channels may have made, and every other key limited
 /// to them. Prints their ids.
 async fn revoke_all(store: &dyn Store, channels: BTreeSet<ChannelId>) -> anyhow::Result<ExitCode> {
-    let mut pages = Pages::new(KeyBounds {
+    let within = KeyBounds {
         channels: Some(channels),
         ..KeyBounds::default()
-    });
-    let mut revoked = 0_u64;
-    while let Some(page) = pages.next(store).await? {
+    };
+    let (mut after, mut revoked) = (None, 0_u64);
+    while let Some(page) = next_page(store, &within, &mut after).await? {
         let now = SystemClock.now();
         for key in page.iter().filter(|key| key.is_active(now)) {
             store.revoke_key(&key.key_id, now).await?;

@@ -28,7 +28,6 @@ use crate::{
 /// them.
 const JOURNAL_CLOSE: Duration = Duration::from_secs(5);
 
-/// Runs these roles until a signal stops the process.
 pub(crate) fn run(config: Config, roles: BTreeSet<Role>) -> ExitCode {
     telemetry::start(&config.log);
     runtime::run(serve(config, roles))
@@ -39,11 +38,7 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     let egress = Arc::new(config.egress()?);
     let broker = roundtrip_broker::open(&config.broker, Arc::clone(&clock)).await?;
     let store = open_store(&config.store).await?;
-    let engines = Engines {
-        broker: Arc::clone(&broker),
-        store: Arc::clone(&store),
-    };
-    let ended = serve_on(engines, &config, &roles, clock, egress).await;
+    let ended = serve_on(&broker, &store, &config, &roles, clock, egress).await;
     // Also after an error: the tasks of the store's driver must not outlive the runtime.
     broker.close().await;
     store.close().await;
@@ -53,22 +48,18 @@ async fn serve(config: Config, roles: BTreeSet<Role>) -> anyhow::Result<ExitCode
     ended
 }
 
-struct Engines {
-    broker: SharedBroker,
-    store: SharedStore,
-}
-
 async fn serve_on(
-    Engines { broker, store }: Engines,
+    broker: &SharedBroker,
+    store: &SharedStore,
     config: &Config,
     roles: &BTreeSet<Role>,
     clock: Arc<dyn Clock>,
     egress: Arc<Egress>,
 ) -> anyhow::Result<ExitCode> {
-    let channels: SharedChannels = Arc::clone(&store) as SharedChannels;
-    let journal = Journal::start(Arc::clone(&broker));
+    let channels = Arc::clone(store) as SharedChannels;
+    let journal = Journal::start(Arc::clone(broker));
     let keys = Keys::of(config, roles)?;
-    let channel_cache = Arc::new(channel_cache_of(config, roles, &store, keys.as_ref()));
+    let channel_cache = Arc::new(channel_cache_of(config, roles, store, keys.as_ref()));
     let own_response_url = config.own_response_url()?;
 
     // Build everything before anything starts, so that errors come first.
@@ -76,8 +67,8 @@ async fn serve_on(
         config,
         roles,
         Common {
-            broker: &broker,
-            store: &store,
+            broker,
+            store,
             channel_cache: &channel_cache,
             journal: &journal,
             egress: &egress,
@@ -105,15 +96,15 @@ async fn serve_on(
     let mut api = None;
     if let Some(Keys { sealing, tokens }) = keys.filter(|_| roles.contains(&Role::Ingress)) {
         let parts = Parts {
-            broker: Arc::clone(&broker),
-            store: Arc::clone(&store),
+            broker: Arc::clone(broker),
+            store: Arc::clone(store),
             channel_cache: Arc::clone(&channel_cache),
             journal: journal.clone(),
             tokens,
             callback_auth: config.callback_auth(),
             sealing,
             own_response_url: own_response_url.as_str().into(),
-            keys: api_keys(config, &*store, &*clock).await?,
+            keys: api_keys(config, &**store, &*clock).await?,
             guard: Arc::clone(egress.guard()),
             clock: Arc::clone(&clock),
         };
@@ -131,7 +122,7 @@ async fn serve_on(
         serve_by(&mut lifecycle, "ingress", listener, router);
     }
     let operations = Operations {
-        broker: Arc::clone(&broker),
+        broker: Arc::clone(broker),
         channels,
         channel_cache,
         ingress: api,
@@ -147,7 +138,7 @@ async fn serve_on(
     }
     serve_by(&mut lifecycle, "operations", listener, router);
 
-    workers.spawn(&mut lifecycle, &broker, config.drain);
+    workers.spawn(&mut lifecycle, broker, config.drain);
     start::announce(config, roles)?;
     let code = lifecycle.run(config.drain).await;
     if timeout(JOURNAL_CLOSE, journal.close()).await.is_err() {
@@ -193,9 +184,7 @@ fn no_key() -> WrongSetting {
 
 /// The keys of the ingress and the dispatcher. The other roles need none and create no key files.
 struct Keys {
-    /// Seal the secrets of channels.
     sealing: SealingKeys,
-    /// Make and check the tokens in response URLs.
     tokens: TokenKeys,
 }
 

@@ -4,7 +4,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use roundtrip_model::{Check, config::masked};
+use roundtrip_model::config::masked;
 
 roundtrip_model::section! {
     #[derive(Eq)]
@@ -44,11 +44,6 @@ impl Config {
     /// The embedded engine's file, or `None` for RabbitMQ. Only one process can open it.
     pub fn embedded_file(&self) -> Option<&str> {
         self.url.strip_prefix(SQLITE)
-    }
-
-    pub(crate) fn check_bounds_and_name(&self, check: &mut Check) {
-        self.check_bounds(check);
-        check.unless(!self.namespace.is_empty(), "namespace", "must not be empty");
     }
 }
 

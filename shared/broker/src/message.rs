@@ -23,6 +23,19 @@ pub struct Message {
 }
 
 impl Message {
+    /// A message that was just accepted, without attempts or replays.
+    pub fn new(id: String, accepted_at: OffsetDateTime, body: Bytes) -> Self {
+        Self {
+            id,
+            attempts: 0,
+            replay_count: 0,
+            accepted_at,
+            dead: None,
+            waiting: None,
+            body,
+        }
+    }
+
     /// The message as it is published to this queue, without what belongs to other queues.
     pub(crate) fn published_to(self, queue: Queue) -> Self {
         Self {

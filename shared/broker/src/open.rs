@@ -23,7 +23,8 @@ impl Config {
     }
 
     fn engine(&self, check: &mut Check) -> Option<Engine> {
-        self.check_bounds_and_name(check);
+        self.check_bounds(check);
+        check.unless(!self.namespace.is_empty(), "namespace", "must not be empty");
         if let Some(path) = self.embedded_file() {
             // A setting without effect is an error: a missing or damaged file would be noticed only
             // when it is needed.

@@ -1,6 +1,5 @@
 //! Journal entries that share a message.
 
-use bytes::Bytes;
 use roundtrip_broker::Message;
 use roundtrip_model::EntryId;
 use time::OffsetDateTime;
@@ -60,15 +59,7 @@ impl EntryBatch {
             body.extend_from_slice(&entry.json);
         }
         body.push(b']');
-        Some(Message {
-            id: first.id.to_string(),
-            attempts: 0,
-            replay_count: 0,
-            accepted_at: first.at,
-            dead: None,
-            waiting: None,
-            body: Bytes::from(body),
-        })
+        Some(Message::new(first.id.to_string(), first.at, body.into()))
     }
 
     /// Splits the batch in two; a single entry is returned as the error.

@@ -264,7 +264,7 @@ macro_rules! section {
         }
 
         impl $name {
-            fn check_bounds(&self, check: &mut $crate::config::Check) {
+            pub fn check_bounds(&self, check: &mut $crate::config::Check) {
                 let _ = &check;
                 $($(check.within(stringify!($field), &self.$field, &($bounds));)?)*
             }

@@ -28,28 +28,23 @@ pub(crate) fn channel(channel: &Channel) -> Result<StoredChannel, ChannelError> 
 }
 
 pub(crate) fn patch(patch: &ChannelPatch) -> Result<Map<String, Value>, ChannelError> {
-    let ChannelPatch {
-        channel_id: _,
-        channel_name,
-        channel_description,
-        channel_metadata,
-        channel_tags,
-    } = patch.clone();
-    let mut fields = Map::new();
-    if let Some(name) = channel_name {
-        fields.insert("channel_name".to_owned(), name.into());
+    let patch = patch.clone();
+    if let Some(metadata) = &patch.channel_metadata {
+        check(metadata)?;
     }
-    if let Some(description) = channel_description {
-        fields.insert("channel_description".to_owned(), description.into());
-    }
-    if let Some(metadata) = channel_metadata {
-        check(&metadata)?;
-        fields.insert(METADATA.to_owned(), metadata.into());
-    }
-    if let Some(tags) = channel_tags {
-        fields.insert("channel_tags".to_owned(), tags.into());
-    }
-    Ok(fields)
+    let fields = [
+        ("channel_name", patch.channel_name.map(Value::from)),
+        (
+            "channel_description",
+            patch.channel_description.map(Value::from),
+        ),
+        (METADATA, patch.channel_metadata.map(Value::from)),
+        ("channel_tags", patch.channel_tags.map(Value::from)),
+    ];
+    let set = fields.into_iter();
+    Ok(set
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect())
 }
 
 /// Whether both engines store this number exactly.

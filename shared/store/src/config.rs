@@ -5,7 +5,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use roundtrip_model::{Check, config::masked};
+use roundtrip_model::config::masked;
 
 roundtrip_model::section! {
     #[derive(Eq)]
@@ -47,10 +47,6 @@ impl Config {
     #[must_use]
     pub fn embedded_file(&self) -> Option<&str> {
         self.url.strip_prefix(SQLITE)
-    }
-
-    pub(crate) fn check_values(&self, check: &mut Check) {
-        self.check_bounds(check);
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::{error::Error, sync::Arc};
 
-use roundtrip_model::{ChannelId, channel::FieldError};
+use roundtrip_files::sqlite;
+use roundtrip_model::{ChannelId, WrongSettings, channel::FieldError};
 
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the store is unavailable")]
@@ -31,6 +32,15 @@ pub enum ChannelError {
     Unstorable(FieldError),
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+/// Why the store could not be opened. Each message is one line without credentials.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Settings(#[from] WrongSettings),
+    #[error(transparent)]
+    File(#[from] sqlite::OpenError),
 }
 
 #[derive(Debug, Clone, thiserror::Error)]

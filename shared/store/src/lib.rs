@@ -20,7 +20,6 @@ mod keys;
 mod ledger;
 mod mongo;
 mod open;
-mod open_error;
 mod page;
 mod search;
 mod secrets;
@@ -32,7 +31,7 @@ pub use bulk_writer::{BulkWriter, GaveUp};
 pub use cache::{CachedChannels, KnownChannel};
 pub use channels::{Channels, SharedChannels};
 pub use config::Config;
-pub use error::{ChannelError, QueryError, SecretsError, Unavailable};
+pub use error::{ChannelError, OpenError, QueryError, SecretsError, Unavailable};
 pub use filter::{Filter, FilterError};
 pub use keys::{ApiKeys, KeyError, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE};
 pub use ledger::{
@@ -43,7 +42,6 @@ pub use ledger::{
     WaitingSelection, WaitingSummary,
 };
 pub use open::open;
-pub use open_error::OpenError;
 pub use page::{ChannelPage, Cursor, Direction, MAX_PAGE_BYTES, PageRequest, Sort, SortField};
 pub use secrets::{SealedSecret, Secrets, SharedSecrets, Signing};
 pub use store::{SharedStore, Store};

@@ -21,7 +21,7 @@ impl Config {
     }
 
     fn engine(&self, check: &mut Check) -> Option<Engine> {
-        self.check_values(check);
+        self.check_bounds(check);
         let Some(path) = self.embedded_file() else {
             if MONGODB.iter().any(|scheme| self.url.starts_with(scheme)) {
                 return MongoStore::check(self, check)

@@ -20,6 +20,7 @@ use crate::{
     problem::{Kind, Problem},
 };
 
+/// `POST /channel`
 pub(crate) async fn create(
     State(ingress): State<Ingress>,
     principal: Principal,
@@ -55,6 +56,7 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, headers, JsonBody(created)))
 }
 
+/// The response to a creation. It is the only one with the first secret.
 #[derive(Serialize)]
 struct Created {
     #[serde(flatten)]
@@ -62,6 +64,7 @@ struct Created {
     signing_secret: String,
 }
 
+/// `GET /channel/{channel_id}`
 pub(crate) async fn read(
     State(ingress): State<Ingress>,
     ChannelPath(id): ChannelPath,
@@ -74,6 +77,7 @@ pub(crate) async fn read(
     Ok(response)
 }
 
+/// `PUT /channel/{channel_id}`
 pub(crate) async fn update(
     State(ingress): State<Ingress>,
     ChannelPath(id): ChannelPath,
@@ -90,6 +94,7 @@ pub(crate) async fn update(
     Ok(etag::versioned(updated))
 }
 
+/// `DELETE /channel/{channel_id}`
 pub(crate) async fn delete(
     State(ingress): State<Ingress>,
     ChannelPath(id): ChannelPath,

@@ -36,32 +36,10 @@ pub(crate) struct DeadParameters {
 }
 
 impl DeadParameters {
-    /// Whether no parameter selects anything, which means everything.
-    const fn is_empty(&self) -> bool {
-        let Self {
-            id,
-            queue,
-            channel_id,
-            session_id,
-            reason,
-            since,
-            until,
-            limit: _,
-            cursor: _,
-            all: _,
-        } = self;
-        id.is_none()
-            && queue.is_none()
-            && channel_id.is_none()
-            && session_id.is_none()
-            && reason.is_none()
-            && since.is_none()
-            && until.is_none()
-    }
-
-    fn into_filter(self, principal: &Principal) -> Result<DeadFilter, Problem> {
-        Ok(DeadFilter {
-            channels: principal.visible_channels(self.channel_id.as_ref())?,
+    /// The filter, without what limits the principal.
+    fn into_filter(self) -> DeadFilter {
+        DeadFilter {
+            channels: None,
             ids: self
                 .id
                 .map(|ids| ids.split(',').map(str::to_owned).collect()),
@@ -71,7 +49,7 @@ impl DeadParameters {
             reason: self.reason,
             since: self.since,
             until: self.until,
-        })
+        }
     }
 }
 
@@ -85,7 +63,8 @@ pub(crate) async fn list(
     }
     let limit = page_size(parameters.limit.as_deref())?;
     let cursor = parameters.cursor.take();
-    let filter = parameters.into_filter(&principal)?;
+    let mut filter = parameters.into_filter();
+    filter.channels = principal.visible_channels(filter.channel.as_ref())?;
     let under_way = ingress.queries.begin(&principal)?;
     let page = ingress
         .store
@@ -110,11 +89,13 @@ pub(crate) async fn purge(
     if parameters.limit.is_some() || parameters.cursor.is_some() {
         return Err(Problem::invalid_field("limit", "is not valid for a purge"));
     }
+    let all = parameters.all;
+    let mut filter = parameters.into_filter();
     // A purge cannot be undone: a forgotten parameter must not mean everything.
-    if !parameters.all && parameters.is_empty() {
+    if !all && filter == DeadFilter::default() {
         return Err(Problem::invalid_field("all", "set a filter, or all=true"));
     }
-    let filter = parameters.into_filter(&principal)?;
+    filter.channels = principal.visible_channels(filter.channel.as_ref())?;
     let purged = ingress.store.purge_dead_letters(&filter).await?;
     tracing::warn!(purged, ?filter, by = %principal, "dead_letters.purged");
     Ok(JsonBody(Purged { purged }))

@@ -72,29 +72,20 @@ pub(crate) struct ReplayMessages {
 struct Counted {
     dry_run: bool,
     matched: u64,
-    #[serde(flatten)]
-    unknown: Unknown,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown_ids: UnknownIds,
 }
 
 #[derive(Debug, Serialize)]
 struct Created {
     #[serde(flatten)]
     replay: Replay,
-    #[serde(flatten)]
-    unknown: Unknown,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown_ids: UnknownIds,
 }
 
 /// The ids of the request that select nothing, each once; `None` if the request has no ids.
-#[derive(Debug, Serialize)]
-struct Unknown {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unknown_ids: Option<BTreeSet<String>>,
-}
-
-struct Selected {
-    matched: u64,
-    unknown: Unknown,
-}
+type UnknownIds = Option<BTreeSet<String>>;
 
 /// `POST /dead-letters/replay`
 pub(crate) async fn dead_letters(
@@ -104,11 +95,6 @@ pub(crate) async fn dead_letters(
 ) -> Result<Response, Problem> {
     let no_filter = || Problem::no_filter("{} selects every dead letter");
     let Json(request) = request.ok_or_else(no_filter)?;
-    let ReplayDeadLetters {
-        dry_run,
-        rate_per_second,
-        ..
-    } = request;
     let filter = DeadFilter {
         ids: request.ids,
         queue: request.queue,
@@ -120,19 +106,13 @@ pub(crate) async fn dead_letters(
         until: request.until,
     };
     bounded_ids(filter.ids.as_deref())?;
-    let under_way = ingress.queries.begin(&principal)?;
-    let matched = under_way.ask(ingress.store.count_dead_letters(&filter));
-    let selected = Selected {
-        matched: matched.await?,
-        unknown: unknown_letters(&ingress, &under_way, &filter).await?,
-    };
-    ask(
+    let source = ReplaySource::DeadLetters(filter);
+    start(
         &ingress,
         &principal,
-        ReplaySource::DeadLetters(filter),
-        selected,
-        dry_run,
-        rate_per_second,
+        source,
+        request.dry_run,
+        request.rate_per_second,
     )
     .await
 }
@@ -145,11 +125,6 @@ pub(crate) async fn messages(
 ) -> Result<Response, Problem> {
     let no_filter = || Problem::no_filter("name at least one field");
     let Json(request) = request.ok_or_else(no_filter)?;
-    let ReplayMessages {
-        dry_run,
-        rate_per_second,
-        ..
-    } = request;
     let mut filter = MessageFilter {
         message_ids: request.ids,
         session: request.session_id,
@@ -168,19 +143,13 @@ pub(crate) async fn messages(
         ));
     }
     filter.channels = principal.visible_channels(filter.channel.as_ref())?;
-    let under_way = ingress.queries.begin(&principal)?;
-    let matched = under_way.ask(ingress.store.count_messages(&filter));
-    let selected = Selected {
-        matched: matched.await?,
-        unknown: unknown_messages(&ingress, &under_way, &filter).await?,
-    };
-    ask(
+    let source = ReplaySource::Messages(filter);
+    start(
         &ingress,
         &principal,
-        ReplaySource::Messages(filter),
-        selected,
-        dry_run,
-        rate_per_second,
+        source,
+        request.dry_run,
+        request.rate_per_second,
     )
     .await
 }
@@ -200,9 +169,9 @@ async fn unknown_letters(
     ingress: &Ingress,
     under_way: &UnderWay,
     filter: &DeadFilter,
-) -> Result<Unknown, Problem> {
+) -> Result<UnknownIds, Problem> {
     let ids = filter.ids.as_ref();
-    let mut unknown_ids: Option<BTreeSet<_>> = ids.map(|ids| ids.iter().cloned().collect());
+    let mut unknown_ids: UnknownIds = ids.map(|ids| ids.iter().cloned().collect());
     let mut after = None;
     // A webhook id can name many dead letters, so the matches can be more than a page.
     while let Some(unknown) = unknown_ids.as_mut().filter(|unknown| !unknown.is_empty()) {
@@ -220,7 +189,7 @@ async fn unknown_letters(
             break;
         }
     }
-    Ok(Unknown { unknown_ids })
+    Ok(unknown_ids)
 }
 
 /// The ids of the filter that name none of its messages.
@@ -228,9 +197,9 @@ async fn unknown_messages(
     ingress: &Ingress,
     under_way: &UnderWay,
     filter: &MessageFilter,
-) -> Result<Unknown, Problem> {
+) -> Result<UnknownIds, Problem> {
     let Some(ids) = &filter.message_ids else {
-        return Ok(Unknown { unknown_ids: None });
+        return Ok(None);
     };
     let mut unknown: BTreeSet<_> = ids.iter().map(ToString::to_string).collect();
     // One page holds as many messages as a request may have ids.
@@ -241,28 +210,43 @@ async fn unknown_messages(
     for message in under_way.ask(page).await? {
         unknown.remove(&message.message_id.to_string());
     }
-    Ok(Unknown {
-        unknown_ids: Some(unknown),
-    })
+    Ok(Some(unknown))
 }
 
-async fn ask(
+/// Counts what the source selects now, and creates the replay unless it is a dry run.
+async fn start(
     ingress: &Ingress,
     principal: &Principal,
     source: ReplaySource,
-    Selected { matched, unknown }: Selected,
     dry_run: bool,
     rate_per_second: Option<u32>,
 ) -> Result<Response, Problem> {
+    let under_way = ingress.queries.begin(principal)?;
+    let (matched, unknown_ids) = match &source {
+        ReplaySource::DeadLetters(filter) => {
+            let matched = under_way.ask(ingress.store.count_dead_letters(filter));
+            (
+                matched.await?,
+                unknown_letters(ingress, &under_way, filter).await?,
+            )
+        }
+        ReplaySource::Messages(filter) => {
+            let matched = under_way.ask(ingress.store.count_messages(filter));
+            (
+                matched.await?,
+                unknown_messages(ingress, &under_way, filter).await?,
+            )
+        }
+    };
     if dry_run {
         let counted = Counted {
             dry_run,
             matched,
-            unknown,
+            unknown_ids,
         };
         return Ok(JsonBody(counted).into_response());
     }
-    if unknown.unknown_ids.is_some() && matched == 0 {
+    if unknown_ids.is_some() && matched == 0 {
         return Err(Problem::from(Kind::UnknownIds));
     }
     let replay = Replay {
@@ -280,7 +264,10 @@ async fn ask(
     let replay_id = replay.replay_id;
     tracing::info!(%replay_id, matched, ?rate_per_second, by = %principal, "replay.created");
     let location = [(header::LOCATION, format!("/replays/{replay_id}"))];
-    let created = Created { replay, unknown };
+    let created = Created {
+        replay,
+        unknown_ids,
+    };
     Ok((StatusCode::ACCEPTED, location, JsonBody(created)).into_response())
 }
 

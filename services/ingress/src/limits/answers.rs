@@ -133,23 +133,15 @@ impl AnswerLimits {
         if taken.answers.contains(&answer) {
             return Ok(None);
         }
+        let too_many = |most: usize, what: &str| {
+            let detail = format!("at most {most} {what} to one delivery are accepted");
+            Err(Problem::new(Kind::TooManyAnswers, detail))
+        };
         if taken.answers.len() >= self.most {
-            return Err(Problem::new(
-                Kind::TooManyAnswers,
-                format!(
-                    "at most {} different answers to one delivery are accepted",
-                    self.most
-                ),
-            ));
+            return too_many(self.most, "different answers");
         }
         if taken.bytes + bytes > self.most_bytes {
-            return Err(Problem::new(
-                Kind::TooManyAnswers,
-                format!(
-                    "at most {} bytes of answers to one delivery are accepted",
-                    self.most_bytes
-                ),
-            ));
+            return too_many(self.most_bytes, "bytes of answers");
         }
         Ok(Some(Turn {
             taken,

@@ -44,16 +44,11 @@ pub(crate) struct Accepted {
     session_id: SessionId,
     status: &'static str,
     /// The message was accepted before, and this repeats the response.
-    #[serde(rename = "idempotent_replayed", skip_serializing_if = "is_false")]
+    #[serde(
+        rename = "idempotent_replayed",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub(super) again: bool,
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-const fn is_false(flag: &bool) -> bool {
-    !*flag
 }
 
 impl Accepted {
@@ -130,13 +125,12 @@ impl Ingress {
             None => paused.then(|| Waiting::new(accepted_at, WaitReason::ChannelPaused)),
         };
         let queued = Message {
-            id: message.message_id.to_string(),
-            attempts: 0,
-            replay_count: 0,
-            accepted_at,
-            dead: None,
             waiting,
-            body: encode(message)?,
+            ..Message::new(
+                message.message_id.to_string(),
+                accepted_at,
+                encode(message)?,
+            )
         };
         let route = match waiting {
             Some(_) => Route::Waiting,

@@ -123,10 +123,10 @@ pub(crate) async fn accept_one(
         Reservation::Taken(reserved) => {
             let accepted = ingress.accept(send, reserved).await;
             match &accepted {
-                Ok(_) => complete(ingress, key, &reserved).await,
+                Ok(_) => settle(ingress, key, &reserved, true).await,
                 // The earlier request with this id may have enqueued it.
                 Err(problem) if problem.may_be_enqueued() || reserved != message_id => {}
-                Err(_) => release(ingress, key, &reserved).await,
+                Err(_) => settle(ingress, key, &reserved, false).await,
             }
             accepted
         }
@@ -171,10 +171,8 @@ impl KeyedCall {
 
     /// Completes the key, unless certainly none of the messages was enqueued.
     pub(crate) async fn end(self, ingress: &Ingress, may_be_enqueued: bool) {
-        match self.reserved {
-            Some(id) if may_be_enqueued => complete(ingress, &self.key, &id).await,
-            Some(id) => release(ingress, &self.key, &id).await,
-            None => {}
+        if let Some(id) = self.reserved {
+            settle(ingress, &self.key, &id, may_be_enqueued).await;
         }
     }
 }
@@ -202,22 +200,21 @@ async fn reserve(
 /// Logged by every request with a key while the store is unavailable.
 static NOT_SETTLED: LogThrottle = LogThrottle::new();
 
-/// The message is enqueued, so an error does not change the response. The key's lease expires, and
-/// a repeat is enqueued again under the same id.
-async fn complete(ingress: &Ingress, key: &str, message_id: &MessageId) {
-    if let Err(error) = ingress.store.complete(key, message_id).await
+/// Completes the key of an enqueued message, and releases any other. An error does not change the
+/// response: the key's lease expires, and a repeat is enqueued again under the same id.
+async fn settle(ingress: &Ingress, key: &str, message_id: &MessageId, is_enqueued: bool) {
+    let settled = if is_enqueued {
+        ingress.store.complete(key, message_id).await
+    } else {
+        ingress.store.release(key, message_id).await
+    };
+    if let Err(error) = settled
         && let Some(suppressed) = NOT_SETTLED.due(Instant::now().into_std())
     {
-        tracing::warn!(%error, %message_id, suppressed, "an idempotency key was not completed");
-    }
-}
-
-async fn release(ingress: &Ingress, key: &str, message_id: &MessageId) {
-    if let Err(error) = ingress.store.release(key, message_id).await
-        && let Some(suppressed) = NOT_SETTLED.due(Instant::now().into_std())
-    {
-        tracing::warn!(%error, %message_id, suppressed, "an idempotency key was not released; it \
-                                                         will expire");
+        tracing::warn!(
+            %error, %message_id, is_enqueued, suppressed,
+            "an idempotency key was neither completed nor released; its lease expires"
+        );
     }
 }
 

@@ -100,6 +100,7 @@ impl Kind {
         self.row().0
     }
 
+    /// The `type`.
     pub(crate) fn urn(self) -> String {
         format!("urn:roundtrip:problem:{}", self.row().1)
     }

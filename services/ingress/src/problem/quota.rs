@@ -11,13 +11,8 @@ pub(crate) struct Quota {
     /// In the fields: a string of structured fields, without quotation marks.
     name: &'static str,
     amount: u32,
-    unit: Unit,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Unit {
-    RequestsPerSecond,
-    ConcurrentRequests,
+    /// The parameter of the policy: its window, or its unit.
+    unit: &'static str,
 }
 
 impl Quota {
@@ -25,7 +20,7 @@ impl Quota {
         Self {
             name,
             amount,
-            unit: Unit::RequestsPerSecond,
+            unit: "w=1",
         }
     }
 
@@ -33,17 +28,13 @@ impl Quota {
         Self {
             name,
             amount,
-            unit: Unit::ConcurrentRequests,
+            unit: "qu=\"concurrent-requests\"",
         }
     }
 
     /// Adds the fields of a refused request: nothing of the quota remains.
     pub(super) fn write(self, wait: Duration, headers: &mut HeaderMap) {
         let Self { name, amount, unit } = self;
-        let unit = match unit {
-            Unit::RequestsPerSecond => "w=1",
-            Unit::ConcurrentRequests => "qu=\"concurrent-requests\"",
-        };
         let seconds = wait.as_secs();
         for (field, value) in [
             ("ratelimit-policy", format!("\"{name}\";q={amount};{unit}")),

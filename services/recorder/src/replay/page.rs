@@ -61,13 +61,8 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
             .then_some(Destination::Callbacks),
     };
     let message = Message {
-        id: letter.webhook_id,
-        attempts: 0,
         replay_count: letter.replay_count + 1,
-        accepted_at: now,
-        dead: None,
-        waiting: None,
-        body: letter.body,
+        ..Message::new(letter.webhook_id, now, letter.body)
     };
     let subject = letter
         .message_id
@@ -124,13 +119,8 @@ pub(super) fn from_message(record: MessageRecord, is_under_way: bool, now: Offse
         };
         let body = serde_json::to_vec(&message).ok()?;
         let message = Message {
-            id: message_id.to_string(),
-            attempts: 0,
             replay_count: replay_count + 1,
-            accepted_at: now,
-            dead: None,
-            waiting: None,
-            body: body.into(),
+            ..Message::new(message_id.to_string(), now, body.into())
         };
         Some((Destination::Outbound(channel_id.clone()), message))
     });

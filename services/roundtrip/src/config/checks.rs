@@ -32,7 +32,7 @@ impl Config {
         check.section("ingress", |check| self.check_ingress(roles, check));
         check.section("dispatcher", |check| self.dispatcher.check(check));
         check.section("forwarder", |check| self.forwarder.check(check));
-        check.section("recorder", |check| self.recorder.check(check));
+        check.section("recorder", |check| self.recorder.check_bounds(check));
         check.unless(
             self.callback_ttl > self.dispatcher.retry.max_age,
             "callback_ttl",

@@ -16,6 +16,7 @@ use super::{
     wire::Outgoing,
 };
 
+/// The limit on the response to `confirm.select`.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
 
 pub(super) async fn confirming(link: &Link) -> Result<OpenChannel, LinkError> {
@@ -25,6 +26,7 @@ pub(super) async fn confirming(link: &Link) -> Result<OpenChannel, LinkError> {
     Ok(channel)
 }
 
+/// Publishes, and waits for the confirm.
 pub(super) async fn publish(
     channel: &OpenChannel,
     publisher: &Publisher,

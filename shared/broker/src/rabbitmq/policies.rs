@@ -52,7 +52,7 @@ pub fn policies(config: &Config) -> [Policy; 2] {
         Policy {
             vhost,
             name: format!("{namespace}-backlog"),
-            pattern: format!("{prefix}({})$", work_queues()),
+            pattern: format!("{prefix}({})$", queues(false)),
             apply_to: "queues",
             priority: PRIORITY + 1,
             definition: json!({
@@ -64,9 +64,10 @@ pub fn policies(config: &Config) -> [Policy; 2] {
     ]
 }
 
-/// The names of the work queues, after the prefix.
-fn work_queues() -> String {
-    let queues = Queue::ALL.into_iter().filter(|queue| !is_dead(*queue));
+/// The names of the work queues or of the dead queues, after the prefix.
+fn queues(are_dead: bool) -> String {
+    let queues = Queue::ALL.into_iter();
+    let queues = queues.filter(|queue| (queue.dead() == *queue) == are_dead);
     let names = queues.map(|queue| match queue {
         Queue::Outbound => "outbound\\.([0-9]+|retry)".to_owned(),
         _ => escaped(queue.name()),
@@ -74,17 +75,6 @@ fn work_queues() -> String {
     names.collect::<Vec<_>>().join("|")
 }
 
-fn dead_queues() -> String {
-    let queues = Queue::ALL.into_iter().filter(|queue| is_dead(*queue));
-    let names = queues.map(|queue| escaped(queue.name()));
-    names.collect::<Vec<_>>().join("|")
-}
-
-fn is_dead(queue: Queue) -> bool {
-    queue.dead() == queue
-}
-
-/// A regular expression that matches exactly this text.
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
@@ -96,9 +86,8 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// A regular expression for every name of the namespace.
 pub(super) fn names(namespace: &str) -> String {
-    let (work, dead) = (work_queues(), dead_queues());
+    let (work, dead) = (queues(false), queues(true));
     let namespace = escaped(namespace);
     format!("^{namespace}\\.(direct|delay\\.[0-9]+s|{work}|{dead})$")
 }

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{Message, Queue};
 
+/// The limit on the broker's response to a consumer's call.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
 
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
@@ -38,7 +39,9 @@ pub(super) type Out = mpsc::Sender<(Message, ChannelLease)>;
 
 #[derive(Debug)]
 pub(super) enum End {
+    /// Our own [`Broker`](crate::Broker) was closed.
     Closed,
+    /// The consumer was dropped.
     Dropped,
     /// RabbitMQ cancelled the consumer: the queue was deleted.
     Cancelled,
@@ -48,12 +51,14 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) enum SubscribeError {
     Declaring(LinkError),
+    /// Any other call failed.
     Consuming(LinkError),
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     pub(super) queue: Queue,
+    /// One of the RabbitMQ queues behind `queue`.
     pub(super) name: ShortString,
     /// The prefetch: the whole window, so that one busy queue can fill it. The window's permits
     /// bound the deliveries of all queues. lapin buffers at most the window times the number of
@@ -183,6 +188,7 @@ impl Subscription {
         let _ = out.try_send((message, lease));
     }
 
+    /// Collects everything settled so far.
     fn note(&mut self, first: Settled) {
         let mut next = Some(first);
         while let Some(settled) = next {
@@ -221,6 +227,7 @@ impl Subscription {
         self.writing = writing.boxed().fuse();
     }
 
+    /// Writes everything settled so far.
     async fn write_the_rest(&mut self) {
         while let Ok(settled) = self.settled.try_recv() {
             self.note(settled);

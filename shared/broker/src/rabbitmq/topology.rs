@@ -78,7 +78,6 @@ impl Address {
     }
 }
 
-/// The names of one namespace.
 #[derive(Debug)]
 pub(super) struct Topology {
     direct: ShortString,
@@ -155,12 +154,10 @@ impl Topology {
         address.tier.map_or(&self.direct, |tier| &self.tiers[tier])
     }
 
-    /// The routing key to publish with: the name of the destination queue.
     pub(super) fn key(&self, address: Address) -> &ShortString {
         &self.queues(address.queue)[address.shard]
     }
 
-    /// The RabbitMQ queue that stores what is published to the address.
     pub(super) fn queue(&self, address: Address) -> &ShortString {
         address
             .tier
@@ -170,17 +167,10 @@ impl Topology {
     /// Everything to declare, in order. Dead queues come before the work queues that dead-letter to
     /// them.
     pub(super) fn declarations(&self) -> Vec<Declaration<'_>> {
-        let queues = [
-            Queue::OutboundDead,
-            Queue::CallbacksDead,
-            Queue::JournalDead,
-            Queue::Outbound,
-            Queue::Callbacks,
-            Queue::Journal,
-            Queue::Waiting,
-        ]
-        .into_iter()
-        .flat_map(|queue| {
+        let (dead, work): (Vec<_>, Vec<_>) = Queue::ALL
+            .into_iter()
+            .partition(|queue| queue.dead() == *queue);
+        let queues = dead.into_iter().chain(work).flat_map(|queue| {
             let names = self.queues(queue).iter();
             names.map(move |name| self.declaration(queue, name))
         });
@@ -200,7 +190,6 @@ impl Topology {
         Declaration::Direct(&self.direct)
     }
 
-    /// One of the RabbitMQ queues behind `queue`.
     pub(super) fn declaration<'a>(
         &'a self,
         queue: Queue,
@@ -249,7 +238,6 @@ impl Topology {
         }
     }
 
-    /// The declared arguments, with the queue's known differences applied.
     fn applied(&self, arguments: &FieldTable, name: &ShortString) -> FieldTable {
         self.differences.applied_to(arguments.clone(), name)
     }

@@ -30,15 +30,29 @@ impl Idempotency for SqliteStore {
         now: OffsetDateTime,
         lease: Duration,
     ) -> Result<Reservation, Unavailable> {
-        let request = Request {
-            key: key.to_owned(),
-            fingerprint: fingerprint.to_owned(),
-            message_id: *message_id,
-            now: millis::of(now),
-            lease_until: millis::of(now + lease),
-        };
-        self.write(move |transaction| reserve(transaction, &request))
-            .await
+        let (key, fingerprint, message_id) = (key.to_owned(), fingerprint.to_owned(), *message_id);
+        let (now, lease_until) = (millis::of(now), millis::of(now + lease));
+        self.write(move |transaction| -> rusqlite::Result<Reservation> {
+            let Some(earlier) = earlier(transaction, &key)? else {
+                let row = (key, fingerprint, message_id.to_string(), now, lease_until);
+                transaction.prepare_cached(INSERT)?.execute(row)?;
+                return Ok(Reservation::Taken(message_id));
+            };
+            if earlier.fingerprint != fingerprint {
+                return Ok(Reservation::Mismatch);
+            }
+            if earlier.done {
+                return Ok(Reservation::Done(earlier.message_id));
+            }
+            if earlier.lease_until > now {
+                return Ok(Reservation::UnderWay);
+            }
+            transaction
+                .prepare_cached(TAKE_OVER)?
+                .execute((key, lease_until))?;
+            Ok(Reservation::Taken(earlier.message_id))
+        })
+        .await
     }
 
     async fn complete(&self, key: &str, message_id: &MessageId) -> Result<(), Unavailable> {
@@ -63,49 +77,11 @@ impl SqliteStore {
     }
 }
 
-struct Request {
-    key: String,
-    fingerprint: String,
-    message_id: MessageId,
-    now: i64,
-    lease_until: i64,
-}
-
 struct Earlier {
     fingerprint: String,
     message_id: MessageId,
     done: bool,
     lease_until: i64,
-}
-
-fn reserve(transaction: &Transaction<'_>, request: &Request) -> rusqlite::Result<Reservation> {
-    let Request {
-        key,
-        fingerprint,
-        message_id,
-        now,
-        lease_until,
-    } = request;
-    let Some(earlier) = earlier(transaction, key)? else {
-        let id = message_id.to_string();
-        transaction
-            .prepare_cached(INSERT)?
-            .execute((key, fingerprint, id, now, lease_until))?;
-        return Ok(Reservation::Taken(*message_id));
-    };
-    if earlier.fingerprint != *fingerprint {
-        return Ok(Reservation::Mismatch);
-    }
-    if earlier.done {
-        return Ok(Reservation::Done(earlier.message_id));
-    }
-    if earlier.lease_until > *now {
-        return Ok(Reservation::UnderWay);
-    }
-    transaction
-        .prepare_cached(TAKE_OVER)?
-        .execute((key, lease_until))?;
-    Ok(Reservation::Taken(earlier.message_id))
 }
 
 fn earlier(transaction: &Transaction<'_>, key: &str) -> rusqlite::Result<Option<Earlier>> {

@@ -78,36 +78,29 @@ impl Only {
 /// The indexes of the collections. Those of channels have the id after each text, so that a page is
 /// read in its order.
 pub(super) const NEEDED: [Needed; 9] = [
-    Needed {
-        collection: CHANNELS,
-        expiring: None,
-        keys: &[
+    needed(
+        CHANNELS,
+        None,
+        &[
             &["channel_name", "channel_id"],
             &["channel_tags", "channel_id"],
         ],
-        partial: &[],
-    },
-    Needed {
-        collection: MESSAGES,
-        expiring: Some("updated_at"),
-        keys: &[
+    ),
+    needed(
+        MESSAGES,
+        Some("updated_at"),
+        &[
             &["session_id", "_id"],
             &["channel_id", "_id"],
             &["position.s", "_id"],
         ],
-        partial: &[],
-    },
-    Needed {
-        collection: ENTRIES,
-        expiring: Some("at"),
-        keys: &[&["message_id", "at", "_id"]],
-        partial: &[],
-    },
-    Needed {
-        collection: DEAD_LETTERS,
-        expiring: Some("replayed_at"),
+    ),
+    needed(ENTRIES, Some("at"), &[&["message_id", "at", "_id"]]),
+    needed(
+        DEAD_LETTERS,
+        Some("replayed_at"),
         // Queries never return replayed dead letters.
-        keys: &[
+        &[
             &["replayed", "_id"],
             &["replayed", "queue", "_id"],
             &["replayed", "channel_id", "_id"],
@@ -115,38 +108,19 @@ pub(super) const NEEDED: [Needed; 9] = [
             &["replayed", "reason.kind", "_id"],
             &["parcel_id"],
         ],
-        partial: &[],
-    },
-    Needed {
-        collection: REPLAYS,
-        expiring: Some("ended_at"),
-        keys: &[
+    ),
+    needed(
+        REPLAYS,
+        Some("ended_at"),
+        &[
             &["status", "lease_until", "_id"],
             &["status", "requested_by"],
             &["channels", "_id"],
         ],
-        partial: &[],
-    },
+    ),
+    needed(IDEMPOTENCY, Some("taken_at"), &[]),
+    needed(API_KEYS, Some("ends_at"), &[]),
     Needed {
-        collection: IDEMPOTENCY,
-        expiring: Some("taken_at"),
-        keys: &[],
-        partial: &[],
-    },
-    Needed {
-        collection: API_KEYS,
-        expiring: Some("ends_at"),
-        keys: &[],
-        partial: &[],
-    },
-    Needed {
-        collection: WAITING,
-        expiring: None,
-        keys: &[
-            &["channel_id", "due_at", "_id"],
-            // A summary reads no documents.
-            &["channel_id", "reason", "accepted_at"],
-        ],
         partial: &[
             (
                 Only::With("expires_at"),
@@ -158,14 +132,31 @@ pub(super) const NEEDED: [Needed; 9] = [
                 &["reason", "channel_id", "due_at", "_id"],
             ),
         ],
+        ..needed(
+            WAITING,
+            None,
+            &[
+                &["channel_id", "due_at", "_id"],
+                // A summary reads no documents.
+                &["channel_id", "reason", "accepted_at"],
+            ],
+        )
     },
-    Needed {
-        collection: WAITING_CHANNELS,
-        expiring: None,
-        keys: &[&["look_at", "_id"]],
-        partial: &[],
-    },
+    needed(WAITING_CHANNELS, None, &[&["look_at", "_id"]]),
 ];
+
+const fn needed(
+    collection: &'static str,
+    expiring: Option<&'static str>,
+    keys: &'static [&'static [&'static str]],
+) -> Needed {
+    Needed {
+        collection,
+        expiring,
+        keys,
+        partial: &[],
+    }
+}
 
 impl Needed {
     pub(super) async fn make(&self, database: &Database, retention: Duration) -> Result<(), Error> {

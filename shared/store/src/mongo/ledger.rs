@@ -14,7 +14,6 @@ mod waiting;
 use std::{collections::BTreeSet, error, time::Duration};
 
 use bson::{Binary, Bson, DateTime, Document, doc, spec::BinarySubtype};
-use bytes::Bytes;
 use futures::TryStreamExt;
 use mongodb::{
     Collection, Cursor,
@@ -69,7 +68,7 @@ fn read_time(at: DateTime) -> Result<OffsetDateTime, Unreadable> {
     millis::time(at.timestamp_millis()).map_err(|error| Unreadable(error.into()))
 }
 
-fn binary(bytes: &Bytes) -> Binary {
+fn binary(bytes: &[u8]) -> Binary {
     Binary {
         subtype: BinarySubtype::Generic,
         bytes: bytes.to_vec(),
@@ -78,7 +77,7 @@ fn binary(bytes: &Bytes) -> Binary {
 
 /// The body of a document that was read without it.
 fn no_body() -> Binary {
-    binary(&Bytes::new())
+    binary(&[])
 }
 
 #[derive(Debug, thiserror::Error)]

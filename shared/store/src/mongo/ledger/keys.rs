@@ -6,13 +6,13 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use bson::{Binary, DateTime, Document, doc, spec::BinarySubtype};
+use bson::{Binary, DateTime, Document, doc};
 use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, KeyBounds, KeyHash, KeyRole};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    super::MongoStore, API_KEYS, Unreadable, document, named, read_time, row, rows, stored,
+    super::MongoStore, API_KEYS, Unreadable, binary, document, named, read_time, row, rows, stored,
     unless_there, updated,
 };
 use crate::{
@@ -177,10 +177,7 @@ impl KeyRow {
             revoked_at: key.revoked_at.map(stored),
             ends_at: key.ends_at().map(stored),
             made_under: key.made_under,
-            hash: Binary {
-                subtype: BinarySubtype::Generic,
-                bytes: key.hash.as_bytes().to_vec(),
-            },
+            hash: binary(key.hash.as_bytes()),
         }
     }
 
