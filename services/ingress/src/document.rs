@@ -72,13 +72,11 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
 
 static JSON: LazyLock<Bytes> = LazyLock::new(|| DOCUMENT.to_string().into());
 
-/// `GET /openapi.json`
 pub(crate) async fn json() -> impl IntoResponse {
     let kind = HeaderValue::from_static("application/json");
     ([(header::CONTENT_TYPE, kind)], JSON.clone())
 }
 
-/// `GET /docs`
 pub(crate) async fn docs() -> impl IntoResponse {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
@@ -88,7 +86,6 @@ pub(crate) async fn docs() -> impl IntoResponse {
     (headers, PAGE)
 }
 
-/// `GET /docs/{file}`
 pub(crate) async fn file(PathId(name): PathId) -> Result<impl IntoResponse, Problem> {
     let found = FILES.into_iter().find(|(known, ..)| *known == name);
     let (_, media_type, content) = found.ok_or(Kind::UnknownPath)?;

@@ -41,7 +41,6 @@ struct FieldProblem {
     detail: String,
 }
 
-/// The problem document, as RFC 9457 has it.
 #[derive(Serialize)]
 struct Document<'a> {
     #[serde(rename = "type")]
@@ -208,7 +207,6 @@ impl Problem {
     }
 }
 
-/// Within another response, which has the request's id.
 impl Serialize for Problem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.document(None).serialize(serializer)

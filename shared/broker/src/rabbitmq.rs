@@ -79,7 +79,6 @@ use crate::{Broker, Closed, Config, Consumer, Message, PublishError, Queue, Rout
 /// server already connected.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
 
-/// The limit on asking for a queue's length.
 const READY_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a close waits for acknowledgements to be written, and then for the connections.
@@ -99,7 +98,6 @@ struct Engine {
     publish_timeout: Duration,
     publishers: Publishers,
     links: Links,
-    /// Publishes fail, and consumers end.
     closing: CancellationToken,
     /// The connections end, after the consumers.
     hang_up: CancellationToken,

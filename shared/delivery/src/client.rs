@@ -57,7 +57,6 @@ const WEBHOOK_SIGNATURE: &str = "webhook-signature";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
 
-/// Posts webhooks. Cheap to clone: clones share their connections.
 #[derive(Debug, Clone)]
 pub struct Webhook {
     client: Client<Connector, Outgoing>,
@@ -80,7 +79,6 @@ pub(crate) struct Post<'a> {
 }
 
 impl Webhook {
-    /// A client with these limits that connects as `egress_policy` allows.
     pub fn new(config: &WebhookConfig, egress_policy: EgressPolicy) -> Result<Self, WrongSettings> {
         let mut check = Check::default();
         let mut user_agent = None;
@@ -195,7 +193,6 @@ fn client(config: &WebhookConfig, connector: Connector) -> Client<Connector, Out
         .build(connector)
 }
 
-/// A POST to this URL, without a body yet.
 fn request(url: &Url) -> Option<Request<()>> {
     let mut target = url.clone();
     target.set_fragment(None);

@@ -75,7 +75,6 @@ impl RetryConfig {
         }
     }
 
-    /// The policy, with the role's own schedule by default.
     pub fn policy(&self, then: Then, default: &[Duration]) -> RetryPolicy {
         let own = self.schedule.as_ref();
         RetryPolicy {

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{named::named, waiting::Waiting};
 
-/// What happens to a delivery after it was handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     Done,
@@ -30,7 +29,6 @@ pub enum Decision {
 pub struct DeadReason {
     /// One of a small, fixed set.
     pub kind: DeadKind,
-    /// What happened at the last attempt, in one line.
     pub detail: String,
 }
 
@@ -45,18 +43,14 @@ impl DeadReason {
 
 named! {
     pub enum DeadKind {
-        /// Every attempt that the policy allows has failed.
         AttemptsExhausted = "attempts_exhausted",
-        /// It grew older than the policy's maximum age.
         TooOld = "too_old",
         /// Its producer's `expires_at` passed before the channel accepted it.
         Expired = "expired",
         /// The other side refused it permanently: it answered 400, 413, 415 or 422.
         Refused = "refused",
         UnknownChannel = "unknown_channel",
-        /// Its channel has no valid endpoint URL.
         BadEndpoint = "bad_endpoint",
-        /// The egress policy forbids its channel's endpoint.
         EndpointRefused = "endpoint_refused",
         Undecodable = "undecodable",
         /// The broker's delivery limit was reached: it was delivered too often without being settled.

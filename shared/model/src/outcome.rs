@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-/// The outcome of one POST to a channel or to the sessions server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Responded {
@@ -75,7 +74,6 @@ impl Outcome {
         }
     }
 
-    /// The outcome in one line, with the beginning of the response, for a dead letter's reason.
     pub fn summary(&self) -> String {
         let mut summary = self.headline();
         if let Self::Responded {

@@ -51,19 +51,14 @@ pub const DEFAULT_MAX_AGE: Duration = Duration::from_hours(72);
 /// The longest wait that a response's `Retry-After` can ask for.
 pub const DEFAULT_RETRY_AFTER_CAP: Duration = Duration::from_hours(1);
 
-/// How often a delivery is attempted, and at which intervals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// The interval after each failed attempt, in order.
     pub schedule: Vec<Duration>,
     pub then: Then,
-    /// The age from which a message gets no further attempt.
     pub max_age: Duration,
-    /// The longest wait that `Retry-After` can ask for.
     pub retry_after_cap: Duration,
 }
 
-/// What follows the end of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     GiveUp,
@@ -71,11 +66,9 @@ pub enum Then {
     RepeatTheLast,
 }
 
-/// The policy's decision after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     After(Duration),
-    /// Every attempt that the schedule allows was made.
     Exhausted,
     TooOld,
 }

@@ -20,7 +20,6 @@ use crate::{
     problem::{Kind, Problem},
 };
 
-/// `POST /channel`
 pub(crate) async fn create(
     State(ingress): State<Ingress>,
     principal: Principal,
@@ -56,7 +55,6 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, headers, JsonBody(created)))
 }
 
-/// The response to a creation. It is the only one with the first secret.
 #[derive(Serialize)]
 struct Created {
     #[serde(flatten)]
@@ -64,7 +62,6 @@ struct Created {
     signing_secret: String,
 }
 
-/// `GET /channel/{channel_id}`
 pub(crate) async fn read(
     State(ingress): State<Ingress>,
     ChannelPath(id): ChannelPath,
@@ -77,7 +74,6 @@ pub(crate) async fn read(
     Ok(response)
 }
 
-/// `PUT /channel/{channel_id}`
 pub(crate) async fn update(
     State(ingress): State<Ingress>,
     ChannelPath(id): ChannelPath,
@@ -94,7 +90,6 @@ pub(crate) async fn update(
     Ok(etag::versioned(updated))
 }
 
-/// `DELETE /channel/{channel_id}`
 pub(crate) async fn delete(
     State(ingress): State<Ingress>,
     ChannelPath(id): ChannelPath,

@@ -87,7 +87,6 @@ struct Created {
 /// The ids of the request that select nothing, each once; `None` if the request has no ids.
 type UnknownIds = Option<BTreeSet<String>>;
 
-/// `POST /dead-letters/replay`
 pub(crate) async fn dead_letters(
     State(ingress): State<Ingress>,
     principal: Principal,
@@ -117,7 +116,6 @@ pub(crate) async fn dead_letters(
     .await
 }
 
-/// `POST /messages/replay`
 pub(crate) async fn messages(
     State(ingress): State<Ingress>,
     principal: Principal,
@@ -164,7 +162,6 @@ fn bounded_ids<T>(ids: Option<&[T]>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The ids of the filter that name none of its dead letters.
 async fn unknown_letters(
     ingress: &Ingress,
     under_way: &UnderWay,
@@ -192,7 +189,6 @@ async fn unknown_letters(
     Ok(unknown_ids)
 }
 
-/// The ids of the filter that name none of its messages.
 async fn unknown_messages(
     ingress: &Ingress,
     under_way: &UnderWay,
@@ -213,7 +209,6 @@ async fn unknown_messages(
     Ok(Some(unknown))
 }
 
-/// Counts what the source selects now, and creates the replay unless it is a dry run.
 async fn start(
     ingress: &Ingress,
     principal: &Principal,
@@ -279,7 +274,6 @@ pub(crate) struct ReplayParameters {
     cursor: Option<ReplayId>,
 }
 
-/// `GET /replays`
 pub(crate) async fn list(
     State(ingress): State<Ingress>,
     principal: Principal,
@@ -298,7 +292,6 @@ pub(crate) async fn list(
     ingress.response_budget.json(&page, under_way)
 }
 
-/// `GET /replays/{replay_id}`
 pub(crate) async fn read(
     State(ingress): State<Ingress>,
     principal: Principal,

@@ -38,7 +38,6 @@ pub(crate) fn too_many_queries() -> Problem {
     Problem::over_quota(quota, RETRY_AFTER, Kind::TooManyQueries)
 }
 
-/// A query in progress, until it is dropped.
 pub(crate) struct UnderWay {
     own: Arc<PrincipalQueries>,
     _of_all: OwnedSemaphorePermit,

@@ -42,7 +42,6 @@ const KEYED_AT_ONCE: usize = 32;
 
 const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
 
-/// A message of a batch: the single call's body, and an optional key that overrides the call's.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Item {
@@ -75,7 +74,6 @@ enum Outcome {
     },
 }
 
-/// `POST /channel/messages`
 pub(crate) async fn send(
     State(ingress): State<Ingress>,
     principal: Principal,
@@ -188,7 +186,6 @@ pub(crate) fn lines(body: &[u8]) -> Vec<&[u8]> {
         .collect()
 }
 
-/// The elements of a JSON array, verbatim.
 pub(crate) fn array(body: &[u8]) -> Result<Vec<&[u8]>, Problem> {
     let Elements(elements) =
         serde_json::from_slice(body).map_err(|error| match error.classify() {

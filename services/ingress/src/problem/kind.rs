@@ -100,7 +100,6 @@ impl Kind {
         self.row().0
     }
 
-    /// The `type`.
     pub(crate) fn urn(self) -> String {
         format!("urn:roundtrip:problem:{}", self.row().1)
     }

@@ -60,7 +60,6 @@ pub(super) async fn respond(
     Ok(response)
 }
 
-/// Whether the rest of the body has already arrived; it is skipped.
 async fn has_arrived(mut body: Incoming) -> bool {
     let mut most = MAX_SKIPPED_BYTES;
     for _ in 0..MAX_POLLS {

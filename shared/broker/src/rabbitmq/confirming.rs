@@ -16,7 +16,6 @@ use super::{
     wire::Outgoing,
 };
 
-/// The limit on the response to `confirm.select`.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
 
 pub(super) async fn confirming(link: &Link) -> Result<OpenChannel, LinkError> {
@@ -26,7 +25,6 @@ pub(super) async fn confirming(link: &Link) -> Result<OpenChannel, LinkError> {
     Ok(channel)
 }
 
-/// Publishes, and waits for the confirm.
 pub(super) async fn publish(
     channel: &OpenChannel,
     publisher: &Publisher,

@@ -207,12 +207,10 @@ impl Link {
         Ok(OpenChannel::new(opened?))
     }
 
-    /// Whether the connection is open, as far as lapin knows.
     pub(super) fn is_open(&self) -> bool {
         self.connection.status().connected()
     }
 
-    /// Waits until the connection is lost, and returns why.
     pub(super) async fn lost(&self, events: &mut Events) -> LinkError {
         loop {
             match timeout(LOOK_EVERY, events.next()).await {
@@ -227,12 +225,10 @@ impl Link {
         }
     }
 
-    /// Ends the connection at once, for everything that uses it.
     pub(super) fn end(&self) {
         self.socket.shut_down();
     }
 
-    /// Closes the connection gracefully, or forcibly after [`CLOSE_LIMIT`].
     pub(super) async fn close(&self) {
         let closing = self.connection.close(REPLY_SUCCESS, "OK".into());
         // If this fails, the socket is shut down anyway.
@@ -240,7 +236,6 @@ impl Link {
     }
 }
 
-/// Wraps a connection in TLS if the URL says so.
 async fn secured<S>(
     endpoint: &Endpoint,
     to: &Candidate,

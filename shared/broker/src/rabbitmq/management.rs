@@ -152,7 +152,6 @@ impl Management {
         })
     }
 
-    /// The namespace's exchanges or queues.
     async fn targets(&self, what: &str) -> Result<Vec<Target>, ManagementError> {
         #[derive(serde::Deserialize)]
         struct Page {
@@ -230,7 +229,6 @@ fn client(base: &Url, roots: &Roots) -> Result<Client, reqwest::Error> {
     builder.build()
 }
 
-/// Reads a body up to the size limit.
 async fn body(mut response: Response) -> Result<Vec<u8>, ManagementError> {
     let mut body = Vec::new();
     while let Some(chunk) = response

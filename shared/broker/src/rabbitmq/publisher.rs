@@ -57,7 +57,6 @@ impl PublishError {
     }
 }
 
-/// The callers' side.
 pub(super) struct Publisher {
     pub(super) status: StatusCell,
     pub(super) refusals: Refusals,
@@ -110,13 +109,11 @@ impl Publisher {
         }
     }
 
-    /// Whether a publish to this address can be sent now.
     pub(super) fn check(&self, topology: &Topology, to: Address) -> Result<(), PublishError> {
         self.status.check()?;
         self.refusals.check(topology.exchange(to), topology.key(to))
     }
 
-    /// Whether a publish to this address may be sent now.
     fn admits(&self, to: Address) -> PublishResult {
         self.status.check()?;
         self.confirms.check(to.queue(), to.is_new())
@@ -127,7 +124,6 @@ impl Publisher {
         self.status.check().is_ok() && !self.confirms.is_stuck(to.queue(), to.is_new())
     }
 
-    /// Whether a new message would be accepted now.
     pub(super) fn status(&self, topology: &Topology) -> Status {
         match self.status.get() {
             Status::Ready => {}
@@ -174,7 +170,6 @@ impl Publishers {
         }
     }
 
-    /// Whether a new message would be accepted now.
     pub(super) fn status(&self, topology: &Topology) -> Status {
         let mut reason = Status::Unavailable(String::new());
         for publisher in &self.each {

@@ -52,7 +52,6 @@ pub(super) struct QueueChannel<'a> {
 }
 
 impl QueueChannel<'_> {
-    /// Publishes until the connection is lost, and returns why.
     pub(super) async fn run(mut self) -> LinkError {
         let mut waits = refusals::waits();
         let mut logged = None;
@@ -88,7 +87,6 @@ impl QueueChannel<'_> {
         }
     }
 
-    /// Refuses publishes for this long, so that callers get a reply at once.
     async fn refuse(&mut self, reason: &LinkError, wait: Duration) {
         let mut over = pin!(sleep(wait));
         loop {
@@ -101,7 +99,6 @@ impl QueueChannel<'_> {
         }
     }
 
-    /// Publishes until the channel is lost.
     async fn work(&mut self, channel: &OpenChannel) -> End {
         let Self {
             link,

@@ -30,7 +30,6 @@ use super::{
 };
 use crate::{Message, Queue};
 
-/// The limit on the broker's response to a consumer's call.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
 
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
@@ -39,9 +38,7 @@ pub(super) type Out = mpsc::Sender<(Message, ChannelLease)>;
 
 #[derive(Debug)]
 pub(super) enum End {
-    /// Our own [`Broker`](crate::Broker) was closed.
     Closed,
-    /// The consumer was dropped.
     Dropped,
     /// RabbitMQ cancelled the consumer: the queue was deleted.
     Cancelled,
@@ -51,14 +48,12 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) enum SubscribeError {
     Declaring(LinkError),
-    /// Any other call failed.
     Consuming(LinkError),
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     pub(super) queue: Queue,
-    /// One of the RabbitMQ queues behind `queue`.
     pub(super) name: ShortString,
     /// The prefetch: the whole window, so that one busy queue can fill it. The window's permits
     /// bound the deliveries of all queues. lapin buffers at most the window times the number of
@@ -188,7 +183,6 @@ impl Subscription {
         let _ = out.try_send((message, lease));
     }
 
-    /// Collects everything settled so far.
     fn note(&mut self, first: Settled) {
         let mut next = Some(first);
         while let Some(settled) = next {
@@ -227,7 +221,6 @@ impl Subscription {
         self.writing = writing.boxed().fuse();
     }
 
-    /// Writes everything settled so far.
     async fn write_the_rest(&mut self) {
         while let Ok(settled) = self.settled.try_recv() {
             self.note(settled);

@@ -34,7 +34,6 @@ const WINDOW_RESULTS: u32 = 20;
 const WINDOW_SHARE: (u32, u32) = (3, 4);
 
 roundtrip_model::section! {
-    /// When a breaker opens, and for how long.
     #[derive(Debug, Copy, Eq)]
     pub struct BreakerConfig {
         /// This many consecutive failures open it.
@@ -105,7 +104,6 @@ pub(super) struct Ticket {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It opened, for this long.
     Opened(Duration),
     Closed,
 }
@@ -116,7 +114,6 @@ pub(super) struct Breaker {
     state: State,
     /// Counts the states; a ticket of an earlier state is ignored.
     era: u64,
-    /// How often it opened since it was last closed.
     openings: u32,
 }
 
@@ -200,7 +197,6 @@ impl Breaker {
         true
     }
 
-    /// Records the result of an admitted attempt.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "a ticket is good for one result"

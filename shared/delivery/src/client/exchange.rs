@@ -30,7 +30,6 @@ struct Shared {
 }
 
 enum Stage {
-    /// No connection has taken it yet.
     Waiting,
     Open(Meter, Place),
     Over,
@@ -43,7 +42,6 @@ pub(crate) struct Outgoing {
 }
 
 impl Exchange {
-    /// The request with this body, and its exchange.
     pub(crate) fn of(mut request: Request<()>, body: Bytes) -> (Self, Request<Outgoing>) {
         let shared = Arc::new(Shared {
             connection: capture_connection(&mut request),

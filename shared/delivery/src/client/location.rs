@@ -10,7 +10,6 @@ use super::response_body::one_line;
 
 const LOCATION_BYTES: usize = 256;
 
-/// Where the response to a post to this URL redirects: scheme, host and path.
 pub(crate) fn read(value: &HeaderValue, base: &Url) -> Option<String> {
     let text = String::from_utf8_lossy(value.as_bytes());
     let target = base.join(&text).ok()?;

@@ -32,7 +32,6 @@ const EXCHANGE_BYTES: usize = MAX_HEAD_BYTES + MAX_BODY_BYTES + WINDOW_BYTES;
 /// Maximum bytes read outside exchanges: settings, pings, and data in flight when exchanges ended.
 const IDLE_BYTES: usize = CONNECTION_WINDOW_BYTES + 64 * 1024;
 
-/// One connection's count, shared by the connection and its exchanges.
 #[derive(Debug, Clone)]
 pub(crate) struct Meter(Arc<Mutex<Count>>);
 
@@ -40,13 +39,11 @@ pub(crate) struct Meter(Arc<Mutex<Count>>);
 struct Count {
     open: usize,
     begun: u64,
-    /// Bytes that may still be read.
     credit: usize,
     /// The response's status line; HTTP/2 sends the status in a frame instead.
     status: Option<StatusLine>,
 }
 
-/// An exchange's position on its connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place(u64);
 

@@ -17,7 +17,6 @@ pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
 /// A character of up to four bytes may cross the excerpt's end.
 const LONGEST_CHARACTER: usize = 4;
 
-/// The beginning of a body, collected chunk by chunk.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseBody {
     kept: Vec<u8>,
@@ -54,7 +53,6 @@ impl ResponseBody {
     }
 }
 
-/// The beginning of another server's text as one line, without tokens.
 pub(crate) fn one_line(text: &str, most_bytes: usize) -> String {
     let mut line = String::new();
     for character in redacted(text).chars().map(harmless) {

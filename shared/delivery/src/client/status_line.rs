@@ -22,7 +22,6 @@ pub(crate) struct StatusLine {
 enum Awaited {
     #[default]
     StatusLine,
-    /// The empty line after an interim response.
     EndOfInterim,
     /// The final status was read, or a line that is no status line.
     Nothing(Option<u16>),
@@ -33,7 +32,6 @@ enum Awaited {
 pub(crate) struct TooManyInterimResponses;
 
 impl StatusLine {
-    /// The final status, once its line was read.
     pub(crate) fn read(&self) -> Option<u16> {
         match self.awaited {
             Awaited::Nothing(status) => status,

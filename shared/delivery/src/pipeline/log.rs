@@ -11,7 +11,6 @@ use crate::{
     attempt::{Attempt, millis},
 };
 
-/// Writes a line that names the message or the answer, and the channel if it is known.
 macro_rules! line {
     ($level:ident, $message:expr, $payload:expr, $event:literal, $($fields:tt)*) => {{
         let id = Some($message.id.as_str());
@@ -91,7 +90,6 @@ pub(super) fn panicked<R: DeliveryRole>(message: &Message, attempt: u32) {
     line!(error, message, None::<&R::Payload>, "panicked", attempt);
 }
 
-/// The breaker of a channel, or of the server that all deliveries share.
 pub(super) fn breaker_changed<R: DeliveryRole>(scope: Scope<'_>, change: Change) {
     let (name, key) = match scope {
         Scope::Key(key) => (R::BREAKER_LOG_NAME, key.as_ref()),

@@ -24,7 +24,6 @@ use crate::admission::{Deferred, Limits};
 pub trait DeliveryRole: Send + Sync + 'static {
     /// What the JSON body of a message decodes to. A body that does not decode is a dead letter.
     type Payload: DeserializeOwned + Send + Sync;
-    /// What the look-up of a destination found.
     type Destination: Send + Sync;
 
     const QUEUE: Queue;
@@ -41,7 +40,6 @@ pub trait DeliveryRole: Send + Sync + 'static {
 
     fn session_id(payload: &Self::Payload) -> &SessionId;
 
-    /// The time from which the message's age counts.
     fn age_from(message: &Message, _payload: &Self::Payload) -> OffsetDateTime {
         message.accepted_at
     }
@@ -97,7 +95,6 @@ pub trait DeliveryRole: Send + Sync + 'static {
     }
 }
 
-/// What to post, and under which limits.
 #[derive(Debug)]
 pub struct Request<'a> {
     pub url: &'a Url,
@@ -105,9 +102,7 @@ pub struct Request<'a> {
     /// Headers beside those of Standard Webhooks. A name is in lower case.
     pub headers: Vec<(&'static str, String)>,
     pub body: Bytes,
-    /// Signs the request, if the receiver has a secret.
     pub signer: Option<&'a Signer>,
-    /// The limits of the delivery's key.
     pub limits: Limits,
     /// The time limit of the exchange; `None` for the configured one.
     pub timeout: Option<Duration>,
@@ -115,7 +110,6 @@ pub struct Request<'a> {
     pub schedule: Option<&'a [Duration]>,
 }
 
-/// Why no attempt is made.
 #[derive(Debug)]
 pub enum NoAttempt {
     /// No attempt can ever be made: the message is a dead letter.
@@ -136,7 +130,6 @@ impl From<serde_json::Error> for NoAttempt {
     }
 }
 
-/// The reason for a body that is not the role's JSON.
 pub(super) fn undecodable(error: &serde_json::Error) -> DeadReason {
     DeadReason::new(DeadKind::Undecodable, error.to_string())
 }

@@ -100,7 +100,6 @@ impl DeadLetters for SqliteStore {
     }
 }
 
-/// The filter's conditions, on the dead letters that were not replayed.
 pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
     let DeadFilter {
         ids,

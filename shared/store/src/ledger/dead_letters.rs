@@ -45,9 +45,7 @@ pub trait DeadLetters: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadQueue {
-    /// A message to a channel.
     Outbound,
-    /// An answer to the sessions server.
     Callbacks,
 }
 
@@ -68,7 +66,6 @@ pub struct DeadLetter {
     pub replay_count: u32,
     #[serde(with = "time::serde::rfc3339")]
     pub accepted_at: OffsetDateTime,
-    /// When it was found in the dead queue.
     #[serde(with = "time::serde::rfc3339")]
     pub dead_at: OffsetDateTime,
     /// The body, as a replay puts it back into the queue. Empty with [`Detail::Outline`].
@@ -93,13 +90,11 @@ pub struct DeadFilter {
     pub session: Option<SessionId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<DeadKind>,
-    /// Dead at this time or later.
     #[serde(
         with = "time::serde::rfc3339::option",
         skip_serializing_if = "Option::is_none"
     )]
     pub since: Option<OffsetDateTime>,
-    /// Dead before this time.
     #[serde(
         with = "time::serde::rfc3339::option",
         skip_serializing_if = "Option::is_none"
