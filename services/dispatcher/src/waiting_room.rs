@@ -19,7 +19,7 @@ use roundtrip_broker::{Consumer, Delivery, SharedBroker};
 use roundtrip_model::{ChannelId, Clock, LogThrottle};
 use roundtrip_store::{BulkWriter, CachedChannels, SettledRow, SharedStore, Unavailable};
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::{Id, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
@@ -32,9 +32,9 @@ use self::lane::{Ended, Lane};
 /// resumed channel's first message goes out.
 const CLAIM_EVERY: Duration = Duration::from_millis(500);
 
-/// The most channels that one process delivers to from the store at once. It bounds the pages in
+/// The most channels whose messages one process reads from the store at once. It bounds the pages in
 /// memory.
-const MAX_LANES: u16 = 64;
+const MAX_READING: u16 = 64;
 
 /// A lease that is not extended for this long is taken over by another process.
 const LEASE: Duration = Duration::from_secs(30);
@@ -65,6 +65,8 @@ struct Room {
     paused: Duration,
     /// When the leases of this process' lanes end: the earliest end of all.
     leased_until: Mutex<Instant>,
+    /// One permit for each lane that may read messages.
+    reading: Arc<Semaphore>,
 }
 
 /// The store's waiting messages as a queue. Dropping it ends the lanes when their messages are
@@ -97,6 +99,7 @@ impl WaitingRoom {
             max_in_flight: usize::from(config.max_in_flight_per_channel),
             paused: config.paused_snooze,
             leased_until: Mutex::new(Instant::now()),
+            reading: Arc::new(Semaphore::new(usize::from(MAX_READING))),
         };
         // The worker loop takes a message as soon as it has a permit.
         let (sender, deliveries) = mpsc::channel(1);
@@ -137,8 +140,12 @@ impl Lanes {
         if self.channels.values().any(|(known, _)| *known == channel) {
             return;
         }
+        let Ok(permit) = Arc::clone(&room.reading).try_acquire_owned() else {
+            // The lease ends by itself. No claim asks for more channels than there are permits.
+            return;
+        };
         let lost = CancellationToken::new();
-        let lane = Lane::new(Arc::clone(room), channel.clone(), lost.clone());
+        let lane = Lane::new(Arc::clone(room), channel.clone(), lost.clone(), permit);
         let task = self.running.spawn(lane.run(deliveries.clone()));
         self.channels.insert(task.id(), (channel, lost));
     }
@@ -174,10 +181,6 @@ impl Lanes {
         let names = self.channels.values();
         names.map(|(channel, _)| channel.clone()).collect()
     }
-
-    fn room(&self) -> u16 {
-        MAX_LANES.saturating_sub(u16::try_from(self.channels.len()).unwrap_or(MAX_LANES))
-    }
 }
 
 /// Claims channels and keeps their leases, until the consumer is dropped and the lanes have ended.
@@ -201,8 +204,8 @@ async fn claim(room: Arc<Room>, deliveries: mpsc::Sender<Delivery>) {
                     lanes.keep(&held);
                 }
             }
-            _ = claims.tick(), if !is_closed && lanes.room() > 0 => {
-                for channel in room.claim(lanes.room(), lanes.channels.is_empty()).await {
+            _ = claims.tick(), if !is_closed && room.free_lanes() > 0 => {
+                for channel in room.claim(lanes.channels.is_empty()).await {
                     lanes.start(&room, channel, &deliveries);
                 }
             }
@@ -212,12 +215,12 @@ async fn claim(room: Arc<Room>, deliveries: mpsc::Sender<Delivery>) {
 
 impl Room {
     /// Claims channels; none while the store is unavailable.
-    async fn claim(&self, limit: u16, is_first: bool) -> Vec<ChannelId> {
+    async fn claim(&self, is_first: bool) -> Vec<ChannelId> {
         let asked = Instant::now();
         let now = self.clock.now();
         let claimed = self
             .store
-            .claim_channels(&self.owner, now, now + LEASE, limit);
+            .claim_channels(&self.owner, now, now + LEASE, self.free_lanes());
         match claimed.await {
             Ok(channels) => {
                 if is_first {
@@ -260,6 +263,12 @@ impl Room {
         }
     }
 
+    /// How many more channels may be read. A lane that only waits for its last settlements is not
+    /// counted: the worker loop bounds how many messages are handed out.
+    fn free_lanes(&self) -> u16 {
+        u16::try_from(self.reading.available_permits()).unwrap_or(MAX_READING)
+    }
+
     fn set_leased_until(&self, until: Instant) {
         *self.leased_until.lock() = until;
     }
@@ -275,3 +284,6 @@ fn note(error: &Unavailable) {
         tracing::warn!(%error, suppressed, "the store of waiting messages does not answer; they are delivered when it does");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use roundtrip_model::{ChannelId, Waiting, retry::reconnect, waiting::WaitReason}
 use roundtrip_store::{self as store, ChannelError, SettledRow, WaitingCursor, WaitingMessage};
 use time::{OffsetDateTime, macros::datetime};
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, mpsc},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,8 @@ use super::{Room, note};
 /// The most messages that one read loads. Its bytes have a bound in the store.
 const PAGE: u16 = 128;
 
-/// After this time a channel is yielded, so that all channels have their turn.
+/// After this time a channel is yielded if no other one could be read, so that all channels have
+/// their turn.
 const TURN: Duration = Duration::from_secs(10);
 
 /// A channel that cannot take its messages for this long is yielded.
@@ -70,8 +71,8 @@ pub(super) struct Lane {
     are_expired_read: bool,
     /// Whether no further message is due.
     is_read: bool,
-    /// Whether nothing more is handed out.
-    is_ending: bool,
+    /// Lets the lane read messages; `None` once nothing more is handed out.
+    reading: Option<OwnedSemaphorePermit>,
     /// When the channel is to be looked at after its lease; `None` when its next message is due.
     look_again_after: Option<Duration>,
     /// No message is handed out before.
@@ -80,7 +81,12 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(room: Arc<Room>, channel: ChannelId, lost: CancellationToken) -> Self {
+    pub(super) fn new(
+        room: Arc<Room>,
+        channel: ChannelId,
+        lost: CancellationToken,
+        reading: OwnedSemaphorePermit,
+    ) -> Self {
         let (report, events) = mpsc::unbounded_channel();
         Self {
             max_in_flight: room.max_in_flight,
@@ -94,7 +100,7 @@ impl Lane {
             cursor: None,
             are_expired_read: false,
             is_read: false,
-            is_ending: false,
+            reading: Some(reading),
             look_again_after: None,
             not_before: Instant::now(),
         }
@@ -103,11 +109,12 @@ impl Lane {
     /// Runs until no message is due, the channel takes none, or the lease is lost. Returns when the
     /// channel is to be looked at again; `None` if another process has it.
     pub(super) async fn run(mut self, deliveries: mpsc::Sender<Delivery>) -> Option<Ended> {
-        let turn_ends = Instant::now() + TURN;
+        let mut turn_ends = Instant::now() + TURN;
         loop {
+            let is_ending = self.reading.is_none();
             // Until its settlement an expired message would be read again.
             let may_read = self.are_expired_read || self.handed_out.is_empty();
-            if self.ready.is_empty() && may_read && !self.is_read && !self.is_ending {
+            if self.ready.is_empty() && may_read && !self.is_read && !is_ending {
                 self.read().await;
             }
             if self.ready.is_empty() && self.handed_out.is_empty() {
@@ -121,9 +128,14 @@ impl Lane {
             tokio::select! {
                 biased;
                 Some(event) = self.events.recv() => self.note(event),
-                () = self.lost.cancelled(), if !self.is_ending => self.end(None),
-                () = sleep_until(turn_ends), if !self.is_ending => self.end(Some(Duration::ZERO)),
-                () = deliveries.closed(), if !self.is_ending => self.end(Some(Duration::ZERO)),
+                () = self.lost.cancelled(), if !is_ending => self.end(None),
+                () = sleep_until(turn_ends), if !is_ending => {
+                    turn_ends = Instant::now() + TURN;
+                    if self.room.free_lanes() == 0 {
+                        self.end(Some(Duration::ZERO));
+                    }
+                }
+                () = deliveries.closed(), if !is_ending => self.end(Some(Duration::ZERO)),
                 permit = deliveries.reserve(), if has_next && may_go => {
                     if let (Ok(permit), Some(delivery)) = (permit, self.next()) {
                         permit.send(delivery);
@@ -228,7 +240,7 @@ impl Lane {
                 let Some(row) = self.handed_out.remove(&id) else {
                     return;
                 };
-                if self.is_ending {
+                if self.reading.is_none() {
                     return;
                 }
                 if after >= LONG {
@@ -247,7 +259,7 @@ impl Lane {
 
     /// Hands nothing more out.
     fn end(&mut self, look_again_after: Option<Duration>) {
-        self.is_ending = true;
+        self.reading = None;
         self.ready.clear();
         self.look_again_after = look_again_after;
     }
