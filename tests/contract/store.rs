@@ -206,6 +206,7 @@ macro_rules! store_contract {
             a_put_has_its_channel_looked_at,
             a_put_during_a_lease_outlasts_it,
             a_channel_yielded_with_a_time_is_left_alone_while_messages_are_put,
+            a_channel_is_held_until_the_time_that_it_was_yielded_with,
             a_put_counts_again_after_the_channel_was_claimed,
             a_wake_reaches_a_channel_that_was_yielded_with_a_time,
             an_expiry_reaches_a_channel_that_was_yielded_with_a_time,

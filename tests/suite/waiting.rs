@@ -5,9 +5,10 @@ use std::time::Duration;
 use harness::{
     gateway::{Accounted, Plan, Setup, attempts},
     scripted::{Received, Reply, ScriptedServer, failing_until},
+    wait,
 };
 use roundtrip_model::{Clock, SystemClock};
-use serde_json::json;
+use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +17,7 @@ on_both_setups! {
     a_long_retry_waits_in_the_store_and_can_be_made_now,
     a_deleted_channels_waiting_messages_become_dead_letters,
     waiting_messages_outlast_a_killed_process,
+    a_failing_channels_next_messages_go_to_the_store_at_once,
     of_many_paused_channels_each_is_resumed_by_itself,
     one_message_is_retried_now_and_the_others_wait,
     a_cancelled_message_is_not_delivered,
@@ -125,6 +127,29 @@ async fn waiting_messages_outlast_a_killed_process(setup: Setup) -> anyhow::Resu
     gateway.until_waiting("c", MESSAGES).await?;
     gateway.post("/channel/c/resume", "").await?.expect(200)?;
     channel.taken_at_least(MESSAGES).await?;
+    gateway.finish(&[&channel]).await
+}
+
+/// The ingress knows from the store that the channel cannot take its messages.
+async fn a_failing_channels_next_messages_go_to_the_store_at_once(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let recovered = CancellationToken::new();
+    let failing = Reply::status(429).header("retry-after", "15");
+    let (gateway, channel) = Plan::new(setup)?
+        .env("ROUNDTRIP__STORE__CACHE_TTL", "100ms")
+        .start_with_channel(failing_until(&recovered, failing))
+        .await?;
+    gateway.send("c", "s").await?;
+    wait::until("a message that waits behind earlier ones", async || {
+        let id = gateway.send("c", "s").await.ok()?;
+        let waits = |message: &Value| message["waiting"].is_object();
+        let message = gateway.until_message(&id, waits).await.ok()?;
+        (message["waiting"]["reason"] == "earlier_messages").then_some(())
+    })
+    .await?;
+    recovered.cancel();
+    gateway.until_waiting("c", 0).await?;
     gateway.finish(&[&channel]).await
 }
 

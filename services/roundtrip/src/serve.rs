@@ -200,14 +200,18 @@ impl Keys {
     }
 }
 
-/// The channel cache of the roles; it holds secrets only for roles that deliver.
+/// The channel cache of the roles. It reads secrets only for roles that deliver, and holds for the
+/// one that accepts messages.
 fn channel_cache_of(
     config: &Config,
     roles: &BTreeSet<Role>,
     store: &SharedStore,
     keys: Option<&Keys>,
 ) -> CachedChannels {
-    let channel_cache = CachedChannels::new(Arc::clone(store) as SharedChannels, &config.store);
+    let mut channel_cache = CachedChannels::new(Arc::clone(store) as SharedChannels, &config.store);
+    if roles.contains(&Role::Ingress) {
+        channel_cache = channel_cache.with_held_until(Arc::clone(store) as _);
+    }
     match keys {
         Some(keys) if roles.contains(&Role::Dispatcher) => {
             channel_cache.with_secrets(Arc::clone(store) as SharedSecrets, keys.sealing.clone())

@@ -12,6 +12,8 @@ named! {
         SecretUnreadable = "secret_unreadable",
         StoreUnavailable = "store_unavailable",
         EndpointFailing = "endpoint_failing",
+        /// The channel could not take the messages before it, which wait in the store.
+        EarlierMessages = "earlier_messages",
         /// The breaker of the sessions server is open, for all answers or for the channel's.
         SessionsServerFailing = "sessions_server_failing",
         ChannelAtCapacity = "channel_at_capacity",
@@ -36,6 +38,10 @@ impl WaitReason {
             }
             Self::EndpointFailing => {
                 "the channel's endpoint keeps failing; a few deliveries at a time probe it"
+            }
+            Self::EarlierMessages => {
+                "the channel cannot take the messages before it, which wait in the store; GET \
+                 /channel/{channel_id}/waiting says why"
             }
             Self::SessionsServerFailing => {
                 "the sessions server keeps failing, for this channel's answers or for all; a few \

@@ -8,7 +8,7 @@
 //! removed from the cache too.
 //!
 //! The cache is bounded in bytes and keeps only what a delivery needs. On request it also reads the
-//! signing secrets, and decrypts each once for the time to live.
+//! signing secrets, and decrypts each once for the time to live; and until when a channel is held.
 
 use std::{
     collections::HashSet,
@@ -23,17 +23,19 @@ use std::{
 
 use moka::{future::Cache, ops::compute::Op};
 use roundtrip_model::{ChannelId, SealingKeys, config::chain};
+use time::OffsetDateTime;
 use tokio::{sync::Mutex, time::Instant, try_join};
 use tracing::{info, warn};
 
 use crate::{
-    ChannelError, Config, DeliveryTarget, SharedChannels, SharedSecrets,
+    ChannelError, Config, DeliveryTarget, SharedChannels, SharedSecrets, WaitingRoom,
     secrets::{self, Signing},
 };
 
 pub struct CachedChannels {
     store: SharedChannels,
     secrets: Option<(SharedSecrets, SealingKeys)>,
+    waiting: Option<Arc<dyn WaitingRoom>>,
     /// The channels whose secret could not be decrypted at the last read, up to [`MAX_COUNTED`].
     unreadable: parking_lot::Mutex<HashSet<ChannelId>>,
     known: Cache<ChannelId, CachedRead>,
@@ -48,6 +50,9 @@ pub struct KnownChannel {
     pub target: DeliveryTarget,
     /// How deliveries are signed; unsigned if the cache does not read secrets.
     pub signing: Signing,
+    /// Until when the channel is held; see [`WaitingRoom::held_until`]. `None` if the cache does not
+    /// read it.
+    pub held_until: Option<OffsetDateTime>,
 }
 
 /// The most channels that [`CachedChannels::unreadable_secrets`] counts.
@@ -94,6 +99,7 @@ impl CachedChannels {
         Self {
             store,
             secrets: None,
+            waiting: None,
             unreadable: parking_lot::Mutex::default(),
             known: Cache::builder()
                 .weigher(|_, known: &CachedRead| {
@@ -115,6 +121,13 @@ impl CachedChannels {
     #[must_use]
     pub fn with_secrets(mut self, secrets: SharedSecrets, keys: SealingKeys) -> Self {
         self.secrets = Some((secrets, keys));
+        self
+    }
+
+    /// Also reads until when channels are held.
+    #[must_use]
+    pub fn with_held_until(mut self, waiting: Arc<dyn WaitingRoom>) -> Self {
+        self.waiting = Some(waiting);
         self
     }
 
@@ -237,20 +250,35 @@ impl CachedChannels {
     }
 
     async fn read_now(&self, id: &ChannelId) -> Result<KnownChannel, ChannelError> {
-        let Some((secrets, keys)) = &self.secrets else {
-            return Ok(KnownChannel {
-                target: self.store.target(id).await?,
-                signing: Signing::Unsigned,
-            });
-        };
-        let secrets = async { Ok(secrets.secrets(id).await?) };
-        let read = try_join!(self.store.target(id), secrets);
-        let known = read.map(|(target, sealed)| KnownChannel {
+        let read = try_join!(
+            self.store.target(id),
+            self.read_signing(id),
+            self.read_held_until(id)
+        );
+        let known = read.map(|(target, signing, held_until)| KnownChannel {
             target,
-            signing: secrets::open(id, &sealed, keys),
+            signing,
+            held_until,
         });
         self.count_unreadable(id, &known);
         known
+    }
+
+    async fn read_signing(&self, id: &ChannelId) -> Result<Signing, ChannelError> {
+        let Some((secrets, keys)) = &self.secrets else {
+            return Ok(Signing::Unsigned);
+        };
+        Ok(secrets::open(id, &secrets.secrets(id).await?, keys))
+    }
+
+    async fn read_held_until(
+        &self,
+        id: &ChannelId,
+    ) -> Result<Option<OffsetDateTime>, ChannelError> {
+        let Some(waiting) = &self.waiting else {
+            return Ok(None);
+        };
+        Ok(waiting.held_until(id).await?)
     }
 
     fn count_unreadable(&self, id: &ChannelId, read: &Result<KnownChannel, ChannelError>) {

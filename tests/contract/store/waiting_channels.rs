@@ -251,6 +251,27 @@ pub(crate) async fn a_channel_yielded_with_a_time_is_left_alone_while_messages_a
     assert_eq!(claimed(store, "two", 5000).await, ["c"]);
 }
 
+pub(crate) async fn a_channel_is_held_until_the_time_that_it_was_yielded_with(
+    harness: &impl Harness,
+) {
+    let store = &**harness.store();
+    let held_until = async || store.held_until(&super::id("c")).await.expect("to read it");
+    assert_eq!(held_until().await, None);
+    let message = waiting(0, "c");
+    put(store, std::slice::from_ref(&message)).await;
+    assert_eq!(held_until().await, None);
+    assert_eq!(claimed(store, "one", 0).await, ["c"]);
+    yielded(store, "one", Some(500)).await;
+    assert_eq!(held_until().await, Some(at(500)));
+    woken(store, "c", 100).await;
+    assert_eq!(held_until().await, Some(at(100)));
+    // Its owner finds out whether it can take its messages again.
+    assert_eq!(claimed(store, "one", 100).await, ["c"]);
+    assert_eq!(held_until().await, Some(at(100 + LEASE)));
+    yielded(store, "one", None).await;
+    assert_eq!(held_until().await, None);
+}
+
 pub(crate) async fn a_put_counts_again_after_the_channel_was_claimed(harness: &impl Harness) {
     let store = &**harness.store();
     let first = waiting(0, "c");

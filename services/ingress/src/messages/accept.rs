@@ -9,6 +9,7 @@ use roundtrip_model::{
     ChannelId, Entry, Event, LogThrottle, MessageId, OutboundMessage, SessionId, Waiting,
     channel::http_url, journal::Content, message::is_empty_json, waiting::WaitReason,
 };
+use roundtrip_store::KnownChannel;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -110,20 +111,21 @@ impl Ingress {
             deliver_at: times.deliver_at,
             expires_at: times.expires_at,
         };
-        self.enqueue(&message, target.settings.paused).await?;
+        let accepted_at = self.clock.now();
+        let waiting = waits(&message, &known, accepted_at);
+        self.enqueue(&message, accepted_at, waiting).await?;
         Ok(Accepted::new(message_id, message.session_id))
     }
 
     /// Publishes a message, then its journal entry. The order matters: a refused message must leave
-    /// no entry, and an entry cannot be withdrawn. A scheduled message, or a paused channel's, goes
-    /// where it waits, so that it stands before no other channel's.
-    async fn enqueue(&self, message: &OutboundMessage, paused: bool) -> Result<(), Problem> {
-        let accepted_at = self.clock.now();
-        let waiting = match message.deliver_at {
-            // Whether the channel is paused is looked at when the message is due.
-            Some(deliver_at) => Some(Waiting::new(deliver_at, WaitReason::Scheduled)),
-            None => paused.then(|| Waiting::new(accepted_at, WaitReason::ChannelPaused)),
-        };
+    /// no entry, and an entry cannot be withdrawn. A message that cannot go now goes where it waits,
+    /// so that it stands before no other channel's.
+    async fn enqueue(
+        &self,
+        message: &OutboundMessage,
+        accepted_at: OffsetDateTime,
+        waiting: Option<Waiting>,
+    ) -> Result<(), Problem> {
         let queued = Message {
             waiting,
             ..Message::new(
@@ -165,6 +167,27 @@ impl Ingress {
             tracing::warn!(%message_id, suppressed, "responded before the journal had the entry");
         }
     }
+}
+
+/// The wait of a message that cannot go now: a scheduled one, or one whose channel is paused or held.
+fn waits(
+    message: &OutboundMessage,
+    known: &KnownChannel,
+    accepted_at: OffsetDateTime,
+) -> Option<Waiting> {
+    if let Some(deliver_at) = message.deliver_at {
+        // The channel's state is looked at when the message is due.
+        return Some(Waiting::new(deliver_at, WaitReason::Scheduled));
+    }
+    let is_held = known.held_until.is_some_and(|until| accepted_at < until);
+    let reason = if known.target.settings.paused {
+        WaitReason::ChannelPaused
+    } else if is_held {
+        WaitReason::EarlierMessages
+    } else {
+        return None;
+    };
+    Some(Waiting::new(accepted_at, reason))
 }
 
 pub(crate) fn encode(value: &impl Serialize) -> Result<Bytes, Problem> {

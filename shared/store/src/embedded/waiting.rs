@@ -216,6 +216,12 @@ impl WaitingRoom for SqliteStore {
         }
     }
 
+    async fn held_until(&self, channel: &ChannelId) -> Result<Option<OffsetDateTime>, Unavailable> {
+        let channel = channel.to_string();
+        self.run(move |connection| channels::held_until(connection, &channel))
+            .await
+    }
+
     async fn waiting_message(&self, id: &str) -> Result<Option<WaitingMessage>, Unavailable> {
         let id = id.to_owned();
         self.run(move |connection| {

@@ -98,6 +98,10 @@ pub trait WaitingRoom: Send + Sync + 'static {
         now: OffsetDateTime,
     ) -> Result<(), Unavailable>;
 
+    /// Until when the channel is held: its owner yielded it with this time, and looks at it again then.
+    /// While it is leased after that, the end of the lease. `None` if it was not yielded with a time.
+    async fn held_until(&self, channel: &ChannelId) -> Result<Option<OffsetDateTime>, Unavailable>;
+
     /// Makes messages due that are due later, wakes their channel, and returns how many they are.
     /// After an error some may be due.
     async fn make_due(

@@ -5,7 +5,8 @@
 //! read at the lease's end.
 
 use roundtrip_model::ChannelId;
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, OptionalExtension, Transaction};
+use time::OffsetDateTime;
 
 use super::Columns;
 
@@ -34,6 +35,7 @@ const RELEASE: &str = "
         look_again_at = NULL,
         is_held = ?4
     WHERE channel_id = ?1 AND owner = ?2";
+const HELD_UNTIL: &str = "SELECT look_at FROM waiting_channels WHERE channel_id = ?1 AND is_held";
 const FORGET: &str = "DELETE FROM waiting_channels WHERE channel_id = ?1 AND owner = ?2";
 
 /// Has a channel looked at for messages that were put. Their due time does not count if the channel
@@ -109,6 +111,15 @@ pub(super) fn release(
     release
         .execute((channel, owner, look_at, is_held))
         .map(drop)
+}
+
+pub(super) fn held_until(
+    connection: &Connection,
+    channel: &str,
+) -> rusqlite::Result<Option<OffsetDateTime>> {
+    let mut held = connection.prepare_cached(HELD_UNTIL)?;
+    let until = held.query_row([channel], |row| Columns(row).time("look_at"));
+    until.optional()
 }
 
 /// Ends the lease of a channel without messages.

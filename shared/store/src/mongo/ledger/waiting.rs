@@ -17,8 +17,8 @@ use roundtrip_model::ChannelId;
 use time::OffsetDateTime;
 
 use super::{
-    super::MongoStore, WAITING, WAITING_CHANNELS, bulk, document, later, primary, stored,
-    stored_from, those_there,
+    super::MongoStore, WAITING, WAITING_CHANNELS, bulk, document, later, primary, read_time,
+    stored, stored_from, those_there,
 };
 use crate::{
     Detail, QueryError, SettledRow, Settlement, Unavailable, WaitingCursor, WaitingMessage,
@@ -256,6 +256,18 @@ impl WaitingRoom for MongoStore {
                 return Ok(made_due);
             }
         }
+    }
+
+    async fn held_until(&self, channel: &ChannelId) -> Result<Option<OffsetDateTime>, Unavailable> {
+        let channel = channel.to_string();
+        self.on(
+            WAITING_CHANNELS,
+            move |channels: Collection<Document>| async move {
+                let until = channels::held_until(&channels, &channel).await?;
+                Ok::<_, Unavailable>(until.map(read_time).transpose()?)
+            },
+        )
+        .await
     }
 
     async fn waiting_message(&self, id: &str) -> Result<Option<WaitingMessage>, Unavailable> {

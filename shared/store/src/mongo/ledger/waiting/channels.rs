@@ -12,8 +12,8 @@ use mongodb::{Collection, Cursor, error::Error};
 use roundtrip_model::ChannelId;
 use serde::Deserialize;
 
-use super::super::{primary, rows, stored_from, texts};
-use crate::ledger::Looks;
+use super::super::{primary, row, rows, stored_from, texts};
+use crate::{Unavailable, ledger::Looks};
 
 /// An update that has a channel looked at for messages that were put. Their due time does not count
 /// if the channel is held.
@@ -148,6 +148,23 @@ pub(super) async fn release(
     } };
     let own = doc! { "_id": channel, "owner": owner };
     channels.update_one(own, vec![change]).await.map(drop)
+}
+
+pub(super) async fn held_until(
+    channels: &Collection<Document>,
+    channel: &str,
+) -> Result<Option<DateTime>, Unavailable> {
+    #[derive(Deserialize)]
+    struct Held {
+        look_at: DateTime,
+    }
+
+    let held = channels
+        .find_one(doc! { "_id": channel, "is_held": true })
+        .projection(doc! { "_id": 0, "look_at": 1 })
+        .await?;
+    let held = held.map(row::<Held>).transpose()?;
+    Ok(held.map(|held| held.look_at))
 }
 
 /// Those of the channels whose records match.
