@@ -12,6 +12,7 @@ mod options;
 mod queries;
 mod raw_rabbitmq;
 mod raw_sqlite;
+mod releases;
 mod results;
 mod table;
 mod waiting;
@@ -80,6 +81,11 @@ async fn main() -> anyhow::Result<ExitCode> {
             Command::Waiting(options) => {
                 let (engines, _servers) = engines(&options.common).await?;
                 waiting::run(&options, &engines).await?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Releases(options) => {
+                let (engines, _servers) = engines(&options.common).await?;
+                releases::run(&options, &engines).await?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Queries(options) => {

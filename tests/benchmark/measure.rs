@@ -52,6 +52,7 @@ pub(crate) async fn ceiling(run: &Run, server: &CountingServer) -> anyhow::Resul
         body: BodyShape {
             channels: vec!["none".to_owned()],
             response_url: server.url(),
+            fields: String::new(),
             bytes: run.body_bytes,
         },
         in_flight: run.in_flight,

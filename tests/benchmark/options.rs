@@ -39,6 +39,9 @@ pub(crate) enum Command {
     /// Measures what many messages that wait for a paused channel cost, and how fast they go after
     /// the resume.
     Waiting(Waiting),
+    /// Measures how messages leave the store: retries made now, scheduled messages, and channels that
+    /// are resumed one by one.
+    Releases(Releases),
 }
 
 #[derive(Debug, Args)]
@@ -258,6 +261,35 @@ pub(crate) struct Waiting {
     /// Messages a second for the other channels.
     #[arg(long, default_value_t = 1_000)]
     pub(crate) rate: u32,
+    /// Ends before the channel is resumed.
+    #[arg(long)]
+    pub(crate) without_resume: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Releases {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// What is released.
+    #[arg(long, value_enum)]
+    pub(crate) run: Release,
+    /// Messages; with `--run channels` those of each channel.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) messages: usize,
+    /// Channels of `--run channels`.
+    #[arg(long, default_value_t = 300)]
+    pub(crate) channels: usize,
+}
+
+/// What is released from the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Release {
+    /// Messages on the last interval of their schedule, by `POST /channel/{id}/retry`.
+    Retries,
+    /// Messages with one `deliver_at`, by the time.
+    Scheduled,
+    /// The messages of paused channels, by the resume of one after the other.
+    Channels,
 }
 
 #[derive(Debug, Args)]

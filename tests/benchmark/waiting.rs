@@ -20,10 +20,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::{options::Waiting, plan, results::percentile};
 
-const IN_FLIGHT: usize = 64;
+pub(crate) const IN_FLIGHT: usize = 64;
 
 /// How long posting may take, and arriving.
-const LIMIT: Duration = Duration::from_mins(30);
+pub(crate) const LIMIT: Duration = Duration::from_mins(30);
 
 /// How long the idle processes are observed.
 const IDLE: Duration = Duration::from_secs(10);
@@ -102,21 +102,29 @@ async fn one(options: &Waiting, engines: &Engines, name: &str) -> anyhow::Result
     stack.start_all().await?;
     println!("ready {:.1} s after a start", began.elapsed().as_secs_f64());
 
+    if !options.without_resume {
+        resume(&stack, paused, &backlog).await?;
+    }
+    stack.stop_all().await?;
+    stack.remove().await
+}
+
+/// Resumes the channel, and prints how fast its messages go.
+async fn resume(stack: &Stack, channel: &str, backlog: &Tally) -> anyhow::Result<()> {
     let began = Instant::now();
-    request(&stack, &format!("/channel/{paused}/resume"), "").await?;
+    request(stack, &format!("/channel/{channel}/resume"), "").await?;
     backlog.reach(1, LIMIT).await?;
     let first = began.elapsed();
     let full = backlog.full(LIMIT).await? - began;
     #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
-    let rate = options.waiting as f64 / full.saturating_sub(first).as_secs_f64();
+    let rate = backlog.messages() as f64 / full.saturating_sub(first).as_secs_f64();
     println!(
         "resumed: the first after {:.2} s, all after {:.1} s, {rate:.0} a second, {} twice",
         first.as_secs_f64(),
         full.as_secs_f64(),
         backlog.duplicates()
     );
-    stack.stop_all().await?;
-    stack.remove().await
+    Ok(())
 }
 
 /// Posts to the other channels on a timetable, and returns each message's time from when it was due
@@ -146,7 +154,11 @@ fn print_times(what: &str, times: &[Duration]) {
 }
 
 /// Waits until all wait in the store, and returns how long the last count took.
-async fn until_waiting(stack: &Stack, channel: &str, count: usize) -> anyhow::Result<Duration> {
+pub(crate) async fn until_waiting(
+    stack: &Stack,
+    channel: &str,
+    count: usize,
+) -> anyhow::Result<Duration> {
     let path = format!("/channel/{channel}/waiting");
     let deadline = Instant::now() + LIMIT;
     loop {
@@ -173,7 +185,7 @@ async fn until_waiting(stack: &Stack, channel: &str, count: usize) -> anyhow::Re
     }
 }
 
-async fn request(stack: &Stack, path: &str, body: &'static str) -> anyhow::Result<()> {
+pub(crate) async fn request(stack: &Stack, path: &str, body: &'static str) -> anyhow::Result<()> {
     let mut connection = Connection::open(&stack.ingress()).await?;
     let (status, answer) = connection.post(path, body.into()).await?;
     ensure!(status.is_success(), "POST {path}: {status}, {answer:?}");

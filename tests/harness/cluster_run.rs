@@ -201,6 +201,7 @@ pub async fn run(cluster: &Cluster, plan: ClusterPlan) -> anyhow::Result<Cluster
         body: BodyShape {
             channels: stack.register(CHANNELS, &[channels.url()]).await?,
             response_url: stack.response_url(),
+            fields: String::new(),
             bytes: BODY_BYTES,
         },
         in_flight: IN_FLIGHT,

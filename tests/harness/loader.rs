@@ -54,6 +54,8 @@ pub struct BodyShape {
     pub channels: Vec<String>,
     /// Where answers go.
     pub response_url: String,
+    /// JSON fields that every body begins with, each with its comma.
+    pub fields: String,
     /// The size of the whole body; the message's text fills it.
     pub bytes: usize,
 }
@@ -64,9 +66,13 @@ impl BodyShape {
         let channels = self.channels.len() as u64;
         // The remainder of a division by a length fits into an index.
         let channel = &self.channels[usize::try_from(message % channels).unwrap_or_default()];
-        let response_url = &self.response_url;
+        let Self {
+            response_url,
+            fields,
+            ..
+        } = self;
         let bare = format!(
-            r#"{{"channel_id":"{channel}","session_id":"{session}","response_url":"{response_url}","message":""}}"#
+            r#"{{{fields}"channel_id":"{channel}","session_id":"{session}","response_url":"{response_url}","message":""}}"#
         );
         let text = "x".repeat(self.bytes.saturating_sub(bare.len()).max(1));
         let end = bare.len() - r#""}"#.len();

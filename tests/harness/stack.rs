@@ -367,6 +367,7 @@ impl Stack {
             body: BodyShape {
                 channels: channels.to_vec(),
                 response_url: self.response_url(),
+                fields: String::new(),
                 bytes: BODY_BYTES,
             },
             in_flight: IN_FLIGHT,
