@@ -95,6 +95,7 @@ macro_rules! broker_contract {
             a_large_body_arrives,
             every_shard_reaches_the_consumer,
             a_full_queue_refuses_publishes_and_keeps_its_messages,
+            a_queue_that_holds_its_bytes_refuses_publishes,
             after_closing_publishes_are_refused,
             a_consumer_ends_with_its_broker,
         }

@@ -87,6 +87,33 @@ impl Cluster {
         ))
     }
 
+    /// The management API of the first node.
+    ///
+    /// # Errors
+    /// If the node was never started.
+    pub fn management_url(&self) -> anyhow::Result<String> {
+        let port = self.folder.join(NODES[0]).join("management/port");
+        let port = fs::read_to_string(port).context("a node without a management API")?;
+        Ok(format!("http://guest:guest@127.0.0.1:{}", port.trim()))
+    }
+
+    /// Leaves a queue of the virtual host `/` only the member that leads it, as if it had been
+    /// declared before the other nodes joined.
+    ///
+    /// # Errors
+    /// If a node refuses.
+    pub async fn remove_followers(&self, queue: &str) -> anyhow::Result<()> {
+        let leader = self.leader(queue).await?;
+        for node in NODES.into_iter().filter(|node| *node != leader) {
+            let call = format!(
+                "ok = rabbit_quorum_queue:delete_member(<<\"/\">>, <<\"{queue}\">>, {node}@localhost)."
+            );
+            self.servers(&["ctl"], Some(leader), &["eval", &call])
+                .await?;
+        }
+        Ok(())
+    }
+
     /// The node that listens on this port.
     #[must_use]
     pub fn node_at(&self, port: u16) -> Option<&'static str> {

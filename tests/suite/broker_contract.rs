@@ -95,7 +95,8 @@ mod rabbitmq {
                 ..patient()
             };
             tweak(&mut self.config);
-            if self.config.max_backlog != Config::default().max_backlog {
+            let bounds = |config: &Config| (config.max_backlog, config.max_backlog_bytes);
+            if bounds(&self.config) != bounds(&Config::default()) {
                 self.set_max_backlog().await.expect("the policy is set");
             }
             super::open(&self.config).await

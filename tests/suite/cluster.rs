@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use harness::{
     cluster::{Cluster, NODES},
     cluster_run::{self, Blow, ClusterPlan, ClusterReport, Fault, Victims},
+    gateway::{self, Role, Setup},
     process::gateway_binary,
     stack::{Engines, Plan},
     test_namespace::remove_namespace,
@@ -177,5 +178,52 @@ async fn the_shards_leaders_are_spread_over_the_nodes_of_a_cluster() -> anyhow::
     remove_namespace(&cluster.node_url(NODES[0])?, &config.namespace, SHARDS).await?;
     // A node that has just joined leads no queue and may get several.
     ensure!(leaders.len() > 1, "{leaders:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_has_fewer_members_than_the_cluster_allows_is_reported() -> anyhow::Result<()>
+{
+    let cluster = Cluster::take().await?;
+    let config = Config {
+        url: cluster.url().to_owned(),
+        namespace: format!("test-{}", Uuid::now_v7().simple()),
+        management_url: Some(cluster.management_url()?),
+        ..Config::default()
+    };
+    let broker = roundtrip_broker::open(&config, Arc::new(SystemClock)).await?;
+    until("the queues to be declared", async || {
+        (broker.status() == Status::Ready).then_some(())
+    })
+    .await?;
+    let queue = format!("{}.callbacks", config.namespace);
+    cluster.remove_followers(&queue).await?;
+    until("a warning that names the queue", async || {
+        let expected = format!("{queue} has fewer than 3 members");
+        let named = |warning: &String| warning.starts_with(&expected);
+        broker.warnings().iter().any(named).then_some(())
+    })
+    .await?;
+    broker.close().await;
+    remove_namespace(&cluster.node_url(NODES[0])?, &config.namespace, 1).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_without_the_management_api_says_that_members_are_not_checked() -> anyhow::Result<()>
+{
+    let cluster = Cluster::take().await?;
+    let namespace = format!("test-{}", Uuid::now_v7().simple());
+    let mut gateway = gateway::Plan::new(Setup::Embedded)?
+        .env("BROKER_URL", cluster.url())
+        .env("ROUNDTRIP__BROKER__NAMESPACE", &namespace)
+        .prepare()
+        .await?;
+    gateway.start(Role::Recorder).await?;
+    let words = ["broker.management_url is not set", "rabbitmq-queues grow"];
+    gateway.until_logged(Role::Recorder, &words, 1).await?;
+    let ended = gateway.finish_unaccounted("nothing was accepted");
+    ended.await.map(drop)?;
+    remove_namespace(&cluster.node_url(NODES[0])?, &namespace, 1).await?;
     Ok(())
 }

@@ -70,7 +70,7 @@ use self::{
     management::{Management, Warnings},
     publisher::{Publisher, Publishers},
     pump::Pump,
-    topology::{MAX_LENGTH, Topology},
+    topology::{MAX_LENGTH, MAX_LENGTH_BYTES, Topology},
     wire::Outgoing,
 };
 use crate::{Broker, Closed, Config, Consumer, Message, PublishError, Queue, Route, Status};
@@ -118,11 +118,20 @@ impl Servers {
             "namespace",
             format!("must not be longer than {MAX_NAMESPACE} bytes"),
         );
-        check.unless(
-            config.max_backlog <= MAX_LENGTH,
-            "max_backlog",
-            format!("must be at most {MAX_LENGTH} on RabbitMQ; raise outbound_shards instead"),
-        );
+        for (name, value, limit) in [
+            ("max_backlog", config.max_backlog, MAX_LENGTH),
+            (
+                "max_backlog_bytes",
+                config.max_backlog_bytes,
+                MAX_LENGTH_BYTES,
+            ),
+        ] {
+            check.unless(
+                value <= limit,
+                name,
+                format!("must be at most {limit} on RabbitMQ; raise outbound_shards instead"),
+            );
+        }
         let endpoint = check.take(Endpoint::of(config))?;
         if endpoint.is_tls() {
             // Fails if the program has already installed a provider, which is equally good.
@@ -171,6 +180,7 @@ impl RabbitMq {
             consumers: TaskTracker::new(),
             connections: TaskTracker::new(),
         });
+        let has_several_hosts = endpoint.has_several_hosts();
         let receiving = consumer::keep_connected(endpoint, links_sender, engine.hang_up.clone());
         engine.connections.spawn(receiving);
         let warnings = management.as_ref().map(Management::warnings);
@@ -178,12 +188,8 @@ impl RabbitMq {
             engine
                 .connections
                 .spawn(management.watch(engine.hang_up.clone()));
-        } else if config.max_backlog != MAX_LENGTH {
-            tracing::info!(
-                max_backlog = config.max_backlog,
-                "broker.max_backlog takes effect by a RabbitMQ policy: `roundtrip rabbitmq-policies` \
-                 prints the command that sets it"
-            );
+        } else {
+            log_unchecked(config, has_several_hosts);
         }
         // One after the other, because the first one declares everything.
         let deadline = Instant::now() + OPEN_LIMIT;
@@ -214,6 +220,30 @@ impl RabbitMq {
             sum += u64::from(declared.message_count());
         }
         Ok(sum)
+    }
+}
+
+/// Says at the start what only the management API could check.
+fn log_unchecked(config: &Config, has_several_hosts: bool) {
+    let Config {
+        max_backlog,
+        max_backlog_bytes,
+        ..
+    } = *config;
+    if (max_backlog, max_backlog_bytes) != (MAX_LENGTH, MAX_LENGTH_BYTES) {
+        tracing::info!(
+            max_backlog,
+            max_backlog_bytes,
+            "broker.max_backlog and broker.max_backlog_bytes take effect by a RabbitMQ policy: \
+             `roundtrip rabbitmq-policies` prints the command that sets it"
+        );
+    }
+    if has_several_hosts {
+        tracing::info!(
+            "broker.management_url is not set, so the members of the queues are not checked. A queue \
+             that was declared before a node joined has no member there: `rabbitmq-queues grow NODE \
+             all` adds one"
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use roundtrip_broker::{PublishError, Queue, Route, Status};
+use roundtrip_broker::{Message, PublishError, Queue, Route, SharedBroker, Status};
 use roundtrip_model::Decision;
 use tokio::time::timeout;
 
@@ -107,42 +107,70 @@ pub(crate) async fn a_full_queue_refuses_publishes_and_keeps_its_messages<H: Har
     engine: &mut Engine<H>,
 ) {
     const BOUND: usize = 10;
-    const FAR_BEYOND: u32 = 1000;
     let broker = engine
         .fresh_with(|config| config.max_backlog = BOUND as u64)
         .await;
-    let mut taken = HashSet::new();
-    let mut refusal = None;
+    let accepted = fill(&broker, numbered).await;
+    let count = accepted.len();
+    assert!(count >= BOUND, "only {count} were accepted");
+    empty(&broker, accepted).await;
+    publish(&broker, &numbered(FAR_BEYOND)).await;
+}
+
+/// Every queue has its own bound.
+pub(crate) async fn a_queue_that_holds_its_bytes_refuses_publishes<H: Harness>(
+    engine: &mut Engine<H>,
+) {
+    const BYTES: usize = 1000;
+    const BOUND: usize = 10;
+    let broker = engine
+        .fresh_with(|config| config.max_backlog_bytes = (BOUND * BYTES) as u64)
+        .await;
+    let large = |number| Message {
+        body: vec![b'x'; BYTES].into(),
+        ..numbered(number)
+    };
+    let accepted = fill(&broker, large).await;
+    let count = accepted.len();
+    assert!(count >= BOUND, "only {count} were accepted");
+    let other = broker.publish(Route::Callbacks, large(0)).await;
+    other.expect("the other queue accepts it");
+    empty(&broker, accepted).await;
+    publish(&broker, &large(FAR_BEYOND)).await;
+}
+
+/// More messages than the bounds above let in.
+const FAR_BEYOND: u32 = 1000;
+
+/// Publishes until the queue refuses, and returns the ids of the accepted messages.
+async fn fill(broker: &SharedBroker, message: impl Fn(u32) -> Message) -> HashSet<String> {
+    let mut accepted = HashSet::new();
     for number in 0..FAR_BEYOND {
-        let message = numbered(number);
+        let message = message(number);
         let id = message.id.clone();
         match broker
             .publish(Route::Outbound(&channel("c")), message)
             .await
         {
-            Ok(()) => taken.insert(id),
-            Err(error) => {
-                refusal = Some(error);
-                break;
-            }
+            Ok(()) => accepted.insert(id),
+            Err(PublishError::Refused(_)) => return accepted,
+            Err(error) => panic!("{error}"),
         };
     }
-    assert!(
-        matches!(refusal, Some(PublishError::Refused(_))),
-        "{refusal:?}"
-    );
-    assert!(taken.len() >= BOUND, "only {} were taken", taken.len());
-    let mut consumer = consume(&broker, Queue::Outbound, 1).await;
-    while !taken.is_empty() {
+    panic!("the queue accepted {FAR_BEYOND} messages");
+}
+
+/// Receives and settles these messages, and no others.
+async fn empty(broker: &SharedBroker, mut accepted: HashSet<String>) {
+    let mut consumer = consume(broker, Queue::Outbound, 1).await;
+    while !accepted.is_empty() {
         let delivery = next(&mut consumer).await;
         assert!(
-            taken.remove(&delivery.message().id),
+            accepted.remove(&delivery.message().id),
             "it was refused and came, or came twice"
         );
         settle(delivery, Decision::Done).await;
     }
-    let message = numbered(FAR_BEYOND);
-    publish(&broker, &message).await;
 }
 
 /// The status is `Unavailable`.

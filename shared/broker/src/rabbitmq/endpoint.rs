@@ -160,7 +160,7 @@ impl Endpoint {
             other: other.map(Arc::clone),
             ..self.clone()
         };
-        if self.hosts.len() > 1 {
+        if self.has_several_hosts() {
             vec![
                 endpoint(&first, Some(&second)),
                 endpoint(&second, Some(&first)),
@@ -168,6 +168,10 @@ impl Endpoint {
         } else {
             vec![endpoint(&first, None)]
         }
+    }
+
+    pub(super) fn has_several_hosts(&self) -> bool {
+        self.hosts.len() > 1
     }
 
     pub(super) fn vhost_of(config: &Config) -> String {

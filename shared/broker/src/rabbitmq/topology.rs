@@ -37,6 +37,9 @@ use crate::{Config, Queue, Route};
 /// change, so a policy carries the configurable `broker.max_backlog` (docs/operations.md).
 pub(super) const MAX_LENGTH: u64 = 10_000_000;
 
+/// Maximum bytes of bodies in a work queue, unless a policy sets a lower one.
+pub(super) const MAX_LENGTH_BYTES: u64 = 10 << 30;
+
 /// How often the broker redelivers a message whose consumer died before it becomes a dead letter.
 /// It is explicit because RabbitMQ's default changed between versions.
 const DELIVERY_LIMIT: i64 = 20;
@@ -265,8 +268,13 @@ impl Topology {
             _ => DELIVERY_LIMIT,
         };
         arguments.insert("x-delivery-limit".into(), limit.into());
-        let max_length = i64::try_from(MAX_LENGTH).unwrap_or(i64::MAX);
-        arguments.insert("x-max-length".into(), max_length.into());
+        for (argument, limit) in [
+            ("x-max-length", MAX_LENGTH),
+            ("x-max-length-bytes", MAX_LENGTH_BYTES),
+        ] {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            arguments.insert(argument.into(), limit.into());
+        }
         arguments
     }
 }
@@ -288,7 +296,7 @@ fn may_differ(queue: Option<Queue>, argument: &str) -> bool {
     match argument {
         // Determines where the members are, without affecting messages.
         LEADER_LOCATOR | "x-quorum-initial-group-size" => true,
-        "x-max-length" => matches!(
+        "x-max-length" | "x-max-length-bytes" => matches!(
             queue,
             Some(Queue::Outbound | Queue::Callbacks | Queue::Journal | Queue::Waiting)
         ),
