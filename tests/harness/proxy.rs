@@ -49,7 +49,12 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy in front of `target`, on a free port of the loopback interface.
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), target).await
+    }
+
+    /// The same, on this address.
+    pub async fn start_at(address: SocketAddr, target: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let state = Arc::new(watch::Sender::new(State {
             mode: Mode::Carry,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
     sync::Arc,
     time::Duration,
 };
@@ -14,6 +14,8 @@ use futures::{
     stream::FuturesUnordered,
 };
 use harness::{
+    apart::{self, NAMESERVER},
+    dns::NameServer,
     proxy::Proxy,
     test_namespace::{remove_namespace, server_url},
     wait::{WAIT_LIMIT, until},
@@ -32,7 +34,10 @@ use roundtrip_model::{
     decision::{DeadKind, DeadReason},
 };
 use time::OffsetDateTime;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout},
+};
 use url::Url;
 use uuid::Uuid;
 
@@ -307,6 +312,51 @@ async fn a_node_that_hangs_does_not_hold_up_the_start() -> anyhow::Result<()> {
     receive_all(&mut consumer, HashSet::from([published])).await?;
     ensure!(since.elapsed() < HANG_LIMIT, "{:?}", since.elapsed());
     place.leave(broker).await
+}
+
+/// The addresses of a name are tried in ascending order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_whose_first_address_hangs_is_left_for_the_second() -> anyhow::Result<()> {
+    const NAME: &str = "rabbitmq.roundtrip.example";
+    const HANGS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const WORKS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    let Some(passed) = apart::passed_values::<(String, String)>()? else {
+        let url = server_url("TEST_AMQP_URL")?;
+        let namespace = format!("t-{}", Uuid::now_v7().simple());
+        let case = "a_name_whose_first_address_hangs_is_left_for_the_second";
+        let value = (url.to_string(), namespace.clone());
+        apart::run_again_with(module_path!(), case, address(&url)?, value).await?;
+        remove_namespace(url.as_str(), &namespace, 1).await?;
+        return Ok(());
+    };
+    let way_out = passed.way_out().await?;
+    let (url, namespace) = passed.value;
+    let mut url: Url = url.parse()?;
+    let works = Proxy::start_at((WORKS, 0).into(), way_out.address()).await?;
+    let port = works.address().port();
+    // It accepts connections, and sends nothing.
+    let _hangs = TcpListener::bind((HANGS, port)).await?;
+    let _dns = NameServer::start_at(NAMESERVER, |name, _| match name {
+        NAME => vec![HANGS, WORKS],
+        _ => Vec::new(),
+    })
+    .await?;
+    url.set_host(Some(NAME))?;
+    // A URL with a host takes a port.
+    let _ = url.set_port(Some(port));
+    let config = Config {
+        url: url.into(),
+        namespace,
+        ..patient()
+    };
+    let since = Instant::now();
+    let broker = roundtrip_broker::open(&config, Arc::new(SystemClock)).await?;
+    let mut consumer = broker.consume(Queue::Outbound, 10).await?;
+    let published = until_published(&broker).await?;
+    receive_all(&mut consumer, HashSet::from([published])).await?;
+    ensure!(since.elapsed() < HANG_LIMIT, "{:?}", since.elapsed());
+    broker.close().await;
+    Ok(())
 }
 
 /// A work queue and a dead queue as the first version declared them: with another `max_backlog`,
