@@ -30,6 +30,8 @@ mod processes;
 mod producers;
 mod rabbitmq;
 mod rabbitmq_channels;
+mod rabbitmq_hosts;
+mod rabbitmq_queues;
 mod replay_crash;
 mod replays;
 mod restarts;

@@ -1,8 +1,8 @@
-//! RabbitMQ only: connections that break, queues that vanish, other clients.
+//! RabbitMQ only: connections that break, and other clients.
 
 use std::{
     collections::HashSet,
-    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
+    net::{SocketAddr, ToSocketAddrs},
     sync::Arc,
     time::Duration,
 };
@@ -14,16 +14,13 @@ use futures::{
     stream::FuturesUnordered,
 };
 use harness::{
-    apart::{self, NAMESERVER},
-    dns::NameServer,
     proxy::Proxy,
     test_namespace::{remove_namespace, server_url},
     wait::{WAIT_LIMIT, until},
 };
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
-    options::{BasicGetOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions},
-    types::{AMQPValue, FieldTable, ShortString},
+    options::{BasicGetOptions, BasicPublishOptions, QueueDeleteOptions},
 };
 use roundtrip_broker::{
     Config, Consumer, Delivery, Message, PublishError, Queue, Route, SettleError, SharedBroker,
@@ -34,10 +31,7 @@ use roundtrip_model::{
     decision::{DeadKind, DeadReason},
 };
 use time::OffsetDateTime;
-use tokio::{
-    net::TcpListener,
-    time::{Instant, timeout},
-};
+use tokio::time::timeout;
 use url::Url;
 use uuid::Uuid;
 
@@ -49,7 +43,7 @@ const DELIVERY_LIMIT: usize = 20;
 /// A namespace on the server that the environment names, behind a proxy.
 pub(crate) struct Place {
     pub(crate) direct: Url,
-    proxy: Proxy,
+    pub(crate) proxy: Proxy,
     pub(crate) config: Config,
 }
 
@@ -59,7 +53,7 @@ impl Place {
     }
 
     /// The same, and its broker.
-    async fn opened() -> anyhow::Result<(Self, SharedBroker)> {
+    pub(crate) async fn opened() -> anyhow::Result<(Self, SharedBroker)> {
         let place = Self::make().await?;
         let broker = place.open().await?;
         Ok((place, broker))
@@ -92,35 +86,12 @@ impl Place {
         format!("{}.{end}", self.config.namespace)
     }
 
-    /// The arguments of a work queue in the first version.
-    fn work_arguments(&self) -> FieldTable {
-        let mut arguments = quorum();
-        for (argument, value) in [
-            ("x-dead-letter-exchange", &*self.name("direct")),
-            ("x-dead-letter-strategy", "at-least-once"),
-            ("x-overflow", "reject-publish"),
-            ("x-dead-letter-routing-key", &self.name("outbound.dead")),
-        ] {
-            arguments.insert(argument.into(), text(value));
-        }
-        arguments.insert("x-delivery-limit".into(), 20.into());
-        arguments
-    }
-
-    /// Declares a queue as another client.
-    async fn declare(&self, end: &str, arguments: FieldTable) -> anyhow::Result<()> {
-        let (_connection, channel) = self.other_client().await?;
-        let durable = QueueDeclareOptions {
-            durable: true,
-            ..QueueDeclareOptions::default()
-        };
-        let declared = channel.queue_declare(self.name(end).into(), durable, arguments);
-        declared.await?;
-        Ok(())
-    }
-
     /// Publishes to the work queue as another client.
-    async fn publish_bare(&self, body: &[u8], properties: BasicProperties) -> anyhow::Result<()> {
+    pub(crate) async fn publish_bare(
+        &self,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> anyhow::Result<()> {
         let (_connection, channel) = self.other_client().await?;
         let options = BasicPublishOptions::default();
         let queue = self.name("outbound.0").into();
@@ -151,16 +122,6 @@ impl Place {
         remove_namespace(self.direct.as_str(), namespace, self.config.outbound_shards).await?;
         Ok(())
     }
-}
-
-fn text(value: &str) -> AMQPValue {
-    AMQPValue::LongString(value.into())
-}
-
-fn quorum() -> FieldTable {
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), text("quorum"));
-    arguments
 }
 
 pub(crate) fn address(url: &Url) -> anyhow::Result<SocketAddr> {
@@ -196,7 +157,10 @@ pub(crate) async fn until_published(broker: &SharedBroker) -> anyhow::Result<Str
     until("a publish to be taken", async || publish(broker).await.ok()).await
 }
 
-async fn until_status(broker: &SharedBroker, wanted: fn(&Status) -> bool) -> anyhow::Result<()> {
+pub(crate) async fn until_status(
+    broker: &SharedBroker,
+    wanted: fn(&Status) -> bool,
+) -> anyhow::Result<()> {
     until("the status", async || {
         wanted(&broker.status()).then_some(())
     })
@@ -261,163 +225,6 @@ async fn messages_confirmed_around_a_cut_arrive() -> anyhow::Result<()> {
     }
     confirmed.insert(until_published(&broker).await?);
     receive_all(&mut consumer, confirmed).await?;
-    place.leave(broker).await
-}
-
-/// Two routes to one server, as to two nodes of a cluster. Heartbeats would notice a hung route
-/// only after two minutes.
-async fn two_ways() -> anyhow::Result<(Place, Proxy)> {
-    let mut place = Place::make().await?;
-    let other = Proxy::start(address(&place.direct)?).await?;
-    let (one, two) = (place.proxy.address(), other.address());
-    place.config.url = place
-        .config
-        .url
-        .replace(&one.to_string(), &format!("{one},{two}"));
-    Ok((place, other))
-}
-
-/// How long a hung node may delay a client. The promise is 5 s; a busy machine gets more.
-const HANG_LIMIT: Duration = Duration::from_secs(20);
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_hangs_is_left_for_another() -> anyhow::Result<()> {
-    let (place, other) = two_ways().await?;
-    // Both connections use the first route.
-    other.refuse();
-    let broker = place.open().await?;
-    let mut consumer = broker.consume(Queue::Outbound, 10).await?;
-    until_published(&broker).await?;
-    next(&mut consumer).await?.settle(Decision::Done).await?;
-
-    other.resume();
-    place.proxy.stall();
-    let since = Instant::now();
-    let published = until_published(&broker).await?;
-    let refused = since.elapsed();
-    ensure!(refused < HANG_LIMIT, "{refused:?}");
-    // RabbitMQ may have delivered it to the silent connection: then it comes after the heartbeat.
-    receive_all(&mut consumer, HashSet::from([published])).await?;
-    place.leave(broker).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_hangs_does_not_hold_up_the_start() -> anyhow::Result<()> {
-    let (place, _other) = two_ways().await?;
-    place.proxy.stall();
-    let broker = place.open().await?;
-    let mut consumer = broker.consume(Queue::Outbound, 10).await?;
-    let since = Instant::now();
-    let published = until_published(&broker).await?;
-    receive_all(&mut consumer, HashSet::from([published])).await?;
-    ensure!(since.elapsed() < HANG_LIMIT, "{:?}", since.elapsed());
-    place.leave(broker).await
-}
-
-/// The addresses of a name are tried in ascending order.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_whose_first_address_hangs_is_left_for_the_second() -> anyhow::Result<()> {
-    const NAME: &str = "rabbitmq.roundtrip.example";
-    const HANGS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    const WORKS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-    let Some(passed) = apart::passed_values::<(String, String)>()? else {
-        let url = server_url("TEST_AMQP_URL")?;
-        let namespace = format!("t-{}", Uuid::now_v7().simple());
-        let case = "a_name_whose_first_address_hangs_is_left_for_the_second";
-        let value = (url.to_string(), namespace.clone());
-        apart::run_again_with(module_path!(), case, address(&url)?, value).await?;
-        remove_namespace(url.as_str(), &namespace, 1).await?;
-        return Ok(());
-    };
-    let way_out = passed.way_out().await?;
-    let (url, namespace) = passed.value;
-    let mut url: Url = url.parse()?;
-    let works = Proxy::start_at((WORKS, 0).into(), way_out.address()).await?;
-    let port = works.address().port();
-    // It accepts connections, and sends nothing.
-    let _hangs = TcpListener::bind((HANGS, port)).await?;
-    let _dns = NameServer::start_at(NAMESERVER, |name, _| match name {
-        NAME => vec![HANGS, WORKS],
-        _ => Vec::new(),
-    })
-    .await?;
-    url.set_host(Some(NAME))?;
-    // A URL with a host takes a port.
-    let _ = url.set_port(Some(port));
-    let config = Config {
-        url: url.into(),
-        namespace,
-        ..patient()
-    };
-    let since = Instant::now();
-    let broker = roundtrip_broker::open(&config, Arc::new(SystemClock)).await?;
-    let mut consumer = broker.consume(Queue::Outbound, 10).await?;
-    let published = until_published(&broker).await?;
-    receive_all(&mut consumer, HashSet::from([published])).await?;
-    ensure!(since.elapsed() < HANG_LIMIT, "{:?}", since.elapsed());
-    broker.close().await;
-    Ok(())
-}
-
-/// A work queue and a dead queue as the first version declared them: with another `max_backlog`,
-/// and a dead queue that drops its oldest letters.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_queues_of_an_older_version_are_taken_over() -> anyhow::Result<()> {
-    const MAX_BACKLOG_THEN: i64 = 5;
-    let place = Place::make().await?;
-    let mut arguments = place.work_arguments();
-    let max_backlog = AMQPValue::LongLongInt(MAX_BACKLOG_THEN);
-    arguments.insert("x-max-length".into(), max_backlog);
-    place.declare("outbound.0", arguments).await?;
-    let mut arguments = quorum();
-    arguments.insert("x-delivery-limit".into(), 1_000_000_000.into());
-    place.declare("outbound.dead", arguments).await?;
-    // The header of the replay count is absent.
-    let old = BasicProperties::default().with_message_id("msg_old".into());
-    place.publish_bare(b"{}", old).await?;
-
-    let broker = place.open().await?;
-    let mut consumer = broker.consume(Queue::Outbound, 1).await?;
-    let delivery = next(&mut consumer).await?;
-    let message_then = delivery.message();
-    let found = (&*message_then.id, message_then.replay_count);
-    ensure!(found == ("msg_old", 0), "{found:?}");
-    delivery.settle(refused()).await?;
-    let mut dead_letters = broker.consume(Queue::OutboundDead, 1).await?;
-    ensure!(next(&mut dead_letters).await?.message().id == "msg_old");
-    until_published(&broker).await?;
-    broker.publish(Route::Journal, message()).await?;
-    place.leave(broker).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn max_backlog_can_change_once_the_queues_exist() -> anyhow::Result<()> {
-    let mut place = Place::make().await?;
-    let broker = place.open().await?;
-    publish(&broker).await?;
-    broker.close().await;
-    place.config.max_backlog = 1000;
-    let broker = place.open().await?;
-    ensure!(broker.status() == Status::Ready, "{:?}", broker.status());
-    publish(&broker).await?;
-    place.leave(broker).await
-}
-
-/// It would drop its oldest messages when full.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_work_queue_without_its_promises_is_not_used() -> anyhow::Result<()> {
-    let place = Place::make().await?;
-    let mut arguments = place.work_arguments().inner().clone();
-    arguments.remove(&ShortString::from("x-overflow"));
-    place.declare("outbound.0", arguments.into()).await?;
-    let broker = place.open().await?;
-    until_status(&broker, |status| match status {
-        Status::Ready => false,
-        Status::Blocked(reason) | Status::Unavailable(reason) => reason.contains("'x-overflow'"),
-    })
-    .await?;
-    let answer = publish(&broker).await;
-    ensure!(answer.is_err(), "{answer:?}");
     place.leave(broker).await
 }
 
@@ -535,69 +342,6 @@ async fn messages_delayed_around_a_cut_come_again_under_their_ids() -> anyhow::R
         // If the lease is lost, it is redelivered and settled then.
         let _ = delivery.settle(Decision::Done).await;
     }
-    place.leave(broker).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_returned_message_is_a_failure_and_its_queue_is_declared_again() -> anyhow::Result<()> {
-    let (place, broker) = Place::opened().await?;
-    publish(&broker).await?;
-    place.delete_queue("outbound.0").await?;
-    let answer = publish(&broker).await;
-    ensure!(
-        matches!(answer, Err(PublishError::Refused(_))),
-        "{answer:?}"
-    );
-    let id = until_published(&broker).await?;
-    let mut consumer = broker.consume(Queue::Outbound, 1).await?;
-    ensure!(next(&mut consumer).await?.message().id == id);
-    place.leave(broker).await
-}
-
-/// lapin attaches a returned message to the next confirm, which may be another message's.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn among_many_publishes_only_those_that_were_returned_fail() -> anyhow::Result<()> {
-    const CALLERS: usize = 100;
-    const EACH: usize = 20;
-    let (place, broker) = Place::opened().await?;
-    place.delete_queue("callbacks").await?;
-    // Half of the callers publish to a missing queue while the others' confirms arrive.
-    let publishing = join_all((0..CALLERS).map(|caller| {
-        let broker = broker.clone();
-        tokio::spawn(async move {
-            let mut taken = [0; 2];
-            for number in 0..EACH {
-                let channel = channel();
-                let outbound = (caller + number) % 2;
-                let route = [Route::Callbacks, Route::Outbound(&channel)][outbound];
-                taken[outbound] += u64::from(broker.publish(route, message()).await.is_ok());
-            }
-            taken
-        })
-    }));
-    let mut taken = [0_u64; 2];
-    for answer in timeout(WAIT_LIMIT, publishing).await? {
-        let [callbacks, messages] = answer?;
-        taken[0] += callbacks;
-        taken[1] += messages;
-    }
-    let [callbacks, messages] = taken;
-    let half = (CALLERS * EACH / 2) as u64;
-    ensure!(messages == half, "{messages} of {half} messages were taken");
-    ensure!(callbacks < half, "no callback was returned");
-    until_ready(&broker, Queue::Callbacks, callbacks).await?;
-    until_ready(&broker, Queue::Outbound, messages).await?;
-    place.leave(broker).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_outlives_its_queue() -> anyhow::Result<()> {
-    let (place, broker) = Place::opened().await?;
-    let mut consumer = broker.consume(Queue::Outbound, 1).await?;
-    receive_all(&mut consumer, HashSet::from([publish(&broker).await?])).await?;
-    place.delete_queue("outbound.0").await?;
-    let id = until_published(&broker).await?;
-    receive_all(&mut consumer, HashSet::from([id])).await?;
     place.leave(broker).await
 }
 

@@ -45,6 +45,11 @@ fn begin(key: &mut KeyState, now: Instant, used: usize) -> Result<Ticket, Denial
     key.begin(now, slots(256, used), SLOW, true)
 }
 
+/// Defers a delivery that has not failed yet and waits with the broker.
+fn defer(key: &mut KeyState, now: Instant, denial: Denial, random: f64) -> Duration {
+    key.defer(now, denial, PAUSED_SNOOZE, true, Place::Broker, random)
+}
+
 /// Starts as many deliveries as may start, each of which takes a slot.
 fn fill(key: &mut KeyState, now: Instant, slots: &mut Slots) -> usize {
     let mut begun = 0;
@@ -151,16 +156,7 @@ fn a_rate_is_enforced() {
 fn messages_over_the_rate_come_back_at_that_rate() {
     let now = Instant::now();
     let mut key = key_state(rate(5.0), now);
-    let mut defer = || {
-        key.defer(
-            now,
-            Denial::RateLimited,
-            PAUSED_SNOOZE,
-            true,
-            Place::Broker,
-            0.0,
-        )
-    };
+    let mut defer = || defer(&mut key, now, Denial::RateLimited, 0.0);
     let waits: Vec<_> = (0..100).map(|_| defer()).collect();
     assert_eq!(waits[99], Duration::from_secs(20));
 }
@@ -174,16 +170,7 @@ fn while_its_breaker_is_open_a_channel_gets_none_and_its_messages_wait_for_longe
         key.end(ticket, Signal::Failing, Duration::ZERO, now);
     }
     assert_eq!(begin(&mut key, now, 0).unwrap_err(), Denial::BreakerOpen);
-    assert!(
-        key.defer(
-            now,
-            Denial::BreakerOpen,
-            PAUSED_SNOOZE,
-            true,
-            Place::Broker,
-            0.0
-        ) > BREAKER.wait
-    );
+    assert!(defer(&mut key, now, Denial::BreakerOpen, 0.0) > BREAKER.wait);
     let probed = now + BREAKER.wait;
     assert_eq!(fill(&mut key, probed, &mut slots(256, 0)), 1);
 }
@@ -195,12 +182,12 @@ fn while_its_breaker_is_open_a_channel_gets_none_and_its_messages_wait_for_longe
 fn what_waits_in_the_store_delays_no_other(#[case] denial: Denial, #[case] place: Place) {
     let now = Instant::now();
     let mut key = key_state(LIMITS, now);
-    let mut defer = |place| key.defer(now, denial, PAUSED_SNOOZE, true, place, 0.0);
     for _ in 0..20_000 {
-        assert_eq!(defer(place), MIN_SNOOZE);
+        let wait = key.defer(now, denial, PAUSED_SNOOZE, true, place, 0.0);
+        assert_eq!(wait, MIN_SNOOZE);
     }
-    let first = key_state(LIMITS, now).defer(now, denial, PAUSED_SNOOZE, true, Place::Broker, 0.0);
-    assert_eq!(defer(Place::Broker), first);
+    let first = defer(&mut key_state(LIMITS, now), now, denial, 0.0);
+    assert_eq!(defer(&mut key, now, denial, 0.0), first);
 }
 
 #[test]
@@ -212,14 +199,7 @@ fn a_channel_that_recovered_goes_at_full_speed() {
         key.end(ticket, Signal::Failing, Duration::from_secs(30), now);
     }
     for _ in 0..20_000 {
-        key.defer(
-            now,
-            Denial::BreakerOpen,
-            PAUSED_SNOOZE,
-            true,
-            Place::Broker,
-            0.0,
-        );
+        defer(&mut key, now, Denial::BreakerOpen, 0.0);
     }
     let now = now + BREAKER.wait;
     let ticket = begin(&mut key, now, 0).unwrap();
@@ -229,17 +209,7 @@ fn a_channel_that_recovered_goes_at_full_speed() {
         Some(Change::Closed)
     );
     assert!(key.soon(now, 0));
-    assert_eq!(
-        key.defer(
-            now,
-            Denial::AtCapacity,
-            PAUSED_SNOOZE,
-            true,
-            Place::Broker,
-            0.0
-        ),
-        MIN_SNOOZE
-    );
+    assert_eq!(defer(&mut key, now, Denial::AtCapacity, 0.0), MIN_SNOOZE);
 }
 
 #[test]
@@ -252,14 +222,7 @@ fn a_paused_channel_gets_none_and_looks_again_soon() {
     let mut key = key_state(limits, now);
     assert_eq!(begin(&mut key, now, 0).unwrap_err(), Denial::Paused);
     for random in [0.0, 0.5, 1.0] {
-        let wait = key.defer(
-            now,
-            Denial::Paused,
-            PAUSED_SNOOZE,
-            true,
-            Place::Broker,
-            random,
-        );
+        let wait = defer(&mut key, now, Denial::Paused, random);
         assert!(wait.as_secs() <= PAUSED_SNOOZE.as_secs(), "{wait:?}");
     }
     key.limit(LIMITS, now);
@@ -330,7 +293,7 @@ proptest! {
                     key.give_up(ticket, now);
                 }
                 Step::Defer => {
-                    let wait = key.defer(now, Denial::AtCapacity, PAUSED_SNOOZE, true, Place::Broker, 0.5);
+                    let wait = defer(&mut key, now, Denial::AtCapacity, 0.5);
                     prop_assert!((MIN_SNOOZE..=MAX_SNOOZE).contains(&wait));
                 }
                 Step::Pass(millis) => now += Duration::from_millis(millis),
