@@ -83,22 +83,30 @@ impl Dispatcher {
         NoAttempt::Deferred(Deferred { wait, reason })
     }
 
-    /// Pauses a channel whose endpoint responded 410, so that its messages wait for the owner.
-    /// Returns whether it is paused.
-    async fn pause(&self, id: &ChannelId, uid: &ChannelUid) -> bool {
+    /// Pauses a channel whose endpoint responded 410, so that its messages wait for the owner. Returns
+    /// why the message waits; `None` if the channel is another one now, or cannot be paused.
+    async fn pause(&self, id: &ChannelId, uid: &ChannelUid) -> Option<WaitReason> {
         let paused = self.channels.store().set_paused(id, Some(uid), true).await;
         self.channels.forget(id).await;
-        match &paused {
-            Ok(_) => tracing::warn!(channel_id = %id, "channel.gone"),
+        match paused {
+            Ok(_) => {
+                tracing::warn!(channel_id = %id, "channel.gone");
+                Some(WaitReason::ChannelPaused)
+            }
             // The next message gets the same 410 and pauses the channel then.
             Err(error) => {
                 if let Some(suppressed) = NOT_PAUSED.due(Instant::now().into_std()) {
-                    let error = chain(error);
+                    let error = chain(&error);
                     tracing::warn!(channel_id = %id, error, suppressed, "a gone channel is not paused");
                 }
+                // Both pass. No other error does.
+                let passes = matches!(
+                    error,
+                    ChannelError::Unavailable(_) | ChannelError::Changed(_)
+                );
+                passes.then_some(WaitReason::StoreUnavailable)
             }
         }
-        paused.is_ok()
     }
 }
 
@@ -213,11 +221,7 @@ impl DeliveryRole for Dispatcher {
         }
         let uid = &destination.known.target.uid;
         // Even after the last attempt: the message waits until the channel is resumed.
-        let reason = if self.pause(&message.channel_id, uid).await {
-            WaitReason::ChannelPaused
-        } else {
-            WaitReason::StoreUnavailable
-        };
+        let reason = self.pause(&message.channel_id, uid).await?;
         Some(Deferred {
             wait: self.snooze,
             reason,

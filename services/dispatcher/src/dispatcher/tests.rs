@@ -52,7 +52,8 @@ impl Channels for Store {
         _: Option<&ChannelUid>,
         _: bool,
     ) -> Result<Versioned, ChannelError> {
-        Err(ChannelError::NotFound(id.clone()))
+        self.0(id)?;
+        Err(Unavailable::new("it only reads").into())
     }
 
     async fn create(&self, _: &Channel) -> Result<Version, ChannelError> {
@@ -145,7 +146,11 @@ fn message(body: &'static str, attempts: u32) -> Message {
 /// default schedule has no further attempt.
 async fn decide_after_the_last_attempt(status: u16) -> Decision {
     let (url, _requests) = channel_server(status).await;
-    let dispatcher = dispatcher(store(move |_| Ok(target("now", &url))));
+    decide_the_last_attempt(store(move |_| Ok(target("now", &url)))).await
+}
+
+async fn decide_the_last_attempt(channels: CachedChannels) -> Decision {
+    let dispatcher = dispatcher(channels);
     let attempts = u32::try_from(DEFAULT_SCHEDULE.len()).unwrap();
     dispatcher.handle(&message(MESSAGE, attempts)).await
 }
@@ -196,6 +201,20 @@ async fn the_last_attempt_of_the_schedule_is_the_last() {
 async fn a_message_whose_endpoint_is_gone_waits_also_after_its_last_attempt() {
     let waits = Decision::Snooze(Config::default().snooze);
     assert_eq!(decide_after_the_last_attempt(410).await, waits);
+}
+
+#[tokio::test]
+async fn the_last_attempt_ends_a_message_whose_gone_channel_cannot_be_paused() {
+    let (url, _requests) = channel_server(410).await;
+    let was_read = AtomicBool::new(false);
+    let is_deleted_after_the_first_read = store(move |id| {
+        if was_read.swap(true, Ordering::Relaxed) {
+            return Err(ChannelError::NotFound(id.clone()));
+        }
+        Ok(target("now", &url))
+    });
+    let dead = decide_the_last_attempt(is_deleted_after_the_first_read).await;
+    assert_eq!(reason(dead).kind, DeadKind::AttemptsExhausted);
 }
 
 /// A dispatcher may have a deleted channel in its cache when the first message for its successor
