@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::topology::MAX_LENGTH;
 use crate::{Config, Queue};
 
 /// Minimum number of a queue's members, if the cluster has as many nodes: RabbitMQ's default for a
@@ -74,11 +73,48 @@ struct Harm {
 const SHIELD: &str = "`roundtrip rabbitmq-policies` prints the commands that override it";
 const EXEMPT: &str = "exclude the gateway's queues from it: no policy overrides an operator policy";
 
+/// The limit of a queue whose arguments and policies set none.
+const NO_LIMIT: u64 = u64::MAX;
+
+/// A limit of the work queues.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Bound {
+    argument: &'static str,
+    /// A policy's key.
+    key: &'static str,
+    unit: &'static str,
+    setting: &'static str,
+    /// The setting's value.
+    wanted: u64,
+}
+
+impl Bound {
+    const fn all(config: &Config) -> [Self; 2] {
+        [
+            Self {
+                argument: "x-max-length",
+                key: "max-length",
+                unit: "messages",
+                setting: "broker.max_backlog",
+                wanted: config.max_backlog,
+            },
+            Self {
+                argument: "x-max-length-bytes",
+                key: "max-length-bytes",
+                unit: "bytes",
+                setting: "broker.max_backlog_bytes",
+                wanted: config.max_backlog_bytes,
+            },
+        ]
+    }
+}
+
 impl Found {
     /// The warnings, a line each, in a stable order.
     pub(super) fn warnings(&self, config: &Config) -> Vec<String> {
         let mut harms: BTreeMap<Harm, Vec<&str>> = BTreeMap::new();
-        let mut limits: BTreeMap<(u64, String), Vec<&str>> = BTreeMap::new();
+        let mut limits: BTreeMap<(&Bound, u64, String), Vec<&str>> = BTreeMap::new();
+        let bounds = Bound::all(config);
         for (targets, are_queues) in [(&self.exchanges, false), (&self.queues, true)] {
             for target in targets {
                 let purpose = are_queues.then(|| purpose(config, &target.name));
@@ -93,10 +129,12 @@ impl Found {
                         harms.entry(harm).or_default().push(&target.name);
                     }
                 }
-                if matches!(purpose, Some(Purpose::Work | Purpose::Stored)) {
-                    let (limit, by) = self.limit(target);
-                    if limit != config.max_backlog {
-                        limits.entry((limit, by)).or_default().push(&target.name);
+                let is_work = matches!(purpose, Some(Purpose::Work | Purpose::Stored));
+                for bound in bounds.iter().filter(|_| is_work) {
+                    let (limit, by) = self.limit(target, bound);
+                    if limit != bound.wanted {
+                        let names = limits.entry((bound, limit, by)).or_default();
+                        names.push(&target.name);
                     }
                 }
             }
@@ -111,12 +149,21 @@ impl Found {
             } = harm;
             format!("{policy} sets {key} on {names}: {effect}; {remedy}")
         });
-        let limits = limits.into_iter().map(|((limit, by), names)| {
+        let limits = limits.into_iter().map(|((bound, limit, by), names)| {
+            let Bound {
+                unit,
+                setting,
+                wanted,
+                ..
+            } = bound;
+            let held = match limit {
+                NO_LIMIT => format!("any number of {unit}"),
+                limit => format!("at most {limit} {unit}{by}"),
+            };
             format!(
-                "{} holds at most {limit} messages{by}, and broker.max_backlog is {}: `roundtrip \
-                 rabbitmq-policies` prints the command that sets it",
-                list(&names),
-                config.max_backlog
+                "{} holds {held}, and {setting} is {wanted}: `roundtrip rabbitmq-policies` prints the \
+                 command that sets it",
+                list(&names)
             )
         });
         harms.chain(limits).chain(self.too_few_members()).collect()
@@ -158,14 +205,14 @@ impl Found {
         policy.into_iter().chain(operator)
     }
 
-    /// How many messages a queue holds at most, and what sets that limit: the lowest applies.
-    fn limit(&self, target: &Target) -> (u64, String) {
-        let own = target.arguments.get("x-max-length").and_then(Value::as_u64);
+    /// How much a queue holds at most, and what sets that limit: the lowest applies.
+    fn limit(&self, target: &Target, bound: &Bound) -> (u64, String) {
+        let own = target.arguments.get(bound.argument).and_then(Value::as_u64);
         let by_policies = self.of(target).filter_map(|(policy, _, definition)| {
-            let limit = definition.get("max-length")?.as_u64()?;
+            let limit = definition.get(bound.key)?.as_u64()?;
             Some((limit, format!(" by {policy}")))
         });
-        let own = (own.unwrap_or(MAX_LENGTH), String::new());
+        let own = (own.unwrap_or(NO_LIMIT), String::new());
         by_policies.chain([own]).min().unwrap_or_default()
     }
 }
@@ -245,13 +292,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::policies;
+    use crate::{
+        policies,
+        rabbitmq::topology::{MAX_LENGTH, MAX_LENGTH_BYTES},
+    };
 
     fn queue(name: &str, policy: Option<&str>) -> Target {
         Target {
             name: format!("roundtrip.{name}"),
             policy: policy.map(str::to_owned),
-            arguments: json!({"x-max-length": MAX_LENGTH}),
+            arguments: json!({
+                "x-max-length": MAX_LENGTH, "x-max-length-bytes": MAX_LENGTH_BYTES
+            }),
             ..Target::default()
         }
     }
@@ -322,7 +374,7 @@ mod tests {
         for (definition, [work, stored, delay, dead]) in [
             (json!({"message-ttl": 1}), [1, 1, 1, 1]),
             (json!({"max-length": 10_000_000}), [0, 0, 1, 1]),
-            (json!({"max-length-bytes": 5}), [0, 0, 1, 1]),
+            (json!({"max-length-bytes": 5}), [1, 1, 1, 1]),
             (json!({"delivery-limit": 5}), [0, 1, 0, 1]),
             (json!({"overflow": "drop-head"}), [1, 1, 1, 1]),
             (json!({"overflow": "reject-publish"}), [0, 0, 0, 0]),
@@ -352,6 +404,20 @@ mod tests {
         );
         let expected = "roundtrip.callbacks holds at most 5 messages by policy \"everything\", and \
                         broker.max_backlog is 10000000";
+        assert!(
+            warnings.len() == 1 && warnings[0].starts_with(expected),
+            "{warnings:?}"
+        );
+    }
+
+    /// An older version declared it.
+    #[test]
+    fn a_queue_without_a_limit_in_bytes_is_reported() {
+        let mut target = queue("callbacks", Some("everything"));
+        target.arguments = json!({"x-max-length": MAX_LENGTH});
+        let warnings = warnings(vec![target], json!({"overflow": "reject-publish"}));
+        let expected = "roundtrip.callbacks holds any number of bytes, and \
+                        broker.max_backlog_bytes is 10737418240";
         assert!(
             warnings.len() == 1 && warnings[0].starts_with(expected),
             "{warnings:?}"
