@@ -291,9 +291,15 @@ impl Replayer {
     /// Whether the message is still being delivered. A channel server may post its answer before it
     /// returns 2xx, so an answered message may be. Only its timeline tells.
     async fn is_under_way(&self, message: &MessageRecord) -> Result<bool, QueryError> {
-        let is_settled = matches!(message.state, State::Delivered | State::Cancelled);
-        if message.state.is_under_way() || is_settled {
-            return Ok(message.state.is_under_way());
+        match message.state {
+            State::Delivered => return Ok(false),
+            state if state.is_under_way() => return Ok(true),
+            // A cancellation that was recorded late may have left the message where it waits.
+            State::Cancelled => {
+                let id = message.message_id.to_string();
+                return Ok(self.store.waiting_message(&id).await?.is_some());
+            }
+            _ => {}
         }
         let timeline = self.store.message(&message.message_id).await?;
         Ok(timeline.is_some_and(|(_, entries)| {
