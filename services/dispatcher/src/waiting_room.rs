@@ -1,7 +1,7 @@
 //! Consumes the messages that wait in the store, as a queue is consumed.
 //!
 //! A claimed channel is a lane: one task reads the channel's due messages in order, hands at most
-//! `max_in_flight` of them to the worker loop, and yields the channel when none is due or the
+//! `max_in_flight` of them to the worker loop, and releases the channel when none is due or the
 //! channel cannot take them now. Expired messages come first, and also those of a paused channel.
 //!
 //! Invariant: a message is handed out only under its channel's lease, and its row stays in the store
@@ -128,7 +128,7 @@ impl Drop for WaitingRoom {
 /// The lanes of this process.
 #[derive(Default)]
 struct Lanes {
-    /// The lanes, and the yields of ended ones, which return `None`.
+    /// The lanes, and the releases of ended ones, which return `None`.
     running: JoinSet<Option<Ended>>,
     /// Each lane's channel, and the token that ends it when its lease is lost.
     channels: HashMap<Id, (ChannelId, CancellationToken)>,
@@ -150,7 +150,7 @@ impl Lanes {
         self.channels.insert(task.id(), (channel, lost));
     }
 
-    /// Forgets a lane that has ended, then yields its channel. In the other order a claim could return
+    /// Forgets a lane that has ended, then releases its channel. In the other order a claim could return
     /// the channel while it is still known here, and no lane would start for it.
     fn joined(&mut self, room: &Arc<Room>, joined: Result<(Id, Option<Ended>), JoinError>) {
         let (task, ended) = match joined {
@@ -204,11 +204,12 @@ async fn claim(room: Arc<Room>, deliveries: mpsc::Sender<Delivery>) {
                     lanes.keep(&held);
                 }
             }
-            _ = claims.tick(), if !is_closed && room.free_lanes() > 0 => {
+            // A lane frees its place without an event here, so the tick looks.
+            _ = claims.tick(), if !is_closed => if room.free_lanes() > 0 {
                 for channel in room.claim(lanes.channels.is_empty()).await {
                     lanes.start(&room, channel, &deliveries);
                 }
-            }
+            },
         }
     }
 }
@@ -251,20 +252,20 @@ impl Room {
         }
     }
 
-    /// Yields a channel.
+    /// Ends the lease of a channel.
     async fn give_back(&self, ended: Ended) {
         let now = self.clock.now();
         let look_at = ended.look_again_after.map(|after| now + after);
         let store = &self.store;
-        let yielded = store.yield_channel(&self.owner, &ended.channel, now, look_at);
+        let released = store.release_channel(&self.owner, &ended.channel, now, look_at);
         // Otherwise the lease ends by itself.
-        if let Ok(Err(error)) = timeout(LEASE, yielded).await {
+        if let Ok(Err(error)) = timeout(LEASE, released).await {
             note(&error);
         }
     }
 
-    /// How many more channels may be read. A lane that only waits for its last settlements is not
-    /// counted: the worker loop bounds how many messages are handed out.
+    /// How many more channels this process may read. A lane that only waits for its last settlements
+    /// does not count: the worker loop bounds how many messages such lanes have.
     fn free_lanes(&self) -> u16 {
         u16::try_from(self.reading.available_permits()).unwrap_or(MAX_READING)
     }
@@ -281,7 +282,7 @@ impl Room {
 
 fn note(error: &Unavailable) {
     if let Some(suppressed) = STORE_UNAVAILABLE.due(Instant::now().into_std()) {
-        tracing::warn!(%error, suppressed, "the store of waiting messages does not answer; they are delivered when it does");
+        tracing::warn!(%error, suppressed, "the store is unavailable; waiting messages are delivered when it responds again");
     }
 }
 

