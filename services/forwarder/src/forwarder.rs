@@ -131,7 +131,7 @@ impl DeliveryRole for Forwarder {
     }
 }
 
-/// What a receiver can tell without the body.
+/// The headers that name the kind and the ids, for a router that does not read the body.
 fn headers(callback: &Callback) -> Vec<(&'static str, String)> {
     let ids = [
         (MESSAGE_ID, callback.message_id.map(|id| id.to_string())),

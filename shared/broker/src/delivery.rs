@@ -18,15 +18,17 @@ pub struct Delivery {
 /// What an engine does with a delivery when it is settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
+    /// Remove the message.
     Ack,
+    /// Deliver the message again after `delay`, with this number of attempts made so far.
     Defer {
+        /// Minimum time until it is delivered again.
         delay: Duration,
         attempts: u32,
     },
-    Wait {
-        waiting: Waiting,
-        attempts: u32,
-    },
+    /// Move it to the waiting queue, with this number of attempts made so far.
+    Wait { waiting: Waiting, attempts: u32 },
+    /// Move it to the dead queue of its queue.
     Dead {
         reason: DeadReason,
         /// Attempts made so far, plus one for this delivery even if it made none.
@@ -46,6 +48,7 @@ pub trait Settle: Send + Sync {
         settlement: Settlement,
     ) -> Result<(), SettleError>;
 
+    /// Returns the message unchanged to its queue, without waiting.
     fn release(self: Box<Self>);
 }
 

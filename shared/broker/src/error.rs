@@ -5,6 +5,7 @@ use roundtrip_model::WrongSettings;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
+    /// The broker is unreachable, or was closed.
     #[error("the broker is unavailable: {0}")]
     Unavailable(String),
     /// The broker refuses: blocked, a full queue, a full disk.

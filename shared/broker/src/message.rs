@@ -15,6 +15,7 @@ pub struct Message {
     pub replay_count: u32,
     /// When Roundtrip accepted the message, in milliseconds.
     pub accepted_at: OffsetDateTime,
+    /// Why the message is dead; set only in dead queues.
     pub dead: Option<DeadReason>,
     /// Why the message waits in the store; set only in the waiting queue, and in what comes from
     /// the store.

@@ -240,9 +240,9 @@ fn log_unchecked(config: &Config, has_several_hosts: bool) {
     }
     if has_several_hosts {
         tracing::info!(
-            "broker.management_url is not set, so the members of the queues are not checked. A queue \
-             that was declared before a node joined has no member there: `rabbitmq-queues grow NODE \
-             all` adds one"
+            "broker.management_url is not set, so nothing checks the members of the quorum queues. A \
+             node that joined the cluster later has no member of older queues: `rabbitmq-queues grow \
+             NODE all` adds them"
         );
     }
 }

@@ -122,6 +122,7 @@ pub struct NewKey {
 }
 
 impl NewKey {
+    /// Makes the key from this secret, which must come from a cryptographically secure generator.
     pub fn make(
         self,
         secret: [u8; SECRET_BYTES],

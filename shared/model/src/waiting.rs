@@ -12,7 +12,7 @@ named! {
         SecretUnreadable = "secret_unreadable",
         StoreUnavailable = "store_unavailable",
         EndpointFailing = "endpoint_failing",
-        /// The channel could not take the messages before it, which wait in the store.
+        /// Earlier messages of the channel wait in the store, because the channel could not take them.
         EarlierMessages = "earlier_messages",
         /// The breaker of the sessions server is open, for all answers or for the channel's.
         SessionsServerFailing = "sessions_server_failing",
@@ -40,8 +40,8 @@ impl WaitReason {
                 "the channel's endpoint keeps failing; a few deliveries at a time probe it"
             }
             Self::EarlierMessages => {
-                "the channel cannot take the messages before it, which wait in the store; GET \
-                 /channel/{channel_id}/waiting says why"
+                "earlier messages of the channel wait in the store, because the channel could not take \
+                 them; GET /channel/{channel_id}/waiting shows why"
             }
             Self::SessionsServerFailing => {
                 "the sessions server keeps failing, for this channel's answers or for all; a few \

@@ -169,7 +169,7 @@ impl Ingress {
     }
 }
 
-/// The wait of a message that cannot go now: a scheduled one, or one whose channel is paused or held.
+/// Why the message waits, and from when on it is due. `None` if it can be delivered now.
 fn waits(
     message: &OutboundMessage,
     known: &KnownChannel,

@@ -105,6 +105,7 @@ impl Table {
         Self { connection }
     }
 
+    /// Commits and syncs all the changes, or none.
     pub(super) fn commit<'a>(
         &mut self,
         changes: impl IntoIterator<Item = Change<'a>>,
@@ -193,6 +194,7 @@ impl Table {
         Ok(count.unsigned_abs())
     }
 
+    /// When the first row that is not ready at `now` becomes due.
     pub(super) fn next_due(&self, sub_queue: i64, now: i64) -> rusqlite::Result<Option<i64>> {
         self.connection
             .prepare_cached("SELECT min(due) FROM parcel WHERE queue = ?1 AND due > ?2")?

@@ -83,8 +83,8 @@ pub trait DeliveryRole: Send + Sync + 'static {
         false
     }
 
-    /// Acts on an attempt's outcome. If it defers the message, the message is snoozed, whatever the
-    /// retry policy decided.
+    /// Reacts to the outcome of an attempt. If it returns a deferral, the message waits as the deferral
+    /// says, the retry policy's decision is dropped, and the attempt does not count.
     async fn after_attempt(
         &self,
         _payload: &Self::Payload,

@@ -90,11 +90,13 @@ pub struct DeadFilter {
     pub session: Option<SessionId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<DeadKind>,
+    /// Dead at this time or later.
     #[serde(
         with = "time::serde::rfc3339::option",
         skip_serializing_if = "Option::is_none"
     )]
     pub since: Option<OffsetDateTime>,
+    /// Dead before this time.
     #[serde(
         with = "time::serde::rfc3339::option",
         skip_serializing_if = "Option::is_none"

@@ -70,6 +70,7 @@ pub struct MessageRecord {
     pub session_id: SessionId,
     pub state: State,
     pub replay_count: u32,
+    /// When the latest entry happened.
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,
     /// Its content. `None` before its `Accepted` entry arrives, and with [`Detail::Outline`].
@@ -92,11 +93,13 @@ pub struct MessageFilter {
     /// In this state now, or accepted by its channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<StateFilter>,
+    /// Accepted at this time or later.
     #[serde(
         with = "time::serde::rfc3339::option",
         skip_serializing_if = "Option::is_none"
     )]
     pub since: Option<OffsetDateTime>,
+    /// Accepted before this time.
     #[serde(
         with = "time::serde::rfc3339::option",
         skip_serializing_if = "Option::is_none"

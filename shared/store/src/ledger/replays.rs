@@ -37,6 +37,7 @@ pub trait Replays: Send + Sync + 'static {
     /// exceed the limit, each by one.
     async fn create_replay(&self, replay: &Replay) -> Result<(), ReplayError>;
 
+    /// Matching replays, the latest first.
     async fn replays(
         &self,
         filter: &ReplayFilter,
