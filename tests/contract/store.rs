@@ -4,6 +4,7 @@
 //! engine runs all of them.
 
 mod foreign;
+mod ledger_answers;
 mod ledger_dead;
 mod ledger_idempotency;
 mod ledger_journal;
@@ -28,6 +29,7 @@ use roundtrip_model::{ApiKeyId, Channel, ChannelId, ChannelPatch, StoredChannel}
 use serde_json::Value;
 
 pub(crate) use foreign::*;
+pub(crate) use ledger_answers::*;
 pub(crate) use ledger_dead::*;
 pub(crate) use ledger_idempotency::*;
 pub(crate) use ledger_journal::*;
@@ -140,6 +142,9 @@ macro_rules! store_contract {
             a_deleted_channels_secrets_are_gone,
             a_channel_that_stays_keeps_its_secrets,
             secrets_are_no_part_of_the_channel,
+            an_answers_content_is_stored_beside_the_timeline,
+            a_repeated_answer_is_one_with_its_first_time,
+            of_many_answers_the_latest_are_read,
             a_timeline_is_what_was_recorded,
             entries_in_any_order_and_twice_lead_to_the_same,
             the_state_is_the_greatest_position,

@@ -5,7 +5,8 @@
 use mongodb::Client;
 
 /// Every collection of the store.
-const COLLECTIONS: [&str; 10] = [
+const COLLECTIONS: [&str; 11] = [
+    "answers",
     "api_keys",
     "channel_secrets",
     "channels",

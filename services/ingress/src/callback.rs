@@ -17,6 +17,7 @@ use axum::{
 use roundtrip_broker::{Message, Route};
 use roundtrip_model::{
     Callback, CallbackId, Entry, EntryId, Event, SessionId,
+    journal::KeptAnswer,
     token::{Claims, Proven, QUERY, Refusal},
 };
 use serde::{Deserialize, Serialize};
@@ -147,6 +148,10 @@ impl Ingress {
                 at: accepted_at,
                 event: Event::Answered {
                     callback_id: callback.callback_id,
+                    content: Some(KeptAnswer::of(
+                        &callback.response_data,
+                        self.limits.max_kept_answer_bytes,
+                    )),
                 },
             };
             self.record(entry).await;

@@ -23,6 +23,8 @@ const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::
 /// Each of the remembered answers takes memory.
 const MAX_ANSWERS_PER_DELIVERY: u16 = 10_000;
 const MAX_CONNECTIONS: usize = 1_000_000;
+/// As text in JSON it can be twice as long, and must fit in one message of the journal.
+const MAX_KEPT_ANSWER_BYTES: usize = 512 << 10;
 
 roundtrip_model::section! {
     #[derive(Debug, Eq)]
@@ -62,6 +64,8 @@ roundtrip_model::section! {
         max_answers_per_delivery: u16 = 100, in 1..=MAX_ANSWERS_PER_DELIVERY;
         /// The most answers a second of one channel, on each ingress; beyond it 429.
         answer_rate_per_channel: u32 = 1_000, in 1..;
+        /// How much of an answer's content the journal keeps.
+        max_kept_answer_bytes: usize = 64 << 10, in ..=MAX_KEPT_ANSWER_BYTES;
         /// How long the last read API keys are used while the store is unavailable.
         #[serde(with = "humantime_serde")]
         keys_max_age: Duration = Duration::from_hours(1);
@@ -102,6 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of every setting")]
     fn a_setting_out_of_its_bounds_is_named() {
         let set = Config::default;
         let checked = |config: Config| {
@@ -194,6 +199,13 @@ mod tests {
                     ..set()
                 },
                 "answer_rate_per_channel",
+            ),
+            (
+                Config {
+                    max_kept_answer_bytes: 1 << 20,
+                    ..set()
+                },
+                "max_kept_answer_bytes",
             ),
         ] {
             let error = checked(config).unwrap_err().to_string();

@@ -1,7 +1,9 @@
 //! What happened to messages: their timelines, dead letters, and replays.
 
+mod answers;
 pub(crate) mod dead_letters;
 mod entry;
 pub(crate) mod messages;
 pub(crate) mod replays;
+mod wait;
 pub(crate) mod waiting;

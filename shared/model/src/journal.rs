@@ -77,6 +77,9 @@ pub enum Event {
     Attempted(Box<Attempt>),
     Answered {
         callback_id: CallbackId,
+        /// `None` in an entry of an earlier version, and in one that a store returns.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        content: Option<KeptAnswer>,
     },
     ForwardAttempted {
         callback_id: CallbackId,
@@ -101,6 +104,35 @@ pub struct Content {
     /// The producer's JSON, unchanged.
     pub message: Box<RawValue>,
     pub response_url: String,
+}
+
+/// The content of an answer, as far as it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeptAnswer {
+    /// All of it: the channel's JSON, unchanged.
+    ResponseData(Box<RawValue>),
+    /// The beginning of a longer one.
+    TruncatedResponseData {
+        /// The beginning of the channel's JSON. It is text, and no JSON.
+        head: String,
+        /// The length of all of it.
+        bytes: usize,
+    },
+}
+
+impl KeptAnswer {
+    /// Keeps at most this many bytes.
+    pub fn of(response_data: &RawValue, max_bytes: usize) -> Self {
+        let json = response_data.get();
+        if json.len() <= max_bytes {
+            return Self::ResponseData(response_data.to_owned());
+        }
+        Self::TruncatedResponseData {
+            head: json[..json.floor_char_boundary(max_bytes)].to_owned(),
+            bytes: json.len(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,8 @@ mod waiting;
 pub use dead_letters::{DeadFilter, DeadLetter, DeadLetters, DeadQueue};
 pub use idempotency::{Idempotency, Reservation};
 pub use journal::{
-    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, StateFilter,
+    AnswerRecord, Answers, Detail, FIRST_ENTRIES, Journal, MAX_ANSWERS, MAX_ENTRIES, MessageFilter,
+    MessageRecord, StateFilter,
 };
 pub use replays::{
     MAX_RUNNING_REPLAYS, Progress, Replay, ReplayError, ReplayFilter, ReplaySource, ReplayStatus,
@@ -25,7 +26,7 @@ pub use waiting::{
     WaitingSelection, WaitingSummary,
 };
 
-pub(crate) use journal::{first_message_id, timeline};
+pub(crate) use journal::{ACCEPTED, answers_in, first_message_id, stored_event, timeline};
 pub(crate) use projection::MessageProjection;
 pub(crate) use waiting::{Looks, earliest_looks, look_no_later};
 

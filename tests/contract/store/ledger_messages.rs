@@ -126,7 +126,10 @@ pub(crate) async fn messages_that_their_channel_took_are_found_together(harness:
     let replay_id = ReplayId::generate();
     let dead = reason(DeadKind::Refused);
     let arrived = || tried(1, After::Arrived);
-    let answered = || Event::Answered { callback_id };
+    let answered = || Event::Answered {
+        callback_id,
+        content: None,
+    };
     let forwarded = Event::ForwardAttempted {
         callback_id,
         attempt: Box::new(attempt(1, After::Arrived)),

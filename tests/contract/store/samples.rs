@@ -101,7 +101,13 @@ pub(super) fn life(message_id: MessageId, beginning: i64) -> Vec<Entry> {
         (0, Event::Dead(dead.clone())),
         (1, replayed),
         (1, tried(1, After::Arrived)),
-        (1, Event::Answered { callback_id }),
+        (
+            1,
+            Event::Answered {
+                callback_id,
+                content: None,
+            },
+        ),
         (
             1,
             Event::ForwardAttempted {

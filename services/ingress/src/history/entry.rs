@@ -5,7 +5,7 @@
 
 use roundtrip_model::{
     CallbackId, ChannelId, DeadReason, Entry, EntryId, Event, MessageId, ReplayId, SessionId,
-    journal::{After, Attempt, Content},
+    journal::{After, Attempt, Content, KeptAnswer},
     waiting::WaitReason,
 };
 use serde::{Serialize, Serializer};
@@ -57,6 +57,9 @@ enum ShownEvent {
     Attempted(#[serde(with = "ShownAttempt")] Box<Attempt>),
     Answered {
         callback_id: CallbackId,
+        /// In the message's answers.
+        #[serde(skip)]
+        content: Option<KeptAnswer>,
     },
     ForwardAttempted {
         callback_id: CallbackId,

@@ -8,7 +8,11 @@ use roundtrip_store::{Detail, MessageFilter, MessageRecord, StateFilter};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::entry::TimelineEntry;
+use super::{
+    answers::{ShownAnswers, shown},
+    entry::TimelineEntry,
+    wait::Waiting,
+};
 use crate::{
     auth::Principal,
     ingress::Ingress,
@@ -36,7 +40,7 @@ impl From<MessageRecord> for Shown {
     }
 }
 
-/// A message with its timeline, the earliest entry first.
+/// A message with its answers and its timeline, the earliest first.
 #[derive(Debug, Serialize)]
 #[expect(clippy::struct_field_names, reason = "the field's name in the API")]
 pub(crate) struct Timeline {
@@ -44,30 +48,9 @@ pub(crate) struct Timeline {
     message: Shown,
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<Waiting>,
+    #[serde(flatten)]
+    answers: ShownAnswers,
     timeline: Vec<TimelineEntry>,
-}
-
-/// Why a message is not delivered now.
-#[derive(Debug, Serialize)]
-struct Waiting {
-    reason: WaitReason,
-    detail: &'static str,
-    /// The time of the next attempt, if the wait ends at one.
-    #[serde(
-        with = "time::serde::rfc3339::option",
-        skip_serializing_if = "Option::is_none"
-    )]
-    until: Option<OffsetDateTime>,
-}
-
-impl Waiting {
-    fn new(reason: WaitReason, until: Option<OffsetDateTime>) -> Self {
-        Self {
-            reason,
-            detail: reason.detail(),
-            until,
-        }
-    }
 }
 
 /// `GET /channel/message/{message_id}`
@@ -82,9 +65,11 @@ pub(crate) async fn timeline(
     let found = found.filter(|(message, _)| principal.sees(Some(&message.channel_id)));
     let (message, timeline) = found.ok_or_else(|| Problem::unknown_message(&id.to_string()))?;
     let waiting = waiting(&ingress, &message, &timeline).await?;
+    let answers = ingress.store.answers(&id).await?;
     let timeline = Timeline {
         message: message.into(),
         waiting,
+        answers: shown(answers, &timeline),
         timeline: timeline.into_iter().map(TimelineEntry::from).collect(),
     };
     ingress.response_budget.json(&timeline, ())

@@ -181,6 +181,7 @@ async fn an_answered_message_is_replayed_only_after_its_delivery(
     };
     let answered = Event::Answered {
         callback_id: CallbackId::generate(),
+        content: None,
     };
     let at = SystemClock.now() - Duration::from_secs(1);
     let entries = [

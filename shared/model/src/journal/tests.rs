@@ -66,6 +66,7 @@ fn waiting(callback_id: Option<CallbackId>, attempts: u32) -> Event {
 fn answered() -> Event {
     Event::Answered {
         callback_id: CallbackId::generate(),
+        content: None,
     }
 }
 
@@ -219,4 +220,37 @@ proptest! {
         prop_assert_eq!(serde_json::to_string(&read).unwrap(), json);
         prop_assert_eq!(read.position(), entry.position());
     }
+}
+
+#[test]
+fn a_long_answer_is_kept_up_to_the_limit_and_marked() {
+    let kept = |json: &str, max_bytes| {
+        let json = RawValue::from_string(json.to_owned()).unwrap();
+        serde_json::to_string(&KeptAnswer::of(&json, max_bytes)).unwrap()
+    };
+    let whole = r#"{"response_data":{"n":1.10}}"#;
+    assert_eq!(kept(r#"{"n":1.10}"#, 10), whole);
+    let cut = r#"{"truncated_response_data":{"head":"{\"n\":1.10","bytes":10}}"#;
+    assert_eq!(kept(r#"{"n":1.10}"#, 9), cut);
+    // Before the character that does not fit.
+    let cut = r#"{"truncated_response_data":{"head":"\"a","bytes":5}}"#;
+    assert_eq!(kept("\"a\u{e9}\"", 3), cut);
+    let nothing = r#"{"truncated_response_data":{"head":"","bytes":4}}"#;
+    assert_eq!(kept("null", 0), nothing);
+}
+
+#[test]
+fn an_answer_of_an_earlier_version_has_no_content() {
+    let id = "cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f";
+    let read = |json: String| match serde_json::from_str(&json).unwrap() {
+        Event::Answered { content, .. } => content,
+        event => panic!("{event:?}"),
+    };
+    let old = read(format!(r#"{{"answered":{{"callback_id":"{id}"}}}}"#));
+    assert!(old.is_none(), "{old:?}");
+    let new = r#"{"response_data":[1.0,1e400]}"#;
+    let read = read(format!(
+        r#"{{"answered":{{"callback_id":"{id}","content":{new}}}}}"#
+    ));
+    assert_eq!(serde_json::to_string(&read).unwrap(), new);
 }

@@ -16,9 +16,10 @@ use super::{
     rows::{self, Columns, Conditions, Table, unwritable},
 };
 use crate::{
-    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, QueryError,
-    StateFilter, Unavailable,
-    ledger::{MessageProjection, timeline},
+    AnswerRecord, Answers, Detail, FIRST_ENTRIES, Journal, MAX_ANSWERS, MAX_ENTRIES, MessageFilter,
+    MessageRecord, QueryError, StateFilter, Unavailable,
+    ledger::{ACCEPTED, MessageProjection, answers_in, stored_event, timeline},
+    page::PageBudget,
 };
 
 const TABLE: Table = Table {
@@ -27,15 +28,20 @@ const TABLE: Table = Table {
     order: "DESC",
 };
 
-/// Stored in place of an `Accepted` event, whose content is in a table of its own.
-const ACCEPTED: &str = r#""accepted""#;
-
 const INSERT_ENTRY: &str = "
     INSERT INTO entries (message_id, at, entry_id, round, event) VALUES (?1, ?2, ?3, ?4, ?5)
     ON CONFLICT DO NOTHING";
 const INSERT_CONTENT: &str = "
     INSERT INTO contents (message_id, message, response_url) VALUES (?1, ?2, ?3)
     ON CONFLICT DO NOTHING";
+// A repeated answer has a later time.
+const INSERT_ANSWER: &str = "
+    INSERT INTO answers (callback_id, message_id, channel_id, session_id, at, content)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+    ON CONFLICT DO UPDATE SET at = excluded.at WHERE excluded.at < at";
+const ANSWERS: &str = "
+    SELECT callback_id, at, content FROM answers WHERE message_id = ?1
+    ORDER BY at DESC, callback_id DESC LIMIT ?2";
 const ADVANCE: &str = "
     INSERT INTO messages (message_id, channel_id, session_id, state, position, round, updated_at)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
@@ -81,6 +87,11 @@ impl Journal for SqliteStore {
         .await
     }
 
+    async fn answers(&self, id: &MessageId) -> Result<Answers, Unavailable> {
+        let id = id.to_string();
+        self.run(move |connection| answers(connection, &id)).await
+    }
+
     async fn messages(
         &self,
         filter: &MessageFilter,
@@ -110,13 +121,10 @@ fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<
     let mut content = transaction.prepare_cached(INSERT_CONTENT)?;
     for entry in entries {
         let message_id = entry.message_id.to_string();
-        let event = match &entry.event {
-            Event::Accepted(accepted) => {
-                content.execute((&message_id, accepted.message.get(), &accepted.response_url))?;
-                ACCEPTED.to_owned()
-            }
-            event => serde_json::to_string(event).map_err(unwritable)?,
-        };
+        if let Event::Accepted(accepted) = &entry.event {
+            content.execute((&message_id, accepted.message.get(), &accepted.response_url))?;
+        }
+        let event = stored_event(&entry.event).map_err(unwritable)?;
         let entry_id = entry.entry_id.to_string();
         insert.execute((
             message_id,
@@ -124,6 +132,17 @@ fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<
             entry_id,
             entry.replay_count,
             event,
+        ))?;
+    }
+    let mut answer = transaction.prepare_cached(INSERT_ANSWER)?;
+    for (entry, callback_id, content) in answers_in(entries) {
+        answer.execute((
+            callback_id.to_string(),
+            entry.message_id.to_string(),
+            entry.channel_id.as_str(),
+            entry.session_id.as_str(),
+            millis::of(entry.at),
+            serde_json::to_string(content).map_err(unwritable)?,
         ))?;
     }
     let mut advance = transaction.prepare_cached(ADVANCE)?;
@@ -166,6 +185,27 @@ fn message(
         Vec::new()
     };
     Ok(Some((record, timeline(latest, first))))
+}
+
+fn answers(connection: &Connection, message_id: &str) -> rusqlite::Result<Answers> {
+    let mut budget = PageBudget::of(MAX_ANSWERS);
+    let mut page = Answers::default();
+    let mut select = connection.prepare_cached(ANSWERS)?;
+    let mut found = select.query((message_id, MAX_ANSWERS + 1))?;
+    while let Some(row) = found.next()? {
+        if !budget.take(row.get_ref("content")?.as_str()?.len()) {
+            page.has_earlier = true;
+            break;
+        }
+        let columns = Columns(row);
+        page.answers.push(AnswerRecord {
+            callback_id: columns.parsed("callback_id")?,
+            at: columns.time("at")?,
+            content: columns.json("content")?,
+        });
+    }
+    page.answers.reverse();
+    Ok(page)
 }
 
 fn message_record(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {

@@ -85,6 +85,7 @@ fn messages(
     for sql in [
         "DELETE FROM entries WHERE message_id = ?1",
         "DELETE FROM contents WHERE message_id = ?1",
+        "DELETE FROM answers WHERE message_id = ?1",
         "DELETE FROM messages WHERE message_id = ?1",
     ] {
         let mut delete = transaction.prepare_cached(sql)?;

@@ -17,6 +17,7 @@ pub(super) const SCHEMA: Schema = Schema {
         WAITING,
         HELD_CHANNELS,
         WAITING_COUNTS,
+        ANSWERS,
     ],
 };
 
@@ -286,4 +287,19 @@ const WAITING_COUNTS: &str = "
     END;
     INSERT INTO waiting_counts
         SELECT channel_id, reason, count(*) FROM waiting GROUP BY channel_id, reason;
+";
+
+/// Version 12. The contents of answers, apart from the entries: a timeline stays short, and the
+/// content is in one place. `content` is the JSON of a `KeptAnswer`.
+const ANSWERS: &str = "
+    CREATE TABLE answers (
+        callback_id TEXT NOT NULL PRIMARY KEY,
+        message_id TEXT NOT NULL,
+        channel_id TEXT NOT NULL,
+        session_id TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        content TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX answers_of_message ON answers (message_id, at, callback_id);
+    CREATE INDEX answers_of_session ON answers (session_id, at, callback_id);
 ";

@@ -6,7 +6,11 @@
 use std::borrow::Cow;
 
 use async_trait::async_trait;
-use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State, journal::Content, millis};
+use roundtrip_model::{
+    CallbackId, ChannelId, Entry, Event, MessageId, SessionId, State,
+    journal::{Content, KeptAnswer},
+    millis,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use time::OffsetDateTime;
 
@@ -24,6 +28,11 @@ pub trait Journal: Send + Sync + 'static {
         &self,
         id: &MessageId,
     ) -> Result<Option<(MessageRecord, Vec<Entry>)>, Unavailable>;
+
+    /// The answers to a message whose content was recorded, in the order of time and then id. If
+    /// there are more than [`MAX_ANSWERS`], or more than [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES),
+    /// the latest.
+    async fn answers(&self, id: &MessageId) -> Result<Answers, Unavailable>;
 
     /// Matching messages in descending order of their ids, so that new messages do not change later
     /// pages. With [`Detail::Whole`] a page ends at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES) or at
@@ -53,6 +62,57 @@ pub const MAX_ENTRIES: usize = 1000;
 /// How many of them are the first ones, so that the acceptance and the first deliveries always
 /// show.
 pub const FIRST_ENTRIES: usize = 100;
+
+/// The most answers that a message shows.
+pub const MAX_ANSWERS: u16 = 100;
+
+/// The answers to a message.
+#[derive(Debug, Clone, Default)]
+pub struct Answers {
+    /// The answers, the earliest first.
+    pub answers: Vec<AnswerRecord>,
+    /// Whether there are earlier ones.
+    pub has_earlier: bool,
+}
+
+/// An answer with its content.
+#[derive(Debug, Clone)]
+pub struct AnswerRecord {
+    /// The answer's id.
+    pub callback_id: CallbackId,
+    /// When Roundtrip accepted it.
+    pub at: OffsetDateTime,
+    /// Its content, as far as it is kept.
+    pub content: KeptAnswer,
+}
+
+/// Stored in place of an `Accepted` event, whose content is stored apart.
+pub(crate) const ACCEPTED: &str = r#""accepted""#;
+
+/// The stored form of an event: JSON without the content, which is stored apart.
+pub(crate) fn stored_event(event: &Event) -> serde_json::Result<String> {
+    match event {
+        Event::Accepted(_) => Ok(ACCEPTED.to_owned()),
+        Event::Answered { callback_id, .. } => serde_json::to_string(&Event::Answered {
+            callback_id: *callback_id,
+            content: None,
+        }),
+        event => serde_json::to_string(event),
+    }
+}
+
+/// The answers among these entries that have a content, with their ids.
+pub(crate) fn answers_in(
+    entries: &[Entry],
+) -> impl Iterator<Item = (&Entry, &CallbackId, &KeptAnswer)> {
+    entries.iter().filter_map(|entry| match &entry.event {
+        Event::Answered {
+            callback_id,
+            content: Some(content),
+        } => Some((entry, callback_id, content)),
+        _ => None,
+    })
+}
 
 /// A timeline in ascending order. `latest` has the latest entries, the latest first. `first` has
 /// the first entries, or is empty if `latest` includes them.

@@ -16,7 +16,8 @@ use tracing::warn;
 use super::{
     CHANNELS, DUPLICATE_KEY, channels,
     ledger::{
-        API_KEYS, DEAD_LETTERS, ENTRIES, IDEMPOTENCY, MESSAGES, REPLAYS, WAITING, WAITING_CHANNELS,
+        ANSWERS, API_KEYS, DEAD_LETTERS, ENTRIES, IDEMPOTENCY, MESSAGES, REPLAYS, WAITING,
+        WAITING_CHANNELS,
     },
 };
 
@@ -77,7 +78,7 @@ impl Only {
 
 /// The indexes of the collections. Those of channels have the id after each text, so that a page is
 /// read in its order.
-pub(super) const NEEDED: [Needed; 9] = [
+pub(super) const NEEDED: [Needed; 10] = [
     needed(
         CHANNELS,
         None,
@@ -96,6 +97,11 @@ pub(super) const NEEDED: [Needed; 9] = [
         ],
     ),
     needed(ENTRIES, Some("at"), &[&["message_id", "at", "_id"]]),
+    needed(
+        ANSWERS,
+        Some("at"),
+        &[&["message_id", "at", "_id"], &["session_id", "at", "_id"]],
+    ),
     needed(
         DEAD_LETTERS,
         Some("replayed_at"),

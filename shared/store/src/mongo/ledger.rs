@@ -31,6 +31,7 @@ use crate::{
 };
 
 pub(super) const ENTRIES: &str = "entries";
+pub(super) const ANSWERS: &str = "answers";
 pub(super) const MESSAGES: &str = "messages";
 pub(super) const DEAD_LETTERS: &str = "dead_letters";
 pub(super) const REPLAYS: &str = "replays";

@@ -69,6 +69,13 @@ async fn messages_to_which_nothing_happened_for_long_are_forgotten() {
     // More than one step removes, with one message in the middle that is still active.
     let ids: Vec<MessageId> = (0..450).map(|number| message_id(OLD, number)).collect();
     let mut entries: Vec<Entry> = ids.iter().map(|id| accepted(*id, OLD)).collect();
+    let answered = |id: MessageId, number| {
+        let json = format!(
+            r#"{{"answered": {{"callback_id": "cb_{number:032x}", "content": {{"response_data": 1}}}}}}"#
+        );
+        entry(id, OLD, &json)
+    };
+    entries.extend([answered(ids[0], 0), answered(ids[100], 1)]);
     let alive = entry(ids[100], NEW, r#"{"delivering": {"attempt": 1}}"#);
     assert!(matches!(alive.event, Event::Delivering { .. }));
     entries.push(alive);
@@ -85,9 +92,11 @@ async fn messages_to_which_nothing_happened_for_long_are_forgotten() {
     assert_eq!(left, [new, ids[100]]);
     // Its whole timeline is kept, and nothing of the other messages.
     let (message, timeline) = store.message(&ids[100]).await.unwrap().unwrap();
-    assert_eq!(timeline.len(), 2);
+    assert_eq!(timeline.len(), 3);
     assert!(message.content.is_some());
-    assert_eq!(count(&store, "entries").await, 3);
+    assert_eq!(store.answers(&ids[100]).await.unwrap().answers.len(), 1);
+    assert_eq!(count(&store, "answers").await, 1);
+    assert_eq!(count(&store, "entries").await, 4);
     assert_eq!(count(&store, "contents").await, 2);
 }
 

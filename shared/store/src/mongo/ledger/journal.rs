@@ -1,32 +1,32 @@
 //! The journal.
 //!
-//! Invariant: a message's document is written before its entries, so that a reader of an entry
-//! finds the message.
+//! Invariant: an answer's content is written before the message's document, and that before the
+//! entries, so that a reader of a state or an entry finds what it is about.
 
 mod update;
 
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
+use futures::TryStreamExt;
 use mongodb::{Database, error::Error};
 use roundtrip_model::{
-    ChannelId, Entry, EntryId, Event, MessageId, SessionId, State,
+    CallbackId, ChannelId, Entry, EntryId, Event, MessageId, SessionId, State,
     journal::{Content, Position},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    super::MongoStore, Asked, ENTRIES, MESSAGES, Unreadable, bulk, document, of_channels,
+    super::MongoStore, ANSWERS, Asked, ENTRIES, MESSAGES, Unreadable, bulk, document, of_channels,
     read_time, row, rows, stored, texts, unless_there,
 };
 use crate::{
-    Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, MessageRecord, QueryError,
-    StateFilter, Unavailable,
-    ledger::{MAX_ROWS, timeline},
+    AnswerRecord, Answers, Detail, FIRST_ENTRIES, Journal, MAX_ANSWERS, MAX_ENTRIES, MessageFilter,
+    MessageRecord, QueryError, StateFilter, Unavailable,
+    ledger::{ACCEPTED, MAX_ROWS, stored_event, timeline},
+    page::PageBudget,
 };
 
-/// Stored in place of an `Accepted` event, whose content is stored with its message.
-const ACCEPTED: &str = r#""accepted""#;
 #[async_trait]
 impl Journal for MongoStore {
     async fn record(&self, entries: &[Entry]) -> Result<(), Unavailable> {
@@ -36,7 +36,11 @@ impl Journal for MongoStore {
         let rows = entries.iter().map(|entry| document(&EntryRow::of(entry)?));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
         let commands = update::commands(entries);
+        let answers = update::answers(entries)?;
         self.run(move |database| async move {
+            for updates in answers {
+                bulk::update(&database, ANSWERS, updates).await?;
+            }
             for updates in commands {
                 bulk::update(&database, MESSAGES, updates).await?;
             }
@@ -56,6 +60,12 @@ impl Journal for MongoStore {
     ) -> Result<Option<(MessageRecord, Vec<Entry>)>, Unavailable> {
         let id = id.to_string();
         self.run(move |database| async move { message(&database, &id).await })
+            .await
+    }
+
+    async fn answers(&self, id: &MessageId) -> Result<Answers, Unavailable> {
+        let id = id.to_string();
+        self.run(move |database| async move { answers(&database, &id).await })
             .await
     }
 
@@ -123,6 +133,27 @@ async fn message(
     Ok(Some((record, entries?)))
 }
 
+async fn answers(database: &Database, message_id: &str) -> Result<Answers, Unavailable> {
+    let mut found = database
+        .collection::<Document>(ANSWERS)
+        .find(doc! { "message_id": message_id })
+        .sort(doc! { "at": -1, "_id": -1 })
+        .limit(i64::from(MAX_ANSWERS) + 1)
+        .await?;
+    let mut budget = PageBudget::of(MAX_ANSWERS);
+    let mut page = Answers::default();
+    while let Some(document) = found.try_next().await? {
+        let answer: AnswerRow = row(document)?;
+        if !budget.take(answer.content.len()) {
+            page.has_earlier = true;
+            break;
+        }
+        page.answers.push(answer.record()?);
+    }
+    page.answers.reverse();
+    Ok(page)
+}
+
 fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Asked {
     let MessageFilter {
         message_ids,
@@ -188,10 +219,7 @@ struct EntryRow {
 
 impl EntryRow {
     fn of(entry: &Entry) -> Result<Self, Unavailable> {
-        let event = match &entry.event {
-            Event::Accepted(_) => ACCEPTED.to_owned(),
-            event => serde_json::to_string(event).map_err(Unavailable::new)?,
-        };
+        let event = stored_event(&entry.event).map_err(Unavailable::new)?;
         Ok(Self {
             entry_id: entry.entry_id,
             message_id: entry.message_id,
@@ -214,6 +242,27 @@ impl EntryRow {
             replay_count: self.round,
             at: read_time(self.at)?,
             event,
+        })
+    }
+}
+
+/// An answer as it is stored.
+#[derive(Deserialize)]
+struct AnswerRow {
+    #[serde(rename = "_id")]
+    callback_id: CallbackId,
+    at: DateTime,
+    /// The JSON of a `KeptAnswer`.
+    content: String,
+}
+
+impl AnswerRow {
+    fn record(&self) -> Result<AnswerRecord, Unreadable> {
+        Ok(AnswerRecord {
+            callback_id: self.callback_id,
+            at: read_time(self.at)?,
+            content: serde_json::from_str(&self.content)
+                .map_err(|error| Unreadable(error.into()))?,
         })
     }
 }

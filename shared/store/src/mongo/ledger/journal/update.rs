@@ -1,13 +1,16 @@
-//! How entries change their messages' documents: many messages in one command.
+//! How entries change the documents of their messages and answers: many in one command.
 //!
-//! Invariant: the operators commute and can be repeated (`$max`, and `$set` to values that never
-//! change), so that concurrent recorders need no coordination.
+//! Invariant: the operators commute and can be repeated (`$max`, `$min`, and `$set` to values that
+//! never change), so that concurrent recorders need no coordination.
 
 use bson::{Document, doc};
 use roundtrip_model::{Entry, journal::Content};
 
 use super::super::{bulk, stored};
-use crate::ledger::MessageProjection;
+use crate::{
+    Unavailable,
+    ledger::{MessageProjection, answers_in},
+};
 
 /// The updates for these entries, one for each message, in as few commands as their size allows.
 pub(super) fn commands(entries: &[Entry]) -> Vec<Vec<Document>> {
@@ -16,6 +19,30 @@ pub(super) fn commands(entries: &[Entry]) -> Vec<Vec<Document>> {
         let content = projection.content.map_or(0, content_bytes);
         (statement(&projection), content)
     }))
+}
+
+/// The updates for the answers among these entries. A repeated answer has a later time.
+pub(super) fn answers(entries: &[Entry]) -> Result<Vec<Vec<Document>>, Unavailable> {
+    let statements = answers_in(entries).map(|(entry, callback_id, content)| {
+        let content = serde_json::to_string(content).map_err(Unavailable::new)?;
+        let bytes = content.len();
+        let statement = doc! {
+            "q": { "_id": callback_id.to_string() },
+            "u": {
+                "$min": { "at": stored(entry.at) },
+                "$setOnInsert": {
+                    "message_id": entry.message_id.to_string(),
+                    "channel_id": entry.channel_id.as_str(),
+                    "session_id": entry.session_id.as_str(),
+                    "content": content,
+                },
+            },
+            "upsert": true,
+        };
+        Ok((statement, bytes))
+    });
+    let statements = statements.collect::<Result<Vec<_>, Unavailable>>()?;
+    Ok(bulk::in_commands(statements))
 }
 
 fn content_bytes(content: &Content) -> usize {

@@ -1,0 +1,211 @@
+//! The answers to a message, as `GET /channel/message/{message_id}` shows them.
+//!
+//! Invariant: a timeline may leave entries out. An answer whose latest entries it leaves out has no
+//! `forward`, rather than an outdated one.
+
+use std::collections::BTreeMap;
+
+use roundtrip_model::{
+    CallbackId, DeadReason, Entry, Event,
+    journal::{After, Attempt, KeptAnswer},
+};
+use roundtrip_store::{Answers, FIRST_ENTRIES, MAX_ANSWERS, MAX_ENTRIES};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::wait::Waiting;
+
+#[derive(Debug, Serialize)]
+pub(super) struct ShownAnswers {
+    answers: Vec<ShownAnswer>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    earlier_answers_omitted: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownAnswer {
+    callback_id: CallbackId,
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+    /// `None` if an earlier version accepted the answer.
+    #[serde(flatten)]
+    content: Option<KeptAnswer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forward: Option<Forward>,
+}
+
+/// What became of an answer since its last replay.
+#[derive(Debug, Serialize)]
+struct Forward {
+    state: ForwardState,
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_attempt: Option<LastAttempt>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<Waiting>,
+    /// Of a dead letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<DeadReason>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ForwardState {
+    /// Not attempted yet.
+    Queued,
+    Waiting,
+    Retrying,
+    Forwarded,
+    Dead,
+}
+
+#[derive(Debug, Serialize)]
+struct LastAttempt {
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// The answers, with what the timeline says of them.
+pub(super) fn shown(stored: Answers, timeline: &[Entry]) -> ShownAnswers {
+    let is_whole = timeline.len() < MAX_ENTRIES;
+    // Only the entries after the gap are certainly the latest of their answers.
+    let latest = if is_whole {
+        timeline
+    } else {
+        &timeline[FIRST_ENTRIES..]
+    };
+    let mut entries: BTreeMap<CallbackId, Vec<&Entry>> = BTreeMap::new();
+    for entry in latest {
+        if let Some(callback_id) = callback_id(&entry.event) {
+            entries.entry(callback_id).or_default().push(entry);
+        }
+    }
+    let mut answers: Vec<_> = stored
+        .answers
+        .into_iter()
+        .map(|answer| (answer.callback_id, answer.at, Some(answer.content)))
+        .collect();
+    answers.extend(without_content(&answers, stored.has_earlier, timeline));
+    answers.sort_by_key(|(callback_id, at, _)| (*at, *callback_id));
+    let omitted = answers.len().saturating_sub(usize::from(MAX_ANSWERS));
+    let answers = answers.drain(omitted..).map(|(callback_id, at, content)| {
+        let own = entries.get(&callback_id).map(Vec::as_slice);
+        ShownAnswer {
+            callback_id,
+            at,
+            content,
+            forward: own.or(is_whole.then_some(&[][..])).map(Forward::of),
+        }
+    });
+    ShownAnswers {
+        answers: answers.collect(),
+        earlier_answers_omitted: stored.has_earlier || omitted > 0,
+    }
+}
+
+/// Answers of an earlier version, which kept no content. Among omitted ones nothing tells them apart,
+/// so they are omitted too.
+fn without_content(
+    stored: &[(CallbackId, OffsetDateTime, Option<KeptAnswer>)],
+    has_earlier: bool,
+    timeline: &[Entry],
+) -> Vec<(CallbackId, OffsetDateTime, Option<KeptAnswer>)> {
+    let from = stored.first().map(|(_, at, _)| *at).filter(|_| has_earlier);
+    let mut found = BTreeMap::new();
+    for entry in timeline
+        .iter()
+        .filter(|entry| from.is_none_or(|from| entry.at >= from))
+    {
+        if let Event::Answered { callback_id, .. } = entry.event
+            && stored.iter().all(|(known, ..)| *known != callback_id)
+        {
+            found.entry(callback_id).or_insert(entry.at);
+        }
+    }
+    found
+        .into_iter()
+        .map(|(callback_id, at)| (callback_id, at, None))
+        .collect()
+}
+
+/// The answer that an event is about.
+fn callback_id(event: &Event) -> Option<CallbackId> {
+    match event {
+        Event::Answered { callback_id, .. }
+        | Event::ForwardAttempted { callback_id, .. }
+        | Event::AnswerDead { callback_id, .. } => Some(*callback_id),
+        Event::Waiting { callback_id, .. } => *callback_id,
+        _ => None,
+    }
+}
+
+impl Forward {
+    /// What became of the answer with these entries, the earliest first.
+    fn of(entries: &[&Entry]) -> Self {
+        let forwards = entries
+            .iter()
+            .filter(|entry| !matches!(entry.event, Event::Answered { .. }));
+        // Of several entries with the greatest position the latest one.
+        let Some(latest) = forwards.max_by_key(|entry| entry.position()) else {
+            return Self {
+                state: ForwardState::Queued,
+                attempts: 0,
+                last_attempt: None,
+                waiting: None,
+                reason: None,
+            };
+        };
+        let since_replay = entries
+            .iter()
+            .filter(|entry| entry.replay_count == latest.replay_count);
+        let mut attempts = 0;
+        let mut last_attempt = None;
+        for entry in since_replay {
+            match &entry.event {
+                Event::ForwardAttempted { attempt, .. } => {
+                    attempts = attempts.max(attempt.attempt);
+                    last_attempt = Some(LastAttempt::of(entry.at, attempt));
+                }
+                Event::Waiting { attempts: made, .. } => attempts = attempts.max(*made),
+                _ => {}
+            }
+        }
+        let (state, waiting, reason) = match &latest.event {
+            Event::Waiting { reason, until, .. } => {
+                let waiting = Waiting::new(*reason, *until);
+                (ForwardState::Waiting, Some(waiting), None)
+            }
+            Event::ForwardAttempted { attempt, .. } => match &attempt.next {
+                After::Arrived => (ForwardState::Forwarded, None, None),
+                After::Retry { .. } => (ForwardState::Retrying, None, None),
+                After::Dead(reason) => (ForwardState::Dead, None, Some(reason.clone())),
+            },
+            Event::AnswerDead { reason, .. } => (ForwardState::Dead, None, Some(reason.clone())),
+            _ => (ForwardState::Queued, None, None),
+        };
+        Self {
+            state,
+            attempts,
+            last_attempt,
+            waiting,
+            reason,
+        }
+    }
+}
+
+impl LastAttempt {
+    fn of(at: OffsetDateTime, attempt: &Attempt) -> Self {
+        Self {
+            at,
+            status: attempt.status,
+            error: attempt.error.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
