@@ -45,7 +45,7 @@ impl Account {
                 let body = serde_json::from_str(body).unwrap_or_default();
                 self.answers.insert(text(&body, "session_id"));
             }
-            ("/channel/message", 202) => {
+            ("/channel/message", 200 | 202) => {
                 self.messages.insert(text(&json, "message_id"));
             }
             ("/channel/messages", 200) => {

@@ -4,6 +4,7 @@
 mod setups;
 
 mod answers;
+mod awaited;
 mod bad_input;
 mod broker_contract;
 mod callbacks;

@@ -20,6 +20,7 @@ use roundtrip_model::{
     journal::KeptAnswer,
     token::{Claims, Proven, QUERY, Refusal},
 };
+use roundtrip_store::AnswerRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::Instrument;
@@ -139,6 +140,13 @@ impl Ingress {
             turn.published();
         }
         if let Some(claims) = claims {
+            let content =
+                KeptAnswer::of(&callback.response_data, self.limits.max_kept_answer_bytes);
+            self.waiters.answered(&claims.message_id, || AnswerRecord {
+                callback_id: callback.callback_id,
+                at: accepted_at,
+                content: content.clone(),
+            });
             let entry = Entry {
                 entry_id: EntryId::generate(),
                 message_id: claims.message_id,
@@ -148,10 +156,7 @@ impl Ingress {
                 at: accepted_at,
                 event: Event::Answered {
                     callback_id: callback.callback_id,
-                    content: Some(KeptAnswer::of(
-                        &callback.response_data,
-                        self.limits.max_kept_answer_bytes,
-                    )),
+                    content: Some(content),
                 },
             };
             self.record(entry).await;

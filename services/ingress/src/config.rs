@@ -20,6 +20,8 @@ const JSON_DEPTHS: RangeInclusive<usize> = 8..=100;
 const HEADER_BYTES: RangeInclusive<usize> = (4 << 10)..=(256 << 10);
 /// No client waits longer than an hour.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(1);
+/// Proxies end a request that takes longer.
+const WAITS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_mins(10);
 /// Each of the remembered answers takes memory.
 const MAX_ANSWERS_PER_DELIVERY: u16 = 10_000;
 const MAX_CONNECTIONS: usize = 1_000_000;
@@ -64,6 +66,13 @@ roundtrip_model::section! {
         max_answers_per_delivery: u16 = 100, in 1..=MAX_ANSWERS_PER_DELIVERY;
         /// The most answers a second of one channel, on each ingress; beyond it 429.
         answer_rate_per_channel: u32 = 1_000, in 1..;
+        /// The longest time that a request waits for an answer. A request that prefers to wait longer
+        /// waits this long.
+        #[serde(with = "humantime_serde")]
+        max_wait: Duration = Duration::from_mins(1), in WAITS;
+        /// The most requests that wait for an answer; a further one gets 503. Each is also one of
+        /// `max_requests_in_flight`.
+        max_waiting_requests: usize = 1024, in 1..;
         /// How much of an answer's content the journal keeps.
         max_kept_answer_bytes: usize = 64 << 10, in ..=MAX_KEPT_ANSWER_BYTES;
         /// How long the last read API keys are used while the store is unavailable.
@@ -199,6 +208,20 @@ mod tests {
                     ..set()
                 },
                 "answer_rate_per_channel",
+            ),
+            (
+                Config {
+                    max_wait: Duration::from_hours(1),
+                    ..set()
+                },
+                "max_wait",
+            ),
+            (
+                Config {
+                    max_waiting_requests: 0,
+                    ..set()
+                },
+                "max_waiting_requests",
             ),
             (
                 Config {

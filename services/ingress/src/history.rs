@@ -7,3 +7,5 @@ pub(crate) mod messages;
 pub(crate) mod replays;
 mod wait;
 pub(crate) mod waiting;
+
+pub(crate) use answers::ShownAnswer;

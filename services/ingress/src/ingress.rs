@@ -8,12 +8,14 @@ use roundtrip_journal::Journal;
 use roundtrip_model::{ChannelId, Clock, SealingKeys, TokenKeys};
 use roundtrip_store::{CachedChannels, SharedStore};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::{Authenticator, KeySettings},
     callback::refusals::Refusals,
     config::{CallbackAuth, Config},
     limits::{AnswerLimits, Queries, ResponseBudget},
+    waiters::Waiters,
 };
 
 /// The most batches in progress; a further one gets 503. Each holds its body and the parsed
@@ -46,6 +48,7 @@ pub struct IngressState {
     pub(crate) response_budget: ResponseBudget,
     pub(crate) batches: Semaphore,
     pub(crate) queries: Queries,
+    pub(crate) waiters: Waiters,
 }
 
 impl Deref for IngressState {
@@ -72,6 +75,8 @@ pub struct Parts {
     pub keys: KeySettings,
     pub guard: Arc<Guard>,
     pub clock: Arc<dyn Clock>,
+    /// Cancelled when the process begins to stop. Requests that wait for an answer then end.
+    pub stopping: CancellationToken,
 }
 
 impl Ingress {
@@ -93,6 +98,11 @@ impl Ingress {
             Arc::clone(&parts.clock),
             &parts.own_response_url,
         );
+        let waiters = Waiters::start(
+            limits.max_waiting_requests,
+            Arc::clone(&parts.store),
+            parts.stopping.clone(),
+        );
         let bytes = Arc::new(Semaphore::new(limits.max_bytes_in_flight));
         Self(Arc::new(IngressState {
             parts,
@@ -104,6 +114,7 @@ impl Ingress {
             bytes,
             batches: Semaphore::new(MAX_BATCHES),
             queries: Queries::new(),
+            waiters,
             limits,
         }))
     }

@@ -20,6 +20,7 @@ mod request_id;
 mod routes;
 #[cfg(any(test, feature = "fuzzing"))]
 mod tests;
+mod waiters;
 
 pub use auth::{Access, KeySettings, MAX_KEY_BYTES, for_this_machine};
 pub use config::{CallbackAuth, Config, Tls};

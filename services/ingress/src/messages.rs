@@ -3,6 +3,7 @@
 pub(crate) mod accept;
 pub(crate) mod batch;
 pub(crate) mod idempotency;
+pub(crate) mod prefer;
 mod send;
 mod times;
 

@@ -44,6 +44,11 @@ impl Lifecycle {
         })
     }
 
+    /// Cancelled when the process begins to stop.
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.stops[Step::Workers as usize].clone()
+    }
+
     /// Starts a task. It must not end before its token is cancelled.
     pub(crate) fn spawn<F>(
         &mut self,

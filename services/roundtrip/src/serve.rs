@@ -107,6 +107,7 @@ async fn serve_on(
             keys: api_keys(config, &**store, &*clock).await?,
             guard: Arc::clone(egress.guard()),
             clock: Arc::clone(&clock),
+            stopping: lifecycle.stopping(),
         };
         let ingress = Ingress::new(config.ingress.clone(), parts);
         let more = match config.environment {

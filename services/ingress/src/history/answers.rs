@@ -9,7 +9,7 @@ use roundtrip_model::{
     CallbackId, DeadReason, Entry, Event,
     journal::{After, Attempt, KeptAnswer},
 };
-use roundtrip_store::{Answers, FIRST_ENTRIES, MAX_ANSWERS, MAX_ENTRIES};
+use roundtrip_store::{AnswerRecord, Answers, FIRST_ENTRIES, MAX_ANSWERS, MAX_ENTRIES};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -22,8 +22,9 @@ pub(super) struct ShownAnswers {
     earlier_answers_omitted: bool,
 }
 
+/// An answer in a response.
 #[derive(Debug, Serialize)]
-struct ShownAnswer {
+pub(crate) struct ShownAnswer {
     callback_id: CallbackId,
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
@@ -32,6 +33,17 @@ struct ShownAnswer {
     content: Option<KeptAnswer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     forward: Option<Forward>,
+}
+
+impl From<AnswerRecord> for ShownAnswer {
+    fn from(answer: AnswerRecord) -> Self {
+        Self {
+            callback_id: answer.callback_id,
+            at: answer.at,
+            content: Some(answer.content),
+            forward: None,
+        }
+    }
 }
 
 /// What became of an answer since its last replay.

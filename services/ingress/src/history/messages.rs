@@ -1,5 +1,7 @@
 //! The history of messages: `GET /channel/message/{message_id}` and `GET /messages`.
 
+use std::time::Duration;
+
 use axum::{extract::State, response::Response};
 use roundtrip_model::{
     ChannelId, Entry, Event, MessageId, SessionId, State as MessageState, waiting::WaitReason,
@@ -7,6 +9,7 @@ use roundtrip_model::{
 use roundtrip_store::{Detail, MessageFilter, MessageRecord, StateFilter};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use tokio::time::{Instant, sleep};
 
 use super::{
     answers::{ShownAnswers, shown},
@@ -16,10 +19,18 @@ use super::{
 use crate::{
     auth::Principal,
     ingress::Ingress,
+    messages::prefer,
     pages::{Page, page_size},
     parameters::{Parameters, PathId},
     problem::Problem,
+    waiters::{Waited, has_ended},
 };
+
+/// How long the store may take to have a message or an answer that was accepted.
+const RECORDED_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often the store is read for it.
+const READ_EVERY: Duration = Duration::from_millis(20);
 
 /// A message in a response.
 #[derive(Debug, Serialize)]
@@ -53,17 +64,26 @@ pub(crate) struct Timeline {
     timeline: Vec<TimelineEntry>,
 }
 
+/// The query parameters of `GET /channel/message/{message_id}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TimelineParameters {
+    /// How many seconds to wait for an answer, or for the end of the message.
+    wait: Option<String>,
+}
+
 /// `GET /channel/message/{message_id}`
 pub(crate) async fn timeline(
     State(ingress): State<Ingress>,
     principal: Principal,
     PathId(id): PathId,
+    Parameters(parameters): Parameters<TimelineParameters>,
 ) -> Result<Response, Problem> {
     let id: MessageId = id.parse().map_err(|_error| Problem::unknown_message(&id))?;
-    let found = ingress.store.message(&id).await?;
-    // Another channel's message gives the same 404 as one that does not exist.
-    let found = found.filter(|(message, _)| principal.sees(Some(&message.channel_id)));
-    let (message, timeline) = found.ok_or_else(|| Problem::unknown_message(&id.to_string()))?;
+    let (message, timeline) = match wait(&ingress, parameters.wait.as_deref())? {
+        Some(wait) => read_after(&ingress, &principal, &id, Instant::now() + wait).await?,
+        None => read(&ingress, &principal, &id).await?,
+    };
     let waiting = waiting(&ingress, &message, &timeline).await?;
     let answers = ingress.store.answers(&id).await?;
     let timeline = Timeline {
@@ -73,6 +93,64 @@ pub(crate) async fn timeline(
         timeline: timeline.into_iter().map(TimelineEntry::from).collect(),
     };
     ingress.response_budget.json(&timeline, ())
+}
+
+/// The time to wait, at most `max_wait`. `None` if it is not to wait.
+fn wait(ingress: &Ingress, parameter: Option<&str>) -> Result<Option<Duration>, Problem> {
+    let Some(text) = parameter else {
+        return Ok(None);
+    };
+    let seconds = prefer::seconds(text).ok_or_else(|| {
+        Problem::invalid_field("wait", "must be a whole number of seconds, such as 10")
+    })?;
+    let wait = Duration::from_secs(seconds).min(ingress.limits.max_wait);
+    Ok(Some(wait).filter(|wait| !wait.is_zero()))
+}
+
+/// The message and its timeline, after an answer, the message's end or the deadline.
+async fn read_after(
+    ingress: &Ingress,
+    principal: &Principal,
+    id: &MessageId,
+    deadline: Instant,
+) -> Result<(MessageRecord, Vec<Entry>), Problem> {
+    // Before the first read, because the message may end after it.
+    let mut waiter = ingress.waiters.begin(*id)?;
+    let age = (ingress.clock.now() - id.made_at()).abs();
+    let is_new = age < RECORDED_WITHIN;
+    let recorded_by = deadline.min(Instant::now() + RECORDED_WITHIN);
+    let (message, timeline) = loop {
+        match read(ingress, principal, id).await {
+            Err(_) if is_new && Instant::now() < recorded_by => sleep(READ_EVERY).await,
+            found => break found?,
+        }
+    };
+    if has_ended(message.state) {
+        return Ok((message, timeline));
+    }
+    let recorded_by = match waiter.wait(deadline).await {
+        Waited::Answer(_) => Instant::now() + RECORDED_WITHIN,
+        Waited::Ended | Waited::InVain => Instant::now(),
+    };
+    loop {
+        let (message, timeline) = read(ingress, principal, id).await?;
+        if has_ended(message.state) || Instant::now() >= recorded_by {
+            return Ok((message, timeline));
+        }
+        sleep(READ_EVERY).await;
+    }
+}
+
+/// The message and its timeline, if the principal sees them.
+async fn read(
+    ingress: &Ingress,
+    principal: &Principal,
+    id: &MessageId,
+) -> Result<(MessageRecord, Vec<Entry>), Problem> {
+    let found = ingress.store.message(id).await?;
+    // Another channel's message gives the same 404 as one that does not exist.
+    let found = found.filter(|(message, _)| principal.sees(Some(&message.channel_id)));
+    found.ok_or_else(|| Problem::unknown_message(&id.to_string()))
 }
 
 /// What the message, or its answer, waits for. A time that has not come is read from the store, a

@@ -37,6 +37,12 @@ impl BodyBudget {
         self.0.taken.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
+
+    /// Ends what was taken, when the request no longer holds the body or what was parsed from it.
+    pub(crate) fn release(&self) {
+        let taken = self.0.taken.swap(0, Ordering::Relaxed);
+        self.0.all.add_permits(taken);
+    }
 }
 
 impl Drop for BudgetShare {
@@ -63,5 +69,9 @@ mod tests {
         drop(one);
         assert_eq!(all.available_permits(), 6);
         assert!(other.take(6).is_ok());
+        other.release();
+        assert_eq!(all.available_permits(), 10);
+        drop(other);
+        assert_eq!(all.available_permits(), 10);
     }
 }

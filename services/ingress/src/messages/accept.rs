@@ -9,13 +9,14 @@ use roundtrip_model::{
     ChannelId, Entry, Event, LogThrottle, MessageId, OutboundMessage, SessionId, Waiting,
     channel::http_url, journal::Content, message::is_empty_json, waiting::WaitReason,
 };
-use roundtrip_store::KnownChannel;
+use roundtrip_store::{AnswerRecord, KnownChannel};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use super::times::Times;
 use crate::{
+    history::ShownAnswer,
     ingress::Ingress,
     problem::{Kind, Problem},
 };
@@ -44,6 +45,9 @@ pub(crate) struct Accepted {
     pub(super) message_id: MessageId,
     session_id: SessionId,
     status: &'static str,
+    /// What the producer waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<ShownAnswer>,
     /// The message was accepted before, and this repeats the response.
     #[serde(
         rename = "idempotent_replayed",
@@ -59,7 +63,16 @@ impl Accepted {
             message_id,
             session_id,
             status: "queued",
+            answer: None,
             again: false,
+        }
+    }
+
+    pub(super) fn with_answer(self, answer: AnswerRecord) -> Self {
+        Self {
+            status: "answered",
+            answer: Some(answer.into()),
+            ..self
         }
     }
 

@@ -9,7 +9,7 @@ use axum::{
     http::HeaderMap,
 };
 use futures::future::join_all;
-use roundtrip_model::{ChannelId, SessionId};
+use roundtrip_model::{ChannelId, MessageId, SessionId};
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{Error as _, SeqAccess, Visitor},
@@ -154,7 +154,14 @@ async fn accept(
         Some(_) => keyed.acquire().await.ok(),
         None => None,
     };
-    accept_one(ingress, principal, key.as_ref(), send).await
+    accept_one(
+        ingress,
+        principal,
+        key.as_ref(),
+        MessageId::generate(),
+        send,
+    )
+    .await
 }
 
 impl From<Result<Accepted, Problem>> for Outcome {

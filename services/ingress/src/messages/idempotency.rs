@@ -106,15 +106,16 @@ pub(crate) fn read(value: &HeaderValue) -> Result<Key, KeyForm> {
     text.to_owned().try_into()
 }
 
-/// Accepts a message that its principal may send; with a key, at most once.
+/// Accepts a message that its principal may send; with a key, at most once. The message gets this
+/// id, unless an earlier request with the key gave it another one.
 pub(crate) async fn accept_one(
     ingress: &Ingress,
     principal: &Principal,
     key: Option<&Key>,
+    message_id: MessageId,
     send: SendMessage,
 ) -> Result<Accepted, Problem> {
     principal.allow(&send.channel_id)?;
-    let message_id = MessageId::generate();
     let Some(Key(key)) = key else {
         return ingress.accept(send, message_id).await;
     };

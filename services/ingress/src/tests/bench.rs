@@ -23,6 +23,7 @@ use roundtrip_store::{CachedChannels, SharedChannels, SharedStore};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::{CallbackAuth, Config, Ingress, KeySettings, Parts};
@@ -76,20 +77,25 @@ impl TestResponse {
 impl Bench {
     /// With a channel `c`, and no keys required.
     pub(crate) async fn new() -> Self {
-        Self::made(KeySettings::default()).await
+        Self::with_limits(Config::default()).await
+    }
+
+    /// As [`Bench::new`], with these limits.
+    pub(crate) async fn with_limits(limits: Config) -> Self {
+        Self::made(limits, KeySettings::default()).await
     }
 
     /// With a channel `c`, and keys required.
     pub(crate) async fn in_production() -> Self {
-        Self::made(KeySettings {
+        let keys = KeySettings {
             required: true,
             operator: Some(KeyHash::of(OPERATOR_KEY)),
             time_to_live: Duration::from_secs(5),
-        })
-        .await
+        };
+        Self::made(Config::default(), keys).await
     }
 
-    async fn made(keys: KeySettings) -> Self {
+    async fn made(limits: Config, keys: KeySettings) -> Self {
         // As in development: a route beside the API's.
         let more = Router::new().route("/dev/beside", get(async || "beside"));
         let folder = tempfile::tempdir().unwrap();
@@ -114,12 +120,13 @@ impl Bench {
             keys,
             guard: Arc::new(guard.unwrap()),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            stopping: CancellationToken::new(),
         };
         let bench = Self {
             broker,
             store,
             clock,
-            router: Ingress::new(Config::default(), parts).router(more),
+            router: Ingress::new(limits, parts).router(more),
             _folder: folder,
         };
         bench.add_channel("c").await;
