@@ -135,6 +135,7 @@ mod mongo {
             let config = Config {
                 url: mongodb_url(),
                 database: database.to_owned(),
+                max_counted_waiting: crate::contract::store::MAX_COUNTED,
                 timeout: super::PATIENCE,
                 ..Config::default()
             };

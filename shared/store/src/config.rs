@@ -22,6 +22,9 @@ roundtrip_model::section! {
         timeout: Duration = Duration::from_secs(2), in LEAST..;
         /// The most connections that one process opens to MongoDB, where 0 would mean no limit.
         max_connections: u32 = 100, in 1..;
+        /// The most messages of one channel and reason that MongoDB counts for the summary of waiting
+        /// messages. SQLite counts all.
+        max_counted_waiting: u32 = 10_000, in 1..;
         #[serde(with = "humantime_serde")]
         cache_ttl: Duration = Duration::from_secs(5);
         /// The most memory for cached channels, in bytes. The least used are evicted first. The

@@ -22,8 +22,8 @@ pub use replays::{
     Replays,
 };
 pub use waiting::{
-    COUNTED_WAITING, SettledRow, Settlement, WaitingCursor, WaitingMessage, WaitingRoom,
-    WaitingSelection, WaitingSummary,
+    SettledRow, Settlement, WaitingCursor, WaitingMessage, WaitingRoom, WaitingSelection,
+    WaitingSummary,
 };
 
 pub(crate) use journal::{ACCEPTED, answers_in, first_message_id, stored_event, timeline};

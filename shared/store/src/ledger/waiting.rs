@@ -115,8 +115,9 @@ pub trait WaitingRoom: Send + Sync + 'static {
     async fn waiting_message(&self, id: &str) -> Result<Option<WaitingMessage>, Unavailable>;
 
     /// How many messages wait for a channel, why, and since when. Its cost does not grow with the
-    /// number of messages: an engine that keeps no counts stops at [`COUNTED_WAITING`] of a reason,
-    /// and then says that more wait.
+    /// number of messages: an engine that keeps no counts stops at
+    /// [`max_counted_waiting`](crate::Config::max_counted_waiting) of a reason, and then says that more
+    /// wait.
     async fn waiting_summary(&self, channel: &ChannelId) -> Result<WaitingSummary, QueryError>;
 }
 
@@ -211,9 +212,6 @@ pub enum WaitingSelection {
     /// The message with this id.
     Message(String),
 }
-
-/// The most messages of one channel and reason that are counted by an engine that keeps no counts.
-pub const COUNTED_WAITING: u32 = 10_000;
 
 /// The messages that wait for a channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -72,6 +72,7 @@ struct ConnectionState {
     database_name: String,
     timeout: Duration,
     max_connections: u32,
+    max_counted_waiting: u64,
     retention: Duration,
     permits: Arc<Semaphore>,
     queries: Arc<Semaphore>,
@@ -130,6 +131,7 @@ impl MongoStore {
             database_name: config.database.clone(),
             timeout: config.timeout,
             max_connections: config.max_connections,
+            max_counted_waiting: config.max_counted_waiting.into(),
             retention: config.retention,
             permits: permits(config.max_connections),
             queries: permits((config.max_connections / QUERY_SHARE).clamp(1, MAX_QUERIES)),
@@ -140,6 +142,11 @@ impl MongoStore {
         });
         let indexing = tokio::spawn(see_to_indexes(Arc::clone(&shared)));
         Self { shared, indexing }
+    }
+
+    /// The most messages of one channel and reason that a summary counts.
+    pub(super) fn max_counted_waiting(&self) -> u64 {
+        self.shared.max_counted_waiting
     }
 
     /// Stops making indexes, waits for every running call, and then drops the client.

@@ -53,7 +53,7 @@ fn in_file(key: &str, value: &str) -> String {
 }
 
 /// Every key, with values of the environment and the same in the file.
-const KEYS: [(&str, &[(&str, &str)]); 88] = [
+const KEYS: [(&str, &[(&str, &str)]); 89] = [
     ("environment", &[("production", "\"production\"")]),
     ("public_url", &[("http://h/", "\"http://h/\"")]),
     ("sessions_server", &[("http://h/", "\"http://h/\"")]),
@@ -79,6 +79,7 @@ const KEYS: [(&str, &[(&str, &str)]); 88] = [
     ("store.database", TEXT),
     ("store.timeout", DURATION),
     ("store.max_connections", NUMBER),
+    ("store.max_counted_waiting", NUMBER),
     ("store.cache_ttl", DURATION),
     ("store.cache_bytes", NUMBER),
     ("store.retention", DURATION),

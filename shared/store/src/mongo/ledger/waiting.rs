@@ -284,10 +284,11 @@ impl WaitingRoom for MongoStore {
 
     async fn waiting_summary(&self, channel: &ChannelId) -> Result<WaitingSummary, QueryError> {
         let channel = channel.to_string();
+        let max_counted = self.max_counted_waiting();
         self.run_query(
             WAITING,
             move |waiting: Collection<Document>, max_time| async move {
-                summary::read(&waiting, &channel, max_time).await
+                summary::read(&waiting, &channel, max_counted, max_time).await
             },
         )
         .await

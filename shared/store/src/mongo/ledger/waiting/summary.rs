@@ -1,7 +1,7 @@
 //! How many messages wait for a channel.
 //!
 //! Invariant: the cost does not grow with the number of messages. MongoDB has no counter that stays
-//! exact without transactions, so messages are counted, and at most [`COUNTED_WAITING`] of a reason.
+//! exact without transactions, so messages are counted, and at most `max_counted_waiting` of a reason.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use super::{
     super::{primary, read_time, row},
     due::next,
 };
-use crate::{COUNTED_WAITING, QueryError, WaitingSummary};
+use crate::{QueryError, WaitingSummary};
 
 /// The messages that wait for one reason.
 struct OfReason {
-    /// At most one more than [`COUNTED_WAITING`].
+    /// At most one more than are to be counted.
     counted: u64,
     oldest: DateTime,
 }
@@ -26,15 +26,16 @@ struct OfReason {
 pub(super) async fn read(
     waiting: &Collection<Document>,
     channel: &str,
+    max_counted: u64,
     max_time: Duration,
 ) -> Result<WaitingSummary, QueryError> {
     let mut summary = WaitingSummary::default();
     // One after the other, because a query uses one connection.
     for reason in WaitReason::ALL {
-        let Some(found) = of_reason(waiting, channel, reason, max_time).await? else {
+        let Some(found) = of_reason(waiting, channel, reason, max_counted, max_time).await? else {
             continue;
         };
-        let count = found.counted.min(u64::from(COUNTED_WAITING));
+        let count = found.counted.min(max_counted);
         summary.count += count;
         summary.has_more |= found.counted > count;
         summary.reasons.insert(reason, count);
@@ -50,6 +51,7 @@ async fn of_reason(
     waiting: &Collection<Document>,
     channel: &str,
     reason: WaitReason,
+    max_counted: u64,
     max_time: Duration,
 ) -> Result<Option<OfReason>, QueryError> {
     #[derive(Deserialize)]
@@ -70,7 +72,7 @@ async fn of_reason(
     let oldest = row::<Oldest>(oldest)?.accepted_at;
     let counted = waiting
         .count_documents(which)
-        .limit(u64::from(COUNTED_WAITING) + 1)
+        .limit(max_counted + 1)
         .selection_criteria(primary())
         .max_time(max_time)
         .await?;
