@@ -5,6 +5,7 @@
 
 mod foreign;
 mod ledger_answers;
+mod ledger_conversation;
 mod ledger_dead;
 mod ledger_idempotency;
 mod ledger_journal;
@@ -30,6 +31,7 @@ use serde_json::Value;
 
 pub(crate) use foreign::*;
 pub(crate) use ledger_answers::*;
+pub(crate) use ledger_conversation::*;
 pub(crate) use ledger_dead::*;
 pub(crate) use ledger_idempotency::*;
 pub(crate) use ledger_journal::*;
@@ -145,6 +147,9 @@ macro_rules! store_contract {
             an_answers_content_is_stored_beside_the_timeline,
             a_repeated_answer_is_one_with_its_first_time,
             of_many_answers_the_latest_are_read,
+            a_conversation_is_in_the_order_of_time,
+            a_conversation_has_only_the_callers_channels,
+            a_long_conversation_is_read_in_pages_of_bounded_bytes,
             a_timeline_is_what_was_recorded,
             entries_in_any_order_and_twice_lead_to_the_same,
             the_state_is_the_greatest_position,

@@ -11,6 +11,7 @@ on_both_setups! {
     a_bare_forward_has_the_two_fields_of_the_specification,
     a_message_shows_its_answers_and_what_became_of_them,
     a_long_answer_is_forwarded_whole_and_kept_in_part,
+    a_session_shows_its_messages_and_their_answers,
 }
 
 const RESPONSE: &str = r#"{"text":"caf\u00e9","n":1.50e300}"#;
@@ -134,5 +135,47 @@ async fn a_long_answer_is_forwarded_whole_and_kept_in_part(
         sessions.taken()[0].body,
         forward_body("abc123", &id, RESPONSE)
     );
+    gateway.finish(&[&channel, &sessions]).await
+}
+
+async fn a_session_shows_its_messages_and_their_answers(setup: Setup) -> anyhow::Result<Accounted> {
+    let (gateway, channel, sessions) = Plan::new(setup)?
+        .start_with_servers(|_| Reply::answering(RESPONSE))
+        .await?;
+    // A session's id may have any characters.
+    let session = "a/b c?ü🚀";
+    let path = "/sessions/a%2Fb%20c%3F%C3%BC%F0%9F%9A%80";
+    assert_eq!(
+        gateway.get(path).await?.expect(200)?.json()["turns"],
+        json!([])
+    );
+    let mut expected = Vec::new();
+    for number in 1..3 {
+        let id = gateway.send("c", session).await?;
+        sessions.taken_at_least(number).await?;
+        expected.extend([("message", id.clone()), ("answer", id)]);
+    }
+    let turns = |page: &Value| page["turns"].as_array().cloned().unwrap_or_default();
+    let all = gateway.until(path, |page| turns(page).len() == 4).await?;
+    let said = turns(&all);
+    let said: Vec<_> = said
+        .iter()
+        .map(|turn| {
+            let text = |field: &str| turn[field].as_str().unwrap_or_default();
+            (text("type"), text("message_id").to_owned())
+        })
+        .collect();
+    assert_eq!(said, expected);
+    assert_eq!(turns(&all)[0]["message"], format!("Hello, {session}!"));
+    assert_eq!(
+        turns(&all)[1]["response_data"],
+        serde_json::from_str::<Value>(RESPONSE)?
+    );
+    let first = gateway.get(&format!("{path}?limit=3")).await?.expect(200)?;
+    let cursor = first.field("next_cursor")?;
+    let next = format!("{path}?limit=3&cursor={cursor}");
+    let rest = gateway.get(&next).await?.expect(200)?.json();
+    assert_eq!(turns(&rest), turns(&all)[3..]);
+    assert_eq!(rest["next_cursor"], Value::Null);
     gateway.finish(&[&channel, &sessions]).await
 }

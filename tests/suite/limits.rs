@@ -179,7 +179,7 @@ async fn a_request_over_a_limit_is_a_problem_and_enqueues_nothing() -> anyhow::R
 
     let send = "/channel/message";
     let back = "/webhook-response";
-    let path = format!("/channel/{}", "c".repeat(1100));
+    let path = format!("/channel/{}", "c".repeat(8200));
     let query = format!("/messages?session_id={}", "s".repeat(9000));
     let deep_query = format!(r#"{{"channel_name":{deep}}}"#);
     let gzip = Some(("content-encoding", "gzip"));

@@ -5,6 +5,7 @@ pub(crate) mod dead_letters;
 mod entry;
 pub(crate) mod messages;
 pub(crate) mod replays;
+pub(crate) mod sessions;
 mod wait;
 pub(crate) mod waiting;
 

@@ -68,6 +68,11 @@ fn table() -> Vec<Call> {
             waiting::cancel,
         ),
         get("/messages", READS, history::messages::list),
+        get(
+            "/sessions/{session_id}",
+            READS,
+            history::sessions::conversation,
+        ),
         post("/messages/replay", OPERATES, replays::messages),
         get("/dead-letters", READS, dead_letters::list),
         delete("/dead-letters", OPERATES, dead_letters::purge),

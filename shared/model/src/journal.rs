@@ -122,6 +122,14 @@ pub enum KeptAnswer {
 }
 
 impl KeptAnswer {
+    /// How many bytes of the answer are kept.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::ResponseData(json) => json.get().len(),
+            Self::TruncatedResponseData { head, .. } => head.len(),
+        }
+    }
+
     /// Keeps at most this many bytes.
     pub fn of(response_data: &RawValue, max_bytes: usize) -> Self {
         let json = response_data.get();

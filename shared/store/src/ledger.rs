@@ -4,19 +4,20 @@
 //! Invariant: what a queue may redeliver ([`Journal::record`], [`DeadLetters::insert`],
 //! [`WaitingRoom::put_waiting`]) changes nothing the second time, in any order.
 
+mod conversation;
 mod dead_letters;
 mod idempotency;
 mod journal;
 mod projection;
+mod records;
 mod replays;
 mod waiting;
 
+pub use conversation::{Conversation, SessionAnswer, Turn, TurnCursor, TurnCursorError};
 pub use dead_letters::{DeadFilter, DeadLetter, DeadLetters, DeadQueue};
 pub use idempotency::{Idempotency, Reservation};
-pub use journal::{
-    AnswerRecord, Answers, Detail, FIRST_ENTRIES, Journal, MAX_ANSWERS, MAX_ENTRIES, MessageFilter,
-    MessageRecord, StateFilter,
-};
+pub use journal::{Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, StateFilter};
+pub use records::{AnswerRecord, Answers, MAX_ANSWERS, MessageRecord};
 pub use replays::{
     MAX_RUNNING_REPLAYS, Progress, Replay, ReplayError, ReplayFilter, ReplaySource, ReplayStatus,
     Replays,
@@ -26,8 +27,10 @@ pub use waiting::{
     WaitingSummary,
 };
 
-pub(crate) use journal::{ACCEPTED, answers_in, first_message_id, stored_event, timeline};
+pub(crate) use conversation::{Part, merged};
+pub(crate) use journal::timeline;
 pub(crate) use projection::MessageProjection;
+pub(crate) use records::{ACCEPTED, answers_in, first_message_id, stored_event};
 pub(crate) use waiting::{Looks, earliest_looks, look_no_later};
 
 /// The most messages, or dead letters, on one page.

@@ -14,8 +14,8 @@ use crate::{
     problem::{Kind, Problem},
 };
 
-/// The longest valid path holds an id of 128 bytes.
-const MAX_PATH_BYTES: usize = 1024;
+/// The longest valid path holds a session's id: 512 characters of 4 bytes, percent-encoded.
+const MAX_PATH_BYTES: usize = 8 << 10;
 
 /// Enough for about two hundred ids.
 const MAX_QUERY_BYTES: usize = 8 << 10;

@@ -4,7 +4,7 @@
 
 use async_trait::async_trait;
 use roundtrip_model::{
-    Entry, Event, MessageId,
+    ChannelId, Entry, Event, MessageId, SessionId,
     journal::{Content, Position},
     millis,
 };
@@ -16,9 +16,9 @@ use super::{
     rows::{self, Columns, Conditions, Table, unwritable},
 };
 use crate::{
-    AnswerRecord, Answers, Detail, FIRST_ENTRIES, Journal, MAX_ANSWERS, MAX_ENTRIES, MessageFilter,
-    MessageRecord, QueryError, StateFilter, Unavailable,
-    ledger::{ACCEPTED, MessageProjection, answers_in, stored_event, timeline},
+    AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ANSWERS, MAX_ENTRIES,
+    MessageFilter, MessageRecord, QueryError, SessionAnswer, StateFilter, TurnCursor, Unavailable,
+    ledger::{ACCEPTED, MessageProjection, Part, answers_in, merged, stored_event, timeline},
     page::PageBudget,
 };
 
@@ -42,6 +42,15 @@ const INSERT_ANSWER: &str = "
 const ANSWERS: &str = "
     SELECT callback_id, at, content FROM answers WHERE message_id = ?1
     ORDER BY at DESC, callback_id DESC LIMIT ?2";
+const SAID: &str = "
+    WHERE session_id = ?1 AND message_id > ?2
+    AND (?3 IS NULL OR channel_id IN (SELECT value FROM json_each(?3)))
+    ORDER BY message_id LIMIT ?4";
+const ANSWERED: &str = "
+    SELECT callback_id, message_id, channel_id, at, content FROM answers
+    WHERE session_id = ?1 AND (at, callback_id) > (?2, ?3)
+    AND (?4 IS NULL OR channel_id IN (SELECT value FROM json_each(?4)))
+    ORDER BY at, callback_id LIMIT ?5";
 const ADVANCE: &str = "
     INSERT INTO messages (message_id, channel_id, session_id, state, position, round, updated_at)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
@@ -90,6 +99,27 @@ impl Journal for SqliteStore {
     async fn answers(&self, id: &MessageId) -> Result<Answers, Unavailable> {
         let id = id.to_string();
         self.run(move |connection| answers(connection, &id)).await
+    }
+
+    async fn conversation(
+        &self,
+        session: &SessionId,
+        channels: Option<&[ChannelId]>,
+        after: Option<&TurnCursor>,
+        limit: u16,
+    ) -> Result<Conversation, QueryError> {
+        let session = session.to_string();
+        let channels = channels.map(|channels| serde_json::json!(channels).to_string());
+        let after = after.copied();
+        self.run_query(move |connection, _| {
+            // One snapshot for both reads.
+            let snapshot = connection.transaction()?;
+            let of = (session.as_str(), channels.as_deref());
+            let messages = said(&snapshot, of, after.as_ref(), limit)?;
+            let answers = answered(&snapshot, of, after.as_ref(), limit)?;
+            Ok::<_, rusqlite::Error>(merged(messages, answers, limit))
+        })
+        .await
     }
 
     async fn messages(
@@ -197,15 +227,66 @@ fn answers(connection: &Connection, message_id: &str) -> rusqlite::Result<Answer
             page.has_earlier = true;
             break;
         }
-        let columns = Columns(row);
-        page.answers.push(AnswerRecord {
-            callback_id: columns.parsed("callback_id")?,
-            at: columns.time("at")?,
-            content: columns.json("content")?,
-        });
+        page.answers.push(answer_record(row)?);
     }
     page.answers.reverse();
     Ok(page)
+}
+
+fn answer_record(row: &Row<'_>) -> rusqlite::Result<AnswerRecord> {
+    let columns = Columns(row);
+    Ok(AnswerRecord {
+        callback_id: columns.parsed("callback_id")?,
+        at: columns.time("at")?,
+        content: columns.json("content")?,
+    })
+}
+
+/// The messages of a session, in these channels.
+fn said(
+    snapshot: &Transaction<'_>,
+    (session, channels): (&str, Option<&str>),
+    after: Option<&TurnCursor>,
+    limit: u16,
+) -> rusqlite::Result<Part<MessageRecord>> {
+    let mut part = Part::of(limit);
+    let after = after.map(TurnCursor::message_id).unwrap_or_default();
+    let mut select = snapshot.prepare_cached(&format!("{MESSAGE} {SAID}"))?;
+    let mut found = select.query(params![session, after, channels, u32::from(limit) + 1])?;
+    while let Some(row) = found.next()? {
+        let message = message_record(row)?;
+        let bytes = message.bytes();
+        if !part.add(message, bytes) {
+            break;
+        }
+    }
+    Ok(part)
+}
+
+/// The answers in a session, from these channels.
+fn answered(
+    snapshot: &Transaction<'_>,
+    (session, channels): (&str, Option<&str>),
+    after: Option<&TurnCursor>,
+    limit: u16,
+) -> rusqlite::Result<Part<SessionAnswer>> {
+    let mut part = Part::of(limit);
+    let (at, id) = after.map_or((i64::MIN, String::new()), TurnCursor::answer);
+    let mut select = snapshot.prepare_cached(ANSWERED)?;
+    let mut found = select.query(params![session, at, id, channels, u32::from(limit) + 1])?;
+    while let Some(row) = found.next()? {
+        let columns = Columns(row);
+        let answer = SessionAnswer {
+            message_id: columns.parsed("message_id")?,
+            channel_id: columns.parsed("channel_id")?,
+            answer: answer_record(row)?,
+        };
+        let bytes = answer.answer.content.bytes();
+        if !part.add(answer, bytes) {
+            break;
+        }
+    }
+    Ok(part)
 }
 
 fn message_record(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {
@@ -307,10 +388,7 @@ fn page(
     let sql = format!("{select} WHERE message_id = ?1");
     rows::page(connection, conditions, limit, &sql, |row| {
         let message = message_record(row)?;
-        let bytes = message
-            .content
-            .as_ref()
-            .map_or(0, |content| content.message.get().len());
+        let bytes = message.bytes();
         Ok((message, bytes))
     })
 }

@@ -6,14 +6,11 @@
 use std::borrow::Cow;
 
 use async_trait::async_trait;
-use roundtrip_model::{
-    CallbackId, ChannelId, Entry, Event, MessageId, SessionId, State,
-    journal::{Content, KeptAnswer},
-    millis,
-};
+use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State, millis};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use time::OffsetDateTime;
 
+use super::{Answers, Conversation, MessageRecord, TurnCursor, first_message_id};
 use crate::{QueryError, Unavailable};
 
 #[async_trait]
@@ -33,6 +30,17 @@ pub trait Journal: Send + Sync + 'static {
     /// there are more than [`MAX_ANSWERS`], or more than [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES),
     /// the latest.
     async fn answers(&self, id: &MessageId) -> Result<Answers, Unavailable>;
+
+    /// What was said in a session after the cursor, in channels that the caller may see (`None`: in
+    /// all). A page ends at its limit or at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES), but has at least
+    /// one turn if any is left. Answers of earlier versions, which kept no content, are missing.
+    async fn conversation(
+        &self,
+        session: &SessionId,
+        channels: Option<&[ChannelId]>,
+        after: Option<&TurnCursor>,
+        limit: u16,
+    ) -> Result<Conversation, QueryError>;
 
     /// Matching messages in descending order of their ids, so that new messages do not change later
     /// pages. With [`Detail::Whole`] a page ends at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES) or at
@@ -63,79 +71,12 @@ pub const MAX_ENTRIES: usize = 1000;
 /// show.
 pub const FIRST_ENTRIES: usize = 100;
 
-/// The most answers that a message shows.
-pub const MAX_ANSWERS: u16 = 100;
-
-/// The answers to a message.
-#[derive(Debug, Clone, Default)]
-pub struct Answers {
-    /// The answers, the earliest first.
-    pub answers: Vec<AnswerRecord>,
-    /// Whether there are earlier ones.
-    pub has_earlier: bool,
-}
-
-/// An answer with its content.
-#[derive(Debug, Clone)]
-pub struct AnswerRecord {
-    /// The answer's id.
-    pub callback_id: CallbackId,
-    /// When Roundtrip accepted it.
-    pub at: OffsetDateTime,
-    /// Its content, as far as it is kept.
-    pub content: KeptAnswer,
-}
-
-/// Stored in place of an `Accepted` event, whose content is stored apart.
-pub(crate) const ACCEPTED: &str = r#""accepted""#;
-
-/// The stored form of an event: JSON without the content, which is stored apart.
-pub(crate) fn stored_event(event: &Event) -> serde_json::Result<String> {
-    match event {
-        Event::Accepted(_) => Ok(ACCEPTED.to_owned()),
-        Event::Answered { callback_id, .. } => serde_json::to_string(&Event::Answered {
-            callback_id: *callback_id,
-            content: None,
-        }),
-        event => serde_json::to_string(event),
-    }
-}
-
-/// The answers among these entries that have a content, with their ids.
-pub(crate) fn answers_in(
-    entries: &[Entry],
-) -> impl Iterator<Item = (&Entry, &CallbackId, &KeptAnswer)> {
-    entries.iter().filter_map(|entry| match &entry.event {
-        Event::Answered {
-            callback_id,
-            content: Some(content),
-        } => Some((entry, callback_id, content)),
-        _ => None,
-    })
-}
-
 /// A timeline in ascending order. `latest` has the latest entries, the latest first. `first` has
 /// the first entries, or is empty if `latest` includes them.
 pub(crate) fn timeline<E>(mut latest: Vec<E>, first: Vec<E>) -> Vec<E> {
     latest.truncate(MAX_ENTRIES - first.len());
     latest.reverse();
     first.into_iter().chain(latest).collect()
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct MessageRecord {
-    /// The message. Its id includes the time of its acceptance.
-    pub message_id: MessageId,
-    pub channel_id: ChannelId,
-    pub session_id: SessionId,
-    pub state: State,
-    pub replay_count: u32,
-    /// When the latest entry happened.
-    #[serde(with = "time::serde::rfc3339")]
-    pub updated_at: OffsetDateTime,
-    /// Its content. `None` before its `Accepted` entry arrives, and with [`Detail::Outline`].
-    #[serde(skip)]
-    pub content: Option<Content>,
 }
 
 /// A filter on messages. A field that is `None` matches all.
@@ -235,11 +176,3 @@ impl MessageFilter {
         (self.since.map(bound), self.until.map(bound))
     }
 }
-
-/// The prefix of message ids from this millisecond since 1970.
-pub(crate) fn first_message_id(millis: i64) -> String {
-    format!("msg_{:012x}", millis.clamp(0, MAX_ID_MILLIS))
-}
-
-/// The greatest time that an id holds: 48 bits of milliseconds.
-const MAX_ID_MILLIS: i64 = (1 << 48) - 1;

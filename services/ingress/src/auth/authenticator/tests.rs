@@ -180,6 +180,7 @@ async fn an_open_call_needs_no_key() {
     "POST /channels",
     "GET /channel/message/{message_id}",
     "GET /messages",
+    "GET /sessions/{session_id}",
     "GET /dead-letters",
     "GET /replays",
     "GET /replays/{replay_id}",

@@ -21,9 +21,9 @@ use super::{
     read_time, row, rows, stored, texts, unless_there,
 };
 use crate::{
-    AnswerRecord, Answers, Detail, FIRST_ENTRIES, Journal, MAX_ANSWERS, MAX_ENTRIES, MessageFilter,
-    MessageRecord, QueryError, StateFilter, Unavailable,
-    ledger::{ACCEPTED, MAX_ROWS, stored_event, timeline},
+    AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ANSWERS, MAX_ENTRIES,
+    MessageFilter, MessageRecord, QueryError, SessionAnswer, StateFilter, TurnCursor, Unavailable,
+    ledger::{ACCEPTED, MAX_ROWS, Part, merged, stored_event, timeline},
     page::PageBudget,
 };
 
@@ -67,6 +67,64 @@ impl Journal for MongoStore {
         let id = id.to_string();
         self.run(move |database| async move { answers(&database, &id).await })
             .await
+    }
+
+    async fn conversation(
+        &self,
+        session: &SessionId,
+        channels: Option<&[ChannelId]>,
+        after: Option<&TurnCursor>,
+        limit: u16,
+    ) -> Result<Conversation, QueryError> {
+        let mut said = doc! { "session_id": session.as_str() };
+        if let Some(asked) = of_channels(None, channels) {
+            said.insert("channel_id", asked);
+        }
+        let mut answered = said.clone();
+        if let Some(after) = after {
+            said.insert("_id", doc! { "$gt": after.message_id() });
+            let (at, id) = after.answer();
+            let at = DateTime::from_millis(at);
+            answered.insert(
+                "$or",
+                [
+                    doc! { "at": { "$gt": at } },
+                    doc! { "at": at, "_id": { "$gt": id } },
+                ]
+                .to_vec(),
+            );
+            // Lets the index find the place.
+            answered.insert("at", doc! { "$gte": at });
+        }
+        let most = i64::from(limit) + 1;
+        let messages = self.run_query(MESSAGES, move |messages, max_time| async move {
+            let mut part = Part::of(limit);
+            let found = messages.find(said).sort(doc! { "_id": 1 });
+            let mut found = found.limit(most).max_time(max_time).await?;
+            while let Some(document) = found.try_next().await? {
+                let message = row::<MessageRow>(document)?.record()?;
+                let bytes = message.bytes();
+                if !part.add(message, bytes) {
+                    break;
+                }
+            }
+            Ok::<_, QueryError>(part)
+        });
+        let messages = messages.await?;
+        let answers = self.run_query(ANSWERS, move |answers, max_time| async move {
+            let mut part = Part::of(limit);
+            let found = answers.find(answered).sort(doc! { "at": 1, "_id": 1 });
+            let mut found = found.limit(most).max_time(max_time).await?;
+            while let Some(document) = found.try_next().await? {
+                let answer = row::<AnswerRow>(document)?.of_session()?;
+                let bytes = answer.answer.content.bytes();
+                if !part.add(answer, bytes) {
+                    break;
+                }
+            }
+            Ok::<_, QueryError>(part)
+        });
+        Ok(merged(messages, answers.await?, limit))
     }
 
     async fn messages(
@@ -251,12 +309,22 @@ impl EntryRow {
 struct AnswerRow {
     #[serde(rename = "_id")]
     callback_id: CallbackId,
+    message_id: MessageId,
+    channel_id: ChannelId,
     at: DateTime,
     /// The JSON of a `KeptAnswer`.
     content: String,
 }
 
 impl AnswerRow {
+    fn of_session(&self) -> Result<SessionAnswer, Unreadable> {
+        Ok(SessionAnswer {
+            message_id: self.message_id,
+            channel_id: self.channel_id.clone(),
+            answer: self.record()?,
+        })
+    }
+
     fn record(&self) -> Result<AnswerRecord, Unreadable> {
         Ok(AnswerRecord {
             callback_id: self.callback_id,
