@@ -293,6 +293,27 @@ async fn a_lease_of_a_lost_connection_is_lost_and_the_message_comes_again() -> a
     place.leave(broker).await
 }
 
+/// A window of one: it must be free again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledgement_that_does_not_reach_the_broker_costs_a_redelivery() -> anyhow::Result<()>
+{
+    let (place, broker) = Place::opened().await?;
+    let mut consumer = broker.consume(Queue::Outbound, 1).await?;
+    let id = publish(&broker).await?;
+    let first = next(&mut consumer).await?;
+    place.proxy.stall();
+    // It may be written to the socket, or fail once the silent connection is left.
+    let _ = timeout(WAIT_LIMIT, first.settle(Decision::Done)).await?;
+    until_status(&broker, |status| matches!(status, Status::Unavailable(_))).await?;
+    place.proxy.cut();
+    place.proxy.resume();
+    let again = next(&mut consumer).await?;
+    ensure!(again.message().id == id);
+    again.settle(Decision::Done).await?;
+    until_ready(&broker, Queue::Outbound, 0).await?;
+    place.leave(broker).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_that_the_broker_cannot_take_now_is_not_lost() -> anyhow::Result<()> {
     let (place, broker) = Place::opened().await?;
