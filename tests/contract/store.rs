@@ -147,6 +147,8 @@ macro_rules! store_contract {
             an_answers_content_is_stored_beside_the_timeline,
             a_repeated_answer_is_one_with_its_first_time,
             of_many_answers_the_latest_are_read,
+            an_answer_is_found_by_its_id_or_as_the_first,
+            the_states_of_messages_are_read_by_their_ids,
             a_conversation_is_in_the_order_of_time,
             a_conversation_has_only_the_callers_channels,
             a_long_conversation_is_read_in_pages_of_bounded_bytes,

@@ -20,12 +20,12 @@ const JSON_DEPTHS: RangeInclusive<usize> = 8..=100;
 const HEADER_BYTES: RangeInclusive<usize> = (4 << 10)..=(256 << 10);
 /// No client waits longer than an hour.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(1);
-/// Proxies end a request that takes longer.
+/// Most proxies end longer requests.
 const WAITS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_mins(10);
 /// Each of the remembered answers takes memory.
 const MAX_ANSWERS_PER_DELIVERY: u16 = 10_000;
 const MAX_CONNECTIONS: usize = 1_000_000;
-/// As text in JSON it can be twice as long, and must fit in one message of the journal.
+/// Escaping can double its length, and a message of the journal must fit the broker's limit.
 const MAX_KEPT_ANSWER_BYTES: usize = 512 << 10;
 
 roundtrip_model::section! {
@@ -71,7 +71,7 @@ roundtrip_model::section! {
         #[serde(with = "humantime_serde")]
         max_wait: Duration = Duration::from_mins(1), in WAITS;
         /// The most requests that wait for an answer; a further one gets 503. Each is also one of
-        /// `max_requests_in_flight`.
+        /// `max_requests_in_flight`, and at most half of those wait, so that answers still come in.
         max_waiting_requests: usize = 1024, in 1..;
         /// How much of an answer's content the journal keeps.
         max_kept_answer_bytes: usize = 64 << 10, in ..=MAX_KEPT_ANSWER_BYTES;
@@ -82,6 +82,12 @@ roundtrip_model::section! {
 }
 
 impl Config {
+    /// How many requests may wait for an answer.
+    pub(crate) fn waiting_places(&self) -> usize {
+        let most = self.max_requests_in_flight / 2;
+        self.max_waiting_requests.min(most)
+    }
+
     pub fn check(&self, check: &mut Check) {
         self.check_bounds(check);
         if let Some(rate) = &self.rate_per_key {

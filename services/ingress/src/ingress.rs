@@ -99,7 +99,7 @@ impl Ingress {
             &parts.own_response_url,
         );
         let waiters = Waiters::start(
-            limits.max_waiting_requests,
+            limits.waiting_places(),
             Arc::clone(&parts.store),
             parts.stopping.clone(),
         );

@@ -79,7 +79,6 @@ impl Problem {
         }
     }
 
-    #[cfg(test)]
     pub(crate) const fn status(&self) -> u16 {
         self.kind.status()
     }

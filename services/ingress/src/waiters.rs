@@ -6,18 +6,28 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use roundtrip_model::{MessageId, State};
-use roundtrip_store::{AnswerRecord, Detail, MAX_PAGE, MessageFilter, SharedStore};
+use roundtrip_model::{CallbackId, MessageId, State};
+use roundtrip_store::{AnswerRecord, MAX_PAGE, SharedStore};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::{Instant, interval, timeout_at},
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::problem::{Kind, Problem};
+use crate::{
+    auth::Principal,
+    problem::{Kind, Problem},
+};
 
 /// How often the store is read for answers that another process accepted.
 const READ_EVERY: Duration = Duration::from_millis(500);
+
+/// How long to wait for the recorder to store a message or an answer that was accepted.
+pub(crate) const RECORDED_WITHIN: Duration = Duration::from_secs(2);
+
+/// The first pause between two reads of what is about to be stored. Each further one is twice as
+/// long, up to [`READ_EVERY`].
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// What is known of an awaited message.
 #[derive(Debug, Clone)]
@@ -25,75 +35,96 @@ enum Known {
     Nothing,
     /// This process accepted the answer.
     Answer(Arc<AnswerRecord>),
-    /// According to the store the message is answered, dead or cancelled.
-    Ended,
+    /// In the store the message has a state that ends the wait.
+    Ended(State),
 }
 
 /// Why a wait ended.
 #[derive(Debug)]
 pub(crate) enum Waited {
     Answer(Arc<AnswerRecord>),
-    /// The store shows the message's end, or its answer.
-    Ended,
+    /// In the store the message has this state.
+    Ended(State),
     /// The time has passed, or the process stops.
     InVain,
 }
 
 pub(crate) struct Waiters {
-    messages: Arc<Messages>,
-    places: Arc<Semaphore>,
+    waiting: Arc<Mutex<Waiting>>,
+    places: usize,
     stopping: CancellationToken,
     _reader: DropGuard,
 }
 
-type Messages = Mutex<HashMap<MessageId, watch::Sender<Known>>>;
+/// Who waits for what.
+#[derive(Default)]
+struct Waiting {
+    messages: HashMap<MessageId, watch::Sender<Known>>,
+    /// How many requests of each principal wait.
+    principals: HashMap<String, usize>,
+    requests: usize,
+}
 
 /// One request that waits. Its place is free again when it is dropped.
 pub(crate) struct Waiter {
     message_id: MessageId,
+    principal: String,
     /// `None` only while it is dropped.
     known: Option<watch::Receiver<Known>>,
-    messages: Arc<Messages>,
+    waiting: Arc<Mutex<Waiting>>,
     stopping: CancellationToken,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Waiters {
     /// At most `places` requests wait, until `stopping`. Must be called within a runtime.
     pub(crate) fn start(places: usize, store: SharedStore, stopping: CancellationToken) -> Self {
-        let messages = Arc::default();
+        let waiting = Arc::default();
         let dropped = CancellationToken::new();
-        let reading = read(Arc::clone(&messages), store);
+        let reading = read(Arc::clone(&waiting), store);
         tokio::spawn(dropped.clone().run_until_cancelled_owned(reading));
         Self {
-            messages,
-            places: Arc::new(Semaphore::new(places)),
+            waiting,
+            places,
             stopping,
             _reader: dropped.drop_guard(),
         }
     }
 
-    /// Begins a wait. An answer that is accepted from now on ends it.
-    pub(crate) fn begin(&self, message_id: MessageId) -> Result<Waiter, Problem> {
-        let place = Arc::clone(&self.places)
-            .try_acquire_owned()
-            .map_err(|_none_left| Kind::TooManyWaiters)?;
-        let mut messages = self.messages.lock();
-        let sender = messages
+    /// Begins a wait. An answer that is accepted from now on ends it. No principal with a key gets
+    /// more than half of the places.
+    pub(crate) fn begin(
+        &self,
+        principal: &Principal,
+        message_id: MessageId,
+    ) -> Result<Waiter, Problem> {
+        let share = match principal {
+            Principal::Anybody => self.places,
+            Principal::Configured | Principal::Key(_) => self.places.div_ceil(2),
+        };
+        let principal = principal.to_string();
+        let mut waiting = self.waiting.lock();
+        let own = waiting.principals.get(&principal).copied().unwrap_or(0);
+        if waiting.requests >= self.places || own >= share {
+            return Err(Kind::TooManyWaiters.into());
+        }
+        waiting.requests += 1;
+        waiting.principals.insert(principal.clone(), own + 1);
+        let sender = waiting
+            .messages
             .entry(message_id)
             .or_insert_with(|| watch::Sender::new(Known::Nothing));
         Ok(Waiter {
             message_id,
+            principal,
             known: Some(sender.subscribe()),
-            messages: Arc::clone(&self.messages),
+            waiting: Arc::clone(&self.waiting),
             stopping: self.stopping.clone(),
-            _place: place,
         })
     }
 
     /// Ends the waits for this message. `answer` is called only if there is one.
     pub(crate) fn answered(&self, message_id: &MessageId, answer: impl FnOnce() -> AnswerRecord) {
-        if let Some(sender) = self.messages.lock().get(message_id) {
+        if let Some(sender) = self.waiting.lock().messages.get(message_id) {
             sender.send_replace(Known::Answer(Arc::new(answer())));
         }
     }
@@ -112,8 +143,9 @@ impl Waiter {
         let ended = timeout_at(deadline, ended);
         match self.stopping.run_until_cancelled(ended).await {
             Some(Ok(Ok(known))) => match &*known {
+                Known::Nothing => Waited::InVain,
                 Known::Answer(answer) => Waited::Answer(Arc::clone(answer)),
-                _ => Waited::Ended,
+                Known::Ended(state) => Waited::Ended(*state),
             },
             _ => Waited::InVain,
         }
@@ -122,40 +154,43 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut messages = self.messages.lock();
+        let mut waiting = self.waiting.lock();
         self.known = None;
         let is_last = |sender: &watch::Sender<Known>| sender.receiver_count() == 0;
-        if messages.get(&self.message_id).is_some_and(is_last) {
-            messages.remove(&self.message_id);
+        if waiting.messages.get(&self.message_id).is_some_and(is_last) {
+            waiting.messages.remove(&self.message_id);
+        }
+        waiting.requests -= 1;
+        let own = waiting.principals.get_mut(&self.principal);
+        let left = own.map_or(0, |own| {
+            *own -= 1;
+            *own
+        });
+        if left == 0 {
+            waiting.principals.remove(&self.principal);
         }
     }
 }
 
 /// Looks in the store for the ends of awaited messages.
-async fn read(messages: Arc<Messages>, store: SharedStore) {
+async fn read(waiting: Arc<Mutex<Waiting>>, store: SharedStore) {
     let mut ticks = interval(READ_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let awaited: Vec<MessageId> = messages.lock().keys().copied().collect();
+        let awaited: Vec<MessageId> = waiting.lock().messages.keys().copied().collect();
         for ids in awaited.chunks(usize::from(MAX_PAGE)) {
-            let filter = MessageFilter {
-                message_ids: Some(ids.to_vec()),
-                ..MessageFilter::default()
-            };
-            // While the store cannot be read, only the answers that this process accepts end a wait.
-            let Ok(found) = store
-                .messages(&filter, None, MAX_PAGE, Detail::Outline)
-                .await
-            else {
+            // While the store is unavailable, only the answers that this process accepts end a wait.
+            let Ok(found) = store.states(ids).await else {
                 break;
             };
-            let messages = messages.lock();
-            for message in found.iter().filter(|message| has_ended(message.state)) {
-                if let Some(sender) = messages.get(&message.message_id) {
+            let waiting = waiting.lock();
+            for (id, state) in found.into_iter().filter(|(_, state)| ends_a_wait(*state)) {
+                if let Some(sender) = waiting.messages.get(&id) {
                     sender.send_if_modified(|known| {
                         let is_new = matches!(known, Known::Nothing);
                         if is_new {
-                            *known = Known::Ended;
+                            *known = Known::Ended(state);
                         }
                         is_new
                     });
@@ -165,12 +200,50 @@ async fn read(messages: Arc<Messages>, store: SharedStore) {
     }
 }
 
-/// Whether waiting for an answer to a message in this state has an end.
-pub(crate) const fn has_ended(state: State) -> bool {
-    matches!(
-        state,
-        State::Answered | State::Forwarded | State::Dead | State::Cancelled
-    )
+/// Whether a request stops waiting for an answer to a message in this state.
+pub(crate) const fn ends_a_wait(state: State) -> bool {
+    has_answer(state) || matches!(state, State::Dead | State::Cancelled)
+}
+
+/// Whether a message in this state certainly has an answer.
+pub(crate) const fn has_answer(state: State) -> bool {
+    matches!(state, State::Answered | State::Forwarded)
+}
+
+/// The answer with this id, or the first one, as soon as the store has it. The store may have the
+/// state before.
+pub(crate) async fn recorded(
+    store: &SharedStore,
+    message_id: &MessageId,
+    which: Option<&CallbackId>,
+    until: Instant,
+) -> Option<AnswerRecord> {
+    let mut pauses = Pauses::default();
+    loop {
+        if let Ok(Some(answer)) = store.answer(message_id, which).await {
+            return Some(answer);
+        }
+        if Instant::now() >= until {
+            return None;
+        }
+        pauses.next().await;
+    }
+}
+
+/// The pauses between reads of what is about to be stored.
+pub(crate) struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(FIRST_PAUSE)
+    }
+}
+
+impl Pauses {
+    pub(crate) async fn next(&mut self) {
+        sleep(self.0).await;
+        self.0 = (self.0 * 2).min(READ_EVERY);
+    }
 }
 
 #[cfg(test)]

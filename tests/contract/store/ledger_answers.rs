@@ -1,12 +1,12 @@
 //! The contents of answers.
 
-use roundtrip_model::{CallbackId, Entry, Event, MessageId, journal::KeptAnswer};
+use roundtrip_model::{CallbackId, Entry, Event, MessageId, State, journal::KeptAnswer};
 use roundtrip_store::{AnswerRecord, Answers, Journal, MAX_ANSWERS, MAX_PAGE_BYTES};
 use serde_json::value::RawValue;
 
 use super::{
     Harness,
-    samples::{at, entry, found, message_id, record},
+    samples::{accepted, at, entry, found, message_id, record},
 };
 
 fn callback_id(number: usize) -> CallbackId {
@@ -136,4 +136,52 @@ pub(crate) async fn of_many_answers_the_latest_are_read(harness: &impl Harness) 
         .map(|answer| answer.callback_id)
         .collect();
     assert_eq!(ids, [1_002, 1_003].map(callback_id));
+}
+
+pub(crate) async fn an_answer_is_found_by_its_id_or_as_the_first(harness: &impl Harness) {
+    let store = &**harness.store();
+    let (id, other) = (message_id(0), message_id(1));
+    let entries = [
+        answered(id, 1, 9, whole("1")),
+        answered(id, 2, 5, whole("2")),
+        answered(other, 3, 1, whole("3")),
+    ];
+    record(store, &entries).await;
+    let found = async |which: Option<usize>| {
+        let which = which.map(callback_id);
+        let found = store.answer(&id, which.as_ref()).await;
+        let found = found.expect("to read it");
+        found.map(|answer| (answer.callback_id, answer.at))
+    };
+    assert_eq!(found(None).await, Some((callback_id(2), at(5))));
+    assert_eq!(found(Some(1)).await, Some((callback_id(1), at(9))));
+    // Of another message.
+    assert_eq!(found(Some(3)).await, None);
+    assert!(
+        store
+            .answer(&message_id(2), None)
+            .await
+            .expect("to read it")
+            .is_none()
+    );
+}
+
+pub(crate) async fn the_states_of_messages_are_read_by_their_ids(harness: &impl Harness) {
+    let store = &**harness.store();
+    let [queued, answered_one, other, unknown] = [0, 1, 2, 3].map(message_id);
+    let entries = [
+        entry(queued, 0, 0, accepted("1")),
+        entry(answered_one, 0, 1, accepted("1")),
+        answered(answered_one, 1, 2, whole("1")),
+        entry(other, 0, 2, accepted("1")),
+    ];
+    record(store, &entries).await;
+    let found = store.states(&[answered_one, unknown, queued]).await;
+    let mut found = found.expect("the states");
+    found.sort_unstable_by_key(|(id, _)| *id);
+    assert_eq!(
+        found,
+        [(queued, State::Queued), (answered_one, State::Answered)]
+    );
+    assert_eq!(store.states(&[]).await.expect("the states"), []);
 }

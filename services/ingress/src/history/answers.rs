@@ -1,7 +1,7 @@
 //! The answers to a message, as `GET /channel/message/{message_id}` shows them.
 //!
-//! Invariant: a timeline may leave entries out. An answer whose latest entries it leaves out has no
-//! `forward`, rather than an outdated one.
+//! Invariant: a timeline may leave entries out. If it may lack the latest entries of an answer, the
+//! answer has no `forward`, because that could be out of date.
 
 use std::collections::BTreeMap;
 
@@ -119,8 +119,8 @@ pub(super) fn shown(stored: Answers, timeline: &[Entry]) -> ShownAnswers {
     }
 }
 
-/// Answers of an earlier version, which kept no content. Among omitted ones nothing tells them apart,
-/// so they are omitted too.
+/// Answers of an earlier version, which kept no content. Before the earliest answer shown they look
+/// like answers whose content was left out, so they are left out too.
 fn without_content(
     stored: &[(CallbackId, OffsetDateTime, Option<KeptAnswer>)],
     has_earlier: bool,

@@ -9,7 +9,7 @@ use roundtrip_model::{
 use roundtrip_store::{Detail, MessageFilter, MessageRecord, StateFilter};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::{
     answers::{ShownAnswers, shown},
@@ -23,14 +23,8 @@ use crate::{
     pages::{Page, page_size},
     parameters::{Parameters, PathId},
     problem::Problem,
-    waiters::{Waited, has_ended},
+    waiters::{Pauses, RECORDED_WITHIN, Waited, ends_a_wait, has_answer, recorded},
 };
-
-/// How long the store may take to have a message or an answer that was accepted.
-const RECORDED_WITHIN: Duration = Duration::from_secs(2);
-
-/// How often the store is read for it.
-const READ_EVERY: Duration = Duration::from_millis(20);
 
 /// A message in a response.
 #[derive(Debug, Serialize)]
@@ -115,30 +109,42 @@ async fn read_after(
     deadline: Instant,
 ) -> Result<(MessageRecord, Vec<Entry>), Problem> {
     // Before the first read, because the message may end after it.
-    let mut waiter = ingress.waiters.begin(*id)?;
-    let age = (ingress.clock.now() - id.made_at()).abs();
-    let is_new = age < RECORDED_WITHIN;
+    let mut waiter = ingress.waiters.begin(principal, *id)?;
     let recorded_by = deadline.min(Instant::now() + RECORDED_WITHIN);
-    let (message, timeline) = loop {
+    let age = (ingress.clock.now() - id.made_at()).abs();
+    let mut pauses = Pauses::default();
+    let first = loop {
         match read(ingress, principal, id).await {
-            Err(_) if is_new && Instant::now() < recorded_by => sleep(READ_EVERY).await,
+            // It may have been accepted a moment ago.
+            Err(problem)
+                if problem.status() == 404
+                    && age < RECORDED_WITHIN
+                    && Instant::now() < recorded_by =>
+            {
+                pauses.next().await;
+            }
             found => break found?,
         }
     };
-    if has_ended(message.state) {
-        return Ok((message, timeline));
-    }
-    let recorded_by = match waiter.wait(deadline).await {
-        Waited::Answer(_) => Instant::now() + RECORDED_WITHIN,
-        Waited::Ended | Waited::InVain => Instant::now(),
+    let state = first.0.state;
+    let waited = if ends_a_wait(state) {
+        Waited::Ended(state)
+    } else {
+        waiter.wait(deadline).await
     };
-    loop {
-        let (message, timeline) = read(ingress, principal, id).await?;
-        if has_ended(message.state) || Instant::now() >= recorded_by {
-            return Ok((message, timeline));
+    // The response then has the answer.
+    let store = &ingress.store;
+    match waited {
+        Waited::Answer(answer) => {
+            recorded(store, id, Some(&answer.callback_id), deadline).await;
         }
-        sleep(READ_EVERY).await;
+        Waited::Ended(state) if has_answer(state) => {
+            let until = deadline.min(Instant::now() + RECORDED_WITHIN);
+            recorded(store, id, None, until).await;
+        }
+        Waited::Ended(_) | Waited::InVain => {}
     }
+    read(ingress, principal, id).await
 }
 
 /// The message and its timeline, if the principal sees them.

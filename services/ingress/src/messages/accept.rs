@@ -68,11 +68,12 @@ impl Accepted {
         }
     }
 
-    pub(super) fn with_answer(self, answer: AnswerRecord) -> Self {
+    /// The response if the producer waited for this answer.
+    pub(super) fn with_answer(&self, answer: AnswerRecord) -> Self {
         Self {
             status: "answered",
             answer: Some(answer.into()),
-            ..self
+            ..Self::new(self.message_id, self.session_id.clone())
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     json::body::RelayedJson,
     limits::BodyBudget,
     problem::Problem,
-    waiters::{Waited, Waiter},
+    waiters::{RECORDED_WITHIN, Waited, Waiter, has_answer, recorded},
 };
 
 pub(crate) async fn send(
@@ -33,34 +33,37 @@ pub(crate) async fn send(
     RelayedJson(send): RelayedJson<SendMessage>,
 ) -> Result<Response, Problem> {
     let wait = prefer::wait(&headers, ingress.limits.max_wait)?;
-    let deadline = wait.map(|wait| Instant::now() + wait);
     let message_id = MessageId::generate();
     // Before the message is published, because its answer may come at once.
-    let waiter = deadline
-        .map(|_| ingress.waiters.begin(message_id))
-        .transpose()?;
+    let waiting = match wait {
+        Some(wait) => {
+            let waiter = ingress.waiters.begin(&principal, message_id)?;
+            Some((waiter, Instant::now() + wait))
+        }
+        None => None,
+    };
     let mut accepted = accept_one(&ingress, &principal, key.as_ref(), message_id, send).await?;
     budget.release();
-    let (id, was_accepted_before) = (accepted.message_id, accepted.message_id != message_id);
-    let answer = match (deadline, waiter) {
-        (Some(deadline), Some(_)) if was_accepted_before => {
-            let waiter = ingress.waiters.begin(id).ok();
-            match (first_answer(&ingress, &id).await, waiter) {
-                (None, Some(waiter)) => answer(&ingress, waiter, deadline).await,
-                (found, _) => found,
+    let id = accepted.message_id;
+    let again = std::mem::take(&mut accepted.again);
+    let answer = match waiting {
+        Some((waiter, deadline)) if id == message_id => answer(&ingress, waiter, deadline).await,
+        Some((waiter, deadline)) => {
+            // The message has the id of an earlier request. It takes over the place.
+            drop(waiter);
+            match ingress.waiters.begin(&principal, id) {
+                Ok(waiter) => answer(&ingress, waiter, deadline).await,
+                Err(_) => recorded(&ingress.store, &id, None, Instant::now()).await,
             }
         }
-        (Some(deadline), Some(waiter)) => answer(&ingress, waiter, deadline).await,
-        _ => None,
+        None => None,
     };
-    // The same bytes as the first response; only the header differs.
-    let again = std::mem::take(&mut accepted.again);
     let location = [(header::LOCATION, format!("/channel/message/{id}"))];
-    let mut response = match answer {
-        Some(answer) => {
-            let body = JsonBody(accepted.with_answer(answer));
-            (StatusCode::OK, location, [prefer::applied()], body).into_response()
-        }
+    let with_answer = answer.map(|answer| accepted.with_answer(answer));
+    // Without room for the answer the response is that of an unanswered message.
+    let answered = with_answer.and_then(|body| ingress.response_budget.json(&body, ()).ok());
+    let mut response = match answered {
+        Some(answered) => (location, [prefer::applied()], answered).into_response(),
         None => (StatusCode::ACCEPTED, location, JsonBody(accepted)).into_response(),
     };
     if again {
@@ -74,14 +77,14 @@ pub(crate) async fn send(
 async fn answer(ingress: &Ingress, mut waiter: Waiter, deadline: Instant) -> Option<AnswerRecord> {
     match waiter.wait(deadline).await {
         Waited::Answer(answer) => Some((*answer).clone()),
-        Waited::Ended => first_answer(ingress, &waiter.message_id()).await,
+        Waited::Ended(state) => {
+            let until = if has_answer(state) {
+                deadline.min(Instant::now() + RECORDED_WITHIN)
+            } else {
+                Instant::now()
+            };
+            recorded(&ingress.store, &waiter.message_id(), None, until).await
+        }
         Waited::InVain => None,
     }
-}
-
-/// The message's first answer in the store. `None` also while the store is unavailable, because the
-/// message was accepted and the response must say so.
-async fn first_answer(ingress: &Ingress, id: &MessageId) -> Option<AnswerRecord> {
-    let stored = ingress.store.answers(id).await.ok()?;
-    stored.answers.into_iter().next()
 }

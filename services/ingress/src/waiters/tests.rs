@@ -39,10 +39,13 @@ async fn an_answer_that_another_process_accepted_ends_the_wait() {
     let bench = Bench::new().await;
     let waiters = waiters(&bench, 2);
     let [awaited, other] = [(); 2].map(|()| MessageId::generate());
-    let mut waiter = waiters.begin(awaited).ok().unwrap();
-    let mut of_other = waiters.begin(other).ok().unwrap();
+    let mut waiter = waiters.begin(&Principal::Anybody, awaited).ok().unwrap();
+    let mut of_other = waiters.begin(&Principal::Anybody, other).ok().unwrap();
     bench.store.record(&[answered(awaited)]).await.unwrap();
-    assert!(matches!(waiter.wait(late()).await, Waited::Ended));
+    assert!(matches!(
+        waiter.wait(late()).await,
+        Waited::Ended(State::Answered)
+    ));
     assert!(matches!(
         of_other.wait(Instant::now()).await,
         Waited::InVain
@@ -54,7 +57,7 @@ async fn all_who_wait_for_a_message_get_its_answer() {
     let bench = Bench::new().await;
     let waiters = waiters(&bench, 2);
     let id = MessageId::generate();
-    let mut both = [(); 2].map(|()| waiters.begin(id).ok().unwrap());
+    let mut both = [(); 2].map(|()| waiters.begin(&Principal::Anybody, id).ok().unwrap());
     waiters.answered(&id, || AnswerRecord {
         callback_id: CallbackId::generate(),
         at: SystemClock.now(),
@@ -70,12 +73,28 @@ async fn a_wait_that_ended_leaves_its_place_and_no_state() {
     let bench = Bench::new().await;
     let waiters = waiters(&bench, 1);
     let id = MessageId::generate();
-    let waiter = waiters.begin(id).ok().unwrap();
-    let refused = waiters.begin(id).err().unwrap();
+    let waiter = waiters.begin(&Principal::Anybody, id).ok().unwrap();
+    let refused = waiters.begin(&Principal::Anybody, id).err().unwrap();
     assert_eq!(refused.status(), 503);
     drop(waiter);
-    assert!(waiters.messages.lock().is_empty());
-    assert!(waiters.begin(id).is_ok());
+    let waiting = waiters.waiting.lock();
+    assert!(waiting.messages.is_empty() && waiting.principals.is_empty());
+    drop(waiting);
+    assert!(waiters.begin(&Principal::Anybody, id).is_ok());
+}
+
+#[tokio::test]
+async fn a_principal_with_a_key_leaves_places_to_others() {
+    let bench = Bench::new().await;
+    let waiters = waiters(&bench, 4);
+    let begin = |principal| waiters.begin(principal, MessageId::generate());
+    let own = [(); 2].map(|()| begin(&Principal::Configured).ok().unwrap());
+    assert!(begin(&Principal::Configured).is_err());
+    let others = [(); 2].map(|()| begin(&Principal::Anybody).ok().unwrap());
+    assert!(begin(&Principal::Anybody).is_err());
+    drop(own);
+    assert!(begin(&Principal::Configured).is_ok());
+    drop(others);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 
 use async_trait::async_trait;
 use roundtrip_model::{
-    ChannelId, Entry, Event, MessageId, SessionId,
+    CallbackId, ChannelId, Entry, Event, MessageId, SessionId, State,
     journal::{Content, Position},
     millis,
 };
@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ANSWERS, MAX_ENTRIES,
-    MessageFilter, MessageRecord, QueryError, SessionAnswer, StateFilter, TurnCursor, Unavailable,
+    MAX_PAGE, MessageFilter, MessageRecord, QueryError, SessionAnswer, StateFilter, TurnCursor,
+    Unavailable,
     ledger::{ACCEPTED, MessageProjection, Part, answers_in, merged, stored_event, timeline},
     page::PageBudget,
 };
@@ -42,6 +43,13 @@ const INSERT_ANSWER: &str = "
 const ANSWERS: &str = "
     SELECT callback_id, at, content FROM answers WHERE message_id = ?1
     ORDER BY at DESC, callback_id DESC LIMIT ?2";
+const ANSWER: &str = "
+    SELECT callback_id, at, content FROM answers
+    WHERE message_id = ?1 AND (?2 IS NULL OR callback_id = ?2)
+    ORDER BY at, callback_id LIMIT 1";
+const STATES: &str = "
+    SELECT message_id, state FROM messages
+    WHERE message_id IN (SELECT value FROM json_each(?1)) LIMIT ?2";
 const SAID: &str = "
     WHERE session_id = ?1 AND message_id > ?2
     AND (?3 IS NULL OR channel_id IN (SELECT value FROM json_each(?3)))
@@ -99,6 +107,32 @@ impl Journal for SqliteStore {
     async fn answers(&self, id: &MessageId) -> Result<Answers, Unavailable> {
         let id = id.to_string();
         self.run(move |connection| answers(connection, &id)).await
+    }
+
+    async fn answer(
+        &self,
+        message: &MessageId,
+        which: Option<&CallbackId>,
+    ) -> Result<Option<AnswerRecord>, Unavailable> {
+        let values = (message.to_string(), which.map(ToString::to_string));
+        self.run(move |connection| {
+            let mut select = connection.prepare_cached(ANSWER)?;
+            select.query_row(values, answer_record).optional()
+        })
+        .await
+    }
+
+    async fn states(&self, ids: &[MessageId]) -> Result<Vec<(MessageId, State)>, Unavailable> {
+        let ids = serde_json::json!(ids).to_string();
+        self.run(move |connection| {
+            let mut select = connection.prepare_cached(STATES)?;
+            let found = select.query_map((ids, MAX_PAGE), |row| {
+                let columns = Columns(row);
+                Ok((columns.parsed("message_id")?, columns.named("state")?))
+            })?;
+            found.collect::<rusqlite::Result<_>>()
+        })
+        .await
     }
 
     async fn conversation(

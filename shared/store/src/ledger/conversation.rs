@@ -81,7 +81,7 @@ impl TurnCursor {
     pub(crate) fn message_id(&self) -> String {
         match self.id {
             TurnId::Message(id) => id.to_string(),
-            // No id equals this, so the messages of the next millisecond are all greater.
+            // Every id of the next millisecond begins with this and is longer, so it is greater.
             TurnId::Answer(_) => first_message_id(self.at.saturating_add(1)),
         }
     }
@@ -148,6 +148,11 @@ impl<T> Part<T> {
         }
     }
 
+    /// Counts a row that cannot be read.
+    pub(crate) fn pass_over(&mut self) {
+        self.is_cut |= !self.budget.take(0);
+    }
+
     /// Adds a row with so many bytes of content. `false` if it does not fit, and no later one does.
     pub(crate) fn add(&mut self, row: T, bytes: usize) -> bool {
         if !self.is_cut && self.budget.take(bytes) {
@@ -168,7 +173,8 @@ pub(crate) fn merged(
     let is_cut = [messages.is_cut, answers.is_cut];
     let messages: Vec<_> = messages.rows.into_iter().map(Turn::Message).collect();
     let answers: Vec<_> = answers.rows.into_iter().map(Turn::Answer).collect();
-    // After the last row of a kind that was cut, one of its rows may come before those of the other.
+    // If one kind was cut, its next row may come before rows of the other kind. So the page ends at
+    // the last row that was read of the kind that was cut.
     let ends = [messages.last(), answers.last()];
     let ends = ends.into_iter().zip(is_cut).filter(|(_, is_cut)| *is_cut);
     let end = ends.filter_map(|(last, _)| Some(last?.cursor())).min();

@@ -6,11 +6,11 @@
 use std::borrow::Cow;
 
 use async_trait::async_trait;
-use roundtrip_model::{ChannelId, Entry, MessageId, SessionId, State, millis};
+use roundtrip_model::{CallbackId, ChannelId, Entry, MessageId, SessionId, State, millis};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use time::OffsetDateTime;
 
-use super::{Answers, Conversation, MessageRecord, TurnCursor, first_message_id};
+use super::{AnswerRecord, Answers, Conversation, MessageRecord, TurnCursor, first_message_id};
 use crate::{QueryError, Unavailable};
 
 #[async_trait]
@@ -31,9 +31,21 @@ pub trait Journal: Send + Sync + 'static {
     /// the latest.
     async fn answers(&self, id: &MessageId) -> Result<Answers, Unavailable>;
 
+    /// The answer to a message with this id, or the first one if there is no id, if its content was
+    /// recorded.
+    async fn answer(
+        &self,
+        message: &MessageId,
+        which: Option<&CallbackId>,
+    ) -> Result<Option<AnswerRecord>, Unavailable>;
+
+    /// The states of those of these messages that are known, at most [`MAX_PAGE`](crate::MAX_PAGE).
+    async fn states(&self, ids: &[MessageId]) -> Result<Vec<(MessageId, State)>, Unavailable>;
+
     /// What was said in a session after the cursor, in channels that the caller may see (`None`: in
     /// all). A page ends at its limit or at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES), but has at least
-    /// one turn if any is left. Answers of earlier versions, which kept no content, are missing.
+    /// one turn if any is left. Answers of earlier versions, which kept no content, are missing, and so
+    /// are turns that were recorded after a later turn was read.
     async fn conversation(
         &self,
         session: &SessionId,

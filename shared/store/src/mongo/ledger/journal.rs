@@ -1,14 +1,15 @@
 //! The journal.
 //!
-//! Invariant: an answer's content is written before the message's document, and that before the
-//! entries, so that a reader of a state or an entry finds what it is about.
+//! Invariant: a call writes the contents of answers, then the documents of messages, then the entries,
+//! so that a reader of an entry finds what it is about. A state can be ahead of an answer's content,
+//! because a forward's entry may come in an earlier call than the answer's.
 
 mod update;
 
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
 use futures::TryStreamExt;
-use mongodb::{Database, error::Error};
+use mongodb::{Collection, Database, error::Error};
 use roundtrip_model::{
     CallbackId, ChannelId, Entry, EntryId, Event, MessageId, SessionId, State,
     journal::{Content, Position},
@@ -18,11 +19,12 @@ use serde_json::value::RawValue;
 
 use super::{
     super::MongoStore, ANSWERS, Asked, ENTRIES, MESSAGES, Unreadable, bulk, document, of_channels,
-    read_time, row, rows, stored, texts, unless_there,
+    primary, read_time, row, rows, say_passed_over, stored, texts, unless_there,
 };
 use crate::{
     AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ANSWERS, MAX_ENTRIES,
-    MessageFilter, MessageRecord, QueryError, SessionAnswer, StateFilter, TurnCursor, Unavailable,
+    MAX_PAGE, MessageFilter, MessageRecord, QueryError, SessionAnswer, StateFilter, TurnCursor,
+    Unavailable,
     ledger::{ACCEPTED, MAX_ROWS, Part, merged, stored_event, timeline},
     page::PageBudget,
 };
@@ -69,6 +71,50 @@ impl Journal for MongoStore {
             .await
     }
 
+    async fn answer(
+        &self,
+        message: &MessageId,
+        which: Option<&CallbackId>,
+    ) -> Result<Option<AnswerRecord>, Unavailable> {
+        let mut asked = doc! { "message_id": message.to_string() };
+        asked.extend(which.map(|id| ("_id".to_owned(), id.to_string().into())));
+        self.on(ANSWERS, move |answers: Collection<Document>| async move {
+            let found = answers
+                .find_one(asked)
+                .sort(doc! { "at": 1, "_id": 1 })
+                .selection_criteria(primary());
+            let Some(found) = found.await? else {
+                return Ok(None);
+            };
+            Ok::<_, Unavailable>(Some(row::<AnswerRow>(found)?.record()?))
+        })
+        .await
+    }
+
+    async fn states(&self, ids: &[MessageId]) -> Result<Vec<(MessageId, State)>, Unavailable> {
+        #[derive(Deserialize)]
+        struct StateRow {
+            #[serde(rename = "_id")]
+            message_id: MessageId,
+            position: PositionRow,
+        }
+
+        let asked = doc! { "_id": { "$in": texts(ids) } };
+        self.on(MESSAGES, move |messages: Collection<Document>| async move {
+            let found = messages
+                .find(asked)
+                .projection(doc! { "position.s": 1 })
+                .limit(i64::from(MAX_PAGE))
+                .selection_criteria(primary())
+                .await?;
+            let states = rows(found, |row: StateRow| {
+                Ok((row.message_id, row.position.state))
+            });
+            Ok::<_, Unavailable>(states.await?)
+        })
+        .await
+    }
+
     async fn conversation(
         &self,
         session: &SessionId,
@@ -102,7 +148,14 @@ impl Journal for MongoStore {
             let found = messages.find(said).sort(doc! { "_id": 1 });
             let mut found = found.limit(most).max_time(max_time).await?;
             while let Some(document) = found.try_next().await? {
-                let message = row::<MessageRow>(document)?.record()?;
+                let message = match row(document).and_then(MessageRow::record) {
+                    Ok(message) => message,
+                    Err(Unreadable(error)) => {
+                        say_passed_over(&error);
+                        part.pass_over();
+                        continue;
+                    }
+                };
                 let bytes = message.bytes();
                 if !part.add(message, bytes) {
                     break;
@@ -116,7 +169,15 @@ impl Journal for MongoStore {
             let found = answers.find(answered).sort(doc! { "at": 1, "_id": 1 });
             let mut found = found.limit(most).max_time(max_time).await?;
             while let Some(document) = found.try_next().await? {
-                let answer = row::<AnswerRow>(document)?.of_session()?;
+                let answer = row(document).and_then(|row: AnswerRow| row.of_session());
+                let answer = match answer {
+                    Ok(answer) => answer,
+                    Err(Unreadable(error)) => {
+                        say_passed_over(&error);
+                        part.pass_over();
+                        continue;
+                    }
+                };
                 let bytes = answer.answer.content.bytes();
                 if !part.add(answer, bytes) {
                     break;
