@@ -38,8 +38,8 @@ const READY_EVERY: Duration = Duration::from_millis(20);
 const LOG_TAIL_BYTES: usize = 4_000;
 
 /// Below the range from which the kernel takes ports for outgoing connections: one of those must
-/// not sit on the port of a process that is being restarted.
-const PORTS: Range<u16> = 20_000..32_000;
+/// not sit on the port of a process that is being restarted. The ports above are those of `tests/servers`.
+const PORTS: Range<u16> = 20_000..26_000;
 
 /// The distance between the first ports of concurrent test processes; not a divisor of the range's
 /// length.
