@@ -13,13 +13,13 @@ use std::{
 
 use parking_lot::Mutex;
 use roundtrip_files::sqlite;
-use rusqlite::{Connection, InterruptHandle, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
     time::{timeout, timeout_at},
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::schema::SCHEMA;
 use crate::{QueryError, Unavailable, error::TimedOut};
@@ -31,6 +31,9 @@ const QUERY_CONNECTIONS: usize = 2;
 const TURN_SHARE: f64 = 0.5;
 /// How much of its remaining time a query may evaluate channels. The rest lets it return the page.
 const WORK_SHARE: f64 = 0.8;
+/// How many steps of SQLite's machine, about, a query makes between two looks at whether it is
+/// interrupted.
+const STEPS_PER_CHECK: i32 = 1000;
 /// The wait before the next attempt to open the file while another process opens it.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -123,15 +126,17 @@ impl SqliteStore {
         let work_until = Instant::now() + left.mul_f64(WORK_SHARE);
         let connections = Arc::clone(&self.connections);
         // Also interrupts the query if its caller is dropped earlier.
-        let running = EndsWith(Arc::new(Running::default()));
-        let interruptible = Arc::clone(&running.0);
+        let interrupted = CancellationToken::new();
+        let _interrupts = interrupted.clone().drop_guard();
         let thread = tokio::task::spawn_blocking(move || {
             let _held = permit;
             let mut connection = connections.take()?;
-            interruptible.begin(&connection);
+            interrupt_with(&mut connection, interrupted)?;
             let done = work(&mut connection, work_until);
-            interruptible.end();
-            connections.put_back(connection);
+            let kept = connection.progress_handler(0, None::<fn() -> bool>);
+            if kept.is_ok() {
+                connections.put_back(connection);
+            }
             Ok(done?)
         });
         timeout_at(deadline.into(), thread)
@@ -210,25 +215,8 @@ impl Connections {
     }
 }
 
-#[derive(Default)]
-struct Running(Mutex<Option<InterruptHandle>>);
-
-impl Running {
-    fn begin(&self, connection: &Connection) {
-        *self.0.lock() = Some(connection.get_interrupt_handle());
-    }
-
-    fn end(&self) {
-        *self.0.lock() = None;
-    }
-}
-
-struct EndsWith(Arc<Running>);
-
-impl Drop for EndsWith {
-    fn drop(&mut self) {
-        if let Some(handle) = &*self.0.0.lock() {
-            handle.interrupt();
-        }
-    }
+/// Interrupts what the connection runs once the token is cancelled. SQLite's own interrupt has no effect
+/// if it comes just before a statement begins, and such a query would never end.
+fn interrupt_with(connection: &mut Connection, token: CancellationToken) -> rusqlite::Result<()> {
+    connection.progress_handler(STEPS_PER_CHECK, Some(move || token.is_cancelled()))
 }

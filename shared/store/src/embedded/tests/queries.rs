@@ -230,6 +230,22 @@ async fn neither_reads_nor_writes_wait_for_queries() {
     }
 }
 
+/// Whenever its caller goes: also before the query's thread, or its statement, has begun.
+#[tokio::test]
+async fn a_query_without_a_caller_frees_its_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("store.db"), TIMEOUT);
+    let store = store.await.unwrap();
+    for _ in 0..100 {
+        let mut query = Box::pin(occupied(&store));
+        assert!(futures::poll!(&mut query).is_pending());
+    }
+    let read =
+        |connection: &mut Connection, _| connection.query_row("SELECT 1", [], |row| row.get(0));
+    let read: Result<i64, QueryError> = store.run_query(read).await;
+    assert!(read.is_ok(), "{read:?}");
+}
+
 #[tokio::test]
 async fn a_query_over_its_time_limit_ends_with_an_error() {
     let folder = tempfile::tempdir().unwrap();
