@@ -40,6 +40,11 @@ fn texts(answers: &Answers) -> Vec<String> {
     answers.answers.iter().map(text).collect()
 }
 
+fn ids(answers: &Answers) -> Vec<CallbackId> {
+    let answers = answers.answers.iter();
+    answers.map(|answer| answer.callback_id).collect()
+}
+
 /// Byte for byte, and beside the timeline, whose entry lacks it.
 pub(crate) async fn an_answers_content_is_stored_beside_the_timeline(harness: &impl Harness) {
     let store = &**harness.store();
@@ -122,20 +127,10 @@ pub(crate) async fn of_many_answers_the_latest_are_read(harness: &impl Harness) 
     }
     let read = answers(store, &many).await;
     assert!(read.has_earlier);
-    let ids: Vec<_> = read
-        .answers
-        .iter()
-        .map(|answer| answer.callback_id)
-        .collect();
-    assert_eq!(ids, (1..=most).map(callback_id).collect::<Vec<_>>());
+    assert_eq!(ids(&read), (1..=most).map(callback_id).collect::<Vec<_>>());
     let read = answers(store, &long).await;
     assert!(read.has_earlier);
-    let ids: Vec<_> = read
-        .answers
-        .iter()
-        .map(|answer| answer.callback_id)
-        .collect();
-    assert_eq!(ids, [1_002, 1_003].map(callback_id));
+    assert_eq!(ids(&read), [1_002, 1_003].map(callback_id));
 }
 
 pub(crate) async fn an_answer_is_found_by_its_id_or_as_the_first(harness: &impl Harness) {

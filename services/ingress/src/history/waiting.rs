@@ -23,7 +23,7 @@ const NOT_RECORDED: &str =
     "the cancellation was not recorded in time, and the message still waits; try again";
 
 #[derive(Debug, Serialize)]
-pub(crate) struct Waiting {
+pub(crate) struct ShownSummary {
     count: u64,
     /// Whether more wait than are counted.
     has_more: bool,
@@ -35,7 +35,7 @@ pub(crate) struct Waiting {
     next_due_at: Option<OffsetDateTime>,
 }
 
-impl From<WaitingSummary> for Waiting {
+impl From<WaitingSummary> for ShownSummary {
     fn from(summary: WaitingSummary) -> Self {
         Self {
             count: summary.count,
@@ -51,7 +51,7 @@ pub(crate) async fn summary(
     State(ingress): State<Ingress>,
     principal: Principal,
     ChannelPath(id): ChannelPath,
-) -> Result<JsonBody<Waiting>, Problem> {
+) -> Result<JsonBody<ShownSummary>, Problem> {
     ingress.store.target(&id).await?;
     let under_way = ingress.queries.begin(&principal)?;
     let summary = under_way.ask(ingress.store.waiting_summary(&id)).await?;

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a call records all of its entries or none, and leaves an existing entry unchanged.
 
+mod answers;
+
 use async_trait::async_trait;
 use roundtrip_model::{
     CallbackId, ChannelId, Entry, Event, MessageId, SessionId, State,
@@ -16,11 +18,9 @@ use super::{
     rows::{self, Columns, Conditions, Table, unwritable},
 };
 use crate::{
-    AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ANSWERS, MAX_ENTRIES,
-    MAX_PAGE, MessageFilter, MessageRecord, QueryError, SessionAnswer, StateFilter, TurnCursor,
-    Unavailable,
+    AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MAX_PAGE,
+    MessageFilter, MessageRecord, QueryError, StateFilter, TurnCursor, Unavailable,
     ledger::{ACCEPTED, MessageProjection, Part, answers_in, merged, stored_event, timeline},
-    page::PageBudget,
 };
 
 const TABLE: Table = Table {
@@ -40,13 +40,6 @@ const INSERT_ANSWER: &str = "
     INSERT INTO answers (callback_id, message_id, channel_id, session_id, at, content)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
     ON CONFLICT DO UPDATE SET at = excluded.at WHERE excluded.at < at";
-const ANSWERS: &str = "
-    SELECT callback_id, at, content FROM answers WHERE message_id = ?1
-    ORDER BY at DESC, callback_id DESC LIMIT ?2";
-const ANSWER: &str = "
-    SELECT callback_id, at, content FROM answers
-    WHERE message_id = ?1 AND (?2 IS NULL OR callback_id = ?2)
-    ORDER BY at, callback_id LIMIT 1";
 const STATES: &str = "
     SELECT message_id, state FROM messages
     WHERE message_id IN (SELECT value FROM json_each(?1)) LIMIT ?2";
@@ -54,11 +47,6 @@ const SAID: &str = "
     WHERE session_id = ?1 AND message_id > ?2
     AND (?3 IS NULL OR channel_id IN (SELECT value FROM json_each(?3)))
     ORDER BY message_id LIMIT ?4";
-const ANSWERED: &str = "
-    SELECT callback_id, message_id, channel_id, at, content FROM answers
-    WHERE session_id = ?1 AND (at, callback_id) > (?2, ?3)
-    AND (?4 IS NULL OR channel_id IN (SELECT value FROM json_each(?4)))
-    ORDER BY at, callback_id LIMIT ?5";
 const ADVANCE: &str = "
     INSERT INTO messages (message_id, channel_id, session_id, state, position, round, updated_at)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
@@ -106,7 +94,8 @@ impl Journal for SqliteStore {
 
     async fn answers(&self, id: &MessageId) -> Result<Answers, Unavailable> {
         let id = id.to_string();
-        self.run(move |connection| answers(connection, &id)).await
+        self.run(move |connection| answers::all(connection, &id))
+            .await
     }
 
     async fn answer(
@@ -114,12 +103,9 @@ impl Journal for SqliteStore {
         message: &MessageId,
         which: Option<&CallbackId>,
     ) -> Result<Option<AnswerRecord>, Unavailable> {
-        let values = (message.to_string(), which.map(ToString::to_string));
-        self.run(move |connection| {
-            let mut select = connection.prepare_cached(ANSWER)?;
-            select.query_row(values, answer_record).optional()
-        })
-        .await
+        let (message, which) = (message.to_string(), which.map(ToString::to_string));
+        self.run(move |connection| answers::one(connection, &message, which.as_deref()))
+            .await
     }
 
     async fn states(&self, ids: &[MessageId]) -> Result<Vec<(MessageId, State)>, Unavailable> {
@@ -150,7 +136,7 @@ impl Journal for SqliteStore {
             let snapshot = connection.transaction()?;
             let of = (session.as_str(), channels.as_deref());
             let messages = said(&snapshot, of, after.as_ref(), limit)?;
-            let answers = answered(&snapshot, of, after.as_ref(), limit)?;
+            let answers = answers::in_session(&snapshot, of, after.as_ref(), limit)?;
             Ok::<_, rusqlite::Error>(merged(messages, answers, limit))
         })
         .await
@@ -251,31 +237,6 @@ fn message(
     Ok(Some((record, timeline(latest, first))))
 }
 
-fn answers(connection: &Connection, message_id: &str) -> rusqlite::Result<Answers> {
-    let mut budget = PageBudget::of(MAX_ANSWERS);
-    let mut page = Answers::default();
-    let mut select = connection.prepare_cached(ANSWERS)?;
-    let mut found = select.query((message_id, MAX_ANSWERS + 1))?;
-    while let Some(row) = found.next()? {
-        if !budget.take(row.get_ref("content")?.as_str()?.len()) {
-            page.has_earlier = true;
-            break;
-        }
-        page.answers.push(answer_record(row)?);
-    }
-    page.answers.reverse();
-    Ok(page)
-}
-
-fn answer_record(row: &Row<'_>) -> rusqlite::Result<AnswerRecord> {
-    let columns = Columns(row);
-    Ok(AnswerRecord {
-        callback_id: columns.parsed("callback_id")?,
-        at: columns.time("at")?,
-        content: columns.json("content")?,
-    })
-}
-
 /// The messages of a session, in these channels.
 fn said(
     snapshot: &Transaction<'_>,
@@ -291,32 +252,6 @@ fn said(
         let message = message_record(row)?;
         let bytes = message.bytes();
         if !part.add(message, bytes) {
-            break;
-        }
-    }
-    Ok(part)
-}
-
-/// The answers in a session, from these channels.
-fn answered(
-    snapshot: &Transaction<'_>,
-    (session, channels): (&str, Option<&str>),
-    after: Option<&TurnCursor>,
-    limit: u16,
-) -> rusqlite::Result<Part<SessionAnswer>> {
-    let mut part = Part::of(limit);
-    let (at, id) = after.map_or((i64::MIN, String::new()), TurnCursor::answer);
-    let mut select = snapshot.prepare_cached(ANSWERED)?;
-    let mut found = select.query(params![session, at, id, channels, u32::from(limit) + 1])?;
-    while let Some(row) = found.next()? {
-        let columns = Columns(row);
-        let answer = SessionAnswer {
-            message_id: columns.parsed("message_id")?,
-            channel_id: columns.parsed("channel_id")?,
-            answer: answer_record(row)?,
-        };
-        let bytes = answer.answer.content.bytes();
-        if !part.add(answer, bytes) {
             break;
         }
     }

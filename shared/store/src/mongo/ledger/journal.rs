@@ -4,11 +4,12 @@
 //! so that a reader of an entry finds what it is about. A state can be ahead of an answer's content,
 //! because a forward's entry may come in an earlier call than the answer's.
 
+mod answers;
+mod conversation;
 mod update;
 
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
-use futures::TryStreamExt;
 use mongodb::{Collection, Database, error::Error};
 use roundtrip_model::{
     CallbackId, ChannelId, Entry, EntryId, Event, MessageId, SessionId, State,
@@ -19,14 +20,12 @@ use serde_json::value::RawValue;
 
 use super::{
     super::MongoStore, ANSWERS, Asked, ENTRIES, MESSAGES, Unreadable, bulk, document, of_channels,
-    primary, read_time, row, rows, say_passed_over, stored, texts, unless_there,
+    primary, read_time, row, rows, stored, texts, unless_there,
 };
 use crate::{
-    AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ANSWERS, MAX_ENTRIES,
-    MAX_PAGE, MessageFilter, MessageRecord, QueryError, SessionAnswer, StateFilter, TurnCursor,
-    Unavailable,
-    ledger::{ACCEPTED, MAX_ROWS, Part, merged, stored_event, timeline},
-    page::PageBudget,
+    AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MAX_PAGE,
+    MessageFilter, MessageRecord, QueryError, SessionAnswer, StateFilter, TurnCursor, Unavailable,
+    ledger::{ACCEPTED, MAX_ROWS, merged, stored_event, timeline},
 };
 
 #[async_trait]
@@ -38,9 +37,9 @@ impl Journal for MongoStore {
         let rows = entries.iter().map(|entry| document(&EntryRow::of(entry)?));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
         let commands = update::commands(entries);
-        let answers = update::answers(entries)?;
+        let contents = update::answers(entries)?;
         self.run(move |database| async move {
-            for updates in answers {
+            for updates in contents {
                 bulk::update(&database, ANSWERS, updates).await?;
             }
             for updates in commands {
@@ -67,8 +66,10 @@ impl Journal for MongoStore {
 
     async fn answers(&self, id: &MessageId) -> Result<Answers, Unavailable> {
         let id = id.to_string();
-        self.run(move |database| async move { answers(&database, &id).await })
-            .await
+        self.on(ANSWERS, move |stored: Collection<Document>| async move {
+            answers::all(&stored, &id).await
+        })
+        .await
     }
 
     async fn answer(
@@ -76,17 +77,9 @@ impl Journal for MongoStore {
         message: &MessageId,
         which: Option<&CallbackId>,
     ) -> Result<Option<AnswerRecord>, Unavailable> {
-        let mut asked = doc! { "message_id": message.to_string() };
-        asked.extend(which.map(|id| ("_id".to_owned(), id.to_string().into())));
-        self.on(ANSWERS, move |answers: Collection<Document>| async move {
-            let found = answers
-                .find_one(asked)
-                .sort(doc! { "at": 1, "_id": 1 })
-                .selection_criteria(primary());
-            let Some(found) = found.await? else {
-                return Ok(None);
-            };
-            Ok::<_, Unavailable>(Some(row::<AnswerRow>(found)?.record()?))
+        let (message, which) = (message.to_string(), which.map(ToString::to_string));
+        self.on(ANSWERS, move |stored: Collection<Document>| async move {
+            answers::one(&stored, &message, which.as_deref()).await
         })
         .await
     }
@@ -122,68 +115,19 @@ impl Journal for MongoStore {
         after: Option<&TurnCursor>,
         limit: u16,
     ) -> Result<Conversation, QueryError> {
-        let mut said = doc! { "session_id": session.as_str() };
-        if let Some(asked) = of_channels(None, channels) {
-            said.insert("channel_id", asked);
-        }
-        let mut answered = said.clone();
-        if let Some(after) = after {
-            said.insert("_id", doc! { "$gt": after.message_id() });
-            let (at, id) = after.answer();
-            let at = DateTime::from_millis(at);
-            answered.insert(
-                "$or",
-                [
-                    doc! { "at": { "$gt": at } },
-                    doc! { "at": at, "_id": { "$gt": id } },
-                ]
-                .to_vec(),
-            );
-            // Lets the index find the place.
-            answered.insert("at", doc! { "$gte": at });
-        }
+        let (said, answered) = conversation::filters(session, channels, after);
         let most = i64::from(limit) + 1;
         let messages = self.run_query(MESSAGES, move |messages, max_time| async move {
-            let mut part = Part::of(limit);
             let found = messages.find(said).sort(doc! { "_id": 1 });
-            let mut found = found.limit(most).max_time(max_time).await?;
-            while let Some(document) = found.try_next().await? {
-                let message = match row(document).and_then(MessageRow::record) {
-                    Ok(message) => message,
-                    Err(Unreadable(error)) => {
-                        say_passed_over(&error);
-                        part.pass_over();
-                        continue;
-                    }
-                };
-                let bytes = message.bytes();
-                if !part.add(message, bytes) {
-                    break;
-                }
-            }
-            Ok::<_, QueryError>(part)
+            let found = found.limit(most).max_time(max_time).await?;
+            conversation::part(found, limit, MessageRow::record, MessageRecord::bytes).await
         });
         let messages = messages.await?;
         let answers = self.run_query(ANSWERS, move |answers, max_time| async move {
-            let mut part = Part::of(limit);
             let found = answers.find(answered).sort(doc! { "at": 1, "_id": 1 });
-            let mut found = found.limit(most).max_time(max_time).await?;
-            while let Some(document) = found.try_next().await? {
-                let answer = row(document).and_then(|row: AnswerRow| row.of_session());
-                let answer = match answer {
-                    Ok(answer) => answer,
-                    Err(Unreadable(error)) => {
-                        say_passed_over(&error);
-                        part.pass_over();
-                        continue;
-                    }
-                };
-                let bytes = answer.answer.content.bytes();
-                if !part.add(answer, bytes) {
-                    break;
-                }
-            }
-            Ok::<_, QueryError>(part)
+            let found = found.limit(most).max_time(max_time).await?;
+            let bytes = |answer: &SessionAnswer| answer.answer.content.bytes();
+            conversation::part(found, limit, answers::AnswerRow::of_session, bytes).await
         });
         Ok(merged(messages, answers.await?, limit))
     }
@@ -250,27 +194,6 @@ async fn message(
     let record = row::<MessageRow>(found)?.record()?;
     let entries: Result<_, Unreadable> = timeline.iter().map(|row| row.entry(&record)).collect();
     Ok(Some((record, entries?)))
-}
-
-async fn answers(database: &Database, message_id: &str) -> Result<Answers, Unavailable> {
-    let mut found = database
-        .collection::<Document>(ANSWERS)
-        .find(doc! { "message_id": message_id })
-        .sort(doc! { "at": -1, "_id": -1 })
-        .limit(i64::from(MAX_ANSWERS) + 1)
-        .await?;
-    let mut budget = PageBudget::of(MAX_ANSWERS);
-    let mut page = Answers::default();
-    while let Some(document) = found.try_next().await? {
-        let answer: AnswerRow = row(document)?;
-        if !budget.take(answer.content.len()) {
-            page.has_earlier = true;
-            break;
-        }
-        page.answers.push(answer.record()?);
-    }
-    page.answers.reverse();
-    Ok(page)
 }
 
 fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Asked {
@@ -361,37 +284,6 @@ impl EntryRow {
             replay_count: self.round,
             at: read_time(self.at)?,
             event,
-        })
-    }
-}
-
-/// An answer as it is stored.
-#[derive(Deserialize)]
-struct AnswerRow {
-    #[serde(rename = "_id")]
-    callback_id: CallbackId,
-    message_id: MessageId,
-    channel_id: ChannelId,
-    at: DateTime,
-    /// The JSON of a `KeptAnswer`.
-    content: String,
-}
-
-impl AnswerRow {
-    fn of_session(&self) -> Result<SessionAnswer, Unreadable> {
-        Ok(SessionAnswer {
-            message_id: self.message_id,
-            channel_id: self.channel_id.clone(),
-            answer: self.record()?,
-        })
-    }
-
-    fn record(&self) -> Result<AnswerRecord, Unreadable> {
-        Ok(AnswerRecord {
-            callback_id: self.callback_id,
-            at: read_time(self.at)?,
-            content: serde_json::from_str(&self.content)
-                .map_err(|error| Unreadable(error.into()))?,
         })
     }
 }

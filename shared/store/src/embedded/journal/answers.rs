@@ -1,0 +1,85 @@
+//! The contents of answers, as they are read.
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+
+use super::super::rows::Columns;
+use crate::{
+    AnswerRecord, Answers, MAX_ANSWERS, SessionAnswer, TurnCursor, ledger::Part, page::PageBudget,
+};
+
+const ANSWERS: &str = "
+    SELECT callback_id, at, content FROM answers WHERE message_id = ?1
+    ORDER BY at DESC, callback_id DESC LIMIT ?2";
+const ANSWER: &str = "
+    SELECT callback_id, at, content FROM answers
+    WHERE message_id = ?1 AND (?2 IS NULL OR callback_id = ?2)
+    ORDER BY at, callback_id LIMIT 1";
+const ANSWERED: &str = "
+    SELECT callback_id, message_id, channel_id, at, content FROM answers
+    WHERE session_id = ?1 AND (at, callback_id) > (?2, ?3)
+    AND (?4 IS NULL OR channel_id IN (SELECT value FROM json_each(?4)))
+    ORDER BY at, callback_id LIMIT ?5";
+
+/// The latest answers to a message.
+pub(super) fn all(connection: &Connection, message_id: &str) -> rusqlite::Result<Answers> {
+    let mut budget = PageBudget::of(MAX_ANSWERS);
+    let mut page = Answers::default();
+    let mut select = connection.prepare_cached(ANSWERS)?;
+    let mut found = select.query((message_id, MAX_ANSWERS + 1))?;
+    while let Some(row) = found.next()? {
+        if !budget.take(row.get_ref("content")?.as_str()?.len()) {
+            page.has_earlier = true;
+            break;
+        }
+        page.answers.push(answer_record(row)?);
+    }
+    page.answers.reverse();
+    Ok(page)
+}
+
+/// The answer with this id, or the first one.
+pub(super) fn one(
+    connection: &Connection,
+    message_id: &str,
+    which: Option<&str>,
+) -> rusqlite::Result<Option<AnswerRecord>> {
+    let mut select = connection.prepare_cached(ANSWER)?;
+    select
+        .query_row((message_id, which), answer_record)
+        .optional()
+}
+
+fn answer_record(row: &Row<'_>) -> rusqlite::Result<AnswerRecord> {
+    let columns = Columns(row);
+    Ok(AnswerRecord {
+        callback_id: columns.parsed("callback_id")?,
+        at: columns.time("at")?,
+        content: columns.json("content")?,
+    })
+}
+
+/// The answers in a session, from these channels.
+pub(super) fn in_session(
+    snapshot: &Transaction<'_>,
+    (session, channels): (&str, Option<&str>),
+    after: Option<&TurnCursor>,
+    limit: u16,
+) -> rusqlite::Result<Part<SessionAnswer>> {
+    let mut part = Part::of(limit);
+    let (at, id) = after.map_or((i64::MIN, String::new()), TurnCursor::answer);
+    let mut select = snapshot.prepare_cached(ANSWERED)?;
+    let mut found = select.query(params![session, at, id, channels, u32::from(limit) + 1])?;
+    while let Some(row) = found.next()? {
+        let columns = Columns(row);
+        let answer = SessionAnswer {
+            message_id: columns.parsed("message_id")?,
+            channel_id: columns.parsed("channel_id")?,
+            answer: answer_record(row)?,
+        };
+        let bytes = answer.answer.content.bytes();
+        if !part.add(answer, bytes) {
+            break;
+        }
+    }
+    Ok(part)
+}
