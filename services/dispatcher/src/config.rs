@@ -30,9 +30,9 @@ roundtrip_model::section! {
         /// The most deliveries in progress to one channel that sets no `max_in_flight`. By default a
         /// quarter of the permits.
         max_in_flight_per_channel: u16 = 64, in 1..=MAX_IN_FLIGHT_BOUND;
-        /// When a paused channel is looked at again, and the longest time that a channel is left alone
-        /// because it cannot take its messages. While the store is unavailable a message is snoozed for
-        /// that time, or longer if more than 200 a second would come back.
+        /// How often a paused channel is checked, and the longest time for which a channel that cannot
+        /// take messages is left unchecked. While the store is unavailable, a message of a paused channel
+        /// comes back after this time, or later if more than 200 a second would come back.
         #[serde(rename = "paused_park", with = "humantime_serde")]
         paused_snooze: Duration = Duration::from_secs(30);
         /// A message moves to the store if its next attempt is at least this far in the future. One

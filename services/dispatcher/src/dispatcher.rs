@@ -99,12 +99,12 @@ impl Dispatcher {
                     let error = chain(&error);
                     tracing::warn!(channel_id = %id, error, suppressed, "a gone channel is not paused");
                 }
-                // Both pass. No other error does.
-                let passes = matches!(
+                // These two are temporary; after any other error the retry policy decides.
+                let is_temporary = matches!(
                     error,
                     ChannelError::Unavailable(_) | ChannelError::Changed(_)
                 );
-                passes.then_some(WaitReason::StoreUnavailable)
+                is_temporary.then_some(WaitReason::StoreUnavailable)
             }
         }
     }

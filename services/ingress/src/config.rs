@@ -70,8 +70,9 @@ roundtrip_model::section! {
         /// waits this long.
         #[serde(with = "humantime_serde")]
         max_wait: Duration = Duration::from_mins(1), in WAITS;
-        /// The most requests that wait for an answer; a further one gets 503. Each is also one of
-        /// `max_requests_in_flight`, and at most half of those wait, so that answers still come in.
+        /// The most requests that wait for an answer; a further one gets 503. Each also counts towards
+        /// `max_requests_in_flight`. At most half of `max_requests_in_flight` wait, even if this value is
+        /// larger, so that channel servers can still post their answers.
         max_waiting_requests: usize = 1024, in 1..;
         /// How much of an answer's content the journal keeps.
         max_kept_answer_bytes: usize = 64 << 10, in ..=MAX_KEPT_ANSWER_BYTES;

@@ -1,7 +1,8 @@
 //! Requests that wait for the answer to a message.
 //!
-//! Invariant: a wait ends soon after its answer is accepted. This process learns of an answer when it
-//! accepts it itself, and of every other answer from the store, which it reads each [`READ_EVERY`].
+//! Invariant: a waiting request ends soon after any process has accepted its answer. If this process
+//! accepts the answer, the request ends at once. If another one does, this process finds the answer in
+//! the store, which it reads once every [`READ_EVERY`].
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -210,8 +211,8 @@ pub(crate) const fn has_answer(state: State) -> bool {
     matches!(state, State::Answered | State::Forwarded)
 }
 
-/// The answer with this id, or the first one, as soon as the store has it. The store may have the
-/// state before.
+/// Waits until the store has the answer, and returns it: the one with the id `which`, or the first answer
+/// to the message. The message's state can be `answered` in the store before the answer is there.
 pub(crate) async fn recorded(
     store: &SharedStore,
     message_id: &MessageId,

@@ -294,7 +294,7 @@ impl Replayer {
         match message.state {
             State::Delivered => return Ok(false),
             state if state.is_under_way() => return Ok(true),
-            // A cancellation that was recorded late may have left the message where it waits.
+            // If the cancellation was recorded late, the message may still be among those that wait.
             State::Cancelled => {
                 let id = message.message_id.to_string();
                 return Ok(self.store.waiting_message(&id).await?.is_some());

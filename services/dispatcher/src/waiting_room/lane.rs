@@ -23,8 +23,9 @@ use super::{Room, note};
 /// The most messages that one read loads. Its bytes have a bound in the store.
 const PAGE: u16 = 128;
 
-/// After this time a lane reads again from the start, because messages have been cancelled, have expired
-/// or have come out of order. If all places are taken it ends, so that every channel gets a turn.
+/// After this time a lane goes back to the channel's first waiting message: messages that it has read may
+/// have been cancelled or have expired, and new ones may be due before them. If this process reads as
+/// many channels as it may, the lane ends instead, so that another channel gets a turn.
 const TURN: Duration = Duration::from_secs(10);
 
 /// A channel that cannot take its messages for this long is released.
@@ -151,7 +152,8 @@ impl Lane {
     }
 
     fn wants_to_read(&self) -> bool {
-        // A page of expired messages then has one that is not handed out, if any is left.
+        // With fewer handed-out messages than a page has, a page of expired ones includes a new one, if
+        // there is any.
         let may_read = self.are_expired_read || self.handed_out.len() < usize::from(PAGE);
         let has_more = self.reading.is_some() && !self.is_read;
         self.ready.is_empty() && may_read && has_more

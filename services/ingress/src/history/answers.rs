@@ -119,8 +119,9 @@ pub(super) fn shown(stored: Answers, timeline: &[Entry]) -> ShownAnswers {
     }
 }
 
-/// Answers of an earlier version, which kept no content. Before the earliest answer shown they look
-/// like answers whose content was left out, so they are left out too.
+/// Answers that an earlier version of the gateway stored without content. If one is older than the
+/// earliest answer with content on this page, it looks the same as an answer that the page omits. So
+/// both kinds are omitted.
 fn without_content(
     stored: &[(CallbackId, OffsetDateTime, Option<KeptAnswer>)],
     has_earlier: bool,

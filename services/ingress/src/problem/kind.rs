@@ -90,7 +90,7 @@ kinds! {
     Overloaded: 503, "overloaded", "The gateway is overloaded",
         "too many requests, or too many bytes of them, at once";
     TooManyWaiters: 503, "too-many-waiters", "Too many requests wait for an answer",
-        "nothing was enqueued; ask without waiting, or try again in a moment";
+        "nothing was enqueued; send the request without 'Prefer: wait' or '?wait', or try again in a moment";
     SecretsChanging: 503, "secrets-changing", "The channel's secrets are being changed",
         "another request is rotating them; try again";
     QueriesOverloaded: 503, "queries-overloaded", "Too many queries of all keys are running",

@@ -215,8 +215,8 @@ impl Connections {
     }
 }
 
-/// Interrupts what the connection runs once the token is cancelled. SQLite's own interrupt has no effect
-/// if it comes just before a statement begins, and such a query would never end.
+/// Stops the statement that the connection runs, once the token is cancelled. This also works if the
+/// token is cancelled before the statement begins: SQLite's own interrupt is lost in that case.
 fn interrupt_with(connection: &mut Connection, token: CancellationToken) -> rusqlite::Result<()> {
     connection.progress_handler(STEPS_PER_CHECK, Some(move || token.is_cancelled()))
 }

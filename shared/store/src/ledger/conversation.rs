@@ -34,7 +34,8 @@ pub struct SessionAnswer {
     pub answer: AnswerRecord,
 }
 
-/// A place in a conversation, after one turn. Its text is opaque to clients.
+/// A position in a conversation, just after one turn. Clients get it as a string, and send it back
+/// unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TurnCursor {
     /// In milliseconds.
@@ -49,7 +50,7 @@ enum TurnId {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is no cursor of this list")]
+#[error("must be a next_cursor of this list")]
 pub struct TurnCursorError;
 
 impl Turn {

@@ -98,9 +98,9 @@ pub trait WaitingRoom: Send + Sync + 'static {
         now: OffsetDateTime,
     ) -> Result<(), Unavailable>;
 
-    /// When the hold on the channel ends. `None` if the channel is not held. A dispatcher holds a
-    /// channel by releasing its lease with a time, and any dispatcher may claim it from then on. A
-    /// leased channel is not held.
+    /// The time from which a held channel can be claimed again. `None` if the channel is not held. A
+    /// dispatcher holds a channel when it releases its lease with such a time; from that time on any
+    /// dispatcher may claim it. A channel with a current lease is not held.
     async fn held_until(&self, channel: &ChannelId) -> Result<Option<OffsetDateTime>, Unavailable>;
 
     /// Makes messages due that are due later, wakes their channel, and returns how many they are.
