@@ -60,13 +60,15 @@ fn sentences(config: &Config, roles: &BTreeSet<Role>) -> Result<Vec<String>, Wro
     match api {
         Some(api) if config.environment == Environment::Development => {
             lines.push(format!(
-                "try it: curl {api}channel/message -H 'Content-Type: application/json' -d \
-                 '{{\"channel_id\": \"echo\", \"session_id\": \"abc123\", \"message\": \"Hello!\"}}'"
+                "try it: curl {api}channel/message -H 'Content-Type: application/json' \
+                 -H 'Prefer: wait=10' -d '{{\"channel_id\": \"echo\", \"session_id\": \"abc123\", \"message\": \"Hello!\"}}'"
             ));
             lines.push(match config.sessions_server {
-                None => format!("then read the answer: curl {api}dev/sessions/abc123"),
+                None => format!(
+                    "the response has the answer, and so has: curl {api}dev/sessions/abc123"
+                ),
                 // The URL may hold a secret.
-                Some(_) => "its answer is posted to SESSIONS_SERVER".to_owned(),
+                Some(_) => "the response has the answer, and SESSIONS_SERVER gets it".to_owned(),
             });
         }
         _ => lines.push(format!("try it: curl {operations}/readyz")),
@@ -114,9 +116,10 @@ mod tests {
                 "API: http://127.0.0.1:8000/, its documentation: http://127.0.0.1:8000/docs",
                 "operations: http://127.0.0.1:8001/healthz and http://127.0.0.1:8001/readyz",
                 "try it: curl http://127.0.0.1:8000/channel/message -H 'Content-Type: \
-                 application/json' -d '{\"channel_id\": \"echo\", \"session_id\": \"abc123\", \
+                 application/json' -H 'Prefer: wait=10' -d '{\"channel_id\": \"echo\", \"session_id\": \"abc123\", \
                  \"message\": \"Hello!\"}'",
-                "then read the answer: curl http://127.0.0.1:8000/dev/sessions/abc123",
+                "the response has the answer, and so has: curl \
+                 http://127.0.0.1:8000/dev/sessions/abc123",
             ]
         );
         assert!(!lines.concat().contains("Config"), "{lines:?}");
@@ -131,7 +134,7 @@ mod tests {
         let lines = sentences(&config, &Role::every().collect()).unwrap();
         assert_eq!(
             lines.last().unwrap(),
-            "its answer is posted to SESSIONS_SERVER"
+            "the response has the answer, and SESSIONS_SERVER gets it"
         );
         let all = lines.concat();
         assert!(!all.contains("dev/sessions") && !all.contains("secret"));
