@@ -11,6 +11,7 @@ use harness::{
     byte_server::{ByteServer, Step},
     dns::NameServer,
     gateway::{Accounted, Plan, Setup, TestGateway, attempts},
+    process::free_port,
     scripted::{Reply, ScriptedServer},
     tls::{Authority, TlsFront},
 };
@@ -45,9 +46,10 @@ async fn forbidden(port: u16) -> anyhow::Result<ByteServer> {
 /// connection, so each attempt resolves the name again.
 async fn servers() -> anyhow::Result<(ScriptedServer, ByteServer)> {
     let closing = |_: &_| Reply::ok().header("connection", "close");
-    let good = ScriptedServer::start_at(SocketAddr::new(GOOD, 0), closing).await?;
-    let bad = forbidden(good.port()).await?;
-    Ok((good, bad))
+    // A port that the kernel gives to a connection from [`BAD`] would not be free there.
+    let port = free_port()?;
+    let good = ScriptedServer::start_at(SocketAddr::new(GOOD, port), closing).await?;
+    Ok((good, forbidden(port).await?))
 }
 
 /// The errors of a message's failed attempts, once there are more than `known`.

@@ -163,7 +163,10 @@ async fn more_bytes_than_the_budget_are_503_until_it_is_free() -> anyhow::Result
     assert_eq!(read(&refused?).0, 503);
 
     drop(under_way);
-    gateway.send("known", "s").await?;
+    wait::until("the budget to be free", async || {
+        gateway.send("known", "s").await.ok()
+    })
+    .await?;
     end_with(gateway, 1).await
 }
 

@@ -1,12 +1,12 @@
 //! What happens to a delivery that fails.
 
 use std::{
-    net::{Ipv4Addr, TcpListener},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use harness::{
+    child::free_address,
     gateway::{Accounted, Plan, Role, Setup, TestGateway, attempts},
     scripted::{Reply, ScriptedServer, failing_once, forward_body},
 };
@@ -168,7 +168,7 @@ async fn a_status_that_speaks_of_the_server_kills_no_message(
 async fn answers_wait_for_an_unavailable_sessions_server(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
-    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    let address = free_address()?;
     let (gateway, channel) = Plan::new(setup)?
         .sessions_server(format!("http://{address}/incoming"))
         .env("ROUNDTRIP__FORWARDER__RETRY__SCHEDULE", "100ms")
