@@ -196,14 +196,17 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
         messages,
         meanwhile: (messages / (2 * plan.faults.max(1) as u64)).max(2 * IN_FLIGHT as u64),
     };
-    let (loaded, faults) = timeout_at(deadline, async {
+    let mut faults = Vec::new();
+    let run = timeout_at(deadline, async {
         tokio::try_join!(
             loader::post_gated(&load, &progress, &gated),
-            victims.inflict(&drawn)
+            victims.inflict(&drawn, &mut faults)
         )
-    })
-    .await
-    .context("the fault run's limit passed")??;
+    });
+    let (loaded, ()) = run.await.with_context(|| {
+        let accepted = progress.accepted.load(Ordering::Acquire);
+        format!("the limit passed with {accepted} messages accepted and the faults {faults:?}")
+    })??;
 
     let accepted = progress.accepted_ids();
     let ended = account::settle(&load.address, accepted, End::Forwarded, deadline).await;

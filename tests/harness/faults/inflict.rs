@@ -45,20 +45,24 @@ pub(super) struct Proxies {
 }
 
 impl Victims<'_> {
-    /// Inflicts all, one after the other, and says after how many accepted messages each came.
-    pub(super) async fn inflict(mut self, drawn: &[Drawn]) -> anyhow::Result<Vec<(Fault, u64)>> {
-        let mut inflicted = Vec::new();
+    /// Inflicts all, one after the other, and enters after how many accepted messages each came.
+    pub(super) async fn inflict(
+        mut self,
+        drawn: &[Drawn],
+        inflicted: &mut Vec<(Fault, u64)>,
+    ) -> anyhow::Result<()> {
         for one in drawn {
             // A little beyond, so that posts are under way when the fault comes.
             self.gate.send_replace(one.place + IN_FLIGHT as u64);
             self.accepted(one.place).await;
-            inflicted.push((one.fault, self.progress.accepted.load(Ordering::Acquire)));
+            let accepted = self.progress.accepted.load(Ordering::Acquire);
+            inflicted.push((one.fault, accepted));
             self.inflict_one(one).await?;
         }
         self.gate.send_replace(u64::MAX);
         // Held until the loader is done, for its posters wait on the gate.
         self.accepted(self.messages).await;
-        Ok(inflicted)
+        Ok(())
     }
 
     async fn inflict_one(&mut self, drawn: &Drawn) -> anyhow::Result<()> {
