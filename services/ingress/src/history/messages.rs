@@ -185,16 +185,20 @@ async fn waiting(
     if is_paused {
         return Ok(Some(Waiting::new(WaitReason::ChannelPaused, None)));
     }
-    let last = timeline.last().map(|entry| &entry.event);
-    Ok(match last {
-        // The channel was resumed, so the pause no longer explains the wait.
-        Some(Event::Waiting {
-            reason: WaitReason::ChannelPaused,
-            ..
-        }) => None,
-        Some(Event::Waiting { reason, until, .. }) => Some(Waiting::new(*reason, *until)),
+    let wait = last_wait(timeline);
+    // If the channel was resumed, its pause no longer explains the wait.
+    let wait = wait.filter(|(reason, _)| *reason != WaitReason::ChannelPaused);
+    Ok(wait.map(|(reason, until)| Waiting::new(reason, until)))
+}
+
+/// What a message under way waits for. The entry that is furthest on is not always the last one: the
+/// entries of two processes may have the same millisecond.
+fn last_wait(timeline: &[Entry]) -> Option<(WaitReason, Option<OffsetDateTime>)> {
+    let furthest = timeline.iter().max_by_key(|entry| entry.position())?;
+    match &furthest.event {
+        Event::Waiting { reason, until, .. } => Some((*reason, *until)),
         _ => None,
-    })
+    }
 }
 
 /// Why an answer waits; `None` unless the latest event of an answer is a wait.
@@ -257,4 +261,43 @@ pub(crate) async fn list(
         shown.record.message_id
     });
     ingress.response_budget.json(&page, under_way)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An entry of one message, at one and the same time.
+    fn entry(event: &Value) -> Entry {
+        let entry = json!({
+            "entry_id": roundtrip_model::EntryId::generate(),
+            "message_id": "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f",
+            "channel_id": "c",
+            "session_id": "s",
+            "round": 0,
+            "at": 1_780_000_000_000_i64,
+            "event": event,
+        });
+        serde_json::from_str(&entry.to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_wait_of_the_same_millisecond_as_the_acceptance_is_shown() {
+        let accepted = entry(&json!({"accepted": {"message": 1, "response_url": "http://h/"}}));
+        let waiting = entry(&json!({"waiting": {"attempts": 0, "reason": "secret_unreadable"}}));
+        for timeline in [[accepted.clone(), waiting.clone()], [waiting, accepted]] {
+            let (reason, until) = last_wait(&timeline).unwrap();
+            assert_eq!((reason, until), (WaitReason::SecretUnreadable, None));
+        }
+    }
+
+    #[test]
+    fn an_attempt_ends_a_wait() {
+        let waiting = entry(&json!({"waiting": {"attempts": 0, "reason": "secret_unreadable"}}));
+        let attempt = json!({"attempt": 1, "duration_ms": 1, "next": {"retry": {"wait_ms": 1}}});
+        let attempted = entry(&json!({"attempted": attempt}));
+        assert!(last_wait(&[waiting, attempted]).is_none());
+    }
 }
