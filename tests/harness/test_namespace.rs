@@ -20,14 +20,16 @@ const MONGODB_PORT: u16 = 27017;
 const DELAYS: u32 = 16;
 
 /// The queues that are neither delay queues nor shards.
-const QUEUES: [&str; 7] = [
+const QUEUES: [&str; 9] = [
     "outbound.retry",
     "callbacks",
     "journal",
     "waiting",
+    "notices",
     "outbound.dead",
     "callbacks.dead",
     "journal.dead",
+    "notices.dead",
 ];
 
 /// The names of the namespace and the database, and their servers.

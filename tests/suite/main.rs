@@ -23,6 +23,7 @@ mod keys;
 mod limits;
 mod mongodb_srv;
 mod names;
+mod notices;
 mod odd_servers;
 mod outages;
 mod peers;

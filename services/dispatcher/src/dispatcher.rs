@@ -13,9 +13,11 @@ use roundtrip_delivery::{
 use roundtrip_egress::Egress;
 use roundtrip_journal::Journal;
 use roundtrip_model::{
-    ChannelId, ChannelUid, Clock, DeadReason, Entry, Event, LogThrottle, OutboundMessage, Outcome,
-    SessionId, WrongSettings, config::chain, decision::DeadKind, waiting::WaitReason,
+    ChannelId, ChannelUid, Clock, DeadReason, Entry, Event, LogThrottle, NoticeEvent,
+    OutboundMessage, Outcome, SessionId, WrongSettings, config::chain, decision::DeadKind,
+    notice::PausedBy, waiting::WaitReason,
 };
+use roundtrip_notices::Notices;
 use roundtrip_store::{CachedChannels, ChannelError, KnownChannel, Signing};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -43,6 +45,7 @@ pub struct Dispatcher {
     snooze: Duration,
     /// Spreads those snoozes, so that the messages come back at a bounded rate.
     snoozes: Mutex<Snoozes>,
+    notices: Notices,
 }
 
 pub struct Destination {
@@ -59,6 +62,7 @@ impl Dispatcher {
         egress: Arc<Egress>,
         response_urls: ResponseUrls,
         journal: Journal,
+        notices: Notices,
         clock: Arc<dyn Clock>,
     ) -> Result<Pipeline<Self>, WrongSettings> {
         let role = Self {
@@ -67,6 +71,7 @@ impl Dispatcher {
             max_in_flight: usize::from(config.max_in_flight_per_channel),
             snooze: config.snooze,
             snoozes: Mutex::default(),
+            notices,
         };
         let egress_policy = EgressPolicy::Guarded(egress);
         Pipeline::new(role, &config.settings(), egress_policy, journal, clock)
@@ -91,6 +96,10 @@ impl Dispatcher {
         match paused {
             Ok(_) => {
                 tracing::warn!(channel_id = %id, "channel.gone");
+                self.notices.offer(NoticeEvent::ChannelPaused {
+                    channel_id: id.clone(),
+                    by: PausedBy::Gone,
+                });
                 Some(WaitReason::ChannelPaused)
             }
             // The next message gets the same 410 and pauses the channel then.
@@ -124,8 +133,8 @@ impl DeliveryRole for Dispatcher {
         Some(&message.channel_id)
     }
 
-    fn session_id(message: &OutboundMessage) -> &SessionId {
-        &message.session_id
+    fn session_id(message: &OutboundMessage) -> Option<&SessionId> {
+        Some(&message.session_id)
     }
 
     fn age_from(queued: &Message, message: &OutboundMessage) -> OffsetDateTime {
@@ -208,6 +217,17 @@ impl DeliveryRole for Dispatcher {
 
     fn waits_in_store(&self) -> bool {
         !self.channels.is_unavailable()
+    }
+
+    fn breaker_changed(&self, channel_id: &ChannelId, open_for: Option<Duration>) {
+        let channel_id = channel_id.clone();
+        self.notices.offer(match open_for {
+            Some(wait) => NoticeEvent::BreakerOpened {
+                channel_id,
+                wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            },
+            None => NoticeEvent::BreakerClosed { channel_id },
+        });
     }
 
     async fn after_attempt(

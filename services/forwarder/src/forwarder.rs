@@ -63,8 +63,8 @@ impl DeliveryRole for Forwarder {
         callback.channel_id.as_ref()
     }
 
-    fn session_id(callback: &Callback) -> &SessionId {
-        &callback.session_id
+    fn session_id(callback: &Callback) -> Option<&SessionId> {
+        Some(&callback.session_id)
     }
 
     async fn destination(&self, _: &Callback) -> Result<(), NoAttempt> {

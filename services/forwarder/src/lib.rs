@@ -1,4 +1,4 @@
-//! Takes answers and posts them to the SESSIONS_SERVER.
+//! Takes answers and posts them to the SESSIONS_SERVER, and notices to the operator's server.
 //!
 //! Invariant: while the SESSIONS_SERVER is unavailable, answers wait until their maximum age.
 //! Answers are admitted by channel, so a failure or a `Retry-After` over one channel's answers does
@@ -6,6 +6,8 @@
 
 mod config;
 mod forwarder;
+mod notifier;
 
 pub use config::{BodyFields, Config};
 pub use forwarder::Forwarder;
+pub use notifier::Notifier;

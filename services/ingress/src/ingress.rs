@@ -6,6 +6,7 @@ use roundtrip_broker::SharedBroker;
 use roundtrip_egress::Guard;
 use roundtrip_journal::Journal;
 use roundtrip_model::{ChannelId, Clock, SealingKeys, TokenKeys};
+use roundtrip_notices::Notices;
 use roundtrip_store::{CachedChannels, SharedStore};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -75,6 +76,7 @@ pub struct Parts {
     pub keys: KeySettings,
     pub guard: Arc<Guard>,
     pub clock: Arc<dyn Clock>,
+    pub notices: Notices,
     /// Cancelled when the process begins to stop. Requests that wait for an answer then end.
     pub stopping: CancellationToken,
 }

@@ -10,5 +10,7 @@ roundtrip_model::section! {
         dead_letters_at_once: u16 = 32, in 1..;
         /// The most waiting messages that are held at once, to be written together.
         waiting_messages_at_once: u16 = 1000, in 1..;
+        /// More ready messages in a queue than this are logged, and noticed if notices are on.
+        high_backlog: u64 = 100_000, in 1..;
     }
 }

@@ -8,7 +8,7 @@ use roundtrip_broker::{Handler, Message};
 use roundtrip_journal::Journal;
 use roundtrip_model::{
     Callback, CallbackId, ChannelId, Clock, DeadReason, Decision, Entry, EntryId, Event, MessageId,
-    OutboundMessage, SessionId, decision::DeadKind,
+    Notice, OutboundMessage, SessionId, decision::DeadKind,
 };
 use roundtrip_store::{BulkWriter, DeadLetter, DeadQueue, SharedStore};
 
@@ -69,6 +69,13 @@ impl DeadLetterWriter {
                     channel_id: callback.channel_id,
                     session_id: Some(callback.session_id),
                     callback_id: Some(callback.callback_id),
+                })
+                .unwrap_or_default(),
+            DeadQueue::Notices => serde_json::from_slice(&message.body)
+                .map(|notice: Notice| Subject {
+                    message_id: notice.event.message_id(),
+                    channel_id: notice.event.channel_id().cloned(),
+                    ..Subject::default()
                 })
                 .unwrap_or_default(),
         }

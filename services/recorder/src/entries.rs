@@ -1,29 +1,49 @@
 //! Writes journal entries to the store.
 //!
-//! Invariant: a batch is acked only after all of its entries are written.
+//! Invariant: a batch is acked only after all of its entries are written, and the broker has the
+//! notices of its dead letters.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::FutureExt;
 use roundtrip_broker::{Handler, Message};
-use roundtrip_model::{DeadReason, Decision, Entry, decision::DeadKind};
+use roundtrip_model::{DeadReason, Decision, Entry, NoticeEvent, decision::DeadKind};
+use roundtrip_notices::Notices;
 use roundtrip_store::{BulkWriter, SharedStore};
 
-use crate::written::{AFTER_A_PANIC, decision};
+use crate::{
+    notices,
+    written::{AFTER_A_PANIC, SNOOZE, decision},
+};
 
 pub(crate) struct JournalWriter {
     entries: BulkWriter<Entry>,
+    notices: Notices,
 }
 
 impl JournalWriter {
     /// Starts the task that writes; at most `waiting` batches queue for it.
-    pub(crate) fn start(store: SharedStore, waiting: u16) -> Self {
+    pub(crate) fn start(store: SharedStore, waiting: u16, notices: Notices) -> Self {
         let entries = BulkWriter::start("entries", waiting, move |entries| {
             let store = Arc::clone(&store);
             async move { store.record(entries).await }.boxed()
         });
-        Self { entries }
+        Self { entries, notices }
+    }
+
+    async fn write(&self, entries: Vec<Entry>) -> Decision {
+        let events: Vec<NoticeEvent> = entries.iter().filter_map(notices::of_entry).collect();
+        let written = self.entries.write(entries).await;
+        if written.is_ok() {
+            for event in &events {
+                if let Err(error) = self.notices.raise(event).await {
+                    tracing::debug!(%error, "a notice is not published yet");
+                    return Decision::Snooze(SNOOZE);
+                }
+            }
+        }
+        decision(written)
     }
 }
 
@@ -31,7 +51,7 @@ impl JournalWriter {
 impl Handler for JournalWriter {
     async fn handle(&self, message: &Message) -> Decision {
         match roundtrip_journal::decode(&message.body) {
-            Ok(entries) => decision(self.entries.write(entries).await),
+            Ok(entries) => self.write(entries).await,
             Err(error) => {
                 tracing::error!(id = message.id, %error, "a batch of entries cannot be read");
                 Decision::Reject(DeadReason::new(DeadKind::Undecodable, error.to_string()))

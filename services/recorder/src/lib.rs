@@ -6,6 +6,7 @@
 mod config;
 mod dead;
 mod entries;
+mod notices;
 mod poison;
 mod readdress;
 mod recorder;

@@ -1,17 +1,22 @@
-//! The role: works the journal, the dead queues and the waiting queue, and runs replays.
+//! The role: works the journal, the dead queues and the waiting queue, runs replays, and watches the
+//! length of the queues.
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::{join3, try_join4};
+use futures::{
+    future::{join, join3},
+    try_join,
+};
 use roundtrip_broker::{Closed, Handler, Queue, SharedBroker, Worker};
 use roundtrip_journal::Journal;
 use roundtrip_model::Clock;
+use roundtrip_notices::Notices;
 use roundtrip_store::{DeadQueue, SharedStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config, dead::DeadLetterWriter, entries::JournalWriter, poison, replay::Replayer,
-    waiting::WaitingWriter,
+    config::Config, dead::DeadLetterWriter, entries::JournalWriter, notices, poison,
+    replay::Replayer, waiting::WaitingWriter,
 };
 
 pub struct Recorder {
@@ -20,6 +25,7 @@ pub struct Recorder {
     store: SharedStore,
     journal: Journal,
     clock: Arc<dyn Clock>,
+    notices: Notices,
 }
 
 impl Recorder {
@@ -29,6 +35,7 @@ impl Recorder {
         store: SharedStore,
         journal: Journal,
         clock: Arc<dyn Clock>,
+        notices: Notices,
     ) -> Self {
         Self {
             config: config.clone(),
@@ -36,6 +43,7 @@ impl Recorder {
             store,
             journal,
             clock,
+            notices,
         }
     }
 
@@ -51,6 +59,7 @@ impl Recorder {
         };
         let outbound = dead_letter_writer(DeadQueue::Outbound);
         let callbacks = dead_letter_writer(DeadQueue::Callbacks);
+        let dead_notices = dead_letter_writer(DeadQueue::Notices);
         let replayer = Replayer::new(
             Arc::clone(&self.broker),
             Arc::clone(&self.store),
@@ -58,18 +67,31 @@ impl Recorder {
             Arc::clone(&self.clock),
         );
         let batches = self.config.batches_at_once;
-        let journal_writer = Arc::new(JournalWriter::start(Arc::clone(&self.store), batches));
+        let journal_writer =
+            JournalWriter::start(Arc::clone(&self.store), batches, self.notices.clone());
         let messages = self.config.waiting_messages_at_once;
         let waiting_writer = Arc::new(WaitingWriter::start(Arc::clone(&self.store), messages));
-        let queues = try_join4(
-            self.work(Queue::Journal, batches, journal_writer, drain, &stop),
-            self.work(Queue::OutboundDead, letters, outbound, drain, &stop),
-            self.work(Queue::CallbacksDead, letters, callbacks, drain, &stop),
-            self.work(Queue::Waiting, messages, waiting_writer, drain, &stop),
-        );
+        let queues = async {
+            try_join!(
+                self.work(
+                    Queue::Journal,
+                    batches,
+                    Arc::new(journal_writer),
+                    drain,
+                    &stop
+                ),
+                self.work(Queue::OutboundDead, letters, outbound, drain, &stop),
+                self.work(Queue::CallbacksDead, letters, callbacks, drain, &stop),
+                self.work(Queue::NoticesDead, letters, dead_notices, drain, &stop),
+                self.work(Queue::Waiting, messages, waiting_writer, drain, &stop),
+            )
+        };
         let look = || self.broker.ready(Queue::JournalDead);
         let unreadable = poison::watch(look, &stop, poison::log);
-        let (queues, (), ()) = join3(queues, replayer.run(&stop), unreadable).await;
+        let high = self.config.high_backlog;
+        let backlog = notices::watch_backlog(&self.broker, high, &self.notices, &stop);
+        let watching = join(unreadable, backlog);
+        let (queues, (), _) = join3(queues, replayer.run(&stop), watching).await;
         queues.map(drop)
     }
 

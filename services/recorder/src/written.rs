@@ -9,9 +9,9 @@ use roundtrip_store::GaveUp;
 /// panic here does not count.
 pub(crate) const AFTER_A_PANIC: Duration = Duration::from_secs(30);
 
-/// How long a message is snoozed whose write was given up. A message that is returned to its queue
+/// How long a message is snoozed whose write was given up, or whose notice was not confirmed. A message that is returned to its queue
 /// would be redelivered at once, in a loop.
-const SNOOZE: Duration = Duration::from_secs(5);
+pub(crate) const SNOOZE: Duration = Duration::from_secs(5);
 
 pub(crate) fn decision(written: Result<(), GaveUp>) -> Decision {
     match written {

@@ -60,6 +60,9 @@ const MIN_OPERATOR_KEY_BYTES: usize = 32;
 const CALLBACK_TTLS: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(366 * 24);
 
+/// The windows of notices that can be configured.
+const NOTICE_WINDOWS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
+
 section! {
     #[derive(Debug)]
     pub(crate) struct Config {
@@ -87,6 +90,7 @@ section! {
         store: roundtrip_store::Config = roundtrip_store::Config::default();
         egress: roundtrip_egress::Config = roundtrip_egress::Config::default();
         operations: Operations = Operations::default();
+        notices: Notices = Notices::default();
         ingress: roundtrip_ingress::Config = roundtrip_ingress::Config::default();
         dispatcher: roundtrip_dispatcher::Config = roundtrip_dispatcher::Config::default();
         forwarder: roundtrip_forwarder::Config = roundtrip_forwarder::Config::default();
@@ -98,6 +102,21 @@ section! {
     #[derive(Debug, Eq)]
     pub(crate) struct Operations {
         listen: SocketAddr = (Ipv4Addr::LOCALHOST, 8001).into();
+    }
+}
+
+section! {
+    #[derive(Debug)]
+    pub(crate) struct Notices {
+        /// Where notices are posted; none are made without it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        url: Option<String> = None;
+        /// The signing secrets, newest first.
+        #[serde(skip_serializing)]
+        secret: Option<SecretList> = None;
+        /// All events of one kind that concern one channel lead to one notice in this time.
+        #[serde(with = "humantime_serde")]
+        window: Duration = Duration::from_mins(5), in NOTICE_WINDOWS;
     }
 }
 
@@ -206,21 +225,18 @@ impl Config {
 
     /// Signs answers for the SESSIONS_SERVER. Development may have none.
     pub(crate) fn sessions_signer(&self) -> Result<Option<Signer>, WrongSetting> {
-        let Some(list) = &self.sessions_secret else {
-            return Ok(None);
-        };
-        let secrets: Result<Vec<SigningSecret>, _> = list.iter().map(str::parse).collect();
-        let secrets = secrets
-            .map_err(|problem| WrongSetting::new("sessions_secret", format!("each {problem}")))?;
-        let (newest, older) = match secrets.split_first() {
-            Some(split) if secrets.len() <= MAX_SECRETS => split,
-            _ => {
-                let problem = format!("must contain 1 to {MAX_SECRETS} secrets");
-                return Err(WrongSetting::new("sessions_secret", problem));
-            }
-        };
-        let older = older.iter().map(|older| (older.clone(), None));
-        Ok(Some(Signer::new(newest, older)))
+        signer("sessions_secret", self.sessions_secret.as_ref())
+    }
+
+    /// Where notices are posted, if they are on.
+    pub(crate) fn notices_url(&self) -> Result<Option<Url>, WrongSetting> {
+        let url = self.notices.url.as_deref().map(http_url).transpose();
+        url.map_err(|problem| WrongSetting::new("notices.url", problem))
+    }
+
+    /// Signs notices. Development may have no secret.
+    pub(crate) fn notices_signer(&self) -> Result<Option<Signer>, WrongSetting> {
+        signer("notices.secret", self.notices.secret.as_ref())
     }
 
     /// The keys of the secrets at rest. Development without configured keys keeps one in a file
@@ -298,6 +314,24 @@ impl Config {
         http_url(&format!("{scheme}://{}", self.ingress.listen))
             .map_err(|problem| WrongSetting::new("ingress.listen", problem))
     }
+}
+
+/// The signer of a list of secrets, the newest first.
+fn signer(key: &'static str, list: Option<&SecretList>) -> Result<Option<Signer>, WrongSetting> {
+    let Some(list) = list else {
+        return Ok(None);
+    };
+    let secrets: Result<Vec<SigningSecret>, _> = list.iter().map(str::parse).collect();
+    let secrets = secrets.map_err(|problem| WrongSetting::new(key, format!("each {problem}")))?;
+    let (newest, older) = match secrets.split_first() {
+        Some(split) if secrets.len() <= MAX_SECRETS => split,
+        _ => {
+            let problem = format!("must contain 1 to {MAX_SECRETS} secrets");
+            return Err(WrongSetting::new(key, problem));
+        }
+    };
+    let older = older.iter().map(|older| (older.clone(), None));
+    Ok(Some(Signer::new(newest, older)))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use roundtrip_egress::Egress;
 use roundtrip_ingress::{CallbackAuth, Ingress, KeySettings, Parts, for_this_machine};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, SealingKeys, SystemClock, TokenKeys, WrongSetting, config::chain};
+use roundtrip_notices::Notices;
 use roundtrip_store::{
     CachedChannels, OpenError, SharedChannels, SharedSecrets, SharedStore, Store,
 };
@@ -58,6 +59,14 @@ async fn serve_on(
 ) -> anyhow::Result<ExitCode> {
     let channels = Arc::clone(store) as SharedChannels;
     let journal = Journal::start(Arc::clone(broker));
+    let notices = match config.notices_url()? {
+        Some(_) => Notices::start(
+            Arc::clone(broker),
+            Arc::clone(&clock),
+            config.notices.window,
+        ),
+        None => Notices::off(),
+    };
     let keys = Keys::of(config, roles)?;
     let channel_cache = Arc::new(channel_cache_of(config, roles, store, keys.as_ref()));
     let own_response_url = config.own_response_url()?;
@@ -71,6 +80,7 @@ async fn serve_on(
             store,
             channel_cache: &channel_cache,
             journal: &journal,
+            notices: &notices,
             egress: &egress,
             tokens: keys.as_ref().map(|keys| &keys.tokens),
             own_response_url: &own_response_url,
@@ -107,6 +117,7 @@ async fn serve_on(
             keys: api_keys(config, &**store, &*clock).await?,
             guard: Arc::clone(egress.guard()),
             clock: Arc::clone(&clock),
+            notices: notices.clone(),
             stopping: lifecycle.stopping(),
         };
         let ingress = Ingress::new(config.ingress.clone(), parts);

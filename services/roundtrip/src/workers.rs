@@ -9,9 +9,10 @@ use roundtrip_broker::{Consumer, SharedBroker};
 use roundtrip_delivery::{Admission, Pipeline};
 use roundtrip_dispatcher::{Dispatcher, ResponseUrls, WaitingRoom};
 use roundtrip_egress::Egress;
-use roundtrip_forwarder::Forwarder;
+use roundtrip_forwarder::{Forwarder, Notifier};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, TokenKeys, WrongSettings};
+use roundtrip_notices::Notices;
 use roundtrip_recorder::Recorder;
 use roundtrip_store::{CachedChannels, SharedStore};
 use url::Url;
@@ -25,6 +26,7 @@ use crate::{
 pub(crate) struct Workers {
     dispatcher: Option<(Pipeline<Dispatcher>, Box<dyn Consumer>)>,
     forwarder: Option<Pipeline<Forwarder>>,
+    notifier: Option<Pipeline<Notifier>>,
     recorder: Option<Recorder>,
 }
 
@@ -34,6 +36,7 @@ pub(crate) struct Common<'a> {
     pub store: &'a SharedStore,
     pub channel_cache: &'a Arc<CachedChannels>,
     pub journal: &'a Journal,
+    pub notices: &'a Notices,
     pub egress: &'a Arc<Egress>,
     pub tokens: Option<&'a TokenKeys>,
     pub own_response_url: &'a Url,
@@ -53,6 +56,10 @@ impl Workers {
         let forwarder = roles
             .contains(&Role::Forwarder)
             .then(|| forwarder(config, common));
+        let notifier = config
+            .notices_url()?
+            .filter(|_| roles.contains(&Role::Forwarder))
+            .map(|url| notifier(config, common, url));
         let recorder = roles.contains(&Role::Recorder).then(|| {
             Recorder::new(
                 &config.recorder,
@@ -60,11 +67,13 @@ impl Workers {
                 Arc::clone(common.store),
                 common.journal.clone(),
                 Arc::clone(common.clock),
+                common.notices.clone(),
             )
         });
         Ok(Self {
             dispatcher: dispatcher.transpose()?,
             forwarder: forwarder.transpose()?,
+            notifier: notifier.transpose()?,
             recorder,
         })
     }
@@ -78,6 +87,7 @@ impl Workers {
         let Self {
             dispatcher,
             forwarder,
+            notifier,
             recorder,
         } = self;
         if let Some((dispatcher, waiting_room)) = dispatcher {
@@ -92,6 +102,13 @@ impl Workers {
             lifecycle.spawn(Step::Workers, "forwarder", |stop| async move {
                 let run = forwarder.run(broker, None, drain, stop);
                 run.await.context("the forwarder")
+            });
+        }
+        if let Some(notifier) = notifier {
+            let broker = Arc::clone(broker);
+            lifecycle.spawn(Step::Workers, "notifier", |stop| async move {
+                let run = notifier.run(broker, None, drain, stop);
+                run.await.context("the notifier")
             });
         }
         if let Some(recorder) = recorder {
@@ -115,6 +132,7 @@ fn dispatcher(
         Arc::clone(common.egress),
         response_urls,
         common.journal.clone(),
+        common.notices.clone(),
         Arc::clone(common.clock),
     )?;
     let waiting_room = WaitingRoom::open(
@@ -132,6 +150,21 @@ fn forwarder(config: &Config, common: Common<'_>) -> Result<Pipeline<Forwarder>,
         &config.forwarder,
         config.sessions_server()?,
         config.sessions_signer()?,
+        common.egress.roots().clone(),
+        common.journal.clone(),
+        Arc::clone(common.clock),
+    )
+}
+
+fn notifier(
+    config: &Config,
+    common: Common<'_>,
+    url: Url,
+) -> Result<Pipeline<Notifier>, WrongSettings> {
+    Notifier::pipeline(
+        &config.forwarder,
+        url,
+        config.notices_signer()?,
         common.egress.roots().clone(),
         common.journal.clone(),
         Arc::clone(common.clock),

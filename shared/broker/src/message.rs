@@ -60,6 +60,10 @@ pub enum Queue {
     Journal,
     JournalDead,
     Waiting,
+    /// Notices for the operator's server.
+    Notices,
+    /// Notices that get no further attempt.
+    NoticesDead,
 }
 
 // A queue's place in `ALL` is its discriminant: arrays with an item for each queue rely on it.
@@ -72,7 +76,7 @@ const _: () = {
 };
 
 impl Queue {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Outbound,
         Self::Callbacks,
         Self::OutboundDead,
@@ -80,6 +84,8 @@ impl Queue {
         Self::Journal,
         Self::JournalDead,
         Self::Waiting,
+        Self::Notices,
+        Self::NoticesDead,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -91,6 +97,8 @@ impl Queue {
             Self::Journal => "journal",
             Self::JournalDead => "journal.dead",
             Self::Waiting => "waiting",
+            Self::Notices => "notices",
+            Self::NoticesDead => "notices.dead",
         }
     }
 
@@ -100,6 +108,7 @@ impl Queue {
             Self::Outbound | Self::OutboundDead | Self::Waiting => Self::OutboundDead,
             Self::Callbacks | Self::CallbacksDead => Self::CallbacksDead,
             Self::Journal | Self::JournalDead => Self::JournalDead,
+            Self::Notices | Self::NoticesDead => Self::NoticesDead,
         }
     }
 }
@@ -114,6 +123,7 @@ pub enum Route<'a> {
     Waiting,
     /// The dead queue of outbound messages. Its [`Message::dead`] is set.
     OutboundDead,
+    Notices,
 }
 
 impl Route<'_> {
@@ -124,6 +134,7 @@ impl Route<'_> {
             Self::Journal => Queue::Journal,
             Self::Waiting => Queue::Waiting,
             Self::OutboundDead => Queue::OutboundDead,
+            Self::Notices => Queue::Notices,
         }
     }
 }

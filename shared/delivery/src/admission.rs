@@ -22,7 +22,7 @@ mod keys;
 mod server;
 mod snoozes;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use roundtrip_model::{ChannelId, waiting::WaitReason};
@@ -59,14 +59,24 @@ struct Inner {
     rules: Rules,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Rules {
     pub(crate) slots: usize,
     /// How long a paused key's delivery is deferred; longer if many are.
     pub(crate) paused_snooze: Duration,
     pub(crate) breaker: BreakerConfig,
     pub(crate) shared_server: bool,
-    pub(crate) report: fn(Scope<'_>, Change),
+    pub(crate) report: Report,
+}
+
+/// Reports each change of a breaker.
+#[derive(Clone)]
+pub(crate) struct Report(pub(crate) Arc<dyn Fn(Scope<'_>, Change) + Send + Sync>);
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Report")
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,7 +237,7 @@ impl Inner {
         };
         // Dropped after the lock is released: giving a permit back takes the lock.
         drop(unwanted);
-        let report = inner.rules.report;
+        let Report(report) = &inner.rules.report;
         if let Some(change) = changes.key {
             report(Scope::Key(key), change);
         }

@@ -46,7 +46,7 @@ pub use self::{
 };
 use crate::{
     EgressPolicy, Webhook,
-    admission::{Admission, Deferred, Permit, Place, Rules, Signal},
+    admission::{Admission, Deferred, Permit, Place, Report, Rules, Scope, Signal},
     attempt::Attempt,
     config::window,
     delivery_client::DeliveryClient,
@@ -57,7 +57,7 @@ const QUICK: Duration = Duration::from_secs(1);
 
 /// Delivers the messages of a role's queue.
 pub struct Pipeline<R: DeliveryRole> {
-    role: R,
+    role: Arc<R>,
     client: DeliveryClient,
     admission: Admission,
     journal: Journal,
@@ -81,6 +81,8 @@ impl<R: DeliveryRole> Pipeline<R> {
         settings.check(&mut check);
         check.end()?;
         let webhook = Webhook::new(settings.webhook, egress_policy)?;
+        let role = Arc::new(role);
+        let reporting = Arc::clone(&role);
         Ok(Self {
             role,
             client: DeliveryClient::new(webhook, settings.policy(), Arc::clone(&clock)),
@@ -89,7 +91,12 @@ impl<R: DeliveryRole> Pipeline<R> {
                 paused_snooze: settings.paused_snooze,
                 breaker: settings.breaker,
                 shared_server: R::SHARED_SERVER.is_some(),
-                report: log::breaker_changed::<R>,
+                report: Report(Arc::new(move |scope, change| {
+                    log::breaker_changed::<R>(scope, change);
+                    if let Scope::Key(Some(channel_id)) = scope {
+                        reporting.breaker_changed(channel_id, change.open_for());
+                    }
+                })),
             }),
             journal,
             clock,

@@ -130,6 +130,18 @@ impl CallbackId {
 }
 
 made_id! {
+    /// A notice, and its `webhook-id`. It is derived from what the notice is about and from a window
+    /// of time (a UUIDv8), so that two processes give a repeated notice the same id.
+    NoticeId, "ntc_"
+}
+
+impl NoticeId {
+    pub(crate) const fn derived(digest: [u8; 16]) -> Self {
+        Self(uuid::Builder::from_custom_bytes(digest).into_uuid())
+    }
+}
+
+made_id! {
     /// A journal entry. It distinguishes a repeated entry from a second one.
     EntryId, "ent_"
 }

@@ -17,6 +17,7 @@ mod log_throttle;
 pub mod message;
 pub mod millis;
 mod named;
+pub mod notice;
 pub mod outcome;
 mod rate_limiter;
 mod redacted;
@@ -33,12 +34,13 @@ pub use clock::{Clock, SystemClock};
 pub use config::{Check, WrongSetting, WrongSettings};
 pub use decision::{DeadReason, Decision};
 pub use ids::{
-    ApiKeyId, CallbackId, ChannelId, ChannelUid, EntryId, MessageId, ReplayId, SessionId,
+    ApiKeyId, CallbackId, ChannelId, ChannelUid, EntryId, MessageId, NoticeId, ReplayId, SessionId,
 };
 pub use journal::{Entry, Event, State};
 pub use key::{ApiKey, IssuedKey, KeyBounds, KeyHash, KeyRole, NewKey, PresentedKey};
 pub use log_throttle::LogThrottle;
 pub use message::OutboundMessage;
+pub use notice::{Notice, NoticeEvent};
 pub use outcome::{Outcome, Verdict};
 pub use rate_limiter::RateLimiter;
 pub use redacted::redacted;

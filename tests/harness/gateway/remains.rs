@@ -25,6 +25,7 @@ impl TestGateway {
         let filter = DeadFilter {
             queue: Some(match queue {
                 Queue::CallbacksDead => DeadQueue::Callbacks,
+                Queue::NoticesDead => DeadQueue::Notices,
                 _ => DeadQueue::Outbound,
             }),
             ..DeadFilter::default()

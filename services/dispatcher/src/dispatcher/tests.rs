@@ -16,6 +16,7 @@ use roundtrip_model::{
     Channel, ChannelPatch, Decision, SealingKeys, Signer, SigningSecret, TokenKeys,
     retry::DEFAULT_SCHEDULE, token::MIN_SECRET_BYTES,
 };
+use roundtrip_notices::Notices;
 use roundtrip_store::{
     CachedChannels, ChannelError, ChannelPage, Channels, DeliveryTarget, Filter, PageRequest,
     QueryError, SealedSecret, Secrets, SecretsError, Unavailable, Version, Versioned,
@@ -125,6 +126,7 @@ fn dispatcher(channels: CachedChannels) -> Pipeline<Dispatcher> {
         Arc::new(egress),
         response_urls,
         journal,
+        Notices::off(),
         Arc::new(NOW),
     );
     dispatcher.unwrap()

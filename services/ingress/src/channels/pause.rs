@@ -2,7 +2,7 @@
 //! delivers none.
 
 use axum::{extract::State, response::Response};
-use roundtrip_model::ChannelId;
+use roundtrip_model::{ChannelId, NoticeEvent, notice::PausedBy};
 
 use super::etag::versioned;
 use crate::{ingress::Ingress, parameters::ChannelPath, problem::Problem};
@@ -25,5 +25,11 @@ async fn set(ingress: &Ingress, id: &ChannelId, paused: bool) -> Result<Response
     let stored = ingress.store.set_paused(id, None, paused).await?;
     ingress.channel_changed(id).await;
     tracing::info!(channel_id = %id, paused, "channel.paused");
+    if paused {
+        ingress.notices.offer(NoticeEvent::ChannelPaused {
+            channel_id: id.clone(),
+            by: PausedBy::Call,
+        });
+    }
     Ok(versioned(stored))
 }

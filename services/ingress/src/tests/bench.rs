@@ -19,6 +19,7 @@ use roundtrip_doubles::FakeBroker;
 use roundtrip_egress::Loopback;
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, KeyHash, SealingKeys, SystemClock, TokenKeys};
+use roundtrip_notices::Notices;
 use roundtrip_store::{CachedChannels, SharedChannels, SharedStore};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -120,6 +121,7 @@ impl Bench {
             keys,
             guard: Arc::new(guard.unwrap()),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            notices: Notices::off(),
             stopping: CancellationToken::new(),
         };
         let bench = Self {

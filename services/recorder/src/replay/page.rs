@@ -21,6 +21,7 @@ pub(super) struct Item {
 pub(super) enum Destination {
     Outbound(ChannelId),
     Callbacks,
+    Notices,
 }
 
 impl Destination {
@@ -28,6 +29,7 @@ impl Destination {
         match self {
             Self::Outbound(channel_id) => Route::Outbound(channel_id),
             Self::Callbacks => Route::Callbacks,
+            Self::Notices => Route::Notices,
         }
     }
 }
@@ -59,6 +61,7 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
             .session_id
             .is_some()
             .then_some(Destination::Callbacks),
+        DeadQueue::Notices => Some(Destination::Notices),
     };
     let message = Message {
         replay_count: letter.replay_count + 1,

@@ -23,6 +23,9 @@ impl Config {
         check.take(self.public_url());
         check.take(self.configured_tokens());
         check.take(self.sessions_signer());
+        check.take(self.notices_url());
+        check.take(self.notices_signer());
+        check.section("notices", |check| self.notices.check_bounds(check));
         check.take(self.configured_sealing());
         check.take(self.operator_key());
         check.section("log", |check| self.log.check(check));
@@ -130,6 +133,13 @@ impl Config {
                 Some(WHSEC),
             ),
             (
+                self.notices.url.is_none() || self.notices.secret.is_some(),
+                "notices.secret",
+                "ROUNDTRIP__NOTICES__SECRET",
+                "the receiver verifies with it that a notice comes from the gateway",
+                Some(WHSEC),
+            ),
+            (
                 self.encryption_keys.is_some(),
                 "encryption_keys",
                 "ENCRYPTION_KEYS",
@@ -157,17 +167,19 @@ impl Config {
             texts.any(|text| is_one_byte(&bytes(text)))
         };
         let as_is = |text: &str| text.as_bytes().to_vec();
+        let signing = |text: &str| {
+            let secret = text.parse();
+            secret.map_or(Vec::new(), |secret: SigningSecret| secret.bytes().to_vec())
+        };
         let operator_key = |Secret(key): &Secret| is_one_byte(key.expose_secret().as_bytes());
         for (key, is_placeholder, command) in [
             ("callback_secret", has(&self.callback_secret, as_is), HEX),
             (
                 "sessions_secret",
-                has(&self.sessions_secret, |text| {
-                    let secret = text.parse();
-                    secret.map_or(Vec::new(), |secret: SigningSecret| secret.bytes().to_vec())
-                }),
+                has(&self.sessions_secret, signing),
                 WHSEC,
             ),
+            ("notices.secret", has(&self.notices.secret, signing), WHSEC),
             (
                 "encryption_keys",
                 has(&self.encryption_keys, |text| {

@@ -385,5 +385,7 @@ pub(super) const fn code(queue: Queue) -> i64 {
         Queue::JournalDead => 5,
         // 6 is OUTBOUND_RETRY.
         Queue::Waiting => 7,
+        Queue::Notices => 8,
+        Queue::NoticesDead => 9,
     }
 }

@@ -296,11 +296,11 @@ fn may_differ(queue: Option<Queue>, argument: &str) -> bool {
     match argument {
         // Determines where the members are, without affecting messages.
         LEADER_LOCATOR | "x-quorum-initial-group-size" => true,
-        "x-max-length" | "x-max-length-bytes" => matches!(
+        "x-max-length" | "x-max-length-bytes" => queue.is_some_and(|queue| queue.dead() != queue),
+        "x-delivery-limit" => matches!(
             queue,
-            Some(Queue::Outbound | Queue::Callbacks | Queue::Journal | Queue::Waiting)
+            Some(Queue::Outbound | Queue::Callbacks | Queue::Notices)
         ),
-        "x-delivery-limit" => matches!(queue, Some(Queue::Outbound | Queue::Callbacks)),
         "x-overflow" => queue.is_some_and(|queue| queue.dead() == queue),
         _ => false,
     }

@@ -108,6 +108,15 @@ pub(crate) enum Change {
     Closed,
 }
 
+impl Change {
+    pub(crate) const fn open_for(self) -> Option<Duration> {
+        match self {
+            Self::Opened(wait) => Some(wait),
+            Self::Closed => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Breaker {
     config: BreakerConfig,

@@ -262,7 +262,10 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::admission::Report;
 
     const MOST: usize = 10;
     const LIMITS: Limits = Limits {
@@ -280,7 +283,7 @@ mod tests {
                 paused_snooze: Duration::from_secs(30),
                 breaker: BreakerConfig::default(),
                 shared_server: false,
-                report: |_, _| {},
+                report: Report(Arc::new(|_, _| {})),
             },
         );
         let mut now = Instant::now();

@@ -19,7 +19,7 @@ fn admission(shared_server: bool) -> Admission {
         paused_snooze: Duration::from_secs(30),
         breaker: BREAKER,
         shared_server,
-        report: |_, _| {},
+        report: Report(Arc::new(|_, _| {})),
     })
 }
 

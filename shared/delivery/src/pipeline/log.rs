@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use roundtrip_broker::{Message, Queue};
-use roundtrip_model::{ChannelId, Decision, Outcome, waiting::WaitReason};
+use roundtrip_model::{ChannelId, Decision, Outcome, SessionId, waiting::WaitReason};
 
 use super::{DeliveryRole, Request};
 use crate::{
@@ -14,13 +14,14 @@ use crate::{
 macro_rules! line {
     ($level:ident, $message:expr, $payload:expr, $event:literal, $($fields:tt)*) => {{
         let id = Some($message.id.as_str());
-        let (message_id, callback_id) = match R::QUEUE {
-            Queue::Callbacks => (None, id),
-            _ => (id, None),
+        let (message_id, callback_id, notice_id) = match R::QUEUE {
+            Queue::Callbacks => (None, id, None),
+            Queue::Notices => (None, None, id),
+            _ => (id, None, None),
         };
         let channel_id = $payload.and_then(R::channel_id).map(ChannelId::as_str);
         tracing::$level!(
-            message_id, callback_id, channel_id, $($fields)*,
+            message_id, callback_id, notice_id, channel_id, $($fields)*,
             concat!("{}.", $event), R::LOG_NAME
         );
     }};
@@ -44,7 +45,7 @@ pub(super) fn attempted<R: DeliveryRole>(
         message,
         Some(payload),
         "attempted",
-        session_id = R::session_id(payload).as_str(),
+        session_id = R::session_id(payload).map(SessionId::as_str),
         // The host alone: a path or a query may hold a secret.
         host = request.url.host_str(),
         attempt = attempt.number,

@@ -38,7 +38,7 @@ pub trait DeliveryRole: Send + Sync + 'static {
     /// The channel that the delivery is admitted by; deliveries without one are admitted together.
     fn channel_id(payload: &Self::Payload) -> Option<&ChannelId>;
 
-    fn session_id(payload: &Self::Payload) -> &SessionId;
+    fn session_id(payload: &Self::Payload) -> Option<&SessionId>;
 
     fn age_from(message: &Message, _payload: &Self::Payload) -> OffsetDateTime {
         message.accepted_at
@@ -82,6 +82,9 @@ pub trait DeliveryRole: Send + Sync + 'static {
     fn waits_in_store(&self) -> bool {
         false
     }
+
+    /// Reacts to a channel's breaker, which is open for this long or is closed again.
+    fn breaker_changed(&self, _channel_id: &ChannelId, _open_for: Option<Duration>) {}
 
     /// Reacts to the outcome of an attempt. If it returns a deferral, the message waits as the deferral
     /// says, the retry policy's decision is dropped, and the attempt does not count.

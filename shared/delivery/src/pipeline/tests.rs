@@ -42,8 +42,8 @@ impl DeliveryRole for Role {
         Some(&payload.channel_id)
     }
 
-    fn session_id(payload: &OutboundMessage) -> &SessionId {
-        &payload.session_id
+    fn session_id(payload: &OutboundMessage) -> Option<&SessionId> {
+        Some(&payload.session_id)
     }
 
     async fn destination(&self, _: &OutboundMessage) -> Result<(), NoAttempt> {

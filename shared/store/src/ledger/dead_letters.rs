@@ -47,6 +47,7 @@ pub trait DeadLetters: Send + Sync + 'static {
 pub enum DeadQueue {
     Outbound,
     Callbacks,
+    Notices,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -55,7 +56,7 @@ pub struct DeadLetter {
     /// is a new dead letter.
     pub dead_id: String,
     pub queue: DeadQueue,
-    /// The id of the message or answer (`msg_…`, `cb_…`), which a replay keeps.
+    /// The id of the message, answer or notice (`msg_…`, `cb_…`, `ntc_…`), which a replay keeps.
     pub webhook_id: String,
     pub message_id: Option<MessageId>,
     pub channel_id: Option<ChannelId>,
