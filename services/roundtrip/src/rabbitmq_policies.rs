@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(
             last,
             "rabbitmqctl set_policy --vhost 'or/ders' --priority 1001 --apply-to queues \
-             'it'\\''s-backlog' '^it\\'\\''s\\.(outbound\\.([0-9]+|retry)|callbacks|journal|waiting)$' \
+             'it'\\''s-backlog' '^it\\'\\''s\\.(outbound\\.([0-9]+|retry)|callbacks|journal|waiting|notices)$' \
              '{\"max-length\":5,\"max-length-bytes\":7,\"overflow\":\"reject-publish\"}'"
         );
         assert!(!commands.contains("secret"), "{commands}");

@@ -100,8 +100,8 @@ mod tests {
     fn the_names_of_a_namespace_are_those_of_its_queues() {
         assert_eq!(
             names("a"),
-            "^a\\.(direct|delay\\.[0-9]+s|outbound\\.([0-9]+|retry)|callbacks|journal|waiting|\
-             outbound\\.dead|callbacks\\.dead|journal\\.dead)$"
+            "^a\\.(direct|delay\\.[0-9]+s|outbound\\.([0-9]+|retry)|callbacks|journal|waiting|notices|\
+             outbound\\.dead|callbacks\\.dead|journal\\.dead|notices\\.dead)$"
         );
     }
 
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(shield.pattern, "^a\\.b\\+c\\.");
         assert_eq!(
             backlog.pattern,
-            "^a\\.b\\+c\\.(outbound\\.([0-9]+|retry)|callbacks|journal|waiting)$"
+            "^a\\.b\\+c\\.(outbound\\.([0-9]+|retry)|callbacks|journal|waiting|notices)$"
         );
         assert_eq!(backlog.definition["max-length"], 7);
         assert_eq!(backlog.definition["max-length-bytes"], 9);

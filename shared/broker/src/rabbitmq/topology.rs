@@ -5,8 +5,8 @@
 //! | `{ns}.direct` | direct exchange; a queue is bound by its own name |
 //! | `{ns}.outbound.0` … | work queues, one per shard |
 //! | `{ns}.outbound.retry` | work queue: retries and snoozes of every shard |
-//! | `{ns}.callbacks`, `{ns}.journal`, `{ns}.waiting` | work queues |
-//! | `{ns}.outbound.dead`, `{ns}.callbacks.dead`, `{ns}.journal.dead` | dead queues |
+//! | `{ns}.callbacks`, `{ns}.journal`, `{ns}.waiting`, `{ns}.notices` | work queues |
+//! | `{ns}.outbound.dead`, `{ns}.callbacks.dead`, `{ns}.journal.dead`, `{ns}.notices.dead` | dead queues |
 //! | `{ns}.delay.1s` … | per tier a fanout exchange and its queue, which dead-letters expired messages to `{ns}.direct` |
 //!
 //! A tier's exchange is a fanout, and its queue has no dead-letter routing key. A message therefore

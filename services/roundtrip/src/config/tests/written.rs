@@ -53,7 +53,7 @@ fn in_file(key: &str, value: &str) -> String {
 }
 
 /// Every key, with values of the environment and the same in the file.
-const KEYS: [(&str, &[(&str, &str)]); 89] = [
+const KEYS: [(&str, &[(&str, &str)]); 93] = [
     ("environment", &[("production", "\"production\"")]),
     ("public_url", &[("http://h/", "\"http://h/\"")]),
     ("sessions_server", &[("http://h/", "\"http://h/\"")]),
@@ -115,6 +115,9 @@ const KEYS: [(&str, &[(&str, &str)]); 89] = [
     ),
     ("egress.ca_file", TEXT),
     ("operations.listen", LISTEN),
+    ("notices.url", TEXT),
+    ("notices.secret", SECRETS),
+    ("notices.window", DURATION),
     ("ingress.listen", LISTEN),
     ("ingress.tls.cert_file", TEXT),
     ("ingress.tls.key_file", TEXT),
@@ -167,6 +170,7 @@ const KEYS: [(&str, &[(&str, &str)]); 89] = [
     ("recorder.batches_at_once", NUMBER),
     ("recorder.dead_letters_at_once", NUMBER),
     ("recorder.waiting_messages_at_once", NUMBER),
+    ("recorder.high_backlog", NUMBER),
 ];
 
 /// Text that looks like a number, a flag or a list stays text.
