@@ -120,6 +120,7 @@ impl Run {
             response_url: self.stack.response_url(),
             deliver_at: None,
             expires_at: None,
+            answer_within_ms: None,
         };
         Ok(WaitingMessage {
             id: message_id.to_string(),

@@ -12,6 +12,7 @@ mod ledger_journal;
 mod ledger_keys;
 mod ledger_messages;
 mod ledger_replays;
+mod ledger_unanswered;
 mod ledger_waiting;
 mod pages;
 mod pause;
@@ -38,6 +39,7 @@ pub(crate) use ledger_journal::*;
 pub(crate) use ledger_keys::*;
 pub(crate) use ledger_messages::*;
 pub(crate) use ledger_replays::*;
+pub(crate) use ledger_unanswered::*;
 pub(crate) use ledger_waiting::*;
 pub(crate) use pages::*;
 pub(crate) use pause::*;
@@ -161,6 +163,10 @@ macro_rules! store_contract {
             a_long_timeline_shows_its_beginning_and_its_end,
             content_that_arrives_last_is_stored,
             an_unknown_message_has_no_record,
+            a_delivered_message_is_unanswered_from_its_time_on,
+            the_order_of_entries_does_not_decide_whether_an_answer_is_due,
+            an_overdue_entry_that_is_made_twice_is_one,
+            the_time_that_a_producer_gave_for_an_answer_is_kept,
             messages_are_found_by_their_filter,
             messages_that_their_channel_took_are_found_together,
             a_time_begins_with_since_and_ends_before_until,

@@ -31,6 +31,11 @@ const BAD: &str = r#"
 422 expires_at POST /channel/message {"channel_id":"known","session_id":"s","message":"m","expires_at":1795000000}
 422 expires_at POST /channel/message {"channel_id":"known","session_id":"s","message":"m","expires_at":"2020-01-01T00:00:00Z"}
 422 expires_at POST /channel/message {"channel_id":"known","session_id":"s","message":"m","expires_at":"2999-01-01T00:00:00Z"}
+422 answer_within POST /channel/message {"channel_id":"known","session_id":"s","message":"m","answer_within":2}
+422 answer_within POST /channel/message {"channel_id":"known","session_id":"s","message":"m","answer_within":"2"}
+422 answer_within POST /channel/message {"channel_id":"known","session_id":"s","message":"m","answer_within":"999ms"}
+422 answer_within POST /channel/message {"channel_id":"known","session_id":"s","message":"m","answer_within":"8days"}
+422 answer_within POST /channel/message {"channel_id":"known","session_id":"s","message":"m","answer_within":"2s","response_url":"http://elsewhere.example/"}
 404 - POST /channel/message {"channel_id":"unknown","session_id":"s","message":"m"}
 
 422 limit GET /messages?limit=0
@@ -70,6 +75,7 @@ const BAD: &str = r#"
 422 channel_metadata.endpoint_url POST /channel {"channel_id":"c"}
 422 channel_id POST /channel {"channel_id":"message","channel_metadata":{"endpoint_url":"http://h/"}}
 422 channel_metadata.endpoint_url POST /channel {"channel_id":"c","channel_metadata":{"endpoint_url":"ftp://h/"}}
+422 channel_metadata.delivery.answer_within POST /channel {"channel_id":"c","channel_metadata":{"endpoint_url":"http://h/","delivery":{"answer_within":"0s"}}}
 400 - POST /channels {
 422 $where POST /channels {"$where":"sleep(1000)"}
 422 channel_name.$function POST /channels {"channel_name":{"$function":{}}}

@@ -26,6 +26,7 @@ mod names;
 mod notices;
 mod odd_servers;
 mod outages;
+mod overdue;
 mod peers;
 mod policies;
 mod processes;

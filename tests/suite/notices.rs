@@ -77,7 +77,10 @@ async fn a_notice_names_the_dead_message_and_is_signed(setup: Setup) -> anyhow::
         .find(|notice| of(notice, "message.dead").is_some());
     let check = Check::new(SECRET, notice.expect("it was found above"));
     for library in Library::ALL {
-        assert_eq!(verified(library, std::slice::from_ref(&check)).await?, [true]);
+        assert_eq!(
+            verified(library, std::slice::from_ref(&check)).await?,
+            [true]
+        );
     }
     gateway.finish(&[&channel]).await
 }

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use roundtrip_broker::{Message, Queue};
 use roundtrip_delivery::{
-    Deferred, DeliveryRole, EgressPolicy, Limits, MAX_RETURNS_PER_SECOND, NoAttempt, Pipeline,
-    Request, Snoozes,
+    AnswerDue, Deferred, DeliveryRole, EgressPolicy, Limits, MAX_RETURNS_PER_SECOND, NoAttempt,
+    Pipeline, Request, Snoozes,
 };
 use roundtrip_egress::Egress;
 use roundtrip_journal::Journal;
@@ -188,11 +188,13 @@ impl DeliveryRole for Dispatcher {
         let from = message.age_from(queued.accepted_at);
         let response_url = self.response_urls.url(message, queued.replay_count, from);
         let settings = &known.target.settings;
+        let of_message = message.answer_within_ms.map(Duration::from_millis);
+        let within = of_message.or(settings.answer_within);
         Ok(Request {
             url,
             webhook_id: message.message_id.to_string(),
             headers: Vec::new(),
-            body: serde_json::to_vec(&message.delivery_body(&response_url))?.into(),
+            body: serde_json::to_vec(&message.delivery_body(&response_url.url))?.into(),
             signer: known.signing.signer(),
             limits: Limits {
                 max_in_flight: settings
@@ -203,6 +205,10 @@ impl DeliveryRole for Dispatcher {
             },
             timeout: settings.timeout,
             schedule: settings.retry_schedule.as_deref(),
+            // An answer that goes elsewhere is never seen.
+            answer: within
+                .zip(response_url.until)
+                .map(|(within, until)| AnswerDue { within, until }),
         })
     }
 

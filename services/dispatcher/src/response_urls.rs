@@ -6,10 +6,11 @@ use std::{borrow::Cow, time::Duration};
 
 use roundtrip_model::{
     OutboundMessage, TokenKeys,
+    response_url::is_own,
     token::{Claims, QUERY},
 };
 use time::OffsetDateTime;
-use url::{Host, Url};
+use url::Url;
 
 /// Builds response URLs: the gateway's own `/webhook-response`, and the keys of the tokens that it
 /// accepts.
@@ -18,6 +19,14 @@ pub struct ResponseUrls {
     own: Url,
     keys: TokenKeys,
     time_to_live: Duration,
+}
+
+/// Where a channel posts its answer to a delivery.
+#[derive(Debug)]
+pub(crate) struct ResponseUrl<'a> {
+    pub(crate) url: Cow<'a, str>,
+    /// The end of its token. `None` if the answers do not come to the gateway.
+    pub(crate) until: Option<OffsetDateTime>,
 }
 
 impl ResponseUrls {
@@ -39,9 +48,9 @@ impl ResponseUrls {
         message: &'a OutboundMessage,
         replay_count: u32,
         from: OffsetDateTime,
-    ) -> Cow<'a, str> {
+    ) -> ResponseUrl<'a> {
         match Url::parse(&message.response_url) {
-            Ok(mut url) if self.is_own(&url) => {
+            Ok(mut url) if is_own(&self.own, &url) => {
                 let claims = Claims {
                     message_id: message.message_id,
                     channel_id: message.channel_id.clone(),
@@ -51,28 +60,16 @@ impl ResponseUrls {
                 let uid = message.channel_uid.as_ref();
                 let token = self.keys.sign(&claims, &message.session_id, uid, until);
                 url.query_pairs_mut().append_pair(QUERY, &token);
-                Cow::Owned(url.into())
+                ResponseUrl {
+                    url: Cow::Owned(url.into()),
+                    until: Some(until),
+                }
             }
-            _ => Cow::Borrowed(&message.response_url),
+            _ => ResponseUrl {
+                url: Cow::Borrowed(&message.response_url),
+                until: None,
+            },
         }
-    }
-
-    fn is_own(&self, url: &Url) -> bool {
-        let own = &self.own;
-        url.scheme() == own.scheme()
-            && url.path() == own.path()
-            && url.port_or_known_default() == own.port_or_known_default()
-            // On one machine `localhost` and 127.0.0.1 mean the same host.
-            && (url.host() == own.host() || is_loopback(url) && is_loopback(own))
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 
@@ -116,7 +113,9 @@ mod tests {
     fn the_gateways_own_url_brings_the_message_back(#[case] own: &str, #[case] named: &str) {
         let urls = response_urls(own);
         let message = message(named);
-        let url = Url::parse(&urls.url(&message, 2, NOW)).unwrap();
+        let response_url = urls.url(&message, 2, NOW);
+        assert_eq!(response_url.until, Some(NOW + HOUR));
+        let url = Url::parse(&response_url.url).unwrap();
         let token = url.query_pairs().find(|(name, _)| name == QUERY);
         let (_, token) = token.expect("a token");
         let session: SessionId = "abc123".parse().unwrap();
@@ -145,9 +144,9 @@ mod tests {
     #[case("no url")]
     fn another_url_gets_no_token(#[case] named: &str) {
         let message = message(named);
-        assert_eq!(
-            response_urls("https://gw.example/webhook-response").url(&message, 0, NOW),
-            named
-        );
+        let urls = response_urls("https://gw.example/webhook-response");
+        let response_url = urls.url(&message, 0, NOW);
+        assert_eq!(response_url.url, named);
+        assert_eq!(response_url.until, None);
     }
 }

@@ -90,6 +90,7 @@ impl DeliveryRole for Forwarder {
             limits: Limits::NONE,
             timeout: None,
             schedule: None,
+            answer: None,
         })
     }
 

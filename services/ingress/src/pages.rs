@@ -83,6 +83,7 @@ mod tests {
             event: Event::Accepted(Box::new(Content {
                 message: RawValue::from_string("1".to_owned()).unwrap(),
                 response_url: "http://h/".to_owned(),
+                answer_within_ms: None,
             })),
         };
         let entries: Vec<_> = ids.iter().map(entry).collect();

@@ -203,7 +203,7 @@ async fn read(waiting: Arc<Mutex<Waiting>>, store: SharedStore) {
 
 /// Whether a request stops waiting for an answer to a message in this state.
 pub(crate) const fn ends_a_wait(state: State) -> bool {
-    has_answer(state) || matches!(state, State::Dead | State::Cancelled)
+    has_answer(state) || matches!(state, State::Overdue | State::Dead | State::Cancelled)
 }
 
 /// Whether a message in this state certainly has an answer.

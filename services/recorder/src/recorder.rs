@@ -1,12 +1,9 @@
-//! The role: works the journal, the dead queues and the waiting queue, runs replays, and watches the
-//! length of the queues.
+//! The role: works the journal, the dead queues and the waiting queue, runs replays, finds overdue
+//! messages, and watches the length of the queues.
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{
-    future::{join, join3},
-    try_join,
-};
+use futures::{join, try_join};
 use roundtrip_broker::{Closed, Handler, Queue, SharedBroker, Worker};
 use roundtrip_journal::Journal;
 use roundtrip_model::Clock;
@@ -15,8 +12,8 @@ use roundtrip_store::{DeadQueue, SharedStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config, dead::DeadLetterWriter, entries::JournalWriter, notices, poison,
-    replay::Replayer, waiting::WaitingWriter,
+    config::Config, dead::DeadLetterWriter, entries::JournalWriter, notices,
+    overdue::OverdueFinder, poison, replay::Replayer, waiting::WaitingWriter,
 };
 
 pub struct Recorder {
@@ -47,7 +44,7 @@ impl Recorder {
         }
     }
 
-    /// Works its queues, and runs replays, until `stop`. Work in progress then gets up to `drain` to
+    /// Works its queues, runs replays and finds overdue messages, until `stop`. Work in progress then gets up to `drain` to
     /// end.
     pub async fn run(self, drain: Duration, stop: CancellationToken) -> Result<(), Closed> {
         let letters = self.config.dead_letters_at_once;
@@ -61,6 +58,12 @@ impl Recorder {
         let callbacks = dead_letter_writer(DeadQueue::Callbacks);
         let dead_notices = dead_letter_writer(DeadQueue::Notices);
         let replayer = Replayer::new(
+            Arc::clone(&self.broker),
+            Arc::clone(&self.store),
+            self.journal.clone(),
+            Arc::clone(&self.clock),
+        );
+        let overdue = OverdueFinder::new(
             Arc::clone(&self.broker),
             Arc::clone(&self.store),
             self.journal.clone(),
@@ -90,8 +93,13 @@ impl Recorder {
         let unreadable = poison::watch(look, &stop, poison::log);
         let high = self.config.high_backlog;
         let backlog = notices::watch_backlog(&self.broker, high, &self.notices, &stop);
-        let watching = join(unreadable, backlog);
-        let (queues, (), _) = join3(queues, replayer.run(&stop), watching).await;
+        let (queues, (), (), (), ()) = join!(
+            queues,
+            replayer.run(&stop),
+            overdue.run(&stop),
+            unreadable,
+            backlog
+        );
         queues.map(drop)
     }
 

@@ -292,7 +292,7 @@ impl Replayer {
     /// returns 2xx, so an answered message may be. Only its timeline tells.
     async fn is_under_way(&self, message: &MessageRecord) -> Result<bool, QueryError> {
         match message.state {
-            State::Delivered => return Ok(false),
+            State::Delivered | State::Overdue => return Ok(false),
             state if state.is_under_way() => return Ok(true),
             // If the cancellation was recorded late, the message may still be among those that wait.
             State::Cancelled => {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use roundtrip_model::{Decision, Event, Outcome, journal};
+use time::OffsetDateTime;
 
 #[derive(Debug)]
 pub(crate) struct Attempt {
@@ -14,11 +15,12 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    pub(crate) fn event(&self) -> Event {
+    /// Its event. If the receiver accepted the message, its answer is due at `answer_by`.
+    pub(crate) fn event(&self, answer_by: Option<OffsetDateTime>) -> Event {
         let duration_ms = millis(self.duration);
         let attempt =
             journal::Attempt::new(self.number, &self.outcome, duration_ms, &self.decision);
-        Event::Attempted(Box::new(attempt))
+        Event::Attempted(Box::new(attempt.answer_by(answer_by)))
     }
 }
 

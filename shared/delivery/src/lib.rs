@@ -19,4 +19,4 @@ pub use admission::{
 };
 pub use client::{EgressPolicy, Webhook};
 pub use config::{MAX_CONCURRENCY, RetryConfig, WebhookConfig};
-pub use pipeline::{DeliveryRole, NoAttempt, Pipeline, Request, Settings};
+pub use pipeline::{AnswerDue, DeliveryRole, NoAttempt, Pipeline, Request, Settings};

@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::waits::Waits;
 pub use self::{
-    role::{DeliveryRole, NoAttempt, Request},
+    role::{AnswerDue, DeliveryRole, NoAttempt, Request},
     settings::Settings,
 };
 use crate::{
@@ -164,7 +164,9 @@ impl<R: DeliveryRole> Pipeline<R> {
         }
         log::attempted::<R>(message, payload, &request, &attempt);
         // Before the loop settles: a settled message always has its entry.
-        self.journal(message, payload, attempt.event()).await;
+        let answer_by = request.answer.map(|due| due.after(self.clock.now()));
+        let event = attempt.event(answer_by);
+        self.journal(message, payload, event).await;
         match deferred {
             Some(deferred) => Ok(self
                 .snooze(message, payload, attempt.number, deferred)
@@ -314,7 +316,7 @@ impl<R: DeliveryRole> Handler for Pipeline<R> {
         let attempt = self.client.panicked(message, age_from);
         log::panicked::<R>(message, attempt.number);
         if let Some(payload) = payload {
-            self.journal(message, &payload, attempt.event()).await;
+            self.journal(message, &payload, attempt.event(None)).await;
         }
         attempt.decision
     }

@@ -146,6 +146,15 @@ made_id! {
     EntryId, "ent_"
 }
 
+impl EntryId {
+    /// The id of the entry that says that a message is overdue: always the same for one replay count
+    /// (a UUIDv8).
+    pub(crate) fn of_overdue(message_id: &MessageId, replay_count: u32) -> Self {
+        let bytes = message_id.0.as_u128() ^ u128::from(replay_count);
+        Self(uuid::Builder::from_custom_bytes(bytes.to_be_bytes()).into_uuid())
+    }
+}
+
 made_id! {
     ReplayId, "rpl_"
 }

@@ -8,6 +8,8 @@
 //!   │                                   │ replay
 //!   └────────────◀── replayed ◀─────────┘
 //!
+//! delivered ─▶ overdue ─▶ answered
+//!
 //! queued, retrying or replayed ─▶ waiting ─▶ delivering
 //!                                    └─────▶ cancelled
 //! ```
@@ -75,6 +77,8 @@ pub enum Event {
         attempt: u32,
     },
     Attempted(Box<Attempt>),
+    /// The channel accepted the message, and no answer came in time. An answer still counts.
+    Overdue {},
     Answered {
         callback_id: CallbackId,
         /// `None` in an entry of an earlier version, and in one that a store returns.
@@ -104,6 +108,9 @@ pub struct Content {
     /// The producer's JSON, unchanged.
     pub message: Box<RawValue>,
     pub response_url: String,
+    /// How long the channel has to answer, if the producer set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_within_ms: Option<u64>,
 }
 
 /// The content of an answer, as far as it is kept.
@@ -157,6 +164,13 @@ pub struct Attempt {
     pub excerpt: String,
     pub duration_ms: u64,
     pub next: After,
+    /// The time by which an answer is due, if the channel accepted the message and has such a time.
+    #[serde(
+        default,
+        with = "crate::millis::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub answer_by: Option<OffsetDateTime>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,6 +213,16 @@ impl Attempt {
             excerpt,
             duration_ms,
             next,
+            answer_by: None,
+        }
+    }
+
+    /// This attempt, which gives the channel until this time to answer if it accepted the message.
+    #[must_use]
+    pub fn answer_by(self, answer_by: Option<OffsetDateTime>) -> Self {
+        Self {
+            answer_by: answer_by.filter(|_| self.next == After::Arrived),
+            ..self
         }
     }
 }
@@ -216,6 +240,8 @@ named! {
         Cancelled = "cancelled",
         /// The channel accepted it with a 2xx.
         Delivered = "delivered",
+        /// The channel accepted it, and no answer came in time. A late answer still counts.
+        Overdue = "overdue",
         Answered = "answered",
         /// The sessions server accepted the answer. Final.
         Forwarded = "forwarded",
@@ -252,6 +278,9 @@ pub struct Position {
     pub rank: i64,
     /// The state at this rank. A rank has exactly one state.
     pub state: State,
+    /// The time by which an answer is due, of a delivered message that has such a time. Of two
+    /// deliveries with one replay count the later time counts.
+    pub answer_by: Option<OffsetDateTime>,
 }
 
 /// A rank in bits: 23 for the replay count, 4 for the phase, 36 for the attempt.
@@ -271,6 +300,7 @@ impl Position {
         Self {
             rank: (replay_count << (PHASE_BITS + STEP_BITS)) | ((phase as i64) << STEP_BITS) | step,
             state,
+            answer_by: None,
         }
     }
 }
@@ -307,6 +337,26 @@ impl Entry {
         }
     }
 
+    /// The entry of a message without an answer at the time by which one was due. Its id and its time
+    /// follow from these, so an entry that is made twice is recorded once.
+    pub fn overdue(
+        message_id: MessageId,
+        channel_id: ChannelId,
+        session_id: SessionId,
+        replay_count: u32,
+        answer_by: OffsetDateTime,
+    ) -> Self {
+        Self {
+            entry_id: EntryId::of_overdue(&message_id, replay_count),
+            message_id,
+            channel_id,
+            session_id,
+            replay_count,
+            at: answer_by,
+            event: Event::Overdue {},
+        }
+    }
+
     /// How far this entry advances its message.
     pub fn position(&self) -> Position {
         // The order is: an attempt's beginning, its end, the wait for the next one, the next one's
@@ -338,10 +388,14 @@ impl Entry {
                 at(Phase::UnderWay, begun(*attempt), State::Delivering)
             }
             Event::Attempted(attempt) => match attempt.next {
-                After::Arrived => at(Phase::Delivered, 0, State::Delivered),
+                After::Arrived => Position {
+                    answer_by: attempt.answer_by,
+                    ..at(Phase::Delivered, 0, State::Delivered)
+                },
                 After::Retry { .. } => at(Phase::UnderWay, ended(attempt.attempt), State::Retrying),
                 After::Dead(_) => at(Phase::Dead, 0, State::Dead),
             },
+            Event::Overdue {} => at(Phase::Delivered, 1, State::Overdue),
             Event::Dead(_) => at(Phase::Dead, 0, State::Dead),
             Event::ForwardAttempted { attempt, .. } => match attempt.next {
                 After::Arrived => at(Phase::Forwarded, 0, State::Forwarded),

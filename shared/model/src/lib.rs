@@ -21,6 +21,7 @@ pub mod notice;
 pub mod outcome;
 mod rate_limiter;
 mod redacted;
+pub mod response_url;
 pub mod retry;
 pub mod sealing;
 pub mod settings;

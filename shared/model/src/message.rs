@@ -38,6 +38,10 @@ pub struct OutboundMessage {
         skip_serializing_if = "Option::is_none"
     )]
     pub expires_at: Option<OffsetDateTime>,
+    /// How long the channel has to answer after it accepted the message. `None` is as long as the
+    /// channel's settings say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_within_ms: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]

@@ -17,6 +17,7 @@ const TIMEOUT: &str = "timeout";
 const MAX_IN_FLIGHT: &str = "max_in_flight";
 const RATE_PER_SECOND: &str = "rate_per_second";
 const RETRY_SCHEDULE: &str = "retry_schedule";
+pub const ANSWER_WITHIN: &str = "answer_within";
 
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// The longest time limit. A broker that waits much longer for an ack redelivers the message.
@@ -32,6 +33,11 @@ pub const MAX_INTERVALS: usize = 64;
 pub const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// The longest interval of a retry schedule. With its jitter it fits RabbitMQ's last delay tier.
 pub const MAX_INTERVAL: Duration = Duration::from_hours(6);
+/// A shorter time would end before the journal has recorded an answer.
+pub const MIN_ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// By default the token for answers is valid for this long. With a shorter life of the token an
+/// answer is due before the token expires.
+pub const MAX_ANSWER_WITHIN: Duration = Duration::from_hours(7 * 24);
 
 /// A channel's settings. Those that are not set are the dispatcher's defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -41,6 +47,8 @@ pub struct DeliverySettings {
     /// The most deliveries that one dispatcher process starts in a second.
     pub rate_per_second: Option<f64>,
     pub retry_schedule: Option<Vec<Duration>>,
+    /// How long the channel has to answer a message that it accepted.
+    pub answer_within: Option<Duration>,
     /// Whether messages are accepted and kept, but not delivered.
     pub paused: bool,
 }
@@ -57,6 +65,7 @@ impl DeliverySettings {
             max_in_flight: value(MAX_IN_FLIGHT).and_then(|value| max_in_flight(value).ok()),
             rate_per_second: value(RATE_PER_SECOND).and_then(|value| rate(value).ok()),
             retry_schedule: value(RETRY_SCHEDULE).and_then(|value| schedule(value).ok()),
+            answer_within: value(ANSWER_WITHIN).and_then(|value| answer_within(value).ok()),
             paused: value(PAUSED).and_then(Value::as_bool).unwrap_or_default(),
         }
     }
@@ -75,10 +84,11 @@ pub fn check(metadata: &Map<String, Value>) -> Vec<FieldError> {
         MAX_IN_FLIGHT => max_in_flight(value).err(),
         RATE_PER_SECOND => rate(value).err(),
         RETRY_SCHEDULE => schedule(value).err(),
+        ANSWER_WITHIN => answer_within(value).err(),
         PAUSED => (!value.is_boolean()).then(|| "must be true or false".to_owned()),
         _ => Some(format!(
             "is an unknown setting; the settings are {TIMEOUT}, {MAX_IN_FLIGHT}, \
-             {RATE_PER_SECOND}, {RETRY_SCHEDULE} and {PAUSED}"
+             {RATE_PER_SECOND}, {RETRY_SCHEDULE}, {ANSWER_WITHIN} and {PAUSED}"
         )),
     };
     let wrong = |(key, value): (&String, &Value)| {
@@ -156,10 +166,30 @@ fn schedule(value: &Value) -> Result<Vec<Duration>, String> {
         .collect()
 }
 
+fn answer_within(value: &Value) -> Result<Duration, String> {
+    duration(value, MIN_ANSWER_WITHIN, MAX_ANSWER_WITHIN)
+}
+
+/// Checks the time that a producer gives a channel to answer.
+///
+/// # Errors
+/// What is wrong with the duration.
+pub fn check_answer_within(within: Duration) -> Result<Duration, String> {
+    bounded(Some(within), MIN_ANSWER_WITHIN, MAX_ANSWER_WITHIN)
+}
+
 fn duration(value: &Value, least: Duration, most: Duration) -> Result<Duration, String> {
-    value
-        .as_str()
-        .and_then(|text| humantime::parse_duration(text).ok())
+    let text = value.as_str();
+    let duration = text.and_then(|text| humantime::parse_duration(text).ok());
+    bounded(duration, least, most)
+}
+
+fn bounded(
+    duration: Option<Duration>,
+    least: Duration,
+    most: Duration,
+) -> Result<Duration, String> {
+    duration
         .filter(|duration| (least..=most).contains(duration))
         .ok_or_else(|| {
             format!(
@@ -189,7 +219,7 @@ mod tests {
     fn every_setting_is_read() {
         let metadata = metadata(json!({
             "timeout": "10s", "max_in_flight": 32.0, "rate_per_second": 50,
-            "retry_schedule": ["1s", "5s"], "paused": true,
+            "retry_schedule": ["1s", "5s"], "answer_within": "7days", "paused": true,
         }));
         assert_eq!(check(&metadata), []);
         assert_eq!(
@@ -199,6 +229,7 @@ mod tests {
                 max_in_flight: Some(32),
                 rate_per_second: Some(50.0),
                 retry_schedule: Some(vec![Duration::from_secs(1), Duration::from_secs(5)]),
+                answer_within: Some(MAX_ANSWER_WITHIN),
                 paused: true,
             }
         );
@@ -206,7 +237,7 @@ mod tests {
 
     #[rstest]
     #[case::no_object(json!("fast"), "", "must be an object")]
-    #[case::unknown(json!({"tymeout": "1s"}), ".tymeout", "is an unknown setting; the settings are timeout, max_in_flight, rate_per_second, retry_schedule and paused")]
+    #[case::unknown(json!({"tymeout": "1s"}), ".tymeout", "is an unknown setting; the settings are timeout, max_in_flight, rate_per_second, retry_schedule, answer_within and paused")]
     #[case::timeout(json!({"timeout": 10}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]
     #[case::short(json!({"timeout": "1ms"}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]
     #[case::long(json!({"timeout": "6m"}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]
@@ -216,6 +247,8 @@ mod tests {
     #[case::no_rate(json!({"rate_per_second": 0}), ".rate_per_second", "must be a number, 0.01 to 100000")]
     #[case::empty(json!({"retry_schedule": []}), ".retry_schedule", "must be a list of 1 to 64 durations")]
     #[case::interval(json!({"retry_schedule": ["7h"]}), ".retry_schedule", "each interval must be a duration such as \"10s\", 10ms to 6h")]
+    #[case::no_answer(json!({"answer_within": "999ms"}), ".answer_within", "must be a duration such as \"10s\", 1s to 7days")]
+    #[case::late_answer(json!({"answer_within": "8days"}), ".answer_within", "must be a duration such as \"10s\", 1s to 7days")]
     #[case::paused(json!({"paused": "yes"}), ".paused", "must be true or false")]
     fn an_invalid_setting_is_named_and_counts_as_absent(
         #[case] delivery: Value,

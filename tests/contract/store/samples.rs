@@ -58,6 +58,7 @@ pub(super) fn accepted(json: &str) -> Event {
     Event::Accepted(Box::new(Content {
         message: RawValue::from_string(json.to_owned()).expect("JSON"),
         response_url: "http://gateway/webhook-response".to_owned(),
+        answer_within_ms: None,
     }))
 }
 
@@ -72,12 +73,19 @@ pub(super) fn attempt(attempt: u32, next: After) -> Attempt {
         excerpt: "an \u{0}answer 🚀".to_owned(),
         duration_ms: 86_400_000,
         next,
+        answer_by: None,
     }
 }
 
 /// The end of an attempt that led to this.
 pub(super) fn tried(number: u32, next: After) -> Event {
     Event::Attempted(Box::new(attempt(number, next)))
+}
+
+/// A delivery whose answer is due this many milliseconds after the beginning.
+pub(super) fn delivered(due: Option<i64>) -> Event {
+    let attempt = attempt(1, After::Arrived).answer_by(due.map(at));
+    Event::Attempted(Box::new(attempt))
 }
 
 pub(super) fn reason(kind: DeadKind) -> DeadReason {

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicUsize, Ordering},
+    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
@@ -30,6 +30,7 @@ pub struct FakeBroker {
     mood: watch::Sender<Mood>,
     failures: AtomicU32,
     max_bytes: AtomicUsize,
+    ready: AtomicU64,
     confirmed: watch::Sender<Vec<(Queue, Message)>>,
     entries: Option<mpsc::UnboundedSender<Entry>>,
 }
@@ -41,6 +42,7 @@ impl FakeBroker {
             mood: watch::Sender::new(Mood::Confirms),
             failures: AtomicU32::new(0),
             max_bytes: AtomicUsize::new(usize::MAX),
+            ready: AtomicU64::new(0),
             confirmed: watch::Sender::default(),
             entries: None,
         }
@@ -58,6 +60,11 @@ impl FakeBroker {
     /// Refuses longer messages.
     pub fn limit_bytes(&self, most: usize) {
         self.max_bytes.store(most, Ordering::Relaxed);
+    }
+
+    /// Says that so many messages are ready in each queue.
+    pub fn say_ready(&self, messages: u64) {
+        self.ready.store(messages, Ordering::Relaxed);
     }
 
     /// The messages that are in this queue.
@@ -126,7 +133,7 @@ impl Broker for FakeBroker {
     }
 
     async fn ready(&self, _: Queue) -> Result<u64, PublishError> {
-        Ok(0)
+        Ok(self.ready.load(Ordering::Relaxed))
     }
 
     async fn close(&self) {}

@@ -190,6 +190,49 @@ async fn the_token_of_a_scheduled_message_lasts_from_its_time() {
     assert!(keys.check(&token, ends_at).is_err());
 }
 
+/// The message's own limit, or else the channel's, if the answers come to the gateway.
+#[rstest]
+#[case::of_the_channel(None, "https://gw.example/webhook-response", Some(3))]
+#[case::of_the_message(Some(5), "https://gw.example/webhook-response", Some(5))]
+#[case::elsewhere(Some(5), "https://producer.example/", None)]
+#[tokio::test]
+async fn the_limit_of_a_message_precedes_that_of_its_channel(
+    #[case] of_message: Option<u64>,
+    #[case] response_url: &str,
+    #[case] seconds: Option<u64>,
+) {
+    let metadata = json!({"endpoint_url": "http://h/", "delivery": {"answer_within": "3s"}});
+    let metadata = metadata.as_object().unwrap().clone();
+    let target = DeliveryTarget::new(String::from("now").into(), &metadata);
+    let channels = Arc::new(store(move |_| Ok(target.clone())));
+    let id = "slack-sim".parse().unwrap();
+    let known = channels.get(&id).await.unwrap();
+    let own = "https://gw.example/webhook-response".parse().unwrap();
+    let keys = TokenKeys::new([&[7; MIN_SECRET_BYTES][..]]).unwrap();
+    let role = Dispatcher {
+        channels,
+        response_urls: ResponseUrls::new(own, keys, Duration::from_hours(1)),
+        max_in_flight: 1,
+        snooze: Duration::ZERO,
+        snoozes: Mutex::default(),
+    };
+    let payload = MESSAGE.replace("http://localhost:8000/webhook-response", response_url);
+    let mut payload: OutboundMessage = serde_json::from_str(&payload).unwrap();
+    payload.answer_within_ms = of_message.map(|seconds| seconds * 1000);
+    let destination = Destination {
+        url: "http://h/".parse().unwrap(),
+        known,
+    };
+    let request = role
+        .request(&message("", 0), &payload, &destination)
+        .unwrap();
+    let expected = seconds.map(|seconds| AnswerDue {
+        within: Duration::from_secs(seconds),
+        until: NOW + Duration::from_hours(1),
+    });
+    assert_eq!(request.answer, expected);
+}
+
 #[tokio::test]
 async fn the_last_attempt_of_the_schedule_is_the_last() {
     let detail = "9 attempts failed; the last: answered 500: from the channel";

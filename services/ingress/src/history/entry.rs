@@ -3,6 +3,8 @@
 //! The stored form of an entry is older and stays: queues and stores hold it. Invariant: every entry
 //! names its `type` beside the fields of that type, and every time is RFC 3339.
 
+use std::collections::BTreeMap;
+
 use roundtrip_model::{
     CallbackId, ChannelId, DeadReason, Entry, EntryId, Event, MessageId, ReplayId, SessionId,
     journal::{After, Attempt, Content, KeptAnswer},
@@ -12,13 +14,36 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 
 #[derive(Debug, Serialize)]
-#[serde(transparent)]
-pub(super) struct TimelineEntry(#[serde(with = "ShownEntry")] Entry);
+pub(super) struct TimelineEntry {
+    #[serde(flatten, with = "ShownEntry")]
+    entry: Entry,
+    /// It is an answer that came after its time.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    late: bool,
+}
 
-impl From<Entry> for TimelineEntry {
-    fn from(entry: Entry) -> Self {
-        Self(entry)
+/// The entries of one message. An answer to a delivery is late if it came after the time by which the
+/// delivery's entry, or that of the overdue message, says that it was due.
+pub(super) fn timeline(entries: Vec<Entry>) -> Vec<TimelineEntry> {
+    let mut due = BTreeMap::new();
+    for entry in &entries {
+        let answer_by = match &entry.event {
+            Event::Attempted(attempt) => attempt.answer_by,
+            Event::Overdue {} => Some(entry.at),
+            _ => None,
+        };
+        let latest = due.entry(entry.replay_count).or_insert(answer_by);
+        *latest = answer_by.max(*latest);
     }
+    let shown = entries.into_iter().map(|entry| {
+        let is_answer = matches!(entry.event, Event::Answered { .. });
+        let due = due.get(&entry.replay_count).copied().flatten();
+        TimelineEntry {
+            late: is_answer && due.is_some_and(|due| entry.at > due),
+            entry,
+        }
+    });
+    shown.collect()
 }
 
 #[derive(Serialize)]
@@ -55,6 +80,7 @@ enum ShownEvent {
         attempt: u32,
     },
     Attempted(#[serde(with = "ShownAttempt")] Box<Attempt>),
+    Overdue {},
     Answered {
         callback_id: CallbackId,
         /// In the message's answers.
@@ -91,6 +117,11 @@ struct ShownAttempt {
     duration_ms: u64,
     #[serde(serialize_with = "next")]
     next: After,
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    answer_by: Option<OffsetDateTime>,
 }
 
 #[derive(Serialize)]
@@ -187,6 +218,17 @@ mod tests {
             "next": {"type": "done"}
         })
     )]
+    #[case::done_with_a_time_for_the_answer(
+        json!({"attempted": {
+            "attempt": 1, "status": 200, "duration_ms": 5, "next": "arrived",
+            "answer_by": 1_795_000_002_123_i64
+        }}),
+        json!({
+            "type": "attempted", "attempt": 1, "status": 200, "duration_ms": 5,
+            "next": {"type": "done"}, "answer_by": "2026-11-18T11:06:42.123Z"
+        })
+    )]
+    #[case::overdue(json!({"overdue": {}}), json!({"type": "overdue"}))]
     #[case::retry(
         json!({"attempted": {
             "attempt": 1, "status": 307, "location": "http://h/", "duration_ms": 5,
@@ -263,5 +305,37 @@ mod tests {
         expected.as_object_mut().unwrap().extend(fields);
         assert_eq!(message["timeline"], json!([expected]));
         assert_eq!(message["updated_at"], "2026-11-18T11:06:40.123Z");
+    }
+
+    /// Deliveries of the replay counts 0 and 1, and answers to both.
+    #[rstest]
+    #[case::delivery(
+        json!({"attempted": {
+            "attempt": 1, "status": 200, "duration_ms": 5, "next": "arrived", "answer_by": 5
+        }}),
+        0
+    )]
+    #[case::overdue(json!({"overdue": {}}), 5)]
+    fn an_answer_after_its_time_is_late(#[case] due: Value, #[case] at: i64) {
+        let entry = |number: usize, replay_count: u32, at: i64, event: &Value| {
+            let entry = json!({
+                "entry_id": format!("ent_{number:032x}"), "message_id": format!("msg_{UUID}"),
+                "channel_id": "c", "session_id": "s", "round": replay_count, "at": at,
+                "event": event,
+            });
+            serde_json::from_value(entry).unwrap()
+        };
+        let answered = json!({"answered": {"callback_id": format!("cb_{UUID}")}});
+        let entries = vec![
+            entry(0, 0, at, &due),
+            entry(1, 0, 4, &answered),
+            entry(2, 0, 5, &answered),
+            entry(3, 0, 6, &answered),
+            entry(4, 1, 7, &answered),
+        ];
+        let shown = serde_json::to_value(super::timeline(entries)).unwrap();
+        let late = shown.as_array().unwrap().iter();
+        let late: Vec<_> = late.map(|entry| entry.get("late").is_some()).collect();
+        assert_eq!(late, [false, false, false, true, false]);
     }
 }

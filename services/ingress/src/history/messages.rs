@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     answers::{ShownAnswers, shown},
-    entry::TimelineEntry,
+    entry::{self, TimelineEntry},
     wait::Waiting,
 };
 use crate::{
@@ -84,7 +84,7 @@ pub(crate) async fn timeline(
         message: message.into(),
         waiting,
         answers: shown(answers, &timeline),
-        timeline: timeline.into_iter().map(TimelineEntry::from).collect(),
+        timeline: entry::timeline(timeline),
     };
     ingress.response_budget.json(&timeline, ())
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use super::times::Times;
+use super::times::{self, Times};
 use crate::{
     history::ShownAnswer,
     ingress::Ingress,
@@ -37,6 +37,8 @@ pub(crate) struct SendMessage {
     pub(crate) deliver_at: Option<OffsetDateTime>,
     #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
     pub(crate) expires_at: Option<OffsetDateTime>,
+    #[serde(default, deserialize_with = "crate::json::times::duration")]
+    pub(crate) answer_within: Option<Duration>,
 }
 
 #[derive(Debug, Serialize)]
@@ -99,13 +101,16 @@ impl Ingress {
             response_url,
             deliver_at,
             expires_at,
+            answer_within,
         } = send;
         if is_empty_json(&message) {
             return Err(Problem::invalid_field("message", "must not be empty"));
         }
-        if let Some(url) = &response_url {
-            http_url(url).map_err(|problem| Problem::invalid_field("response_url", problem))?;
-        }
+        let named_url = response_url.as_deref().map(http_url).transpose();
+        let named_url =
+            named_url.map_err(|problem| Problem::invalid_field("response_url", problem))?;
+        let answer_within_ms =
+            times::answer_within(answer_within, named_url.as_ref(), &self.own_response_url)?;
         let times = Times::check(deliver_at, expires_at, self.clock.now())?;
         let known = self.channel_cache.get(&channel_id).await?;
         // A channel that another client stored may lack an endpoint; its messages could only become
@@ -124,6 +129,7 @@ impl Ingress {
             response_url: response_url.unwrap_or_else(|| self.own_response_url.to_string()),
             deliver_at: times.deliver_at,
             expires_at: times.expires_at,
+            answer_within_ms,
         };
         let accepted_at = self.clock.now();
         let waiting = waits(&message, &known, accepted_at);
@@ -156,6 +162,7 @@ impl Ingress {
         let content = Content {
             message: message.message.clone(),
             response_url: message.response_url.clone(),
+            answer_within_ms: message.answer_within_ms,
         };
         let event = Event::Accepted(Box::new(content));
         let accepted = self.record(Entry::of(message, 0, accepted_at, event));

@@ -3,6 +3,8 @@
 //! Invariant: the results are in the order of the messages, and each is what the single call would
 //! return. A message never fails because of another.
 
+use std::time::Duration;
+
 use axum::{
     Json as JsonBody,
     extract::{Request, State},
@@ -53,6 +55,8 @@ pub(crate) struct Item {
     deliver_at: Option<OffsetDateTime>,
     #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
     expires_at: Option<OffsetDateTime>,
+    #[serde(default, deserialize_with = "crate::json::times::duration")]
+    answer_within: Option<Duration>,
     idempotency_key: Option<Key>,
 }
 
@@ -138,6 +142,7 @@ async fn accept(
         response_url,
         deliver_at,
         expires_at,
+        answer_within,
         idempotency_key,
     } = parse(text, Rules::relayed(ingress.limits.max_json_depth))?;
     let send = SendMessage {
@@ -147,6 +152,7 @@ async fn accept(
         response_url,
         deliver_at,
         expires_at,
+        answer_within,
     };
     let key = idempotency_key.or(key_of_call);
     let _permit = match key {

@@ -2,8 +2,8 @@
 //!
 //! Each principal has its own keys, so producers cannot collide. Keys are not per channel: a key
 //! that is reused for another channel is a mistake and is reported. Two messages are the same if
-//! channel, session, `response_url`, `deliver_at`, `expires_at` and the JSON of `message` are the
-//! same. White space between JSON tokens, the order of the body's own fields and the offset of a
+//! channel, session, `response_url`, `deliver_at`, `expires_at`, `answer_within` and the JSON of
+//! `message` are the same. White space between JSON tokens, the order of the body's own fields and the offset of a
 //! time do not matter.
 //!
 //! On a batch the key covers all messages in their order, and each message gets a key derived from
@@ -228,17 +228,26 @@ fn fingerprint(send: &SendMessage) -> String {
         &message,
     ];
     let url = send.response_url.as_deref().map(str::as_bytes);
-    // The parts contain both times or neither. So their number shows whether a part is a time or the
-    // URL. A message without times has the same digest as in earlier versions.
+    // The parts contain both times or neither, and with `answer_within` two more. So their number
+    // shows which a part is. A message without any has the same digest as in earlier versions.
     let times = [send.deliver_at, send.expires_at];
-    let times = if times == [None, None] {
-        Vec::new()
-    } else {
+    let within = send.answer_within.map(|within| within.as_millis());
+    let mut texts = Vec::new();
+    if within.is_some() || times != [None, None] {
         let text = |at: Option<_>| at.map_or_else(String::new, |at| millis::of(at).to_string());
-        times.map(text).to_vec()
-    };
-    let times = times.iter().map(String::as_bytes);
-    digest(parts.into_iter().chain(url).chain(times))
+        texts.extend(times.map(text));
+    }
+    texts.extend(
+        within
+            .into_iter()
+            .flat_map(|within| [within.to_string(), String::new()]),
+    );
+    digest(
+        parts
+            .into_iter()
+            .chain(url)
+            .chain(texts.iter().map(String::as_bytes)),
+    )
 }
 
 fn digest(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {

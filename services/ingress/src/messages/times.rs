@@ -1,9 +1,16 @@
-//! Checks when a message is delivered: `deliver_at` and `expires_at`.
+//! Checks when a message is delivered, and when its answer is due: `deliver_at`, `expires_at` and
+//! `answer_within`.
 
 use std::time::Duration;
 
-use roundtrip_model::millis;
+use roundtrip_model::{
+    millis,
+    response_url::is_own,
+    settings::{ANSWER_WITHIN, check_answer_within},
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use url::Url;
 
 use crate::problem::Problem;
 
@@ -41,6 +48,27 @@ impl Times {
             expires_at,
         })
     }
+}
+
+/// Checks how long the channel has to answer, and returns it in milliseconds. It has no effect on a
+/// message whose `response_url` is not the gateway's `own`.
+pub(super) fn answer_within(
+    within: Option<Duration>,
+    response_url: Option<&Url>,
+    own: &str,
+) -> Result<Option<u64>, Problem> {
+    let Some(within) = within else {
+        return Ok(None);
+    };
+    let wrong = |problem: String| Problem::invalid_field(ANSWER_WITHIN, problem);
+    let within = check_answer_within(within).map_err(wrong)?;
+    let is_elsewhere = |url: &Url| !Url::parse(own).is_ok_and(|own| is_own(&own, url));
+    if response_url.is_some_and(is_elsewhere) {
+        let problem =
+            "has no effect with this response_url: its answers do not come to the gateway";
+        return Err(wrong(problem.to_owned()));
+    }
+    Ok(u64::try_from(within.as_millis()).ok())
 }
 
 /// The first whole millisecond that is not before this time: queues and stores keep those.
@@ -138,6 +166,43 @@ mod tests {
     ) {
         let error = json!({"field": field, "detail": detail});
         assert_eq!(checked(deliver, expires), Err(error));
+    }
+
+    const OWN: &str = "https://gw.example/webhook-response";
+
+    #[rstest]
+    #[case::none(None, None, Ok(None))]
+    #[case::least(Some(1_000), None, Ok(Some(1_000)))]
+    #[case::most(Some(7 * 24 * 3_600_000), Some(OWN), Ok(Some(7 * 24 * 3_600_000)))]
+    #[case::short(
+        Some(999),
+        None,
+        Err("must be a duration such as \"10s\", 1s to 7days")
+    )]
+    #[case::long(
+        Some(7 * 24 * 3_600_000 + 1),
+        None,
+        Err("must be a duration such as \"10s\", 1s to 7days")
+    )]
+    #[case::elsewhere(
+        Some(1_000),
+        Some("https://producer.example/"),
+        Err("has no effect with this response_url: its answers do not come to the gateway")
+    )]
+    fn the_time_for_an_answer_has_bounds_and_needs_the_gateways_own_url(
+        #[case] within: Option<u64>,
+        #[case] response_url: Option<&str>,
+        #[case] expected: Result<Option<u64>, &str>,
+    ) {
+        let url = response_url.map(|url| url.parse().unwrap());
+        let within = within.map(Duration::from_millis);
+        let checked = answer_within(within, url.as_ref(), OWN);
+        let checked = checked.map_err(|problem| {
+            let error = serde_json::to_value(problem).unwrap()["errors"][0].clone();
+            assert_eq!(error["field"], "answer_within");
+            error["detail"].as_str().unwrap().to_owned()
+        });
+        assert_eq!(checked, expected.map_err(str::to_owned));
     }
 
     /// A message with these times, this long after now.

@@ -53,6 +53,23 @@ async fn an_answer_that_another_process_accepted_ends_the_wait() {
 }
 
 #[tokio::test]
+async fn a_wait_ends_when_its_message_is_overdue() {
+    let bench = Bench::new().await;
+    let waiters = waiters(&bench, 1);
+    let id = MessageId::generate();
+    let mut waiter = waiters.begin(&Principal::Anybody, id).ok().unwrap();
+    let overdue = Entry {
+        event: Event::Overdue {},
+        ..answered(id)
+    };
+    bench.store.record(&[overdue]).await.unwrap();
+    assert!(matches!(
+        waiter.wait(late()).await,
+        Waited::Ended(State::Overdue)
+    ));
+}
+
+#[tokio::test]
 async fn all_who_wait_for_a_message_get_its_answer() {
     let bench = Bench::new().await;
     let waiters = waiters(&bench, 2);

@@ -119,6 +119,7 @@ pub(super) fn from_message(record: MessageRecord, is_under_way: bool, now: Offse
             response_url: content.response_url,
             deliver_at: None,
             expires_at: None,
+            answer_within_ms: content.answer_within_ms,
         };
         let body = serde_json::to_vec(&message).ok()?;
         let message = Message {

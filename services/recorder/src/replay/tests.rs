@@ -178,6 +178,7 @@ async fn an_answered_message_is_replayed_only_after_its_delivery(
     let content = Content {
         message: RawValue::from_string("1".to_owned()).unwrap(),
         response_url: "http://localhost/".to_owned(),
+        answer_within_ms: None,
     };
     let answered = Event::Answered {
         callback_id: CallbackId::generate(),

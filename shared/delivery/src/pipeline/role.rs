@@ -111,6 +111,24 @@ pub struct Request<'a> {
     pub timeout: Option<Duration>,
     /// The interval after each failed attempt; `None` for the configured schedule.
     pub schedule: Option<&'a [Duration]>,
+    /// When the receiver's answer is due; `None` if none is expected in a certain time.
+    pub answer: Option<AnswerDue>,
+}
+
+/// When the answer of a receiver that accepts the message is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerDue {
+    /// So long after the delivery.
+    pub within: Duration,
+    /// But not later than this: from then on no answer is accepted.
+    pub until: OffsetDateTime,
+}
+
+impl AnswerDue {
+    /// The time at which the answer to a message is due that was delivered at this time.
+    pub(super) fn after(self, delivered_at: OffsetDateTime) -> OffsetDateTime {
+        (delivered_at + self.within).min(self.until)
+    }
 }
 
 #[derive(Debug)]

@@ -18,6 +18,8 @@ use super::*;
 use crate::{BreakerConfig, Limits, RetryConfig, WebhookConfig};
 
 const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
+/// How long the role's receiver can answer.
+const TOKEN_LIFE: Duration = Duration::from_secs(10);
 /// Longer than any test should take.
 const LIMIT: Duration = Duration::from_mins(1);
 const BODY: &str = r#"{"message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"c","session_id":"s","message":"hi","response_url":"http://h/"}"#;
@@ -53,7 +55,7 @@ impl DeliveryRole for Role {
     fn request<'a>(
         &'a self,
         message: &Message,
-        _: &OutboundMessage,
+        payload: &OutboundMessage,
         (): &'a (),
     ) -> Result<Request<'a>, serde_json::Error> {
         Ok(Request {
@@ -65,6 +67,10 @@ impl DeliveryRole for Role {
             limits: self.limits,
             timeout: None,
             schedule: None,
+            answer: payload.answer_within_ms.map(|within| AnswerDue {
+                within: Duration::from_millis(within),
+                until: NOW + TOKEN_LIFE,
+            }),
         })
     }
 
@@ -206,6 +212,31 @@ async fn an_attempt_is_in_the_journal_before_it_is_decided(
     assert_eq!((attempt.attempt, attempt.status), (5, Some(status)));
     assert_eq!((&*attempt.excerpt, attempt.next), ("a reply", next));
     assert!(entries.try_recv().is_err(), "one entry and no other");
+}
+
+#[rstest]
+#[case::in_time(200, 2, Some(2))]
+#[case::no_later_than_answers_are_accepted(200, 3600, Some(10))]
+#[case::not_delivered(500, 2, None)]
+#[tokio::test]
+async fn the_entry_of_a_delivery_says_when_its_answer_is_due(
+    #[case] status: u16,
+    #[case] within: u64,
+    #[case] due: Option<i64>,
+) {
+    let (url, _requests) = server(status).await;
+    let (pipeline, mut entries) = observed(url);
+    let within = format!(r#","answer_within_ms":{}}}"#, within * 1000);
+    let sent = Message {
+        body: BODY.replace('}', &within).into(),
+        ..message("", 0)
+    };
+    pipeline.handle(&sent).await;
+    let Event::Attempted(attempt) = entries.try_recv().expect("an entry").event else {
+        panic!("no attempt")
+    };
+    let due = due.map(|seconds| NOW + time::Duration::seconds(seconds));
+    assert_eq!(attempt.answer_by, due);
 }
 
 /// If the power fails while the journal has no confirm yet, the message is still in its queue.

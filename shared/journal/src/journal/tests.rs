@@ -59,6 +59,7 @@ fn large(bytes: usize) -> Entry {
     entry(Event::Accepted(Box::new(Content {
         message: to_raw_value(&"x".repeat(bytes)).unwrap(),
         response_url: "http://gateway.example/webhook-response".to_owned(),
+        answer_within_ms: None,
     })))
 }
 

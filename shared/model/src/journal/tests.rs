@@ -16,7 +16,6 @@ fn entry(replay_count: u32, event: Event) -> Entry {
     }
 }
 
-#[expect(clippy::unnecessary_box_returns, reason = "as the events hold it")]
 fn attempt(attempt: u32, next: After) -> Box<Attempt> {
     Box::new(Attempt {
         attempt,
@@ -26,13 +25,23 @@ fn attempt(attempt: u32, next: After) -> Box<Attempt> {
         excerpt: String::new(),
         duration_ms: 1,
         next,
+        answer_by: None,
     })
+}
+
+/// A delivery whose answer is due so many seconds after noon.
+fn delivered(seconds: Option<i64>) -> Event {
+    let answer_by =
+        seconds.map(|seconds| datetime!(2026-11-23 12:00 UTC) + time::Duration::seconds(seconds));
+    let attempt = *attempt(1, After::Arrived);
+    Event::Attempted(Box::new(attempt.answer_by(answer_by)))
 }
 
 fn accepted() -> Event {
     Event::Accepted(Box::new(Content {
         message: serde_json::from_str("\"m\"").unwrap(),
         response_url: "http://h/".to_owned(),
+        answer_within_ms: None,
     }))
 }
 
@@ -106,6 +115,83 @@ fn a_message_that_arrives_walks_to_forwarded() {
 }
 
 #[test]
+fn an_overdue_message_walks_on_with_a_late_answer() {
+    walk(vec![
+        (0, delivered(Some(2)), State::Delivered),
+        (0, Event::Overdue {}, State::Overdue),
+        // Delivered again, because the ack of the first delivery was lost.
+        (0, delivered(Some(5)), State::Overdue),
+        (0, answered(), State::Answered),
+        (0, Event::Overdue {}, State::Answered),
+        (0, forward(1, After::Arrived), State::Forwarded),
+        (1, replayed(), State::Replayed),
+        (0, Event::Overdue {}, State::Replayed),
+        (1, delivered(Some(9)), State::Delivered),
+        (1, Event::Overdue {}, State::Overdue),
+    ]);
+}
+
+/// Whatever the order: only a delivery that nothing has followed has a time for its answer.
+#[test]
+fn an_answer_is_due_only_while_its_message_is_delivered() {
+    let later = datetime!(2026-11-23 12:00:07 UTC);
+    let retried = Event::Attempted(attempt(1, After::Retry { wait_ms: 1 }));
+    let cases = [
+        (vec![], Some(later)),
+        (vec![(0, accepted()), (0, retried)], Some(later)),
+        (
+            vec![(0, delivered(Some(3))), (0, delivered(None))],
+            Some(later),
+        ),
+        (vec![(0, Event::Overdue {})], None),
+        (vec![(0, answered())], None),
+        (vec![(0, forward(1, After::Arrived))], None),
+        (vec![(1, replayed())], None),
+        (vec![(1, delivered(None))], None),
+    ];
+    for (others, answer_by) in cases {
+        let mut entries = vec![entry(0, delivered(Some(7)))];
+        entries.extend(others.into_iter().map(|(count, event)| entry(count, event)));
+        for _ in 0..entries.len() {
+            entries.rotate_left(1);
+            let greatest = entries.iter().map(Entry::position).max();
+            let due = greatest.and_then(|position| position.answer_by);
+            assert_eq!(due, answer_by, "{entries:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_failed_attempt_gives_no_time_for_an_answer() {
+    let failed = attempt(1, After::Retry { wait_ms: 1 });
+    let at = datetime!(2026-11-23 12:00 UTC);
+    assert_eq!(failed.answer_by(Some(at)).answer_by, None);
+}
+
+/// Two recorders, or one after a crash, may make the entry.
+#[test]
+fn an_overdue_entry_is_the_same_each_time() {
+    let overdue = |message: &str, replay_count| {
+        Entry::overdue(
+            message.parse().unwrap(),
+            "c".parse().unwrap(),
+            "s".parse().unwrap(),
+            replay_count,
+            datetime!(2026-11-23 12:00 UTC),
+        )
+    };
+    let (one, other) = (
+        "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f",
+        "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4eff",
+    );
+    let id = |message, replay_count| overdue(message, replay_count).entry_id;
+    assert_eq!(id(one, 1), id(one, 1));
+    assert_eq!(overdue(one, 1).at, datetime!(2026-11-23 12:00 UTC));
+    assert_ne!(id(one, 0), id(one, 1));
+    assert_ne!(id(one, 0), id(other, 0));
+}
+
+#[test]
 fn a_cancelled_message_is_delivered_only_by_an_attempt_that_had_begun() {
     walk(vec![
         (0, accepted(), State::Queued),
@@ -168,7 +254,7 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         After::Retry { wait_ms: 1 },
         After::Dead(reason()),
     ]);
-    let event = (0..10_u8, 1_u32.., next).prop_map(|(kind, number, next)| match kind {
+    let event = (0..12_u8, 1_u32.., next).prop_map(|(kind, number, next)| match kind {
         0 => accepted(),
         1 => Event::Delivering { attempt: number },
         2 => Event::Attempted(attempt(number, next)),
@@ -181,6 +267,8 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         },
         7 => waiting(None, number),
         8 => Event::Cancelled {},
+        9 => Event::Overdue {},
+        10 => delivered(Some(i64::from(number % 10))),
         _ => replayed(),
     });
     (0_u32..4, event).prop_map(|(replay_count, event)| entry(replay_count, event))
@@ -198,6 +286,8 @@ proptest! {
         other.extend(again.iter().map(|index| index.get(&entries).clone()));
         other.shuffle(&mut SmallRng::seed_from_u64(seed));
         prop_assert_eq!(State::of(&entries), State::of(&other));
+        let greatest = |entries: &[Entry]| entries.iter().map(Entry::position).max();
+        prop_assert_eq!(greatest(&entries), greatest(&other));
     }
 
     #[test]

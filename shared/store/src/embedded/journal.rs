@@ -12,6 +12,7 @@ use roundtrip_model::{
 };
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde_json::value::RawValue;
+use time::OffsetDateTime;
 
 use super::{
     SqliteStore,
@@ -33,7 +34,8 @@ const INSERT_ENTRY: &str = "
     INSERT INTO entries (message_id, at, entry_id, round, event) VALUES (?1, ?2, ?3, ?4, ?5)
     ON CONFLICT DO NOTHING";
 const INSERT_CONTENT: &str = "
-    INSERT INTO contents (message_id, message, response_url) VALUES (?1, ?2, ?3)
+    INSERT INTO contents (message_id, message, response_url, answer_within_ms)
+    VALUES (?1, ?2, ?3, ?4)
     ON CONFLICT DO NOTHING";
 // A repeated answer has a later time.
 const INSERT_ANSWER: &str = "
@@ -48,19 +50,27 @@ const SAID: &str = "
     AND (?3 IS NULL OR channel_id IN (SELECT value FROM json_each(?3)))
     ORDER BY message_id LIMIT ?4";
 const ADVANCE: &str = "
-    INSERT INTO messages (message_id, channel_id, session_id, state, position, round, updated_at)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+    INSERT INTO messages (message_id, channel_id, session_id, state, position, round, updated_at,
+        answer_by)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
     ON CONFLICT DO UPDATE SET
         state = CASE WHEN excluded.position > position THEN excluded.state ELSE state END,
+        answer_by = CASE
+            WHEN (excluded.position, ifnull(excluded.answer_by, 0)) > (position, ifnull(answer_by, 0))
+            THEN excluded.answer_by ELSE answer_by END,
         position = max(position, excluded.position),
         round = max(round, excluded.round),
         updated_at = max(updated_at, excluded.updated_at)
-    WHERE excluded.position > position OR excluded.updated_at > updated_at";
+    WHERE (excluded.position, ifnull(excluded.answer_by, 0)) > (position, ifnull(answer_by, 0))
+        OR excluded.updated_at > updated_at";
+pub(super) const UNANSWERED: &str = "
+    SELECT messages.*, NULL AS message FROM messages
+    WHERE answer_by <= ?1 ORDER BY answer_by, message_id LIMIT ?2";
 const MESSAGE: &str = "
-    SELECT messages.*, message, response_url
+    SELECT messages.*, message, response_url, answer_within_ms
     FROM messages LEFT JOIN contents USING (message_id)";
 const OUTLINE: &str = "
-    SELECT messages.*, NULL AS message, NULL AS response_url FROM messages";
+    SELECT messages.*, NULL AS message FROM messages";
 const FIRST: &str = "
     SELECT entry_id, round, at, event FROM entries WHERE message_id = ?1
     ORDER BY at, entry_id LIMIT ?2";
@@ -121,6 +131,20 @@ impl Journal for SqliteStore {
         .await
     }
 
+    async fn unanswered(
+        &self,
+        due_at: OffsetDateTime,
+        limit: u16,
+    ) -> Result<Vec<MessageRecord>, Unavailable> {
+        let due_at = millis::of(due_at);
+        self.run(move |connection| {
+            let mut select = connection.prepare_cached(UNANSWERED)?;
+            let found = select.query_map((due_at, limit), message_record)?;
+            found.collect::<rusqlite::Result<_>>()
+        })
+        .await
+    }
+
     async fn conversation(
         &self,
         session: &SessionId,
@@ -172,7 +196,12 @@ fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<
     for entry in entries {
         let message_id = entry.message_id.to_string();
         if let Event::Accepted(accepted) = &entry.event {
-            content.execute((&message_id, accepted.message.get(), &accepted.response_url))?;
+            content.execute(params![
+                message_id,
+                accepted.message.get(),
+                accepted.response_url,
+                accepted.answer_within_ms.map(rows::count),
+            ])?;
         }
         let event = stored_event(&entry.event).map_err(unwritable)?;
         let entry_id = entry.entry_id.to_string();
@@ -205,6 +234,7 @@ fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<
             projection.position.rank,
             projection.replay_count,
             millis::of(projection.updated_at),
+            projection.position.answer_by.map(millis::of),
         ])?;
     }
     Ok(())
@@ -265,6 +295,9 @@ fn message_record(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {
         Some(message) => Some(Content {
             message: RawValue::from_string(message).map_err(unwritable)?,
             response_url: columns.get("response_url")?,
+            answer_within_ms: columns
+                .get::<Option<i64>>("answer_within_ms")?
+                .map(i64::unsigned_abs),
         }),
         None => None,
     };
@@ -274,6 +307,7 @@ fn message_record(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {
         session_id: columns.parsed("session_id")?,
         state: columns.named("state")?,
         replay_count: columns.get("round")?,
+        answer_by: columns.optional_time("answer_by")?,
         updated_at: columns.time("updated_at")?,
         content,
     })

@@ -18,6 +18,7 @@ pub(super) const SCHEMA: Schema = Schema {
         HELD_CHANNELS,
         WAITING_COUNTS,
         ANSWERS,
+        ANSWERS_DUE,
     ],
 };
 
@@ -302,4 +303,13 @@ const ANSWERS: &str = "
     ) STRICT;
     CREATE INDEX answers_of_message ON answers (message_id, at, callback_id);
     CREATE INDEX answers_of_session ON answers (session_id, at, callback_id);
+";
+
+/// Version 13. The times by which answers are due. The index holds only the messages that have one: a message
+/// loses its time when it is overdue or answered.
+const ANSWERS_DUE: &str = "
+    ALTER TABLE messages ADD COLUMN answer_by INTEGER;
+    CREATE INDEX messages_unanswered ON messages (answer_by, message_id)
+        WHERE answer_by IS NOT NULL;
+    ALTER TABLE contents ADD COLUMN answer_within_ms INTEGER;
 ";

@@ -42,6 +42,14 @@ pub trait Journal: Send + Sync + 'static {
     /// The states of those of these messages that are known, at most [`MAX_PAGE`](crate::MAX_PAGE).
     async fn states(&self, ids: &[MessageId]) -> Result<Vec<(MessageId, State)>, Unavailable>;
 
+    /// The delivered messages whose answer was due at this time or before, the earliest first, without
+    /// their content. A message is among them until an entry records that it is overdue or answered.
+    async fn unanswered(
+        &self,
+        due_at: OffsetDateTime,
+        limit: u16,
+    ) -> Result<Vec<MessageRecord>, Unavailable>;
+
     /// What was said in a session after the cursor, in channels that the caller may see (`None`: in
     /// all). A page ends at its limit or at [`MAX_PAGE_BYTES`](crate::MAX_PAGE_BYTES), but has at least
     /// one turn if any is left. Answers of earlier versions, which kept no content, are missing, and so
@@ -124,8 +132,8 @@ pub struct MessageFilter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateFilter {
     Is(State),
-    /// Accepted by its channel, whatever happened to the answer: delivered, answered, forwarded, or
-    /// dead because its answer is.
+    /// Accepted by its channel, whatever happened to the answer: delivered, overdue, answered,
+    /// forwarded, or dead because its answer is.
     Taken,
 }
 
@@ -138,6 +146,7 @@ impl StateFilter {
         "waiting",
         "cancelled",
         "delivered",
+        "overdue",
         "answered",
         "forwarded",
         "dead",
@@ -150,6 +159,7 @@ impl StateFilter {
             Self::Is(state) => vec![state],
             Self::Taken => vec![
                 State::Delivered,
+                State::Overdue,
                 State::Answered,
                 State::Forwarded,
                 State::Dead,

@@ -15,6 +15,12 @@ pub struct MessageRecord {
     pub session_id: SessionId,
     pub state: State,
     pub replay_count: u32,
+    /// The time by which an answer is due, if the message is delivered and has such a time.
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub answer_by: Option<OffsetDateTime>,
     /// When the latest entry happened.
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,

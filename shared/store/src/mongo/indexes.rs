@@ -87,15 +87,19 @@ pub(super) const NEEDED: [Needed; 10] = [
             &["channel_tags", "channel_id"],
         ],
     ),
-    needed(
-        MESSAGES,
-        Some("updated_at"),
-        &[
-            &["session_id", "_id"],
-            &["channel_id", "_id"],
-            &["position.s", "_id"],
-        ],
-    ),
+    Needed {
+        // The messages whose answer is due at a time.
+        partial: &[(Only::With("position.a"), &["position.a", "_id"])],
+        ..needed(
+            MESSAGES,
+            Some("updated_at"),
+            &[
+                &["session_id", "_id"],
+                &["channel_id", "_id"],
+                &["position.s", "_id"],
+            ],
+        )
+    },
     needed(ENTRIES, Some("at"), &[&["message_id", "at", "_id"]]),
     needed(
         ANSWERS,

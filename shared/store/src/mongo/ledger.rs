@@ -65,6 +65,12 @@ fn later(at: DateTime, by: std::time::Duration) -> DateTime {
     DateTime::from_millis(at.timestamp_millis().saturating_add(by))
 }
 
+/// The next stored time. For `$lt`, because with `$lte` SecantusDB omits the bound if another field
+/// follows in the index.
+fn just_after(at: OffsetDateTime) -> DateTime {
+    later(stored(at), Duration::from_millis(1))
+}
+
 fn read_time(at: DateTime) -> Result<OffsetDateTime, Unreadable> {
     millis::time(at.timestamp_millis()).map_err(|error| Unreadable(error.into()))
 }

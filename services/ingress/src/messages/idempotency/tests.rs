@@ -158,8 +158,12 @@ fn print(body: &str) -> String {
     r#"{"channel_id":"c","session_id":"s","message":{"n":1},"deliver_at":"2100-01-01T00:00:00Z"}"#,
     false
 )]
+#[case::answer_within(
+    r#"{"channel_id":"c","session_id":"s","message":{"n":1},"answer_within":"5s"}"#,
+    false
+)]
 #[case::no_times(
-    r#"{"channel_id":"c","session_id":"s","message":{"n":1},"deliver_at":null,"expires_at":null}"#,
+    r#"{"channel_id":"c","session_id":"s","message":{"n":1},"deliver_at":null,"expires_at":null,"answer_within":null}"#,
     true
 )]
 fn what_counts_as_the_same_message(#[case] body: &str, #[case] same: bool) {
@@ -178,6 +182,7 @@ fn the_times_of_a_message_count_and_their_offsets_do_not() {
         r#""deliver_at":"2100-01-01T00:00:01Z""#,
         r#""expires_at":"2100-01-01T00:00:00Z""#,
         r#""deliver_at":"2100-01-01T00:00:00Z","expires_at":"2100-01-02T00:00:00Z""#,
+        r#""deliver_at":"2100-01-01T00:00:00Z","answer_within":"5s""#,
     ] {
         assert_ne!(deliver, timed(another));
     }

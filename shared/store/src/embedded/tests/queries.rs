@@ -53,6 +53,14 @@ async fn messages_are_found_by_an_index(#[case] filter: MessageFilter, #[case] i
     assert!(!plan.contains("TEMP B-TREE"), "{plan}");
 }
 
+#[tokio::test]
+async fn unanswered_messages_are_found_by_an_index() {
+    let values = vec![0.into(), 100.into()];
+    let plan = plan(journal::UNANSWERED.to_owned(), values).await;
+    assert!(plan.contains("messages_unanswered"), "{plan}");
+    assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+}
+
 fn letters() -> DeadFilter {
     DeadFilter::default()
 }

@@ -17,10 +17,11 @@ use roundtrip_model::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use time::OffsetDateTime;
 
 use super::{
-    super::MongoStore, ANSWERS, Asked, ENTRIES, MESSAGES, Unreadable, bulk, document, of_channels,
-    primary, read_time, row, rows, stored, texts, unless_there,
+    super::MongoStore, ANSWERS, Asked, ENTRIES, MESSAGES, Unreadable, bulk, document, just_after,
+    of_channels, primary, read_time, row, rows, stored, texts, unless_there,
 };
 use crate::{
     AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MAX_PAGE,
@@ -104,6 +105,29 @@ impl Journal for MongoStore {
                 Ok((row.message_id, row.position.state))
             });
             Ok::<_, Unavailable>(states.await?)
+        })
+        .await
+    }
+
+    async fn unanswered(
+        &self,
+        due_at: OffsetDateTime,
+        limit: u16,
+    ) -> Result<Vec<MessageRecord>, Unavailable> {
+        // MongoDB reads 0 as no limit.
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let due = doc! { "position.a": { "$lt": just_after(due_at) } };
+        self.on(MESSAGES, move |messages: Collection<Document>| async move {
+            let found = messages
+                .find(due)
+                .projection(doc! { "content": 0 })
+                .sort(doc! { "position.a": 1, "_id": 1 })
+                .limit(i64::from(limit.min(MAX_ROWS)))
+                .selection_criteria(primary())
+                .await?;
+            Ok::<_, Unavailable>(rows(found, MessageRow::record).await?)
         })
         .await
     }
@@ -304,12 +328,15 @@ struct MessageRow {
 struct PositionRow {
     #[serde(rename = "s")]
     state: State,
+    #[serde(rename = "a")]
+    answer_by: Option<DateTime>,
 }
 
 #[derive(Deserialize)]
 struct ContentRow {
     message: String,
     response_url: String,
+    answer_within_ms: Option<u64>,
 }
 
 impl MessageRow {
@@ -320,6 +347,7 @@ impl MessageRow {
                 message: RawValue::from_string(content.message)
                     .map_err(|error| Unreadable(error.into()))?,
                 response_url: content.response_url,
+                answer_within_ms: content.answer_within_ms,
             }),
         };
         Ok(MessageRecord {
@@ -328,6 +356,7 @@ impl MessageRow {
             session_id: self.session_id,
             state: self.position.state,
             replay_count: self.round,
+            answer_by: self.position.answer_by.map(read_time).transpose()?,
             updated_at: read_time(self.updated_at)?,
             content,
         })

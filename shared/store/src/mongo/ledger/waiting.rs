@@ -8,16 +8,14 @@ mod due;
 mod row;
 mod summary;
 
-use std::time::Duration;
-
 use async_trait::async_trait;
-use bson::{DateTime, Document, doc};
+use bson::{Document, doc};
 use mongodb::Collection;
 use roundtrip_model::ChannelId;
 use time::OffsetDateTime;
 
 use super::{
-    super::MongoStore, WAITING, WAITING_CHANNELS, bulk, document, later, primary, read_time,
+    super::MongoStore, WAITING, WAITING_CHANNELS, bulk, document, just_after, primary, read_time,
     stored, stored_from, those_there,
 };
 use crate::{
@@ -313,10 +311,4 @@ fn due_filter(
             { "channel_id": channel, "due_at": { "$gt": due_at, "$lt": end } },
         ] }
     })
-}
-
-/// The next stored time. Not for `$lte` with the time itself: SecantusDB omits the bound if another
-/// field follows in the index.
-fn just_after(at: OffsetDateTime) -> DateTime {
-    later(stored(at), Duration::from_millis(1))
 }

@@ -4,7 +4,10 @@
 //! never change), so that concurrent recorders need no coordination.
 
 use bson::{Document, doc};
-use roundtrip_model::{Entry, journal::Content};
+use roundtrip_model::{
+    Entry,
+    journal::{Content, Position},
+};
 
 use super::super::{bulk, stored};
 use crate::{
@@ -55,18 +58,29 @@ fn statement(projection: &MessageProjection<'_>) -> Document {
         "session_id": projection.entry.session_id.as_str(),
     };
     if let Some(content) = projection.content {
-        set.insert(
-            "content",
-            doc! {
-                "message": content.message.get(),
-                "response_url": content.response_url.as_str(),
-            },
-        );
+        let mut stored = doc! {
+            "message": content.message.get(),
+            "response_url": content.response_url.as_str(),
+        };
+        if let Some(within) = content.answer_within_ms {
+            stored.insert("answer_within_ms", within.cast_signed());
+        }
+        set.insert("content", stored);
+    }
+    let Position {
+        rank,
+        state,
+        answer_by,
+    } = projection.position;
+    let mut position = doc! { "r": rank, "s": state.as_str() };
+    if let Some(answer_by) = answer_by {
+        position.insert("a", stored(answer_by));
     }
     let max = doc! {
         // Documents compare field by field in order. So `$max` compares the ranks, and the state
-        // goes with its rank.
-        "position": { "r": projection.position.rank, "s": projection.position.state.as_str() },
+        // goes with its rank. Of two equal ones the longer is greater: the one with a time for the
+        // answer.
+        "position": position,
         "round": i64::from(projection.replay_count),
         "updated_at": stored(projection.updated_at),
     };

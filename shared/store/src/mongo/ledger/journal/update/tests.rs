@@ -29,6 +29,7 @@ fn accepted(bytes: usize) -> Event {
     Event::Accepted(Box::new(Content {
         message: RawValue::from_string(message).unwrap(),
         response_url: "http://h/".to_owned(),
+        answer_within_ms: None,
     }))
 }
 
@@ -41,6 +42,7 @@ fn arrived() -> Event {
         excerpt: String::new(),
         duration_ms: 1,
         next: After::Arrived,
+        answer_by: None,
     }))
 }
 
