@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 on_both_setups! {
     a_notice_names_the_dead_message_and_is_signed,
     many_dead_messages_of_a_channel_are_one_notice,
+    an_overdue_message_is_noticed,
     a_failing_endpoint_is_noticed_when_it_fails_and_when_it_is_back,
     a_paused_channel_is_noticed_with_who_paused_it,
     a_notice_waits_for_its_server,
@@ -105,6 +106,20 @@ async fn many_dead_messages_of_a_channel_are_one_notice(setup: Setup) -> anyhow:
         .collect();
     assert_eq!(channels.len(), 3, "{dead:?}");
     assert_eq!(dead.len(), 3, "{dead:?}");
+    gateway.finish(&[&channel]).await
+}
+
+async fn an_overdue_message_is_noticed(setup: Setup) -> anyhow::Result<Accounted> {
+    let notices = ScriptedServer::start(|_| Reply::ok()).await?;
+    let plan = plan(setup, &notices)?;
+    let (gateway, channel) = plan.start_with_channel(|_| Reply::ok()).await?;
+    let message = json!({
+        "channel_id": "c", "session_id": "s", "message": 1, "answer_within": "1s"
+    });
+    let sent = gateway.post("/channel/message", message).await?;
+    let id = sent.expect(202)?.field("message_id")?;
+    let overdue = noticed(&notices, "message.overdue", 1).await?;
+    assert_eq!(overdue[0], json!({"channel_id": "c", "message_id": id}));
     gateway.finish(&[&channel]).await
 }
 

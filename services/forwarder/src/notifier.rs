@@ -83,6 +83,7 @@ impl DeliveryRole for Notifier {
             limits: Limits::NONE,
             timeout: None,
             schedule: None,
+            answer: None,
         })
     }
 

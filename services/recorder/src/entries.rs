@@ -1,7 +1,7 @@
 //! Writes journal entries to the store.
 //!
 //! Invariant: a batch is acked only after all of its entries are written, and the broker has the
-//! notices of its dead letters.
+//! notices of its dead letters and overdue messages.
 
 use std::sync::Arc;
 

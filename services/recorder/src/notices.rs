@@ -1,4 +1,4 @@
-//! What the recorder gives notice of: dead letters, and queues that are too long.
+//! What the recorder gives notice of: dead letters, overdue messages, and queues that are too long.
 
 use std::time::Duration;
 
@@ -31,6 +31,10 @@ pub(crate) fn of_entry(entry: &Entry) -> Option<NoticeEvent> {
             message_id,
             callback_id: *callback_id,
             reason: reason.clone(),
+        }),
+        Event::Overdue {} => Some(NoticeEvent::MessageOverdue {
+            channel_id: channel_id(),
+            message_id,
         }),
         _ => None,
     }

@@ -27,6 +27,12 @@ pub enum NoticeEvent {
         message_id: MessageId,
         reason: DeadReason,
     },
+    /// The channel accepted the message and did not answer in time.
+    #[serde(rename = "message.overdue")]
+    MessageOverdue {
+        channel_id: ChannelId,
+        message_id: MessageId,
+    },
     #[serde(rename = "answer.dead")]
     AnswerDead {
         channel_id: ChannelId,
@@ -59,6 +65,7 @@ impl NoticeEvent {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::MessageDead { .. } => "message.dead",
+            Self::MessageOverdue { .. } => "message.overdue",
             Self::AnswerDead { .. } => "answer.dead",
             Self::BreakerOpened { .. } => "channel.breaker_opened",
             Self::BreakerClosed { .. } => "channel.breaker_closed",
@@ -70,6 +77,7 @@ impl NoticeEvent {
     pub const fn channel_id(&self) -> Option<&ChannelId> {
         match self {
             Self::MessageDead { channel_id, .. }
+            | Self::MessageOverdue { channel_id, .. }
             | Self::AnswerDead { channel_id, .. }
             | Self::BreakerOpened { channel_id, .. }
             | Self::BreakerClosed { channel_id }
@@ -80,9 +88,9 @@ impl NoticeEvent {
 
     pub const fn message_id(&self) -> Option<MessageId> {
         match self {
-            Self::MessageDead { message_id, .. } | Self::AnswerDead { message_id, .. } => {
-                Some(*message_id)
-            }
+            Self::MessageDead { message_id, .. }
+            | Self::MessageOverdue { message_id, .. }
+            | Self::AnswerDead { message_id, .. } => Some(*message_id),
             _ => None,
         }
     }
