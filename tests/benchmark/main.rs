@@ -4,6 +4,7 @@
 //! error or by a signal that can be caught.
 
 mod answers;
+mod awaited;
 mod forged;
 mod isolation;
 mod measure;
@@ -76,6 +77,11 @@ async fn main() -> anyhow::Result<ExitCode> {
             Command::Answers(options) => {
                 let (engines, _servers) = engines(&options.common).await?;
                 answers::run(&options, &engines).await.map(exit_code)
+            }
+            Command::Awaited(options) => {
+                let (engines, _servers) = engines(&options.common).await?;
+                awaited::run(&options, &engines).await?;
+                Ok(ExitCode::SUCCESS)
             }
             Command::Memory(options) => memory(&options).await,
             Command::Waiting(options) => {

@@ -32,6 +32,8 @@ pub(crate) enum Command {
     /// Measures how one channel's answers slow the others, when the sessions server fails over them
     /// and when they flood one token.
     Answers(Answers),
+    /// Measures how soon a producer that waits has an answer, by the process that accepts it.
+    Awaited(Awaited),
     /// Queues messages for dead endpoints and measures the memory of every role.
     Memory(Memory),
     /// Measures how long queries of many channels take.
@@ -245,6 +247,15 @@ pub(crate) struct Answers {
     /// Runs of each measurement.
     #[arg(long, default_value_t = 3)]
     pub(crate) repeat: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Awaited {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Messages, one after the other, for each process that accepts their answers.
+    #[arg(long, default_value_t = 200)]
+    pub(crate) messages: usize,
 }
 
 #[derive(Debug, Args)]

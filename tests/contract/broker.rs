@@ -9,6 +9,7 @@
 mod bounds;
 mod carrying;
 mod fairness;
+mod notes;
 mod settling;
 
 use std::{fmt, ops::RangeBounds, panic::AssertUnwindSafe, time::Duration};
@@ -22,7 +23,7 @@ use roundtrip_model::{ChannelId, Decision, MessageId};
 use time::macros::datetime;
 use tokio::time::timeout;
 
-pub(crate) use self::{bounds::*, carrying::*, fairness::*, settling::*};
+pub(crate) use self::{bounds::*, carrying::*, fairness::*, notes::*, settling::*};
 
 /// Everything that is bound to happen has happened within this time, even next to a build on every
 /// core.
@@ -98,6 +99,7 @@ macro_rules! broker_contract {
             a_queue_that_holds_its_bytes_refuses_publishes,
             after_closing_publishes_are_refused,
             a_consumer_ends_with_its_broker,
+            a_note_reaches_its_mailbox_alone,
         }
     };
     (@tests $harness:ty; $($case:ident),* $(,)?) => {

@@ -20,7 +20,6 @@ use roundtrip_model::{
     journal::KeptAnswer,
     token::{Claims, Proven, QUERY, Refusal},
 };
-use roundtrip_store::AnswerRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::Instrument;
@@ -142,11 +141,6 @@ impl Ingress {
         if let Some(claims) = claims {
             let content =
                 KeptAnswer::of(&callback.response_data, self.limits.max_kept_answer_bytes);
-            self.waiters.answered(&claims.message_id, || AnswerRecord {
-                callback_id: callback.callback_id,
-                at: accepted_at,
-                content: content.clone(),
-            });
             let entry = Entry {
                 entry_id: EntryId::generate(),
                 message_id: claims.message_id,
@@ -159,6 +153,7 @@ impl Ingress {
                     content: Some(content),
                 },
             };
+            self.waiters.answered(&entry);
             self.record(entry).await;
         }
         Ok(())

@@ -103,6 +103,7 @@ impl Ingress {
         let waiters = Waiters::start(
             limits.waiting_places(),
             Arc::clone(&parts.store),
+            parts.broker.mailbox(),
             parts.stopping.clone(),
         );
         let bytes = Arc::new(Semaphore::new(limits.max_bytes_in_flight));

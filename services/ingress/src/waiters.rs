@@ -1,26 +1,33 @@
 //! Requests that wait for the answer to a message.
 //!
 //! Invariant: a waiting request ends soon after any process has accepted its answer. If this process
-//! accepts the answer, the request ends at once. If another one does, this process finds the answer in
-//! the store, which it reads once every [`READ_EVERY`].
+//! accepts the answer, the request ends at once. If another one does, its note ends the wait of the
+//! process that sent the message ([`notes`]). All else this process finds in the store, which it reads
+//! once every [`READ_EVERY`].
+
+mod notes;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures::future::join;
 use parking_lot::Mutex;
-use roundtrip_model::{CallbackId, MessageId, State};
+use roundtrip_broker::Mailbox;
+use roundtrip_model::{CallbackId, Entry, Event, MessageId, State};
 use roundtrip_store::{AnswerRecord, MAX_PAGE, SharedStore};
 use tokio::{
     sync::watch,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::notes::Notes;
 use crate::{
     auth::Principal,
     problem::{Kind, Problem},
 };
 
-/// How often the store is read for answers that another process accepted.
+/// How often the store is read for the ends of waits that this process is not told of. A read that takes
+/// longer is followed by a pause as long as itself.
 const READ_EVERY: Duration = Duration::from_millis(500);
 
 /// How long to wait for the recorder to store a message or an answer that was accepted.
@@ -34,9 +41,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone)]
 enum Known {
     Nothing,
-    /// This process accepted the answer.
+    /// This process accepted the answer, or has a note of it.
     Answer(Arc<AnswerRecord>),
-    /// In the store the message has a state that ends the wait.
+    /// In the store, or by a note without the answer, the message has a state that ends the wait.
     Ended(State),
 }
 
@@ -44,7 +51,7 @@ enum Known {
 #[derive(Debug)]
 pub(crate) enum Waited {
     Answer(Arc<AnswerRecord>),
-    /// In the store the message has this state.
+    /// The message has this state, and the store has the rest, or is about to have it.
     Ended(State),
     /// The time has passed, or the process stops.
     InVain,
@@ -53,6 +60,7 @@ pub(crate) enum Waited {
 pub(crate) struct Waiters {
     waiting: Arc<Mutex<Waiting>>,
     places: usize,
+    notes: Notes,
     stopping: CancellationToken,
     _reader: DropGuard,
 }
@@ -77,15 +85,29 @@ pub(crate) struct Waiter {
 }
 
 impl Waiters {
-    /// At most `places` requests wait, until `stopping`. Must be called within a runtime.
-    pub(crate) fn start(places: usize, store: SharedStore, stopping: CancellationToken) -> Self {
-        let waiting = Arc::default();
+    /// At most `places` requests wait, until `stopping`. Other processes send notes to the mailbox, if
+    /// there is one. Must be called within a runtime.
+    pub(crate) fn start(
+        places: usize,
+        store: SharedStore,
+        mailbox: Option<Mailbox>,
+        stopping: CancellationToken,
+    ) -> Self {
+        let waiting = Arc::<Mutex<Waiting>>::default();
         let dropped = CancellationToken::new();
-        let reading = read(Arc::clone(&waiting), store);
+        let (sender, received) = mailbox
+            .map(|Mailbox { sender, received }| (sender, received))
+            .unzip();
+        let ended = Arc::clone(&waiting);
+        let reading = join(
+            read(Arc::clone(&waiting), store),
+            notes::read(received, move |answered| ended.lock().end(&answered)),
+        );
         tokio::spawn(dropped.clone().run_until_cancelled_owned(reading));
         Self {
             waiting,
             places,
+            notes: Notes::new(sender),
             stopping,
             _reader: dropped.drop_guard(),
         }
@@ -123,10 +145,38 @@ impl Waiters {
         })
     }
 
-    /// Ends the waits for this message. `answer` is called only if there is one.
-    pub(crate) fn answered(&self, message_id: &MessageId, answer: impl FnOnce() -> AnswerRecord) {
-        if let Some(sender) = self.waiting.lock().messages.get(message_id) {
-            sender.send_replace(Known::Answer(Arc::new(answer())));
+    /// The id of a message for whose answer a request is about to wait.
+    pub(crate) fn message_id(&self) -> MessageId {
+        self.notes.message_id()
+    }
+
+    /// Ends the waits for the message that this entry says is answered: those of this process, and by
+    /// a note those of the process that sent the message.
+    pub(crate) fn answered(&self, answered: &Entry) {
+        self.waiting.lock().end(answered);
+        self.notes.send(answered);
+    }
+}
+
+impl Waiting {
+    /// Ends the waits for the message of this entry.
+    fn end(&self, answered: &Entry) {
+        let Some(sender) = self.messages.get(&answered.message_id) else {
+            return;
+        };
+        if let Event::Answered {
+            callback_id,
+            content,
+        } = &answered.event
+        {
+            sender.send_replace(match content {
+                Some(content) => Known::Answer(Arc::new(AnswerRecord {
+                    callback_id: *callback_id,
+                    at: answered.at,
+                    content: content.clone(),
+                })),
+                None => Known::Ended(State::Answered),
+            });
         }
     }
 }
@@ -175,13 +225,14 @@ impl Drop for Waiter {
 
 /// Looks in the store for the ends of awaited messages.
 async fn read(waiting: Arc<Mutex<Waiting>>, store: SharedStore) {
-    let mut ticks = interval(READ_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut took = Duration::ZERO;
     loop {
-        ticks.tick().await;
+        // At most half of the time, because the recorder writes the answers to the same store.
+        sleep(took.max(READ_EVERY)).await;
+        let began = Instant::now();
         let awaited: Vec<MessageId> = waiting.lock().messages.keys().copied().collect();
         for ids in awaited.chunks(usize::from(MAX_PAGE)) {
-            // While the store is unavailable, only the answers that this process accepts end a wait.
+            // While the store is unavailable, only accepted answers and notes end a wait.
             let Ok(found) = store.states(ids).await else {
                 break;
             };
@@ -198,6 +249,7 @@ async fn read(waiting: Arc<Mutex<Waiting>>, store: SharedStore) {
                 }
             }
         }
+        took = began.elapsed();
     }
 }
 

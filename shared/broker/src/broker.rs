@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{Closed, Delivery, Message, PublishError, Queue, Route};
+use crate::{Closed, Delivery, Mailbox, Message, PublishError, Queue, Route};
 
 /// A broker: stores messages durably, and delivers them until they are settled.
 #[async_trait]
@@ -20,6 +20,13 @@ pub trait Broker: Send + Sync + 'static {
     /// Consumes a queue, with at most `window` unsettled deliveries. The consumer survives a loss
     /// of the broker and resumes after it.
     async fn consume(&self, queue: Queue, window: u16) -> Result<Box<dyn Consumer>, Closed>;
+
+    /// Opens a mailbox for notes between the processes of this deployment, until the broker or the
+    /// mailbox is closed. `None` if the engine belongs to one process. Must be called within a
+    /// runtime.
+    fn mailbox(&self) -> Option<Mailbox> {
+        None
+    }
 
     fn status(&self) -> Status;
 

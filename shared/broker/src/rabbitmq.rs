@@ -12,9 +12,11 @@
 //! | `publisher` | publishing as its callers see it; `pump`: its connection and task; `queue_channel`: its channels; `confirming`: one publish |
 //! | `returned`, `confirms`, `large` | returned messages, waiting confirms, large messages |
 //! | `consumer` | the receiving connection, and the consumers on it |
+//! | `notes` | the connection of a mailbox, on which notes are sent and received |
 //! | `subscription` | the channel that receives one queue; `acks`: its acknowledgements; `lease`: a delivery's settlement |
 //!
-//! Publishing and receiving use separate connections; publishing to a cluster uses two. When RabbitMQ runs out of memory or disk it
+//! Publishing and receiving use separate connections; publishing to a cluster uses two, and a mailbox has its own.
+//! When RabbitMQ runs out of memory or disk it
 //! stops reading from publishing connections, and acknowledgements must still get through. Each
 //! connection has a loop that rebuilds it, and everything on it, for as long as necessary
 //! (docs/adr/0002). lapin's own recovery is disabled.
@@ -38,6 +40,7 @@ mod lease;
 mod link;
 mod link_error;
 mod management;
+mod notes;
 pub(crate) mod policies;
 mod publisher;
 mod pump;
@@ -73,7 +76,9 @@ use self::{
     topology::{MAX_LENGTH, MAX_LENGTH_BYTES, Topology},
     wire::Outgoing,
 };
-use crate::{Broker, Closed, Config, Consumer, Message, PublishError, Queue, Route, Status};
+use crate::{
+    Broker, Closed, Config, Consumer, Mailbox, Message, PublishError, Queue, Route, Status,
+};
 
 /// How long opening waits for the first connection attempt, so that the roles find a reachable
 /// server already connected.
@@ -89,6 +94,7 @@ const MAX_NAMESPACE: usize = 200;
 
 pub(crate) struct RabbitMq {
     engine: Arc<Engine>,
+    endpoint: Endpoint,
     warnings: Arc<Warnings>,
 }
 
@@ -181,7 +187,8 @@ impl RabbitMq {
             connections: TaskTracker::new(),
         });
         let has_several_hosts = endpoint.has_several_hosts();
-        let receiving = consumer::keep_connected(endpoint, links_sender, engine.hang_up.clone());
+        let receiving =
+            consumer::keep_connected(endpoint.clone(), links_sender, engine.hang_up.clone());
         engine.connections.spawn(receiving);
         let warnings = management.as_ref().map(Management::warnings);
         if let Some(management) = management {
@@ -202,6 +209,7 @@ impl RabbitMq {
         }
         Self {
             engine,
+            endpoint,
             warnings: warnings.unwrap_or_default(),
         }
     }
@@ -270,6 +278,15 @@ impl Broker for RabbitMq {
             return Err(Closed);
         }
         Ok(Box::new(consumer::start(&self.engine, queue, window)))
+    }
+
+    fn mailbox(&self) -> Option<Mailbox> {
+        let (mailbox, carrier) = Mailbox::open();
+        let engine = &self.engine;
+        let link =
+            notes::NotesLink::new(self.endpoint.clone(), Arc::clone(&engine.topology), carrier);
+        engine.connections.spawn(link.run(engine.hang_up.clone()));
+        Some(mailbox)
     }
 
     fn status(&self) -> Status {

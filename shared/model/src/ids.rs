@@ -1,7 +1,8 @@
 //! Ids. Each kind is a type of its own, so that one cannot be passed for another.
 //!
 //! Ids that Roundtrip generates have a prefix (`msg_`, `cb_`) and a UUIDv7, so they sort by
-//! creation time. Ids that clients choose (channels, sessions) are checked once, when they are
+//! creation time. The id of an awaited message is a UUIDv8 that begins like a UUIDv7 and ends with
+//! the mailbox of the process that waits. Ids that clients choose (channels, sessions) are checked once, when they are
 //! parsed.
 
 use std::{fmt, str::FromStr};
@@ -98,11 +99,28 @@ made_id! {
 }
 
 impl MessageId {
+    /// The id of a message for whose answer a process waits at this mailbox. It is a UUIDv7 whose
+    /// last random bytes are the mailbox, and has the version 8.
+    pub fn awaited_at(mailbox: MailboxId) -> Self {
+        let mut bytes = Uuid::now_v7().into_bytes();
+        if let Some(end) = bytes.last_chunk_mut() {
+            *end = mailbox.0;
+        }
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+
+    /// Where its answer is awaited, if a process waited for it when it was sent.
+    pub fn mailbox(&self) -> Option<MailboxId> {
+        let is_awaited = self.0.get_version() == Some(uuid::Version::Custom);
+        let mailbox = self.bytes().last_chunk().copied();
+        mailbox.filter(|_| is_awaited).map(MailboxId)
+    }
+
     pub(crate) const fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
 
-    /// When it was made, to the millisecond: a UUIDv7 begins with its time.
+    /// When it was made, to the millisecond: it begins with its time.
     ///
     /// An id from another program may hold a time that RFC 3339 cannot show. The result is then the
     /// latest time that it can show.
@@ -113,6 +131,27 @@ impl MessageId {
 
     pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
+    }
+}
+
+/// A process that can be told of the answers that it waits for. It is chosen at random when the
+/// process starts. It is public: it says where an answer goes, and grants nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MailboxId([u8; MAILBOX_BYTES]);
+
+/// Few enough to leave a [`MessageId`] its time and its counter.
+const MAILBOX_BYTES: usize = 4;
+
+impl MailboxId {
+    pub fn generate() -> Self {
+        let [.., a, b, c, d] = Uuid::new_v4().into_bytes();
+        Self([a, b, c, d])
+    }
+}
+
+impl fmt::Display for MailboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", u32::from_be_bytes(self.0))
     }
 }
 
@@ -276,6 +315,21 @@ mod tests {
         assert_eq!(id.made_at(), datetime!(2024-11-03 06:41:14.931 UTC));
         let forged: MessageId = "msg_ffffffffffff7c4d8e9f0a1b2c3d4e5f".parse().unwrap();
         assert_eq!(forged.made_at(), LATEST);
+    }
+
+    #[test]
+    fn the_id_of_an_awaited_message_names_the_mailbox_and_its_creation_time() {
+        let [before, after] = [(); 2].map(|()| MessageId::generate());
+        assert_eq!(before.mailbox(), None);
+        let mailbox = MailboxId::generate();
+        let awaited = [(); 1000].map(|()| MessageId::awaited_at(mailbox));
+        for id in awaited {
+            assert_eq!(id.mailbox(), Some(mailbox));
+            assert!(id.made_at() >= before.made_at() && id.made_at() >= after.made_at());
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        let distinct: std::collections::HashSet<_> = awaited.into_iter().collect();
+        assert_eq!(distinct.len(), awaited.len());
     }
 
     #[rstest]

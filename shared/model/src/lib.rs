@@ -35,7 +35,8 @@ pub use clock::{Clock, SystemClock};
 pub use config::{Check, WrongSetting, WrongSettings};
 pub use decision::{DeadReason, Decision};
 pub use ids::{
-    ApiKeyId, CallbackId, ChannelId, ChannelUid, EntryId, MessageId, NoticeId, ReplayId, SessionId,
+    ApiKeyId, CallbackId, ChannelId, ChannelUid, EntryId, MailboxId, MessageId, NoticeId, ReplayId,
+    SessionId,
 };
 pub use journal::{Entry, Event, State};
 pub use key::{ApiKey, IssuedKey, KeyBounds, KeyHash, KeyRole, NewKey, PresentedKey};

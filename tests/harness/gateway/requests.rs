@@ -60,10 +60,13 @@ impl TestGateway {
         Ok(response)
     }
 
-    /// Sends a request of a test's own client; an accepted message goes into no account.
+    /// Sends a request of a test's own client; an accepted message goes into no account. The request
+    /// may have a time limit of its own.
     pub async fn exchange(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        let sent = request.timeout(RESPONSE_LIMIT).send();
-        let response = Response::of(sent.await?).await?;
+        let (client, request) = request.build_split();
+        let mut request = request?;
+        request.timeout_mut().get_or_insert(RESPONSE_LIMIT);
+        let response = Response::of(client.execute(request).await?).await?;
         let audit = self.stack.audit();
         audit.response(response.status, &response.whole());
         Ok(response)

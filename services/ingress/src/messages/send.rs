@@ -33,7 +33,10 @@ pub(crate) async fn send(
     RelayedJson(send): RelayedJson<SendMessage>,
 ) -> Result<Response, Problem> {
     let wait = prefer::wait(&headers, ingress.limits.max_wait)?;
-    let message_id = MessageId::generate();
+    let message_id = match wait {
+        Some(_) => ingress.waiters.message_id(),
+        None => MessageId::generate(),
+    };
     // Before the message is published, because its answer may come at once.
     let waiting = match wait {
         Some(wait) => {

@@ -1,5 +1,5 @@
+use roundtrip_broker::{Carrier, MAX_NOTE_BYTES};
 use roundtrip_model::{CallbackId, Clock, Entry, EntryId, Event, SystemClock, journal::KeptAnswer};
-use roundtrip_store::AnswerRecord;
 use serde_json::{json, value::RawValue};
 
 use super::*;
@@ -11,15 +11,28 @@ fn late() -> Instant {
 }
 
 fn waiters(bench: &Bench, places: usize) -> Waiters {
-    Waiters::start(places, Arc::clone(&bench.store), CancellationToken::new())
+    let stopping = CancellationToken::new();
+    Waiters::start(places, Arc::clone(&bench.store), None, stopping)
 }
 
-fn content() -> KeptAnswer {
-    KeptAnswer::ResponseData(RawValue::from_string("1".to_owned()).unwrap())
+/// The waiters of one of several processes, and what carries its notes.
+fn with_mailbox(bench: &Bench) -> (Waiters, Carrier) {
+    let (mailbox, carrier) = Mailbox::open();
+    let stopping = CancellationToken::new();
+    let waiters = Waiters::start(1, Arc::clone(&bench.store), Some(mailbox), stopping);
+    (waiters, carrier)
+}
+
+fn content(json: String) -> KeptAnswer {
+    KeptAnswer::ResponseData(RawValue::from_string(json).unwrap())
 }
 
 /// An answer, as another process records it.
 fn answered(message_id: MessageId) -> Entry {
+    answered_with(message_id, "1".to_owned())
+}
+
+fn answered_with(message_id: MessageId, json: String) -> Entry {
     Entry {
         entry_id: EntryId::generate(),
         message_id,
@@ -29,7 +42,7 @@ fn answered(message_id: MessageId) -> Entry {
         at: SystemClock.now(),
         event: Event::Answered {
             callback_id: CallbackId::generate(),
-            content: Some(content()),
+            content: Some(content(json)),
         },
     }
 }
@@ -50,6 +63,56 @@ async fn an_answer_that_another_process_accepted_ends_the_wait() {
         of_other.wait(Instant::now()).await,
         Waited::InVain
     ));
+}
+
+/// What the first process receives when the second one accepts this answer to its message.
+async fn noted(bench: &Bench, json: &str) -> Waited {
+    let (waiters, carrier) = with_mailbox(bench);
+    let (others, mut others_carrier) = with_mailbox(bench);
+    let id = waiters.message_id();
+    let mut waiter = waiters.begin(&Principal::Anybody, id).ok().unwrap();
+    others.answered(&answered_with(id, json.to_owned()));
+    let note = others_carrier.unsent.try_recv().unwrap();
+    assert_eq!(note.to, carrier.own);
+    assert!(note.body.len() <= MAX_NOTE_BYTES);
+    carrier.received.send(note.body).await.unwrap();
+    waiter.wait(late()).await
+}
+
+#[tokio::test]
+async fn a_note_brings_the_answer_that_another_process_accepted() {
+    let bench = Bench::new().await;
+    let waited = noted(&bench, r#"{"n":1.50}"#).await;
+    let Waited::Answer(answer) = waited else {
+        panic!("{waited:?}")
+    };
+    let KeptAnswer::ResponseData(data) = &answer.content else {
+        panic!("{answer:?}")
+    };
+    assert_eq!(data.get(), r#"{"n":1.50}"#);
+}
+
+#[tokio::test]
+async fn a_note_of_a_long_answer_has_the_store_read_at_once() {
+    let bench = Bench::new().await;
+    let long = format!(r#""{}""#, "x".repeat(MAX_NOTE_BYTES));
+    let waited = noted(&bench, &long).await;
+    assert!(
+        matches!(waited, Waited::Ended(State::Answered)),
+        "{waited:?}"
+    );
+}
+
+#[tokio::test]
+async fn only_the_answer_to_a_message_that_another_process_awaits_is_noted() {
+    let bench = Bench::new().await;
+    let (waiters, mut carrier) = with_mailbox(&bench);
+    let (others, mut others_carrier) = with_mailbox(&bench);
+    waiters.answered(&answered(waiters.message_id()));
+    waiters.answered(&answered(MessageId::generate()));
+    waiters.answered(&answered(others.message_id()));
+    assert_eq!(carrier.unsent.try_recv().unwrap().to, others_carrier.own);
+    assert!(carrier.unsent.try_recv().is_err() && others_carrier.unsent.try_recv().is_err());
 }
 
 #[tokio::test]
@@ -75,11 +138,7 @@ async fn all_who_wait_for_a_message_get_its_answer() {
     let waiters = waiters(&bench, 2);
     let id = MessageId::generate();
     let mut both = [(); 2].map(|()| waiters.begin(&Principal::Anybody, id).ok().unwrap());
-    waiters.answered(&id, || AnswerRecord {
-        callback_id: CallbackId::generate(),
-        at: SystemClock.now(),
-        content: content(),
-    });
+    waiters.answered(&answered(id));
     for waiter in &mut both {
         assert!(matches!(waiter.wait(late()).await, Waited::Answer(_)));
     }

@@ -8,14 +8,15 @@
 //! | `{ns}.callbacks`, `{ns}.journal`, `{ns}.waiting`, `{ns}.notices` | work queues |
 //! | `{ns}.outbound.dead`, `{ns}.callbacks.dead`, `{ns}.journal.dead`, `{ns}.notices.dead` | dead queues |
 //! | `{ns}.delay.1s` … | per tier a fanout exchange and its queue, which dead-letters expired messages to `{ns}.direct` |
+//! | `{ns}.notes.{mailbox}.{n}` | transient queue of one process, for its notes (`notes.rs`), bound by `{ns}.notes.{mailbox}` |
 //!
 //! A tier's exchange is a fanout, and its queue has no dead-letter routing key. A message therefore
 //! keeps its routing key through the tier: the queue that it left, or `outbound.retry`. That queue
 //! is consumed in turn with the shards, so that first attempts and retries never wait behind each
 //! other's backlog.
 //!
-//! Invariant: every queue is a quorum queue that rejects publishes when it is full and dead-letters
-//! at least once. Declaring everything again changes nothing.
+//! Invariant: every queue except those of notes is a quorum queue that rejects publishes when it is full and
+//! dead-letters at least once. Declaring everything again changes nothing.
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use lapin::{
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
-use roundtrip_model::ChannelId;
+use roundtrip_model::{ChannelId, MailboxId};
 
 use super::{
     differences::{Differences, LEADER_LOCATOR},
@@ -84,6 +85,8 @@ impl Address {
 #[derive(Debug)]
 pub(super) struct Topology {
     direct: ShortString,
+    /// The beginning of the names of everything for notes.
+    notes: String,
     /// The RabbitMQ queues behind each queue, indexed as [`Queue::ALL`].
     queues: [Vec<ShortString>; Queue::ALL.len()],
     /// A tier's exchange and queue share a name.
@@ -107,6 +110,7 @@ impl Topology {
         };
         Self {
             direct: format!("{ns}.direct").into(),
+            notes: format!("{ns}.notes"),
             queues: Queue::ALL.map(names),
             tiers: (0..TIERS)
                 .map(|tier| format!("{ns}.delay.{}s", longest(tier).as_secs()).into())
@@ -155,6 +159,12 @@ impl Topology {
 
     pub(super) fn exchange(&self, address: Address) -> &ShortString {
         address.tier.map_or(&self.direct, |tier| &self.tiers[tier])
+    }
+
+    /// The exchange of notes, and the routing key of those for this mailbox.
+    pub(super) fn notes(&self, mailbox: MailboxId) -> (ShortString, ShortString) {
+        let key = format!("{}.{mailbox}", self.notes);
+        (self.direct.clone(), key.into())
     }
 
     pub(super) fn key(&self, address: Address) -> &ShortString {
