@@ -197,7 +197,9 @@ impl TwoIngresses {
             Ok(plan.env("ROUNDTRIP__INGRESS__MAX_WAIT", "10m"))
         };
         let (first, channel, sessions) = plan()?.start_with_servers(|_| Reply::ok()).await?;
-        let second = plan()?.start_ingress().await?;
+        // The dispatcher gives a token only to its own public URL.
+        let second = plan()?.env("ROUNDTRIP__PUBLIC_URL", first.url(""));
+        let second = second.start_ingress().await?;
         Ok(Self {
             urls: [&first, &second].map(|gateway| gateway.url("/channel/message")),
             servers,
