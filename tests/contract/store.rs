@@ -7,6 +7,7 @@ mod foreign;
 mod ledger_answers;
 mod ledger_conversation;
 mod ledger_dead;
+mod ledger_erasures;
 mod ledger_idempotency;
 mod ledger_journal;
 mod ledger_keys;
@@ -34,6 +35,7 @@ pub(crate) use foreign::*;
 pub(crate) use ledger_answers::*;
 pub(crate) use ledger_conversation::*;
 pub(crate) use ledger_dead::*;
+pub(crate) use ledger_erasures::*;
 pub(crate) use ledger_idempotency::*;
 pub(crate) use ledger_journal::*;
 pub(crate) use ledger_keys::*;
@@ -73,6 +75,9 @@ pub(crate) trait Harness: Send + Sync + Sized {
     /// Copies a stored key under other ids, bypassing the store. `active` copies are unchanged;
     /// `ended` copies ended when they were made.
     async fn copy_key(&self, id: &ApiKeyId, active: u16, ended: u16);
+
+    /// Whether the text is found anywhere in the engine's files or collections.
+    async fn holds(&self, text: &str) -> bool;
 
     /// Removes the case's data.
     async fn stop(self);
@@ -183,6 +188,12 @@ macro_rules! store_contract {
             the_letters_of_a_replay_are_counted,
             pages_hold_every_letter_once,
             pages_of_large_dead_letters_end_early_and_list_each_once,
+            an_erased_session_leaves_no_byte_of_its_contents,
+            an_erased_session_keeps_its_ids_and_states,
+            what_is_recorded_after_an_erasure_has_no_contents,
+            an_erasure_that_was_interrupted_is_finished_by_another_process,
+            a_request_during_an_erasure_is_not_forgotten,
+            contents_of_messages_and_dead_letters_are_erased_by_their_ids,
             a_replay_reads_back_unchanged,
             a_replay_is_claimed_by_one,
             a_leased_replay_is_not_claimed,

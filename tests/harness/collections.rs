@@ -5,13 +5,14 @@
 use mongodb::Client;
 
 /// Every collection of the store.
-const COLLECTIONS: [&str; 11] = [
+const COLLECTIONS: [&str; 12] = [
     "answers",
     "api_keys",
     "channel_secrets",
     "channels",
     "dead_letters",
     "entries",
+    "erasures",
     "idempotency",
     "messages",
     "replays",

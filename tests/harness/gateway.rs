@@ -18,9 +18,10 @@ use tempfile::TempDir;
 
 use crate::{
     account::Account,
+    contents::{database_holds, files_hold},
     process::{Process, run_to_end},
     scripted::{Received, ScriptedServer},
-    stack::{STOP_LIMIT, Stack},
+    stack::{Engines, STOP_LIMIT, Stack},
     test_namespace::TestNamespace,
     wait,
 };
@@ -140,6 +141,15 @@ impl TestGateway {
             (self.logged(role, words) >= count).then_some(())
         })
         .await
+    }
+
+    /// Whether the text is found anywhere in the store's files or collections.
+    pub async fn store_holds(&self, text: &str) -> anyhow::Result<bool> {
+        let plan = self.stack.plan();
+        match &plan.engines {
+            Engines::Embedded => Ok(files_hold(self.folder(), text)?),
+            Engines::Servers { store, .. } => database_holds(store, &plan.name, text).await,
+        }
     }
 
     /// Runs a command of the executable's on the gateway's store, beside its processes.

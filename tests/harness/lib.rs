@@ -17,6 +17,7 @@ pub mod child;
 pub mod cluster;
 pub mod cluster_run;
 pub mod collections;
+pub mod contents;
 pub mod counting;
 pub mod dns;
 pub mod faults;

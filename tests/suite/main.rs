@@ -14,6 +14,7 @@ mod contract;
 mod created_again;
 mod documents;
 mod egress;
+mod erasure;
 mod faults;
 mod flask_channel;
 mod foreign_types;

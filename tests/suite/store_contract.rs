@@ -4,7 +4,10 @@ use std::{env, path::PathBuf};
 
 use async_trait::async_trait;
 use bson::{Document, doc};
-use harness::collections::make_collections;
+use harness::{
+    collections::make_collections,
+    contents::{database_holds, files_hold},
+};
 use mongodb::{Client, Collection};
 use roundtrip_model::ApiKeyId;
 use roundtrip_store::{Config, SharedStore, open};
@@ -115,6 +118,10 @@ mod embedded {
             assert_eq!(copied.expect("copies"), usize::from(active + ended));
         }
 
+        async fn holds(&self, text: &str) -> bool {
+            files_hold(self.folder.path(), text).expect("the files")
+        }
+
         async fn stop(self) {}
     }
 
@@ -197,6 +204,11 @@ mod mongo {
             });
             let copied = keys.insert_many(copies).await.expect("copies");
             assert_eq!(copied.inserted_ids.len(), usize::from(active + ended));
+        }
+
+        async fn holds(&self, text: &str) -> bool {
+            let found = database_holds(&mongodb_url(), &self.database, text).await;
+            found.expect("the documents")
         }
 
         async fn stop(self) {

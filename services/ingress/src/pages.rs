@@ -80,11 +80,11 @@ mod tests {
             session_id: "s".parse().unwrap(),
             replay_count: 0,
             at: SystemClock.now(),
-            event: Event::Accepted(Box::new(Content {
+            event: Event::Accepted(Some(Box::new(Content {
                 message: RawValue::from_string("1".to_owned()).unwrap(),
                 response_url: "http://h/".to_owned(),
                 answer_within_ms: None,
-            })),
+            }))),
         };
         let entries: Vec<_> = ids.iter().map(entry).collect();
         bench.store.record(&entries).await.unwrap();
@@ -101,6 +101,7 @@ mod tests {
             accepted_at: SystemClock.now(),
             dead_at: SystemClock.now(),
             body: Bytes::new(),
+            contents_erased_at: None,
         };
         let letters: Vec<_> = ids.iter().map(letter).collect();
         bench.store.insert(&letters).await.unwrap();

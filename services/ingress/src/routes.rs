@@ -73,6 +73,7 @@ fn table() -> Vec<Call> {
             READS,
             history::sessions::conversation,
         ),
+        delete("/sessions/{session_id}", OPERATES, history::sessions::erase),
         post("/messages/replay", OPERATES, replays::messages),
         get("/dead-letters", READS, dead_letters::list),
         delete("/dead-letters", OPERATES, dead_letters::purge),

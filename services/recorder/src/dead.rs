@@ -122,6 +122,7 @@ impl DeadLetterWriter {
             accepted_at: message.accepted_at,
             dead_at,
             body: message.body.clone(),
+            contents_erased_at: None,
         };
         (letter, entry)
     }

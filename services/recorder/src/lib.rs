@@ -1,5 +1,5 @@
-//! Moves the journal, the dead queues and the waiting queue to the store, runs replays, and finds
-//! overdue messages.
+//! Moves the journal, the dead queues and the waiting queue to the store, runs replays, finds overdue
+//! messages, and erases contents.
 //!
 //! Invariant: a message is acked only after its content is in the store. Writes are idempotent, so
 //! a redelivered message and several recorders are harmless.
@@ -7,6 +7,7 @@
 mod config;
 mod dead;
 mod entries;
+mod erasures;
 mod notices;
 mod overdue;
 mod poison;

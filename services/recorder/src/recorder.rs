@@ -1,5 +1,5 @@
 //! The role: works the journal, the dead queues and the waiting queue, runs replays, finds overdue
-//! messages, and watches the length of the queues.
+//! messages, erases contents, and watches the length of the queues.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use roundtrip_store::{DeadQueue, SharedStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config, dead::DeadLetterWriter, entries::JournalWriter, notices,
+    config::Config, dead::DeadLetterWriter, entries::JournalWriter, erasures::Eraser, notices,
     overdue::OverdueFinder, poison, replay::Replayer, waiting::WaitingWriter,
 };
 
@@ -23,9 +23,11 @@ pub struct Recorder {
     journal: Journal,
     clock: Arc<dyn Clock>,
     notices: Notices,
+    content_retention: Option<Duration>,
 }
 
 impl Recorder {
+    /// Contents are kept for `content_retention`, or as long as the rest.
     pub fn new(
         config: &Config,
         broker: SharedBroker,
@@ -33,6 +35,7 @@ impl Recorder {
         journal: Journal,
         clock: Arc<dyn Clock>,
         notices: Notices,
+        content_retention: Option<Duration>,
     ) -> Self {
         Self {
             config: config.clone(),
@@ -41,10 +44,11 @@ impl Recorder {
             journal,
             clock,
             notices,
+            content_retention,
         }
     }
 
-    /// Works its queues, runs replays and finds overdue messages, until `stop`. Work in progress then gets up to `drain` to
+    /// Works its queues, runs replays, finds overdue messages and erases contents, until `stop`. Work in progress then gets up to `drain` to
     /// end.
     pub async fn run(self, drain: Duration, stop: CancellationToken) -> Result<(), Closed> {
         let letters = self.config.dead_letters_at_once;
@@ -68,6 +72,11 @@ impl Recorder {
             Arc::clone(&self.store),
             self.journal.clone(),
             Arc::clone(&self.clock),
+        );
+        let eraser = Eraser::new(
+            Arc::clone(&self.store),
+            Arc::clone(&self.clock),
+            self.content_retention,
         );
         let batches = self.config.batches_at_once;
         let journal_writer =
@@ -93,10 +102,11 @@ impl Recorder {
         let unreadable = poison::watch(look, &stop, poison::log);
         let high = self.config.high_backlog;
         let backlog = notices::watch_backlog(&self.broker, high, &self.notices, &stop);
-        let (queues, (), (), (), ()) = join!(
+        let (queues, (), (), (), (), ()) = join!(
             queues,
             replayer.run(&stop),
             overdue.run(&stop),
+            eraser.run(&stop),
             unreadable,
             backlog
         );

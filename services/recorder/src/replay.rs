@@ -82,6 +82,7 @@ struct LeasedReplay {
 struct PutBack {
     replayed: u64,
     skipped: u64,
+    contents_erased: u64,
     cursor: Option<String>,
     whole: bool,
 }
@@ -221,6 +222,7 @@ impl Replayer {
             drop(letters);
             replay.progress.replayed += put_back.replayed;
             replay.progress.skipped += put_back.skipped;
+            replay.progress.contents_erased += put_back.contents_erased;
             if put_back.cursor.is_some() {
                 replay.progress.cursor = put_back.cursor;
             }
@@ -375,10 +377,13 @@ impl Replayer {
             .iter()
             .filter(|item| item.message.is_some());
         let replayed = replayed.count();
+        let erased = items[..reached].iter().filter(|item| item.is_erased);
+        let erased = erased.count();
         let as_u64 = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         Ok(Some(PutBack {
             replayed: as_u64(replayed),
             skipped: as_u64(reached - replayed),
+            contents_erased: as_u64(erased),
             cursor: items[..reached].last().map(|item| item.cursor.clone()),
             whole: reached == items.len(),
         }))

@@ -68,6 +68,7 @@ impl Workers {
                 common.journal.clone(),
                 Arc::clone(common.clock),
                 common.notices.clone(),
+                config.store.content_retention,
             )
         });
         Ok(Self {

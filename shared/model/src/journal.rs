@@ -49,8 +49,9 @@ pub struct Entry {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// The message was accepted and is in the queue.
-    Accepted(Box<Content>),
+    /// The message was accepted and is in the queue. `None` in an entry that a store returns, if the
+    /// content was erased.
+    Accepted(Option<Box<Content>>),
     /// The message, or an answer to it, waits, which does not count as an attempt. There is an entry
     /// when the message begins to wait in the store and when the reason changes, and none for a
     /// short wait.

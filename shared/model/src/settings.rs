@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::field_error::FieldError;
+use crate::{config::Bounded, field_error::FieldError};
 
 pub const DELIVERY: &str = "delivery";
 pub const PAUSED: &str = "paused";
@@ -18,6 +18,7 @@ const MAX_IN_FLIGHT: &str = "max_in_flight";
 const RATE_PER_SECOND: &str = "rate_per_second";
 const RETRY_SCHEDULE: &str = "retry_schedule";
 pub const ANSWER_WITHIN: &str = "answer_within";
+const CONTENT_RETENTION: &str = "content_retention";
 
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// The longest time limit. A broker that waits much longer for an ack redelivers the message.
@@ -39,6 +40,10 @@ pub const MIN_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// answer is due before the token expires.
 pub const MAX_ANSWER_WITHIN: Duration = Duration::from_hours(7 * 24);
 
+pub const MIN_CONTENT_RETENTION: Duration = Duration::from_secs(1);
+/// The longest time that a channel can ask for. The store's retention ends it earlier.
+pub const MAX_CONTENT_RETENTION: Duration = Duration::from_hours(365 * 24);
+
 /// A channel's settings. Those that are not set are the dispatcher's defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DeliverySettings {
@@ -49,6 +54,8 @@ pub struct DeliverySettings {
     pub retry_schedule: Option<Vec<Duration>>,
     /// How long the channel has to answer a message that it accepted.
     pub answer_within: Option<Duration>,
+    /// How long the store keeps the contents of messages and answers.
+    pub content_retention: Option<Duration>,
     /// Whether messages are accepted and kept, but not delivered.
     pub paused: bool,
 }
@@ -66,6 +73,8 @@ impl DeliverySettings {
             rate_per_second: value(RATE_PER_SECOND).and_then(|value| rate(value).ok()),
             retry_schedule: value(RETRY_SCHEDULE).and_then(|value| schedule(value).ok()),
             answer_within: value(ANSWER_WITHIN).and_then(|value| answer_within(value).ok()),
+            content_retention: value(CONTENT_RETENTION)
+                .and_then(|value| content_retention(value).ok()),
             paused: value(PAUSED).and_then(Value::as_bool).unwrap_or_default(),
         }
     }
@@ -85,10 +94,11 @@ pub fn check(metadata: &Map<String, Value>) -> Vec<FieldError> {
         RATE_PER_SECOND => rate(value).err(),
         RETRY_SCHEDULE => schedule(value).err(),
         ANSWER_WITHIN => answer_within(value).err(),
+        CONTENT_RETENTION => content_retention(value).err(),
         PAUSED => (!value.is_boolean()).then(|| "must be true or false".to_owned()),
         _ => Some(format!(
             "is an unknown setting; the settings are {TIMEOUT}, {MAX_IN_FLIGHT}, \
-             {RATE_PER_SECOND}, {RETRY_SCHEDULE}, {ANSWER_WITHIN} and {PAUSED}"
+             {RATE_PER_SECOND}, {RETRY_SCHEDULE}, {ANSWER_WITHIN}, {CONTENT_RETENTION} and {PAUSED}"
         )),
     };
     let wrong = |(key, value): (&String, &Value)| {
@@ -124,6 +134,10 @@ pub fn keep_pause(metadata: &mut Map<String, Value>, replaced: &Map<String, Valu
 
 fn timeout(value: &Value) -> Result<Duration, String> {
     duration(value, MIN_TIMEOUT, MAX_TIMEOUT)
+}
+
+fn content_retention(value: &Value) -> Result<Duration, String> {
+    duration(value, MIN_CONTENT_RETENTION, MAX_CONTENT_RETENTION)
 }
 
 /// A whole number in any JSON spelling: `32` and `32.0` are equal (JSON Schema, 4.2.3).
@@ -194,8 +208,8 @@ fn bounded(
         .ok_or_else(|| {
             format!(
                 "must be a duration such as \"10s\", {} to {}",
-                humantime::format_duration(least),
-                humantime::format_duration(most)
+                least.shown(),
+                most.shown()
             )
         })
 }
@@ -219,7 +233,8 @@ mod tests {
     fn every_setting_is_read() {
         let metadata = metadata(json!({
             "timeout": "10s", "max_in_flight": 32.0, "rate_per_second": 50,
-            "retry_schedule": ["1s", "5s"], "answer_within": "7days", "paused": true,
+            "retry_schedule": ["1s", "5s"], "answer_within": "7days", "content_retention": "1day",
+            "paused": true,
         }));
         assert_eq!(check(&metadata), []);
         assert_eq!(
@@ -230,6 +245,7 @@ mod tests {
                 rate_per_second: Some(50.0),
                 retry_schedule: Some(vec![Duration::from_secs(1), Duration::from_secs(5)]),
                 answer_within: Some(MAX_ANSWER_WITHIN),
+                content_retention: Some(Duration::from_hours(24)),
                 paused: true,
             }
         );
@@ -237,7 +253,7 @@ mod tests {
 
     #[rstest]
     #[case::no_object(json!("fast"), "", "must be an object")]
-    #[case::unknown(json!({"tymeout": "1s"}), ".tymeout", "is an unknown setting; the settings are timeout, max_in_flight, rate_per_second, retry_schedule, answer_within and paused")]
+    #[case::unknown(json!({"tymeout": "1s"}), ".tymeout", "is an unknown setting; the settings are timeout, max_in_flight, rate_per_second, retry_schedule, answer_within, content_retention and paused")]
     #[case::timeout(json!({"timeout": 10}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]
     #[case::short(json!({"timeout": "1ms"}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]
     #[case::long(json!({"timeout": "6m"}), ".timeout", "must be a duration such as \"10s\", 100ms to 5m")]
@@ -249,6 +265,7 @@ mod tests {
     #[case::interval(json!({"retry_schedule": ["7h"]}), ".retry_schedule", "each interval must be a duration such as \"10s\", 10ms to 6h")]
     #[case::no_answer(json!({"answer_within": "999ms"}), ".answer_within", "must be a duration such as \"10s\", 1s to 7days")]
     #[case::late_answer(json!({"answer_within": "8days"}), ".answer_within", "must be a duration such as \"10s\", 1s to 7days")]
+    #[case::brief(json!({"content_retention": "1ms"}), ".content_retention", "must be a duration such as \"10s\", 1s to 365 days")]
     #[case::paused(json!({"paused": "yes"}), ".paused", "must be true or false")]
     fn an_invalid_setting_is_named_and_counts_as_absent(
         #[case] delivery: Value,

@@ -34,10 +34,14 @@ roundtrip_model::section! {
         /// dead letter that was not replayed stays until it is purged.
         #[serde(with = "humantime_serde")]
         retention: Duration = Duration::from_hours(30 * 24), in LEAST..;
+        /// How long the contents of messages, answers and dead letters are kept. `None`: as long as
+        /// the rest.
+        #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+        content_retention: Option<Duration> = None;
     }
 }
 
-const LEAST: Duration = Duration::from_millis(1);
+pub(crate) const LEAST: Duration = Duration::from_millis(1);
 
 impl Config {
     /// The URL for logs: a file's whole URL, and only the scheme of any other.

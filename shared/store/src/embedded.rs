@@ -5,6 +5,8 @@
 //! and holds one page in memory. No other kind of read waits for a query.
 
 mod dead_letters;
+mod erased;
+mod erasures;
 mod file;
 mod idempotency;
 mod journal;

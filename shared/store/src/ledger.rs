@@ -1,11 +1,13 @@
 //! Storage for messages: their journal, their dead letters, the replays of those, the messages that
-//! wait long, and the producers' idempotency keys. Each has a trait and its types.
+//! wait long, the erasure of their contents, and the producers' idempotency keys. Each has a trait and
+//! its types.
 //!
 //! Invariant: what a queue may redeliver ([`Journal::record`], [`DeadLetters::insert`],
 //! [`WaitingRoom::put_waiting`]) changes nothing the second time, in any order.
 
 mod conversation;
 mod dead_letters;
+mod erasures;
 mod idempotency;
 mod journal;
 mod projection;
@@ -15,6 +17,7 @@ mod waiting;
 
 pub use conversation::{Conversation, SessionAnswer, Turn, TurnCursor, TurnCursorError};
 pub use dead_letters::{DeadFilter, DeadLetter, DeadLetters, DeadQueue};
+pub use erasures::{Erasure, Erasures, MAX_ERASED_AT_ONCE};
 pub use idempotency::{Idempotency, Reservation};
 pub use journal::{Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, StateFilter};
 pub use records::{AnswerRecord, Answers, MAX_ANSWERS, MessageRecord};
@@ -28,6 +31,7 @@ pub use waiting::{
 };
 
 pub(crate) use conversation::{Part, merged};
+pub(crate) use erasures::{ERASED, without_contents};
 pub(crate) use journal::timeline;
 pub(crate) use projection::MessageProjection;
 pub(crate) use records::{ACCEPTED, answers_in, first_message_id, stored_event};

@@ -1,12 +1,15 @@
 //! Checks the configuration and opens the store that it names.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use mongodb::options::ConnectionString;
 use roundtrip_model::{Check, SystemClock, WrongSetting};
 
 use crate::{
-    Config, OpenError, SharedStore, config::MONGODB, embedded::SqliteStore, mongo::MongoStore,
+    Config, OpenError, SharedStore,
+    config::{LEAST, MONGODB},
+    embedded::SqliteStore,
+    mongo::MongoStore,
 };
 
 enum Engine {
@@ -22,6 +25,12 @@ impl Config {
 
     fn engine(&self, check: &mut Check) -> Option<Engine> {
         self.check_bounds(check);
+        let is_shorter = |own: Duration| (LEAST..self.retention).contains(&own);
+        check.unless(
+            self.content_retention.is_none_or(is_shorter),
+            "content_retention",
+            "must be at least 1ms, and shorter than store.retention",
+        );
         let Some(path) = self.embedded_file() else {
             if MONGODB.iter().any(|scheme| self.url.starts_with(scheme)) {
                 return MongoStore::check(self, check)
@@ -81,6 +90,22 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "store.url must begin with sqlite:, mongodb:// or mongodb+srv://"
+        );
+    }
+
+    #[tokio::test]
+    async fn contents_are_not_kept_longer_than_the_rest() {
+        let config = Config {
+            content_retention: Some(Config::default().retention),
+            ..Config::default()
+        };
+        let Err(error) = open(&config).await else {
+            panic!("opened {config:?}")
+        };
+        let error = error.to_string();
+        assert!(
+            error.starts_with("store.content_retention must be"),
+            "{error}"
         );
     }
 

@@ -2,16 +2,34 @@
 
 use std::sync::Arc;
 
-use crate::{ApiKeys, Channels, DeadLetters, Idempotency, Journal, Replays, Secrets, WaitingRoom};
+use crate::{
+    ApiKeys, Channels, DeadLetters, Erasures, Idempotency, Journal, Replays, Secrets, WaitingRoom,
+};
 
 /// A whole store. A role takes the trait that it needs; an `Arc<dyn Store>` converts to each.
 pub trait Store:
-    Channels + Secrets + Journal + DeadLetters + Replays + WaitingRoom + Idempotency + ApiKeys
+    Channels
+    + Secrets
+    + Journal
+    + DeadLetters
+    + Replays
+    + WaitingRoom
+    + Erasures
+    + Idempotency
+    + ApiKeys
 {
 }
 
 impl<T> Store for T where
-    T: Channels + Secrets + Journal + DeadLetters + Replays + WaitingRoom + Idempotency + ApiKeys
+    T: Channels
+        + Secrets
+        + Journal
+        + DeadLetters
+        + Replays
+        + WaitingRoom
+        + Erasures
+        + Idempotency
+        + ApiKeys
 {
 }
 

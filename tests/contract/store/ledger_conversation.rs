@@ -37,7 +37,7 @@ fn texts(page: &Conversation) -> Vec<String> {
                 let content = message.content.as_ref().expect("its content");
                 format!("{millis} says {}", content.message)
             }
-            Turn::Answer(answer) => match &answer.answer.content {
+            Turn::Answer(answer) => match answer.answer.content.as_ref().expect("its content") {
                 KeptAnswer::ResponseData(json) => format!("{millis} answers {json}"),
                 KeptAnswer::TruncatedResponseData { head, .. } => format!("{millis} begins {head}"),
             },

@@ -176,7 +176,7 @@ pub(crate) async fn content_that_arrives_last_is_stored(harness: &impl Harness) 
         let content = message.content.expect("its content");
         assert_eq!(content.message.get(), json);
         assert_eq!(content.response_url, "http://gateway/webhook-response");
-        let Event::Accepted(content) = &timeline[0].event else {
+        let Event::Accepted(Some(content)) = &timeline[0].event else {
             panic!("{timeline:?}");
         };
         assert_eq!(content.message.get(), json);

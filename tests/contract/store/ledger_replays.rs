@@ -39,6 +39,7 @@ fn progress(replayed: u64) -> Progress {
     Progress {
         replayed,
         skipped: 3,
+        contents_erased: 2,
         cursor: Some(format!("cursor-{replayed}")),
     }
 }

@@ -55,11 +55,11 @@ pub(super) fn entry(message_id: MessageId, replay_count: u32, millis: i64, event
 
 /// The acceptance of a message with this JSON.
 pub(super) fn accepted(json: &str) -> Event {
-    Event::Accepted(Box::new(Content {
+    Event::Accepted(Some(Box::new(Content {
         message: RawValue::from_string(json.to_owned()).expect("JSON"),
         response_url: "http://gateway/webhook-response".to_owned(),
         answer_within_ms: None,
-    }))
+    })))
 }
 
 /// An attempt that led to this.
@@ -186,5 +186,6 @@ pub(super) fn dead_letter(millis: i64) -> DeadLetter {
         accepted_at: at(millis),
         dead_at: at(millis),
         body: Bytes::from_static(b"\x00 not text \xff"),
+        contents_erased_at: None,
     }
 }

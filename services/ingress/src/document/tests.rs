@@ -241,6 +241,7 @@ fn its_bounds_are_the_codes() {
             "max_in_flight",
             "rate_per_second",
             "retry_schedule",
+            "content_retention",
             "paused"
         ])
     );

@@ -28,9 +28,14 @@ pub(crate) struct ShownAnswer {
     callback_id: CallbackId,
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
-    /// `None` if an earlier version accepted the answer.
+    /// `None` if an earlier version accepted the answer, or if it was erased.
     #[serde(flatten)]
     content: Option<KeptAnswer>,
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    contents_erased_at: Option<OffsetDateTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
     forward: Option<Forward>,
 }
@@ -40,7 +45,21 @@ impl From<AnswerRecord> for ShownAnswer {
         Self {
             callback_id: answer.callback_id,
             at: answer.at,
-            content: Some(answer.content),
+            content: answer.content,
+            contents_erased_at: answer.contents_erased_at,
+            forward: None,
+        }
+    }
+}
+
+impl ShownAnswer {
+    /// An answer of which only the entry is known.
+    fn without_content(callback_id: CallbackId, at: OffsetDateTime) -> Self {
+        Self {
+            callback_id,
+            at,
+            content: None,
+            contents_erased_at: None,
             forward: None,
         }
     }
@@ -96,21 +115,16 @@ pub(super) fn shown(stored: Answers, timeline: &[Entry]) -> ShownAnswers {
             entries.entry(callback_id).or_default().push(entry);
         }
     }
-    let mut answers: Vec<_> = stored
-        .answers
-        .into_iter()
-        .map(|answer| (answer.callback_id, answer.at, Some(answer.content)))
-        .collect();
+    let answers = stored.answers.into_iter();
+    let mut answers: Vec<_> = answers.map(ShownAnswer::from).collect();
     answers.extend(without_content(&answers, stored.has_earlier, timeline));
-    answers.sort_by_key(|(callback_id, at, _)| (*at, *callback_id));
+    answers.sort_by_key(|answer| (answer.at, answer.callback_id));
     let omitted = answers.len().saturating_sub(usize::from(MAX_ANSWERS));
-    let answers = answers.drain(omitted..).map(|(callback_id, at, content)| {
-        let own = entries.get(&callback_id).map(Vec::as_slice);
+    let answers = answers.drain(omitted..).map(|answer| {
+        let own = entries.get(&answer.callback_id).map(Vec::as_slice);
         ShownAnswer {
-            callback_id,
-            at,
-            content,
             forward: own.or(is_whole.then_some(&[][..])).map(Forward::of),
+            ..answer
         }
     });
     ShownAnswers {
@@ -123,25 +137,26 @@ pub(super) fn shown(stored: Answers, timeline: &[Entry]) -> ShownAnswers {
 /// earliest answer with content on this page, it looks the same as an answer that the page omits. So
 /// both kinds are omitted.
 fn without_content(
-    stored: &[(CallbackId, OffsetDateTime, Option<KeptAnswer>)],
+    stored: &[ShownAnswer],
     has_earlier: bool,
     timeline: &[Entry],
-) -> Vec<(CallbackId, OffsetDateTime, Option<KeptAnswer>)> {
-    let from = stored.first().map(|(_, at, _)| *at).filter(|_| has_earlier);
+) -> Vec<ShownAnswer> {
+    let from = stored.first().map(|first| first.at);
+    let from = from.filter(|_| has_earlier);
     let mut found = BTreeMap::new();
     for entry in timeline
         .iter()
         .filter(|entry| from.is_none_or(|from| entry.at >= from))
     {
         if let Event::Answered { callback_id, .. } = entry.event
-            && stored.iter().all(|(known, ..)| *known != callback_id)
+            && stored.iter().all(|known| known.callback_id != callback_id)
         {
             found.entry(callback_id).or_insert(entry.at);
         }
     }
     found
         .into_iter()
-        .map(|(callback_id, at)| (callback_id, at, None))
+        .map(|(callback_id, at)| ShownAnswer::without_content(callback_id, at))
         .collect()
 }
 

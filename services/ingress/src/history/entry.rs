@@ -63,7 +63,7 @@ struct ShownEntry {
 #[derive(Serialize)]
 #[serde(remote = "Event", tag = "type", rename_all = "snake_case")]
 enum ShownEvent {
-    Accepted(Box<Content>),
+    Accepted(#[serde(serialize_with = "if_kept")] Option<Box<Content>>),
     Waiting {
         #[serde(skip_serializing_if = "Option::is_none")]
         callback_id: Option<CallbackId>,
@@ -144,6 +144,20 @@ fn next<S: Serializer>(after: &After, serializer: S) -> Result<S::Ok, S::Error> 
     match after {
         After::Retry { wait_ms: 0 } => Wait {}.serialize(serializer),
         after => Next::serialize(after, serializer),
+    }
+}
+
+/// The fields of the content, or none if it was erased.
+#[expect(clippy::ref_option, reason = "serde calls it so")]
+fn if_kept<S: Serializer>(
+    content: &Option<Box<Content>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Erased {}
+    match content {
+        Some(content) => content.serialize(serializer),
+        None => Erased {}.serialize(serializer),
     }
 }
 

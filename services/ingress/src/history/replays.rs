@@ -162,16 +162,35 @@ fn bounded_ids<T>(ids: Option<&[T]>) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn unknown_letters(
+/// What the ids of a request select.
+struct Selected {
+    unknown_ids: UnknownIds,
+    /// Something whose contents were not erased, or anything if the request has no ids.
+    is_some_kept: bool,
+}
+
+impl Selected {
+    const fn all() -> Self {
+        Self {
+            unknown_ids: None,
+            is_some_kept: true,
+        }
+    }
+}
+
+async fn selected_letters(
     ingress: &Ingress,
     under_way: &UnderWay,
     filter: &DeadFilter,
-) -> Result<UnknownIds, Problem> {
-    let ids = filter.ids.as_ref();
-    let mut unknown_ids: UnknownIds = ids.map(|ids| ids.iter().cloned().collect());
+) -> Result<Selected, Problem> {
+    let Some(ids) = &filter.ids else {
+        return Ok(Selected::all());
+    };
+    let mut unknown: BTreeSet<_> = ids.iter().cloned().collect();
+    let mut is_some_kept = false;
     let mut after = None;
     // A webhook id can name many dead letters, so the matches can be more than a page.
-    while let Some(unknown) = unknown_ids.as_mut().filter(|unknown| !unknown.is_empty()) {
+    while !unknown.is_empty() || !is_some_kept {
         let page = ingress
             .store
             .dead_letters(filter, after.as_deref(), MAX_PAGE, Detail::Outline);
@@ -179,6 +198,7 @@ async fn unknown_letters(
         for letter in &letters {
             unknown.remove(&letter.dead_id);
             unknown.remove(&letter.webhook_id);
+            is_some_kept |= letter.contents_erased_at.is_none();
         }
         let is_last = letters.len() < usize::from(MAX_PAGE);
         after = letters.into_iter().next_back().map(|last| last.dead_id);
@@ -186,17 +206,21 @@ async fn unknown_letters(
             break;
         }
     }
-    Ok(unknown_ids)
+    Ok(Selected {
+        unknown_ids: Some(unknown),
+        is_some_kept,
+    })
 }
 
-async fn unknown_messages(
+async fn selected_messages(
     ingress: &Ingress,
     under_way: &UnderWay,
     filter: &MessageFilter,
-) -> Result<UnknownIds, Problem> {
+) -> Result<Selected, Problem> {
     let Some(ids) = &filter.message_ids else {
-        return Ok(None);
+        return Ok(Selected::all());
     };
+    let mut is_some_kept = false;
     let mut unknown: BTreeSet<_> = ids.iter().map(ToString::to_string).collect();
     // One page holds as many messages as a request may have ids.
     const { assert!(MAX_IDS <= MAX_PAGE as usize) };
@@ -205,8 +229,12 @@ async fn unknown_messages(
         .messages(filter, None, MAX_PAGE, Detail::Outline);
     for message in under_way.ask(page).await? {
         unknown.remove(&message.message_id.to_string());
+        is_some_kept |= message.contents_erased_at.is_none();
     }
-    Ok(Some(unknown))
+    Ok(Selected {
+        unknown_ids: Some(unknown),
+        is_some_kept,
+    })
 }
 
 async fn start(
@@ -217,22 +245,26 @@ async fn start(
     rate_per_second: Option<u32>,
 ) -> Result<Response, Problem> {
     let under_way = ingress.queries.begin(principal)?;
-    let (matched, unknown_ids) = match &source {
+    let (matched, selected) = match &source {
         ReplaySource::DeadLetters(filter) => {
             let matched = under_way.ask(ingress.store.count_dead_letters(filter));
             (
                 matched.await?,
-                unknown_letters(ingress, &under_way, filter).await?,
+                selected_letters(ingress, &under_way, filter).await?,
             )
         }
         ReplaySource::Messages(filter) => {
             let matched = under_way.ask(ingress.store.count_messages(filter));
             (
                 matched.await?,
-                unknown_messages(ingress, &under_way, filter).await?,
+                selected_messages(ingress, &under_way, filter).await?,
             )
         }
     };
+    let Selected {
+        unknown_ids,
+        is_some_kept,
+    } = selected;
     if dry_run {
         let counted = Counted {
             dry_run,
@@ -243,6 +275,9 @@ async fn start(
     }
     if unknown_ids.is_some() && matched == 0 {
         return Err(Problem::from(Kind::UnknownIds));
+    }
+    if !is_some_kept {
+        return Err(Problem::from(Kind::ContentsErased));
     }
     let replay = Replay {
         replay_id: ReplayId::generate(),

@@ -1,10 +1,15 @@
-//! `GET /sessions/{session_id}`: what was said in a session.
+//! A session: what was said in it, and its erasure.
 
 use std::str::FromStr;
 
-use axum::{extract::State, response::Response};
+use axum::{
+    Json as JsonBody,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
 use roundtrip_model::{ChannelId, MessageId, SessionId, State as MessageState};
-use roundtrip_store::{MessageRecord, SessionAnswer, Turn, TurnCursor};
+use roundtrip_store::{Erasure, MessageRecord, SessionAnswer, Turn, TurnCursor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -15,8 +20,11 @@ use crate::{
     ingress::Ingress,
     pages::page_size,
     parameters::{Parameters, PathId},
-    problem::Problem,
+    problem::{Kind, Problem},
 };
+
+const NOT_LIMITED: &str = "an erasure applies to all channels of the session; use a key that is not \
+                           limited to channels";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +36,8 @@ pub(crate) struct ConversationParameters {
 #[derive(Debug, Serialize)]
 struct ShownConversation {
     session_id: SessionId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    erasure: Option<ShownErasure>,
     turns: Vec<ShownTurn>,
     next_cursor: Option<TurnCursor>,
 }
@@ -46,9 +56,14 @@ struct ShownMessage {
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
     state: MessageState,
-    /// `None` until the store has it.
+    /// `None` until the store has it, or after it was erased.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<Box<RawValue>>,
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    contents_erased_at: Option<OffsetDateTime>,
 }
 
 #[derive(Debug, Serialize)]
@@ -57,6 +72,47 @@ struct ShownSessionAnswer {
     channel_id: ChannelId,
     #[serde(flatten)]
     answer: ShownAnswer,
+}
+
+/// The latest erasure of the session.
+#[derive(Debug, Serialize)]
+pub(crate) struct ShownErasure {
+    status: ErasureStatus,
+    #[serde(with = "time::serde::rfc3339")]
+    requested_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    ended_at: Option<OffsetDateTime>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ErasureStatus {
+    Erasing,
+    Erased,
+}
+
+impl From<Erasure> for ShownErasure {
+    fn from(erasure: Erasure) -> Self {
+        let Erasure {
+            requested_at,
+            ended_at,
+            ..
+        } = erasure;
+        Self {
+            status: match ended_at {
+                None => ErasureStatus::Erasing,
+                Some(_) => ErasureStatus::Erased,
+            },
+            requested_at,
+            ended_at,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Erasing {
+    session_id: SessionId,
+    erasure: ShownErasure,
 }
 
 impl From<Turn> for ShownTurn {
@@ -68,6 +124,7 @@ impl From<Turn> for ShownTurn {
                 channel_id,
                 state,
                 content,
+                contents_erased_at,
                 ..
             }) => Self::Message(ShownMessage {
                 message_id,
@@ -75,6 +132,7 @@ impl From<Turn> for ShownTurn {
                 at,
                 state,
                 message: content.map(|content| content.message),
+                contents_erased_at,
             }),
             Turn::Answer(SessionAnswer {
                 message_id,
@@ -97,8 +155,7 @@ pub(crate) async fn conversation(
     PathId(id): PathId,
     Parameters(parameters): Parameters<ConversationParameters>,
 ) -> Result<Response, Problem> {
-    let session_id = SessionId::from_str(&id)
-        .map_err(|error| Problem::invalid_field("session_id", error.to_string()))?;
+    let session_id = session(&id)?;
     let limit = page_size(parameters.limit.as_deref())?;
     let channels = principal.visible_channels(None)?;
     let under_way = ingress.queries.begin(&principal)?;
@@ -109,12 +166,45 @@ pub(crate) async fn conversation(
         limit,
     );
     let page = under_way.ask(page).await?;
+    let erasure = ingress.store.erasure(&session_id).await?;
     let last = page.turns.last().filter(|_| page.has_more);
     let next_cursor = last.map(Turn::cursor);
     let shown = ShownConversation {
         session_id,
+        erasure: erasure.map(ShownErasure::from),
         next_cursor,
         turns: page.turns.into_iter().map(ShownTurn::from).collect(),
     };
     ingress.response_budget.json(&shown, under_way)
+}
+
+/// `DELETE /sessions/{session_id}`: has the recorder erase the contents of the session. A session may
+/// have messages in any channel, so a key that is limited to channels cannot erase one.
+pub(crate) async fn erase(
+    State(ingress): State<Ingress>,
+    principal: Principal,
+    PathId(id): PathId,
+) -> Result<Response, Problem> {
+    if principal.channels().is_some() {
+        return Err(Problem::new(Kind::ChannelNotAllowed, NOT_LIMITED));
+    }
+    let session_id = session(&id)?;
+    let requested_at = ingress.clock.now();
+    let store = &ingress.store;
+    store.request_erasure(&session_id, requested_at).await?;
+    tracing::warn!(%requested_at, by = %principal, "session.erasure_requested");
+    let erasure = Erasure {
+        session_id: session_id.clone(),
+        requested_at,
+        ended_at: None,
+    };
+    let shown = Erasing {
+        session_id,
+        erasure: erasure.into(),
+    };
+    Ok((StatusCode::ACCEPTED, JsonBody(shown)).into_response())
+}
+
+fn session(id: &str) -> Result<SessionId, Problem> {
+    SessionId::from_str(id).map_err(|error| Problem::invalid_field("session_id", error.to_string()))
 }

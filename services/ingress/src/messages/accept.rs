@@ -164,7 +164,7 @@ impl Ingress {
             response_url: message.response_url.clone(),
             answer_within_ms: message.answer_within_ms,
         };
-        let event = Event::Accepted(Box::new(content));
+        let event = Event::Accepted(Some(Box::new(content)));
         let accepted = self.record(Entry::of(message, 0, accepted_at, event));
         let waits = waiting.map(|Waiting { due_at, reason }| {
             let event = Event::Waiting {

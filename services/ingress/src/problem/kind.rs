@@ -59,6 +59,9 @@ kinds! {
         "the maximum number of keys is active; revoke some";
     TooManyKeysMade: 409, "too-many-keys-made", "Too many API keys were created under this key";
     TooManySecrets: 409, "too-many-secrets", "The maximum number of secrets is active";
+    ContentsErased: 410, "contents-erased", "The contents were erased",
+        "nothing with the 'ids' can be replayed: the contents of each were erased, with its session or \
+         because of its age";
     ChannelChanged: 412, "channel-changed", "The channel has changed";
     BodyTooLarge: 413, "body-too-large", "The body is too large";
     MessageTooLarge: 413, "message-too-large", "The message is too large for the broker",

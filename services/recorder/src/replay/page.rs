@@ -14,6 +14,8 @@ pub(super) struct Item {
     pub(super) cursor: String,
     /// `None` if it is skipped: it is still under way, or its content is not known.
     pub(super) message: Option<(Destination, Message)>,
+    /// Whether it is skipped because its contents were erased.
+    pub(super) is_erased: bool,
     pub(super) dead_id: Option<String>,
     subject: Option<(MessageId, ChannelId, SessionId)>,
 }
@@ -63,6 +65,8 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
             .then_some(Destination::Callbacks),
         DeadQueue::Notices => Some(Destination::Notices),
     };
+    let is_erased = letter.contents_erased_at.is_some();
+    let destination = destination.filter(|_| !is_erased);
     let message = Message {
         replay_count: letter.replay_count + 1,
         ..Message::new(letter.webhook_id, now, letter.body)
@@ -74,6 +78,7 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
     Item {
         cursor: letter.dead_id.clone(),
         message: destination.map(|destination| (destination, message)),
+        is_erased,
         subject: subject.map(|((message, channel), session)| (message, channel, session)),
         dead_id: Some(letter.dead_id),
     }
@@ -106,8 +111,10 @@ pub(super) fn from_message(record: MessageRecord, is_under_way: bool, now: Offse
         session_id,
         replay_count,
         content,
+        contents_erased_at,
         ..
     } = record;
+    let is_erased = contents_erased_at.is_some() && !is_under_way;
     let content = content.filter(|_| !is_under_way);
     let message = content.and_then(|content| {
         let message = OutboundMessage {
@@ -131,6 +138,7 @@ pub(super) fn from_message(record: MessageRecord, is_under_way: bool, now: Offse
     Item {
         cursor: message_id.to_string(),
         message,
+        is_erased,
         subject: Some((message_id, channel_id, session_id)),
         dead_id: None,
     }

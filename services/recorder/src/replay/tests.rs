@@ -30,6 +30,7 @@ fn letter(number: u8, bytes: usize) -> DeadLetter {
         accepted_at: now,
         dead_at: now - Duration::from_secs(1),
         body: vec![b'x'; bytes].into(),
+        contents_erased_at: None,
     }
 }
 
@@ -186,7 +187,7 @@ async fn an_answered_message_is_replayed_only_after_its_delivery(
     };
     let at = SystemClock.now() - Duration::from_secs(1);
     let entries = [
-        Event::Accepted(Box::new(content)),
+        Event::Accepted(Some(Box::new(content))),
         attempted(next),
         answered,
     ];

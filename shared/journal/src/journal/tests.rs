@@ -56,11 +56,11 @@ fn small() -> Entry {
 }
 
 fn large(bytes: usize) -> Entry {
-    entry(Event::Accepted(Box::new(Content {
+    entry(Event::Accepted(Some(Box::new(Content {
         message: to_raw_value(&"x".repeat(bytes)).unwrap(),
         response_url: "http://gateway.example/webhook-response".to_owned(),
         answer_within_ms: None,
-    })))
+    }))))
 }
 
 /// Appends all of them concurrently, each from its own task.

@@ -38,11 +38,11 @@ fn delivered(seconds: Option<i64>) -> Event {
 }
 
 fn accepted() -> Event {
-    Event::Accepted(Box::new(Content {
+    Event::Accepted(Some(Box::new(Content {
         message: serde_json::from_str("\"m\"").unwrap(),
         response_url: "http://h/".to_owned(),
         answer_within_ms: None,
-    }))
+    })))
 }
 
 fn reason() -> DeadReason {

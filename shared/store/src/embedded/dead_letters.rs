@@ -1,6 +1,6 @@
 //! Dead letters.
 //!
-//! Invariant: a replayed dead letter is kept without its body, so that a redelivery from the dead
+//! Invariant: a replayed dead letter is kept without its contents, so that a redelivery from the dead
 //! queue does not insert it again.
 
 use async_trait::async_trait;
@@ -10,9 +10,10 @@ use rusqlite::{Connection, Row, Transaction, params, params_from_iter};
 
 use super::{
     SqliteStore,
+    erased::of_session,
     rows::{self, Columns, Conditions, Table, counted, name},
 };
-use crate::{DeadFilter, DeadLetter, DeadLetters, Detail, QueryError, Unavailable};
+use crate::{DeadFilter, DeadLetter, DeadLetters, Detail, QueryError, Unavailable, ledger::ERASED};
 
 const TABLE: Table = Table {
     name: "dead_letters",
@@ -25,16 +26,17 @@ const PURGE_STEP: usize = 500;
 
 const INSERT: &str = "
     INSERT INTO dead_letters (dead_id, queue, parcel_id, message_id, channel_id, session_id,
-        reason, detail, tries, round, accepted_at, dead_at, body)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+        reason, detail, tries, round, accepted_at, dead_at, body, erased_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
     ON CONFLICT DO NOTHING";
 const WHOLE: &str = "SELECT * FROM dead_letters WHERE dead_id = ?1";
 const OUTLINE: &str = "
     SELECT dead_id, queue, parcel_id, message_id, channel_id, session_id, reason, detail, tries,
-        round, accepted_at, dead_at, x'' AS body
+        round, accepted_at, dead_at, x'' AS body, erased_at
     FROM dead_letters WHERE dead_id = ?1";
 const MARK: &str = "
-    UPDATE dead_letters SET replayed_by = ?2, body = x'' WHERE dead_id = ?1 AND replayed_by IS NULL";
+    UPDATE dead_letters SET replayed_by = ?2, body = x'', detail = ''
+    WHERE dead_id = ?1 AND replayed_by IS NULL";
 // Without an index: this runs only when a replay is resumed.
 const COUNT_REPLAYED: &str =
     "SELECT count(*) FROM dead_letters WHERE replayed_by = ?1 AND dead_id > ?2";
@@ -155,6 +157,14 @@ pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
 fn insert(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached(INSERT)?;
     for letter in letters {
+        let session = letter.session_id.as_ref();
+        let erasure = session.map(|session| of_session(transaction, session.as_str()));
+        let erasure = erasure.transpose()?.flatten();
+        let erasure = erasure.filter(|erasure| erasure.covers_letter(letter));
+        let (detail, body) = match &erasure {
+            Some(_) => (ERASED, &[][..]),
+            None => (&*letter.reason.detail, &letter.body[..]),
+        };
         insert.execute(params![
             letter.dead_id,
             name(letter.queue),
@@ -163,12 +173,13 @@ fn insert(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> rusqlite::Re
             letter.channel_id.as_ref().map(ToString::to_string),
             letter.session_id.as_ref().map(ToString::to_string),
             letter.reason.kind.as_str(),
-            letter.reason.detail,
+            detail,
             letter.attempts,
             letter.replay_count,
             millis::of(letter.accepted_at),
             millis::of(letter.dead_at),
-            &letter.body[..],
+            body,
+            erasure.map(|erasure| millis::of(erasure.requested_at)),
         ])?;
     }
     Ok(())
@@ -206,6 +217,7 @@ fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
         accepted_at: columns.time("accepted_at")?,
         dead_at: columns.time("dead_at")?,
         body: Bytes::from(columns.get::<Vec<u8>>("body")?),
+        contents_erased_at: columns.optional_time("erased_at")?,
     })
 }
 

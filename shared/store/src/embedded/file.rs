@@ -62,7 +62,7 @@ impl SqliteStore {
         let deadline = Instant::now() + wait;
         let connection = loop {
             let file = path.clone();
-            let open = move || SCHEMA.open(&file, wait, |_| Ok(()));
+            let open = move || SCHEMA.open(&file, wait, overwrite_deleted);
             match tokio::task::spawn_blocking(open).await {
                 // The change to WAL mode fails at once when another process is opening the file.
                 Ok(Err(sqlite::OpenError::InUse(_))) if Instant::now() < deadline => {
@@ -207,12 +207,23 @@ impl SqliteStore {
 impl Connections {
     fn take(&self) -> Result<Connection, Unavailable> {
         let idle = self.idle.lock().pop();
-        idle.map_or_else(|| Ok(sqlite::connect(&self.path, self.timeout)?), Ok)
+        if let Some(connection) = idle {
+            return Ok(connection);
+        }
+        let connection = sqlite::connect(&self.path, self.timeout)?;
+        overwrite_deleted(&connection)?;
+        Ok(connection)
     }
 
     fn put_back(&self, connection: Connection) {
         self.idle.lock().push(connection);
     }
+}
+
+/// Has the connection overwrite what it deletes with zeros: an erasure cannot find the free parts of
+/// the file in which earlier deletions have left contents.
+fn overwrite_deleted(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "secure_delete", true)
 }
 
 /// Stops the statement that the connection runs, once the token is cancelled. This also works if the

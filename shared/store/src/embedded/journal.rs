@@ -1,6 +1,7 @@
 //! The journal.
 //!
-//! Invariant: a call records all of its entries or none, and leaves an existing entry unchanged.
+//! Invariant: a call records all of its entries or none, and leaves an existing entry unchanged. It
+//! stores no contents of a message whose contents were erased.
 
 mod answers;
 
@@ -16,12 +17,16 @@ use time::OffsetDateTime;
 
 use super::{
     SqliteStore,
+    erased::erased,
     rows::{self, Columns, Conditions, Table, unwritable},
 };
 use crate::{
     AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MAX_PAGE,
     MessageFilter, MessageRecord, QueryError, StateFilter, TurnCursor, Unavailable,
-    ledger::{ACCEPTED, MessageProjection, Part, answers_in, merged, stored_event, timeline},
+    ledger::{
+        ACCEPTED, MessageProjection, Part, answers_in, merged, stored_event, timeline,
+        without_contents,
+    },
 };
 
 const TABLE: Table = Table {
@@ -33,14 +38,16 @@ const TABLE: Table = Table {
 const INSERT_ENTRY: &str = "
     INSERT INTO entries (message_id, at, entry_id, round, event) VALUES (?1, ?2, ?3, ?4, ?5)
     ON CONFLICT DO NOTHING";
+const INSERT_ENTRY_CONTENT: &str = "
+    INSERT INTO entry_contents (entry_id, event) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
 const INSERT_CONTENT: &str = "
     INSERT INTO contents (message_id, message, response_url, answer_within_ms)
     VALUES (?1, ?2, ?3, ?4)
     ON CONFLICT DO NOTHING";
 // A repeated answer has a later time.
 const INSERT_ANSWER: &str = "
-    INSERT INTO answers (callback_id, message_id, channel_id, session_id, at, content)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+    INSERT INTO answers (callback_id, message_id, channel_id, session_id, at, content, erased_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
     ON CONFLICT DO UPDATE SET at = excluded.at WHERE excluded.at < at";
 const STATES: &str = "
     SELECT message_id, state FROM messages
@@ -51,8 +58,8 @@ const SAID: &str = "
     ORDER BY message_id LIMIT ?4";
 const ADVANCE: &str = "
     INSERT INTO messages (message_id, channel_id, session_id, state, position, round, updated_at,
-        answer_by)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+        answer_by, erased_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
     ON CONFLICT DO UPDATE SET
         state = CASE WHEN excluded.position > position THEN excluded.state ELSE state END,
         answer_by = CASE
@@ -72,10 +79,12 @@ const MESSAGE: &str = "
 const OUTLINE: &str = "
     SELECT messages.*, NULL AS message FROM messages";
 const FIRST: &str = "
-    SELECT entry_id, round, at, event FROM entries WHERE message_id = ?1
+    SELECT entry_id, round, at, coalesce(entry_contents.event, entries.event) AS event
+    FROM entries LEFT JOIN entry_contents USING (entry_id) WHERE message_id = ?1
     ORDER BY at, entry_id LIMIT ?2";
 const LATEST: &str = "
-    SELECT entry_id, round, at, event FROM entries WHERE message_id = ?1
+    SELECT entry_id, round, at, coalesce(entry_contents.event, entries.event) AS event
+    FROM entries LEFT JOIN entry_contents USING (entry_id) WHERE message_id = ?1
     ORDER BY at DESC, entry_id DESC LIMIT ?2";
 
 #[async_trait]
@@ -190,12 +199,17 @@ impl Journal for SqliteStore {
     }
 }
 
-fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<()> {
+pub(super) fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<()> {
+    let erased = erased(transaction, entries)?;
     let mut insert = transaction.prepare_cached(INSERT_ENTRY)?;
     let mut content = transaction.prepare_cached(INSERT_CONTENT)?;
+    let mut entry_content = transaction.prepare_cached(INSERT_ENTRY_CONTENT)?;
     for entry in entries {
         let message_id = entry.message_id.to_string();
-        if let Event::Accepted(accepted) = &entry.event {
+        let is_erased = erased.contains_key(&entry.message_id);
+        if let Event::Accepted(Some(accepted)) = &entry.event
+            && !is_erased
+        {
             content.execute(params![
                 message_id,
                 accepted.message.get(),
@@ -203,8 +217,14 @@ fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<
                 accepted.answer_within_ms.map(rows::count),
             ])?;
         }
-        let event = stored_event(&entry.event).map_err(unwritable)?;
+        let mut event = stored_event(&entry.event).map_err(unwritable)?;
         let entry_id = entry.entry_id.to_string();
+        if let Some(erased) = without_contents(&event).map_err(unwritable)? {
+            if !is_erased {
+                entry_content.execute((&entry_id, event))?;
+            }
+            event = erased;
+        }
         insert.execute((
             message_id,
             millis::of(entry.at),
@@ -215,13 +235,19 @@ fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<
     }
     let mut answer = transaction.prepare_cached(INSERT_ANSWER)?;
     for (entry, callback_id, content) in answers_in(entries) {
+        let erased_at = erased.get(&entry.message_id);
+        let content = match erased_at {
+            Some(_) => String::new(),
+            None => serde_json::to_string(content).map_err(unwritable)?,
+        };
         answer.execute((
             callback_id.to_string(),
             entry.message_id.to_string(),
             entry.channel_id.as_str(),
             entry.session_id.as_str(),
             millis::of(entry.at),
-            serde_json::to_string(content).map_err(unwritable)?,
+            content,
+            erased_at,
         ))?;
     }
     let mut advance = transaction.prepare_cached(ADVANCE)?;
@@ -235,6 +261,7 @@ fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<
             projection.replay_count,
             millis::of(projection.updated_at),
             projection.position.answer_by.map(millis::of),
+            erased.get(&projection.entry.message_id),
         ])?;
     }
     Ok(())
@@ -310,16 +337,16 @@ fn message_record(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {
         answer_by: columns.optional_time("answer_by")?,
         updated_at: columns.time("updated_at")?,
         content,
+        contents_erased_at: columns.optional_time("erased_at")?,
     })
 }
 
 fn entry(row: &Row<'_>, record: &MessageRecord) -> rusqlite::Result<Entry> {
     let columns = Columns(row);
-    let event = match &record.content {
-        Some(content) if row.get_ref("event")?.as_str()? == ACCEPTED => {
-            Event::Accepted(Box::new(content.clone()))
-        }
-        _ => columns.json("event")?,
+    let event = if row.get_ref("event")?.as_str()? == ACCEPTED {
+        Event::Accepted(record.content.clone().map(Box::new))
+    } else {
+        columns.json("event")?
     };
     Ok(Entry {
         entry_id: columns.parsed("entry_id")?,

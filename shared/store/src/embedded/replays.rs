@@ -27,8 +27,8 @@ const TABLE: Table = Table {
 const SELECT: &str = "SELECT * FROM replays WHERE replay_id = ?1";
 const INSERT: &str = "
     INSERT INTO replays (replay_id, source, rate_per_second, status, matched, replayed, skipped,
-        cursor, created_at, ended_at, requested_by, channels, lease_until)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 0)";
+        cursor, created_at, ended_at, requested_by, channels, lease_until, contents_erased)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 0, ?13)";
 const COUNT_RUNNING: &str = "
     SELECT count(*) FROM replays WHERE status = 'running' AND requested_by = ?1";
 const WITHIN_CHANNELS: &str = "
@@ -42,7 +42,8 @@ const CLAIM: &str = "
         ORDER BY lease_until, replay_id LIMIT 1)
     RETURNING *";
 const ADVANCE: &str = "
-    UPDATE replays SET replayed = ?3, skipped = ?4, cursor = ?5, lease_until = ?6
+    UPDATE replays SET replayed = ?3, skipped = ?4, cursor = ?5, lease_until = ?6,
+        contents_erased = ?7
     WHERE replay_id = ?1 AND owner = ?2
     RETURNING *";
 const END: &str = "
@@ -116,6 +117,7 @@ impl Replays for SqliteStore {
                 count(progress.skipped),
                 progress.cursor,
                 millis::of(lease_until),
+                count(progress.contents_erased),
             ];
             let mut advance = transaction.prepare_cached(ADVANCE)?;
             let status = |row: &Row<'_>| Columns(row).named("status");
@@ -157,6 +159,7 @@ fn insert(connection: &Connection, replay: &Replay) -> rusqlite::Result<()> {
         replay.ended_at.map(millis::of),
         replay.requested_by,
         channels,
+        count(replay.progress.contents_erased),
     ];
     connection.execute(INSERT, values).map(drop)
 }
@@ -181,6 +184,7 @@ fn replay(row: &Row<'_>) -> rusqlite::Result<Replay> {
         progress: Progress {
             replayed: number("replayed")?,
             skipped: number("skipped")?,
+            contents_erased: number("contents_erased")?,
             cursor: columns.get("cursor")?,
         },
         created_at: columns.time("created_at")?,

@@ -55,10 +55,12 @@ pub(super) async fn forget(store: &SqliteStore, before: i64) -> Result<(), Unava
     Ok(())
 }
 
-const OTHERS: [&str; 4] = [
+const OTHERS: [&str; 5] = [
     "DELETE FROM dead_letters WHERE rowid IN (SELECT rowid FROM dead_letters
      WHERE replayed_by IS NOT NULL AND dead_at < ?1 LIMIT ?2)",
     "DELETE FROM replays WHERE rowid IN (SELECT rowid FROM replays
+     WHERE ended_at IS NOT NULL AND ended_at < ?1 LIMIT ?2)",
+    "DELETE FROM erasures WHERE rowid IN (SELECT rowid FROM erasures
      WHERE ended_at IS NOT NULL AND ended_at < ?1 LIMIT ?2)",
     "DELETE FROM idempotency WHERE rowid IN (SELECT rowid FROM idempotency
      WHERE taken_at < ?1 LIMIT ?2)",
@@ -83,6 +85,8 @@ fn messages(
     })?;
     let ids: Vec<String> = ids.collect::<Result<_, _>>()?;
     for sql in [
+        "DELETE FROM entry_contents WHERE entry_id IN
+         (SELECT entry_id FROM entries WHERE message_id = ?1)",
         "DELETE FROM entries WHERE message_id = ?1",
         "DELETE FROM contents WHERE message_id = ?1",
         "DELETE FROM answers WHERE message_id = ?1",

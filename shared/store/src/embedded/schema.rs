@@ -19,6 +19,7 @@ pub(super) const SCHEMA: Schema = Schema {
         WAITING_COUNTS,
         ANSWERS,
         ANSWERS_DUE,
+        ERASURES,
     ],
 };
 
@@ -312,4 +313,30 @@ const ANSWERS_DUE: &str = "
     CREATE INDEX messages_unanswered ON messages (answer_by, message_id)
         WHERE answer_by IS NOT NULL;
     ALTER TABLE contents ADD COLUMN answer_within_ms INTEGER;
+";
+
+/// Version 14. The erasures of sessions, and when contents were erased. A replayed dead letter, which
+/// is not read again, keeps no detail.
+///
+/// The events that hold contents have a table of their own, to which rows are only appended. In
+/// `entries`, rows are inserted between others: SQLite then moves rows within their pages, and may
+/// leave copies that no deletion overwrites.
+const ERASURES: &str = "
+    CREATE TABLE erasures (
+        session_id TEXT NOT NULL PRIMARY KEY,
+        requested_at INTEGER NOT NULL,
+        ended_at INTEGER
+    ) STRICT;
+    CREATE INDEX erasures_unfinished ON erasures (requested_at, session_id) WHERE ended_at IS NULL;
+    CREATE INDEX erasures_ended ON erasures (ended_at) WHERE ended_at IS NOT NULL;
+    ALTER TABLE messages ADD COLUMN erased_at INTEGER;
+    ALTER TABLE answers ADD COLUMN erased_at INTEGER;
+    ALTER TABLE dead_letters ADD COLUMN erased_at INTEGER;
+    UPDATE dead_letters SET detail = '' WHERE replayed_by IS NOT NULL;
+    ALTER TABLE replays ADD COLUMN contents_erased INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE entry_contents (
+        entry_id TEXT NOT NULL PRIMARY KEY,
+        event TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX waiting_by_session ON waiting (session_id, message_id);
 ";

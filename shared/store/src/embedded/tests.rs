@@ -1,3 +1,4 @@
+mod erasure;
 mod queries;
 mod retention;
 mod waiting_rows;

@@ -6,12 +6,14 @@ pub(super) mod channels;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use roundtrip_model::{ChannelId, millis};
+use roundtrip_model::{ChannelId, Entry, millis};
 use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
 use time::OffsetDateTime;
 
 use super::{
     SqliteStore,
+    erased::of_session,
+    journal::record,
     rows::{self, Columns},
 };
 use crate::{
@@ -245,6 +247,11 @@ fn put(transaction: &Transaction<'_>, messages: &[WaitingMessage]) -> rusqlite::
     let mut put = transaction.prepare_cached(PUT)?;
     let mut put_body = transaction.prepare_cached(PUT_BODY)?;
     for message in messages {
+        let erasure = of_session(transaction, message.session_id.as_str())?;
+        if let Some(erasure) = erasure.filter(|erasure| erasure.covers(&message.id)) {
+            cancelled(transaction, [message], erasure.requested_at)?;
+            continue;
+        }
         let values = params![
             message.id,
             message.channel_id.as_str(),
@@ -266,6 +273,19 @@ fn put(transaction: &Transaction<'_>, messages: &[WaitingMessage]) -> rusqlite::
         look(transaction, channel.as_str(), due_at, expires_at)?;
     }
     Ok(())
+}
+
+/// Records that these messages no longer wait, because their session was erased at this time.
+pub(super) fn cancelled<'a>(
+    transaction: &Transaction<'_>,
+    messages: impl IntoIterator<Item = &'a WaitingMessage>,
+    at: OffsetDateTime,
+) -> rusqlite::Result<()> {
+    let entries: Vec<Entry> = messages
+        .into_iter()
+        .filter_map(|message| message.cancelled(at))
+        .collect();
+    record(transaction, &entries)
 }
 
 /// The earliest due time or expiry of a channel's messages.
@@ -352,7 +372,7 @@ fn make_message_due(transaction: &Transaction<'_>, id: &str, now: i64) -> rusqli
 }
 
 /// The message, without its body.
-fn outline(row: &Row<'_>) -> rusqlite::Result<WaitingMessage> {
+pub(super) fn outline(row: &Row<'_>) -> rusqlite::Result<WaitingMessage> {
     let columns = Columns(row);
     Ok(WaitingMessage {
         id: columns.get("message_id")?,

@@ -197,7 +197,7 @@ pub(crate) fn merged(
 fn bytes(turn: &Turn) -> usize {
     match turn {
         Turn::Message(message) => message.bytes(),
-        Turn::Answer(answer) => answer.answer.content.bytes(),
+        Turn::Answer(answer) => answer.answer.bytes(),
     }
 }
 

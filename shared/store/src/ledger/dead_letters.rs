@@ -69,9 +69,16 @@ pub struct DeadLetter {
     pub accepted_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     pub dead_at: OffsetDateTime,
-    /// The body, as a replay puts it back into the queue. Empty with [`Detail::Outline`].
+    /// The body, as a replay puts it back into the queue. Empty with [`Detail::Outline`], or if it
+    /// was erased.
     #[serde(skip)]
     pub body: Bytes,
+    /// When its contents were to be erased, if they were.
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub contents_erased_at: Option<OffsetDateTime>,
 }
 
 /// A filter on dead letters. A field that is `None` matches all.

@@ -46,7 +46,7 @@ impl<'a> MessageProjection<'a> {
         self.position = self.position.max(entry.position());
         self.replay_count = self.replay_count.max(entry.replay_count);
         self.updated_at = self.updated_at.max(entry.at);
-        if let Event::Accepted(content) = &entry.event {
+        if let Event::Accepted(Some(content)) = &entry.event {
             self.content = Some(content);
         }
     }

@@ -27,6 +27,12 @@ pub struct MessageRecord {
     /// Its content. `None` before its `Accepted` entry arrives, and with [`Detail::Outline`](crate::Detail::Outline).
     #[serde(skip)]
     pub content: Option<Content>,
+    /// When its contents, and those of its answers, were to be erased, if they were.
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub contents_erased_at: Option<OffsetDateTime>,
 }
 
 impl MessageRecord {
@@ -56,8 +62,17 @@ pub struct AnswerRecord {
     pub callback_id: CallbackId,
     /// When Roundtrip accepted it.
     pub at: OffsetDateTime,
-    /// Its content, as far as it is kept.
-    pub content: KeptAnswer,
+    /// Its content, as far as it is kept. `None` if it was erased.
+    pub content: Option<KeptAnswer>,
+    /// When the content was to be erased, if it was.
+    pub contents_erased_at: Option<OffsetDateTime>,
+}
+
+impl AnswerRecord {
+    /// The bytes of its content.
+    pub(crate) fn bytes(&self) -> usize {
+        self.content.as_ref().map_or(0, KeptAnswer::bytes)
+    }
 }
 
 /// Stored in place of an `Accepted` event, whose content is stored apart.

@@ -128,9 +128,12 @@ pub struct Replay {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     pub replayed: u64,
-    /// How many were skipped: they are still being delivered, their content is unknown, or the
-    /// broker does not accept their size.
+    /// How many were skipped: they are still being delivered, their content is unknown or was
+    /// erased, or the broker does not accept their size.
     pub skipped: u64,
+    /// How many of the skipped ones had their contents erased.
+    #[serde(default)]
+    pub contents_erased: u64,
     pub cursor: Option<String>,
 }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use roundtrip_model::{ChannelId, SessionId, waiting::WaitReason};
+use roundtrip_model::{ChannelId, Entry, EntryId, Event, SessionId, waiting::WaitReason};
 use time::OffsetDateTime;
 
 use crate::{QueryError, Unavailable};
@@ -26,7 +26,8 @@ pub trait WaitingRoom: Send + Sync + 'static {
     /// Stores messages. One that is already stored is replaced only if the new replay count, or the
     /// number of attempts at the same replay count, is greater. Their channels are looked at from
     /// the earliest due time or expiry on. If a channel was released with a time, only the expiries
-    /// count until it is claimed again. After an error some may have been stored; storing all again
+    /// count until it is claimed again. One whose session was erased since its acceptance is not
+    /// stored, but recorded as cancelled. After an error some may have been stored; storing all again
     /// completes them.
     async fn put_waiting(&self, messages: &[WaitingMessage]) -> Result<(), Unavailable>;
 
@@ -153,6 +154,19 @@ impl WaitingMessage {
             due_at: self.due_at,
             id: self.id.clone(),
         }
+    }
+
+    /// The entry of a cancellation. `None` if the id is another program's.
+    pub(crate) fn cancelled(&self, at: OffsetDateTime) -> Option<Entry> {
+        Some(Entry {
+            entry_id: EntryId::generate(),
+            message_id: self.id.parse().ok()?,
+            channel_id: self.channel_id.clone(),
+            session_id: self.session_id.clone(),
+            replay_count: self.replay_count,
+            at,
+            event: Event::Cancelled {},
+        })
     }
 
     /// The settlement of the message as it was read.

@@ -16,8 +16,8 @@ use tracing::warn;
 use super::{
     CHANNELS, DUPLICATE_KEY, channels,
     ledger::{
-        ANSWERS, API_KEYS, DEAD_LETTERS, ENTRIES, IDEMPOTENCY, MESSAGES, REPLAYS, WAITING,
-        WAITING_CHANNELS,
+        ANSWERS, API_KEYS, DEAD_LETTERS, ENTRIES, ERASURES, IDEMPOTENCY, MESSAGES, REPLAYS,
+        WAITING, WAITING_CHANNELS,
     },
 };
 
@@ -78,7 +78,7 @@ impl Only {
 
 /// The indexes of the collections. Those of channels have the id after each text, so that a page is
 /// read in its order.
-pub(super) const NEEDED: [Needed; 10] = [
+pub(super) const NEEDED: [Needed; 11] = [
     needed(
         CHANNELS,
         None,
@@ -128,6 +128,8 @@ pub(super) const NEEDED: [Needed; 10] = [
             &["channels", "_id"],
         ],
     ),
+    // What has no `ended_at` is found by the same index.
+    needed(ERASURES, Some("ended_at"), &[]),
     needed(IDEMPOTENCY, Some("taken_at"), &[]),
     needed(API_KEYS, Some("ends_at"), &[]),
     Needed {
@@ -149,6 +151,7 @@ pub(super) const NEEDED: [Needed; 10] = [
                 &["channel_id", "due_at", "_id"],
                 // A summary reads no documents.
                 &["channel_id", "reason", "accepted_at"],
+                &["session_id", "_id"],
             ],
         )
     },

@@ -5,6 +5,8 @@
 
 mod bulk;
 mod dead_letters;
+mod erased;
+mod erasures;
 mod idempotency;
 mod journal;
 mod keys;
@@ -34,6 +36,7 @@ pub(super) const ENTRIES: &str = "entries";
 pub(super) const ANSWERS: &str = "answers";
 pub(super) const MESSAGES: &str = "messages";
 pub(super) const DEAD_LETTERS: &str = "dead_letters";
+pub(super) const ERASURES: &str = "erasures";
 pub(super) const REPLAYS: &str = "replays";
 pub(super) const IDEMPOTENCY: &str = "idempotency";
 pub(super) const API_KEYS: &str = "api_keys";

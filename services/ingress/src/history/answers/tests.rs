@@ -51,7 +51,10 @@ fn stored(numbers: impl IntoIterator<Item = usize>) -> Answers {
     let answers = numbers.into_iter().map(|number| AnswerRecord {
         callback_id: id(number),
         at: BEGINNING + Duration::seconds(i64::try_from(number).unwrap()),
-        content: KeptAnswer::ResponseData(serde_json::from_str(&number.to_string()).unwrap()),
+        content: Some(KeptAnswer::ResponseData(
+            serde_json::from_str(&number.to_string()).unwrap(),
+        )),
+        contents_erased_at: None,
     });
     Answers {
         answers: answers.collect(),

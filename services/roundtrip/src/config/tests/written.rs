@@ -53,7 +53,7 @@ fn in_file(key: &str, value: &str) -> String {
 }
 
 /// Every key, with values of the environment and the same in the file.
-const KEYS: [(&str, &[(&str, &str)]); 93] = [
+const KEYS: [(&str, &[(&str, &str)]); 94] = [
     ("environment", &[("production", "\"production\"")]),
     ("public_url", &[("http://h/", "\"http://h/\"")]),
     ("sessions_server", &[("http://h/", "\"http://h/\"")]),
@@ -83,6 +83,7 @@ const KEYS: [(&str, &[(&str, &str)]); 93] = [
     ("store.cache_ttl", DURATION),
     ("store.cache_bytes", NUMBER),
     ("store.retention", DURATION),
+    ("store.content_retention", DURATION),
     ("egress.allow", NAMES),
     ("egress.deny", NAMES),
     ("egress.https_only", &[("true", "true")]),

@@ -8,14 +8,14 @@ use crate::{
 };
 
 const ANSWERS: &str = "
-    SELECT callback_id, at, content FROM answers WHERE message_id = ?1
+    SELECT callback_id, at, content, erased_at FROM answers WHERE message_id = ?1
     ORDER BY at DESC, callback_id DESC LIMIT ?2";
 const ANSWER: &str = "
-    SELECT callback_id, at, content FROM answers
+    SELECT callback_id, at, content, erased_at FROM answers
     WHERE message_id = ?1 AND (?2 IS NULL OR callback_id = ?2)
     ORDER BY at, callback_id LIMIT 1";
 const ANSWERED: &str = "
-    SELECT callback_id, message_id, channel_id, at, content FROM answers
+    SELECT callback_id, message_id, channel_id, at, content, erased_at FROM answers
     WHERE session_id = ?1 AND (at, callback_id) > (?2, ?3)
     AND (?4 IS NULL OR channel_id IN (SELECT value FROM json_each(?4)))
     ORDER BY at, callback_id LIMIT ?5";
@@ -51,10 +51,15 @@ pub(super) fn one(
 
 fn answer_record(row: &Row<'_>) -> rusqlite::Result<AnswerRecord> {
     let columns = Columns(row);
+    let contents_erased_at = columns.optional_time("erased_at")?;
     Ok(AnswerRecord {
         callback_id: columns.parsed("callback_id")?,
         at: columns.time("at")?,
-        content: columns.json("content")?,
+        content: match contents_erased_at {
+            Some(_) => None,
+            None => Some(columns.json("content")?),
+        },
+        contents_erased_at,
     })
 }
 
@@ -76,7 +81,7 @@ pub(super) fn in_session(
             channel_id: columns.parsed("channel_id")?,
             answer: answer_record(row)?,
         };
-        let bytes = answer.answer.content.bytes();
+        let bytes = answer.answer.bytes();
         if !part.add(answer, bytes) {
             break;
         }

@@ -116,6 +116,7 @@ async fn a_dead_letter_stays_until_it_is_replayed_or_purged() {
         accepted_at: dead_at,
         dead_at,
         body: Bytes::from_static(b"?"),
+        contents_erased_at: None,
     };
     let letters = [
         letter("old", OLD),

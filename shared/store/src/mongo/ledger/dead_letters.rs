@@ -1,7 +1,7 @@
 //! Dead letters.
 //!
 //! Invariant: storing an existing dead letter again leaves it unchanged, in particular a replayed
-//! one.
+//! one, which is kept without its contents.
 
 use async_trait::async_trait;
 use bson::{Binary, DateTime, Document, doc};
@@ -10,8 +10,8 @@ use roundtrip_model::{ChannelId, DeadReason, MessageId, ReplayId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::MongoStore, Asked, DEAD_LETTERS, Unreadable, binary, document, name, no_body,
-    of_channels, read_time, rows, stored, stored_from, texts, unless_there,
+    super::MongoStore, Asked, DEAD_LETTERS, Unreadable, binary, document, erased::erase_inserted,
+    name, no_body, of_channels, read_time, rows, stored, stored_from, texts, unless_there,
 };
 use crate::{
     DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, MAX_PAGE, QueryError, Unavailable,
@@ -32,8 +32,11 @@ impl DeadLetters for MongoStore {
             .map(|letter| document(&LetterRow::of(letter)))
             .collect();
         let rows = rows?;
-        self.on(DEAD_LETTERS, move |letters| async move {
-            unless_there(letters.insert_many(rows).ordered(false).await)
+        let inserted = letters.to_vec();
+        self.run(move |database| async move {
+            let letters = database.collection::<Document>(DEAD_LETTERS);
+            unless_there(letters.insert_many(rows).ordered(false).await)?;
+            erase_inserted(&database, &inserted).await
         })
         .await
     }
@@ -77,7 +80,12 @@ impl DeadLetters for MongoStore {
         }
         let which = doc! { "_id": { "$in": texts(dead_ids) }, "replayed": false };
         let change = doc! {
-            "$set": { "replayed": true, "replayed_by": by.to_string() },
+            "$set": {
+                "replayed": true,
+                "replayed_by": by.to_string(),
+                "body": no_body(),
+                "reason.detail": "",
+            },
             "$currentDate": { "replayed_at": true },
         };
         self.on(DEAD_LETTERS, move |letters| async move {
@@ -221,6 +229,8 @@ struct LetterRow {
     body: Binary,
     /// Written in every document, so that an index finds those with `false`.
     replayed: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    erased_at: Option<DateTime>,
 }
 
 impl LetterRow {
@@ -239,6 +249,7 @@ impl LetterRow {
             dead_at: stored(letter.dead_at),
             body: binary(&letter.body),
             replayed: false,
+            erased_at: letter.contents_erased_at.map(stored),
         }
     }
 
@@ -256,6 +267,7 @@ impl LetterRow {
             accepted_at: read_time(self.accepted_at)?,
             dead_at: read_time(self.dead_at)?,
             body: self.body.bytes.into(),
+            contents_erased_at: self.erased_at.map(read_time).transpose()?,
         })
     }
 }

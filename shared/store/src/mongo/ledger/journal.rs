@@ -2,7 +2,8 @@
 //!
 //! Invariant: a call writes the contents of answers, then the documents of messages, then the entries,
 //! so that a reader of an entry finds what it is about. A state can be ahead of an answer's content,
-//! because a forward's entry may come in an earlier call than the answer's.
+//! because a forward's entry may come in an earlier call than the answer's. Last it erases what it
+//! has written of messages whose contents are erased.
 
 mod answers;
 mod conversation;
@@ -20,8 +21,9 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use super::{
-    super::MongoStore, ANSWERS, Asked, ENTRIES, MESSAGES, Unreadable, bulk, document, just_after,
-    of_channels, primary, read_time, row, rows, stored, texts, unless_there,
+    super::MongoStore, ANSWERS, Asked, ENTRIES, MESSAGES, Unreadable, bulk, document,
+    erased::erase_recorded, just_after, of_channels, primary, read_time, row, rows, stored, texts,
+    unless_there,
 };
 use crate::{
     AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MAX_PAGE,
@@ -35,23 +37,14 @@ impl Journal for MongoStore {
         if entries.is_empty() {
             return Ok(());
         }
-        let rows = entries.iter().map(|entry| document(&EntryRow::of(entry)?));
-        let rows = rows.collect::<Result<Vec<_>, _>>()?;
-        let commands = update::commands(entries);
-        let contents = update::answers(entries)?;
+        let write = Write::of(entries)?;
+        let subjects: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry.message_id, entry.session_id.clone()))
+            .collect();
         self.run(move |database| async move {
-            for updates in contents {
-                bulk::update(&database, ANSWERS, updates).await?;
-            }
-            for updates in commands {
-                bulk::update(&database, MESSAGES, updates).await?;
-            }
-            let inserted = database
-                .collection::<Document>(ENTRIES)
-                .insert_many(rows)
-                .ordered(false)
-                .await;
-            Ok::<_, Unavailable>(unless_there(inserted)?)
+            write.send(&database).await?;
+            erase_recorded(&database, &subjects).await
         })
         .await
     }
@@ -150,7 +143,7 @@ impl Journal for MongoStore {
         let answers = self.run_query(ANSWERS, move |answers, max_time| async move {
             let found = answers.find(answered).sort(doc! { "at": 1, "_id": 1 });
             let found = found.limit(most).max_time(max_time).await?;
-            let bytes = |answer: &SessionAnswer| answer.answer.content.bytes();
+            let bytes = |answer: &SessionAnswer| answer.answer.bytes();
             conversation::part(found, limit, answers::AnswerRow::of_session, bytes).await
         });
         Ok(merged(messages, answers.await?, limit))
@@ -187,6 +180,47 @@ impl Journal for MongoStore {
             asked.count(&messages, max_time).await
         })
         .await
+    }
+}
+
+/// Records entries that have no contents.
+pub(super) async fn record(database: &Database, entries: &[Entry]) -> Result<(), Unavailable> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    Write::of(entries)?.send(database).await
+}
+
+/// What is written for some entries.
+struct Write {
+    contents: Vec<Vec<Document>>,
+    messages: Vec<Vec<Document>>,
+    rows: Vec<Document>,
+}
+
+impl Write {
+    fn of(entries: &[Entry]) -> Result<Self, Unavailable> {
+        let rows = entries.iter().map(|entry| document(&EntryRow::of(entry)?));
+        Ok(Self {
+            contents: update::answers(entries)?,
+            messages: update::commands(entries),
+            rows: rows.collect::<Result<_, _>>()?,
+        })
+    }
+
+    async fn send(self, database: &Database) -> Result<(), Unavailable> {
+        for updates in self.contents {
+            bulk::update(database, ANSWERS, updates).await?;
+        }
+        for updates in self.messages {
+            bulk::update(database, MESSAGES, updates).await?;
+        }
+        let inserted = database
+            .collection::<Document>(ENTRIES)
+            .insert_many(self.rows)
+            .ordered(false)
+            .await;
+        Ok(unless_there(inserted)?)
     }
 }
 
@@ -296,9 +330,10 @@ impl EntryRow {
     }
 
     fn entry(&self, message: &MessageRecord) -> Result<Entry, Unreadable> {
-        let event = match &message.content {
-            Some(content) if self.event == ACCEPTED => Event::Accepted(Box::new(content.clone())),
-            _ => serde_json::from_str(&self.event).map_err(|error| Unreadable(error.into()))?,
+        let event = if self.event == ACCEPTED {
+            Event::Accepted(message.content.clone().map(Box::new))
+        } else {
+            serde_json::from_str(&self.event).map_err(|error| Unreadable(error.into()))?
         };
         Ok(Entry {
             entry_id: self.entry_id,
@@ -322,6 +357,7 @@ struct MessageRow {
     round: u32,
     updated_at: DateTime,
     content: Option<ContentRow>,
+    erased_at: Option<DateTime>,
 }
 
 #[derive(Deserialize)]
@@ -359,6 +395,7 @@ impl MessageRow {
             answer_by: self.position.answer_by.map(read_time).transpose()?,
             updated_at: read_time(self.updated_at)?,
             content,
+            contents_erased_at: self.erased_at.map(read_time).transpose()?,
         })
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: a message is written before its channel's record. The record is removed only if nothing
 //! was put since its owner found no message.
 
+mod cancelled;
 mod channels;
 mod due;
 mod row;
@@ -23,9 +24,12 @@ use crate::{
     WaitingRoom, WaitingSelection, WaitingSummary,
     ledger::{MAX_ROWS, earliest_looks, look_no_later},
 };
+pub(super) use cancelled::cancel;
+use cancelled::cancel_put;
 use channels::LeaseEnd;
 use due::{make_due_step, make_message_due, next, wake};
-use row::{Row, outline, read, replacement};
+pub(super) use row::{Row, outline};
+use row::{read, replacement};
 
 #[async_trait]
 impl WaitingRoom for MongoStore {
@@ -40,6 +44,7 @@ impl WaitingRoom for MongoStore {
         let looks: Vec<_> = channels
             .map(|(channel, looks)| (channels::look(channel.as_str(), looks), 0))
             .collect();
+        let messages = messages.to_vec();
         self.run(move |database| async move {
             let waiting = database.collection::<Document>(WAITING);
             let there = those_there(waiting.insert_many(&rows).ordered(false).await)?;
@@ -49,6 +54,7 @@ impl WaitingRoom for MongoStore {
             for updates in bulk::in_commands(replacements) {
                 bulk::upsert(&database, WAITING, updates).await?;
             }
+            cancel_put(&database, &messages).await?;
             for updates in bulk::in_commands(looks) {
                 bulk::update(&database, WAITING_CHANNELS, updates).await?;
             }

@@ -187,3 +187,20 @@ async fn a_purge_and_a_replay_still_ask_for_a_filter() {
     let replay = post(&bench, "/messages/replay", &key, "{}").await;
     assert_eq!(replay.status, 422, "{}", replay.text);
 }
+
+/// A session may have messages in any channel.
+#[tokio::test]
+async fn a_key_of_some_channels_erases_no_session() {
+    let bench = Bench::in_production().await;
+    let session = "s".parse().unwrap();
+    let limited = limited(&bench, KeyRole::Operator, &["c"]).await;
+    let refused = ask(&bench, Method::DELETE, "/sessions/s", &limited, "").await;
+    assert_eq!(refused.status, 403, "{}", refused.text);
+    let problem = "urn:roundtrip:problem:channel-not-allowed";
+    assert_eq!(refused.json()["type"], problem);
+    assert_eq!(bench.store.erasure(&session).await.unwrap(), None);
+    let key = keep(&bench, new_key(KeyRole::Operator)).await.1;
+    let accepted = ask(&bench, Method::DELETE, "/sessions/s", &key, "").await;
+    assert_eq!(accepted.status, 202, "{}", accepted.text);
+    assert!(bench.store.erasure(&session).await.unwrap().is_some());
+}

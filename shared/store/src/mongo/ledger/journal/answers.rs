@@ -59,6 +59,7 @@ pub(super) struct AnswerRow {
     at: DateTime,
     /// The JSON of a `KeptAnswer`.
     content: String,
+    erased_at: Option<DateTime>,
 }
 
 impl AnswerRow {
@@ -71,11 +72,17 @@ impl AnswerRow {
     }
 
     fn record(&self) -> Result<AnswerRecord, Unreadable> {
+        let content = match self.erased_at {
+            Some(_) => None,
+            None => serde_json::from_str(&self.content)
+                .map(Some)
+                .map_err(|error| Unreadable(error.into()))?,
+        };
         Ok(AnswerRecord {
             callback_id: self.callback_id,
             at: read_time(self.at)?,
-            content: serde_json::from_str(&self.content)
-                .map_err(|error| Unreadable(error.into()))?,
+            content,
+            contents_erased_at: self.erased_at.map(read_time).transpose()?,
         })
     }
 }

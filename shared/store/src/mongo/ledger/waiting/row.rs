@@ -8,7 +8,7 @@ use super::super::{Unreadable, binary, no_body, read_time, row, stored, stored_f
 use crate::{Unavailable, WaitingMessage};
 
 /// Everything except the body.
-pub(super) fn outline() -> Document {
+pub(in super::super) fn outline() -> Document {
     doc! { "body": 0 }
 }
 
@@ -19,7 +19,7 @@ pub(super) fn read(found: Option<Document>) -> Result<Option<WaitingMessage>, Un
 
 /// A message as it is stored.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Row {
+pub(in super::super) struct Row {
     #[serde(rename = "_id")]
     id: String,
     channel_id: ChannelId,
@@ -53,7 +53,7 @@ impl Row {
         }
     }
 
-    pub(super) fn message(self) -> Result<WaitingMessage, Unreadable> {
+    pub(in super::super) fn message(self) -> Result<WaitingMessage, Unreadable> {
         Ok(WaitingMessage {
             id: self.id,
             channel_id: self.channel_id,

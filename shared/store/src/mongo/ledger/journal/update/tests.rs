@@ -26,11 +26,11 @@ fn entry(message_id: MessageId, event: Event) -> Entry {
 
 fn accepted(bytes: usize) -> Event {
     let message = format!("\"{}\"", "x".repeat(bytes));
-    Event::Accepted(Box::new(Content {
+    Event::Accepted(Some(Box::new(Content {
         message: RawValue::from_string(message).unwrap(),
         response_url: "http://h/".to_owned(),
         answer_within_ms: None,
-    }))
+    })))
 }
 
 fn arrived() -> Event {

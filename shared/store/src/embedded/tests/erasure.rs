@@ -1,0 +1,126 @@
+//! Nothing of an erased session stays in the file, wherever SQLite has moved its rows.
+
+use bytes::Bytes;
+use roundtrip_model::{
+    DeadReason, Entry, EntryId, Event, MessageId, decision::DeadKind, waiting::WaitReason,
+};
+use serde_json::json;
+use time::{OffsetDateTime, macros::datetime};
+
+use super::*;
+use crate::{DeadLetter, DeadLetters, DeadQueue, Erasures, Journal, WaitingMessage, WaitingRoom};
+
+const BEGINNING: OffsetDateTime = datetime!(2026-03-01 0:00 UTC);
+const SESSIONS: u32 = 40;
+const MESSAGES: u32 = 25;
+
+/// The session's own text, in as many copies as it takes to find any part of it.
+fn text(session: u32, number: u32) -> String {
+    let copies = (session * 7919 + number * 104_729) % 500 + 1;
+    mark(session).repeat(copies as usize)
+}
+
+fn mark(session: u32) -> String {
+    format!("[{session:03}]")
+}
+
+fn message_id(session: u32, number: u32) -> MessageId {
+    let millis = millis::of(BEGINNING) + i64::from(number);
+    let id = format!("msg_{millis:012x}700080000000{session:08x}");
+    id.parse().unwrap()
+}
+
+fn entries(session: u32, number: u32) -> [Entry; 4] {
+    let text = text(session, number);
+    let callback_id = format!("cb_{:032x}", session * MESSAGES + number);
+    [
+        json!({"accepted": {"message": text, "response_url": "http://h/"}}),
+        json!({"attempted": {
+            "attempt": 1, "status": 503, "excerpt": text, "duration_ms": 1,
+            "next": {"retry": {"wait_ms": 1}}
+        }}),
+        json!({"answered": {"callback_id": callback_id, "content": {"response_data": text}}}),
+        json!({"dead": {"kind": "refused", "detail": text}}),
+    ]
+    .map(|event| Entry {
+        entry_id: EntryId::generate(),
+        message_id: message_id(session, number),
+        channel_id: "c".parse().unwrap(),
+        session_id: format!("session {session}").parse().unwrap(),
+        replay_count: 0,
+        at: BEGINNING,
+        event: serde_json::from_value::<Event>(event).unwrap(),
+    })
+}
+
+fn holds(folder: &tempfile::TempDir, session: u32) -> bool {
+    let mark = mark(session).into_bytes();
+    let files = std::fs::read_dir(folder.path()).unwrap();
+    files.into_iter().any(|file| {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        bytes.windows(mark.len()).any(|part| part == mark)
+    })
+}
+
+#[tokio::test]
+async fn no_part_of_an_erased_session_stays_among_the_rows_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("store.db"), TIMEOUT)
+        .await
+        .unwrap();
+    let all = || (0..MESSAGES).flat_map(|number| (0..SESSIONS).map(move |one| (one, number)));
+    // The entries of a message come in several calls, so that they are inserted between others.
+    let entries: Vec<[Entry; 4]> = all().map(|(one, number)| entries(one, number)).collect();
+    for kind in 0..4 {
+        for some in entries.chunks(100) {
+            let some: Vec<Entry> = some.iter().map(|entries| entries[kind].clone()).collect();
+            store.record(&some).await.unwrap();
+        }
+    }
+    for session in 0..SESSIONS {
+        let id = message_id(session, MESSAGES);
+        let (at, body) = (BEGINNING, Bytes::from(text(session, 1)));
+        let letter = DeadLetter {
+            dead_id: format!("{id}.0"),
+            queue: DeadQueue::Outbound,
+            webhook_id: id.to_string(),
+            message_id: Some(id),
+            channel_id: Some("c".parse().unwrap()),
+            session_id: Some(format!("session {session}").parse().unwrap()),
+            reason: DeadReason::new(DeadKind::Refused, text(session, 2)),
+            attempts: 1,
+            replay_count: 0,
+            accepted_at: at,
+            dead_at: at,
+            body: body.clone(),
+            contents_erased_at: None,
+        };
+        store.insert(&[letter]).await.unwrap();
+        let waiting = WaitingMessage {
+            id: id.to_string(),
+            channel_id: "c".parse().unwrap(),
+            session_id: format!("session {session}").parse().unwrap(),
+            replay_count: 0,
+            attempts: 0,
+            accepted_at: at,
+            due_at: at,
+            reason: WaitReason::Scheduled,
+            expires_at: None,
+            body,
+        };
+        store.put_waiting(&[waiting]).await.unwrap();
+    }
+    // In an order that leaves rows of others between the erased ones.
+    for step in 0..SESSIONS {
+        let session = step * 7 % SESSIONS;
+        assert!(holds(&folder, session), "{session}");
+        let id = format!("session {session}").parse().unwrap();
+        store.request_erasure(&id, NOW).await.unwrap();
+        for erasure in store.unfinished_erasures(1).await.unwrap() {
+            store.erase_session(&erasure, NOW).await.unwrap();
+        }
+        assert!(!holds(&folder, session), "{session}");
+    }
+}
+
+const NOW: OffsetDateTime = datetime!(2026-03-02 0:00 UTC);

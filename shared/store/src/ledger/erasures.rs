@@ -1,0 +1,175 @@
+//! The erasure of contents: of a session, or of what has become too old.
+//!
+//! Contents are messages, answers, the bodies of dead letters, and what the other side wrote in a
+//! response. Ids, times and states stay.
+//!
+//! Invariant: the erasure of a session is stored before anything is erased. From then on no call
+//! stores contents of the session's earlier messages, and a process that dies leaves the erasure
+//! unfinished, for any other to repeat. A message whose contents were erased never gets contents
+//! again.
+
+use async_trait::async_trait;
+use roundtrip_model::{
+    DeadReason, Event, MessageId, SessionId,
+    journal::{After, Attempt},
+};
+use time::OffsetDateTime;
+
+use super::{ACCEPTED, DeadLetter, first_message_id};
+use crate::Unavailable;
+
+#[async_trait]
+pub trait Erasures: Send + Sync + 'static {
+    /// Stores that the contents of this session are to be erased: those of the messages that were
+    /// accepted up to `at`, in whole milliseconds. A later request replaces an earlier one.
+    async fn request_erasure(
+        &self,
+        session: &SessionId,
+        at: OffsetDateTime,
+    ) -> Result<(), Unavailable>;
+
+    /// The latest erasure of a session. It is kept as long as a message after its end.
+    async fn erasure(&self, session: &SessionId) -> Result<Option<Erasure>, Unavailable>;
+
+    /// Erasures that have not ended, the earliest first.
+    async fn unfinished_erasures(&self, limit: u16) -> Result<Vec<Erasure>, Unavailable>;
+
+    /// Erases a session's contents and cancels its waiting messages, in steps, and then ends the
+    /// erasure, unless a later request has replaced it. After an error, or if it is dropped, a part
+    /// may be erased; a repeated call erases the rest.
+    async fn erase_session(
+        &self,
+        erasure: &Erasure,
+        now: OffsetDateTime,
+    ) -> Result<(), Unavailable>;
+
+    /// Erases the contents of these messages: at most
+    /// [`MAX_ERASED_AT_ONCE`]. Waiting messages and dead letters keep theirs.
+    async fn erase_messages(
+        &self,
+        ids: &[MessageId],
+        at: OffsetDateTime,
+    ) -> Result<(), Unavailable>;
+
+    /// Erases the contents of these dead letters: at most [`MAX_ERASED_AT_ONCE`].
+    async fn erase_dead_letters(
+        &self,
+        dead_ids: &[String],
+        at: OffsetDateTime,
+    ) -> Result<(), Unavailable>;
+
+    /// Removes what was erased also from the places where the engine keeps it for itself.
+    async fn overwrite_erased(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+}
+
+/// The most messages, or dead letters, that one call or step erases.
+pub const MAX_ERASED_AT_ONCE: u16 = 50;
+
+/// The erasure of a session's contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Erasure {
+    pub session_id: SessionId,
+    /// The contents of messages accepted until then are erased.
+    pub requested_at: OffsetDateTime,
+    /// `None` until everything is erased.
+    pub ended_at: Option<OffsetDateTime>,
+}
+
+impl Erasure {
+    /// The ids of the messages that it erases are less than this.
+    pub(crate) fn end_of_ids(&self) -> String {
+        let millis = roundtrip_model::millis::of(self.requested_at);
+        first_message_id(millis.saturating_add(1))
+    }
+
+    /// Whether it erases the contents of this message.
+    pub(crate) fn covers(&self, message_id: &str) -> bool {
+        *message_id < *self.end_of_ids()
+    }
+
+    /// Whether it erases the contents of this dead letter of the session. The time of an answer
+    /// without a message is that of its acceptance.
+    pub(crate) fn covers_letter(&self, letter: &DeadLetter) -> bool {
+        letter
+            .message_id
+            .map_or(letter.accepted_at <= self.requested_at, |id| {
+                self.covers(&id.to_string())
+            })
+    }
+}
+
+/// What is stored in the place of an error or of a reason's detail.
+pub(crate) const ERASED: &str = "erased";
+
+/// The stored form of an event without what the other side wrote. `None` if it is the same.
+pub(crate) fn without_contents(stored: &str) -> serde_json::Result<Option<String>> {
+    if stored == ACCEPTED {
+        return Ok(None);
+    }
+    let mut event: Event = serde_json::from_str(stored)?;
+    let has_contents = match &mut event {
+        Event::Attempted(attempt) | Event::ForwardAttempted { attempt, .. } => {
+            erase_attempt(attempt)
+        }
+        Event::Dead(reason) | Event::AnswerDead { reason, .. } => erase_reason(reason),
+        _ => false,
+    };
+    has_contents
+        .then(|| serde_json::to_string(&event))
+        .transpose()
+}
+
+fn erase_attempt(attempt: &mut Attempt) -> bool {
+    let before = attempt.clone();
+    attempt.excerpt.clear();
+    attempt.location = None;
+    if let Some(error) = &mut attempt.error {
+        ERASED.clone_into(error);
+    }
+    if let After::Dead(reason) = &mut attempt.next {
+        erase_reason(reason);
+    }
+    *attempt != before
+}
+
+fn erase_reason(reason: &mut DeadReason) -> bool {
+    let is_new = reason.detail != ERASED;
+    ERASED.clone_into(&mut reason.detail);
+    is_new
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::excerpt(
+        r#"{"attempted":{"attempt":1,"status":400,"location":"http://h/SECRET","excerpt":"SECRET","duration_ms":5,"next":{"dead":{"kind":"refused","detail":"answered 400: SECRET"}}}}"#,
+        r#"{"attempted":{"attempt":1,"status":400,"duration_ms":5,"next":{"dead":{"kind":"refused","detail":"erased"}}}}"#
+    )]
+    #[case::error(
+        r#"{"attempted":{"attempt":1,"error":"SECRET","duration_ms":5,"next":{"retry":{"wait_ms":1}}}}"#,
+        r#"{"attempted":{"attempt":1,"error":"erased","duration_ms":5,"next":{"retry":{"wait_ms":1}}}}"#
+    )]
+    #[case::dead(
+        r#"{"dead":{"kind":"refused","detail":"SECRET"}}"#,
+        r#"{"dead":{"kind":"refused","detail":"erased"}}"#
+    )]
+    fn what_the_other_side_wrote_is_erased_once(#[case] stored: &str, #[case] erased: &str) {
+        let once = without_contents(stored).unwrap();
+        assert_eq!(once.as_deref(), Some(erased));
+        assert_eq!(without_contents(erased).unwrap(), None);
+    }
+
+    #[rstest]
+    #[case(ACCEPTED)]
+    #[case(r#"{"delivering":{"attempt":1}}"#)]
+    #[case(r#"{"attempted":{"attempt":1,"status":200,"duration_ms":5,"next":"arrived"}}"#)]
+    fn an_event_without_contents_stays(#[case] stored: &str) {
+        assert_eq!(without_contents(stored).unwrap(), None);
+    }
+}

@@ -1,0 +1,206 @@
+//! What is erased, or is to be: the erasures of sessions, and the marks of messages.
+//!
+//! Invariant: a writer stores contents first, and then reads from the primary whether they are erased.
+
+use std::collections::BTreeMap;
+
+use bson::{DateTime, Document, doc};
+use mongodb::Database;
+use roundtrip_model::{MessageId, SessionId};
+use serde::Deserialize;
+
+use super::{
+    ANSWERS, DEAD_LETTERS, ENTRIES, ERASURES, MESSAGES, Unreadable, bulk, no_body, primary,
+    read_time, row, rows, stored, texts,
+};
+use crate::{
+    DeadLetter, Erasure, Unavailable,
+    ledger::{ERASED, without_contents},
+};
+
+/// How many entries are read at once.
+const ENTRIES_STEP: i64 = 200;
+
+#[derive(Deserialize)]
+pub(super) struct ErasureRow {
+    #[serde(rename = "_id")]
+    session_id: SessionId,
+    requested_at: DateTime,
+    ended_at: Option<DateTime>,
+}
+
+impl ErasureRow {
+    pub(super) fn erasure(self) -> Result<Erasure, Unreadable> {
+        Ok(Erasure {
+            session_id: self.session_id,
+            requested_at: read_time(self.requested_at)?,
+            ended_at: self.ended_at.map(read_time).transpose()?,
+        })
+    }
+}
+
+/// The erasures of those of these sessions that have one.
+pub(super) async fn of_sessions(
+    database: &Database,
+    sessions: Vec<String>,
+) -> Result<BTreeMap<SessionId, Erasure>, Unavailable> {
+    let found = database
+        .collection::<Document>(ERASURES)
+        .find(doc! { "_id": { "$in": sessions } })
+        .selection_criteria(primary())
+        .await?;
+    let erasures = rows(found, ErasureRow::erasure).await?.into_iter();
+    Ok(erasures
+        .map(|erasure| (erasure.session_id.clone(), erasure))
+        .collect())
+}
+
+/// Erases what these entries have stored of messages whose contents are erased.
+pub(super) async fn erase_recorded(
+    database: &Database,
+    entries: &[(MessageId, SessionId)],
+) -> Result<(), Unavailable> {
+    #[derive(Deserialize)]
+    struct Marked {
+        #[serde(rename = "_id")]
+        id: String,
+        erased_at: DateTime,
+    }
+
+    let sessions: BTreeMap<MessageId, &SessionId> =
+        entries.iter().map(|(id, session)| (*id, session)).collect();
+    let ids: Vec<String> = sessions.keys().map(ToString::to_string).collect();
+    let marked = database
+        .collection::<Document>(MESSAGES)
+        .find(doc! { "_id": { "$in": ids }, "erased_at": { "$exists": true } })
+        .projection(doc! { "erased_at": 1 })
+        .selection_criteria(primary())
+        .await?;
+    let marked = rows(marked, |marked: Marked| Ok((marked.id, marked.erased_at))).await?;
+    let mut erased: BTreeMap<String, DateTime> = marked.into_iter().collect();
+    let distinct: Vec<SessionId> = sessions.values().copied().cloned().collect();
+    let erasures = of_sessions(database, texts(&distinct)).await?;
+    for (id, session) in sessions {
+        let id = id.to_string();
+        if let Some(erasure) = erasures.get(session)
+            && erasure.covers(&id)
+        {
+            erased.entry(id).or_insert(stored(erasure.requested_at));
+        }
+    }
+    let mut by_time: BTreeMap<DateTime, Vec<String>> = BTreeMap::new();
+    for (id, at) in erased {
+        by_time.entry(at).or_default().push(id);
+    }
+    for (at, ids) in by_time {
+        erase_messages(database, ids, at).await?;
+    }
+    Ok(())
+}
+
+/// Erases those of these dead letters, just stored, that an erasure covers.
+pub(super) async fn erase_inserted(
+    database: &Database,
+    letters: &[DeadLetter],
+) -> Result<(), Unavailable> {
+    let sessions: Vec<_> = letters
+        .iter()
+        .filter_map(|letter| letter.session_id.clone())
+        .collect();
+    for (session, erasure) in of_sessions(database, texts(&sessions)).await? {
+        let ids = letters
+            .iter()
+            .filter(|letter| letter.session_id.as_ref() == Some(&session))
+            .filter(|letter| erasure.covers_letter(letter))
+            .map(|letter| letter.dead_id.clone());
+        let at = stored(erasure.requested_at);
+        erase_letters(database, ids.collect(), at).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn erase_letters(
+    database: &Database,
+    dead_ids: Vec<String>,
+    at: DateTime,
+) -> Result<(), Unavailable> {
+    if dead_ids.is_empty() {
+        return Ok(());
+    }
+    let change = doc! {
+        "$set": { "body": no_body(), "reason.detail": ERASED },
+        "$min": { "erased_at": at },
+    };
+    database
+        .collection::<Document>(DEAD_LETTERS)
+        .update_many(doc! { "_id": { "$in": dead_ids } }, change)
+        .await?;
+    Ok(())
+}
+
+/// Marks the messages first, so that a writer of further contents finds the mark.
+pub(super) async fn erase_messages(
+    database: &Database,
+    ids: Vec<String>,
+    at: DateTime,
+) -> Result<(), Unavailable> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mark = doc! { "$unset": { "content": "" }, "$min": { "erased_at": at } };
+    database
+        .collection::<Document>(MESSAGES)
+        .update_many(doc! { "_id": { "$in": &ids } }, mark)
+        .await?;
+    let change = doc! { "$set": { "content": "" }, "$min": { "erased_at": at } };
+    database
+        .collection::<Document>(ANSWERS)
+        .update_many(doc! { "message_id": { "$in": &ids } }, change)
+        .await?;
+    let mut after = String::new();
+    loop {
+        match erase_events(database, &ids, &after).await? {
+            Some(last) => after = last,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Erases contents from the first entries after this id. Returns the last id if there may be more.
+async fn erase_events(
+    database: &Database,
+    message_ids: &[String],
+    after: &str,
+) -> Result<Option<String>, Unavailable> {
+    #[derive(Deserialize)]
+    struct Stored {
+        #[serde(rename = "_id")]
+        entry_id: String,
+        event: String,
+    }
+
+    let mut found = database
+        .collection::<Document>(ENTRIES)
+        .find(doc! { "message_id": { "$in": message_ids }, "_id": { "$gt": after } })
+        .projection(doc! { "event": 1 })
+        .sort(doc! { "_id": 1 })
+        .limit(ENTRIES_STEP)
+        .selection_criteria(primary())
+        .await?;
+    let (mut count, mut last, mut updates) = (0, None, Vec::new());
+    while found.advance().await? {
+        let document = found.deserialize_current()?;
+        let entry: Stored = row(document)?;
+        count += 1;
+        if let Some(event) = without_contents(&entry.event).map_err(Unavailable::new)? {
+            let bytes = event.len();
+            let change = doc! { "$set": { "event": event } };
+            updates.push((doc! { "q": { "_id": &entry.entry_id }, "u": change }, bytes));
+        }
+        last = Some(entry.entry_id);
+    }
+    for updates in bulk::in_commands(updates) {
+        bulk::update(database, ENTRIES, updates).await?;
+    }
+    Ok(last.filter(|_| count == ENTRIES_STEP))
+}
