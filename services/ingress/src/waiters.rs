@@ -173,7 +173,8 @@ impl Waiting {
                 Some(content) => Known::Answer(Arc::new(AnswerRecord {
                     callback_id: *callback_id,
                     at: answered.at,
-                    content: content.clone(),
+                    content: Some(content.clone()),
+                    contents_erased_at: None,
                 })),
                 None => Known::Ended(State::Answered),
             });

@@ -157,13 +157,18 @@ pub(crate) async fn the_time_that_a_producer_gave_for_an_answer_is_kept(harness:
         };
         record(
             store,
-            &[entry(id, 0, millis, Event::Accepted(Box::new(content)))],
+            &[entry(
+                id,
+                0,
+                millis,
+                Event::Accepted(Some(Box::new(content))),
+            )],
         )
         .await;
         let (message, timeline) = found(store, &id).await;
         let kept = message.content.expect("its content").answer_within_ms;
         assert_eq!(kept, answer_within_ms);
-        let Event::Accepted(content) = &timeline[0].event else {
+        let Event::Accepted(Some(content)) = &timeline[0].event else {
             panic!("{timeline:?}");
         };
         assert_eq!(content.answer_within_ms, answer_within_ms);

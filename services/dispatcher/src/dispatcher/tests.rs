@@ -215,6 +215,7 @@ async fn the_limit_of_a_message_precedes_that_of_its_channel(
         max_in_flight: 1,
         snooze: Duration::ZERO,
         snoozes: Mutex::default(),
+        notices: Notices::off(),
     };
     let payload = MESSAGE.replace("http://localhost:8000/webhook-response", response_url);
     let mut payload: OutboundMessage = serde_json::from_str(&payload).unwrap();

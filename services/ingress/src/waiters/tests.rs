@@ -86,7 +86,7 @@ async fn a_note_brings_the_answer_that_another_process_accepted() {
     let Waited::Answer(answer) = waited else {
         panic!("{waited:?}")
     };
-    let KeptAnswer::ResponseData(data) = &answer.content else {
+    let Some(KeptAnswer::ResponseData(data)) = &answer.content else {
         panic!("{answer:?}")
     };
     assert_eq!(data.get(), r#"{"n":1.50}"#);
