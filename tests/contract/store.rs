@@ -9,6 +9,7 @@ mod ledger_conversation;
 mod ledger_dead;
 mod ledger_erasures;
 mod ledger_idempotency;
+mod ledger_inbound;
 mod ledger_journal;
 mod ledger_keys;
 mod ledger_messages;
@@ -37,6 +38,7 @@ pub(crate) use ledger_conversation::*;
 pub(crate) use ledger_dead::*;
 pub(crate) use ledger_erasures::*;
 pub(crate) use ledger_idempotency::*;
+pub(crate) use ledger_inbound::*;
 pub(crate) use ledger_journal::*;
 pub(crate) use ledger_keys::*;
 pub(crate) use ledger_messages::*;
@@ -157,6 +159,9 @@ macro_rules! store_contract {
             an_answer_is_found_by_its_id_or_as_the_first,
             the_states_of_messages_are_read_by_their_ids,
             a_conversation_is_in_the_order_of_time,
+            a_conversation_shows_what_was_said_first,
+            an_inbound_message_has_its_own_timeline,
+            messages_are_found_by_their_kind,
             a_conversation_has_only_the_callers_channels,
             a_long_conversation_is_read_in_pages_of_bounded_bytes,
             a_timeline_is_what_was_recorded,

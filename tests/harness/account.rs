@@ -1,4 +1,5 @@
-//! The account of a test: what the gateway accepted, and what became of it.
+//! The account of a test: what the gateway accepted, and what became of it. A message is also an inbound
+//! one, which the sessions server takes.
 //!
 //! Invariant: an accepted message is entered by the id in the gateway's response. It is accounted
 //! for by the test's own servers, or by `GET /channel/message/{id}`: a final state counts only if it
@@ -53,6 +54,9 @@ impl Account {
                 let accepted = results.filter(|result| result["status"] == "queued");
                 let ids = accepted.map(|result| text(result, "message_id"));
                 self.messages.extend(ids);
+            }
+            (path, 202) if path.ends_with("/inbound") => {
+                self.messages.insert(text(&json, "message_id"));
             }
             // It need not be delivered.
             (path, 200) if path.ends_with("/cancel") => {

@@ -19,6 +19,7 @@ mod faults;
 mod flask_channel;
 mod foreign_types;
 mod history;
+mod inbound;
 mod isolation;
 mod keys;
 mod limits;

@@ -35,7 +35,8 @@ roundtrip_model::section! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BodyFields {
-    /// All of them. `message_id` and `channel_id` are absent if the answer came without a token.
+    /// All of them. `message_id` and `channel_id` are absent if the answer came without a token, and
+    /// an inbound message has no `message_id`.
     Full,
     /// `session_id` and `response_data`.
     Bare,

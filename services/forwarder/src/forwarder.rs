@@ -1,5 +1,5 @@
-//! What is the forwarder's own: the headers and the body of a forward, and the entries of answers in
-//! the timeline.
+//! What is the forwarder's own: the headers and the body of a forward, and the entries of answers and
+//! inbound messages in the timeline.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use roundtrip_broker::{Message, Queue};
 use roundtrip_delivery::{DeliveryRole, EgressPolicy, Limits, NoAttempt, Pipeline, Request};
 use roundtrip_journal::Journal;
 use roundtrip_model::{
-    Callback, ChannelId, Clock, Entry, EntryId, Event, SessionId, Signer, WrongSettings,
+    Callback, ChannelId, Clock, Entry, EntryId, Event, MessageKind, SessionId, Signer,
+    WrongSettings,
 };
 use roundtrip_tls::Roots;
 use time::OffsetDateTime;
@@ -73,7 +74,7 @@ impl DeliveryRole for Forwarder {
 
     fn request<'a>(
         &'a self,
-        _: &Message,
+        message: &Message,
         callback: &Callback,
         (): &'a (),
     ) -> Result<Request<'a>, serde_json::Error> {
@@ -83,7 +84,7 @@ impl DeliveryRole for Forwarder {
         };
         Ok(Request {
             url: &self.sessions_server,
-            webhook_id: callback.callback_id.to_string(),
+            webhook_id: message.id.clone(),
             headers: headers(callback),
             body: serde_json::to_vec(&body)?.into(),
             signer: self.signer.as_ref(),
@@ -94,27 +95,31 @@ impl DeliveryRole for Forwarder {
         })
     }
 
-    /// The entry of a wait or an attempt, if it is known which message was answered.
+    /// The entry of an inbound message, or that of an answer's wait or attempt if it is known which
+    /// message was answered.
     fn entry(
         message: &Message,
         callback: &Callback,
         at: OffsetDateTime,
         event: Event,
     ) -> Option<Entry> {
-        let callback_id = callback.callback_id;
-        let event = match event {
-            Event::Waiting {
-                attempts,
-                reason,
-                until,
-                ..
-            } => Event::Waiting {
+        let event = match (callback.callback_id, event) {
+            (None, event) => event,
+            (
+                Some(callback_id),
+                Event::Waiting {
+                    attempts,
+                    reason,
+                    until,
+                    ..
+                },
+            ) => Event::Waiting {
                 callback_id: Some(callback_id),
                 attempts,
                 reason,
                 until,
             },
-            Event::Attempted(attempt) => Event::ForwardAttempted {
+            (Some(callback_id), Event::Attempted(attempt)) => Event::ForwardAttempted {
                 callback_id,
                 attempt,
             },
@@ -125,6 +130,7 @@ impl DeliveryRole for Forwarder {
             message_id: callback.message_id?,
             channel_id: callback.channel_id.clone()?,
             session_id: callback.session_id.clone(),
+            kind: callback.kind(),
             replay_count: message.replay_count,
             at,
             event,
@@ -134,15 +140,22 @@ impl DeliveryRole for Forwarder {
 
 /// The headers that name the kind and the ids, for a router that does not read the body.
 fn headers(callback: &Callback) -> Vec<(&'static str, String)> {
+    let kind = match callback.kind() {
+        MessageKind::Outbound => "answer",
+        MessageKind::Inbound => "inbound",
+    };
     let ids = [
-        (MESSAGE_ID, callback.message_id.map(|id| id.to_string())),
+        (
+            MESSAGE_ID,
+            callback.answered_message().map(ToString::to_string),
+        ),
         (
             CHANNEL_ID,
             callback.channel_id.as_ref().map(ToString::to_string),
         ),
     ];
     let ids = ids.into_iter().filter_map(|(name, id)| Some((name, id?)));
-    ids.chain([(KIND, "answer".to_owned())]).collect()
+    ids.chain([(KIND, kind.to_owned())]).collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use axum::{
 };
 use roundtrip_broker::{Message, Route};
 use roundtrip_model::{
-    Callback, CallbackId, Entry, EntryId, Event, SessionId,
+    Callback, CallbackId, Entry, EntryId, Event, MessageKind, SessionId,
     journal::KeptAnswer,
     token::{Claims, Proven, QUERY, Refusal},
 };
@@ -84,7 +84,7 @@ pub(crate) async fn receive(
         None => (CallbackId::generate(), None),
     };
     let callback = Callback {
-        callback_id,
+        callback_id: Some(callback_id),
         session_id,
         message_id: claims.as_ref().map(|claims| claims.message_id),
         channel_id: claims.as_ref().map(|claims| claims.channel_id.clone()),
@@ -95,7 +95,7 @@ pub(crate) async fn receive(
         async move {
             // The body counts against the byte budget until it is published.
             let _held = budget;
-            ingress.publish_answer(callback, claims).await
+            ingress.publish_answer(callback_id, callback, claims).await
         }
     };
     // A task of its own: if the client disconnects, the published answer must still be counted.
@@ -112,15 +112,16 @@ impl Ingress {
     /// Publishes an answer, unless it was published before.
     async fn publish_answer(
         &self,
+        callback_id: CallbackId,
         callback: Callback,
         claims: Option<Claims>,
     ) -> Result<(), Problem> {
         let body = encode(&callback)?;
         let turn = match &claims {
             Some(claims) => {
-                let turn =
-                    self.answer_limits
-                        .turn(claims.delivered(), callback.callback_id, body.len());
+                let turn = self
+                    .answer_limits
+                    .turn(claims.delivered(), callback_id, body.len());
                 let Some(turn) = turn.await? else {
                     return Ok(());
                 };
@@ -132,7 +133,7 @@ impl Ingress {
         let message = Message {
             // The message's own replay count, under which the journal keeps its answer.
             replay_count: claims.as_ref().map_or(0, |claims| claims.replay_count),
-            ..Message::new(callback.callback_id.to_string(), accepted_at, body)
+            ..Message::new(callback_id.to_string(), accepted_at, body)
         };
         self.broker.publish(Route::Callbacks, message).await?;
         if let Some(turn) = turn {
@@ -146,10 +147,11 @@ impl Ingress {
                 message_id: claims.message_id,
                 channel_id: claims.channel_id,
                 session_id: callback.session_id,
+                kind: MessageKind::Outbound,
                 replay_count: claims.replay_count,
                 at: accepted_at,
                 event: Event::Answered {
-                    callback_id: callback.callback_id,
+                    callback_id,
                     content: Some(content),
                 },
             };

@@ -64,7 +64,8 @@ roundtrip_model::section! {
         rate_per_key: Option<u32> = None;
         /// The most different answers to one delivery; beyond it 409.
         max_answers_per_delivery: u16 = 100, in 1..=MAX_ANSWERS_PER_DELIVERY;
-        /// The most answers a second of one channel, on each ingress; beyond it 429.
+        /// The most answers and inbound messages a second of one channel, on each ingress; beyond it
+        /// 429.
         answer_rate_per_channel: u32 = 1_000, in 1..;
         /// The longest time that a request waits for an answer. A request that prefers to wait longer
         /// waits this long.
@@ -74,7 +75,7 @@ roundtrip_model::section! {
         /// `max_requests_in_flight`. At most half of `max_requests_in_flight` wait, even if this value is
         /// larger, so that channel servers can still post their answers.
         max_waiting_requests: usize = 1024, in 1..;
-        /// How much of an answer's content the journal keeps.
+        /// How much of the content of an answer or an inbound message the journal keeps.
         max_kept_answer_bytes: usize = 64 << 10, in ..=MAX_KEPT_ANSWER_BYTES;
         /// How long the last read API keys are used while the store is unavailable.
         #[serde(with = "humantime_serde")]

@@ -15,6 +15,7 @@ use crate::{
     auth::{Authenticator, KeySettings},
     callback::refusals::Refusals,
     config::{CallbackAuth, Config},
+    inbound::SecretReads,
     limits::{AnswerLimits, Queries, ResponseBudget},
     waiters::Waiters,
 };
@@ -41,6 +42,7 @@ pub struct IngressState {
     pub(crate) limits: Config,
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) answer_limits: AnswerLimits,
+    pub(crate) secret_reads: SecretReads,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) under_way: Semaphore,
     /// The free part of the byte budget of all bodies.
@@ -63,7 +65,7 @@ impl Deref for IngressState {
 pub struct Parts {
     pub broker: SharedBroker,
     pub store: SharedStore,
-    /// The channel cache; other roles of the process may share it.
+    /// The channel cache, which reads secrets; other roles of the process may share it.
     pub channel_cache: Arc<CachedChannels>,
     pub journal: Journal,
     /// The keys of the tokens that the dispatcher makes.
@@ -111,6 +113,7 @@ impl Ingress {
             parts,
             refusals: Arc::default(),
             answer_limits: AnswerLimits::new(&limits),
+            secret_reads: SecretReads::new(),
             authenticator: Arc::new(authenticator),
             under_way: Semaphore::new(limits.max_requests_in_flight),
             response_budget: ResponseBudget::of(&bytes, limits.max_bytes_in_flight),

@@ -1,4 +1,4 @@
-//! The HTTP API: channels, messages in, answers in.
+//! The HTTP API: channels, messages in, answers and inbound messages in.
 //!
 //! Invariant: a 202 is sent only after the broker has confirmed the message. After any other status
 //! nothing was enqueued, unless the response says that it may have been.
@@ -9,6 +9,7 @@ mod channels;
 mod config;
 mod document;
 mod history;
+mod inbound;
 mod ingress;
 mod json;
 mod limits;

@@ -59,8 +59,8 @@ mod tests {
     use axum::http::Method;
     use bytes::Bytes;
     use roundtrip_model::{
-        Clock, DeadReason, Entry, EntryId, Event, MessageId, SystemClock, decision::DeadKind,
-        journal::Content,
+        Clock, DeadReason, Entry, EntryId, Event, MessageId, MessageKind, SystemClock,
+        decision::DeadKind, journal::Content,
     };
     use roundtrip_store::{DeadLetter, DeadQueue};
     use serde_json::{Value, json, value::RawValue};
@@ -78,6 +78,7 @@ mod tests {
             message_id: *id,
             channel_id: "c".parse().unwrap(),
             session_id: "s".parse().unwrap(),
+            kind: MessageKind::Outbound,
             replay_count: 0,
             at: SystemClock.now(),
             event: Event::Accepted(Some(Box::new(Content {

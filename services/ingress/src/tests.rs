@@ -6,4 +6,4 @@ mod bench;
 pub mod fuzzing;
 
 #[cfg(test)]
-pub(crate) use bench::{Bench, OPERATOR_KEY, TestResponse};
+pub(crate) use bench::{Bench, OPERATOR_KEY, SEALING_KEY, TestResponse};

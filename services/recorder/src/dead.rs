@@ -8,7 +8,7 @@ use roundtrip_broker::{Handler, Message};
 use roundtrip_journal::Journal;
 use roundtrip_model::{
     Callback, CallbackId, ChannelId, Clock, DeadReason, Decision, Entry, EntryId, Event, MessageId,
-    Notice, OutboundMessage, SessionId, decision::DeadKind,
+    MessageKind, Notice, OutboundMessage, SessionId, decision::DeadKind,
 };
 use roundtrip_store::{BulkWriter, DeadLetter, DeadQueue, SharedStore};
 
@@ -23,12 +23,13 @@ pub(crate) struct DeadLetterWriter {
 
 /// What a dead letter belongs to, as far as its body can be read.
 #[derive(Default)]
-#[expect(clippy::struct_field_names, reason = "each is an id, of another kind")]
 struct Subject {
     message_id: Option<MessageId>,
     channel_id: Option<ChannelId>,
     session_id: Option<SessionId>,
+    /// `None` if it is no answer.
     callback_id: Option<CallbackId>,
+    kind: MessageKind,
 }
 
 impl DeadLetterWriter {
@@ -60,15 +61,16 @@ impl DeadLetterWriter {
                     message_id: Some(message.message_id),
                     channel_id: Some(message.channel_id),
                     session_id: Some(message.session_id),
-                    callback_id: None,
+                    ..Subject::default()
                 })
                 .unwrap_or_default(),
             DeadQueue::Callbacks => serde_json::from_slice(&message.body)
                 .map(|callback: Callback| Subject {
+                    kind: callback.kind(),
                     message_id: callback.message_id,
                     channel_id: callback.channel_id,
                     session_id: Some(callback.session_id),
-                    callback_id: Some(callback.callback_id),
+                    callback_id: callback.callback_id,
                 })
                 .unwrap_or_default(),
             DeadQueue::Notices => serde_json::from_slice(&message.body)
@@ -99,6 +101,7 @@ impl DeadLetterWriter {
             message_id,
             channel_id,
             session_id,
+            kind: subject.kind,
             replay_count: message.replay_count,
             at: dead_at,
             event: match subject.callback_id {

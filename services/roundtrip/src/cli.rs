@@ -190,7 +190,11 @@ mod tests {
             ("--rate", "0", "must be a whole number from 1 to 1000000"),
             ("--expires-in", "90", "must be a duration with its unit"),
             ("--expires-in", "soon", "must be a duration with its unit"),
-            ("--role", "admin", "must be producer, operator or viewer"),
+            (
+                "--role",
+                "admin",
+                "must be producer, operator, viewer or channel",
+            ),
             ("--channel", "a b", "must be 1 to 128 characters"),
         ] {
             let mut arguments = vec!["roundtrip", "keys", "create", "--name", "n"];

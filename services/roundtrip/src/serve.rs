@@ -212,8 +212,8 @@ impl Keys {
     }
 }
 
-/// The channel cache of the roles. It reads secrets only for roles that deliver, and holds for the
-/// one that accepts messages.
+/// The channel cache of the roles. It reads secrets for the roles that sign or verify with them, and
+/// holds for the one that accepts messages.
 fn channel_cache_of(
     config: &Config,
     roles: &BTreeSet<Role>,
@@ -225,10 +225,10 @@ fn channel_cache_of(
         channel_cache = channel_cache.with_held_until(Arc::clone(store) as _);
     }
     match keys {
-        Some(keys) if roles.contains(&Role::Dispatcher) => {
+        Some(keys) => {
             channel_cache.with_secrets(Arc::clone(store) as SharedSecrets, keys.sealing.clone())
         }
-        _ => channel_cache,
+        None => channel_cache,
     }
 }
 

@@ -14,6 +14,8 @@
 //!                                    └─────▶ cancelled
 //! ```
 //!
+//! A message from a channel goes to the sessions server: its first 2xx leads to `forwarded`.
+//!
 //! Invariant: the state is the greatest position among a message's entries. Entries that arrive
 //! late, twice or in any order lead to the same state, so recorders need no coordination.
 
@@ -38,6 +40,9 @@ pub struct Entry {
     pub message_id: MessageId,
     pub channel_id: ChannelId,
     pub session_id: SessionId,
+    /// Of its message.
+    #[serde(default, skip_serializing_if = "MessageKind::is_outbound")]
+    pub kind: MessageKind,
     /// How many times the message had been replayed when this happened.
     #[serde(rename = "round")]
     pub replay_count: u32,
@@ -52,6 +57,9 @@ pub enum Event {
     /// The message was accepted and is in the queue. `None` in an entry that a store returns, if the
     /// content was erased.
     Accepted(Option<Box<Content>>),
+    /// The inbound message was accepted and is in the queue. This is the data that its channel
+    /// posted, as far as it is kept. `None` as for `Accepted`.
+    Received(Option<Box<KeptAnswer>>),
     /// The message, or an answer to it, waits, which does not count as an attempt. There is an entry
     /// when the message begins to wait in the store and when the reason changes, and none for a
     /// short wait.
@@ -114,7 +122,7 @@ pub struct Content {
     pub answer_within_ms: Option<u64>,
 }
 
-/// The content of an answer, as far as it is kept.
+/// The content of an answer or of an inbound message, as far as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeptAnswer {
@@ -229,6 +237,34 @@ impl Attempt {
 }
 
 named! {
+    /// Where a message goes.
+    #[derive(Default)]
+    pub enum MessageKind {
+        /// From a producer to a channel.
+        #[default]
+        Outbound = "outbound",
+        /// From a channel to the sessions server.
+        Inbound = "inbound",
+    }
+}
+
+impl MessageKind {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde passes it")]
+    fn is_outbound(&self) -> bool {
+        *self == Self::Outbound
+    }
+
+    /// The kind of a message whose position has this rank.
+    pub const fn of_rank(rank: i64) -> Self {
+        if rank & Position::INBOUND_BIT == 0 {
+            Self::Outbound
+        } else {
+            Self::Inbound
+        }
+    }
+}
+
+named! {
     pub enum State {
         /// Accepted, and not attempted yet.
         Queued = "queued",
@@ -244,7 +280,7 @@ named! {
         /// The channel accepted it, and no answer came in time. A late answer still counts.
         Overdue = "overdue",
         Answered = "answered",
-        /// The sessions server accepted the answer. Final.
+        /// The sessions server accepted the answer, or the inbound message. Final.
         Forwarded = "forwarded",
         /// The message, or an answer to it, is a dead letter.
         Dead = "dead",
@@ -284,22 +320,29 @@ pub struct Position {
     pub answer_by: Option<OffsetDateTime>,
 }
 
-/// A rank in bits: 23 for the replay count, 4 for the phase, 36 for the attempt.
+/// A rank in bits: 23 for the replay count, 4 for the kind and the phase, 36 for the attempt.
 const PHASE_BITS: u32 = 4;
 const STEP_BITS: u32 = 36;
 const MAX_REPLAY_COUNT: u32 = (1 << 23) - 1;
 const MAX_STEP: u64 = (1 << STEP_BITS) - 1;
 
 impl Position {
-    /// At least one of these bits of a rank is set if the channel accepted the message, whatever
-    /// happened to the answer.
+    /// At least one of these bits of an outbound message's rank is set if the channel accepted the
+    /// message, whatever happened to the answer.
     pub const TAKEN_BITS: i64 = 0b110 << STEP_BITS;
+    /// Every rank of an inbound message has this bit, and no other rank has it.
+    pub const INBOUND_BIT: i64 = 0b1000 << STEP_BITS;
 
-    fn new(replay_count: u32, phase: Phase, step: u64, state: State) -> Self {
+    fn new(kind: MessageKind, replay_count: u32, phase: Phase, step: u64, state: State) -> Self {
         let step = step.min(MAX_STEP).cast_signed();
         let replay_count = i64::from(replay_count.min(MAX_REPLAY_COUNT));
+        let kind = match kind {
+            MessageKind::Outbound => 0,
+            MessageKind::Inbound => Self::INBOUND_BIT,
+        };
+        let phase = (phase as i64) << STEP_BITS;
         Self {
-            rank: (replay_count << (PHASE_BITS + STEP_BITS)) | ((phase as i64) << STEP_BITS) | step,
+            rank: (replay_count << (PHASE_BITS + STEP_BITS)) | kind | phase | step,
             state,
             answer_by: None,
         }
@@ -332,6 +375,7 @@ impl Entry {
             message_id: message.message_id,
             channel_id: message.channel_id.clone(),
             session_id: message.session_id.clone(),
+            kind: MessageKind::Outbound,
             replay_count,
             at,
             event,
@@ -365,14 +409,15 @@ impl Entry {
         let begun = |attempt: u32| 4 * u64::from(attempt);
         let ended = |attempt: u32| begun(attempt) + 1;
         let waits = |attempts: u32| begun(attempts) + 2;
-        let at = |phase, step, state| Position::new(self.replay_count, phase, step, state);
+        let at =
+            |phase, step, state| Position::new(self.kind, self.replay_count, phase, step, state);
         match &self.event {
             Event::Answered { .. }
             | Event::Waiting {
                 callback_id: Some(_),
                 ..
             } => at(Phase::Answered, 0, State::Answered),
-            Event::Accepted(_) | Event::Replayed { .. } => {
+            Event::Accepted(_) | Event::Received(_) | Event::Replayed { .. } => {
                 let again = self.replay_count > 0;
                 let state = if again {
                     State::Replayed
@@ -389,6 +434,9 @@ impl Entry {
                 at(Phase::UnderWay, begun(*attempt), State::Delivering)
             }
             Event::Attempted(attempt) => match attempt.next {
+                After::Arrived if self.kind == MessageKind::Inbound => {
+                    at(Phase::Forwarded, 0, State::Forwarded)
+                }
                 After::Arrived => Position {
                     answer_by: attempt.answer_by,
                     ..at(Phase::Delivered, 0, State::Delivered)

@@ -47,6 +47,8 @@ named! {
         Operator = "operator",
         /// Reads everything and changes nothing.
         Viewer = "viewer",
+        /// Posts what the users of its channels say.
+        Channel = "channel",
     }
 }
 
@@ -57,7 +59,7 @@ impl fmt::Display for KeyRole {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be producer, operator or viewer")]
+#[error("must be producer, operator, viewer or channel")]
 pub struct UnknownRole;
 
 impl FromStr for KeyRole {
@@ -174,6 +176,11 @@ impl NewKey {
                 .is_none_or(|channels| (1..=MAX_CHANNELS).contains(&channels.len())),
             "channels",
             format!("must be 1 to {MAX_CHANNELS} channels; leave it out for all"),
+        );
+        unless(
+            self.role != KeyRole::Channel || self.channels.is_some(),
+            "channels",
+            "must name the channels of a key with the role channel".to_owned(),
         );
         unless(
             self.rate_per_second

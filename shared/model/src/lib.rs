@@ -38,7 +38,7 @@ pub use ids::{
     ApiKeyId, CallbackId, ChannelId, ChannelUid, EntryId, MailboxId, MessageId, NoticeId, ReplayId,
     SessionId,
 };
-pub use journal::{Entry, Event, State};
+pub use journal::{Entry, Event, MessageKind, State};
 pub use key::{ApiKey, IssuedKey, KeyBounds, KeyHash, KeyRole, NewKey, PresentedKey};
 pub use log_throttle::LogThrottle;
 pub use message::OutboundMessage;

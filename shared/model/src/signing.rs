@@ -5,14 +5,15 @@
 //! know only the old secret or only the new one.
 //!
 //! Invariant: a signature covers exactly the bytes that are sent. Only [`SigningSecret::reveal`]
-//! shows a secret.
+//! shows a secret. The duration of a verification reveals nothing about a valid signature.
 
 use std::{fmt, fmt::Write, str::FromStr};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use time::OffsetDateTime;
+use subtle::ConstantTimeEq;
+use time::{Duration, OffsetDateTime};
 
 pub(crate) const PREFIX: &str = "whsec_";
 /// The shortest secret that the specification allows, in bytes.
@@ -24,6 +25,14 @@ pub const NEW_SECRET_BYTES: usize = 32;
 /// The most secrets that sign one message. A further rotation is refused until the first of them
 /// ends.
 pub const MAX_SECRETS: usize = 3;
+
+/// The most that a received timestamp may differ from now, as the specification recommends.
+pub const TIMESTAMP_TOLERANCE: Duration = Duration::minutes(5);
+/// The most signatures of a received request that are verified. Further ones are ignored.
+pub const MAX_SIGNATURES: usize = 16;
+
+const SIGNATURE_VERSION: &str = "v1,";
+const SIGNATURE_BYTES: usize = 32;
 
 /// The length of a signature, including its version and the space before it.
 const SIGNATURE_CHARACTERS: usize = 48;
@@ -103,24 +112,81 @@ impl Signer {
 
     pub fn sign(&self, id: &str, now: OffsetDateTime, body: &[u8]) -> String {
         let timestamp = now.unix_timestamp().to_string();
+        let mut header = String::with_capacity(SIGNATURE_CHARACTERS * (1 + self.older.len()));
+        for mac in self.macs(id, &timestamp, body, now) {
+            let signature = BASE64_STANDARD.encode(mac);
+            let space = if header.is_empty() { "" } else { " " };
+            // Writing to a `String` never fails.
+            let _ = write!(header, "{space}{SIGNATURE_VERSION}{signature}");
+        }
+        header
+    }
+
+    /// Whether one of these signatures is by a secret that signs now. The caller has checked the
+    /// timestamp.
+    pub fn verifies(&self, signed: &Signed<'_>, body: &[u8], now: OffsetDateTime) -> bool {
+        let expected: Vec<_> = self.macs(signed.id, signed.timestamp, body, now).collect();
+        let mut is_valid = false;
+        for signature in signed.signatures.split(' ').take(MAX_SIGNATURES) {
+            let Some(signature) = decoded(signature) else {
+                continue;
+            };
+            for mac in &expected {
+                is_valid |= bool::from(mac[..].ct_eq(&signature));
+            }
+        }
+        is_valid
+    }
+
+    /// One for each secret that signs now.
+    fn macs(
+        &self,
+        id: &str,
+        timestamp: &str,
+        body: &[u8],
+        now: OffsetDateTime,
+    ) -> impl Iterator<Item = [u8; SIGNATURE_BYTES]> {
         let older = self
             .older
             .iter()
-            .filter(|(_, until)| until.is_none_or(|until| now < until))
+            .filter(move |(_, until)| until.is_none_or(|until| now < until))
             .map(|(key, _)| key);
-        let mut header = String::with_capacity(SIGNATURE_CHARACTERS * (1 + self.older.len()));
-        for key in std::iter::once(&self.newest).chain(older) {
+        std::iter::once(&self.newest).chain(older).map(move |key| {
             let mut mac = key.clone();
             for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
                 mac.update(part);
             }
-            let signature = BASE64_STANDARD.encode(mac.finalize().into_bytes());
-            let space = if header.is_empty() { "" } else { " " };
-            // Writing to a `String` never fails.
-            let _ = write!(header, "{space}v1,{signature}");
-        }
-        header
+            mac.finalize().into_bytes().into()
+        })
     }
+}
+
+/// The headers of a received request.
+#[derive(Debug, Clone, Copy)]
+pub struct Signed<'a> {
+    /// `webhook-id`.
+    pub id: &'a str,
+    /// `webhook-timestamp`, as it was received and signed.
+    pub timestamp: &'a str,
+    /// `webhook-signature`.
+    pub signatures: &'a str,
+}
+
+impl Signed<'_> {
+    /// Whether the timestamp is close to now. An older request may be a copy of one that somebody
+    /// recorded.
+    pub fn is_recent(&self, now: OffsetDateTime) -> bool {
+        let timestamp = self.timestamp.parse().ok();
+        timestamp
+            .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+            .is_some_and(|at| (now - at).abs() <= TIMESTAMP_TOLERANCE)
+    }
+}
+
+fn decoded(signature: &str) -> Option<[u8; SIGNATURE_BYTES]> {
+    let base64 = signature.strip_prefix(SIGNATURE_VERSION)?;
+    let bytes = BASE64_STANDARD.decode(base64).ok()?;
+    bytes.try_into().ok()
 }
 
 fn keyed(secret: &SigningSecret) -> Hmac<Sha256> {
@@ -140,7 +206,7 @@ impl fmt::Debug for Signer {
 mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
-    use time::{Duration, macros::datetime};
+    use time::macros::datetime;
 
     use super::*;
 
@@ -187,6 +253,66 @@ mod tests {
         assert!(signer.sign(ID, before, BODY).contains(' '));
     }
 
+    /// Whether the specification's example is valid with this in place of its signature.
+    fn verifies(signer: &Signer, signatures: &str) -> bool {
+        let signed = Signed {
+            id: ID,
+            timestamp: "1614265330",
+            signatures,
+        };
+        signer.verifies(&signed, BODY, at())
+    }
+
+    #[test]
+    fn one_valid_signature_suffices() {
+        let signer = Signer::new(&SECRET.parse().unwrap(), []);
+        let other = alone(&secret(0));
+        for (signatures, is_valid) in [
+            (SIGNATURE.to_owned(), true),
+            (format!("v1a,QUJD {other} {SIGNATURE}"), true),
+            (other.clone(), false),
+            (SIGNATURE.replace("v1,", "v2,"), false),
+            (SIGNATURE.replace("v1,", ""), false),
+            (SIGNATURE[..SIGNATURE.len() - 4].to_owned(), false),
+            (String::new(), false),
+            // One more than is looked at.
+            (
+                format!("{}{SIGNATURE}", "v1, ".repeat(MAX_SIGNATURES)),
+                false,
+            ),
+        ] {
+            assert_eq!(verifies(&signer, &signatures), is_valid, "{signatures}");
+        }
+    }
+
+    #[test]
+    fn an_old_secret_verifies_during_the_overlap() {
+        let old = alone(&secret(1));
+        for (until, is_valid) in [(at() + Duration::SECOND, true), (at(), false)] {
+            let signer = Signer::new(&secret(0), [(secret(1), Some(until))]);
+            assert_eq!(verifies(&signer, &old), is_valid, "{until}");
+            assert!(verifies(&signer, &alone(&secret(0))));
+        }
+    }
+
+    #[rstest]
+    #[case::now("1614265330", true)]
+    #[case::earliest("1614265030", true)]
+    #[case::too_old("1614265029", false)]
+    #[case::latest("1614265630", true)]
+    #[case::in_the_future("1614265631", false)]
+    #[case::out_of_range("99999999999999", false)]
+    #[case::no_number("2026-11-23T12:00:00Z", false)]
+    #[case::empty("", false)]
+    fn a_timestamp_may_differ_by_the_tolerance(#[case] timestamp: &str, #[case] is_recent: bool) {
+        let signed = Signed {
+            id: ID,
+            timestamp,
+            signatures: "",
+        };
+        assert_eq!(signed.is_recent(at()), is_recent);
+    }
+
     #[rstest]
     #[case::no_prefix("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
     #[case::no_base64("whsec_!")]
@@ -209,6 +335,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_headers_are_refused(timestamp: String, signatures: String) {
+            let signed = Signed { id: ID, timestamp: &timestamp, signatures: &signatures };
+            let signer = Signer::new(&secret(0), [(secret(1), None)]);
+            prop_assert!(!signer.verifies(&signed, BODY, at()));
+            signed.is_recent(at());
+        }
+
         #[test]
         fn a_secret_reads_back(bytes in prop::collection::vec(any::<u8>(), MIN_SECRET_BYTES..=MAX_SECRET_BYTES)) {
             let secret = SigningSecret::from_bytes(bytes).unwrap();

@@ -20,7 +20,7 @@ pub use dead_letters::{DeadFilter, DeadLetter, DeadLetters, DeadQueue};
 pub use erasures::{Erasure, Erasures, MAX_ERASED_AT_ONCE};
 pub use idempotency::{Idempotency, Reservation};
 pub use journal::{Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MessageFilter, StateFilter};
-pub use records::{AnswerRecord, Answers, MAX_ANSWERS, MessageRecord};
+pub use records::{AnswerRecord, Answers, MAX_ANSWERS, MessageContent, MessageRecord};
 pub use replays::{
     MAX_RUNNING_REPLAYS, Progress, Replay, ReplayError, ReplayFilter, ReplaySource, ReplayStatus,
     Replays,
@@ -34,7 +34,9 @@ pub(crate) use conversation::{Part, merged};
 pub(crate) use erasures::{ERASED, without_contents};
 pub(crate) use journal::timeline;
 pub(crate) use projection::MessageProjection;
-pub(crate) use records::{ACCEPTED, answers_in, first_message_id, stored_event};
+pub(crate) use records::{
+    ACCEPTED, RECEIVED, StoredContent, answers_in, first_message_id, stored_event,
+};
 pub(crate) use waiting::{Looks, earliest_looks, look_no_later};
 
 /// The most messages, or dead letters, on one page.

@@ -37,10 +37,10 @@ pub use keys::{ApiKeys, KeyError, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE};
 pub use ledger::{
     AnswerRecord, Answers, Conversation, DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail,
     Erasure, Erasures, FIRST_ENTRIES, Idempotency, Journal, MAX_ANSWERS, MAX_ENTRIES,
-    MAX_ERASED_AT_ONCE, MAX_PAGE, MAX_RUNNING_REPLAYS, MessageFilter, MessageRecord, Progress,
-    Replay, ReplayError, ReplayFilter, ReplaySource, ReplayStatus, Replays, Reservation,
-    SessionAnswer, SettledRow, Settlement, StateFilter, Turn, TurnCursor, TurnCursorError,
-    WaitingCursor, WaitingMessage, WaitingRoom, WaitingSelection, WaitingSummary,
+    MAX_ERASED_AT_ONCE, MAX_PAGE, MAX_RUNNING_REPLAYS, MessageContent, MessageFilter,
+    MessageRecord, Progress, Replay, ReplayError, ReplayFilter, ReplaySource, ReplayStatus,
+    Replays, Reservation, SessionAnswer, SettledRow, Settlement, StateFilter, Turn, TurnCursor,
+    TurnCursorError, WaitingCursor, WaitingMessage, WaitingRoom, WaitingSelection, WaitingSummary,
 };
 pub use open::open;
 pub use page::{ChannelPage, Cursor, Direction, MAX_PAGE_BYTES, PageRequest, Sort, SortField};

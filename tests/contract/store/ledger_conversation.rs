@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Harness,
-    samples::{accepted, at, entry, message_id, record},
+    samples::{accepted, at, content, entry, message_id, record},
 };
 
 /// A message that was accepted this many milliseconds after the beginning.
@@ -34,8 +34,7 @@ fn texts(page: &Conversation) -> Vec<String> {
         let millis = (turn.at() - at(0)).whole_milliseconds();
         match turn {
             Turn::Message(message) => {
-                let content = message.content.as_ref().expect("its content");
-                format!("{millis} says {}", content.message)
+                format!("{millis} says {}", content(message).message)
             }
             Turn::Answer(answer) => match answer.answer.content.as_ref().expect("its content") {
                 KeptAnswer::ResponseData(json) => format!("{millis} answers {json}"),

@@ -4,7 +4,9 @@ use roundtrip_model::{Entry, Event, State, decision::DeadKind, journal::After};
 
 use super::{
     Harness,
-    samples::{accepted, at, entry, found, life, message_id, reason, record, state, texts, tried},
+    samples::{
+        accepted, at, content, entry, found, life, message_id, reason, record, state, texts, tried,
+    },
 };
 use roundtrip_store::{FIRST_ENTRIES, MAX_ENTRIES};
 
@@ -173,7 +175,7 @@ pub(crate) async fn content_that_arrives_last_is_stored(harness: &impl Harness) 
         let (message, timeline) = found(store, &id).await;
         assert_eq!(message.state, State::Delivered);
         assert_eq!(message.updated_at, at(millis + 10));
-        let content = message.content.expect("its content");
+        let content = content(&message);
         assert_eq!(content.message.get(), json);
         assert_eq!(content.response_url, "http://gateway/webhook-response");
         let Event::Accepted(Some(content)) = &timeline[0].event else {

@@ -8,7 +8,7 @@ use time::Duration;
 
 use super::{
     Harness,
-    samples::{accepted, at, attempt, entry, message_id, reason, record, text, tried},
+    samples::{accepted, at, attempt, content, entry, message_id, reason, record, text, tried},
 };
 use roundtrip_store::{Detail, Journal, MAX_PAGE_BYTES, MessageFilter, MessageRecord};
 
@@ -232,8 +232,7 @@ pub(crate) async fn a_listed_message_is_the_message(harness: &impl Harness) {
     assert_eq!(listed.state, State::Retrying);
     assert_eq!(listed.replay_count, 0);
     assert_eq!(listed.updated_at, at(5001));
-    let content = listed.content.as_ref().expect("its content");
-    assert_eq!(content.message.get(), "1");
+    assert_eq!(content(&listed).message.get(), "1");
 }
 
 /// New messages arrive and old ones change their state between two pages.
@@ -299,13 +298,8 @@ pub(crate) async fn pages_of_large_messages_end_early_and_list_each_once(harness
         let all = MessageFilter::default();
         let page = store.messages(&all, after.as_ref(), 100, Detail::Whole);
         let page = page.await.expect("a page");
-        let content = |message: &MessageRecord| {
-            message
-                .content
-                .as_ref()
-                .map(|content| content.message.get().len())
-        };
-        assert!(page.iter().skip(1).filter_map(content).sum::<usize>() <= MAX_PAGE_BYTES);
+        let bytes = |message: &MessageRecord| content(message).message.get().len();
+        assert!(page.iter().skip(1).map(bytes).sum::<usize>() <= MAX_PAGE_BYTES);
         let Some(last) = page.last() else { break };
         after = Some(last.message_id);
         seen.extend(page.iter().map(|message| message.message_id));

@@ -7,14 +7,15 @@ use std::{sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
 use roundtrip_model::{
-    CallbackId, Clock, DeadReason, Entry, EntryId, Event, MessageId, State, SystemClock,
+    CallbackId, Clock, DeadReason, Entry, EntryId, Event, MessageId, MessageKind, State,
+    SystemClock,
     decision::DeadKind,
     journal::{After, Attempt, Content},
 };
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use roundtrip_store::{DeadLetter, DeadQueue, Journal, MessageRecord};
+use roundtrip_store::{DeadLetter, DeadQueue, Journal, MessageContent, MessageRecord};
 
 /// An hour before the first case, to the millisecond.
 static BEGINNING: LazyLock<OffsetDateTime> = LazyLock::new(|| {
@@ -47,6 +48,7 @@ pub(super) fn entry(message_id: MessageId, replay_count: u32, millis: i64, event
         message_id,
         channel_id: super::id("c"),
         session_id: "s".parse().expect("a session id"),
+        kind: MessageKind::Outbound,
         replay_count,
         at: at(millis),
         event,
@@ -163,6 +165,14 @@ pub(super) async fn found(
 ) -> (MessageRecord, Vec<Entry>) {
     let found = store.message(id).await.expect("to look for the message");
     found.expect("the message to be there")
+}
+
+/// The content of a message to a channel.
+pub(super) fn content(message: &MessageRecord) -> &Content {
+    match &message.content {
+        Some(MessageContent::Outbound(content)) => content,
+        other => panic!("its content, not {other:?}"),
+    }
 }
 
 /// The state of an existing message.

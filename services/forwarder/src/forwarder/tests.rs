@@ -19,6 +19,8 @@ const KNOWN: &str = r#"{"callback_id":"cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","ses
 /// An answer that came without a token.
 const CALLBACK: &str = r#"{"callback_id":"cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","session_id":"abc123","response_data":{"n":1.10}}"#;
 
+const INBOUND: &str = r#"{"session_id":"abc123","message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"slack-sim","response_data":{"n":1.10}}"#;
+
 /// A forwarder to a sessions server that answers with this status, and the entries it journals.
 async fn observed(status: u16) -> (Pipeline<Forwarder>, mpsc::UnboundedReceiver<Entry>) {
     let status = StatusCode::from_u16(status).unwrap();
@@ -67,6 +69,15 @@ async fn an_attempt_is_in_the_journal_if_the_message_is_known() {
         panic!("{entry:?}")
     };
     assert_eq!((attempt.attempt, &attempt.next), (2, &After::Arrived));
+}
+
+#[tokio::test]
+async fn an_attempt_of_an_inbound_message_is_in_its_own_timeline() {
+    let (forwarder, mut entries) = observed(200).await;
+    forwarder.handle(&message(INBOUND, 0)).await;
+    let entry = entries.try_recv().expect("an entry by now");
+    assert_eq!(entry.kind, MessageKind::Inbound);
+    assert!(matches!(entry.event, Event::Attempted(_)), "{entry:?}");
 }
 
 #[tokio::test]
@@ -127,11 +138,16 @@ async fn a_forward_names_its_message_and_its_channel_if_they_are_known() {
         "roundtrip-message-id: msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".to_owned(),
     ];
     let bare = r#"{"session_id":"abc123","response_data":{"n":1.10}}"#;
+    let inbound = [ids[0].clone(), "roundtrip-kind: inbound".to_owned()];
+    let of_channel =
+        r#"{"session_id":"abc123","channel_id":"slack-sim","response_data":{"n":1.10}}"#;
     let full = r#"{"session_id":"abc123","message_id":"msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f","channel_id":"slack-sim","response_data":{"n":1.10}}"#;
     for (fields, callback, headers, body) in [
         (BodyFields::Full, KNOWN, &ids[..], full),
         (BodyFields::Bare, KNOWN, &ids, bare),
         (BodyFields::Full, CALLBACK, slice::from_ref(&kind), bare),
+        (BodyFields::Full, INBOUND, &inbound, of_channel),
+        (BodyFields::Bare, INBOUND, &inbound, bare),
     ] {
         let expected = (headers.to_vec(), body.to_owned());
         assert_eq!(posted(fields, callback).await, expected);

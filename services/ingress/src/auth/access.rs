@@ -9,13 +9,17 @@ pub enum Access {
     AnyKey,
     /// Keys of these roles, and operators.
     Roles(&'static [KeyRole]),
+    /// The same, and without a key whoever signs the request. The call checks the signature.
+    SignedOr(&'static [KeyRole]),
 }
 
 impl Access {
     pub(super) fn includes(self, role: KeyRole) -> bool {
         match self {
             Self::Open | Self::AnyKey => true,
-            Self::Roles(roles) => role == KeyRole::Operator || roles.contains(&role),
+            Self::Roles(roles) | Self::SignedOr(roles) => {
+                role == KeyRole::Operator || roles.contains(&role)
+            }
         }
     }
 }

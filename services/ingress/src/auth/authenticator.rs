@@ -95,7 +95,7 @@ impl Authenticator {
         principal.take_rate(Instant::now())?;
         if !access.includes(principal.role()) {
             let needed = match access {
-                Access::Roles(roles) => roles,
+                Access::Roles(roles) | Access::SignedOr(roles) => roles,
                 Access::Open | Access::AnyKey => &[],
             };
             return Err(Problem::other_role(needed, principal.role()));
@@ -166,7 +166,8 @@ pub(crate) async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    if access == Access::Open {
+    let has_key = request.headers().contains_key(header::AUTHORIZATION);
+    if access == Access::Open || (matches!(access, Access::SignedOr(_)) && !has_key) {
         return next.run(request).await;
     }
     let (mut head, body) = request.into_parts();

@@ -6,6 +6,7 @@ use roundtrip_model::{
     channel::{MAX_DESCRIPTION_CHARS, MAX_NAME_CHARS, MAX_TAG_CHARS, MAX_TAGS, MAX_URL_BYTES},
     decision::DeadKind,
     ids::{MAX_CHANNEL_ID, MAX_SESSION_ID_CHARS},
+    journal::MessageKind,
     key,
     waiting::WaitReason,
 };
@@ -210,6 +211,7 @@ fn its_bounds_are_the_codes() {
     );
     let id = format!("^[A-Za-z0-9._~-]{{1,{MAX_CHANNEL_ID}}}$");
     is("/ChannelId/pattern", json!(id));
+    is("/MessageKind/enum", json!(MessageKind::ALL));
     is("/State/enum", json!(State::ALL));
     let states = State::ALL.map(StateFilter::Is);
     let states = states.iter().chain([&StateFilter::Taken]);

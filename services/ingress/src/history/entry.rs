@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 
 use roundtrip_model::{
-    CallbackId, ChannelId, DeadReason, Entry, EntryId, Event, MessageId, ReplayId, SessionId,
+    CallbackId, ChannelId, DeadReason, Entry, EntryId, Event, MessageId, MessageKind, ReplayId,
+    SessionId,
     journal::{After, Attempt, Content, KeptAnswer},
     waiting::WaitReason,
 };
 use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 #[derive(Debug, Serialize)]
@@ -53,6 +55,9 @@ struct ShownEntry {
     message_id: MessageId,
     channel_id: ChannelId,
     session_id: SessionId,
+    /// In the message.
+    #[serde(skip)]
+    kind: MessageKind,
     replay_count: u32,
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
@@ -64,6 +69,7 @@ struct ShownEntry {
 #[serde(remote = "Event", tag = "type", rename_all = "snake_case")]
 enum ShownEvent {
     Accepted(#[serde(serialize_with = "if_kept")] Option<Box<Content>>),
+    Received(#[serde(serialize_with = "data_if_kept")] Option<Box<KeptAnswer>>),
     Waiting {
         #[serde(skip_serializing_if = "Option::is_none")]
         callback_id: Option<CallbackId>,
@@ -100,6 +106,16 @@ enum ShownEvent {
     Replayed {
         replay_id: ReplayId,
     },
+}
+
+/// The data of an inbound message.
+#[derive(Debug, Serialize)]
+#[serde(remote = "KeptAnswer", rename_all = "snake_case")]
+enum ShownData {
+    #[serde(rename = "data")]
+    ResponseData(Box<RawValue>),
+    #[serde(rename = "truncated_data")]
+    TruncatedResponseData { head: String, bytes: usize },
 }
 
 #[derive(Serialize)]
@@ -147,16 +163,30 @@ fn next<S: Serializer>(after: &After, serializer: S) -> Result<S::Ok, S::Error> 
     }
 }
 
+/// Shown in the place of contents that were erased.
+#[derive(Serialize)]
+struct Erased {}
+
 /// The fields of the content, or none if it was erased.
 #[expect(clippy::ref_option, reason = "serde calls it so")]
 fn if_kept<S: Serializer>(
     content: &Option<Box<Content>>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Erased {}
     match content {
         Some(content) => content.serialize(serializer),
+        None => Erased {}.serialize(serializer),
+    }
+}
+
+/// The data of an inbound message, or nothing if it was erased.
+#[expect(clippy::ref_option, reason = "serde calls it so")]
+pub(super) fn data_if_kept<S: Serializer>(
+    data: &Option<Box<KeptAnswer>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match data {
+        Some(data) => ShownData::serialize(data, serializer),
         None => Erased {}.serialize(serializer),
     }
 }
@@ -182,16 +212,10 @@ mod tests {
 
     /// An entry as the journal stores it, with this event.
     fn stored(event: &Value) -> String {
-        json!({
-            "entry_id": format!("ent_{UUID}"),
-            "message_id": format!("msg_{UUID}"),
-            "channel_id": "c",
-            "session_id": "s",
-            "round": 2,
-            "at": 1_795_000_000_123_i64,
-            "event": event,
-        })
-        .to_string()
+        let kind = event.get("received").map_or("", |_| r#""kind":"inbound","#);
+        format!(
+            r#"{{"entry_id":"ent_{UUID}","message_id":"msg_{UUID}","channel_id":"c","session_id":"s",{kind}"round":2,"at":1795000000123,"event":{event}}}"#
+        )
     }
 
     #[rstest]
@@ -293,6 +317,14 @@ mod tests {
     #[case::replayed(
         json!({"replayed": {"replay_id": format!("rpl_{UUID}")}}),
         json!({"type": "replayed", "replay_id": format!("rpl_{UUID}")})
+    )]
+    #[case::received(
+        json!({"received": {"response_data": {"n": 1.0}}}),
+        json!({"type": "received", "data": {"n": 1.0}})
+    )]
+    #[case::received_in_part(
+        json!({"received": {"truncated_response_data": {"head": "[1", "bytes": 9}}}),
+        json!({"type": "received", "truncated_data": {"head": "[1", "bytes": 9}})
     )]
     #[tokio::test]
     async fn an_entry_of_the_stored_form_is_shown_with_its_type_beside_its_fields(

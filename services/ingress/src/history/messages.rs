@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use axum::{extract::State, response::Response};
 use roundtrip_model::{
-    ChannelId, Entry, Event, MessageId, SessionId, State as MessageState, waiting::WaitReason,
+    ChannelId, Entry, Event, MessageId, MessageKind, SessionId, State as MessageState,
+    waiting::WaitReason,
 };
 use roundtrip_store::{Detail, MessageFilter, MessageRecord, StateFilter};
 use serde::{Deserialize, Serialize};
@@ -182,7 +183,8 @@ async fn waiting(
     }
     let known = ingress.channel_cache.get(&message.channel_id).await;
     let is_paused = known.is_ok_and(|known| known.target.settings.paused);
-    if is_paused {
+    // A pause concerns what is delivered to the channel.
+    if is_paused && message.kind == MessageKind::Outbound {
         return Ok(Some(Waiting::new(WaitReason::ChannelPaused, None)));
     }
     let wait = last_wait(timeline);
@@ -225,6 +227,7 @@ fn answer_waits(timeline: &[Entry]) -> Option<Waiting> {
 pub(crate) struct MessageParameters {
     session_id: Option<SessionId>,
     channel_id: Option<ChannelId>,
+    kind: Option<MessageKind>,
     state: Option<StateFilter>,
     #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
     since: Option<OffsetDateTime>,
@@ -246,6 +249,7 @@ pub(crate) async fn list(
         session: parameters.session_id,
         channels: principal.visible_channels(parameters.channel_id.as_ref())?,
         channel: parameters.channel_id,
+        kind: parameters.kind,
         state: parameters.state,
         since: parameters.since,
         until: parameters.until,

@@ -8,7 +8,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use roundtrip_model::{ChannelId, MessageId, ReplayId, SessionId, decision::DeadKind};
+use roundtrip_model::{ChannelId, MessageId, MessageKind, ReplayId, SessionId, decision::DeadKind};
 use roundtrip_store::{
     DeadFilter, DeadQueue, Detail, MAX_PAGE, MessageFilter, Progress, Replay, ReplayFilter,
     ReplaySource, ReplayStatus, StateFilter,
@@ -128,6 +128,7 @@ pub(crate) async fn messages(
         session: request.session_id,
         channel: request.channel_id,
         channels: None,
+        kind: None,
         state: request.state,
         since: request.since,
         until: request.until,
@@ -140,6 +141,8 @@ pub(crate) async fn messages(
             "name at least one field of the filter",
         ));
     }
+    // Of an inbound message only a part may be kept. A dead one is replayed as a dead letter.
+    filter.kind = Some(MessageKind::Outbound);
     filter.channels = principal.visible_channels(filter.channel.as_ref())?;
     let source = ReplaySource::Messages(filter);
     start(

@@ -8,13 +8,15 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use roundtrip_model::{ChannelId, MessageId, SessionId, State as MessageState};
-use roundtrip_store::{Erasure, MessageRecord, SessionAnswer, Turn, TurnCursor};
+use roundtrip_model::{
+    ChannelId, MessageId, MessageKind, SessionId, State as MessageState, journal::KeptAnswer,
+};
+use roundtrip_store::{Erasure, MessageContent, MessageRecord, SessionAnswer, Turn, TurnCursor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use super::answers::ShownAnswer;
+use super::{answers::ShownAnswer, entry::data_if_kept};
 use crate::{
     auth::Principal,
     ingress::Ingress,
@@ -46,6 +48,7 @@ struct ShownConversation {
 #[serde(tag = "type", rename_all = "snake_case")]
 enum ShownTurn {
     Message(ShownMessage),
+    Inbound(ShownInbound),
     Answer(ShownSessionAnswer),
 }
 
@@ -59,6 +62,24 @@ struct ShownMessage {
     /// `None` until the store has it, or after it was erased.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<Box<RawValue>>,
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    contents_erased_at: Option<OffsetDateTime>,
+}
+
+/// What a channel posted by itself.
+#[derive(Debug, Serialize)]
+struct ShownInbound {
+    message_id: MessageId,
+    channel_id: ChannelId,
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+    state: MessageState,
+    /// `None` after it was erased.
+    #[serde(flatten, serialize_with = "data_if_kept")]
+    data: Option<Box<KeptAnswer>>,
     #[serde(
         with = "time::serde::rfc3339::option",
         skip_serializing_if = "Option::is_none"
@@ -122,6 +143,25 @@ impl From<Turn> for ShownTurn {
             Turn::Message(MessageRecord {
                 message_id,
                 channel_id,
+                kind: MessageKind::Inbound,
+                state,
+                content,
+                contents_erased_at,
+                ..
+            }) => Self::Inbound(ShownInbound {
+                message_id,
+                channel_id,
+                at,
+                state,
+                data: match content {
+                    Some(MessageContent::Inbound(data)) => Some(Box::new(data)),
+                    _ => None,
+                },
+                contents_erased_at,
+            }),
+            Turn::Message(MessageRecord {
+                message_id,
+                channel_id,
                 state,
                 content,
                 contents_erased_at,
@@ -131,7 +171,10 @@ impl From<Turn> for ShownTurn {
                 channel_id,
                 at,
                 state,
-                message: content.map(|content| content.message),
+                message: match content {
+                    Some(MessageContent::Outbound(content)) => Some(content.message),
+                    _ => None,
+                },
                 contents_erased_at,
             }),
             Turn::Answer(SessionAnswer {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{Json as JsonBody, extract::State};
 use roundtrip_model::{
-    Entry, EntryId, Event, MessageId, State as MessageState, waiting::WaitReason,
+    Entry, EntryId, Event, MessageId, MessageKind, State as MessageState, waiting::WaitReason,
 };
 use roundtrip_store::{Settlement, WaitingMessage, WaitingSelection, WaitingSummary};
 use serde::Serialize;
@@ -114,6 +114,7 @@ pub(crate) async fn cancel(
         message_id,
         channel_id: row.channel_id.clone(),
         session_id: row.session_id.clone(),
+        kind: MessageKind::Outbound,
         replay_count: row.replay_count,
         at: ingress.clock.now(),
         event: Event::Cancelled {},

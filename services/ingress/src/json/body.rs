@@ -62,7 +62,7 @@ impl<T: DeserializeOwned> FromRequest<Ingress> for RelayedJson<T> {
     }
 }
 
-async fn read_json(request: Request, ingress: &Ingress) -> Result<Bytes, Problem> {
+pub(crate) async fn read_json(request: Request, ingress: &Ingress) -> Result<Bytes, Problem> {
     if !is_json(request.headers()) {
         return Err(Problem::from(Kind::UnsupportedMediaType));
     }

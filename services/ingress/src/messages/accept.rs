@@ -55,11 +55,11 @@ pub(crate) struct Accepted {
         rename = "idempotent_replayed",
         skip_serializing_if = "std::ops::Not::not"
     )]
-    pub(super) again: bool,
+    pub(crate) again: bool,
 }
 
 impl Accepted {
-    const fn new(message_id: MessageId, session_id: SessionId) -> Self {
+    pub(crate) const fn new(message_id: MessageId, session_id: SessionId) -> Self {
         Self {
             success: true,
             message_id,
@@ -80,10 +80,10 @@ impl Accepted {
     }
 
     /// The response to a message that was accepted before under this id.
-    pub(crate) fn again(message_id: MessageId, send: SendMessage) -> Self {
+    pub(crate) fn again(message_id: MessageId, session_id: SessionId) -> Self {
         Self {
             again: true,
-            ..Self::new(message_id, send.session_id)
+            ..Self::new(message_id, session_id)
         }
     }
 }

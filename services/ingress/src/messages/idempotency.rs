@@ -21,7 +21,7 @@ use axum::{
     http::{HeaderValue, request::Parts},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use roundtrip_model::{LogThrottle, MessageId, millis};
+use roundtrip_model::{LogThrottle, MessageId, SessionId, millis};
 use roundtrip_store::Reservation;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -53,7 +53,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A key: 1 to 255 printable ASCII characters.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Key(String);
+pub(crate) struct Key(pub(crate) String);
 
 #[derive(Debug, thiserror::Error)]
 #[error("must be 1 to {MAX_KEY_BYTES} printable ASCII characters")]
@@ -119,21 +119,60 @@ pub(crate) async fn accept_one(
     let Some(Key(key)) = key else {
         return ingress.accept(send, message_id).await;
     };
-    let key = &principal.idempotency_key(key);
-    match reserve(ingress, key, &fingerprint(&send), &message_id).await? {
-        Reservation::Taken(reserved) => {
-            let accepted = ingress.accept(send, reserved).await;
-            match &accepted {
-                Ok(_) => settle(ingress, key, &reserved, true).await,
-                // The earlier request with this id may have enqueued it.
-                Err(problem) if problem.may_be_enqueued() || reserved != message_id => {}
-                Err(_) => settle(ingress, key, &reserved, false).await,
+    let once = Once {
+        key: principal.idempotency_key(key),
+        fingerprint: fingerprint(&send),
+        message_id,
+        session_id: send.session_id.clone(),
+        reused: key_of_another_message,
+    };
+    once.accept(ingress, |reserved| ingress.accept(send, reserved))
+        .await
+}
+
+/// A message that is accepted at most once under its key.
+pub(crate) struct Once {
+    /// The key's name in the store.
+    pub(crate) key: String,
+    pub(crate) fingerprint: String,
+    /// Its id, unless an earlier request with the key gave it another one.
+    pub(crate) message_id: MessageId,
+    pub(crate) session_id: SessionId,
+    /// The key was used for a message with another fingerprint.
+    pub(crate) reused: fn() -> Problem,
+}
+
+impl Once {
+    pub(crate) async fn accept<F>(
+        self,
+        ingress: &Ingress,
+        accept: impl FnOnce(MessageId) -> F,
+    ) -> Result<Accepted, Problem>
+    where
+        F: Future<Output = Result<Accepted, Problem>>,
+    {
+        let Self {
+            key,
+            fingerprint,
+            message_id,
+            session_id,
+            reused,
+        } = self;
+        match reserve(ingress, &key, &fingerprint, &message_id).await? {
+            Reservation::Taken(reserved) => {
+                let accepted = accept(reserved).await;
+                match &accepted {
+                    Ok(_) => settle(ingress, &key, &reserved, true).await,
+                    // The earlier request with this id may have enqueued it.
+                    Err(problem) if problem.may_be_enqueued() || reserved != message_id => {}
+                    Err(_) => settle(ingress, &key, &reserved, false).await,
+                }
+                accepted
             }
-            accepted
+            Reservation::Done(first) => Ok(Accepted::again(first, session_id)),
+            Reservation::Mismatch => Err(reused()),
+            Reservation::UnderWay => Err(Problem::from(Kind::IdempotencyKeyInUse)),
         }
-        Reservation::Done(first) => Ok(Accepted::again(first, send)),
-        Reservation::Mismatch => Err(key_of_another_message()),
-        Reservation::UnderWay => Err(Problem::from(Kind::IdempotencyKeyInUse)),
     }
 }
 
@@ -250,7 +289,7 @@ fn fingerprint(send: &SendMessage) -> String {
     )
 }
 
-fn digest(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
+pub(crate) fn digest(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         let part = part.as_ref();

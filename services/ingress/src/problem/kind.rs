@@ -30,6 +30,9 @@ kinds! {
     AnswerRefused: 401, "answer-refused", "The answer is not accepted",
         "post it to the 'response_url' of the delivery, with the delivery's session_id, before its token \
          expires";
+    InboundRefused: 401, "inbound-refused", "The inbound message is not accepted",
+        "sign it with the channel's secret as Standard Webhooks describes, with a 'webhook-timestamp' of the last \
+         5 minutes, or send an API key with the role channel";
     NotThisMachine: 403, "not-this-machine", "Without an API key only programs on this machine may call this",
         "in development a request without an API key needs a 'Host' that is localhost, a loopback address \
          or the host of 'public_url'; an 'Origin' must be one too, and 'Sec-Fetch-Site' must not be \
@@ -53,6 +56,7 @@ kinds! {
     IdempotencyKeyInUse: 409, "idempotency-key-in-use", "A request with this idempotency key is under way",
         "the first request has not ended, or its result is unknown; try again in a moment; the message \
          keeps its id";
+    WebhookIdReused: 409, "webhook-id-reused", "The webhook-id was used before";
     NotWaiting: 409, "not-waiting", "The message does not wait in the store";
     TooManyAnswers: 409, "too-many-answers", "The delivery has the maximum number of answers";
     TooManyKeys: 409, "too-many-keys", "There are too many API keys",

@@ -20,7 +20,7 @@ use roundtrip_egress::Loopback;
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, KeyHash, SealingKeys, SystemClock, TokenKeys};
 use roundtrip_notices::Notices;
-use roundtrip_store::{CachedChannels, SharedChannels, SharedStore};
+use roundtrip_store::{CachedChannels, SharedChannels, SharedSecrets, SharedStore};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use time::OffsetDateTime;
@@ -33,7 +33,7 @@ use crate::{CallbackAuth, Config, Ingress, KeySettings, Parts};
 const MAX_ANSWER: usize = 1 << 22;
 
 /// 32 zero bytes.
-const SEALING_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+pub(crate) const SEALING_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 /// The machine's clock plus an offset. Not an arbitrary time: the store forgets old rows.
 #[derive(Debug, Default)]
@@ -109,14 +109,17 @@ impl Bench {
         let store = roundtrip_store::open(&config).await.unwrap();
         let channels = Arc::clone(&store) as SharedChannels;
         let guard = roundtrip_egress::Config::default().guard(Loopback::Refused);
+        let sealing = SealingKeys::parse([SEALING_KEY]).unwrap();
+        let channel_cache = CachedChannels::new(channels, &config)
+            .with_secrets(Arc::clone(&store) as SharedSecrets, sealing.clone());
         let parts = Parts {
             broker: Arc::clone(&broker) as SharedBroker,
             store: Arc::clone(&store),
-            channel_cache: Arc::new(CachedChannels::new(channels, &config)),
+            channel_cache: Arc::new(channel_cache),
             journal: Journal::start(Arc::clone(&broker) as SharedBroker),
             tokens: TokenKeys::new([&[7; 32][..]]).unwrap(),
             callback_auth: CallbackAuth::Open,
-            sealing: SealingKeys::parse([SEALING_KEY]).unwrap(),
+            sealing,
             own_response_url: "http://gateway.example/webhook-response".into(),
             keys,
             guard: Arc::new(guard.unwrap()),

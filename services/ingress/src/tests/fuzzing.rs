@@ -24,6 +24,7 @@ use crate::{
         messages::MessageParameters,
         replays::{ReplayDeadLetters, ReplayMessages},
     },
+    inbound::Inbound,
     json::{self, Rules},
     messages::{
         accept::SendMessage,
@@ -61,13 +62,17 @@ pub fn bodies(input: &[u8]) {
     valid(parse::<CreateKey>(input));
 }
 
-/// The bodies of the message calls, single and in both batch forms, and of callbacks.
+/// The bodies of the message calls, single and in both batch forms, of callbacks and of inbound
+/// messages.
 pub fn messages(input: &[u8]) {
     if let Some(send) = valid(relayed::<SendMessage>(input)) {
         carried(&send.message);
     }
     if let Some(answer) = valid(relayed::<Answer>(input)) {
         carried(&answer.response_data);
+    }
+    if let Some(inbound) = valid(relayed::<Inbound>(input)) {
+        carried(&inbound.data);
     }
     let lines = batch::lines(input);
     let elements = valid(batch::array(input)).unwrap_or_default();

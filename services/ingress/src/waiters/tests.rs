@@ -1,5 +1,7 @@
 use roundtrip_broker::{Carrier, MAX_NOTE_BYTES};
-use roundtrip_model::{CallbackId, Clock, Entry, EntryId, Event, SystemClock, journal::KeptAnswer};
+use roundtrip_model::{
+    CallbackId, Clock, Entry, EntryId, Event, MessageKind, SystemClock, journal::KeptAnswer,
+};
 use serde_json::{json, value::RawValue};
 
 use super::*;
@@ -38,6 +40,7 @@ fn answered_with(message_id: MessageId, json: String) -> Entry {
         message_id,
         channel_id: "c".parse().unwrap(),
         session_id: "s".parse().unwrap(),
+        kind: MessageKind::Outbound,
         replay_count: 0,
         at: SystemClock.now(),
         event: Event::Answered {

@@ -2,11 +2,11 @@
 
 use roundtrip_broker::{Message, Route};
 use roundtrip_model::{
-    ChannelId, Entry, EntryId, Event, MessageId, OutboundMessage, ReplayId, SessionId,
+    ChannelId, Entry, EntryId, Event, MessageId, MessageKind, OutboundMessage, ReplayId, SessionId,
     journal::After,
 };
 use roundtrip_store::{
-    DeadFilter, DeadLetter, DeadQueue, MessageFilter, MessageRecord, ReplaySource,
+    DeadFilter, DeadLetter, DeadQueue, MessageContent, MessageFilter, MessageRecord, ReplaySource,
 };
 use time::OffsetDateTime;
 
@@ -18,6 +18,7 @@ pub(super) struct Item {
     pub(super) is_erased: bool,
     pub(super) dead_id: Option<String>,
     subject: Option<(MessageId, ChannelId, SessionId)>,
+    kind: MessageKind,
 }
 
 pub(super) enum Destination {
@@ -37,7 +38,8 @@ impl Destination {
 }
 
 /// Limits a replay to what existed when it was requested. So a message that fails again after the
-/// replay is not replayed a second time.
+/// replay is not replayed a second time. Inbound messages, of which only a part may be kept, are
+/// replayed as dead letters only.
 pub(super) fn before(source: ReplaySource, created_at: OffsetDateTime) -> ReplaySource {
     let bound = |until: Option<OffsetDateTime>| {
         Some(until.map_or(created_at, |until| until.min(created_at)))
@@ -49,6 +51,7 @@ pub(super) fn before(source: ReplaySource, created_at: OffsetDateTime) -> Replay
         }),
         ReplaySource::Messages(filter) => ReplaySource::Messages(MessageFilter {
             until: bound(filter.until),
+            kind: Some(MessageKind::Outbound),
             ..filter
         }),
     }
@@ -67,6 +70,7 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
     };
     let is_erased = letter.contents_erased_at.is_some();
     let destination = destination.filter(|_| !is_erased);
+    let kind = letter.kind();
     let message = Message {
         replay_count: letter.replay_count + 1,
         ..Message::new(letter.webhook_id, now, letter.body)
@@ -81,6 +85,7 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
         is_erased,
         subject: subject.map(|((message, channel), session)| (message, channel, session)),
         dead_id: Some(letter.dead_id),
+        kind,
     }
 }
 
@@ -117,6 +122,9 @@ pub(super) fn from_message(record: MessageRecord, is_under_way: bool, now: Offse
     let is_erased = contents_erased_at.is_some() && !is_under_way;
     let content = content.filter(|_| !is_under_way);
     let message = content.and_then(|content| {
+        let MessageContent::Outbound(content) = content else {
+            return None;
+        };
         let message = OutboundMessage {
             message_id,
             channel_id: channel_id.clone(),
@@ -141,6 +149,7 @@ pub(super) fn from_message(record: MessageRecord, is_under_way: bool, now: Offse
         is_erased,
         subject: Some((message_id, channel_id, session_id)),
         dead_id: None,
+        kind: MessageKind::Outbound,
     }
 }
 
@@ -154,6 +163,7 @@ impl Item {
             message_id,
             channel_id,
             session_id,
+            kind: self.kind,
             replay_count: message.replay_count,
             at,
             event: Event::Replayed { replay_id },

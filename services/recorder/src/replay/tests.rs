@@ -1,8 +1,8 @@
 use roundtrip_broker::Queue;
 use roundtrip_doubles::FakeBroker;
 use roundtrip_model::{
-    CallbackId, DeadReason, Entry, EntryId, Event, MessageId, SystemClock, decision::DeadKind,
-    journal::Content,
+    CallbackId, DeadReason, Entry, EntryId, Event, MessageId, MessageKind, SystemClock,
+    decision::DeadKind, journal::Content,
 };
 use roundtrip_store::{Config, DeadFilter, DeadLetter, DeadQueue, MessageFilter};
 use serde_json::value::RawValue;
@@ -196,6 +196,7 @@ async fn an_answered_message_is_replayed_only_after_its_delivery(
         message_id,
         channel_id: "c".parse().unwrap(),
         session_id: "s".parse().unwrap(),
+        kind: MessageKind::Outbound,
         replay_count: 0,
         at,
         event,

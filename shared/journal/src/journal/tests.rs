@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use roundtrip_broker::Queue;
 use roundtrip_doubles::{FakeBroker, Mood};
-use roundtrip_model::{EntryId, Event, MessageId, journal::Content};
+use roundtrip_model::{EntryId, Event, MessageId, MessageKind, journal::Content};
 use serde_json::value::to_raw_value;
 use time::macros::datetime;
 use tokio::{task::JoinHandle, time::timeout};
@@ -45,6 +45,7 @@ fn entry(event: Event) -> Entry {
         message_id: MessageId::generate(),
         channel_id: "c".parse().unwrap(),
         session_id: "s".parse().unwrap(),
+        kind: MessageKind::Outbound,
         replay_count: 0,
         at: datetime!(2026-11-23 12:00 UTC),
         event,

@@ -10,6 +10,7 @@ fn entry(replay_count: u32, event: Event) -> Entry {
         message_id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".parse().unwrap(),
         channel_id: "c".parse().unwrap(),
         session_id: "s".parse().unwrap(),
+        kind: MessageKind::Outbound,
         replay_count,
         at: datetime!(2026-11-23 12:00 UTC),
         event,
@@ -343,4 +344,53 @@ fn an_answer_of_an_earlier_version_has_no_content() {
         r#"{{"answered":{{"callback_id":"{id}","content":{new}}}}}"#
     ));
     assert_eq!(serde_json::to_string(&read).unwrap(), new);
+}
+
+/// An entry of an inbound message.
+fn inbound(replay_count: u32, event: Event) -> Entry {
+    Entry {
+        kind: MessageKind::Inbound,
+        ..entry(replay_count, event)
+    }
+}
+
+#[test]
+fn an_inbound_message_is_forwarded_or_dead() {
+    let data = RawValue::from_string("1".to_owned()).unwrap();
+    let received = Event::Received(Box::new(KeptAnswer::of(&data, 10)));
+    let retry = After::Retry { wait_ms: 1000 };
+    let life = [
+        (inbound(0, received), State::Queued),
+        (
+            inbound(0, Event::Attempted(attempt(1, retry))),
+            State::Retrying,
+        ),
+        (inbound(0, waiting(None, 1)), State::Waiting),
+        (inbound(0, Event::Dead(reason())), State::Dead),
+        (inbound(1, replayed()), State::Replayed),
+        (
+            inbound(1, Event::Attempted(attempt(1, After::Arrived))),
+            State::Forwarded,
+        ),
+    ];
+    let mut greatest = None;
+    for (entry, state) in life {
+        let position = entry.position();
+        assert_eq!(position.state, state);
+        assert!(greatest < Some(position), "{state:?}");
+        assert_eq!(MessageKind::of_rank(position.rank), MessageKind::Inbound);
+        greatest = Some(position);
+    }
+}
+
+/// Other versions read the same queues.
+#[test]
+fn an_outbound_entry_is_queued_as_before() {
+    let stored = serde_json::to_string(&entry(0, replayed())).unwrap();
+    assert!(!stored.contains("kind"), "{stored}");
+    let read: Entry = serde_json::from_str(&stored).unwrap();
+    assert_eq!(read.kind, MessageKind::Outbound);
+    let stored = serde_json::to_string(&inbound(0, replayed())).unwrap();
+    let read: Entry = serde_json::from_str(&stored).unwrap();
+    assert_eq!(read.kind, MessageKind::Inbound);
 }

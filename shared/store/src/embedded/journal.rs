@@ -7,12 +7,10 @@ mod answers;
 
 use async_trait::async_trait;
 use roundtrip_model::{
-    CallbackId, ChannelId, Entry, Event, MessageId, SessionId, State,
-    journal::{Content, Position},
+    CallbackId, ChannelId, Entry, MessageId, MessageKind, SessionId, State, journal::Position,
     millis,
 };
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
-use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use super::{
@@ -22,9 +20,9 @@ use super::{
 };
 use crate::{
     AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MAX_PAGE,
-    MessageFilter, MessageRecord, QueryError, StateFilter, TurnCursor, Unavailable,
+    MessageContent, MessageFilter, MessageRecord, QueryError, StateFilter, TurnCursor, Unavailable,
     ledger::{
-        ACCEPTED, MessageProjection, Part, answers_in, merged, stored_event, timeline,
+        MessageProjection, Part, StoredContent, answers_in, merged, stored_event, timeline,
         without_contents,
     },
 };
@@ -207,14 +205,14 @@ pub(super) fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqli
     for entry in entries {
         let message_id = entry.message_id.to_string();
         let is_erased = erased.contains_key(&entry.message_id);
-        if let Event::Accepted(Some(accepted)) = &entry.event
+        if let Some(stored) = StoredContent::of(&entry.event).map_err(unwritable)?
             && !is_erased
         {
             content.execute(params![
                 message_id,
-                accepted.message.get(),
-                accepted.response_url,
-                accepted.answer_within_ms.map(rows::count),
+                stored.message,
+                stored.response_url,
+                stored.answer_within_ms.map(rows::count),
             ])?;
         }
         let mut event = stored_event(&entry.event).map_err(unwritable)?;
@@ -251,7 +249,7 @@ pub(super) fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqli
         ))?;
     }
     let mut advance = transaction.prepare_cached(ADVANCE)?;
-    for projection in MessageProjection::by(entries) {
+    for projection in MessageProjection::by(entries).map_err(unwritable)? {
         advance.execute(params![
             projection.entry.message_id.to_string(),
             projection.entry.channel_id.as_str(),
@@ -317,21 +315,22 @@ fn said(
 
 fn message_record(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {
     let columns = Columns(row);
+    let kind = MessageKind::of_rank(columns.get("position")?);
     let message: Option<String> = columns.get("message")?;
     let content = match message {
-        Some(message) => Some(Content {
-            message: RawValue::from_string(message).map_err(unwritable)?,
-            response_url: columns.get("response_url")?,
-            answer_within_ms: columns
-                .get::<Option<i64>>("answer_within_ms")?
-                .map(i64::unsigned_abs),
-        }),
+        Some(message) => {
+            let within: Option<i64> = columns.get("answer_within_ms")?;
+            let within = within.map(i64::unsigned_abs);
+            let content = MessageContent::read(kind, message, columns.get("response_url")?, within);
+            Some(content.map_err(unwritable)?)
+        }
         None => None,
     };
     Ok(MessageRecord {
         message_id: columns.parsed("message_id")?,
         channel_id: columns.parsed("channel_id")?,
         session_id: columns.parsed("session_id")?,
+        kind,
         state: columns.named("state")?,
         replay_count: columns.get("round")?,
         answer_by: columns.optional_time("answer_by")?,
@@ -343,19 +342,16 @@ fn message_record(row: &Row<'_>) -> rusqlite::Result<MessageRecord> {
 
 fn entry(row: &Row<'_>, record: &MessageRecord) -> rusqlite::Result<Entry> {
     let columns = Columns(row);
-    let event = if row.get_ref("event")?.as_str()? == ACCEPTED {
-        Event::Accepted(record.content.clone().map(Box::new))
-    } else {
-        columns.json("event")?
-    };
+    let event = record.event(row.get_ref("event")?.as_str()?);
     Ok(Entry {
         entry_id: columns.parsed("entry_id")?,
         message_id: record.message_id,
         channel_id: record.channel_id.clone(),
         session_id: record.session_id.clone(),
+        kind: record.kind,
         replay_count: columns.get("round")?,
         at: columns.time("at")?,
-        event,
+        event: event.map_err(unwritable)?,
     })
 }
 
@@ -365,6 +361,7 @@ pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
         session,
         channel,
         channels,
+        kind,
         state,
         since: _,
         until: _,
@@ -398,6 +395,16 @@ pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
             let states = taken.states();
             conditions.ids("state IN (SELECT value FROM json_each(?))", Some(&states));
             conditions.with("position & ? != 0", Position::TAKEN_BITS);
+            conditions.with("position & ? = 0", Position::INBOUND_BIT);
+        }
+    }
+    match kind {
+        None => {}
+        Some(MessageKind::Outbound) => {
+            conditions.with("position & ? = 0", Position::INBOUND_BIT);
+        }
+        Some(MessageKind::Inbound) => {
+            conditions.with("position & ? != 0", Position::INBOUND_BIT);
         }
     }
     conditions.maybe("message_id >= ?", from);

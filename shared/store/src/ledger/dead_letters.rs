@@ -5,7 +5,9 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use roundtrip_model::{ChannelId, DeadReason, MessageId, ReplayId, SessionId, decision::DeadKind};
+use roundtrip_model::{
+    ChannelId, DeadReason, MessageId, MessageKind, ReplayId, SessionId, decision::DeadKind,
+};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -79,6 +81,19 @@ pub struct DeadLetter {
         skip_serializing_if = "Option::is_none"
     )]
     pub contents_erased_at: Option<OffsetDateTime>,
+}
+
+impl DeadLetter {
+    /// The kind of the message that it belongs to. An inbound message is in the callbacks queue under
+    /// its own id, and an answer is not.
+    pub fn kind(&self) -> MessageKind {
+        let is_message = self.webhook_id.parse::<MessageId>().is_ok();
+        if self.queue == DeadQueue::Callbacks && is_message {
+            MessageKind::Inbound
+        } else {
+            MessageKind::Outbound
+        }
+    }
 }
 
 /// A filter on dead letters. A field that is `None` matches all.

@@ -6,7 +6,9 @@
 use std::borrow::Cow;
 
 use async_trait::async_trait;
-use roundtrip_model::{CallbackId, ChannelId, Entry, MessageId, SessionId, State, millis};
+use roundtrip_model::{
+    CallbackId, ChannelId, Entry, MessageId, MessageKind, SessionId, State, millis,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use time::OffsetDateTime;
 
@@ -111,6 +113,8 @@ pub struct MessageFilter {
     pub channel: Option<ChannelId>,
     #[serde(rename = "channel_ids", skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<ChannelId>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<MessageKind>,
     /// In this state now, or accepted by its channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<StateFilter>,

@@ -5,11 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use roundtrip_model::{
-    Entry, Event, MessageId,
-    journal::{Content, Position},
-};
+use roundtrip_model::{Entry, MessageId, journal::Position};
 use time::OffsetDateTime;
+
+use super::StoredContent;
 
 pub(crate) struct MessageProjection<'a> {
     /// One of the entries. It names the message.
@@ -17,19 +16,22 @@ pub(crate) struct MessageProjection<'a> {
     pub(crate) position: Position,
     pub(crate) replay_count: u32,
     pub(crate) updated_at: OffsetDateTime,
-    pub(crate) content: Option<&'a Content>,
+    pub(crate) content: Option<StoredContent<'a>>,
 }
 
 impl<'a> MessageProjection<'a> {
     /// One for each message among these entries, in the order of the ids.
-    pub(crate) fn by(entries: &'a [Entry]) -> impl Iterator<Item = Self> {
+    ///
+    /// # Errors
+    /// If a content cannot be written as JSON.
+    pub(crate) fn by(entries: &'a [Entry]) -> serde_json::Result<impl Iterator<Item = Self>> {
         let mut all: BTreeMap<MessageId, Self> = BTreeMap::new();
         for entry in entries {
             all.entry(entry.message_id)
                 .or_insert_with(|| Self::at(entry))
-                .take(entry);
+                .take(entry)?;
         }
-        all.into_values()
+        Ok(all.into_values())
     }
 
     fn at(entry: &'a Entry) -> Self {
@@ -42,12 +44,13 @@ impl<'a> MessageProjection<'a> {
         }
     }
 
-    fn take(&mut self, entry: &'a Entry) {
+    fn take(&mut self, entry: &'a Entry) -> serde_json::Result<()> {
         self.position = self.position.max(entry.position());
         self.replay_count = self.replay_count.max(entry.replay_count);
         self.updated_at = self.updated_at.max(entry.at);
-        if let Event::Accepted(Some(content)) = &entry.event {
+        if let Some(content) = StoredContent::of(&entry.event)? {
             self.content = Some(content);
         }
+        Ok(())
     }
 }

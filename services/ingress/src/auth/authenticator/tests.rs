@@ -21,7 +21,8 @@ fn new_key(role: KeyRole) -> NewKey {
     NewKey {
         name: "n".to_owned(),
         role,
-        channels: None,
+        // A key with this role must name its channels.
+        channels: (role == KeyRole::Channel).then(|| ["c".parse().unwrap()].into()),
         rate_per_second: None,
         expires_at: None,
     }
@@ -191,6 +192,7 @@ async fn an_open_call_needs_no_key() {
     "GET /channel/message/{message_id}",
     "POST /channel/message/{message_id}/cancel",
 ][..]))]
+#[case::channel(KeyRole::Channel, Some(&["POST /channel/{channel_id}/inbound"][..]))]
 #[tokio::test]
 async fn a_role_allows_only_its_own_calls(
     #[case] role: KeyRole,
@@ -199,7 +201,7 @@ async fn a_role_allows_only_its_own_calls(
     let bench = Bench::in_production().await;
     let (_, key) = keep(&bench, new_key(role)).await;
     for (method, path, access) in calls() {
-        if !matches!(access, Access::Roles(_)) {
+        if !matches!(access, Access::Roles(_) | Access::SignedOr(_)) {
             continue;
         }
         let call = format!("{method} {path}");

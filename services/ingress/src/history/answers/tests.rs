@@ -1,4 +1,4 @@
-use roundtrip_model::EntryId;
+use roundtrip_model::{EntryId, MessageKind};
 use roundtrip_store::AnswerRecord;
 use serde_json::{Value, json};
 use time::{Duration, macros::datetime};
@@ -18,6 +18,7 @@ fn entry(seconds: i64, replay_count: u32, event: &Value) -> Entry {
         message_id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".parse().unwrap(),
         channel_id: "c".parse().unwrap(),
         session_id: "s".parse().unwrap(),
+        kind: MessageKind::Outbound,
         replay_count,
         at: BEGINNING + Duration::seconds(seconds),
         event: serde_json::from_str(&event.to_string()).unwrap(),

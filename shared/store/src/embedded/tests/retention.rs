@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use roundtrip_model::{
-    DeadReason, Entry, EntryId, Event, KeyRole, MessageId, NewKey, ReplayId, decision::DeadKind,
-    millis,
+    DeadReason, Entry, EntryId, Event, KeyRole, MessageId, MessageKind, NewKey, ReplayId,
+    decision::DeadKind, millis,
 };
 use time::{OffsetDateTime, macros::datetime};
 
@@ -44,6 +44,7 @@ fn entry(message_id: MessageId, at: OffsetDateTime, json: &str) -> Entry {
         message_id,
         channel_id: "c".parse().unwrap(),
         session_id: "s".parse().unwrap(),
+        kind: MessageKind::Outbound,
         replay_count: 0,
         at,
         event: serde_json::from_str(json).unwrap(),

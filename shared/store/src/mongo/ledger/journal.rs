@@ -13,11 +13,10 @@ use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
 use mongodb::{Collection, Database, error::Error};
 use roundtrip_model::{
-    CallbackId, ChannelId, Entry, EntryId, Event, MessageId, SessionId, State,
-    journal::{Content, Position},
+    CallbackId, ChannelId, Entry, EntryId, MessageId, MessageKind, SessionId, State,
+    journal::Position,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use super::{
@@ -27,8 +26,9 @@ use super::{
 };
 use crate::{
     AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MAX_PAGE,
-    MessageFilter, MessageRecord, QueryError, SessionAnswer, StateFilter, TurnCursor, Unavailable,
-    ledger::{ACCEPTED, MAX_ROWS, merged, stored_event, timeline},
+    MessageContent, MessageFilter, MessageRecord, QueryError, SessionAnswer, StateFilter,
+    TurnCursor, Unavailable,
+    ledger::{MAX_ROWS, merged, stored_event, timeline},
 };
 
 #[async_trait]
@@ -203,7 +203,7 @@ impl Write {
         let rows = entries.iter().map(|entry| document(&EntryRow::of(entry)?));
         Ok(Self {
             contents: update::answers(entries)?,
-            messages: update::commands(entries),
+            messages: update::commands(entries)?,
             rows: rows.collect::<Result<_, _>>()?,
         })
     }
@@ -260,6 +260,7 @@ fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Asked {
         session,
         channel,
         channels,
+        kind,
         state,
         since: _,
         until: _,
@@ -284,6 +285,16 @@ fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Asked {
         first.insert("session_id", session.as_str());
     }
     let mut then = Document::new();
+    let mut rank = Document::new();
+    match kind {
+        None => {}
+        Some(MessageKind::Outbound) => {
+            rank.insert("$bitsAllClear", Position::INBOUND_BIT);
+        }
+        Some(MessageKind::Inbound) => {
+            rank.insert("$bitsAllSet", Position::INBOUND_BIT);
+        }
+    }
     match state {
         None => {}
         Some(StateFilter::Is(state)) => {
@@ -292,8 +303,12 @@ fn matching(filter: &MessageFilter, after: Option<&MessageId>) -> Asked {
         Some(taken @ StateFilter::Taken) => {
             let states: Vec<_> = taken.states().into_iter().map(State::as_str).collect();
             then.insert("position.s", doc! { "$in": states });
-            then.insert("position.r", doc! { "$bitsAnySet": Position::TAKEN_BITS });
+            rank.insert("$bitsAnySet", Position::TAKEN_BITS);
+            rank.insert("$bitsAllClear", Position::INBOUND_BIT);
         }
+    }
+    if !rank.is_empty() {
+        then.insert("position.r", rank);
     }
     let asked = Asked { first, then };
     // A named session or message is found by its id.
@@ -330,16 +345,14 @@ impl EntryRow {
     }
 
     fn entry(&self, message: &MessageRecord) -> Result<Entry, Unreadable> {
-        let event = if self.event == ACCEPTED {
-            Event::Accepted(message.content.clone().map(Box::new))
-        } else {
-            serde_json::from_str(&self.event).map_err(|error| Unreadable(error.into()))?
-        };
+        let event = message.event(&self.event);
+        let event = event.map_err(|error| Unreadable(error.into()))?;
         Ok(Entry {
             entry_id: self.entry_id,
             message_id: self.message_id,
             channel_id: message.channel_id.clone(),
             session_id: message.session_id.clone(),
+            kind: message.kind,
             replay_count: self.round,
             at: read_time(self.at)?,
             event,
@@ -362,6 +375,9 @@ struct MessageRow {
 
 #[derive(Deserialize)]
 struct PositionRow {
+    /// Left out of a read of states.
+    #[serde(default, rename = "r")]
+    rank: i64,
     #[serde(rename = "s")]
     state: State,
     #[serde(rename = "a")]
@@ -377,19 +393,23 @@ struct ContentRow {
 
 impl MessageRow {
     fn record(self) -> Result<MessageRecord, Unreadable> {
-        let content = match self.content {
-            None => None,
-            Some(content) => Some(Content {
-                message: RawValue::from_string(content.message)
-                    .map_err(|error| Unreadable(error.into()))?,
-                response_url: content.response_url,
-                answer_within_ms: content.answer_within_ms,
-            }),
-        };
+        let kind = MessageKind::of_rank(self.position.rank);
+        let content = self.content.map(|content| {
+            let ContentRow {
+                message,
+                response_url,
+                answer_within_ms,
+            } = content;
+            MessageContent::read(kind, message, response_url, answer_within_ms)
+        });
+        let content = content
+            .transpose()
+            .map_err(|error| Unreadable(error.into()))?;
         Ok(MessageRecord {
             message_id: self.message_id,
             channel_id: self.channel_id,
             session_id: self.session_id,
+            kind,
             state: self.position.state,
             replay_count: self.round,
             answer_by: self.position.answer_by.map(read_time).transpose()?,

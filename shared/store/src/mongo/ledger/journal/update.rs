@@ -4,24 +4,22 @@
 //! never change), so that concurrent recorders need no coordination.
 
 use bson::{Document, doc};
-use roundtrip_model::{
-    Entry,
-    journal::{Content, Position},
-};
+use roundtrip_model::{Entry, journal::Position};
 
 use super::super::{bulk, stored};
 use crate::{
     Unavailable,
-    ledger::{MessageProjection, answers_in},
+    ledger::{MessageProjection, StoredContent, answers_in},
 };
 
 /// The updates for these entries, one for each message, in as few commands as their size allows.
-pub(super) fn commands(entries: &[Entry]) -> Vec<Vec<Document>> {
-    let projections = MessageProjection::by(entries);
-    bulk::in_commands(projections.map(|projection| {
-        let content = projection.content.map_or(0, content_bytes);
-        (statement(&projection), content)
-    }))
+pub(super) fn commands(entries: &[Entry]) -> Result<Vec<Vec<Document>>, Unavailable> {
+    let projections = MessageProjection::by(entries).map_err(Unavailable::new)?;
+    Ok(bulk::in_commands(projections.map(|projection| {
+        let content = projection.content.as_ref();
+        let bytes = content.map_or(0, StoredContent::bytes);
+        (statement(&projection), bytes)
+    })))
 }
 
 /// The updates for the answers among these entries. A repeated answer has a later time.
@@ -48,19 +46,15 @@ pub(super) fn answers(entries: &[Entry]) -> Result<Vec<Vec<Document>>, Unavailab
     Ok(bulk::in_commands(statements))
 }
 
-fn content_bytes(content: &Content) -> usize {
-    content.message.get().len() + content.response_url.len()
-}
-
 fn statement(projection: &MessageProjection<'_>) -> Document {
     let mut set = doc! {
         "channel_id": projection.entry.channel_id.as_str(),
         "session_id": projection.entry.session_id.as_str(),
     };
-    if let Some(content) = projection.content {
+    if let Some(content) = &projection.content {
         let mut stored = doc! {
-            "message": content.message.get(),
-            "response_url": content.response_url.as_str(),
+            "message": &*content.message,
+            "response_url": content.response_url,
         };
         if let Some(within) = content.answer_within_ms {
             stored.insert("answer_within_ms", within.cast_signed());

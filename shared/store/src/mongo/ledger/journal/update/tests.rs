@@ -1,8 +1,8 @@
 //! The commands that are sent, without a server.
 
 use roundtrip_model::{
-    EntryId, Event, MessageId,
-    journal::{After, Attempt},
+    EntryId, Event, MessageId, MessageKind,
+    journal::{After, Attempt, Content},
 };
 use serde_json::value::RawValue;
 use time::macros::datetime;
@@ -18,6 +18,7 @@ fn entry(message_id: MessageId, event: Event) -> Entry {
         message_id,
         channel_id: "c".parse().unwrap(),
         session_id: "s".parse().unwrap(),
+        kind: MessageKind::Outbound,
         replay_count: 0,
         at: datetime!(2026-11-23 12:00 UTC),
         event,
@@ -51,7 +52,7 @@ fn no_command_is_larger_than_the_server_takes() {
     let entries: Vec<Entry> = (0..40)
         .map(|_| entry(MessageId::generate(), accepted(1 << 20)))
         .collect();
-    let commands = commands(&entries);
+    let commands = commands(&entries).unwrap();
     for updates in &commands {
         let command = doc! { "update": MESSAGES, "updates": updates.clone() };
         let bytes = bson::serialize_to_vec(&command).unwrap().len();
@@ -65,7 +66,7 @@ fn a_message_is_updated_once_by_all_of_its_entries() {
     let id = MessageId::generate();
     let (first, last) = (entry(id, accepted(1)), entry(id, arrived()));
     for entries in [[&first, &last], [&last, &first]] {
-        let commands = commands(&entries.map(Clone::clone));
+        let commands = commands(&entries.map(Clone::clone)).unwrap();
         let [update] = &commands.concat()[..] else {
             panic!("one message, {commands:?}")
         };
