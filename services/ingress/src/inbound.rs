@@ -173,7 +173,7 @@ impl Ingress {
             kind: MessageKind::Inbound,
             replay_count: 0,
             at: accepted_at,
-            event: Event::Received(Box::new(kept)),
+            event: Event::Received(Some(Box::new(kept))),
         };
         self.record(entry).await;
         Ok(Accepted::new(message_id, session_id))

@@ -396,6 +396,7 @@ impl Entry {
             message_id,
             channel_id,
             session_id,
+            kind: MessageKind::Outbound,
             replay_count,
             at: answer_by,
             event: Event::Overdue {},

@@ -24,7 +24,7 @@ fn inbound(id: MessageId, replay_count: u32, millis: i64, event: Event) -> Entry
 /// The acceptance of this JSON, of which at most so many bytes are kept.
 fn received(json: &str, most: usize) -> Event {
     let json = RawValue::from_string(json.to_owned()).expect("JSON");
-    Event::Received(Box::new(KeptAnswer::of(&json, most)))
+    Event::Received(Some(Box::new(KeptAnswer::of(&json, most))))
 }
 
 /// In any order of the entries, and with the data byte for byte.

@@ -4,7 +4,7 @@ use roundtrip_model::{
     CallbackId, Entry, Event, MessageId, ReplayId, State,
     journal::{After, Content},
 };
-use roundtrip_store::Journal;
+use roundtrip_store::{Journal, MessageContent};
 use serde_json::value::RawValue;
 
 use super::{
@@ -166,8 +166,10 @@ pub(crate) async fn the_time_that_a_producer_gave_for_an_answer_is_kept(harness:
         )
         .await;
         let (message, timeline) = found(store, &id).await;
-        let kept = message.content.expect("its content").answer_within_ms;
-        assert_eq!(kept, answer_within_ms);
+        let Some(MessageContent::Outbound(kept)) = message.content else {
+            panic!("its content");
+        };
+        assert_eq!(kept.answer_within_ms, answer_within_ms);
         let Event::Accepted(Some(content)) = &timeline[0].event else {
             panic!("{timeline:?}");
         };

@@ -1,6 +1,6 @@
 use roundtrip_doubles::FakeBroker;
 use roundtrip_model::{
-    CallbackId, Event, MessageId, State, SystemClock,
+    CallbackId, Event, MessageId, MessageKind, State, SystemClock,
     journal::{After, Attempt},
 };
 use roundtrip_store::Config;
@@ -60,6 +60,7 @@ impl Bench {
             message_id,
             channel_id: "c".parse().unwrap(),
             session_id: "s".parse().unwrap(),
+            kind: MessageKind::Outbound,
             replay_count: 0,
             at: SystemClock.now(),
             event,

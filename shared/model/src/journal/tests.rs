@@ -357,7 +357,7 @@ fn inbound(replay_count: u32, event: Event) -> Entry {
 #[test]
 fn an_inbound_message_is_forwarded_or_dead() {
     let data = RawValue::from_string("1".to_owned()).unwrap();
-    let received = Event::Received(Box::new(KeptAnswer::of(&data, 10)));
+    let received = Event::Received(Some(Box::new(KeptAnswer::of(&data, 10))));
     let retry = After::Retry { wait_ms: 1000 };
     let life = [
         (inbound(0, received), State::Queued),

@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use roundtrip_model::{ChannelId, Entry, EntryId, Event, SessionId, waiting::WaitReason};
+use roundtrip_model::{
+    ChannelId, Entry, EntryId, Event, MessageKind, SessionId, waiting::WaitReason,
+};
 use time::OffsetDateTime;
 
 use crate::{QueryError, Unavailable};
@@ -163,6 +165,7 @@ impl WaitingMessage {
             message_id: self.id.parse().ok()?,
             channel_id: self.channel_id.clone(),
             session_id: self.session_id.clone(),
+            kind: MessageKind::Outbound,
             replay_count: self.replay_count,
             at,
             event: Event::Cancelled {},

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use roundtrip_model::{
-    DeadReason, Entry, EntryId, Event, MessageId, decision::DeadKind, waiting::WaitReason,
+    DeadReason, Entry, EntryId, Event, MessageId, MessageKind, decision::DeadKind,
+    waiting::WaitReason,
 };
 use serde_json::json;
 use time::{OffsetDateTime, macros::datetime};
@@ -47,6 +48,7 @@ fn entries(session: u32, number: u32) -> [Entry; 4] {
         message_id: message_id(session, number),
         channel_id: "c".parse().unwrap(),
         session_id: format!("session {session}").parse().unwrap(),
+        kind: MessageKind::Outbound,
         replay_count: 0,
         at: BEGINNING,
         event: serde_json::from_value::<Event>(event).unwrap(),
