@@ -119,7 +119,9 @@ impl Eraser {
     async fn sessions(&self) -> Result<(), Unavailable> {
         for erasure in self.store.unfinished_erasures(AT_ONCE).await? {
             self.store.erase_session(&erasure, self.clock.now()).await?;
-            tracing::info!(requested_at = %erasure.requested_at, "session.erased");
+            let session_id = erasure.session_id.as_str();
+            let requested_at = erasure.requested_at;
+            tracing::info!(session_id, %requested_at, "session.erased");
         }
         Ok(())
     }

@@ -235,7 +235,8 @@ pub(crate) async fn erase(
     let requested_at = ingress.clock.now();
     let store = &ingress.store;
     store.request_erasure(&session_id, requested_at).await?;
-    tracing::warn!(%requested_at, by = %principal, "session.erasure_requested");
+    let id = session_id.as_str();
+    tracing::warn!(session_id = id, %requested_at, by = %principal, "session.erasure_requested");
     let erasure = Erasure {
         session_id: session_id.clone(),
         requested_at,

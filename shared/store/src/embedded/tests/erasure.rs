@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use roundtrip_model::{
-    DeadReason, Entry, EntryId, Event, MessageId, MessageKind, decision::DeadKind,
+    DeadReason, Entry, EntryId, Event, MessageId, MessageKind, decision::DeadKind, millis,
     waiting::WaitReason,
 };
 use serde_json::json;
