@@ -243,6 +243,7 @@ fn its_bounds_are_the_codes() {
             "max_in_flight",
             "rate_per_second",
             "retry_schedule",
+            "answer_within",
             "content_retention",
             "paused"
         ])

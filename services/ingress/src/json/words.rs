@@ -223,8 +223,8 @@ mod tests {
         "/messages/replay",
         json!({"state": "x"}),
         "state",
-        "must be one of queued, delivering, retrying, waiting, cancelled, delivered, answered, \
-         forwarded, dead, replayed, taken"
+        "must be one of queued, delivering, retrying, waiting, cancelled, delivered, overdue, \
+         answered, forwarded, dead, replayed, taken"
     )]
     #[case("/dead-letters/replay", json!({"queue": 5}), "queue", "must be a string")]
     #[case("/dead-letters/replay", json!({"queue": "x"}), "queue", "must be outbound or callbacks")]
