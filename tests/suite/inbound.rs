@@ -82,7 +82,7 @@ async fn say(
 async fn start(plan: Plan) -> anyhow::Result<(TestGateway, String, ScriptedServer)> {
     let sessions = ScriptedServer::start(|_| Reply::ok()).await?;
     let gateway = plan.sessions_server(sessions.url()).start().await?;
-    let secret = gateway.register("c", "http://127.0.0.1:1/").await?;
+    let secret = gateway.register("c", "http://127.0.0.1/").await?;
     Ok((gateway, secret, sessions))
 }
 
@@ -134,8 +134,8 @@ async fn a_wrong_an_old_or_a_missing_signature_is_refused_alike(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let mut gateway = Plan::new(setup)?.production().start().await?;
-    let secret = gateway.register("c", "http://127.0.0.1:1/").await?;
-    let of_another = gateway.register("d", "http://127.0.0.1:1/").await?;
+    let secret = gateway.register("c", "http://127.0.0.1/").await?;
+    let of_another = gateway.register("d", "http://127.0.0.1/").await?;
     let (now, body) = (SystemClock.now(), body(DATA));
     let good = signed(&secret, "evt-1", now, &body)?;
     let with = |name: &str, value: &str| {
@@ -209,7 +209,7 @@ async fn a_wrong_an_old_or_a_missing_signature_is_refused_alike(
 
 async fn a_repeat_is_forwarded_once(setup: Setup) -> anyhow::Result<Accounted> {
     let (gateway, secret, sessions) = start(Plan::new(setup)?).await?;
-    let of_another = gateway.register("d", "http://127.0.0.1:1/").await?;
+    let of_another = gateway.register("d", "http://127.0.0.1/").await?;
     let first = say(&gateway, &secret, "evt-1", DATA).await?.expect(202)?;
     // At another time, and with other white space.
     let body = body(&DATA.replace(',', " , "));
@@ -266,7 +266,7 @@ async fn a_channel_key_posts_for_its_channels_and_does_nothing_else(
     setup: Setup,
 ) -> anyhow::Result<Accounted> {
     let (gateway, _, sessions) = start(Plan::new(setup)?.production()).await?;
-    gateway.register("other", "http://127.0.0.1:1/").await?;
+    gateway.register("other", "http://127.0.0.1/").await?;
     let unlimited = json!({"name": "k", "role": "channel"});
     let unlimited = gateway.post("/api-keys", unlimited).await?.expect(422)?;
     assert_eq!(unlimited.json()["errors"][0]["field"], "channels");
@@ -363,7 +363,7 @@ async fn a_dead_inbound_message_is_replayed_as_a_dead_letter_only(
     let sessions = ScriptedServer::start(failing_once(Reply::status(422))).await?;
     let plan = Plan::new(setup)?.sessions_server(sessions.url());
     let gateway = plan.start().await?;
-    let secret = gateway.register("c", "http://127.0.0.1:1/").await?;
+    let secret = gateway.register("c", "http://127.0.0.1/").await?;
     let said = say(&gateway, &secret, "evt-1", DATA).await?.expect(202)?;
     let id = said.field("message_id")?;
     let letter = &gateway.until_dead("c", 1).await?[0];
@@ -392,7 +392,7 @@ async fn a_dead_inbound_message_is_replayed_as_a_dead_letter_only(
 async fn a_flood_of_one_channel_is_refused(setup: Setup) -> anyhow::Result<Accounted> {
     let plan = Plan::new(setup)?.env("ROUNDTRIP__INGRESS__ANSWER_RATE_PER_CHANNEL", 1);
     let (gateway, secret, sessions) = start(plan).await?;
-    let of_another = gateway.register("d", "http://127.0.0.1:1/").await?;
+    let of_another = gateway.register("d", "http://127.0.0.1/").await?;
     let mut refused = None;
     for number in 0..20 {
         let said = say(&gateway, &secret, &format!("evt-{number}"), "1").await?;
@@ -418,7 +418,7 @@ async fn a_flood_of_one_channel_is_refused(setup: Setup) -> anyhow::Result<Accou
 async fn without_a_sessions_server_the_inbox_shows_what_the_documented_command_says()
 -> anyhow::Result<()> {
     let gateway = Plan::new(Setup::Embedded)?.start().await?;
-    let secret = gateway.register("slack-sim", "http://127.0.0.1:1/").await?;
+    let secret = gateway.register("slack-sim", "http://127.0.0.1/").await?;
     let page = std::fs::read_to_string(root().join("docs/channel-servers.md"))?;
     let command = page
         .split("```bash\n")

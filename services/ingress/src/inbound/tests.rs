@@ -60,18 +60,6 @@ async fn a_wrong_signature_reads_a_channel_once_a_second() {
 }
 
 #[tokio::test]
-async fn a_message_that_the_broker_refused_can_be_posted_again() {
-    let bench = Bench::new().await;
-    let secret = secret(&bench).await;
-    bench.broker.fail(1);
-    assert_eq!(say(&bench, &secret, "1", BODY).await.status, 503);
-    let again = say(&bench, &secret, "1", BODY).await;
-    assert_eq!(again.status, 202, "{}", again.text);
-    assert!(!again.headers.contains_key(REPLAYED));
-    assert_eq!(bench.broker.messages(Queue::Callbacks).len(), 1);
-}
-
-#[tokio::test]
 async fn what_is_signed_and_wrong_names_its_field() {
     let bench = Bench::new().await;
     let secret = secret(&bench).await;
