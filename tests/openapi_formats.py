@@ -26,6 +26,8 @@ durations = st.one_of(
     st.just("1m 30s"),
 )
 schemathesis.openapi.format("duration-text", durations)
+# Of a setting that is a second at the least.
+schemathesis.openapi.format("duration-text-from-1s", st.sampled_from(["1s", "1500ms", "1m 30s", "7days"]))
 
 atoms = st.sampled_from(["a", "slack", ".", r"\d", r"\.", "[a-z]", "[^0-9_]", "(x|yz)", "(?:é)", "ä"])
 counts = st.sampled_from(["", "", "*", "+?", "?", "{2}", "{1,3}"])

@@ -263,8 +263,8 @@ mod tests {
     #[case::no_rate(json!({"rate_per_second": 0}), ".rate_per_second", "must be a number, 0.01 to 100000")]
     #[case::empty(json!({"retry_schedule": []}), ".retry_schedule", "must be a list of 1 to 64 durations")]
     #[case::interval(json!({"retry_schedule": ["7h"]}), ".retry_schedule", "each interval must be a duration such as \"10s\", 10ms to 6h")]
-    #[case::no_answer(json!({"answer_within": "999ms"}), ".answer_within", "must be a duration such as \"10s\", 1s to 7days")]
-    #[case::late_answer(json!({"answer_within": "8days"}), ".answer_within", "must be a duration such as \"10s\", 1s to 7days")]
+    #[case::no_answer(json!({"answer_within": "999ms"}), ".answer_within", "must be a duration such as \"10s\", 1s to 7 days")]
+    #[case::late_answer(json!({"answer_within": "8days"}), ".answer_within", "must be a duration such as \"10s\", 1s to 7 days")]
     #[case::brief(json!({"content_retention": "1ms"}), ".content_retention", "must be a duration such as \"10s\", 1s to 365 days")]
     #[case::paused(json!({"paused": "yes"}), ".paused", "must be true or false")]
     fn an_invalid_setting_is_named_and_counts_as_absent(

@@ -107,7 +107,7 @@ fn the_webhooks_describe_what_the_gateway_sends() {
     let webhooks = DOCUMENT["webhooks"].as_object().unwrap();
     assert_eq!(
         webhooks.keys().collect::<Vec<_>>(),
-        ["deliverMessage", "forwardAnswer"]
+        ["deliverMessage", "forwardAnswer", "postNotice"]
     );
     for (name, webhook) in webhooks {
         let post = &webhook["post"];

@@ -227,7 +227,7 @@ mod tests {
          answered, forwarded, dead, replayed, taken"
     )]
     #[case("/dead-letters/replay", json!({"queue": 5}), "queue", "must be a string")]
-    #[case("/dead-letters/replay", json!({"queue": "x"}), "queue", "must be outbound or callbacks")]
+    #[case("/dead-letters/replay", json!({"queue": "x"}), "queue", "must be one of outbound, callbacks, notices")]
     #[case(
         "/dead-letters/replay",
         json!({"rate_per_second": "fast"}),
@@ -289,7 +289,11 @@ mod tests {
     }
 
     #[rstest]
-    #[case("/dead-letters?queue=x", "queue", "must be outbound or callbacks")]
+    #[case(
+        "/dead-letters?queue=x",
+        "queue",
+        "must be one of outbound, callbacks, notices"
+    )]
     #[case("/dead-letters?all=maybe", "all", "must be true or false")]
     #[case(
         "/replays?status=x",

@@ -177,12 +177,12 @@ mod tests {
     #[case::short(
         Some(999),
         None,
-        Err("must be a duration such as \"10s\", 1s to 7days")
+        Err("must be a duration such as \"10s\", 1s to 7 days")
     )]
     #[case::long(
         Some(7 * 24 * 3_600_000 + 1),
         None,
-        Err("must be a duration such as \"10s\", 1s to 7days")
+        Err("must be a duration such as \"10s\", 1s to 7 days")
     )]
     #[case::elsewhere(
         Some(1_000),
