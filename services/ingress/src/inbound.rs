@@ -3,6 +3,8 @@
 //! Invariant: nothing is enqueued before the signature or the API key is checked. A 401 is the same for
 //! a missing, a wrong and an old signature, and for an unknown channel. The log has the reason.
 
+pub(crate) mod secret_reads;
+
 use std::{
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
@@ -14,7 +16,6 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
 };
-use moka::future::Cache;
 use roundtrip_broker::{Message, Route};
 use roundtrip_model::{
     Callback, ChannelId, Entry, EntryId, Event, LogThrottle, MessageId, MessageKind, SessionId,
@@ -42,11 +43,6 @@ const ID: &str = "webhook-id";
 const TIMESTAMP: &str = "webhook-timestamp";
 const SIGNATURE: &str = "webhook-signature";
 
-/// The most channels whose last read for a wrong signature is remembered.
-const MAX_CHANNELS: u64 = 20_000;
-/// The least time between two such reads of a channel.
-const READ_PAUSE: Duration = Duration::from_secs(1);
-
 static REFUSED: LogThrottle = LogThrottle::every(Duration::from_secs(5));
 
 /// Verifies what names an unknown channel, so that it takes as long. Its result is not used.
@@ -58,24 +54,6 @@ static DECOY: LazyLock<Signer> =
 pub(crate) struct Inbound {
     session_id: SessionId,
     pub(crate) data: Box<RawValue>,
-}
-
-/// The channels that were read from the store a moment ago because of a wrong signature. Another
-/// process may have rotated the secret since the cache read it; forged requests must not make each one
-/// a read.
-pub(crate) struct SecretReads(Cache<ChannelId, ()>);
-
-impl SecretReads {
-    pub(crate) fn new() -> Self {
-        let recent = Cache::builder()
-            .max_capacity(MAX_CHANNELS)
-            .time_to_live(READ_PAUSE);
-        Self(recent.build())
-    }
-
-    async fn may_read(&self, channel: &ChannelId) -> bool {
-        self.0.entry_by_ref(channel).or_insert(()).await.is_fresh()
-    }
 }
 
 pub(crate) async fn receive(

@@ -15,7 +15,7 @@ use crate::{
     auth::{Authenticator, KeySettings},
     callback::refusals::Refusals,
     config::{CallbackAuth, Config},
-    inbound::SecretReads,
+    inbound::secret_reads::SecretReads,
     limits::{AnswerLimits, Queries, ResponseBudget},
     waiters::Waiters,
 };

@@ -2,7 +2,7 @@ use roundtrip_broker::Queue;
 use roundtrip_model::{Clock, SealingKeys};
 use roundtrip_store::SealedSecret;
 
-use super::*;
+use super::{secret_reads::SecretReads, *};
 use crate::tests::{Bench, SEALING_KEY, TestResponse};
 
 const BODY: &str = r#"{"session_id":"s","data":{"n":1.0}}"#;
