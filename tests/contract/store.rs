@@ -11,6 +11,7 @@ mod ledger_erasures;
 mod ledger_idempotency;
 mod ledger_inbound;
 mod ledger_journal;
+mod ledger_kept_answers;
 mod ledger_keys;
 mod ledger_messages;
 mod ledger_replays;
@@ -40,6 +41,7 @@ pub(crate) use ledger_erasures::*;
 pub(crate) use ledger_idempotency::*;
 pub(crate) use ledger_inbound::*;
 pub(crate) use ledger_journal::*;
+pub(crate) use ledger_kept_answers::*;
 pub(crate) use ledger_keys::*;
 pub(crate) use ledger_messages::*;
 pub(crate) use ledger_replays::*;
@@ -164,6 +166,10 @@ macro_rules! store_contract {
             messages_are_found_by_their_kind,
             a_conversation_has_only_the_callers_channels,
             a_long_conversation_is_read_in_pages_of_bounded_bytes,
+            an_answer_without_a_message_is_kept_with_what_became_of_it,
+            kept_answers_are_found_by_their_filter,
+            pages_hold_every_kept_answer_once_in_the_order_of_time,
+            pages_of_large_kept_answers_end_early,
             a_timeline_is_what_was_recorded,
             entries_in_any_order_and_twice_lead_to_the_same,
             the_state_is_the_greatest_position,
@@ -199,6 +205,8 @@ macro_rules! store_contract {
             an_erasure_that_was_interrupted_is_finished_by_another_process,
             a_request_during_an_erasure_is_not_forgotten,
             contents_of_messages_and_dead_letters_are_erased_by_their_ids,
+            an_erased_answer_without_a_message_leaves_no_byte_of_its_contents,
+            contents_of_answers_without_a_message_are_erased_by_their_ids,
             a_replay_reads_back_unchanged,
             a_replay_is_claimed_by_one,
             a_leased_replay_is_not_claimed,

@@ -62,6 +62,12 @@ const BAD: &str = r#"
 422 body POST /messages/replay {}
 422 ids[0] POST /messages/replay {"ids":["nonsense"]}
 422 dry_run POST /messages/replay {"channel_id":"c","dry_run":"yes"}
+422 body POST /answers/replay {}
+422 ids POST /answers/replay {"ids":[]}
+422 ids[0] POST /answers/replay {"ids":["msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f"]}
+422 since POST /answers/replay {"since":"yesterday"}
+422 rate_per_second POST /answers/replay {"session_id":"s","rate_per_second":0}
+422 state POST /answers/replay {"session_id":"s","state":"forwarded"}
 400 - POST /channel/messages [
 422 body POST /channel/messages []
 422 body POST /channel/messages {}

@@ -24,6 +24,7 @@ on_both_setups! {
     a_producer_sends_and_follows_its_own,
     an_idempotency_key_belongs_to_its_principal,
     a_key_sees_and_replays_nothing_of_other_channels,
+    a_key_of_some_channels_replays_only_their_answers,
     a_revoked_key_stops_while_its_successor_works,
     the_command_line_makes_lists_and_revokes_keys,
     the_command_line_never_prints_a_given_key,
@@ -275,6 +276,63 @@ async fn a_key_sees_and_replays_nothing_of_other_channels(
     let left = gateway.get(list).await?.expect(200)?;
     assert_eq!(channels(&left, "dead_letters"), ["a", "c"]);
     gateway.finish_unaccounted("a dead letter was purged").await
+}
+
+/// An answer without a token is of no channel.
+async fn a_key_of_some_channels_replays_only_their_answers(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    const ANSWERS: &str = "/answers/replay";
+    let plan = Plan::new(setup)?.production();
+    let plan = plan.env("ROUNDTRIP__CALLBACK_AUTH", "open");
+    let (gateway, channel, sessions) = plan.start_with_servers(|_| Reply::answering("1")).await?;
+    gateway.register("other", &channel.url()).await?;
+    for id in ["c", "other"] {
+        let id = gateway.send(id, "s").await?;
+        // The state can be in the store before the entries and the answer are.
+        let is_stored = |message: &Value| message["answers"][0]["forward"]["state"] == "forwarded";
+        gateway.until_message(&id, is_stored).await?;
+    }
+    let bare = json!({"session_id": "s", "response_data": 2});
+    gateway.post("/webhook-response", bare).await?.expect(202)?;
+    gateway
+        .until("/sessions/s", |page| {
+            let turns = page["turns"].as_array().into_iter().flatten();
+            let mut forwards = turns.filter_map(|turn| turn["forward"]["state"].as_str());
+            forwards.any(|state| state == "forwarded")
+        })
+        .await?;
+    let (_, viewer) = make(&gateway, "viewer", Value::Null).await?;
+    let (_, limited) = make(&gateway, "operator", json!(["c"])).await?;
+    let of_session = json!({"session_id": "s"});
+    post(&gateway, &viewer, ANSWERS, &of_session)
+        .await?
+        .expect(403)?;
+    let of_other = json!({"channel_id": "other"});
+    post(&gateway, &limited, ANSWERS, of_other)
+        .await?
+        .expect(403)?;
+    let seen = get(&gateway, &limited, "/sessions/s").await?.expect(200)?;
+    assert!(!seen.text.contains("\"response_data\":2"), "{}", seen.text);
+
+    let before = sessions.taken_at_least(3).await?;
+    let replay = post(&gateway, &limited, ANSWERS, &of_session).await?;
+    let replay = replay.expect(202)?;
+    assert_eq!(replay.json()["matched"], 1, "{}", replay.text);
+    let path = format!("/replays/{}", replay.field("replay_id")?);
+    let is_done = |response: &Response| response.json()["status"] == "done";
+    until(&gateway, &limited, &path, is_done).await?;
+    let taken = sessions.taken_at_least(4).await?;
+    assert_eq!(taken[3].field("channel_id"), "c");
+    assert!(
+        before
+            .iter()
+            .any(|first| first.webhook_id() == taken[3].webhook_id())
+    );
+    let all = post(&gateway, OPERATOR_KEY, ANSWERS, &of_session).await?;
+    assert_eq!(all.expect(202)?.json()["matched"], 3);
+    sessions.taken_at_least(7).await?;
+    gateway.finish(&[&channel, &sessions]).await
 }
 
 async fn a_revoked_key_stops_while_its_successor_works(setup: Setup) -> anyhow::Result<Accounted> {

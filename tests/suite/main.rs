@@ -3,6 +3,7 @@
 #[macro_use]
 mod setups;
 
+mod answer_replays;
 mod answers;
 mod awaited;
 mod bad_input;

@@ -95,8 +95,7 @@ impl DeliveryRole for Forwarder {
         })
     }
 
-    /// The entry of an inbound message, or that of an answer's wait or attempt if it is known which
-    /// message was answered.
+    /// The entry of an inbound message, or that of an answer's wait or attempt.
     fn entry(
         message: &Message,
         callback: &Callback,
@@ -127,8 +126,8 @@ impl DeliveryRole for Forwarder {
         };
         Some(Entry {
             entry_id: EntryId::generate(),
-            message_id: callback.message_id?,
-            channel_id: callback.channel_id.clone()?,
+            message_id: callback.message_id,
+            channel_id: callback.channel_id.clone(),
             session_id: callback.session_id.clone(),
             kind: callback.kind(),
             replay_count: message.replay_count,

@@ -130,34 +130,32 @@ impl Ingress {
             None => None,
         };
         let accepted_at = self.clock.now();
+        // The message's own, under which the journal keeps its answer.
+        let replay_count = claims.map_or(0, |claims| claims.replay_count);
         let message = Message {
-            // The message's own replay count, under which the journal keeps its answer.
-            replay_count: claims.as_ref().map_or(0, |claims| claims.replay_count),
+            replay_count,
             ..Message::new(callback_id.to_string(), accepted_at, body)
         };
         self.broker.publish(Route::Callbacks, message).await?;
         if let Some(turn) = turn {
             turn.published();
         }
-        if let Some(claims) = claims {
-            let content =
-                KeptAnswer::of(&callback.response_data, self.limits.max_kept_answer_bytes);
-            let entry = Entry {
-                entry_id: EntryId::generate(),
-                message_id: claims.message_id,
-                channel_id: claims.channel_id,
-                session_id: callback.session_id,
-                kind: MessageKind::Outbound,
-                replay_count: claims.replay_count,
-                at: accepted_at,
-                event: Event::Answered {
-                    callback_id,
-                    content: Some(content),
-                },
-            };
-            self.waiters.answered(&entry);
-            self.record(entry).await;
-        }
+        let content = KeptAnswer::of(&callback.response_data, self.limits.max_kept_answer_bytes);
+        let entry = Entry {
+            entry_id: EntryId::generate(),
+            message_id: callback.message_id,
+            channel_id: callback.channel_id,
+            session_id: callback.session_id,
+            kind: MessageKind::Outbound,
+            replay_count,
+            at: accepted_at,
+            event: Event::Answered {
+                callback_id,
+                content: Some(content),
+            },
+        };
+        self.waiters.answered(&entry);
+        self.record(entry).await;
         Ok(())
     }
 

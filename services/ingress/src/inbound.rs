@@ -145,8 +145,8 @@ impl Ingress {
         self.broker.publish(Route::Callbacks, message).await?;
         let entry = Entry {
             entry_id: EntryId::generate(),
-            message_id,
-            channel_id,
+            message_id: Some(message_id),
+            channel_id: Some(channel_id),
             session_id: session_id.clone(),
             kind: MessageKind::Inbound,
             replay_count: 0,

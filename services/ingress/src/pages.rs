@@ -75,8 +75,8 @@ mod tests {
         let ids: Vec<_> = (0..messages).map(|_| MessageId::generate()).collect();
         let entry = |id: &MessageId| Entry {
             entry_id: EntryId::generate(),
-            message_id: *id,
-            channel_id: "c".parse().unwrap(),
+            message_id: Some(*id),
+            channel_id: "c".parse().ok(),
             session_id: "s".parse().unwrap(),
             kind: MessageKind::Outbound,
             replay_count: 0,

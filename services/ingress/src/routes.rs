@@ -81,6 +81,7 @@ fn table() -> Vec<Call> {
         ),
         delete("/sessions/{session_id}", OPERATES, history::sessions::erase),
         post("/messages/replay", OPERATES, replays::messages),
+        post("/answers/replay", OPERATES, replays::answers),
         get("/dead-letters", READS, dead_letters::list),
         delete("/dead-letters", OPERATES, dead_letters::purge),
         post("/dead-letters/replay", OPERATES, replays::dead_letters),

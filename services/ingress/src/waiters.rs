@@ -161,7 +161,8 @@ impl Waiters {
 impl Waiting {
     /// Ends the waits for the message of this entry.
     fn end(&self, answered: &Entry) {
-        let Some(sender) = self.messages.get(&answered.message_id) else {
+        let awaited = answered.message_id.and_then(|id| self.messages.get(&id));
+        let Some(sender) = awaited else {
             return;
         };
         if let Event::Answered {

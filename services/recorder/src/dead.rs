@@ -92,14 +92,11 @@ impl DeadLetterWriter {
             )
         });
         let dead_at = self.clock.now();
-        let entry = subject
-            .message_id
-            .zip(subject.channel_id.clone())
-            .zip(subject.session_id.clone());
-        let entry = entry.map(|((message_id, channel_id), session_id)| Entry {
+        // An unreadable message has no session.
+        let entry = subject.session_id.clone().map(|session_id| Entry {
             entry_id: EntryId::generate(),
-            message_id,
-            channel_id,
+            message_id: subject.message_id,
+            channel_id: subject.channel_id.clone(),
             session_id,
             kind: subject.kind,
             replay_count: message.replay_count,

@@ -8,8 +8,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use roundtrip_model::{ChannelId, Clock, LogThrottle, StoredChannel, config::chain};
 use roundtrip_store::{
-    ChannelError, DeadFilter, Detail, Filter, MAX_ERASED_AT_ONCE, MAX_PAGE, MessageFilter,
-    PageRequest, QueryError, SharedStore, Unavailable,
+    AnswerFilter, ChannelError, DeadFilter, Detail, Filter, MAX_ERASED_AT_ONCE, MAX_PAGE,
+    MessageFilter, PageRequest, QueryError, SharedStore, Unavailable,
 };
 use serde_json::json;
 use time::OffsetDateTime;
@@ -157,6 +157,7 @@ impl Eraser {
         }
         if let Some(retention) = self.content_retention {
             erased += self.erase_aged(None, aged(retention)).await?;
+            erased += self.erase_answers(aged(retention)).await?;
         }
         if erased > 0 {
             self.store.overwrite_erased().await?;
@@ -212,6 +213,34 @@ impl Eraser {
             }
         }
         Ok(erased + self.erase_letters(channel, aged).await?)
+    }
+
+    /// Erases answers without a message, which are of no channel.
+    async fn erase_answers(&self, aged: Aged) -> Result<usize, QueryError> {
+        let filter = AnswerFilter {
+            without_message: true,
+            since: aged.from(),
+            until: Some(aged.until()),
+            ..AnswerFilter::default()
+        };
+        let mut erased = 0;
+        let mut after = None;
+        loop {
+            let page = self.store.kept_answers(&filter, after.as_ref(), MAX_PAGE);
+            let page = page.await?;
+            let Some(last) = page.last() else {
+                return Ok(erased);
+            };
+            after = Some(last.cursor());
+            let kept = page
+                .iter()
+                .filter(|answer| answer.contents_erased_at.is_none());
+            let ids: Vec<_> = kept.map(|answer| answer.callback_id).collect();
+            for step in ids.chunks(STEP) {
+                self.store.erase_answers(step, aged.now).await?;
+            }
+            erased += ids.len();
+        }
     }
 
     async fn erase_letters(

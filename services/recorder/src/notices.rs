@@ -13,13 +13,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// The queues whose length is watched.
 const WATCHED: [Queue; 3] = [Queue::Outbound, Queue::Callbacks, Queue::Journal];
 
-/// The event that an entry gives notice of.
+/// The event that an entry gives notice of. An answer without a message is of no channel, and gives none.
 pub(crate) fn of_entry(entry: &Entry) -> Option<NoticeEvent> {
-    let channel_id = || entry.channel_id.clone();
-    let message_id = entry.message_id;
+    let (message_id, channel_id) = entry.message_id.zip(entry.channel_id.clone())?;
     match &entry.event {
         Event::Dead(reason) => Some(NoticeEvent::MessageDead {
-            channel_id: channel_id(),
+            channel_id,
             message_id,
             reason: reason.clone(),
         }),
@@ -27,13 +26,13 @@ pub(crate) fn of_entry(entry: &Entry) -> Option<NoticeEvent> {
             callback_id,
             reason,
         } => Some(NoticeEvent::AnswerDead {
-            channel_id: channel_id(),
+            channel_id,
             message_id,
             callback_id: *callback_id,
             reason: reason.clone(),
         }),
         Event::Overdue {} => Some(NoticeEvent::MessageOverdue {
-            channel_id: channel_id(),
+            channel_id,
             message_id,
         }),
         _ => None,

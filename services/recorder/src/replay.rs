@@ -1,4 +1,4 @@
-//! Replays: puts dead letters, or other messages, back into their queues.
+//! Replays: puts dead letters, other messages, or answers back into their queues.
 //!
 //! Replays take turns. Each runs for a short while and then yields to the one that has waited
 //! longest, so many or slow replays do not stop another.
@@ -6,6 +6,7 @@
 //! Invariant: a replayed message is marked only after the broker's confirm, and the cursor moves
 //! only after the mark. A crash in between repeats at most one page, under the same ids.
 
+mod answers;
 mod page;
 
 use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
@@ -20,8 +21,8 @@ use roundtrip_broker::{PublishError, SharedBroker};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, LogThrottle, ReplayId, State, retry::reconnect};
 use roundtrip_store::{
-    Detail, MAX_ENTRIES, MessageRecord, Progress, QueryError, Replay, ReplaySource, ReplayStatus,
-    SharedStore, Unavailable,
+    Detail, MAX_ENTRIES, MAX_NAMED_SKIPS, MessageRecord, Progress, QueryError, Replay,
+    ReplaySource, ReplayStatus, SharedStore, Skip, SkipReason, Unavailable,
 };
 use tokio::{
     sync::Mutex,
@@ -29,7 +30,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::page::{Destination, Item, before, delivery_has_ended, from_letter, from_message};
+use self::{
+    answers::{Fate, from_answer},
+    page::{Destination, Item, Work, before, delivery_has_ended, from_letter, from_message},
+};
 use crate::readdress::CurrentChannels;
 
 /// The least time between two equal log lines of an outage.
@@ -81,8 +85,7 @@ struct LeasedReplay {
 
 struct PutBack {
     replayed: u64,
-    skipped: u64,
-    contents_erased: u64,
+    skips: Vec<Skip>,
     cursor: Option<String>,
     whole: bool,
 }
@@ -202,7 +205,7 @@ impl Replayer {
             let page_began = Instant::now();
             let letters = match replay.source {
                 ReplaySource::DeadLetters(_) => Some(self.letters.lock().await),
-                ReplaySource::Messages(_) => None,
+                ReplaySource::Messages(_) | ReplaySource::Answers(_) => None,
             };
             let mut items = self.page(&replay, limit).await?;
             if items.is_empty() {
@@ -220,11 +223,13 @@ impl Replayer {
                 return Ok(None);
             };
             drop(letters);
-            replay.progress.replayed += put_back.replayed;
-            replay.progress.skipped += put_back.skipped;
-            replay.progress.contents_erased += put_back.contents_erased;
+            let progress = &mut replay.progress;
+            progress.replayed += put_back.replayed;
+            progress.skipped += as_u64(put_back.skips.len());
+            let room = MAX_NAMED_SKIPS.saturating_sub(progress.skips.len());
+            progress.skips.extend(put_back.skips.into_iter().take(room));
             if put_back.cursor.is_some() {
-                replay.progress.cursor = put_back.cursor;
+                progress.cursor = put_back.cursor;
             }
             let goes_on_at = if put_back.whole {
                 page_began + took(put_back.replayed, replay.rate_per_second)
@@ -287,6 +292,19 @@ impl Replayer {
                 }
                 Ok(items)
             }
+            ReplaySource::Answers(filter) => {
+                let after = after.and_then(|cursor| cursor.parse().ok());
+                let answers = self
+                    .store
+                    .kept_answers(filter, after.as_ref(), limit)
+                    .await?;
+                let mut items = Vec::with_capacity(answers.len());
+                for answer in answers {
+                    let fate = Fate::read(&*self.store, &answer).await?;
+                    items.push(from_answer(answer, &fate, replay.replay_id, now));
+                }
+                Ok(items)
+            }
         }
     }
 
@@ -314,7 +332,7 @@ impl Replayer {
     async fn readdress(&self, items: &mut [Item]) -> Result<(), Unavailable> {
         let mut channels = CurrentChannels::of(&*self.store);
         for item in items {
-            if let Some((Destination::Outbound(id), message)) = &mut item.message {
+            if let Work::Publish(Destination::Outbound(id), message) = &mut item.work {
                 channels.readdress(id, message).await?;
             }
         }
@@ -340,10 +358,8 @@ impl Replayer {
                 match published {
                     Ok(()) => confirmed[index] = true,
                     // The broker would refuse it each time.
-                    Err(error @ PublishError::TooLarge) => {
-                        let cursor = &items[index].cursor;
-                        tracing::warn!(%replay_id, cursor, %error, "replay.skipped");
-                        items[index].message = None;
+                    Err(PublishError::TooLarge) => {
+                        items[index].work = Work::Skip(SkipReason::TooLarge);
                         confirmed[index] = true;
                     }
                     Err(error) => refused = Some(error),
@@ -366,35 +382,42 @@ impl Replayer {
         let entries = done().filter_map(|(item, _)| item.entry(replay_id, at));
         join_all(entries.map(|entry| self.journal.append(entry))).await;
         let dead_ids: Vec<String> = done()
-            .filter(|(item, _)| item.message.is_some())
+            .filter(|(item, _)| matches!(item.work, Work::Publish(..)))
             .filter_map(|(item, _)| item.dead_id.clone())
             .collect();
         self.store.mark_replayed(&dead_ids, &replay_id).await?;
         // The cursor stops before the first refused message. The next turn counts a marked letter
-        // after it, and skips a message after it, which is in its queue by then.
+        // after it. It skips a message after it, and counts an answer, which are in their queues by
+        // then.
         let reached = confirmed.iter().take_while(|done| **done).count();
-        let replayed = items[..reached]
-            .iter()
-            .filter(|item| item.message.is_some());
-        let replayed = replayed.count();
-        let erased = items[..reached].iter().filter(|item| item.is_erased);
-        let erased = erased.count();
-        let as_u64 = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let mut skips = Vec::new();
+        for Item { id, work, .. } in &items[..reached] {
+            if let Work::Skip(reason) = *work {
+                if reason != SkipReason::UnderWay {
+                    tracing::warn!(%replay_id, id, ?reason, "replay.skipped");
+                }
+                let id = id.clone();
+                skips.push(Skip { id, reason });
+            }
+        }
         Ok(Some(PutBack {
-            replayed: as_u64(replayed),
-            skipped: as_u64(reached - replayed),
-            contents_erased: as_u64(erased),
+            replayed: as_u64(reached - skips.len()),
+            skips,
             cursor: items[..reached].last().map(|item| item.cursor.clone()),
             whole: reached == items.len(),
         }))
     }
 
     async fn publish(&self, item: &Item) -> Result<(), PublishError> {
-        match &item.message {
-            Some((to, message)) => self.broker.publish(to.route(), message.clone()).await,
-            None => Ok(()),
+        match &item.work {
+            Work::Publish(to, message) => self.broker.publish(to.route(), message.clone()).await,
+            Work::Published | Work::Skip(_) => Ok(()),
         }
     }
+}
+
+fn as_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 fn took(count: u64, rate_per_second: Option<u32>) -> Duration {

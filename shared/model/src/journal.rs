@@ -14,7 +14,8 @@
 //!                                    └─────▶ cancelled
 //! ```
 //!
-//! A message from a channel goes to the sessions server: its first 2xx leads to `forwarded`.
+//! A message from a channel goes to the sessions server: its first 2xx leads to `forwarded`. A replayed
+//! answer makes its message `answered` again.
 //!
 //! Invariant: the state is the greatest position among a message's entries. Entries that arrive
 //! late, twice or in any order lead to the same state, so recorders need no coordination.
@@ -32,13 +33,16 @@ use crate::{
     waiting::WaitReason,
 };
 
-/// One thing that happened to a message.
+/// One thing that happened to a message, or to an answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Entry {
     /// Distinguishes a repeated entry from a second one.
     pub entry_id: EntryId,
-    pub message_id: MessageId,
-    pub channel_id: ChannelId,
+    /// `None` if it is about an answer that came without a token. So is `channel_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<MessageId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel_id: Option<ChannelId>,
     pub session_id: SessionId,
     /// Of its message.
     #[serde(default, skip_serializing_if = "MessageKind::is_outbound")]
@@ -108,7 +112,32 @@ pub enum Event {
     /// The message, or an answer to it, was put back into its queue.
     Replayed {
         replay_id: ReplayId,
+        /// The answer, if it is one that was put back. An entry of an earlier version has none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        callback_id: Option<CallbackId>,
     },
+}
+
+impl Event {
+    /// The answer that it is about.
+    pub const fn callback_id(&self) -> Option<CallbackId> {
+        match self {
+            Self::Answered { callback_id, .. }
+            | Self::ForwardAttempted { callback_id, .. }
+            | Self::AnswerDead { callback_id, .. } => Some(*callback_id),
+            Self::Waiting { callback_id, .. } | Self::Replayed { callback_id, .. } => *callback_id,
+            _ => None,
+        }
+    }
+
+    /// Whether an answer that this became of is still to be forwarded.
+    pub const fn leaves_an_answer_under_way(&self) -> bool {
+        match self {
+            Self::ForwardAttempted { attempt, .. } => matches!(attempt.next, After::Retry { .. }),
+            Self::AnswerDead { .. } => false,
+            _ => true,
+        }
+    }
 }
 
 /// The content of an accepted message, and the URL for its answer.
@@ -372,8 +401,8 @@ impl Entry {
     ) -> Self {
         Self {
             entry_id: EntryId::generate(),
-            message_id: message.message_id,
-            channel_id: message.channel_id.clone(),
+            message_id: Some(message.message_id),
+            channel_id: Some(message.channel_id.clone()),
             session_id: message.session_id.clone(),
             kind: MessageKind::Outbound,
             replay_count,
@@ -393,8 +422,8 @@ impl Entry {
     ) -> Self {
         Self {
             entry_id: EntryId::of_overdue(&message_id, replay_count),
-            message_id,
-            channel_id,
+            message_id: Some(message_id),
+            channel_id: Some(channel_id),
             session_id,
             kind: MessageKind::Outbound,
             replay_count,
@@ -403,7 +432,17 @@ impl Entry {
         }
     }
 
-    /// How far this entry advances its message.
+    /// What became of an answer: of its entries, the earliest first, that with the greatest position,
+    /// and of several the latest. `None` if it was only accepted.
+    pub fn latest_of_answer<'a>(entries: impl IntoIterator<Item = &'a Self>) -> Option<&'a Self> {
+        let later = |entry: &&Self| !matches!(entry.event, Event::Answered { .. });
+        entries
+            .into_iter()
+            .filter(later)
+            .max_by_key(|entry| entry.position())
+    }
+
+    /// How far this entry advances its message, or its answer.
     pub fn position(&self) -> Position {
         // The order is: an attempt's beginning, its end, the wait for the next one, the next one's
         // beginning. One is free.
@@ -415,6 +454,10 @@ impl Entry {
         match &self.event {
             Event::Answered { .. }
             | Event::Waiting {
+                callback_id: Some(_),
+                ..
+            }
+            | Event::Replayed {
                 callback_id: Some(_),
                 ..
             } => at(Phase::Answered, 0, State::Answered),

@@ -4,6 +4,7 @@
 //! SQLite synced it (`synchronous=FULL`). A query evaluates its candidates in the requested order
 //! and holds one page in memory. No other kind of read waits for a query.
 
+mod answers;
 mod dead_letters;
 mod erased;
 mod erasures;

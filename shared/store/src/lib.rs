@@ -35,12 +35,13 @@ pub use error::{ChannelError, OpenError, QueryError, SecretsError, Unavailable};
 pub use filter::{Filter, FilterError};
 pub use keys::{ApiKeys, KeyError, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE};
 pub use ledger::{
-    AnswerRecord, Answers, Conversation, DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail,
-    Erasure, Erasures, FIRST_ENTRIES, Idempotency, Journal, MAX_ANSWERS, MAX_ENTRIES,
-    MAX_ERASED_AT_ONCE, MAX_PAGE, MAX_RUNNING_REPLAYS, MessageContent, MessageFilter,
-    MessageRecord, Progress, Replay, ReplayError, ReplayFilter, ReplaySource, ReplayStatus,
-    Replays, Reservation, SessionAnswer, SettledRow, Settlement, StateFilter, Turn, TurnCursor,
-    TurnCursorError, WaitingCursor, WaitingMessage, WaitingRoom, WaitingSelection, WaitingSummary,
+    AnswerFilter, AnswerRecord, Answers, Conversation, DeadFilter, DeadLetter, DeadLetters,
+    DeadQueue, Detail, Erasure, Erasures, FIRST_ENTRIES, Idempotency, Journal, KeptAnswers,
+    MAX_ANSWERS, MAX_ENTRIES, MAX_ERASED_AT_ONCE, MAX_NAMED_SKIPS, MAX_PAGE, MAX_RUNNING_REPLAYS,
+    MessageContent, MessageFilter, MessageRecord, Progress, Replay, ReplayError, ReplayFilter,
+    ReplaySource, ReplayStatus, Replays, Reservation, SettledRow, Settlement, Skip, SkipReason,
+    StateFilter, StoredAnswer, Turn, TurnCursor, TurnCursorError, WaitingCursor, WaitingMessage,
+    WaitingRoom, WaitingSelection, WaitingSummary,
 };
 pub use open::open;
 pub use page::{ChannelPage, Cursor, Direction, MAX_PAGE_BYTES, PageRequest, Sort, SortField};

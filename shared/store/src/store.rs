@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    ApiKeys, Channels, DeadLetters, Erasures, Idempotency, Journal, Replays, Secrets, WaitingRoom,
+    ApiKeys, Channels, DeadLetters, Erasures, Idempotency, Journal, KeptAnswers, Replays, Secrets,
+    WaitingRoom,
 };
 
 /// A whole store. A role takes the trait that it needs; an `Arc<dyn Store>` converts to each.
@@ -11,6 +12,7 @@ pub trait Store:
     Channels
     + Secrets
     + Journal
+    + KeptAnswers
     + DeadLetters
     + Replays
     + WaitingRoom
@@ -24,6 +26,7 @@ impl<T> Store for T where
     T: Channels
         + Secrets
         + Journal
+        + KeptAnswers
         + DeadLetters
         + Replays
         + WaitingRoom

@@ -1,7 +1,7 @@
 //! The contents of answers.
 
 use roundtrip_model::{CallbackId, Entry, Event, MessageId, State, journal::KeptAnswer};
-use roundtrip_store::{AnswerRecord, Answers, Journal, MAX_ANSWERS, MAX_PAGE_BYTES};
+use roundtrip_store::{AnswerFilter, AnswerRecord, Answers, Journal, MAX_ANSWERS, MAX_PAGE_BYTES};
 use serde_json::value::RawValue;
 
 use super::{
@@ -99,6 +99,13 @@ pub(crate) async fn a_repeated_answer_is_one_with_its_first_time(harness: &impl 
         let content = r#"{"response_data":[1.0]}"#;
         let expected = format!("{} {} {content}", callback_id(number), at(5));
         assert_eq!(texts(&answers(&**one, &id).await), [expected]);
+        let filter = AnswerFilter {
+            callback_ids: Some(vec![callback_id(number)]),
+            ..AnswerFilter::default()
+        };
+        let kept = one.kept_answers(&filter, None, 9).await;
+        let kept = kept.expect("a page").pop().expect("the answer");
+        assert_eq!((kept.at, kept.message_id), (at(5), Some(id)));
     }
 }
 

@@ -32,6 +32,7 @@ pub(crate) async fn an_inbound_message_has_its_own_timeline(harness: &impl Harne
     let store = &**harness.store();
     let replayed = Event::Replayed {
         replay_id: ReplayId::generate(),
+        callback_id: None,
     };
     for (millis, most) in [(0, 100), (100, 4)] {
         let id = message_id(millis);

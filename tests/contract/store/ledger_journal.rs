@@ -114,7 +114,7 @@ pub(crate) async fn entries_of_many_messages_are_recorded_in_one_call(harness: &
 
     for (millis, id) in (0..).zip(&messages) {
         let (message, timeline) = found(store, id).await;
-        let own = |entry: &&Entry| entry.message_id == *id;
+        let own = |entry: &&Entry| entry.message_id == Some(*id);
         let expected: Vec<Entry> = entries.iter().filter(own).cloned().collect();
         assert_eq!(texts(&timeline), texts(&expected));
         assert_eq!(Some(message.state), State::of(&expected));

@@ -19,7 +19,9 @@ async fn fill(store: &(impl Journal + ?Sized)) {
     for number in 0..12 {
         let millis = 1000 * number;
         let of = |millis, event| Entry {
-            channel_id: super::id(["a", "b"][usize::try_from(number).expect("a few") % 2]),
+            channel_id: Some(super::id(
+                ["a", "b"][usize::try_from(number).expect("a few") % 2],
+            )),
             session_id: ["x", "y", "z"][usize::try_from(number).expect("a few") % 3]
                 .parse()
                 .expect("a session id"),
@@ -153,7 +155,10 @@ pub(crate) async fn messages_that_their_channel_took_are_found_together(harness:
         entries.push(of(accepted("1")));
         entries.extend(life.into_iter().map(of));
     }
-    let again = Event::Replayed { replay_id };
+    let again = Event::Replayed {
+        replay_id,
+        callback_id: None,
+    };
     entries.push(entry(message_id(2000), 1, 9000, again));
     record(store, &entries).await;
     let (all, own) = (

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use roundtrip_model::{ReplayId, State, decision::DeadKind};
+use roundtrip_model::{CallbackId, ReplayId, State, decision::DeadKind};
 
 use super::{
     Harness,
     samples::{at, message_id},
 };
 use roundtrip_store::{
-    DeadFilter, DeadQueue, MAX_RUNNING_REPLAYS, MessageFilter, Progress, Replay, ReplayError,
-    ReplayFilter, ReplaySource, ReplayStatus, Replays, StateFilter,
+    AnswerFilter, DeadFilter, DeadQueue, MAX_RUNNING_REPLAYS, MessageFilter, Progress, Replay,
+    ReplayError, ReplayFilter, ReplaySource, ReplayStatus, Replays, Skip, SkipReason, StateFilter,
 };
 
 /// The length of a lease in these cases.
@@ -39,7 +39,10 @@ fn progress(replayed: u64) -> Progress {
     Progress {
         replayed,
         skipped: 3,
-        contents_erased: 2,
+        skips: vec![Skip {
+            id: "cb_1".to_owned(),
+            reason: SkipReason::ContentTruncated,
+        }],
         cursor: Some(format!("cursor-{replayed}")),
     }
 }
@@ -103,7 +106,14 @@ pub(crate) async fn a_replay_reads_back_unchanged(harness: &impl Harness) {
         ..MessageFilter::default()
     };
     let taken = replay(ReplaySource::Messages(taken));
-    for replay in [replay(ReplaySource::DeadLetters(letters)), ended, taken] {
+    let answers = replay(ReplaySource::Answers(AnswerFilter {
+        callback_ids: Some(vec![CallbackId::generate()]),
+        session: "s".parse().ok(),
+        since: Some(at(1)),
+        ..AnswerFilter::default()
+    }));
+    let letters = replay(ReplaySource::DeadLetters(letters));
+    for replay in [letters, ended, taken, answers] {
         create(store, &replay).await;
         assert_eq!(read(store, &replay.replay_id).await, replay);
     }

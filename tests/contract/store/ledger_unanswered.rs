@@ -82,6 +82,10 @@ pub(crate) async fn the_order_of_entries_does_not_decide_whether_an_answer_is_du
     };
     let replay_id = ReplayId::generate();
     let retry = After::Retry { wait_ms: 1 };
+    let replayed = Event::Replayed {
+        replay_id,
+        callback_id: None,
+    };
     let cases = [
         // The ack of a delivery was lost, and the message was delivered again.
         (0, delivered(Some(70)), State::Delivered, Some(70)),
@@ -91,7 +95,7 @@ pub(crate) async fn the_order_of_entries_does_not_decide_whether_an_answer_is_du
         (0, Event::Overdue {}, State::Overdue, None),
         (0, answered, State::Answered, None),
         (0, forwarded, State::Forwarded, None),
-        (1, Event::Replayed { replay_id }, State::Replayed, None),
+        (1, replayed, State::Replayed, None),
         (1, tried(1, After::Arrived), State::Delivered, None),
         (1, delivered(Some(90)), State::Delivered, Some(90)),
     ];

@@ -45,8 +45,8 @@ pub(super) fn message_id(millis: i64) -> MessageId {
 pub(super) fn entry(message_id: MessageId, replay_count: u32, millis: i64, event: Event) -> Entry {
     Entry {
         entry_id: EntryId::generate(),
-        message_id,
-        channel_id: super::id("c"),
+        message_id: Some(message_id),
+        channel_id: Some(super::id("c")),
         session_id: "s".parse().expect("a session id"),
         kind: MessageKind::Outbound,
         replay_count,
@@ -102,6 +102,7 @@ pub(super) fn life(message_id: MessageId, beginning: i64) -> Vec<Entry> {
     let dead = reason(DeadKind::Refused);
     let replayed = Event::Replayed {
         replay_id: roundtrip_model::ReplayId::generate(),
+        callback_id: None,
     };
     let events = [
         (0, accepted(r#"{"text":"hello"}"#)),

@@ -10,7 +10,7 @@ use roundtrip_model::{
     key,
     waiting::WaitReason,
 };
-use roundtrip_store::StateFilter;
+use roundtrip_store::{MAX_NAMED_SKIPS, StateFilter};
 use serde_json::json;
 
 use super::*;
@@ -231,6 +231,8 @@ fn its_bounds_are_the_codes() {
     let rate = "/NewApiKey/properties/rate_per_second/maximum";
     is(rate, json!(key::MAX_RATE));
     is("/KeyRole/enum", json!(KeyRole::ALL));
+    let skips = "/Replay/properties/progress/properties/skips/maxItems";
+    is(skips, json!(MAX_NAMED_SKIPS));
     let settings = schemas["DeliverySettings"]["properties"]
         .as_object()
         .unwrap();

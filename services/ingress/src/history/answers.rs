@@ -9,7 +9,9 @@ use roundtrip_model::{
     CallbackId, DeadReason, Entry, Event,
     journal::{After, Attempt, KeptAnswer},
 };
-use roundtrip_store::{AnswerRecord, Answers, FIRST_ENTRIES, MAX_ANSWERS, MAX_ENTRIES};
+use roundtrip_store::{
+    AnswerRecord, Answers, FIRST_ENTRIES, MAX_ANSWERS, MAX_ENTRIES, StoredAnswer,
+};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -28,7 +30,7 @@ pub(crate) struct ShownAnswer {
     callback_id: CallbackId,
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
-    /// `None` if an earlier version accepted the answer, or if it was erased.
+    /// `None` if an earlier version accepted the answer, until the store has it, and after it was erased.
     #[serde(flatten)]
     content: Option<KeptAnswer>,
     #[serde(
@@ -38,6 +40,21 @@ pub(crate) struct ShownAnswer {
     contents_erased_at: Option<OffsetDateTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
     forward: Option<Forward>,
+}
+
+/// With what became of it, if it belongs to no message.
+impl From<StoredAnswer> for ShownAnswer {
+    fn from(answer: StoredAnswer) -> Self {
+        let latest: Vec<&Entry> = answer.latest.iter().collect();
+        let belongs_to_none = answer.message_id.is_none();
+        Self {
+            callback_id: answer.callback_id,
+            at: answer.at,
+            content: answer.content,
+            contents_erased_at: answer.contents_erased_at,
+            forward: belongs_to_none.then(|| Forward::of(&latest)),
+        }
+    }
 }
 
 impl From<AnswerRecord> for ShownAnswer {
@@ -82,7 +99,7 @@ struct Forward {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum ForwardState {
-    /// Not attempted yet.
+    /// Not attempted yet, or not since it was replayed.
     Queued,
     Waiting,
     Retrying,
@@ -111,7 +128,7 @@ pub(super) fn shown(stored: Answers, timeline: &[Entry]) -> ShownAnswers {
     };
     let mut entries: BTreeMap<CallbackId, Vec<&Entry>> = BTreeMap::new();
     for entry in latest {
-        if let Some(callback_id) = callback_id(&entry.event) {
+        if let Some(callback_id) = entry.event.callback_id() {
             entries.entry(callback_id).or_default().push(entry);
         }
     }
@@ -160,25 +177,10 @@ fn without_content(
         .collect()
 }
 
-/// The answer that an event is about.
-fn callback_id(event: &Event) -> Option<CallbackId> {
-    match event {
-        Event::Answered { callback_id, .. }
-        | Event::ForwardAttempted { callback_id, .. }
-        | Event::AnswerDead { callback_id, .. } => Some(*callback_id),
-        Event::Waiting { callback_id, .. } => *callback_id,
-        _ => None,
-    }
-}
-
 impl Forward {
     /// What became of the answer with these entries, the earliest first.
     fn of(entries: &[&Entry]) -> Self {
-        let forwards = entries
-            .iter()
-            .filter(|entry| !matches!(entry.event, Event::Answered { .. }));
-        // Of several entries with the greatest position the latest one.
-        let Some(latest) = forwards.max_by_key(|entry| entry.position()) else {
+        let Some(latest) = Entry::latest_of_answer(entries.iter().copied()) else {
             return Self {
                 state: ForwardState::Queued,
                 attempts: 0,

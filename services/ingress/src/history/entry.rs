@@ -52,8 +52,8 @@ pub(super) fn timeline(entries: Vec<Entry>) -> Vec<TimelineEntry> {
 #[serde(remote = "Entry")]
 struct ShownEntry {
     entry_id: EntryId,
-    message_id: MessageId,
-    channel_id: ChannelId,
+    message_id: Option<MessageId>,
+    channel_id: Option<ChannelId>,
     session_id: SessionId,
     /// In the message.
     #[serde(skip)]
@@ -105,6 +105,8 @@ enum ShownEvent {
     },
     Replayed {
         replay_id: ReplayId,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        callback_id: Option<CallbackId>,
     },
 }
 
@@ -312,6 +314,15 @@ mod tests {
         json!({
             "type": "answer_dead", "callback_id": format!("cb_{UUID}"),
             "reason": {"kind": "too_old", "detail": "x"}
+        })
+    )]
+    #[case::answer_replayed(
+        json!({"replayed": {
+            "replay_id": format!("rpl_{UUID}"), "callback_id": format!("cb_{UUID}")
+        }}),
+        json!({
+            "type": "replayed", "replay_id": format!("rpl_{UUID}"),
+            "callback_id": format!("cb_{UUID}")
         })
     )]
     #[case::replayed(

@@ -215,7 +215,12 @@ fn answer_waits(timeline: &[Entry]) -> Option<Waiting> {
                 until,
                 ..
             } => Some(Some(Waiting::new(*reason, *until))),
-            Event::ForwardAttempted { .. } | Event::AnswerDead { .. } => Some(None),
+            Event::ForwardAttempted { .. }
+            | Event::AnswerDead { .. }
+            | Event::Replayed {
+                callback_id: Some(_),
+                ..
+            } => Some(None),
             _ => None,
         })
         .flatten()

@@ -8,10 +8,12 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use roundtrip_model::{ChannelId, MessageId, MessageKind, ReplayId, SessionId, decision::DeadKind};
+use roundtrip_model::{
+    CallbackId, ChannelId, MessageId, MessageKind, ReplayId, SessionId, decision::DeadKind,
+};
 use roundtrip_store::{
-    DeadFilter, DeadQueue, Detail, MAX_PAGE, MessageFilter, Progress, Replay, ReplayFilter,
-    ReplaySource, ReplayStatus, StateFilter,
+    AnswerFilter, DeadFilter, DeadQueue, Detail, MAX_PAGE, MessageFilter, Progress, Replay,
+    ReplayFilter, ReplaySource, ReplayStatus, StateFilter,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -62,6 +64,22 @@ pub(crate) struct ReplayMessages {
     channel_id: Option<ChannelId>,
     session_id: Option<SessionId>,
     state: Option<StateFilter>,
+    #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
+    since: Option<OffsetDateTime>,
+    #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
+    until: Option<OffsetDateTime>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReplayAnswers {
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default, deserialize_with = "whole_number::<MAX_RATE, _>")]
+    rate_per_second: Option<u32>,
+    ids: Option<Vec<CallbackId>>,
+    channel_id: Option<ChannelId>,
+    session_id: Option<SessionId>,
     #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
     since: Option<OffsetDateTime>,
     #[serde(default, deserialize_with = "crate::json::times::rfc3339")]
@@ -136,10 +154,7 @@ pub(crate) async fn messages(
     bounded_ids(filter.message_ids.as_deref())?;
     // An empty filter would replay every message ever delivered; a forgotten field must not.
     if filter == MessageFilter::default() {
-        return Err(Problem::invalid_field(
-            "body",
-            "name at least one field of the filter",
-        ));
+        return Err(empty_filter());
     }
     // Of an inbound message only a part may be kept. A dead one is replayed as a dead letter.
     filter.kind = Some(MessageKind::Outbound);
@@ -153,6 +168,43 @@ pub(crate) async fn messages(
         request.rate_per_second,
     )
     .await
+}
+
+/// `POST /answers/replay`: kept answers go to the sessions server again.
+pub(crate) async fn answers(
+    State(ingress): State<Ingress>,
+    principal: Principal,
+    request: Option<Json<ReplayAnswers>>,
+) -> Result<Response, Problem> {
+    let no_filter = || Problem::no_filter("name at least one field");
+    let Json(request) = request.ok_or_else(no_filter)?;
+    let mut filter = AnswerFilter {
+        callback_ids: request.ids,
+        session: request.session_id,
+        channel: request.channel_id,
+        channels: None,
+        without_message: false,
+        since: request.since,
+        until: request.until,
+    };
+    bounded_ids(filter.callback_ids.as_deref())?;
+    if filter == AnswerFilter::default() {
+        return Err(empty_filter());
+    }
+    filter.channels = principal.visible_channels(filter.channel.as_ref())?;
+    let source = ReplaySource::Answers(filter);
+    start(
+        &ingress,
+        &principal,
+        source,
+        request.dry_run,
+        request.rate_per_second,
+    )
+    .await
+}
+
+fn empty_filter() -> Problem {
+    Problem::invalid_field("body", "name at least one field of the filter")
 }
 
 fn bounded_ids<T>(ids: Option<&[T]>) -> Result<(), Problem> {
@@ -240,6 +292,27 @@ async fn selected_messages(
     })
 }
 
+async fn selected_answers(
+    ingress: &Ingress,
+    under_way: &UnderWay,
+    filter: &AnswerFilter,
+) -> Result<Selected, Problem> {
+    let Some(ids) = &filter.callback_ids else {
+        return Ok(Selected::all());
+    };
+    let mut is_some_kept = false;
+    let mut unknown: BTreeSet<_> = ids.iter().map(ToString::to_string).collect();
+    let known = under_way.ask(ingress.store.kept_answer_ids(filter)).await?;
+    for (id, contents_erased_at) in known {
+        unknown.remove(&id.to_string());
+        is_some_kept |= contents_erased_at.is_none();
+    }
+    Ok(Selected {
+        unknown_ids: Some(unknown),
+        is_some_kept,
+    })
+}
+
 async fn start(
     ingress: &Ingress,
     principal: &Principal,
@@ -261,6 +334,13 @@ async fn start(
             (
                 matched.await?,
                 selected_messages(ingress, &under_way, filter).await?,
+            )
+        }
+        ReplaySource::Answers(filter) => {
+            let matched = under_way.ask(ingress.store.count_kept_answers(filter));
+            (
+                matched.await?,
+                selected_answers(ingress, &under_way, filter).await?,
             )
         }
     };
@@ -362,6 +442,7 @@ fn shown(principal: &Principal, mut replay: Replay) -> Replay {
     let channels = match &mut replay.source {
         ReplaySource::DeadLetters(filter) => &mut filter.channels,
         ReplaySource::Messages(filter) => &mut filter.channels,
+        ReplaySource::Answers(filter) => &mut filter.channels,
     };
     if let Some(channels) = channels {
         channels.retain(|channel| principal.sees(Some(channel)));

@@ -11,7 +11,7 @@ use axum::{
 use roundtrip_model::{
     ChannelId, MessageId, MessageKind, SessionId, State as MessageState, journal::KeptAnswer,
 };
-use roundtrip_store::{Erasure, MessageContent, MessageRecord, SessionAnswer, Turn, TurnCursor};
+use roundtrip_store::{Erasure, MessageContent, MessageRecord, Turn, TurnCursor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -89,8 +89,10 @@ struct ShownInbound {
 
 #[derive(Debug, Serialize)]
 struct ShownSessionAnswer {
-    message_id: MessageId,
-    channel_id: ChannelId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<MessageId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel_id: Option<ChannelId>,
     #[serde(flatten)]
     answer: ShownAnswer,
 }
@@ -177,13 +179,9 @@ impl From<Turn> for ShownTurn {
                 },
                 contents_erased_at,
             }),
-            Turn::Answer(SessionAnswer {
-                message_id,
-                channel_id,
-                answer,
-            }) => Self::Answer(ShownSessionAnswer {
-                message_id,
-                channel_id,
+            Turn::Answer(answer) => Self::Answer(ShownSessionAnswer {
+                message_id: answer.message_id,
+                channel_id: answer.channel_id.clone(),
                 answer: answer.into(),
             }),
         }

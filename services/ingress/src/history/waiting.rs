@@ -111,8 +111,8 @@ pub(crate) async fn cancel(
     let (message_id, row) = stored(&ingress, &principal, &id).await?;
     let entry = Entry {
         entry_id: EntryId::generate(),
-        message_id,
-        channel_id: row.channel_id.clone(),
+        message_id: Some(message_id),
+        channel_id: Some(row.channel_id.clone()),
         session_id: row.session_id.clone(),
         kind: MessageKind::Outbound,
         replay_count: row.replay_count,

@@ -145,6 +145,11 @@ mod tests {
             "session_id": "s", "state": "dead", "since": "2026-01-01T00:00:00Z",
             "until": "2026-01-01T00:00:00Z"
         });
+        let answers = json!({
+            "dry_run": true, "rate_per_second": 1,
+            "ids": ["cb_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f"], "channel_id": "c",
+            "session_id": "s", "since": "2026-01-01T00:00:00Z", "until": "2026-01-01T00:00:00Z"
+        });
         let wrong = [
             json!(5),
             json!(-1.5),
@@ -169,6 +174,7 @@ mod tests {
             (Method::POST, "/api-keys", &key),
             (Method::POST, "/dead-letters/replay", &letters),
             (Method::POST, "/messages/replay", &messages),
+            (Method::POST, "/answers/replay", &answers),
             (
                 Method::POST,
                 "/webhook-response",

@@ -181,11 +181,15 @@ impl Ingress {
 
     /// Waits, up to a limit, until the journal has the entry: what it records has happened already.
     pub(crate) async fn record(&self, entry: Entry) {
-        let message_id = entry.message_id;
+        let message_id = entry.message_id.map(tracing::field::display);
         if !self.journal.append_within(entry, ENTRY_LIMIT).await
             && let Some(suppressed) = NOT_JOURNALED.due(Instant::now())
         {
-            tracing::warn!(%message_id, suppressed, "responded before the journal had the entry");
+            tracing::warn!(
+                message_id,
+                suppressed,
+                "responded before the journal had the entry"
+            );
         }
     }
 }

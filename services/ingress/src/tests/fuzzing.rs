@@ -22,7 +22,7 @@ use crate::{
     history::{
         dead_letters::DeadParameters,
         messages::MessageParameters,
-        replays::{ReplayDeadLetters, ReplayMessages},
+        replays::{ReplayAnswers, ReplayDeadLetters, ReplayMessages},
     },
     inbound::Inbound,
     json::{self, Rules},
@@ -59,6 +59,7 @@ pub fn bodies(input: &[u8]) {
     }
     valid(parse::<ReplayDeadLetters>(input));
     valid(parse::<ReplayMessages>(input));
+    valid(parse::<ReplayAnswers>(input));
     valid(parse::<CreateKey>(input));
 }
 

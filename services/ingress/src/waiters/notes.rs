@@ -32,7 +32,8 @@ impl Notes {
     /// Sends the answer to the process that sent its message, if that process awaits it. A message
     /// that no process awaits costs nothing here.
     pub(super) fn send(&self, answered: &Entry) {
-        if let (Some(sender), Some(to)) = (&self.0, answered.message_id.mailbox())
+        let mailbox = answered.message_id.and_then(|id| id.mailbox());
+        if let (Some(sender), Some(to)) = (&self.0, mailbox)
             && to != sender.own()
         {
             match encoded(answered) {

@@ -37,8 +37,8 @@ fn answered(message_id: MessageId) -> Entry {
 fn answered_with(message_id: MessageId, json: String) -> Entry {
     Entry {
         entry_id: EntryId::generate(),
-        message_id,
-        channel_id: "c".parse().unwrap(),
+        message_id: Some(message_id),
+        channel_id: "c".parse().ok(),
         session_id: "s".parse().unwrap(),
         kind: MessageKind::Outbound,
         replay_count: 0,

@@ -57,8 +57,8 @@ impl Bench {
     async fn record(&self, message_id: MessageId, event: Event) {
         let entry = Entry {
             entry_id: EntryId::generate(),
-            message_id,
-            channel_id: "c".parse().unwrap(),
+            message_id: Some(message_id),
+            channel_id: "c".parse().ok(),
             session_id: "s".parse().unwrap(),
             kind: MessageKind::Outbound,
             replay_count: 0,

@@ -2,23 +2,39 @@
 
 use roundtrip_broker::{Message, Route};
 use roundtrip_model::{
-    ChannelId, Entry, EntryId, Event, MessageId, MessageKind, OutboundMessage, ReplayId, SessionId,
-    journal::After,
+    CallbackId, ChannelId, Entry, EntryId, Event, MessageId, MessageKind, OutboundMessage,
+    ReplayId, SessionId, journal::After,
 };
 use roundtrip_store::{
-    DeadFilter, DeadLetter, DeadQueue, MessageContent, MessageFilter, MessageRecord, ReplaySource,
+    AnswerFilter, DeadFilter, DeadLetter, DeadQueue, MessageContent, MessageFilter, MessageRecord,
+    ReplaySource, SkipReason,
 };
 use time::OffsetDateTime;
 
 pub(super) struct Item {
+    /// The id of the message, the answer or the dead letter.
+    pub(super) id: String,
     pub(super) cursor: String,
-    /// `None` if it is skipped: it is still under way, or its content is not known.
-    pub(super) message: Option<(Destination, Message)>,
-    /// Whether it is skipped because its contents were erased.
-    pub(super) is_erased: bool,
+    pub(super) work: Work,
     pub(super) dead_id: Option<String>,
-    subject: Option<(MessageId, ChannelId, SessionId)>,
-    kind: MessageKind,
+    /// `None` if a dead letter cannot be read.
+    pub(super) subject: Option<Subject>,
+}
+
+pub(super) enum Work {
+    Publish(Destination, Message),
+    /// This replay published it before a crash.
+    Published,
+    Skip(SkipReason),
+}
+
+pub(super) struct Subject {
+    pub(super) message_id: Option<MessageId>,
+    pub(super) channel_id: Option<ChannelId>,
+    pub(super) session_id: SessionId,
+    pub(super) kind: MessageKind,
+    /// The answer, if it is one.
+    pub(super) callback_id: Option<CallbackId>,
 }
 
 pub(super) enum Destination {
@@ -54,6 +70,10 @@ pub(super) fn before(source: ReplaySource, created_at: OffsetDateTime) -> Replay
             kind: Some(MessageKind::Outbound),
             ..filter
         }),
+        ReplaySource::Answers(filter) => ReplaySource::Answers(AnswerFilter {
+            until: bound(filter.until),
+            ..filter
+        }),
     }
 }
 
@@ -68,24 +88,32 @@ pub(super) fn from_letter(letter: DeadLetter, now: OffsetDateTime) -> Item {
             .then_some(Destination::Callbacks),
         DeadQueue::Notices => Some(Destination::Notices),
     };
-    let is_erased = letter.contents_erased_at.is_some();
-    let destination = destination.filter(|_| !is_erased);
     let kind = letter.kind();
+    let callback_id = match letter.queue {
+        DeadQueue::Outbound | DeadQueue::Notices => None,
+        DeadQueue::Callbacks => letter.webhook_id.parse().ok(),
+    };
+    let is_erased = letter.contents_erased_at.is_some();
     let message = Message {
         replay_count: letter.replay_count + 1,
         ..Message::new(letter.webhook_id, now, letter.body)
     };
-    let subject = letter
-        .message_id
-        .zip(letter.channel_id)
-        .zip(letter.session_id);
     Item {
+        id: letter.dead_id.clone(),
         cursor: letter.dead_id.clone(),
-        message: destination.map(|destination| (destination, message)),
-        is_erased,
-        subject: subject.map(|((message, channel), session)| (message, channel, session)),
+        work: match destination {
+            _ if is_erased => Work::Skip(SkipReason::ContentsErased),
+            None => Work::Skip(SkipReason::ContentUnknown),
+            Some(destination) => Work::Publish(destination, message),
+        },
+        subject: letter.session_id.map(|session_id| Subject {
+            message_id: letter.message_id,
+            channel_id: letter.channel_id,
+            session_id,
+            kind,
+            callback_id,
+        }),
         dead_id: Some(letter.dead_id),
-        kind,
     }
 }
 
@@ -95,7 +123,13 @@ pub(super) fn delivery_has_ended(entries: &[Entry]) -> bool {
     let of_delivery = |entry: &&Entry| {
         !matches!(
             entry.event,
-            Event::ForwardAttempted { .. } | Event::AnswerDead { .. } | Event::Replayed { .. }
+            Event::ForwardAttempted { .. }
+                | Event::AnswerDead { .. }
+                | Event::Replayed { .. }
+                | Event::Waiting {
+                    callback_id: Some(_),
+                    ..
+                }
         )
     };
     let ends = |event: &Event| match event {
@@ -119,9 +153,7 @@ pub(super) fn from_message(record: MessageRecord, is_under_way: bool, now: Offse
         contents_erased_at,
         ..
     } = record;
-    let is_erased = contents_erased_at.is_some() && !is_under_way;
-    let content = content.filter(|_| !is_under_way);
-    let message = content.and_then(|content| {
+    let outbound = content.and_then(|content| {
         let MessageContent::Outbound(content) = content else {
             return None;
         };
@@ -141,32 +173,48 @@ pub(super) fn from_message(record: MessageRecord, is_under_way: bool, now: Offse
             replay_count: replay_count + 1,
             ..Message::new(message_id.to_string(), now, body.into())
         };
-        Some((Destination::Outbound(channel_id.clone()), message))
+        Some(message)
     });
+    let work = match outbound {
+        _ if is_under_way => Work::Skip(SkipReason::UnderWay),
+        _ if contents_erased_at.is_some() => Work::Skip(SkipReason::ContentsErased),
+        None => Work::Skip(SkipReason::ContentUnknown),
+        Some(message) => Work::Publish(Destination::Outbound(channel_id.clone()), message),
+    };
     Item {
+        id: message_id.to_string(),
         cursor: message_id.to_string(),
-        message,
-        is_erased,
-        subject: Some((message_id, channel_id, session_id)),
+        work,
+        subject: Some(Subject {
+            message_id: Some(message_id),
+            channel_id: Some(channel_id),
+            session_id,
+            kind: MessageKind::Outbound,
+            callback_id: None,
+        }),
         dead_id: None,
-        kind: MessageKind::Outbound,
     }
 }
 
 impl Item {
-    /// The journal entry of the replay, if the item was published and belongs to a message.
+    /// The journal entry of the replay, if the item was published.
     pub(super) fn entry(&self, replay_id: ReplayId, at: OffsetDateTime) -> Option<Entry> {
-        let (message_id, channel_id, session_id) = self.subject.clone()?;
-        let (_, message) = self.message.as_ref()?;
+        let subject = self.subject.as_ref()?;
+        let Work::Publish(_, message) = &self.work else {
+            return None;
+        };
         Some(Entry {
             entry_id: EntryId::generate(),
-            message_id,
-            channel_id,
-            session_id,
-            kind: self.kind,
+            message_id: subject.message_id,
+            channel_id: subject.channel_id.clone(),
+            session_id: subject.session_id.clone(),
+            kind: subject.kind,
             replay_count: message.replay_count,
             at,
-            event: Event::Replayed { replay_id },
+            event: Event::Replayed {
+                replay_id,
+                callback_id: subject.callback_id,
+            },
         })
     }
 }

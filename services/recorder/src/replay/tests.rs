@@ -4,7 +4,7 @@ use roundtrip_model::{
     CallbackId, DeadReason, Entry, EntryId, Event, MessageId, MessageKind, SystemClock,
     decision::DeadKind, journal::Content,
 };
-use roundtrip_store::{Config, DeadFilter, DeadLetter, DeadQueue, MessageFilter};
+use roundtrip_store::{AnswerFilter, Config, DeadFilter, DeadLetter, DeadQueue, MessageFilter};
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -40,6 +40,7 @@ struct Ended {
     store: SharedStore,
     replayed: u64,
     skipped: u64,
+    skips: Vec<Skip>,
     accepted: Vec<String>,
     journal_publishes: usize,
 }
@@ -64,7 +65,17 @@ async fn replay(letters: &[DeadLetter], replays: usize) -> Ended {
 /// Runs so many equal replays.
 async fn run(folder: TempDir, store: SharedStore, source: ReplaySource, replays: usize) -> Ended {
     let replay_ids: Vec<_> = (0..replays).map(|_| ReplayId::generate()).collect();
-    for replay_id in &replay_ids {
+    run_these(folder, store, source, &replay_ids).await
+}
+
+/// Runs equal replays with these ids.
+async fn run_these(
+    folder: TempDir,
+    store: SharedStore,
+    source: ReplaySource,
+    replay_ids: &[ReplayId],
+) -> Ended {
+    for replay_id in replay_ids {
         let replay = Replay {
             replay_id: *replay_id,
             requested_by: String::new(),
@@ -86,8 +97,8 @@ async fn run(folder: TempDir, store: SharedStore, source: ReplaySource, replays:
     let replayer = Replayer::new(shared, Arc::clone(&store), journal, Arc::new(SystemClock));
     let stop = CancellationToken::new();
     let ended = async {
-        let (mut replayed, mut skipped) = (0, 0);
-        for replay_id in &replay_ids {
+        let (mut replayed, mut skipped, mut skips) = (0, 0, Vec::new());
+        for replay_id in replay_ids {
             let progress = loop {
                 let replay = store.replay(replay_id).await.unwrap().unwrap();
                 if replay.status == ReplayStatus::Done {
@@ -97,10 +108,11 @@ async fn run(folder: TempDir, store: SharedStore, source: ReplaySource, replays:
             };
             replayed += progress.replayed;
             skipped += progress.skipped;
+            skips.extend(progress.skips);
         }
-        (replayed, skipped)
+        (replayed, skipped, skips)
     };
-    let (replayed, skipped) = tokio::select! {
+    let (replayed, skipped, skips) = tokio::select! {
         () = replayer.run(&stop) => panic!("it runs until it is stopped"),
         ended = timeout(Duration::from_mins(1), ended) => ended.expect("the replays end"),
     };
@@ -112,6 +124,7 @@ async fn run(folder: TempDir, store: SharedStore, source: ReplaySource, replays:
         store,
         replayed,
         skipped,
+        skips,
         accepted,
         journal_publishes: broker.messages(Queue::Journal).len(),
     }
@@ -157,6 +170,20 @@ async fn replays_whose_filters_overlap_put_a_letter_back_once() {
     assert_eq!((ended.replayed, ended.skipped), (100, 0));
 }
 
+/// An entry of an answer to this message, or to none.
+fn of_answer(message_id: Option<MessageId>, event: Event) -> Entry {
+    Entry {
+        entry_id: EntryId::generate(),
+        message_id,
+        channel_id: message_id.and_then(|_| "c".parse().ok()),
+        session_id: "s".parse().unwrap(),
+        kind: MessageKind::Outbound,
+        replay_count: 0,
+        at: SystemClock.now() - Duration::from_secs(1),
+        event,
+    }
+}
+
 /// An attempt to deliver, as its journal entry has it.
 fn attempted(next: &str) -> Event {
     serde_json::from_str(&format!(
@@ -193,8 +220,8 @@ async fn an_answered_message_is_replayed_only_after_its_delivery(
     ];
     let entries = entries.map(|event| Entry {
         entry_id: EntryId::generate(),
-        message_id,
-        channel_id: "c".parse().unwrap(),
+        message_id: Some(message_id),
+        channel_id: "c".parse().ok(),
         session_id: "s".parse().unwrap(),
         kind: MessageKind::Outbound,
         replay_count: 0,
@@ -208,4 +235,89 @@ async fn an_answered_message_is_replayed_only_after_its_delivery(
     };
     let ended = run(folder, store, ReplaySource::Messages(filter), 1).await;
     assert_eq!((ended.replayed, ended.skipped), (replayed, 1 - replayed));
+}
+
+/// An attempt to forward an answer, as its journal entry has it.
+fn forwarded(callback_id: CallbackId, next: &str) -> Event {
+    serde_json::from_str(&format!(
+        r#"{{"forward_attempted": {{"callback_id": "{callback_id}", "attempt": {{
+            "attempt": 1, "status": 200, "duration_ms": 1, "excerpt": "", "next": {next}}}}}}}"#
+    ))
+    .unwrap()
+}
+
+const WHOLE: &str = r#"{"response_data": 1}"#;
+const TRUNCATED: &str = r#"{"truncated_response_data": {"head": "1", "bytes": 9}}"#;
+const RETRY: &str = r#"{"retry": {"wait_ms": 1}}"#;
+const DEAD: &str = r#"{"dead": {"kind": "refused", "detail": "400"}}"#;
+
+#[rstest::rstest]
+#[case::forwarded(WHOLE, Some(r#""arrived""#), None)]
+#[case::dead(WHOLE, Some(DEAD), None)]
+#[case::retried(WHOLE, Some(RETRY), Some(SkipReason::UnderWay))]
+#[case::never_attempted(WHOLE, None, Some(SkipReason::UnderWay))]
+#[case::truncated(TRUNCATED, Some(r#""arrived""#), Some(SkipReason::ContentTruncated))]
+#[tokio::test]
+async fn an_answer_is_replayed_if_it_is_whole_and_not_under_way(
+    #[case] content: &str,
+    #[case] next: Option<&str>,
+    #[case] reason: Option<SkipReason>,
+) {
+    for message_id in [None, Some(MessageId::generate())] {
+        let folder = TempDir::new().unwrap();
+        let store = open(&folder).await;
+        let callback_id = CallbackId::generate();
+        let answered = Event::Answered {
+            callback_id,
+            content: serde_json::from_str(content).unwrap(),
+        };
+        let events = [
+            Some(answered),
+            next.map(|next| forwarded(callback_id, next)),
+        ];
+        let entries = events.into_iter().flatten();
+        let entries: Vec<_> = entries.map(|event| of_answer(message_id, event)).collect();
+        store.record(&entries).await.unwrap();
+        let source = ReplaySource::Answers(AnswerFilter {
+            session: "s".parse().ok(),
+            ..AnswerFilter::default()
+        });
+        let ended = run(folder, store, source, 1).await;
+        let expected = if reason.is_none() {
+            vec![callback_id.to_string()]
+        } else {
+            Vec::new()
+        };
+        assert_eq!(ended.accepted, expected);
+        assert_eq!(ended.replayed, expected.len() as u64);
+        let skips = reason.map(|reason| Skip {
+            id: callback_id.to_string(),
+            reason,
+        });
+        assert_eq!(ended.skips, Vec::from_iter(skips));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_the_same_replay_published_before_a_crash_is_counted_and_not_sent() {
+    for message_id in [None, Some(MessageId::generate())] {
+        let folder = TempDir::new().unwrap();
+        let store = open(&folder).await;
+        let callback_id = CallbackId::generate();
+        let replay_id = ReplayId::generate();
+        let answered = Event::Answered {
+            callback_id,
+            content: serde_json::from_str(WHOLE).unwrap(),
+        };
+        let replayed = Event::Replayed {
+            replay_id,
+            callback_id: Some(callback_id),
+        };
+        let entries = [answered, replayed].map(|event| of_answer(message_id, event));
+        store.record(&entries).await.unwrap();
+        let source = ReplaySource::Answers(AnswerFilter::default());
+        let ended = run_these(folder, store, source, &[replay_id]).await;
+        assert_eq!((ended.replayed, ended.skipped), (1, 0));
+        assert_eq!(ended.accepted, [""; 0]);
+    }
 }

@@ -42,8 +42,8 @@ fn published(broker: &FakeBroker) -> HashSet<EntryId> {
 fn entry(event: Event) -> Entry {
     Entry {
         entry_id: EntryId::generate(),
-        message_id: MessageId::generate(),
-        channel_id: "c".parse().unwrap(),
+        message_id: Some(MessageId::generate()),
+        channel_id: "c".parse().ok(),
         session_id: "s".parse().unwrap(),
         kind: MessageKind::Outbound,
         replay_count: 0,

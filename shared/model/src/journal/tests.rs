@@ -7,8 +7,8 @@ use crate::decision::DeadKind;
 fn entry(replay_count: u32, event: Event) -> Entry {
     Entry {
         entry_id: EntryId::generate(),
-        message_id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".parse().unwrap(),
-        channel_id: "c".parse().unwrap(),
+        message_id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".parse().ok(),
+        channel_id: "c".parse().ok(),
         session_id: "s".parse().unwrap(),
         kind: MessageKind::Outbound,
         replay_count,
@@ -57,9 +57,11 @@ fn forward(number: u32, next: After) -> Event {
     }
 }
 
-fn replayed() -> Event {
+/// A message, or an answer to it, was put back.
+fn replayed(callback_id: Option<CallbackId>) -> Event {
     Event::Replayed {
         replay_id: ReplayId::generate(),
+        callback_id,
     }
 }
 
@@ -125,7 +127,7 @@ fn an_overdue_message_walks_on_with_a_late_answer() {
         (0, answered(), State::Answered),
         (0, Event::Overdue {}, State::Answered),
         (0, forward(1, After::Arrived), State::Forwarded),
-        (1, replayed(), State::Replayed),
+        (1, replayed(None), State::Replayed),
         (0, Event::Overdue {}, State::Replayed),
         (1, delivered(Some(9)), State::Delivered),
         (1, Event::Overdue {}, State::Overdue),
@@ -147,7 +149,7 @@ fn an_answer_is_due_only_while_its_message_is_delivered() {
         (vec![(0, Event::Overdue {})], None),
         (vec![(0, answered())], None),
         (vec![(0, forward(1, After::Arrived))], None),
-        (vec![(1, replayed())], None),
+        (vec![(1, replayed(None))], None),
         (vec![(1, delivered(None))], None),
     ];
     for (others, answer_by) in cases {
@@ -222,7 +224,7 @@ fn a_replayed_dead_letter_starts_again() {
             State::Dead,
         ),
         (0, Event::Dead(reason()), State::Dead),
-        (1, replayed(), State::Replayed),
+        (1, replayed(None), State::Replayed),
         (1, Event::Delivering { attempt: 1 }, State::Delivering),
         (
             1,
@@ -237,7 +239,7 @@ fn an_undeliverable_answer_is_dead_until_it_is_replayed() {
     walk(vec![
         (0, answered(), State::Answered),
         (0, forward(1, After::Dead(reason())), State::Dead),
-        (1, replayed(), State::Replayed),
+        (1, replayed(Some(CallbackId::generate())), State::Answered),
         (1, forward(1, After::Arrived), State::Forwarded),
     ]);
 }
@@ -270,7 +272,7 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         8 => Event::Cancelled {},
         9 => Event::Overdue {},
         10 => delivered(Some(i64::from(number % 10))),
-        _ => replayed(),
+        _ => replayed(None),
     });
     (0_u32..4, event).prop_map(|(replay_count, event)| entry(replay_count, event))
 }
@@ -367,7 +369,7 @@ fn an_inbound_message_is_forwarded_or_dead() {
         ),
         (inbound(0, waiting(None, 1)), State::Waiting),
         (inbound(0, Event::Dead(reason())), State::Dead),
-        (inbound(1, replayed()), State::Replayed),
+        (inbound(1, replayed(None)), State::Replayed),
         (
             inbound(1, Event::Attempted(attempt(1, After::Arrived))),
             State::Forwarded,
@@ -386,11 +388,11 @@ fn an_inbound_message_is_forwarded_or_dead() {
 /// Other versions read the same queues.
 #[test]
 fn an_outbound_entry_is_queued_as_before() {
-    let stored = serde_json::to_string(&entry(0, replayed())).unwrap();
+    let stored = serde_json::to_string(&entry(0, replayed(None))).unwrap();
     assert!(!stored.contains("kind"), "{stored}");
     let read: Entry = serde_json::from_str(&stored).unwrap();
     assert_eq!(read.kind, MessageKind::Outbound);
-    let stored = serde_json::to_string(&inbound(0, replayed())).unwrap();
+    let stored = serde_json::to_string(&inbound(0, replayed(None))).unwrap();
     let read: Entry = serde_json::from_str(&stored).unwrap();
     assert_eq!(read.kind, MessageKind::Inbound);
 }

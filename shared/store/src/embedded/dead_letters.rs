@@ -18,7 +18,7 @@ use crate::{DeadFilter, DeadLetter, DeadLetters, Detail, QueryError, Unavailable
 const TABLE: Table = Table {
     name: "dead_letters",
     id: "dead_id",
-    order: "ASC",
+    order: "dead_id",
 };
 
 /// How many dead letters a purge removes in one transaction.

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use roundtrip_model::{Entry, MessageId, SessionId, millis};
+use roundtrip_model::{Entry, SessionId, millis};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 
 use super::rows::Columns;
-use crate::Erasure;
+use crate::{Erasure, ledger::Subject};
 
 const ERASURE: &str = "SELECT * FROM erasures WHERE session_id = ?1";
-const MARKED: &str = "
-    SELECT message_id, erased_at FROM messages
-    WHERE message_id IN (SELECT value FROM json_each(?1)) AND erased_at IS NOT NULL";
+const MARKED_MESSAGE: &str = "SELECT erased_at FROM messages WHERE message_id = ?1";
+const MARKED_ANSWER: &str = "SELECT erased_at FROM answers WHERE callback_id = ?1";
 
 /// The erasure of a session, if there is one.
 pub(super) fn of_session(
@@ -31,29 +30,34 @@ pub(super) fn erasure(row: &Row<'_>) -> rusqlite::Result<Erasure> {
     })
 }
 
-/// Those of the messages of these entries whose contents are erased, and since when.
+/// Those of the subjects of these entries whose contents are erased, and since when.
 pub(super) fn erased(
     transaction: &Transaction<'_>,
     entries: &[Entry],
-) -> rusqlite::Result<BTreeMap<MessageId, i64>> {
-    let sessions: BTreeMap<MessageId, &SessionId> = entries
+) -> rusqlite::Result<BTreeMap<Subject, i64>> {
+    let subjects: BTreeMap<Subject, &SessionId> = entries
         .iter()
-        .map(|entry| (entry.message_id, &entry.session_id))
+        .filter_map(|entry| Some((Subject::of(entry)?, &entry.session_id)))
         .collect();
-    let ids: Vec<&MessageId> = sessions.keys().collect();
-    let mut marked = transaction.prepare_cached(MARKED)?;
-    let marked = marked.query_map([serde_json::json!(ids).to_string()], |row| {
-        let columns = Columns(row);
-        Ok((columns.parsed("message_id")?, columns.get("erased_at")?))
-    })?;
-    let mut erased: BTreeMap<MessageId, i64> = marked.collect::<rusqlite::Result<_>>()?;
-    for (id, session) in &sessions {
-        if let Some(erasure) = of_session(transaction, session.as_str())?
-            && erasure.covers(&id.to_string())
+    let mut erased = BTreeMap::new();
+    for (subject, session) in subjects {
+        if let Some(at) = marked(transaction, &subject)? {
+            erased.insert(subject, at);
+        } else if let Some(erasure) = of_session(transaction, session.as_str())?
+            && erasure.covers_subject(&subject)
         {
-            let at = millis::of(erasure.requested_at);
-            erased.entry(*id).or_insert(at);
+            erased.insert(subject, millis::of(erasure.requested_at));
         }
     }
     Ok(erased)
+}
+
+fn marked(transaction: &Transaction<'_>, subject: &Subject) -> rusqlite::Result<Option<i64>> {
+    let (sql, id) = match subject {
+        Subject::Message(id) => (MARKED_MESSAGE, id.to_string()),
+        Subject::Answer(id) => (MARKED_ANSWER, id.to_string()),
+    };
+    let mut select = transaction.prepare_cached(sql)?;
+    let marked = select.query_row([id], |row| row.get(0)).optional()?;
+    Ok(marked.flatten())
 }

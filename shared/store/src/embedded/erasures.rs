@@ -4,19 +4,19 @@
 //! after the WAL file was emptied, which may hold earlier forms of pages.
 
 use async_trait::async_trait;
-use roundtrip_model::{MessageId, SessionId, millis};
-use rusqlite::Transaction;
+use roundtrip_model::{CallbackId, MessageId, SessionId, millis};
+use rusqlite::{OptionalExtension, Transaction};
 use time::OffsetDateTime;
 
 use super::{
     SqliteStore,
     erased::{erasure, of_session},
-    rows::unwritable,
+    rows::{Columns, unwritable},
     waiting::{cancelled, outline},
 };
 use crate::{
-    Erasure, Erasures, MAX_ERASED_AT_ONCE, Unavailable, WaitingMessage,
-    ledger::{ERASED, without_contents},
+    Erasure, Erasures, MAX_ERASED_AT_ONCE, TurnCursor, Unavailable, WaitingMessage,
+    ledger::{ERASED, latest_without_contents, without_contents},
 };
 
 const REQUEST: &str = "
@@ -34,6 +34,16 @@ const MARK: &str = "UPDATE messages SET erased_at = ?2 WHERE message_id = ?1 AND
 const ERASE_CONTENT: &str = "DELETE FROM contents WHERE message_id = ?1";
 const ERASE_ANSWERS: &str = "
     UPDATE answers SET content = '', erased_at = ?2 WHERE message_id = ?1 AND erased_at IS NULL";
+const ANSWERS_ALONE: &str = "
+    SELECT callback_id, at FROM answers
+    WHERE session_id = ?1 AND (at, callback_id) > (?2, ?3)
+        AND message_id IS NULL AND callback_id < ?4
+    ORDER BY at, callback_id LIMIT ?5";
+const LATEST: &str = "
+    SELECT latest FROM answers
+    WHERE callback_id = ?1 AND message_id IS NULL AND erased_at IS NULL";
+const ERASE_ANSWER: &str = "
+    UPDATE answers SET content = '', latest = ?2, erased_at = ?3 WHERE callback_id = ?1";
 const ERASE_EVENTS: &str = "
     DELETE FROM entry_contents
     WHERE entry_id IN (SELECT entry_id FROM entries WHERE message_id = ?1)";
@@ -98,6 +108,7 @@ impl Erasures for SqliteStore {
         self.erase_in_steps(erasure, cancel_waiting).await?;
         self.erase_in_steps(erasure, erase_letters).await?;
         self.erase_in_steps(erasure, erase_contents).await?;
+        self.erase_in_steps(erasure, erase_answers).await?;
         self.overwrite_erased().await?;
         let requested_at = millis::of(erasure.requested_at);
         let row = (
@@ -118,6 +129,19 @@ impl Erasures for SqliteStore {
         self.write(move |transaction| {
             ids.iter()
                 .try_for_each(|id| erase_message(transaction, id, millis::of(at)))
+        })
+        .await
+    }
+
+    async fn erase_answers(
+        &self,
+        ids: &[CallbackId],
+        at: OffsetDateTime,
+    ) -> Result<(), Unavailable> {
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        self.write(move |transaction| {
+            ids.iter()
+                .try_for_each(|id| erase_answer(transaction, id, millis::of(at)))
         })
         .await
     }
@@ -150,7 +174,7 @@ impl Erasures for SqliteStore {
     }
 }
 
-/// Erases the first of what follows this id, and returns the ids of what it has erased.
+/// Erases the first of what follows this id or cursor, and returns those of what it has erased.
 type Step = fn(&Transaction<'_>, &Erasure, &str) -> rusqlite::Result<Vec<String>>;
 
 impl SqliteStore {
@@ -205,6 +229,52 @@ fn erase_message(transaction: &Transaction<'_>, id: &str, at: i64) -> rusqlite::
         }
     }
     Ok(())
+}
+
+/// Erases a session's answers without a message.
+fn erase_answers(
+    transaction: &Transaction<'_>,
+    erasure: &Erasure,
+    after: &str,
+) -> rusqlite::Result<Vec<String>> {
+    let after: Option<TurnCursor> = after.parse().ok();
+    let (at, id) = after.map_or((i64::MIN, String::new()), |after| after.answer());
+    let mut find = transaction.prepare_cached(ANSWERS_ALONE)?;
+    let session = erasure.session_id.as_str();
+    let values = (
+        session,
+        at,
+        id,
+        erasure.end_of_answer_ids(),
+        MAX_ERASED_AT_ONCE,
+    );
+    let found = find.query_map(values, |row| {
+        let columns = Columns(row);
+        Ok((columns.parsed("callback_id")?, columns.time("at")?))
+    })?;
+    let found: Vec<(CallbackId, OffsetDateTime)> = found.collect::<rusqlite::Result<_>>()?;
+    for (id, _) in &found {
+        erase_answer(
+            transaction,
+            &id.to_string(),
+            millis::of(erasure.requested_at),
+        )?;
+    }
+    let cursors = found.into_iter();
+    let cursors = cursors.map(|(id, at)| TurnCursor::after_answer(at, id).to_string());
+    Ok(cursors.collect())
+}
+
+fn erase_answer(transaction: &Transaction<'_>, id: &str, at: i64) -> rusqlite::Result<()> {
+    let mut latest = transaction.prepare_cached(LATEST)?;
+    let latest: Option<Option<String>> = latest.query_row([id], |row| row.get(0)).optional()?;
+    let Some(latest) = latest else {
+        return Ok(());
+    };
+    let erased = latest.as_deref().map(latest_without_contents).transpose();
+    let erased = erased.map_err(unwritable)?.flatten();
+    let mut erase = transaction.prepare_cached(ERASE_ANSWER)?;
+    erase.execute((id, erased.or(latest), at)).map(drop)
 }
 
 fn erase_letters(

@@ -5,6 +5,8 @@
 
 mod answers;
 
+pub(super) use answers::stored_answer;
+
 use async_trait::async_trait;
 use roundtrip_model::{
     CallbackId, ChannelId, Entry, MessageId, MessageKind, SessionId, State, journal::Position,
@@ -22,15 +24,15 @@ use crate::{
     AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MAX_PAGE,
     MessageContent, MessageFilter, MessageRecord, QueryError, StateFilter, TurnCursor, Unavailable,
     ledger::{
-        MessageProjection, Part, StoredContent, answers_in, merged, stored_event, timeline,
-        without_contents,
+        AnswerChange, MessageProjection, Part, StoredContent, Subject, answers_in,
+        latest_without_contents, merged, message_of, stored_event, timeline, without_contents,
     },
 };
 
 const TABLE: Table = Table {
     name: "messages",
     id: "message_id",
-    order: "DESC",
+    order: "message_id DESC",
 };
 
 const INSERT_ENTRY: &str = "
@@ -42,11 +44,17 @@ const INSERT_CONTENT: &str = "
     INSERT INTO contents (message_id, message, response_url, answer_within_ms)
     VALUES (?1, ?2, ?3, ?4)
     ON CONFLICT DO NOTHING";
-// A repeated answer has a later time.
+// A repeated answer has a later time. Of an answer without a message the row may begin with what
+// became of it.
 const INSERT_ANSWER: &str = "
-    INSERT INTO answers (callback_id, message_id, channel_id, session_id, at, content, erased_at)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-    ON CONFLICT DO UPDATE SET at = excluded.at WHERE excluded.at < at";
+    INSERT INTO answers (callback_id, message_id, channel_id, session_id, at, content, latest,
+        erased_at)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+    ON CONFLICT DO UPDATE SET
+        at = min(at, excluded.at),
+        content = coalesce(content, excluded.content),
+        latest = nullif(max(coalesce(latest, ''), coalesce(excluded.latest, '')), '')
+    WHERE excluded.at < at OR content IS NULL OR excluded.latest > coalesce(latest, '')";
 const STATES: &str = "
     SELECT message_id, state FROM messages
     WHERE message_id IN (SELECT value FROM json_each(?1)) LIMIT ?2";
@@ -203,8 +211,11 @@ pub(super) fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqli
     let mut content = transaction.prepare_cached(INSERT_CONTENT)?;
     let mut entry_content = transaction.prepare_cached(INSERT_ENTRY_CONTENT)?;
     for entry in entries {
-        let message_id = entry.message_id.to_string();
-        let is_erased = erased.contains_key(&entry.message_id);
+        let Some((id, _)) = message_of(entry) else {
+            continue;
+        };
+        let message_id = id.to_string();
+        let is_erased = erased.contains_key(&Subject::Message(id));
         if let Some(stored) = StoredContent::of(&entry.event).map_err(unwritable)?
             && !is_erased
         {
@@ -232,34 +243,45 @@ pub(super) fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqli
         ))?;
     }
     let mut answer = transaction.prepare_cached(INSERT_ANSWER)?;
-    for (entry, callback_id, content) in answers_in(entries) {
-        let erased_at = erased.get(&entry.message_id);
-        let content = match erased_at {
-            Some(_) => String::new(),
-            None => serde_json::to_string(content).map_err(unwritable)?,
+    for change in answers_in(entries) {
+        let (entry, callback_id, change) = change.map_err(unwritable)?;
+        let erased_at = Subject::of(entry).and_then(|subject| erased.get(&subject));
+        let (content, latest) = match change {
+            AnswerChange::Content(_) if erased_at.is_some() => (Some(String::new()), None),
+            AnswerChange::Content(content) => (
+                Some(serde_json::to_string(content).map_err(unwritable)?),
+                None,
+            ),
+            AnswerChange::Latest(latest) if erased_at.is_some() => {
+                let erased = latest_without_contents(&latest).map_err(unwritable)?;
+                (None, Some(erased.unwrap_or(latest)))
+            }
+            AnswerChange::Latest(latest) => (None, Some(latest)),
         };
+        let (message_id, channel_id) = message_of(entry).unzip();
         answer.execute((
             callback_id.to_string(),
-            entry.message_id.to_string(),
-            entry.channel_id.as_str(),
+            message_id.map(|id| id.to_string()),
+            channel_id.map(ChannelId::as_str),
             entry.session_id.as_str(),
             millis::of(entry.at),
             content,
+            latest,
             erased_at,
         ))?;
     }
     let mut advance = transaction.prepare_cached(ADVANCE)?;
     for projection in MessageProjection::by(entries).map_err(unwritable)? {
         advance.execute(params![
-            projection.entry.message_id.to_string(),
-            projection.entry.channel_id.as_str(),
+            projection.message_id.to_string(),
+            projection.channel_id.as_str(),
             projection.entry.session_id.as_str(),
             projection.position.state.as_str(),
             projection.position.rank,
             projection.replay_count,
             millis::of(projection.updated_at),
             projection.position.answer_by.map(millis::of),
-            erased.get(&projection.entry.message_id),
+            erased.get(&Subject::Message(projection.message_id)),
         ])?;
     }
     Ok(())
@@ -345,8 +367,8 @@ fn entry(row: &Row<'_>, record: &MessageRecord) -> rusqlite::Result<Entry> {
     let event = record.event(row.get_ref("event")?.as_str()?);
     Ok(Entry {
         entry_id: columns.parsed("entry_id")?,
-        message_id: record.message_id,
-        channel_id: record.channel_id.clone(),
+        message_id: Some(record.message_id),
+        channel_id: Some(record.channel_id.clone()),
         session_id: record.session_id.clone(),
         kind: record.kind,
         replay_count: columns.get("round")?,

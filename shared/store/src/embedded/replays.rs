@@ -21,14 +21,14 @@ use crate::{
 const TABLE: Table = Table {
     name: "replays",
     id: "replay_id",
-    order: "DESC",
+    order: "replay_id DESC",
 };
 
 const SELECT: &str = "SELECT * FROM replays WHERE replay_id = ?1";
 const INSERT: &str = "
     INSERT INTO replays (replay_id, source, rate_per_second, status, matched, replayed, skipped,
-        cursor, created_at, ended_at, requested_by, channels, lease_until, contents_erased)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 0, ?13)";
+        cursor, created_at, ended_at, requested_by, channels, skips, lease_until)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, 0)";
 const COUNT_RUNNING: &str = "
     SELECT count(*) FROM replays WHERE status = 'running' AND requested_by = ?1";
 const WITHIN_CHANNELS: &str = "
@@ -43,7 +43,7 @@ const CLAIM: &str = "
     RETURNING *";
 const ADVANCE: &str = "
     UPDATE replays SET replayed = ?3, skipped = ?4, cursor = ?5, lease_until = ?6,
-        contents_erased = ?7
+        skips = ?7
     WHERE replay_id = ?1 AND owner = ?2
     RETURNING *";
 const END: &str = "
@@ -110,6 +110,7 @@ impl Replays for SqliteStore {
     ) -> Result<Option<ReplayStatus>, Unavailable> {
         let (id, owner, progress) = (id.to_string(), owner.to_owned(), progress.clone());
         self.write(move |transaction| {
+            let skips = serde_json::to_string(&progress.skips).map_err(unwritable)?;
             let values = params![
                 id,
                 owner,
@@ -117,7 +118,7 @@ impl Replays for SqliteStore {
                 count(progress.skipped),
                 progress.cursor,
                 millis::of(lease_until),
-                count(progress.contents_erased),
+                skips,
             ];
             let mut advance = transaction.prepare_cached(ADVANCE)?;
             let status = |row: &Row<'_>| Columns(row).named("status");
@@ -159,7 +160,7 @@ fn insert(connection: &Connection, replay: &Replay) -> rusqlite::Result<()> {
         replay.ended_at.map(millis::of),
         replay.requested_by,
         channels,
-        count(replay.progress.contents_erased),
+        serde_json::to_string(&replay.progress.skips).map_err(unwritable)?,
     ];
     connection.execute(INSERT, values).map(drop)
 }
@@ -184,7 +185,7 @@ fn replay(row: &Row<'_>) -> rusqlite::Result<Replay> {
         progress: Progress {
             replayed: number("replayed")?,
             skipped: number("skipped")?,
-            contents_erased: number("contents_erased")?,
+            skips: columns.json("skips")?,
             cursor: columns.get("cursor")?,
         },
         created_at: columns.time("created_at")?,

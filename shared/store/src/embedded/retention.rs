@@ -55,7 +55,9 @@ pub(super) async fn forget(store: &SqliteStore, before: i64) -> Result<(), Unava
     Ok(())
 }
 
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 6] = [
+    "DELETE FROM answers WHERE rowid IN (SELECT rowid FROM answers
+     WHERE message_id IS NULL AND at < ?1 LIMIT ?2)",
     "DELETE FROM dead_letters WHERE rowid IN (SELECT rowid FROM dead_letters
      WHERE replayed_by IS NOT NULL AND dead_at < ?1 LIMIT ?2)",
     "DELETE FROM replays WHERE rowid IN (SELECT rowid FROM replays

@@ -81,7 +81,7 @@ pub(super) fn time(millis: i64) -> rusqlite::Result<OffsetDateTime> {
     millis::time(millis).map_err(unreadable)
 }
 
-fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+pub(super) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(error))
 }
 
@@ -89,6 +89,7 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite
 pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) id: &'static str,
+    /// The columns by which pages are sorted.
     pub(super) order: &'static str,
 }
 
@@ -142,6 +143,16 @@ impl Conditions {
         self.sql.push(sql);
     }
 
+    /// A condition with two values.
+    pub(super) fn with_both(
+        &mut self,
+        sql: &'static str,
+        (first, second): (impl Into<Value>, impl Into<Value>),
+    ) {
+        self.values.extend([first.into(), second.into()]);
+        self.sql.push(sql);
+    }
+
     /// A condition, if the filter has a value for it.
     pub(super) fn maybe(&mut self, sql: &'static str, value: Option<impl Into<Value>>) {
         if let Some(value) = value {
@@ -158,8 +169,7 @@ impl Conditions {
     pub(super) fn ids_sql(&self, limit: u16) -> String {
         let Table { name, id, order } = self.table;
         let (conditions, limit) = (self.sql(), limit.min(MAX_ROWS));
-        let page =
-            format!("SELECT {id} FROM {name} {conditions} ORDER BY {id} {order} LIMIT {limit}");
+        let page = format!("SELECT {id} FROM {name} {conditions} ORDER BY {order} LIMIT {limit}");
         if !self.by_channel {
             return page;
         }
@@ -168,7 +178,7 @@ impl Conditions {
         format!(
             "SELECT found.{id} FROM json_each(?) AS own
              CROSS JOIN {name} AS found ON found.{id} IN ({page})
-             ORDER BY found.{id} {order} LIMIT {limit}"
+             ORDER BY {order} LIMIT {limit}"
         )
     }
 

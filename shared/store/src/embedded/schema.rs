@@ -20,6 +20,7 @@ pub(super) const SCHEMA: Schema = Schema {
         ANSWERS,
         ANSWERS_DUE,
         ERASURES,
+        ANSWERS_TO_REPLAY,
     ],
 };
 
@@ -339,4 +340,34 @@ const ERASURES: &str = "
         event TEXT NOT NULL
     ) STRICT;
     CREATE INDEX waiting_by_session ON waiting (session_id, message_id);
+";
+
+/// Version 15. Answers without a message, and what became of these: `latest` is an entry as text that
+/// begins with its rank and time. Replays read answers by their time and channel, and name what they
+/// skip, which
+/// says more than the number of those whose contents were erased.
+const ANSWERS_TO_REPLAY: &str = "
+    CREATE TABLE all_answers (
+        callback_id TEXT NOT NULL PRIMARY KEY,
+        message_id TEXT,
+        channel_id TEXT,
+        session_id TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        content TEXT,
+        latest TEXT,
+        erased_at INTEGER
+    ) STRICT;
+    INSERT INTO all_answers (callback_id, message_id, channel_id, session_id, at, content, erased_at)
+        SELECT callback_id, message_id, channel_id, session_id, at, content, erased_at FROM answers;
+    DROP TABLE answers;
+    ALTER TABLE all_answers RENAME TO answers;
+    CREATE INDEX answers_of_message ON answers (message_id, at, callback_id)
+        WHERE message_id IS NOT NULL;
+    CREATE INDEX answers_without_message ON answers (at) WHERE message_id IS NULL;
+    CREATE INDEX answers_of_session ON answers (session_id, at, callback_id);
+    CREATE INDEX answers_of_channel ON answers (channel_id, at, callback_id)
+        WHERE channel_id IS NOT NULL;
+    CREATE INDEX answers_by_time ON answers (at, callback_id);
+    ALTER TABLE replays ADD COLUMN skips TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE replays DROP COLUMN contents_erased;
 ";

@@ -10,18 +10,18 @@
 
 use async_trait::async_trait;
 use roundtrip_model::{
-    DeadReason, Event, MessageId, SessionId,
+    CallbackId, DeadReason, Entry, Event, MessageId, SessionId,
     journal::{After, Attempt},
 };
 use time::OffsetDateTime;
 
-use super::{ACCEPTED, DeadLetter, RECEIVED, first_message_id};
+use super::{ACCEPTED, DeadLetter, RECEIVED, first_callback_id, first_message_id, message_of};
 use crate::Unavailable;
 
 #[async_trait]
 pub trait Erasures: Send + Sync + 'static {
-    /// Stores that the contents of this session are to be erased: those of the messages that were
-    /// accepted up to `at`, in whole milliseconds. A later request replaces an earlier one.
+    /// Stores that the contents of this session are to be erased: those of the messages, and of the
+    /// answers without a message, that were accepted up to `at`, in whole milliseconds. A later request replaces an earlier one.
     async fn request_erasure(
         &self,
         session: &SessionId,
@@ -51,6 +51,13 @@ pub trait Erasures: Send + Sync + 'static {
         at: OffsetDateTime,
     ) -> Result<(), Unavailable>;
 
+    /// Erases the contents of these answers without a message: at most [`MAX_ERASED_AT_ONCE`].
+    async fn erase_answers(
+        &self,
+        ids: &[CallbackId],
+        at: OffsetDateTime,
+    ) -> Result<(), Unavailable>;
+
     /// Erases the contents of these dead letters: at most [`MAX_ERASED_AT_ONCE`].
     async fn erase_dead_letters(
         &self,
@@ -64,14 +71,14 @@ pub trait Erasures: Send + Sync + 'static {
     }
 }
 
-/// The most messages, or dead letters, that one call or step erases.
+/// The most messages, answers or dead letters that one call or step erases.
 pub const MAX_ERASED_AT_ONCE: u16 = 50;
 
 /// The erasure of a session's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Erasure {
     pub session_id: SessionId,
-    /// The contents of messages accepted until then are erased.
+    /// The contents of what was accepted until then are erased.
     pub requested_at: OffsetDateTime,
     /// `None` until everything is erased.
     pub ended_at: Option<OffsetDateTime>,
@@ -82,6 +89,20 @@ impl Erasure {
     pub(crate) fn end_of_ids(&self) -> String {
         let millis = roundtrip_model::millis::of(self.requested_at);
         first_message_id(millis.saturating_add(1))
+    }
+
+    /// The ids of the answers without a message that it erases are less than this.
+    pub(crate) fn end_of_answer_ids(&self) -> String {
+        let millis = roundtrip_model::millis::of(self.requested_at);
+        first_callback_id(millis.saturating_add(1))
+    }
+
+    /// Whether it erases the contents of this subject.
+    pub(crate) fn covers_subject(&self, subject: &Subject) -> bool {
+        match subject {
+            Subject::Message(id) => self.covers(&id.to_string()),
+            Subject::Answer(id) => *id.to_string() < *self.end_of_answer_ids(),
+        }
     }
 
     /// Whether it erases the contents of this message.
@@ -100,6 +121,22 @@ impl Erasure {
     }
 }
 
+/// What the contents of an entry belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Subject {
+    /// A message, with its answers.
+    Message(MessageId),
+    /// An answer without a message.
+    Answer(CallbackId),
+}
+
+impl Subject {
+    pub(crate) fn of(entry: &Entry) -> Option<Self> {
+        let message = message_of(entry).map(|(id, _)| Self::Message(id));
+        message.or_else(|| entry.event.callback_id().map(Self::Answer))
+    }
+}
+
 /// What is stored in the place of an error or of a reason's detail.
 pub(crate) const ERASED: &str = "erased";
 
@@ -109,16 +146,20 @@ pub(crate) fn without_contents(stored: &str) -> serde_json::Result<Option<String
         return Ok(None);
     }
     let mut event: Event = serde_json::from_str(stored)?;
-    let has_contents = match &mut event {
+    erase_event(&mut event)
+        .then(|| serde_json::to_string(&event))
+        .transpose()
+}
+
+/// Removes what the other side wrote. `false` if there is nothing of it.
+pub(super) fn erase_event(event: &mut Event) -> bool {
+    match event {
         Event::Attempted(attempt) | Event::ForwardAttempted { attempt, .. } => {
             erase_attempt(attempt)
         }
         Event::Dead(reason) | Event::AnswerDead { reason, .. } => erase_reason(reason),
         _ => false,
-    };
-    has_contents
-        .then(|| serde_json::to_string(&event))
-        .transpose()
+    }
 }
 
 fn erase_attempt(attempt: &mut Attempt) -> bool {

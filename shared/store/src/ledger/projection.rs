@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use roundtrip_model::{Entry, MessageId, journal::Position};
+use roundtrip_model::{ChannelId, Entry, MessageId, journal::Position};
 use time::OffsetDateTime;
 
-use super::StoredContent;
+use super::{StoredContent, message_of};
 
 pub(crate) struct MessageProjection<'a> {
-    /// One of the entries. It names the message.
+    pub(crate) message_id: MessageId,
+    pub(crate) channel_id: &'a ChannelId,
+    /// One of the entries. It names the session.
     pub(crate) entry: &'a Entry,
     pub(crate) position: Position,
     pub(crate) replay_count: u32,
@@ -27,15 +29,20 @@ impl<'a> MessageProjection<'a> {
     pub(crate) fn by(entries: &'a [Entry]) -> serde_json::Result<impl Iterator<Item = Self>> {
         let mut all: BTreeMap<MessageId, Self> = BTreeMap::new();
         for entry in entries {
-            all.entry(entry.message_id)
-                .or_insert_with(|| Self::at(entry))
+            let Some((message_id, channel_id)) = message_of(entry) else {
+                continue;
+            };
+            all.entry(message_id)
+                .or_insert_with(|| Self::at(message_id, channel_id, entry))
                 .take(entry)?;
         }
         Ok(all.into_values())
     }
 
-    fn at(entry: &'a Entry) -> Self {
+    fn at(message_id: MessageId, channel_id: &'a ChannelId, entry: &'a Entry) -> Self {
         Self {
+            message_id,
+            channel_id,
             entry,
             position: entry.position(),
             replay_count: entry.replay_count,

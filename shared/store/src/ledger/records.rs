@@ -172,22 +172,19 @@ pub(crate) fn stored_event(event: &Event) -> serde_json::Result<String> {
     }
 }
 
-/// The answers among these entries that have a content, with their ids.
-pub(crate) fn answers_in(
-    entries: &[Entry],
-) -> impl Iterator<Item = (&Entry, &CallbackId, &KeptAnswer)> {
-    entries.iter().filter_map(|entry| match &entry.event {
-        Event::Answered {
-            callback_id,
-            content: Some(content),
-        } => Some((entry, callback_id, content)),
-        _ => None,
-    })
+/// The message that an entry is about, and its channel; both or none.
+pub(crate) fn message_of(entry: &Entry) -> Option<(MessageId, &ChannelId)> {
+    entry.message_id.zip(entry.channel_id.as_ref())
 }
 
 /// The prefix of message ids from this millisecond since 1970.
 pub(crate) fn first_message_id(millis: i64) -> String {
     format!("msg_{:012x}", millis.clamp(0, MAX_ID_MILLIS))
+}
+
+/// The same for the ids of answers without a message, which are made when they are accepted.
+pub(crate) fn first_callback_id(millis: i64) -> String {
+    format!("cb_{:012x}", millis.clamp(0, MAX_ID_MILLIS))
 }
 
 /// The greatest time that an id holds: 48 bits of milliseconds.

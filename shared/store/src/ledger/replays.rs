@@ -11,7 +11,7 @@ use roundtrip_model::{ChannelId, ReplayId};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{DeadFilter, MessageFilter};
+use super::{AnswerFilter, DeadFilter, MessageFilter};
 use crate::{QueryError, Unavailable};
 
 /// The most running replays of one key.
@@ -91,6 +91,8 @@ pub enum ReplaySource {
     DeadLetters(DeadFilter),
     /// Messages, including delivered ones.
     Messages(MessageFilter),
+    /// Answers, including forwarded ones.
+    Answers(AnswerFilter),
 }
 
 impl ReplaySource {
@@ -99,6 +101,7 @@ impl ReplaySource {
         let (channel, channels) = match self {
             Self::DeadLetters(filter) => (&filter.channel, &filter.channels),
             Self::Messages(filter) => (&filter.channel, &filter.channels),
+            Self::Answers(filter) => (&filter.channel, &filter.channels),
         };
         match (channel, channels) {
             (Some(channel), _) => Some(vec![channel]),
@@ -128,13 +131,36 @@ pub struct Replay {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     pub replayed: u64,
-    /// How many were skipped: they are still being delivered, their content is unknown or was
-    /// erased, or the broker does not accept their size.
     pub skipped: u64,
-    /// How many of the skipped ones had their contents erased.
+    /// The first of these, at most [`MAX_NAMED_SKIPS`].
     #[serde(default)]
-    pub contents_erased: u64,
+    pub skips: Vec<Skip>,
     pub cursor: Option<String>,
+}
+
+/// The most skipped messages and answers that a replay names.
+pub const MAX_NAMED_SKIPS: usize = 100;
+
+/// A message, answer or dead letter that a replay skipped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skip {
+    pub id: String,
+    pub reason: SkipReason,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkipReason {
+    /// It is still being delivered or forwarded.
+    UnderWay,
+    /// Its contents were erased.
+    ContentsErased,
+    /// Its content is not known.
+    ContentUnknown,
+    /// Only the beginning of its content is kept.
+    ContentTruncated,
+    /// The broker does not accept its size.
+    TooLarge,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -162,8 +162,8 @@ impl WaitingMessage {
     pub(crate) fn cancelled(&self, at: OffsetDateTime) -> Option<Entry> {
         Some(Entry {
             entry_id: EntryId::generate(),
-            message_id: self.id.parse().ok()?,
-            channel_id: self.channel_id.clone(),
+            message_id: Some(self.id.parse().ok()?),
+            channel_id: Some(self.channel_id.clone()),
             session_id: self.session_id.clone(),
             kind: MessageKind::Outbound,
             replay_count: self.replay_count,

@@ -104,7 +104,12 @@ pub(super) const NEEDED: [Needed; 11] = [
     needed(
         ANSWERS,
         Some("at"),
-        &[&["message_id", "at", "_id"], &["session_id", "at", "_id"]],
+        &[
+            &["message_id", "at", "_id"],
+            &["session_id", "at", "_id"],
+            &["channel_id", "at", "_id"],
+            &["at", "_id"],
+        ],
     ),
     needed(
         DEAD_LETTERS,

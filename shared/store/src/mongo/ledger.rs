@@ -3,6 +3,7 @@
 //! Invariant: a write never depends on an earlier read, unless its filter names the value that was
 //! read. So any number of processes may write concurrently. Times are milliseconds, as in MongoDB.
 
+mod answers;
 mod bulk;
 mod dead_letters;
 mod erased;

@@ -15,8 +15,8 @@ fn id(number: usize) -> CallbackId {
 fn entry(seconds: i64, replay_count: u32, event: &Value) -> Entry {
     Entry {
         entry_id: EntryId::generate(),
-        message_id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".parse().unwrap(),
-        channel_id: "c".parse().unwrap(),
+        message_id: "msg_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f".parse().ok(),
+        channel_id: "c".parse().ok(),
         session_id: "s".parse().unwrap(),
         kind: MessageKind::Outbound,
         replay_count,
@@ -44,6 +44,12 @@ fn waits(attempts: u32) -> Value {
 fn dies() -> Value {
     json!({"answer_dead": {
         "callback_id": id(1).to_string(), "reason": {"kind": "refused", "detail": "400"}
+    }})
+}
+
+fn replayed(number: usize) -> Value {
+    json!({"replayed": {
+        "replay_id": "rpl_0192f0c1a2b37c4d8e9f0a1b2c3d4e5f", "callback_id": id(number).to_string()
     }})
 }
 
@@ -92,6 +98,8 @@ fn the_forward_of_an_answer_follows_its_entries() {
         (0, waits(1), "waiting", 1),
         (0, forward(1, 2, &dead), "dead", 2),
         (0, dies(), "dead", 2),
+        (1, replayed(2), "dead", 2),
+        (1, replayed(1), "queued", 0),
         (1, forward(1, 1, &retry), "retrying", 1),
         (1, forward(1, 2, &json!("arrived")), "forwarded", 2),
         // The channel posted it again, and an earlier attempt of a lost process ended late.

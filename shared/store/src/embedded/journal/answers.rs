@@ -2,9 +2,11 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::super::rows::Columns;
+use super::super::rows::{Columns, unreadable};
 use crate::{
-    AnswerRecord, Answers, MAX_ANSWERS, SessionAnswer, TurnCursor, ledger::Part, page::PageBudget,
+    AnswerRecord, Answers, MAX_ANSWERS, StoredAnswer, TurnCursor,
+    ledger::{Part, latest_entry},
+    page::PageBudget,
 };
 
 const ANSWERS: &str = "
@@ -15,7 +17,7 @@ const ANSWER: &str = "
     WHERE message_id = ?1 AND (?2 IS NULL OR callback_id = ?2)
     ORDER BY at, callback_id LIMIT 1";
 const ANSWERED: &str = "
-    SELECT callback_id, message_id, channel_id, at, content, erased_at FROM answers
+    SELECT * FROM answers
     WHERE session_id = ?1 AND (at, callback_id) > (?2, ?3)
     AND (?4 IS NULL OR channel_id IN (SELECT value FROM json_each(?4)))
     ORDER BY at, callback_id LIMIT ?5";
@@ -63,25 +65,41 @@ fn answer_record(row: &Row<'_>) -> rusqlite::Result<AnswerRecord> {
     })
 }
 
+/// An answer, with or without a message.
+pub(in super::super) fn stored_answer(row: &Row<'_>) -> rusqlite::Result<StoredAnswer> {
+    let columns = Columns(row);
+    let latest: Option<String> = columns.get("latest")?;
+    let latest = latest.map(|text| latest_entry(&text)).transpose();
+    let contents_erased_at = columns.optional_time("erased_at")?;
+    let content: Option<String> = columns.get("content")?;
+    let content = content.filter(|_| contents_erased_at.is_none());
+    let content = content.map(|text| serde_json::from_str(&text)).transpose();
+    Ok(StoredAnswer {
+        callback_id: columns.parsed("callback_id")?,
+        at: columns.time("at")?,
+        content: content.map_err(unreadable)?,
+        message_id: columns.optional("message_id")?,
+        channel_id: columns.optional("channel_id")?,
+        session_id: columns.parsed("session_id")?,
+        latest: latest.map_err(unreadable)?,
+        contents_erased_at,
+    })
+}
+
 /// The answers in a session, from these channels.
 pub(super) fn in_session(
     snapshot: &Transaction<'_>,
     (session, channels): (&str, Option<&str>),
     after: Option<&TurnCursor>,
     limit: u16,
-) -> rusqlite::Result<Part<SessionAnswer>> {
+) -> rusqlite::Result<Part<StoredAnswer>> {
     let mut part = Part::of(limit);
     let (at, id) = after.map_or((i64::MIN, String::new()), TurnCursor::answer);
     let mut select = snapshot.prepare_cached(ANSWERED)?;
     let mut found = select.query(params![session, at, id, channels, u32::from(limit) + 1])?;
     while let Some(row) = found.next()? {
-        let columns = Columns(row);
-        let answer = SessionAnswer {
-            message_id: columns.parsed("message_id")?,
-            channel_id: columns.parsed("channel_id")?,
-            answer: answer_record(row)?,
-        };
-        let bytes = answer.answer.bytes();
+        let answer = stored_answer(row)?;
+        let bytes = answer.bytes();
         if !part.add(answer, bytes) {
             break;
         }

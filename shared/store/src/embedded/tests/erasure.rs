@@ -31,28 +31,47 @@ fn message_id(session: u32, number: u32) -> MessageId {
     id.parse().unwrap()
 }
 
-fn entries(session: u32, number: u32) -> [Entry; 4] {
+/// The entries of a message, and of an answer without a message.
+fn entries(session: u32, number: u32) -> [Entry; 8] {
     let text = text(session, number);
     let callback_id = format!("cb_{:032x}", session * MESSAGES + number);
-    [
-        json!({"accepted": {"message": text, "response_url": "http://h/"}}),
-        json!({"attempted": {
-            "attempt": 1, "status": 503, "excerpt": text, "duration_ms": 1,
-            "next": {"retry": {"wait_ms": 1}}
-        }}),
-        json!({"answered": {"callback_id": callback_id, "content": {"response_data": text}}}),
-        json!({"dead": {"kind": "refused", "detail": text}}),
-    ]
-    .map(|event| Entry {
+    let alone_id = message_id(session, number).to_string();
+    let alone_id = alone_id.replace("msg_", "cb_");
+    let attempted = |attempt: u32| {
+        json!({
+            "attempt": attempt, "status": 503, "excerpt": text.repeat(attempt as usize),
+            "duration_ms": 1, "next": {"retry": {"wait_ms": 1}}
+        })
+    };
+    let of_answer = |attempt: u32| {
+        let attempt = attempted(attempt);
+        json!({"forward_attempted": {"callback_id": alone_id, "attempt": attempt}})
+    };
+    let entry = |is_alone: bool, event| Entry {
         entry_id: EntryId::generate(),
-        message_id: message_id(session, number),
-        channel_id: "c".parse().unwrap(),
+        message_id: (!is_alone).then(|| message_id(session, number)),
+        channel_id: "c".parse().ok().filter(|_| !is_alone),
         session_id: format!("session {session}").parse().unwrap(),
         kind: MessageKind::Outbound,
         replay_count: 0,
         at: BEGINNING,
         event: serde_json::from_value::<Event>(event).unwrap(),
-    })
+    };
+    let answered =
+        |id: &str| json!({"answered": {"callback_id": id, "content": {"response_data": text}}});
+    [
+        entry(true, of_answer(1)),
+        entry(
+            false,
+            json!({"accepted": {"message": text, "response_url": "http://h/"}}),
+        ),
+        entry(true, answered(&alone_id)),
+        entry(false, json!({"attempted": attempted(1)})),
+        entry(true, of_answer(2)),
+        entry(false, answered(&callback_id)),
+        entry(true, of_answer(3)),
+        entry(false, json!({"dead": {"kind": "refused", "detail": text}})),
+    ]
 }
 
 fn holds(folder: &tempfile::TempDir, session: u32) -> bool {
@@ -72,8 +91,8 @@ async fn no_part_of_an_erased_session_stays_among_the_rows_of_others() {
         .unwrap();
     let all = || (0..MESSAGES).flat_map(|number| (0..SESSIONS).map(move |one| (one, number)));
     // The entries of a message come in several calls, so that they are inserted between others.
-    let entries: Vec<[Entry; 4]> = all().map(|(one, number)| entries(one, number)).collect();
-    for kind in 0..4 {
+    let entries: Vec<[Entry; 8]> = all().map(|(one, number)| entries(one, number)).collect();
+    for kind in 0..8 {
         for some in entries.chunks(100) {
             let some: Vec<Entry> = some.iter().map(|entries| entries[kind].clone()).collect();
             store.record(&some).await.unwrap();

@@ -3,14 +3,14 @@
 
 use std::{collections::BTreeSet, ops::Bound};
 
-use roundtrip_model::{MessageId, State, SystemClock, decision::DeadKind};
+use roundtrip_model::{CallbackId, MessageId, State, SystemClock, decision::DeadKind};
 use rstest::rstest;
 use time::macros::datetime;
 
 use super::*;
 use crate::{
-    ApiKeys, Cursor, DeadFilter, DeadQueue, Direction, MessageFilter, Sort, SortField, StateFilter,
-    filter::Candidates,
+    AnswerFilter, ApiKeys, Cursor, DeadFilter, DeadQueue, Direction, MessageFilter, Sort,
+    SortField, StateFilter, filter::Candidates,
 };
 
 /// For calls that must time out.
@@ -58,6 +58,40 @@ async fn unanswered_messages_are_found_by_an_index() {
     let values = vec![0.into(), 100.into()];
     let plan = plan(journal::UNANSWERED.to_owned(), values).await;
     assert!(plan.contains("messages_unanswered"), "{plan}");
+    assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+}
+
+fn kept() -> AnswerFilter {
+    AnswerFilter::default()
+}
+
+#[rstest]
+#[case::session(AnswerFilter { session: "s".parse().ok(), ..kept() }, "answers_of_session")]
+#[case::channel(AnswerFilter { channel: "c".parse().ok(), ..kept() }, "answers_of_channel")]
+#[case::channels(AnswerFilter { channels: Some(own()), ..kept() }, "answers_of_channel")]
+#[case::ids(AnswerFilter { callback_ids: Some(vec![CallbackId::generate()]), ..kept() }, "autoindex_answers")]
+#[case::time(AnswerFilter { since: Some(datetime!(2026-01-01 0:00 UTC)), ..kept() }, "answers_by_time")]
+#[case::all(kept(), "answers_by_time")]
+#[tokio::test]
+async fn answers_are_found_by_an_index(#[case] filter: AnswerFilter, #[case] index: &str) {
+    let conditions = answers::conditions(&filter);
+    let plan = plan(conditions.ids_sql(100), conditions.values).await;
+    assert!(plan.contains(index), "{plan}");
+}
+
+#[tokio::test]
+async fn the_answers_of_some_time_of_a_channel_are_found_in_order() {
+    let filter = AnswerFilter {
+        channel: "c".parse().ok(),
+        since: Some(datetime!(2026-01-01 0:00 UTC)),
+        ..kept()
+    };
+    let conditions = answers::conditions(&filter);
+    let plan = plan(conditions.ids_sql(100), conditions.values).await;
+    assert!(
+        plan.contains("answers_of_channel (channel_id=? AND at>?"),
+        "{plan}"
+    );
     assert!(!plan.contains("TEMP B-TREE"), "{plan}");
 }
 

@@ -9,8 +9,9 @@ use time::{OffsetDateTime, macros::datetime};
 
 use super::*;
 use crate::{
-    ApiKeys, DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, Idempotency, Journal,
-    MessageFilter, Progress, Replay, ReplaySource, ReplayStatus, Replays, Reservation,
+    AnswerFilter, ApiKeys, DeadFilter, DeadLetter, DeadLetters, DeadQueue, Detail, Idempotency,
+    Journal, KeptAnswers, MessageFilter, Progress, Replay, ReplaySource, ReplayStatus, Replays,
+    Reservation,
 };
 
 /// Older rows are removed.
@@ -41,8 +42,8 @@ fn message_id(at: OffsetDateTime, number: u32) -> MessageId {
 fn entry(message_id: MessageId, at: OffsetDateTime, json: &str) -> Entry {
     Entry {
         entry_id: EntryId::generate(),
-        message_id,
-        channel_id: "c".parse().unwrap(),
+        message_id: Some(message_id),
+        channel_id: "c".parse().ok(),
         session_id: "s".parse().unwrap(),
         kind: MessageKind::Outbound,
         replay_count: 0,
@@ -99,6 +100,31 @@ async fn messages_to_which_nothing_happened_for_long_are_forgotten() {
     assert_eq!(count(&store, "answers").await, 1);
     assert_eq!(count(&store, "entries").await, 4);
     assert_eq!(count(&store, "contents").await, 2);
+}
+
+#[tokio::test]
+async fn an_old_answer_without_a_message_is_forgotten() {
+    let (_folder, store) = store().await;
+    let answered = |at, number| Entry {
+        message_id: None,
+        channel_id: None,
+        ..entry(
+            message_id(at, 0),
+            at,
+            &format!(
+                r#"{{"answered": {{"callback_id": "cb_{number:032x}", "content": {{"response_data": 1}}}}}}"#
+            ),
+        )
+    };
+    store
+        .record(&[answered(OLD, 0), answered(NEW, 1)])
+        .await
+        .unwrap();
+    forget(&store).await;
+    let all = AnswerFilter::default();
+    let left = store.kept_answers(&all, None, 10).await.unwrap();
+    let left: Vec<_> = left.iter().map(|answer| answer.at).collect();
+    assert_eq!(left, [NEW]);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bson::{DateTime, Document, doc};
 use mongodb::Database;
-use roundtrip_model::{MessageId, SessionId};
+use roundtrip_model::SessionId;
 use serde::Deserialize;
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     DeadLetter, Erasure, Unavailable,
-    ledger::{ERASED, without_contents},
+    ledger::{ERASED, Subject, latest_without_contents, without_contents},
 };
 
 /// How many entries are read at once.
@@ -55,11 +55,52 @@ pub(super) async fn of_sessions(
         .collect())
 }
 
-/// Erases what these entries have stored of messages whose contents are erased.
+/// Erases what these entries have stored of subjects whose contents are erased.
 pub(super) async fn erase_recorded(
     database: &Database,
-    entries: &[(MessageId, SessionId)],
+    entries: &[(Subject, SessionId)],
 ) -> Result<(), Unavailable> {
+    let sessions: BTreeMap<Subject, &SessionId> = entries
+        .iter()
+        .map(|(subject, session)| (*subject, session))
+        .collect();
+    let (mut messages, mut answers) = (Vec::new(), Vec::new());
+    for subject in sessions.keys() {
+        match subject {
+            Subject::Message(id) => messages.push(id.to_string()),
+            Subject::Answer(id) => answers.push(id.to_string()),
+        }
+    }
+    let mut messages = marked(database, MESSAGES, messages).await?;
+    let mut answers = marked(database, ANSWERS, answers).await?;
+    let distinct: Vec<SessionId> = sessions.values().copied().cloned().collect();
+    let erasures = of_sessions(database, texts(&distinct)).await?;
+    for (subject, session) in sessions {
+        if let Some(erasure) = erasures.get(session)
+            && erasure.covers_subject(&subject)
+        {
+            let (erased, id) = match subject {
+                Subject::Message(id) => (&mut messages, id.to_string()),
+                Subject::Answer(id) => (&mut answers, id.to_string()),
+            };
+            erased.entry(id).or_insert(stored(erasure.requested_at));
+        }
+    }
+    for (at, ids) in by_time(messages) {
+        erase_messages(database, ids, at).await?;
+    }
+    for (at, ids) in by_time(answers) {
+        erase_answers(database, ids, at).await?;
+    }
+    Ok(())
+}
+
+/// Those of these ids that are marked as erased, and since when.
+async fn marked(
+    database: &Database,
+    collection: &str,
+    ids: Vec<String>,
+) -> Result<BTreeMap<String, DateTime>, Unavailable> {
     #[derive(Deserialize)]
     struct Marked {
         #[serde(rename = "_id")]
@@ -67,35 +108,25 @@ pub(super) async fn erase_recorded(
         erased_at: DateTime,
     }
 
-    let sessions: BTreeMap<MessageId, &SessionId> =
-        entries.iter().map(|(id, session)| (*id, session)).collect();
-    let ids: Vec<String> = sessions.keys().map(ToString::to_string).collect();
+    if ids.is_empty() {
+        return Ok(BTreeMap::new());
+    }
     let marked = database
-        .collection::<Document>(MESSAGES)
+        .collection::<Document>(collection)
         .find(doc! { "_id": { "$in": ids }, "erased_at": { "$exists": true } })
         .projection(doc! { "erased_at": 1 })
         .selection_criteria(primary())
         .await?;
     let marked = rows(marked, |marked: Marked| Ok((marked.id, marked.erased_at))).await?;
-    let mut erased: BTreeMap<String, DateTime> = marked.into_iter().collect();
-    let distinct: Vec<SessionId> = sessions.values().copied().cloned().collect();
-    let erasures = of_sessions(database, texts(&distinct)).await?;
-    for (id, session) in sessions {
-        let id = id.to_string();
-        if let Some(erasure) = erasures.get(session)
-            && erasure.covers(&id)
-        {
-            erased.entry(id).or_insert(stored(erasure.requested_at));
-        }
-    }
+    Ok(marked.into_iter().collect())
+}
+
+fn by_time(erased: BTreeMap<String, DateTime>) -> BTreeMap<DateTime, Vec<String>> {
     let mut by_time: BTreeMap<DateTime, Vec<String>> = BTreeMap::new();
     for (id, at) in erased {
         by_time.entry(at).or_default().push(id);
     }
-    for (at, ids) in by_time {
-        erase_messages(database, ids, at).await?;
-    }
-    Ok(())
+    by_time
 }
 
 /// Erases those of these dead letters, just stored, that an erasure covers.
@@ -164,6 +195,48 @@ pub(super) async fn erase_messages(
             None => return Ok(()),
         }
     }
+}
+
+/// Marks the answers, which have no message, and erases what became of them. That is replaced only as
+/// it was read: who stores a later one erases it.
+pub(super) async fn erase_answers(
+    database: &Database,
+    ids: Vec<String>,
+    at: DateTime,
+) -> Result<(), Unavailable> {
+    #[derive(Deserialize)]
+    struct Stored {
+        #[serde(rename = "_id")]
+        callback_id: String,
+        latest: String,
+    }
+
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let answers = database.collection::<Document>(ANSWERS);
+    let change = doc! { "$set": { "content": "" }, "$min": { "erased_at": at } };
+    answers
+        .update_many(doc! { "_id": { "$in": &ids } }, change)
+        .await?;
+    let found = answers
+        .find(doc! { "_id": { "$in": ids }, "latest": { "$exists": true } })
+        .projection(doc! { "latest": 1 })
+        .selection_criteria(primary())
+        .await?;
+    let mut updates = Vec::new();
+    for answer in rows(found, |stored: Stored| Ok(stored)).await? {
+        if let Some(erased) = latest_without_contents(&answer.latest).map_err(Unavailable::new)? {
+            let bytes = answer.latest.len() + erased.len();
+            let which = doc! { "_id": answer.callback_id, "latest": answer.latest };
+            let change = doc! { "$set": { "latest": erased } };
+            updates.push((doc! { "q": which, "u": change }, bytes));
+        }
+    }
+    for updates in bulk::in_commands(updates) {
+        bulk::update(database, ANSWERS, updates).await?;
+    }
+    Ok(())
 }
 
 /// Erases contents from the first entries after this id. Returns the last id if there may be more.

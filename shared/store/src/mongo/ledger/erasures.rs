@@ -4,20 +4,21 @@
 //! does the opposite (`erased.rs`), so one of the two finds the contents, in any order.
 
 use async_trait::async_trait;
-use bson::{Document, doc};
+use bson::{DateTime, Document, doc};
 use mongodb::{Collection, Database};
-use roundtrip_model::{MessageId, SessionId};
+use roundtrip_model::{CallbackId, MessageId, SessionId};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::{
     super::MongoStore,
-    DEAD_LETTERS, ERASURES, MESSAGES, WAITING,
-    erased::{ErasureRow, erase_letters, erase_messages, of_sessions},
-    named, primary, rows, stored, texts,
+    ANSWERS, DEAD_LETTERS, ERASURES, MESSAGES, WAITING,
+    answers::matching,
+    erased::{ErasureRow, erase_answers, erase_letters, erase_messages, of_sessions},
+    named, primary, read_time, rows, stored, texts,
     waiting::{Row, cancel, outline},
 };
-use crate::{Erasure, Erasures, MAX_ERASED_AT_ONCE, Unavailable};
+use crate::{AnswerFilter, Erasure, Erasures, MAX_ERASED_AT_ONCE, TurnCursor, Unavailable};
 
 #[async_trait]
 impl Erasures for MongoStore {
@@ -80,6 +81,17 @@ impl Erasures for MongoStore {
                 }
             }
         }
+        let mut after = None;
+        loop {
+            let of = erasure.clone();
+            let step = self.run::<_, _, Unavailable, _>(move |database| async move {
+                erase_answers_after(&database, &of, after.as_ref()).await
+            });
+            after = step.await?;
+            if after.is_none() {
+                break;
+            }
+        }
         let mut which = named(&erasure.session_id);
         which.insert("requested_at", stored(erasure.requested_at));
         let end = doc! { "$set": { "ended_at": stored(now) } };
@@ -96,6 +108,16 @@ impl Erasures for MongoStore {
     ) -> Result<(), Unavailable> {
         let (ids, at) = (texts(ids), stored(at));
         self.run(move |database| async move { erase_messages(&database, ids, at).await })
+            .await
+    }
+
+    async fn erase_answers(
+        &self,
+        ids: &[CallbackId],
+        at: OffsetDateTime,
+    ) -> Result<(), Unavailable> {
+        let (ids, at) = (texts(ids), stored(at));
+        self.run(move |database| async move { erase_answers(&database, ids, at).await })
             .await
     }
 
@@ -172,6 +194,46 @@ impl Contents {
         let is_full = ids.len() == usize::from(MAX_ERASED_AT_ONCE);
         Ok(ids.into_iter().next_back().filter(|_| is_full))
     }
+}
+
+/// Erases the first of a session's answers without a message that follow this place. Returns the last
+/// place if there may be more.
+async fn erase_answers_after(
+    database: &Database,
+    erasure: &Erasure,
+    after: Option<&TurnCursor>,
+) -> Result<Option<TurnCursor>, Unavailable> {
+    #[derive(Deserialize)]
+    struct Found {
+        #[serde(rename = "_id")]
+        callback_id: CallbackId,
+        at: DateTime,
+    }
+
+    let of_session = AnswerFilter {
+        session: Some(erasure.session_id.clone()),
+        without_message: true,
+        ..AnswerFilter::default()
+    };
+    let mut asked = matching(&of_session, after);
+    asked.insert("_id", doc! { "$lt": erasure.end_of_answer_ids() });
+    let found = database
+        .collection::<Document>(ANSWERS)
+        .find(asked)
+        .projection(doc! { "at": 1 })
+        .sort(doc! { "at": 1, "_id": 1 })
+        .limit(i64::from(MAX_ERASED_AT_ONCE))
+        .selection_criteria(primary())
+        .await?;
+    let found = rows(found, |found: Found| {
+        Ok((found.callback_id, read_time(found.at)?))
+    });
+    let found = found.await?;
+    let ids: Vec<_> = found.iter().map(|(id, _)| *id).collect();
+    erase_answers(database, texts(&ids), stored(erasure.requested_at)).await?;
+    let is_full = found.len() == usize::from(MAX_ERASED_AT_ONCE);
+    let last = found.last().filter(|_| is_full);
+    Ok(last.map(|(id, at)| TurnCursor::after_answer(*at, *id)))
 }
 
 #[derive(Deserialize)]

@@ -9,6 +9,8 @@ mod answers;
 mod conversation;
 mod update;
 
+pub(super) use answers::AnswerRow;
+
 use async_trait::async_trait;
 use bson::{DateTime, Document, doc};
 use mongodb::{Collection, Database, error::Error};
@@ -26,9 +28,9 @@ use super::{
 };
 use crate::{
     AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MAX_PAGE,
-    MessageContent, MessageFilter, MessageRecord, QueryError, SessionAnswer, StateFilter,
+    MessageContent, MessageFilter, MessageRecord, QueryError, StateFilter, StoredAnswer,
     TurnCursor, Unavailable,
-    ledger::{MAX_ROWS, merged, stored_event, timeline},
+    ledger::{MAX_ROWS, Subject, merged, message_of, stored_event, timeline},
 };
 
 #[async_trait]
@@ -40,7 +42,7 @@ impl Journal for MongoStore {
         let write = Write::of(entries)?;
         let subjects: Vec<_> = entries
             .iter()
-            .map(|entry| (entry.message_id, entry.session_id.clone()))
+            .filter_map(|entry| Some((Subject::of(entry)?, entry.session_id.clone())))
             .collect();
         self.run(move |database| async move {
             write.send(&database).await?;
@@ -143,8 +145,7 @@ impl Journal for MongoStore {
         let answers = self.run_query(ANSWERS, move |answers, max_time| async move {
             let found = answers.find(answered).sort(doc! { "at": 1, "_id": 1 });
             let found = found.limit(most).max_time(max_time).await?;
-            let bytes = |answer: &SessionAnswer| answer.answer.bytes();
-            conversation::part(found, limit, answers::AnswerRow::of_session, bytes).await
+            conversation::part(found, limit, AnswerRow::stored, StoredAnswer::bytes).await
         });
         Ok(merged(messages, answers.await?, limit))
     }
@@ -200,7 +201,10 @@ struct Write {
 
 impl Write {
     fn of(entries: &[Entry]) -> Result<Self, Unavailable> {
-        let rows = entries.iter().map(|entry| document(&EntryRow::of(entry)?));
+        let rows = entries.iter().filter_map(|entry| {
+            let (message_id, _) = message_of(entry)?;
+            Some(EntryRow::of(message_id, entry).and_then(|row| document(&row)))
+        });
         Ok(Self {
             contents: update::answers(entries)?,
             messages: update::commands(entries)?,
@@ -214,6 +218,10 @@ impl Write {
         }
         for updates in self.messages {
             bulk::update(database, MESSAGES, updates).await?;
+        }
+        // MongoDB refuses an insert of nothing.
+        if self.rows.is_empty() {
+            return Ok(());
         }
         let inserted = database
             .collection::<Document>(ENTRIES)
@@ -333,11 +341,11 @@ struct EntryRow {
 }
 
 impl EntryRow {
-    fn of(entry: &Entry) -> Result<Self, Unavailable> {
+    fn of(message_id: MessageId, entry: &Entry) -> Result<Self, Unavailable> {
         let event = stored_event(&entry.event).map_err(Unavailable::new)?;
         Ok(Self {
             entry_id: entry.entry_id,
-            message_id: entry.message_id,
+            message_id,
             round: entry.replay_count,
             at: stored(entry.at),
             event,
@@ -349,8 +357,8 @@ impl EntryRow {
         let event = event.map_err(|error| Unreadable(error.into()))?;
         Ok(Entry {
             entry_id: self.entry_id,
-            message_id: self.message_id,
-            channel_id: message.channel_id.clone(),
+            message_id: Some(self.message_id),
+            channel_id: Some(message.channel_id.clone()),
             session_id: message.session_id.clone(),
             kind: message.kind,
             replay_count: self.round,

@@ -3,11 +3,14 @@
 use bson::{DateTime, Document, doc};
 use futures::TryStreamExt;
 use mongodb::Collection;
-use roundtrip_model::{CallbackId, ChannelId, MessageId};
+use roundtrip_model::{CallbackId, ChannelId, MessageId, SessionId};
 use serde::Deserialize;
 
 use super::super::{Unreadable, primary, read_time, row};
-use crate::{AnswerRecord, Answers, MAX_ANSWERS, SessionAnswer, Unavailable, page::PageBudget};
+use crate::{
+    AnswerRecord, Answers, MAX_ANSWERS, StoredAnswer, Unavailable, ledger::latest_entry,
+    page::PageBudget,
+};
 
 /// The latest answers to a message.
 pub(super) async fn all(
@@ -22,12 +25,12 @@ pub(super) async fn all(
     let mut budget = PageBudget::of(MAX_ANSWERS);
     let mut page = Answers::default();
     while let Some(document) = found.try_next().await? {
-        let answer: AnswerRow = row(document)?;
-        if !budget.take(answer.content.len()) {
+        let answer = row::<AnswerRow>(document)?.record()?;
+        if !budget.take(answer.bytes()) {
             page.has_earlier = true;
             break;
         }
-        page.answers.push(answer.record()?);
+        page.answers.push(answer);
     }
     page.answers.reverse();
     Ok(page)
@@ -46,43 +49,57 @@ pub(super) async fn one(
         .sort(doc! { "at": 1, "_id": 1 })
         .selection_criteria(primary());
     let found = found.await?.map(row::<AnswerRow>).transpose()?;
-    Ok(found.map(|found| found.record()).transpose()?)
+    Ok(found.map(AnswerRow::record).transpose()?)
 }
 
 /// An answer as it is stored.
 #[derive(Deserialize)]
-pub(super) struct AnswerRow {
+pub(in super::super) struct AnswerRow {
     #[serde(rename = "_id")]
     callback_id: CallbackId,
-    message_id: MessageId,
-    channel_id: ChannelId,
+    message_id: Option<MessageId>,
+    channel_id: Option<ChannelId>,
+    session_id: SessionId,
     at: DateTime,
     /// The JSON of a `KeptAnswer`.
-    content: String,
+    content: Option<String>,
+    /// An entry as text that begins with its rank and time.
+    latest: Option<String>,
     erased_at: Option<DateTime>,
 }
 
 impl AnswerRow {
-    pub(super) fn of_session(self) -> Result<SessionAnswer, Unreadable> {
-        Ok(SessionAnswer {
-            message_id: self.message_id,
-            channel_id: self.channel_id.clone(),
-            answer: self.record()?,
-        })
-    }
-
-    fn record(&self) -> Result<AnswerRecord, Unreadable> {
-        let content = match self.erased_at {
-            Some(_) => None,
-            None => serde_json::from_str(&self.content)
-                .map(Some)
-                .map_err(|error| Unreadable(error.into()))?,
-        };
-        Ok(AnswerRecord {
+    pub(in super::super) fn stored(self) -> Result<StoredAnswer, Unreadable> {
+        let content = self.content.filter(|_| self.erased_at.is_none());
+        let content = content.map(|content| serde_json::from_str(&content));
+        let latest = self.latest.map(|latest| latest_entry(&latest));
+        Ok(StoredAnswer {
             callback_id: self.callback_id,
             at: read_time(self.at)?,
-            content,
+            content: content.transpose().map_err(json)?,
+            message_id: self.message_id,
+            channel_id: self.channel_id,
+            session_id: self.session_id,
+            latest: latest.transpose().map_err(json)?,
             contents_erased_at: self.erased_at.map(read_time).transpose()?,
         })
     }
+
+    /// An answer to a message, which has its content until that is erased.
+    fn record(self) -> Result<AnswerRecord, Unreadable> {
+        let content = self.erased_at.is_none().then(|| {
+            let content = self.content.unwrap_or_default();
+            serde_json::from_str(&content)
+        });
+        Ok(AnswerRecord {
+            callback_id: self.callback_id,
+            at: read_time(self.at)?,
+            content: content.transpose().map_err(json)?,
+            contents_erased_at: self.erased_at.map(read_time).transpose()?,
+        })
+    }
+}
+
+fn json(error: serde_json::Error) -> Unreadable {
+    Unreadable(error.into())
 }

@@ -9,7 +9,7 @@ use roundtrip_model::{Entry, journal::Position};
 use super::super::{bulk, stored};
 use crate::{
     Unavailable,
-    ledger::{MessageProjection, StoredContent, answers_in},
+    ledger::{AnswerChange, MessageProjection, StoredContent, answers_in, message_of},
 };
 
 /// The updates for these entries, one for each message, in as few commands as their size allows.
@@ -22,22 +22,34 @@ pub(super) fn commands(entries: &[Entry]) -> Result<Vec<Vec<Document>>, Unavaila
     })))
 }
 
-/// The updates for the answers among these entries. A repeated answer has a later time.
+/// The updates for the answers among these entries. A repeated answer has a later time. Of an answer
+/// without a message the document may begin with what became of it.
 pub(super) fn answers(entries: &[Entry]) -> Result<Vec<Vec<Document>>, Unavailable> {
-    let statements = answers_in(entries).map(|(entry, callback_id, content)| {
-        let content = serde_json::to_string(content).map_err(Unavailable::new)?;
-        let bytes = content.len();
+    let statements = answers_in(entries).map(|change| {
+        let (entry, callback_id, change) = change.map_err(Unavailable::new)?;
+        let mut set = doc! { "session_id": entry.session_id.as_str() };
+        if let Some((message_id, channel_id)) = message_of(entry) {
+            set.insert("message_id", message_id.to_string());
+            set.insert("channel_id", channel_id.as_str());
+        }
+        let mut update = doc! { "$min": { "at": stored(entry.at) } };
+        let bytes = match change {
+            AnswerChange::Content(content) => {
+                let content = serde_json::to_string(content).map_err(Unavailable::new)?;
+                let bytes = content.len();
+                set.insert("content", content);
+                bytes
+            }
+            AnswerChange::Latest(latest) => {
+                let bytes = latest.len();
+                update.insert("$max", doc! { "latest": latest });
+                bytes
+            }
+        };
+        update.insert("$set", set);
         let statement = doc! {
             "q": { "_id": callback_id.to_string() },
-            "u": {
-                "$min": { "at": stored(entry.at) },
-                "$setOnInsert": {
-                    "message_id": entry.message_id.to_string(),
-                    "channel_id": entry.channel_id.as_str(),
-                    "session_id": entry.session_id.as_str(),
-                    "content": content,
-                },
-            },
+            "u": update,
             "upsert": true,
         };
         Ok((statement, bytes))
@@ -48,7 +60,7 @@ pub(super) fn answers(entries: &[Entry]) -> Result<Vec<Vec<Document>>, Unavailab
 
 fn statement(projection: &MessageProjection<'_>) -> Document {
     let mut set = doc! {
-        "channel_id": projection.entry.channel_id.as_str(),
+        "channel_id": projection.channel_id.as_str(),
         "session_id": projection.entry.session_id.as_str(),
     };
     if let Some(content) = &projection.content {
@@ -79,7 +91,7 @@ fn statement(projection: &MessageProjection<'_>) -> Document {
         "updated_at": stored(projection.updated_at),
     };
     doc! {
-        "q": { "_id": projection.entry.message_id.to_string() },
+        "q": { "_id": projection.message_id.to_string() },
         "u": { "$max": max, "$set": set },
         "upsert": true,
     }

@@ -15,8 +15,8 @@ const SERVER_LIMIT: usize = 16 << 20;
 fn entry(message_id: MessageId, event: Event) -> Entry {
     Entry {
         entry_id: EntryId::generate(),
-        message_id,
-        channel_id: "c".parse().unwrap(),
+        message_id: Some(message_id),
+        channel_id: "c".parse().ok(),
         session_id: "s".parse().unwrap(),
         kind: MessageKind::Outbound,
         replay_count: 0,
