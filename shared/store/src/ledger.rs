@@ -9,6 +9,7 @@ mod answers;
 mod conversation;
 mod cursor;
 mod dead_letters;
+mod erased;
 mod erasures;
 mod idempotency;
 mod journal;
@@ -36,7 +37,8 @@ pub use waiting::{
 
 pub(crate) use answers::{AnswerChange, answers_in, latest_entry, latest_without_contents};
 pub(crate) use conversation::{Part, merged};
-pub(crate) use erasures::{ERASED, Subject, without_contents};
+pub(crate) use erased::{ERASED, without_contents};
+pub(crate) use erasures::Subject;
 pub(crate) use journal::timeline;
 pub(crate) use projection::MessageProjection;
 pub(crate) use records::{

@@ -341,7 +341,7 @@ pub(crate) async fn an_erased_answer_without_a_message_leaves_no_byte_of_its_con
     let (of_anna, of_bert) = (entries_of_answer("anna", 0), entries_of_answer("bert", 1));
     record(&**store, &of_anna).await;
     record(&**store, &of_bert).await;
-    // One of the session that an answer's entry names late.
+    // Accepted before the erasure, and recorded after it.
     let late = entries_of_answer("anna", 50);
     request(store, "anna", 100).await;
     erase(store).await;

@@ -1,16 +1,21 @@
 //! What is erased, or is to be: the erasures of sessions, and the marks of messages.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, error::Error, str::FromStr};
 
 use roundtrip_model::{Entry, SessionId, millis};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
+use serde::Serialize;
 
 use super::rows::Columns;
 use crate::{Erasure, ledger::Subject};
 
 const ERASURE: &str = "SELECT * FROM erasures WHERE session_id = ?1";
-const MARKED_MESSAGE: &str = "SELECT erased_at FROM messages WHERE message_id = ?1";
-const MARKED_ANSWER: &str = "SELECT erased_at FROM answers WHERE callback_id = ?1";
+const MARKED_MESSAGES: &str = "
+    SELECT message_id AS id, erased_at FROM messages
+    WHERE message_id IN (SELECT value FROM json_each(?1)) AND erased_at IS NOT NULL";
+const MARKED_ANSWERS: &str = "
+    SELECT callback_id AS id, erased_at FROM answers
+    WHERE callback_id IN (SELECT value FROM json_each(?1)) AND erased_at IS NOT NULL";
 
 /// The erasure of a session, if there is one.
 pub(super) fn of_session(
@@ -39,25 +44,45 @@ pub(super) fn erased(
         .iter()
         .filter_map(|entry| Some((Subject::of(entry)?, &entry.session_id)))
         .collect();
+    let (mut messages, mut answers) = (Vec::new(), Vec::new());
+    for subject in subjects.keys() {
+        match subject {
+            Subject::Message(id) => messages.push(*id),
+            Subject::Answer(id) => answers.push(*id),
+        }
+    }
     let mut erased = BTreeMap::new();
+    for (id, at) in marked(transaction, MARKED_MESSAGES, &messages)? {
+        erased.insert(Subject::Message(id), at);
+    }
+    if !answers.is_empty() {
+        for (id, at) in marked(transaction, MARKED_ANSWERS, &answers)? {
+            erased.insert(Subject::Answer(id), at);
+        }
+    }
     for (subject, session) in subjects {
-        if let Some(at) = marked(transaction, &subject)? {
-            erased.insert(subject, at);
-        } else if let Some(erasure) = of_session(transaction, session.as_str())?
+        if let Some(erasure) = of_session(transaction, session.as_str())?
             && erasure.covers_subject(&subject)
         {
-            erased.insert(subject, millis::of(erasure.requested_at));
+            let at = millis::of(erasure.requested_at);
+            erased.entry(subject).or_insert(at);
         }
     }
     Ok(erased)
 }
 
-fn marked(transaction: &Transaction<'_>, subject: &Subject) -> rusqlite::Result<Option<i64>> {
-    let (sql, id) = match subject {
-        Subject::Message(id) => (MARKED_MESSAGE, id.to_string()),
-        Subject::Answer(id) => (MARKED_ANSWER, id.to_string()),
-    };
-    let mut select = transaction.prepare_cached(sql)?;
-    let marked = select.query_row([id], |row| row.get(0)).optional()?;
-    Ok(marked.flatten())
+fn marked<Id: FromStr + Serialize>(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    ids: &[Id],
+) -> rusqlite::Result<Vec<(Id, i64)>>
+where
+    Id::Err: Error + Send + Sync + 'static,
+{
+    let mut marked = transaction.prepare_cached(sql)?;
+    let marked = marked.query_map([serde_json::json!(ids).to_string()], |row| {
+        let columns = Columns(row);
+        Ok((columns.parsed("id")?, columns.get("erased_at")?))
+    })?;
+    marked.collect()
 }

@@ -9,7 +9,7 @@ use roundtrip_model::{
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{TurnCursor, erasures::erase_event, message_of};
+use super::{TurnCursor, erased::erase_event, message_of};
 use crate::QueryError;
 
 #[async_trait]

@@ -9,7 +9,10 @@ use serde_json::json;
 use time::{OffsetDateTime, macros::datetime};
 
 use super::*;
-use crate::{DeadLetter, DeadLetters, DeadQueue, Erasures, Journal, WaitingMessage, WaitingRoom};
+use crate::{
+    AnswerFilter, DeadLetter, DeadLetters, DeadQueue, Erasures, Journal, KeptAnswers,
+    WaitingMessage, WaitingRoom,
+};
 
 const BEGINNING: OffsetDateTime = datetime!(2026-03-01 0:00 UTC);
 const SESSIONS: u32 = 40;
@@ -142,6 +145,41 @@ async fn no_part_of_an_erased_session_stays_among_the_rows_of_others() {
         }
         assert!(!holds(&folder, session), "{session}");
     }
+}
+
+/// Such a file has the mark, and no column for what became of an answer.
+#[tokio::test]
+async fn a_file_of_version_14_keeps_its_answers_and_their_marks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let connection = Connection::open(&path).unwrap();
+    for step in &SCHEMA.steps[..14] {
+        connection.execute_batch(step).unwrap();
+    }
+    let pragma = |name, value| connection.pragma_update(None, name, value).unwrap();
+    pragma("application_id", SCHEMA.application_id);
+    pragma("user_version", 14);
+    let row = "INSERT INTO answers (callback_id, message_id, channel_id, session_id, at, content,
+            erased_at)
+        VALUES (?1, ?2, 'c', 's', 0, ?3, ?4)";
+    let message = message_id(0, 0).to_string();
+    let ids = [1, 2].map(|number| format!("cb_{number:032x}"));
+    let values = [(r#"{"response_data":1}"#, None), ("", Some(5))];
+    for (id, (content, erased_at)) in ids.iter().zip(values) {
+        let values = (id, &message, content, erased_at);
+        connection.execute(row, values).unwrap();
+    }
+    drop(connection);
+    let store = SqliteStore::open(path, TIMEOUT).await.unwrap();
+    let all = AnswerFilter::default();
+    let answers = store.kept_answers(&all, None, 10).await.unwrap();
+    let found = answers.iter().map(|one| {
+        (
+            one.content.is_some(),
+            one.contents_erased_at.map(millis::of),
+        )
+    });
+    assert_eq!(found.collect::<Vec<_>>(), [(true, None), (false, Some(5))]);
 }
 
 const NOW: OffsetDateTime = datetime!(2026-03-02 0:00 UTC);
