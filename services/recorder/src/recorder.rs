@@ -48,8 +48,8 @@ impl Recorder {
         }
     }
 
-    /// Works its queues, runs replays, finds overdue messages and erases contents, until `stop`. Work in progress then gets up to `drain` to
-    /// end.
+    /// Works its queues, runs replays, finds overdue messages and erases contents, until `stop`.
+    /// Work in progress then gets up to `drain` to end.
     pub async fn run(self, drain: Duration, stop: CancellationToken) -> Result<(), Closed> {
         let letters = self.config.dead_letters_at_once;
         let dead_letter_writer = |queue| {

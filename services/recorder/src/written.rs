@@ -9,8 +9,8 @@ use roundtrip_store::GaveUp;
 /// panic here does not count.
 pub(crate) const AFTER_A_PANIC: Duration = Duration::from_secs(30);
 
-/// How long a message is snoozed whose write was given up, or whose notice was not confirmed. A message that is returned to its queue
-/// would be redelivered at once, in a loop.
+/// How long a message is snoozed whose write was given up, or whose notice was not confirmed. A
+/// message that is returned to its queue would be redelivered at once, in a loop.
 pub(crate) const SNOOZE: Duration = Duration::from_secs(5);
 
 pub(crate) fn decision(written: Result<(), GaveUp>) -> Decision {

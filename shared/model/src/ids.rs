@@ -1,9 +1,9 @@
 //! Ids. Each kind is a type of its own, so that one cannot be passed for another.
 //!
-//! Ids that Roundtrip generates have a prefix (`msg_`, `cb_`) and a UUIDv7, so they sort by
-//! creation time. The id of an awaited message is a UUIDv8 that begins like a UUIDv7 and ends with
-//! the mailbox of the process that waits. Ids that clients choose (channels, sessions) are checked once, when they are
-//! parsed.
+//! Ids that Roundtrip generates have a prefix (`msg_`, `cb_`) and a UUIDv7, so they sort by creation
+//! time. The id of an awaited message is a UUIDv8 that begins like a UUIDv7 and ends with the
+//! mailbox of the process that waits. Ids that clients choose (channels, sessions) are checked once,
+//! when they are parsed.
 
 use std::{fmt, str::FromStr};
 

@@ -15,8 +15,8 @@
 //! is consumed in turn with the shards, so that first attempts and retries never wait behind each
 //! other's backlog.
 //!
-//! Invariant: every queue except those of notes is a quorum queue that rejects publishes when it is full and
-//! dead-letters at least once. Declaring everything again changes nothing.
+//! Invariant: every queue except those of notes is a quorum queue that rejects publishes when it is
+//! full and dead-letters at least once. Declaring everything again changes nothing.
 
 use std::time::Duration;
 

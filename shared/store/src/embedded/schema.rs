@@ -307,8 +307,8 @@ const ANSWERS: &str = "
     CREATE INDEX answers_of_session ON answers (session_id, at, callback_id);
 ";
 
-/// Version 13. The times by which answers are due. The index holds only the messages that have one: a message
-/// loses its time when it is overdue or answered.
+/// Version 13. The times by which answers are due. The index holds only the messages that have one:
+/// a message loses its time when it is overdue or answered.
 const ANSWERS_DUE: &str = "
     ALTER TABLE messages ADD COLUMN answer_by INTEGER;
     CREATE INDEX messages_unanswered ON messages (answer_by, message_id)

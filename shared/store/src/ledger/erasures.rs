@@ -18,7 +18,8 @@ use crate::Unavailable;
 #[async_trait]
 pub trait Erasures: Send + Sync + 'static {
     /// Stores that the contents of this session are to be erased: those of the messages, and of the
-    /// answers without a message, that were accepted up to `at`, in whole milliseconds. A later request replaces an earlier one.
+    /// answers without a message, that were accepted up to `at`, in whole milliseconds. A later
+    /// request replaces an earlier one.
     async fn request_erasure(
         &self,
         session: &SessionId,
