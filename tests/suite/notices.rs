@@ -139,6 +139,7 @@ async fn a_failing_endpoint_is_noticed_when_it_fails_and_when_it_is_back(
     assert_eq!(opened[0], json!({"channel_id": "c", "wait_ms": 200}));
     let closed = noticed(&notices, "channel.breaker_closed", 1).await?;
     assert_eq!(closed[0], json!({"channel_id": "c"}));
+    gateway.all_taken(&[&channel]).await?;
     gateway.finish(&[&channel]).await
 }
 
