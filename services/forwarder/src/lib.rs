@@ -1,5 +1,5 @@
 //! Takes answers and inbound messages, and posts them to the SESSIONS_SERVER; and notices, which go to
-//! the operator's server. Here an answer is an inbound message too, unless it says otherwise.
+//! the operator's server. In this crate "answer" includes inbound messages, unless a comment says otherwise.
 //!
 //! Invariant: while the SESSIONS_SERVER is unavailable, answers wait until their maximum age.
 //! Answers are admitted by channel, so a failure or a `Retry-After` over one channel's answers does

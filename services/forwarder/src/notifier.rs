@@ -55,7 +55,7 @@ impl DeliveryRole for Notifier {
     const LOG_NAME: &'static str = "notice";
     const BREAKER_LOG_NAME: &'static str = "notices_server";
 
-    /// None: one server has one breaker.
+    /// Notices have no channel: all go to one server, which has one breaker.
     fn channel_id(_: &Notice) -> Option<&ChannelId> {
         None
     }
@@ -87,7 +87,7 @@ impl DeliveryRole for Notifier {
         })
     }
 
-    /// No message's timeline has its notices.
+    /// Attempts to post a notice are not journaled.
     fn entry(_: &Message, _: &Notice, _: OffsetDateTime, _: Event) -> Option<Entry> {
         None
     }

@@ -130,7 +130,7 @@ impl Ingress {
             None => None,
         };
         let accepted_at = self.clock.now();
-        // The message's own, under which the journal keeps its answer.
+        // The replay count of the answered delivery, under which the journal records the answer.
         let replay_count = claims.map_or(0, |claims| claims.replay_count);
         let message = Message {
             replay_count,

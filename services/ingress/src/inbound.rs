@@ -45,7 +45,8 @@ const SIGNATURE: &str = "webhook-signature";
 
 static REFUSED: LogThrottle = LogThrottle::every(Duration::from_secs(5));
 
-/// Verifies what names an unknown channel, so that it takes as long. Its result is not used.
+/// Verifies requests that name an unknown channel, so that their refusal takes as long as any other.
+/// The result is not used.
 static DECOY: LazyLock<Signer> =
     LazyLock::new(|| Signer::new(&SigningSecret::new([0; NEW_SECRET_BYTES]), []));
 
@@ -88,8 +89,8 @@ pub(crate) async fn receive(
     let mut accepted = match webhook_id {
         Some(Key(webhook_id)) => {
             let once = Once {
-                // Not its id, which another channel can have later. Line feeds keep it apart from a
-                // producer's key.
+                // The channel's `uid`, because another channel can have the same id later. The line
+                // feeds separate this key from producers' keys.
                 key: format!("inbound\n{}\n{webhook_id}", channel.target.uid.as_str()),
                 fingerprint: inbound.fingerprint(),
                 message_id: MessageId::generate(),

@@ -26,8 +26,8 @@ use crate::{
     problem::{Kind, Problem},
 };
 
-/// How often the store is read for the ends of waits that this process is not told of. A read that takes
-/// longer is followed by a pause as long as itself.
+/// How often the store is read for the ends of waits of which no note comes. A read that takes longer is
+/// followed by a pause as long as itself.
 const READ_EVERY: Duration = Duration::from_millis(500);
 
 /// How long to wait for the recorder to store a message or an answer that was accepted.

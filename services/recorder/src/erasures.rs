@@ -22,8 +22,9 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 /// How often contents that have become too old are erased.
 const AGES_EVERY: Duration = Duration::from_mins(1);
 
-/// How often all messages are looked at again. Until then only what has become too old since the
-/// last look: the rest is what was recorded late, or what a changed setting includes.
+/// How often everything is checked again. The checks in between cover only what has become too old
+/// since the last one. The whole check also finds what was recorded late, and what a changed setting
+/// includes.
 const WHOLE_EVERY: Duration = Duration::from_hours(1);
 
 /// The most erasures that are read at once.
@@ -42,7 +43,7 @@ pub(crate) struct Eraser {
     waits: LogThrottle,
 }
 
-/// The contents whose time has come since `since`; all earlier ones without it.
+/// The contents that have become too old since `since`, or all that are too old if it is `None`.
 #[derive(Clone, Copy)]
 struct Aged {
     now: OffsetDateTime,

@@ -386,9 +386,9 @@ impl Replayer {
             .filter_map(|(item, _)| item.dead_id.clone())
             .collect();
         self.store.mark_replayed(&dead_ids, &replay_id).await?;
-        // The cursor stops before the first refused message. The next turn counts a marked letter
-        // after it. It skips a message after it, and counts an answer, which are in their queues by
-        // then.
+        // The cursor stops before the first refused item, so the next turn reads the published items
+        // after it again. It counts dead letters and answers as replayed, and skips messages as under
+        // way: all of these are in their queues by then.
         let reached = confirmed.iter().take_while(|done| **done).count();
         let mut skips = Vec::new();
         for Item { id, work, .. } in &items[..reached] {

@@ -212,8 +212,8 @@ impl Keys {
     }
 }
 
-/// The channel cache of the roles. It reads secrets for the roles that sign or verify with them, and
-/// holds for the one that accepts messages.
+/// The channel cache of the roles. It also reads secrets, if a role signs or verifies with them, and,
+/// for the ingress, until when each channel is held.
 fn channel_cache_of(
     config: &Config,
     roles: &BTreeSet<Role>,

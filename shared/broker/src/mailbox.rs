@@ -1,7 +1,7 @@
 //! Notes: short messages to another process of the deployment, which may be lost.
 //!
-//! Invariant: sending a note never waits. A note that finds no place is dropped, and the sender is
-//! not told: what a note says must be found elsewhere, too.
+//! Invariant: sending a note never waits. A note that finds no place is dropped without an error, so
+//! its receiver must also be able to read elsewhere what it says.
 
 use bytes::Bytes;
 use roundtrip_model::MailboxId;

@@ -134,8 +134,8 @@ impl MessageId {
     }
 }
 
-/// A process that can be told of the answers that it waits for. It is chosen at random when the
-/// process starts. It is public: it says where an answer goes, and grants nothing.
+/// The address of a process for notes about the answers that it waits for. It is chosen at random when
+/// the process starts. It is public: it says where an answer goes, and grants nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MailboxId([u8; MAILBOX_BYTES]);
 

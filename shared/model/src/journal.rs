@@ -130,7 +130,7 @@ impl Event {
         }
     }
 
-    /// Whether an answer that this became of is still to be forwarded.
+    /// Whether an answer whose latest event is this one is still to be forwarded.
     pub const fn leaves_an_answer_under_way(&self) -> bool {
         match self {
             Self::ForwardAttempted { attempt, .. } => matches!(attempt.next, After::Retry { .. }),
@@ -432,8 +432,9 @@ impl Entry {
         }
     }
 
-    /// What became of an answer: of its entries, the earliest first, that with the greatest position,
-    /// and of several the latest. `None` if it was only accepted.
+    /// The entry that says what became of an answer: the one with the greatest position, and of equal
+    /// positions the last. `entries` are those of the answer, the earliest first. `None` if the answer
+    /// was only accepted.
     pub fn latest_of_answer<'a>(entries: impl IntoIterator<Item = &'a Self>) -> Option<&'a Self> {
         let later = |entry: &&Self| !matches!(entry.event, Event::Answered { .. });
         entries

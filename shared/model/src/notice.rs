@@ -47,7 +47,7 @@ pub enum NoticeEvent {
     BreakerClosed { channel_id: ChannelId },
     #[serde(rename = "channel.paused")]
     ChannelPaused { channel_id: ChannelId, by: PausedBy },
-    /// More messages than `notices.backlog` are ready in this queue.
+    /// More messages than `recorder.high_backlog` are ready in this queue.
     #[serde(rename = "backlog.high")]
     BacklogHigh { queue: String, ready: u64 },
 }

@@ -41,7 +41,7 @@ pub const MIN_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 pub const MAX_ANSWER_WITHIN: Duration = Duration::from_hours(7 * 24);
 
 pub const MIN_CONTENT_RETENTION: Duration = Duration::from_secs(1);
-/// The longest time that a channel can ask for. The store's retention ends it earlier.
+/// The longest time that a channel can set. A shorter `store.retention` removes the contents earlier.
 pub const MAX_CONTENT_RETENTION: Duration = Duration::from_hours(365 * 24);
 
 /// A channel's settings. Those that are not set are the dispatcher's defaults.

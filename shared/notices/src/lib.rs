@@ -96,7 +96,8 @@ impl Notices {
         }
     }
 
-    /// Publishes a notice later, for an event whose cause does not wait and is gone after a crash.
+    /// Hands the event to the task that publishes notices, and does not wait for the confirm. A crash
+    /// before the confirm loses the notice. If too many events wait, this one is dropped.
     pub fn offer(&self, event: NoticeEvent) {
         if let Some(Publishing { offered, .. }) = &self.0
             && let Err(error) = offered.try_send(event)

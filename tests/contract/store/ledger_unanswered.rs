@@ -115,8 +115,8 @@ pub(crate) async fn the_order_of_entries_does_not_decide_whether_an_answer_is_du
                 record(store, &entries[index..=index]).await;
             }
             let message = found(store, &id).await.0;
-            let told = (message.state, message.answer_by);
-            assert_eq!(told, (reached, due.map(at)), "{event:?} {order:?}");
+            let stored = (message.state, message.answer_by);
+            assert_eq!(stored, (reached, due.map(at)), "{event:?} {order:?}");
             expected.extend(due.map(|due| (due, id)));
         }
     }

@@ -152,8 +152,8 @@ impl Lane {
     }
 
     fn wants_to_read(&self) -> bool {
-        // With fewer handed-out messages than a page has, a page of expired ones includes a new one, if
-        // there is any.
+        // A page of expired messages may repeat those that are handed out. If fewer are handed out than
+        // a page holds, the page also has room for a new one.
         let may_read = self.are_expired_read || self.handed_out.len() < usize::from(PAGE);
         let has_more = self.reading.is_some() && !self.is_read;
         self.ready.is_empty() && may_read && has_more

@@ -9,7 +9,7 @@ pub enum Access {
     AnyKey,
     /// Keys of these roles, and operators.
     Roles(&'static [KeyRole]),
-    /// The same, and without a key whoever signs the request. The call checks the signature.
+    /// The same, and every request without a key that has a valid signature. The call checks it.
     SignedOr(&'static [KeyRole]),
 }
 

@@ -42,7 +42,7 @@ pub(crate) struct ShownAnswer {
     forward: Option<Forward>,
 }
 
-/// With what became of it, if it belongs to no message.
+/// An answer without a message gets its `forward` here, from its latest entry.
 impl From<StoredAnswer> for ShownAnswer {
     fn from(answer: StoredAnswer) -> Self {
         let latest: Vec<&Entry> = answer.latest.iter().collect();

@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 pub(super) struct TimelineEntry {
     #[serde(flatten, with = "ShownEntry")]
     entry: Entry,
-    /// It is an answer that came after its time.
+    /// The entry is an answer that came after it was due.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     late: bool,
 }

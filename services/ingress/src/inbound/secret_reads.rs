@@ -11,8 +11,8 @@ const MAX_CHANNELS: u64 = 20_000;
 const READ_PAUSE: Duration = Duration::from_secs(1);
 
 /// The channels that were read from the store a moment ago because of a wrong signature. Another
-/// process may have rotated the secret since the cache read it; forged requests must not make each one
-/// a read.
+/// process may have rotated the secret since the cache read it. Without this limit each forged request
+/// would cause a read.
 pub(crate) struct SecretReads(Cache<ChannelId, ()>);
 
 impl SecretReads {

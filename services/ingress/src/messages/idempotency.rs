@@ -267,8 +267,9 @@ fn fingerprint(send: &SendMessage) -> String {
         &message,
     ];
     let url = send.response_url.as_deref().map(str::as_bytes);
-    // The parts contain both times or neither, and with `answer_within` two more. So their number
-    // shows which a part is. A message without any has the same digest as in earlier versions.
+    // A time or `answer_within` adds two parts for the times; `answer_within` adds two more. So the
+    // number of parts determines what each one means. A message without these fields has the same
+    // digest as in earlier versions.
     let times = [send.deliver_at, send.expires_at];
     let within = send.answer_within.map(|within| within.as_millis());
     let mut texts = Vec::new();

@@ -22,7 +22,7 @@ use crate::{
     history::{
         dead_letters::DeadParameters,
         messages::MessageParameters,
-        replays::{ReplayAnswers, ReplayDeadLetters, ReplayMessages},
+        replays::requests::{ReplayAnswers, ReplayDeadLetters, ReplayMessages},
     },
     inbound::Inbound,
     json::{self, Rules},

@@ -17,7 +17,8 @@ pub(super) struct Fate {
 }
 
 impl Fate {
-    /// That of this answer, by its message's timeline if it belongs to a message.
+    /// Reads what became of this answer: from its message's timeline or, if it has no message, from its
+    /// own latest entry.
     pub(super) async fn read(
         store: &dyn Journal,
         answer: &StoredAnswer,
@@ -49,7 +50,7 @@ impl Fate {
         }
     }
 
-    /// What its entries tell, the earliest first.
+    /// What became of an answer by these entries, the earliest first.
     fn of<'a>(entries: impl Iterator<Item = &'a Entry> + Clone) -> Option<Self> {
         let latest = Entry::latest_of_answer(entries.clone())?;
         let replays = entries.filter_map(|entry| match entry.event {

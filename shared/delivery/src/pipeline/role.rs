@@ -118,9 +118,9 @@ pub struct Request<'a> {
 /// When the answer of a receiver that accepts the message is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AnswerDue {
-    /// So long after the delivery.
+    /// The time to answer, counted from the delivery.
     pub within: Duration,
-    /// But not later than this: from then on no answer is accepted.
+    /// The latest time at which it can be due: from then on no answer is accepted.
     pub until: OffsetDateTime,
 }
 

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::{
     SqliteStore,
     journal::stored_answer,
-    rows::{self, Columns, Conditions, Table},
+    rows::{self, Columns, Conditions, Selection, Table},
 };
 use crate::{AnswerFilter, KeptAnswers, MAX_PAGE, QueryError, StoredAnswer, TurnCursor};
 
@@ -79,27 +79,16 @@ pub(super) fn conditions(filter: &AnswerFilter) -> Conditions {
         since,
         until,
     } = filter;
-    // For a caller limited to channels, every condition reads only the rows of these channels. The
-    // exception is a named session or answer, which is found by its id.
-    let own = channels
-        .as_deref()
-        .filter(|_| callback_ids.is_none() && session.is_none());
-    let mut conditions = own.map_or_else(
-        || Conditions::of(&TABLE),
-        |own| Conditions::of_channels(&TABLE, own),
+    let mut conditions = Conditions::selected(
+        &TABLE,
+        &Selection {
+            with_ids: "callback_id IN (SELECT value FROM json_each(?))",
+            ids: callback_ids.as_deref(),
+            session: session.as_ref(),
+            channel: channel.as_ref(),
+            channels: channels.as_deref(),
+        },
     );
-    conditions.ids(
-        "callback_id IN (SELECT value FROM json_each(?))",
-        callback_ids.as_deref(),
-    );
-    conditions.maybe("session_id = ?", session.as_ref().map(ToString::to_string));
-    conditions.maybe("channel_id = ?", channel.as_ref().map(ToString::to_string));
-    if own.is_none() {
-        conditions.ids(
-            "channel_id IN (SELECT value FROM json_each(?))",
-            channels.as_deref(),
-        );
-    }
     if *without_message {
         conditions.plain("message_id IS NULL");
     }

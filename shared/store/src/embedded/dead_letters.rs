@@ -11,7 +11,7 @@ use rusqlite::{Connection, Row, Transaction, params, params_from_iter};
 use super::{
     SqliteStore,
     erased::of_session,
-    rows::{self, Columns, Conditions, Table, counted, name},
+    rows::{self, Columns, Conditions, Selection, Table, counted, name},
 };
 use crate::{DeadFilter, DeadLetter, DeadLetters, Detail, QueryError, Unavailable, ledger::ERASED};
 
@@ -113,43 +113,32 @@ pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
         since,
         until,
     } = filter;
-    // For a caller limited to channels, every condition reads only the rows of these channels. The
-    // exception is a named dead letter, which is found by its id.
-    let own = channels
-        .as_deref()
-        .filter(|_| ids.is_none() && session.is_none());
-    let mut conditions = own.map_or_else(
-        || Conditions::of(&TABLE),
-        |own| Conditions::of_channels(&TABLE, own),
+    let mut conditions = Conditions::selected(
+        &TABLE,
+        &Selection {
+            with_ids: "(dead_id IN (SELECT value FROM json_each(?))
+                        OR parcel_id IN (SELECT value FROM json_each(?)))",
+            ids: ids.as_deref(),
+            session: session.as_ref(),
+            channel: channel.as_ref(),
+            channels: channels.as_deref(),
+        },
     );
     conditions.plain("replayed_by IS NULL");
-    conditions.ids(
-        "(dead_id IN (SELECT value FROM json_each(?))
-          OR parcel_id IN (SELECT value FROM json_each(?)))",
-        ids.as_deref(),
-    );
-    conditions.maybe("channel_id = ?", channel.as_ref().map(ToString::to_string));
-    if own.is_none() {
-        conditions.ids(
-            "channel_id IN (SELECT value FROM json_each(?))",
-            channels.as_deref(),
-        );
-    }
-    conditions.maybe("session_id = ?", session.as_ref().map(ToString::to_string));
     let queue = queue.map(name);
     let reason = reason.map(|kind| kind.as_str().to_owned());
     let (since, until) = (since.map(millis::not_before), until.map(millis::not_before));
-    if own.is_none() {
-        conditions.maybe("queue = ?", queue);
-        conditions.maybe("reason = ?", reason);
-        conditions.maybe("dead_at >= ?", since);
-        conditions.maybe("dead_at < ?", until);
-    } else {
+    if conditions.is_by_channel() {
         // The unary plus keeps SQLite from using the indexes over all channels' dead letters.
         conditions.maybe("+queue = ?", queue);
         conditions.maybe("+reason = ?", reason);
         conditions.maybe("+dead_at >= ?", since);
         conditions.maybe("+dead_at < ?", until);
+    } else {
+        conditions.maybe("queue = ?", queue);
+        conditions.maybe("reason = ?", reason);
+        conditions.maybe("dead_at >= ?", since);
+        conditions.maybe("dead_at < ?", until);
     }
     conditions
 }

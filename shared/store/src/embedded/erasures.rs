@@ -174,7 +174,7 @@ impl Erasures for SqliteStore {
     }
 }
 
-/// Erases the first of what follows this id or cursor, and returns those of what it has erased.
+/// Erases the first items after this id or cursor, and returns the ids or cursors of the erased ones.
 type Step = fn(&Transaction<'_>, &Erasure, &str) -> rusqlite::Result<Vec<String>>;
 
 impl SqliteStore {
@@ -208,7 +208,7 @@ fn erase_contents(
 
 fn erase_message(transaction: &Transaction<'_>, id: &str, at: i64) -> rusqlite::Result<()> {
     let marked = transaction.prepare_cached(MARK)?.execute((id, at))?;
-    // Since the mark nothing is stored that would have to be erased.
+    // The message has its mark already: its contents were erased, and none are stored after that.
     if marked == 0 {
         return Ok(());
     }

@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use super::{
     SqliteStore,
     erased::erased,
-    rows::{self, Columns, Conditions, Table, unwritable},
+    rows::{self, Columns, Conditions, Selection, Table, unwritable},
 };
 use crate::{
     AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MAX_PAGE,
@@ -389,27 +389,16 @@ pub(super) fn conditions(filter: &MessageFilter) -> Conditions {
         until: _,
     } = filter;
     let (from, before) = filter.id_bounds();
-    // For a caller limited to channels, every condition reads only the rows of these channels. The
-    // exception is a named session or message, which is found by its id.
-    let own = channels
-        .as_deref()
-        .filter(|_| message_ids.is_none() && session.is_none());
-    let mut conditions = own.map_or_else(
-        || Conditions::of(&TABLE),
-        |own| Conditions::of_channels(&TABLE, own),
+    let mut conditions = Conditions::selected(
+        &TABLE,
+        &Selection {
+            with_ids: "message_id IN (SELECT value FROM json_each(?))",
+            ids: message_ids.as_deref(),
+            session: session.as_ref(),
+            channel: channel.as_ref(),
+            channels: channels.as_deref(),
+        },
     );
-    conditions.ids(
-        "message_id IN (SELECT value FROM json_each(?))",
-        message_ids.as_deref(),
-    );
-    conditions.maybe("session_id = ?", session.as_ref().map(ToString::to_string));
-    conditions.maybe("channel_id = ?", channel.as_ref().map(ToString::to_string));
-    if own.is_none() {
-        conditions.ids(
-            "channel_id IN (SELECT value FROM json_each(?))",
-            channels.as_deref(),
-        );
-    }
     match state {
         None => {}
         Some(StateFilter::Is(state)) => conditions.with("state = ?", state.as_str().to_owned()),

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, str::FromStr};
 
-use roundtrip_model::{ChannelId, millis};
+use roundtrip_model::{ChannelId, SessionId, millis};
 use rusqlite::{
     Connection, OptionalExtension, Params, Row, params_from_iter,
     types::{Type, Value},
@@ -108,7 +108,48 @@ pub(super) struct Conditions {
     by_channel: bool,
 }
 
+/// What the filters on messages, answers and dead letters have in common.
+pub(super) struct Selection<'a, I> {
+    /// The condition on the ids, with a list for each `?`.
+    pub(super) with_ids: &'static str,
+    pub(super) ids: Option<&'a [I]>,
+    pub(super) session: Option<&'a SessionId>,
+    pub(super) channel: Option<&'a ChannelId>,
+    /// The channels that the caller is limited to.
+    pub(super) channels: Option<&'a [ChannelId]>,
+}
+
 impl Conditions {
+    /// For a caller limited to channels, every condition reads only the rows of these channels. The
+    /// exception is a named session or id, which an index finds.
+    pub(super) fn selected<I: Serialize>(
+        table: &'static Table,
+        selection: &Selection<'_, I>,
+    ) -> Self {
+        let Selection {
+            with_ids,
+            ids,
+            session,
+            channel,
+            channels,
+        } = *selection;
+        let own = channels.filter(|_| ids.is_none() && session.is_none());
+        let mut conditions =
+            own.map_or_else(|| Self::of(table), |own| Self::of_channels(table, own));
+        conditions.ids(with_ids, ids);
+        conditions.maybe("session_id = ?", session.map(ToString::to_string));
+        conditions.maybe("channel_id = ?", channel.map(ToString::to_string));
+        if own.is_none() {
+            conditions.ids("channel_id IN (SELECT value FROM json_each(?))", channels);
+        }
+        conditions
+    }
+
+    /// Whether the query reads one channel at a time.
+    pub(super) const fn is_by_channel(&self) -> bool {
+        self.by_channel
+    }
+
     pub(super) fn of(table: &'static Table) -> Self {
         Self {
             table,
@@ -121,7 +162,7 @@ impl Conditions {
     /// Limits the rows to these channels, and reads one channel at a time. No other channel's row
     /// is read, because the duration would reveal that it exists. The table needs an index by
     /// channel and id.
-    pub(super) fn of_channels(table: &'static Table, channels: &[ChannelId]) -> Self {
+    fn of_channels(table: &'static Table, channels: &[ChannelId]) -> Self {
         let once: BTreeSet<&ChannelId> = channels.iter().collect();
         Self {
             table,

@@ -132,12 +132,12 @@ fn latest_text(entry: &Entry) -> serde_json::Result<String> {
     Ok(format!("{rank:0DIGITS$}{at:0DIGITS$}{json}"))
 }
 
-/// The entry of such a text.
+/// The entry in a text that `latest_text` has made.
 pub(crate) fn latest_entry(text: &str) -> serde_json::Result<Entry> {
     serde_json::from_str(text.get(2 * DIGITS..).unwrap_or_default())
 }
 
-/// Such a text without what the other side wrote. `None` if it is the same.
+/// The text of a `latest` entry without what the receiver wrote. `None` if that changes nothing.
 pub(crate) fn latest_without_contents(text: &str) -> serde_json::Result<Option<String>> {
     let mut entry = latest_entry(text)?;
     if !erase_event(&mut entry.event) {

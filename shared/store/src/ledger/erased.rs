@@ -1,4 +1,5 @@
-//! Events without what the other side wrote.
+//! Removes from events what the receiver (a channel server or the sessions server) wrote: excerpts,
+//! locations, and the texts of errors and reasons.
 
 use roundtrip_model::{
     DeadReason, Event,

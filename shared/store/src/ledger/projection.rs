@@ -13,7 +13,7 @@ use super::{StoredContent, message_of};
 pub(crate) struct MessageProjection<'a> {
     pub(crate) message_id: MessageId,
     pub(crate) channel_id: &'a ChannelId,
-    /// One of the entries. It names the session.
+    /// One of the message's entries; all of them have the same session.
     pub(crate) entry: &'a Entry,
     pub(crate) position: Position,
     pub(crate) replay_count: u32,

@@ -158,7 +158,7 @@ impl WaitingMessage {
         }
     }
 
-    /// The entry of a cancellation. `None` if the id is another program's.
+    /// The entry of a cancellation. `None` if the id is no message's.
     pub(crate) fn cancelled(&self, at: OffsetDateTime) -> Option<Entry> {
         Some(Entry {
             entry_id: EntryId::generate(),

@@ -197,8 +197,9 @@ pub(super) async fn erase_messages(
     }
 }
 
-/// Marks the answers, which have no message, and erases what became of them. That is replaced only as
-/// it was read: who stores a later one erases it.
+/// Marks these answers without a message, and erases the texts of the sessions server in their
+/// `latest` entry. An update applies only if `latest` is still as it was read: a writer that has
+/// replaced it erases the texts itself.
 pub(super) async fn erase_answers(
     database: &Database,
     ids: Vec<String>,

@@ -383,7 +383,7 @@ struct MessageRow {
 
 #[derive(Deserialize)]
 struct PositionRow {
-    /// Left out of a read of states.
+    /// Zero if only the state was read.
     #[serde(default, rename = "r")]
     rank: i64,
     #[serde(rename = "s")]

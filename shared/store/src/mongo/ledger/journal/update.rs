@@ -84,8 +84,8 @@ fn statement(projection: &MessageProjection<'_>) -> Document {
     }
     let max = doc! {
         // Documents compare field by field in order. So `$max` compares the ranks, and the state
-        // goes with its rank. Of two equal ones the longer is greater: the one with a time for the
-        // answer.
+        // goes with its rank. If both are equal, the document that also has the time of the answer
+        // (`a`) is greater.
         "position": position,
         "round": i64::from(projection.replay_count),
         "updated_at": stored(projection.updated_at),
