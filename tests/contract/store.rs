@@ -7,6 +7,7 @@ mod foreign;
 mod ledger_answers;
 mod ledger_conversation;
 mod ledger_dead;
+mod ledger_erased_answers;
 mod ledger_erasures;
 mod ledger_idempotency;
 mod ledger_inbound;
@@ -37,6 +38,7 @@ pub(crate) use foreign::*;
 pub(crate) use ledger_answers::*;
 pub(crate) use ledger_conversation::*;
 pub(crate) use ledger_dead::*;
+pub(crate) use ledger_erased_answers::*;
 pub(crate) use ledger_erasures::*;
 pub(crate) use ledger_idempotency::*;
 pub(crate) use ledger_inbound::*;
@@ -207,6 +209,7 @@ macro_rules! store_contract {
             contents_of_messages_and_dead_letters_are_erased_by_their_ids,
             an_erased_answer_without_a_message_leaves_no_byte_of_its_contents,
             contents_of_answers_without_a_message_are_erased_by_their_ids,
+            a_dead_letter_of_a_replayed_answer_is_erased_by_the_answers_own_time,
             a_replay_reads_back_unchanged,
             a_replay_is_claimed_by_one,
             a_leased_replay_is_not_claimed,

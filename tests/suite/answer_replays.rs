@@ -17,6 +17,7 @@ on_both_setups! {
     a_dry_run_counts_the_answers_and_sends_none,
     an_answer_that_was_not_kept_whole_is_skipped_with_the_reason,
     an_erased_answer_without_a_token_is_gone_and_its_replay_says_why,
+    an_answer_to_a_message_that_is_delivered_again_is_skipped,
     a_replay_of_answers_goes_on_after_a_crash,
     the_forward_of_a_replayed_answer_is_pending_until_its_next_attempt,
     the_forward_of_a_replayed_dead_letter_is_pending_until_its_next_attempt,
@@ -224,6 +225,35 @@ async fn an_erased_answer_without_a_token_is_gone_and_its_replay_says_why(
     let skipped = json!([{"id": id, "reason": "contents_erased"}]);
     assert_eq!(replayed["progress"]["skips"], skipped);
     gateway.finish(&[&sessions]).await
+}
+
+/// It would end the wait for the answer to the new delivery.
+async fn an_answer_to_a_message_that_is_delivered_again_is_skipped(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let gate = CancellationToken::new();
+    let opened = gate.clone();
+    let (gateway, channel, sessions) = Plan::new(setup)?
+        .start_with_servers(move |request| match request.number {
+            0 => Reply::answering(RESPONSE),
+            _ => Reply::ok().after(opened.clone()),
+        })
+        .await?;
+    let id = gateway.send("c", "s").await?;
+    gateway.until_state(&id, "forwarded").await?;
+    let again = json!({"ids": [id]});
+    let again = gateway.post("/messages/replay", again).await?;
+    again.expect(202)?;
+    channel.received_at_least(2).await?;
+    let is_under_way = |message: &Value| message["state"] != "forwarded";
+    gateway.until_message(&id, is_under_way).await?;
+    let path = start(&gateway, json!({"session_id": "s"})).await?;
+    let replayed = until_done(&gateway, &path).await?;
+    assert_eq!(counts(&replayed), [1, 0, 1]);
+    assert_eq!(replayed["progress"]["skips"][0]["reason"], "under_way");
+    gate.cancel();
+    gateway.until_state(&id, "delivered").await?;
+    gateway.finish(&[&channel, &sessions]).await
 }
 
 async fn a_replay_of_answers_goes_on_after_a_crash(setup: Setup) -> anyhow::Result<Accounted> {

@@ -91,7 +91,7 @@ fn table() -> Vec<Call> {
         post("/api-keys", OPERATES, api_keys::create),
         get("/api-keys", OPERATES, api_keys::list),
         delete("/api-keys/{key_id}", OPERATES, api_keys::revoke),
-        // Channel servers have no API keys; they present the token in their response URL.
+        // A channel server presents the token in its response URL, and needs no API key.
         post("/webhook-response", Access::Open, callback::receive),
         // A browser cannot present a key, and these documents reveal nothing about this gateway.
         get("/openapi.json", Access::Open, document::json),

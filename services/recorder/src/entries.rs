@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::FutureExt;
+use futures::{FutureExt, future::try_join_all};
 use roundtrip_broker::{Handler, Message};
 use roundtrip_model::{DeadReason, Decision, Entry, NoticeEvent, decision::DeadKind};
 use roundtrip_notices::Notices;
@@ -33,17 +33,23 @@ impl JournalWriter {
     }
 
     async fn write(&self, entries: Vec<Entry>) -> Decision {
-        let events: Vec<NoticeEvent> = entries.iter().filter_map(notices::of_entry).collect();
+        let events: Vec<NoticeEvent> = if self.notices.are_on() {
+            entries.iter().filter_map(notices::of_entry).collect()
+        } else {
+            Vec::new()
+        };
         let written = self.entries.write(entries).await;
-        if written.is_ok() {
-            for event in &events {
-                if let Err(error) = self.notices.raise(event).await {
-                    tracing::debug!(%error, "a notice is not published yet");
-                    return Decision::Snooze(SNOOZE);
-                }
+        if written.is_err() {
+            return decision(written);
+        }
+        let raised = events.iter().map(|event| self.notices.raise(event));
+        match try_join_all(raised).await {
+            Ok(_) => Decision::Done,
+            Err(error) => {
+                tracing::debug!(%error, "a notice is not published yet");
+                Decision::Snooze(SNOOZE)
             }
         }
-        decision(written)
     }
 }
 

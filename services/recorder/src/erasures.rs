@@ -4,8 +4,16 @@
 //! leaves the rest to the next one. Several recorders may erase the same, because the steps are
 //! idempotent.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use futures::future::join;
 use roundtrip_model::{ChannelId, Clock, LogThrottle, StoredChannel, config::chain};
 use roundtrip_store::{
     AnswerFilter, ChannelError, DeadFilter, Detail, Filter, MAX_ERASED_AT_ONCE, MAX_PAGE,
@@ -40,6 +48,9 @@ pub(crate) struct Eraser {
     clock: Arc<dyn Clock>,
     /// How long contents are kept, unless their channel has its own setting.
     content_retention: Option<Duration>,
+    /// Whether the store still has to overwrite what has become too old and was erased, perhaps by an
+    /// earlier process.
+    overwrite_due: AtomicBool,
     waits: LogThrottle,
 }
 
@@ -71,40 +82,42 @@ impl Eraser {
             store,
             clock,
             content_retention,
+            overwrite_due: AtomicBool::new(true),
             waits: LogThrottle::every(LOG_EVERY),
         }
     }
 
     pub(crate) async fn run(&self, stop: &CancellationToken) {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.erase() => {}
+        // Apart, so that a requested erasure does not wait for what is old.
+        let erasing = join(self.erase_sessions(), self.erase_old());
+        stop.run_until_cancelled(erasing).await;
+    }
+
+    async fn erase_sessions(&self) {
+        loop {
+            self.report(self.sessions().await.map_err(Into::into));
+            sleep(POLL_EVERY).await;
         }
     }
 
-    async fn erase(&self) {
-        let mut ages_at = Instant::now();
-        let mut whole_at = ages_at;
+    async fn erase_old(&self) {
+        let mut whole_at = Instant::now();
         let mut since = None;
         loop {
-            self.report(self.sessions().await.map_err(Into::into));
             let now = Instant::now();
-            if now >= ages_at {
-                ages_at = now + AGES_EVERY;
-                if now >= whole_at {
-                    since = None;
-                }
-                let began = self.clock.now();
-                let erased = self.aged(began, since).await;
-                if erased.is_ok() {
-                    if since.is_none() {
-                        whole_at = now + WHOLE_EVERY;
-                    }
-                    since = Some(began);
-                }
-                self.report(erased);
+            if now >= whole_at {
+                since = None;
             }
-            sleep(POLL_EVERY).await;
+            let began = self.clock.now();
+            let erased = self.aged(began, since).await;
+            if erased.is_ok() {
+                if since.is_none() {
+                    whole_at = now + WHOLE_EVERY;
+                }
+                since = Some(began);
+            }
+            self.report(erased);
+            sleep(AGES_EVERY).await;
         }
     }
 
@@ -117,14 +130,19 @@ impl Eraser {
         }
     }
 
+    /// One that fails does not keep the others from their end. It is tried again.
     async fn sessions(&self) -> Result<(), Unavailable> {
+        let mut all = Ok(());
         for erasure in self.store.unfinished_erasures(AT_ONCE).await? {
-            self.store.erase_session(&erasure, self.clock.now()).await?;
-            let session_id = erasure.session_id.as_str();
-            let requested_at = erasure.requested_at;
-            tracing::info!(session_id, %requested_at, "session.erased");
+            let erased = self.store.erase_session(&erasure, self.clock.now()).await;
+            if erased.is_ok() {
+                let session_id = erasure.session_id.as_str();
+                let requested_at = erasure.requested_at;
+                tracing::info!(session_id, %requested_at, "session.erased");
+            }
+            all = all.and(erased);
         }
-        Ok(())
+        all
     }
 
     /// Erases what has become too old since `since`, by the setting of each channel.
@@ -161,8 +179,11 @@ impl Eraser {
             erased += self.erase_answers(aged(retention)).await?;
         }
         if erased > 0 {
-            self.store.overwrite_erased().await?;
             tracing::info!(erased, "contents.erased");
+        }
+        if self.overwrite_due.load(Ordering::Relaxed) {
+            self.store.overwrite_erased().await?;
+            self.overwrite_due.store(false, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -205,6 +226,7 @@ impl Eraser {
                 }
             }
             for step in ids.chunks(STEP) {
+                self.overwrite_due.store(true, Ordering::Relaxed);
                 store.erase_messages(step, aged.now).await?;
             }
             erased += ids.len();
@@ -238,6 +260,7 @@ impl Eraser {
                 .filter(|answer| answer.contents_erased_at.is_none());
             let ids: Vec<_> = kept.map(|answer| answer.callback_id).collect();
             for step in ids.chunks(STEP) {
+                self.overwrite_due.store(true, Ordering::Relaxed);
                 self.store.erase_answers(step, aged.now).await?;
             }
             erased += ids.len();
@@ -271,6 +294,7 @@ impl Eraser {
                 }
             }
             for step in ids.chunks(STEP) {
+                self.overwrite_due.store(true, Ordering::Relaxed);
                 store.erase_dead_letters(step, aged.now).await?;
             }
             erased += ids.len();

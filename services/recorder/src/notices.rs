@@ -13,26 +13,27 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// The queues whose length is watched.
 const WATCHED: [Queue; 3] = [Queue::Outbound, Queue::Callbacks, Queue::Journal];
 
-/// The event that an entry gives notice of. An answer without a message is of no channel, and gives none.
+/// The event that an entry gives notice of. An answer without a message is of no channel, and gives
+/// none.
 pub(crate) fn of_entry(entry: &Entry) -> Option<NoticeEvent> {
-    let (message_id, channel_id) = entry.message_id.zip(entry.channel_id.clone())?;
+    let (message_id, channel_id) = entry.message_id.zip(entry.channel_id.as_ref())?;
     match &entry.event {
         Event::Dead(reason) => Some(NoticeEvent::MessageDead {
-            channel_id,
+            channel_id: channel_id.clone(),
             message_id,
-            reason: reason.clone(),
+            reason: reason.kind,
         }),
         Event::AnswerDead {
             callback_id,
             reason,
         } => Some(NoticeEvent::AnswerDead {
-            channel_id,
+            channel_id: channel_id.clone(),
             message_id,
             callback_id: *callback_id,
-            reason: reason.clone(),
+            reason: reason.kind,
         }),
         Event::Overdue {} => Some(NoticeEvent::MessageOverdue {
-            channel_id,
+            channel_id: channel_id.clone(),
             message_id,
         }),
         _ => None,

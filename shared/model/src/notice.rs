@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use crate::{
-    decision::DeadReason,
+    decision::DeadKind,
     ids::{CallbackId, ChannelId, MessageId, NoticeId},
 };
 
@@ -18,6 +18,8 @@ pub struct Notice {
     pub event: NoticeEvent,
 }
 
+/// What is noticed. It holds no text that a producer, a channel or a sessions server wrote: such a
+/// text could be of a session that is erased.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data")]
 pub enum NoticeEvent {
@@ -25,7 +27,7 @@ pub enum NoticeEvent {
     MessageDead {
         channel_id: ChannelId,
         message_id: MessageId,
-        reason: DeadReason,
+        reason: DeadKind,
     },
     /// The channel accepted the message and did not answer in time.
     #[serde(rename = "message.overdue")]
@@ -38,7 +40,7 @@ pub enum NoticeEvent {
         channel_id: ChannelId,
         message_id: MessageId,
         callback_id: CallbackId,
-        reason: DeadReason,
+        reason: DeadKind,
     },
     /// The channel's endpoint fails, and deliveries to it stop for this long.
     #[serde(rename = "channel.breaker_opened")]
@@ -117,13 +119,12 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::decision::DeadKind;
 
     fn dead(channel_id: &str) -> NoticeEvent {
         NoticeEvent::MessageDead {
             channel_id: channel_id.parse().unwrap(),
             message_id: MessageId::generate(),
-            reason: DeadReason::new(DeadKind::Expired, "expired"),
+            reason: DeadKind::Expired,
         }
     }
 

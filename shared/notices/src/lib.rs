@@ -40,27 +40,25 @@ struct Publisher {
     broker: SharedBroker,
     clock: Arc<dyn Clock>,
     window: Duration,
-    published: Mutex<Published>,
-    /// Held during a publish, so that concurrent events of a channel lead to one notice.
-    one_at_a_time: tokio::sync::Mutex<()>,
+    claimed: Mutex<Claimed>,
 }
 
-/// The notices of the present window.
+/// The notices of the present window that are published, or are being published.
 #[derive(Default)]
-struct Published {
+struct Claimed {
     window: i64,
     ids: HashSet<NoticeId>,
 }
 
-impl Published {
-    /// Whether the window has no notice with this id yet, and room for one.
-    fn lacks(&mut self, window: i64, id: &NoticeId) -> bool {
+impl Claimed {
+    /// Whether the caller is to publish this notice: the window has none with this id yet, and room
+    /// for one.
+    fn claim(&mut self, window: i64, id: NoticeId) -> bool {
         if window != self.window {
             self.window = window;
             self.ids.clear();
         }
-        let has_room = self.ids.len() < MAX_NOTICES_A_WINDOW;
-        has_room && !self.ids.contains(id)
+        self.ids.len() < MAX_NOTICES_A_WINDOW && self.ids.insert(id)
     }
 }
 
@@ -75,16 +73,20 @@ impl Notices {
             broker,
             clock,
             window,
-            published: Mutex::default(),
-            one_at_a_time: tokio::sync::Mutex::default(),
+            claimed: Mutex::default(),
         });
         let (offered, events) = mpsc::channel(MAX_OFFERED);
         tokio::spawn(publish_offered(Arc::clone(&publisher), events));
         Self(Some(Publishing { publisher, offered }))
     }
 
+    pub const fn are_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Publishes a notice of this event, and resolves after the broker's confirm. Does nothing if the
-    /// window already has one.
+    /// window already has one, or if another caller is publishing it: then that caller's event is
+    /// unsettled until the confirm. A notice that the broker refuses is dropped, with a log line.
     ///
     /// # Errors
     /// If the broker did not confirm it. The notice may be in its queue all the same; the next one in
@@ -115,13 +117,13 @@ impl Publisher {
         let seconds = i64::try_from(self.window.as_secs()).unwrap_or(i64::MAX);
         let window = now.unix_timestamp() / seconds.max(1);
         let id = event.id(window);
-        if !self.published.lock().lacks(window, &id) {
+        if !self.claimed.lock().claim(window, id) {
             return Ok(());
         }
-        let _one = self.one_at_a_time.lock().await;
-        if !self.published.lock().lacks(window, &id) {
-            return Ok(());
-        }
+        let claim = Claim {
+            publisher: self,
+            id: Some(id),
+        };
         let notice = Notice {
             timestamp: now,
             event: event.clone(),
@@ -129,9 +131,39 @@ impl Publisher {
         let body = serde_json::to_vec(&notice);
         let body = body.map_err(|error| PublishError::Refused(error.to_string()))?;
         let message = Message::new(id.to_string(), now, body.into());
-        self.broker.publish(Route::Notices, message).await?;
-        self.published.lock().ids.insert(id);
+        match self.broker.publish(Route::Notices, message).await {
+            Ok(()) => {}
+            // The journal must not wait for a queue that is full or has other arguments.
+            Err(error @ (PublishError::Refused(_) | PublishError::TooLarge)) => {
+                if let Some(suppressed) = DROPPED.due(Instant::now().into_std()) {
+                    let kind = event.name();
+                    tracing::warn!(kind, %error, suppressed, "a notice is dropped");
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        claim.keep();
         Ok(())
+    }
+}
+
+/// A claim on a notice. Dropping it lets another event publish the notice.
+struct Claim<'a> {
+    publisher: &'a Publisher,
+    id: Option<NoticeId>,
+}
+
+impl Claim<'_> {
+    fn keep(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = &self.id {
+            self.publisher.claimed.lock().ids.remove(id);
+        }
     }
 }
 
@@ -140,9 +172,6 @@ async fn publish_offered(publisher: Arc<Publisher>, mut events: mpsc::Receiver<N
     while let Some(event) = events.recv().await {
         while let Err(error) = publisher.raise(&event).await {
             tracing::debug!(%error, "a notice is not published yet");
-            if matches!(error, PublishError::Refused(_) | PublishError::TooLarge) {
-                break;
-            }
             sleep(PUBLISH_AGAIN_AFTER).await;
         }
     }
@@ -207,18 +236,20 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_refused_notice_stops_nothing() {
+        let (broker, notices) = notices();
+        broker.limit_bytes(1);
+        notices.raise(&closed("a")).await.unwrap();
+        assert!(broker.taken().is_empty());
+    }
+
     #[test]
     fn a_window_has_a_bounded_number_of_notices() {
-        let mut published = Published::default();
-        let mut taken = 0;
-        for number in 0..2 * MAX_NOTICES_A_WINDOW {
-            let id = closed(&format!("c{number}")).id(1);
-            if published.lacks(1, &id) {
-                published.ids.insert(id);
-                taken += 1;
-            }
-        }
+        let mut claimed = Claimed::default();
+        let ids = (0..2 * MAX_NOTICES_A_WINDOW).map(|number| closed(&format!("c{number}")).id(1));
+        let taken = ids.filter(|id| claimed.claim(1, *id)).count();
         assert_eq!(taken, MAX_NOTICES_A_WINDOW);
-        assert!(published.lacks(2, &closed("c0").id(2)));
+        assert!(claimed.claim(2, closed("c0").id(2)));
     }
 }

@@ -37,7 +37,7 @@ pub use waiting::{
 
 pub(crate) use answers::{AnswerChange, answers_in, latest_entry, latest_without_contents};
 pub(crate) use conversation::{Part, merged};
-pub(crate) use erased::{ERASED, without_contents};
+pub(crate) use erased::{ERASED, erased_event, without_contents};
 pub(crate) use erasures::Subject;
 pub(crate) use journal::timeline;
 pub(crate) use projection::MessageProjection;

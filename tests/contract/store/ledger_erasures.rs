@@ -7,8 +7,8 @@ use roundtrip_model::{
     journal::{After, KeptAnswer},
 };
 use roundtrip_store::{
-    AnswerFilter, DeadFilter, DeadLetter, Detail, MAX_ERASED_AT_ONCE, Settlement, SharedStore,
-    StoredAnswer, Turn, WaitingMessage,
+    DeadFilter, DeadLetter, Detail, MAX_ERASED_AT_ONCE, Settlement, SharedStore, Turn,
+    WaitingMessage,
 };
 use serde_json::value::RawValue;
 
@@ -22,11 +22,11 @@ use super::{
 const LONG: usize = 6_000;
 
 /// A text that is found nowhere else.
-fn secret(of: &str) -> String {
+pub(super) fn secret(of: &str) -> String {
     format!("the-text-of-{of}-{}", "x".repeat(LONG))
 }
 
-fn session(id: &str) -> SessionId {
+pub(super) fn session(id: &str) -> SessionId {
     id.parse().expect("a session id")
 }
 
@@ -36,7 +36,7 @@ fn answer_id(millis: i64) -> CallbackId {
 }
 
 /// The entries of a message of this session with contents of every kind.
-fn entries(of: &str, millis: i64) -> Vec<Entry> {
+pub(super) fn entries(of: &str, millis: i64) -> Vec<Entry> {
     let id = message_id(millis);
     let text = secret(of);
     let reason = || DeadReason::new(DeadKind::Refused, format!("answered 400: {text}"));
@@ -71,7 +71,7 @@ fn entries(of: &str, millis: i64) -> Vec<Entry> {
         .collect()
 }
 
-fn letter(of: &str, millis: i64) -> DeadLetter {
+pub(super) fn letter(of: &str, millis: i64) -> DeadLetter {
     DeadLetter {
         session_id: Some(session(of)),
         reason: DeadReason::new(DeadKind::Refused, secret(of)),
@@ -96,7 +96,7 @@ async fn fill(store: &SharedStore, of: &str, millis: i64) {
     put(&**store, &[waiting_message(of, millis + 20)]).await;
 }
 
-async fn letters(store: &SharedStore, of: &str) -> Vec<DeadLetter> {
+pub(super) async fn letters(store: &SharedStore, of: &str) -> Vec<DeadLetter> {
     let filter = DeadFilter {
         session: Some(session(of)),
         ..DeadFilter::default()
@@ -105,13 +105,13 @@ async fn letters(store: &SharedStore, of: &str) -> Vec<DeadLetter> {
     letters.expect("the dead letters")
 }
 
-async fn request(store: &SharedStore, of: &str, millis: i64) {
+pub(super) async fn request(store: &SharedStore, of: &str, millis: i64) {
     let requested = store.request_erasure(&session(of), at(millis)).await;
     requested.expect("to request the erasure");
 }
 
 /// Erases every session whose erasure has not ended.
-async fn erase(store: &SharedStore) {
+pub(super) async fn erase(store: &SharedStore) {
     let unfinished = store.unfinished_erasures(10).await.expect("erasures");
     for erasure in unfinished {
         let erased = store.erase_session(&erasure, at(5000)).await;
@@ -283,131 +283,5 @@ pub(crate) async fn contents_of_messages_and_dead_letters_are_erased_by_their_id
     settled.expect("to settle");
     store.overwrite_erased().await.expect("to overwrite");
     assert!(!harness.holds("the-text-of-anna").await);
-    assert!(harness.holds("the-text-of-bert").await);
-}
-
-/// The id of an answer without a message, accepted this many milliseconds after the beginning.
-fn made_answer_id(millis: i64) -> CallbackId {
-    let id = message_id(millis).to_string().replace("msg_", "cb_");
-    id.parse().expect("a callback id")
-}
-
-/// The entries of an answer without a message. What became of it comes before and after its content.
-fn entries_of_answer(of: &str, millis: i64) -> Vec<Entry> {
-    let (callback_id, text) = (made_answer_id(millis), secret(of));
-    let attempted = |number| {
-        let mut attempt = attempt(number, After::Retry { wait_ms: 1 });
-        attempt.excerpt.clone_from(&text);
-        attempt.error = Some(text.clone());
-        Event::ForwardAttempted {
-            callback_id,
-            attempt: Box::new(attempt),
-        }
-    };
-    let json = RawValue::from_string(format!("\"{text}\"")).expect("JSON");
-    let events = [
-        attempted(1),
-        Event::Answered {
-            callback_id,
-            content: Some(KeptAnswer::ResponseData(json)),
-        },
-        attempted(2),
-    ];
-    let entries = events.map(|event| Entry {
-        message_id: None,
-        channel_id: None,
-        session_id: session(of),
-        ..entry(message_id(millis), 0, millis, event)
-    });
-    entries.into()
-}
-
-async fn kept_answer(store: &SharedStore, id: CallbackId) -> StoredAnswer {
-    let filter = AnswerFilter {
-        callback_ids: Some(vec![id]),
-        ..AnswerFilter::default()
-    };
-    let page = store.kept_answers(&filter, None, 10).await;
-    let mut page = page.expect("a page of answers");
-    assert_eq!(page.len(), 1);
-    page.remove(0)
-}
-
-/// Its id, its time and what became of it stay. What is recorded again, or late, brings nothing back.
-pub(crate) async fn an_erased_answer_without_a_message_leaves_no_byte_of_its_contents(
-    harness: &impl Harness,
-) {
-    let store = harness.store();
-    let (of_anna, of_bert) = (entries_of_answer("anna", 0), entries_of_answer("bert", 1));
-    record(&**store, &of_anna).await;
-    record(&**store, &of_bert).await;
-    // Accepted before the erasure, and recorded after it.
-    let late = entries_of_answer("anna", 50);
-    request(store, "anna", 100).await;
-    erase(store).await;
-    for again in [&of_anna, &late] {
-        for entry in again {
-            assert!(!harness.holds("the-text-of-anna").await);
-            record(&**store, std::slice::from_ref(entry)).await;
-        }
-    }
-    store.overwrite_erased().await.expect("to overwrite");
-    assert!(!harness.holds("the-text-of-anna").await);
-    for millis in [0, 50] {
-        let answer = kept_answer(store, made_answer_id(millis)).await;
-        assert_eq!(answer.contents_erased_at, Some(at(100)));
-        assert!(answer.content.is_none());
-        let latest = answer.latest.expect("what became of it").event;
-        let Event::ForwardAttempted { attempt, .. } = latest else {
-            panic!("{latest:?}")
-        };
-        assert_eq!((attempt.attempt, &*attempt.excerpt), (2, ""));
-        let ids = AnswerFilter {
-            callback_ids: Some(vec![made_answer_id(millis)]),
-            without_message: true,
-            ..AnswerFilter::default()
-        };
-        let ids = store.kept_answer_ids(&ids).await.expect("the id");
-        assert_eq!(ids, [(made_answer_id(millis), Some(at(100)))]);
-    }
-
-    // Answers of other sessions, and those accepted later, are kept.
-    record(&**store, &entries_of_answer("anna", 101)).await;
-    for kept in [1, 101] {
-        let answer = kept_answer(store, made_answer_id(kept)).await;
-        assert!(answer.content.is_some() && answer.contents_erased_at.is_none());
-    }
-}
-
-/// Also those of which only the content, or only what became of them, is recorded. Answers of a message
-/// are erased with it.
-pub(crate) async fn contents_of_answers_without_a_message_are_erased_by_their_ids(
-    harness: &impl Harness,
-) {
-    let store = harness.store();
-    record(&**store, &entries("bert", 0)).await;
-    record(&**store, &entries_of_answer("anna", 1)).await;
-    record(&**store, &entries_of_answer("anna", 2)[..1]).await;
-    record(&**store, &entries_of_answer("anna", 3)[1..2]).await;
-    let filter = AnswerFilter {
-        without_message: true,
-        until: Some(at(4)),
-        ..AnswerFilter::default()
-    };
-    let found = store.kept_answers(&filter, None, 10).await;
-    let ids: Vec<_> = found
-        .expect("a page")
-        .iter()
-        .map(|one| one.callback_id)
-        .collect();
-    assert_eq!(ids, [1, 2, 3].map(made_answer_id));
-    store.erase_answers(&ids, at(300)).await.expect("to erase");
-    store.overwrite_erased().await.expect("to overwrite");
-    assert!(!harness.holds("the-text-of-anna").await);
-    for id in ids {
-        let answer = kept_answer(store, id).await;
-        assert!(answer.content.is_none());
-        assert_eq!(answer.contents_erased_at, Some(at(300)));
-    }
     assert!(harness.holds("the-text-of-bert").await);
 }

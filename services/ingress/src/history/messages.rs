@@ -139,7 +139,8 @@ async fn read_after(
         Waited::Answer(answer) => {
             recorded(store, id, Some(&answer.callback_id), deadline).await;
         }
-        Waited::Ended(state) if has_answer(state) => {
+        // An inbound message has no answer.
+        Waited::Ended(state) if has_answer(state) && first.0.kind == MessageKind::Outbound => {
             let until = deadline.min(Instant::now() + RECORDED_WITHIN);
             recorded(store, id, None, until).await;
         }

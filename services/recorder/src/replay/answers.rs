@@ -29,6 +29,10 @@ impl Fate {
         let Some((message, timeline)) = store.message(message_id).await? else {
             return Ok(Self::default());
         };
+        // The replay would end the wait for the answer to a newer delivery of the message.
+        if message.state.is_under_way() || message.answer_by.is_some() {
+            return Ok(Self::accepted());
+        }
         let of_answer = |entry: &&Entry| entry.event.callback_id() == Some(answer.callback_id);
         // Of a timeline that leaves entries out, only those after the gap are certainly the latest.
         if timeline.len() >= MAX_ENTRIES {
@@ -42,7 +46,8 @@ impl Fate {
         Ok(fate.unwrap_or_else(Self::accepted))
     }
 
-    /// That of an answer whose first attempt has not ended.
+    /// That of an answer that cannot be put back now: its first attempt has not ended, or its message is
+    /// delivered again.
     fn accepted() -> Self {
         Self {
             is_under_way: true,

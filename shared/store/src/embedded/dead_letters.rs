@@ -10,7 +10,7 @@ use rusqlite::{Connection, Row, Transaction, params, params_from_iter};
 
 use super::{
     SqliteStore,
-    erased::of_session,
+    erased::of_sessions,
     rows::{self, Columns, Conditions, Selection, Table, counted, name},
 };
 use crate::{DeadFilter, DeadLetter, DeadLetters, Detail, QueryError, Unavailable, ledger::ERASED};
@@ -145,10 +145,13 @@ pub(super) fn conditions(filter: &DeadFilter) -> Conditions {
 
 fn insert(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached(INSERT)?;
+    let sessions = letters
+        .iter()
+        .filter_map(|letter| letter.session_id.as_ref());
+    let erasures = of_sessions(transaction, sessions)?;
     for letter in letters {
         let session = letter.session_id.as_ref();
-        let erasure = session.map(|session| of_session(transaction, session.as_str()));
-        let erasure = erasure.transpose()?.flatten();
+        let erasure = session.and_then(|session| erasures.get(session));
         let erasure = erasure.filter(|erasure| erasure.covers_letter(letter));
         let (detail, body) = match &erasure {
             Some(_) => (ERASED, &[][..]),

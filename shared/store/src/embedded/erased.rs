@@ -1,15 +1,20 @@
 //! What is erased, or is to be: the erasures of sessions, and the marks of messages.
 
-use std::{collections::BTreeMap, error::Error, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    str::FromStr,
+};
 
 use roundtrip_model::{Entry, SessionId, millis};
-use rusqlite::{Connection, OptionalExtension, Row, Transaction};
+use rusqlite::{Connection, Row, Transaction};
 use serde::Serialize;
 
 use super::rows::Columns;
 use crate::{Erasure, ledger::Subject};
 
-const ERASURE: &str = "SELECT * FROM erasures WHERE session_id = ?1";
+const ERASURES: &str = "
+    SELECT * FROM erasures WHERE session_id IN (SELECT value FROM json_each(?1))";
 const MARKED_MESSAGES: &str = "
     SELECT message_id AS id, erased_at FROM messages
     WHERE message_id IN (SELECT value FROM json_each(?1)) AND erased_at IS NOT NULL";
@@ -17,13 +22,16 @@ const MARKED_ANSWERS: &str = "
     SELECT callback_id AS id, erased_at FROM answers
     WHERE callback_id IN (SELECT value FROM json_each(?1)) AND erased_at IS NOT NULL";
 
-/// The erasure of a session, if there is one.
-pub(super) fn of_session(
+/// The erasures of those of these sessions that have one.
+pub(super) fn of_sessions<'a>(
     connection: &Connection,
-    session: &str,
-) -> rusqlite::Result<Option<Erasure>> {
-    let mut select = connection.prepare_cached(ERASURE)?;
-    select.query_row([session], erasure).optional()
+    sessions: impl IntoIterator<Item = &'a SessionId>,
+) -> rusqlite::Result<BTreeMap<SessionId, Erasure>> {
+    let distinct: BTreeSet<&SessionId> = sessions.into_iter().collect();
+    let mut select = connection.prepare_cached(ERASURES)?;
+    let found = select.query_map([serde_json::json!(distinct).to_string()], erasure)?;
+    let found = found.map(|erasure| erasure.map(|one| (one.session_id.clone(), one)));
+    found.collect()
 }
 
 pub(super) fn erasure(row: &Row<'_>) -> rusqlite::Result<Erasure> {
@@ -60,8 +68,9 @@ pub(super) fn erased(
             erased.insert(Subject::Answer(id), at);
         }
     }
+    let erasures = of_sessions(transaction, subjects.values().copied())?;
     for (subject, session) in subjects {
-        if let Some(erasure) = of_session(transaction, session.as_str())?
+        if let Some(erasure) = erasures.get(session)
             && erasure.covers_subject(&subject)
         {
             let at = millis::of(erasure.requested_at);

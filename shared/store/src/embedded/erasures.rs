@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 
 use super::{
     SqliteStore,
-    erased::{erasure, of_session},
+    erased::{erasure, of_sessions},
     rows::{Columns, unwritable},
     waiting::{cancelled, outline},
 };
@@ -55,8 +55,8 @@ const ERASE_EVENT: &str =
 const LETTERS: &str = "
     SELECT dead_id FROM dead_letters
     WHERE session_id = ?1 AND replayed_by IS NULL AND dead_id > ?2
-        AND iif(message_id IS NULL, printf('msg_%012x', accepted_at), message_id) < ?3
-    ORDER BY dead_id LIMIT ?4";
+        AND iif(message_id IS NULL, parcel_id < ?4, message_id < ?3)
+    ORDER BY dead_id LIMIT ?5";
 const ERASE_LETTER: &str = "
     UPDATE dead_letters SET body = x'', detail = ?2, erased_at = ?3
     WHERE dead_id = ?1 AND erased_at IS NULL";
@@ -84,9 +84,11 @@ impl Erasures for SqliteStore {
     }
 
     async fn erasure(&self, session: &SessionId) -> Result<Option<Erasure>, Unavailable> {
-        let session = session.to_string();
-        self.run(move |connection| of_session(connection, &session))
-            .await
+        let session = session.clone();
+        self.run(move |connection| {
+            of_sessions(connection, [&session]).map(|mut found| found.remove(&session))
+        })
+        .await
     }
 
     async fn unfinished_erasures(&self, limit: u16) -> Result<Vec<Erasure>, Unavailable> {
@@ -282,7 +284,19 @@ fn erase_letters(
     erasure: &Erasure,
     after: &str,
 ) -> rusqlite::Result<Vec<String>> {
-    let ids = found(transaction, LETTERS, erasure, after)?;
+    let ids: Vec<String> = transaction
+        .prepare_cached(LETTERS)?
+        .query_map(
+            (
+                erasure.session_id.as_str(),
+                after,
+                erasure.end_of_ids(),
+                erasure.end_of_answer_ids(),
+                MAX_ERASED_AT_ONCE,
+            ),
+            |row| row.get(0),
+        )?
+        .collect::<rusqlite::Result<_>>()?;
     let at = millis::of(erasure.requested_at);
     for id in &ids {
         erase_letter(transaction, id, at)?;

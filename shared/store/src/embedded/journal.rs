@@ -24,8 +24,8 @@ use crate::{
     AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MAX_PAGE,
     MessageContent, MessageFilter, MessageRecord, QueryError, StateFilter, TurnCursor, Unavailable,
     ledger::{
-        AnswerChange, MessageProjection, Part, StoredContent, Subject, answers_in,
-        latest_without_contents, merged, message_of, stored_event, timeline, without_contents,
+        AnswerChange, MessageProjection, Part, StoredContent, Subject, answers_in, erased_event,
+        latest_without_contents, merged, message_of, stored_event, timeline,
     },
 };
 
@@ -228,11 +228,11 @@ pub(super) fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqli
         }
         let mut event = stored_event(&entry.event).map_err(unwritable)?;
         let entry_id = entry.entry_id.to_string();
-        if let Some(erased) = without_contents(&event).map_err(unwritable)? {
+        if let Some(erased) = erased_event(&entry.event) {
             if !is_erased {
                 entry_content.execute((&entry_id, event))?;
             }
-            event = erased;
+            event = stored_event(&erased).map_err(unwritable)?;
         }
         insert.execute((
             message_id,

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use super::{
     SqliteStore,
-    erased::of_session,
+    erased::of_sessions,
     journal::record,
     rows::{self, Columns},
 };
@@ -246,8 +246,12 @@ impl WaitingRoom for SqliteStore {
 fn put(transaction: &Transaction<'_>, messages: &[WaitingMessage]) -> rusqlite::Result<()> {
     let mut put = transaction.prepare_cached(PUT)?;
     let mut put_body = transaction.prepare_cached(PUT_BODY)?;
+    let erasures = of_sessions(
+        transaction,
+        messages.iter().map(|message| &message.session_id),
+    )?;
     for message in messages {
-        let erasure = of_session(transaction, message.session_id.as_str())?;
+        let erasure = erasures.get(&message.session_id);
         if let Some(erasure) = erasure.filter(|erasure| erasure.covers(&message.id)) {
             cancelled(transaction, [message], erasure.requested_at)?;
             continue;

@@ -9,7 +9,7 @@ use roundtrip_model::{
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{TurnCursor, erased::erase_event, message_of};
+use super::{TurnCursor, erased::erased_event, message_of};
 use crate::QueryError;
 
 #[async_trait]
@@ -139,9 +139,8 @@ pub(crate) fn latest_entry(text: &str) -> serde_json::Result<Entry> {
 
 /// The text of a `latest` entry without what the receiver wrote. `None` if that changes nothing.
 pub(crate) fn latest_without_contents(text: &str) -> serde_json::Result<Option<String>> {
-    let mut entry = latest_entry(text)?;
-    if !erase_event(&mut entry.event) {
-        return Ok(None);
-    }
-    latest_text(&entry).map(Some)
+    let entry = latest_entry(text)?;
+    let erased = erased_event(&entry.event);
+    let erased = erased.map(|event| latest_text(&Entry { event, ..entry }));
+    erased.transpose()
 }

@@ -1,55 +1,64 @@
 //! Removes from events what the receiver (a channel server or the sessions server) wrote: excerpts,
 //! locations, and the texts of errors and reasons.
 
-use roundtrip_model::{
-    DeadReason, Event,
-    journal::{After, Attempt},
-};
+use roundtrip_model::{DeadReason, Event, journal::After};
 
 use super::{ACCEPTED, RECEIVED};
 
 /// What is stored in the place of an error or of a reason's detail.
 pub(crate) const ERASED: &str = "erased";
 
-/// The stored form of an event without what the other side wrote. `None` if it is the same.
+/// The stored form of an event without what the receiver wrote. `None` if that changes nothing.
 pub(crate) fn without_contents(stored: &str) -> serde_json::Result<Option<String>> {
     if [ACCEPTED, RECEIVED].contains(&stored) {
         return Ok(None);
     }
-    let mut event: Event = serde_json::from_str(stored)?;
-    erase_event(&mut event)
-        .then(|| serde_json::to_string(&event))
+    let event: Event = serde_json::from_str(stored)?;
+    erased_event(&event)
+        .map(|event| serde_json::to_string(&event))
         .transpose()
 }
 
-/// Removes what the other side wrote. `false` if there is nothing of it.
-pub(super) fn erase_event(event: &mut Event) -> bool {
+/// The event without what the receiver wrote. `None` if that changes nothing.
+pub(crate) fn erased_event(event: &Event) -> Option<Event> {
+    has_contents(event).then(|| {
+        let mut event = event.clone();
+        erase(&mut event);
+        event
+    })
+}
+
+fn has_contents(event: &Event) -> bool {
+    let is_kept = |reason: &DeadReason| reason.detail != ERASED;
     match event {
         Event::Attempted(attempt) | Event::ForwardAttempted { attempt, .. } => {
-            erase_attempt(attempt)
+            !attempt.excerpt.is_empty()
+                || attempt.location.is_some()
+                || attempt.error.as_ref().is_some_and(|error| error != ERASED)
+                || matches!(&attempt.next, After::Dead(reason) if is_kept(reason))
         }
-        Event::Dead(reason) | Event::AnswerDead { reason, .. } => erase_reason(reason),
+        Event::Dead(reason) | Event::AnswerDead { reason, .. } => is_kept(reason),
         _ => false,
     }
 }
 
-fn erase_attempt(attempt: &mut Attempt) -> bool {
-    let before = attempt.clone();
-    attempt.excerpt.clear();
-    attempt.location = None;
-    if let Some(error) = &mut attempt.error {
-        ERASED.clone_into(error);
+fn erase(event: &mut Event) {
+    match event {
+        Event::Attempted(attempt) | Event::ForwardAttempted { attempt, .. } => {
+            attempt.excerpt.clear();
+            attempt.location = None;
+            if let Some(error) = &mut attempt.error {
+                ERASED.clone_into(error);
+            }
+            if let After::Dead(reason) = &mut attempt.next {
+                ERASED.clone_into(&mut reason.detail);
+            }
+        }
+        Event::Dead(reason) | Event::AnswerDead { reason, .. } => {
+            ERASED.clone_into(&mut reason.detail);
+        }
+        _ => {}
     }
-    if let After::Dead(reason) = &mut attempt.next {
-        erase_reason(reason);
-    }
-    *attempt != before
-}
-
-fn erase_reason(reason: &mut DeadReason) -> bool {
-    let is_new = reason.detail != ERASED;
-    ERASED.clone_into(&mut reason.detail);
-    is_new
 }
 
 #[cfg(test)]

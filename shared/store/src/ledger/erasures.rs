@@ -108,14 +108,13 @@ impl Erasure {
         *message_id < *self.end_of_ids()
     }
 
-    /// Whether it erases the contents of this dead letter of the session. The time of an answer
-    /// without a message is that of its acceptance.
+    /// Whether it erases the contents of this dead letter of the session. The id of an answer without a
+    /// message has the time of its acceptance, which a replay does not change.
     pub(crate) fn covers_letter(&self, letter: &DeadLetter) -> bool {
-        letter
-            .message_id
-            .map_or(letter.accepted_at <= self.requested_at, |id| {
-                self.covers(&id.to_string())
-            })
+        letter.message_id.map_or_else(
+            || letter.webhook_id < self.end_of_answer_ids(),
+            |id| self.covers(&id.to_string()),
+        )
     }
 }
 

@@ -121,6 +121,7 @@ pub(super) const NEEDED: [Needed; 11] = [
             &["replayed", "channel_id", "_id"],
             &["replayed", "session_id", "_id"],
             &["replayed", "reason.kind", "_id"],
+            &["replayed", "dead_at", "_id"],
             &["parcel_id"],
         ],
     ),

@@ -2,9 +2,10 @@
 //!
 //! Invariant: a writer stores contents first, and then reads from the primary whether they are erased.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{DateTime, Document, doc};
+use futures::try_join;
 use mongodb::Database;
 use roundtrip_model::SessionId;
 use serde::Deserialize;
@@ -71,10 +72,13 @@ pub(super) async fn erase_recorded(
             Subject::Answer(id) => answers.push(id.to_string()),
         }
     }
-    let mut messages = marked(database, MESSAGES, messages).await?;
-    let mut answers = marked(database, ANSWERS, answers).await?;
-    let distinct: Vec<SessionId> = sessions.values().copied().cloned().collect();
-    let erasures = of_sessions(database, texts(&distinct)).await?;
+    let distinct: BTreeSet<&SessionId> = sessions.values().copied().collect();
+    let distinct = distinct.into_iter().map(ToString::to_string).collect();
+    let (mut messages, mut answers, erasures) = try_join!(
+        marked(database, MESSAGES, messages),
+        marked(database, ANSWERS, answers),
+        of_sessions(database, distinct),
+    )?;
     for (subject, session) in sessions {
         if let Some(erasure) = erasures.get(session)
             && erasure.covers_subject(&subject)

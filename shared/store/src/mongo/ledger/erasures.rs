@@ -161,7 +161,7 @@ impl Contents {
                     "_id": { "$gt": after },
                     "$or": [
                         { "message_id": { "$lt": end } },
-                        { "message_id": null, "accepted_at": { "$lte": at } },
+                        { "message_id": null, "parcel_id": { "$lt": erasure.end_of_answer_ids() } },
                     ],
                 },
             ),
