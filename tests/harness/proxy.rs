@@ -139,8 +139,9 @@ async fn carry(client: TcpStream, target: SocketAddr, mut state: watch::Receiver
                 )
             };
             let ended = tokio::select! {
-                ended = there_and_back => Some(ended),
+                biased;
                 _ = frozen.wait_for(|now| now.freezes != freezes) => None,
+                ended = there_and_back => Some(ended),
             };
             match ended {
                 Some(ended) => ended.map(drop),
@@ -149,10 +150,12 @@ async fn carry(client: TcpStream, target: SocketAddr, mut state: watch::Receiver
         }
     };
     tokio::select! {
-        // An error is one side's end; dropping both sockets ends the other.
-        _ = carried => {}
+        // A cut comes first: otherwise a resume right after it could carry what a stall held back.
+        biased;
         // An error is the proxy's own end.
         _ = state.wait_for(|now| now.mode == Mode::Refuse || now.cuts != cuts) => {}
+        // An error is one side's end; dropping both sockets ends the other.
+        _ = carried => {}
     }
 }
 
