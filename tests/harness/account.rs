@@ -154,6 +154,8 @@ impl Timeline {
         };
         let is_delivered = has("attempted", Some("done"));
         match self.state {
+            // An inbound message is itself forwarded.
+            State::Forwarded if has("received", None) => is_delivered,
             State::Forwarded => has("forward_attempted", Some("done")),
             State::Delivered => is_delivered && !has("answered", None),
             State::Dead => {

@@ -32,6 +32,7 @@ pub struct CountingServer {
 #[derive(Debug)]
 struct Counting {
     tally: RwLock<Arc<Tally>>,
+    also: RwLock<Option<Arc<Tally>>>,
     answers: AtomicBool,
     /// The longest time, in milliseconds, from a delivery to its answer; 0 where the answer comes
     /// before the response to the delivery.
@@ -49,6 +50,7 @@ impl CountingServer {
     pub async fn start(tally: Arc<Tally>) -> anyhow::Result<Self> {
         let counting = Arc::new(Counting {
             tally: RwLock::new(tally),
+            also: RwLock::default(),
             answers: AtomicBool::new(false),
             latest_ms: AtomicU64::new(0),
             failing: AtomicU16::new(0),
@@ -87,6 +89,12 @@ impl CountingServer {
     pub fn count_into(&self, tally: Arc<Tally>) {
         let current = self.counting.tally.write();
         *current.unwrap_or_else(PoisonError::into_inner) = tally;
+    }
+
+    /// Counts the sessions of this tally too.
+    pub fn also_count_into(&self, tally: Arc<Tally>) {
+        let also = self.counting.also.write();
+        *also.unwrap_or_else(PoisonError::into_inner) = Some(tally);
     }
 
     /// Sets whether it posts an answer to each message's `response_url`. It does so as the seed's
@@ -152,6 +160,10 @@ impl Counting {
         }
         let tally = self.tally.read().unwrap_or_else(PoisonError::into_inner);
         tally.count(&session);
+        let also = self.also.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(also) = &*also {
+            also.count(&session);
+        }
         let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         if !gate.is_cancelled() {
             return Reply::ok().after(gate.clone());

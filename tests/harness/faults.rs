@@ -1,10 +1,12 @@
 //! The fault run: messages are posted while processes and the broker are killed, connections cut,
-//! the store is unavailable and endpoints fail; then every accepted message is accounted for.
+//! the store is unavailable and endpoints fail; then every accepted message is accounted for, every
+//! inbound message, and the notice of every refused message.
 //!
 //! Invariant: every fault happens during live traffic. A gate holds the loader until the fault is
 //! over, so the load neither ends before it nor pauses for it. A killed process is restarted only
 //! after messages were accepted (or refused) without it.
 
+mod beside;
 mod draw;
 mod inflict;
 
@@ -32,7 +34,10 @@ use crate::{
     test_namespace::TestNamespace,
 };
 
-use self::inflict::{Proxies, Victims};
+use self::{
+    beside::{Beside, Sent},
+    inflict::{Proxies, Victims},
+};
 
 pub use self::draw::Fault;
 
@@ -94,8 +99,14 @@ pub struct FaultReport {
     pub refused_answers: u64,
     /// Messages whose timeline ends as dead.
     pub dead: u64,
-    /// The ids of the other accepted messages.
+    /// The ids of the other accepted messages, inbound ones included.
     pub lost: Vec<String>,
+    /// Inbound messages that were answered 202.
+    pub inbound: u64,
+    /// Messages that their channels refused, of which a notice must come.
+    pub refused: u64,
+    /// The ids of those of which none came.
+    pub unnoticed: Vec<String>,
     /// Deliveries beyond each message's first.
     pub duplicate_deliveries: u64,
     /// Answers beyond each message's first.
@@ -126,7 +137,13 @@ impl fmt::Display for FaultReport {
             ("answered and forwarded", self.forwarded),
             ("answers that were refused", self.refused_answers),
             ("dead", self.dead),
+            ("inbound messages", self.inbound),
+            ("refused messages", self.refused),
             ("lost", self.lost.len() as u64),
+            (
+                "refused messages without a notice",
+                self.unnoticed.len() as u64,
+            ),
             ("duplicate deliveries", self.duplicate_deliveries),
             ("duplicate forwards", self.duplicate_forwards),
             ("posts that were made again", self.repeated_posts),
@@ -136,6 +153,9 @@ impl fmt::Display for FaultReport {
         }
         for id in self.lost.iter().take(NAMED) {
             writeln!(f, "lost: {id}")?;
+        }
+        for id in self.unnoticed.iter().take(NAMED) {
+            writeln!(f, "without a notice: {id}")?;
         }
         writeln!(
             f,
@@ -162,15 +182,19 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
     let channels = CountingServer::start(Arc::clone(&delivered)).await?;
     channels.answer_within(LATEST_ANSWER);
     let sessions = CountingServer::start(Arc::clone(&forwarded)).await?;
+    let mut beside = Beside::start(&run, messages).await?;
+    sessions.also_count_into(Arc::clone(&beside.heard));
 
     let (engines, proxies) = by_proxies(plan.stack.engines.clone()).await?;
     let mut stack = Stack::new(Plan {
         engines,
         sessions_server: sessions.url(),
-        ..plan.stack.defaults(&PATIENCE)
+        ..beside.noticing(plan.stack.defaults(&PATIENCE))
     })?;
     stack.start_all().await?;
     let ids = stack.register(CHANNELS, &[channels.url()]).await?;
+    beside.register(&stack, &ids[0]).await?;
+    let url = stack.url("");
     let load = stack.load(&delivered, &ids, plan.limit);
 
     let progress = Arc::new(Progress::keeping_ids());
@@ -197,13 +221,15 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
         meanwhile: (messages / (2 * plan.faults.max(1) as u64)).max(2 * IN_FLIGHT as u64),
     };
     let mut faults = Vec::new();
+    let mut sent = Sent::default();
     let run = timeout_at(deadline, async {
         tokio::try_join!(
             loader::post_gated(&load, &progress, &gated),
-            victims.inflict(&drawn, &mut faults)
+            victims.inflict(&drawn, &mut faults),
+            beside.send(&url, &ids[0], &progress, &mut sent),
         )
     });
-    let (loaded, ()) = run.await.with_context(|| {
+    let (loaded, (), ()) = run.await.with_context(|| {
         let accepted = progress.accepted.load(Ordering::Acquire);
         format!("the limit passed with {accepted} messages accepted and the faults {faults:?}")
     })??;
@@ -211,8 +237,10 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
     let accepted = progress.accepted_ids();
     let ended = account::settle(&load.address, accepted, End::Forwarded, deadline).await;
     let took = since.elapsed();
+    let unnoticed = beside.unnoticed(&sent.refused, deadline).await;
     let arrived = |message| forwarded.arrived_at(message).is_some();
-    let (mut at_sessions, mut dead, mut lost) = (0, 0, Vec::new());
+    let mut lost = beside.lost(&load.address, &sent, deadline).await;
+    let (mut at_sessions, mut dead) = (0, 0);
     for account::Ended { message, state } in ended {
         match state {
             Some(State::Forwarded) if arrived(message.message) => at_sessions += 1,
@@ -231,6 +259,9 @@ pub async fn run(mut plan: FaultPlan) -> anyhow::Result<FaultReport> {
         refused_answers: channels.refused(),
         dead,
         lost,
+        inbound: sent.inbound.len() as u64,
+        refused: sent.refused.len() as u64,
+        unnoticed,
         duplicate_deliveries: delivered.duplicates(),
         duplicate_forwards: forwarded.duplicates(),
         repeated_posts: loaded.repeated,

@@ -1,5 +1,6 @@
-//! Messages answered 202 outlive the crash of any process and of the broker, cut connections, an
-//! unavailable store and failing endpoints. Each is found and has ended. The channel server answers
+//! Messages answered 202, inbound ones too, outlive the crash of any process and of the broker, cut
+//! connections, an unavailable store and failing endpoints. Each is found and has ended, and of each
+//! that its channel refused comes a notice. The channel server answers
 //! up to 3 s late, so that most answers come after another fault. `tests/faults` runs the same with
 //! more messages and faults.
 
@@ -42,7 +43,13 @@ async fn run(engines: Engines, name: &str, broker: Option<Server>) -> anyhow::Re
     assert_eq!(report.faults.len(), FAULTS);
     assert_eq!(report.accepted, MESSAGES as u64);
     assert_eq!(report.refused_answers, 0);
+    assert!(report.inbound > 0 && report.refused > 0);
     assert!(report.lost.is_empty(), "lost: {:?}", report.lost);
+    assert!(
+        report.unnoticed.is_empty(),
+        "without a notice: {:?}",
+        report.unnoticed
+    );
     Ok(())
 }
 
