@@ -10,6 +10,7 @@ mod isolation;
 mod measure;
 mod memory;
 mod options;
+mod overdue;
 mod queries;
 mod raw_rabbitmq;
 mod raw_sqlite;
@@ -92,6 +93,11 @@ async fn main() -> anyhow::Result<ExitCode> {
             Command::Releases(options) => {
                 let (engines, _servers) = engines(&options.common).await?;
                 releases::run(&options, &engines).await?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Overdue(options) => {
+                let (engines, _servers) = engines(&options.common).await?;
+                overdue::run(&options, &engines).await?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Queries(options) => {
@@ -276,7 +282,7 @@ async fn fault_run(
     })
     .await?;
     println!("{report}\n");
-    Ok(report.lost.len())
+    Ok(report.lost.len() + report.unnoticed.len())
 }
 
 async fn replay(options: &Replay) -> anyhow::Result<ExitCode> {

@@ -44,6 +44,9 @@ pub(crate) enum Command {
     /// Measures how messages leave the store: retries made now, scheduled messages, and channels that
     /// are resumed one by one.
     Releases(Releases),
+    /// Sends messages whose answer is due soon and of which half get none, and measures when these
+    /// become overdue; exactly these may.
+    Overdue(Overdue),
 }
 
 #[derive(Debug, Args)]
@@ -290,6 +293,17 @@ pub(crate) struct Releases {
     /// Channels of `--run channels`.
     #[arg(long, default_value_t = 300)]
     pub(crate) channels: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Overdue {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[arg(long, default_value_t = 5_000)]
+    pub(crate) messages: usize,
+    /// Kills each process once.
+    #[arg(long)]
+    pub(crate) kills: bool,
 }
 
 /// What is released from the store.
