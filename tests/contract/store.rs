@@ -16,6 +16,7 @@ mod ledger_kept_answers;
 mod ledger_keys;
 mod ledger_messages;
 mod ledger_replays;
+mod ledger_session_events;
 mod ledger_unanswered;
 mod ledger_waiting;
 mod pages;
@@ -47,6 +48,7 @@ pub(crate) use ledger_kept_answers::*;
 pub(crate) use ledger_keys::*;
 pub(crate) use ledger_messages::*;
 pub(crate) use ledger_replays::*;
+pub(crate) use ledger_session_events::*;
 pub(crate) use ledger_unanswered::*;
 pub(crate) use ledger_waiting::*;
 pub(crate) use pages::*;
@@ -168,6 +170,11 @@ macro_rules! store_contract {
             messages_are_found_by_their_kind,
             a_conversation_has_only_the_callers_channels,
             a_long_conversation_is_read_in_pages_of_bounded_bytes,
+            answers_inbound_messages_and_ends_are_events,
+            an_event_that_is_stored_late_is_found_by_continuing,
+            an_event_that_is_stored_again_keeps_its_place,
+            a_follower_gets_only_the_callers_channels,
+            an_event_of_erased_contents_says_so,
             an_answer_without_a_message_is_kept_with_what_became_of_it,
             kept_answers_are_found_by_their_filter,
             pages_hold_every_kept_answer_once_in_the_order_of_time,

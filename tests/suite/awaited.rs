@@ -27,6 +27,7 @@ on_both_setups! {
     a_long_poll_returns_with_the_answer,
     a_long_poll_returns_when_the_message_is_dead,
     a_token_that_names_another_mailbox_is_refused,
+    a_key_that_is_revoked_during_a_wait_gets_no_answer,
 }
 
 /// Longer than the harness waits for a response.
@@ -117,6 +118,27 @@ async fn a_stopping_ingress_ends_its_waits(setup: Setup) -> anyhow::Result<Accou
     let response = producer.rest().await?;
     assert!(response.starts_with("HTTP/1.1 202"), "{response}");
     gateway.start_all().await?;
+    gateway.finish(&[&channel, &sessions]).await
+}
+
+async fn a_key_that_is_revoked_during_a_wait_gets_no_answer(
+    setup: Setup,
+) -> anyhow::Result<Accounted> {
+    let (gateway, channel, sessions) = plan(setup)?.start_with_servers(|_| Reply::ok()).await?;
+    let key = json!({"name": "p", "role": "producer"});
+    let key = gateway.post("/api-keys", key).await?.expect(201)?;
+    let authorization = format!("Bearer {}", key.field("key")?);
+    let headers = [LONG, ("authorization", authorization.as_str())];
+    let answered = async {
+        let path = channel.taken_at_least(1).await?[0].response_path()?;
+        let revoked = format!("/api-keys/{}", key.field("key_id")?);
+        gateway.delete(&revoked).await?.expect(200)?;
+        let body = format!(r#"{{"session_id":"s","response_data":{ANSWER}}}"#);
+        gateway.post(&path, body).await?.expect(202)
+    };
+    let (sent, answered) = join(send(&gateway, &headers), answered).await;
+    answered?;
+    assert_eq!(sent?.expect(202)?.json()["status"], "queued");
     gateway.finish(&[&channel, &sessions]).await
 }
 

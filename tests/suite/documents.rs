@@ -1,5 +1,5 @@
-//! Runs the servers in `docs/channel-servers.md` and `docs/sessions-servers.md`, extracted from the
-//! pages.
+//! Runs the servers in `docs/channel-servers.md` and `docs/sessions-servers.md`, and the commands in
+//! `docs/producers.md`, extracted from the pages.
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 
@@ -201,5 +201,51 @@ async fn a_documented_sessions_server_takes_each_answer_once(
     .await?;
     assert_eq!(again, 2, "{}", server.server.output());
     let unaccounted = gateway.finish_unaccounted("the documented server keeps no record");
+    unaccounted.await.map(drop)
+}
+
+/// The shell's code blocks of the producers' page in their order, each with what its output shows. The
+/// first one sets the gateway's address.
+const PRODUCERS_COMMANDS: [&[&str]; 9] = [
+    &[],
+    &["HTTP/1.1 200 OK", r#""status":"answered""#],
+    &[r#""state":"#],
+    &["event: answer", r#""response_data":"#],
+    &["HTTP/1.1 202 Accepted"],
+    &["HTTP/1.1 202 Accepted"],
+    &["HTTP/1.1 202 Accepted", r#""messages":["#],
+    &[r#""accepted":1,"rejected":1"#],
+    &[r#""turns":["#, r#""status":"erasing""#],
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_of_the_producers_page_works() -> anyhow::Result<()> {
+    let gateway = Plan::new(Setup::Embedded)?
+        .env("ROUNDTRIP__INGRESS__MAX_FOLLOW", "1s")
+        .start()
+        .await?;
+    let channel = ScriptedServer::start(|_| Reply::ok()).await?;
+    gateway.register("slack-sim", &channel.url()).await?;
+    let message_id = gateway.send("echo", "abc123").await?;
+    gateway.until_state(&message_id, "forwarded").await?;
+    let page = fs::read_to_string(root().join("docs/producers.md"))?;
+    let blocks: Vec<_> = page.split("```bash\n").skip(1).collect();
+    assert_eq!(blocks.len(), PRODUCERS_COMMANDS.len());
+    for (block, shown) in blocks.into_iter().zip(PRODUCERS_COMMANDS) {
+        let block = block.split("```").next().context("an open block")?;
+        let ran = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", block])
+            .env("api", gateway.url(""))
+            .env("message_id", &message_id)
+            .output()
+            .await?;
+        let printed = String::from_utf8_lossy(&ran.stdout);
+        let errors = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "{block}: {printed} {errors}");
+        for text in shown {
+            assert!(printed.contains(text), "{block}: {printed} {errors}");
+        }
+    }
+    let unaccounted = gateway.finish_unaccounted("the page's last command erases its session");
     unaccounted.await.map(drop)
 }

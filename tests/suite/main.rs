@@ -46,6 +46,7 @@ mod round_trip;
 mod schedule;
 mod secrets;
 mod seed;
+mod session_events;
 mod signatures;
 mod store_contract;
 mod structure;

@@ -75,6 +75,13 @@ roundtrip_model::section! {
         /// `max_requests_in_flight`. At most half of `max_requests_in_flight` wait, even if this value is
         /// larger, so that channel servers can still post their answers.
         max_waiting_requests: usize = 1024, in 1..;
+        /// How long a client follows a session. Then the response ends, and the client continues with a new
+        /// request, whose key is checked again.
+        #[serde(with = "humantime_serde")]
+        max_follow: Duration = Duration::from_mins(15), in TIMEOUTS;
+        /// The most clients that follow sessions; a further one gets 503. Each reads the store twice a
+        /// second.
+        max_followers: usize = 256, in 1..;
         /// How much of the content of an answer or an inbound message the journal keeps.
         max_kept_answer_bytes: usize = 64 << 10, in ..=MAX_KEPT_ANSWER_BYTES;
         /// How long the last read API keys are used while the store is unavailable.

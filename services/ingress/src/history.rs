@@ -3,6 +3,7 @@
 mod answers;
 pub(crate) mod dead_letters;
 mod entry;
+pub(crate) mod events;
 pub(crate) mod messages;
 pub(crate) mod replays;
 pub(crate) mod sessions;

@@ -16,7 +16,7 @@ use crate::{
     callback::refusals::Refusals,
     config::{CallbackAuth, Config},
     inbound::secret_reads::SecretReads,
-    limits::{AnswerLimits, Queries, ResponseBudget},
+    limits::{AnswerLimits, Places, Queries, ResponseBudget},
     waiters::Waiters,
 };
 
@@ -52,6 +52,7 @@ pub struct IngressState {
     pub(crate) batches: Semaphore,
     pub(crate) queries: Queries,
     pub(crate) waiters: Waiters,
+    pub(crate) followers: Places,
 }
 
 impl Deref for IngressState {
@@ -121,6 +122,7 @@ impl Ingress {
             batches: Semaphore::new(MAX_BATCHES),
             queries: Queries::new(),
             waiters,
+            followers: Places::new(limits.max_followers),
             limits,
         }))
     }

@@ -79,6 +79,11 @@ fn table() -> Vec<Call> {
             READS,
             history::sessions::conversation,
         ),
+        get(
+            "/sessions/{session_id}/events",
+            READS,
+            history::events::follow,
+        ),
         delete("/sessions/{session_id}", OPERATES, history::sessions::erase),
         post("/messages/replay", OPERATES, replays::messages),
         post("/answers/replay", OPERATES, replays::answers),

@@ -23,12 +23,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::notes::Notes;
 use crate::{
     auth::Principal,
+    limits::{Place, Places},
     problem::{Kind, Problem},
 };
 
 /// How often the store is read for the ends of waits of which no note comes. A read that takes longer is
 /// followed by a pause as long as itself.
-const READ_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const READ_EVERY: Duration = Duration::from_millis(500);
 
 /// How long to wait for the recorder to store a message or an answer that was accepted.
 pub(crate) const RECORDED_WITHIN: Duration = Duration::from_secs(2);
@@ -58,30 +59,25 @@ pub(crate) enum Waited {
 }
 
 pub(crate) struct Waiters {
-    waiting: Arc<Mutex<Waiting>>,
-    places: usize,
+    awaited: Arc<Mutex<Awaited>>,
+    places: Places,
     notes: Notes,
     stopping: CancellationToken,
     _reader: DropGuard,
 }
 
-/// Who waits for what.
+/// What is known of each awaited message.
 #[derive(Default)]
-struct Waiting {
-    messages: HashMap<MessageId, watch::Sender<Known>>,
-    /// How many requests of each principal wait.
-    principals: HashMap<String, usize>,
-    requests: usize,
-}
+struct Awaited(HashMap<MessageId, watch::Sender<Known>>);
 
-/// One request that waits. Its place is free again when it is dropped.
+/// One request that waits.
 pub(crate) struct Waiter {
     message_id: MessageId,
-    principal: String,
     /// `None` only while it is dropped.
     known: Option<watch::Receiver<Known>>,
-    waiting: Arc<Mutex<Waiting>>,
+    awaited: Arc<Mutex<Awaited>>,
     stopping: CancellationToken,
+    _place: Place,
 }
 
 impl Waiters {
@@ -93,55 +89,45 @@ impl Waiters {
         mailbox: Option<Mailbox>,
         stopping: CancellationToken,
     ) -> Self {
-        let waiting = Arc::<Mutex<Waiting>>::default();
+        let awaited = Arc::<Mutex<Awaited>>::default();
         let dropped = CancellationToken::new();
         let (sender, received) = mailbox
             .map(|Mailbox { sender, received }| (sender, received))
             .unzip();
-        let ended = Arc::clone(&waiting);
+        let ended = Arc::clone(&awaited);
         let reading = join(
-            read(Arc::clone(&waiting), store),
+            read(Arc::clone(&awaited), store),
             notes::read(received, move |answered| ended.lock().end(&answered)),
         );
         tokio::spawn(dropped.clone().run_until_cancelled_owned(reading));
         Self {
-            waiting,
-            places,
+            awaited,
+            places: Places::new(places),
             notes: Notes::new(sender),
             stopping,
             _reader: dropped.drop_guard(),
         }
     }
 
-    /// Begins a wait. An answer that is accepted from now on ends it. No principal with a key gets
-    /// more than half of the places.
+    /// Begins a wait. An answer that is accepted from now on ends it.
     pub(crate) fn begin(
         &self,
         principal: &Principal,
         message_id: MessageId,
     ) -> Result<Waiter, Problem> {
-        let share = match principal {
-            Principal::Anybody => self.places,
-            Principal::Configured | Principal::Key(_) => self.places.div_ceil(2),
-        };
-        let principal = principal.to_string();
-        let mut waiting = self.waiting.lock();
-        let own = waiting.principals.get(&principal).copied().unwrap_or(0);
-        if waiting.requests >= self.places || own >= share {
-            return Err(Kind::TooManyWaiters.into());
-        }
-        waiting.requests += 1;
-        waiting.principals.insert(principal.clone(), own + 1);
-        let sender = waiting
-            .messages
+        let place = self.places.take(principal).ok_or(Kind::TooManyWaiters)?;
+        let mut awaited = self.awaited.lock();
+        let known = awaited
+            .0
             .entry(message_id)
-            .or_insert_with(|| watch::Sender::new(Known::Nothing));
+            .or_insert_with(|| watch::Sender::new(Known::Nothing))
+            .subscribe();
         Ok(Waiter {
             message_id,
-            principal,
-            known: Some(sender.subscribe()),
-            waiting: Arc::clone(&self.waiting),
+            known: Some(known),
+            awaited: Arc::clone(&self.awaited),
             stopping: self.stopping.clone(),
+            _place: place,
         })
     }
 
@@ -153,16 +139,16 @@ impl Waiters {
     /// Ends the waits for the message that this entry says is answered: those of this process, and by
     /// a note those of the process that sent the message.
     pub(crate) fn answered(&self, answered: &Entry) {
-        self.waiting.lock().end(answered);
+        self.awaited.lock().end(answered);
         self.notes.send(answered);
     }
 }
 
-impl Waiting {
+impl Awaited {
     /// Ends the waits for the message of this entry.
     fn end(&self, answered: &Entry) {
-        let awaited = answered.message_id.and_then(|id| self.messages.get(&id));
-        let Some(sender) = awaited else {
+        let known = answered.message_id.and_then(|id| self.0.get(&id));
+        let Some(sender) = known else {
             return;
         };
         if let Event::Answered {
@@ -207,40 +193,31 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut waiting = self.waiting.lock();
+        let mut awaited = self.awaited.lock();
         self.known = None;
         let is_last = |sender: &watch::Sender<Known>| sender.receiver_count() == 0;
-        if waiting.messages.get(&self.message_id).is_some_and(is_last) {
-            waiting.messages.remove(&self.message_id);
-        }
-        waiting.requests -= 1;
-        let own = waiting.principals.get_mut(&self.principal);
-        let left = own.map_or(0, |own| {
-            *own -= 1;
-            *own
-        });
-        if left == 0 {
-            waiting.principals.remove(&self.principal);
+        if awaited.0.get(&self.message_id).is_some_and(is_last) {
+            awaited.0.remove(&self.message_id);
         }
     }
 }
 
 /// Looks in the store for the ends of awaited messages.
-async fn read(waiting: Arc<Mutex<Waiting>>, store: SharedStore) {
+async fn read(awaited: Arc<Mutex<Awaited>>, store: SharedStore) {
     let mut took = Duration::ZERO;
     loop {
         // At most half of the time, because the recorder writes the answers to the same store.
         sleep(took.max(READ_EVERY)).await;
         let began = Instant::now();
-        let awaited: Vec<MessageId> = waiting.lock().messages.keys().copied().collect();
-        for ids in awaited.chunks(usize::from(MAX_PAGE)) {
+        let all: Vec<MessageId> = awaited.lock().0.keys().copied().collect();
+        for ids in all.chunks(usize::from(MAX_PAGE)) {
             // While the store is unavailable, only accepted answers and notes end a wait.
             let Ok(found) = store.states(ids).await else {
                 break;
             };
-            let waiting = waiting.lock();
+            let awaited = awaited.lock();
             for (id, state) in found.into_iter().filter(|(_, state)| ends_a_wait(*state)) {
-                if let Some(sender) = waiting.messages.get(&id) {
+                if let Some(sender) = awaited.0.get(&id) {
                     sender.send_if_modified(|known| {
                         let is_new = matches!(known, Known::Nothing);
                         if is_new {

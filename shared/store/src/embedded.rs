@@ -18,6 +18,7 @@ mod rows;
 mod scan;
 mod schema;
 mod secrets;
+mod session_events;
 mod waiting;
 
 use async_trait::async_trait;

@@ -1,5 +1,6 @@
 //! Storage for messages: their journal, their answers, their dead letters, the replays of those, the
-//! messages that wait long, the erasure of their contents, and the producers' idempotency keys. Each
+//! messages that wait long, the events of sessions, the erasure of contents, and the producers' idempotency
+//! keys. Each
 //! has a trait and its types.
 //!
 //! Invariant: what a queue may redeliver ([`Journal::record`], [`DeadLetters::insert`],
@@ -16,6 +17,7 @@ mod journal;
 mod projection;
 mod records;
 mod replays;
+mod session_events;
 mod waiting;
 
 pub use answers::{AnswerFilter, KeptAnswers, StoredAnswer};
@@ -29,6 +31,9 @@ pub use records::{AnswerRecord, Answers, MAX_ANSWERS, MessageContent, MessageRec
 pub use replays::{
     MAX_NAMED_SKIPS, MAX_RUNNING_REPLAYS, Progress, Replay, ReplayError, ReplayFilter,
     ReplaySource, ReplayStatus, Replays, Skip, SkipReason,
+};
+pub use session_events::{
+    EventCursor, EventCursorError, SessionEvent, SessionEventKind, SessionEvents,
 };
 pub use waiting::{
     SettledRow, Settlement, WaitingCursor, WaitingMessage, WaitingRoom, WaitingSelection,
@@ -45,6 +50,7 @@ pub(crate) use records::{
     ACCEPTED, RECEIVED, StoredContent, first_callback_id, first_message_id, message_of,
     stored_event,
 };
+pub(crate) use session_events::{EventType, NewSessionEvent, events_in};
 pub(crate) use waiting::{Looks, earliest_looks, look_no_later};
 
 /// The most messages, or dead letters, on one page.

@@ -36,10 +36,11 @@ pub use filter::{Filter, FilterError};
 pub use keys::{ApiKeys, KeyError, MAX_ACTIVE_KEYS, MAX_KEYS_UNDER_ONE};
 pub use ledger::{
     AnswerFilter, AnswerRecord, Answers, Conversation, DeadFilter, DeadLetter, DeadLetters,
-    DeadQueue, Detail, Erasure, Erasures, FIRST_ENTRIES, Idempotency, Journal, KeptAnswers,
-    MAX_ANSWERS, MAX_ENTRIES, MAX_ERASED_AT_ONCE, MAX_NAMED_SKIPS, MAX_PAGE, MAX_RUNNING_REPLAYS,
-    MessageContent, MessageFilter, MessageRecord, Progress, Replay, ReplayError, ReplayFilter,
-    ReplaySource, ReplayStatus, Replays, Reservation, SettledRow, Settlement, Skip, SkipReason,
+    DeadQueue, Detail, Erasure, Erasures, EventCursor, EventCursorError, FIRST_ENTRIES,
+    Idempotency, Journal, KeptAnswers, MAX_ANSWERS, MAX_ENTRIES, MAX_ERASED_AT_ONCE,
+    MAX_NAMED_SKIPS, MAX_PAGE, MAX_RUNNING_REPLAYS, MessageContent, MessageFilter, MessageRecord,
+    Progress, Replay, ReplayError, ReplayFilter, ReplaySource, ReplayStatus, Replays, Reservation,
+    SessionEvent, SessionEventKind, SessionEvents, SettledRow, Settlement, Skip, SkipReason,
     StateFilter, StoredAnswer, Turn, TurnCursor, TurnCursorError, WaitingCursor, WaitingMessage,
     WaitingRoom, WaitingSelection, WaitingSummary,
 };

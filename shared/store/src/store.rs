@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     ApiKeys, Channels, DeadLetters, Erasures, Idempotency, Journal, KeptAnswers, Replays, Secrets,
-    WaitingRoom,
+    SessionEvents, WaitingRoom,
 };
 
 /// A whole store. A role takes the trait that it needs; an `Arc<dyn Store>` converts to each.
@@ -16,6 +16,7 @@ pub trait Store:
     + DeadLetters
     + Replays
     + WaitingRoom
+    + SessionEvents
     + Erasures
     + Idempotency
     + ApiKeys
@@ -30,6 +31,7 @@ impl<T> Store for T where
         + DeadLetters
         + Replays
         + WaitingRoom
+        + SessionEvents
         + Erasures
         + Idempotency
         + ApiKeys

@@ -41,6 +41,23 @@ impl Raw {
         Ok(())
     }
 
+    /// Reads until the received text contains this, and returns it.
+    pub async fn until(&mut self, text: &str) -> anyhow::Result<String> {
+        let mut received = Vec::new();
+        let reading = async {
+            while !String::from_utf8_lossy(&received).contains(text) {
+                let read = self.stream.read_buf(&mut received).await?;
+                ensure!(read > 0, "the gateway closed the connection");
+            }
+            Ok(())
+        };
+        let read = timeout(WAIT_LIMIT, reading).await;
+        let received = String::from_utf8_lossy(&received).into_owned();
+        read.with_context(|| format!("received only {received}"))?
+            .with_context(|| format!("received only {received}"))?;
+        Ok(received)
+    }
+
     /// Reads until the gateway closes the connection.
     pub async fn rest(&mut self) -> anyhow::Result<String> {
         let mut bytes = Vec::new();

@@ -148,6 +148,17 @@ impl Authenticator {
         }
     }
 
+    /// Whether a call that began some time ago could begin now: its key is neither revoked nor expired,
+    /// as far as this process knows.
+    pub(crate) fn still_admits(&self, principal: &Principal) -> bool {
+        match principal {
+            Principal::Anybody | Principal::Configured => true,
+            Principal::Key(cached) => {
+                cached.key.is_active(self.clock.now()) && self.key_snapshot.has(cached.key.key_id)
+            }
+        }
+    }
+
     fn refuse(&self) -> Problem {
         self.key_snapshot.count_refusal();
         Problem::from(Kind::NoValidKey)

@@ -162,6 +162,11 @@ impl ApiKeySnapshot {
         }
     }
 
+    /// Whether an active key has this id, without a read of the store.
+    pub(super) fn has(&self, id: ApiKeyId) -> bool {
+        matches!(self.look(id), Ok(Some(_)))
+    }
+
     /// Why no key can be used now, if none can.
     pub(super) fn unready(&self) -> Option<&'static str> {
         match self.state.borrow().read_at {

@@ -23,7 +23,7 @@ use crate::{
     messages::prefer,
     pages::{Page, page_size},
     parameters::{Parameters, PathId},
-    problem::Problem,
+    problem::{Kind, Problem},
     waiters::{Pauses, RECORDED_WITHIN, Waited, ends_a_wait, has_answer, recorded},
 };
 
@@ -76,7 +76,14 @@ pub(crate) async fn timeline(
 ) -> Result<Response, Problem> {
     let id: MessageId = id.parse().map_err(|_error| Problem::unknown_message(&id))?;
     let (message, timeline) = match wait(&ingress, parameters.wait.as_deref())? {
-        Some(wait) => read_after(&ingress, &principal, &id, Instant::now() + wait).await?,
+        Some(wait) => {
+            let found = read_after(&ingress, &principal, &id, Instant::now() + wait).await?;
+            // The key may have been revoked meanwhile.
+            if !ingress.authenticator.still_admits(&principal) {
+                return Err(Kind::NoValidKey.into());
+            }
+            found
+        }
         None => read(&ingress, &principal, &id).await?,
     };
     let waiting = waiting(&ingress, &message, &timeline).await?;
@@ -95,10 +102,7 @@ fn wait(ingress: &Ingress, parameter: Option<&str>) -> Result<Option<Duration>, 
     let Some(text) = parameter else {
         return Ok(None);
     };
-    let seconds = prefer::seconds(text).ok_or_else(|| {
-        Problem::invalid_field("wait", "must be a whole number of seconds, such as 10")
-    })?;
-    let wait = Duration::from_secs(seconds).min(ingress.limits.max_wait);
+    let wait = prefer::wait_parameter(text)?.min(ingress.limits.max_wait);
     Ok(Some(wait).filter(|wait| !wait.is_zero()))
 }
 

@@ -247,6 +247,6 @@ pub(crate) async fn erase(
     Ok((StatusCode::ACCEPTED, JsonBody(shown)).into_response())
 }
 
-fn session(id: &str) -> Result<SessionId, Problem> {
+pub(super) fn session(id: &str) -> Result<SessionId, Problem> {
     SessionId::from_str(id).map_err(|error| Problem::invalid_field("session_id", error.to_string()))
 }

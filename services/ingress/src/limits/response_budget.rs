@@ -58,8 +58,7 @@ impl ResponseBudget {
             Problem::from(Kind::Internal)
         })?;
         let counted = CountedBody {
-            _of_all: self.take(&self.all, bytes.len())?,
-            _of_own: self.take(&self.own, bytes.len())?,
+            _reserved: self.reserve(bytes.len()).ok_or(Kind::Overloaded)?,
             _with: with,
             left: Bytes::from(bytes),
         };
@@ -67,19 +66,27 @@ impl ResponseBudget {
         Ok(([(header::CONTENT_TYPE, json)], Body::new(counted)).into_response())
     }
 
-    fn take(&self, from: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    /// Memory for so many bytes, if there is some.
+    pub(crate) fn reserve(&self, bytes: usize) -> Option<Reserved> {
         let count = u32::try_from(bytes.min(self.most)).unwrap_or(u32::MAX);
-        Arc::clone(from)
-            .try_acquire_many_owned(count)
-            .map_err(|_none_left| Problem::from(Kind::Overloaded))
+        let take = |from: &Arc<Semaphore>| Arc::clone(from).try_acquire_many_owned(count).ok();
+        Some(Reserved {
+            _of_all: take(&self.all)?,
+            _of_own: take(&self.own)?,
+        })
     }
+}
+
+/// Bytes that count against the budget until this is dropped.
+pub(crate) struct Reserved {
+    _of_all: OwnedSemaphorePermit,
+    _of_own: OwnedSemaphorePermit,
 }
 
 /// A body that counts against the budget until it is dropped.
 struct CountedBody<W> {
     left: Bytes,
-    _of_all: OwnedSemaphorePermit,
-    _of_own: OwnedSemaphorePermit,
+    _reserved: Reserved,
     _with: W,
 }
 

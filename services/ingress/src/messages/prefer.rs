@@ -36,9 +36,17 @@ pub(crate) const fn applied() -> (HeaderName, HeaderValue) {
 pub(crate) const NO_SECONDS: &str = "wait must be a whole number of seconds, such as wait=10";
 
 /// A whole number of seconds. One that does not fit is as long as possible.
-pub(crate) fn seconds(text: &str) -> Option<u64> {
+fn seconds(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+/// The time that a query parameter `wait` asks for.
+pub(crate) fn wait_parameter(text: &str) -> Result<Duration, Problem> {
+    let seconds = seconds(text).ok_or_else(|| {
+        Problem::invalid_field("wait", "must be a whole number of seconds, such as 10")
+    })?;
+    Ok(Duration::from_secs(seconds))
 }
 
 /// The value of the preference `wait`, empty if it has none. `None` for another preference.

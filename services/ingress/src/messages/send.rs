@@ -62,6 +62,8 @@ pub(crate) async fn send(
         None => None,
     };
     let location = [(header::LOCATION, format!("/channel/message/{id}"))];
+    // The key may have been revoked meanwhile.
+    let answer = answer.filter(|_| ingress.authenticator.still_admits(&principal));
     let with_answer = answer.map(|answer| accepted.with_answer(answer));
     // Without room for the answer the response is that of an unanswered message.
     let answered = with_answer.and_then(|body| ingress.response_budget.json(&body, ()).ok());

@@ -98,6 +98,8 @@ kinds! {
         "too many requests, or too many bytes of them, at once";
     TooManyWaiters: 503, "too-many-waiters", "Too many requests wait for an answer",
         "nothing was enqueued; send the request without 'Prefer: wait' or '?wait', or try again in a moment";
+    TooManyFollowers: 503, "too-many-followers", "Too many clients follow sessions",
+        "try again in a moment, or read the events that are stored with '?wait=0'";
     SecretsChanging: 503, "secrets-changing", "The channel's secrets are being changed",
         "another request is rotating them; try again";
     QueriesOverloaded: 503, "queries-overloaded", "Too many queries of all keys are running",

@@ -156,24 +156,8 @@ async fn a_wait_that_ended_leaves_its_place_and_no_state() {
     let refused = waiters.begin(&Principal::Anybody, id).err().unwrap();
     assert_eq!(refused.status(), 503);
     drop(waiter);
-    let waiting = waiters.waiting.lock();
-    assert!(waiting.messages.is_empty() && waiting.principals.is_empty());
-    drop(waiting);
+    assert!(waiters.awaited.lock().0.is_empty());
     assert!(waiters.begin(&Principal::Anybody, id).is_ok());
-}
-
-#[tokio::test]
-async fn a_principal_with_a_key_leaves_places_to_others() {
-    let bench = Bench::new().await;
-    let waiters = waiters(&bench, 4);
-    let begin = |principal| waiters.begin(principal, MessageId::generate());
-    let own = [(); 2].map(|()| begin(&Principal::Configured).ok().unwrap());
-    assert!(begin(&Principal::Configured).is_err());
-    let others = [(); 2].map(|()| begin(&Principal::Anybody).ok().unwrap());
-    assert!(begin(&Principal::Anybody).is_err());
-    drop(own);
-    assert!(begin(&Principal::Configured).is_ok());
-    drop(others);
 }
 
 #[tokio::test]

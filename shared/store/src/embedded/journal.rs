@@ -19,13 +19,14 @@ use super::{
     SqliteStore,
     erased::erased,
     rows::{self, Columns, Conditions, Selection, Table, unwritable},
+    session_events,
 };
 use crate::{
     AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MAX_PAGE,
     MessageContent, MessageFilter, MessageRecord, QueryError, StateFilter, TurnCursor, Unavailable,
     ledger::{
         AnswerChange, MessageProjection, Part, StoredContent, Subject, answers_in, erased_event,
-        latest_without_contents, merged, message_of, stored_event, timeline,
+        events_in, latest_without_contents, merged, message_of, stored_event, timeline,
     },
 };
 
@@ -284,7 +285,7 @@ pub(super) fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqli
             erased.get(&Subject::Message(projection.message_id)),
         ])?;
     }
-    Ok(())
+    session_events::insert(transaction, events_in(entries))
 }
 
 fn message(

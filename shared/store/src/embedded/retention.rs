@@ -55,7 +55,10 @@ pub(super) async fn forget(store: &SqliteStore, before: i64) -> Result<(), Unava
     Ok(())
 }
 
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 7] = [
+    // In the order of their numbers, in which their times ascend but for late ones.
+    "DELETE FROM session_events WHERE sequence IN (SELECT sequence FROM
+     (SELECT sequence, at FROM session_events ORDER BY sequence LIMIT ?2) WHERE at < ?1)",
     "DELETE FROM answers WHERE rowid IN (SELECT rowid FROM answers
      WHERE message_id IS NULL AND at < ?1 LIMIT ?2)",
     "DELETE FROM dead_letters WHERE rowid IN (SELECT rowid FROM dead_letters

@@ -21,6 +21,7 @@ pub(super) const SCHEMA: Schema = Schema {
         ANSWERS_DUE,
         ERASURES,
         ANSWERS_TO_REPLAY,
+        SESSION_EVENTS,
     ],
 };
 
@@ -370,4 +371,19 @@ const ANSWERS_TO_REPLAY: &str = "
     CREATE INDEX answers_by_time ON answers (at, callback_id);
     ALTER TABLE replays ADD COLUMN skips TEXT NOT NULL DEFAULT '[]';
     ALTER TABLE replays DROP COLUMN contents_erased;
+";
+
+/// Version 16. The events of sessions, in the order in which they were stored. `AUTOINCREMENT` keeps
+/// SQLite from giving the number of a removed event to a new one.
+const SESSION_EVENTS: &str = "
+    CREATE TABLE session_events (
+        sequence INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+        event_id TEXT NOT NULL UNIQUE,
+        session_id TEXT NOT NULL,
+        channel_id TEXT,
+        message_id TEXT,
+        type TEXT NOT NULL,
+        at INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX session_events_of_session ON session_events (session_id, sequence);
 ";

@@ -17,7 +17,7 @@ use super::{
     CHANNELS, DUPLICATE_KEY, channels,
     ledger::{
         ANSWERS, API_KEYS, DEAD_LETTERS, ENTRIES, ERASURES, IDEMPOTENCY, MESSAGES, REPLAYS,
-        WAITING, WAITING_CHANNELS,
+        SESSION_EVENTS, WAITING, WAITING_CHANNELS,
     },
 };
 
@@ -78,7 +78,7 @@ impl Only {
 
 /// The indexes of the collections. Those of channels have the id after each text, so that a page is
 /// read in its order.
-pub(super) const NEEDED: [Needed; 11] = [
+pub(super) const NEEDED: [Needed; 12] = [
     needed(
         CHANNELS,
         None,
@@ -133,6 +133,11 @@ pub(super) const NEEDED: [Needed; 11] = [
             &["status", "requested_by"],
             &["channels", "_id"],
         ],
+    ),
+    needed(
+        SESSION_EVENTS,
+        Some("at"),
+        &[&["session_id", "stored_at", "_id"]],
     ),
     // What has no `ended_at` is found by the same index.
     needed(ERASURES, Some("ended_at"), &[]),

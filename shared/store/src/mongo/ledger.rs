@@ -12,6 +12,7 @@ mod idempotency;
 mod journal;
 mod keys;
 mod replays;
+mod session_events;
 mod waiting;
 
 use std::{collections::BTreeSet, error, time::Duration};
@@ -39,6 +40,7 @@ pub(super) const MESSAGES: &str = "messages";
 pub(super) const DEAD_LETTERS: &str = "dead_letters";
 pub(super) const ERASURES: &str = "erasures";
 pub(super) const REPLAYS: &str = "replays";
+pub(super) const SESSION_EVENTS: &str = "session_events";
 pub(super) const IDEMPOTENCY: &str = "idempotency";
 pub(super) const API_KEYS: &str = "api_keys";
 pub(super) const WAITING: &str = "waiting";

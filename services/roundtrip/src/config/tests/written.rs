@@ -53,7 +53,7 @@ fn in_file(key: &str, value: &str) -> String {
 }
 
 /// Every key, with values of the environment and the same in the file.
-const KEYS: [(&str, &[(&str, &str)]); 94] = [
+const KEYS: [(&str, &[(&str, &str)]); 96] = [
     ("environment", &[("production", "\"production\"")]),
     ("public_url", &[("http://h/", "\"http://h/\"")]),
     ("sessions_server", &[("http://h/", "\"http://h/\"")]),
@@ -137,6 +137,8 @@ const KEYS: [(&str, &[(&str, &str)]); 94] = [
     ("ingress.answer_rate_per_channel", NUMBER),
     ("ingress.max_wait", DURATION),
     ("ingress.max_waiting_requests", NUMBER),
+    ("ingress.max_follow", DURATION),
+    ("ingress.max_followers", NUMBER),
     ("ingress.max_kept_answer_bytes", NUMBER),
     ("ingress.keys_max_age", DURATION),
     ("dispatcher.concurrency", NUMBER),

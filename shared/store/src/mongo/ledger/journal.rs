@@ -1,7 +1,7 @@
 //! The journal.
 //!
 //! Invariant: a call writes the contents of answers, then the documents of messages, then the entries,
-//! so that a reader of an entry finds what it is about. A state can be ahead of an answer's content,
+//! then the events of sessions, so that a reader of an entry or an event finds what it is about. A state can be ahead of an answer's content,
 //! because a forward's entry may come in an earlier call than the answer's. Last it erases what it
 //! has written of messages whose contents are erased.
 
@@ -23,8 +23,9 @@ use time::OffsetDateTime;
 
 use self::documents::{EntryRow, MessageRow, PositionRow};
 use super::{
-    super::MongoStore, ANSWERS, Asked, ENTRIES, MESSAGES, Unreadable, bulk, document,
-    erased::erase_recorded, just_after, of_channels, primary, row, rows, texts, unless_there,
+    super::MongoStore, ANSWERS, Asked, ENTRIES, MESSAGES, SESSION_EVENTS, Unreadable, bulk,
+    document, erased::erase_recorded, just_after, of_channels, primary, row, rows, session_events,
+    texts, unless_there,
 };
 use crate::{
     AnswerRecord, Answers, Conversation, Detail, FIRST_ENTRIES, Journal, MAX_ENTRIES, MAX_PAGE,
@@ -196,6 +197,7 @@ struct Write {
     contents: Vec<Vec<Document>>,
     messages: Vec<Vec<Document>>,
     rows: Vec<Document>,
+    session_events: Vec<Vec<Document>>,
 }
 
 impl Write {
@@ -208,6 +210,7 @@ impl Write {
             contents: update::answers(entries)?,
             messages: update::commands(entries)?,
             rows: rows.collect::<Result<_, _>>()?,
+            session_events: session_events::updates(entries),
         })
     }
 
@@ -219,15 +222,18 @@ impl Write {
             bulk::update(database, MESSAGES, updates).await?;
         }
         // MongoDB refuses an insert of nothing.
-        if self.rows.is_empty() {
-            return Ok(());
+        if !self.rows.is_empty() {
+            let inserted = database
+                .collection::<Document>(ENTRIES)
+                .insert_many(self.rows)
+                .ordered(false)
+                .await;
+            unless_there(inserted)?;
         }
-        let inserted = database
-            .collection::<Document>(ENTRIES)
-            .insert_many(self.rows)
-            .ordered(false)
-            .await;
-        Ok(unless_there(inserted)?)
+        for updates in self.session_events {
+            bulk::upsert(database, SESSION_EVENTS, updates).await?;
+        }
+        Ok(())
     }
 }
 
