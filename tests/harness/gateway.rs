@@ -159,6 +159,22 @@ impl TestGateway {
         self.run(arguments, &env).await
     }
 
+    /// Runs a command of the executable's that calls the API, with these variables too. If the gateway
+    /// needs keys, the command has an operator's.
+    pub async fn client(&self, arguments: &[&str], env: &[(&str, &str)]) -> anyhow::Result<Output> {
+        let url = self.url("");
+        let key = self
+            .in_production
+            .then_some(("ROUNDTRIP_API_KEY", OPERATOR_KEY));
+        let own = [("ROUNDTRIP_URL", url.as_str())].into_iter().chain(key);
+        // The last value of a variable counts.
+        let env: Vec<_> = own
+            .chain(env.iter().copied())
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        self.run(arguments, &env).await
+    }
+
     async fn run(&self, arguments: &[&str], env: &[(String, String)]) -> anyhow::Result<Output> {
         let audit = self.stack.audit();
         run_to_end(arguments, env, self.folder(), STOP_LIMIT, audit).await

@@ -10,6 +10,7 @@ mod bad_input;
 mod broker_contract;
 mod callbacks;
 mod cluster;
+mod command_line;
 #[path = "../contract/suites.rs"]
 mod contract;
 mod created_again;

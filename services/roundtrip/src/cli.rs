@@ -6,11 +6,13 @@ use clap::{
     Args, CommandFactory, Parser, Subcommand, ValueEnum,
     error::{ContextKind, ContextValue},
 };
+use clap_complete::Shell;
+use roundtrip_client::{EXIT_CODES, HealthcheckArguments, Output};
 use roundtrip_model::{ApiKeyId, ChannelId, KeyRole, ids::IdError, key};
 
 /// A channel-webhook gateway: posts messages to channels, and carries their answers back.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, name = "roundtrip", after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     /// The configuration file [default: roundtrip.toml, where there is one]
     #[arg(long, global = true, env = "ROUNDTRIP_CONFIG", value_name = "FILE")]
@@ -53,13 +55,36 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: KeysCommand,
     },
-    /// Print the default configuration, every key with its comment
-    Config,
+    /// Print the default configuration, every key with its comment; or check this one
+    Config {
+        #[command(subcommand)]
+        command: Option<ConfigCommand>,
+    },
     /// Print the RabbitMQ policies for this configuration, one command a line
     RabbitmqPolicies {
         /// As a definitions file instead, for `rabbitmqctl import_definitions`
         #[arg(long)]
         definitions: bool,
+    },
+    #[command(flatten)]
+    Client(Box<roundtrip_client::Command>),
+    /// Ask whether a process is ready: exit status 0 or 1, for images without a shell
+    Healthcheck(HealthcheckArguments),
+    /// Print the completions for a shell
+    Completions { shell: Shell },
+    /// Print the manual page, or that of a command: roundtrip man channels create
+    Man { command: Vec<String> },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print every value that a process would run with, and where it comes from; secrets are left out
+    Check {
+        #[command(flatten)]
+        arguments: ServeArguments,
+        /// What to print
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
     },
 }
 
@@ -179,9 +204,154 @@ impl Role {
     }
 }
 
+/// The completions of the command line for a shell.
+pub(crate) fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "roundtrip", &mut script);
+    script
+}
+
+/// The manual page of a command. An error names the word that is no command.
+pub(crate) fn manual(path: &[String]) -> Result<Vec<u8>, String> {
+    let mut cli = Cli::command();
+    cli.build();
+    let mut command = &cli;
+    for word in path {
+        let found = command.find_subcommand(word);
+        command =
+            found.ok_or_else(|| format!("'{word}' is no command of '{}'", command.get_name()))?;
+    }
+    let mut page = Vec::new();
+    let rendered = clap_mangen::Man::new(command.clone()).render(&mut page);
+    rendered.map_err(|error| error.to_string())?;
+    Ok(page)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/command-line.md");
+
+    fn read(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        let arguments = std::iter::once(&"roundtrip").chain(arguments);
+        Cli::read(arguments.map(Into::into))
+    }
+
+    /// Every command with its path.
+    fn paths(command: &clap::Command, path: &[String]) -> Vec<Vec<String>> {
+        let mut all = vec![path.to_vec()];
+        for inner in command.get_subcommands() {
+            let path = [path, &[inner.get_name().to_owned()]].concat();
+            all.extend(paths(inner, &path));
+        }
+        all
+    }
+
+    #[test]
+    fn the_command_line_fits_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_help_and_a_manual_page() {
+        let all = paths(&Cli::command(), &[]);
+        assert!(all.len() > 40, "{all:?}");
+        for path in all {
+            let mut arguments: Vec<&str> = path.iter().map(String::as_str).collect();
+            arguments.push("--help");
+            let help = read(&arguments).unwrap_err();
+            assert_eq!(help.kind(), clap::error::ErrorKind::DisplayHelp, "{path:?}");
+            let page = String::from_utf8(manual(&path).unwrap()).unwrap();
+            assert!(page.contains(".SH SYNOPSIS"), "{path:?}: {page}");
+        }
+        assert!(manual(&["channels".to_owned(), "no".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn every_shell_has_completions() {
+        for shell in Shell::value_variants() {
+            let script = String::from_utf8(completions(*shell)).unwrap();
+            assert!(script.contains("rotate-secret"), "{shell}");
+        }
+    }
+
+    /// The words of a line, as a shell splits them. The page quotes only with single quotes.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (number, part) in line.split('\'').enumerate() {
+            if number % 2 == 1 {
+                words.push(part.to_owned());
+            } else {
+                words.extend(part.split_whitespace().map(str::to_owned));
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn every_command_of_the_page_is_accepted() {
+        let lines = PAGE.lines().map(|line| line.trim_start_matches("$ "));
+        let commands = lines.filter_map(|line| line.strip_prefix("roundtrip "));
+        let commands: Vec<&str> = commands.collect();
+        assert!(commands.len() > 20, "{commands:?}");
+        for command in commands {
+            let command = command.split(['|', '>', '#']).next().unwrap_or_default();
+            let words = words(command.trim_end_matches(" &"));
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            if let Err(error) = read(&words) {
+                panic!("roundtrip {command}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_lists_every_exit_status() {
+        for line in EXIT_CODES.lines().skip(1) {
+            let (status, _) = line.trim_start().split_once(' ').unwrap();
+            assert!(PAGE.contains(&format!("\n| {status} |")), "{status}");
+        }
+    }
+
+    #[test]
+    fn an_option_of_a_group_may_stand_before_or_after_its_command() {
+        for arguments in [
+            &["channels", "--url", "http://h", "list"][..],
+            &["channels", "list", "--url", "http://h"],
+        ] {
+            let cli = read(arguments).unwrap();
+            let Some(Command::Client(command)) = cli.command else {
+                panic!("{arguments:?}");
+            };
+            let roundtrip_client::Command::Channels(with) = *command else {
+                panic!("{arguments:?}");
+            };
+            assert_eq!(with.common.url.as_deref(), Some("http://h"));
+        }
+    }
+
+    #[test]
+    fn a_message_and_a_batch_are_two_ways_to_send() {
+        for (arguments, is_accepted) in [
+            (&["send", "c", "hello", "--session", "s"][..], true),
+            (&["send", "c", "-", "--session", "s", "--wait", "5"], true),
+            (&["send", "c", "-5", "--json", "--session", "s"], true),
+            (&["send", "--batch", "-"], true),
+            (&["send"], false),
+            (&["send", "c", "hello"], false),
+            (&["send", "c", "--session", "s"], false),
+            (&["send", "c", "hello", "--batch", "f"], false),
+        ] {
+            assert_eq!(read(arguments).is_ok(), is_accepted, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_never_shown() {
+        let key = format!("rt_key_{}_secret", "0".repeat(32));
+        let cli = read(&["channels", "list", "--api-key", &key]).unwrap();
+        assert!(!format!("{cli:?}").contains("secret"));
+    }
 
     #[test]
     fn a_value_that_cannot_be_read_is_refused_with_what_is_valid() {

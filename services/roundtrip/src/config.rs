@@ -1,9 +1,10 @@
 //! The configuration: defaults, then the file, then the environment.
 //!
 //! Invariant: every unknown key and every wrong or missing value is one line on standard error. They
-//! are all reported together, with exit status 64 (`EX_USAGE`), before anything starts.
+//! are all reported together, with exit status 64, before anything starts.
 
 mod checks;
+mod effective;
 mod environment;
 mod file;
 mod known;
@@ -37,6 +38,9 @@ use crate::{
     telemetry,
 };
 
+use tree::Table;
+
+pub(crate) use effective::{Setting, shown};
 pub(crate) use secret::{Secret, SecretList};
 
 /// The commented default file; a test compares it with the defaults of the code.
@@ -52,7 +56,7 @@ const ENCRYPTION_KEY_FILE: &str = "encryption.key";
 /// Development's key for the tokens in response URLs.
 const CALLBACK_KEY_FILE: &str = "callback.key";
 
-pub(crate) const EXIT_USAGE: u8 = 64;
+const EXIT_CONFIGURATION: u8 = 64;
 
 /// The shortest operator key: too long to guess.
 const MIN_OPERATOR_KEY_BYTES: usize = 32;
@@ -146,22 +150,47 @@ pub(crate) fn read(file: Option<&Path>) -> Result<Config, WrongSettings> {
     check.end_with(config)
 }
 
+/// Every setting of a process with these roles, after the same checks as at its start.
+pub(crate) fn effective(
+    file: Option<&Path>,
+    roles: &BTreeSet<Role>,
+) -> Result<Vec<Setting>, WrongSettings> {
+    let mut check = Check::default();
+    let written = written(file, std::env::vars_os(), &mut check);
+    let config = reading::read_all::<Config>(written.clone(), &mut check);
+    if let Some(config) = &config {
+        config.check(roles, &mut check);
+    }
+    let config = check.end_with(config)?;
+    Ok(effective::settings(&config, &written))
+}
+
 /// The configuration, with its default in place of each value that cannot be read.
 fn read_with(
     file: Option<&Path>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
     check: &mut Check,
 ) -> Option<Config> {
+    let written = written(file, variables, check);
+    reading::read_all(written, check)
+}
+
+/// The values of the file, and those of the environment over them.
+fn written(
+    file: Option<&Path>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+    check: &mut Check,
+) -> Table {
     let mut table = check.take(file::read(file)).unwrap_or_default();
     environment::lay_over(&mut table, variables, check);
-    reading::read_all(table, check)
+    table
 }
 
 pub(crate) fn refuse(wrong: &WrongSettings) -> ExitCode {
     for wrong in wrong.iter() {
         eprintln!("roundtrip: configuration: {}", redacted(&wrong.to_string()));
     }
-    ExitCode::from(EXIT_USAGE)
+    ExitCode::from(EXIT_CONFIGURATION)
 }
 
 /// Development has no key in its configuration, and no file for one.

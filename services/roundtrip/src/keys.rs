@@ -10,13 +10,13 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use roundtrip_client::Exit;
 use roundtrip_model::{ApiKey, ApiKeyId, ChannelId, Clock, KeyBounds, NewKey, SystemClock};
 use roundtrip_store::{Config, MAX_PAGE, Store};
 use time::OffsetDateTime;
 
 use crate::{
     cli::{CreateKey, KeysCommand, RevokeKeys},
-    config::EXIT_USAGE,
     runtime, serve,
 };
 
@@ -69,7 +69,7 @@ async fn create(store: &dyn Store, wanted: CreateKey, url: &str) -> anyhow::Resu
 
 fn misused(problem: &str) -> ExitCode {
     eprintln!("roundtrip: keys create: {problem}");
-    ExitCode::from(EXIT_USAGE)
+    ExitCode::from(Exit::Usage as u8)
 }
 
 async fn list(store: &dyn Store) -> anyhow::Result<ExitCode> {

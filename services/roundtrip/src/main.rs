@@ -22,12 +22,10 @@ use std::{
     process::ExitCode,
 };
 
+use roundtrip_client::Exit;
 use roundtrip_model::redacted;
 
-use crate::{
-    cli::{Cli, Command},
-    config::EXIT_USAGE,
-};
+use crate::cli::{Cli, Command, ConfigCommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -37,7 +35,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             print(&error);
-            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
+            let is_wrong = error.use_stderr();
+            return ExitCode::from(if is_wrong { Exit::Usage } else { Exit::Done } as u8);
         }
     };
     // Before any connection: otherwise each TLS client chooses its own provider.
@@ -57,16 +56,31 @@ fn main() -> ExitCode {
         Command::Keys { command } => {
             config::read(file).map(|config| keys::run(config.store, command))
         }
-        Command::Config => Ok(show(config::DEFAULT_FILE)),
+        Command::Config { command: None } => Ok(show(config::DEFAULT_FILE)),
+        Command::Config {
+            command: Some(ConfigCommand::Check { arguments, output }),
+        } => config::effective(file, &arguments.roles())
+            .map(|settings| show(config::shown(&settings, output))),
         Command::RabbitmqPolicies { definitions } => config::read(file)
-            .map(|config| show(&rabbitmq_policies::print(&config.broker, definitions))),
+            .map(|config| show(rabbitmq_policies::print(&config.broker, definitions))),
+        Command::Client(command) => Ok(roundtrip_client::run(*command)),
+        Command::Healthcheck(arguments) => config::read(file)
+            .map(|config| roundtrip_client::healthcheck(&arguments, config.operations.listen)),
+        Command::Completions { shell } => Ok(show(cli::completions(shell))),
+        Command::Man { command } => Ok(match cli::manual(&command) {
+            Ok(page) => show(page),
+            Err(problem) => {
+                eprintln!("roundtrip: {}", roundtrip_client::safe(&problem));
+                ExitCode::from(Exit::Usage as u8)
+            }
+        }),
     };
     done.unwrap_or_else(|wrong| config::refuse(&wrong))
 }
 
 /// Writes a text to standard output. `print!` would panic if the reader has closed it.
-fn show(text: &str) -> ExitCode {
-    match io::stdout().write_all(text.as_bytes()) {
+fn show(text: impl AsRef<[u8]>) -> ExitCode {
+    match io::stdout().write_all(text.as_ref()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             let _ = writeln!(io::stderr(), "roundtrip: {error}");
             ExitCode::FAILURE
