@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 use url::Url;
 
-use crate::{connection::Connection, failure::Failure, problem::Problem};
+use crate::{connection::Connection, failure::Failure, filters::Filter, problem::Problem};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long the gateway may take to respond, beyond the time that it is asked to wait.
@@ -74,6 +74,11 @@ impl Call {
 
     pub(crate) fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.query.push((name, value.into()));
+        self
+    }
+
+    pub(crate) fn filter(mut self, filter: &Filter) -> Self {
+        self.query.extend(filter.query());
         self
     }
 

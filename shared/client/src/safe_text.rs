@@ -33,26 +33,28 @@ pub fn safe(text: &str) -> Cow<'_, str> {
 }
 
 /// A JSON text in one line: without white space between its parts, and with `\u001b` and the like in
-/// place of unsafe characters. Numbers keep their digits.
+/// place of unsafe characters. Numbers keep their digits. A text that is no JSON is safe too.
 pub fn json(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     let (mut in_string, mut is_escaped) = (false, false);
     for c in text.chars() {
-        if in_string {
-            if is_unsafe(c) {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    // Writing to a string does not fail.
-                    let _ = write!(line, "\\u{unit:04x}");
-                }
-            } else {
-                line.push(c);
-            }
-            in_string = is_escaped || c != '"';
-            is_escaped = c == '\\' && !is_escaped;
-        } else if !c.is_ascii_whitespace() {
-            line.push(c);
-            in_string = c == '"';
+        if !in_string && c.is_ascii_whitespace() {
+            continue;
         }
+        if is_unsafe(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a string does not fail.
+                let _ = write!(line, "\\u{unit:04x}");
+            }
+        } else {
+            line.push(c);
+        }
+        in_string = if in_string {
+            is_escaped || c != '"'
+        } else {
+            c == '"'
+        };
+        is_escaped = in_string && c == '\\' && !is_escaped;
     }
     line
 }
@@ -75,6 +77,12 @@ mod tests {
     #[case::invisible("a\u{200b}b\u{e0041}", "a\\u{200b}b\\u{e0041}")]
     fn what_a_terminal_would_obey_is_shown_instead(#[case] text: &str, #[case] shown: &str) {
         assert_eq!(safe(text), shown);
+    }
+
+    #[rstest]
+    #[case(" \u{1b}[2J\"", "\\u001b[2J\"")]
+    fn a_text_that_is_no_json_is_safe(#[case] text: &str, #[case] line: &str) {
+        assert_eq!(json(text), line);
     }
 
     #[rstest]

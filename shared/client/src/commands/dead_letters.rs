@@ -34,7 +34,7 @@ pub(crate) async fn run(
     match command {
         DeadLettersCommand::List { filter, rows } => {
             let filter = filter.filter();
-            let call = || filter.query(Call::get(&["dead-letters"]));
+            let call = || Call::get(&["dead-letters"]).filter(&filter);
             let heads = &["ID", "DEAD", "CHANNEL", "SESSION", "ATTEMPTS", "REASON"];
             let table = Table::new(heads);
             list::print(api, screen, "dead_letters", rows, call, table, |letter| {
@@ -87,7 +87,7 @@ async fn show(api: &Api, screen: Screen, id: String) -> Result<(), Failure> {
         ids: vec![id.clone()],
         ..DeadLetters::default()
     };
-    let call = wanted.filter().query(Call::get(&["dead-letters"]));
+    let call = Call::get(&["dead-letters"]).filter(&wanted.filter());
     let page = list::page(api, call, "dead_letters", MAX_OF_ONE, None).await?;
     if page.items.is_empty() {
         let problem = format!(
@@ -141,7 +141,7 @@ async fn purge(
     if matched > 0 {
         screen.confirm(&question, confirmation)?;
     }
-    let call = filter.query(Call::delete(&["dead-letters"]));
+    let call = Call::delete(&["dead-letters"]).filter(&filter);
     let reply = api.call(call).await?;
     let purged = reply.value()?;
     screen.show(&reply.body, || Ok(pairs([("purged", &purged["purged"])])))

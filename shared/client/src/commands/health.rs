@@ -10,7 +10,7 @@ use crate::{
     arguments::HealthcheckArguments,
     connection::{Connection, base},
     failure::Failure,
-    screen::note,
+    screen::document,
 };
 
 pub(crate) async fn ask(url: Option<&str>, listens: SocketAddr) -> Result<(), Failure> {
@@ -28,8 +28,7 @@ pub(crate) async fn ask(url: Option<&str>, listens: SocketAddr) -> Result<(), Fa
     let call = Call::get(path).within(HealthcheckArguments::LIMIT);
     let (status, _, body) = api.exchange(call).await?;
     if status.is_success() {
-        note(&body);
-        return Ok(());
+        return document(&body);
     }
     Err(Failure::Failed(format!("not ready ({status}): {body}")))
 }

@@ -32,7 +32,7 @@ pub(crate) async fn run(
     match command {
         MessagesCommand::List { filter, kind, rows } => {
             let filter = of_kind(filter.filter(), kind);
-            let call = || filter.query(Call::get(&["messages"]));
+            let call = || Call::get(&["messages"]).filter(&filter);
             let table = Table::new(&tail::HEADS);
             list::print(api, screen, "messages", rows, call, table, tail::row).await
         }

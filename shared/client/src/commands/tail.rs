@@ -47,7 +47,7 @@ pub(super) async fn follow(api: &Api, screen: Screen, filter: &Filter) -> Result
     // What is listed now is known, and not printed.
     let before = list::page(
         api,
-        filter.query(Call::get(&["messages"])),
+        Call::get(&["messages"]).filter(filter),
         "messages",
         1,
         None,
@@ -97,7 +97,7 @@ async fn look(
     let since = seen.since();
     let (mut new, mut cursor) = (Items::new(), None);
     for _ in 0..MAX_PAGES {
-        let mut call = filter.query(Call::get(&["messages"]));
+        let mut call = Call::get(&["messages"]).filter(filter);
         if let Some(since) = since.clone().filter(|_| !filter.has("since")) {
             call = call.query("since", since);
         }
