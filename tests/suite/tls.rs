@@ -62,6 +62,24 @@ async fn a_message_is_taken_by_https_and_by_nothing_else() -> anyhow::Result<()>
 }
 
 #[tokio::test]
+async fn a_command_trusts_only_the_authorities_of_its_file() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    certify(folder.path())?;
+    let gateway = start(&folder, &[]).await?;
+    let url = url(&gateway, "");
+    let get = ["channels", "get", "echo", "--url", &url, "--ca-file"];
+    let other = folder.path().join("other.crt");
+    let stranger = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
+    fs::write(&other, stranger.cert.pem())?;
+    for (file, status) in [(folder.path().join("tls.crt"), 0), (other, 4)] {
+        let file = file.display().to_string();
+        let ended = gateway.client(&[&get[..], &[&*file]].concat(), &[]).await?;
+        assert_eq!(ended.status.code(), Some(status), "{ended:?}");
+    }
+    gateway.finish(&[]).await.map(drop)
+}
+
+#[tokio::test]
 async fn a_client_that_never_shakes_hands_is_cut() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let client = client(certify(folder.path())?)?;

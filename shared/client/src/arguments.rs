@@ -63,7 +63,13 @@ pub struct Common {
     #[arg(long, global = true, value_name = "NAME", help_heading = CONNECTION)]
     pub profile: Option<String>,
     /// What to print
-    #[arg(long, global = true, value_enum, default_value_t)]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        help_heading = "Output"
+    )]
     pub output: Output,
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: no secret is shown. A key that is never serialized is a secret, and of a URL only the
 //! scheme, the host and the port are shown, because the rest may hold a password.
 
-use roundtrip_client::{Output, Table, json, safe};
+use roundtrip_client::{Output, Table, json};
 use roundtrip_model::redacted;
 use serde::Serialize;
 use url::Url;
@@ -14,6 +14,8 @@ use super::{
 };
 
 const SECRET: &str = "(a secret)";
+const EMPTY: &str = "(empty)";
+const NOT_SET: &str = "(not set)";
 const HIDDEN: char = '…';
 
 /// Channels receive this URL, so it has no secret; the check of the configuration sees to it.
@@ -75,6 +77,9 @@ fn text(key: &str, value: &serde_json::Value) -> String {
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Array(entries) => {
             let entries: Vec<String> = entries.iter().map(text_of).collect();
+            if entries.is_empty() {
+                return EMPTY.to_owned();
+            }
             entries.join(", ")
         }
         other => other.to_string(),
@@ -124,10 +129,10 @@ pub(crate) fn shown(settings: &[Setting], output: Output) -> String {
             lines.collect()
         }
         Output::Table => {
-            let mut table = Table::new(&["KEY", "VALUE", "FROM"]);
+            let mut table = Table::new(&["KEY", "FROM", "VALUE"]);
             for Setting { key, value, origin } in settings {
-                let value = value.as_deref().unwrap_or("(not set)");
-                table.row([key, &*safe(value), origin]);
+                let value = value.as_deref().unwrap_or(NOT_SET);
+                table.row([key, origin, value]);
             }
             table.lines(false)
         }

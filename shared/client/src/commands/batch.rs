@@ -114,6 +114,12 @@ pub(super) async fn send(
             ("per_second", &format!("{:.0}", rate(&totals, began)).into()),
         ]))?;
     }
+    let hidden = totals.rejected.saturating_sub(MAX_SHOWN);
+    if hidden > 0 && !screen.is_json() {
+        note(&format!(
+            "{hidden} more are not shown; --output json prints each result"
+        ));
+    }
     if totals.rejected > 0 {
         let (rejected, sent) = (totals.rejected, totals.sent());
         let problem = format!("{rejected} of {sent} messages were rejected");

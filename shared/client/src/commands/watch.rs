@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How many looks in a row may fail, so that a restart of the gateway ends no watch.
 const MAX_FAILED_LOOKS: u32 = 60;
 
-const BAR: &str = "{bar:30} {human_pos}/{human_len} {per_sec}, {eta} left";
+const BAR: &str = "{bar:30} {human_pos}/{human_len}, {msg}, {eta} left";
 
 /// How to watch and end a replay, in one line.
 pub(crate) fn how_to(id: &str) -> String {
@@ -56,7 +56,7 @@ pub(crate) async fn watch(
     let reply = tokio::select! {
         ended = until_ended(api, id, &bar) => ended?,
         () = interrupt.come() => {
-            bar.abandon();
+            bar.finish_and_clear();
             let problem = format!("the replay {id} goes on on the server; {}", how_to(id));
             return Err(Failure::Interrupted(problem));
         }
@@ -80,6 +80,7 @@ async fn until_ended(api: &Api, id: &str, bar: &ProgressBar) -> Result<Reply, Fa
                 let done = [count("/progress/replayed"), count("/progress/skipped")];
                 bar.set_length(count("/matched").unwrap_or_default());
                 bar.set_position(done.into_iter().flatten().sum());
+                bar.set_message(format!("{:.0}/s", bar.per_sec()));
                 if replay["status"] != "running" {
                     return Ok(reply);
                 }
