@@ -418,6 +418,17 @@ async fn each_outcome_has_its_exit_status(setup: Setup) -> anyhow::Result<Accoun
     run(&gateway, 0, &["channels", "pause", "c"]).await?;
     let listed = run(&gateway, 0, &["channels", "list"]).await?;
     assert!(listed.out.contains("paused"), "{}", listed.out);
+    let later = ["send", "c", "Hello", "--session", "s", "--output", "json"];
+    let later = run(&gateway, 0, &later).await?.json()?;
+    let id = later["message_id"].as_str().context("no id")?;
+    gateway.until_waiting("c", 1).await?;
+    let waiting = run(&gateway, 0, &["channels", "waiting", "c"]).await?;
+    assert!(waiting.out.contains("channel_paused"), "{}", waiting.out);
+    run(&gateway, 2, &["messages", "cancel", id]).await?;
+    let cancelled = run(&gateway, 0, &["messages", "cancel", id, "--yes"]).await?;
+    assert!(cancelled.out.contains("cancelled"), "{}", cancelled.out);
+    run(&gateway, 3, &["messages", "retry", id]).await?;
+    run(&gateway, 0, &["channels", "retry", "c"]).await?;
     run(&gateway, 0, &["channels", "resume", "c"]).await?;
     let rotated = run(&gateway, 0, &["channels", "rotate-secret", "c"]).await?;
     assert!(rotated.out.contains("whsec_"), "{}", rotated.out);

@@ -137,6 +137,10 @@ pub enum ChannelsCommand {
     Pause { channel_id: String },
     /// Deliver them again
     Resume { channel_id: String },
+    /// Show how many messages wait for a channel, and why
+    Waiting { channel_id: String },
+    /// Attempt the messages that wait for a retry now
+    Retry { channel_id: String },
     /// Make a new signing secret and print it; it is shown once
     RotateSecret {
         channel_id: String,
@@ -235,6 +239,14 @@ pub enum MessagesCommand {
         filter: filters::Messages,
         #[arg(long, value_enum)]
         kind: Option<filters::Kind>,
+    },
+    /// Attempt a waiting message now
+    Retry { message_id: String },
+    /// Remove a waiting message, so that it is not delivered
+    Cancel {
+        message_id: String,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
     /// Send past messages to their channels again, also delivered ones
     Replay {

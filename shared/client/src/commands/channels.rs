@@ -67,6 +67,30 @@ pub(crate) async fn run(
             let call = Call::post(&["channel", &channel_id, "resume"]);
             print(screen, &api.call(call).await?)
         }
+        ChannelsCommand::Waiting { channel_id } => {
+            let call = Call::get(&["channel", &channel_id, "waiting"]);
+            let reply = api.call(call).await?;
+            let summary = reply.value()?;
+            screen.show(&reply.body, || {
+                let oldest = &summary["oldest_accepted_at"];
+                let more = Some(&summary["has_more"]).filter(|more| **more == true);
+                Ok(pairs([
+                    ("count", &summary["count"]),
+                    ("has_more", more.unwrap_or(&Value::Null)),
+                    ("reasons", &summary["reasons"]),
+                    ("oldest_accepted_at", oldest),
+                    ("next_due_at", &summary["next_due_at"]),
+                ]))
+            })
+        }
+        ChannelsCommand::Retry { channel_id } => {
+            let call = Call::post(&["channel", &channel_id, "retry"]);
+            let reply = api.call(call).await?;
+            let retried = reply.value()?;
+            screen.show(&reply.body, || {
+                Ok(pairs([("retried", &retried["retried"])]))
+            })
+        }
         ChannelsCommand::RotateSecret {
             channel_id,
             overlap,

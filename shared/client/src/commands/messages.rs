@@ -51,6 +51,29 @@ pub(crate) async fn run(
         MessagesCommand::Tail { filter, kind } => {
             tail::follow(api, screen, &of_kind(filter.filter(), kind)).await
         }
+        MessagesCommand::Retry { message_id } => {
+            let call = Call::post(&["channel", "message", &message_id, "retry"]);
+            let reply = api.call(call).await?;
+            let retried = reply.value()?;
+            screen.show(&reply.body, || {
+                Ok(pairs([("retried", &retried["retried"])]))
+            })
+        }
+        MessagesCommand::Cancel {
+            message_id,
+            confirmation,
+        } => {
+            screen.confirm("Cancel 1 message?", confirmation)?;
+            let call = Call::post(&["channel", "message", &message_id, "cancel"]);
+            let reply = api.call(call).await?;
+            let cancelled = reply.value()?;
+            screen.show(&reply.body, || {
+                Ok(pairs([
+                    ("message_id", &cancelled["message_id"]),
+                    ("state", &cancelled["state"]),
+                ]))
+            })
+        }
         MessagesCommand::Replay {
             ids,
             filter,
