@@ -13,7 +13,7 @@ use crate::{
     },
     connection::Connection,
     failure::{Exit, Failure},
-    screen::Screen,
+    screen::{self, Screen},
 };
 
 /// Runs a command of the API.
@@ -53,7 +53,7 @@ fn ended(done: Result<(), Failure>) -> ExitCode {
 
 fn complain(failure: &Failure) {
     // A server may quote a key that it was sent.
-    eprintln!("roundtrip: {}", redacted(&failure.to_string()));
+    screen::complain(&format!("roundtrip: {}", redacted(&failure.to_string())));
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -112,8 +112,13 @@ impl Screen {
 
 /// Tells the user something beside the result.
 pub(crate) fn note(text: &str) {
+    complain(&safe(text));
+}
+
+/// Prints a text that is safe to standard error.
+pub(crate) fn complain(text: &str) {
     // A closed standard error is no reason to stop.
-    let _ = writeln!(io::stderr(), "{}", safe(text));
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Prints a document of the API as it is, in one line.

@@ -20,7 +20,7 @@ use crate::{
     failure::Failure,
     input::{self, MAX_DOCUMENT_BYTES},
     problem::Problem,
-    screen::{Screen, document, note, pairs},
+    screen::{Screen, complain, document, note, pairs},
 };
 
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -230,7 +230,7 @@ fn take(
             .as_u64()
             .and_then(|status| status.try_into().ok());
         let problem = Problem::of(status.unwrap_or_default(), "", result.get(), None);
-        bar.suspend(|| eprintln!("line {line}: {problem}"));
+        bar.suspend(|| complain(&format!("line {line}: {problem}")));
     }
     Ok(())
 }
