@@ -29,6 +29,7 @@ on_both_setups! {
     an_interrupted_watch_leaves_the_replay_running_and_says_how_to_end_it,
     the_messages_of_a_file_are_sent_and_each_rejected_line_is_named,
     messages_are_printed_as_they_are_accepted,
+    events_of_a_session_are_printed_as_they_come,
     a_purge_says_how_many_it_would_remove,
     a_session_is_shown_and_erased,
     each_outcome_has_its_exit_status,
@@ -321,6 +322,43 @@ async fn messages_are_printed_as_they_are_accepted(setup: Setup) -> anyhow::Resu
         ensure!(sent.iter().any(|sent| sent == id), "{printed}");
     }
     gateway.finish(&[&channel]).await
+}
+
+async fn events_of_a_session_are_printed_as_they_come(setup: Setup) -> anyhow::Result<Accounted> {
+    let plan = Plan::new(setup)?;
+    let (gateway, channel, sessions) = plan
+        .start_with_servers(|_| Reply::answering("\"pong\""))
+        .await?;
+    let early = gateway.send("c", "s").await?;
+    let path = gateway.folder().join("tail.ndjson");
+    let tail = ["sessions", "tail", "s", "--output", "json"];
+    let _tail = start(&gateway, &tail, File::create(&path)?.into())?;
+    let until_printed = async |count: usize| {
+        wait::until(format!("{count} printed events"), async || {
+            let printed = fs::read_to_string(&path).ok()?;
+            let lines = printed.lines().map(serde_json::from_str::<Value>);
+            let events = lines.collect::<Result<Vec<_>, _>>().ok()?;
+            (events.len() >= count).then_some(events)
+        })
+        .await
+    };
+    until_printed(1).await?;
+    let late = gateway.send("c", "s").await?;
+    let events = until_printed(2).await?;
+    let printed: Vec<_> = events
+        .iter()
+        .map(|event| {
+            (
+                &event["event"],
+                &event["data"]["message_id"],
+                &event["data"]["response_data"],
+            )
+        })
+        .collect();
+    let [answer, pong] = [json!("answer"), json!("pong")];
+    let [early, late] = [json!(early), json!(late)];
+    assert_eq!(printed, [(&answer, &early, &pong), (&answer, &late, &pong)]);
+    gateway.finish(&[&channel, &sessions]).await
 }
 
 async fn a_purge_says_how_many_it_would_remove(setup: Setup) -> anyhow::Result<Accounted> {

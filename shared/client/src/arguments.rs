@@ -23,7 +23,7 @@ pub enum Command {
     Send(SendArguments),
     /// Find messages, see what happened to one, follow new ones, send past ones again
     Messages(With<MessagesCommand>),
-    /// Read a session, or erase its contents
+    /// Read or follow a session, or erase its contents
     Sessions(With<SessionsCommand>),
     /// Send answers to the sessions server again
     Answers(With<AnswersCommand>),
@@ -268,6 +268,8 @@ pub enum SessionsCommand {
         #[command(flatten)]
         rows: Rows,
     },
+    /// Print the answers, inbound messages and ends of a session, and new ones until interrupted
+    Tail { session_id: String },
     /// Erase the contents of a session, in every channel
     Erase {
         session_id: String,

@@ -5,6 +5,7 @@ pub(crate) mod api_keys;
 mod batch;
 pub(crate) mod channels;
 pub(crate) mod dead_letters;
+mod follow;
 pub(crate) mod health;
 mod list;
 pub(crate) mod messages;

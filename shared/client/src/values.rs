@@ -46,6 +46,20 @@ pub(crate) fn state(value: &Value) -> Cell {
     Cell::coloured(&name, colour)
 }
 
+/// What was said in a turn, or when it was erased.
+pub(crate) fn content(turn: &Value) -> &Value {
+    let names = [
+        "message",
+        "data",
+        "response_data",
+        "truncated_data",
+        "truncated_response_data",
+        "contents_erased_at",
+    ];
+    let found = names.iter().find_map(|name| turn.get(name));
+    found.unwrap_or(&Value::Null)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -1,8 +1,6 @@
 //! `roundtrip sessions`
 
-use serde_json::Value;
-
-use super::list;
+use super::{follow, list};
 use crate::{
     api::{Api, Call},
     arguments::{Confirmation, Rows, SessionsCommand},
@@ -24,6 +22,7 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     match command {
         SessionsCommand::Show { session_id, rows } => show(api, screen, &session_id, rows).await,
+        SessionsCommand::Tail { session_id } => follow::follow(api, screen, &session_id).await,
         SessionsCommand::Erase {
             session_id,
             confirmation,
@@ -46,7 +45,7 @@ async fn show(api: &Api, screen: Screen, id: &str, rows: Rows) -> Result<(), Fai
             values::text(&turn["type"]).into(),
             values::text(own).into(),
             values::state(state),
-            values::excerpt(content(turn)).into(),
+            values::excerpt(values::content(turn)).into(),
         ]
     })
     .await?;
@@ -61,20 +60,6 @@ async fn show(api: &Api, screen: Screen, id: &str, rows: Rows) -> Result<(), Fai
         note(&format!("{status}: its erasure was requested at {at}"));
     }
     Ok(())
-}
-
-/// What was said in a turn, or when it was erased.
-fn content(turn: &Value) -> &Value {
-    let names = [
-        "message",
-        "data",
-        "response_data",
-        "truncated_data",
-        "truncated_response_data",
-        "contents_erased_at",
-    ];
-    let found = names.iter().find_map(|name| turn.get(name));
-    found.unwrap_or(&Value::Null)
 }
 
 async fn erase(

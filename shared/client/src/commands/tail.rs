@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The interval between two looks.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How much later than others a message may be listed and is still printed.
 const LISTED_WITHIN: time::Duration = time::Duration::seconds(10);
 /// The messages of one page, and the most pages of one look.
@@ -56,7 +56,7 @@ pub(super) async fn follow(api: &Api, screen: Screen, filter: &Filter) -> Result
         seen.is_new(&list::value(&item)?);
     }
     look(api, filter, &mut seen, |_| Ok(())).await?;
-    let mut failed = 0;
+    let mut patience = Patience::default();
     loop {
         sleep(LOOK_EVERY).await;
         let looked = look(api, filter, &mut seen, |page| {
@@ -72,16 +72,30 @@ pub(super) async fn follow(api: &Api, screen: Screen, filter: &Filter) -> Result
             }
             Ok(())
         });
-        match looked.await {
-            Ok(()) => failed = 0,
-            Err(failure) if failure.is_temporary() && failed < MAX_FAILED_LOOKS => {
-                if failed == 0 {
+        patience.after(looked.await)?;
+    }
+}
+
+/// How many looks in a row have failed.
+#[derive(Default)]
+pub(super) struct Patience {
+    failed: u32,
+}
+
+impl Patience {
+    /// An error that may pass is shown once, and is none until too many looks have failed.
+    pub(super) fn after(&mut self, looked: Result<(), Failure>) -> Result<(), Failure> {
+        match looked {
+            Ok(()) => self.failed = 0,
+            Err(failure) if failure.is_temporary() && self.failed < MAX_FAILED_LOOKS => {
+                if self.failed == 0 {
                     note(&failure.to_string());
                 }
-                failed += 1;
+                self.failed += 1;
             }
             Err(failure) => return Err(failure),
         }
+        Ok(())
     }
 }
 
