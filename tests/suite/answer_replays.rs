@@ -305,10 +305,13 @@ async fn held_again(first: Reply) -> anyhow::Result<(ScriptedServer, Cancellatio
     Ok((server.await?, released))
 }
 
-/// Whether the forward of the message's one answer has this state and number of attempts.
+/// Whether the message's one answer is stored, and its forward has this state and number of attempts. An
+/// entry of the forward can be stored before the answer is.
 fn forward_is(message: &Value, state: &str, attempts: u32) -> bool {
-    let forward = &message["answers"][0]["forward"];
-    forward["state"] == state && forward["attempts"] == attempts
+    let answer = &message["answers"][0];
+    let forward = &answer["forward"];
+    let is_so = forward["state"] == state && forward["attempts"] == attempts;
+    is_so && answer.get("response_data").is_some()
 }
 
 /// The forward has this state after its first attempt. Then the call replays it.

@@ -145,8 +145,7 @@ async fn read_after(
         }
         // An inbound message has no answer.
         Waited::Ended(state) if has_answer(state) && first.0.kind == MessageKind::Outbound => {
-            let until = deadline.min(Instant::now() + RECORDED_WITHIN);
-            recorded(store, id, None, until).await;
+            recorded(store, id, None, deadline).await;
         }
         Waited::Ended(_) | Waited::InVain => {}
     }

@@ -21,7 +21,7 @@ use crate::{
     json::body::RelayedJson,
     limits::BodyBudget,
     problem::Problem,
-    waiters::{RECORDED_WITHIN, Waited, Waiter, has_answer, recorded},
+    waiters::{Waited, Waiter, has_answer, recorded},
 };
 
 pub(crate) async fn send(
@@ -83,8 +83,9 @@ async fn answer(ingress: &Ingress, mut waiter: Waiter, deadline: Instant) -> Opt
     match waiter.wait(deadline).await {
         Waited::Answer(answer) => Some((*answer).clone()),
         Waited::Ended(state) => {
+            // The entry of a forward can be in the store before the answer is.
             let until = if has_answer(state) {
-                deadline.min(Instant::now() + RECORDED_WITHIN)
+                deadline
             } else {
                 Instant::now()
             };

@@ -93,7 +93,12 @@ impl Bench {
             operator: Some(KeyHash::of(OPERATOR_KEY)),
             time_to_live: Duration::from_secs(5),
         };
-        Self::made(Config::default(), keys).await
+        // The response to a client that follows a session ends at once.
+        let limits = Config {
+            max_follow: Duration::from_millis(1),
+            ..Config::default()
+        };
+        Self::made(limits, keys).await
     }
 
     async fn made(limits: Config, keys: KeySettings) -> Self {
