@@ -21,7 +21,7 @@ RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/roundtrip --cr
 USER 10001:10001
 WORKDIR /var/lib/roundtrip
 VOLUME /var/lib/roundtrip/data
-# 8000: the API. 8001: /healthz and /readyz.
+# 8000: the API. 8001: /healthz, /readyz and /metrics.
 EXPOSE 8000 8001
 # The image has no HTTP client; bash opens the connection itself.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \

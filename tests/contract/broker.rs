@@ -70,6 +70,7 @@ macro_rules! broker_contract {
             a_message_arrives_unchanged,
             a_waiting_consumer_gets_what_is_published,
             a_fresh_queue_keeps_its_order,
+            the_next_message_tells_for_how_long_it_is_ready,
             an_acked_message_is_not_delivered_again,
             an_unsettled_message_is_delivered_again_after_reopening,
             a_dropped_delivery_is_delivered_again,

@@ -188,6 +188,7 @@ macro_rules! store_contract {
             a_long_timeline_shows_its_beginning_and_its_end,
             content_that_arrives_last_is_stored,
             an_unknown_message_has_no_record,
+            the_oldest_message_of_a_state_is_found,
             a_delivered_message_is_unanswered_from_its_time_on,
             the_order_of_entries_does_not_decide_whether_an_answer_is_due,
             an_overdue_entry_that_is_made_twice_is_one,

@@ -25,6 +25,7 @@ pub mod gateway;
 pub mod http;
 pub mod loader;
 pub mod management;
+pub mod openmetrics;
 pub mod outage;
 pub mod process;
 pub mod procfs;

@@ -25,6 +25,7 @@ mod inbound;
 mod isolation;
 mod keys;
 mod limits;
+mod metrics;
 mod mongodb_srv;
 mod names;
 mod notices;

@@ -1,6 +1,6 @@
 //! The API over https, with a certificate of the gateway's own.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::Context;
 use harness::{
@@ -11,6 +11,7 @@ use harness::{
 use reqwest::{Certificate, Client, Version};
 use serde_json::json;
 use tempfile::TempDir;
+use time::{OffsetDateTime, macros::datetime};
 
 /// Writes a certificate and its key where the gateway reads them.
 fn certify(folder: &Path) -> anyhow::Result<Certificate> {
@@ -76,6 +77,19 @@ async fn a_command_trusts_only_the_authorities_of_its_file() -> anyhow::Result<(
         let ended = gateway.client(&[&get[..], &[&*file]].concat(), &[]).await?;
         assert_eq!(ended.status.code(), Some(status), "{ended:?}");
     }
+    gateway.finish(&[]).await.map(drop)
+}
+
+#[tokio::test]
+async fn the_end_of_the_certificate_is_among_the_metrics() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    certify(folder.path())?;
+    let mut gateway = start(&folder, &[]).await?;
+    let scrape = gateway.scrape(Role::All).await?;
+    let ends = scrape.value("roundtrip_certificate_expiry_timestamp_seconds", &[]);
+    // The end of `generate_simple_self_signed`.
+    let expected = Duration::try_from(datetime!(4096-01-01 0:00 UTC) - OffsetDateTime::UNIX_EPOCH)?;
+    assert_eq!(ends, Some(expected.as_secs_f64()));
     gateway.finish(&[]).await.map(drop)
 }
 

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use roundtrip_broker::{Message, Queue};
 use roundtrip_delivery::{
     AnswerDue, Deferred, DeliveryRole, EgressPolicy, Limits, MAX_RETURNS_PER_SECOND, NoAttempt,
-    Pipeline, Request, Snoozes,
+    Pipeline, Request, RoleName, Snoozes,
 };
 use roundtrip_egress::Egress;
 use roundtrip_journal::Journal;
@@ -126,7 +126,7 @@ impl DeliveryRole for Dispatcher {
 
     const QUEUE: Queue = Queue::Outbound;
     const SHARED_SERVER: Option<&'static str> = None;
-    const LOG_NAME: &'static str = "delivery";
+    const NAME: RoleName = RoleName::Delivery;
     const BREAKER_LOG_NAME: &'static str = "channel";
 
     fn channel_id(message: &OutboundMessage) -> Option<&ChannelId> {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use roundtrip_broker::{Message, Queue};
-use roundtrip_delivery::{DeliveryRole, EgressPolicy, Limits, NoAttempt, Pipeline, Request};
+use roundtrip_delivery::{
+    DeliveryRole, EgressPolicy, Limits, NoAttempt, Pipeline, Request, RoleName,
+};
 use roundtrip_journal::Journal;
 use roundtrip_model::{
     Callback, ChannelId, Clock, Entry, EntryId, Event, MessageKind, SessionId, Signer,
@@ -57,7 +59,7 @@ impl DeliveryRole for Forwarder {
 
     const QUEUE: Queue = Queue::Callbacks;
     const SHARED_SERVER: Option<&'static str> = Some("sessions_server");
-    const LOG_NAME: &'static str = "forward";
+    const NAME: RoleName = RoleName::Forward;
     const BREAKER_LOG_NAME: &'static str = "answers";
 
     fn channel_id(callback: &Callback) -> Option<&ChannelId> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use roundtrip_broker::{Message, Queue};
 use roundtrip_delivery::{
-    DeliveryRole, EgressPolicy, Limits, NoAttempt, Pipeline, Request, Settings,
+    DeliveryRole, EgressPolicy, Limits, NoAttempt, Pipeline, Request, RoleName, Settings,
 };
 use roundtrip_journal::Journal;
 use roundtrip_model::{ChannelId, Clock, Entry, Event, Notice, SessionId, Signer, WrongSettings};
@@ -52,7 +52,7 @@ impl DeliveryRole for Notifier {
 
     const QUEUE: Queue = Queue::Notices;
     const SHARED_SERVER: Option<&'static str> = None;
-    const LOG_NAME: &'static str = "notice";
+    const NAME: RoleName = RoleName::Notice;
     const BREAKER_LOG_NAME: &'static str = "notices_server";
 
     /// Notices have no channel: all go to one server, which has one breaker.

@@ -6,7 +6,7 @@
 
 pub(crate) mod refusals;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Instant};
 
 use axum::{
     Json as JsonBody,
@@ -31,6 +31,7 @@ use crate::{
     json::body::RelayedJson,
     limits::BodyBudget,
     messages::accept::encode,
+    metrics::{self, ACCEPT_DURATION, ACCEPT_TO_ANSWER, ACCEPTED},
     problem::{Kind, Problem},
 };
 
@@ -116,6 +117,7 @@ impl Ingress {
         callback: Callback,
         claims: Option<Claims>,
     ) -> Result<(), Problem> {
+        let began = Instant::now();
         let body = encode(&callback)?;
         let turn = match &claims {
             Some(claims) => {
@@ -137,6 +139,12 @@ impl Ingress {
             ..Message::new(callback_id.to_string(), accepted_at, body)
         };
         self.broker.publish(Route::Callbacks, message).await?;
+        ACCEPTED.inc(metrics::Accepted::Answer);
+        if let (Some(message_id), 0) = (callback.message_id, replay_count) {
+            // Another machine's clock may be ahead.
+            let age = (accepted_at - message_id.made_at()).try_into();
+            ACCEPT_TO_ANSWER.observe((), age.unwrap_or_default());
+        }
         if let Some(turn) = turn {
             turn.published();
         }
@@ -156,6 +164,7 @@ impl Ingress {
         };
         self.waiters.answered(&entry);
         self.record(entry).await;
+        ACCEPT_DURATION.observe_since(metrics::Accepted::Answer, began);
         Ok(())
     }
 

@@ -35,6 +35,7 @@ use crate::{
         accept::{Accepted, encode},
         idempotency::{Key, Once, REPLAYED, digest, without_white_space},
     },
+    metrics::{self, ACCEPT_DURATION, ACCEPTED},
     parameters::PathId,
     problem::{Kind, Problem},
 };
@@ -133,6 +134,7 @@ impl Ingress {
         Inbound { session_id, data }: Inbound,
         message_id: MessageId,
     ) -> Result<Accepted, Problem> {
+        let began = Instant::now();
         let accepted_at = self.clock.now();
         let kept = KeptAnswer::of(&data, self.limits.max_kept_answer_bytes);
         let callback = Callback {
@@ -144,6 +146,7 @@ impl Ingress {
         };
         let message = Message::new(message_id.to_string(), accepted_at, encode(&callback)?);
         self.broker.publish(Route::Callbacks, message).await?;
+        ACCEPTED.inc(metrics::Accepted::Inbound);
         let entry = Entry {
             entry_id: EntryId::generate(),
             message_id: Some(message_id),
@@ -155,6 +158,7 @@ impl Ingress {
             event: Event::Received(Some(Box::new(kept))),
         };
         self.record(entry).await;
+        ACCEPT_DURATION.observe_since(metrics::Accepted::Inbound, began);
         Ok(Accepted::new(message_id, session_id))
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     config::{CallbackAuth, Config},
     inbound::secret_reads::SecretReads,
     limits::{AnswerLimits, Places, Queries, ResponseBudget},
+    metrics::REQUESTS_IN_FLIGHT,
     waiters::Waiters,
 };
 
@@ -92,6 +93,13 @@ impl Ingress {
             // A dispatcher looks at a paused channel after `paused_park`, too.
             tracing::warn!(channel_id = %id, %error, "the store did not accept that the channel's waiting messages are due now; they are checked later");
         }
+    }
+
+    /// Sets the gauge of the requests under way to their number now.
+    pub fn measure(&self) {
+        let free = self.under_way.available_permits();
+        let under_way = self.limits.max_requests_in_flight.saturating_sub(free);
+        REQUESTS_IN_FLIGHT.set((), under_way);
     }
 
     /// An ingress of these parts, with these limits. Must be called within a runtime.

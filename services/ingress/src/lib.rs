@@ -14,6 +14,7 @@ mod ingress;
 mod json;
 mod limits;
 mod messages;
+mod metrics;
 mod pages;
 mod parameters;
 mod problem;
@@ -26,6 +27,7 @@ mod waiters;
 pub use auth::{Access, KeySettings, MAX_KEY_BYTES, for_this_machine};
 pub use config::{CallbackAuth, Config, Tls};
 pub use ingress::{Ingress, IngressState, Parts};
+pub use metrics::METRICS;
 pub use routes::calls;
 #[cfg(feature = "fuzzing")]
 pub use tests::fuzzing;

@@ -24,6 +24,7 @@ use crate::{
     ingress::Ingress,
     limits::requests,
     messages::{self, batch},
+    metrics,
     problem::{Kind, Problem},
     request_id,
 };
@@ -117,6 +118,7 @@ impl Ingress {
     /// where keys are not required. Every limit applies to both.
     pub fn router(self, more: Router) -> Router {
         let max_body_bytes = self.limits.max_body_bytes;
+        metrics::know(table().into_iter().map(|call| (call.method, call.path)));
         table_router(&self)
             .merge(opened_by_any_key(&self, more))
             // For the routes of `more`; the API's own handlers bound their bodies themselves.
@@ -125,8 +127,9 @@ impl Ingress {
             .layer(CatchPanicLayer::custom(|_panic| {
                 Problem::from(Kind::Internal).into_response()
             }))
-            // The outermost: every response has an id, and every problem names it.
+            // Around all that responds: every response has an id, and every problem names it.
             .layer(from_fn(request_id::name))
+            .layer(from_fn(metrics::measure))
     }
 }
 

@@ -12,7 +12,10 @@ use roundtrip_model::{
 };
 use roundtrip_store::{BulkWriter, DeadLetter, DeadQueue, SharedStore};
 
-use crate::written::{AFTER_A_PANIC, decision};
+use crate::{
+    metrics::DEAD_LETTERS,
+    written::{AFTER_A_PANIC, decision},
+};
 
 pub(crate) struct DeadLetterWriter {
     queue: DeadQueue,
@@ -136,6 +139,7 @@ impl Handler for DeadLetterWriter {
         if written.is_err() {
             return decision(written);
         }
+        DEAD_LETTERS.inc((letter.queue, letter.reason.kind));
         if let Some(entry) = entry {
             self.journal.append(entry).await;
         }

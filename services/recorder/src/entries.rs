@@ -8,11 +8,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::{FutureExt, future::try_join_all};
 use roundtrip_broker::{Handler, Message};
-use roundtrip_model::{DeadReason, Decision, Entry, NoticeEvent, decision::DeadKind};
+use roundtrip_model::{Clock, DeadReason, Decision, Entry, NoticeEvent, decision::DeadKind};
 use roundtrip_notices::Notices;
 use roundtrip_store::{BulkWriter, SharedStore};
+use time::OffsetDateTime;
 
 use crate::{
+    metrics::JOURNAL_LAG,
     notices,
     written::{AFTER_A_PANIC, SNOOZE, decision},
 };
@@ -20,16 +22,26 @@ use crate::{
 pub(crate) struct JournalWriter {
     entries: BulkWriter<Entry>,
     notices: Notices,
+    clock: Arc<dyn Clock>,
 }
 
 impl JournalWriter {
     /// Starts the task that writes; at most `waiting` batches queue for it.
-    pub(crate) fn start(store: SharedStore, waiting: u16, notices: Notices) -> Self {
+    pub(crate) fn start(
+        store: SharedStore,
+        waiting: u16,
+        notices: Notices,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let entries = BulkWriter::start("entries", waiting, move |entries| {
             let store = Arc::clone(&store);
             async move { store.record(entries).await }.boxed()
         });
-        Self { entries, notices }
+        Self {
+            entries,
+            notices,
+            clock,
+        }
     }
 
     async fn write(&self, entries: Vec<Entry>) -> Decision {
@@ -38,9 +50,15 @@ impl JournalWriter {
         } else {
             Vec::new()
         };
+        let times: Vec<OffsetDateTime> = entries.iter().map(|entry| entry.at).collect();
         let written = self.entries.write(entries).await;
         if written.is_err() {
             return decision(written);
+        }
+        let now = self.clock.now();
+        for at in times {
+            // Another machine's clock may be ahead.
+            JOURNAL_LAG.observe((), (now - at).try_into().unwrap_or_default());
         }
         let raised = events.iter().map(|event| self.notices.raise(event));
         match try_join_all(raised).await {

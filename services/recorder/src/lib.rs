@@ -8,6 +8,7 @@ mod config;
 mod dead;
 mod entries;
 mod erasures;
+mod metrics;
 mod notices;
 mod overdue;
 mod poison;
@@ -18,4 +19,5 @@ mod waiting;
 mod written;
 
 pub use config::Config;
+pub use metrics::METRICS;
 pub use recorder::Recorder;

@@ -79,8 +79,12 @@ impl Recorder {
             self.content_retention,
         );
         let batches = self.config.batches_at_once;
-        let journal_writer =
-            JournalWriter::start(Arc::clone(&self.store), batches, self.notices.clone());
+        let journal_writer = JournalWriter::start(
+            Arc::clone(&self.store),
+            batches,
+            self.notices.clone(),
+            Arc::clone(&self.clock),
+        );
         let messages = self.config.waiting_messages_at_once;
         let waiting_writer = Arc::new(WaitingWriter::start(Arc::clone(&self.store), messages));
         let queues = async {
@@ -123,6 +127,7 @@ impl Recorder {
     ) -> Result<(), Closed> {
         let consumer = self.broker.consume(queue, at_once).await?;
         let worker = Worker {
+            queue,
             concurrency: usize::from(at_once),
             drain,
         };

@@ -29,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use tls::Tls;
 
 use self::{activity::Activity, stream::Stream};
+use crate::metrics::{CONNECTIONS, CONNECTIONS_REFUSED, Port};
 
 /// How long to wait after an error that the next accept would meet too, such as a lack of file
 /// descriptors.
@@ -87,7 +88,7 @@ impl Limits {
 }
 
 pub(crate) struct Listener {
-    name: &'static str,
+    port: Port,
     tcp: TcpListener,
     tls: Option<Tls>,
     limits: Limits,
@@ -104,17 +105,18 @@ struct Server {
 impl Listener {
     /// Binds at once, so that a port in use fails the start.
     pub(crate) async fn bind(
-        name: &'static str,
+        port: Port,
         address: SocketAddr,
         tls: Option<Tls>,
         limits: Limits,
     ) -> anyhow::Result<Self> {
+        let name = port.as_str();
         let tcp = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot listen on {address} ({name}.listen)"))?;
         tracing::info!(%address, tls = tls.is_some(), "{name} listens");
         Ok(Self {
-            name,
+            port,
             tcp,
             tls,
             limits,
@@ -125,7 +127,7 @@ impl Listener {
     /// returns after the last one.
     pub(crate) async fn run(self, router: Router, stop: CancellationToken) {
         let Self {
-            name,
+            port,
             tcp,
             tls,
             limits,
@@ -138,6 +140,7 @@ impl Listener {
             limits,
             stop: stop.clone(),
         });
+        CONNECTIONS.show(port);
         let places = Arc::new(Semaphore::new(limits.connections));
         let refusals = Arc::new(Semaphore::new(REFUSALS_AT_ONCE));
         let connections = TaskTracker::new();
@@ -148,6 +151,7 @@ impl Listener {
                     Err(error) if is_of_one_connection(&error) => continue,
                     Err(error) => {
                         if let Some(suppressed) = CANNOT_ACCEPT.due(Instant::now().into_std()) {
+                            let name = port.as_str();
                             tracing::error!(%error, suppressed, "{name} cannot accept connections");
                         }
                         sleep(ACCEPT_PAUSE).await;
@@ -159,8 +163,16 @@ impl Listener {
                     tracing::debug!(%error, "TCP_NODELAY was refused");
                 }
                 if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
-                    connections.spawn(Arc::clone(&server).connection(stream, place));
-                } else if server.tls.is_none()
+                    let counted = CONNECTIONS.hold(port);
+                    let connection = Arc::clone(&server).connection(stream);
+                    connections.spawn(async move {
+                        connection.await;
+                        drop((place, counted));
+                    });
+                    continue;
+                }
+                CONNECTIONS_REFUSED.inc(port);
+                if server.tls.is_none()
                     && let Ok(permit) = Arc::clone(&refusals).try_acquire_owned()
                 {
                     connections.spawn(refuse(stream, permit));
@@ -204,7 +216,7 @@ fn http(limits: &Limits) -> Builder<TokioExecutor> {
 }
 
 impl Server {
-    async fn connection(self: Arc<Self>, stream: TcpStream, place: OwnedSemaphorePermit) {
+    async fn connection(self: Arc<Self>, stream: TcpStream) {
         match &self.tls {
             None => self.serve(stream).await,
             Some(tls) => {
@@ -220,7 +232,6 @@ impl Server {
                 }
             }
         }
-        drop(place);
     }
 
     async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {

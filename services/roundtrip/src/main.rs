@@ -8,6 +8,7 @@ mod key_file;
 mod keys;
 mod lifecycle;
 mod listener;
+mod metrics;
 mod operations;
 mod rabbitmq_policies;
 mod runtime;

@@ -1,4 +1,4 @@
-//! The operations port: liveness and readiness.
+//! The operations port: liveness, readiness and metrics.
 //!
 //! Readiness follows the broker. An ingress stays ready while the store is unavailable, because it
 //! serves known channels and keys. One that started without the store knows none and is not ready.
@@ -12,14 +12,22 @@ use std::{
     time::Duration,
 };
 
-use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
 use roundtrip_broker::{SharedBroker, Status};
 use roundtrip_delivery::{Admission, OpenBreakers};
-use roundtrip_ingress::Ingress;
+use roundtrip_ingress::{Ingress, for_this_machine};
+use roundtrip_metrics::CONTENT_TYPE;
 use roundtrip_store::{CachedChannels, SharedChannels};
 use serde_json::json;
+use url::Url;
 
-use crate::listener::Limits;
+use crate::{listener::Limits, metrics::Metrics};
 
 /// The connection limits of this port, which serves probes and scrapers.
 pub(crate) const LIMITS: Limits = Limits {
@@ -31,6 +39,7 @@ pub(crate) const LIMITS: Limits = Limits {
 
 #[derive(Clone)]
 pub(crate) struct Operations {
+    pub metrics: Arc<Metrics>,
     pub broker: SharedBroker,
     pub channels: SharedChannels,
     pub channel_cache: Arc<CachedChannels>,
@@ -52,12 +61,26 @@ impl Operations {
         ingress.unready()
     }
 
-    pub(crate) fn router(self) -> Router {
-        Router::new()
+    /// The port's routes; in development only for this machine, of which this is the gateway's URL.
+    pub(crate) fn router(self, own_url: &Url) -> Router {
+        let is_development = self.is_development;
+        let router = Router::new()
             .route("/healthz", get(async || Json(json!({"status": "alive"}))))
             .route("/readyz", get(readyz))
-            .with_state(self)
+            .route("/metrics", get(metrics))
+            .with_state(self);
+        if is_development {
+            for_this_machine(router, own_url.as_str())
+        } else {
+            router
+        }
     }
+}
+
+async fn metrics(State(operations): State<Operations>) -> impl IntoResponse {
+    let text = operations.metrics.text().await;
+    let text = text.map_err(|_error| StatusCode::INTERNAL_SERVER_ERROR);
+    text.map(|text| ([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
 }
 
 async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {

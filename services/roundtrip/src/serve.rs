@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 use axum::Router;
 use roundtrip_broker::SharedBroker;
 use roundtrip_egress::Egress;
-use roundtrip_ingress::{CallbackAuth, Ingress, KeySettings, Parts, for_this_machine};
+use roundtrip_ingress::{CallbackAuth, Ingress, KeySettings, Parts};
 use roundtrip_journal::Journal;
 use roundtrip_model::{Clock, SealingKeys, SystemClock, TokenKeys, WrongSetting, config::chain};
 use roundtrip_notices::Notices;
@@ -20,6 +20,7 @@ use crate::{
     descriptors, development,
     lifecycle::{Lifecycle, Step},
     listener::{Limits, Listener, Tls},
+    metrics::{Metrics, Port},
     operations::{self, Operations},
     runtime, start, telemetry,
     workers::{Common, Workers},
@@ -59,14 +60,7 @@ async fn serve_on(
 ) -> anyhow::Result<ExitCode> {
     let channels = Arc::clone(store) as SharedChannels;
     let journal = Journal::start(Arc::clone(broker));
-    let notices = match config.notices_url()? {
-        Some(_) => Notices::start(
-            Arc::clone(broker),
-            Arc::clone(&clock),
-            config.notices.window,
-        ),
-        None => Notices::off(),
-    };
+    let notices = notices_of(config, broker, &clock)?;
     let keys = Keys::of(config, roles)?;
     let channel_cache = Arc::new(channel_cache_of(config, roles, store, keys.as_ref()));
     let own_response_url = config.own_response_url()?;
@@ -133,7 +127,16 @@ async fn serve_on(
         let listener = open_api(&config.ingress, Arc::clone(&clock)).await?;
         serve_by(&mut lifecycle, "ingress", listener, router);
     }
+    let metrics = Metrics::new(
+        Arc::clone(broker),
+        Arc::clone(store),
+        journal.clone(),
+        api.clone(),
+        workers.admissions(),
+        Arc::clone(&clock),
+    );
     let operations = Operations {
+        metrics: Arc::new(metrics),
         broker: Arc::clone(broker),
         channels,
         channel_cache,
@@ -143,11 +146,8 @@ async fn serve_on(
         store_answered: Arc::default(),
     };
     let at = config.operations.listen;
-    let listener = Listener::bind("operations", at, None, operations::LIMITS).await?;
-    let mut router = operations.router();
-    if config.environment == Environment::Development {
-        router = for_this_machine(router, own_response_url.as_str());
-    }
+    let listener = Listener::bind(Port::Operations, at, None, operations::LIMITS).await?;
+    let router = operations.router(&own_response_url);
     serve_by(&mut lifecycle, "operations", listener, router);
 
     workers.spawn(&mut lifecycle, broker, config.drain);
@@ -157,6 +157,18 @@ async fn serve_on(
         tracing::warn!("the broker did not accept the last journal entries");
     }
     Ok(code)
+}
+
+fn notices_of(
+    config: &Config,
+    broker: &SharedBroker,
+    clock: &Arc<dyn Clock>,
+) -> Result<Notices, WrongSetting> {
+    let url = config.notices_url()?;
+    let (broker, clock) = (Arc::clone(broker), Arc::clone(clock));
+    Ok(url.map_or_else(Notices::off, |_url| {
+        Notices::start(broker, clock, config.notices.window)
+    }))
 }
 
 /// Which API keys are accepted. Refuse to start without any key; if the store is unavailable, start
@@ -255,7 +267,7 @@ async fn open_api(
         idle_timeout: config.idle_timeout,
     };
     descriptors::enough_for(limits.connections);
-    Listener::bind("ingress", config.listen, tls, limits).await
+    Listener::bind(Port::Ingress, config.listen, tls, limits).await
 }
 
 fn serve_by(lifecycle: &mut Lifecycle, name: &'static str, listener: Listener, router: Router) {

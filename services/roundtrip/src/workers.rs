@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use roundtrip_broker::{Consumer, SharedBroker};
-use roundtrip_delivery::{Admission, Pipeline};
+use roundtrip_delivery::{Admission, DeliveryRole, Pipeline, RoleName};
 use roundtrip_dispatcher::{Dispatcher, ResponseUrls, WaitingRoom};
 use roundtrip_egress::Egress;
 use roundtrip_forwarder::{Forwarder, Notifier};
@@ -82,6 +82,22 @@ impl Workers {
     pub(crate) fn answers(&self) -> Option<Admission> {
         let forwarder = self.forwarder.as_ref();
         forwarder.map(|forwarder| forwarder.admission().clone())
+    }
+
+    /// The admission of every role of the process that delivers.
+    pub(crate) fn admissions(&self) -> Vec<(RoleName, Admission)> {
+        fn of<R: DeliveryRole>(pipeline: &Pipeline<R>) -> (RoleName, Admission) {
+            (R::NAME, pipeline.admission().clone())
+        }
+        let dispatcher = self.dispatcher.as_ref().map(|(pipeline, _)| of(pipeline));
+        let others = [
+            self.forwarder.as_ref().map(of),
+            self.notifier.as_ref().map(of),
+        ];
+        dispatcher
+            .into_iter()
+            .chain(others.into_iter().flatten())
+            .collect()
     }
 
     pub(crate) fn spawn(self, lifecycle: &mut Lifecycle, broker: &SharedBroker, drain: Duration) {

@@ -99,6 +99,7 @@ async fn consume(broker: &SharedBroker, messages: u32, concurrency: usize) {
         stop: stop.clone(),
     };
     let worker = Worker {
+        queue: Queue::Outbound,
         concurrency,
         drain: DRAIN,
     };

@@ -1,6 +1,6 @@
 //! The two traits that an engine implements.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -41,6 +41,15 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// [`PublishError::Unavailable`] while the broker cannot be asked.
     async fn ready(&self, queue: Queue) -> Result<u64, PublishError>;
+
+    /// For how long the message that is next in a queue has been ready. `None` if none is ready, and
+    /// from RabbitMQ, which cannot tell.
+    ///
+    /// # Errors
+    /// [`PublishError::Unavailable`] while the broker cannot be asked.
+    async fn head_age(&self, _queue: Queue) -> Result<Option<Duration>, PublishError> {
+        Ok(None)
+    }
 
     /// Closes the broker: publishes fail, consumers end, and unsettled deliveries return to their
     /// queues.

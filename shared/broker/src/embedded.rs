@@ -53,12 +53,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    command::{CLOSED, Command, Publish},
+    command::{CLOSED, Command, Depth, Publish},
     consumer::Receiver,
     writer::{Bounds, Writer},
 };
 use crate::{
     Broker, Closed, Config, Consumer, Message, OpenError, PublishError, Queue, Route, Status,
+    metrics::counted,
 };
 
 /// Maximum number of publishes that wait for the writer. Further ones wait for a permit within
@@ -163,6 +164,20 @@ impl Embedded {
             Err(_) => Err(PublishError::Unconfirmed),
         }
     }
+
+    async fn look(&self, queue: Queue) -> Result<Depth, PublishError> {
+        let (reply, replied) = oneshot::channel();
+        self.commands
+            .send(Command::Look { queue, reply })
+            .map_err(|_| unavailable())?;
+        match timeout(self.publish_timeout, replied).await {
+            Ok(Ok(depth)) => Ok(depth),
+            Ok(Err(_)) => Err(unavailable()),
+            Err(_) => Err(PublishError::Unavailable(
+                "the disk does not answer in time".to_owned(),
+            )),
+        }
+    }
 }
 
 #[async_trait]
@@ -178,7 +193,7 @@ impl Broker for Embedded {
         // memory or disk.
         message.accepted_at = timeline::time_of_day(millis::of(message.accepted_at));
         let queue = route.queue();
-        self.take(queue, message.published_to(queue)).await
+        counted(queue, self.take(queue, message.published_to(queue))).await
     }
 
     async fn consume(&self, queue: Queue, window: u16) -> Result<Box<dyn Consumer>, Closed> {
@@ -198,17 +213,11 @@ impl Broker for Embedded {
     }
 
     async fn ready(&self, queue: Queue) -> Result<u64, PublishError> {
-        let (reply, replied) = oneshot::channel();
-        self.commands
-            .send(Command::Ready { queue, reply })
-            .map_err(|_| unavailable())?;
-        match timeout(self.publish_timeout, replied).await {
-            Ok(Ok(ready)) => Ok(ready),
-            Ok(Err(_)) => Err(unavailable()),
-            Err(_) => Err(PublishError::Unavailable(
-                "the disk does not answer in time".to_owned(),
-            )),
-        }
+        Ok(self.look(queue).await?.ready)
+    }
+
+    async fn head_age(&self, queue: Queue) -> Result<Option<Duration>, PublishError> {
+        Ok(self.look(queue).await?.head_age)
     }
 
     async fn close(&self) {

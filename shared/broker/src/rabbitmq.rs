@@ -78,6 +78,7 @@ use self::{
 };
 use crate::{
     Broker, Closed, Config, Consumer, Mailbox, Message, PublishError, Queue, Route, Status,
+    metrics::counted,
 };
 
 /// How long opening waits for the first connection attempt, so that the roles find a reachable
@@ -268,9 +269,10 @@ impl Broker for RabbitMq {
         if closing.is_cancelled() {
             return Err(PublishError::Unavailable("it was closed".to_owned()));
         }
-        let message = message.published_to(route.queue());
+        let queue = route.queue();
+        let message = message.published_to(queue);
         let outgoing = Outgoing::new(topology.address(route), message, None)?;
-        publishers.publish(outgoing, *publish_timeout).await
+        counted(queue, publishers.publish(outgoing, *publish_timeout)).await
     }
 
     async fn consume(&self, queue: Queue, window: u16) -> Result<Box<dyn Consumer>, Closed> {

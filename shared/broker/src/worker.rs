@@ -18,7 +18,10 @@ use roundtrip_model::{Decision, LogThrottle};
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Consumer, Delivery, Message};
+use crate::{
+    Consumer, Delivery, Message, Queue,
+    metrics::{Decided, SETTLEMENTS, SETTLEMENTS_FAILED},
+};
 
 /// A role's work on one message.
 #[async_trait]
@@ -32,6 +35,8 @@ pub trait Handler: Send + Sync + 'static {
 
 #[derive(Debug, Clone)]
 pub struct Worker {
+    /// The queue of its messages, also of those that come from the store.
+    pub queue: Queue,
     pub concurrency: usize,
     /// How long deliveries under way may continue after the stop.
     pub drain: Duration,
@@ -62,9 +67,9 @@ impl Worker {
                 delivery = consumer.next() => delivery,
             };
             let Some(delivery) = delivery else { break };
-            let handler = Arc::clone(&handler);
+            let (handler, queue) = (Arc::clone(&handler), self.queue);
             under_way.spawn(async move {
-                work(&*handler, delivery).await;
+                work(queue, &*handler, delivery).await;
                 drop(permit);
             });
             // Removes finished tasks from the set.
@@ -90,7 +95,7 @@ async fn drain(mut under_way: JoinSet<()>, deadline: Duration) {
 /// When the broker is lost, every delivery under way fails to settle.
 static NOT_SETTLED: LogThrottle = LogThrottle::new();
 
-async fn work(handler: &dyn Handler, delivery: Delivery) {
+async fn work(queue: Queue, handler: &dyn Handler, delivery: Delivery) {
     let handling = AssertUnwindSafe(handler.handle(delivery.message()));
     let decision = match handling.catch_unwind().await {
         Ok(decision) => decision,
@@ -100,9 +105,13 @@ async fn work(handler: &dyn Handler, delivery: Delivery) {
         }
     };
     let id = delivery.message().id.clone();
-    if let Err(error) = delivery.settle(decision).await
-        && let Some(suppressed) = NOT_SETTLED.due(Instant::now())
-    {
+    let decided = Decided::of(&decision);
+    let Err(error) = delivery.settle(decision).await else {
+        SETTLEMENTS.inc((queue, decided));
+        return;
+    };
+    SETTLEMENTS_FAILED.inc(queue);
+    if let Some(suppressed) = NOT_SETTLED.due(Instant::now()) {
         tracing::warn!(id, %error, suppressed, "not settled; the broker will deliver it again");
     }
 }

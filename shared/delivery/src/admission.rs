@@ -44,6 +44,7 @@ use self::{
     key_state::Denial,
     keys::{Keys, Tickets},
 };
+use crate::metrics::{BREAKERS_OPEN, BreakerScope, IN_FLIGHT, RoleName, WAITING};
 
 /// What deliveries are isolated by: their channel. Answers without a token share one key.
 pub(crate) type Key = Option<ChannelId>;
@@ -160,6 +161,21 @@ impl Admission {
         let now = Instant::now();
         let mut keys = self.inner.keys.lock();
         Err(keys.defer(key, limits, Denial::AtCapacity, fresh, place, now))
+    }
+
+    /// Sets the gauges of this role to the state of its deliveries now.
+    pub fn measure(&self, role: RoleName) {
+        let (in_flight, waiting) = {
+            let keys = self.inner.keys.lock();
+            (keys.in_flight(), keys.waiting())
+        };
+        let OpenBreakers { server, keys } = self.open_breakers();
+        IN_FLIGHT.set(role, in_flight);
+        WAITING.set(role, waiting);
+        BREAKERS_OPEN.set((role, BreakerScope::Channel), keys);
+        if self.inner.rules.shared_server {
+            BREAKERS_OPEN.set((role, BreakerScope::Server), server.iter().count());
+        }
     }
 
     pub fn open_breakers(&self) -> OpenBreakers {

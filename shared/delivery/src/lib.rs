@@ -12,6 +12,7 @@ mod attempt;
 mod client;
 mod config;
 mod delivery_client;
+mod metrics;
 mod pipeline;
 
 pub use admission::{
@@ -19,4 +20,5 @@ pub use admission::{
 };
 pub use client::{EgressPolicy, Webhook};
 pub use config::{MAX_CONCURRENCY, RetryConfig, WebhookConfig};
+pub use metrics::{METRICS, RoleName};
 pub use pipeline::{AnswerDue, DeliveryRole, NoAttempt, Pipeline, Request, Settings};

@@ -50,6 +50,7 @@ use crate::{
     attempt::Attempt,
     config::window,
     delivery_client::DeliveryClient,
+    metrics,
 };
 
 /// An attempt shorter than this writes one journal entry, at its end.
@@ -124,6 +125,7 @@ impl<R: DeliveryRole> Pipeline<R> {
         let queue = broker.consume(R::QUEUE, self.window).await?;
         // Admission bounds the attempts of both together.
         let worker = Worker {
+            queue: R::QUEUE,
             concurrency: usize::from(self.concurrency),
             drain,
         };
@@ -163,6 +165,9 @@ impl<R: DeliveryRole> Pipeline<R> {
             attempt.decision = Decision::Wait(Waiting::new(message.accepted_at, deferred.reason));
         }
         log::attempted::<R>(message, payload, &request, &attempt);
+        metrics::attempted(R::NAME, &attempt.outcome, attempt.duration, || {
+            self.clock.now() - R::age_from(message, payload)
+        });
         // Before the loop settles: a settled message always has its entry.
         let answer_by = request.answer.map(|due| due.after(self.clock.now()));
         let event = attempt.event(answer_by);
@@ -315,6 +320,9 @@ impl<R: DeliveryRole> Handler for Pipeline<R> {
         let age_from = age_from.map_or(message.accepted_at, |of| R::age_from(message, of));
         let attempt = self.client.panicked(message, age_from);
         log::panicked::<R>(message, attempt.number);
+        metrics::attempted(R::NAME, &attempt.outcome, attempt.duration, || {
+            time::Duration::ZERO
+        });
         if let Some(payload) = payload {
             self.journal(message, &payload, attempt.event(None)).await;
         }

@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{batch::Pending, batcher};
+use crate::{batch::Pending, batcher, metrics::UNCONFIRMED};
 
 /// Upper bound on unconfirmed entries: their JSON plus their overhead, in bytes. Further entries
 /// wait, which slows the roles down to the broker's rate.
@@ -84,6 +84,12 @@ impl Journal {
     /// unconfirmed entry may still be confirmed later.
     pub async fn append_within(&self, entry: Entry, limit: Duration) -> bool {
         timeout(limit, self.append(entry)).await.is_ok()
+    }
+
+    /// Sets the gauge of unconfirmed entries to their size now.
+    pub fn measure(&self) {
+        let free = self.room.available_permits();
+        UNCONFIRMED.set((), (MAX_BUFFERED_BYTES as usize).saturating_sub(free));
     }
 
     /// Accepts no further entry, and resolves when every accepted entry is confirmed. Use a time

@@ -9,7 +9,9 @@ mod batch;
 mod batcher;
 mod decode;
 mod journal;
+mod metrics;
 
 pub use batch::MAX_BATCH_BYTES;
 pub use decode::{DecodeError, decode};
 pub use journal::Journal;
+pub use metrics::METRICS;

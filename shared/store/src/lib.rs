@@ -18,6 +18,7 @@ mod error;
 mod filter;
 mod keys;
 mod ledger;
+mod metrics;
 mod mongo;
 mod open;
 mod page;
@@ -44,6 +45,7 @@ pub use ledger::{
     StateFilter, StoredAnswer, Turn, TurnCursor, TurnCursorError, WaitingCursor, WaitingMessage,
     WaitingRoom, WaitingSelection, WaitingSummary,
 };
+pub use metrics::METRICS;
 pub use open::open;
 pub use page::{ChannelPage, Cursor, Direction, MAX_PAGE_BYTES, PageRequest, Sort, SortField};
 pub use secrets::{SealedSecret, Secrets, SharedSecrets, Signing};

@@ -3,12 +3,13 @@
 use std::{collections::HashSet, time::Duration};
 
 use futures::{StreamExt, stream};
+use harness::wait;
 use roundtrip_broker::{Message, Queue, Route};
 use roundtrip_model::Decision;
 
 use super::{
-    DELAY, Engine, Harness, assert_quiet, channel, consume, message, next, numbered, publish,
-    publish_to, settle, until_count,
+    DELAY, Engine, Harness, QUIET, assert_quiet, channel, consume, message, next, numbered,
+    publish, publish_to, settle, until_count,
 };
 
 /// Id, attempts, replays, time of acceptance (to the millisecond), reason and body are preserved.
@@ -25,6 +26,38 @@ pub(crate) async fn a_message_arrives_unchanged<H: Harness>(engine: &mut Engine<
     let delivery = next(&mut consumer).await;
     assert_eq!(*delivery.message(), sent);
     settle(delivery, Decision::Done).await;
+}
+
+/// An engine that cannot tell never does.
+pub(crate) async fn the_next_message_tells_for_how_long_it_is_ready<H: Harness>(
+    engine: &mut Engine<H>,
+) {
+    let broker = engine.fresh().await;
+    let age = async || broker.head_age(Queue::Outbound).await.expect("an answer");
+    assert_eq!(age().await, None);
+    for number in 0..3 {
+        publish(&broker, &numbered(number)).await;
+    }
+    if age().await.is_none() {
+        return;
+    }
+    wait::until("the first message to age", async || {
+        age().await.filter(|age| *age > QUIET)
+    })
+    .await
+    .expect("an age");
+    let mut consumer = consume(&broker, Queue::Outbound, 2).await;
+    let (first, second) = (next(&mut consumer).await, next(&mut consumer).await);
+    assert!(age().await.is_some(), "the third is ready");
+    drop(consumer);
+    first.release();
+    wait::until("the first to be back", async || {
+        (broker.ready(Queue::Outbound).await.ok()? == 2).then_some(())
+    })
+    .await
+    .expect("two ready messages");
+    assert!(age().await > Some(QUIET), "the first is next again");
+    drop(second);
 }
 
 /// Also if the consumer was waiting before the publish.

@@ -55,6 +55,20 @@ async fn seconds(
         .collect()
 }
 
+/// The messages of a state that leave it make way for the next ones.
+pub(crate) async fn the_oldest_message_of_a_state_is_found(harness: &impl Harness) {
+    let store = &**harness.store();
+    let oldest = async |state| store.oldest(state).await.expect("a message or none");
+    assert_eq!(oldest(State::Queued).await, None);
+    fill(store).await;
+    assert_eq!(oldest(State::Queued).await, Some(message_id(8000)));
+    assert_eq!(oldest(State::Retrying).await, Some(message_id(4000)));
+    assert_eq!(oldest(State::Dead).await, None);
+    let delivered = entry(message_id(8000), 0, 9000, tried(1, After::Arrived));
+    record(store, &[delivered]).await;
+    assert_eq!(oldest(State::Queued).await, Some(message_id(9000)));
+}
+
 /// Each condition alone and several together. The count agrees with the list.
 pub(crate) async fn messages_are_found_by_their_filter(harness: &impl Harness) {
     let store = &**harness.store();

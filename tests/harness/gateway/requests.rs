@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
+use anyhow::ensure;
 use reqwest::{Method, RequestBuilder, header::CONTENT_TYPE};
 use serde_json::{Value, json};
 
 use super::{OPERATOR_KEY, Raw, Response, Role, TestGateway};
-use crate::{account::Account, wait};
+use crate::{account::Account, http::Connection, openmetrics::Scrape, wait};
 
 /// How long a response may take.
 const RESPONSE_LIMIT: Duration = Duration::from_mins(1);
@@ -106,6 +107,20 @@ impl TestGateway {
     pub async fn ready(&mut self, role: Role) -> anyhow::Result<(u16, Value)> {
         let (status, body) = self.process(role)?.readiness().await?;
         Ok((status.as_u16(), serde_json::from_slice(&body)?))
+    }
+
+    /// The `/metrics` of the process with this role.
+    pub async fn metrics(&mut self, role: Role) -> anyhow::Result<String> {
+        let operations = self.process(role)?.operations();
+        let mut connection = Connection::open(&operations).await?;
+        let (status, body) = connection.get("/metrics").await?;
+        ensure!(status.is_success(), "/metrics: {status}");
+        Ok(String::from_utf8(body.into())?)
+    }
+
+    /// The same, read.
+    pub async fn scrape(&mut self, role: Role) -> anyhow::Result<Scrape> {
+        Scrape::read(&self.metrics(role).await?)
     }
 
     /// Waits until `GET` on this path is answered 200 with JSON that satisfies the condition.

@@ -20,13 +20,14 @@ use std::{
 use parking_lot::Mutex;
 use roundtrip_model::{ApiKey, ApiKeyId, Clock, LogThrottle, RateLimiter, config::chain};
 use roundtrip_store::{ApiKeys, MAX_ACTIVE_KEYS};
+use time::OffsetDateTime;
 use tokio::{
     sync::{Notify, Semaphore, watch},
     task::JoinHandle,
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::problem::Problem;
+use crate::{metrics::KEY_ENDS, problem::Problem};
 
 /// The least time between two reads.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -242,7 +243,11 @@ impl Reader {
     fn update(&self, began: Instant, read: Result<Vec<ApiKey>, roundtrip_store::Unavailable>) {
         // Built outside the lock, so that no call waits for it.
         let before = Arc::clone(&self.sender.borrow().keys);
-        let read = read.map(|keys| Arc::new(self.cached(keys, &before)));
+        let read = read.map(|keys| {
+            let first_end = keys.iter().filter_map(ApiKey::ends_at).min();
+            KEY_ENDS.set((), first_end.and_then(since_1970));
+            Arc::new(self.cached(keys, &before))
+        });
         self.sender.send_modify(|state| {
             state.ended += 1;
             match read {
@@ -293,6 +298,12 @@ impl Reader {
             tracing::warn!(refused, "calls without a valid API key were refused");
         }
     }
+}
+
+fn since_1970(at: OffsetDateTime) -> Option<Duration> {
+    u64::try_from(at.unix_timestamp())
+        .ok()
+        .map(Duration::from_secs)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::times::{self, Times};
 use crate::{
     history::ShownAnswer,
     ingress::Ingress,
+    metrics::{self, ACCEPT_DURATION, ACCEPTED},
     problem::{Kind, Problem},
 };
 
@@ -146,6 +147,7 @@ impl Ingress {
         accepted_at: OffsetDateTime,
         waiting: Option<Waiting>,
     ) -> Result<(), Problem> {
+        let began = Instant::now();
         let queued = Message {
             waiting,
             ..Message::new(
@@ -159,6 +161,7 @@ impl Ingress {
             None => Route::Outbound(&message.channel_id),
         };
         self.broker.publish(route, queued).await?;
+        ACCEPTED.inc(metrics::Accepted::Message);
         let content = Content {
             message: message.message.clone(),
             response_url: message.response_url.clone(),
@@ -176,6 +179,7 @@ impl Ingress {
             self.record(Entry::of(message, 0, accepted_at, event))
         });
         join!(accepted, OptionFuture::from(waits));
+        ACCEPT_DURATION.observe_since(metrics::Accepted::Message, began);
         Ok(())
     }
 

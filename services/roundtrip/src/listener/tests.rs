@@ -30,7 +30,9 @@ struct Port {
 impl Port {
     async fn open(limits: Limits) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let listener = Listener::bind("test", any, None, limits).await.unwrap();
+        let listener = Listener::bind(crate::metrics::Port::Ingress, any, None, limits)
+            .await
+            .unwrap();
         let address = listener.tcp.local_addr().unwrap();
         let stop = CancellationToken::new();
         let router = Router::new()

@@ -20,7 +20,7 @@ use tokio::{net::TcpStream, time::sleep};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use crate::key_file::warn_if_open;
+use crate::{key_file::warn_if_open, metrics::CERTIFICATE_ENDS};
 
 /// How often the files are read. Their content is compared, as the modification time can be stale:
 /// a mounted secret changes by a link.
@@ -51,6 +51,11 @@ struct Times {
 }
 
 impl Times {
+    fn measure(self) {
+        let until = u64::try_from(self.until).ok();
+        CERTIFICATE_ENDS.set((), until.map(Duration::from_secs));
+    }
+
     fn problem(self, now: OffsetDateTime) -> Option<&'static str> {
         let now = now.unix_timestamp();
         if now < self.from {
@@ -94,6 +99,7 @@ impl Tls {
         if let Some(problem) = shown.times.problem(clock.now()) {
             tracing::warn!(cert_file = %files.cert_file.display(), "the certificate {problem}");
         }
+        shown.times.measure();
         let current = Arc::new(Current(ArcSwap::from_pointee(shown)));
         let mut config = ServerConfig::builder()
             .with_no_client_auth()
@@ -162,6 +168,7 @@ impl Tls {
                 tracing::warn!("the certificate in '{file}' {problem}");
             }
         }
+        shown.times.measure();
         self.current.0.store(Arc::new(shown));
         *last = Some(text);
         Look::Taken

@@ -5,7 +5,7 @@
 //! dropped unused, the broker is gone. Each lease sends one command when it ends: `Settle`, or
 //! `Release` if it is released or dropped unsettled.
 
-use std::sync::mpsc;
+use std::{sync::mpsc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, mpsc as queue, oneshot};
@@ -29,13 +29,20 @@ pub(super) enum Command {
         queue: Queue,
         consumer: u64,
     },
-    Ready {
+    Look {
         queue: Queue,
-        reply: oneshot::Sender<u64>,
+        reply: oneshot::Sender<Depth>,
     },
     Close(oneshot::Sender<()>),
     #[cfg(test)]
     Run(Box<dyn FnOnce(&rusqlite::Connection) + Send>),
+}
+
+/// The ready messages of a queue: how many, and for how long the next one has been ready.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Depth {
+    pub(super) ready: u64,
+    pub(super) head_age: Option<Duration>,
 }
 
 pub(super) struct Publish {
@@ -65,7 +72,7 @@ pub(super) struct Transaction {
     pub(super) publishes: Vec<Publish>,
     pub(super) settlings: Vec<Settling>,
     pub(super) bytes: usize,
-    pub(super) questions: Vec<(Queue, oneshot::Sender<u64>)>,
+    pub(super) questions: Vec<(Queue, oneshot::Sender<Depth>)>,
     pub(super) close: Option<oneshot::Sender<()>>,
 }
 

@@ -15,6 +15,9 @@ use crate::{Message, Queue};
 /// Maximum number of rows that one read loads.
 const READ_AT_ONCE: usize = 256;
 
+/// A read of one row.
+const ONE: ReadBudget = ReadBudget { rows: 1, bytes: 1 };
+
 /// A consumer receives nothing more while the bodies it holds reach this size. The window counts
 /// messages, so a backlog of long ones would use far more memory than intended.
 pub(super) const MAX_WINDOW_BYTES: usize = 64 * 1024 * 1024;
@@ -134,6 +137,21 @@ impl QueueState {
     pub(super) fn ready(&self) -> u64 {
         let unread: u64 = self.sub_queues().map(|sub_queue| sub_queue.unread).sum();
         unread + self.returned.len() as u64
+    }
+
+    /// Since when the row that is next is ready. With two sub-queues, or returned rows, it is the
+    /// one that became ready first.
+    pub(super) fn head_due(&self, table: &Table) -> rusqlite::Result<Option<i64>> {
+        let mut first = match self.returned.front() {
+            Some(seq) => table.read_one(*seq)?.map(|(key, _)| key.due),
+            None => None,
+        };
+        for sub_queue in self.sub_queues().filter(|sub_queue| sub_queue.unread > 0) {
+            let head = table.read(sub_queue.code, sub_queue.cursor, sub_queue.mark, ONE)?;
+            let due = head.rows.first().map(|(key, _)| key.due);
+            first = first.into_iter().chain(due).min();
+        }
+        Ok(first)
     }
 
     /// When the next delayed row becomes due, if a consumer waits for it.

@@ -19,7 +19,7 @@ use roundtrip_model::Clock;
 use tokio::sync::oneshot;
 
 use super::{
-    command::{Command, Leased, Publish, Settling, Transaction},
+    command::{Command, Depth, Leased, Publish, Settling, Transaction},
     queue::QueueState,
     schema,
     table::{Change, Key, Table, code, retry_sub_queue},
@@ -140,7 +140,8 @@ impl Writer {
                 }
             }
             for (queue, reply) in batch.questions {
-                let _ = reply.send(self.queue(queue).ready());
+                let depth = self.depth(queue);
+                let _ = reply.send(depth);
             }
         }
     }
@@ -187,7 +188,7 @@ impl Writer {
                 self.queue(subscription.queue).subscribe(subscription);
             }
             Command::Unsubscribe { queue, consumer } => self.queue(queue).unsubscribe(consumer),
-            Command::Ready { queue, reply } => batch.questions.push((queue, reply)),
+            Command::Look { queue, reply } => batch.questions.push((queue, reply)),
             Command::Close(reply) => batch.close = Some(reply),
             #[cfg(test)]
             Command::Run(run) => run(self.table.connection()),
@@ -342,6 +343,17 @@ impl Writer {
                     blocked.probe_at = Instant::now() + PROBE_EVERY;
                 }
             }
+        }
+    }
+
+    fn depth(&self, queue: Queue) -> Depth {
+        let state = &self.queues[queue as usize];
+        // A disk that fails is reported by the next read of a message.
+        let head_due = state.head_due(&self.table).ok().flatten();
+        let head_age = head_due.map(|due| self.timeline.now().saturating_sub(due));
+        Depth {
+            ready: state.ready(),
+            head_age: head_age.map(|millis| Duration::from_millis(millis.max(0).unsigned_abs())),
         }
     }
 

@@ -24,7 +24,7 @@ use super::{
     status::StatusCell,
     subscription::{End, Out, Source, SubscribeError, Subscription},
 };
-use crate::{Consumer, Delivery, Message, Queue};
+use crate::{Consumer, Delivery, Message, Queue, metrics::Purpose};
 
 pub(super) type Links = watch::Receiver<Option<Arc<Link>>>;
 
@@ -39,7 +39,7 @@ pub(super) async fn keep_connected(
     loop {
         let connected = tokio::select! {
             () = closed.cancelled() => return,
-            connected = Link::connect(&endpoint, "receive") => connected,
+            connected = Link::connect(&endpoint, Purpose::Receive) => connected,
         };
         let reason = match connected {
             Ok((link, mut events)) => {

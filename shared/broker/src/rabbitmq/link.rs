@@ -20,6 +20,7 @@ use lapin::{
     uri::AMQPUri,
 };
 use parking_lot::Mutex;
+use roundtrip_metrics::Held;
 use socket2::{SockRef, Socket};
 use tokio::time::{sleep, timeout};
 
@@ -28,6 +29,7 @@ use super::{
     endpoint::{Candidate, Endpoint},
     link_error::{LinkError, limited},
 };
+use crate::metrics::{CONNECTIONS, CONNECTS, ConnectResult, Purpose};
 
 /// The limit on connecting to one of several addresses, from TCP to the end of AMQP's handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -70,15 +72,18 @@ pub(super) struct Link {
     endpoint: Endpoint,
     to: Candidate,
     socket: SocketGuard,
+    _counted: Held<Purpose>,
 }
 
 impl Link {
-    /// Connects to the first host that accepts. `role` names the connection in RabbitMQ. Each address
+    /// Connects to the first host that accepts. `purpose` names the connection in RabbitMQ. Each
+    /// address
     /// has its own time limit.
     pub(super) async fn connect(
         endpoint: &Endpoint,
-        role: &'static str,
+        purpose: Purpose,
     ) -> Result<(Self, Events), LinkError> {
+        CONNECTIONS.show(purpose);
         let (candidates, mut failed) = endpoint.candidates().await;
         let last = candidates.len().saturating_sub(1);
         for (place, candidate) in candidates.into_iter().enumerate() {
@@ -89,12 +94,16 @@ impl Link {
             };
             let limit = endpoint.connection_timeout().unwrap_or(limit);
             let (host, address) = (candidate.host.to_string(), candidate.address);
-            match Self::connect_to(endpoint, candidate, role, limit).await {
+            match Self::connect_to(endpoint, candidate, purpose, limit).await {
                 Ok(connected) => {
+                    CONNECTS.inc((purpose, ConnectResult::Connected));
                     endpoint.connected(place, address);
                     return Ok(connected);
                 }
-                Err(error) => failed.push((host, error)),
+                Err(error) => {
+                    CONNECTS.inc((purpose, ConnectResult::Failed));
+                    failed.push((host, error));
+                }
             }
         }
         // With one host, the status names it already.
@@ -111,13 +120,13 @@ impl Link {
     async fn connect_to(
         endpoint: &Endpoint,
         to: Candidate,
-        role: &'static str,
+        purpose: Purpose,
         limit: Duration,
     ) -> Result<(Self, Events), LinkError> {
         let socket = SocketGuard::default();
         let runtime = lapin::runtime::default_runtime()?;
         let properties = ConnectionProperties::default()
-            .with_connection_name(format!("roundtrip {role}").into());
+            .with_connection_name(format!("roundtrip {}", purpose.as_str()).into());
         let shared = Arc::clone(&socket.0);
         let target = (endpoint.clone(), to.clone());
         let connecting = Connection::connector(
@@ -148,6 +157,7 @@ impl Link {
                 endpoint: endpoint.clone(),
                 to,
                 socket,
+                _counted: CONNECTIONS.hold(purpose),
             },
             events,
         ))

@@ -29,7 +29,10 @@ use super::{
     refusals::{Refusal, STEADY, waits},
     topology::Topology,
 };
-use crate::mailbox::{Carrier, Note};
+use crate::{
+    mailbox::{Carrier, Note},
+    metrics::Purpose,
+};
 
 /// The bounds of a queue of notes. A further note removes the oldest one.
 const MAX_QUEUED: i64 = 1024;
@@ -81,7 +84,7 @@ impl NotesLink {
         loop {
             let connected = tokio::select! {
                 () = &mut done => return,
-                connected = Link::connect(&self.endpoint, "notes") => connected,
+                connected = Link::connect(&self.endpoint, Purpose::Notes) => connected,
             };
             let reason = match connected {
                 Ok((link, mut events)) => {

@@ -25,6 +25,7 @@ use super::{
     refusals,
     topology::Topology,
 };
+use crate::metrics::Purpose;
 
 /// The pause before a missing queue is declared again. RabbitMQ 3.10.8 does not notify the
 /// consumers of a deleted quorum queue if the queue is back within about 30 ms. They would wait for
@@ -61,7 +62,7 @@ impl Pump {
         loop {
             let connected = tokio::select! {
                 () = closed.cancelled() => break,
-                connected = Link::connect(&self.endpoint, "publish") => connected,
+                connected = Link::connect(&self.endpoint, Purpose::Publish) => connected,
             };
             let reason = match connected {
                 Ok((link, mut events)) => {

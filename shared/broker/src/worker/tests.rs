@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Handler, Worker};
-use crate::{Consumer, Delivery, Message, PublishError, Settle, SettleError, Settlement};
+use crate::{Consumer, Delivery, Message, PublishError, Queue, Settle, SettleError, Settlement};
 
 /// Everything that is bound to happen has happened within this time. The clock is paused in these
 /// tests, so it passes at once while all tasks wait.
@@ -162,6 +162,7 @@ impl Run {
         script(&mut consumer);
         let stop = CancellationToken::new();
         let worker = Worker {
+            queue: Queue::Outbound,
             concurrency,
             drain: DRAIN,
         };

@@ -219,6 +219,15 @@ impl Keys {
         }
     }
 
+    pub(super) const fn in_flight(&self) -> usize {
+        self.used
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        let waiters = self.entries.values().flat_map(|entry| &entry.waiters);
+        waiters.filter(|waiter| !waiter.turn.is_closed()).count()
+    }
+
     const fn slots(&self) -> Slots {
         Slots {
             total: self.slots,

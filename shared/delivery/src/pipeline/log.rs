@@ -22,7 +22,7 @@ macro_rules! line {
         let channel_id = $payload.and_then(R::channel_id).map(ChannelId::as_str);
         tracing::$level!(
             message_id, callback_id, notice_id, channel_id, $($fields)*,
-            concat!("{}.", $event), R::LOG_NAME
+            concat!("{}.", $event), R::NAME.as_str()
         );
     }};
 }

@@ -13,7 +13,10 @@ use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use url::Url;
 
-use crate::admission::{Deferred, Limits};
+use crate::{
+    RoleName,
+    admission::{Deferred, Limits},
+};
 
 /// A role that delivers the messages of one queue. [`Pipeline`](super::Pipeline) calls it once for
 /// each step of a delivery, and does everything else.
@@ -30,8 +33,8 @@ pub trait DeliveryRole: Send + Sync + 'static {
     /// The name of the server that all deliveries go to, if there is one. It has a breaker of its
     /// own, and the name begins its log lines.
     const SHARED_SERVER: Option<&'static str>;
-    /// Begins the log lines of deliveries, as in `delivery.attempted`.
-    const LOG_NAME: &'static str;
+    /// Labels the metrics, and begins the log lines of deliveries, as in `delivery.attempted`.
+    const NAME: RoleName;
     /// Begins the log lines of a channel's breaker, as in `channel.opened`.
     const BREAKER_LOG_NAME: &'static str;
 

@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use url::Url;
 
 use super::*;
-use crate::{BreakerConfig, Limits, RetryConfig, WebhookConfig};
+use crate::{BreakerConfig, Limits, RetryConfig, RoleName, WebhookConfig};
 
 const NOW: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
 /// How long the role's receiver can answer.
@@ -37,7 +37,7 @@ impl DeliveryRole for Role {
 
     const QUEUE: Queue = Queue::Outbound;
     const SHARED_SERVER: Option<&'static str> = None;
-    const LOG_NAME: &'static str = "delivery";
+    const NAME: RoleName = RoleName::Delivery;
     const BREAKER_LOG_NAME: &'static str = "channel";
 
     fn channel_id(payload: &OutboundMessage) -> Option<&ChannelId> {

@@ -22,7 +22,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::schema::SCHEMA;
-use crate::{QueryError, Unavailable, error::TimedOut};
+use crate::{
+    QueryError, Unavailable,
+    error::TimedOut,
+    metrics::{StoreError, counted},
+};
 
 const MAX_CONNECTIONS: usize = 4;
 /// The most concurrent queries, on connections that only queries use.
@@ -100,7 +104,7 @@ impl SqliteStore {
     ) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<C> + From<Unavailable> + Send + 'static,
+        E: From<C> + StoreError,
     {
         self.limited(self.on_thread(None, |connection| Ok(work(connection)?)))
             .await
@@ -139,10 +143,13 @@ impl SqliteStore {
             }
             Ok(done?)
         });
-        timeout_at(deadline.into(), thread)
-            .await
-            .map_err(|_too_long| QueryError::TooCostly)?
-            .map_err(Unavailable::new)?
+        counted(async {
+            timeout_at(deadline.into(), thread)
+                .await
+                .map_err(|_too_long| QueryError::TooCostly)?
+                .map_err(Unavailable::new)?
+        })
+        .await
     }
 
     /// Runs a function in a transaction, and commits if it succeeds. The transaction takes the
@@ -153,7 +160,7 @@ impl SqliteStore {
     ) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<C> + From<Unavailable> + Send + 'static,
+        E: From<C> + StoreError,
     {
         let write = async {
             let turn = Arc::clone(&self.writer).acquire_owned().await;
@@ -170,13 +177,16 @@ impl SqliteStore {
         self.limited(write).await
     }
 
-    async fn limited<T, E: From<Unavailable>>(
+    async fn limited<T, E: StoreError>(
         &self,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        timeout(self.timeout, work)
-            .await
-            .map_err(|_too_long| Unavailable::new(TimedOut(self.timeout)))?
+        counted(async {
+            timeout(self.timeout, work)
+                .await
+                .map_err(|_too_long| Unavailable::new(TimedOut(self.timeout)))?
+        })
+        .await
     }
 
     async fn on_thread<T, E>(
@@ -186,7 +196,7 @@ impl SqliteStore {
     ) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<Unavailable> + Send + 'static,
+        E: StoreError,
     {
         let connections = Arc::clone(&self.connections);
         let permit = Arc::clone(&self.permits).acquire_owned().await;

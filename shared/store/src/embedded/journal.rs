@@ -59,6 +59,7 @@ const INSERT_ANSWER: &str = "
 const STATES: &str = "
     SELECT message_id, state FROM messages
     WHERE message_id IN (SELECT value FROM json_each(?1)) LIMIT ?2";
+const OLDEST: &str = "SELECT message_id FROM messages WHERE state = ?1 ORDER BY message_id LIMIT 1";
 const SAID: &str = "
     WHERE session_id = ?1 AND message_id > ?2
     AND (?3 IS NULL OR channel_id IN (SELECT value FROM json_each(?3)))
@@ -143,6 +144,15 @@ impl Journal for SqliteStore {
                 Ok((columns.parsed("message_id")?, columns.named("state")?))
             })?;
             found.collect::<rusqlite::Result<_>>()
+        })
+        .await
+    }
+
+    async fn oldest(&self, state: State) -> Result<Option<MessageId>, Unavailable> {
+        self.run(move |connection| {
+            let mut select = connection.prepare_cached(OLDEST)?;
+            let found = select.query_row([state.as_str()], |row| Columns(row).parsed("message_id"));
+            found.optional()
         })
         .await
     }

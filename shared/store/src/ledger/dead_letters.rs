@@ -52,6 +52,16 @@ pub enum DeadQueue {
     Notices,
 }
 
+impl DeadQueue {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Callbacks => "callbacks",
+            Self::Notices => "notices",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeadLetter {
     /// The id of the message or answer, and its replay count: if it fails again after a replay, it

@@ -44,6 +44,9 @@ pub trait Journal: Send + Sync + 'static {
     /// The states of those of these messages that are known, at most [`MAX_PAGE`](crate::MAX_PAGE).
     async fn states(&self, ids: &[MessageId]) -> Result<Vec<(MessageId, State)>, Unavailable>;
 
+    /// The oldest message in this state.
+    async fn oldest(&self, state: State) -> Result<Option<MessageId>, Unavailable>;
+
     /// The delivered messages whose answer was due at this time or before, the earliest first, without
     /// their content. A message is among them until an entry records that it is overdue or answered.
     async fn unanswered(

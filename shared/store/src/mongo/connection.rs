@@ -29,7 +29,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use super::indexes::{self, Uniqueness};
-use crate::{Config, QueryError, Unavailable, error::TimedOut};
+use crate::{
+    Config, QueryError, Unavailable,
+    error::TimedOut,
+    metrics::{StoreError, counted},
+};
 
 const APP_NAME: &str = "roundtrip";
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -170,7 +174,7 @@ impl MongoStore {
     ) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<C> + From<Unavailable> + Send + 'static,
+        E: From<C> + StoreError,
         F: Future<Output = Result<T, C>> + Send,
     {
         run(&self.shared, self.shared.timeout, |_, database| {
@@ -186,7 +190,7 @@ impl MongoStore {
     ) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<C> + From<Unavailable> + Send + 'static,
+        E: From<C> + StoreError,
         F: Future<Output = Result<T, C>> + Send,
     {
         self.run(move |database| work(database.collection(collection)))
@@ -261,7 +265,7 @@ async fn run<T, C, E, F>(
 ) -> Result<T, E>
 where
     T: Send + 'static,
-    E: From<C> + From<Unavailable> + Send + 'static,
+    E: From<C> + StoreError,
     F: Future<Output = Result<T, C>> + Send,
 {
     let run = async {
@@ -278,9 +282,12 @@ where
         });
         task.await.map_err(Unavailable::new)?
     };
-    time::timeout(limit, run)
-        .await
-        .map_err(|_too_long| Unavailable::new(TimedOut(limit)))?
+    counted(async {
+        time::timeout(limit, run)
+            .await
+            .map_err(|_too_long| Unavailable::new(TimedOut(limit)))?
+    })
+    .await
 }
 
 async fn see_to_indexes(shared: Arc<ConnectionState>) {

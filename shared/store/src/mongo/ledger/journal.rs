@@ -33,6 +33,12 @@ use crate::{
     ledger::{MAX_ROWS, Subject, merged, message_of, timeline},
 };
 
+#[derive(Deserialize)]
+struct IdRow {
+    #[serde(rename = "_id")]
+    message_id: MessageId,
+}
+
 #[async_trait]
 impl Journal for MongoStore {
     async fn record(&self, entries: &[Entry]) -> Result<(), Unavailable> {
@@ -100,6 +106,21 @@ impl Journal for MongoStore {
                 Ok((row.message_id, row.position.state))
             });
             Ok::<_, Unavailable>(states.await?)
+        })
+        .await
+    }
+
+    async fn oldest(&self, state: State) -> Result<Option<MessageId>, Unavailable> {
+        self.on(MESSAGES, move |messages: Collection<Document>| async move {
+            let found = messages
+                .find(doc! { "position.s": state.as_str() })
+                .projection(doc! { "_id": 1 })
+                .sort(doc! { "_id": 1 })
+                .limit(1)
+                .selection_criteria(primary())
+                .await?;
+            let ids = rows(found, |IdRow { message_id }| Ok(message_id)).await?;
+            Ok::<_, Unavailable>(ids.into_iter().next())
         })
         .await
     }
