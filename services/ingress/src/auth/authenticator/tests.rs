@@ -182,6 +182,7 @@ async fn an_open_call_needs_no_key() {
     "GET /channel/message/{message_id}",
     "GET /messages",
     "GET /sessions/{session_id}",
+    "GET /sessions/{session_id}/events",
     "GET /dead-letters",
     "GET /replays",
     "GET /replays/{replay_id}",
