@@ -1,9 +1,16 @@
-//! Environment variables: `ROUNDTRIP__SECTION__KEY`, and a few short names.
+//! Environment variables: `ROUNDTRIP__SECTION__KEY`, and a few short names. With `_FILE` after its name a
+//! variable names a file with the value, as Docker and Kubernetes mount secrets.
 //!
 //! Invariant: a variable that is meant for the gateway is used or refused, never ignored, as a
 //! mistyped rule must not be a missing rule. Its value is never shown.
 
-use std::{cell::OnceCell, collections::BTreeMap, ffi::OsString};
+use std::{
+    cell::OnceCell,
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::Read,
+};
 
 use roundtrip_model::{Check, WrongSetting};
 
@@ -19,6 +26,11 @@ const PREFIX: &str = "ROUNDTRIP_";
 const BETWEEN: &str = "__";
 /// It names the file and is not one of its keys.
 const FILE: &str = "ROUNDTRIP_CONFIG";
+
+/// Follows the name of a variable whose value is in a file.
+const FROM_FILE: &str = "_FILE";
+/// The longest value that is read from a file. Every secret is shorter.
+const MAX_FILE_BYTES: usize = 64 << 10;
 
 /// Variables without the prefix, as every deployment sets them.
 const SHORT_VARIABLES: [(&str, &str); 7] = [
@@ -52,8 +64,14 @@ pub(super) fn lay_over(
         match rest.strip_prefix('_') {
             Some(path) => {
                 let key = path.to_ascii_lowercase().replace(BETWEEN, ".");
-                let text = text(name, value);
-                check.take(text.and_then(|text| set(table, name, &key, text)));
+                let known = keys.get_or_init(known::keys);
+                let text = match in_file(&key, known) {
+                    Some(key) => from_file(&variables, name, value).map(|text| (key, text)),
+                    None => text(name, value).map(|text| (&*key, Some(text))),
+                };
+                check.take(text.and_then(|(key, text)| {
+                    text.map_or(Ok(()), |text| set(table, name, key, text))
+                }));
             }
             None if upper == FILE => {}
             None => {
@@ -71,6 +89,63 @@ pub(super) fn lay_over(
                 set(table, name, key, value)
             }));
         }
+        let name = format!("{name}{FROM_FILE}");
+        if let Some(value) = variables.get(OsStr::new(&name)) {
+            let read = from_file(&variables, &name, value);
+            check.take(
+                read.and_then(|text| text.map_or(Ok(()), |text| set(table, &name, key, text))),
+            );
+        }
+    }
+}
+
+/// The key whose value is in the file that a variable names, if it names one. Some keys end so
+/// themselves.
+fn in_file<'a>(key: &'a str, known: &[String]) -> Option<&'a str> {
+    let is_known = |key: &str| known.iter().any(|known| known == key);
+    let of = key.strip_suffix("_file").filter(|of| is_known(of))?;
+    (!is_known(key)).then_some(of)
+}
+
+/// The value in the file that a variable names, without the line break at its end. `None` if the
+/// variable is empty.
+fn from_file(
+    variables: &BTreeMap<OsString, OsString>,
+    name: &str,
+    path: &OsStr,
+) -> Result<Option<String>, WrongSetting> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |problem: &str| WrongSetting::new(name, problem);
+    let other = &name[..name.len() - FROM_FILE.len()];
+    if variables
+        .get(OsStr::new(other))
+        .is_some_and(|value| !value.is_empty())
+    {
+        return Err(wrong(&format!("and {other} are both set; set one of them")));
+    }
+    let unreadable = |error: std::io::Error| {
+        wrong(&format!(
+            "names a file that cannot be read: {}",
+            error.kind()
+        ))
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    let most = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX);
+    file.take(most + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    if bytes.len() > MAX_FILE_BYTES {
+        let problem = format!("names a file that is longer than {MAX_FILE_BYTES} bytes");
+        return Err(wrong(&problem));
+    }
+    let text = String::from_utf8(bytes);
+    let text = text.map_err(|_| wrong("names a file that is not UTF-8"))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(wrong("names an empty file")),
+        text => Ok(Some(text.to_owned())),
     }
 }
 

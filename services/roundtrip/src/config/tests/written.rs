@@ -463,6 +463,48 @@ fn an_empty_variable_sets_nothing_that_can_be_left_out() {
 }
 
 #[test]
+fn a_variable_can_name_a_file_with_the_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (url, key) = (file("url", "sqlite:other.db\n"), file("key", "a,b\r\n"));
+    let files = [
+        ("STORE_URL_FILE", &*url),
+        ("ROUNDTRIP__CALLBACK_SECRET_FILE", &*key),
+        // Set but empty means not set.
+        ("OPERATOR_KEY_FILE", ""),
+    ];
+    let values = [
+        ("STORE_URL", "sqlite:other.db"),
+        ("ROUNDTRIP__CALLBACK_SECRET", "a,b"),
+    ];
+    assert_eq!(read("", &files).unwrap(), read("", &values).unwrap());
+    let (empty, long) = (file("empty", "\n"), file("long", &"x".repeat(1 << 17)));
+    let missing = folder.path().join("missing").to_str().unwrap().to_owned();
+    for (path, problem) in [
+        (&empty, "names an empty file"),
+        (&long, "is longer than 65536 bytes"),
+        (&missing, "cannot be read: entity not found"),
+    ] {
+        for name in ["OPERATOR_KEY_FILE", "ROUNDTRIP__OPERATOR_KEY_FILE"] {
+            let line = refusal("", &[(name, path)]);
+            assert!(line.contains(name) && line.contains(problem), "{line}");
+        }
+    }
+    for name in ["OPERATOR_KEY", "ROUNDTRIP__OPERATOR_KEY"] {
+        let of_file = format!("{name}_FILE");
+        let line = refusal("", &[(name, SECRET), (&of_file, &*key)]);
+        assert!(
+            line.contains(&format!("{of_file} and {name} are both set")),
+            "{line}"
+        );
+    }
+}
+
+#[test]
 fn the_environment_wins_over_the_file_and_the_short_name_over_the_long() {
     let file = "[broker]\nurl = \"sqlite:file\"\nnamespace = \"file\"\n";
     let pairs = [
