@@ -53,7 +53,8 @@ def known_variables():
             section = found[1] + "."
         elif found := re.match(r"(?:# )?([a-z_]+) = ", line):
             prefixed.append("ROUNDTRIP__" + (section + found[1]).replace(".", "__").upper())
-    return set(short), set(prefixed)
+    # Each also with _FILE, for a file that holds the value.
+    return tuple({name + ending for name in names for ending in ("", "_FILE")} for names in (short, prefixed))
 
 
 SHORT, PREFIXED = known_variables()
