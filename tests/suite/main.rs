@@ -29,6 +29,7 @@ mod metrics;
 mod mongodb_srv;
 mod names;
 mod notices;
+mod observability;
 mod odd_servers;
 mod outages;
 mod overdue;
