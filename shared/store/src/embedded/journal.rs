@@ -7,6 +7,8 @@ mod answers;
 
 pub(super) use answers::stored_answer;
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use roundtrip_model::{
     CallbackId, ChannelId, Entry, MessageId, MessageKind, SessionId, State, journal::Position,
@@ -56,6 +58,8 @@ const INSERT_ANSWER: &str = "
         content = coalesce(content, excluded.content),
         latest = nullif(max(coalesce(latest, ''), coalesce(excluded.latest, '')), '')
     WHERE excluded.at < at OR content IS NULL OR excluded.latest > coalesce(latest, '')";
+const HAS_ANSWER: &str = "
+    SELECT 1 FROM answers WHERE callback_id = ?1 AND content IS NOT NULL";
 const STATES: &str = "
     SELECT message_id, state FROM messages
     WHERE message_id IN (SELECT value FROM json_each(?1)) LIMIT ?2";
@@ -254,8 +258,14 @@ pub(super) fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqli
         ))?;
     }
     let mut answer = transaction.prepare_cached(INSERT_ANSWER)?;
+    let mut has_answer = transaction.prepare_cached(HAS_ANSWER)?;
+    let mut repeats = BTreeSet::new();
     for change in answers_in(entries) {
         let (entry, callback_id, change) = change.map_err(unwritable)?;
+        let callback = callback_id.to_string();
+        if matches!(change, AnswerChange::Content(_)) && has_answer.exists([&callback])? {
+            repeats.insert(entry.entry_id);
+        }
         let erased_at = Subject::of(entry).and_then(|subject| erased.get(&subject));
         let (content, latest) = match change {
             AnswerChange::Content(_) if erased_at.is_some() => (Some(String::new()), None),
@@ -271,7 +281,7 @@ pub(super) fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqli
         };
         let (message_id, channel_id) = message_of(entry).unzip();
         answer.execute((
-            callback_id.to_string(),
+            callback,
             message_id.map(|id| id.to_string()),
             channel_id.map(ChannelId::as_str),
             entry.session_id.as_str(),
@@ -295,7 +305,8 @@ pub(super) fn record(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqli
             erased.get(&Subject::Message(projection.message_id)),
         ])?;
     }
-    session_events::insert(transaction, events_in(entries))
+    let events = events_in(entries).filter(|event| !repeats.contains(&event.entry.entry_id));
+    session_events::insert(transaction, events)
 }
 
 fn message(

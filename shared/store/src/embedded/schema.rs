@@ -374,11 +374,12 @@ const ANSWERS_TO_REPLAY: &str = "
 ";
 
 /// Version 16. The events of sessions, in the order in which they were stored. `AUTOINCREMENT` keeps
-/// SQLite from giving the number of a removed event to a new one.
+/// SQLite from giving the number of a removed event to a new one. The row of an answer tells whether its
+/// event is stored, so the index leaves answers out.
 const SESSION_EVENTS: &str = "
     CREATE TABLE session_events (
         sequence INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
-        event_id TEXT NOT NULL UNIQUE,
+        event_id TEXT NOT NULL,
         session_id TEXT NOT NULL,
         channel_id TEXT,
         message_id TEXT,
@@ -386,4 +387,5 @@ const SESSION_EVENTS: &str = "
         at INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX session_events_of_session ON session_events (session_id, sequence);
+    CREATE UNIQUE INDEX session_events_by_id ON session_events (event_id) WHERE type <> 'answer';
 ";
