@@ -21,14 +21,17 @@ use axum::{
 };
 use futures::stream::unfold;
 use roundtrip_model::{
-    CallbackId, ChannelId, MessageId, SessionId, State as MessageState, journal::KeptAnswer,
+    ChannelId, MessageId, SessionId, State as MessageState, journal::KeptAnswer,
 };
-use roundtrip_store::{EventCursor, QueryError, SessionEvent, SessionEventKind};
+use roundtrip_store::{AnswerRecord, EventCursor, QueryError, SessionEvent, SessionEventKind};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
-use super::{entry::data_if_kept, sessions::session};
+use super::{
+    entry::data_if_kept,
+    sessions::{ShownSessionAnswer, session},
+};
 use crate::{
     auth::Principal,
     ingress::Ingress,
@@ -63,22 +66,7 @@ pub(crate) struct EventsParameters {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum ShownEvent {
-    Answer {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        message_id: Option<MessageId>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        channel_id: Option<ChannelId>,
-        callback_id: CallbackId,
-        #[serde(with = "time::serde::rfc3339")]
-        at: OffsetDateTime,
-        #[serde(flatten)]
-        content: Option<KeptAnswer>,
-        #[serde(
-            with = "time::serde::rfc3339::option",
-            skip_serializing_if = "Option::is_none"
-        )]
-        contents_erased_at: Option<OffsetDateTime>,
-    },
+    Answer(ShownSessionAnswer),
     Inbound {
         message_id: Option<MessageId>,
         channel_id: Option<ChannelId>,
@@ -113,14 +101,19 @@ impl From<SessionEvent> for ShownEvent {
             contents_erased_at,
         } = event;
         match kind {
-            SessionEventKind::Answer(callback_id) => Self::Answer {
-                message_id,
-                channel_id,
-                callback_id,
-                at,
-                content,
-                contents_erased_at,
-            },
+            SessionEventKind::Answer(callback_id) => {
+                let answer = AnswerRecord {
+                    callback_id,
+                    at,
+                    content,
+                    contents_erased_at,
+                };
+                Self::Answer(ShownSessionAnswer {
+                    message_id,
+                    channel_id,
+                    answer: answer.into(),
+                })
+            }
             SessionEventKind::Inbound => Self::Inbound {
                 message_id,
                 channel_id,
@@ -141,7 +134,7 @@ impl From<SessionEvent> for ShownEvent {
 impl ShownEvent {
     const fn name(&self) -> &'static str {
         match self {
-            Self::Answer { .. } => "answer",
+            Self::Answer(_) => "answer",
             Self::Inbound { .. } => "inbound",
             Self::Ended { .. } => "ended",
         }

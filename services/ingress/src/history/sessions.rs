@@ -88,13 +88,13 @@ struct ShownInbound {
 }
 
 #[derive(Debug, Serialize)]
-struct ShownSessionAnswer {
+pub(super) struct ShownSessionAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
-    message_id: Option<MessageId>,
+    pub(super) message_id: Option<MessageId>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    channel_id: Option<ChannelId>,
+    pub(super) channel_id: Option<ChannelId>,
     #[serde(flatten)]
-    answer: ShownAnswer,
+    pub(super) answer: ShownAnswer,
 }
 
 /// The latest erasure of the session.
