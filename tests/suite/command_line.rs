@@ -69,7 +69,7 @@ impl Ran {
     }
 }
 
-/// Runs a command, which must end with this exit status.
+/// Runs a command and checks that it ends with `status`.
 async fn run(gateway: &TestGateway, status: i32, arguments: &[&str]) -> anyhow::Result<Ran> {
     let output = gateway.client(arguments, &[]).await?;
     Ran::of(&output, status).with_context(|| arguments.join(" "))

@@ -1,5 +1,5 @@
-//! Runs the servers in `docs/channel-servers.md` and `docs/sessions-servers.md`, and the commands in
-//! `docs/producers.md`, extracted from the pages.
+//! Runs the code in the pages of `docs`: the servers in `channel-servers.md` and `sessions-servers.md`, and
+//! the commands in `producers.md`.
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 

@@ -202,7 +202,7 @@ async fn the_depth_of_a_queue_that_is_not_worked_is_shown(
     let (mut gateway, channel) = plan
         .start_with_channel(move |_| Reply::ok().after(closed.clone()))
         .await?;
-    // One process has every role: its only place is taken, and one more message is at hand.
+    // One process has every role: one message is being delivered, and one more is received.
     let waiting = if setup == Setup::Embedded {
         MESSAGES - 2
     } else {

@@ -95,7 +95,7 @@ impl Ingress {
         }
     }
 
-    /// Sets the gauge of the requests under way to their number now.
+    /// Sets the gauge of the requests under way to their present number.
     pub fn measure(&self) {
         let free = self.under_way.available_permits();
         let under_way = self.limits.max_requests_in_flight.saturating_sub(free);

@@ -48,8 +48,8 @@ pub(crate) struct Eraser {
     clock: Arc<dyn Clock>,
     /// How long contents are kept, unless their channel has its own setting.
     content_retention: Option<Duration>,
-    /// Whether the store still has to overwrite what has become too old and was erased, perhaps by an
-    /// earlier process.
+    /// Whether contents were erased because of their age, perhaps by an earlier process, and the store has
+    /// not yet overwritten the disk space that they used.
     overwrite_due: AtomicBool,
     waits: LogThrottle,
 }

@@ -276,7 +276,7 @@ mod tests {
         }
     }
 
-    /// The words of a line, as a shell splits them. The page quotes only with single quotes.
+    /// The words of a line, as a shell splits them. `docs/command-line.md` has only single quotes.
     fn words(line: &str) -> Vec<String> {
         let mut words = Vec::new();
         for (number, part) in line.split('\'').enumerate() {

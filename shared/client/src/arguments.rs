@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::filters;
 
-/// The rows that a list prints if it is not told how many.
+/// The rows that a list prints without `--limit`.
 const DEFAULT_ROWS: u32 = 100;
 /// The most rows of a list, which are in memory at once.
 const MAX_ROWS: i64 = 100_000;
@@ -94,7 +94,7 @@ pub struct Rows {
 
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Confirmation {
-    /// Do not ask; needed where nobody can be asked
+    /// Do not ask; needed without a terminal
     #[arg(long)]
     pub yes: bool,
 }
@@ -144,7 +144,7 @@ pub enum ChannelsCommand {
     /// Make a new signing secret and print it; it is shown once
     RotateSecret {
         channel_id: String,
-        /// How long the old secret signs too, such as 1day; 0s ends it now [default: the gateway's]
+        /// How long to sign with the old secret too, such as 1day; 0s stops that now [default: the gateway's setting]
         #[arg(long, value_name = "DURATION")]
         overlap: Option<String>,
     },
@@ -354,7 +354,7 @@ pub enum ReplaysCommand {
         #[arg(long)]
         watch: bool,
     },
-    /// End a replay; what it has put back stays in its queue
+    /// Stop a replay; messages that it has already put into a queue stay there
     Stop { replay_id: String },
 }
 

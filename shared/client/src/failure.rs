@@ -75,13 +75,13 @@ impl Failure {
         }
     }
 
-    /// Whether nothing was done, so that a repeat does nothing twice.
+    /// Whether the gateway did nothing, so that the call can be repeated safely.
     pub(crate) fn is_without_effect(&self) -> bool {
         matches!(self, Self::Problem(problem) if problem.is_without_effect())
     }
 }
 
-/// Every text is the command's own, or escaped by whoever made it.
+/// Every text is the command's own, or was escaped when the failure was made.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

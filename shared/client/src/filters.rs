@@ -157,7 +157,7 @@ pub enum State {
 pub enum Kind {
     /// From a producer
     Outbound,
-    /// From a channel's user, who spoke first
+    /// From a user of the channel's platform
     Inbound,
 }
 

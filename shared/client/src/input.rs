@@ -13,7 +13,7 @@ use crate::failure::Failure;
 /// The longest document or message that is read: the longest that a gateway can be set to accept.
 pub(crate) const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
 
-/// In place of a file's name: standard input.
+/// The argument that means standard input instead of a file.
 pub(crate) const STDIN: &str = "-";
 
 /// A file or standard input, and the file's length.

@@ -21,7 +21,7 @@ use crate::{
 /// The longest answer to a question that is read.
 const MAX_ANSWER_BYTES: u64 = 64;
 
-/// The interval at which the bar of a source without a length moves.
+/// How often a progress bar moves if the number of messages is unknown.
 const TICK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +78,7 @@ impl Screen {
             return Ok(());
         }
         if !self.can_ask {
-            let problem = format!("{question} Nobody can be asked here: add --yes");
+            let problem = format!("{question} There is no terminal to ask on: add --yes");
             return Err(Failure::Usage(problem));
         }
         eprint!("{} [y/N] ", safe(question));

@@ -19,7 +19,7 @@ roundtrip_metrics::label_of! { DeadQueue as "queue": DEAD_QUEUES, DeadQueue::nam
 roundtrip_metrics::label! {
     enum StoreResult as "result" {
         Ok = "ok",
-        /// The store answered with an error, such as that there is no such channel.
+        /// The store returned an error, for example that the channel does not exist.
         Error = "error",
         Unavailable = "unavailable",
     }

@@ -106,7 +106,7 @@ pub(crate) async fn an_erased_answer_without_a_message_leaves_no_byte_of_its_con
     }
 }
 
-/// Also those of which only the content, or only what became of them, is recorded. Answers of a message
+/// Includes answers of which only the content, or only the forward, is recorded. Answers of a message
 /// are erased with it.
 pub(crate) async fn contents_of_answers_without_a_message_are_erased_by_their_ids(
     harness: &impl Harness,

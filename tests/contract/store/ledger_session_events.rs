@@ -1,4 +1,4 @@
-//! The events that the followers of a session are told.
+//! The events that the followers of a session get.
 
 use roundtrip_model::{
     CallbackId, ChannelId, Clock, Entry, Event, MessageId, MessageKind, SessionId, State,

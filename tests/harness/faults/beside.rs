@@ -149,8 +149,8 @@ impl Beside {
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// The messages that have not ended by the deadline: inbound ones that the sessions server does not
-    /// have, and refused ones that are not dead.
+    /// The messages that have no final state by the deadline: inbound ones that the sessions server does
+    /// not have, and refused ones that are not dead.
     pub(super) async fn lost(&self, ingress: &Peer, sent: &Sent, deadline: Instant) -> Vec<String> {
         let settle =
             |sent: &[Accepted]| account::settle(ingress, sent.to_vec(), End::Forwarded, deadline);

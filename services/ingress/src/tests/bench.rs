@@ -93,7 +93,7 @@ impl Bench {
             operator: Some(KeyHash::of(OPERATOR_KEY)),
             time_to_live: Duration::from_secs(5),
         };
-        // The response to a client that follows a session ends at once.
+        // So that the response to a client that follows a session ends.
         let limits = Config {
             max_follow: Duration::from_millis(1),
             ..Config::default()

@@ -51,7 +51,7 @@ pub(super) fn measure() {
     let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime));
     CPU.set((), cpu.ok());
     RESIDENT.set((), resident_bytes());
-    // One of them is that of the folder itself.
+    // One of these descriptors is open only to read the folder.
     let open = fs::read_dir("/proc/self/fd").map(|open| open.count().saturating_sub(1));
     DESCRIPTORS.set((), open.ok());
     MAX_DESCRIPTORS.set((), getrlimit(Resource::Nofile).current);

@@ -77,7 +77,7 @@ struct SessionEvent {
     data: Value,
 }
 
-/// The events of a response. Its comments are left out.
+/// The server-sent events of a response, without its comments.
 fn events(text: &str) -> Result<Vec<SessionEvent>, Failure> {
     let blocks = text.split("\n\n").filter(|block| block.contains("data: "));
     let read = |block: &str| {

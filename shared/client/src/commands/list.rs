@@ -50,7 +50,7 @@ pub(crate) fn value(item: &RawValue) -> Result<Value, Failure> {
     serde_json::from_str(item.get()).map_err(|_error| not_ours())
 }
 
-/// Prints a list: as JSON an item a line, for people a table.
+/// Prints a list as a table, or as JSON with one item a line.
 pub(crate) async fn print(
     api: &Api,
     screen: Screen,

@@ -10,9 +10,9 @@ use crate::{
     values,
 };
 
-/// The most turns that a confirmation counts.
+/// Before an erasure, at most this many messages and answers are counted for the question.
 const MAX_COUNTED: usize = 10_000;
-/// The turns of one page of the count.
+/// How many of them one call reads.
 const PAGE: u32 = 500;
 
 pub(crate) async fn run(

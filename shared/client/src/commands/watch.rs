@@ -1,7 +1,7 @@
 //! Watches a replay to its end.
 //!
-//! Invariant: the replay runs on the server. Interrupting the watch does not end it, and the user is
-//! told how to watch it again and how to end it.
+//! Invariant: the replay runs on the server. Interrupting the watch does not end it, and the command
+//! says how to watch it again and how to end it.
 
 use std::{io, time::Duration};
 

@@ -176,7 +176,7 @@ impl Erasures for SqliteStore {
     }
 }
 
-/// Erases the first items after this id or cursor, and returns the ids or cursors of the erased ones.
+/// Erases up to [`MAX_ERASED_AT_ONCE`] items after this id or cursor, and returns their ids or cursors.
 type Step = fn(&Transaction<'_>, &Erasure, &str) -> rusqlite::Result<Vec<String>>;
 
 impl SqliteStore {

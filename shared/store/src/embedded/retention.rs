@@ -56,7 +56,7 @@ pub(super) async fn forget(store: &SqliteStore, before: i64) -> Result<(), Unava
 }
 
 const OTHERS: [&str; 7] = [
-    // In the order of their numbers, in which their times ascend but for late ones.
+    // Ordered by number. The times ascend too, except for events that were stored late.
     "DELETE FROM session_events WHERE sequence IN (SELECT sequence FROM
      (SELECT sequence, at FROM session_events ORDER BY sequence LIMIT ?2) WHERE at < ?1)",
     "DELETE FROM answers WHERE rowid IN (SELECT rowid FROM answers

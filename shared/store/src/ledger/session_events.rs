@@ -1,4 +1,4 @@
-//! The events of a session: what its followers are told, in the order in which it was stored.
+//! The events of a session, which its followers get in the order in which they were stored.
 //!
 //! Invariant: an event that is stored later comes later, however early it happened. So a reader that
 //! continues after its last event misses none, not even after the recorder was stopped for a while.
@@ -38,7 +38,7 @@ pub trait SessionEvents: Send + Sync + 'static {
     fn continued(&self, cursor: EventCursor, now: OffsetDateTime) -> EventCursor;
 }
 
-/// Something that a session's followers are told.
+/// Something that a session's followers get.
 #[derive(Debug, Clone)]
 pub struct SessionEvent {
     /// The place after it.

@@ -1,8 +1,8 @@
 //! The events of sessions.
 //!
-//! An event's place is the time at which the server stored it. Two writes that overlap can become
-//! visible in the other order, and the servers of a replica set and the readers have clocks of their
-//! own. So a reader reads what was stored within [`OVERLAP`] again.
+//! The order of events is that of the times at which the server stored them. Two writes that overlap can
+//! become visible in the other order, and the servers of a replica set and the readers have clocks of
+//! their own. So a reader reads what was stored within [`OVERLAP`] again.
 
 use std::{collections::HashMap, time::Duration};
 
